@@ -1,0 +1,32 @@
+"""moeviz: see which experts of a Mixture-of-Experts language model fire, token by token and layer by layer.
+
+    >>> import moeviz
+    >>> trace = moeviz.trace(moeviz.load_model(), "Il fait froid.")
+    >>> trace.experts.shape[0], trace.experts.shape[2]  # layers, slots
+    (6, 2)
+
+`import moeviz` loads neither torch nor streamlit: what needs them is imported on first use.
+"""
+
+from typing import Any
+
+from moeviz.routing_trace import ModelInfo, ParameterCounts, RoutingTrace
+
+__version__ = "0.1.0"
+
+_ON_FIRST_USE = {
+    "load_model": ("moeviz.capture.models", "load_model"),
+    "trace": ("moeviz.capture.hf", "trace"),
+    "read_trace": ("moeviz.exports", "read_trace"),
+    "write_trace": ("moeviz.exports", "write_trace"),
+}
+__all__ = ["ModelInfo", "ParameterCounts", "RoutingTrace", "__version__", *_ON_FIRST_USE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _ON_FIRST_USE[name]
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,32 @@
+"""What a chart is: a question about a trace, the numbers that answer it, and the picture of those numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import getdoc
+from typing import Literal
+
+import altair as alt
+import pandas as pd
+
+from moeviz.routing_trace import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One row of a topic's CHARTS table."""
+
+    question: str  # the chart's title, ends in "?"
+    reading: str  # one sentence: how to read it
+    measure: Callable[[RoutingTrace], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], alt.Chart | alt.LayerChart]
+    layers: Literal["all", "one", "two"] = "all"  # how many layers the trace given to `measure` may have
+
+    @property
+    def key(self) -> str:
+        """Name in file names, tests and widget keys."""
+        return self.draw.__name__
+
+    @property
+    def method(self) -> str:
+        """How the numbers are computed: the metric's own docstring."""
+        return getdoc(self.measure) or ""

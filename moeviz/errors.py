@@ -1,0 +1,33 @@
+"""Every error that moeviz raises on purpose.
+
+* MoevizError
+  + CaptureError    the model or server gave no routing that we can read
+    - InvalidPrompt the prompt cannot be run on this model
+    - ModelNotFound no model at that path or id, or not one that we load
+  + InvalidTrace    a trace, or a file that should hold one, breaks the contract of RoutingTrace
+  + MissingField    this trace lacks what a metric needs
+"""
+
+
+class MoevizError(Exception):
+    """Base class. The message is for a person: what we got, what we need, what to do."""
+
+
+class CaptureError(MoevizError):
+    """The model or server gave no routing that we can read."""
+
+
+class InvalidPrompt(CaptureError):
+    """The prompt cannot be run on this model: it is empty, or longer than the model's context."""
+
+
+class ModelNotFound(CaptureError):
+    """There is no model at that path or id, or it is not in a form that we load."""
+
+
+class InvalidTrace(MoevizError):
+    """A trace, or a file that should hold one, breaks the contract of `RoutingTrace`."""
+
+
+class MissingField(MoevizError):
+    """This trace lacks a field that a metric needs."""
