@@ -10,7 +10,8 @@
 
 from typing import Any
 
-from moeviz.routing_trace import ModelInfo, ParameterCounts, RoutingTrace
+from moeviz.model_info import ModelInfo, ParameterCounts
+from moeviz.routing_trace import RoutingTrace
 
 __version__ = "0.1.0"
 

@@ -17,63 +17,13 @@ import pandas as pd
 from jaxtyping import Float32, Int16
 
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.model_info import ModelInfo
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
 NO_TOKEN_ID = -1  # the source does not say which token of the vocabulary this is
 PHASES = pd.CategoricalDtype(["prompt", "generated"])
 TOKEN_COLUMNS = {"sequence": "int32", "position": "int32", "token_id": "int32", "text": "str", "phase": PHASES}
-
-ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterCounts:
-    """How many parameters a model has, by what they do. The parts sum to `total`; tied weights count once.
-
-    Counted by `moeviz.parameters`, which also works out active and touched parameters.
-    """
-
-    input_embedding: int
-    output_embedding: int  # 0 where it is tied to the input embedding
-    attention: int
-    routers: int
-    routed_experts: int  # all of them, chosen or not
-    shared_experts: int  # in the MoE layers, and run for every token
-    dense_layers: int  # feed-forward blocks of layers without experts
-    other: int  # norms, and what fits nowhere else
-    per_expert: tuple[int, ...]  # size of one routed expert, one number per MoE layer
-
-    @property
-    def total(self) -> int:
-        """All parameters."""
-        return sum(getattr(self, part) for part in PARTS)
-
-    @property
-    def tied(self) -> bool:
-        """True where one matrix serves as input and output embedding."""
-        return self.output_embedding == 0
-
-
-PARTS = tuple(name for name, kind in ParameterCounts.__annotations__.items() if kind is int)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Facts about the model that the arrays cannot say themselves."""
-
-    name: str  # "allenai/OLMoE-1B-7B-0924"
-    backend: str  # who recorded: "transformers", "vllm", "mixture", "sample"; "file" where a file does not say
-    layers: tuple[int, ...]  # the model's own index of each of the L MoE layers; dense layers are absent
-    num_experts: tuple[int, ...]  # routed experts per MoE layer, L numbers
-    top_k: int  # K
-    score_function: ScoreFunction = "unknown"  # turns logits into probabilities
-    num_layers: int | None = None  # all layers of the model, dense ones too
-    dtype: str | None = None  # of the weights while the trace was recorded: "float32", "bfloat16"
-    revision: str | None = None  # commit of the checkpoint, where it has one
-    parameters: ParameterCounts | None = None
-    layer_kind: str = "layer"  # what one step of axis L is; a time step, a level or an epoch in mixtures of other kinds
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingTrace:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from moeviz.routing_trace import ModelInfo, RoutingTrace, normalised_scores, sort_slots, token_frame
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace, normalised_scores, sort_slots, token_frame
 
 WORDS = ("The", " router", " sends", " each", " token", " to", " two", " experts", ".", "\n")
 

@@ -1,0 +1,30 @@
+"""Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are imported, so it is set first
+
+from dataclasses import replace
+
+import pytest
+
+from moeviz.routing_trace import RoutingTrace
+from moeviz.samples import sample_trace
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
+
+
+@pytest.fixture
+def trace() -> RoutingTrace:
+    return sample_trace()
+
+
+@pytest.fixture
+def ids_only_trace(trace) -> RoutingTrace:
+    """What a vLLM server gives: expert ids, no weights, no logits."""
+    return replace(trace, weights=None, logits=None)
