@@ -1,0 +1,1 @@
+"""Model -> RoutingTrace. The only place with torch and transformers."""

@@ -1,0 +1,229 @@
+"""Trace any transformers MoE, on any device, by listening to the routers that the model declares."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from inspect import signature
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+from moeviz.capture.models import LoadedModel, context_length, load_model
+from moeviz.capture.parameters import describe
+from moeviz.capture.recording import Recording, listen, pad
+from moeviz.capture.score_function import score_function
+from moeviz.capture.texts import token_texts
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+
+ENDED = -1  # in place of a generated id: this row's sequence had ended
+Progress = Callable[[int, int], None]  # (generated so far, to generate at most)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. The same seed, prompts and model give the same tokens."""
+
+    temperature: float = 0.0  # 0 takes the likeliest token
+    top_k: int | None = None  # draw among this many likeliest tokens only (of the vocabulary: not the router's top_k)
+    top_p: float | None = None  # draw among the likeliest tokens that hold this much probability together
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts as a model reads them, padded on the left. B prompts, S positions."""
+
+    input_ids: torch.Tensor  # (B, S)
+    attention_mask: torch.Tensor  # (B, S), 0 = padding
+
+
+def trace(
+    model: LoadedModel | PreTrainedModel | str,
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_new_tokens: int = 0,
+    sampling: Sampling | None = None,
+    keep_logits: bool = True,
+    progress: Progress | None = None,
+) -> RoutingTrace:
+    """Run prompts through a model and record what every router decides, for prompt and generated tokens.
+
+    model           a `LoadedModel`; a path or hub id; or a transformers model, with its `tokenizer`.
+    prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch.
+    max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
+                    router; neither is an end-of-sequence token, nor anything after it.
+    keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
+    progress        called after the prompts are read and after each generated token. Raise in it to stop.
+
+    Raises
+    ------
+    InvalidPrompt: empty, or too long for the model's context. CaptureError: a dense model, or routing that did not
+    come through. ModelNotFound: no such model.
+
+    Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
+    transformers' routers share.
+    """
+    if isinstance(model, str):
+        model = load_model(model)
+    if isinstance(model, LoadedModel):
+        model, tokenizer, info = model.model, model.tokenizer, model.info
+    else:
+        info = describe(model, model.config.name_or_path or model.config.model_type)
+    if tokenizer is None:
+        raise CaptureError(f"{type(model).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
+    if model.config.is_encoder_decoder:
+        raise CaptureError(f"{type(model).__name__} has an encoder and a decoder; moeviz reads decoder-only models.")
+    batch = _read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
+    with listen(model, keep_logits) as recording:
+        generated = _run(model, batch, max_new_tokens, sampling or Sampling(), progress)
+    return _assemble(recording, info, tokenizer, batch, generated)
+
+
+def _read_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
+) -> Batch:
+    """Tokenise, check against the context, and pad on the left: generation goes on from the right end."""
+    if max_new_tokens < 0:
+        raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens; give 0 or more.")
+    if not prompts or not all(prompts):
+        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
+    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    if not all(ids):
+        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
+    longest = max(map(len, ids))
+    _check_context(longest, max_new_tokens, context_length(model))
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    left = [longest - len(row) for row in ids]
+    filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
+    input_ids = torch.tensor([[filler] * n + row for n, row in zip(left, ids, strict=True)], device=device)
+    mask = torch.tensor([[0] * n + [1] * len(row) for n, row in zip(left, ids, strict=True)], device=device)
+    return Batch(input_ids, mask)
+
+
+def _check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
+    if limit is None or tokens + max_new_tokens <= limit:
+        return
+    asked = f"{tokens:,} tokens" + (f" and asks for {max_new_tokens:,} more" if max_new_tokens else "")
+    fit = max(limit - max_new_tokens, 0)
+    raise InvalidPrompt(
+        f"The prompt has {asked}, but this model's context holds {limit:,}: a prompt of {fit:,} tokens fits. Shorten "
+        "the prompt" + (", or generate fewer tokens." if max_new_tokens else ".")
+    )
+
+
+@torch.no_grad()
+def _run(
+    model: PreTrainedModel, batch: Batch, max_new_tokens: int, sampling: Sampling, progress: Progress | None
+) -> torch.Tensor:
+    """Read the prompts and generate; returns the generated ids (B, N), ENDED where a row had ended already."""
+    if max_new_tokens == 0:
+        model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
+        if progress is not None:
+            progress(0, 0)
+        return batch.input_ids[:, :0]
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices) if sampling.temperature > 0 else nullcontext():
+        torch.manual_seed(sampling.seed) if sampling.temperature > 0 else None
+        sequences = model.generate(
+            batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=_generation_config(model, max_new_tokens, sampling),
+            stopping_criteria=[] if progress is None else [_Report(progress, batch.input_ids.shape[1], max_new_tokens)],
+        )
+    return _up_to_the_end(model, sequences[:, batch.input_ids.shape[1] :])
+
+
+def _up_to_the_end(model: PreTrainedModel, generated: torch.Tensor) -> torch.Tensor:
+    """Generated ids, ENDED from each row's end-of-sequence token on: what follows it is filler."""
+    stop = model.generation_config.eos_token_id
+    if stop is None:
+        return generated
+    is_stop = torch.isin(generated, torch.as_tensor(stop, device=generated.device))
+    return generated.masked_fill(is_stop.cumsum(dim=1) > 0, ENDED)
+
+
+def _thrifty(model: PreTrainedModel, batch: Batch) -> dict:
+    """Arguments that a plain forward needs for padded prompts, and that spare it the logits of every token."""
+    accepted = signature(model.forward).parameters
+    wanted = {"position_ids": (batch.attention_mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}
+    return {name: value for name, value in wanted.items() if name in accepted}
+
+
+def _generation_config(model: PreTrainedModel, max_new_tokens: int, sampling: Sampling) -> GenerationConfig:
+    """One plain sequence a prompt: a trace has no rows for beams, drafts or prompts read in pieces."""
+    drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
+    stop = model.generation_config.eos_token_id
+    first_stop = stop[0] if isinstance(stop, list) else stop
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=sampling.temperature > 0,
+        num_beams=1,
+        num_return_sequences=1,
+        use_cache=True,
+        disable_compile=True,
+        pad_token_id=0 if first_stop is None else first_stop,  # fills the rows that stop early
+        eos_token_id=stop,
+        **(drawn if sampling.temperature > 0 else {}),
+    )
+
+
+class _Report(StoppingCriteria):
+    """Tells `progress` of each generated token; never stops by itself."""
+
+    def __init__(self, progress: Progress, start: int, total: int) -> None:
+        self.progress, self.start, self.total = progress, start, total
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_kwargs: object) -> torch.Tensor:
+        self.progress(input_ids.shape[1] - self.start, self.total)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _assemble(
+    recording: Recording,
+    info: ModelInfo,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    generated: torch.Tensor,
+) -> RoutingTrace:
+    """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
+    recording.check()
+    ids, kept = _routed_tokens(batch, generated, recording)
+    experts = pad([part[kept] for part in recording.stacked("experts")], NO_EXPERT)
+    weights = pad([part[kept] for part in recording.stacked("weights")], 0.0)
+    experts, weights = sort_slots(experts, weights)
+    logits = None
+    if recording.keep_logits:
+        logits = pad([part[kept] for part in recording.stacked("logits")], -np.inf)
+    sequence, column = np.nonzero(kept)
+    texts = [text for row in range(len(ids)) for text in token_texts(tokenizer, ids[row][kept[row]].tolist())]
+    tokens = token_frame(
+        sequence=sequence,
+        position=(np.cumsum(kept, axis=1) - 1)[kept],
+        text=texts,
+        token_id=ids[kept],
+        phase=np.where(column < batch.input_ids.shape[1], "prompt", "generated"),
+    )
+    model = replace(
+        info,
+        top_k=experts.shape[-1],
+        num_experts=tuple(heard.logits[0].shape[-1] for heard in recording.heard),
+        score_function=score_function(recording.logit_samples()),
+    )
+    return RoutingTrace(model, tokens, experts, weights, logits)
+
+
+def _routed_tokens(batch: Batch, generated: torch.Tensor, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """The ids (B, S) of all tokens that the model read, and which of them (B, S) belong to a sequence of the trace."""
+    prompt, mask, new = (part.cpu().numpy() for part in (batch.input_ids, batch.attention_mask, generated))
+    fed = new[:, :-1]  # the last one drawn was never read
+    steps = [(len(prompt), prompt.shape[1])] + [(len(prompt), 1)] * fed.shape[1]
+    if recording.forwards != steps:
+        raise CaptureError(
+            f"The model read its tokens in steps of {[s for _, s in recording.forwards][:8]}, not as one prompt and "
+            "then one token at a time; moeviz cannot tell which routing belongs to which token."
+        )
+    return np.concatenate([prompt, fed], axis=1), np.concatenate([mask == 1, fed != ENDED], axis=1)

@@ -1,0 +1,88 @@
+"""Count a model's parameters by what they do, from its modules; a config is enough, no weights are loaded."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from moeviz.capture.routers import Router, find_routers
+from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
+
+# The first pattern found in a parameter's path says what it does. Routers and routed experts are known by their
+# modules, and come before these.
+PART_OF_PATH = {
+    "shared_experts": re.compile(r"\bshared_"),
+    "attention": re.compile(r"\b(self_|linear_)?(attn|attention)\b"),
+    "dense_layers": re.compile(r"\b(mlp|ffn|feed_forward)\b"),
+}
+
+
+def count_parameters(model: nn.Module, routers: Sequence[Router] | None = None) -> ParameterCounts:
+    """Parameters of `model` by part, each tensor once. Works on the meta device too."""
+    routers = find_routers(model) if routers is None else routers
+    homes = {id(home.weight): part for part, home in _embeddings(model).items()}
+    counts = dict.fromkeys(PARTS, 0)
+    for path, parameter in model.named_parameters(remove_duplicate=True):
+        counts[homes.get(id(parameter)) or _part(path, routers)] += parameter.numel()
+    per_expert = tuple(_size(model.get_submodule(r.experts_path)) // r.num_experts for r in routers)
+    return ParameterCounts(**counts, per_expert=per_expert)
+
+
+def describe(model: nn.Module, name: str, revision: str | None = None) -> ModelInfo:
+    """The facts about `model` that are known before it runs."""
+    routers = find_routers(model)
+    config = model.config.get_text_config()
+    return ModelInfo(
+        name=name,
+        backend="transformers",
+        layers=tuple(router.layer for router in routers),
+        num_experts=tuple(router.num_experts for router in routers),
+        top_k=max(router.top_k for router in routers),
+        num_layers=getattr(config, "num_hidden_layers", None),
+        dtype=str(model.dtype).removeprefix("torch."),
+        revision=revision,
+        parameters=count_parameters(model, routers),
+    )
+
+
+def empty_model(config: PreTrainedConfig) -> nn.Module:
+    """The model that `config` describes, on the meta device: every shape, no memory."""
+    with init_empty_weights(include_buffers=False), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> ModelInfo:
+    """Everything that can be said of a model from its config alone.
+
+    >>> from transformers import MixtralConfig
+    >>> from moeviz.parameters import active_parameters
+    >>> mixtral_8x7b = MixtralConfig(vocab_size=32000)
+    >>> info = parameters_of_config(mixtral_8x7b, "mistralai/Mixtral-8x7B-v0.1")
+    >>> f"{info.parameters.total:,} {active_parameters(info.parameters, info.top_k):,}"
+    '46,702,792,704 12,879,925,248'
+    """
+    return describe(empty_model(config), name or config.model_type)
+
+
+def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
+    """The embeddings by part; the input embedding last, so that it owns a matrix that serves as both."""
+    found = {"output_embedding": model.get_output_embeddings(), "input_embedding": model.get_input_embeddings()}
+    return {part: home for part, home in found.items() if home is not None}
+
+
+def _part(path: str, routers: Sequence[Router]) -> str:
+    for router in routers:
+        if path.startswith(router.path + "."):
+            return "routers"
+        if path.startswith(router.experts_path + "."):
+            return "routed_experts"
+    part = next((part for part, pattern in PART_OF_PATH.items() if pattern.search(path)), "other")
+    in_moe_block = part == "dense_layers" and any(path.startswith(router.block_path + ".") for router in routers)
+    return "routers" if in_moe_block else part  # e.g. a selection bias that lies beside the router
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,159 @@
+"""Listen to the routers of a model while it runs, and put what they decided in order.
+
+What a router returns is kept as it comes, in the smallest form that loses nothing; all arranging waits until the
+model has finished. Letters: B sequences in the batch, S positions of one forward, T routed tokens, K slots, E experts.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeviz.capture.routers import Router, find_routers
+from moeviz.errors import CaptureError
+
+SAMPLE_ROWS = 32  # rows of logits kept where logits are not: enough to recognise the score function
+
+
+@dataclass(slots=True)
+class Heard:
+    """What one router returned, one entry per forward of the model."""
+
+    experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) int16
+    weights: list[torch.Tensor] = field(default_factory=list)  # (B·S, K)
+    logits: list[torch.Tensor] = field(default_factory=list)  # (B·S, E); the first few rows only, unless asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What every router of a model returned while `listen` was on."""
+
+    routers: tuple[Router, ...]
+    keep_logits: bool
+    forwards: list[tuple[int, int]] = field(default_factory=list)  # (B, S) of each forward
+    heard: list[Heard] = field(default_factory=list)  # one per router
+
+    def check(self) -> None:
+        """Raise `CaptureError` unless every router answered in every forward, for every token."""
+        for router, heard in zip(self.routers, self.heard, strict=True):
+            fired, rows = len(heard.experts), [len(ids) for ids in heard.experts]
+            if fired != len(self.forwards):
+                raise CaptureError(
+                    f"The model ran {len(self.forwards)} times, but its router {router.path} "
+                    f"({type(router.module).__name__}) answered {fired} times. A fused kernel may bypass it, or its "
+                    "layer may run in a loop; load the model without replaced kernels (use_kernels=False)."
+                )
+            if rows != [batch * positions for batch, positions in self.forwards]:
+                raise CaptureError(
+                    f"Router {router.path} answered for {sum(rows)} tokens, but the model read "
+                    f"{sum(b * s for b, s in self.forwards)}; moeviz cannot tell which is which."
+                )
+
+    def stacked(self, what: str) -> list[np.ndarray]:
+        """`what` ("experts", "weights" or "logits") of each router: arrays (B, S of all forwards, K or E)."""
+        batch = self.forwards[0][0]
+        parts = ([part.reshape(batch, -1, part.shape[-1]) for part in getattr(heard, what)] for heard in self.heard)
+        return [_numpy(torch.cat(part, dim=1)) for part in parts]
+
+    def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """A few rows of (logits, weights, experts) of each router, as they came from it."""
+        first = ((heard.logits[0], heard.weights[0], heard.experts[0]) for heard in self.heard)
+        return [tuple(_numpy(part[:SAMPLE_ROWS]) for part in parts) for parts in first]
+
+
+@contextmanager
+def listen(model: nn.Module, keep_logits: bool = False) -> Iterator[Recording]:
+    """Record the routers of `model` in every forward that runs inside the `with` block.
+
+    The model computes exactly what it computes without. Listening ends with the block, whatever happens in it. One
+    listener at a time per model: a second thread waits, the same thread gets a `CaptureError`.
+    """
+    routers = find_routers(model)
+    recording = Recording(routers, keep_logits, heard=[Heard() for _ in routers])
+    with ExitStack() as stack:
+        stack.enter_context(_alone(model))
+        hooks = [model.register_forward_pre_hook(_note_forward(recording), with_kwargs=True)]
+        hooks += [
+            router.module.register_forward_hook(_note_routing(router, heard, keep_logits))
+            for router, heard in zip(routers, recording.heard, strict=True)
+        ]
+        for hook in hooks:
+            stack.callback(hook.remove)
+        yield recording
+
+
+# Hooks are per model, and a model may be shared by every visitor of an app.
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+_listening = threading.local()
+
+
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    if model in getattr(_listening, "models", ()):
+        raise CaptureError("This model is being recorded already; end that recording before starting another.")
+    with _locks_guard:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock:
+        _listening.models = (*getattr(_listening, "models", ()), model)
+        try:
+            yield
+        finally:
+            _listening.models = _listening.models[:-1]
+
+
+def _note_forward(recording: Recording):
+    def note(_model: nn.Module, args: tuple, kwargs: dict) -> None:
+        read = kwargs.get("input_ids") if args == () else args[0]
+        read = kwargs.get("inputs_embeds") if read is None else read
+        recording.forwards.append((read.shape[0], read.shape[1]))
+
+    return note
+
+
+def _note_routing(router: Router, heard: Heard, keep_logits: bool):
+    def note(module: nn.Module, _args: tuple, output: tuple) -> None:
+        if not heard.experts:
+            _check_layout(router, output)
+        logits, weights, experts = output[:3]
+        if keep_logits:
+            heard.logits.append(logits.detach().reshape(-1, logits.shape[-1]))
+        elif not heard.logits:
+            heard.logits.append(logits.detach().reshape(-1, logits.shape[-1])[:SAMPLE_ROWS].clone())
+        heard.weights.append(weights.detach().reshape(-1, weights.shape[-1]))
+        heard.experts.append(experts.reshape(-1, experts.shape[-1]).to(torch.int16))
+
+    return note
+
+
+def _check_layout(router: Router, output: object) -> None:
+    """transformers' routers return (logits, weights, expert ids, …). Anything else is not guessed at."""
+    parts = output[:3] if isinstance(output, tuple) else ()
+    if (
+        len(parts) < 3
+        or not all(isinstance(part, torch.Tensor) for part in parts)
+        or parts[2].is_floating_point()
+        or parts[2].dtype == torch.bool
+        or parts[1].shape != parts[2].shape
+        or parts[0].shape[:-1] != parts[2].shape[:-1]
+        or parts[0].shape[-1] < router.num_experts
+    ):
+        raise CaptureError(
+            f"{type(router.module).__name__} at {router.path} does not answer with (logits, weights, expert ids), "
+            "which is what moeviz can read. This family of models is not supported yet."
+        )
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor if tensor.dtype == torch.int16 else tensor.float()).cpu().numpy()
+
+
+def pad(arrays: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """Stack arrays (T, n) of different n into one (L, T, largest n), filled with `fill` on the right."""
+    width = max(array.shape[-1] for array in arrays)
+    return np.stack([np.pad(a, ((0, 0), (0, width - a.shape[-1])), constant_values=fill) for a in arrays])

@@ -1,0 +1,10 @@
+"""The model that ships with moeviz: weights, tokenizer and card. Works offline, on any laptop."""
+
+from pathlib import Path
+
+EMBEDDED = "embedded"  # the name by which every door of moeviz opens it
+
+
+def embedded_path() -> Path:
+    """The folder that transformers loads it from."""
+    return Path(__file__).parent
