@@ -25,6 +25,7 @@ NO_TOKEN_ID = -1  # the source does not say which token of the vocabulary this i
 PHASES = pd.CategoricalDtype(["prompt", "generated"])
 TOKEN_COLUMNS = {"sequence": "int32", "position": "int32", "token_id": "int32", "text": "str", "phase": PHASES}
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingTrace:
     """What every router decided for every token: recorded, never recomputed.
@@ -70,7 +71,9 @@ class RoutingTrace:
         """
         logits = self.need("logits", why)
         if self.model.score_function == "unknown":
-            raise MissingField(f"{why} needs the router's score function, and nothing says which {self.model.name} has.")
+            raise MissingField(
+                f"{why} needs the router's score function, and nothing says which {self.model.name} has."
+            )
         return normalised_scores(logits, self.model.score_function)
 
     def assignments(self) -> pd.DataFrame:
@@ -198,7 +201,9 @@ def _check_tokens(tokens: pd.DataFrame) -> None:
         if tokens[column].dtype != kind:
             raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it needs to be {kind}.")
     if tokens.isna().to_numpy().any():
-        raise InvalidTrace("A token has no text, no phase or no label: an empty string is fine, a missing value is not.")
+        raise InvalidTrace(
+            "A token has no text, no phase or no label: an empty string is fine, a missing value is not."
+        )
     if (tokens[["sequence", "position"]] < 0).to_numpy().any():
         raise InvalidTrace("Sequences and positions count from 0; a token has a negative one.")
     if tokens.duplicated(["sequence", "position"]).any():
