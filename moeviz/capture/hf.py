@@ -177,7 +177,7 @@ class _Report(StoppingCriteria):
     def __init__(self, progress: Progress, start: int, total: int) -> None:
         self.progress, self.start, self.total = progress, start, total
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_kwargs: object) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_kwargs: object) -> torch.Tensor:
         self.progress(input_ids.shape[1] - self.start, self.total)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 

@@ -1,0 +1,101 @@
+"""Parameter counts against published figures and against the models' own tensors."""
+
+import pytest
+import torch
+from tiny_models import CONFIGS, tiny_model
+from transformers import DeepseekV3Config, GptOssConfig, MixtralConfig, OlmoeConfig, Qwen3MoeConfig
+
+from moeviz.capture.models import load_model
+from moeviz.capture.parameters import count_parameters, parameters_of_config
+from moeviz.model_info import PARTS, ParameterCounts
+from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
+
+BILLION = 10**9
+HEADS = {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
+
+
+def by_hand():
+    """Two MoE layers of 4 experts, 10 and 20 parameters each: 120 in experts, and 1 + 2 + 4 + 8 + 16 + 32 + 64 else."""
+    return ParameterCounts(1, 2, 4, 8, 120, 16, 32, 64, per_expert=(10, 20))
+
+
+def test_active_counts_top_k_experts_a_layer_and_all_the_rest():
+    counts = by_hand()
+    assert counts.total == 127 + 120
+    assert [active_parameters(counts, 2, convention) for convention in CONVENTIONS] == [187, 186, 184]
+
+
+def test_touched_counts_each_used_expert_once():
+    assert touched_parameters(by_hand(), [0, 3]) == 127 + 60
+    assert touched_parameters(by_hand(), [4, 4]) == by_hand().total
+
+
+def test_mixtral_8x7b_to_the_last_parameter():
+    info = parameters_of_config(MixtralConfig(vocab_size=32000))
+    assert info.parameters.total == 46_702_792_704
+    assert active_parameters(info.parameters, info.top_k) == 12_879_925_248
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active", "convention"),
+    [
+        (OlmoeConfig(intermediate_size=1024), 6.9, 1.3, "all"),
+        (
+            Qwen3MoeConfig(
+                vocab_size=151936, hidden_size=2048, num_hidden_layers=48, moe_intermediate_size=768, **HEADS
+            ),
+            30.5,
+            3.3,
+            "all",
+        ),
+        (DeepseekV3Config(), 671, 37, "without input embedding"),
+        (
+            GptOssConfig(vocab_size=201088, num_hidden_layers=24, num_local_experts=32),
+            20.9,
+            3.6,
+            "without input embedding",
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_published_figures_are_met_by_the_convention_of_their_maker(config, total, active, convention):
+    info = parameters_of_config(config)
+    assert info.parameters.total / BILLION == pytest.approx(total, rel=0.01)
+    assert active_parameters(info.parameters, info.top_k, convention) / BILLION == pytest.approx(active, rel=0.02)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_parts_sum_to_the_tensors_and_norms_outside_attention_are_other(family):
+    config = CONFIGS[family]
+    model = tiny_model(config)
+    counts = count_parameters(model)
+    assert counts.total == sum(p.numel() for p in model.parameters())
+    experts = [part for path, part in model.named_modules() if path.endswith(".experts")]
+    assert counts.routed_experts == sum(p.numel() for part in experts for p in part.parameters())
+    assert counts.attention > 0
+    assert counts.other == sum(p.numel() for n, p in model.named_parameters() if "norm" in n and "self_attn" not in n)
+
+
+def test_layers_without_experts_and_shared_experts_have_their_own_part():
+    qwen, deepseek = (parameters_of_config(CONFIGS[family]).parameters for family in ("qwen3_moe", "deepseek_v3"))
+    assert qwen.dense_layers == 3 * 32 * 48
+    assert deepseek.dense_layers == 3 * 32 * 48
+    assert deepseek.shared_experts == 2 * 3 * 32 * 16
+    assert qwen.shared_experts == 0
+
+
+def test_a_tied_matrix_counts_once_and_stays_without_the_input_embedding():
+    counts = load_model().info.parameters
+    assert counts.tied
+    assert counts.total == 12_729_600
+    assert active_parameters(counts, 2, CONVENTIONS[0]) == active_parameters(counts, 2, CONVENTIONS[1])
+
+
+def test_no_memory_is_taken_for_weights():
+    from moeviz.capture.parameters import empty_model
+
+    assert {p.device for p in empty_model(MixtralConfig()).parameters()} == {torch.device("meta")}
+
+
+def test_every_part_is_a_number_of_its_own():
+    assert sum(getattr(by_hand(), part) for part in PARTS) == by_hand().total
