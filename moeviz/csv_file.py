@@ -1,0 +1,110 @@
+"""CSV: the long table of a trace as text that pandas, R, a database and a spreadsheet read.
+
+The columns are those of `moeviz.assignments_table`, and a last one, `about`: the model's facts as JSON in the first
+row, empty in every other. With it the file opens here as the same trace again. Texts are quoted, numbers are not;
+weights have as many digits as float32 needs, and no more.
+
+A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
+so, or with a tab, a line break or an apostrophe, gets one apostrophe in front, which reading takes away again.
+
+`pandas.read_csv` makes missing values of tokens such as `null` and `NA`. It leaves them as they are with
+`keep_default_na=False, na_values={"weight": "", "logit": "", "probability": ""}`.
+"""
+
+import json
+import re
+from io import BytesIO
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+
+from moeviz.assignments_table import facts_beside_table, table_of, trace_of_table
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import RoutingTrace
+from moeviz.short_floats import short_floats
+from moeviz.table_cells import NUMBERS, TEXTS
+from moeviz.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
+
+ABOUT = "about"
+ESCAPED = tuple(name for name in TEXTS if name != "phase")
+# Blanks and characters of no width do not stop a spreadsheet. The last four are the full-width forms of = + - @.
+FORMULA = re.compile("['\t\r\n]|[\\s\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\\-@＝＋－＠]")
+MAX_COLUMNS = 100
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins a UTF-8 file with one
+
+
+def to_csv(trace: RoutingTrace) -> bytes:
+    """Write the long table of a trace as CSV in UTF-8."""
+    table = table_of(trace)
+    columns = {name: _cells(name, table[name]) for name in table}
+    about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
+    columns[ABOUT] = [about, *[""] * (len(table) - 1)]
+    rows = zip(*columns.values(), strict=True) if len(table) else [[""] * (len(columns) - 1) + [about]]
+    return "".join(f"{','.join(row)}\n" for row in [list(columns), *rows]).encode()
+
+
+def from_csv(data: bytes) -> RoutingTrace:
+    """Read a trace from `to_csv`, or from any CSV with the columns `position`, `layer` and `expert`.
+
+    See `moeviz.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
+    """
+    check_size(data)
+    table = _parsed(data)
+    if ABOUT not in table or table[ABOUT].isna().all():
+        return trace_of_table(table.drop(columns=ABOUT, errors="ignore"))
+    about = table[ABOUT].dropna().iloc[0].encode()
+    check_size(about, MAX_FACTS_BYTES)
+    facts = parse_json(about, "column 'about'")
+    if "expert" in table and facts.get("rows") == 0:
+        table = table[table["expert"].notna()]
+    for name in ESCAPED:
+        if name in table:
+            table[name] = table[name].str.removeprefix("'")
+    return trace_of_table(table, facts)
+
+
+def escape_formula(text: str) -> str:
+    """The text as a spreadsheet shows it without running it: with an apostrophe in front where it needs one.
+
+    >>> escape_formula("=1+1"), escape_formula("two"), escape_formula("'s")
+    ("'=1+1", 'two', "''s")
+    """
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _cells(name: str, column: pd.Series) -> list[str]:
+    if name in NUMBERS:
+        return ["" if number != number else repr(number) for number in short_floats(column.to_numpy()).tolist()]
+    if name in ESCAPED:
+        return [_quoted(escape_formula(text)) for text in column]
+    return [_quoted(text) for text in column] if name in TEXTS else [str(number) for number in column.tolist()]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _parsed(data: bytes) -> pd.DataFrame:
+    """Every cell as text; an empty cell without quotes is missing. The first row names the columns."""
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
+        raise InvalidTrace(f"The first line names more than {MAX_COLUMNS} columns; this is no table of a trace.")
+    try:
+        table = csv.read_csv(
+            BytesIO(data if data.endswith(b"\n") else data + b"\n"),
+            csv.ReadOptions(autogenerate_column_names=True, block_size=len(data) + 1),
+            csv.ParseOptions(newlines_in_values=True),
+            csv.ConvertOptions(
+                column_types={f"f{i}": pa.string() for i in range(MAX_COLUMNS)},
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        ).to_pandas()
+    except pa.ArrowException as error:
+        raise InvalidTrace(f"This is no table in CSV and UTF-8: {str(error)[:200]}.") from error
+    names = [str(name).strip() for name in table.iloc[0].fillna("")]
+    if len(set(names)) != len(names):
+        raise InvalidTrace(f"Two columns of the table have the same name: {', '.join(names)[:200]}.")
+    return table.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)

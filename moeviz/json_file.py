@@ -1,0 +1,88 @@
+"""JSON: the whole trace as text, for any language.
+
+    {
+      "format":  "moeviz trace v1",
+      "model":   {"name": ..., "layers": [...], "num_experts": [...], "top_k": ...},       the fields of ModelInfo
+      "tokens":  {"sequence": [...], "position": [...], "token_id": [...], "text": [...], "phase": [...]},    T each
+      "experts": [[[expert, ...], ...], ...],        layers x tokens x slots, highest weight first, -1 = empty slot
+      "weights": [[[weight, ...], ...], ...],        the same shape, or null for the whole of it
+      "logits":  [[[logit, ...], ...], ...]          layers x tokens x experts, or null; one null = no such expert
+    }
+
+Numbers have as many digits as float32 needs. It is strict JSON, without NaN and Infinity: a logit of -infinity is null.
+"""
+
+import json
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import RoutingTrace
+from moeviz.short_floats import short_floats
+from moeviz.trace_facts import MAX_EXPERTS, check_size, facts_of, model_of, parse_json, tokens_as_json, tokens_of
+
+
+def to_json(trace: RoutingTrace) -> bytes:
+    """Write a trace as JSON in UTF-8, one layer a line."""
+    parts = {key: json.dumps(value) for key, value in facts_of(trace).items()}
+    parts["tokens"] = json.dumps(tokens_as_json(trace.tokens), ensure_ascii=False)
+    parts |= {name: _layers(getattr(trace, name)) for name in ("experts", "weights", "logits")}
+    return ("{" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "}\n").encode()
+
+
+def from_json(data: bytes) -> RoutingTrace:
+    """Read a trace from `to_json`. Raises `InvalidTrace` for a file that holds anything else."""
+    check_size(data)
+    content = parse_json(data, "file")
+    if unknown := content.keys() - {"format", "model", "tokens", "experts", "weights", "logits"}:
+        raise InvalidTrace(f"The file has an unknown key {min(unknown)[:60]!r}; a trace in JSON has none such.")
+    model, tokens = model_of(content), tokens_of(content.get("tokens"))
+    slots = (len(model.layers), len(tokens), model.top_k)
+    scores = (*slots[:2], max(model.num_experts))
+    return RoutingTrace(
+        model,
+        tokens,
+        _integers(_flat(content.get("experts"), "experts", slots)).reshape(slots),
+        _optional(content.get("weights"), "weights", slots, (int, float)),
+        _optional(content.get("logits"), "logits", scores, (int, float, type(None))),
+    )
+
+
+def _layers(values: np.ndarray | None) -> str:
+    if values is None:
+        return "null"
+    if values.dtype.kind == "f":
+        values = short_floats(values)
+    return "[" + ",\n".join(json.dumps(layer.tolist()).replace("-Infinity", "null") for layer in values) + "]"
+
+
+def _flat(values: Any, name: str, shape: tuple[int, ...]) -> list:
+    """The numbers in nested lists of that very shape. No array is made before the lists prove as large as it."""
+    values = [values]
+    for size, what in zip(shape, ("layers", "tokens", "numbers a token"), strict=True):
+        if not all(isinstance(part, list) and len(part) == size for part in values):
+            raise InvalidTrace(f"The {name} are not lists of {size} {what}, which is what the model and tokens need.")
+        values = list(chain.from_iterable(values))
+    return values
+
+
+def _integers(values: list) -> np.ndarray:
+    if not all(type(value) is int and -1 <= value < MAX_EXPERTS for value in values):
+        raise InvalidTrace(f"An expert id is not a whole number from -1 to {MAX_EXPERTS - 1}.")
+    return np.array(values, np.int16)
+
+
+def _optional(values: Any, name: str, shape: tuple[int, ...], kinds: tuple[type, ...]) -> np.ndarray | None:
+    if values is None:
+        return None
+    flat = _flat(values, name, shape)
+    if not set(map(type, flat)) <= set(kinds):
+        raise InvalidTrace(f"The {name} hold something that is not a number.")
+    try:
+        doubles = np.array([-np.inf if value is None else value for value in flat], np.float64)
+    except OverflowError as error:
+        raise InvalidTrace(f"The {name} hold a number too large for a float.") from error
+    with np.errstate(over="ignore"):  # RoutingTrace refuses the infinity
+        return doubles.astype(np.float32).reshape(shape)

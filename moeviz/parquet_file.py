@@ -1,0 +1,92 @@
+"""Parquet: the long table of a trace with real dtypes, for pandas, DuckDB, Spark and R.
+
+The columns are those of `moeviz.assignments_table`; the model's facts are JSON in the schema's metadata under
+`moeviz`. Reading gives the same trace again, less its logits. A Parquet file from any hand opens like a plain CSV.
+"""
+
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet, types
+
+from moeviz.assignments_table import MAX_ROWS, facts_beside_table, table_of, trace_of_table
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import RoutingTrace
+from moeviz.table_cells import INTEGERS, TEXTS
+from moeviz.trace_facts import MAX_BYTES, MAX_FACTS_BYTES, check_size, parse_json, shown
+
+KEY = b"moeviz"
+READ = (*INTEGERS, *TEXTS, "weight")
+UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, TypeError)
+
+
+def to_parquet(trace: RoutingTrace) -> bytes:
+    """Write the long table of a trace as Parquet."""
+    table = pa.Table.from_pandas(table_of(trace), preserve_index=False)
+    facts = json.dumps(facts_beside_table(trace)).encode()
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table.replace_schema_metadata({**table.schema.metadata, KEY: facts}), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def from_parquet(data: bytes) -> RoutingTrace:
+    """Read a trace from `to_parquet`, or from any Parquet file with the columns `position`, `layer` and `expert`.
+
+    See `moeviz.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
+    """
+    check_size(data)
+    try:
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        _check_declared_size(file.metadata)
+        facts = (file.schema_arrow.metadata or {}).get(KEY)
+        names = [name for name in file.schema_arrow.names if name in READ]
+        _check_names(names)
+        texts = [name for name in names if name in TEXTS]
+        # A dictionary keeps a text once, however many rows repeat it: a small file cannot unfold into a large table.
+        file = parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+        table = file.read(columns=names)
+        table.validate(full=True)
+    except UNREADABLE as error:
+        raise InvalidTrace(f"This is no Parquet file, or a damaged one: {str(error)[:200]}.") from error
+    columns = {name: _column(name, table.column(name)) for name in names}
+    if facts is None:
+        return trace_of_table(pd.DataFrame(columns, columns=names or file.schema_arrow.names))
+    check_size(facts, MAX_FACTS_BYTES)
+    return trace_of_table(pd.DataFrame(columns), parse_json(facts, "metadata 'moeviz'"))
+
+
+def _check_declared_size(metadata: parquet.FileMetaData) -> None:
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise InvalidTrace(
+            f"The file unpacks to {metadata.num_rows:,} rows in {size:,} bytes; at most {MAX_ROWS:,} rows in "
+            f"{MAX_BYTES:,} bytes are read. Use .npz for more."
+        )
+
+
+def _check_names(names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise InvalidTrace(f"Two columns of the table have the same name: {shown(names)}.")
+
+
+def _column(name: str, column: pa.ChunkedArray) -> pd.Series:
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if name in TEXTS:
+        if not (types.is_string(kind) or types.is_large_string(kind)):
+            raise InvalidTrace(f"Column {name!r} is of type {kind}; it needs to be text.")
+        if (size := _unfolded(column)) > MAX_BYTES:
+            raise InvalidTrace(f"Column {name!r} unfolds to {size:,} bytes of text; at most {MAX_BYTES:,} are read.")
+        return column.cast(pa.string()).to_pandas()
+    if not (types.is_integer(column.type) or types.is_floating(column.type)):
+        raise InvalidTrace(f"Column {name!r} is of type {column.type}; it needs to hold numbers.")
+    return column.to_pandas()
+
+
+def _unfolded(column: pa.ChunkedArray) -> int:
+    """Bytes of text when each row has its own copy."""
+    if not types.is_dictionary(column.type):
+        return column.nbytes
+    lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    return sum(pc.sum(pc.cast(chunk, pa.int64())).as_py() or 0 for chunk in lengths)

@@ -1,0 +1,152 @@
+"""What every trace file says in JSON: its format, the facts about the model, and the tokens. Strict on the way in.
+
+A file comes from anyone. Whatever its JSON holds, reading it gives the facts or one `InvalidTrace`.
+"""
+
+import json
+from dataclasses import MISSING, asdict, fields
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.model_info import ModelInfo, ParameterCounts
+from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
+
+FORMAT = "moeviz trace v1"
+MAX_BYTES = 2**30  # of a file, and of what it unpacks to
+MAX_FACTS_BYTES = 2**26  # of the JSON in a packed file: Python needs some ten times as much memory for it
+MAX_TEXT = 4096  # characters of a model's name: the longest path
+MAX_INT32 = 2**31 - 1
+MAX_EXPERTS = 2**15 - 1  # expert ids are int16
+TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
+LABEL = "label"
+
+
+def facts_of(trace: RoutingTrace) -> dict[str, Any]:
+    """The format and the model's facts, ready for JSON. Raises `InvalidTrace` for facts that no reader would take."""
+    facts = {"format": FORMAT, "model": asdict(trace.model)}
+    model_of(parse_json(json.dumps(facts).encode(), "header"))
+    return facts
+
+
+def model_of(facts: dict[str, Any]) -> ModelInfo:
+    """The model's facts, checked one by one. Raises `InvalidTrace`."""
+    if facts.get("format") != FORMAT:
+        raise InvalidTrace(f"The file's format is {shown(facts.get('format'))}; this moeviz reads {FORMAT!r}.")
+    model = dict(_object(facts.get("model"), "model"))
+    if model.get("parameters") is not None:
+        model["parameters"] = _built(ParameterCounts, _object(model["parameters"], "parameters"), "parameters")
+    info = _built(ModelInfo, model, "model")
+    limits = {
+        "layers": (info.layers, 0, MAX_INT32),
+        "num_experts": (info.num_experts, 1, MAX_EXPERTS),
+        "top_k": ((info.top_k,), 1, MAX_EXPERTS),
+    }
+    for name, (values, low, high) in limits.items():
+        if not values or not all(low <= value <= high for value in values):
+            raise InvalidTrace(f"The model's {name} are {shown(values)}; they need to be from {low} to {high}.")
+    return info
+
+
+def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list]:
+    """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files have no place for."""
+    if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, LABEL}:
+        raise InvalidTrace(f"Trace files have no place for the token column {min(unknown, key=str)!r}.")
+    columns = {name: tokens[name].tolist() for name in TOKEN_COLUMNS}
+    if LABEL in tokens:
+        columns[LABEL] = tokens[LABEL].astype("str").tolist()
+    return columns
+
+
+def tokens_of(columns: Any) -> pd.DataFrame:
+    """The tokens of a `RoutingTrace` from `tokens_as_json`. Raises `InvalidTrace`."""
+    columns = _object(columns, "tokens")
+    if missing := TOKEN_COLUMNS.keys() - columns.keys():
+        raise InvalidTrace(f"The tokens have no {min(missing)!r}; they need {', '.join(TOKEN_COLUMNS)}.")
+    if unknown := columns.keys() - {*TOKEN_COLUMNS, LABEL}:
+        raise InvalidTrace(f"The tokens have an unknown column {shown(min(unknown))}.")
+    for name, values in columns.items():
+        if not isinstance(values, list) or len(values) != len(columns["text"]):
+            raise InvalidTrace(f"The tokens' {name!r} is not a list as long as the others.")
+        for row, value in enumerate(values):
+            if not _is_token_fact(name, value):
+                raise InvalidTrace(f"Token {row} has {name} {shown(value)}, which a token cannot have.")
+    integers = {name: np.asarray(columns[name], np.int32) for name in TOKEN_INTEGERS}
+    tokens = token_frame(text=columns["text"], phase=columns["phase"], **integers)
+    if LABEL in columns:
+        tokens[LABEL] = pd.Series(columns[LABEL], dtype="str")
+    return tokens
+
+
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object from bytes of any origin. Raises `InvalidTrace`."""
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidTrace(f"The {what} is not valid JSON: {str(error)[:200]}.") from error
+    return _object(value, what)
+
+
+def check_size(data: bytes, max_bytes: int = MAX_BYTES) -> None:
+    """Raise `InvalidTrace` for more bytes than we read."""
+    if len(data) > max_bytes:
+        raise InvalidTrace(f"The file has {len(data):,} bytes; this moeviz reads files of up to {max_bytes:,}.")
+
+
+def shown(value: Any) -> str:
+    """A value of any origin, short enough for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_text(value: Any) -> bool:
+    """True for a string that UTF-8 can hold: JSON can smuggle in half a character (a lone surrogate)."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _is_token_fact(name: str, value: Any) -> bool:
+    if name in TOKEN_INTEGERS:
+        low, high = TOKEN_INTEGERS[name]
+        return type(value) is int and low <= value <= high
+    return value in tuple(PHASES.categories) if name == "phase" else is_text(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidTrace(f"The {what} of a trace file is a JSON object; this file has {shown(value)}.")
+    return value
+
+
+def _built(kind: type, facts: dict[str, Any], what: str) -> Any:
+    hints = get_type_hints(kind)
+    required = {field.name for field in fields(kind) if field.default is MISSING}
+    if missing := required - facts.keys():
+        raise InvalidTrace(f"The file does not say the {what}'s {min(missing)!r}.")
+    if unknown := facts.keys() - hints.keys():
+        raise InvalidTrace(f"The file says something unknown of the {what}: {shown(min(unknown))}.")
+    for name, value in facts.items():
+        if not _fits(value, hints[name]):
+            wanted = getattr(hints[name], "__name__", "") if hints[name] in (str, int) else hints[name]
+            raise InvalidTrace(f"The {what}'s {name} is {shown(value)}; it needs to be of type {wanted}.")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is str:
+        return is_text(value) and len(value) <= MAX_TEXT
+    if kind is int:  # a bool is an int to Python, and not to us
+        return type(value) is int and 0 <= value < 2**63
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is UnionType or isinstance(kind, UnionType):
+        return any(_fits(value, choice) for choice in get_args(kind))
+    return value is None if kind is NoneType else isinstance(value, kind)

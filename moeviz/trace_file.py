@@ -1,0 +1,111 @@
+"""The trace file, `.npz`: a trace as it is, every bit of it, in the smallest file.
+
+A zip of `experts.npy`, `weights.npy` and `logits.npy` (the last two where the trace has them) and `header.npy`, which
+is JSON in UTF-8. numpy alone reads it:
+
+    arrays = numpy.load("trace.npz")
+    header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
+
+Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
+"""
+
+import json
+import re
+import struct
+import zipfile
+import zlib
+from io import BytesIO
+from math import prod
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import ARRAYS, RoutingTrace
+from moeviz.trace_facts import (
+    MAX_BYTES,
+    MAX_FACTS_BYTES,
+    check_size,
+    facts_of,
+    model_of,
+    parse_json,
+    shown,
+    tokens_as_json,
+    tokens_of,
+)
+
+DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the same trace, the same bytes
+# What numpy writes for these dtypes, to the letter. numpy's own reader hands the header to Python's parser instead.
+NPY_HEADER = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, struct.error)
+
+
+def to_trace_file(trace: RoutingTrace) -> bytes:
+    """Write a trace as `.npz`."""
+    header = json.dumps({**facts_of(trace), "tokens": tokens_as_json(trace.tokens)}).encode()
+    arrays = {"header": np.frombuffer(header, np.uint8), **{name: getattr(trace, name) for name in ARRAYS}}
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            if values is not None:
+                member = BytesIO()
+                values = np.ascontiguousarray(values.astype(DTYPES[name], copy=False))
+                np.lib.format.write_array(member, values, version=(1, 0), allow_pickle=False)
+                info = zipfile.ZipInfo(f"{name}.npy", EPOCH)
+                archive.writestr(info, member.getvalue(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
+    """Read a trace from `.npz`. Raises `InvalidTrace` for a file that is anything else than `to_trace_file` writes."""
+    check_size(data, max_bytes)
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            members = _members(archive, max_bytes)
+            header = parse_json(_array(archive, members["header"], "header", None).tobytes(), "header")
+            model, tokens = model_of(header), tokens_of(header.get("tokens"))
+            slots = (len(model.layers), len(tokens), model.top_k)
+            shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
+            arrays = {
+                name: _array(archive, members[name], name, shapes[name]) if name in members else None for name in ARRAYS
+            }
+    except UNREADABLE as error:
+        raise InvalidTrace(f"This is no .npz trace file, or a damaged one ({str(error)[:200]}).") from error
+    return RoutingTrace(model, tokens, **arrays)
+
+
+def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
+    names = [info.filename for info in archive.infolist()]
+    members = {name: archive.getinfo(f"{name}.npy") for name in DTYPES if f"{name}.npy" in names}
+    if len(members) != len(names) or not {"header", "experts"} <= members.keys():
+        raise InvalidTrace(
+            "A trace file holds header.npy, experts.npy and maybe weights.npy and logits.npy; "
+            f"this one holds {shown(names)}."
+        )
+    if (size := sum(info.file_size for info in members.values())) > max_bytes:
+        raise InvalidTrace(f"The file unpacks to {size:,} bytes; this moeviz reads up to {max_bytes:,}.")
+    if members["header"].file_size > MAX_FACTS_BYTES:
+        raise InvalidTrace(f"The file's header has {members['header'].file_size:,} bytes; at most {MAX_FACTS_BYTES:,}.")
+    for info in members.values():
+        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InvalidTrace(f"{info.filename} is encrypted, or packed by another method than deflate.")
+    return members
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tuple[int, ...] | None) -> np.ndarray:
+    """One member. Its own header must say what we expect and what the zip declares, before its numbers are read."""
+    with archive.open(info) as member:
+        start = member.read(10)
+        text = member.read(int.from_bytes(start[8:], "little"))
+        found = NPY_HEADER.fullmatch(text)
+        if not start.startswith(b"\x93NUMPY\x01\x00") or found is None:
+            raise InvalidTrace(f"{info.filename} is not an array of plain numbers as numpy saves it.")
+        dtype, dimensions = found[1].decode(), tuple(int(d) for d in found[2].split(b",") if d.strip())
+        if dtype != DTYPES[name]:
+            raise InvalidTrace(f"{info.filename} holds numbers of type {dtype}; they need to be {DTYPES[name]}.")
+        if dimensions != (shape or dimensions[:1]):
+            raise InvalidTrace(f"{info.filename} has shape {shown(dimensions)}; the header says {shown(shape)}.")
+        size = prod(dimensions) * np.dtype(dtype).itemsize
+        if size != info.file_size - len(start) - len(text):
+            raise InvalidTrace(f"{info.filename} declares {info.file_size:,} bytes, and its numbers take {size:,}.")
+        return np.frombuffer(bytearray(member.read(size)), dtype).reshape(dimensions)
