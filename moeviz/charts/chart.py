@@ -20,6 +20,7 @@ class Chart:
     measure: Callable[[RoutingTrace], pd.DataFrame]
     draw: Callable[[pd.DataFrame], alt.Chart | alt.LayerChart]
     layers: Literal["all", "one", "two"] = "all"  # how many layers the trace given to `measure` may have
+    tokens: Literal["all", "window", "one"] = "all"  # and tokens; a window has theme.MAX_TOKENS at most
 
     @property
     def key(self) -> str:

@@ -1,0 +1,99 @@
+"""Pictures of how sure the routers are."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.tokens import token_axis, token_tooltip
+from moeviz.metrics.confidence import router_entropy, token_entropy, top_margin
+
+UNDECIDED = "router entropy / ln E (0 = certain, 1 = undecided)"
+
+
+def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """Spread of the router entropy over tokens, layer by layer. Columns: those of `router_entropy`."""
+    picture = _quantiles_by_layer(
+        frame,
+        UNDECIDED,
+        [
+            alt.Tooltip("share:Q", title="mean", format=".3f"),
+            alt.Tooltip("entropy:Q", title="mean, nats", format=".3f"),
+            alt.Tooltip("maximum:Q", title="ln E, nats", format=".3f"),
+        ],
+    )
+    undecided = theme.reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
+    return theme.framed(picture + undecided, theme.MEDIUM)
+
+
+def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
+    means = [
+        alt.Tooltip("margin:Q", title="mean", format=".3f"),
+        alt.Tooltip("top:Q", title="mean probability of the favourite", format=".3f"),
+    ]
+    picture = _quantiles_by_layer(frame, "probability of the favourite minus that of the second", means)
+    tie = theme.reference(pd.DataFrame({"tie": [0.0]}), "tie", "a tie")
+    return theme.framed(picture + tie, theme.MEDIUM)
+
+
+def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> alt.LayerChart:
+    """A line for the middle 80 % of tokens, a bar for the middle half and a tick for the median, per layer."""
+    quantiles = {"q10": "10 %", "q25": "25 %", "q50": "median", "q75": "75 %", "q90": "90 %"}
+    tooltip = [alt.Tooltip("layer:Q", format="d"), *means]
+    tooltip += [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in quantiles.items()]
+    base = alt.Chart(frame).encode(x=theme.layer_axis(), tooltip=tooltip)
+    y = alt.Y("q10:Q", title=axis_title, scale=alt.Scale(domain=[0, 1]))
+    reach = base.mark_rule(color=theme.MAIN, strokeWidth=2).encode(y=y, y2="q90:Q")
+    half = base.mark_bar(color=theme.MAIN, width=alt.RelativeBandSize(0.5)).encode(y="q25:Q", y2="q75:Q")
+    median = base.mark_tick(color=theme.ACCENT, thickness=3, width=alt.RelativeBandSize(0.7)).encode(y="q50:Q")
+    return alt.layer(reach, half, median)
+
+
+def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
+    """Token by layer, coloured by router entropy. Columns: those of `token_entropy`."""
+    theme.at_most_max_tokens(frame)
+    cells, x = token_axis(frame)
+    legend = alt.Legend(title="entropy / ln E (1 = undecided)", orient="top", gradientLength=200)
+    chart = (
+        alt.Chart(cells.astype({"share": "float32", "entropy": "float32"}))
+        .mark_rect(stroke=None)
+        .encode(
+            x=x,
+            x2="end:Q",
+            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=legend),
+            tooltip=[
+                *token_tooltip(),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("share:Q", title="entropy / ln E", format=".3f"),
+                alt.Tooltip("entropy:Q", title="entropy, nats", format=".3f"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)
+
+
+CHARTS = (
+    Chart(
+        "How sure is each layer's router?",
+        "For each layer, the tick is the median token, the bar the middle half of all tokens and the line the middle "
+        "80 %: low is a router that knows, 1 is one that might as well draw lots.",
+        measure=router_entropy,
+        draw=entropy_by_layer,
+    ),
+    Chart(
+        "How far ahead is the favourite expert?",
+        "For each layer, the lead in probability of the most probable expert over the second (tick: median token, bar: "
+        "middle half, line: middle 80 %); near 0 a small change would send the token elsewhere.",
+        measure=top_margin,
+        draw=margin_by_layer,
+    ),
+    Chart(
+        "Where in the text do the routers hesitate?",
+        "Each cell is one token at one layer: the brighter, the more undecided its router.",
+        measure=token_entropy,
+        draw=entropy_grid,
+        tokens="window",
+    ),
+)

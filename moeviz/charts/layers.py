@@ -1,0 +1,159 @@
+"""Pictures of two layers side by side. Nothing here treats an id of one layer as the same expert in the other."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.load import load_tooltip
+from moeviz.metrics.layers import balance_of_two, overlap, ranked_load, transitions
+
+MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gini": "Gini"}
+
+
+def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
+    """Loads from busiest to idlest expert, one line a layer. Columns: those of `ranked_load`."""
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "rank:Q", title="rank of the expert in its layer (1 = busiest)", scale=_ranks(frame), axis=_whole_axis()
+        ),
+        color=_two_colours(frame),
+        tooltip=[alt.Tooltip("rank:Q", format="d"), *load_tooltip()],
+    )
+    y = alt.Y("load:Q", title="share of the layer's assignments", axis=alt.Axis(format="%"))
+    even = base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y="uniform:Q")
+    return theme.framed(base.mark_line(point=True).encode(y=y) + even, theme.MEDIUM)
+
+
+def _ranks(frame: pd.DataFrame) -> alt.Scale:
+    return alt.Scale(domain=[1, int(frame["rank"].max())], nice=False, zero=False)
+
+
+def _whole_axis() -> alt.Axis:
+    return alt.Axis(format="d", tickMinStep=1, grid=False)
+
+
+def _two_colours(frame: pd.DataFrame) -> alt.Color:
+    layers = [int(layer) for layer in np.unique(frame["layer"])]
+    legend = alt.Legend(title="layer", orient="top")
+    return alt.Color("layer:N", scale=alt.Scale(domain=layers, range=list(theme.PAIR)), legend=legend)
+
+
+def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
+    """Three measures of evenness, a dot a layer. Columns: those of `balance_of_two`."""
+    named = frame.assign(measure=frame["measure"].map(MEASURES))
+    base = alt.Chart(named).encode(y=alt.Y("measure:N", title=None, sort=list(MEASURES.values())))
+    x = alt.X("value:Q", title="value (grey mark: an even load)", scale=alt.Scale(domain=[0, 1]))
+    even = base.mark_tick(color=theme.REFERENCE, thickness=3, height=26).encode(x="even:Q")
+    dots = base.mark_point(filled=True, size=140, opacity=1).encode(
+        x=x,
+        color=_two_colours(frame),
+        shape=alt.Shape("layer:N", legend=None),
+        tooltip=[
+            alt.Tooltip("layer:Q", format="d"),
+            alt.Tooltip("measure:N"),
+            alt.Tooltip("value:Q", format=".3f"),
+            alt.Tooltip("max_over_mean:Q", title="busiest expert, even shares", format=".2f"),
+            alt.Tooltip("cv:Q", title="std / mean", format=".3f"),
+            alt.Tooltip("chance_cv:Q", title="std / mean by lot", format=".3f"),
+            alt.Tooltip("dead_experts:Q", title="experts without a token", format="d"),
+        ],
+    )
+    return theme.framed(even + dots, theme.SHORT)
+
+
+def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
+    """First choice at one layer by first choice at the other. Columns: those of `transitions`."""
+    first, second = int(frame["from_layer"].iloc[0]), int(frame["to_layer"].iloc[0])
+    ids = {side: [int(e) for e in np.unique(frame[f"{side}_expert"])] for side in ("from", "to")}
+    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    chart = (
+        alt.Chart(frame[frame["tokens"] > 0].drop(columns=["from_layer", "to_layer"]))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("to_expert:O", title=f"expert at layer {second}", scale=alt.Scale(domain=ids["to"]), axis=axis),
+            y=alt.Y("from_expert:O", title=f"expert at layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
+            color=alt.Color(
+                "share:Q",
+                scale=alt.Scale(scheme="viridis", domainMin=0),
+                legend=alt.Legend(
+                    title=f"share of the expert's tokens at layer {first}",
+                    format="%",
+                    orient="top",
+                    gradientLength=200,
+                    titleLimit=330,
+                ),
+            ),
+            tooltip=[
+                alt.Tooltip("from_expert:Q", title=f"expert at layer {first}", format="d"),
+                alt.Tooltip("to_expert:Q", title=f"expert at layer {second}", format="d"),
+                alt.Tooltip("tokens:Q", format=","),
+                alt.Tooltip("share:Q", title="share of the first expert's tokens", format=".1%"),
+                alt.Tooltip("chance:Q", title="share if the layers were independent", format=".1%"),
+                alt.Tooltip("lift:Q", title="times that", format=".2f"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.grid_height(len(ids["from"])), canvas=True)
+
+
+def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
+    """How much the choices of two layers have in common, with chance. Columns: those of `overlap`."""
+    names = {"mutual information": "what first choices tell of each other", "shared ids": "tokens with an id in both"}
+    base = alt.Chart(frame.assign(name=frame["measure"].map(names))).encode(
+        y=alt.Y("name:N", title=None, sort=list(names.values()), axis=alt.Axis(labelLimit=120)),
+        tooltip=[
+            alt.Tooltip("measure:N"),
+            alt.Tooltip("value:Q", format=".3f"),
+            alt.Tooltip("chance:Q", title="by chance", format=".3f"),
+            alt.Tooltip("maximum:Q", format=".3f"),
+            alt.Tooltip("unit:N"),
+        ],
+    )
+    x = alt.X(
+        "share:Q",
+        title="share of the maximum (grey mark: chance)",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(format="%"),
+    )
+    bars = base.mark_bar(color=theme.MAIN, height=alt.RelativeBandSize(0.5)).encode(x=x)
+    chance = base.mark_tick(color=theme.REFERENCE, thickness=4, height=alt.RelativeBandSize(0.7)).encode(
+        x="chance_share:Q"
+    )
+    return theme.framed(bars + chance, theme.SHORT)
+
+
+CHARTS = (
+    Chart(
+        "Do the two layers share out their work alike?",
+        "Each line is a layer, from its busiest expert to its idlest; dashed is an even share of the assignments, and "
+        "equal ranks are not the same expert.",
+        measure=ranked_load,
+        draw=load_of_two_layers,
+        layers="two",
+    ),
+    Chart(
+        "Which of the two layers is better balanced?",
+        "The nearer a layer's dot is to the grey mark, the more even its load by that measure.",
+        measure=balance_of_two,
+        draw=balance_of_two_layers,
+        layers="two",
+    ),
+    Chart(
+        "Where do the tokens of one expert go at the other layer?",
+        "Each row is an expert of the first layer, and its cells say what share of its tokens had which first choice "
+        "at the other layer; blank is none.",
+        measure=transitions,
+        draw=layer_transitions,
+        layers="two",
+    ),
+    Chart(
+        "Does the choice at one layer tell the choice at the other?",
+        "Only what a bar reaches beyond its grey mark, the same with tokens shuffled, means something; shared ids mean "
+        "nothing unless the model's experts keep their identity across layers.",
+        measure=overlap,
+        draw=layer_overlap,
+        layers="two",
+    ),
+)

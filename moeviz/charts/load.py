@@ -1,0 +1,196 @@
+"""Pictures of how the work is shared out among the experts."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.load import balance, coverage, expert_load, importance
+
+SHARE = "share of the layer's assignments"
+
+
+def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
+    """Layer by expert, coloured by how many even shares the expert carries. Columns: those of `expert_load`."""
+    chart = (
+        alt.Chart(frame.drop(columns="rank"))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color(
+                "times_even:Q",
+                scale=alt.Scale(scheme="viridis", domainMin=0),
+                legend=alt.Legend(title="load, in even shares (1 = even)", orient="top", gradientLength=200),
+            ),
+            tooltip=load_tooltip(),
+        )
+    )
+    return theme.framed(chart, theme.rows_height(frame["layer"].nunique()), canvas=True)
+
+
+def load_tooltip() -> list[alt.Tooltip]:
+    """What `expert_load` knows of one expert."""
+    return [
+        alt.Tooltip("layer:Q", format="d"),
+        alt.Tooltip("expert:Q", format="d"),
+        alt.Tooltip("tokens:Q", title="tokens served", format=","),
+        alt.Tooltip("load:Q", title=SHARE, format=".2%"),
+        alt.Tooltip("uniform:Q", title="even share", format=".2%"),
+        alt.Tooltip("times_even:Q", title="times the even share", format=".2f"),
+    ]
+
+
+def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
+    """Load of each expert of one layer, with the even share. Columns: those of `expert_load`."""
+    bars = (
+        alt.Chart(frame.drop(columns="rank"))
+        .mark_bar(color=theme.MAIN)
+        .encode(
+            x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            y=alt.Y("load:Q", title=SHARE, axis=alt.Axis(format="%")),
+            tooltip=load_tooltip(),
+        )
+    )
+    even = frame[["uniform"]].head(1)
+    return theme.framed(bars + theme.reference(even, "uniform", "even share"), theme.MEDIUM)
+
+
+def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of the work that the busiest experts do, one line a layer. Columns: those of `coverage`."""
+    lines = (
+        alt.Chart(frame)
+        .mark_line(interpolate="linear")
+        .encode(
+            x=alt.X(
+                "share_of_experts:Q", title="share of the layer's experts, busiest first", axis=alt.Axis(format="%")
+            ),
+            y=alt.Y("covered:Q", title="share of assignments that they serve", axis=alt.Axis(format="%")),
+            detail="layer:N",
+            color=theme.layer_colour(),
+            tooltip=[
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("experts:Q", title="busiest experts", format="d"),
+                alt.Tooltip("share_of_experts:Q", title="share of experts", format=".0%"),
+                alt.Tooltip("covered:Q", title="share of assignments", format=".1%"),
+            ],
+        )
+    )
+    corners = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})
+    diagonal = (
+        alt.Chart(corners)
+        .mark_line(color=theme.REFERENCE, strokeDash=list(theme.DASH))
+        .encode(x="x:Q", y="y:Q", tooltip=alt.value("an even load"))
+    )
+    return theme.framed(alt.layer(lines, diagonal), theme.MEDIUM, canvas=True)
+
+
+def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """Coefficient of variation of each layer, with what choosing by lot gives. Columns: those of `balance`."""
+    base = alt.Chart(frame).encode(x=theme.layer_axis())
+    bars = base.mark_bar(color=theme.MAIN).encode(
+        y=alt.Y("cv:Q", title="spread of the load (std / mean), 0 = even"), tooltip=_balance_tooltip()
+    )
+    ticks = base.mark_tick(color=theme.REFERENCE, thickness=3, bandSize=18).encode(
+        y="chance_cv:Q", tooltip=[alt.Tooltip("chance_cv:Q", title="by lot", format=".3f")]
+    )
+    return theme.framed(bars + ticks, theme.MEDIUM)
+
+
+def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """How many even shares the busiest expert of each layer carries. Columns: those of `balance`."""
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(color=theme.MAIN)
+        .encode(
+            x=theme.layer_axis(),
+            y=alt.Y("max_over_mean:Q", title="load of the busiest expert, in even shares"),
+            tooltip=_balance_tooltip(),
+        )
+    )
+    even = pd.DataFrame({"even": [1.0]})
+    return theme.framed(bars + theme.reference(even, "even", "even share"), theme.MEDIUM)
+
+
+def _balance_tooltip() -> list[alt.Tooltip]:
+    titles = {
+        "max_over_mean": "busiest expert, even shares",
+        "max_violation": "MaxVio",
+        "cv": "std / mean",
+        "chance_cv": "std / mean by lot",
+        "normalised_entropy": "entropy / ln E",
+        "gini": "Gini",
+        "jain": "Jain",
+    }
+    whole = [alt.Tooltip("layer:Q", format="d"), alt.Tooltip("num_experts:Q", title="experts", format="d")]
+    measures = [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in titles.items()]
+    return [*whole, *measures, alt.Tooltip("dead_experts:Q", title="experts without a token", format="d")]
+
+
+def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
+    """Load of each expert against its mean probability. Columns: those of `importance`."""
+    points = (
+        alt.Chart(frame.drop(columns="rank"))
+        .mark_circle(opacity=0.7, size=45)
+        .encode(
+            x=alt.X("importance:Q", title="mean router probability", axis=alt.Axis(format="%")),
+            y=alt.Y("load:Q", title=SHARE, axis=alt.Axis(format="%")),
+            color=theme.layer_colour(),
+            tooltip=[*load_tooltip(), alt.Tooltip("importance:Q", title="mean probability", format=".2%")],
+        )
+    )
+    end = float(frame[["importance", "load"]].max().min()) if len(frame) else 0.0
+    line = pd.DataFrame({"x": [0.0, end], "y": [0.0, end]})
+    same = (
+        alt.Chart(line)
+        .mark_line(color=theme.REFERENCE, strokeDash=list(theme.DASH))
+        .encode(x="x:Q", y="y:Q", tooltip=alt.value("used as much as believed in"))
+    )
+    return theme.framed(alt.layer(points, same), theme.MEDIUM, canvas=True)
+
+
+CHARTS = (
+    Chart(
+        "Which experts carry the load, layer by layer?",
+        "Each cell is an expert's share of its layer's assignments, in even shares: 1 is even, 0 is an expert that no "
+        "token chose.",
+        measure=expert_load,
+        draw=load_heatmap,
+    ),
+    Chart(
+        "How is the work of this layer shared out?",
+        "Each bar is an expert's share of the layer's assignments, and all bars sum to 100 %; the dashed line is an "
+        "even share.",
+        measure=expert_load,
+        draw=load_bars,
+        layers="one",
+    ),
+    Chart(
+        "How few experts do most of the work?",
+        "Each line is a layer and tells what share of assignments its busiest experts serve; the nearer it is to the "
+        "dashed diagonal, the more even the load.",
+        measure=coverage,
+        draw=coverage_curve,
+    ),
+    Chart(
+        "Is the load more uneven than chance?",
+        "Each bar is the spread of one layer's load (0 is even); the grey mark is what a router that chose by lot "
+        "would show over as many tokens.",
+        measure=balance,
+        draw=balance_by_layer,
+    ),
+    Chart(
+        "How overloaded is each layer's busiest expert?",
+        "Each bar is the load of the layer's busiest expert, and the dashed line an even share: a bar of 2 did twice "
+        "its share of the assignments.",
+        measure=balance,
+        draw=busiest_by_layer,
+    ),
+    Chart(
+        "Do routers use the experts that they believe in?",
+        "Each dot is an expert of one layer: above the dashed line it was chosen for more of the assignments than its "
+        "mean probability says, below it for fewer.",
+        measure=importance,
+        draw=load_against_importance,
+    ),
+)

@@ -1,0 +1,147 @@
+"""Pictures of how much of a model works on one token, and on a whole text."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.parameters import parameter_split, touched_growth
+from moeviz.parameters import CONVENTIONS
+
+BILLIONS = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # SI says G where papers on models say B
+KINDS = {"parameters": "all", "active": "active for one token"}
+MAX_STEPS = 1_000
+
+
+def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
+    """Parameters of each part, all and active. Columns: those of `parameter_split`; drawn by convention 'all'."""
+    parts = frame[(frame["convention"] == CONVENTIONS[0]) & (frame["parameters"] > 0)]
+    order = [part.replace("_", " ") for part in parts.sort_values("parameters", ascending=False)["part"]]
+    bars = parts.assign(share=parts["active"] / parts["parameters"], part=parts["part"].str.replace("_", " "))
+    bars = bars.rename(columns=KINDS).melt(["part", "share"], list(KINDS.values()), "kind", "parameters")
+    bars = bars.assign(text=bars["parameters"].map(written))
+    kinds = alt.Scale(domain=list(KINDS.values()), range=[theme.OTHER, theme.MAIN])
+    chart = (
+        alt.Chart(bars)
+        .mark_bar()
+        .encode(
+            y=alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=130)),
+            yOffset=alt.YOffset("kind:N", sort=list(KINDS.values())),
+            x=alt.X("parameters:Q", title="parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
+            color=alt.Color("kind:N", scale=kinds, legend=alt.Legend(title=None, orient="top")),
+            tooltip=[
+                alt.Tooltip("part:N"),
+                alt.Tooltip("kind:N", title="which"),
+                alt.Tooltip("text:N", title="parameters"),
+                alt.Tooltip("share:Q", title="active share of the part", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.rows_height(2 * len(order)))
+
+
+def written(parameters: float) -> str:
+    """A number of parameters as papers write it.
+
+    >>> written(46_702_792_704), written(1_234_567), written(512)
+    ('46.7B', '1.23M', '512')
+    """
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{letter}"
+    return f"{parameters:.0f}"
+
+
+def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
+    """Active parameters by each convention. Columns: those of `parameter_split`."""
+    sums = frame.groupby("convention", sort=False)[["parameters", "active"]].sum().reset_index()
+    sums = sums.assign(active_text=sums["active"].map(written), share=sums["active"] / sums["parameters"])
+    base = alt.Chart(sums).encode(
+        y=alt.Y("convention:N", sort=list(CONVENTIONS), title="what is counted", axis=alt.Axis(labelLimit=180)),
+        x=alt.X("active:Q", title="active parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
+        tooltip=[
+            alt.Tooltip("convention:N"),
+            alt.Tooltip("active_text:N", title="active"),
+            alt.Tooltip("share:Q", title="of all parameters", format=".1%"),
+        ],
+    )
+    names = base.mark_text(align="right", dx=-6, color="black", fontWeight="bold").encode(text="active_text:N")
+    return theme.framed(base.mark_bar(color=theme.MAIN) + names, theme.SHORT)
+
+
+def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """Parameters touched as the text goes on. Columns: those of `touched_growth`.
+
+    Of a text of more than MAX_STEPS tokens, the tokens that touched something new are drawn, or, where these are
+    still more, MAX_STEPS of all evenly spaced on the logarithmic axis; the first and the last always.
+    """
+    chosen = _steps(frame)
+    lines = chosen.melt("tokens", ["touched", "chance"], "line", "parameters")
+    lines = lines.assign(
+        line=lines["line"].map({"touched": "this text", "chance": "if experts were drawn by lot"}),
+        parameters_text=lines["parameters"].map(written),
+    )
+    curve = (
+        alt.Chart(lines)
+        .mark_line(interpolate="step-after")
+        .encode(
+            x=alt.X(
+                "tokens:Q",
+                title="tokens so far",
+                scale=alt.Scale(type="log", nice=False, domain=[1, max(int(frame["tokens"].max()), 2)]),
+                axis=alt.Axis(format="~s", tickCount=6, grid=False),
+            ),
+            y=alt.Y("parameters:Q", title="parameters touched", axis=alt.Axis(labelExpr=BILLIONS)),
+            color=alt.Color(
+                "line:N",
+                scale=alt.Scale(
+                    domain=["this text", "if experts were drawn by lot"], range=[theme.MAIN, theme.REFERENCE]
+                ),
+                legend=alt.Legend(title=None, orient="top", labelLimit=220),
+            ),
+            tooltip=[
+                alt.Tooltip("line:N", title="what"),
+                alt.Tooltip("tokens:Q", title="tokens so far", format=","),
+                alt.Tooltip("parameters_text:N", title="parameters touched"),
+            ],
+        )
+    )
+    rules = [
+        theme.reference(frame[["total"]].head(1), "total", f"total {written(frame['total'].iloc[0])}"),
+        theme.reference(frame[["active"]].head(1), "active", f"active {written(frame['active'].iloc[0])}", below=True),
+    ]
+    return theme.framed(alt.layer(curve, *rules), theme.MEDIUM)
+
+
+def _steps(frame: pd.DataFrame) -> pd.DataFrame:
+    if len(frame) <= MAX_STEPS:
+        return frame
+    rows = np.flatnonzero(frame["touched"].diff() != 0)
+    if len(rows) > MAX_STEPS:
+        rows = np.geomspace(1, len(frame), MAX_STEPS).astype(int) - 1
+    return frame.iloc[np.unique([0, *rows, len(frame) - 1])]
+
+
+CHARTS = (
+    Chart(
+        "What are the parameters for, and which work on one token?",
+        "Each wide bar is all of a part's parameters and the narrow bar inside it those that one token runs through: "
+        "only the routed experts have any that rest.",
+        measure=parameter_split,
+        draw=parameters_by_part,
+    ),
+    Chart(
+        "How many parameters are active?",
+        "One model, three numbers: makers of models disagree on whether the embeddings count.",
+        measure=parameter_split,
+        draw=active_by_convention,
+    ),
+    Chart(
+        "How much of the model has the text touched so far?",
+        "One token runs through the active parameters only, but every new token may wake up other experts; the grey "
+        "line is what choosing experts by lot would touch.",
+        measure=touched_growth,
+        draw=touched_curve,
+    ),
+)

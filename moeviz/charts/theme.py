@@ -1,0 +1,104 @@
+"""Colours and sizes of all charts, and nothing about any one of them.
+
+Text, axes and background are left to the page, which may be light or dark. What is set here reads on both.
+"""
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import MoevizError
+
+# Paul Tol's muted palette, which stays apart under the usual colour blindnesses. Its first colour, indigo #332288, is
+# lighter here: the original has a contrast of 1.5 on a dark page. Smallest CIEDE2000 distance 11.5, as before.
+EXPERT_COLOURS = (
+    "#8a98e5",
+    "#88CCEE",
+    "#44AA99",
+    "#117733",
+    "#999933",
+    "#DDCC77",
+    "#CC6677",
+    "#882255",
+    "#AA4499",
+)
+OTHER = "#9a9a9a"  # experts beyond the focus
+FOCUS = 8  # how many experts keep a colour where there are more than EXPERT_COLOURS
+REFERENCE = "#767676"  # even-share and chance lines and their labels: contrast over 4 on white and on dark
+MAIN = "#4a8fd0"  # where one colour is enough
+ACCENT = "#d98032"  # the one mark to look at
+PAIR = ("#4a8fd0", "#d98032")  # two layers, two kinds
+DASH = (5, 4)
+SEQUENTIAL = alt.Scale(scheme="viridis")
+
+MAX_TOKENS = 256  # in one picture: more cells take over a second to draw
+SHORT, MEDIUM, MAX_HEIGHT = 220, 320, 760
+
+
+def focus(experts: np.ndarray | pd.Series) -> tuple[int, ...]:
+    """The experts that keep a colour where a layer has too many: the most frequent ids first, ties to the lower id."""
+    ids, counts = np.unique(np.asarray(experts), return_counts=True)
+    ids, counts = ids[ids >= 0], counts[ids >= 0]
+    return tuple(int(i) for i in ids[np.argsort(-counts, kind="stable")][:FOCUS])
+
+
+def expert_colours(num_experts: int, focus: Sequence[int] = ()) -> list[str]:
+    """A colour for each expert id of one layer.
+
+    Up to nine experts have a colour each. Of more, the `focus` ids have one each, in their order, and the rest are
+    grey: no palette keeps 64 apart, so an id is always written too.
+    """
+    if num_experts <= len(EXPERT_COLOURS):
+        return list(EXPERT_COLOURS[:num_experts])
+    colours = [OTHER] * num_experts
+    for colour, expert in zip(EXPERT_COLOURS[:FOCUS], focus, strict=False):
+        colours[expert] = colour
+    return colours
+
+
+def rows_height(rows: int) -> int:
+    """Height in pixels of a chart with a band per row, axis included."""
+    return int(np.clip(22 * rows + 70, SHORT, MAX_HEIGHT))
+
+
+def grid_height(rows: int) -> int:
+    """Height in pixels of a picture of cells, whose rows may be thin."""
+    return int(np.clip(12 * rows + 110, MEDIUM, MAX_HEIGHT))
+
+
+def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
+    """As wide as the page lets it. `canvas` for charts of many marks: SVG is slow past about two thousand."""
+    extra = {"usermeta": {"embedOptions": {"renderer": "canvas"}}} if canvas else {}
+    return chart.properties(width="container", height=height, **extra)
+
+
+def at_most_max_tokens(frame: pd.DataFrame) -> None:
+    """Raise where a token-by-token picture would get too many tokens to draw or to read."""
+    if (tokens := frame["token"].nunique()) > MAX_TOKENS:
+        raise MoevizError(
+            f"This picture shows {MAX_TOKENS} tokens at most, and got {tokens}. Choose a stretch of the text."
+        )
+
+
+def layer_axis() -> alt.X:
+    """Layers from left to right, each by the model's own index."""
+    return alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+
+
+def layer_colour() -> alt.Color:
+    """Layers from first to last, where each is a line or a dot."""
+    legend = alt.Legend(title="layer", orient="top", gradientLength=160, format="d", tickMinStep=1)
+    return alt.Color("layer:Q", scale=SEQUENTIAL, legend=legend)
+
+
+def reference(frame: pd.DataFrame, field: str, label: str, below: bool = False) -> alt.LayerChart:
+    """A dashed horizontal line at `frame[field]` with its name written above it, or below."""
+    line = alt.Chart(frame).encode(y=f"{field}:Q")
+    rule = line.mark_rule(color=REFERENCE, strokeDash=list(DASH), strokeWidth=2)
+    place = {"baseline": "top", "dy": 5} if below else {"baseline": "bottom", "dy": -3}
+    name = line.mark_text(color=REFERENCE, align="right", dx=-4, **place).encode(
+        x=alt.value("width"), text=alt.value(label)
+    )
+    return alt.layer(rule, name)

@@ -1,0 +1,1 @@
+"""Numbers about a RoutingTrace: each public function takes one and returns a tidy frame. No charts, no torch."""

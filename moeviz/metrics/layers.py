@@ -1,0 +1,160 @@
+"""Two layers compared. Expert ids say nothing across layers: expert 3 of one layer is no relation of expert 3 of the
+next, unless the model was built so. So loads are compared by rank, and choices by how well one tells the other."""
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.load import balance, expert_load
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+SHUFFLES = 100
+EVENNESS = {"normalised_entropy": 1.0, "jain": 1.0, "gini": 0.0}
+
+
+def ranked_load(trace: RoutingTrace) -> pd.DataFrame:
+    """The loads of two layers side by side, each sorted from its busiest expert to its idlest.
+
+    Two rows with the same rank are not the same expert: ids of different layers are unrelated.
+
+    One row per layer and expert, by layer and rank. Columns: those of `expert_load`. Raises `InvalidTrace` where the
+    trace does not have exactly two layers.
+
+    Source: as `expert_load`.
+    """
+    _two_layers(trace)
+    return expert_load(trace).sort_values(["layer", "rank"], ignore_index=True)
+
+
+def balance_of_two(trace: RoutingTrace) -> pd.DataFrame:
+    """How even the work of two layers is, by the three measures that lie between 0 and 1.
+
+    One row per layer and measure. Columns: layer int32 · measure str (normalised_entropy, jain, gini) · value float64
+    · even float64 (the measure where all experts do the same) · what `balance` has for the layer: max_over_mean, cv,
+    chance_cv, dead_experts, num_experts. Raises `InvalidTrace` where the trace does not have exactly two layers.
+
+    Source: `moeviz.metrics.load.balance_of_counts` names one for each measure.
+    """
+    _two_layers(trace)
+    facts = ["layer", "num_experts", "max_over_mean", "cv", "chance_cv", "dead_experts"]
+    frame = balance(trace).melt(facts, list(EVENNESS), "measure", "value")
+    return frame.assign(even=frame["measure"].map(EVENNESS).astype(np.float64))
+
+
+def transitions(trace: RoutingTrace) -> pd.DataFrame:
+    """Where the tokens of each expert go: from first choice at one layer to first choice at the other.
+
+    One row per pair of experts, pairs that no token took too. Columns: from_layer int32 · to_layer int32 ·
+    from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN where
+    it has none) · chance float64 (share of all tokens that go to to_expert: what `share` is where the layers choose
+    independently) · lift float64 (share / chance; NaN where either has no tokens). A token without an expert at
+    either layer is left out. Raises `InvalidTrace` where the trace does not have exactly two layers.
+
+    Source: contingency table; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
+    Experts (arXiv 2401.04088) look at routing across layers.
+    """
+    table = _table(*_first_choices(trace), trace.model.num_experts)
+    row, column = table.sum(axis=1, keepdims=True), table.sum(axis=0, keepdims=True)
+    share = _ratio(table, row)
+    chance = np.broadcast_to(_ratio(column, column.sum(keepdims=True)), table.shape)
+    from_expert, to_expert = np.indices(table.shape, np.int16)
+    return pd.DataFrame(
+        {
+            "from_layer": np.int32(trace.model.layers[0]),
+            "to_layer": np.int32(trace.model.layers[1]),
+            "from_expert": from_expert.ravel(),
+            "to_expert": to_expert.ravel(),
+            "tokens": table.ravel(),
+            "share": share.ravel(),
+            "chance": chance.ravel(),
+            "lift": _ratio(share, chance).ravel(),
+        }
+    )
+
+
+def overlap(trace: RoutingTrace) -> pd.DataFrame:
+    """How much one layer's choices tell about the other's, and how often both name the same id.
+
+    `mutual information`: bits that the first choice at one layer tells about the first choice at the other; its
+    maximum is the smaller of the two entropies. `shared ids`: share of tokens for which the two layers chose at least
+    one expert id in common. Ids of different layers are unrelated, so shared ids mean something only in a model whose
+    experts keep their identity across layers; elsewhere they stay near chance.
+
+    Chance is the same number with the second layer's tokens shuffled (mean of 100 shuffles, seed 0): it keeps both
+    layers' loads, and is well above 0 for mutual information in short texts.
+
+    One row per measure. Columns: measure str · unit str · value float64 · chance float64 · maximum float64 · share
+    float64 (value / maximum) · chance_share float64. A token without an expert at either layer is left out. Raises
+    `InvalidTrace` where the trace does not have exactly two layers.
+
+    Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
+    """
+    kept = _routed(trace)
+    first, second = trace.experts[:, kept]
+    a, b = first[:, 0], second[:, 0]
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(a)) for _ in range(SHUFFLES)]
+    sizes = trace.model.num_experts
+    maximum = min(_entropy(np.bincount(a)), _entropy(np.bincount(b)))
+    rows = {
+        ("mutual information", "bits", maximum): (
+            _mutual_information(a, b, sizes),
+            np.mean([_mutual_information(a, b[order], sizes) for order in orders]),
+        ),
+        ("shared ids", "share of tokens", 1.0): (
+            _shared(first, second),
+            np.mean([_shared(first, second[order]) for order in orders]),
+        ),
+    }
+    frame = pd.DataFrame(
+        [(name, unit, value, chance, top) for (name, unit, top), (value, chance) in rows.items()],
+        columns=["measure", "unit", "value", "chance", "maximum"],
+    )
+    return frame.assign(
+        share=_ratio(frame["value"].to_numpy(), frame["maximum"].to_numpy()),
+        chance_share=_ratio(frame["chance"].to_numpy(), frame["maximum"].to_numpy()),
+    )
+
+
+def _two_layers(trace: RoutingTrace) -> None:
+    if len(trace.model.layers) != 2:
+        raise InvalidTrace(
+            f"A comparison of two layers needs exactly two, and this trace has {len(trace.model.layers)}: "
+            "choose two different MoE layers."
+        )
+
+
+def _routed(trace: RoutingTrace) -> np.ndarray:
+    _two_layers(trace)
+    return np.flatnonzero((trace.experts[..., 0] != NO_EXPERT).all(axis=0))
+
+
+def _first_choices(trace: RoutingTrace) -> np.ndarray:
+    return trace.experts[:, _routed(trace), 0]
+
+
+def _table(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    pairs = a.astype(np.int64) * sizes[1] + b
+    return np.bincount(pairs, minlength=sizes[0] * sizes[1]).reshape(sizes[0], sizes[1])
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan), where=bottom > 0)
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """Shannon entropy in bits."""
+    p = counts[counts > 0] / max(counts.sum(), 1)
+    return float(abs((p * np.log2(p)).sum()))
+
+
+def _mutual_information(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> float:
+    joint = _table(a, b, sizes)
+    separate = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
+    return max(separate - _entropy(joint.ravel()), 0.0)
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of tokens that have at least one id in both; empty slots match nothing."""
+    same = (first[:, :, None] == second[:, None, :]) & (first[:, :, None] != NO_EXPERT)
+    return float(same.any(axis=(1, 2)).mean()) if len(first) else float("nan")

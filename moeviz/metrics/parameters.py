@@ -1,0 +1,90 @@
+"""How much of a model one token runs through, and how much a whole text does. Needs the model's parameter counts."""
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import MissingField
+from moeviz.model_info import PARTS, ParameterCounts
+from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+
+def parameter_split(trace: RoutingTrace) -> pd.DataFrame:
+    """What a model's parameters are for, and how many of each part one token runs through.
+
+    Active parameters are the k of E routed experts that a token is sent to, and all the rest. Makers publish that
+    number by three conventions, so it is given by each: counting everything, without the input embedding (a look-up,
+    not a product), and without both embeddings.
+
+    One row per convention and part. Columns: convention str · part str · parameters int64 (all of them) · active
+    int64 (that one token runs through and this convention counts). Raises `MissingField` where the trace does not
+    know its model's parameters.
+
+    Source: Mixtral of Experts (arXiv 2401.04088), section 2.1; `moeviz.parameters` says who counts how.
+    """
+    counts, top_k = _counts(trace, "The split of parameters"), trace.model.top_k
+    parts = {part: getattr(counts, part) for part in PARTS}
+    routed = active_parameters(counts, top_k) - (counts.total - counts.routed_experts)
+    rows = []
+    for convention in CONVENTIONS:
+        active = parts | {"routed_experts": routed}
+        left_out = active_parameters(counts, top_k) - active_parameters(counts, top_k, convention)
+        for embedding in ("input_embedding", "output_embedding"):
+            taken = min(left_out, active[embedding])
+            active[embedding] -= taken
+            left_out -= taken
+        rows += [(convention, part, parts[part], active[part]) for part in PARTS]
+    return pd.DataFrame(rows, columns=["convention", "part", "parameters", "active"])
+
+
+def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
+    """How much of the model a text has woken up after its first t tokens.
+
+    Touched parameters are all that at least one of the tokens ran through: each expert that was chosen, once, and
+    everything that is not a routed expert. One token touches about the active parameters; a long text may touch all.
+
+    One row per t from 1 to T. Columns: tokens int32 (t) · experts int32 (different experts chosen so far, summed over
+    layers) · touched int64 (parameters) · chance float64 (parameters expected where every choice is by lot: of E
+    experts, E(1 - prod(1 - k/E)) are chosen) · active int64 · total int64 (of the model). Active is by convention
+    'all'. Raises `MissingField` where the trace does not know its model's parameters.
+
+    Source: counting; the expectation is the coupon collector's.
+    """
+    counts, model = _counts(trace, "The growth of touched parameters"), trace.model
+    distinct = np.stack([_distinct(experts) for experts in trace.experts])
+    experts = distinct.sum(axis=0)
+    changes = np.flatnonzero(np.diff(experts, prepend=-1))
+    touched = np.array([touched_parameters(counts, distinct[:, t].tolist()) for t in changes], np.int64)
+    return pd.DataFrame(
+        {
+            "tokens": np.arange(1, len(experts) + 1, dtype=np.int32),
+            "experts": experts.astype(np.int32),
+            "touched": touched[np.searchsorted(changes, np.arange(len(experts)), side="right") - 1],
+            "chance": _touched_by_chance(trace, counts),
+            "active": np.int64(active_parameters(counts, model.top_k)),
+            "total": np.int64(counts.total),
+        }
+    )
+
+
+def _distinct(experts: np.ndarray) -> np.ndarray:
+    """How many different experts one layer has chosen after each token."""
+    token, slot = np.nonzero(experts != NO_EXPERT)
+    _, first = np.unique(experts[token, slot], return_index=True)
+    return np.bincount(token[first], minlength=len(experts)).cumsum()
+
+
+def _touched_by_chance(trace: RoutingTrace, counts: ParameterCounts) -> np.ndarray:
+    num_experts = np.asarray(trace.model.num_experts)[:, None]
+    missed = np.cumprod(1 - (trace.experts != NO_EXPERT).sum(axis=2) / num_experts, axis=1)
+    sizes = np.asarray(counts.per_expert, np.float64)
+    return counts.total - counts.routed_experts + sizes @ (num_experts * (1 - missed))
+
+
+def _counts(trace: RoutingTrace, why: str) -> ParameterCounts:
+    if trace.model.parameters is None:
+        raise MissingField(
+            f"{why} needs the model's parameter counts, and this trace ({trace.model.backend}) has none. "
+            "Traces of some of a model's layers have none either: take all layers."
+        )
+    return trace.model.parameters

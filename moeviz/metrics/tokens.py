@@ -1,0 +1,103 @@
+"""What happened to each token. Tokens go by their row in the trace, never by their text: words repeat."""
+
+import unicodedata
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+_SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
+_COMBINING = {"Mn", "Me"}
+
+
+def visible(text: str) -> str:
+    """A token's text with every character that would vanish, reorder or merge made visible. Never empty.
+
+    >>> visible("a\\n"), visible(" the"), visible("\\u202e"), visible("")
+    ('a⏎', '␣the', '⟨U+202E⟩', '∅')
+    """
+    inside = text.strip(" ")
+    shown = "".join(_visible_character(c) if c != " " else c for c in inside)
+    if inside and unicodedata.category(inside[0]) in _COMBINING:
+        shown = "◌" + shown  # a mark that would sit on whatever is drawn before it
+    before, _, after = (text, "", "") if not inside else text.partition(inside)
+    return (_SHOWN_AS[" "] * len(before) + shown + _SHOWN_AS[" "] * len(after)) or "∅"
+
+
+def _visible_character(character: str) -> str:
+    if character in _SHOWN_AS:
+        return _SHOWN_AS[character]
+    return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in _UNSEEN else character
+
+
+def token_columns(trace: RoutingTrace, repeats: int) -> pd.DataFrame:
+    """Who each token is, `repeats` rows each. Columns: token int32 (row of `trace.tokens`) and four of `tokens`."""
+    token = np.repeat(np.arange(len(trace.tokens), dtype=np.int32), repeats)
+    who = trace.tokens[["sequence", "position", "text", "phase"]].astype({"text": "category"})
+    return who.iloc[token].reset_index(drop=True).assign(token=token)[["token", *who.columns]]
+
+
+def token_layer(trace: RoutingTrace) -> pd.DataFrame:
+    """The first choice of every router for every token.
+
+    First means highest weight, or, where a server gives ids alone, the first that it names.
+
+    One row per token and layer. Columns: token int32 (row of `trace.tokens`) · sequence int32 · position int32 · text
+    category · phase category · layer int32 · num_experts int16 (of that layer) · expert int16 (-1: the token got no
+    expert) · weight float32 (NaN where the trace has no weights).
+
+    Source: Mixtral of Experts (arXiv 2401.04088), figure 8, colours text by first choice.
+    """
+    model, tokens = trace.model, len(trace.tokens)
+    weights = np.float32("nan") if trace.weights is None else trace.weights[..., 0].T.ravel()
+    return token_columns(trace, len(model.layers)).assign(
+        layer=np.tile(np.asarray(model.layers, np.int32), tokens),
+        num_experts=np.tile(np.asarray(model.num_experts, np.int16), tokens),
+        expert=trace.experts[..., 0].T.ravel(),
+        weight=weights,
+    )
+
+
+def token_expert(trace: RoutingTrace) -> pd.DataFrame:
+    """Which experts of one layer each token went to, and with what weight.
+
+    One row per token and expert of the layer, idle experts too. Columns: token int32 (row of `trace.tokens`) ·
+    sequence int32 · position int32 · text category · phase category · layer int32 · expert int16 · slot int16 (0 =
+    first choice, -1 = not chosen) · weight float32 (0 where not chosen; NaN in all rows where the trace has no
+    weights). Raises `InvalidTrace` for a trace of several layers: choose one with `trace.select(layers=[...])`.
+    """
+    model = trace.model
+    if len(model.layers) != 1:
+        raise InvalidTrace(
+            f"Token by expert shows one layer, and this trace has {len(model.layers)}. Choose one: "
+            "expert ids of different layers are unrelated."
+        )
+    shape = (len(trace.tokens), model.num_experts[0])
+    slots, weights = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
+    token, slot = np.nonzero(trace.experts[0] != NO_EXPERT)
+    expert = trace.experts[0, token, slot]
+    slots[token, expert] = slot
+    weights[token, expert] = np.float32("nan") if trace.weights is None else trace.weights[0, token, slot]
+    if trace.weights is None:
+        weights[:] = np.nan
+    experts = np.tile(np.arange(shape[1], dtype=np.int16), shape[0])
+    return token_columns(trace, shape[1]).assign(
+        layer=np.int32(model.layers[0]), expert=experts, slot=slots.ravel(), weight=weights.ravel()
+    )
+
+
+def token_routes(trace: RoutingTrace) -> pd.DataFrame:
+    """The way of one token through all layers: the experts each router chose for it.
+
+    One row per layer and filled slot. Columns: token int32 (0) · sequence int32 · position int32 · text category ·
+    phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 · weight float32 (NaN where the trace
+    has no weights). Raises `InvalidTrace` for a trace of several tokens: choose one with
+    `trace.select(tokens=slice(i, i + 1))`.
+    """
+    if len(trace.tokens) != 1:
+        raise InvalidTrace(f"A route is of one token, and this trace has {len(trace.tokens)}. Choose one token.")
+    route = trace.assignments().drop(columns="token")
+    return pd.concat([token_columns(trace, len(route)), route], axis=1)
