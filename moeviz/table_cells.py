@@ -48,9 +48,10 @@ def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
     wrong = np.asarray(wrong, bool)
     if wrong.any():
         row = int(wrong.argmax())
-        raise InvalidTrace(
-            f"Row {row + 1} of the table: {column.name} is {shown(column.iloc[row])}; it needs to {need}."
-        )
+        value = column.iloc[row]
+        value = value.item() if isinstance(value, np.generic) else value
+        got = "empty" if value is None or value != value else shown(value)
+        raise InvalidTrace(f"Row {row + 1} of the table: {column.name} is {got}; it needs to {need}.")
 
 
 def _numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
