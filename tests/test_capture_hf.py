@@ -194,7 +194,7 @@ def test_a_router_that_answers_in_another_form_is_refused(tokenizer):
     gate = model.model.layers[0].mlp.gate
     plain = gate.forward
     gate.forward = types.MethodType(lambda self, hidden_states: plain(hidden_states)[:2], gate)
-    with pytest.raises(CaptureError, match="MixtralTopKRouter .* not supported"):
+    with pytest.raises(CaptureError, match=r"MixtralTopKRouter .* not supported"):
         trace(model, "To be", tokenizer=tokenizer)
 
 

@@ -59,7 +59,7 @@ def test_a_broken_config_is_named(tmp_path):
 
 def test_a_config_without_weights_says_what_is_missing(tmp_path):
     CONFIGS["mixtral"].save_pretrained(tmp_path)
-    with pytest.raises(ModelNotFound, match="did not load: .*safetensors"):
+    with pytest.raises(ModelNotFound, match=r"did not load: .*safetensors"):
         load_model(str(tmp_path))
 
 

@@ -24,9 +24,9 @@ SAMPLE_ROWS = 32  # rows of logits kept where logits are not: enough to recognis
 class Heard:
     """What one router returned, one entry per forward of the model."""
 
-    experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) int16
-    weights: list[torch.Tensor] = field(default_factory=list)  # (B·S, K)
-    logits: list[torch.Tensor] = field(default_factory=list)  # (B·S, E); the first few rows only, unless asked for
+    experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
+    weights: list[torch.Tensor] = field(default_factory=list)  # of the same shape
+    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E); the first few rows only, unless asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Recording:
     def check(self) -> None:
         """Raise `CaptureError` unless every router answered in every forward, for every token."""
         for router, heard in zip(self.routers, self.heard, strict=True):
-            fired, rows = len(heard.experts), [len(ids) for ids in heard.experts]
+            fired, rows = len(heard.experts), [ids.numel() // ids.shape[-1] for ids in heard.experts]
             if fired != len(self.forwards):
                 raise CaptureError(
                     f"The model ran {len(self.forwards)} times, but its router {router.path} "
@@ -63,7 +63,7 @@ class Recording:
     def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A few rows of (logits, weights, experts) of each router, as they came from it."""
         first = ((heard.logits[0], heard.weights[0], heard.experts[0]) for heard in self.heard)
-        return [tuple(_numpy(part[:SAMPLE_ROWS]) for part in parts) for parts in first]
+        return [tuple(_numpy(part.reshape(-1, part.shape[-1])[:SAMPLE_ROWS]) for part in parts) for parts in first]
 
 
 @contextmanager
@@ -117,16 +117,18 @@ def _note_forward(recording: Recording):
 
 
 def _note_routing(router: Router, heard: Heard, keep_logits: bool):
-    def note(module: nn.Module, _args: tuple, output: tuple) -> None:
+    # Runs once per layer and generated token, so it does the least it can: shapes are put right in `stacked`.
+    def note(_module: nn.Module, _args: tuple, output: tuple) -> None:
         if not heard.experts:
             _check_layout(router, output)
+            if not keep_logits:
+                logits = output[0].detach()
+                heard.logits.append(logits.reshape(-1, logits.shape[-1])[:SAMPLE_ROWS].clone())
         logits, weights, experts = output[:3]
         if keep_logits:
-            heard.logits.append(logits.detach().reshape(-1, logits.shape[-1]))
-        elif not heard.logits:
-            heard.logits.append(logits.detach().reshape(-1, logits.shape[-1])[:SAMPLE_ROWS].clone())
-        heard.weights.append(weights.detach().reshape(-1, weights.shape[-1]))
-        heard.experts.append(experts.reshape(-1, experts.shape[-1]).to(torch.int16))
+            heard.logits.append(logits.detach() if logits.requires_grad else logits)
+        heard.weights.append(weights.detach() if weights.requires_grad else weights)
+        heard.experts.append(experts.to(torch.int16))
 
     return note
 

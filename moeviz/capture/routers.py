@@ -5,7 +5,7 @@ declares, per architecture, which module class gives `router_logits` (`_can_reco
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,8 +40,9 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
     ------
     CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found.
     """
-    declared = tuple(_declared_classes(model))
-    routers = [_router(model, path, part) for path, part in model.named_modules() if isinstance(part, declared)]
+    parts = dict(model.named_modules())
+    declared = tuple(_declared_classes(parts.values()))
+    routers = [_router(model, path, parts) for path, part in parts.items() if isinstance(part, declared)]
     if not routers:
         raise CaptureError(
             f"{type(model).__name__} declares no router, so there is no routing to record. Is it a dense model? "
@@ -57,20 +58,20 @@ def find_routers(model: nn.Module) -> tuple[Router, ...]:
     return tuple(routers)
 
 
-def _declared_classes(model: nn.Module) -> Iterator[type]:
-    for part in model.modules():
-        specs = (getattr(part, "_can_record_outputs", None) or {}).get("router_logits", [])
+def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
+    for kind in {type(part) for part in parts}:
+        specs = (getattr(kind, "_can_record_outputs", None) or {}).get("router_logits", [])
         for spec in specs if isinstance(specs, list) else [specs]:
             declared = getattr(spec, "target_class", spec)
             if isinstance(declared, type):
                 yield declared
 
 
-def _router(model: nn.Module, path: str, module: nn.Module) -> Router:
-    name, index = type(model).__name__, LAYER_INDEX.search(path)
+def _router(model: nn.Module, path: str, parts: dict[str, nn.Module]) -> Router:
+    name, index, module = type(model).__name__, LAYER_INDEX.search(path), parts[path]
     block_path = path.rpartition(".")[0]
-    block = model.get_submodule(block_path)
-    experts = getattr(block, "experts", None)
+    experts_path = f"{block_path}.experts" if block_path else "experts"
+    block, experts = parts[block_path], parts.get(experts_path)
     num_experts = _first_number("num_experts", module, experts, block)
     top_k = _first_number("top_k", module, block)
     if index is None or experts is None or num_experts is None or top_k is None:
@@ -78,7 +79,6 @@ def _router(model: nn.Module, path: str, module: nn.Module) -> Router:
             f"{name} declares {type(module).__name__} at {path} as a router, but moeviz does not know its shape: it "
             "needs a layer index in the path, an `experts` module beside the router, `num_experts` and `top_k`."
         )
-    experts_path = f"{block_path}.experts" if block_path else "experts"
     return Router(path, int(index.group(1)), module, experts_path, num_experts, top_k)
 
 

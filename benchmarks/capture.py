@@ -1,0 +1,138 @@
+"""What does capture cost? Time of a forward with capture / without, and bytes kept, on the embedded model.
+
+    python -m benchmarks.capture [--rounds N]
+
+All ways run in one process, one after the other in random order, many rounds; printed are medians of the per-round
+ratio to the bare forward of the same round, with the middle half of the rounds. "1 token" is a decode step: one token
+after a prompt of 64, whose routing is recorded too. Hooks are attached before the clock starts, as they are for all
+steps of a generation at once; the last line says what attaching costs.
+
+    bare                    the model alone
+    moeviz                  listen(): expert ids and weights
+    moeviz + logits         listen(keep_logits=True)
+    output_router_logits    transformers' own way (logits only)
+    naive hook              a forward hook on every router that saves its output
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from moeviz.capture.models import load_model
+from moeviz.capture.recording import listen
+from moeviz.capture.routers import find_routers
+
+CONTEXT = 64  # tokens in the cache before the decode step
+WARM_UP = 5  # rounds that are not counted
+
+Way = Iterator[tuple[dict, list]]  # (arguments for the forward, a list that fills with the tensors kept)
+
+
+@contextmanager
+def bare(_model) -> Way:
+    """The model alone."""
+    yield {}, []
+
+
+@contextmanager
+def moeviz(model, keep_logits: bool) -> Way:
+    """What moeviz does."""
+    kept = []
+    with listen(model, keep_logits) as recording:
+        yield {}, kept
+    kept += [t for heard in recording.heard for t in (*heard.experts, *heard.weights, *heard.logits)]
+
+
+@contextmanager
+def output_router_logits(_model) -> Way:
+    """transformers' own recorder."""
+    yield {"output_router_logits": True}, []
+
+
+@contextmanager
+def naive_hook(model) -> Way:
+    """What most people write."""
+    kept = []
+    routers = [router.module for router in find_routers(model)]
+    hooks = [router.register_forward_hook(lambda _module, _args, output: kept.extend(output)) for router in routers]
+    yield {}, kept
+    for hook in hooks:
+        hook.remove()
+
+
+WAYS = {
+    "bare": bare,
+    "moeviz": partial(moeviz, keep_logits=False),
+    "moeviz + logits": partial(moeviz, keep_logits=True),
+    "output_router_logits": output_router_logits,
+    "naive hook": naive_hook,
+}
+
+
+def measure(model, tokens: int, rounds: int) -> dict[str, tuple[list[float], int]]:
+    """Ratios to the bare forward, one a round, and bytes kept, for each way."""
+    times, kept = {name: [] for name in WAYS}, dict.fromkeys(WAYS, 0)
+    for _ in range(rounds + WARM_UP):
+        for name in random.sample(list(WAYS), len(WAYS)):
+            with WAYS[name](model) as (arguments, tensors):
+                forward = _forward(model, tokens, arguments)
+                start = time.perf_counter()
+                output = forward()
+                times[name].append(time.perf_counter() - start)
+            kept[name] = _bytes(tensors + list(output.router_logits or ()))
+    pairs = {name: list(zip(times[name], times["bare"], strict=True))[WARM_UP:] for name in WAYS}
+    return {name: ([way / alone for way, alone in pairs[name]], kept[name]) for name in WAYS}
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print one table a length."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=200, help="interleaved rounds (default 200)")
+    rounds = parser.parse_args().rounds
+    model = load_model().model
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds, embedded model, float32\n")
+    print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'bytes kept':>11}")
+    for tokens in (1, 64, 512):
+        for name, (ratios, kept) in measure(model, tokens, rounds).items():
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            size = f"{kept:,}" if tokens > 1 else "-"  # a decode step keeps next to nothing; its prompt is in `kept`
+            print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {low:.3f} to {high:.3f}  {size:>11}")
+        print()
+    print(f"attaching and removing the hooks, once a trace: {_attaching(model, rounds):.3f} of a 64-token forward")
+
+
+def _forward(model, tokens: int, arguments: dict) -> Callable:
+    """The work that is timed. The cache of a decode step is filled here, outside the timing."""
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.randint(3, model.config.vocab_size, (1, CONTEXT + tokens), generator=generator)
+    if tokens > 1:
+        return partial(model, ids[:, :tokens], use_cache=False, logits_to_keep=1, **arguments)
+    past = model(ids[:, :CONTEXT], use_cache=True, logits_to_keep=1, **arguments).past_key_values
+    return partial(model, ids[:, CONTEXT:], past_key_values=past, logits_to_keep=1, **arguments)
+
+
+def _attaching(model, rounds: int) -> float:
+    ratios = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        with listen(model):
+            pass
+        attached = time.perf_counter()
+        _forward(model, 64, {})()
+        ratios.append((attached - start) / (time.perf_counter() - attached))
+    return statistics.median(ratios)
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+if __name__ == "__main__":
+    main()
