@@ -1,12 +1,14 @@
 """Parameter counts against published figures and against the models' own tensors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import CONFIGS, tiny_model
 from transformers import DeepseekV3Config, GptOssConfig, MixtralConfig, OlmoeConfig, Qwen3MoeConfig
 
-from moeviz.capture.models import load_model
-from moeviz.capture.parameters import count_parameters, parameters_of_config
+from moeviz.capture.models import load_model, model_facts
+from moeviz.capture.parameters import count_parameters, empty_model, parameters_of_config
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
 
@@ -91,9 +93,18 @@ def test_a_tied_matrix_counts_once_and_stays_without_the_input_embedding():
     assert active_parameters(counts, 2, CONVENTIONS[0]) == active_parameters(counts, 2, CONVENTIONS[1])
 
 
-def test_no_memory_is_taken_for_weights():
-    from moeviz.capture.parameters import empty_model
+def test_a_config_says_what_the_loaded_model_says():
+    facts = model_facts("embedded")
+    assert facts.dtype == "bfloat16"  # as stored; it is opened as float32
+    assert replace(facts, dtype="float32") == load_model().info
 
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_config_counts_what_a_model_in_memory_counts(family):
+    assert parameters_of_config(CONFIGS[family]).parameters == count_parameters(tiny_model(CONFIGS[family]))
+
+
+def test_no_memory_is_taken_for_weights():
     assert {p.device for p in empty_model(MixtralConfig()).parameters()} == {torch.device("meta")}
 
 

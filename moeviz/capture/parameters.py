@@ -51,7 +51,9 @@ def describe(model: nn.Module, name: str, revision: str | None = None) -> ModelI
 def empty_model(config: PreTrainedConfig) -> nn.Module:
     """The model that `config` describes, on the meta device: every shape, no memory."""
     with init_empty_weights(include_buffers=False), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model.tie_weights()  # moving to the meta device takes shared matrices apart
+    return model
 
 
 def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> ModelInfo:
