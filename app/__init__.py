@@ -1,0 +1,1 @@
+"""The Streamlit app over moeviz. Computes nothing: every number is a metric of the library."""

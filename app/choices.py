@@ -1,0 +1,42 @@
+"""What a visitor looks at: a layer, a pair of layers, a stretch of tokens."""
+
+import streamlit as st
+
+from app import state
+from moeviz.routing_trace import RoutingTrace
+
+MANY_LAYERS = 2  # fewer leave nothing to choose
+
+
+def choose_layer(trace: RoutingTrace) -> None:
+    """One of the layers."""
+    kind = trace.model.layer_kind
+    if len(trace.model.layers) >= MANY_LAYERS:
+        st.select_slider(kind.capitalize(), trace.model.layers, key=state.LAYER, persist_state="session")
+    else:
+        st.text(f"The trace has one MoE {kind}, {trace.model.layers[0]}.")
+
+
+def choose_two_layers(trace: RoutingTrace) -> None:
+    """Two different layers."""
+    layers, kind = trace.model.layers, trace.model.layer_kind
+    if len(layers) < MANY_LAYERS:
+        return
+    with st.container(horizontal=True):
+        for label, key, other in (
+            (f"One {kind}", state.FIRST_LAYER, state.SECOND_LAYER),
+            (f"The other {kind}", state.SECOND_LAYER, state.FIRST_LAYER),
+        ):
+            free = [layer for layer in layers if layer != state.value(other)]
+            st.selectbox(label, free, key=key, required=True, persist_state="session", width=160)
+
+
+def choose_window(trace: RoutingTrace) -> None:
+    """Which stretch of a long text is drawn token by token."""
+    windows = state.windows(trace)
+    if windows == 1:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.pagination(windows, key=state.WINDOW, on_change=state.forget_token, persist_state="session")
+        rows = state.window()
+        st.text(f"tokens {rows.start:,} to {rows.stop - 1:,} of {len(trace.tokens):,}")

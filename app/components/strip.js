@@ -1,0 +1,124 @@
+// The token strip. Token text comes from strangers: it is only ever put into text nodes and attributes, never parsed.
+
+const HINT = "Click a token, or step through them with the arrow keys and Enter.";
+
+function inkOn(colour) {
+  const channel = (shift) => {
+    const value = ((parseInt(colour.slice(1), 16) >> shift) & 255) / 255;
+    return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  };
+  const luminance = 0.2126 * channel(16) + 0.7152 * channel(8) + 0.0722 * channel(0);
+  return luminance > 0.179 ? "#000000" : "#ffffff"; // WCAG: the ink with the higher contrast
+}
+
+function sentence(token) {
+  const weight = token.weight ? ` · weight ${token.weight}` : "";
+  return `#${token.position} ${token.text} · ${token.choice}${weight} · ${token.phase}`;
+}
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+function drawToken(token, isSelected) {
+  const drawn = element("span", ["token", token.phase, token.part ? "part" : ""].join(" ").trim(), token.text);
+  drawn.append(element("sub", "", token.expert));
+  drawn.setAttribute("role", "option");
+  drawn.setAttribute("aria-selected", String(isSelected));
+  drawn.setAttribute("aria-label", sentence(token));
+  if (token.colour) {
+    drawn.style.background = token.colour;
+    drawn.style.color = inkOn(token.colour);
+  }
+  return drawn;
+}
+
+// The token on the next or last line that stands closest under or over the current one.
+function verticalNeighbour(drawn, from, step) {
+  const start = drawn[from].getBoundingClientRect();
+  let line = null;
+  let best = from;
+  let bestDistance = Infinity;
+  for (let i = from + step; i >= 0 && i < drawn.length; i += step) {
+    const box = drawn[i].getBoundingClientRect();
+    if (Math.abs(box.top - start.top) < 4) continue;
+    line ??= box.top;
+    if (Math.abs(box.top - line) > 4) break;
+    const distance = Math.abs(box.left - start.left);
+    if (distance < bestDistance) [best, bestDistance] = [i, distance];
+  }
+  return best;
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const strip = parentElement.querySelector(".strip");
+  const said = parentElement.querySelector(".said");
+  const { tokens, start, selected, name } = data;
+  const root = strip.getRootNode();
+  const hadFocus = strip.contains(root.activeElement); // a rerun must not take the keyboard away
+  const say = (i) => (said.textContent = i === null ? HINT : sentence(tokens[i]));
+
+  strip.setAttribute("aria-label", name);
+  const drawn = tokens.map((token, i) => drawToken(token, i === selected));
+  const pieces = document.createDocumentFragment();
+  tokens.forEach((token, i) => {
+    if (token.mark) pieces.append(element("span", "mark", token.mark));
+    pieces.append(drawn[i]);
+    for (let line = 0; line < token.newlines; line++) pieces.append(document.createElement("br"));
+  });
+  strip.replaceChildren(pieces);
+
+  let current = selected ?? 0;
+  const focus = (i) => {
+    drawn[current].tabIndex = -1;
+    current = i;
+    drawn[current].tabIndex = 0;
+    drawn[current].focus();
+    say(current);
+  };
+  const pick = (i) => {
+    drawn.forEach((token, other) => token.setAttribute("aria-selected", String(other === i)));
+    say(i);
+    setTriggerValue("pick", start + i);
+  };
+
+  drawn.forEach((token) => (token.tabIndex = -1));
+  drawn[current].tabIndex = 0;
+  say(selected);
+  if (hadFocus) drawn[current].focus({ preventScroll: true });
+
+  const under = (event) => drawn.indexOf(event.target.closest(".token"));
+  strip.onclick = (event) => {
+    const i = under(event);
+    if (i >= 0) {
+      focus(i);
+      pick(i);
+    }
+  };
+  strip.onpointerover = (event) => {
+    if (under(event) >= 0) say(under(event));
+  };
+  strip.onpointerleave = () => say(selected);
+  const last = drawn.length - 1;
+  const moves = {
+    ArrowRight: () => Math.min(current + 1, last),
+    ArrowLeft: () => Math.max(current - 1, 0),
+    ArrowDown: () => verticalNeighbour(drawn, current, 1),
+    ArrowUp: () => verticalNeighbour(drawn, current, -1),
+    Home: () => 0,
+    End: () => last,
+  };
+  strip.onkeydown = (event) => {
+    if (event.key in moves) focus(moves[event.key]());
+    else if (event.key === "Enter" || event.key === " ") pick(current);
+    else return;
+    event.preventDefault();
+    event.stopPropagation(); // Streamlit has hotkeys of its own
+  };
+  return () => {
+    strip.onclick = strip.onkeydown = strip.onpointerover = strip.onpointerleave = null;
+  };
+}

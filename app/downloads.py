@@ -1,0 +1,45 @@
+"""The current trace as files, one for each format of moeviz.exports."""
+
+import re
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.csv_file import escape_formula
+from moeviz.exports import EXPORTS
+from moeviz.routing_trace import RoutingTrace
+
+WORDS_IN_NAME = 5
+
+
+def downloads(trace: RoutingTrace) -> None:
+    """A button for each format. The file is only made when somebody asks for it."""
+    with st.container(horizontal=True):
+        for export in EXPORTS:
+            st.download_button(
+                export.label,
+                data=lambda export=export: export.write(trace),  # runs without a session, so it holds the trace itself
+                file_name=file_stem(trace) + export.suffix,
+                mime=export.mime,
+                on_click="ignore",
+                key=f"trace{export.suffix}",
+                icon=":material/download:",
+            )
+
+
+def file_stem(trace: RoutingTrace) -> str:
+    """A file name without its suffix, from the model's name and the first words of the trace.
+
+    Names and words are a stranger's: only letters a to z, digits and hyphens are left of them.
+    """
+    model = re.split(r"[/\\]", trace.model.name)[-1]
+    words = re.findall(r"[a-z0-9]+", "".join(trace.tokens["text"].head(WORDS_IN_NAME * 6)).lower())
+    parts = ["moeviz", *re.findall(r"[a-z0-9]+", model.lower())[:WORDS_IN_NAME], *words[:WORDS_IN_NAME]]
+    return "-".join(parts)[:80]
+
+
+def table_as_csv(frame: pd.DataFrame) -> bytes:
+    """The numbers behind a chart, for a spreadsheet: no token in it runs as a formula."""
+    texts = [name for name, column in frame.items() if not pd.api.types.is_numeric_dtype(column)]
+    safe = frame.assign(**{name: frame[name].astype(str).map(escape_formula) for name in texts})
+    return safe.to_csv(index=False, lineterminator="\r\n").encode()

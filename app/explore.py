@@ -1,0 +1,92 @@
+"""The token strip and what hangs on it: choose a layer and a token, and see where that token went in every layer."""
+
+import streamlit as st
+
+from app import state
+from app.choices import choose_layer, choose_window
+from app.components.strip import token_strip
+from app.downloads import downloads
+from app.facts import trace_facts
+from app.show import alternative, explained, part_of, particulars, say, show
+from moeviz.charts import TOPICS, theme
+from moeviz.charts.load import balance_by_layer, load_heatmap
+from moeviz.charts.marked_token import with_marked_token
+from moeviz.charts.parameters import active_by_convention
+from moeviz.charts.tokens import token_route, top_expert_grid
+from moeviz.routing_trace import RoutingTrace
+
+CHARTS = {chart.draw: chart for charts in TOPICS.values() for chart in charts}
+OVERVIEW = (load_heatmap, balance_by_layer, active_by_convention)
+
+
+def explore() -> None:
+    """The current trace, from its tokens to its balance."""
+    trace = state.current_trace()
+    st.divider()
+    trace_facts(trace)
+    if len(trace.tokens):
+        _tokens()
+    else:
+        say("This trace holds no tokens.")
+    for draw in OVERVIEW:
+        show(CHARTS[draw], trace)
+    st.subheader("Take this trace with you", anchor=False)
+    downloads(trace)
+
+
+@st.fragment
+def _tokens() -> None:
+    """Strip, heat map and route. A fragment: a click here redraws these three and nothing else."""
+    trace = state.current_trace()
+    strip(trace)
+    heatmap, route = st.columns([3, 2], gap="large")
+    with heatmap:
+        _heatmap(trace)
+    with route:
+        _route(trace)
+
+
+def strip(trace: RoutingTrace) -> None:
+    """The tokens, coloured by their first-choice expert at the chosen layer; and that choice."""
+    choose_layer(trace)
+    choose_window(trace)
+    (layer,), rows = state.chosen_layers("one"), state.window()
+    at = trace.model.layers.index(layer)
+    busiest = theme.focus(trace.experts[at, rows.start : rows.stop, 0])
+    colours = theme.expert_colours(trace.model.num_experts[at], busiest)
+    token_strip(trace, layer, rows, state.selected_token(), colours, state.pick_from_strip, state.STRIP)
+
+
+def _heatmap(trace: RoutingTrace) -> None:
+    chart, token = CHARTS[top_expert_grid], state.selected_token()
+    st.subheader(chart.question, anchor=False)
+    with explained():
+        frame = chart.measure(part_of(trace, chart))
+        start = None if token is None else _place(trace, token)
+        st.altair_chart(
+            with_marked_token(chart.draw(frame), start),
+            key=state.HEATMAP,
+            on_select=state.pick_from_heatmap,
+            selection_mode=state.CELL,
+            alt=alternative(chart),
+        )
+        particulars(chart, frame)
+
+
+def _place(trace: RoutingTrace, token: int) -> int:
+    """Where the chart's axis has that token: at its position in a single text, at its row among several."""
+    rows = state.window()
+    one_text = trace.tokens["sequence"].iloc[rows.start : rows.stop].nunique() == 1
+    return int(trace.tokens["position"].iloc[token]) if one_text else token - rows.start
+
+
+def _route(trace: RoutingTrace) -> None:
+    chart = CHARTS[token_route]
+    st.subheader(chart.question, anchor=False)
+    if state.selected_token() is None:
+        say("Click a token in the text or in the chart. Its experts in every layer, with their weights, appear here.")
+        return
+    with explained():
+        frame = chart.measure(part_of(trace, chart))
+        st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
+        particulars(chart, frame)

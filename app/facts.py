@@ -1,0 +1,68 @@
+"""The facts about a model or a trace, as a row of numbers."""
+
+import streamlit as st
+
+from moeviz.model_info import ModelInfo
+from moeviz.parameters import CONVENTIONS, active_parameters
+from moeviz.routing_trace import RoutingTrace
+
+ACTIVE_HELP = f"its top-k experts in each MoE layer and everything else (convention “{CONVENTIONS[0]}”)."
+
+
+def model_facts(info: ModelInfo, max_tokens: int | None = None) -> None:
+    """Layers, experts, parameters and context of a model."""
+    kind = info.layer_kind
+    rows = {f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, of all that the model has.")}
+    rows["Experts"] = (_span(info.num_experts), f"Routed experts in each MoE {kind}.")
+    rows["Top-k"] = (info.top_k, f"Experts that a token may use in one {kind}.")
+    rows |= _parameters(info)
+    if max_tokens is not None:
+        rows["Context"] = (f"{max_tokens:,}", "Tokens that fit, prompt and generated ones together.")
+    _row(rows)
+
+
+def trace_name(trace: RoutingTrace) -> None:
+    """Whose trace it is."""
+    model, tokens = trace.model, len(trace.tokens)
+    revision = f" at {model.revision}" if model.revision else ""
+    dtype = f" in {model.dtype}" if model.dtype else ""
+    st.text(f"{tokens:,} tokens through {model.name}{revision}, recorded by {model.backend}{dtype}")
+
+
+def trace_facts(trace: RoutingTrace) -> None:
+    """Whose trace it is, and how much of what it holds."""
+    model, phase = trace.model, trace.tokens["phase"]
+    trace_name(trace)
+    _row(
+        {
+            "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, special ones included."),
+            "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that met the routers."),
+            f"MoE {model.layer_kind}s": (_of_all_layers(model), "With experts, of all that the model has."),
+            "Experts": (f"{model.top_k} of {_span(model.num_experts)}", "Experts that a token may use, of how many."),
+        }
+        | _parameters(model)
+    )
+
+
+def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:
+    if info.parameters is None:
+        return {}
+    total, active = info.parameters.total, active_parameters(info.parameters, info.top_k, CONVENTIONS[0])
+    return {
+        "Parameters": (total, f"{total:,}: all of them; tied weights count once."),
+        "Active": (active, f"{active:,}: those that one token runs through, {ACTIVE_HELP}"),
+    }
+
+
+def _row(rows: dict[str, tuple[int | str, str]]) -> None:
+    with st.container(horizontal=True, gap="medium"):
+        for label, (value, meaning) in rows.items():
+            st.metric(label, value, help=meaning, format="compact" if isinstance(value, int) else None, width="content")
+
+
+def _of_all_layers(info: ModelInfo) -> str:
+    return f"{len(info.layers)}" + (f" of {info.num_layers}" if info.num_layers else "")
+
+
+def _span(counts: tuple[int, ...]) -> str:
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"

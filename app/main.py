@@ -1,0 +1,29 @@
+"""Entry point: `streamlit run app/main.py`. Lays out the pages; each topic of moeviz.charts is one."""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # a clone runs without being installed
+
+from app.pages.capture import capture_page
+from app.pages.topic import topic_page
+from app.pages.traces import traces_page
+from app.state import log_time
+from moeviz.charts import TOPICS
+
+started = time.perf_counter()
+st.set_page_config(page_title="moeviz", page_icon="🧭", layout="wide")
+topics = [st.Page(partial(topic_page, topic), title=topic, url_path=topic.lower()) for topic in TOPICS]
+st.navigation(
+    [
+        st.Page(capture_page, title="Capture", default=True),
+        *topics,
+        st.Page(traces_page, title="Traces", url_path="traces"),
+    ],
+    position="top",
+).run()
+log_time("script", started)

@@ -1,0 +1,117 @@
+"""The first page: a prompt goes in, its trace comes out."""
+
+import streamlit as st
+
+from app import settings, state
+from app.explore import explore
+from app.facts import model_facts
+from app.show import explained
+
+EXAMPLES = {
+    "Mixed": "The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.\n"
+    "def total(prices):\n    return sum(prices)\n12 + 30 = 42",
+    "English": "In the beginning of the year the sea was calm, and the old captain walked along the shore.",
+    "French": "Au commencement de l'année, la mer était calme, et le vieux capitaine marchait sur la plage.",
+    "German": "Am Anfang des Jahres war das Meer ruhig, und der alte Kapitän ging jeden Abend am Ufer entlang.",
+    "Python": "def mean(values):\n    if not values:\n        return None\n    return sum(values) / len(values)\n",
+    "JSON": '{"name": "Ada", "born": 1815, "languages": ["English", "French"], "alive": false}',
+    "SQL": "SELECT name, COUNT(*) FROM orders WHERE price > 100 GROUP BY name ORDER BY name;",
+    "Arithmetic": "12 + 30 = 42\n7 * 8 = 56\n100 - 37 = 63\n144 / 12 = 12\n",
+}
+HIGHEST_TEMPERATURE = 2.0
+HIGHEST_SEED = 2**31 - 1
+
+
+def capture_page() -> None:
+    """Prompt, model, Run; then what the routers decided."""
+    st.title("See which experts of a language model fire, token by token", anchor=False)
+    form, about = st.columns([3, 2], gap="large")
+    with form:
+        _prompt()
+        asked = st.button("Run", type="primary", shortcut="mod+enter")
+        happening = st.empty()  # progress while it runs, the reason where it fails, nothing else
+    with about:
+        name = _model_choice()
+        facts = st.container()
+        options = _options()
+    if asked:
+        with happening.container(), explained():
+            _run(name, *options)
+    if state.current_trace() is None:
+        _first_visit()
+    else:
+        explore()
+    with facts, explained():  # last of all: the first visitor reads the page while the model loads
+        model_facts(state.model_facts(name), state.context_length(name))
+
+
+def _first_visit() -> None:
+    st.info(
+        "**Run** sends the prompt above through the model. Each token is then drawn in the colour of the expert that "
+        "it goes to first; a click on a token shows its experts in all layers. Have a trace file already? Open it on "
+        "the Traces page."
+    )
+
+
+def _prompt() -> None:
+    state.start_with(state.PROMPT, EXAMPLES["Mixed"])
+    st.text_area(
+        "Prompt", height=150, max_chars=settings.SETTINGS.max_prompt_chars, key=state.PROMPT, persist_state="session"
+    )
+    st.pills("Or take an example", list(EXAMPLES), key=state.EXAMPLE, on_change=state.use_example, args=(EXAMPLES,))
+
+
+def _model_choice() -> str:
+    free = state.may_name_any_model()
+    return st.selectbox(
+        "Model: choose, or type a folder or a Hugging Face id" if free else "Model",
+        settings.SETTINGS.models,
+        accept_new_options=free,
+        key=state.MODEL,
+        persist_state="session",
+    )
+
+
+def _options() -> tuple[int, float, int]:
+    """How many tokens to generate, at what temperature, from which seed."""
+    with st.expander("Generate tokens too"):
+        new_tokens = st.slider(
+            "Tokens to generate", 0, settings.SETTINGS.max_new_tokens, key=state.NEW_TOKENS, persist_state="session"
+        )
+        temperature = st.slider(
+            "Temperature: 0 takes the likeliest token, more is bolder",
+            0.0,
+            HIGHEST_TEMPERATURE,
+            key=state.TEMPERATURE,
+            persist_state="session",
+            disabled=new_tokens == 0,
+        )
+        seed = st.number_input(
+            "Seed: the same seed draws the same tokens",
+            0,
+            HIGHEST_SEED,
+            key=state.SEED,
+            persist_state="session",
+            disabled=new_tokens == 0 or temperature == 0,
+        )
+    return new_tokens, temperature, seed
+
+
+def _run(name: str, new_tokens: int, temperature: float, seed: int) -> None:
+    place = st.empty()
+    with place.container():
+        bar = st.progress(0.0, "The model reads the prompt …")
+        if new_tokens:
+            st.button("Stop")  # any click reruns the page, which ends this run at its next token
+
+    def waiting() -> None:
+        bar.progress(0.0, "The model reads another visitor's prompt; yours comes after it …")
+
+    def progress(done: int, total: int) -> None:
+        if total:
+            bar.progress(done / total, f"{done} of {total} tokens generated")
+
+    try:
+        state.run(name, new_tokens, temperature, seed, waiting, progress)
+    finally:
+        place.empty()

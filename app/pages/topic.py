@@ -1,0 +1,37 @@
+"""The page of one topic: each of its charts, and a choice of layers and tokens where they need one."""
+
+import streamlit as st
+
+from app import state
+from app.choices import choose_layer, choose_two_layers, choose_window
+from app.explore import strip
+from app.facts import trace_name
+from app.show import first_run_first, show
+from moeviz.charts import TOPICS
+from moeviz.routing_trace import RoutingTrace
+
+
+def topic_page(topic: str) -> None:
+    """Draw every chart of `topic` for the current trace."""
+    st.title(topic, anchor=False)
+    trace = state.current_trace()
+    if trace is None:
+        first_run_first()
+        return
+    trace_name(trace)
+    _choices(topic, trace)
+    for chart in TOPICS[topic]:
+        show(chart, trace)
+
+
+def _choices(topic: str, trace: RoutingTrace) -> None:
+    layers, tokens = ({getattr(chart, what) for chart in TOPICS[topic]} for what in ("layers", "tokens"))
+    if "two" in layers:
+        choose_two_layers(trace)
+    if "one" in tokens:
+        strip(trace)
+        return
+    if "one" in layers:
+        choose_layer(trace)
+    if "window" in tokens:
+        choose_window(trace)

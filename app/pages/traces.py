@@ -1,0 +1,38 @@
+"""The current trace as files, and files as the current trace: no model needed to look at one again."""
+
+import streamlit as st
+
+from app import settings, state
+from app.downloads import downloads
+from app.facts import trace_facts
+from app.show import explained
+from moeviz.exports import EXPORTS, read_bytes
+
+
+def traces_page() -> None:
+    """Save the current trace, open another."""
+    st.title("Traces", anchor=False)
+    st.subheader("Open a trace", anchor=False)
+    _open()
+    trace = state.current_trace()
+    if trace is None:
+        return
+    st.subheader("The trace on screen", anchor=False)
+    trace_facts(trace)
+    st.markdown("Every format holds the same trace; the trace file is the smallest that holds all of it.")
+    downloads(trace)
+
+
+def _open() -> None:
+    formats = ", ".join(export.label for export in EXPORTS)
+    upload = st.file_uploader(
+        f"A file that moeviz wrote: {formats}. It is read in memory and not kept.",
+        type=[export.suffix for export in EXPORTS],
+        max_upload_size=settings.SETTINGS.max_upload_mb,
+        key=state.UPLOAD,
+    )
+    if upload is None or state.already_opened(upload.file_id):
+        return
+    with explained():
+        state.open_trace(read_bytes(upload.getvalue(), upload.name), upload.file_id)
+        st.success("Opened. Every page shows this trace now.")

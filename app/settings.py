@@ -1,0 +1,58 @@
+"""What a deployment decides, read once from environment variables.
+
+| variable                | default    | meaning                                                                       |
+|-------------------------|------------|-------------------------------------------------------------------------------|
+| MOEVIZ_MODELS           | `embedded` | models on offer, separated by commas: folders, Hugging Face ids, `embedded`   |
+| MOEVIZ_ALLOW_ANY_MODEL  | not set    | 1: anyone may type a folder or an id · 0: nobody · not set: only a browser on |
+|                         |            | the server's own machine. Set it to 0 behind a proxy.                         |
+| MOEVIZ_MAX_PROMPT_CHARS | 8000       | longest prompt, in characters                                                 |
+| MOEVIZ_MAX_NEW_TOKENS   | 128        | most tokens that one run may generate                                         |
+| MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
+| MOEVIZ_TIMING           | 0          | 1: a line on stderr after each run says how long the model took               |
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a deployment decides."""
+
+    models: tuple[str, ...]
+    allow_any_model: bool | None  # None: only to a browser on the server's own machine
+    max_prompt_chars: int
+    max_new_tokens: int
+    max_upload_mb: int
+    timing: bool
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings in these environment variables. `ValueError` says which variable holds something else."""
+    models = tuple(name.strip() for name in environment.get("MOEVIZ_MODELS", "").split(",") if name.strip())
+    return Settings(
+        models=models or ("embedded",),
+        allow_any_model=_switch(environment, "MOEVIZ_ALLOW_ANY_MODEL"),
+        max_prompt_chars=_count(environment, "MOEVIZ_MAX_PROMPT_CHARS", 8000),
+        max_new_tokens=_count(environment, "MOEVIZ_MAX_NEW_TOKENS", 128),
+        max_upload_mb=_count(environment, "MOEVIZ_MAX_UPLOAD_MB", 50),
+        timing=_switch(environment, "MOEVIZ_TIMING") or False,
+    )
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool | None:
+    value = environment.get(name, "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"{name} is {value!r}; it must be 0 or 1, or not set.")
+    return value == "1" if value else None
+
+
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    value = environment.get(name, str(default))
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1, or not set.")
+    return int(value)
+
+
+SETTINGS = read_settings(os.environ)

@@ -1,0 +1,87 @@
+"""One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+import streamlit as st
+
+from app import state
+from app.downloads import table_as_csv
+from moeviz.charts.chart import Chart
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.routing_trace import RoutingTrace
+
+
+def say(sentence: str) -> None:
+    """Show a sentence that may quote a stranger: as plain text, since Markdown can load pictures from anywhere."""
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(":material/info:", width="content")
+        st.text(sentence, width="stretch")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Where the block cannot do what it should, show why in its place. The one place that catches MoevizError."""
+    try:
+        yield
+    except MoevizError as error:
+        say(str(error))
+
+
+def show(chart: Chart, trace: RoutingTrace) -> None:
+    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
+    st.subheader(chart.question, anchor=False)
+    with explained():
+        frame = chart.measure(part_of(trace, chart))
+        picture, words = st.columns([3, 1], gap="medium")
+        with picture:
+            st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
+        with words:
+            particulars(chart, frame)
+
+
+def particulars(chart: Chart, frame: pd.DataFrame) -> None:
+    """How to read a picture, the numbers behind it, how they came about, and a file of them."""
+    st.markdown(chart.reading)
+    with st.popover("Numbers", type="tertiary", width="content"):
+        st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
+    with st.popover("How is this computed?", type="tertiary", width="content"):
+        st.code(chart.method, language=None, wrap_lines=True)
+    st.download_button(
+        "Numbers as CSV",
+        data=lambda: table_as_csv(frame),
+        file_name=f"moeviz-{chart.key.replace('_', '-')}.csv",
+        mime="text/csv",
+        on_click="ignore",
+        key=f"{chart.key} csv",
+        type="tertiary",
+        width="content",
+    )
+
+
+def alternative(chart: Chart) -> str:
+    """What a screen reader says in place of the picture."""
+    return f"{chart.question} {chart.reading} The same numbers are in the table beside it."
+
+
+def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
+    """The layers and tokens of `trace` that `chart` draws, as the visitor chose them."""
+    if chart.layers != "all":
+        layers = state.chosen_layers(chart.layers)
+        if len(layers) > len(trace.model.layers):
+            raise InvalidTrace("This compares two MoE layers, and the trace has one.")
+        trace = trace.select(layers=layers)
+    if chart.tokens == "window":
+        rows = state.window()
+        return trace.select(tokens=slice(rows.start, rows.stop))
+    if chart.tokens == "one":
+        if (token := state.selected_token()) is None:
+            raise InvalidTrace("This is about one token, and none is chosen. Click one in the text above.")
+        return trace.select(tokens=slice(token, token + 1))
+    return trace
+
+
+def first_run_first() -> None:
+    """What a page without a trace says."""
+    st.info("There is no trace yet. Run a prompt on the Capture page, or open a trace file on the Traces page.")
