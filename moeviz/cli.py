@@ -1,0 +1,227 @@
+"""The command `moeviz`: trace a prompt, count parameters, print metrics, convert files, or open the app.
+
+Results go to stdout and everything else to stderr. Exit code 0: done; 1: a sentence on stderr says why not; 2: wrong
+usage. What is heavy is imported by the command that needs it, so `moeviz --help` is there at once.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeviz.cli_arguments import parser
+from moeviz.errors import InvalidPrompt, MissingField, MoevizError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.charts.chart import Chart
+    from moeviz.routing_trace import RoutingTrace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `moeviz` and return its exit code."""
+    arguments = parser()
+    args, args.extra = arguments.parse_known_args(argv)
+    if args.extra and args.command != "app":
+        arguments.error(f"unrecognized arguments: {' '.join(args.extra)}")
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `moeviz … | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        _note("stopped")
+        return 130
+    except MoevizError as error:
+        _note(str(error))
+    except OSError as error:
+        _note(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    return 1
+
+
+def _app(args: Namespace) -> int:
+    # app/ lies beside moeviz/, and Streamlit looks for .streamlit/config.toml where it starts.
+    home = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(home / "app" / "main.py")]
+    command += ["--server.headless", "true" if args.no_browser else "false", "--server.showEmailPrompt", "false"]
+    command += ["--server.port", str(args.port)] if args.port is not None else []
+    return subprocess.run([*command, *args.extra], cwd=home, check=False).returncode
+
+
+def _trace(args: Namespace) -> int:
+    from moeviz.exports import export_for, write_trace
+
+    if args.output:
+        export_for(args.output)  # a wrong suffix is said now, not after the model has run
+    prompt = _prompt(args.prompt)
+    from moeviz.capture.hf import Sampling, trace
+    from moeviz.capture.models import load_model
+
+    _note(f"loading {args.model}")
+    result = trace(
+        load_model(args.model, device_map=args.device_map, dtype=args.dtype),
+        prompt,
+        max_new_tokens=args.max_new_tokens,
+        sampling=Sampling(args.temperature, args.top_k, args.top_p, args.seed),
+        keep_logits=not args.no_logits,
+        progress=_progress,
+    )
+    if args.output:
+        write_trace(result, args.output)
+        _note(f"wrote {args.output}")
+    summary = _summary(result)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        _print_summary(summary)
+    return 0
+
+
+def _prompt(given: str) -> str:
+    try:
+        text = sys.stdin.read() if given == "-" else given
+        text.encode()
+    except UnicodeError as error:
+        raise InvalidPrompt("The prompt is not text in UTF-8; save the file in that encoding.") from error
+    return text
+
+
+def _summary(trace: "RoutingTrace") -> dict[str, Any]:
+    from moeviz.metrics.load import expert_load
+
+    load, model = expert_load(trace), trace.model
+    busiest = load[load["rank"] == 1].drop(columns="rank")
+    return {
+        "model": model.name,
+        "tokens": {phase: int((trace.tokens["phase"] == phase).sum()) for phase in ("prompt", "generated")},
+        "moe_layers": len(model.layers),
+        "num_layers": model.num_layers,
+        "num_experts": list(model.num_experts),
+        "top_k": model.top_k,
+        "generated": "".join(trace.tokens.loc[trace.tokens["phase"] == "generated", "text"]),
+        "busiest": busiest.to_dict("records"),
+    }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    import pandas as pd
+
+    tokens, experts = summary["tokens"], sorted(set(summary["num_experts"]))
+    print(f"model      {visible_line(summary['model'])}")
+    last = " (the last one drawn is not among them: it meets no router)" if tokens["generated"] else ""
+    print(f"tokens     {tokens['prompt']} of the prompt, {tokens['generated']} generated{last}")
+    print(f"layers     {summary['moe_layers']} with experts, of {summary['num_layers'] or 'an unknown number'}")
+    print(f"experts    {' or '.join(map(str, experts))} a layer, {summary['top_k']} a token")
+    if summary["generated"]:
+        print(f"generated  {visible_line(summary['generated'])}")
+    print("\nThe busiest expert of each layer. load: its share of the layer's assignments; uniform: an even share.")
+    print(frame_text(pd.DataFrame(summary["busiest"])))
+
+
+def _params(args: Namespace) -> int:
+    from moeviz.capture.models import model_facts
+    from moeviz.model_info import PARTS
+    from moeviz.parameters import CONVENTIONS, active_parameters
+
+    model = model_facts(args.model)
+    counts = model.parameters
+    active = {convention: active_parameters(counts, model.top_k, convention) for convention in CONVENTIONS}
+    parts = {part: getattr(counts, part) for part in PARTS}
+    if args.json:
+        facts = {"model": model.name, "total": counts.total, "active": active, "parts": parts}
+        print(json.dumps(facts | {"num_experts": model.num_experts, "top_k": model.top_k}))
+        return 0
+    rows = {"total": counts.total, **{f"active, {convention}": n for convention, n in active.items()}}
+    rows |= {f"  {part.replace('_', ' ')}": n for part, n in parts.items()}
+    print(f"{model.name}: {model.top_k} of {max(model.num_experts)} experts a token in {len(model.layers)} layers")
+    for name, count in rows.items():
+        print(f"{name:<{max(map(len, rows))}}  {count:>{len(f'{counts.total:,}')},}")
+    return 0
+
+
+def _metrics(args: Namespace) -> int:
+    from moeviz.charts import TOPICS as CHARTS
+    from moeviz.exports import read_trace
+
+    trace = read_trace(args.trace)
+    charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
+    tables = {}
+    for chart in {chart.measure: chart for chart in charts}.values():
+        try:
+            tables[chart.measure.__name__] = _measured(chart, trace, args)
+        except MoevizError as error:
+            _note(str(error))
+    if args.json:
+        print(json.dumps({name: _records(frame) for name, frame in tables.items()}))
+    for name, frame in {} if args.json else tables.items():
+        print(f"{name}\n{frame_text(frame)}\n")
+    return 0 if tables else 1
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return json.loads(frame.to_json(orient="records", double_precision=15))  # NaN is null
+
+
+def _measured(chart: "Chart", trace: "RoutingTrace", args: Namespace) -> "pd.DataFrame":
+    """The numbers of one chart; those of one layer for each layer in turn."""
+    import pandas as pd
+
+    name = chart.measure.__name__
+    if args.layers:
+        trace = trace.select(layers=args.layers)
+    if chart.layers == "two" and len(trace.model.layers) != 2:
+        raise MissingField(f"{name} compares two layers: give --layers A B, two of {trace.model.layers}.")
+    if chart.tokens == "one":
+        if args.token is None or args.token >= len(trace.tokens):
+            raise MissingField(f"{name} is about one token: give --token N, from 0 to {len(trace.tokens) - 1}.")
+        trace = trace.select(tokens=slice(args.token, args.token + 1))
+    if chart.layers == "one":
+        return pd.concat([chart.measure(trace.select(layers=[layer])) for layer in trace.model.layers])
+    return chart.measure(trace)
+
+
+def _convert(args: Namespace) -> int:
+    from moeviz.exports import export_for, read_trace, write_trace
+
+    export_for(args.target)
+    trace = read_trace(args.source)
+    write_trace(trace, args.target)
+    _note(f"wrote {args.target}: {len(trace.tokens):,} tokens, {len(trace.model.layers)} layers")
+    if trace.logits is not None and export_for(args.target).suffix in (".csv", ".parquet"):
+        _note("the router logits of experts that were not chosen stay behind; .json and .npz keep them")
+    return 0
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rmoeviz: generated {done} of {total} tokens", end="\n" * (done == total), file=sys.stderr, flush=True)
+
+
+def _note(sentence: str) -> None:
+    print(f"moeviz: {sentence}", file=sys.stderr, flush=True)
+
+
+def frame_text(frame: "pd.DataFrame") -> str:
+    """A frame for a terminal, all of it. A token cannot move the cursor, or break the line."""
+    texts = [name for name, column in frame.items() if column.dtype.kind == "O"]
+    return frame.assign(**{name: frame[name].astype("str").map(visible_line) for name in texts}).to_string(index=False)
+
+
+def visible_line(text: str) -> str:
+    """A text from anywhere on one line of a terminal, with its control characters spelled out."""
+    from moeviz.metrics.tokens import visible
+
+    return visible(text)
+
+
+COMMANDS = {"app": _app, "trace": _trace, "params": _params, "metrics": _metrics, "convert": _convert}

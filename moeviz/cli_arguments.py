@@ -1,0 +1,103 @@
+"""What one may type after `moeviz`: commands, options, and examples for each `--help`."""
+
+import argparse
+from collections.abc import Callable
+
+TOPICS = ("tokens", "load", "confidence", "parameters", "layers")  # moeviz.charts.TOPICS, known without loading it
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXAMPLES = {
+    "moeviz": """examples:
+  moeviz app                                          open the app in a browser
+  moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
+  moeviz metrics trace.csv --topic load               how the work is shared out
+  moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
+  moeviz convert trace.csv trace.parquet""",
+    "app": """examples:
+  moeviz app
+  moeviz app --port 8080 --no-browser
+  moeviz app --server.address 0.0.0.0                 what moeviz does not know goes on to Streamlit""",
+    "trace": """examples:
+  moeviz trace "Il fait froid."
+  moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
+  moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
+  moeviz trace "Il fait froid." --json | jq .busiest""",
+    "params": """examples:
+  moeviz params embedded
+  moeviz params ./my-checkpoint --json | jq .total""",
+    "metrics": """examples:
+  moeviz metrics trace.npz
+  moeviz metrics trace.csv --topic layers --layers 0 5
+  moeviz metrics trace.json --topic confidence --json | jq .""",
+    "convert": """examples:
+  moeviz convert trace.npz trace.csv
+  moeviz convert routes-by-hand.csv routes.parquet""",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command; `command` says which it is."""
+    kind = argparse.RawDescriptionHelpFormatter
+    says = "See which experts of a Mixture-of-Experts language model fire."
+    top = argparse.ArgumentParser("moeviz", description=says, epilog=EXAMPLES["moeviz"], formatter_class=kind)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (says, fill) in COMMANDS.items():
+        fill(commands.add_parser(name, help=says, description=says, epilog=EXAMPLES[name], formatter_class=kind))
+    return top
+
+
+def _app_arguments(app: argparse.ArgumentParser) -> None:
+    app.add_argument("--port", type=_number(int, 0, 65535), help="port to serve on (Streamlit's default: 8501)")
+    app.add_argument("--no-browser", action="store_true", help="serve, and open no browser")
+
+
+def _trace_arguments(trace: argparse.ArgumentParser) -> None:
+    trace.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
+    trace.add_argument("-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz")
+    trace.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    trace.add_argument("--max-new-tokens", type=_number(int, 0), default=0, metavar="N", help="how many to generate")
+    trace.add_argument("--temperature", type=_number(float, 0), default=0.0, metavar="T", help="0 is greedy (default)")
+    trace.add_argument("--top-k", type=_number(int, 1), metavar="K", help="draw among the K likeliest tokens")
+    trace.add_argument("--top-p", type=_number(float, 0, 1), metavar="P", help="draw among the likeliest that hold P")
+    trace.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same tokens")
+    trace.add_argument("--device-map", metavar="MAP", help="where the weights go: auto, cpu, cuda:0 …")
+    trace.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)")
+    trace.add_argument("--no-logits", action="store_true", help="record chosen experts and weights only")
+    trace.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _params_arguments(params: argparse.ArgumentParser) -> None:
+    params.add_argument("model", metavar="MODEL", help="'embedded', a folder, or a Hugging Face id")
+    params.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
+    metrics.add_argument("trace", metavar="TRACE", help="a .csv, .parquet, .json or .npz file")
+    metrics.add_argument("--topic", choices=TOPICS, default="load", help="which numbers (default: load)")
+    metrics.add_argument("--layers", type=int, nargs="+", metavar="N", help="these alone, by the model's own index")
+    metrics.add_argument("--token", type=_number(int, 0), metavar="N", help="which one, for metrics of one token")
+    metrics.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _convert_arguments(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument("source", metavar="FROM", help="a .csv, .parquet, .json or .npz file")
+    convert.add_argument("target", metavar="TO", help="the file to write; one that is there is replaced")
+
+
+def _number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | float]:
+    def read(text: str) -> int | float:
+        number = kind(text)
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        return number
+
+    read.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
+    return read
+
+
+COMMANDS = {
+    "app": ("Open the app in a browser. Options that moeviz does not know go on to Streamlit.", _app_arguments),
+    "trace": ("Run a prompt through a model and record what every router decides.", _trace_arguments),
+    "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
+    "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
+    "convert": ("Write a trace in another format; the suffixes say which.", _convert_arguments),
+}

@@ -1,0 +1,303 @@
+"""The command line: results on stdout, all else on stderr, and an exit code that a script can trust."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from moeviz import cli
+from moeviz.capture.models import model_facts
+from moeviz.charts import TOPICS
+from moeviz.cli import main
+from moeviz.cli_arguments import COMMANDS, EXAMPLES
+from moeviz.cli_arguments import TOPICS as TOPIC_NAMES
+from moeviz.exports import read_trace, write_trace
+from moeviz.metrics.load import expert_load
+from moeviz.parameters import CONVENTIONS, active_parameters
+from moeviz.samples import sample_trace
+
+
+@pytest.fixture
+def trace_path(trace, tmp_path) -> str:
+    write_trace(trace, tmp_path / "trace.npz")
+    return str(tmp_path / "trace.npz")
+
+
+def test_help_is_there_without_torch_streamlit_or_altair():
+    code = """
+import sys
+from moeviz.cli import main
+try:
+    main(["--help"])
+finally:
+    print("loaded:", sorted({"torch", "transformers", "streamlit", "altair", "pyarrow.parquet"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "moeviz convert trace.csv trace.parquet" in done.stdout
+    assert done.stdout.endswith("loaded: []\n")
+
+
+def test_python_m_moeviz_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "moeviz", "convert", "a.txt", "b.csv"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("moeviz: 'a.txt' has no suffix of a trace") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_that_parse(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"moeviz {command}" in capsys.readouterr().out and f"moeviz {command}" in EXAMPLES[command]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["dance"],
+        ["params"],
+        ["convert", "a.csv"],
+        ["params", "embedded", "--colour"],
+        ["metrics", "x.csv", "--topic", "weather"],
+        ["trace", "x", "--temperature", "-1"],
+        ["trace", "x", "--top-p", "2"],
+        ["trace", "x", "--max-new-tokens", "many"],
+        ["trace", "x", "--seed", "nan"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2 and "usage: moeviz" in capsys.readouterr().err
+
+
+def test_topics_are_those_of_the_charts():
+    assert tuple(name.lower() for name in TOPICS) == TOPIC_NAMES
+    assert COMMANDS.keys() == cli.COMMANDS.keys()
+
+
+# moeviz trace
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json", ".npz"])
+def test_trace_writes_a_file_that_opens_again(suffix, tmp_path, capsys):
+    path = tmp_path / f"out{suffix}"
+    assert main(["trace", "Il fait froid.", "--max-new-tokens", "3", "-o", str(path)]) == 0
+    trace = read_trace(path)
+    assert trace.model.name == "embedded" and "Il fait froid." in "".join(trace.tokens["text"])
+    out, err = capsys.readouterr()
+    assert f"wrote {path}" in err and "wrote" not in out
+    assert f"{len(trace.model.layers)} with experts" in out
+
+
+def test_the_summary_in_json_names_the_busiest_expert_of_each_layer(tmp_path, capsys):
+    path = str(tmp_path / "out.npz")
+    assert main(["trace", "Il fait froid.", "--max-new-tokens", "2", "--json", "-o", path]) == 0
+    summary, trace = json.loads(capsys.readouterr().out), read_trace(path)
+    load = expert_load(trace)
+    busiest = load[load["rank"] == 1]
+    assert [row["expert"] for row in summary["busiest"]] == busiest["expert"].tolist()
+    assert [row["load"] for row in summary["busiest"]] == busiest["load"].tolist()
+    phases = trace.tokens["phase"].value_counts().to_dict()
+    assert summary["tokens"] == phases and summary["top_k"] == trace.model.top_k
+    assert summary["generated"] == "".join(trace.tokens["text"][trace.tokens["phase"] == "generated"])
+
+
+def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Il neige.\n"))
+    path = tmp_path / "out.json"
+    assert main(["trace", "-", "--no-logits", "-o", str(path)]) == 0
+    trace = read_trace(path)
+    assert "".join(trace.tokens["text"]).endswith("Il neige.\n") and trace.logits is None
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        options = ["--max-new-tokens", "4", "--temperature", "1", "--top-k", "50", "--top-p", "0.9", "--seed", "3"]
+        assert main(["trace", "Il", *options, "-o", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_wrong_suffix_is_said_before_the_model_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr("moeviz.capture.models.load_model", pytest.fail)
+    assert main(["trace", "x", "-o", "trace.xls"]) == 1
+    assert "'trace.xls' has no suffix of a trace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("prompt", "sentence"), [("", "prompt"), ("\udcff", "not text in UTF-8")])
+def test_a_prompt_that_cannot_run_gets_one_sentence(prompt, sentence, capsys):
+    assert main(["trace", prompt]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and sentence in err
+
+
+def test_a_model_that_is_not_there_gets_one_sentence(capsys, tmp_path):
+    assert main(["trace", "x", "--model", str(tmp_path / "none")]) == 1
+    assert "There is no model at" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named(capsys, tmp_path):
+    path = tmp_path / "none" / "out.csv"
+    assert main(["trace", "Il", "-o", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "No such file or directory" in err
+
+
+# moeviz params
+
+
+def test_params_prints_the_numbers_of_every_convention(capsys):
+    assert main(["params", "embedded"]) == 0
+    out, counts = capsys.readouterr().out, model_facts("embedded").parameters
+    assert f"{counts.total:,}" in out and f"{counts.routed_experts:,}" in out
+    for convention in CONVENTIONS:
+        assert f"active, {convention}" in out and f"{active_parameters(counts, 2, convention):,}" in out
+    numbers = out.splitlines()[1:]
+    assert len({len(line) for line in numbers}) == 1  # aligned
+
+
+def test_params_in_json_adds_up(capsys):
+    assert main(["params", "embedded", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert sum(facts["parts"].values()) == facts["total"]
+    assert set(facts["active"]) == set(CONVENTIONS)
+
+
+# moeviz metrics
+
+
+def test_metrics_prints_every_number_as_json(trace, trace_path, capsys):
+    assert main(["metrics", trace_path, "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)
+    printed = pd.DataFrame(tables["expert_load"])
+    assert printed["load"].tolist() == pytest.approx(expert_load(trace)["load"].tolist(), abs=1e-14)
+    assert set(tables) == {chart.measure.__name__ for chart in TOPICS["Load"]}
+
+
+@pytest.mark.parametrize("topic", ["tokens", "load", "confidence"])
+def test_metrics_prints_a_table_for_each_metric_of_a_topic(topic, trace_path, capsys):
+    assert main(["metrics", trace_path, "--topic", topic, "--token", "3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    for chart in TOPICS[topic.title()]:
+        assert chart.measure.__name__ in out
+
+
+def test_metrics_of_two_layers_need_two(trace_path, capsys):
+    assert main(["metrics", trace_path, "--topic", "layers"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "give --layers A B" in err
+    assert main(["metrics", trace_path, "--topic", "layers", "--layers", "0", "3"]) == 0
+    assert "ranked_load" in capsys.readouterr().out
+
+
+def test_metrics_of_one_token_need_one(trace_path, capsys):
+    for token in ([], ["--token", "32"]):
+        assert main(["metrics", trace_path, "--topic", "tokens", *token]) == 0
+        out, err = capsys.readouterr()
+        assert "give --token N, from 0 to 31" in err and "token_layer" in out and "token_routes" not in out
+
+
+def test_what_a_trace_does_not_hold_is_said_beside_what_it_does(ids_only_trace, tmp_path, capsys):
+    write_trace(ids_only_trace, tmp_path / "ids.csv")
+    assert main(["metrics", str(tmp_path / "ids.csv")]) == 0
+    out, err = capsys.readouterr()
+    assert "expert_load" in out and "needs router logits" in err
+    assert main(["metrics", str(tmp_path / "ids.csv"), "--topic", "confidence"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_layer_that_is_not_there_is_named(trace_path, capsys):
+    assert main(["metrics", trace_path, "--layers", "9"]) == 1
+    assert "has no MoE layer 9" in capsys.readouterr().err
+
+
+def test_a_token_cannot_steer_the_terminal(trace, tmp_path, capsys):
+    hostile = trace.tokens.assign(text=pd.Series(["\x1b[2J\n"] * len(trace.tokens), dtype="str"))
+    write_trace(replace(trace, tokens=hostile), tmp_path / "hostile.json")
+    assert main(["metrics", str(tmp_path / "hostile.json"), "--topic", "tokens"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "⟨U+001B⟩[2J⏎" in out
+
+
+# moeviz convert
+
+
+def test_convert_keeps_everything_and_says_what_stays_behind(trace, trace_path, tmp_path, capsys):
+    assert main(["convert", trace_path, str(tmp_path / "b.json")]) == 0
+    assert "stay behind" not in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "b.json"), str(tmp_path / "c.csv")]) == 0
+    assert "stay behind" in capsys.readouterr().err
+    assert read_trace(tmp_path / "b.json").equals(trace)
+    assert read_trace(tmp_path / "c.csv").equals(replace(trace, logits=None))
+
+
+def test_a_damaged_file_gets_one_sentence(tmp_path, capsys):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.csv")]) == 1
+    assert capsys.readouterr().err.startswith("moeviz: This is no .npz trace file")
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "none.csv"), str(tmp_path / "b.csv")]) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+# moeviz app, and how commands end
+
+
+def test_app_starts_streamlit_in_the_folder_that_holds_its_config(monkeypatch):
+    calls = []
+
+    def run(command, cwd, check):
+        calls.append((command, cwd))
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 3
+    (command, home), *_ = calls
+    assert command[:4] == [sys.executable, "-m", "streamlit", "run"] and Path(command[4]).is_file()
+    assert Path(command[4]).relative_to(home) == Path("app/main.py")
+    options = dict(zip(command[5::2], command[6::2], strict=True))
+    expected = {"--server.port": "8080", "--server.headless": "true", "--server.address": "0.0.0.0"}
+    assert options == {**expected, "--server.showEmailPrompt": "false"}
+
+
+def test_a_reader_that_has_read_enough_is_no_error(trace_path, tmp_path):
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "moeviz", "metrics", trace_path, "--json"]
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moeviz.exports.read_trace", interrupted)
+    assert main(["convert", trace_path, "b.csv"]) == 130
+    assert capsys.readouterr().err == "moeviz: stopped\n"
+
+
+def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
+    cli._progress(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli._progress(1, 2)
+    cli._progress(2, 2)
+    assert capsys.readouterr().err == "\rmoeviz: generated 1 of 2 tokens\rmoeviz: generated 2 of 2 tokens\n"
+
+
+def test_a_summary_says_which_layers_differ_in_their_experts(capsys):
+    trace = sample_trace(layers=2)
+    cli._print_summary(cli._summary(replace(trace, model=replace(trace.model, num_experts=(9, 8)), logits=None)))
+    assert "8 or 9 a layer, 2 a token" in capsys.readouterr().out
