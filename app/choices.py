@@ -28,7 +28,7 @@ def choose_two_layers(trace: RoutingTrace) -> None:
             (f"The other {kind}", state.SECOND_LAYER, state.FIRST_LAYER),
         ):
             free = [layer for layer in layers if layer != state.value(other)]
-            st.selectbox(label, free, key=key, required=True, persist_state="session", width=160)
+            st.selectbox(label, free, key=key, persist_state="session", width=160)
 
 
 def choose_window(trace: RoutingTrace) -> None:

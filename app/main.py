@@ -17,6 +17,7 @@ from moeviz.charts import TOPICS
 
 started = time.perf_counter()
 st.set_page_config(page_title="moeviz", page_icon="🧭", layout="wide")
+st.html("<style>[data-testid='stMainBlockContainer'] {padding-top: 4rem}</style>")  # the room of the bar above, no more
 topics = [st.Page(partial(topic_page, topic), title=topic, url_path=topic.lower()) for topic in TOPICS]
 st.navigation(
     [

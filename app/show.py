@@ -44,20 +44,21 @@ def show(chart: Chart, trace: RoutingTrace) -> None:
 def particulars(chart: Chart, frame: pd.DataFrame) -> None:
     """How to read a picture, the numbers behind it, how they came about, and a file of them."""
     st.markdown(chart.reading)
-    with st.popover("Numbers", type="tertiary", width="content"):
-        st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
-    with st.popover("How is this computed?", type="tertiary", width="content"):
-        st.code(chart.method, language=None, wrap_lines=True)
-    st.download_button(
-        "Numbers as CSV",
-        data=lambda: table_as_csv(frame),
-        file_name=f"moeviz-{chart.key.replace('_', '-')}.csv",
-        mime="text/csv",
-        on_click="ignore",
-        key=f"{chart.key} csv",
-        type="tertiary",
-        width="content",
-    )
+    with st.container(horizontal=True, gap="small"):
+        with st.popover("Numbers", type="tertiary", width="content"):
+            st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
+        with st.popover("How is this computed?", type="tertiary", width="content"):
+            st.code(chart.method, language=None, wrap_lines=True)
+        st.download_button(
+            "CSV",
+            data=lambda: table_as_csv(frame),
+            file_name=f"moeviz-{chart.key.replace('_', '-')}.csv",
+            mime="text/csv",
+            on_click="ignore",
+            key=f"{chart.key} csv",
+            type="tertiary",
+            icon=":material/download:",
+        )
 
 
 def alternative(chart: Chart) -> str:

@@ -19,7 +19,10 @@ def traces_page() -> None:
         return
     st.subheader("The trace on screen", anchor=False)
     trace_facts(trace)
-    st.markdown("Every format holds the same trace; the trace file is the smallest that holds all of it.")
+    st.markdown(
+        "JSON and the trace file keep everything, the trace file in the least space. CSV and Parquet are tables; they "
+        "leave out the router logits of experts that were not chosen."
+    )
     downloads(trace)
 
 
