@@ -8,21 +8,19 @@ from moeviz.charts.chart import Chart
 from moeviz.charts.tokens import token_axis, token_tooltip
 from moeviz.metrics.confidence import router_entropy, token_entropy, top_margin
 
-UNDECIDED = "router entropy / ln E (0 = certain, 1 = undecided)"
-
 
 def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the router entropy over tokens, layer by layer. Columns: those of `router_entropy`."""
     picture = _quantiles_by_layer(
         frame,
-        UNDECIDED,
+        "entropy / ln E",
         [
             alt.Tooltip("share:Q", title="mean", format=".3f"),
             alt.Tooltip("entropy:Q", title="mean, nats", format=".3f"),
             alt.Tooltip("maximum:Q", title="ln E, nats", format=".3f"),
         ],
     )
-    undecided = theme.reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
+    undecided = theme.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
     return theme.framed(picture + undecided, theme.MEDIUM)
 
 
@@ -32,8 +30,8 @@ def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("margin:Q", title="mean", format=".3f"),
         alt.Tooltip("top:Q", title="mean probability of the favourite", format=".3f"),
     ]
-    picture = _quantiles_by_layer(frame, "probability of the favourite minus that of the second", means)
-    tie = theme.reference(pd.DataFrame({"tie": [0.0]}), "tie", "a tie")
+    picture = _quantiles_by_layer(frame, "lead in probability", means)
+    tie = theme.reference(pd.DataFrame({"tie": [0.0]}), "tie")
     return theme.framed(picture + tie, theme.MEDIUM)
 
 
@@ -46,7 +44,7 @@ def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.To
     y = alt.Y("q10:Q", title=axis_title, scale=alt.Scale(domain=[0, 1]))
     reach = base.mark_rule(color=theme.MAIN, strokeWidth=2).encode(y=y, y2="q90:Q")
     half = base.mark_bar(color=theme.MAIN, width=alt.RelativeBandSize(0.5)).encode(y="q25:Q", y2="q75:Q")
-    median = base.mark_tick(color=theme.ACCENT, thickness=3, width=alt.RelativeBandSize(0.7)).encode(y="q50:Q")
+    median = base.mark_tick(color="white", thickness=2, opacity=1, width=alt.RelativeBandSize(0.5)).encode(y="q50:Q")
     return alt.layer(reach, half, median)
 
 
@@ -62,7 +60,7 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
             x=x,
             x2="end:Q",
             y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=legend),
+            color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
             tooltip=[
                 *token_tooltip(),
                 alt.Tooltip("layer:Q", format="d"),
@@ -77,15 +75,15 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
 CHARTS = (
     Chart(
         "How sure is each layer's router?",
-        "For each layer, the tick is the median token, the bar the middle half of all tokens and the line the middle "
-        "80 %: low is a router that knows, 1 is one that might as well draw lots.",
+        "For each layer, the white tick is the median token, the bar the middle half of all tokens and the line the "
+        "middle 80 %: low is a router that knows, 1 is one that might as well draw lots.",
         measure=router_entropy,
         draw=entropy_by_layer,
     ),
     Chart(
         "How far ahead is the favourite expert?",
-        "For each layer, the lead in probability of the most probable expert over the second (tick: median token, bar: "
-        "middle half, line: middle 80 %); near 0 a small change would send the token elsewhere.",
+        "For each layer, the lead in probability of the most probable expert over the second (white tick: median "
+        "token, bar: middle half, line: middle 80 %); near 0 a small change would send the token elsewhere.",
         measure=top_margin,
         draw=margin_by_layer,
     ),

@@ -15,15 +15,13 @@ MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gin
 def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
     """Loads from busiest to idlest expert, one line a layer. Columns: those of `ranked_load`."""
     base = alt.Chart(frame).encode(
-        x=alt.X(
-            "rank:Q", title="rank of the expert in its layer (1 = busiest)", scale=_ranks(frame), axis=_whole_axis()
-        ),
+        x=alt.X("rank:Q", title="rank in its layer (dashed: even share)", scale=_ranks(frame), axis=_whole_axis()),
         color=_two_colours(frame),
         tooltip=[alt.Tooltip("rank:Q", format="d"), *load_tooltip()],
     )
-    y = alt.Y("load:Q", title="share of the layer's assignments", axis=alt.Axis(format="%"))
+    y = alt.Y("load:Q", title="share of assignments", axis=theme.share_axis())
     even = base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y="uniform:Q")
-    return theme.framed(base.mark_line(point=True).encode(y=y) + even, theme.MEDIUM)
+    return theme.framed(base.mark_line(point=len(frame) <= 64).encode(y=y) + even, theme.MEDIUM)
 
 
 def _ranks(frame: pd.DataFrame) -> alt.Scale:
@@ -34,22 +32,25 @@ def _whole_axis() -> alt.Axis:
     return alt.Axis(format="d", tickMinStep=1, grid=False)
 
 
+def _layers(frame: pd.DataFrame) -> list[int]:
+    return [int(layer) for layer in np.unique(frame["layer"])]
+
+
 def _two_colours(frame: pd.DataFrame) -> alt.Color:
-    layers = [int(layer) for layer in np.unique(frame["layer"])]
     legend = alt.Legend(title="layer", orient="top")
-    return alt.Color("layer:N", scale=alt.Scale(domain=layers, range=list(theme.PAIR)), legend=legend)
+    return alt.Color("layer:N", scale=alt.Scale(domain=_layers(frame), range=list(theme.PAIR)), legend=legend)
 
 
 def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
     """Three measures of evenness, a dot a layer. Columns: those of `balance_of_two`."""
     named = frame.assign(measure=frame["measure"].map(MEASURES))
     base = alt.Chart(named).encode(y=alt.Y("measure:N", title=None, sort=list(MEASURES.values())))
-    x = alt.X("value:Q", title="value (grey mark: an even load)", scale=alt.Scale(domain=[0, 1]))
-    even = base.mark_tick(color=theme.REFERENCE, thickness=3, height=26).encode(x="even:Q")
+    x = alt.X("value:Q", title="value (grey: an even load)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=6))
+    even = base.mark_tick(color=theme.NOTE, thickness=3, opacity=1, height=26).encode(x="even:Q")
     dots = base.mark_point(filled=True, size=140, opacity=1).encode(
         x=x,
         color=_two_colours(frame),
-        shape=alt.Shape("layer:N", legend=None),
+        shape=alt.Shape("layer:N", title="layer", scale=alt.Scale(domain=_layers(frame))),
         tooltip=[
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip("measure:N"),
@@ -67,7 +68,7 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
     """First choice at one layer by first choice at the other. Columns: those of `transitions`."""
     first, second = int(frame["from_layer"].iloc[0]), int(frame["to_layer"].iloc[0])
     ids = {side: [int(e) for e in np.unique(frame[f"{side}_expert"])] for side in ("from", "to")}
-    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    axis = theme.ids_axis()
     chart = (
         alt.Chart(frame[frame["tokens"] > 0].drop(columns=["from_layer", "to_layer"]))
         .mark_rect(stroke=None)
@@ -76,7 +77,7 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
             y=alt.Y("from_expert:O", title=f"expert at layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
             color=alt.Color(
                 "share:Q",
-                scale=alt.Scale(scheme="viridis", domainMin=0),
+                scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
                 legend=alt.Legend(
                     title=f"share of the expert's tokens at layer {first}",
                     format="%",
@@ -100,9 +101,8 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
 
 def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
     """How much the choices of two layers have in common, with chance. Columns: those of `overlap`."""
-    names = {"mutual information": "what first choices tell of each other", "shared ids": "tokens with an id in both"}
-    base = alt.Chart(frame.assign(name=frame["measure"].map(names))).encode(
-        y=alt.Y("name:N", title=None, sort=list(names.values()), axis=alt.Axis(labelLimit=120)),
+    base = alt.Chart(frame).encode(
+        y=alt.Y("measure:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
         tooltip=[
             alt.Tooltip("measure:N"),
             alt.Tooltip("value:Q", format=".3f"),
@@ -113,12 +113,12 @@ def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
     )
     x = alt.X(
         "share:Q",
-        title="share of the maximum (grey mark: chance)",
+        title="share of the maximum (orange: chance)",
         scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(format="%"),
+        axis=theme.share_axis(),
     )
     bars = base.mark_bar(color=theme.MAIN, height=alt.RelativeBandSize(0.5)).encode(x=x)
-    chance = base.mark_tick(color=theme.REFERENCE, thickness=4, height=alt.RelativeBandSize(0.7)).encode(
+    chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.7)).encode(
         x="chance_share:Q"
     )
     return theme.framed(bars + chance, theme.SHORT)
@@ -143,15 +143,16 @@ CHARTS = (
     Chart(
         "Where do the tokens of one expert go at the other layer?",
         "Each row is an expert of the first layer, and its cells say what share of its tokens had which first choice "
-        "at the other layer; blank is none.",
+        "at the other layer; blank is none, and of an expert with "
+        "few tokens every cell is strong.",
         measure=transitions,
         draw=layer_transitions,
         layers="two",
     ),
     Chart(
         "Does the choice at one layer tell the choice at the other?",
-        "Only what a bar reaches beyond its grey mark, the same with tokens shuffled, means something; shared ids mean "
-        "nothing unless the model's experts keep their identity across layers.",
+        "Only what a bar reaches beyond its orange mark, the same with tokens shuffled, means something; shared ids "
+        "mean nothing unless the model's experts keep their identity across layers.",
         measure=overlap,
         draw=layer_overlap,
         layers="two",

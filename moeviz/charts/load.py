@@ -7,7 +7,7 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.load import balance, coverage, expert_load, importance
 
-SHARE = "share of the layer's assignments"
+SHARE = "share of assignments"
 
 
 def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
@@ -16,11 +16,11 @@ def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
         alt.Chart(frame.drop(columns="rank"))
         .mark_rect(stroke=None)
         .encode(
-            x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
             y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
             color=alt.Color(
                 "times_even:Q",
-                scale=alt.Scale(scheme="viridis", domainMin=0),
+                scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
                 legend=alt.Legend(title="load, in even shares (1 = even)", orient="top", gradientLength=200),
             ),
             tooltip=load_tooltip(),
@@ -47,13 +47,13 @@ def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(frame.drop(columns="rank"))
         .mark_bar(color=theme.MAIN)
         .encode(
-            x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-            y=alt.Y("load:Q", title=SHARE, axis=alt.Axis(format="%")),
+            x=alt.X("expert:O", title="expert (dashed: even share)", axis=theme.ids_axis()),
+            y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
             tooltip=load_tooltip(),
         )
     )
     even = frame[["uniform"]].head(1)
-    return theme.framed(bars + theme.reference(even, "uniform", "even share"), theme.MEDIUM)
+    return theme.framed(bars + theme.reference(even, "uniform"), theme.MEDIUM)
 
 
 def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -62,10 +62,8 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(frame)
         .mark_line(interpolate="linear")
         .encode(
-            x=alt.X(
-                "share_of_experts:Q", title="share of the layer's experts, busiest first", axis=alt.Axis(format="%")
-            ),
-            y=alt.Y("covered:Q", title="share of assignments that they serve", axis=alt.Axis(format="%")),
+            x=alt.X("share_of_experts:Q", title="share of the layer's experts, busiest first", axis=theme.share_axis()),
+            y=alt.Y("covered:Q", title="share of assignments", axis=theme.share_axis()),
             detail="layer:N",
             color=theme.layer_colour(),
             tooltip=[
@@ -79,7 +77,7 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
     corners = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})
     diagonal = (
         alt.Chart(corners)
-        .mark_line(color=theme.REFERENCE, strokeDash=list(theme.DASH))
+        .mark_line(color=theme.CHANCE, strokeDash=list(theme.DASH))
         .encode(x="x:Q", y="y:Q", tooltip=alt.value("an even load"))
     )
     return theme.framed(alt.layer(lines, diagonal), theme.MEDIUM, canvas=True)
@@ -87,11 +85,11 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Coefficient of variation of each layer, with what choosing by lot gives. Columns: those of `balance`."""
-    base = alt.Chart(frame).encode(x=theme.layer_axis())
+    base = alt.Chart(frame).encode(x=theme.layer_axis("orange: chance"))
     bars = base.mark_bar(color=theme.MAIN).encode(
-        y=alt.Y("cv:Q", title="spread of the load (std / mean), 0 = even"), tooltip=_balance_tooltip()
+        y=alt.Y("cv:Q", title="spread (std / mean)"), tooltip=_balance_tooltip()
     )
-    ticks = base.mark_tick(color=theme.REFERENCE, thickness=3, bandSize=18).encode(
+    ticks = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9)).encode(
         y="chance_cv:Q", tooltip=[alt.Tooltip("chance_cv:Q", title="by lot", format=".3f")]
     )
     return theme.framed(bars + ticks, theme.MEDIUM)
@@ -103,13 +101,13 @@ def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(frame)
         .mark_bar(color=theme.MAIN)
         .encode(
-            x=theme.layer_axis(),
-            y=alt.Y("max_over_mean:Q", title="load of the busiest expert, in even shares"),
+            x=theme.layer_axis("dashed: even share"),
+            y=alt.Y("max_over_mean:Q", title="load, in even shares"),
             tooltip=_balance_tooltip(),
         )
     )
     even = pd.DataFrame({"even": [1.0]})
-    return theme.framed(bars + theme.reference(even, "even", "even share"), theme.MEDIUM)
+    return theme.framed(bars + theme.reference(even, "even"), theme.MEDIUM)
 
 
 def _balance_tooltip() -> list[alt.Tooltip]:
@@ -133,8 +131,8 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(frame.drop(columns="rank"))
         .mark_circle(opacity=0.7, size=45)
         .encode(
-            x=alt.X("importance:Q", title="mean router probability", axis=alt.Axis(format="%")),
-            y=alt.Y("load:Q", title=SHARE, axis=alt.Axis(format="%")),
+            x=alt.X("importance:Q", title="mean router probability", axis=theme.share_axis()),
+            y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
             color=theme.layer_colour(),
             tooltip=[*load_tooltip(), alt.Tooltip("importance:Q", title="mean probability", format=".2%")],
         )
@@ -143,7 +141,7 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
     line = pd.DataFrame({"x": [0.0, end], "y": [0.0, end]})
     same = (
         alt.Chart(line)
-        .mark_line(color=theme.REFERENCE, strokeDash=list(theme.DASH))
+        .mark_line(color=theme.CHANCE, strokeDash=list(theme.DASH))
         .encode(x="x:Q", y="y:Q", tooltip=alt.value("used as much as believed in"))
     )
     return theme.framed(alt.layer(points, same), theme.MEDIUM, canvas=True)
@@ -174,7 +172,7 @@ CHARTS = (
     ),
     Chart(
         "Is the load more uneven than chance?",
-        "Each bar is the spread of one layer's load (0 is even); the grey mark is what a router that chose by lot "
+        "Each bar is the spread of one layer's load (0 is even); the orange mark is what a router that chose by lot "
         "would show over as many tokens.",
         measure=balance,
         draw=balance_by_layer,

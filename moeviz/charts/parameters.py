@@ -7,16 +7,17 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.parameters import parameter_split, touched_growth
-from moeviz.parameters import CONVENTIONS
 
 BILLIONS = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # SI says G where papers on models say B
 KINDS = {"parameters": "all", "active": "active for one token"}
+LINES = {"touched": "this text", "chance": "if experts were drawn by lot"}
 MAX_STEPS = 1_000
 
 
 def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
     """Parameters of each part, all and active. Columns: those of `parameter_split`; drawn by convention 'all'."""
-    parts = frame[(frame["convention"] == CONVENTIONS[0]) & (frame["parameters"] > 0)]
+    everything = frame["convention"] == "all"
+    parts = frame[everything & (frame["parameters"] > 0)]
     order = [part.replace("_", " ") for part in parts.sort_values("parameters", ascending=False)["part"]]
     bars = parts.assign(share=parts["active"] / parts["parameters"], part=parts["part"].str.replace("_", " "))
     bars = bars.rename(columns=KINDS).melt(["part", "share"], list(KINDS.values()), "kind", "parameters")
@@ -38,10 +39,10 @@ def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
             ],
         )
     )
-    return theme.framed(chart, theme.rows_height(2 * len(order)))
+    return theme.framed(chart, theme.rows_height(2 * len(order) - 2))
 
 
-def written(parameters: float) -> str:
+def written(parameters: int | float | np.number) -> str:
     """A number of parameters as papers write it.
 
     >>> written(46_702_792_704), written(1_234_567), written(512)
@@ -58,7 +59,7 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
     sums = frame.groupby("convention", sort=False)[["parameters", "active"]].sum().reset_index()
     sums = sums.assign(active_text=sums["active"].map(written), share=sums["active"] / sums["parameters"])
     base = alt.Chart(sums).encode(
-        y=alt.Y("convention:N", sort=list(CONVENTIONS), title="what is counted", axis=alt.Axis(labelLimit=180)),
+        y=alt.Y("convention:N", sort=None, title="what is counted", axis=alt.Axis(labelLimit=180)),
         x=alt.X("active:Q", title="active parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
         tooltip=[
             alt.Tooltip("convention:N"),
@@ -76,42 +77,38 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
     Of a text of more than MAX_STEPS tokens, the tokens that touched something new are drawn, or, where these are
     still more, MAX_STEPS of all evenly spaced on the logarithmic axis; the first and the last always.
     """
-    chosen = _steps(frame)
-    lines = chosen.melt("tokens", ["touched", "chance"], "line", "parameters")
-    lines = lines.assign(
-        line=lines["line"].map({"touched": "this text", "chance": "if experts were drawn by lot"}),
-        parameters_text=lines["parameters"].map(written),
-    )
+    lines = _steps(frame).rename(columns=LINES).melt("tokens", list(LINES.values()), "line", "parameters")
     curve = (
-        alt.Chart(lines)
+        alt.Chart(lines.assign(text=lines["parameters"].map(written)))
         .mark_line(interpolate="step-after")
         .encode(
             x=alt.X(
-                "tokens:Q",
-                title="tokens so far",
-                scale=alt.Scale(type="log", nice=False, domain=[1, max(int(frame["tokens"].max()), 2)]),
-                axis=alt.Axis(format="~s", tickCount=6, grid=False),
+                "tokens:Q", title="tokens so far", scale=_token_scale(frame), axis=alt.Axis(format="~s", tickCount=6)
             ),
             y=alt.Y("parameters:Q", title="parameters touched", axis=alt.Axis(labelExpr=BILLIONS)),
             color=alt.Color(
                 "line:N",
-                scale=alt.Scale(
-                    domain=["this text", "if experts were drawn by lot"], range=[theme.MAIN, theme.REFERENCE]
-                ),
+                scale=alt.Scale(domain=list(LINES.values()), range=[theme.MAIN, theme.CHANCE]),
                 legend=alt.Legend(title=None, orient="top", labelLimit=220),
             ),
             tooltip=[
                 alt.Tooltip("line:N", title="what"),
                 alt.Tooltip("tokens:Q", title="tokens so far", format=","),
-                alt.Tooltip("parameters_text:N", title="parameters touched"),
+                alt.Tooltip("text:N", title="parameters touched"),
             ],
         )
     )
-    rules = [
-        theme.reference(frame[["total"]].head(1), "total", f"total {written(frame['total'].iloc[0])}"),
-        theme.reference(frame[["active"]].head(1), "active", f"active {written(frame['active'].iloc[0])}", below=True),
-    ]
-    return theme.framed(alt.layer(curve, *rules), theme.MEDIUM)
+    return theme.framed(alt.layer(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
+
+
+def _token_scale(frame: pd.DataFrame) -> alt.Scale:
+    return alt.Scale(type="log", nice=False, domain=[1, max(len(frame), 2)])
+
+
+def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
+    """Total or active as a line with its name and number."""
+    label = " ".join([field, *frame[field].head(1).map(written)])
+    return theme.named_reference(frame[[field]].head(1), field, label, below)
 
 
 def _steps(frame: pd.DataFrame) -> pd.DataFrame:
@@ -126,8 +123,8 @@ def _steps(frame: pd.DataFrame) -> pd.DataFrame:
 CHARTS = (
     Chart(
         "What are the parameters for, and which work on one token?",
-        "Each wide bar is all of a part's parameters and the narrow bar inside it those that one token runs through: "
-        "only the routed experts have any that rest.",
+        "The grey bar is all of a part's parameters and the blue bar those that one token runs through: only routed "
+        "experts may rest.",
         measure=parameter_split,
         draw=parameters_by_part,
     ),
@@ -139,8 +136,8 @@ CHARTS = (
     ),
     Chart(
         "How much of the model has the text touched so far?",
-        "One token runs through the active parameters only, but every new token may wake up other experts; the grey "
-        "line is what choosing experts by lot would touch.",
+        "One token runs through the active parameters only, but every new token may wake up other experts; the "
+        "orange line is what choosing experts by lot would touch.",
         measure=touched_growth,
         draw=touched_curve,
     ),

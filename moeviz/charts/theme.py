@@ -26,15 +26,18 @@ EXPERT_COLOURS = (
 )
 OTHER = "#9a9a9a"  # experts beyond the focus
 FOCUS = 8  # how many experts keep a colour where there are more than EXPERT_COLOURS
-REFERENCE = "#767676"  # even-share and chance lines and their labels: contrast over 4 on white and on dark
+CHANCE = "#cc7722"  # even-share and chance lines, seen on MAIN too
+NOTE = "#767676"  # other lines and their names: contrast over 4 on white and on dark
+ACCENT = "#e8590c"  # a frame around what is selected; no expert has this colour
 MAIN = "#4a8fd0"  # where one colour is enough
-ACCENT = "#d98032"  # the one mark to look at
-PAIR = ("#4a8fd0", "#d98032")  # two layers, two kinds
+PAIR = ("#4a8fd0", "#cc7722")  # two layers, two kinds
 DASH = (5, 4)
-SEQUENTIAL = alt.Scale(scheme="viridis")
+# Viridis without its darkest fifth, which drowns in a dark page.
+VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
 
 MAX_TOKENS = 256  # in one picture: more cells take over a second to draw
-SHORT, MEDIUM, MAX_HEIGHT = 220, 320, 760
+SHORT, MEDIUM, MAX_HEIGHT = 220, 360, 760
+AROUND = 160  # pixels of a chart's height that its axis and legend take
 
 
 def focus(experts: np.ndarray | pd.Series) -> tuple[int, ...]:
@@ -59,13 +62,13 @@ def expert_colours(num_experts: int, focus: Sequence[int] = ()) -> list[str]:
 
 
 def rows_height(rows: int) -> int:
-    """Height in pixels of a chart with a band per row, axis included."""
-    return int(np.clip(22 * rows + 70, SHORT, MAX_HEIGHT))
+    """Height in pixels of a chart with a readable band per row."""
+    return int(np.clip(22 * rows + AROUND, SHORT, MAX_HEIGHT))
 
 
 def grid_height(rows: int) -> int:
     """Height in pixels of a picture of cells, whose rows may be thin."""
-    return int(np.clip(12 * rows + 110, MEDIUM, MAX_HEIGHT))
+    return int(np.clip(12 * rows + AROUND, MEDIUM, MAX_HEIGHT))
 
 
 def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
@@ -82,23 +85,35 @@ def at_most_max_tokens(frame: pd.DataFrame) -> None:
         )
 
 
-def layer_axis() -> alt.X:
-    """Layers from left to right, each by the model's own index."""
-    return alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+def share_axis() -> alt.Axis:
+    """Per cent, with few enough labels for a phone."""
+    return alt.Axis(format="%", tickCount=6)
+
+
+def ids_axis() -> alt.Axis:
+    """Ids of experts or layers, as many as there is room for."""
+    return alt.Axis(labelAngle=0, labelOverlap=True)
+
+
+def layer_axis(note: str = "") -> alt.X:
+    """Layers from left to right, each by the model's own index; `note` says what else is to see."""
+    return alt.X("layer:O", title=f"layer ({note})" if note else "layer", axis=ids_axis())
 
 
 def layer_colour() -> alt.Color:
     """Layers from first to last, where each is a line or a dot."""
     legend = alt.Legend(title="layer", orient="top", gradientLength=160, format="d", tickMinStep=1)
-    return alt.Color("layer:Q", scale=SEQUENTIAL, legend=legend)
+    return alt.Color("layer:Q", scale=alt.Scale(scheme=VIRIDIS), legend=legend)
 
 
-def reference(frame: pd.DataFrame, field: str, label: str, below: bool = False) -> alt.LayerChart:
-    """A dashed horizontal line at `frame[field]` with its name written above it, or below."""
+def reference(frame: pd.DataFrame, field: str, color: str = CHANCE) -> alt.Chart:
+    """A dashed horizontal line at `frame[field]`: the even share, or chance, in the colour for these."""
+    return alt.Chart(frame).mark_rule(color=color, strokeDash=list(DASH), strokeWidth=2).encode(y=f"{field}:Q")
+
+
+def named_reference(frame: pd.DataFrame, field: str, label: str, below: bool = False) -> alt.LayerChart:
+    """A dashed horizontal line with its name written above it, or below: where no bar can be behind the words."""
     line = alt.Chart(frame).encode(y=f"{field}:Q")
-    rule = line.mark_rule(color=REFERENCE, strokeDash=list(DASH), strokeWidth=2)
     place = {"baseline": "top", "dy": 5} if below else {"baseline": "bottom", "dy": -3}
-    name = line.mark_text(color=REFERENCE, align="right", dx=-4, **place).encode(
-        x=alt.value("width"), text=alt.value(label)
-    )
-    return alt.layer(rule, name)
+    name = line.mark_text(color=NOTE, align="right", dx=-4, **place).encode(x=alt.value("width"), text=alt.value(label))
+    return alt.layer(reference(frame, field, NOTE), name)

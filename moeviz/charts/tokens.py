@@ -24,12 +24,14 @@ def top_expert_grid(frame: pd.DataFrame) -> alt.Chart:
         "color": alt.Color(
             "colour:N",
             scale=alt.Scale(domain=domain, range=range_),
-            legend=alt.Legend(title=title, orient="top", symbolType="square", columns=9),
+            legend=alt.Legend(
+                title=title, orient="top", symbolType="square", columns=9 if OTHERS not in domain else 5, titleLimit=330
+            ),
         ),
         "tooltip": [*token_tooltip(), _whole("layer"), _whole("expert"), *_weight_tooltip(frame)],
     }
     if frame["weight"].notna().any():
-        scale = alt.Scale(domain=[0, float(frame["weight"].max())], range=[0.35, 1], clamp=True)
+        scale = alt.Scale(domain=[0, float(frame["weight"].max())], range=[0.5, 1], clamp=True)
         encoding["opacity"] = alt.Opacity("weight:Q", scale=scale, legend=None)
     cell = alt.selection_point(name="cell", fields=["token"], on="click", empty=False)
     chart = chart.encode(**encoding).add_params(cell)
@@ -54,11 +56,12 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
     """Cells from `start` to `end`, in small columns, and their axis: positions where there is one text."""
     one_text = frame["sequence"].nunique() <= 1
     start = frame["position" if one_text else "token"].astype(np.int32)
-    cells = frame.assign(start=start, end=start + 1, shown=frame["text"].map(_visible_categories(frame["text"])))
+    sides = {"start": (start - 0.5).astype(np.float32), "end": (start + 0.5).astype(np.float32)}
+    cells = frame.assign(**sides, shown=frame["text"].map(_visible_categories(frame["text"])))
     cells = cells.drop(columns=["text", "sequence", "num_experts"], errors="ignore")
     title = "position of the token in the text" if one_text else "token, one text after another"
     scale = (
-        alt.Scale(domain=[int(start.min()), int(start.max()) + 1], nice=False, zero=False)
+        alt.Scale(domain=[int(start.min()) - 0.5, int(start.max()) + 0.5], nice=False, zero=False)
         if len(start)
         else alt.Undefined
     )
@@ -89,8 +92,12 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart:
     cells, x = token_axis(frame[frame["slot"] >= 0])
     cells = cells.assign(choice=cells["slot"] + 1, upper=cells["expert"] + 0.5, lower=cells["expert"] - 0.5)
     weighted = frame["weight"].notna().any()
-    legend = alt.Legend(title="weight" if weighted else "choice", orient="top", gradientLength=160)
-    colour = alt.Color("weight:Q", scale=theme.SEQUENTIAL, legend=legend) if weighted else alt.value(theme.MAIN)
+    legend = alt.Legend(title="weight", orient="top", gradientLength=160)
+    colour = (
+        alt.Color("weight:Q", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend)
+        if weighted
+        else alt.value(theme.MAIN)
+    )
     chart = (
         alt.Chart(cells)
         .mark_rect(stroke=None)
@@ -125,7 +132,7 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
         marks = base.mark_rect(color=theme.OTHER), base.mark_text(color="black").encode(text="expert:Q")
         return theme.framed(alt.layer(*marks), theme.rows_height(frame["layer"].nunique()))
     legend = alt.Legend(title="weight", orient="top", gradientLength=160)
-    tiles = base.mark_rect().encode(color=alt.Color("weight:Q", scale=theme.SEQUENTIAL, legend=legend))
+    tiles = base.mark_rect().encode(color=alt.Color("weight:Q", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend))
     middle = float(frame["weight"].min() + frame["weight"].max()) / 2
     on_tile = alt.condition(alt.datum.weight > middle, alt.value("black"), alt.value("white"))
     ids = base.mark_text().encode(text="expert:Q", color=on_tile)

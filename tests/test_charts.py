@@ -1,0 +1,243 @@
+"""Every chart there is: add a row to a CHARTS table and these tests cover it."""
+
+import json
+import pkgutil
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import moeviz.charts
+import moeviz.metrics
+from moeviz import ParameterCounts, RoutingTrace
+from moeviz.charts import TOPICS, theme
+from moeviz.charts.marked_token import with_marked_token
+from moeviz.errors import MoevizError
+from moeviz.metrics.tokens import token_expert, token_layer
+from moeviz.samples import sample_trace
+
+GOLDEN = Path(__file__).parent / "golden"
+CHARTS = [chart for charts in TOPICS.values() for chart in charts]
+VARYING = {"$schema", "config", "data", "datasets", "views"}
+every_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
+
+
+def sized(trace: RoutingTrace) -> RoutingTrace:
+    """The trace with made-up parameter counts, which fit any number of layers."""
+    layers = len(trace.model.layers)
+    counts = ParameterCounts(6_000, 6_000, 20_000, 400, 8 * 3_000 * layers, 0, 0, 90, per_expert=(3_000,) * layers)
+    return replace(trace, model=replace(trace.model, parameters=counts))
+
+
+def fitted(trace: RoutingTrace, chart) -> RoutingTrace:
+    """As many layers and tokens as the chart asks for, in the way that the app does it."""
+    layers = {"all": None, "one": (1,), "two": (0, 2)}[chart.layers]
+    tokens = {"all": None, "window": slice(0, theme.MAX_TOKENS), "one": slice(4, 5)}[chart.tokens]
+    return trace.select(layers=layers, tokens=tokens)
+
+
+def spec_of(chart, trace: RoutingTrace) -> dict:
+    return chart.draw(chart.measure(fitted(sized(trace), chart))).to_dict()
+
+
+def steady(spec):
+    """The specification without data, and without the names that Altair counts up."""
+    if isinstance(spec, list):
+        return [steady(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    counted = {key for key in spec if key == "name" and re.fullmatch(r"view_\d+", str(spec[key]))}
+    return {key: steady(part) for key, part in spec.items() if key not in VARYING | counted}
+
+
+def encodings(spec) -> list[dict]:
+    """Every `encoding` of a specification, layers included."""
+    found = [spec["encoding"]] if "encoding" in spec else []
+    return found + [encoding for layer in spec.get("layer", ()) for encoding in encodings(layer)]
+
+
+def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
+    charts = {module.name for module in pkgutil.iter_modules(moeviz.charts.__path__)} - {
+        "chart",
+        "theme",
+        "marked_token",
+    }
+    metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
+    assert charts == {topic.lower() for topic in TOPICS}
+    assert charts <= metrics
+
+
+def test_keys_are_unique():
+    assert len({chart.key for chart in CHARTS}) == len(CHARTS)
+
+
+@every_chart
+def test_asks_a_question_and_says_how_to_read_the_answer(chart):
+    assert chart.question.endswith("?")
+    assert chart.reading.endswith(".")
+    assert "Columns:" in chart.method
+
+
+@every_chart
+def test_spec_matches_golden(chart, trace, request):
+    spec = steady(spec_of(chart, trace))
+    golden = GOLDEN / f"{chart.key}.json"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    assert golden.exists(), "New chart: look at it in the app, then run pytest --update-golden."
+    assert spec == json.loads(golden.read_text(encoding="utf-8")), (
+        "Changed chart: look at it in the app, then run pytest --update-golden."
+    )
+
+
+def test_every_golden_file_is_of_a_chart():
+    assert {file.stem for file in GOLDEN.glob("*.json")} == {chart.key for chart in CHARTS}
+
+
+@every_chart
+def test_draws_from_ids_alone_or_says_what_is_missing(chart, ids_only_trace):
+    try:
+        assert encodings(spec_of(chart, ids_only_trace))
+    except MoevizError as error:
+        assert str(error).endswith((".", "has none."))
+        assert "router logits" in str(error)
+
+
+@every_chart
+def test_draws_many_experts_and_layers_of_different_sizes(chart):
+    """64 experts, top-4; one layer has 16 of them only."""
+    trace = sample_trace(layers=3, tokens=16, top_k=4, experts=64)
+    experts = trace.experts.copy()
+    experts[1] %= 16
+    logits = trace.logits.copy()
+    logits[1, :, 16:] = float("-inf")
+    mixed = replace(trace, experts=experts, logits=logits, model=replace(trace.model, num_experts=(64, 16, 64)))
+    assert encodings(spec_of(chart, mixed))
+
+
+@every_chart
+def test_draws_a_trace_without_tokens_or_says_why_not(chart, trace):
+    empty = trace.select(tokens=slice(0, 0))
+    try:
+        assert encodings(spec_of(chart, empty))
+    except MoevizError as error:
+        assert chart.tokens == "one"
+        assert "this trace has 0" in str(error)
+
+
+@every_chart
+def test_tooltips_have_no_field_that_vega_makes_an_image_or_a_heading_of(chart, trace):
+    tips = [tip for encoding in encodings(spec_of(chart, trace)) for tip in _list(encoding.get("tooltip", []))]
+    names = {tip.get(key) for tip in tips for key in ("field", "title")}
+    assert not names & {"image", "title"}
+
+
+def _list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+@every_chart
+def test_has_no_title_or_background_of_its_own(chart, trace):
+    spec = spec_of(chart, trace)
+    assert "title" not in spec
+    assert "background" not in spec
+    assert spec["width"] == "container"
+
+
+@every_chart
+def test_column_names_are_plain(chart, trace):
+    fields = [
+        channel["field"]
+        for encoding in encodings(spec_of(chart, trace))
+        for channels in encoding.values()
+        for channel in _list(channels)
+        if "field" in channel
+    ]
+    assert all(re.fullmatch(r"[a-z_0-9]+", field) for field in fields)
+
+
+def test_a_click_on_a_token_is_the_selection_cell():
+    spec = _top_expert_grid(sample_trace()).to_dict()
+    (selection,) = spec["params"]
+    assert selection["name"] == "cell"
+    assert selection["select"]["fields"] == ["token"]
+    assert spec["usermeta"] == {"embedOptions": {"renderer": "canvas"}}
+
+
+def _top_expert_grid(trace: RoutingTrace):
+    return TOPICS["Tokens"][0].draw(token_layer(trace))
+
+
+def test_repeated_words_keep_a_cell_each():
+    data = _top_expert_grid(sample_trace(layers=2, tokens=32)).data
+    assert len(data) == 64
+    assert data.groupby("layer")["start"].nunique().tolist() == [32, 32]
+
+
+def test_the_mark_of_a_token_frames_its_cells():
+    grid = _top_expert_grid(sample_trace())
+    mark = with_marked_token(grid, 5).layer[1].data.iloc[0]
+    cells = grid.data[grid.data["token"] == 5]
+    assert set(cells["start"]) == {mark["start"]}
+    assert set(cells["end"]) == {mark["end"]}
+
+
+@pytest.mark.parametrize("start", [None, 3])
+def test_a_token_outside_the_picture_is_marked_unseen_and_inside_the_axis(start):
+    grid = _top_expert_grid(sample_trace().select(tokens=slice(10, 20)))
+    mark = with_marked_token(grid, start).layer[1].data.iloc[0]
+    assert mark.to_dict() == {"start": 9.5, "end": 10.5, "seen": 0}
+
+
+def test_token_text_is_made_visible():
+    assert "⏎" in set(_top_expert_grid(sample_trace()).data["shown"])
+
+
+def test_a_token_without_an_expert_has_no_cell(trace):
+    experts, weights = trace.experts.copy(), trace.weights.copy()
+    experts[0, 5], weights[0, 5] = -1, 0
+    dropped = replace(trace, experts=experts, weights=weights)
+    assert len(_top_expert_grid(dropped).data) == 4 * 32 - 1
+
+
+def test_too_many_tokens_are_refused_and_not_cut():
+    trace = sample_trace(layers=1, tokens=theme.MAX_TOKENS + 1)
+    for chart, frame in zip(TOPICS["Tokens"], (token_layer(trace), token_expert(trace)), strict=False):
+        with pytest.raises(MoevizError, match="shows 256 tokens at most, and got 257"):
+            chart.draw(frame)
+
+
+def test_up_to_nine_experts_have_a_colour_each():
+    assert len(set(theme.expert_colours(9))) == 9
+    assert theme.OTHER not in theme.expert_colours(9)
+
+
+def test_of_more_experts_the_focus_is_coloured_in_its_order():
+    colours = theme.expert_colours(64, focus=(40, 2))
+    assert (colours[40], colours[2]) == theme.EXPERT_COLOURS[:2]
+    assert colours.count(theme.OTHER) == 62
+
+
+def test_focus_is_the_most_frequent_experts_and_no_empty_slot():
+    assert theme.focus(pd.Series([7, 3, 3, -1, -1, -1, 5, 5])) == (3, 5, 7)
+    assert len(theme.focus(pd.Series(range(20)))) == theme.FOCUS
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#0e1117"])
+def test_lines_and_their_names_stand_out_on_a_light_and_a_dark_page(page):
+    for colour in (theme.CHANCE, theme.NOTE, theme.MAIN):
+        assert _contrast(colour, page) >= 3
+
+
+def _contrast(one: str, other: str) -> float:
+    """Contrast ratio of WCAG 2.2."""
+    lower, higher = sorted((_luminance(one), _luminance(other)))
+    return (higher + 0.05) / (lower + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(factor * part for factor, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

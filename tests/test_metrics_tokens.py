@@ -1,0 +1,92 @@
+"""What happened to each token."""
+
+import numpy as np
+import pytest
+
+from moeviz import ModelInfo, RoutingTrace
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.tokens import token_expert, token_layer, token_routes, visible
+from moeviz.routing_trace import token_frame
+
+
+@pytest.fixture
+def by_hand() -> RoutingTrace:
+    """Three tokens, two of them 'the'; layers 1 (3 experts) and 4 (2 experts), top-2.
+
+    Layer 1: 'the' to 2 (0.7) and 0 (0.3); 'the' to 1 (0.6) and 2 (0.4); 'end' dropped.
+    Layer 4: 'the' to 0 alone (0.9); 'the' to 1 (0.8) and 0 (0.2); 'end' to 1 (0.5) and 0 (0.5).
+    """
+    return RoutingTrace(
+        model=ModelInfo("by hand", "test", layers=(1, 4), num_experts=(3, 2), top_k=2),
+        tokens=token_frame(np.zeros(3), np.arange(3), ["the", "the", "end"], phase=["prompt"] * 2 + ["generated"]),
+        experts=np.array([[[2, 0], [1, 2], [-1, -1]], [[0, -1], [1, 0], [1, 0]]], np.int16),
+        weights=np.array([[[0.7, 0.3], [0.6, 0.4], [0, 0]], [[0.9, 0], [0.8, 0.2], [0.5, 0.5]]], np.float32),
+    )
+
+
+def test_token_layer_has_the_first_choice_of_every_token_at_every_layer(by_hand):
+    frame = token_layer(by_hand)
+    assert frame["token"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert frame["layer"].tolist() == [1, 4] * 3
+    assert frame["expert"].tolist() == [2, 0, 1, 1, -1, 1]
+    assert frame["weight"].tolist() == pytest.approx([0.7, 0.9, 0.6, 0.8, 0, 0.5])
+    assert frame["num_experts"].tolist() == [3, 2] * 3
+    assert frame["text"].tolist() == ["the"] * 4 + ["end"] * 2
+
+
+def test_token_expert_has_a_row_for_every_expert_chosen_or_not(by_hand):
+    frame = token_expert(by_hand.select(layers=[1]))
+    assert frame["expert"].tolist() == [0, 1, 2] * 3
+    assert frame["slot"].tolist() == [1, -1, 0, -1, 0, 1, -1, -1, -1]
+    assert frame["weight"].tolist() == pytest.approx([0.3, 0, 0.7, 0, 0.6, 0.4, 0, 0, 0])
+
+
+def test_without_weights_only_the_choices_are_told(ids_only_trace):
+    frame = token_expert(ids_only_trace.select(layers=[2]))
+    assert frame["weight"].isna().all()
+    assert (frame["slot"] >= 0).sum() == 32 * 2
+    assert token_layer(ids_only_trace)["weight"].isna().all()
+
+
+def test_token_expert_refuses_several_layers(by_hand):
+    with pytest.raises(InvalidTrace, match=r"shows one layer, and this trace has 2\. Choose one"):
+        token_expert(by_hand)
+
+
+def test_a_route_lists_the_filled_slots_of_one_token_layer_by_layer(by_hand):
+    frame = token_routes(by_hand.select(tokens=slice(0, 1)))
+    assert frame["layer"].tolist() == [1, 1, 4]
+    assert frame["slot"].tolist() == [0, 1, 0]
+    assert frame["expert"].tolist() == [2, 0, 0]
+    assert frame["weight"].tolist() == pytest.approx([0.7, 0.3, 0.9])
+
+
+def test_a_route_is_of_one_token(by_hand):
+    with pytest.raises(InvalidTrace, match="A route is of one token, and this trace has 3"):
+        token_routes(by_hand)
+
+
+def test_frames_of_no_tokens_are_empty(trace):
+    empty = trace.select(layers=[0], tokens=slice(0, 0))
+    assert len(token_layer(empty)) == len(token_expert(empty)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("router", "router"),
+        (" the cat ", "␣the cat␣"),
+        ("   ", "␣␣␣"),
+        ("a\n\tb\r", "a⏎⇥b␍"),
+        ("\u202eevil", "⟨U+202E⟩evil"),
+        ("a\u200bb", "a⟨U+200B⟩b"),
+        ("\x1b[31m", "⟨U+001B⟩[31m"),
+        ("\u0301", "◌\u0301"),
+        ("", "∅"),
+        ("⟨é 1/2⟩", "⟨é 1/2⟩"),
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+        ("語", "語"),
+    ],
+)
+def test_what_would_vanish_or_reorder_is_made_visible(text, shown):
+    assert visible(text) == shown
