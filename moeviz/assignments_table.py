@@ -73,7 +73,7 @@ def trace_of_table(table: pd.DataFrame, facts: dict[str, Any] | None = None) -> 
     With the facts that `facts_beside_table` gave, the same trace again, less its logits. Without, a table from any
     hand: `position`, `layer` and `expert` are needed, and the rest is taken from the rows. Tokens are then in order of
     sequence and position, slots in order of `slot`, else of the rows, and by weight where there are weights; each
-    layer has as many experts as its highest id says.
+    layer has as many experts as its highest id says. Columns of other names, and logits, are not read.
 
     Raises `InvalidTrace`, which names the row (the first is 1) and the value.
     """

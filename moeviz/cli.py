@@ -6,7 +6,7 @@ usage. What is heavy is imported by the command that needs it, so `moeviz --help
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -50,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _app(args: Namespace) -> int:
-    # app/ lies beside moeviz/, and Streamlit looks for .streamlit/config.toml where it starts.
-    home = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(home / "app" / "main.py")]
-    command += ["--server.headless", "true" if args.no_browser else "false", "--server.showEmailPrompt", "false"]
-    command += ["--server.port", str(args.port)] if args.port is not None else []
-    return subprocess.run([*command, *args.extra], cwd=home, check=False).returncode
+    # In this process, so that whoever stops `moeviz app` stops the server.
+    home = Path(__file__).parents[1]  # app/ lies beside moeviz/
+    sys.argv = ["streamlit", "run", str(home / "app" / "main.py")]
+    sys.argv += ["--server.headless", "true" if args.no_browser else "false", "--server.showEmailPrompt", "false"]
+    sys.argv += ["--server.port", str(args.port)] if args.port is not None else []
+    sys.argv += args.extra
+    os.chdir(home)  # Streamlit looks for .streamlit/config.toml where it starts
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+    return 0
 
 
 def _trace(args: Namespace) -> int:

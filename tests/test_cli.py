@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -253,19 +254,20 @@ def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
 # moeviz app, and how commands end
 
 
-def test_app_starts_streamlit_in_the_folder_that_holds_its_config(monkeypatch):
+def test_app_starts_streamlit_in_the_folder_that_holds_its_config(monkeypatch, tmp_path):
     calls = []
 
-    def run(command, cwd, check):
-        calls.append((command, cwd))
-        return subprocess.CompletedProcess(command, 3)
+    def run_module(name, run_name, alter_sys):
+        calls.append((name, run_name, *sys.argv))
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 3
-    (command, home), *_ = calls
-    assert command[:4] == [sys.executable, "-m", "streamlit", "run"] and Path(command[4]).is_file()
-    assert Path(command[4]).relative_to(home) == Path("app/main.py")
-    options = dict(zip(command[5::2], command[6::2], strict=True))
+    monkeypatch.setattr(runpy, "run_module", run_module)
+    monkeypatch.setattr(sys, "argv", ["moeviz"])
+    monkeypatch.chdir(tmp_path)  # and back, when the test is over
+    assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 0
+    (call,) = calls
+    assert call[:4] == ("streamlit", "__main__", "streamlit", "run")
+    assert Path(call[4]).is_file() and Path(call[4]).relative_to(Path.cwd()) == Path("app/main.py")
+    options = dict(zip(call[5::2], call[6::2], strict=True))
     expected = {"--server.port": "8080", "--server.headless": "true", "--server.address": "0.0.0.0"}
     assert options == {**expected, "--server.showEmailPrompt": "false"}
 

@@ -196,6 +196,20 @@ def test_an_unknown_suffix_gets_the_list_of_suffixes(name, trace, tmp_path):
             act()
 
 
+def test_a_write_that_the_disk_refuses_leaves_the_file_that_was_there(trace, tmp_path, monkeypatch):
+    path = tmp_path / "trace.csv"
+    path.write_text("precious")
+
+    def full(self, data):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_trace(trace, path)
+    assert path.read_text() == "precious" and [file.name for file in tmp_path.iterdir()] == ["trace.csv"]
+
+
 def test_a_failed_write_leaves_the_file_that_was_there(trace, tmp_path):
     path = tmp_path / "trace.json"
     write_trace(trace, path)
@@ -225,6 +239,14 @@ def test_a_csv_opens_in_plain_pandas(trace):
     ]
     assert table["expert"].dtype == "int64" and table["weight"].dtype == "float64"
     assert json.loads(table["about"][0])["model"]["name"] == "sample" and table["about"][1:].isna().all()
+
+
+def test_pandas_leaves_every_token_as_it_is_when_told_to():
+    data = EXPORTS[0].write(trace_of_texts(AWKWARD))
+    empty = {"weight": "", "logit": "", "probability": ""}
+    table = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=empty).drop_duplicates("position")
+    assert table["token"].tolist() == [escape_formula(text) for text in AWKWARD]
+    assert table["weight"].dtype == "float64"
 
 
 def test_a_csv_says_the_logit_and_the_probability_of_the_chosen_expert(trace):
