@@ -64,8 +64,9 @@ def _app(args: Namespace) -> int:
 def _trace(args: Namespace) -> int:
     from moeviz.exports import export_for, write_trace
 
-    if args.output:
-        export_for(args.output)  # a wrong suffix is said now, not after the model has run
+    if args.output:  # what cannot be written is said now, not after the model has run
+        export_for(args.output)
+        Path(args.output).parent.stat()
     prompt = _prompt(args.prompt)
     from moeviz.capture.hf import Sampling, trace
     from moeviz.capture.models import load_model

@@ -144,11 +144,12 @@ def test_a_model_that_is_not_there_gets_one_sentence(capsys, tmp_path):
     assert "There is no model at" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_not_there_is_named(capsys, tmp_path):
+def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("moeviz.capture.models.load_model", pytest.fail)
     path = tmp_path / "none" / "out.csv"
     assert main(["trace", "Il", "-o", str(path)]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and "No such file or directory" in err
+    assert out == "" and err == f"moeviz: No such file or directory: {path.parent}\n"
 
 
 # moeviz params
