@@ -5,8 +5,8 @@ import re
 import pandas as pd
 import streamlit as st
 
-from moeviz.csv_file import escape_formula
 from moeviz.exports import EXPORTS
+from moeviz.files.csv_file import escape_formula
 from moeviz.routing_trace import RoutingTrace
 
 WORDS_IN_NAME = 5

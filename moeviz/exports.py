@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from moeviz.assignments_table import UNNAMED
-from moeviz.csv_file import from_csv, to_csv
 from moeviz.errors import InvalidTrace
-from moeviz.json_file import from_json, to_json
-from moeviz.parquet_file import from_parquet, to_parquet
+from moeviz.files.assignments_table import UNNAMED
+from moeviz.files.csv_file import from_csv, to_csv
+from moeviz.files.json_file import from_json, to_json
+from moeviz.files.parquet_file import from_parquet, to_parquet
+from moeviz.files.trace_facts import MAX_BYTES
+from moeviz.files.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
-from moeviz.trace_facts import MAX_BYTES
-from moeviz.trace_file import from_trace_file, to_trace_file
 
 
 @dataclass(frozen=True, slots=True)

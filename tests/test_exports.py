@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from moeviz.csv_file import escape_formula
 from moeviz.errors import InvalidTrace
 from moeviz.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
+from moeviz.files.csv_file import escape_formula
+from moeviz.files.short_floats import short_floats
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 from moeviz.samples import sample_trace
-from moeviz.short_floats import short_floats
 
 AWKWARD = (
     *(
@@ -369,7 +369,7 @@ def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
 
 
 def test_a_table_with_too_many_rows_is_refused(trace, monkeypatch):
-    monkeypatch.setattr("moeviz.assignments_table.MAX_ROWS", 10)
+    monkeypatch.setattr("moeviz.files.assignments_table.MAX_ROWS", 10)
     with pytest.raises(InvalidTrace, match="256 rows; at most 10"):
         EXPORTS[0].read(EXPORTS[0].write(trace))
 
@@ -471,7 +471,7 @@ def test_two_parquet_columns_of_one_name_are_refused():
 
 def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     data = parquet_of({"position": range(1000), "layer": [0] * 1000, "expert": [0] * 1000})
-    monkeypatch.setattr("moeviz.parquet_file.MAX_ROWS", 999)
+    monkeypatch.setattr("moeviz.files.parquet_file.MAX_ROWS", 999)
     with pytest.raises(InvalidTrace, match="unpacks to 1,000 rows"):
         EXPORTS[1].read(data)
 

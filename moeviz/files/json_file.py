@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
+from moeviz.files.short_floats import short_floats
+from moeviz.files.trace_facts import MAX_EXPERTS, check_size, facts_of, model_of, parse_json, tokens_as_json, tokens_of
 from moeviz.routing_trace import RoutingTrace
-from moeviz.short_floats import short_floats
-from moeviz.trace_facts import MAX_EXPERTS, check_size, facts_of, model_of, parse_json, tokens_as_json, tokens_of
 
 
 def to_json(trace: RoutingTrace) -> bytes:

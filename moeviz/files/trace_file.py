@@ -20,8 +20,7 @@ from math import prod
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.routing_trace import ARRAYS, RoutingTrace
-from moeviz.trace_facts import (
+from moeviz.files.trace_facts import (
     MAX_BYTES,
     MAX_FACTS_BYTES,
     check_size,
@@ -32,6 +31,7 @@ from moeviz.trace_facts import (
     tokens_as_json,
     tokens_of,
 )
+from moeviz.routing_trace import ARRAYS, RoutingTrace
 
 DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same trace, the same bytes

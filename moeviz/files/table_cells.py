@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.files.trace_facts import LABEL, MAX_EXPERTS, MAX_INT32, shown
 from moeviz.routing_trace import NO_TOKEN_ID, PHASES
-from moeviz.trace_facts import LABEL, MAX_EXPERTS, MAX_INT32, shown
 
 INTEGERS = {  # column: lowest, highest, and what an absent or empty cell means (None: it must be there)
     "sequence": (0, MAX_INT32, 0),
