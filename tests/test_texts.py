@@ -25,9 +25,7 @@ def sentencepiece():
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
-@pytest.mark.parametrize(
-    "text", ["Il fait froid à Paris.", "if x:\n\treturn  1", "naïve", "null NA =1+1", " a"]
-)
+@pytest.mark.parametrize("text", ["Il fait froid à Paris.", "if x:\n\treturn  1", "naïve", "null NA =1+1", " a"])
 def test_texts_join_to_the_prompt(tokenizer, text):
     assert "".join(token_texts(tokenizer, tokenizer(text)["input_ids"])[1:]) == text
 
