@@ -59,7 +59,8 @@ class RoutingTrace:
         """Return a field that may be absent, or raise `MissingField` with a sentence that starts with `why`."""
         values = getattr(self, field)
         if values is None:
-            raise MissingField(f"{why} needs router {field}, and this trace ({self.model.backend}) has none.")
+            hint = " CSV and Parquet files leave them out; .npz and .json keep them." if field == "logits" else ""
+            raise MissingField(f"{why} needs router {field}, and this trace ({self.model.backend}) has none.{hint}")
         return values
 
     def probabilities(self, why: str) -> Float32[np.ndarray, "L T E"]:

@@ -68,6 +68,8 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
     sequence int32 · position int32 · text category · phase category · layer int32 · expert int16 · slot int16 (0 =
     first choice, -1 = not chosen) · weight float32 (0 where not chosen; NaN in all rows where the trace has no
     weights). Raises `InvalidTrace` for a trace of several layers: choose one with `trace.select(layers=[...])`.
+
+    Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1.
     """
     model = trace.model
     if len(model.layers) != 1:
@@ -96,6 +98,8 @@ def token_routes(trace: RoutingTrace) -> pd.DataFrame:
     phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 · weight float32 (NaN where the trace
     has no weights). Raises `InvalidTrace` for a trace of several tokens: choose one with
     `trace.select(tokens=slice(i, i + 1))`.
+
+    Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1.
     """
     if len(trace.tokens) != 1:
         raise InvalidTrace(f"A route is of one token, and this trace has {len(trace.tokens)}. Choose one token.")
