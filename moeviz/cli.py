@@ -54,6 +54,7 @@ def _app(args: Namespace) -> int:
     home = Path(__file__).parents[1]  # app/ lies beside moeviz/
     sys.argv = ["streamlit", "run", str(home / "app" / "main.py")]
     sys.argv += ["--server.headless", "true" if args.no_browser else "false", "--server.showEmailPrompt", "false"]
+    sys.argv += ["--server.address", "localhost"]  # other machines get in when somebody says so: `args.extra` wins
     sys.argv += ["--server.port", str(args.port)] if args.port is not None else []
     sys.argv += args.extra
     os.chdir(home)  # Streamlit looks for .streamlit/config.toml where it starts

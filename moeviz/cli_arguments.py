@@ -15,7 +15,7 @@ EXAMPLES = {
     "app": """examples:
   moeviz app
   moeviz app --port 8080 --no-browser
-  moeviz app --server.address 0.0.0.0                 what moeviz does not know goes on to Streamlit""",
+  moeviz app --server.address 0.0.0.0                 open to other machines; unknown options go to Streamlit""",
     "trace": """examples:
   moeviz trace "Il fait froid."
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz

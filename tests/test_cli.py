@@ -265,7 +265,9 @@ def test_app_starts_streamlit_in_the_folder_that_holds_its_config(monkeypatch, t
     monkeypatch.setattr(sys, "argv", ["moeviz"])
     monkeypatch.chdir(tmp_path)  # and back, when the test is over
     assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 0
-    (call,) = calls
+    assert main(["app"]) == 0
+    call, plain = calls
+    assert plain[-2:] == ("--server.address", "localhost")
     assert call[:4] == ("streamlit", "__main__", "streamlit", "run")
     assert Path(call[4]).is_file() and Path(call[4]).relative_to(Path.cwd()) == Path("app/main.py")
     options = dict(zip(call[5::2], call[6::2], strict=True))
