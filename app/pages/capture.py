@@ -34,15 +34,15 @@ def capture_page() -> None:
         name = _model_choice()
         facts = st.container()
         options = _options()
-    if asked:
+    with facts:
+        known = _facts(name)
+    if asked and known:
         with happening.container(), explained():
             _run(name, *options)
     if state.current_trace() is None:
         _first_visit()
     else:
         explore()
-    with facts, explained():  # last of all: the first visitor reads the page while the model loads
-        model_facts(state.model_facts(name), state.context_length(name))
 
 
 def _first_visit() -> None:
@@ -70,6 +70,14 @@ def _model_choice() -> str:
         key=state.MODEL,
         persist_state="session",
     )
+
+
+def _facts(name: str) -> bool:
+    """What is known of the model before it runs; False, and the reason on the page, where there is no such model."""
+    with explained():
+        model_facts(state.model_facts(name), state.context_length(name))
+        return True
+    return False
 
 
 def _options() -> tuple[int, float, int]:

@@ -1,0 +1,79 @@
+"""The app in a real Chromium: for tests/test_browser.py and benchmarks/app.py."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, Playwright
+from playwright.sync_api import Error as PlaywrightError
+
+ROOT = Path(__file__).parent.parent
+SECONDS_TO_START = 60
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running app, and every line that it has written so far."""
+
+    url: str
+    lines: list[str]
+
+
+@contextmanager
+def served(**environment: str) -> Iterator[Server]:
+    """The app on a free port of this machine, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
+    server = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+    lines, ready = [], threading.Event()
+
+    def read() -> None:
+        for line in server.stdout:
+            lines.append(line)
+            if "You can now view" in line:
+                ready.set()
+        ready.set()  # it ended: stop waiting
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        if not ready.wait(SECONDS_TO_START) or server.poll() is not None:
+            raise RuntimeError("The app did not start:\n" + "".join(lines))
+        yield Server(f"http://127.0.0.1:{port}", lines)
+    finally:
+        server.terminate()
+        server.wait()
+        reader.join()
+        server.stdout.close()
+
+
+def chromium(playwright: Playwright) -> Browser:
+    """The Chromium named by CHROMIUM, the system's, or Playwright's own; an error says how to get one."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    try:
+        return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if root else [])
+    except PlaywrightError as error:
+        raise RuntimeError(
+            f"No Chromium started ({path or 'none on this machine'}). Run `make browser`, or set CHROMIUM to the path "
+            f"of one. {error}"
+        ) from error

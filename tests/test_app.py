@@ -1,0 +1,350 @@
+"""The app's logic, in Streamlit's own test harness: what is on a page, and what it says where something is missing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+from tiny_models import DENSE
+
+import moeviz
+from app import settings, state
+from app.components.strip import PART_OF_CHARACTER
+from app.downloads import file_stem, table_as_csv
+from app.settings import read_settings
+from moeviz.charts import TOPICS
+from moeviz.charts.theme import MAX_TOKENS
+from moeviz.errors import ModelNotFound
+from moeviz.exports import EXPORTS
+from moeviz.routing_trace import RoutingTrace
+from moeviz.samples import sample_trace
+
+MAIN = Path(__file__).parent.parent / "app" / "main.py"
+SECONDS = 120
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "![picture](http://example.com/x.png)",
+    ":material/home:",
+    "=1+1",
+)
+SAFE_ELEMENTS = {"text", "code", "dataframe", "bidi_component", "vega_lite_chart"}
+
+
+def first_page(trace: RoutingTrace | None = None) -> AppTest:
+    """The app as it opens, with a trace on screen where one is given."""
+    return opened(AppTest.from_file(str(MAIN), default_timeout=SECONDS), trace)
+
+
+def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
+    """A page by its function, as st.navigation would run it."""
+
+    def script(path, args):
+        from importlib import import_module
+
+        module, function = path.rsplit(".", 1)
+        getattr(import_module(module), function)(*args)
+
+    return opened(AppTest.from_function(script, default_timeout=SECONDS, args=(path, args)), trace)
+
+
+def topic_page(topic: str, trace: RoutingTrace | None = None) -> AppTest:
+    return page("app.pages.topic.topic_page", trace, topic)
+
+
+def traces_page(trace: RoutingTrace | None = None) -> AppTest:
+    return page("app.pages.traces.traces_page", trace)
+
+
+def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
+    if trace is not None:
+        layers = trace.model.layers
+        app.session_state["trace"] = trace
+        for key, value in {
+            state.LAYER: layers[0],
+            state.FIRST_LAYER: layers[0],
+            state.SECOND_LAYER: layers[-1],
+        }.items():
+            app.session_state[key] = value
+    return app.run()
+
+
+def run(app: AppTest, prompt: str) -> AppTest:
+    app.text_area(key=state.PROMPT).set_value(prompt)
+    return next(button for button in app.button if button.label == "Run").click().run()
+
+
+def pictures(app: AppTest) -> int:
+    return len(app.get("vega_lite_chart"))
+
+
+def sentences(app: AppTest) -> str:
+    return "\n".join(text.value for text in app.text)
+
+
+def strip(app: AppTest) -> dict:
+    (drawn,) = app.get("bidi_component")
+    return json.loads(drawn.proto.json)
+
+
+def with_texts(trace: RoutingTrace, texts: tuple[str, ...]) -> RoutingTrace:
+    """The same trace, its first tokens and its model called something else."""
+    text = pd.Series([*texts, *trace.tokens["text"][len(texts) :]], dtype="str")
+    return replace(trace, tokens=trace.tokens.assign(text=text), model=replace(trace.model, name=texts[0]))
+
+
+@pytest.fixture(scope="module")
+def real_trace() -> RoutingTrace:
+    """A trace of the embedded model, which also knows its parameters."""
+    return moeviz.trace("embedded", "Il fait froid.\ndef f(x):\n    return x", max_new_tokens=4)
+
+
+def test_the_first_page_says_what_to_do_and_what_the_model_is():
+    app = first_page()
+    assert not app.exception
+    assert pictures(app) == 0
+    assert "**Run** sends the prompt" in app.info[0].value
+    facts = {metric.label: metric.value for metric in app.metric}
+    info = moeviz.load_model().info
+    assert facts["MoE layers"] == f"{len(info.layers)} of {info.num_layers}"
+    assert facts["Experts"] == str(info.num_experts[0])
+    assert {"Parameters", "Active", "Context"} <= set(facts)
+
+
+def test_run_shows_the_trace_that_the_library_records():
+    app = run(first_page(), "Il fait froid.")
+    assert not app.exception
+    assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
+    assert pictures(app) > 0
+    assert strip(app)["tokens"][0]["text"] == "<s>"
+
+
+def test_an_example_fills_the_prompt():
+    app = first_page()
+    app.get("button_group")[0].set_value("German").run()
+    assert "das Meer" in app.text_area(key=state.PROMPT).value
+
+
+def test_generated_tokens_are_marked_and_the_seed_repeats_them():
+    app = first_page()
+    app.slider(key=state.NEW_TOKENS).set_value(5).run()
+    app.slider(key=state.TEMPERATURE).set_value(1.0).run()
+    first = run(app, "One day").session_state["trace"]
+    assert run(app, "One day").session_state["trace"].equals(first)
+    drawn = strip(app)["tokens"]
+    phases = [token["phase"] for token in drawn]
+    assert phases == list(first.tokens["phase"])
+    assert drawn[phases.index("generated")]["mark"] == "generated"
+
+
+def test_the_chosen_token_shows_its_way_through_the_layers(trace):
+    app = first_page(trace)
+    before = pictures(app)
+    assert "Click a token" in sentences(app)
+    app.session_state["token"] = 3
+    app.run()
+    assert "Click a token" not in sentences(app)
+    assert pictures(app) == before + 1
+    assert strip(app)["selected"] == 3
+
+
+def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
+    app = first_page(trace)
+    app.select_slider(key=state.LAYER).set_value(2).run()
+    drawn = strip(app)["tokens"]
+    assert [token["expert"] for token in drawn] == [str(expert) for expert in trace.experts[2, :, 0]]
+    assert len({token["colour"] for token in drawn if token["expert"] == drawn[0]["expert"]}) == 1
+
+
+def test_a_long_trace_is_drawn_a_window_at_a_time():
+    trace = sample_trace(layers=2, tokens=MAX_TOKENS + 10)
+    app = first_page(trace)
+    assert len(strip(app)["tokens"]) == MAX_TOKENS
+    app.session_state[state.WINDOW] = 2
+    app.run()
+    assert not app.exception
+    assert [token["position"] for token in strip(app)["tokens"]] == list(range(MAX_TOKENS, MAX_TOKENS + 10))
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
+    app = topic_page(topic, real_trace)
+    assert not app.exception
+    one_token = sum(chart.tokens == "one" for chart in TOPICS[topic])
+    assert pictures(app) == len(TOPICS[topic]) - one_token
+    assert [heading.value for heading in app.subheader] == [chart.question for chart in TOPICS[topic]]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_page_without_a_trace_says_where_to_get_one(topic):
+    app = topic_page(topic)
+    assert not app.exception
+    assert "Run a prompt on the Capture page" in app.info[0].value
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
+    app = topic_page(topic, ids_only_trace)
+    assert not app.exception
+    whose_trace = 1
+    assert pictures(app) + len(app.text) - whose_trace == len(TOPICS[topic])
+    if topic == "Confidence":
+        assert sentences(app).count("and this trace (sample) has none.") == len(TOPICS[topic])
+
+
+def test_the_same_layer_cannot_be_compared_with_itself(trace):
+    app = topic_page("Layers", trace)
+    one, other = (app.selectbox(key=key) for key in (state.FIRST_LAYER, state.SECOND_LAYER))
+    assert one.value not in [int(option) for option in other.options]
+    other.set_value(2).run()
+    assert not app.exception
+    assert "2" not in app.selectbox(key=state.FIRST_LAYER).options
+
+
+def test_a_model_with_one_layer_has_nothing_to_compare():
+    app = topic_page("Layers", sample_trace(layers=1))
+    assert not app.exception
+    assert "the trace has one" in sentences(app)
+
+
+def test_an_empty_prompt_is_explained_and_the_last_trace_stays(trace):
+    app = run(first_page(trace), "")
+    assert "The prompt is empty." in sentences(app)
+    assert app.session_state["trace"] is trace
+
+
+def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
+    prompt = "one two three " * 500
+    app = run(first_page(trace), prompt)
+    limit = moeviz.load_model().max_tokens
+    assert f"a prompt of {limit:,} tokens fits" in sentences(app)
+    assert app.text_area(key=state.PROMPT).value == prompt
+    assert app.session_state["trace"] is trace
+
+
+@pytest.fixture
+def offered(monkeypatch):
+    """Let the deployment offer one model."""
+
+    def offer(name, **more):
+        monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, models=(name,), **more))
+
+    return offer
+
+
+def test_a_model_that_does_not_exist_is_one_sentence(offered, tmp_path, trace):
+    offered(str(tmp_path / "nothing"))
+    app = run(first_page(trace), "text")
+    assert not app.exception
+    assert sentences(app).count("There is no model at") == 1
+    assert app.session_state["trace"] is trace
+
+
+def test_a_dense_model_is_one_sentence(offered, tmp_path):
+    DENSE.save_pretrained(tmp_path)
+    offered(str(tmp_path))
+    app = run(first_page(), "text")
+    assert not app.exception
+    assert len(app.text) == 1
+    assert "router" in sentences(app)
+
+
+def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch):
+    offered("embedded", allow_any_model=False)
+    monkeypatch.setattr(state, "_load", pytest.fail)
+    monkeypatch.setattr(state, "_facts", pytest.fail)
+    for read in (state.model, state.model_facts):
+        with pytest.raises(ModelNotFound, match="not on offer here; choose one of embedded"):
+            read("some/model")
+
+
+def test_without_a_setting_only_this_machine_may_name_a_model(offered):
+    assert "type a folder" not in first_page().selectbox(key=state.MODEL).label  # the harness names no host
+    offered("embedded", allow_any_model=True)
+    assert "type a folder" in first_page().selectbox(key=state.MODEL).label
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda export: export.suffix)
+def test_an_opened_file_is_the_trace_on_screen(export, trace):
+    app = traces_page()
+    app.file_uploader(key=state.UPLOAD).upload(f"mine{export.suffix}", export.write(trace), export.mime).run()
+    assert not app.exception
+    assert app.session_state["trace"].equals(export.read(export.write(trace)))
+    assert "Opened." in app.success[0].value
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("broken.npz", b"PK\x03\x04 not a zip"),
+        ("broken.parquet", b"PAR1"),
+        ("broken.json", b'{"format": '),
+        ("prices.csv", b"fruit,price\napple,3\n"),
+        ("empty.csv", b""),
+    ],
+)
+def test_a_file_that_holds_no_trace_is_explained_and_the_last_trace_stays(name, data, trace):
+    app = traces_page(trace)
+    before = len(app.text)
+    app.file_uploader(key=state.UPLOAD).upload(name, data, "application/octet-stream").run()
+    assert not app.exception
+    assert len(app.text) == before + 1
+    assert app.session_state["trace"] is trace
+
+
+def unsafe_elements(app: AppTest) -> list[str]:
+    """Everything on the page that Streamlit may read as Markdown or HTML, labels and help texts too."""
+    return [str(node.proto) for node in app if hasattr(node, "proto") and node.type not in SAFE_ELEMENTS]
+
+
+@pytest.mark.parametrize("topic", [None, *TOPICS])
+def test_tokens_and_names_never_reach_markdown_or_html(topic, real_trace):
+    trace = with_texts(real_trace, HOSTILE)
+    app = first_page(trace) if topic is None else topic_page(topic, trace)
+    assert not app.exception
+    everything = "\n".join(unsafe_elements(app))
+    assert "How is this computed?" in everything
+    assert not [text for text in HOSTILE if text in everything]
+    assert HOSTILE[0] in sentences(app)  # the model's name
+
+
+def test_a_hostile_name_in_an_error_stays_plain_text():
+    app = traces_page()
+    data = b"token,layer,slot,expert\n![x](http://example.com/x.png),0,0,0\n"
+    app.file_uploader(key=state.UPLOAD).upload("x.csv", data, "text/csv").run()
+    assert app.text
+    assert "example.com" not in "\n".join(unsafe_elements(app))
+
+
+def test_a_table_for_spreadsheets_holds_no_formula():
+    frame = pd.DataFrame({"text": pd.Series(["=1+1", "two"], dtype="category"), "weight": [0.5, -1.0]})
+    assert table_as_csv(frame).decode().split() == ["text,weight", "'=1+1,0.5", "two,-1.0"]
+
+
+def test_file_names_keep_only_letters_and_digits(trace):
+    hostile = with_texts(trace, ("../../etc/passwd", "<b>", 'a"; rm'))
+    assert file_stem(hostile) == "moeviz-passwd-etc-passwd-b-a-rm"
+    assert file_stem(trace) == "moeviz-sample-the-router-sends-each-token"
+
+
+def test_parts_of_characters_are_told_from_brackets_in_the_text():
+    assert PART_OF_CHARACTER.fullmatch("⟨é 1/2⟩")
+    assert not PART_OF_CHARACTER.fullmatch("⟨é⟩")
+
+
+def test_settings_come_from_the_environment():
+    given = read_settings({"MOEVIZ_MODELS": "embedded, some/model", "MOEVIZ_ALLOW_ANY_MODEL": "0"})
+    assert given.models == ("embedded", "some/model")
+    assert given.allow_any_model is False
+    assert read_settings({}).allow_any_model is None
+    assert read_settings({}).models == ("embedded",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MOEVIZ_ALLOW_ANY_MODEL", "yes"), ("MOEVIZ_MAX_NEW_TOKENS", "-1"), ("MOEVIZ_TIMING", "on")]
+)
+def test_a_setting_that_is_no_such_thing_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be"):
+        read_settings({name: value})

@@ -1,0 +1,236 @@
+"""What a person does, in a real Chromium: type, click, walk with the keys, download, open again."""
+
+import re
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from browser import Server, chromium, served
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+import moeviz
+from moeviz.exports import read_trace
+from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import RoutingTrace
+
+pytestmark = pytest.mark.browser
+MILLISECONDS = 60_000  # the first page also loads the model
+expect.set_options(timeout=MILLISECONDS)
+PROMPT = "Il fait froid.\ndef f(x):\n    return x + 1"
+OWN = {"127.0.0.1", "localhost"}
+DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
+WAY = "Which way did this token take through the model?"
+PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Traces")
+
+
+@pytest.fixture(scope="session")
+def server():
+    with served() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        running = chromium(playwright)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def recorded() -> RoutingTrace:
+    """What the library says about PROMPT."""
+    return moeviz.trace(moeviz.load_model(), PROMPT)
+
+
+@pytest.fixture
+def page(server, browser):
+    yield from watched(server, browser, viewport={"width": 1280, "height": 900})
+
+
+@pytest.fixture
+def phone(server, browser):
+    agent = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
+    size = {"width": 390, "height": 844}
+    yield from watched(server, browser, viewport=size, is_mobile=True, has_touch=True, user_agent=agent)
+
+
+def watched(server: Server, browser: Browser, **options):
+    """A fresh visitor. In no test may an error reach the console, a dialog open, or a request leave the machine."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(MILLISECONDS)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    page.goto(server.url)
+    expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact: the model is loaded
+    yield page
+    context.close()
+    assert not wrong
+
+
+def is_foreign(url: str) -> bool:
+    return urlparse(url).scheme in ("http", "https", "ws", "wss") and urlparse(url).hostname not in OWN
+
+
+def run(page: Page, prompt: str) -> None:
+    """Type a prompt and run it, and wait for the strip and the first chart."""
+    page.get_by_role("textbox", name="Prompt").fill(prompt)
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    expect(page.locator(DRAWN).first).to_be_visible()
+    expect(tokens(page).first).to_be_visible()
+
+
+def go_to(page: Page, name: str) -> None:
+    page.get_by_role("link", name=name, exact=True).first.click()
+    if name != "Capture":
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+
+
+def tokens(page: Page) -> Locator:
+    return page.get_by_role("listbox", name=re.compile("^Tokens")).get_by_role("option")
+
+
+def picture(page: Page, question: str) -> Locator:
+    """The chart that answers a question, once it is drawn."""
+    return page.locator(f'.stVegaLiteChart[aria-label^="{question}"]').locator("canvas, svg.marks")
+
+
+def strip_of(trace: RoutingTrace, layer: int) -> list[str]:
+    """What the strip should say: each token and its first choice."""
+    at = trace.model.layers.index(layer)
+    texts = [visible(text) for text in trace.tokens["text"]]
+    return [f"{text}{expert}" for text, expert in zip(texts, trace.experts[at, :, 0], strict=True)]
+
+
+def slider(page: Page) -> Locator:
+    return page.get_by_role("slider", name="Layer")
+
+
+def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
+    run(page, PROMPT)
+    layers = recorded.model.layers
+    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2]))
+
+    slider(page).press("ArrowRight")
+    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
+
+    with page.expect_download() as download:
+        page.locator(".st-key-trace-csv button").click()
+    assert download.value.suggested_filename == "moeviz-embedded-s-il-fait-froid-def.csv"
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    opened = read_trace(file)
+    assert opened.tokens.equals(recorded.tokens)
+    assert np.array_equal(opened.experts, recorded.experts)
+    np.testing.assert_allclose(opened.weights, recorded.weights, atol=1e-6, rtol=0)
+
+    page.reload()
+    expect(page.get_by_text("sends the prompt above through the model")).to_be_visible()
+    go_to(page, "Traces")
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("Opened.")).to_be_visible()
+    go_to(page, "Capture")
+    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2]))
+
+
+def test_a_clicked_token_shows_its_way_through_the_layers(page, recorded):
+    run(page, PROMPT)
+    hint = page.get_by_text("Click a token in the text or in the chart.")
+    expect(hint).to_be_visible()
+    tokens(page).nth(3).click()
+    expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
+    expect(hint).to_be_hidden()
+    expect(picture(page, WAY)).to_be_visible()
+
+
+def test_a_click_in_the_heat_map_selects_the_token_in_the_strip(page):
+    run(page, PROMPT)
+    heatmap = picture(page, "Which expert did each token go to, layer by layer?")
+    heatmap.scroll_into_view_if_needed()
+    box = heatmap.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5)
+    expect(page.get_by_role("option", selected=True)).to_have_count(1)
+    expect(picture(page, WAY)).to_be_visible()
+
+
+def test_the_strip_can_be_walked_with_the_keys(page):
+    run(page, PROMPT)
+    first, third = tokens(page).first, tokens(page).nth(2)
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(third).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(picture(page, WAY)).to_be_visible()
+    expect(third).to_have_attribute("aria-selected", "true")
+    expect(third).to_be_focused()  # after the rerun too
+    page.keyboard.press("End")
+    expect(tokens(page).last).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(tokens(page).last).not_to_be_focused()
+    page.keyboard.press("Home")
+    expect(first).to_be_focused()
+
+
+def test_the_keyboard_runs_the_prompt(page):
+    page.get_by_role("textbox", name="Prompt").fill("One day")
+    page.get_by_role("textbox", name="Prompt").press("ControlOrMeta+Enter")
+    expect(tokens(page).first).to_be_visible()
+    expect(tokens(page).last).to_have_text(re.compile("day"))
+
+
+def test_an_empty_prompt_leaves_the_last_drawing(page):
+    run(page, PROMPT)
+    count = tokens(page).count()
+    page.get_by_role("textbox", name="Prompt").fill("")
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    expect(page.get_by_text("The prompt is empty.")).to_be_visible()
+    expect(tokens(page)).to_have_count(count)
+
+
+def test_two_layers_are_compared_side_by_side(page):
+    run(page, PROMPT)
+    go_to(page, "Layers")
+    expect(page.locator(DRAWN)).to_have_count(4)
+    page.get_by_role("combobox", name="The other layer").click()
+    page.get_by_role("option", name="3", exact=True).click()
+    legend = picture(page, "Do the two layers share out their work alike?").locator(".role-legend-label")
+    expect(legend).to_have_text(["0", "3"])
+    expect(page.locator(DRAWN)).to_have_count(4)
+
+
+def test_what_strangers_wrote_is_shown_as_text(page, tmp_path):
+    hostile = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](http://example.com/x.png)"]
+    file = tmp_path / "hostile.csv"
+    rows = [f'{token},0,0,{token},"{text}"' for token, text in enumerate(hostile)]
+    file.write_text("position,layer,slot,expert,token\n" + "\n".join(rows) + "\n")
+    go_to(page, "Traces")
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("Opened.")).to_be_visible()
+    go_to(page, "Capture")
+    expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
+    tokens(page).nth(1).click()
+    expect(picture(page, WAY)).to_be_visible()
+    assert page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script").count() == 0
+
+
+def test_a_phone_never_scrolls_sideways(phone):
+    run(phone, PROMPT)
+    assert overflow(phone) == 0
+    for name in PAGES:
+        open_on_phone(phone, name)
+        assert overflow(phone) == 0, name
+
+
+def open_on_phone(page: Page, name: str) -> None:
+    page.get_by_test_id("stExpandSidebarButton").click()
+    go_to(page, name)
+
+
+def overflow(page: Page) -> int:
+    """Pixels that the page is wider than the screen."""
+    widest = "Math.max(...[...document.querySelectorAll('html, [data-testid=stMain]')].map(MORE))"
+    return page.evaluate(widest.replace("MORE", "part => part.scrollWidth - part.clientWidth"))
