@@ -1,7 +1,7 @@
 """CSV: the long table of a trace as text that pandas, R, a database and a spreadsheet read.
 
-The columns are those of `moeviz.files.assignments_table`, and a last one, `about`: the model's facts as JSON in the first
-row, empty in every other. With it the file opens here as the same trace again. Texts are quoted, numbers are not;
+The columns are those of `moeviz.files.assignments_table`, and a last one, `about`: the model's facts as JSON in the
+first row, empty in every other. With it the file opens here as the same trace again. Texts are quoted, numbers are not;
 weights have as many digits as float32 needs, and no more.
 
 A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
