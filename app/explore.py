@@ -70,6 +70,7 @@ def _heatmap(trace: RoutingTrace) -> None:
             selection_mode=state.CELL,
             alt=alternative(chart),
         )
+        state.log_moment("first chart sent")
         particulars(chart, frame)
 
 

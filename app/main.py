@@ -1,7 +1,6 @@
 """Entry point: `streamlit run app/main.py`. Lays out the pages; each topic of moeviz.charts is one."""
 
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a clone runs without be
 from app.pages.capture import capture_page
 from app.pages.topic import topic_page
 from app.pages.traces import traces_page
-from app.state import log_time
+from app.state import log_moment
 from moeviz.charts import TOPICS
 
-started = time.perf_counter()
+log_moment("script begins")
 st.set_page_config(page_title="moeviz", page_icon="🧭", layout="wide")
 st.html("<style>[data-testid='stMainBlockContainer'] {padding-top: 4rem}</style>")  # the room of the bar above, no more
 topics = [st.Page(partial(topic_page, topic), title=topic, url_path=topic.lower()) for topic in TOPICS]
@@ -27,4 +26,4 @@ st.navigation(
     ],
     position="top",
 ).run()
-log_time("script", started)
+log_moment("script ends")

@@ -8,7 +8,7 @@
 | MOEVIZ_MAX_PROMPT_CHARS | 8000       | longest prompt, in characters                                                 |
 | MOEVIZ_MAX_NEW_TOKENS   | 128        | most tokens that one run may generate                                         |
 | MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
-| MOEVIZ_TIMING           | 0          | 1: a line on stderr after each run says how long the model took               |
+| MOEVIZ_TIMING           | 0          | 1: lines on stderr say when a run begins, the model ends, the chart is sent   |
 """
 
 import os

@@ -198,7 +198,7 @@ def run(
     while not lock.acquire(timeout=POLL_SECONDS):
         waiting()
     try:
-        started = time.perf_counter()
+        log_moment("model begins")
         trace = moeviz.trace(
             loaded,
             st.session_state[PROMPT],
@@ -206,14 +206,14 @@ def run(
             sampling=Sampling(temperature=temperature, seed=seed),
             progress=progress,
         )
-        log_time("model", started)
+        log_moment("model ends")
     finally:
         lock.release()
     set_trace(trace)
 
 
-def log_time(what: str, started: float) -> None:
-    """With MOEVIZ_TIMING=1, tell the server's stderr how long something took. benchmarks/app.py reads it."""
+def log_moment(what: str) -> None:
+    """With MOEVIZ_TIMING=1, tell stderr when something happened (seconds since 1970): benchmarks/app.py reads it."""
     if settings.SETTINGS.timing:
-        sys.stderr.write(f"moeviz timing: {what} {time.perf_counter() - started:.6f} s\n")
+        sys.stderr.write(f"moeviz timing: {time.time():.6f} {what}\n")
         sys.stderr.flush()

@@ -1,0 +1,139 @@
+"""How long from Enter to the first chart? A 64-token prompt on the embedded model, in a real Chromium.
+
+    python -m benchmarks.app [--rounds N]
+
+Server and browser run on this machine and share its clock, so the wait falls into four parts without gaps:
+
+    to the server    Enter pressed -> the app's script begins
+    app              the script, to the moment it hands over the first chart; without the model
+    model            moeviz.trace()
+    to the screen    chart handed over -> its first frame presented; Streamlit, transport and drawing
+
+A visit's first run also loads the chart library into the browser; a later one does not. Printed are medians, in
+milliseconds: parts of different rounds, so they need not add up. "Main thread" is the CPU time of the browser's main
+thread in the same stretch, which a busy machine does not inflate.
+"""
+
+import argparse
+import itertools
+import os
+import re
+import statistics
+import time
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from app.pages.capture import EXAMPLES
+from moeviz.capture.models import load_model
+from tests.browser import Server, chromium, served
+
+TOKENS = 64
+MILLISECONDS = 60_000
+PARTS = ("Enter to first chart", "to the server", "app", "model", "to the screen", "main thread")
+MOMENTS = ("script begins", "model begins", "model ends", "first chart sent", "script ends")
+LINE = re.compile(r"moeviz timing: (\d+\.\d+) (.+)")
+
+# Both moments as the browser sees them: Enter, and the frame after the heat map's first stroke on its canvas.
+WATCH = """
+const now = () => performance.timeOrigin + performance.now();
+document.addEventListener("keydown", (e) => { if (e.key === "Enter") window.watch = {enter: now()}; }, true);
+for (const name of ["fill", "fillRect", "stroke"]) {
+  const paint = CanvasRenderingContext2D.prototype[name];
+  CanvasRenderingContext2D.prototype[name] = function (...how) {
+    if (window.watch && !window.watch.painted && this.canvas.isConnected && this.canvas.closest(".stVegaLiteChart")) {
+      window.watch.painted = true;
+      requestAnimationFrame(() => {
+        const after = new MessageChannel();
+        after.port1.onmessage = () => { window.watch.drawn = now(); };
+        after.port2.postMessage(0);
+      });
+    }
+    return paint.apply(this, how);
+  };
+}
+"""
+
+
+def prompts() -> list[str]:
+    """Texts of TOKENS tokens, each with another beginning, so that no answer comes from a cache."""
+    count = load_model().count_tokens
+    words = " ".join(EXAMPLES.values()).split(" ")
+    texts = (" ".join(words[start:] + words) for start in range(len(words)))
+    cut = (next((t[:end] for end in range(len(t)) if count(t[:end]) == TOKENS), None) for t in texts)
+    return [text for text in cut if text is not None]
+
+
+def run(page: Page, server: Server, prompt: str) -> dict[str, float]:
+    """One run, from Enter to the first frame. All in milliseconds."""
+    page.get_by_role("textbox", name="Prompt").fill(prompt)
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+    lines, busy = len(server.lines), main_thread(devtools)
+    page.get_by_role("textbox", name="Prompt").press("ControlOrMeta+Enter")
+    page.wait_for_function("window.watch.drawn", timeout=MILLISECONDS)
+    busy = main_thread(devtools) - busy
+    seen = page.evaluate("window.watch")
+    at = {what: 1000 * moment for what, moment in moments(server, lines).items()}
+    model = at["model ends"] - at["model begins"]
+    return {
+        "Enter to first chart": seen["drawn"] - seen["enter"],
+        "to the server": at["script begins"] - seen["enter"],
+        "app": at["first chart sent"] - at["script begins"] - model,
+        "model": model,
+        "to the screen": seen["drawn"] - at["first chart sent"],
+        "main thread": 1000 * busy,
+    }
+
+
+def moments(server: Server, since: int) -> dict[str, float]:
+    """When the server did what, in the script run that used the model; waits for that run to end."""
+    for _ in range(MILLISECONDS // 10):
+        found = [match.groups() for line in server.lines[since:] if (match := LINE.match(line))]
+        names = [what for _, what in found]
+        if "model ends" in names and "script ends" in names[names.index("model ends") :]:
+            first = max(i for i in range(names.index("model begins")) if names[i] == "script begins")
+            return {what: float(moment) for moment, what in found[first : first + len(MOMENTS)]}
+        time.sleep(0.01)
+    raise RuntimeError("The server did not say when it was done:\n" + "".join(server.lines[since:]))
+
+
+def main_thread(devtools) -> float:
+    """CPU seconds that the page's main thread has spent in tasks."""
+    metrics = {metric["name"]: metric["value"] for metric in devtools.send("Performance.getMetrics")["metrics"]}
+    return metrics["TaskDuration"]
+
+
+def visit(browser: Browser, server: Server, texts: list[str]) -> list[dict[str, float]]:
+    """A fresh visitor who runs these prompts one after the other."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(MILLISECONDS)
+    page = context.new_page()
+    page.add_init_script(WATCH)
+    page.goto(server.url)
+    page.get_by_text("Context", exact=True).wait_for()  # the last fact on the page: the model is loaded
+    runs = [run(page, server, text) for text in texts]
+    context.close()
+    return runs
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    texts = itertools.cycle(prompts())
+    with served(MOEVIZ_TIMING="1") as server, sync_playwright() as playwright:
+        browser = chromium(playwright)
+        visit(browser, server, [next(texts)])  # not counted: the server's first run
+        visits = [visit(browser, server, [next(texts) for _ in range(2)]) for _ in range(rounds)]
+        version = browser.version
+        browser.close()
+    print(f"{TOKENS} tokens, embedded model, Chromium {version}, {os.cpu_count()} cores; median of {rounds}, ms\n")
+    print(f"{'':24}{'first run of a visit':>22}{'a later run':>16}")
+    for part in PARTS:
+        first, later = (statistics.median(runs[which][part] for runs in visits) for which in (0, 1))
+        print(f"{part:24}{first:22.0f}{later:16.0f}")
+
+
+if __name__ == "__main__":
+    main()
