@@ -15,7 +15,7 @@ from moeviz.routing_trace import RoutingTrace
 
 def say(sentence: str) -> None:
     """Show a sentence that may quote a stranger: as plain text, since Markdown can load pictures from anywhere."""
-    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+    with st.container(border=True, horizontal=True, wrap=False):
         st.markdown(":material/info:", width="content")
         st.text(sentence, width="stretch")
 
@@ -45,10 +45,10 @@ def particulars(chart: Chart, frame: pd.DataFrame) -> None:
     """How to read a picture, the numbers behind it, how they came about, and a file of them."""
     st.markdown(chart.reading)
     with st.container(horizontal=True, gap="small"):
-        with st.popover("Numbers", type="tertiary", width="content"):
+        with st.popover("Numbers", width="content"):
             st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
-        with st.popover("How is this computed?", type="tertiary", width="content"):
-            st.code(chart.method, language=None, wrap_lines=True)
+        with st.popover("How is this computed?", width="content"):
+            st.text(_reflowed(chart.method))
         st.download_button(
             "CSV",
             data=lambda: table_as_csv(frame),
@@ -56,9 +56,14 @@ def particulars(chart: Chart, frame: pd.DataFrame) -> None:
             mime="text/csv",
             on_click="ignore",
             key=f"{chart.key} csv",
-            type="tertiary",
             icon=":material/download:",
         )
+
+
+def _reflowed(docstring: str) -> str:
+    """A docstring without the line breaks that an editor needs: only paragraphs and indented lists keep theirs."""
+    paragraphs = docstring.split("\n\n")
+    return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)
 
 
 def alternative(chart: Chart) -> str:

@@ -16,7 +16,7 @@ from app.downloads import file_stem, table_as_csv
 from app.settings import read_settings
 from moeviz.charts import TOPICS
 from moeviz.charts.theme import MAX_TOKENS
-from moeviz.errors import ModelNotFound
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
@@ -188,10 +188,17 @@ def test_a_page_without_a_trace_says_where_to_get_one(topic):
 def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
     app = topic_page(topic, ids_only_trace)
     assert not app.exception
-    whose_trace = 1
-    assert pictures(app) + len(app.text) - whose_trace == len(TOPICS[topic])
+    methods, whose_trace = pictures(app), 1
+    explanations = len(app.text) - methods - whose_trace
+    assert pictures(app) + explanations == len(TOPICS[topic])
     if topic == "Confidence":
         assert sentences(app).count("and this trace (sample) has none.") == len(TOPICS[topic])
+
+
+def test_every_chart_says_how_its_numbers_are_computed(real_trace):
+    app = topic_page("Load", real_trace)
+    for chart in TOPICS["Load"]:
+        assert chart.method.splitlines()[0] in sentences(app)
 
 
 def test_the_same_layer_cannot_be_compared_with_itself(trace):
@@ -222,6 +229,26 @@ def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
     assert f"a prompt of {limit:,} tokens fits" in sentences(app)
     assert app.text_area(key=state.PROMPT).value == prompt
     assert app.session_state["trace"] is trace
+
+
+def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, trace):
+    def breaks_off(*_, **__):
+        raise CaptureError("The router went away.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(moeviz, "trace", breaks_off, raising=False)
+        app = run(first_page(trace), "One day")
+        assert "The router went away." in sentences(app)
+        assert app.session_state["trace"] is trace
+    assert not run(app, "One day").exception
+    assert app.session_state["trace"] is not trace
+
+
+def test_a_bug_is_loud_in_the_log_and_short_on_the_page(monkeypatch, trace, capsys):
+    monkeypatch.setattr(moeviz, "trace", lambda *_, **__: 1 / 0, raising=False)
+    app = run(first_page(trace), "One day")
+    assert "This app has encountered an error." in app.exception[0].value
+    assert "division by zero" in capsys.readouterr().out
 
 
 @pytest.fixture

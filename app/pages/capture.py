@@ -58,7 +58,14 @@ def _prompt() -> None:
     st.text_area(
         "Prompt", height=150, max_chars=settings.SETTINGS.max_prompt_chars, key=state.PROMPT, persist_state="session"
     )
-    st.pills("Or take an example", list(EXAMPLES), key=state.EXAMPLE, on_change=state.use_example, args=(EXAMPLES,))
+    st.pills(
+        "Or take an example",
+        list(EXAMPLES),
+        key=state.EXAMPLE,
+        on_change=state.use_example,
+        args=(EXAMPLES,),
+        wrap=True,
+    )
 
 
 def _model_choice() -> str:
