@@ -124,7 +124,7 @@ def may_name_any_model() -> bool:
     headers = st.context.headers
     host = re.sub(r":\d+$", "", headers.get("Host", ""))
     return (
-        st.context.ip_address is None  # Streamlit's way to say: this machine
+        st.context.ip_address in (None, "::ffff:127.0.0.1")  # None is Streamlit's way to say: this machine
         and host in ("localhost", "127.0.0.1", "[::1]")
         and "X-Forwarded-For" not in headers
     )

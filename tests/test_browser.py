@@ -191,6 +191,18 @@ def test_an_empty_prompt_leaves_the_last_drawing(page):
     expect(tokens(page)).to_have_count(count)
 
 
+def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(page):
+    run(page, PROMPT)
+    count = tokens(page).count()
+    model = page.get_by_role("combobox", name="Model: choose, or type")
+    model.fill("./no/such/model")
+    model.press("Enter")
+    expect(page.get_by_text("There is no model at './no/such/model'.")).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    expect(page.get_by_text("There is no model at './no/such/model'.")).to_have_count(1)
+    expect(tokens(page)).to_have_count(count)
+
+
 def test_two_layers_are_compared_side_by_side(page):
     run(page, PROMPT)
     go_to(page, "Layers")
