@@ -7,7 +7,7 @@ from app.choices import choose_layer, choose_window
 from app.components.strip import token_strip
 from app.downloads import downloads
 from app.facts import trace_facts
-from app.show import alternative, explained, part_of, particulars, say, show
+from app.show import alternative, explained, part_of, particulars, say, show, trace_to_draw
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.load import balance_by_layer, load_heatmap
 from moeviz.charts.marked_token import with_marked_token
@@ -21,13 +21,12 @@ OVERVIEW = (load_heatmap, balance_by_layer, active_by_convention)
 
 def explore() -> None:
     """The current trace, from its tokens to its balance."""
-    trace = state.current_trace()
     st.divider()
+    trace = trace_to_draw()
+    if trace is None:
+        return
     trace_facts(trace)
-    if len(trace.tokens):
-        _tokens()
-    else:
-        say("This trace holds no tokens.")
+    _tokens()
     for draw in OVERVIEW:
         show(CHARTS[draw], trace)
     st.subheader("Take this trace with you", anchor=False)

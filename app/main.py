@@ -15,15 +15,16 @@ from app.state import log_moment
 from moeviz.charts import TOPICS
 
 log_moment("script begins")
-st.set_page_config(page_title="moeviz", page_icon="🧭", layout="wide")
 st.html("<style>[data-testid='stMainBlockContainer'] {padding-top: 4rem}</style>")  # the room of the bar above, no more
 topics = [st.Page(partial(topic_page, topic), title=topic, url_path=topic.lower()) for topic in TOPICS]
-st.navigation(
+page = st.navigation(
     [
         st.Page(capture_page, title="Capture", default=True),
         *topics,
         st.Page(traces_page, title="Traces", url_path="traces"),
     ],
     position="top",
-).run()
+)
+st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
+page.run()
 log_moment("script ends")

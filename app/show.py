@@ -88,6 +88,12 @@ def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
     return trace
 
 
-def first_run_first() -> None:
-    """What a page without a trace says."""
-    st.info("There is no trace yet. Run a prompt on the Capture page, or open a trace file on the Traces page.")
+def trace_to_draw() -> RoutingTrace | None:
+    """The trace on screen; or None, after the page has said why there is nothing to draw."""
+    trace = state.current_trace()
+    if trace is None:
+        say("There is no trace yet. Run a prompt on the Capture page, or open a trace file on the Traces page.")
+    elif trace.tokens.empty:
+        say("This trace holds no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        return None
+    return trace

@@ -156,12 +156,14 @@ def _check_on_offer(name: str) -> None:
 def _facts(name: str) -> ModelInfo:
     from moeviz.capture.models import model_facts
 
-    return model_facts(name)
+    with _lock("building"):
+        return model_facts(name)
 
 
 @st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner=False)
 def _load(name: str) -> "LoadedModel":
-    loaded = moeviz.load_model(name)
+    with _lock("building"):
+        loaded = moeviz.load_model(name)
     _freeze()
     return loaded
 
@@ -174,7 +176,8 @@ def _freeze() -> None:
 
 
 @st.cache_resource(show_spinner=False)
-def _model_lock() -> threading.Lock:
+def _lock(what: Literal["building", "running"]) -> threading.Lock:
+    """One for all visitors. Building: counting parameters swaps how torch makes them, for every thread at once."""
     return threading.Lock()
 
 
@@ -194,7 +197,7 @@ def run(
     """
     from moeviz.capture.hf import Sampling
 
-    loaded, lock = model(name), _model_lock()
+    loaded, lock = model(name), _lock("running")
     while not lock.acquire(timeout=POLL_SECONDS):
         waiting()
     try:
@@ -202,7 +205,7 @@ def run(
         trace = moeviz.trace(
             loaded,
             st.session_state[PROMPT],
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=min(max_new_tokens, settings.SETTINGS.max_new_tokens),  # whatever a browser sends
             sampling=Sampling(temperature=temperature, seed=seed),
             progress=progress,
         )

@@ -18,7 +18,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.exports import EXPORTS
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
@@ -181,7 +181,24 @@ def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
 def test_a_page_without_a_trace_says_where_to_get_one(topic):
     app = topic_page(topic)
     assert not app.exception
-    assert "Run a prompt on the Capture page" in app.info[0].value
+    assert "Run a prompt on the Capture page" in sentences(app)
+
+
+@pytest.mark.parametrize("topic", [None, *TOPICS])
+def test_a_trace_without_tokens_is_explained(topic):
+    empty = sample_trace().select(tokens=slice(0, 0))
+    app = first_page(empty) if topic is None else topic_page(topic, empty)
+    assert not app.exception
+    assert "This trace holds no tokens" in sentences(app)
+    assert pictures(app) == 0
+
+
+def test_a_dropped_token_has_no_expert_and_no_colour(trace):
+    experts, weights = trace.experts.copy(), trace.weights.copy()
+    experts[0, 3], weights[0, 3] = NO_EXPERT, 0
+    app = first_page(replace(trace, experts=experts, weights=weights))
+    dropped = strip(app)["tokens"][3]
+    assert (dropped["choice"], dropped["expert"], dropped["colour"]) == ("no expert", "–", None)
 
 
 @pytest.mark.parametrize("topic", TOPICS)

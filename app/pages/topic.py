@@ -2,11 +2,10 @@
 
 import streamlit as st
 
-from app import state
 from app.choices import choose_layer, choose_two_layers, choose_window
 from app.explore import strip
 from app.facts import trace_name
-from app.show import first_run_first, show
+from app.show import show, trace_to_draw
 from moeviz.charts import TOPICS
 from moeviz.routing_trace import RoutingTrace
 
@@ -14,9 +13,8 @@ from moeviz.routing_trace import RoutingTrace
 def topic_page(topic: str) -> None:
     """Draw every chart of `topic` for the current trace."""
     st.title(topic, anchor=False)
-    trace = state.current_trace()
+    trace = trace_to_draw()
     if trace is None:
-        first_run_first()
         return
     trace_name(trace)
     _choices(topic, trace)
