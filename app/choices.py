@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app import state
+from app.facts import layer_word
 from moeviz.routing_trace import RoutingTrace
 
 MANY_LAYERS = 2  # fewer leave nothing to choose
@@ -10,7 +11,7 @@ MANY_LAYERS = 2  # fewer leave nothing to choose
 
 def choose_layer(trace: RoutingTrace) -> None:
     """One of the layers."""
-    kind = trace.model.layer_kind
+    kind = layer_word(trace.model)
     if len(trace.model.layers) >= MANY_LAYERS:
         st.select_slider(kind.capitalize(), trace.model.layers, key=state.LAYER, persist_state="session")
     else:
@@ -19,7 +20,7 @@ def choose_layer(trace: RoutingTrace) -> None:
 
 def choose_two_layers(trace: RoutingTrace) -> None:
     """Two different layers."""
-    layers, kind = trace.model.layers, trace.model.layer_kind
+    layers, kind = trace.model.layers, layer_word(trace.model)
     if len(layers) < MANY_LAYERS:
         return
     with st.container(horizontal=True):

@@ -1,5 +1,7 @@
 """The facts about a model or a trace, as a row of numbers."""
 
+import re
+
 import streamlit as st
 
 from moeviz.model_info import ModelInfo
@@ -11,7 +13,7 @@ ACTIVE_HELP = f"its top-k experts in each MoE layer and everything else (convent
 
 def model_facts(info: ModelInfo, max_tokens: int | None = None) -> None:
     """Layers, experts, parameters and context of a model."""
-    kind = info.layer_kind
+    kind = layer_word(info)
     rows = {f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, of all that the model has.")}
     rows["Experts"] = (_span(info.num_experts), f"Routed experts in each MoE {kind}.")
     rows["Top-k"] = (info.top_k, f"Experts that a token may use in one {kind}.")
@@ -37,11 +39,16 @@ def trace_facts(trace: RoutingTrace) -> None:
         {
             "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, special ones included."),
             "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that met the routers."),
-            f"MoE {model.layer_kind}s": (_of_all_layers(model), "With experts, of all that the model has."),
+            f"MoE {layer_word(model)}s": (_of_all_layers(model), "With experts, of all that the model has."),
             "Experts": (f"{model.top_k} of {_span(model.num_experts)}", "Experts that a token may use, of how many."),
         }
         | _parameters(model)
     )
+
+
+def layer_word(info: ModelInfo) -> str:
+    """What one step of axis L is called, for labels: those are Markdown, and a trace may come in a stranger's file."""
+    return info.layer_kind if re.fullmatch(r"[a-z ]{1,20}", info.layer_kind) else "layer"
 
 
 def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:

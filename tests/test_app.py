@@ -90,9 +90,10 @@ def strip(app: AppTest) -> dict:
 
 
 def with_texts(trace: RoutingTrace, texts: tuple[str, ...]) -> RoutingTrace:
-    """The same trace, its first tokens and its model called something else."""
+    """The same trace, its first tokens and every name of its model something else."""
     text = pd.Series([*texts, *trace.tokens["text"][len(texts) :]], dtype="str")
-    return replace(trace, tokens=trace.tokens.assign(text=text), model=replace(trace.model, name=texts[0]))
+    names = dict(zip(("name", "layer_kind", "backend", "dtype", "revision"), texts, strict=False))
+    return replace(trace, tokens=trace.tokens.assign(text=text), model=replace(trace.model, **names))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def token_strip(
         "tokens": tokens,
         "start": rows.start,
         "selected": selected - rows.start if selected in rows else None,
-        "name": f"Tokens {rows.start} to {rows.stop - 1}, first-choice experts in {trace.model.layer_kind} {layer}",
+        "name": f"Tokens {rows.start} to {rows.stop - 1}, first-choice experts in layer {layer}",
     }
     _component(key=key, data=data, on_pick_change=on_pick)
 
