@@ -12,6 +12,9 @@ Server and browser run on this machine and share its clock, so the wait falls in
 A visit's first run also loads the chart library into the browser; a later one does not. Printed are medians, in
 milliseconds: parts of different rounds, so they need not add up. "Main thread" is the CPU time of the browser's main
 thread in the same stretch, which a busy machine does not inflate.
+
+The browser draws the progress bar while the model runs, and both want the same cores: with few of them, "model" is
+longer than the same call in a program of its own.
 """
 
 import argparse
