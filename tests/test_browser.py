@@ -148,12 +148,29 @@ def test_a_clicked_token_shows_its_way_through_the_layers(page, recorded):
 
 def test_a_click_in_the_heat_map_selects_the_token_in_the_strip(page):
     run(page, PROMPT)
+    click_heatmap(page)
+    expect(page.get_by_role("option", selected=True)).to_have_count(1)
+    expect(picture(page, WAY)).to_be_visible()
+
+
+def test_the_heat_map_selects_a_token_again_after_the_strip_chose_another(page):
+    run(page, PROMPT)
+    click_heatmap(page)
+    selected = page.get_by_role("option", selected=True)
+    expect(selected).to_have_count(1)
+    name = selected.get_attribute("aria-label")
+    tokens(page).first.click()
+    expect(tokens(page).first).to_have_attribute("aria-selected", "true")
+    click_heatmap(page)
+    expect(selected).to_have_attribute("aria-label", name)
+
+
+def click_heatmap(page: Page) -> None:
+    """A click on a token to the right of the middle."""
     heatmap = picture(page, "Which expert did each token go to, layer by layer?")
     heatmap.scroll_into_view_if_needed()
     box = heatmap.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5)
-    expect(page.get_by_role("option", selected=True)).to_have_count(1)
-    expect(picture(page, WAY)).to_be_visible()
 
 
 def test_the_strip_can_be_walked_with_the_keys(page):
