@@ -64,7 +64,7 @@ def _heatmap(trace: RoutingTrace) -> None:
         start = None if token is None else _place(trace, token)
         st.altair_chart(
             with_marked_token(chart.draw(frame), start),
-            key=state.HEATMAP,
+            key=state.heatmap_key(),
             on_select=state.pick_from_heatmap,
             selection_mode=state.CELL,
             alt=alternative(chart),

@@ -4,6 +4,7 @@ One visitor has one trace, one chosen layer, one pair of layers and one chosen t
 keep their values under the keys below, across pages too (`persist_state="session"`). Models are shared by all.
 """
 
+import atexit
 import gc
 import re
 import sys
@@ -28,7 +29,7 @@ PROMPT, EXAMPLE, MODEL = "prompt", "example", "model"
 NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
 LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, HEATMAP, UPLOAD = "window", "strip", "heatmap", "upload"
-_TRACE, _TOKEN, _OPENED = "trace", "token", "opened"
+_TRACE, _TOKEN, _OPENED, _HEATMAPS = "trace", "token", "opened", "heatmaps"
 CELL = "cell"  # the selection in the token by layer chart
 MODELS_IN_MEMORY = 2
 FACTS_IN_MEMORY = 32
@@ -58,11 +59,23 @@ def selected_token() -> int | None:
 def pick_from_strip() -> None:
     """Callback of the token strip."""
     st.session_state[_TOKEN] = int(st.session_state[STRIP].pick)
+    chart = st.session_state.get(heatmap_key())  # pages other than the first have a strip without it
+    if chart is not None and chart.selection.get(CELL):
+        st.session_state[_HEATMAPS] = st.session_state.get(_HEATMAPS, 0) + 1
+
+
+def heatmap_key() -> str:
+    """Widget key of the token by layer chart.
+
+    The browser tells of a selection only when it changes, and nobody can change it from here. So when the strip takes
+    over from the chart, a new chart takes its place, in which every token can be clicked.
+    """
+    return f"{HEATMAP} {st.session_state.get(_HEATMAPS, 0)}"
 
 
 def pick_from_heatmap() -> None:
     """Callback of the token by layer chart, which counts tokens from the start of the window."""
-    if points := st.session_state[HEATMAP].selection.get(CELL):
+    if points := st.session_state[heatmap_key()].selection.get(CELL):
         st.session_state[_TOKEN] = window().start + int(points[0]["token"])
 
 
@@ -173,6 +186,7 @@ def _freeze() -> None:
     # Streamlit collects garbage after every script run, and a walk over all that torch imports takes 0.14 s.
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # what is frozen is not freed at the end, and some libraries complain of that
 
 
 @st.cache_resource(show_spinner=False)

@@ -33,8 +33,7 @@ def top_expert_grid(frame: pd.DataFrame) -> alt.Chart:
     if frame["weight"].notna().any():
         scale = alt.Scale(domain=[0, float(frame["weight"].max())], range=[0.5, 1], clamp=True)
         encoding["opacity"] = alt.Opacity("weight:Q", scale=scale, legend=None)
-    # Cleared when the pointer leaves: else a token clicked before is no news after another was chosen elsewhere.
-    cell = alt.selection_point(name="cell", clear="pointerout", fields=["token"], on="click", empty=False)
+    cell = alt.selection_point(name="cell", fields=["token"], on="click", empty=False)
     chart = chart.encode(**encoding).add_params(cell)
     return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)
 
