@@ -210,7 +210,7 @@ def _assemble(
     model = replace(
         info,
         top_k=experts.shape[-1],
-        num_experts=tuple(heard.logits[0].shape[-1] for heard in recording.heard),
+        num_experts=tuple(heard.num_experts for heard in recording.heard),
         score_function=score_function(recording.logit_samples()),
     )
     return RoutingTrace(model, tokens, experts, weights, logits)

@@ -26,7 +26,8 @@ class Heard:
 
     experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
     weights: list[torch.Tensor] = field(default_factory=list)  # of the same shape
-    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E); the first few rows only, unless asked for
+    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E); unless asked for, a few rows or none
+    num_experts: int = 0  # E of this router; 0 before it answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ class Recording:
         return [_numpy(torch.cat(part, dim=1)) for part in parts]
 
     def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """A few rows of (logits, weights, experts) of each router, as they came from it."""
-        first = ((heard.logits[0], heard.weights[0], heard.experts[0]) for heard in self.heard)
+        """A few rows of (logits, weights, experts) of one router of each class at least, as they came from it."""
+        first = ((heard.logits[0], heard.weights[0], heard.experts[0]) for heard in self.heard if heard.logits)
         return [tuple(_numpy(part.reshape(-1, part.shape[-1])[:SAMPLE_ROWS]) for part in parts) for parts in first]
 
 
@@ -78,10 +79,10 @@ def listen(model: nn.Module, keep_logits: bool = False) -> Iterator[Recording]:
     with ExitStack() as stack:
         stack.enter_context(_alone(model))
         hooks = [model.register_forward_pre_hook(_note_forward(recording), with_kwargs=True)]
-        hooks += [
-            router.module.register_forward_hook(_note_routing(router, heard, keep_logits))
-            for router, heard in zip(routers, recording.heard, strict=True)
-        ]
+        classes = [type(router.module) for router in routers]
+        for index, (router, heard) in enumerate(zip(routers, recording.heard, strict=True)):
+            first_of_class = classes.index(classes[index]) == index
+            hooks.append(router.module.register_forward_hook(_note_routing(router, heard, keep_logits, first_of_class)))
         for hook in hooks:
             stack.callback(hook.remove)
         yield recording
@@ -116,14 +117,14 @@ def _note_forward(recording: Recording):
     return note
 
 
-def _note_routing(router: Router, heard: Heard, keep_logits: bool):
+def _note_routing(router: Router, heard: Heard, keep_logits: bool, sample_logits: bool):
     # Runs once per layer and generated token, so it does the least it can: shapes are put right in `stacked`.
     def note(_module: nn.Module, _args: tuple, output: tuple) -> None:
         if not heard.experts:
             _check_layout(router, output)
-            if not keep_logits:
-                logits = output[0].detach()
-                heard.logits.append(logits.reshape(-1, logits.shape[-1])[:SAMPLE_ROWS].clone())
+            heard.num_experts = output[0].shape[-1]
+            if sample_logits and not keep_logits:
+                heard.logits.append(output[0].detach().reshape(-1, heard.num_experts)[:SAMPLE_ROWS].clone())
         logits, weights, experts = output[:3]
         if keep_logits:
             heard.logits.append(logits.detach() if logits.requires_grad else logits)
