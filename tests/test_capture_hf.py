@@ -71,7 +71,16 @@ def as_dicts(trace):
 @pytest.mark.parametrize("max_new_tokens", [0, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_trace_is_what_the_experts_received(family, max_new_tokens, dtype, tokenizer):
-    model = tiny_model(CONFIGS[family], dtype)
+    check_against_the_experts(tiny_model(CONFIGS[family], dtype), max_new_tokens, tokenizer)
+
+
+@pytest.mark.gpu
+@every_family
+def test_on_a_gpu_the_trace_is_what_the_experts_received(family, tokenizer):
+    check_against_the_experts(tiny_model(CONFIGS[family], torch.bfloat16).to("cuda"), 5, tokenizer)
+
+
+def check_against_the_experts(model, max_new_tokens, tokenizer):
     model.generation_config.eos_token_id = None  # so that both sequences have the same number of generated tokens
     oracle = Oracle(model)
     got = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=max_new_tokens)

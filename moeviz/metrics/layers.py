@@ -20,7 +20,7 @@ def ranked_load(trace: RoutingTrace) -> pd.DataFrame:
     One row per layer and expert, by layer and rank. Columns: those of `expert_load`. Raises `InvalidTrace` where the
     trace does not have exactly two layers.
 
-    Source: as `expert_load`.
+    Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, in order of rank (Zipf 1949).
     """
     _two_layers(trace)
     return expert_load(trace).sort_values(["layer", "rank"], ignore_index=True)
@@ -33,7 +33,8 @@ def balance_of_two(trace: RoutingTrace) -> pd.DataFrame:
     · even float64 (the measure where all experts do the same) · what `balance` has for the layer: max_over_mean, cv,
     chance_cv, dead_experts, num_experts. Raises `InvalidTrace` where the trace does not have exactly two layers.
 
-    Source: `moeviz.metrics.load.balance_of_counts` names one for each measure.
+    Source: entropy over its maximum, Pielou (1966); fairness index, Jain, Chiu & Hawe (1984, arXiv cs/9809099);
+    Gini (1912).
     """
     _two_layers(trace)
     facts = ["layer", "num_experts", "max_over_mean", "cv", "chance_cv", "dead_experts"]
