@@ -35,8 +35,9 @@ test-ray: .venv/installed-test
 # The browser tests need a Chromium: the one named by CHROMIUM, the system's, Debian's package where we may install
 # it, or the one that Playwright downloads.
 browser: .venv/installed-test
-	@if [ -n "$$CHROMIUM" ] || command -v chromium chromium-browser google-chrome >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	@has() { command -v "$$1" >/dev/null 2>&1; }; \
+	if [ -n "$$CHROMIUM" ] || has chromium || has chromium-browser || has google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && grep -qs '^ID=debian' /etc/os-release; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
 	else $(BIN)/python -m playwright install chromium; fi
 
