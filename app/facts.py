@@ -4,6 +4,7 @@ import re
 
 import streamlit as st
 
+from moeviz.metrics.parameters import touched_growth
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
@@ -43,6 +44,7 @@ def trace_facts(trace: RoutingTrace) -> None:
             "Experts": (f"{model.top_k} of {_span(model.num_experts)}", "Experts that a token may use, of how many."),
         }
         | _parameters(model)
+        | _touched(trace)
     )
 
 
@@ -59,6 +61,13 @@ def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:
         "Parameters": (total, f"{total:,}: all of them; tied weights count once."),
         "Active": (active, f"{active:,}: those that one token runs through, {ACTIVE_HELP}"),
     }
+
+
+def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
+    if trace.model.parameters is None or not len(trace.tokens):
+        return {}
+    touched = int(touched_growth(trace)["touched"].iloc[-1])
+    return {"Touched": (touched, f"{touched:,}: those that at least one of these tokens ran through.")}
 
 
 def _row(rows: dict[str, tuple[int | str, str]]) -> None:

@@ -18,6 +18,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.exports import EXPORTS
+from moeviz.metrics.parameters import touched_growth
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 
@@ -120,6 +121,8 @@ def test_run_shows_the_trace_that_the_library_records():
     assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
     assert pictures(app) > 0
     assert strip(app)["tokens"][0]["text"] == "<s>"
+    touched = touched_growth(app.session_state["trace"])["touched"].iloc[-1]
+    assert any(fact.label == "Touched" and f"{touched:,}" in fact.help for fact in app.metric)
 
 
 def test_an_example_fills_the_prompt():
