@@ -25,7 +25,7 @@ PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Traces")
 
 @pytest.fixture(scope="session")
 def server():
-    with served() as running:
+    with served(MOEVIZ_MAX_NEW_TOKENS="900") as running:  # enough for a run to be stopped
         yield running
 
 
@@ -203,6 +203,37 @@ def test_the_keyboard_runs_the_prompt(page):
     page.get_by_role("textbox", name="Prompt").press("ControlOrMeta+Enter")
     expect(tokens(page).first).to_be_visible()
     expect(tokens(page).last).to_have_text(re.compile("day"))
+
+
+def test_stop_ends_a_run_and_leaves_the_last_drawing(page):
+    run(page, PROMPT)
+    count = tokens(page).count()
+    page.get_by_text("Generate tokens too").click()
+    page.get_by_role("slider", name="Tokens to generate").press("End")
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    stop = page.get_by_role("button", name="Stop")
+    stop.click()
+    expect(stop).to_be_hidden()
+    expect(tokens(page)).to_have_count(count)
+    page.get_by_role("slider", name="Tokens to generate").press("Home")
+    page.get_by_role("textbox", name="Prompt").fill("One day")
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    expect(tokens(page).last).to_have_text(re.compile("day"))  # the model is free again
+
+
+def test_two_visitors_who_run_at_once_get_their_own_traces(server, browser, page):
+    other_visitor = watched(server, browser, viewport={"width": 1280, "height": 900})
+    other = next(other_visitor)
+    prompts = {page: "Il fait froid.", other: "12 + 7 = 19"}
+    for visitor, prompt in prompts.items():
+        visitor.get_by_role("textbox", name="Prompt").fill(prompt)
+    for visitor in prompts:
+        visitor.get_by_role("button", name=re.compile("^Run")).click()
+    for visitor, prompt in prompts.items():
+        trace = moeviz.trace(moeviz.load_model(), prompt)
+        expect(tokens(visitor)).to_have_text(strip_of(trace, trace.model.layers[len(trace.model.layers) // 2]))
+    for _ in other_visitor:
+        pass
 
 
 def test_an_empty_prompt_leaves_the_last_drawing(page):
