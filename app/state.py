@@ -205,9 +205,9 @@ def run(
 ) -> None:
     """Trace the prompt and show that trace from now on; where this raises, the trace before it stays.
 
-    One visitor at a time: two runs that listen to one model would hear each other's tokens. `waiting` is called while
-    somebody else's run goes on. Streamlit ends a run that nobody waits for any more at its next `st` call, so both
-    callbacks should make one.
+    One visitor at a time: a second run would wait for the model in silence, and could not be stopped while it waits.
+    `waiting` is called while somebody else's run goes on. Streamlit ends a run that nobody waits for any more at its
+    next `st` call, so both callbacks should make one.
     """
     from moeviz.capture.hf import Sampling
 

@@ -5,6 +5,7 @@ import pytest
 
 import moeviz
 from moeviz.embedded import embedded_path
+from moeviz.metrics.load import expert_load
 
 TEXTS = {
     "English": "And it came to pass in those days, that the people of the land went out to meet him.",
@@ -20,8 +21,7 @@ def loads():
     """Share of assignments per layer and expert, (6, 8), for each kind of text."""
     model = moeviz.load_model()
     traces = {name: moeviz.trace(model, text) for name, text in TEXTS.items()}
-    counts = {n: np.stack([np.bincount(layer.ravel(), minlength=8) for layer in t.experts]) for n, t in traces.items()}
-    return {name: count / count.sum(axis=1, keepdims=True) for name, count in counts.items()}
+    return {name: expert_load(trace)["load"].to_numpy().reshape(6, 8) for name, trace in traces.items()}
 
 
 def jsd(p, q):

@@ -1,7 +1,7 @@
 """Trace any transformers MoE, on any device, by listening to the routers that the model declares."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import signature
 
@@ -125,9 +125,7 @@ def _run(
         if progress is not None:
             progress(0, 0)
         return batch.input_ids[:, :0]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices) if sampling.temperature > 0 else nullcontext():
-        torch.manual_seed(sampling.seed) if sampling.temperature > 0 else None
+    with _seeded(sampling):
         sequences = model.generate(
             batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -135,6 +133,17 @@ def _run(
             stopping_criteria=[] if progress is None else [_Report(progress, batch.input_ids.shape[1], max_new_tokens)],
         )
     return _up_to_the_end(model, sequences[:, batch.input_ids.shape[1] :])
+
+
+@contextmanager
+def _seeded(sampling: Sampling) -> Iterator[None]:
+    """Draw from the seed inside the block, and leave every random state as it was."""
+    if sampling.temperature == 0:  # nothing is drawn
+        yield
+        return
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the seed goes to every device
+        torch.manual_seed(sampling.seed)
+        yield
 
 
 def _up_to_the_end(model: PreTrainedModel, generated: torch.Tensor) -> torch.Tensor:
