@@ -6,7 +6,6 @@ usage. What is heavy is imported by the command that needs it, so `moeviz --help
 
 import json
 import os
-import runpy
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -50,15 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _app(args: Namespace) -> int:
-    # In this process, so that whoever stops `moeviz app` stops the server.
-    home = Path(__file__).parents[1]  # app/ lies beside moeviz/
-    sys.argv = ["streamlit", "run", str(home / "app" / "main.py")]
-    sys.argv += ["--server.headless", "true" if args.no_browser else "false", "--server.showEmailPrompt", "false"]
-    sys.argv += ["--server.address", "localhost"]  # other machines get in when somebody says so: `args.extra` wins
-    sys.argv += ["--server.port", str(args.port)] if args.port is not None else []
-    sys.argv += args.extra
-    os.chdir(home)  # Streamlit looks for .streamlit/config.toml where it starts
-    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+    from moeviz.serve import serve_app
+
+    serve_app(args.port, args.extra, browser=not args.no_browser)
     return 0
 
 

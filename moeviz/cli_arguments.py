@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _app_arguments(app: argparse.ArgumentParser) -> None:
-    app.add_argument("--port", type=_number(int, 0, 65535), help="port to serve on (Streamlit's default: 8501)")
+    app.add_argument("--port", type=_number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     app.add_argument("--no-browser", action="store_true", help="serve, and open no browser")
 
 

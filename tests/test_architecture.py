@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "moeviz/__init__.py": INERT,
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/cli_arguments.py": "",
-    "moeviz/cli.py": "app moeviz",
+    "moeviz/serve.py": "",
+    "moeviz/cli.py": "moeviz",
     "kernels": "moe_kernels torch triton",
 }
 FILES = [path for folder in ("app", "moeviz", "kernels") for path in sorted((ROOT / folder).rglob("*.py"))]

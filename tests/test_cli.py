@@ -3,11 +3,9 @@
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -252,27 +250,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
     assert "No such file or directory" in capsys.readouterr().err
 
 
-# moeviz app, and how commands end
-
-
-def test_app_starts_streamlit_in_the_folder_that_holds_its_config(monkeypatch, tmp_path):
-    calls = []
-
-    def run_module(name, run_name, alter_sys):
-        calls.append((name, run_name, *sys.argv))
-
-    monkeypatch.setattr(runpy, "run_module", run_module)
-    monkeypatch.setattr(sys, "argv", ["moeviz"])
-    monkeypatch.chdir(tmp_path)  # and back, when the test is over
-    assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 0
-    assert main(["app"]) == 0
-    call, plain = calls
-    assert plain[-2:] == ("--server.address", "localhost")
-    assert call[:4] == ("streamlit", "__main__", "streamlit", "run")
-    assert Path(call[4]).is_file() and Path(call[4]).relative_to(Path.cwd()) == Path("app/main.py")
-    options = dict(zip(call[5::2], call[6::2], strict=True))
-    expected = {"--server.port": "8080", "--server.headless": "true", "--server.address": "0.0.0.0"}
-    assert options == {**expected, "--server.showEmailPrompt": "false"}
+# how commands end
 
 
 def test_a_reader_that_has_read_enough_is_no_error(trace_path, tmp_path):
