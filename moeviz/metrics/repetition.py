@@ -1,0 +1,111 @@
+"""How often consecutive tokens go to the same experts, beside what chance would give."""
+
+from math import comb
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from moeviz.metrics.chosen import chosen_experts
+from moeviz.metrics.labels import labels_of
+from moeviz.routing_trace import RoutingTrace
+
+FIRST_CHOICE = "first choice"
+MAX_SETS = 4096  # different sets of experts that are compared each with each
+
+
+def repetition(trace: RoutingTrace) -> pd.DataFrame:
+    """How often a token goes to the same expert as the token before it, layer by layer.
+
+    "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
+    choices"): at least one expert is among the choices of both. Consecutive are tokens of one sequence at positions n
+    and n + 1; sequences are never joined. A token without an expert is in no pair.
+
+    Two chances beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and
+    1 - C(E - k, k) / C(E, k) for any of k (12.5 % and 46.4 % with 2 of 8). `load_chance`: two of the layer's tokens
+    drawn independently, with the choices that they made, so that an expert that is busy everywhere does not look like
+    repetition. For the first choice that is the sum of its squared shares, and for any choice the share of pairs of
+    tokens whose experts overlap (where more than 4,096 different sets of experts occur, of 4,096 evenly spaced tokens).
+
+    One row per layer and choice; with one slot, the first choice only. Columns: layer int32 · choice str · share,
+    uniform_chance, load_chance float64 (of pairs; NaN without any) · pairs int64 (consecutive tokens that both have
+    an expert).
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5.
+    """
+    return _repetition(trace, np.zeros(len(trace.tokens), np.int64), [""]).drop(columns="label")
+
+
+def repetition_by_label(trace: RoutingTrace) -> pd.DataFrame:
+    """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
+
+    One row per layer, label (in the order in which they first appear) and choice. Columns: layer int32 · label str ·
+    those of `repetition`: both tokens of a pair have the label, and load_chance is of the label's own tokens. Raises
+    `MissingField` where the tokens have no labels.
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5, whose rows are data sets.
+    """
+    names, codes = labels_of(trace, "Repetition by label")
+    return _repetition(trace, codes, names)
+
+
+def _repetition(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.DataFrame:
+    model, rows = trace.model, []
+    tokens = [np.flatnonzero(groups == group) for group in range(len(names))]
+    pairs = [_consecutive(trace.tokens, rows_of_group) for rows_of_group in tokens]
+    for experts, layer, num_experts in zip(trace.experts, model.layers, model.num_experts, strict=True):
+        for name, own, (before, after) in zip(names, tokens, pairs, strict=True):
+            for choice, slots in _choices(model.top_k):
+                chosen = chosen_experts(experts[:, :slots], num_experts)
+                facts = {"layer": layer, "label": name, "choice": choice}
+                rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
+    kinds = {"layer": np.int32, "label": "str", "choice": "str", "pairs": np.int64}
+    columns = ["layer", "label", "choice", "share", "uniform_chance", "load_chance", "pairs"]
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+def _choices(top_k: int) -> list[tuple[str, int]]:
+    """What a choice is called, and of how many slots it is."""
+    several = "first or second choice" if top_k == 2 else f"any of {top_k} choices"
+    return [(FIRST_CHOICE, 1)] + [(several, top_k)] * (top_k > 1)
+
+
+def _consecutive(tokens: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` that have a token right before them in their sequence: (before, after)."""
+    sequence, position = (tokens[name].to_numpy()[rows] for name in ("sequence", "position"))
+    order = np.lexsort((position, sequence))
+    follows = (np.diff(sequence[order]) == 0) & (np.diff(position[order]) == 1)
+    return rows[order[:-1][follows]], rows[order[1:][follows]]
+
+
+def _measured(
+    before: Bool[np.ndarray, "P E"], after: Bool[np.ndarray, "P E"], own: Bool[np.ndarray, "T E"]
+) -> dict[str, float]:
+    routed = before.any(axis=1) & after.any(axis=1)
+    before, after = before[routed], after[routed]
+    if not len(before):
+        return {"share": np.nan, "uniform_chance": np.nan, "load_chance": np.nan, "pairs": 0}
+    return {
+        "share": (before & after).any(axis=1).mean(),
+        "uniform_chance": _uniform_chance(before.sum(axis=1), after.sum(axis=1), before.shape[1]),
+        "load_chance": _load_chance(own[own.any(axis=1)]),
+        "pairs": len(before),
+    }
+
+
+def _uniform_chance(a: np.ndarray, b: np.ndarray, num_experts: int) -> float:
+    """Mean over pairs of the chance that a of E experts and b of E, drawn by lot, have one in common."""
+    sizes, counts = np.unique(np.stack([a, b], axis=1), axis=0, return_counts=True)
+    misses = [comb(num_experts - i, j) / comb(num_experts, j) for i, j in sizes.tolist()]
+    return float(1 - np.average(misses, weights=counts))
+
+
+def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
+    """The chance that two tokens, each drawn from all, have an expert in common."""
+    packed, counts = np.unique(np.packbits(chosen, axis=1), axis=0, return_counts=True)
+    if len(packed) > MAX_SETS:
+        evenly = np.linspace(0, len(chosen) - 1, MAX_SETS).astype(np.int64)
+        packed, counts = np.unique(np.packbits(chosen[evenly], axis=1), axis=0, return_counts=True)
+    sets = np.unpackbits(packed, axis=1, count=chosen.shape[1]).astype(np.float32)
+    shares = counts / counts.sum()
+    return float(shares @ (sets @ sets.T > 0) @ shares)

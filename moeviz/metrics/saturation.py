@@ -1,0 +1,77 @@
+"""How early in training routing settles: the same text at an earlier checkpoint and at the final one."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.chosen import chosen_experts
+from moeviz.routing_trace import RoutingTrace
+
+SAME = ("layers", "num_experts", "top_k")  # facts of the model
+IDENTITY = ["sequence", "position", "token_id", "text"]  # of a token
+
+
+def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
+    """How much of the final routing was already decided at an earlier checkpoint, layer by layer.
+
+    Two traces of the same tokens, by an earlier and by the final checkpoint of one model. Saturation is the share of a
+    token's experts at the earlier checkpoint that it also has at the final one, mean over tokens: for all k choices,
+    and for the first choice alone (slot 0 of both).
+
+    `chance` is what routers that choose by lot would share: k / E, and 1 / E for the first choice. `load_chance` is
+    what these routers would share if the tokens of the two traces were matched by lot: it is above chance where both
+    have the same favourites.
+
+    One row per layer and choice; with one slot, the first choice only. Columns: layer int32 · choice str ("first
+    choice", "all choices") · saturation, chance, load_chance float64 · tokens int64 (that have an expert in both; the
+    others are left out, and without any all three are NaN). Raises `InvalidTrace` where the two traces are not of the
+    same tokens, layers, number of experts and top-k.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.1, router saturation.
+    """
+    _check_same(trace, final)
+    model, rows = trace.model, []
+    choices = {"all choices": model.top_k, "first choice": 1} if model.top_k > 1 else {"first choice": 1}
+    for earlier, later, layer, num_experts in zip(
+        trace.experts, final.experts, model.layers, model.num_experts, strict=True
+    ):
+        for choice, slots in choices.items():
+            chosen = (chosen_experts(experts[:, :slots], num_experts) for experts in (earlier, later))
+            rows.append({"layer": layer, "choice": choice} | _saturation(*chosen))
+    return pd.DataFrame(rows).astype({"layer": np.int32, "choice": "str", "tokens": np.int64})
+
+
+def _saturation(earlier: Bool[np.ndarray, "T E"], later: Bool[np.ndarray, "T E"]) -> dict[str, float]:
+    both = earlier.any(axis=1) & later.any(axis=1)
+    earlier, later = earlier[both], later[both]
+    if not len(earlier):
+        return {"saturation": np.nan, "chance": np.nan, "load_chance": np.nan, "tokens": 0}
+    parts = earlier / earlier.sum(axis=1, keepdims=True)
+    return {
+        "saturation": (parts * later).sum(axis=1).mean(),
+        "chance": later.sum(axis=1).mean() / later.shape[1],
+        "load_chance": parts.mean(axis=0) @ later.mean(axis=0),
+        "tokens": len(earlier),
+    }
+
+
+def _check_same(trace: RoutingTrace, final: RoutingTrace) -> None:
+    for fact in SAME:
+        here, there = getattr(trace.model, fact), getattr(final.model, fact)
+        if here != there:
+            raise InvalidTrace(
+                f"Router saturation compares two checkpoints of one model; {fact} is {here} in the earlier trace and "
+                f"{there} in the final one."
+            )
+    if len(trace.tokens) != len(final.tokens):
+        raise InvalidTrace(
+            f"Router saturation compares the same tokens; the earlier trace has {len(trace.tokens):,} and the final "
+            f"one {len(final.tokens):,}. Trace the same texts with both checkpoints, and generate none."
+        )
+    differ = (trace.tokens[IDENTITY] != final.tokens[IDENTITY]).any(axis=1).to_numpy()
+    if differ.any():
+        raise InvalidTrace(
+            f"Router saturation compares the same tokens; token {differ.argmax()} of the two traces differs. Trace the "
+            "same texts with both checkpoints, and generate none."
+        )

@@ -1,0 +1,184 @@
+"""Which experts which kind of text uses. A kind is a label of tokens: a domain, a language, a speaker.
+
+Every label weighs the same here, however long its texts are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int16, Int64
+
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.labels import labels_of
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+SHUFFLES = 100
+MAX_LABELS = 100  # to compare in pairs
+
+
+def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
+    """How the tokens of each label are shared out among the experts, layer by layer.
+
+    `share` is of the label's assignments (filled slots) at the layer, so a label's shares sum to 1 and an even share
+    is 1 / E. `share_of_tokens` is of the label's tokens, so it sums to k: OLMoE calls it domain specialization.
+
+    One row per layer, label and expert, idle experts too; labels in the order in which they first appear. Columns:
+    layer int32 (the model's own index) · label str · expert int16 · assignments int64 · share float64 (0 where the
+    label has no assignment) · uniform float64 (1 / E) · share_of_tokens float64. Raises `MissingField` where the
+    tokens have no labels.
+
+    Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; Mixtral of Experts (arXiv 2401.04088),
+    figure 7, draws the share of assignments.
+    """
+    names, codes = labels_of(trace, "Load by label")
+    tokens = np.bincount(codes, minlength=len(names))[:, None]
+    frames = []
+    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
+        counts = _counts(codes, len(names), experts, num_experts)
+        columns = {
+            "layer": np.int32(layer),
+            "label": pd.Series(np.repeat(np.array(names, object), num_experts), dtype="str"),
+            "expert": np.tile(np.arange(num_experts, dtype=np.int16), len(names)),
+            "assignments": counts.ravel(),
+            "share": (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).ravel(),
+            "uniform": 1 / num_experts,
+            "share_of_tokens": (counts / np.maximum(tokens, 1)).ravel(),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def label_information(trace: RoutingTrace) -> pd.DataFrame:
+    """How much the expert of an assignment tells about the label of its token, layer by layer.
+
+    Draw a label, each as likely as any other, and then one of that label's assignments at the layer. `information` is
+    the mutual information of the two in bits: 0 where all labels use the experts in the same proportions. Because
+    labels are drawn first, a label with long texts does not count more than one with short texts.
+
+    A short text uses few experts by luck, and words of one text belong together, so information is above 0 by chance.
+    `shuffled` is that chance: the mean over 100 shuffles (seed 0) of the labels among the texts, where a text, all
+    tokens of one sequence that have one label, stays whole; `shuffled_highest` is the largest of them. With one text
+    a label a shuffle only renames the labels, so both are NaN. With few texts a label, shuffles often come near the
+    true order, and chance is high.
+
+    `maximum` is what information cannot exceed: log2 of the number of labels, reached where no two labels share an
+    expert; or log2(E / k) where that is less, since the k experts of a token differ.
+
+    One row per layer. Columns: layer int32 · information, shuffled, shuffled_highest, maximum float64 (bits; NaN
+    where the layer has no assignments). Raises `MissingField` where the tokens have no labels.
+
+    Source: Shannon (1948), section 12; with labels equally likely it is the Jensen-Shannon divergence of all labels'
+    loads, Lin (1991), section V. A permutation baseline as in Vinh, Epps & Bailey (2010).
+    """
+    texts = _texts(trace, "Information about labels")
+    rows = []
+    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
+        counts = texts.counts(experts, num_experts)
+        by_label = texts.by_label(counts)
+        chance = [_information(texts.by_label(counts[order])) for order in texts.shuffles] or [np.nan]
+        rows.append((layer, _information(by_label), np.mean(chance), max(chance), _maximum(by_label, experts)))
+    columns = ["layer", "information", "shuffled", "shuffled_highest", "maximum"]
+    return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32})
+
+
+def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
+    """How differently two labels are routed: 0 where both use the experts alike, 1 bit where they share none.
+
+    The Jensen-Shannon divergence in bits of the two labels' histograms of first choices (slot 0). `shuffled` is its
+    chance: the mean over 100 shuffles (seed 0) of the labels among the texts of the trace, each text kept whole; NaN
+    where each label has one text only.
+
+    One row per layer and pair of labels, each pair once. Columns: layer int32 · label str · other str · divergence,
+    shuffled float64 (bits; NaN where a label has no first choice at the layer). Raises `MissingField` where the
+    tokens have no labels, or only one, and `InvalidTrace` for more than 100 labels.
+
+    Source: Lin (1991), section IV, with the logarithm to base 2.
+    """
+    texts = _texts(trace, "A comparison of labels")
+    if len(texts.names) == 1:
+        raise MissingField("A comparison of labels needs two of them, and all tokens of this trace have the same one.")
+    if len(texts.names) > MAX_LABELS:
+        raise InvalidTrace(
+            f"Labels are compared in pairs, up to {MAX_LABELS} of them; this trace has {len(texts.names):,}."
+        )
+    first, second = np.triu_indices(len(texts.names), k=1)
+    names, frames = np.array(texts.names, object), []
+    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
+        counts = texts.counts(experts[:, :1], num_experts)
+        chance = [_divergences(texts.by_label(counts[order]), first, second) for order in texts.shuffles]
+        columns = {
+            "layer": np.int32(layer),
+            "label": pd.Series(names[first], dtype="str"),
+            "other": pd.Series(names[second], dtype="str"),
+            "divergence": _divergences(texts.by_label(counts), first, second),
+            "shuffled": np.mean(chance, axis=0) if chance else np.nan,
+        }
+        frames.append(pd.DataFrame(columns).astype({"divergence": np.float64, "shuffled": np.float64}))
+    return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The texts of a trace, all of one label after each other. D labels, N texts, T tokens."""
+
+    names: list[str]
+    text_of_token: np.ndarray  # (T,)
+    label_of_text: np.ndarray  # (N,), sorted
+    shuffles: list[np.ndarray]  # orders of the texts; none where a shuffle would only rename the labels
+
+    def counts(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "N E"]:
+        return _counts(self.text_of_token, len(self.label_of_text), experts, num_experts)
+
+    def by_label(self, counts: Int64[np.ndarray, "N E"]) -> Int64[np.ndarray, "D E"]:
+        starts = np.searchsorted(self.label_of_text, np.arange(len(self.names)))
+        return np.add.reduceat(counts, starts, axis=0)
+
+
+def _texts(trace: RoutingTrace, why: str) -> _Texts:
+    names, codes = labels_of(trace, why)
+    pairs = np.stack([codes, trace.tokens["sequence"].to_numpy(np.int64)], axis=1)
+    texts, text_of_token = np.unique(pairs, axis=0, return_inverse=True)
+    rng = np.random.default_rng(0)
+    shuffles = [rng.permutation(len(texts)) for _ in range(SHUFFLES if len(texts) > len(names) else 0)]
+    return _Texts(names, text_of_token.ravel(), texts[:, 0], shuffles)
+
+
+def _counts(
+    groups: np.ndarray, num_groups: int, experts: Int16[np.ndarray, "T K"], num_experts: int
+) -> Int64[np.ndarray, "G E"]:
+    """How often each group of tokens chose each expert."""
+    token, slot = np.nonzero(experts != NO_EXPERT)
+    cells = groups[token] * num_experts + experts[token, slot]
+    return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
+
+
+def _information(counts: Int64[np.ndarray, "D E"]) -> float:
+    """Mutual information in bits of label and expert, every label with assignments equally likely."""
+    counts = counts[counts.sum(axis=1) > 0]
+    if len(counts) == 0:
+        return np.nan
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    all_labels = shares.mean(axis=0, keepdims=True)
+    return max(float(_entropy(all_labels)[0] - _entropy(shares).mean()), 0.0)
+
+
+def _maximum(counts: Int64[np.ndarray, "D E"], experts: Int16[np.ndarray, "T K"]) -> float:
+    filled = (experts != NO_EXPERT).sum(axis=1)
+    if not filled.any():
+        return np.nan
+    labels = (counts.sum(axis=1) > 0).sum()
+    return float(np.log2(min(labels, counts.shape[1] / filled[filled > 0].min())))
+
+
+def _divergences(counts: Int64[np.ndarray, "D E"], first: np.ndarray, second: np.ndarray) -> Float64[np.ndarray, " P"]:
+    total = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    entropy = _entropy(shares)
+    both = _entropy((shares[first] + shares[second]) / 2)
+    return np.maximum(both - (entropy[first] + entropy[second]) / 2, 0)
+
+
+def _entropy(shares: Float64[np.ndarray, "D E"]) -> Float64[np.ndarray, " D"]:
+    """Shannon entropy in bits of each row; NaN stays NaN."""
+    return -(shares * np.log2(np.where(shares == 0, 1, shares))).sum(axis=-1)
