@@ -1,0 +1,125 @@
+"""Many labelled texts -> one trace, to see which experts which kind of text uses."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from moeviz.capture.hf import Progress, trace
+from moeviz.capture.models import LoadedModel, load_model
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import ARRAYS, RoutingTrace
+
+
+def trace_corpus(
+    model: LoadedModel | str,
+    texts: Iterable[tuple[str, str]],
+    *,
+    keep_logits: bool = False,
+    progress: Progress | None = None,
+) -> RoutingTrace:
+    """Run labelled texts through a model, one after the other, and record what every router decides.
+
+    Each text becomes a sequence of the trace, exactly as `trace` records it alone, and its tokens carry its label. A
+    text that is longer than the model's context is cut into stretches that fit. Each stretch is a sequence that starts
+    anew: the model knows nothing of the stretch before it, and metrics take it for a text of its own.
+
+    model        a `LoadedModel`; or a path or hub id.
+    texts        (label, text) pairs; a label may come many times.
+    keep_logits  True records the router logits too: 4·E bytes more per token and layer.
+    progress     called with (done, total) after each text. Raise in it to stop.
+
+    Raises `InvalidPrompt` with the number of the text for one that is empty, or is too long where the tokenizer cannot
+    say where to cut; and what `trace` raises.
+    """
+    model = load_model(model) if isinstance(model, str) else model
+    texts, labels, traces = list(texts), [], []
+    if not texts:
+        raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
+    for done, (label, text) in enumerate(texts, start=1):
+        try:
+            stretches = [trace(model, stretch, keep_logits=keep_logits) for stretch in fitting_stretches(model, text)]
+        except InvalidPrompt as error:
+            raise InvalidPrompt(f"Text {done} of {len(texts)}, labelled {label!r}: {error}") from error
+        labels += [label] * sum(len(stretch.tokens) for stretch in stretches)
+        traces += stretches
+        if progress is not None:
+            progress(done, len(texts))
+    whole = joined(traces)
+    return replace(whole, tokens=whole.tokens.assign(label=pd.Series(labels, dtype="str")))
+
+
+def fitting_stretches(model: LoadedModel, text: str) -> list[str]:
+    """The text in pieces that fit into the model's context, cut between tokens; nothing is left out or repeated."""
+    limit = model.max_tokens
+    if limit is None or model.count_tokens(text) <= limit:
+        return [text]
+    places, tokens = _cuts(model, text)
+    ends = [0]
+    while ends[-1] < len(places) - 1:
+        ends.append(_end_of_stretch(model, text, places, tokens, start=ends[-1]))
+    return [text[places[start] : places[end]] for start, end in pairwise(ends)]
+
+
+def _end_of_stretch(model: LoadedModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int) -> int:
+    """The last cut that leaves a stretch from `start` short enough for the model's context."""
+    limit = room = model.max_tokens
+    while True:
+        end = int(np.searchsorted(tokens, tokens[start] + room, side="right")) - 1
+        if end <= start:
+            raise InvalidPrompt(f"The model's context holds {limit:,} tokens, too few for a single character.")
+        excess = model.count_tokens(text[places[start] : places[end]]) - limit
+        if excess <= 0:
+            return end
+        room -= excess  # a piece may have more tokens than it had inside the text, and special ones besides
+
+
+def _cuts(model: LoadedModel, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where the text may be cut, both ends included, and how many tokens come before: never inside a character."""
+    if not model.tokenizer.is_fast:
+        raise InvalidPrompt(
+            f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. To cut a "
+            f"text takes a fast tokenizer, and this is a {type(model.tokenizer).__name__}. Give it in shorter pieces."
+        )
+    read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    starts, ends = np.array(read["offset_mapping"]).T
+    ended = np.maximum.accumulate(ends)  # all tokens of one split character have its span
+    inner = np.flatnonzero(starts[1:] >= ended[:-1]) + 1
+    return np.array([0, *starts[inner], len(text)]), np.array([0, *inner, len(starts)])
+
+
+def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
+    """Traces of one model as one, `sequence` numbered on from trace to trace. A field that one lacks is None.
+
+    Raises `CaptureError` where they are not of the same model.
+    """
+    model = _same_model([part.model for part in traces])
+    sequences = [int(part.tokens["sequence"].max()) + 1 if len(part.tokens) else 0 for part in traces]
+    starts = np.cumsum([0, *sequences[:-1]])
+    tokens = [
+        part.tokens.assign(sequence=part.tokens["sequence"] + np.int32(start))
+        for part, start in zip(traces, starts, strict=True)
+    ]
+    fields = {field: [getattr(part, field) for part in traces] for field in ARRAYS}
+    arrays = {
+        field: None if any(part is None for part in parts) else np.concatenate(parts, axis=1)
+        for field, parts in fields.items()
+    }
+    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays)
+
+
+def _same_model(models: list[ModelInfo]) -> ModelInfo:
+    """The facts that all share. The score function is read off each trace; a short one may not tell."""
+    known = {model.score_function for model in models} - {"unknown"}
+    function = known.pop() if len(known) == 1 else "unknown"
+    first, *others = (replace(model, score_function=function) for model in models)
+    for other in others:
+        if other != first:
+            raise CaptureError(
+                f"Only traces of one model can be joined, and these are of {first.name!r} and {other.name!r}, or of "
+                "two versions or precisions of it."
+            )
+    return first
