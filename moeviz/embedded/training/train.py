@@ -1,0 +1,195 @@
+"""Train the embedded model: `python -m moeviz.embedded.training.train TOKENS OUT --minutes 120`.
+
+Seeded and resumable: run the same command again and it goes on from OUT/checkpoint.pt. The schedule follows the clock
+or a number of tokens, whichever is used up first, so a busy machine trains on less text and still ends well.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moeviz.embedded.training.documents import DOMAINS
+from moeviz.embedded.training.model import Shape, TrainingMixtral
+from moeviz.embedded.training.optimisers import ADAM_RATE, MUON_RATE, make_optimisers, rate_factor
+from moeviz.embedded.training.routing_losses import RoutingLosses
+from moeviz.embedded.training.token_files import Windows
+from moeviz.embedded.training.validation import Report, validate
+
+TOKENS_PER_STEP = 16_384
+WINDOW = 256
+LONG_WINDOW = 1_024
+LONG_FROM = 0.7  # of the training: short windows mix more domains a step, long ones teach the model to use its context
+FIRST_SNAPSHOT = 262_144  # tokens; then at every doubling, for how routing forms
+STEPS_PER_LINE = 25
+MINUTES_PER_REPORT = 5
+
+log = logging.getLogger("moeviz.training")
+
+
+@dataclass
+class Position:
+    """How far a run has come; all that a checkpoint needs beside weights and optimiser states."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    next_snapshot: int = FIRST_SNAPSHOT
+
+
+class Run:
+    """One training run: its model, its optimisers and its place in the schedule."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+        self.out, self.device = arguments.out, arguments.device
+        self.out.mkdir(parents=True, exist_ok=True)
+        shape = Shape(
+            hidden=arguments.hidden, expert_width=arguments.hidden, layers=arguments.layers, heads=arguments.heads
+        )
+        self.model = TrainingMixtral(shape, arguments.seed).to(self.device)
+        self.optimisers = make_optimisers(self.model)
+        self.windows = Windows(arguments.tokens_folder, arguments.seed)
+        self.losses = RoutingLosses(arguments.load_balancing, arguments.z, arguments.domain_information)
+        self.position = Position()
+        if self._checkpoint.exists():
+            self._resume()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    @property
+    def progress(self) -> float:
+        """The part of the training that is done, 0 to 1."""
+        minutes, tokens = (limit or math.inf for limit in (self.arguments.minutes, self.arguments.tokens))
+        return max(self.position.seconds / 60 / minutes, self.position.tokens / tokens)
+
+    def step(self) -> float:
+        """One step of all optimisers; returns the loss in nats a token."""
+        length = LONG_WINDOW if self.progress >= self.arguments.long_from else WINDOW
+        ids, domains = self.windows.draw(self.position.step, self.arguments.tokens_per_step // length, length)
+        ids, domains = torch.from_numpy(ids).to(self.device), torch.from_numpy(domains).to(self.device)
+        losses, routings = self.model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        loss = losses.mean()
+        (loss + self.losses(routings, domains, len(DOMAINS))).backward()
+        factor = rate_factor(self.progress, self.position.step)
+        for optimiser, rate in zip(self.optimisers, (MUON_RATE, ADAM_RATE), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+        # Muon's steps have one size whatever the gradient's; only AdamW's weights need their gradients kept in bounds.
+        nn.utils.clip_grad_norm_([w for group in self.optimisers[1].param_groups for w in group["params"]], 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.position.step += 1
+        self.position.tokens += ids[:, 1:].numel()
+        return loss.item()
+
+    def save(self) -> None:
+        """Write the checkpoint; a run that is killed while writing keeps the one before."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "position": asdict(self.position),
+        }
+        torch.save(state, self._checkpoint.with_suffix(".new"))
+        self._checkpoint.with_suffix(".new").replace(self._checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.position = Position(**state["position"])
+        log.info("resumed at step %d, %.2f million tokens", self.position.step, self.position.tokens / 1e6)
+
+    def snapshot(self) -> None:
+        """Keep the weights in bfloat16 at every doubling of the tokens, for traces of how routing forms."""
+        state = {name: weight.detach().cpu().bfloat16() for name, weight in self.model.state_dict().items()}
+        torch.save(state, self.out / f"snapshot-{self.position.tokens:010d}.pt")
+
+    def log_progress(self, nats: float, tokens_per_second: float) -> None:
+        """A line of where the run is."""
+        log.info(
+            "%3.0f %%  step %d  %.2f million tokens  %.0f s  %.3f nats  rate x%.2f  %.0f tokens/s",
+            100 * self.progress,
+            self.position.step,
+            self.position.tokens / 1e6,
+            self.position.seconds,
+            nats,
+            rate_factor(self.progress, self.position.step),
+            tokens_per_second,
+        )
+
+    def report(self) -> Report:
+        """Validate; log the report, and append it to OUT/reports.jsonl."""
+        report = validate(self.model, self.arguments.tokens_folder, self.device)
+        log.info("%s", report)
+        with (self.out / "reports.jsonl").open("a") as lines:
+            lines.write(json.dumps(asdict(self.position) | asdict(report)) + "\n")
+        return report
+
+
+def train(run: Run) -> Report:
+    """Train to the end of the schedule; returns the last validation."""
+    position, average, last_report = run.position, None, run.position.seconds
+    began = time.monotonic() - position.seconds
+    first = position.tokens, position.seconds
+    while run.progress < 1:
+        loss = run.step()
+        position.seconds = time.monotonic() - began
+        average = loss if average is None else 0.95 * average + 0.05 * loss
+        if position.step % STEPS_PER_LINE == 0:
+            run.log_progress(average, (position.tokens - first[0]) / (position.seconds - first[1]))
+        if position.tokens >= position.next_snapshot:
+            run.snapshot()
+            position.next_snapshot *= 2
+        if position.seconds - last_report > MINUTES_PER_REPORT * 60:
+            run.report()
+            run.save()
+            last_report = position.seconds
+    run.save()
+    run.snapshot()
+    return run.report()
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.train", description=__doc__)
+    parser.add_argument("tokens_folder", type=Path, metavar="TOKENS", help="the tokenised corpus")
+    parser.add_argument("out", type=Path, metavar="OUT", help="checkpoints and reports; a run found here goes on")
+    parser.add_argument("--minutes", type=float, help="length of the schedule by the clock")
+    parser.add_argument("--tokens", type=float, help="length of the schedule in tokens")
+    parser.add_argument("--tokens-per-step", type=int, default=TOKENS_PER_STEP)
+    parser.add_argument("--long-from", type=float, default=LONG_FROM, help="part of the training with short windows")
+    parser.add_argument("--hidden", type=int, default=Shape.hidden, help="hidden size, and width of an expert")
+    parser.add_argument("--layers", type=int, default=Shape.layers)
+    parser.add_argument("--heads", type=int, default=Shape.heads)
+    for name, value in asdict(RoutingLosses()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value, help="coefficient in the loss")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args(arguments)
+    if not (parsed.minutes or parsed.tokens):
+        parser.error("say how long to train: --minutes, --tokens or both")
+    return parsed
+
+
+def main() -> None:
+    """Run the command."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    run = Run(parse(sys.argv[1:]))
+    run.model.compile_parts()
+    train(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The training of the embedded model: the same mathematics as transformers, losses worked by hand, runs that go on."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from moeviz.embedded.training.documents import DOMAINS
+from moeviz.embedded.training.export import read_weights, shape_of, to_transformers
+from moeviz.embedded.training.model import Routing, Shape, TrainingMixtral
+from moeviz.embedded.training.optimisers import make_optimisers, rate_factor
+from moeviz.embedded.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
+from moeviz.embedded.training.token_files import Windows, held_out_windows, tokenise
+from moeviz.embedded.training.tokenizer import train_tokenizer
+from moeviz.embedded.training.train import Run, parse, train
+
+SMALL = Shape(vocabulary=96, hidden=128, expert_width=64, layers=2, heads=2, key_value_heads=1)
+OPTIONS = ["--tokens-per-step=512", "--long-from=1", "--hidden=128", "--layers=1", "--heads=2", "--seed=3"]
+
+
+@pytest.fixture(scope="module")
+def tokens_folder(tmp_path_factory):
+    """A tokenised corpus of 15 domains, each with its own stretch of the vocabulary."""
+    folder = tmp_path_factory.mktemp("tokens")
+    rng = np.random.default_rng(0)
+    for number, domain in enumerate(DOMAINS):
+        for split in ("train", "held_out"):
+            rng.integers(10 * number, 10 * number + 10, 4_000).astype(np.uint16).tofile(
+                folder / f"{domain}.{split}.bin"
+            )
+        (folder / f"{domain}.json").write_text(json.dumps({"bytes_per_token": 3.0, "train_tokens": 4_000}))
+    return folder
+
+
+def test_transformers_computes_the_same_losses_from_the_same_weights():
+    model = TrainingMixtral(SMALL, seed=1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "router" in name:
+                weight.mul_(50)  # decided routers: a wrong expert would show
+    ids = torch.randint(0, SMALL.vocabulary, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        losses, _ = model(ids[:, :-1], ids[:, 1:], dtype=torch.float32)
+        logits = to_transformers(model.state_dict())(ids[:, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_shape_is_read_from_the_weights():
+    assert shape_of(TrainingMixtral(SMALL).state_dict()) == SMALL
+
+
+def test_every_weight_has_one_optimiser():
+    model = TrainingMixtral(SMALL)
+    moved = [id(w) for optimiser in make_optimisers(model) for group in optimiser.param_groups for w in group["params"]]
+    assert sorted(moved) == sorted(id(weight) for weight in model.parameters())
+
+
+def routing(probabilities, counts):
+    probabilities = torch.tensor(probabilities)
+    return Routing(probabilities.log(), probabilities, torch.tensor(counts))
+
+
+def test_an_even_load_has_a_balancing_loss_of_one():
+    assert load_balancing_loss(routing([[0.25] * 4] * 3, [2, 2, 2, 2])) == pytest.approx(1)
+
+
+def test_a_collapsed_router_has_a_balancing_loss_of_the_number_of_experts():
+    assert load_balancing_loss(routing([[1.0, 0.0, 0.0, 0.0]] * 3, [3, 0, 0, 0])) == pytest.approx(4)
+
+
+def test_the_z_loss_is_the_mean_squared_logsumexp():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
+    assert float(z_loss(logits)) == pytest.approx((math.log(2) ** 2 + math.log(4) ** 2) / 2)
+
+
+def test_domains_with_an_expert_each_have_all_the_information():
+    """Two domains, two windows each of one token; domain 0 uses expert 0 and domain 1 expert 1."""
+    own = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    domains = torch.tensor([0, 1, 0, 1])
+    assert float(domain_information(own, domains, 2)) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(domain_information(torch.full((4, 2), 0.5), domains, 2)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_domain_that_is_not_in_the_batch_changes_nothing():
+    own, domains = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
+    assert float(domain_information(own, domains, 2)) == pytest.approx(float(domain_information(own, domains, 9)))
+
+
+def test_the_information_term_rewards_and_the_others_punish():
+    even = [routing([[0.5, 0.5]] * 2, [1, 1])]
+    apart = [routing([[1.0, 0.0], [0.0, 1.0]], [1, 1])]
+    domains = torch.tensor([0, 1])
+    push = RoutingLosses(load_balancing=0.0, z=0.0, domain_information=1.0)
+    assert float(push(apart, domains, 2)) == pytest.approx(-math.log(2), abs=1e-6)
+    assert float(push(even, domains, 2)) == pytest.approx(0, abs=1e-6)
+    assert float(RoutingLosses(1.0, 0.0, 0.0)(even, domains, 2)) == pytest.approx(1)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_nothing():
+    assert rate_factor(0.3, step=1_000) == 1
+    assert rate_factor(0.01, step=1_000) == pytest.approx(0.5)
+    assert rate_factor(0.3, step=4) == pytest.approx(0.1)
+    assert rate_factor(0.7, step=1_000) == pytest.approx(0.5)
+    assert rate_factor(1.2, step=1_000) == 0
+
+
+def test_a_step_draws_the_same_windows_whenever_it_is_run(tokens_folder):
+    first, again = (Windows(tokens_folder, seed=5).draw(step=7, windows=9, length=16) for _ in range(2))
+    assert (first[0] == again[0]).all() and (first[1] == again[1]).all()
+    other = Windows(tokens_folder, seed=5).draw(step=8, windows=9, length=16)
+    assert (first[0] != other[0]).any()
+
+
+def test_windows_are_of_the_domain_that_they_say(tokens_folder):
+    ids, domains = Windows(tokens_folder).draw(step=0, windows=50, length=16)
+    assert ids.shape == (50, 17)
+    assert (ids // 10 == domains[:, None]).all()
+    assert (held_out_windows(tokens_folder, DOMAINS[3], 4, 16) // 10 == 3).all()
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp_path):
+    def run(name, tokens):
+        return Run(parse([str(tokens_folder), str(tmp_path / name), "--tokens", str(tokens), *OPTIONS]))
+
+    whole = run("whole", 4 * 512)
+    train(whole)
+    stopped = run("stopped", 4 * 512)
+    for _ in range(2):
+        stopped.step()
+    stopped.save()
+    resumed = run("stopped", 4 * 512)
+    assert resumed.position.step == 2
+    train(resumed)
+    assert resumed.position.tokens == whole.position.tokens
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_training_lowers_the_loss_and_reports_it(tokens_folder, tmp_path):
+    run = Run(parse([str(tokens_folder), str(tmp_path), "--tokens", "10240", *OPTIONS]))
+    before = run.report()
+    after = train(run)
+    assert after.bits_per_byte < before.bits_per_byte
+    assert set(after.nats) == set(DOMAINS)
+    lines = [json.loads(line) for line in (tmp_path / "reports.jsonl").read_text().splitlines()]
+    assert [line["tokens"] for line in lines] == [0, 10_240]
+    snapshot = read_weights(tmp_path / "snapshot-0000010240.pt")
+    assert all(weight.dtype == torch.bfloat16 for weight in snapshot.values())
+    assert to_transformers(snapshot).dtype == torch.float32
+
+
+def test_how_long_to_train_has_to_be_said(capsys):
+    with pytest.raises(SystemExit):
+        parse(["tokens", "out"])
+    assert "--minutes" in capsys.readouterr().err
+
+
+def test_tokenizer_and_token_files_keep_every_byte_and_hold_files_out(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = {domain: f"{domain}: naïve 漢字 🙂\t\x00 12 + 7 = 19\r\n" for domain in DOMAINS}
+    for domain, text in texts.items():
+        documents = [{"source": "s", "file": f"{n}", "licence": "CC0", "text": f"{n} {text}" * 3} for n in range(120)]
+        lines = "".join(json.dumps(document) + "\n" for document in documents)
+        (corpus / f"{domain}.jsonl").write_text(lines, encoding="utf-8")
+    tokenizer = train_tokenizer(corpus, tmp_path / "tokenizer")
+    for text in texts.values():
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    tokenise(corpus, tmp_path / "tokenizer" / "tokenizer.json", tmp_path / "tokens")
+    held_out = np.fromfile(tmp_path / "tokens" / f"{DOMAINS[0]}.held_out.bin", np.uint16)
+    trained = np.fromfile(tmp_path / "tokens" / f"{DOMAINS[0]}.train.bin", np.uint16)
+    assert 0 < (held_out == 1).sum() < 10  # <s>: about 2 % of 120 documents
+    assert (held_out == 1).sum() + (trained == 1).sum() == 120
