@@ -1,0 +1,133 @@
+"""The evaluation set that ships, the byte models beside it, and losses on a model whose answer is known."""
+
+import json
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from moeviz.capture.models import LoadedModel, load_model
+from moeviz.embedded import byte_ngrams, losses
+from moeviz.embedded.domains import DOMAINS
+from moeviz.embedded.evaluate import markdown
+from moeviz.embedded.evaluation import evaluation_set
+from moeviz.embedded.training.documents import DOMAINS as TRAINED_DOMAINS
+from moeviz.embedded.training.evaluation_set import choose_evaluation_set
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load_model()
+
+
+def test_every_domain_has_four_texts_and_was_trained_on():
+    assert set(Counter(text.domain for text in evaluation_set()).values()) == {4}
+    assert {text.domain for text in evaluation_set()} == set(DOMAINS) == set(TRAINED_DOMAINS)
+
+
+def test_every_text_says_where_it_is_from_and_may_be_passed_on():
+    for text in evaluation_set():
+        assert text.source and text.file and text.licence
+        assert not re.search(r"GPL|SA-\d|\bNC\b|unknown|\?", text.licence)
+
+
+def test_no_text_comes_twice():
+    assert len({text.text for text in evaluation_set()}) == len(evaluation_set())
+
+
+def test_every_text_fills_the_context_and_fits_into_it(model):
+    counts = [model.count_tokens(text.text) for text in evaluation_set()]
+    assert max(counts) <= model.max_tokens
+    assert min(counts) >= losses.POSITIONS[-1]
+
+
+def test_a_byte_model_worked_by_hand():
+    """Fitted to "ab": P(a), P(b) after two bytes of two kinds; P(a) after two line ends, which saw one byte of one."""
+    model = byte_ngrams.fit(["ab"])
+    unigram = (1 + 2 / 256) / 4
+    assert model.bits_per_byte(b"a", order=1) == pytest.approx(-math.log2(unigram))
+    bigram = (1 + unigram) / 2
+    assert model.bits_per_byte(b"a", order=3) == pytest.approx(-math.log2((1 + bigram) / 2))
+    assert model.bits_per_byte(b"z", order=1) == pytest.approx(-math.log2(2 / 256 / 4))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_probabilities_of_a_byte_model_sum_to_one(order):
+    model = byte_ngrams.fit(["the cat sat on the mat"])
+    before = len(b"th") * model.bits_per_byte(b"th", order)
+    after = [3 * model.bits_per_byte(b"th" + bytes([byte]), order) for byte in range(256)]
+    assert sum(2 ** (before - bits) for bits in after) == pytest.approx(1)
+
+
+def test_byte_models_come_back_from_their_file(tmp_path):
+    model = byte_ngrams.fit(["Il fait froid. 漢字"])
+    byte_ngrams.save({"french": model}, tmp_path / "models.npz")
+    assert byte_ngrams.byte_models(tmp_path / "models.npz")["french"].trigrams == model.trigrams
+
+
+def test_byte_models_of_every_domain_ship_and_know_their_domain():
+    models = byte_ngrams.byte_models()
+    assert set(models) == set(DOMAINS)
+    german = b"und es geschah in jenen Tagen, dass das Volk"
+    assert min(models, key=lambda domain: models[domain].bits_per_byte(german, 3)) == "german"
+
+
+class Uniform(torch.nn.Module):
+    """A language model that knows nothing: every token of 8,192 is as likely as any other."""
+
+    device = torch.device("cpu")
+
+    def forward(self, ids):
+        return type("Output", (), {"logits": torch.zeros(*ids.shape, 8_192)})
+
+
+def test_a_model_that_knows_nothing_loses_the_logarithm_of_its_vocabulary(model):
+    ignorant = LoadedModel(Uniform(), model.tokenizer, model.info)
+    texts = [text for text in evaluation_set() if text.domain in ("french", "sql")]
+    short = {domain: DOMAINS[domain] for domain in ("french", "sql")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "DOMAINS", short)
+        frame = losses.loss_by_domain(ignorant, texts)
+    assert frame["nats"].tolist() == pytest.approx([math.log(8_192)] * 2)
+    assert frame["model"].tolist() == pytest.approx((13 * frame["tokens"] / frame["bytes"]).tolist())
+    assert losses.loss_by_position(ignorant, texts)["nats"].to_numpy() == pytest.approx(math.log(8_192))
+    assert losses.context_gain(ignorant, texts)["nats"].to_numpy() == pytest.approx(math.log(8_192))
+
+
+def test_the_late_tokens_are_the_same_with_more_and_with_less_before_them(model):
+    """A model with a loss for a few ids and another for the rest: equal means show that the same tokens were scored."""
+
+    class Choosy(Uniform):
+        def forward(self, ids):
+            return type("Output", (), {"logits": torch.zeros(*ids.shape, 8_192).index_fill_(2, torch.arange(9), 3.0)})
+
+    choosy = LoadedModel(Choosy(), model.tokenizer, model.info)
+    gain = losses.context_gain(choosy, evaluation_set()[:5])["nats"]
+    assert gain[0] == pytest.approx(gain[1])
+    assert gain[0] != pytest.approx(math.log(8_192))
+
+
+def test_the_set_is_chosen_from_held_out_files_that_may_be_passed_on(tmp_path, model):
+    """Chosen again from a corpus made of the set itself, with a share-alike source and a trained file put in."""
+    held = {domain: [text for text in evaluation_set() if text.domain == domain] for domain in DOMAINS}
+    for domain, texts in held.items():
+        documents = [
+            {"source": t.source, "file": t.file.split("; ")[0], "licence": t.licence, "text": t.text} for t in texts
+        ]
+        documents.append(documents[0] | {"source": "handbook", "licence": "CC-BY-SA-3.0 (or GPL-2+)"})
+        documents.append(documents[0] | {"file": "a file that was trained on", "text": "trained " * 2_000})
+        lines = "".join(json.dumps(document) + "\n" for document in documents)
+        (tmp_path / f"{domain}.jsonl").write_text(lines, encoding="utf-8")
+    chosen = choose_evaluation_set(tmp_path, model.tokenizer.backend_tokenizer)
+    assert {text.domain for text in chosen} == set(DOMAINS)
+    assert {text.text for text in chosen} <= {text.text for text in evaluation_set()}
+    assert not [text for text in chosen if text.source == "handbook"]
+
+
+def test_tables_are_markdown():
+    frame = pd.DataFrame({"layer": np.array([0], np.int32), "bits": [0.12345]})
+    assert markdown(frame) == "| layer | bits |\n| --- | --- |\n| 0 | 0.123 |"
