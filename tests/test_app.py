@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from labels import labelled
 from streamlit.testing.v1 import AppTest
 from tiny_models import DENSE
 
@@ -174,7 +175,7 @@ def test_a_long_trace_is_drawn_a_window_at_a_time():
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
-    app = topic_page(topic, real_trace)
+    app = topic_page(topic, labelled(real_trace))
     assert not app.exception
     one_token = sum(chart.tokens == "one" for chart in TOPICS[topic])
     assert pictures(app) == len(TOPICS[topic]) - one_token
@@ -214,6 +215,13 @@ def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
     assert pictures(app) + explanations == len(TOPICS[topic])
     if topic == "Confidence":
         assert sentences(app).count("and this trace (sample) has none.") == len(TOPICS[topic])
+
+
+def test_a_trace_without_labels_is_told_how_to_get_one_with(trace):
+    app = topic_page("Specialization", trace)
+    assert not app.exception
+    assert pictures(app) == 0
+    assert sentences(app).count("`moeviz corpus` records a labelled trace.") == len(TOPICS["Specialization"])
 
 
 def test_every_chart_says_how_its_numbers_are_computed(real_trace):
@@ -349,7 +357,7 @@ def unsafe_elements(app: AppTest) -> list[str]:
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])
 def test_tokens_and_names_never_reach_markdown_or_html(topic, real_trace):
-    trace = with_texts(real_trace, HOSTILE)
+    trace = labelled(with_texts(real_trace, HOSTILE), HOSTILE)
     app = first_page(trace) if topic is None else topic_page(topic, trace)
     assert not app.exception
     everything = "\n".join(unsafe_elements(app))

@@ -20,7 +20,7 @@ PROMPT = "Il fait froid.\ndef f(x):\n    return x + 1"
 OWN = {"127.0.0.1", "localhost"}
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
 WAY = "Which way did this token take through the model?"
-PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Traces")
+PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Specialization", "Traces")
 
 
 @pytest.fixture(scope="session")

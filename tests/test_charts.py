@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from labels import labelled
 
 import moeviz.charts
 import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.marked_token import with_marked_token
-from moeviz.errors import MoevizError
+from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_expert, token_layer
 from moeviz.samples import sample_trace
 
@@ -39,7 +41,7 @@ def fitted(trace: RoutingTrace, chart) -> RoutingTrace:
 
 
 def spec_of(chart, trace: RoutingTrace) -> dict:
-    return chart.draw(chart.measure(fitted(sized(trace), chart))).to_dict()
+    return chart.draw(chart.measure(fitted(labelled(sized(trace)), chart))).to_dict()
 
 
 def steady(spec):
@@ -207,6 +209,34 @@ def test_too_many_tokens_are_refused_and_not_cut():
     for chart, frame in zip(TOPICS["Tokens"], (token_layer(trace), token_expert(trace)), strict=False):
         with pytest.raises(MoevizError, match="shows 256 tokens at most, and got 257"):
             chart.draw(frame)
+
+
+def test_labels_are_data_and_stand_in_their_order():
+    hostile = ("![p](http://example.com/p.png)", "datum.x", "\u202eprose", "")
+    shown = ["![p](http://example.com/p.png)", "datum.x", "⟨U+202E⟩prose", "∅"]
+    trace = labelled(sample_trace(layers=1), hostile)
+    for chart in TOPICS["Specialization"]:
+        spec = json.dumps(steady(chart.draw(chart.measure(trace)).to_dict()), ensure_ascii=False)
+        assert not [label for label in (*hostile, *shown) if label and label in spec]
+    loads, _, divergences = TOPICS["Specialization"]
+    assert loads.draw(load_by_label(trace)).data["label"].unique().tolist() == shown
+    square = divergences.draw(label_divergence(trace)).data
+    assert square["label"].unique().tolist() == square["other"].unique().tolist() == shown
+    assert len(square) == 16
+    wide = square.pivot(index="label", columns="other", values="divergence")
+    assert (wide == wide.T).all(axis=None) and (square.query("label == other")["divergence"] == 0).all()
+
+
+def test_too_many_labels_are_refused_and_not_cut():
+    trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
+    with pytest.raises(MoevizError, match="shows 100 labels at most, and got 101"):
+        TOPICS["Specialization"][0].draw(load_by_label(trace))
+
+
+@pytest.mark.parametrize("chart", TOPICS["Specialization"], ids=lambda chart: chart.key)
+def test_a_trace_without_labels_is_told_where_labels_come_from(chart, trace):
+    with pytest.raises(MissingField, match=r"this trace has none\. `moeviz corpus` records a labelled trace\.$"):
+        chart.measure(fitted(trace, chart))
 
 
 def test_up_to_nine_experts_have_a_colour_each():

@@ -1,0 +1,131 @@
+"""Pictures of which experts which kind of text uses. Labels come from anyone: they stay data, never part of a spec."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.errors import MoevizError
+from moeviz.metrics.specialization import MAX_LABELS, label_divergence, label_information, load_by_label
+from moeviz.metrics.tokens import visible
+
+LABEL_WIDTH = 105  # pixels of a label's name: two thirds of a phone are left for the picture
+
+
+def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
+    """Label by expert of one layer, coloured by share of the label's assignments. Columns: those of `load_by_label`."""
+    labels = frame["label"].nunique()
+    if labels > MAX_LABELS:
+        raise MoevizError(f"This picture shows {MAX_LABELS} labels at most, and got {labels:,}.")
+    legend = alt.Legend(title="share of assignments", format="%", orient="top", gradientLength=200)
+    chart = (
+        alt.Chart(frame.assign(label=frame["label"].map(visible)))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
+            y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
+            color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
+            tooltip=[
+                alt.Tooltip("label:N"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("assignments:Q", format=","),
+                alt.Tooltip("share:Q", title="share of the label's assignments", format=".1%"),
+                alt.Tooltip("uniform:Q", title="even share", format=".1%"),
+                alt.Tooltip("share_of_tokens:Q", title="share of the label's tokens", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.rows_height(labels), canvas=True)
+
+
+def _labels_axis(**options: object) -> alt.Axis:
+    return alt.Axis(labelLimit=LABEL_WIDTH, labelOverlap=True, **options)
+
+
+def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """What the expert tells about the label, with chance and the maximum. Columns: those of `label_information`."""
+    bits = {
+        "information": "bits about the label",
+        "shuffled": "with labels shuffled",
+        "shuffled_highest": "highest of the shuffles",
+        "maximum": "maximum",
+    }
+    base = alt.Chart(frame).encode(
+        x=theme.layer_axis("orange: labels shuffled, grey: maximum"),
+        tooltip=[
+            alt.Tooltip("layer:Q", format="d"),
+            *(alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in bits.items()),
+        ],
+    )
+    bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
+    maximum = _mark(base, theme.NOTE).encode(y="maximum:Q")
+    highest = base.mark_rule(color=theme.CHANCE, strokeWidth=2).encode(y="shuffled:Q", y2="shuffled_highest:Q")
+    shuffled = _mark(base, theme.CHANCE).encode(y="shuffled:Q")
+    return theme.framed(alt.layer(bars, maximum, highest, shuffled), theme.MEDIUM)
+
+
+def _mark(base: alt.Chart, color: str) -> alt.Chart:
+    return base.mark_tick(color=color, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
+
+
+def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
+    """Label by label of one layer, coloured by how differently they are routed. Columns: of `label_divergence`."""
+    square = _both_ways(frame)
+    legend = alt.Legend(title="divergence in bits", orient="top", gradientLength=200)
+    chart = (
+        alt.Chart(square)
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("other:N", title=None, sort=None, axis=_labels_axis(labelAngle=-90)),
+            y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
+            color=alt.Color("divergence:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
+            tooltip=[
+                alt.Tooltip("label:N"),
+                alt.Tooltip("other:N", title="other label"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("divergence:Q", title="divergence in bits", format=".3f"),
+                alt.Tooltip("shuffled:Q", title="with labels shuffled", format=".3f"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.rows_height(square["label"].nunique()) + LABEL_WIDTH, canvas=True)
+
+
+def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each pair in both directions. First each label with itself, which also puts both axes in the same order."""
+    frame = frame.assign(label=frame["label"].map(visible), other=frame["other"].map(visible))
+    labels = pd.Series(pd.concat([frame["label"], frame["other"]]).unique(), dtype="str")
+    itself = pd.DataFrame({"label": labels, "other": labels, "divergence": 0.0, "shuffled": np.nan})
+    turned = frame.rename(columns={"label": "other", "other": "label"})
+    layer = frame["layer"].iloc[0] if len(frame) else np.int32(0)
+    return pd.concat([itself.assign(layer=layer), frame, turned], ignore_index=True).dropna(subset="divergence")
+
+
+CHARTS = (
+    Chart(
+        "Which experts does each kind of text use?",
+        "Each row is a label, and its cells say how its assignments at this layer are shared out among the experts; "
+        "rows that look alike are routed alike.",
+        measure=load_by_label,
+        draw=label_load_heatmap,
+        layers="one",
+    ),
+    Chart(
+        "Do the experts of a layer tell kinds of text apart?",
+        "Each bar says how much an expert tells about the label of a token; only what it has above the orange mark, "
+        "the mean of labels shuffled among the texts, means something (the line goes up to the highest shuffle; one "
+        "text a label leaves nothing to shuffle).",
+        measure=label_information,
+        draw=information_by_layer,
+    ),
+    Chart(
+        "Which kinds of text are routed alike?",
+        "The darker a cell, the more alike the first choices of its two labels at this layer; 0 bits are the same "
+        "experts in the same proportions, 1 bit no expert in common.",
+        measure=label_divergence,
+        draw=label_divergence_grid,
+        layers="one",
+    ),
+)
