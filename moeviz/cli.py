@@ -1,4 +1,4 @@
-"""The command `moeviz`: trace a prompt, count parameters, print metrics, convert files, or open the app.
+"""The command `moeviz`: trace a prompt or a corpus, count parameters, print metrics, convert files, or open the app.
 
 Results go to stdout and everything else to stderr. Exit code 0: done; 1: a sentence on stderr says why not; 2: wrong
 usage. What is heavy is imported by the command that needs it, so `moeviz --help` is there at once.
@@ -9,16 +9,17 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli_arguments import parser
-from moeviz.errors import InvalidPrompt, MissingField, MoevizError
+from moeviz.errors import InvalidPrompt, MoevizError
+from moeviz.terminal import frame_text, visible_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.charts.chart import Chart
     from moeviz.routing_trace import RoutingTrace
 
 
@@ -56,11 +57,7 @@ def _app(args: Namespace) -> int:
 
 
 def _trace(args: Namespace) -> int:
-    from moeviz.exports import export_for, write_trace
-
-    if args.output:  # what cannot be written is said now, not after the model has run
-        export_for(args.output)
-        Path(args.output).parent.stat()
+    _check_output(args.output)
     prompt = _prompt(args.prompt)
     from moeviz.capture.hf import Sampling, trace
     from moeviz.capture.models import load_model
@@ -74,15 +71,53 @@ def _trace(args: Namespace) -> int:
         keep_logits=not args.no_logits,
         progress=_progress,
     )
-    if args.output:
-        write_trace(result, args.output)
-        _note(f"wrote {args.output}")
+    _write(result, args.output)
     summary = _summary(result)
     if args.json:
         print(json.dumps(summary))
     else:
         _print_summary(summary)
     return 0
+
+
+def _corpus(args: Namespace) -> int:
+    from moeviz.cli_corpus import check_layer, report, tables, texts_of_files, texts_that_ship
+
+    _check_output(args.output)
+    texts = texts_that_ship() if args.embedded else texts_of_files(args.files)
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.models import load_model
+
+    _note(f"loading {args.model}")
+    model = load_model(args.model)
+    check_layer(args.layer, model.info)
+    result = trace_corpus(model, texts, progress=partial(_progress, says="traced {} of {} texts"))
+    _write(result, args.output)
+    if not args.json:
+        print(report(result, args.layer))
+        return 0
+    frames, reasons = tables(result)
+    for reason in reasons:
+        _note(reason)
+    print(json.dumps({"model": model.name} | {name: _records(frame) for name, frame in frames.items()}))
+    return 0
+
+
+def _check_output(path: str | None) -> None:
+    """What cannot be written is said now, not after the model has run."""
+    from moeviz.exports import export_for
+
+    if path:
+        export_for(path)
+        Path(path).parent.stat()
+
+
+def _write(trace: "RoutingTrace", path: str | None) -> None:
+    from moeviz.exports import write_trace
+
+    if path:
+        write_trace(trace, path)
+        _note(f"wrote {path}")
 
 
 def _prompt(given: str) -> str:
@@ -149,6 +184,7 @@ def _params(args: Namespace) -> int:
 
 def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
+    from moeviz.cli_metrics import measured
     from moeviz.exports import read_trace
 
     trace = read_trace(args.trace)
@@ -156,7 +192,7 @@ def _metrics(args: Namespace) -> int:
     tables = {}
     for chart in {chart.measure: chart for chart in charts}.values():
         try:
-            tables[chart.measure.__name__] = _measured(chart, trace, args)
+            tables[chart.measure.__name__] = measured(chart, trace, args)
         except MoevizError as error:
             _note(str(error))
     if args.json:
@@ -168,24 +204,6 @@ def _metrics(args: Namespace) -> int:
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return json.loads(frame.to_json(orient="records", double_precision=15))  # NaN is null
-
-
-def _measured(chart: "Chart", trace: "RoutingTrace", args: Namespace) -> "pd.DataFrame":
-    """The numbers of one chart; those of one layer for each layer in turn."""
-    import pandas as pd
-
-    name = chart.measure.__name__
-    if args.layers:
-        trace = trace.select(layers=args.layers)
-    if chart.layers == "two" and len(trace.model.layers) != 2:
-        raise MissingField(f"{name} compares two layers: give --layers A B, two of {trace.model.layers}.")
-    if chart.tokens == "one":
-        if args.token is None or args.token >= len(trace.tokens):
-            raise MissingField(f"{name} is about one token: give --token N, from 0 to {len(trace.tokens) - 1}.")
-        trace = trace.select(tokens=slice(args.token, args.token + 1))
-    if chart.layers == "one":
-        return pd.concat([chart.measure(trace.select(layers=[layer])) for layer in trace.model.layers])
-    return chart.measure(trace)
 
 
 def _convert(args: Namespace) -> int:
@@ -200,26 +218,20 @@ def _convert(args: Namespace) -> int:
     return 0
 
 
-def _progress(done: int, total: int) -> None:
+def _progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
     if sys.stderr.isatty():
-        print(f"\rmoeviz: generated {done} of {total} tokens", end="\n" * (done == total), file=sys.stderr, flush=True)
+        print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
 
 
 def _note(sentence: str) -> None:
     print(f"moeviz: {sentence}", file=sys.stderr, flush=True)
 
 
-def frame_text(frame: "pd.DataFrame") -> str:
-    """A frame for a terminal, all of it. A token cannot move the cursor, or break the line."""
-    texts = [name for name, column in frame.items() if column.dtype.kind == "O"]
-    return frame.assign(**{name: frame[name].astype("str").map(visible_line) for name in texts}).to_string(index=False)
-
-
-def visible_line(text: str) -> str:
-    """A text from anywhere on one line of a terminal, with its control characters spelled out."""
-    from moeviz.metrics.tokens import visible
-
-    return visible(text)
-
-
-COMMANDS = {"app": _app, "trace": _trace, "params": _params, "metrics": _metrics, "convert": _convert}
+COMMANDS = {
+    "app": _app,
+    "trace": _trace,
+    "corpus": _corpus,
+    "params": _params,
+    "metrics": _metrics,
+    "convert": _convert,
+}

@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Callable
 
-TOPICS = ("tokens", "load", "confidence", "parameters", "layers")  # moeviz.charts.TOPICS, known without loading it
+# moeviz.charts.TOPICS, known without loading it
+TOPICS = ("tokens", "load", "confidence", "parameters", "layers", "specialization")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {
     "moeviz": """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
+  moeviz corpus --embedded                            which experts which kind of text uses
   moeviz metrics trace.csv --topic load               how the work is shared out
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
   moeviz convert trace.csv trace.parquet""",
@@ -21,6 +23,12 @@ EXAMPLES = {
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --json | jq .busiest""",
+    "corpus": """examples:
+  moeviz corpus --embedded
+  moeviz corpus french.txt german.txt python.txt -o mine.npz
+  moeviz corpus texts.jsonl --model allenai/OLMoE-1B-7B-0924 -o olmoe.npz
+  moeviz metrics olmoe.npz --topic specialization
+  moeviz corpus --embedded --json | jq .label_information""",
     "params": """examples:
   moeviz params embedded
   moeviz params ./my-checkpoint --json | jq .total""",
@@ -65,6 +73,19 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
+    says = 'a text, whose label is the file name without suffix; or a .jsonl file, each line {"label": …, "text": …}'
+    source = corpus.add_mutually_exclusive_group(required=True)
+    source.add_argument("files", metavar="FILE", nargs="*", default=[], help=says)
+    source.add_argument("--embedded", action="store_true", help="the held-out texts that ship with the embedded model")
+    corpus.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
+    )
+    corpus.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    corpus.add_argument("--layer", type=_number(int, 0), metavar="N", help="the layer to show (default: of most bits)")
+    corpus.add_argument("--json", action="store_true", help="print all tables, of all layers, as JSON")
+
+
 def _params_arguments(params: argparse.ArgumentParser) -> None:
     params.add_argument("model", metavar="MODEL", help="'embedded', a folder, or a Hugging Face id")
     params.add_argument("--json", action="store_true", help="print JSON")
@@ -97,6 +118,7 @@ def _number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | fl
 COMMANDS = {
     "app": ("Open the app in a browser. Options that moeviz does not know go on to Streamlit.", _app_arguments),
     "trace": ("Run a prompt through a model and record what every router decides.", _trace_arguments),
+    "corpus": ("Trace labelled texts and tell which experts which kind of text uses.", _corpus_arguments),
     "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
     "convert": ("Write a trace in another format; the suffixes say which.", _convert_arguments),

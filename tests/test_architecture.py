@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/cli_arguments.py": "",
     "moeviz/cli_corpus.py": f"moeviz.embedded moeviz.metrics moeviz.terminal {INERT}",
+    "moeviz/cli_metrics.py": f"moeviz.charts {INERT}",
     "moeviz/terminal.py": "moeviz.metrics",
     "moeviz/serve.py": "",
     "moeviz/cli.py": "moeviz",

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from labels import labelled
 
-from moeviz import cli
+from moeviz import cli, cli_corpus
 from moeviz.capture.models import model_facts
 from moeviz.charts import TOPICS
 from moeviz.cli import main
@@ -18,6 +19,7 @@ from moeviz.cli_arguments import COMMANDS, EXAMPLES
 from moeviz.cli_arguments import TOPICS as TOPIC_NAMES
 from moeviz.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
+from moeviz.metrics.specialization import load_by_label
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.samples import sample_trace
 
@@ -69,6 +71,8 @@ def test_every_command_has_help_with_examples_that_parse(command, capsys):
         ["trace", "x", "--top-p", "2"],
         ["trace", "x", "--max-new-tokens", "many"],
         ["trace", "x", "--seed", "nan"],
+        ["corpus"],
+        ["corpus", "a.txt", "--embedded"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(argv, capsys):
@@ -148,6 +152,123 @@ def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(capsys, 
     assert main(["trace", "Il", "-o", str(path)]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err == f"moeviz: No such file or directory: {path.parent}\n"
+
+
+# moeviz corpus
+
+
+@pytest.fixture
+def corpus(tmp_path) -> list[str]:
+    """Two French texts and one of Python, in three files."""
+    (tmp_path / "French.txt").write_bytes("\ufeffIl fait froid.\r\n".encode())
+    (tmp_path / "Python").write_text("for i in range(3):\n    print(i)\n")
+    lines = [{"label": "French", "text": "Où est la gare\u2028?", "source": "none"}]
+    (tmp_path / "more.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n")
+    return [str(tmp_path / name) for name in ("French.txt", "Python", "more.jsonl")]
+
+
+def test_corpus_files_are_read_to_the_letter(corpus):
+    assert cli_corpus.texts_of_files(corpus) == [
+        ("French", "Il fait froid.\r\n"),
+        ("Python", "for i in range(3):\n    print(i)\n"),
+        ("French", "Où est la gare\u2028?"),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_corpus_writes_a_labelled_trace_that_metrics_read(suffix, corpus, tmp_path, capsys):
+    path = str(tmp_path / f"out{suffix}")
+    assert main(["corpus", *corpus, "-o", path]) == 0
+    out, err = capsys.readouterr()
+    trace = read_trace(path)
+    assert trace.tokens.groupby("sequence")["label"].first().tolist() == ["French", "Python", "French"]
+    assert f"wrote {path}" in err and "embedded: " in out and "3 sequences, 2 labels" in out
+    assert main(["metrics", path, "--topic", "specialization"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("load_by_label", "label_information", "label_divergence"))
+
+
+def test_corpus_shows_the_layer_whose_experts_tell_most_or_the_one_asked_for(corpus, capsys):
+    assert main(["corpus", *corpus, "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)
+    bits = pd.DataFrame(tables["label_information"]).set_index("layer")["information"]
+    loads = pd.DataFrame(tables["load_by_label"])
+    assert set(tables) == {"model", "label_information", "load_by_label", "label_divergence", "repetition_by_label"}
+    for asked, layer in (([], bits.idxmax()), (["--layer", str(bits.idxmin())], bits.idxmin())):
+        assert main(["corpus", *corpus, *asked]) == 0
+        out = capsys.readouterr().out
+        assert f"Layer {layer}: share of each label's assignments" in out
+        shares = loads[(loads["layer"] == layer) & (loads["label"] == "Python")]["share"]
+        (row,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["Python"]]
+        assert [float(cell) for cell in row[1:]] == pytest.approx((100 * shares).tolist(), abs=0.051)
+
+
+def test_corpus_of_one_text_a_label_says_that_nothing_can_be_shuffled(corpus, capsys):
+    assert main(["corpus", *corpus[:2]]) == 0
+    assert "nothing to shuffle: give several texts a label" in capsys.readouterr().out
+
+
+def test_corpus_of_one_label_prints_what_there_is_and_says_what_is_not(corpus, capsys):
+    assert main(["corpus", corpus[0], "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "label_divergence" not in json.loads(out) and "A comparison of labels needs two of them" in err
+
+
+def test_corpus_reads_the_held_out_texts_that_ship(monkeypatch, capsys):
+    shipped = cli_corpus.evaluation_set()
+    few = [next(text for text in shipped if text.label == label) for label in sorted({t.label for t in shipped})[:2]]
+    monkeypatch.setattr(cli_corpus, "evaluation_set", lambda: tuple(few))
+    assert main(["corpus", "--embedded", "--json"]) == 0
+    loads = json.loads(capsys.readouterr().out)["load_by_label"]
+    assert {row["label"] for row in loads} == {text.label for text in few}
+
+
+def test_the_texts_that_ship_are_several_a_label():
+    labels = pd.Series([label for label, text in cli_corpus.texts_that_ship() if text])
+    assert labels.value_counts().min() > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.txt", b"\xff\xfe", "'a.txt' is not text in UTF-8"),
+        ("a.txt", b" \n", "'a.txt' is empty"),
+        ("a.jsonl", b'{"label": "x", "text": "y"}\n{"label": ', "'a.jsonl', line 2 is not JSON"),
+        ("a.jsonl", b"\n[1]", "'a.jsonl', line 2 is no JSON object"),
+        ("a.jsonl", b'{"label": "x"}', "line 1 has no 'text' with some text in it"),
+        ("a.jsonl", b'{"label": "", "text": "y"}', "line 1 has no 'label' with some text in it"),
+        ("a.jsonl", b'{"label": 3, "text": "y"}', "line 1 has no 'label' with some text in it"),
+        ("a.jsonl", b'{"label": "x", "text": "\\ud800"}', "line 1 has half a character in its 'text'"),
+        ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
+    ],
+)
+def test_a_corpus_file_that_holds_no_texts_gets_one_sentence(name, content, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("moeviz.capture.models.load_model", pytest.fail)
+    (tmp_path / name).write_bytes(content)
+    assert main(["corpus", str(tmp_path / name)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and sentence in err and err.count("\n") == 1
+
+
+def test_a_layer_that_the_corpus_model_lacks_is_said_before_it_runs(corpus, monkeypatch, capsys):
+    monkeypatch.setattr("moeviz.capture.corpus.trace", pytest.fail)
+    assert main(["corpus", *corpus, "--layer", "99"]) == 1
+    assert "embedded has no MoE layer 99; it has (0, 1" in capsys.readouterr().err
+
+
+def test_of_many_experts_the_busiest_of_each_label_are_named():
+    trace = labelled(sample_trace(tokens=60, experts=64, top_k=4))
+    out = cli_corpus.report(trace, 2)
+    load = load_by_label(trace.select(layers=[2])).query("label == 'code'")
+    top = load.sort_values("share", ascending=False, kind="stable").iloc[0]
+    (line,) = [line for line in out.splitlines() if line.split()[:1] == ["code"]]
+    assert line.split("code")[1].strip().startswith(f"{top['expert']} ({100 * top['share']:.1f})  ")
+    assert line.count("(") == cli_corpus.BUSIEST
+
+
+def test_a_label_cannot_steer_the_terminal():
+    out = cli_corpus.report(labelled(sample_trace(), ("\x1b[2J\n", "b")), None)
+    assert "\x1b" not in out and "⟨U+001B⟩[2J⏎" in out
 
 
 # moeviz params
@@ -278,6 +399,12 @@ def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
     cli._progress(1, 2)
     cli._progress(2, 2)
     assert capsys.readouterr().err == "\rmoeviz: generated 1 of 2 tokens\rmoeviz: generated 2 of 2 tokens\n"
+
+
+def test_corpus_tells_a_terminal_of_its_texts(monkeypatch, corpus, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["corpus", *corpus[:2]]) == 0
+    assert "\rmoeviz: traced 1 of 2 texts\rmoeviz: traced 2 of 2 texts\n" in capsys.readouterr().err
 
 
 def test_a_summary_says_which_layers_differ_in_their_experts(capsys):

@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 CARD = (embedded_path() / "MODEL_CARD.md").read_text()
 MODULES = [
     "moeviz",
-    *(m.name for m in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if m.name != "moeviz.__main__"),
+    *(m.name for m in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if not m.name.endswith("__main__")),
 ]
 TREE_LINE = re.compile(r"^(?P<indent> *)(?P<name>[\w.]+/?)(?:\s{2,}.*)?$")
 
@@ -66,8 +66,8 @@ def test_the_readme_names_every_topic_chart_format_and_command():
         assert topic in README
         assert not [chart.question for chart in charts if chart.question not in README]
     assert not [export.suffix for export in EXPORTS if f"`{export.suffix}`" not in README]
-    commands = re.findall(r"moeviz (app|trace|params|metrics|convert)\b", README)
-    assert set(commands) == {"app", "trace", "params", "metrics", "convert"}
+    commands = re.findall(r"moeviz (app|trace|corpus|params|metrics|convert)\b", README)
+    assert set(commands) == {"app", "trace", "corpus", "params", "metrics", "convert"}
 
 
 def test_every_chart_says_how_it_is_computed():
