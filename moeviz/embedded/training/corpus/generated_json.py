@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from moeviz.embedded.training.sources import Document
-from moeviz.embedded.training.text_files import Packages
-from moeviz.embedded.training.words import CITIES, FIRST_NAMES, ITEMS, LAST_NAMES, TAGS
+from moeviz.embedded.training.corpus.sources import Document
+from moeviz.embedded.training.corpus.text_files import Packages
+from moeviz.embedded.training.corpus.words import CITIES, FIRST_NAMES, ITEMS, LAST_NAMES, TAGS
 
 SEED = 1
 GENERATED_DOCUMENTS = 3_600

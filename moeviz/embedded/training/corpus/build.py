@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moeviz.embedded.training.packages import PackageUnavailable, fetch_packages
-from moeviz.embedded.training.readers import READERS
-from moeviz.embedded.training.selection import cleaned, selected, source_sizes
-from moeviz.embedded.training.sources import SOURCES, Document
-from moeviz.embedded.training.text_files import Packages
+from moeviz.embedded.training.corpus.packages import PackageUnavailable, fetch_packages
+from moeviz.embedded.training.corpus.readers import READERS
+from moeviz.embedded.training.corpus.selection import cleaned, selected, source_sizes
+from moeviz.embedded.training.corpus.sources import SOURCES, Document
+from moeviz.embedded.training.corpus.text_files import Packages
 
 MEGABYTE = 1_000_000
 MEGABYTES_PER_DOMAIN = 10.0
@@ -118,7 +118,3 @@ def main() -> None:
         build_corpus(arguments.cache, arguments.out, arguments.megabytes, not arguments.no_download)
     except PackageUnavailable as error:
         sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

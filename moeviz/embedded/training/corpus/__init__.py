@@ -1,0 +1,1 @@
+"""The corpus builder: what the embedded model was trained on, from registry packages, with licences file by file."""
