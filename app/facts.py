@@ -4,6 +4,9 @@ import re
 
 import streamlit as st
 
+from app import state
+from moeviz.embedded import EMBEDDED
+from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.parameters import touched_growth
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
@@ -45,6 +48,7 @@ def trace_facts(trace: RoutingTrace) -> None:
         }
         | _parameters(model)
         | _touched(trace)
+        | _likeness(trace)
     )
 
 
@@ -68,6 +72,23 @@ def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
         return {}
     touched = int(touched_growth(trace)["touched"].iloc[-1])
     return {"Touched": (touched, f"{touched:,}: those that at least one of these tokens ran through.")}
+
+
+def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
+    """Which kind of text it is routed like: known for the embedded model alone, whose kinds of text ship with it."""
+    if trace.model.name != EMBEDDED or not len(trace.tokens):
+        return {}
+    reference = state.evaluation_routing()
+    if (trace.model.layers, trace.model.num_experts) != (reference.model.layers, reference.model.num_experts):
+        return {}  # a stranger's file may call any model by this name
+    nearest, *others = label_likeness(trace, reference).itertuples(index=False)
+    then = ", ".join(f"{label} {bits:.2f}" for label, bits in others[:3])
+    meaning = (
+        f"Of the {len(others) + 1} kinds of text in the evaluation set, {nearest.label} uses the experts most alike: "
+        f"{nearest.divergence:.2f} bit apart (Jensen-Shannon divergence of the loads, mean of layers; 0 is alike, 1 shares "
+        f"no expert). Then {then}; furthest {others[-1].label} {others[-1].divergence:.2f}."
+    )
+    return {"Routed like": (nearest.label, meaning)}
 
 
 def _row(rows: dict[str, tuple[int | str, str]]) -> None:

@@ -18,6 +18,7 @@ import streamlit as st
 import moeviz
 from app import settings
 from moeviz.charts.theme import MAX_TOKENS
+from moeviz.embedded.formation import formation_traces
 from moeviz.errors import ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -179,6 +180,13 @@ def _load(name: str) -> "LoadedModel":
         loaded = moeviz.load_model(name)
     _freeze()
     return loaded
+
+
+@st.cache_resource(show_spinner=False)
+def evaluation_routing() -> RoutingTrace:
+    """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
+    recorded = formation_traces()
+    return recorded[max(recorded)]
 
 
 @st.cache_resource(show_spinner=False)

@@ -114,7 +114,7 @@ class RoutingTrace:
         fields = {f: None if (values := getattr(self, f)) is None else values[kept][:, rows] for f in ARRAYS}
         if fields["logits"] is not None:
             fields["logits"] = fields["logits"][..., : max(model.num_experts)]
-        return RoutingTrace(model, self.tokens[rows].reset_index(drop=True), **fields)
+        return RoutingTrace(model, self.tokens.iloc[rows].reset_index(drop=True), **fields)
 
     def equals(self, other: "RoutingTrace") -> bool:
         """True where every fact, token, id and the last bit of every number are the same."""

@@ -221,7 +221,7 @@ def test_a_trace_without_labels_is_told_how_to_get_one_with(trace):
     app = topic_page("Specialization", trace)
     assert not app.exception
     assert pictures(app) == 0
-    assert sentences(app).count("`moeviz corpus` records a labelled trace.") == len(TOPICS["Specialization"])
+    assert sentences(app).count("`moeviz corpus` records a labelled trace, and the app's Traces page opens one.") == len(TOPICS["Specialization"])
 
 
 def test_every_chart_says_how_its_numbers_are_computed(real_trace):

@@ -161,6 +161,13 @@ def test_the_same_seed_draws_the_same_tokens_and_leaves_the_random_state_alone(t
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_how_a_checkpoint_likes_to_be_sampled_does_not_change_a_greedy_run(tokenizer):
+    model = tiny_model(CONFIGS["mixtral"])
+    plain = trace(model, "To be", tokenizer=tokenizer, max_new_tokens=8)
+    model.generation_config.update(do_sample=True, temperature=1.5, top_k=3)
+    assert trace(model, "To be", tokenizer=tokenizer, max_new_tokens=8).equals(plain)
+
+
 def test_a_sequence_ends_before_its_end_token(tokenizer):
     """Greedy tokens are known from a first run; the third one then becomes the end token."""
     model = tiny_model(CONFIGS["mixtral"])

@@ -257,8 +257,8 @@ def test_a_layer_that_is_not_there_is_named(hand):
         hand.select(layers=[1, 2])
 
 
-@pytest.mark.parametrize("rows", [slice(1, 3), np.array([False, True, True])])
-def test_tokens_are_selected_by_slice_or_by_mask(hand, rows):
+@pytest.mark.parametrize("rows", [slice(1, 3), np.array([False, True, True]), np.array([1, 2])])
+def test_tokens_are_selected_by_slice_by_mask_or_by_row(hand, rows):
     part = hand.select(tokens=rows)
     assert part.experts.tolist() == hand.experts[:, 1:].tolist() and part.logits.shape == (2, 2, 3)
     assert part.tokens["text"].tolist() == ["", "c"] and part.tokens.index.tolist() == [0, 1]

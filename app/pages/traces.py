@@ -14,6 +14,7 @@ def traces_page() -> None:
     st.title("Traces", anchor=False)
     st.subheader("Open a trace", anchor=False)
     _open()
+    _open_evaluation()
     trace = state.current_trace()
     if trace is None:
         return
@@ -39,3 +40,14 @@ def _open() -> None:
     with explained():
         state.open_trace(read_bytes(upload.getvalue(), upload.name), upload.file_id)
         st.success("Opened. Every page shows this trace now.")
+
+
+def _open_evaluation() -> None:
+    """A labelled trace for those who have none: the page of specialization needs one."""
+    asked = st.button(
+        "Open the evaluation set of the embedded model",
+        help="Sixty texts of fifteen kinds, from French to SQL, that the model never saw, with the kind of each token.",
+    )
+    if asked:
+        state.set_trace(state.evaluation_routing())
+        st.success("Opened. The Specialization page shows which experts each kind of text uses.")

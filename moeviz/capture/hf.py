@@ -165,6 +165,8 @@ def _thrifty(model: PreTrainedModel, batch: Batch) -> dict:
 def _generation_config(model: PreTrainedModel, max_new_tokens: int, sampling: Sampling) -> GenerationConfig:
     """One plain sequence a prompt: a trace has no rows for beams, drafts or prompts read in pieces."""
     drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
+    if sampling.temperature == 0:  # generate() would take the checkpoint's own in place of None, and complain of them
+        drawn = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
     stop = model.generation_config.eos_token_id
     first_stop = stop[0] if isinstance(stop, list) else stop
     return GenerationConfig(
@@ -176,7 +178,7 @@ def _generation_config(model: PreTrainedModel, max_new_tokens: int, sampling: Sa
         disable_compile=True,
         pad_token_id=0 if first_stop is None else first_stop,  # fills the rows that stop early
         eos_token_id=stop,
-        **(drawn if sampling.temperature > 0 else {}),
+        **drawn,
     )
 
 

@@ -14,7 +14,8 @@ def labels_of(trace: RoutingTrace, why: str) -> tuple[list[str], np.ndarray]:
     """
     if "label" not in trace.tokens:
         raise MissingField(
-            f"{why} needs tokens with a label, and this trace has none. `moeviz corpus` records a labelled trace."
+            f"{why} needs tokens with a label, and this trace has none. `moeviz corpus` records a labelled trace, and "
+            "the app's Traces page opens one."
         )
     codes, names = pd.factorize(trace.tokens["label"])
     return [str(name) for name in names], codes

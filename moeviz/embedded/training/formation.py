@@ -27,7 +27,7 @@ def trace_of_snapshot(file: Path, tokenizer: PreTrainedTokenizerBase) -> Routing
     """The routing of the formation texts by the weights in one snapshot: labels and ids, no weights or logits."""
     model = to_transformers(read_weights(file))
     tokens = int(file.stem.removeprefix("snapshot-"))
-    info = describe(model, EMBEDDED, f"after {tokens:,} training tokens")
+    info = describe(model, EMBEDDED, f"{tokens:,} training tokens")
     return replace(trace_corpus(LoadedModel(model, tokenizer, info), formation_texts()), weights=None)
 
 
