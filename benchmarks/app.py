@@ -14,20 +14,26 @@ milliseconds: parts of different rounds, so they need not add up. "Main thread" 
 thread in the same stretch, which a busy machine does not inflate.
 
 The browser draws the progress bar while the model runs, and both want the same cores: with few of them, "model" is
-longer than the same call in a program of its own.
+longer than the same call in a program of its own. Those are printed too, each of a fresh process: importing, loading
+the model, the first trace, and a later one; and the sizes of the model's files.
 """
 
 import argparse
 import itertools
+import json
 import os
 import re
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from app.pages.capture import EXAMPLES
 from moeviz.capture.models import load_model
+from moeviz.embedded import embedded_path
 from tests.browser import Server, chromium, served
 
 TOKENS = 64
@@ -35,6 +41,22 @@ MILLISECONDS = 60_000
 PARTS = ("Enter to first chart", "to the server", "app", "model", "to the screen", "main thread")
 MOMENTS = ("script begins", "model begins", "model ends", "first chart sent", "script ends")
 LINE = re.compile(r"moeviz timing: (\d+\.\d+) (.+)")
+
+STEPS = ("import", "load the model", "first trace", "later trace")
+ALONE = """
+import json, sys, time
+times = [time.perf_counter()]
+lap = lambda: times.append(time.perf_counter())
+from moeviz.capture.hf import trace
+from moeviz.capture.models import load_model
+lap()
+model = load_model()
+lap()
+for text in json.loads(sys.argv[1]):
+    trace(model, text)
+    lap()
+print(json.dumps([1000 * (after - before) for before, after in zip(times, times[1:])]))
+"""
 
 # Both moments as the browser sees them: Enter, and the frame after the heat map's first stroke on its canvas.
 WATCH = """
@@ -119,8 +141,26 @@ def visit(browser: Browser, server: Server, texts: list[str]) -> list[dict[str, 
     return runs
 
 
+def alone(texts: list[str]) -> dict[str, float]:
+    """A program of its own that traces two texts: how long each of its steps takes, in milliseconds."""
+    done = subprocess.run([sys.executable, "-c", ALONE, json.dumps(texts)], capture_output=True, check=True, text=True)
+    return dict(zip(STEPS, json.loads(done.stdout), strict=True))
+
+
+def print_alone(rounds: int, texts: Iterator[str]) -> None:
+    """The model without app and browser, and what its files weigh."""
+    programs = [alone([next(texts), next(texts)]) for _ in range(rounds)]
+    print(f"\nIn a program of its own, {TOKENS} tokens; median of {rounds} fresh processes, ms\n")
+    for step in STEPS:
+        print(f"{step:24}{statistics.median(program[step] for program in programs):22.0f}")
+    print("\nFiles, bytes\n")
+    for file in sorted(embedded_path().iterdir()):
+        if file.suffix in (".safetensors", ".json", ".jsonl", ".npz"):
+            print(f"{file.name:24}{file.stat().st_size:22,}")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
@@ -136,6 +176,7 @@ def main() -> None:
     for part in PARTS:
         first, later = (statistics.median(runs[which][part] for runs in visits) for which in (0, 1))
         print(f"{part:24}{first:22.0f}{later:16.0f}")
+    print_alone(rounds, texts)
 
 
 if __name__ == "__main__":

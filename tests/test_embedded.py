@@ -1,11 +1,26 @@
 """The model that ships: small enough, offline, and with experts that tell languages, code and sums apart."""
 
+import re
+from itertools import combinations
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 import moeviz
-from moeviz.embedded import embedded_path
+from app.pages.capture import EXAMPLES
+from moeviz.capture.corpus import trace_corpus
+from moeviz.embedded import embedded_path, evaluate
+from moeviz.embedded.formation import formation_texts, formation_traces
+from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
+from moeviz.metrics.saturation import router_saturation
+
+GOLDEN = Path(__file__).parent / "golden" / "embedded_routing.npz"
+EVALUATION = (embedded_path() / "EVALUATION.md").read_text()
+CARD = (embedded_path() / "MODEL_CARD.md").read_text()
+NEAR = 2e-3  # logits differ less than this between machines
 
 TEXTS = {
     "English": "And it came to pass in those days, that the people of the land went out to meet him.",
@@ -21,7 +36,11 @@ def loads():
     """Share of assignments per layer and expert, (6, 8), for each kind of text."""
     model = moeviz.load_model()
     traces = {name: moeviz.trace(model, text) for name, text in TEXTS.items()}
-    return {name: expert_load(trace)["load"].to_numpy().reshape(6, 8) for name, trace in traces.items()}
+    return {name: load_by_layer(trace) for name, trace in traces.items()}
+
+
+def load_by_layer(trace):
+    return expert_load(trace)["load"].to_numpy().reshape(6, 8)
 
 
 def jsd(p, q):
@@ -46,3 +65,83 @@ def test_all_that_is_needed_ships_and_is_small():
     sizes = {path.name: path.stat().st_size for path in embedded_path().iterdir() if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"} <= set(sizes)
     assert sum(sizes.values()) < 45_000_000
+
+
+def test_the_routing_of_a_fixed_prompt_is_the_recorded_one(request):
+    """The same ids but for near ties, and the same numbers up to what another machine's arithmetic may change."""
+    trace = moeviz.trace(moeviz.load_model(), EXAMPLES["Mixed"])
+    if request.config.getoption("--update-golden"):
+        moeviz.write_trace(trace, GOLDEN)
+    golden = moeviz.read_trace(GOLDEN)
+    assert trace.tokens.equals(golden.tokens)
+    np.testing.assert_allclose(trace.logits, golden.logits, atol=NEAR)
+    chosen, recorded = (np.sort(t.experts, axis=-1) for t in (trace, golden))
+    kth, next_best = -np.sort(-golden.logits, axis=-1)[..., 1:3].transpose(2, 0, 1)
+    decided = kth - next_best > 2 * NEAR
+    assert decided.mean() > 0.95
+    assert (chosen == recorded).all(axis=-1)[decided].all()
+    np.testing.assert_allclose(trace.weights[decided], golden.weights[decided], atol=NEAR)
+
+
+def test_example_prompts_use_the_experts_differently():
+    """Each example but the mixed one, against each other: the load heat maps must look different."""
+    model = moeviz.load_model()
+    texts = {name: text for name, text in EXAMPLES.items() if name != "Mixed"}
+    loads = {name: load_by_layer(moeviz.trace(model, text)) for name, text in texts.items()}
+    assert len(loads) >= 6
+    for one, other in combinations(loads, 2):
+        assert max(jsd(p, q) for p, q in zip(loads[one], loads[other], strict=True)) > 0.1, (one, other)
+
+
+@pytest.mark.parametrize("name", ["French", "German", "Python", "JSON", "SQL", "Arithmetic"])
+def test_an_example_is_routed_like_its_own_kind_of_text(name):
+    recorded = formation_traces()
+    likeness = label_likeness(moeviz.trace(moeviz.load_model(), EXAMPLES[name]), recorded[max(recorded)])
+    assert likeness["label"][0].lower() == name.lower()
+
+
+def test_recorded_traces_of_training_are_of_the_same_texts_and_end_with_the_weights_that_ship():
+    recorded = formation_traces()
+    assert len(recorded) >= 6 and list(recorded) == sorted(recorded)
+    final = recorded[max(recorded)]
+    now = trace_corpus(moeviz.load_model(), formation_texts()[::10])
+    rows = final.tokens["sequence"].isin(range(0, 60, 10)).to_numpy()
+    assert now.tokens["text"].tolist() == final.tokens.loc[rows, "text"].tolist()
+    assert (now.experts == final.experts[:, rows]).all(axis=-1).mean() > 0.98  # the weights that ship are rounded
+    saturation = [router_saturation(trace, final)["saturation"].mean() for trace in recorded.values()]
+    assert saturation[-1] == 1 and saturation[0] < saturation[-2] < 1
+
+
+def cells(text, section):
+    """The cells of the tables of one section, numbers as numbers."""
+    lines = text.split(f"## {section}", 1)[1].split("\n## ")[0].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
+    return [[float(cell) if re.fullmatch(r"[\d.]+", cell) else cell for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("make", "sections"),
+    [(evaluate.losses, ["Loss by domain"]), (evaluate.routing, ["Balance and specialisation", "Same expert"])],
+)
+def test_the_evaluation_that_ships_is_of_the_weights_that_ship(make, sections):
+    printed = make(moeviz.load_model())
+    for section in sections:
+        shipped, now = cells(EVALUATION, section), cells(printed, section)
+        assert len(shipped) == len(now) > 2
+        for old, new in zip(shipped, now, strict=True):
+            assert new == [pytest.approx(cell, abs=0.02) if isinstance(cell, float) else cell for cell in old]
+
+
+def test_the_evaluation_keeps_its_promises():
+    """What the model is for: it predicts far better than bytes, and every layer is balanced and tells domains apart."""
+    loss = pd.DataFrame(cells(EVALUATION, "Loss by domain")[1:-1]).iloc[:, 4:].astype(float)
+    assert (loss[4] < 0.8 * loss[5]).all() and (loss[5] < loss[6]).all()
+    layers = pd.DataFrame(cells(EVALUATION, "Balance and specialisation")[1:]).astype(float)
+    assert (layers[1] <= 2).all() and (layers[2] == 0).all()
+    assert (layers[3] > 1.5 * layers[5]).all()
+
+
+def test_the_card_quotes_the_evaluation():
+    quoted = [line for line in CARD.split("## Measured")[1].split("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(quoted) > 20
+    assert not [line for line in quoted if line not in EVALUATION]

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import moeviz
+from moeviz.embedded.training.__main__ import make_model
 from moeviz.embedded.training.documents import DOMAINS
 from moeviz.embedded.training.export import read_weights, shape_of, to_transformers
 from moeviz.embedded.training.model import Routing, Shape, TrainingMixtral
@@ -158,19 +160,36 @@ def test_how_long_to_train_has_to_be_said(capsys):
     assert "--minutes" in capsys.readouterr().err
 
 
-def test_tokenizer_and_token_files_keep_every_byte_and_hold_files_out(tmp_path):
-    corpus = tmp_path / "corpus"
+TEXTS = {domain: f"{domain}: naïve 漢字 🙂\t\x00 12 + 7 = 19\r\n" for domain in DOMAINS}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder in which the corpus is there already: 120 documents of each domain."""
+    corpus = tmp_path_factory.mktemp("work") / "corpus"
     corpus.mkdir()
-    texts = {domain: f"{domain}: naïve 漢字 🙂\t\x00 12 + 7 = 19\r\n" for domain in DOMAINS}
-    for domain, text in texts.items():
-        documents = [{"source": "s", "file": f"{n}", "licence": "CC0", "text": f"{n} {text}" * 3} for n in range(120)]
+    for domain, text in TEXTS.items():
+        documents = [{"source": "s", "file": f"{n}", "licence": "CC0", "text": f"{n} {text}" * 40} for n in range(120)]
         lines = "".join(json.dumps(document) + "\n" for document in documents)
         (corpus / f"{domain}.jsonl").write_text(lines, encoding="utf-8")
-    tokenizer = train_tokenizer(corpus, tmp_path / "tokenizer")
-    for text in texts.values():
-        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-    tokenise(corpus, tmp_path / "tokenizer" / "tokenizer.json", tmp_path / "tokens")
-    held_out = np.fromfile(tmp_path / "tokens" / f"{DOMAINS[0]}.held_out.bin", np.uint16)
-    trained = np.fromfile(tmp_path / "tokens" / f"{DOMAINS[0]}.train.bin", np.uint16)
-    assert 0 < (held_out == 1).sum() < 10  # <s>: about 2 % of 120 documents
-    assert (held_out == 1).sum() + (trained == 1).sum() == 120
+    (corpus / "corpus.json").write_text("{}")
+    return corpus.parent
+
+
+def test_the_whole_way_from_texts_to_a_model_that_moeviz_opens(work, monkeypatch):
+    monkeypatch.setattr(TrainingMixtral, "compile_parts", lambda self: None)  # a compiler may not be there
+    make_model(work, ["--tokens=1024", *OPTIONS])
+    model = moeviz.load_model(str(work / "model"))
+    for text in TEXTS.values():
+        assert model.tokenizer.decode(model.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    trace = moeviz.trace(model, TEXTS["french"])
+    assert trace.model.layers == (0,) and trace.model.num_experts == (8,)
+    assert "".join(trace.tokens["text"][1:]).startswith("french: naïve")
+
+
+def test_token_files_hold_two_per_cent_of_the_documents_out(work, tmp_path):
+    train_tokenizer(work / "corpus", tmp_path)
+    tokenise(work / "corpus", tmp_path / "tokenizer.json", tmp_path)
+    held_out, trained = (np.fromfile(tmp_path / f"french.{split}.bin", np.uint16) for split in ("held_out", "train"))
+    beginnings = [int((ids == 1).sum()) for ids in (held_out, trained)]  # <s>
+    assert 0 < beginnings[0] < 10 and sum(beginnings) == 120

@@ -126,7 +126,7 @@ def _continuations(model: LoadedModel) -> Iterator[str]:
     for domain, label in DOMAINS.items():
         yield f"### {label}\n"
         for text in [text for text in evaluation_set() if text.domain == domain][:PROMPTS]:
-            prompt = text.text[:PROMPT_CHARACTERS]
+            prompt = text.text[:PROMPT_CHARACTERS].rsplit(" ", 1)[0]  # not in mid-word
             yield f"    prompt   {prompt!r}"
             for name, sampling in {"greedy": Sampling(), "drawn": DRAWN}.items():
                 yield f"    {name:<8} {_continue(model, prompt, sampling)!r}"

@@ -87,18 +87,23 @@ def _config(shape: Shape) -> MixtralConfig:
     )
 
 
+def export_model(weights: Path, tokenizer: Path, out: Path) -> None:
+    """Write a folder that `from_pretrained` opens, weights in bfloat16."""
+    model = to_transformers(read_weights(weights)).bfloat16()
+    model.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **SAMPLING)
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(out)
+    for file in out.iterdir():  # safetensors are written for their owner alone
+        file.chmod(0o644)
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.export", description=__doc__)
     for name in ("weights", "tokenizer", "out"):
         parser.add_argument(name, type=Path, metavar=name.upper())
     arguments = parser.parse_args()
-    model = to_transformers(read_weights(arguments.weights)).bfloat16()
-    model.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **SAMPLING)
-    model.save_pretrained(arguments.out)
-    AutoTokenizer.from_pretrained(arguments.tokenizer).save_pretrained(arguments.out)
-    for file in arguments.out.iterdir():  # safetensors are written for their owner alone
-        file.chmod(0o644)
+    export_model(arguments.weights, arguments.tokenizer, arguments.out)
 
 
 if __name__ == "__main__":
