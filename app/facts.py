@@ -85,8 +85,8 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     then = ", ".join(f"{label} {bits:.2f}" for label, bits in others[:3])
     meaning = (
         f"Of the {len(others) + 1} kinds of text in the evaluation set, {nearest.label} uses the experts most alike: "
-        f"{nearest.divergence:.2f} bit apart (Jensen-Shannon divergence of the loads, mean of layers; 0 is alike, 1 shares "
-        f"no expert). Then {then}; furthest {others[-1].label} {others[-1].divergence:.2f}."
+        f"{nearest.divergence:.2f} bit apart (Jensen-Shannon divergence of the loads, mean of layers; 0 is alike, 1 "
+        f"shares no expert). Then {then}; furthest {others[-1].label} {others[-1].divergence:.2f}."
     )
     return {"Routed like": (nearest.label, meaning)}
 

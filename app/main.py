@@ -9,6 +9,7 @@ import streamlit as st
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a clone runs without being installed
 
 from app.pages.capture import capture_page
+from app.pages.formation import formation_page
 from app.pages.topic import topic_page
 from app.pages.traces import traces_page
 from app.state import log_moment
@@ -21,6 +22,7 @@ page = st.navigation(
     [
         st.Page(capture_page, title="Capture", default=True),
         *topics,
+        st.Page(formation_page, title="Formation", url_path="formation"),
         st.Page(traces_page, title="Traces", url_path="traces"),
     ],
     position="top",

@@ -33,12 +33,16 @@ def show(chart: Chart, trace: RoutingTrace) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
     st.subheader(chart.question, anchor=False)
     with explained():
-        frame = chart.measure(part_of(trace, chart))
-        picture, words = st.columns([3, 1], gap="medium")
-        with picture:
-            st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
-        with words:
-            particulars(chart, frame)
+        picture_and_words(chart, chart.measure(part_of(trace, chart)))
+
+
+def picture_and_words(chart: Chart, frame: pd.DataFrame) -> None:
+    """The picture of these numbers, and beside it what is to be said about them."""
+    picture, words = st.columns([3, 1], gap="medium")
+    with picture:
+        st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
+    with words:
+        particulars(chart, frame)
 
 
 def particulars(chart: Chart, frame: pd.DataFrame) -> None:

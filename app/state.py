@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 import streamlit as st
 
 import moeviz
 from app import settings
+from moeviz.charts.saturation import SATURATION
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.embedded.formation import formation_traces
 from moeviz.errors import ModelNotFound
@@ -30,6 +32,7 @@ PROMPT, EXAMPLE, MODEL = "prompt", "example", "model"
 NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
 LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, HEATMAP, UPLOAD = "window", "strip", "heatmap", "upload"
+MOMENT, FORMATION_LAYER = "moment", "formation_layer"
 _TRACE, _TOKEN, _OPENED, _HEATMAPS = "trace", "token", "opened", "heatmaps"
 CELL = "cell"  # the selection in the token by layer chart
 MODELS_IN_MEMORY = 2
@@ -183,10 +186,20 @@ def _load(name: str) -> "LoadedModel":
 
 
 @st.cache_resource(show_spinner=False)
+def formation() -> dict[int, RoutingTrace]:
+    """How the embedded model routed its evaluation texts at each recorded moment of its training."""
+    return formation_traces()
+
+
+@st.cache_resource(show_spinner=False)
+def saturation() -> pd.DataFrame:
+    """How much of the final routing each of those moments had."""
+    return SATURATION.measure(formation())
+
+
 def evaluation_routing() -> RoutingTrace:
     """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
-    recorded = formation_traces()
-    return recorded[max(recorded)]
+    return formation()[max(formation())]
 
 
 @st.cache_resource(show_spinner=False)

@@ -60,6 +60,10 @@ def traces_page(trace: RoutingTrace | None = None) -> AppTest:
     return page("app.pages.traces.traces_page", trace)
 
 
+def formation_page() -> AppTest:
+    return page("app.pages.formation.formation_page")
+
+
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
     if trace is not None:
         layers = trace.model.layers
@@ -221,7 +225,9 @@ def test_a_trace_without_labels_is_told_how_to_get_one_with(trace):
     app = topic_page("Specialization", trace)
     assert not app.exception
     assert pictures(app) == 0
-    assert sentences(app).count("`moeviz corpus` records a labelled trace, and the app's Traces page opens one.") == len(TOPICS["Specialization"])
+    assert sentences(app).count(
+        "`moeviz corpus` records a labelled trace, and the app's Traces page opens one."
+    ) == len(TOPICS["Specialization"])
 
 
 def test_every_chart_says_how_its_numbers_are_computed(real_trace):
@@ -404,3 +410,35 @@ def test_settings_come_from_the_environment():
 def test_a_setting_that_is_no_such_thing_is_named(name, value):
     with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be"):
         read_settings({name: value})
+
+
+def test_the_formation_page_needs_no_trace_and_goes_back_in_training():
+    app = formation_page()
+    assert pictures(app) == 2 and not app.exception
+    moments = app.select_slider(key=state.MOMENT).options
+    assert len(moments) >= 6 and app.select_slider(key=state.MOMENT).value == int(moments[-1].replace(",", ""))
+    app.select_slider(key=state.MOMENT).set_value(int(moments[0].replace(",", ""))).run()
+    app.select_slider(key=state.FORMATION_LAYER).set_value(5).run()
+    assert pictures(app) == 2 and not app.exception
+
+
+def test_the_evaluation_set_opens_as_a_labelled_trace():
+    app = traces_page()
+    app.button[0].click().run()
+    trace = app.session_state["trace"]
+    assert trace.tokens["label"].nunique() == 15
+    specialization = topic_page("Specialization", trace)
+    assert pictures(specialization) == 3 and not specialization.exception
+
+
+def test_the_first_page_says_what_an_embedded_trace_is_routed_like():
+    app = first_page(moeviz.trace(moeviz.load_model(), "12 + 7 = 19\n45 - 6 = 39\n8 * 7 = 56\n"))
+    (like,) = (metric for metric in app.metric if metric.label == "Routed like")
+    assert like.value == "arithmetic"
+    assert "bit apart" in like.help
+
+
+def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):
+    for name in ("sample", "embedded"):  # the name alone proves nothing: these layers are others
+        app = first_page(replace(trace, model=replace(trace.model, name=name)))
+        assert "Routed like" not in [metric.label for metric in app.metric]

@@ -15,6 +15,7 @@ import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.marked_token import with_marked_token
+from moeviz.charts.saturation import SATURATION
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_expert, token_layer
@@ -84,7 +85,11 @@ def test_asks_a_question_and_says_how_to_read_the_answer(chart):
 
 @every_chart
 def test_spec_matches_golden(chart, trace, request):
-    spec = steady(spec_of(chart, trace))
+    check_golden(chart, spec_of(chart, trace), request)
+
+
+def check_golden(chart, spec, request):
+    spec = steady(spec)
     golden = GOLDEN / f"{chart.key}.json"
     if request.config.getoption("--update-golden"):
         golden.write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -95,7 +100,7 @@ def test_spec_matches_golden(chart, trace, request):
 
 
 def test_every_golden_file_is_of_a_chart():
-    assert {file.stem for file in GOLDEN.glob("*.json")} == {chart.key for chart in CHARTS}
+    assert {file.stem for file in GOLDEN.glob("*.json")} == {chart.key for chart in [*CHARTS, SATURATION]}
 
 
 @every_chart
@@ -227,6 +232,15 @@ def test_labels_are_data_and_stand_in_their_order():
     assert (wide == wide.T).all(axis=None) and (square.query("label == other")["divergence"] == 0).all()
 
 
+def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace, request):
+    moments = {1_000: sample_trace(seed=1), 2_000: sample_trace(seed=2), 4_000: trace}
+    chart = SATURATION.draw(SATURATION.measure(moments))
+    data = chart.layer[0].data
+    assert len(data) == 3 * 4 and set(data["choice"]) == {"all choices"}
+    assert (data.query("training_tokens == 4000")["saturation"] == 1).all()
+    check_golden(SATURATION, chart.to_dict(), request)
+
+
 def test_too_many_labels_are_refused_and_not_cut():
     trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
     with pytest.raises(MoevizError, match="shows 100 labels at most, and got 101"):
@@ -235,7 +249,9 @@ def test_too_many_labels_are_refused_and_not_cut():
 
 @pytest.mark.parametrize("chart", TOPICS["Specialization"], ids=lambda chart: chart.key)
 def test_a_trace_without_labels_is_told_where_labels_come_from(chart, trace):
-    with pytest.raises(MissingField, match=r"this trace has none\. `moeviz corpus` records a labelled trace, and .*\.$"):
+    with pytest.raises(
+        MissingField, match=r"this trace has none\. `moeviz corpus` records a labelled trace, and .*\.$"
+    ):
         chart.measure(fitted(trace, chart))
 
 

@@ -17,7 +17,7 @@ from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.saturation import router_saturation
 
-GOLDEN = Path(__file__).parent / "golden" / "embedded_routing.npz"
+GOLDEN = Path(__file__).parent / "data" / "embedded_routing.npz"
 EVALUATION = (embedded_path() / "EVALUATION.md").read_text()
 CARD = (embedded_path() / "MODEL_CARD.md").read_text()
 NEAR = 2e-3  # logits differ less than this between machines

@@ -8,7 +8,7 @@ import pytest
 
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.saturation import router_saturation
+from moeviz.metrics.saturation import router_saturation, saturation_over_training
 from moeviz.routing_trace import token_frame
 from moeviz.samples import sample_trace
 
@@ -102,3 +102,11 @@ def test_another_text_of_the_same_length_is_noticed(trace):
 def test_no_tokens_raise_no_alarm(trace):
     empty = trace.select(tokens=slice(0, 0))
     assert router_saturation(empty, empty)["saturation"].isna().all()
+
+
+def test_every_moment_of_training_is_compared_with_the_last():
+    """Given out of order; the last moment, 30, has expert 0, which moment 10 had for one token in two."""
+    moments = {30: checkpoint([[0], [0]]), 10: checkpoint([[0], [1]]), 20: checkpoint([[0], [0]])}
+    frame = saturation_over_training(moments)
+    assert frame["training_tokens"].tolist() == [10, 20, 30]
+    assert frame["saturation"].tolist() == [0.5, 1, 1]

@@ -1,6 +1,6 @@
 """What a chart is: a question about a trace, the numbers that answer it, and the picture of those numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import getdoc
 from typing import Literal
@@ -17,7 +17,7 @@ class Chart:
 
     question: str  # the chart's title, ends in "?"
     reading: str  # one sentence: how to read it
-    measure: Callable[[RoutingTrace], pd.DataFrame]
+    measure: Callable[[RoutingTrace], pd.DataFrame] | Callable[[Mapping[int, RoutingTrace]], pd.DataFrame]
     draw: Callable[[pd.DataFrame], alt.Chart | alt.LayerChart]
     layers: Literal["all", "one", "two"] = "all"  # how many layers the trace given to `measure` may have
     tokens: Literal["all", "window", "one"] = "all"  # and tokens; a window has theme.MAX_TOKENS at most

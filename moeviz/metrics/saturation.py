@@ -1,5 +1,7 @@
 """How early in training routing settles: the same text at an earlier checkpoint and at the final one."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
@@ -40,6 +42,25 @@ def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
             chosen = (chosen_experts(experts[:, :slots], num_experts) for experts in (earlier, later))
             rows.append({"layer": layer, "choice": choice} | _saturation(*chosen))
     return pd.DataFrame(rows).astype({"layer": np.int32, "choice": "str", "tokens": np.int64})
+
+
+def saturation_over_training(checkpoints: Mapping[int, RoutingTrace]) -> pd.DataFrame:
+    """When each layer's routing settled: how much of the final routing every recorded moment of training had.
+
+    `checkpoints` are traces of the same tokens by how many tokens the model had been trained on; the last of them is
+    the final routing, and saturation is 1 there.
+
+    One row per moment, layer and choice. Columns: training_tokens int64 · those of `router_saturation`.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.1, router saturation over training.
+    """
+    final = checkpoints[max(checkpoints)]
+    frames = [
+        router_saturation(trace, final).assign(training_tokens=np.int64(tokens))
+        for tokens, trace in sorted(checkpoints.items())
+    ]
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["training_tokens", *whole.columns.drop("training_tokens")]]
 
 
 def _saturation(earlier: Bool[np.ndarray, "T E"], later: Bool[np.ndarray, "T E"]) -> dict[str, float]:

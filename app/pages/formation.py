@@ -1,0 +1,34 @@
+"""How the embedded model's routing formed while it trained: recorded, so nothing is trained here."""
+
+import streamlit as st
+
+from app import state
+from app.show import picture_and_words
+from moeviz.charts.saturation import SATURATION
+from moeviz.charts.specialization import CHARTS, label_load_heatmap
+
+(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+
+
+def formation_page() -> None:
+    """Saturation over training; and which kind of text used which experts at any recorded moment."""
+    st.title("How the embedded model's routing formed", anchor=False)
+    recorded = state.formation()
+    st.markdown(
+        f"At {len(recorded)} moments of its training the embedded model read the beginnings of its evaluation texts, "
+        "and its routing was recorded. So you see when experts took to kinds of text, and how early that was settled."
+    )
+    st.subheader(SATURATION.question, anchor=False)
+    picture_and_words(SATURATION, state.saturation())
+    st.subheader(f"{BY_LABEL.question[:-1]}, and since when?", anchor=False)
+    moment = st.select_slider(
+        "Training tokens",
+        recorded,
+        value=max(recorded),
+        format_func=lambda tokens: f"{tokens:,}",
+        key=state.MOMENT,
+        persist_state="session",
+    )
+    trace = recorded[moment]
+    layer = st.select_slider("Layer", trace.model.layers, key=state.FORMATION_LAYER, persist_state="session")
+    picture_and_words(BY_LABEL, BY_LABEL.measure(trace.select(layers=[layer])))
