@@ -31,7 +31,7 @@ from collections.abc import Iterator
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from app.pages.capture import EXAMPLES
+from app.views.capture import EXAMPLES
 from moeviz.capture.models import load_model
 from moeviz.embedded import embedded_path
 from tests.browser import Server, chromium, served

@@ -53,15 +53,15 @@ def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
 
 
 def topic_page(topic: str, trace: RoutingTrace | None = None) -> AppTest:
-    return page("app.pages.topic.topic_page", trace, topic)
+    return page("app.views.topic.topic_page", trace, topic)
 
 
 def traces_page(trace: RoutingTrace | None = None) -> AppTest:
-    return page("app.pages.traces.traces_page", trace)
+    return page("app.views.traces.traces_page", trace)
 
 
 def formation_page() -> AppTest:
-    return page("app.pages.formation.formation_page")
+    return page("app.views.formation.formation_page")
 
 
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:

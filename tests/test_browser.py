@@ -20,7 +20,7 @@ PROMPT = "Il fait froid.\ndef f(x):\n    return x + 1"
 OWN = {"127.0.0.1", "localhost"}
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
 WAY = "Which way did this token take through the model?"
-PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Specialization", "Traces")
+PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Specialization", "Formation", "Traces")
 
 
 @pytest.fixture(scope="session")
@@ -300,3 +300,15 @@ def overflow(page: Page) -> int:
     """Pixels that the page is wider than the screen."""
     widest = "Math.max(...[...document.querySelectorAll('html, [data-testid=stMain]')].map(MORE))"
     return page.evaluate(widest.replace("MORE", "part => part.scrollWidth - part.clientWidth"))
+
+
+@pytest.mark.parametrize("path", ["formation", "traces", "load"])
+def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, path):
+    """Streamlit ran a file of this name in app/pages by itself, and showed nothing, until the main page had been seen."""
+    with served() as fresh:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{fresh.url}/{path}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_role("link", name="Capture")).to_be_visible()
+        context.close()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import moeviz
-from app.pages.capture import EXAMPLES
+from app.views.capture import EXAMPLES
 from moeviz.capture.corpus import trace_corpus
 from moeviz.embedded import embedded_path, evaluate
 from moeviz.embedded.formation import formation_texts, formation_traces

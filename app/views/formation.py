@@ -30,5 +30,7 @@ def formation_page() -> None:
         persist_state="session",
     )
     trace = recorded[moment]
-    layer = st.select_slider("Layer", trace.model.layers, key=state.FORMATION_LAYER, persist_state="session")
+    layers = trace.model.layers
+    middle = layers[len(layers) // 2]
+    layer = st.select_slider("Layer", layers, value=middle, key=state.FORMATION_LAYER, persist_state="session")
     picture_and_words(BY_LABEL, BY_LABEL.measure(trace.select(layers=[layer])))
