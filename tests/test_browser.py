@@ -304,7 +304,7 @@ def overflow(page: Page) -> int:
 
 @pytest.mark.parametrize("path", ["formation", "traces", "load"])
 def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, path):
-    """Streamlit ran a file of this name in app/pages by itself, and showed nothing, until the main page had been seen."""
+    """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
     with served() as fresh:
         context = browser.new_context()
         page = context.new_page()
