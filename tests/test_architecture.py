@@ -75,6 +75,13 @@ def test_imports_point_down(path):
 
 
 @every_file
+def test_nothing_that_runs_needs_what_trained_the_embedded_model(path):
+    training = "moeviz.embedded.training"
+    if training.replace(".", "/") not in path.as_posix():
+        assert not [name for name in imports(path) if within(name, training, ".")]
+
+
+@every_file
 def test_files_and_functions_stay_readable(path):
     text = path.read_text()
     assert text.count("\n") <= 250, f"{path.name} has more than 250 lines: split it by topic."
