@@ -1,0 +1,72 @@
+"""The notices of the evaluation set: every source with its files, packages and licence, and no source besides."""
+
+import json
+import re
+
+import pytest
+
+from moeviz.embedded.evaluation import FILE, evaluation_set
+from moeviz.embedded.training.corpus.sources import SOURCES
+
+NOTICES = (FILE.parent / "EVALUATION_LICENCES.md").read_text(encoding="utf-8")
+VERSIONS = {p["name"]: p["version"] for p in json.loads((FILE.parent / "corpus.json").read_text())["packages"]}
+WORKS, LICENCES = NOTICES.split("\n## Licences\n")
+SECTIONS = dict(re.findall(r"(?ms)^### `([^`\n]+)`\n(.*?)(?=^##|\Z)", WORKS))
+TEXTS = dict(re.findall(r"(?ms)^### ([^\n]+)\n(.*?)(?=^### |\Z)", LICENCES))
+IN_SET = sorted({text.source for text in evaluation_set()})
+
+
+def anchor(heading: str) -> str:
+    """The fragment under which a rendered page has a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def line(source: str, start: str) -> str:
+    """The one line of a source's section that starts with a word."""
+    (found,) = re.findall(rf"(?m)^- {start}: (.+)$", SECTIONS[source])
+    return found
+
+
+def test_the_notices_name_the_sources_of_the_set_and_no_other():
+    assert sorted(SECTIONS) == IN_SET
+    assert WORKS.count("\n### ") == len(SECTIONS)
+    assert not (set(SOURCES) - set(IN_SET)) & set(re.findall(r"`([^`\n]+)`", NOTICES))
+
+
+@pytest.mark.parametrize("source", IN_SET)
+def test_a_source_s_notice_names_its_excerpts_and_no_other(source):
+    files = {file for text in evaluation_set() if text.source == source for file in text.file.split("; ")}
+    assert set(re.findall(r"`([^`]+)`", line(source, "Excerpts"))) == files
+
+
+@pytest.mark.parametrize("source", IN_SET)
+def test_a_source_s_licence_is_the_recorded_one_and_is_explained(source):
+    recorded, applies = line(source, "Licence").split("; applies: ")
+    assert {recorded} == {f"recorded as `{text.licence}`" for text in evaluation_set() if text.source == source}
+    links = re.findall(r"\]\(#([^)]+)\)", applies)
+    assert links and set(links) <= {anchor(heading) for heading in TEXTS}
+
+
+@pytest.mark.parametrize("source", [source for source in IN_SET if SOURCES[source].packages])
+def test_a_source_s_packages_are_those_of_the_corpus_in_the_same_version(source):
+    named = dict(re.findall(r"`([^`]+)` ([^\s,]+)", line(source, "Package")))
+    assert named and set(named) <= set(SOURCES[source].packages)
+    assert named == {name: VERSIONS[name] for name in named}
+
+
+def test_every_licence_is_used_and_says_something():
+    used = set(re.findall(r"\]\(#([^)]+)\)", WORKS))
+    assert {anchor(heading) for heading in TEXTS} == used
+    assert all(text.strip() for text in TEXTS.values())
+
+
+@pytest.mark.parametrize("source", IN_SET)
+def test_a_work_that_is_not_given_away_has_its_copyright_line(source):
+    given_away = {"public-domain", "cc0-10"}
+    if not set(re.findall(r"\]\(#([^)]+)\)", line(source, "Licence"))) <= given_away:
+        assert line(source, "Copyright")
+
+
+def test_the_mozilla_licence_is_named_with_the_place_of_the_source_form():
+    assert "https://mozilla.org/MPL/2.0/" in TEXTS["MPL-2.0"]
+    assert VERSIONS["libreoffice-help-en-us"] in TEXTS["MPL-2.0"]
