@@ -8,6 +8,7 @@ from app.components.strip import token_strip
 from app.downloads import downloads
 from app.facts import trace_facts
 from app.show import alternative, explained, part_of, particulars, say, show, trace_to_draw
+from app.timing import log_moment
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.load import balance_by_layer, load_heatmap
 from moeviz.charts.marked_token import with_marked_token
@@ -69,7 +70,7 @@ def _heatmap(trace: RoutingTrace) -> None:
             selection_mode=state.CELL,
             alt=alternative(chart),
         )
-        state.log_moment("first chart sent")
+        log_moment("first chart sent")
         particulars(chart, frame)
 
 

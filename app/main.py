@@ -8,7 +8,7 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a clone runs without being installed
 
-from app.state import log_moment
+from app.timing import log_moment
 from app.views.capture import capture_page
 from app.views.formation import formation_page
 from app.views.topic import topic_page

@@ -7,9 +7,7 @@ keep their values under the keys below, across pages too (`persist_state="sessio
 import atexit
 import gc
 import re
-import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +16,7 @@ import streamlit as st
 
 import moeviz
 from app import settings
+from app.timing import log_moment
 from moeviz.charts.saturation import SATURATION
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.embedded.formation import formation_traces
@@ -248,10 +247,3 @@ def run(
     finally:
         lock.release()
     set_trace(trace)
-
-
-def log_moment(what: str) -> None:
-    """With MOEVIZ_TIMING=1, tell stderr when something happened (seconds since 1970): benchmarks/app.py reads it."""
-    if settings.SETTINGS.timing:
-        sys.stderr.write(f"moeviz timing: {time.time():.6f} {what}\n")
-        sys.stderr.flush()
