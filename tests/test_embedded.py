@@ -139,6 +139,7 @@ def test_the_evaluation_keeps_its_promises():
     layers = pd.DataFrame(cells(EVALUATION, "Balance and specialisation")[1:]).astype(float)
     assert (layers[1] <= 2).all() and (layers[2] == 0).all()
     assert (layers[3] > 1.5 * layers[5]).all()
+    assert int(re.search(r"\*\*(\d+) of 60\*\* texts", EVALUATION)[1]) > 40
 
 
 def test_the_card_quotes_the_evaluation():

@@ -15,6 +15,7 @@ from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.embedded.formation import formation_traces
 from moeviz.embedded.losses import context_gain, loss_by_domain, loss_by_position
+from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import balance
 from moeviz.metrics.repetition import repetition
 from moeviz.metrics.saturation import router_saturation
@@ -22,6 +23,7 @@ from moeviz.metrics.specialization import label_divergence, label_information
 from moeviz.routing_trace import RoutingTrace
 
 APART = 0.1  # bits: from this divergence on, two domains count as routed differently
+STRETCH = slice(500, 620)  # characters of a text that tell its kind; the recorded traces are of the first 400
 PROMPTS = 3  # a domain, from as many texts of the evaluation set
 PROMPT_CHARACTERS = 60
 NEW_TOKENS = 40
@@ -90,6 +92,22 @@ def _repetition(recorded: RoutingTrace) -> str:
     return "## Same expert for consecutive tokens\n\n" + markdown(frame.assign(**shares).rename(columns=names))
 
 
+def recognition(model: LoadedModel) -> str:
+    """Section: the kind of a text, told by which experts it uses."""
+    recorded, wrong = formation_traces(), []
+    for text in evaluation_set():
+        likeness = label_likeness(trace(model, text.text[STRETCH], keep_logits=False), recorded[max(recorded)])
+        if (nearest := likeness["label"][0]) != text.label:
+            wrong.append(f"{text.label} for {nearest}")
+    total = len(evaluation_set())
+    return (
+        f"## The kind of a text, told by its routing alone\n\n{STRETCH.stop - STRETCH.start} characters from the middle "
+        f"of each evaluation text are routed most like the recorded beginnings of their own kind in "
+        f"**{total - len(wrong)} of {total}** texts (by lot: {total // len(DOMAINS)}). Taken for another: "
+        f"{', '.join(wrong) or 'none'}."
+    )
+
+
 def positions(model: LoadedModel) -> str:
     """Section: loss by position, and what more context is worth."""
     by_position = loss_by_position(model, evaluation_set()).rename(columns={"nats": "nats/token"})
@@ -146,7 +164,14 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-SECTIONS: tuple[Callable[[LoadedModel], str], ...] = (losses, routing, positions, formation, continuations)
+SECTIONS: tuple[Callable[[LoadedModel], str], ...] = (
+    losses,
+    routing,
+    recognition,
+    positions,
+    formation,
+    continuations,
+)
 
 if __name__ == "__main__":
     main()
