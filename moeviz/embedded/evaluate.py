@@ -99,10 +99,9 @@ def recognition(model: LoadedModel) -> str:
         likeness = label_likeness(trace(model, text.text[STRETCH], keep_logits=False), recorded[max(recorded)])
         if (nearest := likeness["label"][0]) != text.label:
             wrong.append(f"{text.label} for {nearest}")
-    total = len(evaluation_set())
+    total, characters = len(evaluation_set()), STRETCH.stop - STRETCH.start
     return (
-        f"## The kind of a text, told by its routing alone\n\n{STRETCH.stop - STRETCH.start} characters from the middle "
-        f"of each evaluation text are routed most like the recorded beginnings of their own kind in "
+        f"## The kind of a text, told by its routing alone\n\n{characters} characters from the middle of each evaluation text are routed most like the recorded beginnings of their own kind in "
         f"**{total - len(wrong)} of {total}** texts (by lot: {total // len(DOMAINS)}). Taken for another: "
         f"{', '.join(wrong) or 'none'}."
     )
