@@ -101,7 +101,8 @@ def recognition(model: LoadedModel) -> str:
             wrong.append(f"{text.label} for {nearest}")
     total, characters = len(evaluation_set()), STRETCH.stop - STRETCH.start
     return (
-        f"## The kind of a text, told by its routing alone\n\n{characters} characters from the middle of each evaluation text are routed most like the recorded beginnings of their own kind in "
+        f"## The kind of a text, told by its routing alone\n\n{characters} characters from the middle of each "
+        f"evaluation text are routed most like the recorded beginnings of their own kind in "
         f"**{total - len(wrong)} of {total}** texts (by lot: {total // len(DOMAINS)}). Taken for another: "
         f"{', '.join(wrong) or 'none'}."
     )
