@@ -66,6 +66,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "chart",
         "theme",
         "marked_token",
+        "saturation",  # of several traces, on a page of its own
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
     assert charts == {topic.lower() for topic in TOPICS}

@@ -12,11 +12,12 @@ from moeviz.charts.specialization import CHARTS, label_load_heatmap
 
 def formation_page() -> None:
     """Saturation over training; and which kind of text used which experts at any recorded moment."""
-    st.title("How the embedded model's routing formed", anchor=False)
+    st.title("Formation", anchor=False)
     recorded = state.formation()
     st.markdown(
-        f"At {len(recorded)} moments of its training the embedded model read the beginnings of its evaluation texts, "
-        "and its routing was recorded. So you see when experts took to kinds of text, and how early that was settled."
+        "How the embedded model's routing formed. It read the beginnings of its evaluation texts at "
+        f"{len(recorded)} moments of its training, and its routing was recorded: see when experts took to kinds of "
+        "text, and how early that was settled."
     )
     st.subheader(SATURATION.question, anchor=False)
     picture_and_words(SATURATION, state.saturation())

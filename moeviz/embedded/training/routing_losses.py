@@ -15,7 +15,7 @@ TINY = 1e-9
 class RoutingLosses:
     """How much each term counts; each is a mean over layers."""
 
-    load_balancing: float = 0.02
+    load_balancing: float = 0.2
     z: float = 1e-3
     domain_information: float = 0.05
 

@@ -15,7 +15,7 @@ import numpy as np
 from moeviz.embedded.training.train import Run, parse, train
 from moeviz.embedded.training.validation import Report
 
-BALANCING = (0.001, 0.01, 0.02, 0.1)
+BALANCING = (0.001, 0.01, 0.05, 0.2)
 INFORMATION = (0.0, 0.05)
 PROXY = ["--tokens=600000", "--tokens-per-step=4096", "--long-from=1", "--hidden=128", "--layers=4", "--heads=2"]
 HEADER = (
