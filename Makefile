@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
 
-.PHONY: app test check bench browser test-gpu test-vllm test-ray clean
+.PHONY: app test check bench kernels browser test-gpu test-vllm test-ray clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -21,6 +21,10 @@ check: .venv/installed-test
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.app
+
+# Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
+kernels: .venv/installed-test
+	$(BIN)/python kernels/compile_check.py
 
 # Tests that need what a laptop lacks. Each runs where its part is there.
 test-gpu: .venv/installed-test

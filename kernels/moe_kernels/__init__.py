@@ -1,1 +1,1 @@
-"""Instrumented Triton kernels for MoE routing. Knows nothing of moeviz. Empty until the first kernel is measured."""
+"""Instrumented Triton kernels for MoE routing. Knows nothing of moeviz."""

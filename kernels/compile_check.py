@@ -1,0 +1,201 @@
+"""Compile every kernel and tile for sm_80 and sm_90, without a GPU: `python kernels/compile_check.py`.
+
+Fails where a kernel spills registers or uses a stack, where a large tile of the experts lost its tensor-core
+instructions, and where recording adds more than a fifth to the router's instructions from 64 experts on. It compiles,
+so it runs in a process of its own, never in the interpreter's.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.pop("TRITON_INTERPRET", None)  # read when Triton is imported
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from moe_kernels import dispatch, experts, router, tiles
+from moe_kernels.gating import Gating
+
+CAPABILITIES = (80, 90)
+MOST_TRACED = 1.20  # instructions of the router with its record / without
+FROM_EXPERTS = 64
+MOST_REGISTERS = 96  # of the router: more would leave too few warps to hide the loads
+INSTRUCTION = re.compile(r"^\s+(?:/\*\w+\*/\s+)?(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]+)", re.M)
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+POINTER = {"expert_ptr": "*i32", "record_expert_ptr": "*u8", "record_weight_ptr": "*fp16", "cursor_ptr": "*i64"}
+FLOAT32 = {"weight_ptr", "bias_ptr", "record_entropy_ptr", "record_margin_ptr"}
+INTEGERS = ("count", "start", "end", "order", "place", "part", "valid")
+PLAIN = dict.fromkeys(("EXPERTS", "WEIGHTS", "ENTROPY", "MARGIN", "COUNTS", "VALID"), False)
+TRACED = PLAIN | dict.fromkeys(("EXPERTS", "WEIGHTS", "COUNTS", "VALID"), True)
+RECORDS = {"plain": PLAIN, "traced": TRACED, "all": dict.fromkeys(PLAIN, True)}
+ROUTERS = {
+    "softmax (8, 2)": Gating(8, 2),
+    "softmax (60, 4)": Gating(60, 4, renormalise=False),
+    "softmax (64, 8)": Gating(64, 8),
+    "softmax (128, 8)": Gating(128, 8),
+    "softmax (512, 10)": Gating(512, 10),
+    "sigmoid, bias, groups (256, 8)": Gating(
+        256, 8, "sigmoid", scale=2.5, added=1e-20, groups=8, groups_kept=4, group_score="top2_sum"
+    ),
+}
+
+
+class Case(NamedTuple):
+    """A kernel with everything that is fixed when it is compiled."""
+
+    name: str
+    kernel: Any
+    dtype: str
+    constants: dict[str, Any]
+    options: dict[str, int]
+    tensor_cores: bool = False
+
+
+class Compiled(NamedTuple):
+    """What the assembler said."""
+
+    registers: int
+    stack: int
+    instructions: Counter[str]
+
+
+def router_cases() -> Iterator[Case]:
+    """The router: every way of gating, without a record, with one, and with all that can be recorded."""
+    for name, gating in ROUTERS.items():
+        has_bias = gating.groups > 1
+        for dtype in ("bf16", "fp32"):
+            tile = tiles.router_tile(gating, 2)
+            blocks = {
+                "BLOCK_M": tile.block_m,
+                "BLOCK_G": tile.block_g,
+                "BLOCK_S": tile.block_s,
+                "BLOCK_K": tile.block_k,
+            }
+            for record, flags in RECORDS.items():
+                constants = router.gating_flags(gating, has_bias) | flags | blocks
+                yield Case(
+                    f"{name} {dtype} {record}", router._route_kernel, dtype, constants, {"num_warps": tile.warps}
+                )
+
+
+def dispatch_cases() -> Iterator[Case]:
+    """Dispatch for few and for many experts."""
+    for num_experts in (8, 512):
+        block_e = triton.next_power_of_2(num_experts)
+        shape = {"E": num_experts, "BLOCK": tiles.BLOCK, "BLOCK_E": block_e}
+        scan = {"E": num_experts, "TILE": 64, "ROWS": tiles.scan_rows(block_e), "BLOCK_E": block_e}
+        yield Case(f"count ({num_experts})", dispatch._count_kernel, "i32", shape, {"num_warps": 4})
+        yield Case(f"scan ({num_experts})", dispatch._scan_kernel, "i32", scan, {"num_warps": 8})
+        yield Case(f"scatter ({num_experts})", dispatch._scatter_kernel, "i32", shape, {"num_warps": 4})
+        for block in (128, tiles.SORTED_AT_ONCE):
+            constants = shape | {"TILE": 16, "BLOCK": block}
+            yield Case(f"sort {block} ({num_experts})", dispatch._sort_kernel, "i32", constants, {"num_warps": 4})
+
+
+def expert_cases(capability: int) -> Iterator[Case]:
+    """The experts with every tile that this capability may be given, in Mixtral's and Qwen3's sizes."""
+    for num_experts, top_k, hidden, width in ((8, 2, 4_096, 14_336), (128, 8, 2_048, 768)):
+        for tile in {tiles.experts_tile(per * num_experts, num_experts, capability) for per in (1, 32, 1_000)}:
+            shape = {"D": hidden, "W": width, "E": num_experts, "BLOCK_E": num_experts, "IN_FLOAT32": False}
+            shape |= {"BM": tile.rows, "BN": tile.columns, "BK": tile.inner}
+            options = {"num_warps": tile.warps, "num_stages": tile.stages}
+            name = f"{tile.rows}x{tile.columns}x{tile.inner} ({num_experts}, {top_k})"
+            large = tile.rows >= 64
+            yield Case(f"up {name}", experts._up_kernel, "bf16", shape | {"K": top_k}, options, large)
+            yield Case(f"down {name}", experts._down_kernel, "bf16", shape, options, large)
+    yield Case("combine", experts._combine_kernel, "bf16", {"K": 8, "BLOCK": 1_024}, {"num_warps": 4})
+
+
+def signature(case: Case) -> dict[str, str]:
+    """The types of the kernel's arguments, by their names."""
+    types = {}
+    for name in case.kernel.arg_names:
+        if name in case.constants:
+            types[name] = "constexpr"
+        elif name in FLOAT32:
+            types[name] = "*fp32"
+        elif name in POINTER:
+            types[name] = POINTER[name]
+        elif name.endswith("_ptr"):
+            types[name] = "*i32" if name.startswith(INTEGERS) else f"*{case.dtype}"
+        else:
+            types[name] = "fp32" if name in ("scale", "added", "floor") else "i32"
+    return types
+
+
+def compiled(case: Case, capability: int) -> Compiled:
+    """Compile, and read the machine code back. Pointers and strides are multiples of 16, as torch's are."""
+    types = signature(case)
+    aligned = [i for i, name in enumerate(types) if name.endswith("_ptr") or name == "stride_x"]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = ASTSource(fn=case.kernel, signature=types, constexprs=case.constants, attrs=attributes)
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = tool("nvdisasm", "-c", file.name)
+    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
+    return Compiled(numbers["REG"], numbers["STACK"], Counter(INSTRUCTION.findall(code)))
+
+
+def tool(name: str, *arguments: str) -> str:
+    """Run a program that comes with Triton."""
+    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def faults(case: Case, result: Compiled, capability: int) -> list[str]:
+    """What is wrong with one kernel."""
+    code, found = result.instructions, []
+    if result.stack or code["LDL"] or code["STL"]:
+        found.append(f"spills: a stack of {result.stack} bytes")
+    if case.tensor_cores and not code["HGMMA" if capability >= 90 else "HMMA"]:
+        found.append("no tensor-core instructions")
+    if case.kernel is router._route_kernel and result.registers > MOST_REGISTERS:
+        found.append(f"{result.registers} registers, at most {MOST_REGISTERS} are wanted")
+    return found
+
+
+def recording_faults(results: dict[str, Compiled], capability: int) -> Iterator[str]:
+    """Routers whose record costs too much."""
+    for name, gating in ROUTERS.items():
+        for dtype in ("bf16", "fp32"):
+            plain, traced = (results[f"{name} {dtype} {which}"].instructions.total() for which in ("plain", "traced"))
+            print(f"sm_{capability} {name} {dtype}: traced / plain instructions {traced / plain:.3f}", flush=True)
+            if gating.experts >= FROM_EXPERTS and traced / plain > MOST_TRACED:
+                yield f"sm_{capability} {name} {dtype}: recording takes {traced / plain:.2f} times the instructions"
+
+
+def check(capability: int) -> list[str]:
+    """Compile everything for one capability, with a line a kernel; what is wrong."""
+    results, wrong = {}, []
+    for case in (*router_cases(), *dispatch_cases(), *expert_cases(capability)):
+        result = results[case.name] = compiled(case, capability)
+        total = result.instructions.total()
+        print(f"sm_{capability} {case.name:44} {total:6} instructions {result.registers:4} registers", flush=True)
+        wrong += [f"sm_{capability} {case.name}: {fault}" for fault in faults(case, result, capability)]
+    return wrong + list(recording_faults(results, capability))
+
+
+def main() -> None:
+    """A process a capability; exit with 1 where something is wrong."""
+    print(f"triton {triton.__version__}, torch {torch.__version__}", flush=True)
+    with ProcessPoolExecutor(len(CAPABILITIES)) as processes:
+        wrong = [fault for faults in processes.map(check, CAPABILITIES) for fault in faults]
+    for fault in wrong:
+        print(f"WRONG: {fault}")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

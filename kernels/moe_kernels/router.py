@@ -1,0 +1,225 @@
+"""The router: one launch turns logits into expert ids and weights, and writes the record of the same decision.
+
+One program handles BLOCK_M tokens with all their experts. The record costs stores of what is in registers already:
+no launch, no copy, no read. Shape letters: T tokens, E experts, K slots, R rows of the record.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_kernels.buffers import Record
+from moe_kernels.gating import SCORES, Gating
+from moe_kernels.selection import (
+    ABSENT,
+    RETIRED,
+    gather_lanes,
+    keep_groups,
+    key_value,
+    order_key,
+    pack_lane,
+    select_top_k,
+    unpack_value,
+)
+from moe_kernels.tiles import router_tile
+
+SOFTMAX, SIGMOID, SQRT_SOFTPLUS = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "sigmoid", "sqrtsoftplus"))
+DENSE_COUNTS = tl.constexpr(32)  # up to so many experts, a tile sums its counts first: few experts would contend
+
+
+@triton.jit
+def _score(x, top, total, SCORE: tl.constexpr):
+    """Scores of logits; top and total are a softmax's maximum and sum."""
+    if SCORE == SOFTMAX:
+        return tl.exp(x - top) / total
+    if SCORE == SIGMOID:
+        return tl.sigmoid(x)
+    small = tl.exp(-tl.abs(x))  # sqrt(softplus(x)); log(1 + small) without loss where small is tiny (Kahan)
+    one_more = 1.0 + small
+    log1p = tl.where(one_more == 1.0, small, tl.log(one_more) * (small / (one_more - 1.0)))
+    return tl.sqrt(tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) + log1p)
+
+
+@triton.jit
+def _weigh(
+    picked, top, total, in_k, scale, added, floor,
+    SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
+):  # fmt: skip
+    """Weights (M, BLOCK_K) of the chosen experts' logits."""
+    if OVER_WINNERS:  # softmax over the winners is the renormalised softmax over all, for K exponentials instead of E
+        masked = tl.where(in_k, picked, float("-inf"))
+        weights = tl.where(in_k, tl.exp(picked - tl.max(masked, axis=1)[:, None]), 0.0)
+        return weights / tl.sum(weights, axis=1)[:, None] * scale
+    weights = tl.where(in_k, _score(picked, top, total, SCORE), 0.0)
+    if RENORMALISE:
+        weights = weights / tl.maximum(tl.sum(weights, axis=1)[:, None] + added, floor, tl.PropagateNan.ALL)
+    return weights * scale
+
+
+@triton.jit
+def _entropy(scores, in_e):
+    """Entropy in nats of scores (M, N) divided by their sum."""
+    scores = tl.where(in_e, scores, 0.0)
+    total = tl.sum(scores, axis=1)
+    logs = tl.where(scores > 0.0, tl.log(scores), 0.0)
+    return tl.log(total) - tl.sum(scores * logs, axis=1) / total
+
+
+@triton.jit
+def _margin(keys, key, slot, K: tl.constexpr, PACKED: tl.constexpr):
+    """Value of the last chosen key minus that of the best one left; inf where none is left."""
+    last = tl.max(tl.where(slot == K - 1, keys, RETIRED), axis=1)
+    left = tl.max(key, axis=1)
+    rest = unpack_value(left) if PACKED else left
+    return tl.where(left <= ABSENT, float("inf"), key_value(last) - key_value(rest))
+
+
+@triton.jit
+def _decide(
+    x, bias, in_e, lane, scale, added, floor,
+    K: tl.constexpr, SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
+    RANKS_LOGITS: tl.constexpr, PACKED: tl.constexpr, NEEDS_SCORES: tl.constexpr,
+    GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Logits (M, N) -> lanes, weights and keys (M, BLOCK_K) of the chosen; all keys; scores (M, N) where needed."""
+    top, total, scores = 0.0, 1.0, x
+    if SCORE == SOFTMAX and (NEEDS_SCORES or not OVER_WINNERS):
+        top = tl.max(x, axis=1)[:, None]
+        total = tl.sum(tl.exp(x - top), axis=1)[:, None]
+    if NEEDS_SCORES:
+        scores = _score(x, top, total, SCORE)
+    rank = x if RANKS_LOGITS else scores + bias
+    key = tl.where(in_e, order_key(rank), ABSENT)
+    if GROUPS > 1:
+        key = keep_groups(key, GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S)
+    if PACKED:
+        key = pack_lane(key, lane)
+    lanes, keys, key = select_top_k(key, lane, K, PACKED, BLOCK_M, BLOCK_K)
+    picked = key_value(keys) if RANKS_LOGITS else gather_lanes(x, lanes, lane, K, BLOCK_M, BLOCK_K)
+    in_k = tl.arange(0, BLOCK_K)[None, :] < K
+    weights = _weigh(picked, top, total, in_k, scale, added, floor, SCORE, RENORMALISE, OVER_WINNERS)
+    return lanes, weights, keys, key, scores
+
+
+@triton.jit
+def _count(count_ptr, experts, key, expert, chosen, live, E: tl.constexpr):
+    """Add this tile's assignments to the counts; integer sums do not depend on the order."""
+    if E <= DENSE_COUNTS:
+        counts = tl.sum(((key == RETIRED) & live[:, None]).to(tl.int32), axis=0)[None, :]
+        tl.atomic_add(count_ptr + expert, counts, mask=counts > 0, sem="relaxed")
+    else:
+        tl.atomic_add(count_ptr + experts, 1, mask=chosen, sem="relaxed")
+
+
+@triton.jit
+def _write(ptr, at, value, mask):
+    tl.store(ptr + at, value.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _record(
+    row, slot, live, experts, weights, scores, in_e, keys, key,
+    expert_ptr, weight_ptr, entropy_ptr, margin_ptr,
+    K: tl.constexpr, PACKED: tl.constexpr,
+    EXPERTS: tl.constexpr, WEIGHTS: tl.constexpr, ENTROPY: tl.constexpr, MARGIN: tl.constexpr,
+):  # fmt: skip
+    """Further stores of the same registers, to the rows of the record."""
+    filled = live[:, None] & (slot < K)
+    if EXPERTS:
+        _write(expert_ptr, row[:, None] * K + slot, experts, filled)
+    if WEIGHTS:
+        _write(weight_ptr, row[:, None] * K + slot, weights, filled)
+    if ENTROPY:
+        _write(entropy_ptr, row, _entropy(scores, in_e), live)
+    if MARGIN:
+        _write(margin_ptr, row, _margin(keys, key, slot, K, PACKED), live)
+
+
+@triton.jit
+def _route_kernel(
+    x_ptr, stride_x, T, bias_ptr, weight_ptr, expert_ptr, scale, added, floor,
+    record_expert_ptr, record_weight_ptr, record_entropy_ptr, record_margin_ptr, count_ptr, cursor_ptr, valid_ptr, R,
+    E: tl.constexpr, K: tl.constexpr, SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, RANKS_LOGITS: tl.constexpr,
+    GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
+    EXPERTS: tl.constexpr, WEIGHTS: tl.constexpr, ENTROPY: tl.constexpr, MARGIN: tl.constexpr, COUNTS: tl.constexpr,
+    VALID: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    PACKED: tl.constexpr = RANKS_LOGITS and x_ptr.dtype.element_ty.primitive_bitwidth == 16
+    SIZE: tl.constexpr = E // GROUPS
+    token = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    lane, slot = tl.arange(0, BLOCK_G * BLOCK_S)[None, :], tl.arange(0, BLOCK_K)[None, :]
+    expert = lane // BLOCK_S * SIZE + lane % BLOCK_S
+    in_e = (lane // BLOCK_S < GROUPS) & (lane % BLOCK_S < SIZE)
+    live, in_k = token < T, slot < K
+
+    at = x_ptr + token[:, None] * stride_x + expert
+    x = tl.load(at, mask=live[:, None] & in_e, other=float("-inf")).to(tl.float32)
+    bias = tl.load(bias_ptr + expert, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+    lanes, weights, keys, key, scores = _decide(
+        x, bias, in_e, lane, scale, added, floor, K, SCORE, RENORMALISE, OVER_WINNERS, RANKS_LOGITS, PACKED,
+        ENTROPY or not RANKS_LOGITS, GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S, BLOCK_K,
+    )  # fmt: skip
+    experts = lanes // BLOCK_S * SIZE + lanes % BLOCK_S
+    _write(weight_ptr, token[:, None] * K + slot, weights, live[:, None] & in_k)
+    _write(expert_ptr, token[:, None] * K + slot, experts, live[:, None] & in_k)
+
+    if VALID:
+        live &= token < tl.load(valid_ptr)
+    if COUNTS:
+        _count(count_ptr, experts, key, expert, live[:, None] & in_k, live, E)
+    if EXPERTS or WEIGHTS or ENTROPY or MARGIN:
+        row = tl.load(cursor_ptr) + token
+        live &= row < R
+        _record(
+            row, slot, live, experts, weights, scores, in_e, keys, key,
+            record_expert_ptr, record_weight_ptr, record_entropy_ptr, record_margin_ptr,
+            K, PACKED, EXPERTS, WEIGHTS, ENTROPY, MARGIN,
+        )  # fmt: skip
+
+
+def route(
+    logits: Tensor, gating: Gating, bias: Tensor | None = None, record: Record | None = None, block_m: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Route T tokens in one launch: weights (T, K) float32 and expert ids (T, K) int32, highest rank first.
+
+    `logits` (T, E) are float32, bfloat16 or float16, with experts next to each other in memory; `bias` (E,) is added
+    for selection alone. Ids follow the tie rule of `Gating`, and are distinct and in range whatever a row holds, NaN
+    and infinities included. `record` receives the same decision, from its cursor on (see `Record`). `block_m` tokens
+    go to a program; by default the table in `tiles.py` says how many.
+    """
+    tokens, experts = logits.shape
+    if experts != gating.experts or logits.stride(1) != 1:
+        raise ValueError(f"Logits of {gating.experts} adjacent experts are needed; got {tuple(logits.shape)}.")
+    weights = logits.new_empty(tokens, gating.top_k, dtype=torch.float32)
+    chosen = logits.new_empty(tokens, gating.top_k, dtype=torch.int32)
+    if not tokens:
+        return weights, chosen
+    tile = router_tile(gating, logits.element_size())
+    block_m = block_m or tile.block_m
+    _route_kernel[(triton.cdiv(tokens, block_m),)](
+        logits, logits.stride(0), tokens, weights if bias is None else bias, weights, chosen,
+        gating.scale, gating.added, gating.floor, *(record or Record()).arguments(unused=weights),
+        **gating_flags(gating, bias is not None), **(record or Record()).flags(),
+        BLOCK_M=block_m, BLOCK_G=tile.block_g, BLOCK_S=tile.block_s, BLOCK_K=tile.block_k, num_warps=tile.warps,
+    )  # fmt: skip
+    return weights, chosen
+
+
+def gating_flags(gating: Gating, has_bias: bool) -> dict[str, int]:
+    """The kernel's compile-time arguments for a way of gating."""
+    over_winners = gating.score == "softmax" and gating.renormalise and not gating.added and not gating.floor
+    return {
+        "E": gating.experts,
+        "K": gating.top_k,
+        "SCORE": SCORES.index(gating.score),
+        "RENORMALISE": gating.renormalise,
+        "OVER_WINNERS": over_winners,
+        "HAS_BIAS": has_bias,
+        "RANKS_LOGITS": gating.ranks_logits(has_bias),
+        "GROUPS": gating.groups,
+        "KEPT": gating.groups_kept,
+        "TOP2": gating.group_score == "top2_sum",
+    }

@@ -1,0 +1,224 @@
+"""The router kernel against plain torch: exact ids by the stated rule in every way of gating, and the record.
+
+Without a GPU it runs in Triton's interpreter, whose cost is by program: few programs, large tiles.
+"""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from moe_kernels.buffers import Drain, Record
+from moe_kernels.gating import Gating
+from moe_kernels.reference import route_torch
+from moe_kernels.router import route
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
+SIZES = [(1, 1), (5, 5), (8, 2), (60, 4), (64, 8), (96, 16), (160, 6), (384, 8), (512, 10)]
+GROUPED = [(12, 3, 3, 2), (64, 6, 8, 3), (256, 8, 8, 4), (160, 6, 8, 3)]
+ROUNDING = {"rtol": 3e-6, "atol": 1e-7}
+POISON = -7
+
+
+# The interpreter computes in NumPy, which warns of the infinities in lanes that hold nothing.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+def random(*shape, dtype=torch.float32, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(*shape, generator=generator)).to(dtype).to(DEVICE)
+
+
+def check(logits, gating, bias=None, **options):
+    """Route in both ways and compare; the kernel's ids and weights."""
+    weights, experts = route(logits, gating, bias, **options)
+    expected = route_torch(logits, gating, bias)
+    assert experts.tolist() == expected.experts.tolist()
+    torch.testing.assert_close(weights, expected.weights, equal_nan=True, **ROUNDING)
+    return weights, experts
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("experts", "top_k"), SIZES)
+def test_softmax_routers_of_every_size(experts, top_k, dtype):
+    for renormalise, with_bias in product([True, False], [True, False]):
+        bias = random(experts, seed=1, scale=0.1) if with_bias else None
+        check(random(9, experts, dtype=dtype), Gating(experts, top_k, renormalise=renormalise), bias, block_m=16)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("score", ["sigmoid", "sqrtsoftplus"])
+def test_other_scores_with_bias_scale_and_a_small_number_added(score, dtype):
+    gating = Gating(60, 4, score, scale=2.5, added=1e-20)
+    for bias, scale in product([None, random(60, seed=2, scale=0.3)], [1.0, 30.0]):
+        check(random(9, 60, dtype=dtype, scale=scale), gating, bias, block_m=16)
+
+
+@pytest.mark.parametrize(("experts", "top_k", "groups", "kept"), GROUPED)
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_experts_come_from_the_best_groups_alone(experts, top_k, groups, kept, score):
+    for group_score, with_bias in product(["max", "top2_sum"], [True, False]):
+        gating = Gating(experts, top_k, score, groups=groups, groups_kept=kept, group_score=group_score)
+        bias = random(experts, seed=3, scale=0.2) if with_bias else None
+        for dtype in (torch.float32, torch.bfloat16):
+            _, chosen = check(random(8, experts, dtype=dtype), gating, bias, block_m=8)
+            assert all(len(set(row)) <= kept for row in (chosen // gating.group_size).tolist())
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_ties_go_to_the_lower_expert_id(dtype):
+    logits = random(32, 60, dtype=dtype).round()
+    logits[logits == 0] *= torch.where(random(int((logits == 0).sum()), seed=4) < 0, -1, 1).to(dtype)  # -0 ties with 0
+    check(logits, Gating(60, 8), block_m=32)
+    check(logits, Gating(60, 8, "sigmoid"), torch.zeros(60, device=DEVICE), block_m=32)
+    check(logits, Gating(60, 8, "sigmoid", groups=6, groups_kept=3, group_score="top2_sum"), block_m=32)
+
+
+def test_the_floor_of_the_sum_is_kept():
+    """Ernie 4.5 divides by at least moe_norm_min; here the bias picks experts that score next to nothing."""
+    logits = torch.tensor([[40.0, 0.0, 0.0, 0.0]], device=DEVICE)
+    weights, experts = check(logits, Gating(4, 2, floor=1e-3), torch.tensor([0.0, 9.0, 9.0, 0.0], device=DEVICE))
+    assert experts.tolist() == [[1, 2]]
+    assert weights[0, 0].item() == pytest.approx(math.exp(-40) / 1e-3)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_rows_of_nan_and_infinity_give_distinct_ids_in_range(dtype, score):
+    inf, nan = math.inf, math.nan
+    rows = [[0.0] * 8, [-inf] * 8, [nan] * 8, [inf] * 8, [nan, 1, 2, 3, nan, 5, 6, 7], [inf, inf, *[0.0] * 6]]
+    rows += [[-inf, -inf, -inf, 0, -inf, -inf, -inf, -inf], [-1e4, 1e4, -3e4, 3e4, 1e-6, -1e-6, 0, -0.0]]
+    logits = torch.tensor(rows, dtype=dtype, device=DEVICE)
+    logits[2, 2] = -logits[2, 2]  # a NaN may have a sign
+    for bias in (None, torch.zeros(8, device=DEVICE)):
+        _, experts = check(logits, Gating(8, 3, score, added=1e-20), bias)
+        assert all(len(set(row)) == 3 for row in experts.tolist())
+    grouped = Gating(8, 3, score, groups=4, groups_kept=2, group_score="top2_sum")
+    _, experts = route(logits, grouped)
+    assert all(len(set(row)) == 3 and set(row) <= set(range(8)) for row in experts.tolist())
+
+
+@pytest.mark.parametrize(
+    ("experts", "top_k", "ids"), [(8, 2, torch.uint8), (60, 4, torch.uint8), (256, 8, torch.int16)]
+)
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_the_record_is_of_the_same_decision_and_touches_nothing_else(experts, top_k, ids, score):
+    """13 tokens of which 11 are real, recorded from row 5 of 30."""
+    rows, first, real = 30, 5, 11
+    record = empty_record(rows, experts, top_k, ids, first, real)
+    logits, gating = random(13, experts, dtype=torch.bfloat16), Gating(experts, top_k, score)
+    weights, chosen = check(logits, gating, record=record, block_m=8)
+    expected = route_torch(logits, gating)
+    inside = slice(first, first + real)
+    assert record.experts[inside].tolist() == chosen[:real].tolist()
+    assert torch.equal(record.weights[inside], weights[:real].half())
+    torch.testing.assert_close(record.entropy[inside], expected.entropy[:real], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(record.margin[inside], expected.margin[:real], rtol=1e-5, atol=1e-6)
+    assert record.counts.tolist() == chosen[:real].flatten().bincount(minlength=experts).tolist()
+    untouched = torch.ones(rows, dtype=torch.bool)
+    untouched[inside] = False
+    for part in (record.weights, record.entropy, record.margin):
+        assert (part[untouched] == POISON).all()
+    assert (record.experts[untouched] == 99).all()
+
+
+def test_the_cursor_moves_on_and_rows_beyond_the_end_are_left_out():
+    record = empty_record(10, 8, 2, torch.uint8, 0, 6)
+    gating = Gating(8, 2)
+    chosen = []
+    for step in range(2):
+        chosen += route(random(6, 8, seed=step), gating, record=record)[1].tolist()
+        record.advance(6)
+    assert record.experts.tolist() == chosen[:10]
+    assert record.counts.sum() == 24  # counts have no end
+
+
+def empty_record(rows, experts, top_k, ids, first, real):
+    return Record(
+        experts=torch.full((rows, top_k), 99, dtype=ids, device=DEVICE),
+        weights=torch.full((rows, top_k), POISON, dtype=torch.float16, device=DEVICE),
+        entropy=torch.full((rows,), float(POISON), device=DEVICE),
+        margin=torch.full((rows,), float(POISON), device=DEVICE),
+        counts=torch.zeros(experts, dtype=torch.int32, device=DEVICE),
+        cursor=torch.tensor([first], device=DEVICE),
+        valid=torch.tensor([real], dtype=torch.int32, device=DEVICE),
+    )
+
+
+def test_the_margin_is_the_distance_to_the_best_expert_left_out():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0], [4.0, 1.0, 2.5, 2.0]], device=DEVICE)
+    record = Record(margin=torch.zeros(2, device=DEVICE), cursor=torch.zeros(1, dtype=torch.int64, device=DEVICE))
+    route(logits, Gating(4, 2), record=record)
+    assert record.margin.tolist() == [0.0, 0.5]  # 0: a tie at the boundary
+    route(logits, Gating(4, 4), record=record)
+    assert record.margin.tolist() == [math.inf, math.inf]
+
+
+def test_a_slice_of_a_wider_table_is_read_where_it_stands():
+    wide = random(7, 20)
+    check(wide[:, 3:11], Gating(8, 2))
+
+
+def test_no_tokens_are_no_launch():
+    weights, experts = route(torch.zeros(0, 8, device=DEVICE), Gating(8, 2))
+    assert weights.shape == experts.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"experts": 513}, "experts must be 1 to 512"),
+        ({"top_k": 17, "experts": 64}, "top_k must be 1 to 16"),
+        ({"top_k": 9}, "as many candidates"),
+        ({"groups": 3}, "equal size"),
+        ({"groups": 4, "groups_kept": 5}, "groups_kept must be 1 to groups"),
+        ({"groups": 8, "group_score": "top2_sum", "groups_kept": 8}, "two experts in a group"),
+        ({"score": "relu"}, "score must be one of softmax"),
+    ],
+)
+def test_what_cannot_be_routed_is_said(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        Gating(**{"experts": 8, "top_k": 2, **wrong})
+
+
+def test_logits_of_another_number_of_experts_are_refused():
+    with pytest.raises(ValueError, match="8 adjacent experts"):
+        route(torch.zeros(3, 9, device=DEVICE), Gating(8, 2))
+    with pytest.raises(ValueError, match="cursor"):
+        Record(margin=torch.zeros(3))
+
+
+def test_a_record_is_drained_step_by_step():
+    """Two steps of 6 tokens into 10 rows, then what is there on the host."""
+    record, gating = empty_record(10, 8, 2, torch.uint8, 0, 6), Gating(8, 2)
+    drain = Drain(record)
+    for step, (filled, lost) in enumerate([(6, 0), (10, 2)]):
+        route(random(6, 8, seed=step), gating, record=record)
+        record.advance(6)
+        drain.start()
+        recorded = drain.wait()
+        assert recorded.lost == lost
+        assert recorded.parts["experts"].tolist() == record.experts[:filled].tolist()
+        assert recorded.parts["margin"].tolist() == record.margin[:filled].tolist()
+        assert recorded.parts["counts"].sum() == 12 * (step + 1)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_records_at_every_replay():
+    record, gating = empty_record(64, 64, 8, torch.uint8, 0, 6), Gating(64, 8)
+    logits = random(8, 64, dtype=torch.bfloat16)
+    route(logits, gating, record=record)  # compiled before it is captured
+    record.cursor.zero_()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        route(logits, gating, record=record)
+        record.advance(8)
+    expected = []
+    for step in range(3):
+        logits.copy_(random(8, 64, dtype=torch.bfloat16, seed=step))
+        graph.replay()
+        expected += route_torch(logits, gating).experts[:6].tolist()
+    assert record.cursor.item() == 18
+    assert record.experts[:18].tolist() == expected
