@@ -12,6 +12,8 @@ steps of a generation at once; the last line says what attaching costs.
     moeviz + logits         listen(keep_logits=True)
     output_router_logits    transformers' own way (logits only)
     naive hook              a forward hook on every router that saves its output
+    kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
+    kernels + logits        fused(keep_logits=True)
 """
 
 import argparse
@@ -24,10 +26,13 @@ from functools import partial
 
 import torch
 
+from moeviz.capture.fused import fused
 from moeviz.capture.models import load_model
 from moeviz.capture.recording import listen
 from moeviz.capture.routers import find_routers
 
+LENGTHS = (1, 64, 512)
+LONGEST = max(LENGTHS)
 CONTEXT = 64  # tokens in the cache before the decode step
 WARM_UP = 5  # rounds that are not counted
 
@@ -47,6 +52,16 @@ def moeviz(model, keep_logits: bool) -> Way:
     with listen(model, keep_logits) as recording:
         yield {}, kept
     kept += [t for heard in recording.heard for t in (*heard.experts, *heard.weights, *heard.logits)]
+
+
+@contextmanager
+def kernels(model, keep_logits: bool) -> Way:
+    """The routers run by our kernels, the experts by our way on a CPU. It is checked before the clock starts."""
+    kept = []
+    with fused(model, CONTEXT + LONGEST, keep_logits) as record:
+        yield {}, kept
+        parts = [part[: int(r.cursor)] for r in record for part in (r.experts, r.weights, r.logits) if part is not None]
+        kept += [part.clone() for part in parts]
 
 
 @contextmanager
@@ -72,6 +87,8 @@ WAYS = {
     "moeviz + logits": partial(moeviz, keep_logits=True),
     "output_router_logits": output_router_logits,
     "naive hook": naive_hook,
+    "kernels": partial(kernels, keep_logits=False),
+    "kernels + logits": partial(kernels, keep_logits=True),
 }
 
 
@@ -99,7 +116,7 @@ def main() -> None:
     model = load_model().model
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds, embedded model, float32\n")
     print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'bytes kept':>11}")
-    for tokens in (1, 64, 512):
+    for tokens in LENGTHS:
         for name, (ratios, kept) in measure(model, tokens, rounds).items():
             low, middle, high = statistics.quantiles(ratios, n=4)
             size = f"{kept:,}" if tokens > 1 else "-"  # a decode step keeps next to nothing; its prompt is in `kept`

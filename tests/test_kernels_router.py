@@ -11,7 +11,7 @@ import torch
 
 from moe_kernels.buffers import Drain, Record
 from moe_kernels.gating import Gating
-from moe_kernels.reference import route_torch
+from moe_kernels.reference import choose_torch, route_torch
 from moe_kernels.router import route
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,6 +37,9 @@ def check(logits, gating, bias=None, **options):
     expected = route_torch(logits, gating, bias)
     assert experts.tolist() == expected.experts.tolist()
     torch.testing.assert_close(weights, expected.weights, equal_nan=True, **ROUNDING)
+    quick_weights, quick = choose_torch(logits, gating, bias)
+    assert quick.tolist() == expected.experts.tolist()
+    torch.testing.assert_close(quick_weights, expected.weights, equal_nan=True, **ROUNDING)
     return weights, experts
 
 

@@ -5,28 +5,15 @@ nothing that waits for the device: the same ids give the same plan, and a CUDA g
 assignments, E experts, B blocks.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from moe_kernels.plan import Plan, max_tiles
 from moe_kernels.tiles import SORTED_AT_ONCE, dispatch_block, scan_rows
 
 NOBODY = tl.constexpr(0x7FFF)  # sorts after every expert
-
-
-class Plan(NamedTuple):
-    """Who works on what. `tile` rows of one expert are one piece of work; no piece has rows of two experts."""
-
-    order: Tensor  # (N,) int32: the assignment in each sorted row
-    place: Tensor  # (N,) int32: the sorted row of each assignment
-    start: Tensor  # (E,) int32: the first sorted row of each expert
-    count: Tensor  # (E,) int32: its rows, which is its load
-    tile_end: Tensor  # (E,) int32: running total of its tiles, ceil(count / tile)
-    tile: int
-    max_tiles: int  # tile_end[-1] is never more, whatever the ids
 
 
 @triton.jit
@@ -128,8 +115,3 @@ def plan_dispatch(experts: Tensor, num_experts: int, tile: int, block: int | Non
         _scan_kernel[(1,)](part, start, count, tile_end, blocks, **scan, num_warps=8)
         _scatter_kernel[(blocks,)](flat, part, start, order, place, total, **shape, num_warps=4)
     return Plan(order, place, start, count, tile_end, tile, max_tiles(total, num_experts, tile))
-
-
-def max_tiles(assignments: int, num_experts: int, tile: int) -> int:
-    """The most tiles that any shares of the experts can need: each used expert may leave one tile unfilled."""
-    return min(assignments, (assignments + num_experts * (tile - 1)) // tile)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_kernels.dispatch import Plan
+from moe_kernels.plan import Plan
 from moe_kernels.tiles import ExpertsTile, combine_block
 
 NO_TILE = tl.constexpr(0x7FFFFFFF)

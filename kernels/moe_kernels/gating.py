@@ -48,6 +48,11 @@ class Gating:
         """Experts in a group."""
         return self.experts // self.groups
 
+    @property
+    def is_softmax_over_winners(self) -> bool:
+        """Whether weights are a softmax over the chosen experts alone: that is what renormalising a softmax gives."""
+        return self.score == "softmax" and self.renormalise and not self.added and not self.floor
+
     def ranks_logits(self, has_bias: bool) -> bool:
         """Whether the logits themselves give the ranking."""
         return not has_bias and (self.groups == 1 or self.group_score == "max")

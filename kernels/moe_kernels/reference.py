@@ -1,12 +1,12 @@
-"""The kernels' meaning in plain torch: what they are tested against, and what runs where there is no GPU."""
+"""The kernels' meaning in plain torch, without Triton: what they are tested against, and what runs on CPUs."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from moe_kernels.dispatch import Plan, max_tiles
 from moe_kernels.gating import Gating
+from moe_kernels.plan import Plan, max_tiles
 
 
 class Routing(NamedTuple):
@@ -26,20 +26,34 @@ def scores_torch(logits: Tensor, gating: Gating) -> Tensor:
     return logits.sigmoid() if gating.score == "sigmoid" else torch.nn.functional.softplus(logits).sqrt()
 
 
+def choose_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weights (T, K) float32 and experts (T, K) int64 alone: the fast way through torch, for CPUs."""
+    if gating.is_softmax_over_winners and gating.groups == 1 and bias is None:
+        top, experts = _plain_zero(logits.float()).sort(dim=-1, descending=True, stable=True)
+        weights = top[:, : gating.top_k].softmax(dim=-1)
+        return weights if gating.scale == 1 else weights * gating.scale, experts[:, : gating.top_k]
+    scores, rank = _scores_and_rank(logits, gating, bias)
+    experts = _ranked(rank, _kept(rank, gating))[0][:, : gating.top_k]
+    return _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating), experts
+
+
 def route_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> Routing:
     """The decision of a router for logits (T, E) of any floating dtype, with a selection bias (E,) or none.
 
     Exact ids by the tie rule of `Gating`; all arithmetic in float32.
     """
-    scores = scores_torch(logits, gating)
-    if gating.ranks_logits(bias is not None):
-        rank = logits.float()
-    else:
-        rank = scores if bias is None else scores + bias.float()
+    scores, rank = _scores_and_rank(logits, gating, bias)
     order, candidates = _ranked(rank, _kept(rank, gating))
     experts = order[:, : gating.top_k]
     weights = _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating)
     return Routing(experts.int(), weights, _entropy(scores), _margin(rank.gather(1, order), candidates, gating.top_k))
+
+
+def _scores_and_rank(logits: Tensor, gating: Gating, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    scores = scores_torch(logits, gating)
+    if gating.ranks_logits(bias is not None):
+        return scores, logits.float()
+    return scores, scores if bias is None else scores + bias.float()
 
 
 def _kept(rank: Tensor, gating: Gating) -> Tensor:
@@ -65,7 +79,7 @@ def _plain_zero(x: Tensor) -> Tensor:
 
 
 def _weights(scores: Tensor, logits: Tensor, gating: Gating) -> Tensor:
-    if gating.renormalise and gating.score == "softmax" and not gating.added and not gating.floor:
+    if gating.is_softmax_over_winners:
         return logits.softmax(dim=-1) * gating.scale  # the same, and without loss where all scores are tiny
     if gating.renormalise:
         scores = scores / (scores.sum(dim=-1, keepdim=True) + gating.added).clamp(min=gating.floor)

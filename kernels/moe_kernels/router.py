@@ -210,13 +210,12 @@ def route(
 
 def gating_flags(gating: Gating, has_bias: bool) -> dict[str, int]:
     """The kernel's compile-time arguments for a way of gating."""
-    over_winners = gating.score == "softmax" and gating.renormalise and not gating.added and not gating.floor
     return {
         "E": gating.experts,
         "K": gating.top_k,
         "SCORE": SCORES.index(gating.score),
         "RENORMALISE": gating.renormalise,
-        "OVER_WINNERS": over_winners,
+        "OVER_WINNERS": gating.is_softmax_over_winners,
         "HAS_BIAS": has_bias,
         "RANKS_LOGITS": gating.ranks_logits(has_bias),
         "GROUPS": gating.groups,

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from moeviz.capture.models import LoadedModel, context_length, load_model
-from moeviz.capture.parameters import describe
+from moeviz.capture.models import LoadedModel
+from moeviz.capture.prompts import Batch, Run, prepare
 from moeviz.capture.recording import Recording, listen, pad
 from moeviz.capture.score_function import score_function
 from moeviz.capture.texts import token_texts
-from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.model_info import ModelInfo
+from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended
@@ -30,14 +29,6 @@ class Sampling:
     top_k: int | None = None  # draw among this many likeliest tokens only (of the vocabulary: not the router's top_k)
     top_p: float | None = None  # draw among the likeliest tokens that hold this much probability together
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Prompts as a model reads them, padded on the left. B prompts, S positions."""
-
-    input_ids: torch.Tensor  # (B, S)
-    attention_mask: torch.Tensor  # (B, S), 0 = padding
 
 
 def trace(
@@ -67,56 +58,14 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share.
     """
-    if isinstance(model, str):
-        model = load_model(model)
-    if isinstance(model, LoadedModel):
-        model, tokenizer, info = model.model, model.tokenizer, model.info
-    else:
-        info = describe(model, model.config.name_or_path or model.config.model_type)
-    if tokenizer is None:
-        raise CaptureError(f"{type(model).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
-    if model.config.is_encoder_decoder:
-        raise CaptureError(f"{type(model).__name__} has an encoder and a decoder; moeviz reads decoder-only models.")
-    batch = _read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
-    with listen(model, keep_logits) as recording:
-        generated = _run(model, batch, max_new_tokens, sampling or Sampling(), progress)
-    return _assemble(recording, info, tokenizer, batch, generated)
-
-
-def _read_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
-) -> Batch:
-    """Tokenise, check against the context, and pad on the left: generation goes on from the right end."""
-    if max_new_tokens < 0:
-        raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens; give 0 or more.")
-    if not prompts or not all(prompts):
-        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
-    if not all(ids):
-        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
-    longest = max(map(len, ids))
-    _check_context(longest, max_new_tokens, context_length(model))
-    device = torch.device("cpu") if model.device.type == "meta" else model.device
-    left = [longest - len(row) for row in ids]
-    filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
-    input_ids = torch.tensor([[filler] * n + row for n, row in zip(left, ids, strict=True)], device=device)
-    mask = torch.tensor([[0] * n + [1] * len(row) for n, row in zip(left, ids, strict=True)], device=device)
-    return Batch(input_ids, mask)
-
-
-def _check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
-    if limit is None or tokens + max_new_tokens <= limit:
-        return
-    asked = f"{tokens:,} tokens" + (f" and asks for {max_new_tokens:,} more" if max_new_tokens else "")
-    fit = max(limit - max_new_tokens, 0)
-    raise InvalidPrompt(
-        f"The prompt has {asked}, but this model's context holds {limit:,}: a prompt of {fit:,} tokens fits. Shorten "
-        "the prompt" + (", or generate fewer tokens." if max_new_tokens else ".")
-    )
+    run = prepare(model, prompts, tokenizer, max_new_tokens)
+    with listen(run.model, keep_logits) as recording:
+        generated = run_model(run.model, run.batch, max_new_tokens, sampling or Sampling(), progress)
+    return assemble(recording, run, generated)
 
 
 @torch.no_grad()
-def _run(
+def run_model(
     model: PreTrainedModel, batch: Batch, max_new_tokens: int, sampling: Sampling, progress: Progress | None
 ) -> torch.Tensor:
     """Read the prompts and generate; returns the generated ids (B, N), ENDED where a row had ended already."""
@@ -193,16 +142,10 @@ class _Report(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _assemble(
-    recording: Recording,
-    info: ModelInfo,
-    tokenizer: PreTrainedTokenizerBase,
-    batch: Batch,
-    generated: torch.Tensor,
-) -> RoutingTrace:
+def assemble(recording: Recording, run: Run, generated: torch.Tensor) -> RoutingTrace:
     """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
     recording.check()
-    ids, kept = _routed_tokens(batch, generated, recording)
+    ids, kept = _routed_tokens(run.batch, generated, recording)
     experts = pad([part[kept] for part in recording.stacked("experts")], NO_EXPERT)
     weights = pad([part[kept] for part in recording.stacked("weights")], 0.0)
     experts, weights = sort_slots(experts, weights)
@@ -210,16 +153,16 @@ def _assemble(
     if recording.keep_logits:
         logits = pad([part[kept] for part in recording.stacked("logits")], -np.inf)
     sequence, column = np.nonzero(kept)
-    texts = [text for row in range(len(ids)) for text in token_texts(tokenizer, ids[row][kept[row]].tolist())]
+    texts = [text for row in range(len(ids)) for text in token_texts(run.tokenizer, ids[row][kept[row]].tolist())]
     tokens = token_frame(
         sequence=sequence,
         position=(np.cumsum(kept, axis=1) - 1)[kept],
         text=texts,
         token_id=ids[kept],
-        phase=np.where(column < batch.input_ids.shape[1], "prompt", "generated"),
+        phase=np.where(column < run.batch.input_ids.shape[1], "prompt", "generated"),
     )
     model = replace(
-        info,
+        run.info,
         top_k=experts.shape[-1],
         num_experts=tuple(heard.num_experts for heard in recording.heard),
         score_function=score_function(recording.logit_samples()),

@@ -17,7 +17,7 @@ from torch import nn
 from moeviz.capture.routers import Router, find_routers
 from moeviz.errors import CaptureError
 
-SAMPLE_ROWS = 32  # rows of logits kept where logits are not: enough to recognise the score function
+SAMPLE_ROWS = 32  # enough to recognise the score function
 
 
 @dataclass(slots=True)
@@ -26,8 +26,9 @@ class Heard:
 
     experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
     weights: list[torch.Tensor] = field(default_factory=list)  # of the same shape
-    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E); unless asked for, a few rows or none
+    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E), where asked for
     num_experts: int = 0  # E of this router; 0 before it answered
+    sample: tuple[torch.Tensor, ...] | None = None  # a few rows of logits, weights, experts; one router of a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Recording:
 
     def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A few rows of (logits, weights, experts) of one router of each class at least, as they came from it."""
-        first = ((heard.logits[0], heard.weights[0], heard.experts[0]) for heard in self.heard if heard.logits)
-        return [tuple(_numpy(part.reshape(-1, part.shape[-1])[:SAMPLE_ROWS]) for part in parts) for parts in first]
+        samples = (heard.sample for heard in self.heard if heard.sample is not None)
+        return [tuple(_numpy(part) for part in sample) for sample in samples]
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def listen(model: nn.Module, keep_logits: bool = False) -> Iterator[Recording]:
     routers = find_routers(model)
     recording = Recording(routers, keep_logits, heard=[Heard() for _ in routers])
     with ExitStack() as stack:
-        stack.enter_context(_alone(model))
+        stack.enter_context(alone(model))
         hooks = [model.register_forward_pre_hook(_note_forward(recording), with_kwargs=True)]
         classes = [type(router.module) for router in routers]
         for index, (router, heard) in enumerate(zip(routers, recording.heard, strict=True)):
@@ -95,7 +96,8 @@ _listening = threading.local()
 
 
 @contextmanager
-def _alone(model: nn.Module) -> Iterator[None]:
+def alone(model: nn.Module) -> Iterator[None]:
+    """One recording at a time per model: a second thread waits, the same thread gets a `CaptureError`."""
     if model in getattr(_listening, "models", ()):
         raise CaptureError("This model is being recorded already; end that recording before starting another.")
     with _locks_guard:
@@ -117,14 +119,13 @@ def _note_forward(recording: Recording):
     return note
 
 
-def _note_routing(router: Router, heard: Heard, keep_logits: bool, sample_logits: bool):
+def _note_routing(router: Router, heard: Heard, keep_logits: bool, first_of_class: bool):
     # Runs once per layer and generated token, so it does the least it can: shapes are put right in `stacked`.
     def note(_module: nn.Module, _args: tuple, output: tuple) -> None:
         if not heard.experts:
-            _check_layout(router, output)
+            check_layout(router, output)
             heard.num_experts = output[0].shape[-1]
-            if sample_logits and not keep_logits:
-                heard.logits.append(output[0].detach().reshape(-1, heard.num_experts)[:SAMPLE_ROWS].clone())
+            heard.sample = sample_rows(output) if first_of_class else None
         logits, weights, experts = output[:3]
         if keep_logits:
             heard.logits.append(logits.detach() if logits.requires_grad else logits)
@@ -134,7 +135,12 @@ def _note_routing(router: Router, heard: Heard, keep_logits: bool, sample_logits
     return note
 
 
-def _check_layout(router: Router, output: object) -> None:
+def sample_rows(output: tuple) -> tuple[torch.Tensor, ...]:
+    """The first rows of what a router returned: logits, weights, experts."""
+    return tuple(part.detach().reshape(-1, part.shape[-1])[:SAMPLE_ROWS].clone() for part in output[:3])
+
+
+def check_layout(router: Router, output: object) -> None:
     """transformers' routers return (logits, weights, expert ids, …). Anything else is not guessed at."""
     parts = output[:3] if isinstance(output, tuple) else ()
     if (

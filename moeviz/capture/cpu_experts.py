@@ -1,0 +1,58 @@
+"""Experts on a CPU, for transformers' registry of implementations: `model.set_experts_implementation("moeviz")`.
+
+A decode step reads each chosen expert where it stands; more tokens are sorted by expert first. transformers' own are
+slower here: its loop looks for each expert's tokens anew, and batched_mm copies an expert's weights for every token.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+NAME = "moeviz"
+FEW_TOKENS = 4  # up to here the loop over assignments beats sorting them (python -m benchmarks.capture)
+
+
+def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Sum over a token's experts of weight * expert(token), (T, D): what transformers' own experts return."""
+    if hidden_states.is_cuda or torch.compiler.is_compiling() or self._is_expert_parallel:
+        return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
+    few = len(hidden_states) <= FEW_TOKENS
+    return (_one_by_one if few else _sorted)(self, hidden_states, top_k_index, top_k_weights)
+
+
+def _one_by_one(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    rows = []
+    for token, chosen in enumerate(ids.tolist()):
+        row = hidden[token : token + 1]
+        parts = [_expert(experts, expert, row) for expert in chosen]
+        rows.append((weights[token : token + 1] @ torch.cat(parts).to(weights.dtype)).to(hidden.dtype))
+    return torch.cat(rows)
+
+
+def _sorted(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    (tokens, top_k), flat = ids.shape, ids.flatten()
+    order = flat.argsort(stable=True)
+    parts = hidden[order // top_k].split(flat.bincount(minlength=experts.num_experts).tolist())
+    done = torch.cat([_expert(experts, expert, part) for expert, part in enumerate(parts) if len(part)])
+    weighted = torch.empty_like(done, dtype=torch.promote_types(done.dtype, weights.dtype))
+    weighted[order] = done * weights.flatten()[order, None]
+    return weighted.view(tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
+
+
+def _expert(experts: nn.Module, index: int, rows: Tensor) -> Tensor:
+    """One expert for rows (n, D), in any of the layouts that transformers' experts have."""
+    first = "gate_up_proj" if experts.has_gate else "up_proj"
+    inner = _linear(experts, first, index, rows)
+    inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    out = _linear(experts, "down_proj", index, inner)
+    return experts.post_expert_norm(out) if experts.has_post_expert_norm else out
+
+
+def _linear(experts: nn.Module, name: str, index: int, rows: Tensor) -> Tensor:
+    weight = getattr(experts, name)[index]
+    bias = getattr(experts, f"{name}_bias")[index] if experts.has_bias else None
+    return linear(rows, weight.T if experts.is_transposed else weight, bias)
+
+
+ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)

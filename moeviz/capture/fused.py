@@ -1,0 +1,173 @@
+"""Trace a transformers model with its routers run by our kernels, which write the record as they decide.
+
+The same call as `hf.trace`, and the same trace. A router is replaced only after it was checked: on a first forward our
+decision is computed beside the router's own, from the same input, and must be the same. What differs, or is of a family
+that has no row in `router_families.py`, keeps its own router and is recorded from what that returns. All is as before
+when the block ends.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moeviz.capture import cpu_experts, routing_ops
+from moeviz.capture.hf import Progress, Sampling, assemble, run_model
+from moeviz.capture.models import LoadedModel
+from moeviz.capture.probe import (
+    Swap,
+    check,
+    own_forward,
+    registered_experts,
+    replaced,
+    router_inputs,
+    swap_of,
+    with_forward,
+)
+from moeviz.capture.prompts import prepare
+from moeviz.capture.recording import Heard, Recording, alone
+from moeviz.capture.routers import find_routers
+from moeviz.routing_trace import RoutingTrace
+
+log = logging.getLogger("moeviz.capture")
+
+
+@dataclass(slots=True)
+class Rows:
+    """The record of one router, filled from the first row on; the last row is a spare. R rows."""
+
+    swap: Swap
+    experts: Tensor  # (R + 1, K) int16
+    weights: Tensor  # (R + 1, K), in the router's dtype
+    logits: Tensor | None  # (R + 1, E)
+    cursor: Tensor  # (1,) int64
+    logits_cursor: Tensor  # (1,) int64
+
+
+def trace(
+    model: LoadedModel | PreTrainedModel | str,
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_new_tokens: int = 0,
+    sampling: Sampling | None = None,
+    keep_logits: bool = True,
+    progress: Progress | None = None,
+) -> RoutingTrace:
+    """Run prompts through a model with its routers run by our kernels; arguments, trace and errors as in `hf.trace`.
+
+    Expert ids are those of the model's own routers but for ties at the boundary of the top-k, weights are equal up to
+    rounding. `logging` says (INFO, "moeviz.capture") which routers kept their own way, and why.
+    """
+    run = prepare(model, prompts, tokenizer, max_new_tokens)
+    batch = run.batch.input_ids
+    with fused(run.model, batch.numel() + len(batch) * max_new_tokens, keep_logits) as record:
+        generated = run_model(run.model, run.batch, max_new_tokens, sampling or Sampling(), progress)
+        steps = [batch.shape[1]] + [1] * (generated.shape[1] - 1)
+        recording = recorded(record, len(batch), steps, keep_logits)
+    return assemble(recording, run, generated)
+
+
+@contextmanager
+def fused(model: PreTrainedModel, tokens: int, keep_logits: bool = True) -> Iterator[tuple[Rows, ...]]:
+    """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
+
+    Raises `CaptureError` for a model without routers, or one that is being recorded already.
+    """
+    swaps = tuple(swap_of(router) for router in find_routers(model))
+    with ExitStack() as stack:
+        stack.enter_context(alone(model))
+        experts_trouble = check(model, swaps)
+        record = tuple(_rows(swap, tokens, keep_logits) for swap in swaps)
+        for rows in record:
+            forward = _observed(rows) if rows.swap.trouble else _fused(rows)
+            stack.enter_context(with_forward(rows.swap.router.module, forward))
+        if not experts_trouble:
+            stack.enter_context(_our_experts(model))
+        _tell([*experts_trouble, *(swap.trouble for swap in swaps if swap.trouble)])
+        yield record
+
+
+def _tell(troubles: list[str]) -> None:
+    for trouble in dict.fromkeys(troubles):
+        log.info("%s, so it keeps its own way.", trouble)
+
+
+@contextmanager
+def _our_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Experts in transformers' registry run our way, which on a CPU is faster."""
+    configs = {id(experts.config): experts.config for experts in registered_experts(model)}
+    with ExitStack() as stack:
+        for config in configs.values():
+            stack.enter_context(replaced(config, "_experts_implementation_internal", cpu_experts.NAME))
+        yield
+
+
+def _rows(swap: Swap, tokens: int, keep_logits: bool) -> Rows:
+    logits, weights, experts = swap.sample
+    device = torch.device("cpu") if logits.device.type == "meta" else logits.device
+
+    def zeros(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.zeros(tokens + 1, like.shape[-1], dtype=dtype or like.dtype, device=device)
+
+    cursors = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+    return Rows(swap, zeros(experts, torch.int16), zeros(weights), zeros(logits) if keep_logits else None, *cursors)
+
+
+def _fused(rows: Rows) -> Callable[..., tuple]:
+    """The router's forward with our decision, in one operator."""
+    family, router = rows.swap.family, rows.swap.router.module
+    gating = family.gating(router)
+    numbers = [getattr(gating, name) for name in routing_ops.GATING]
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, bias = router_inputs(family, router, args, kwargs)
+        logits = family.logits(router, hidden)
+        record = (rows.experts, rows.weights, rows.cursor)
+        if torch.compiler.is_compiling():
+            weights, experts = torch.ops.moeviz.route(logits, bias, *record, *numbers)
+        else:
+            weights, experts = routing_ops.decide(logits, bias, *record, gating)
+        if rows.logits is not None:
+            torch.ops.moeviz.record(rows.logits, rows.logits_cursor, logits)
+        return logits, weights.to(family.weight_dtype(hidden, logits)), experts
+
+    return forward
+
+
+def _observed(rows: Rows) -> Callable[..., tuple]:
+    """The router's own forward, recorded from what it returns."""
+    own = own_forward(rows.swap.router.module)
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
+        output = own(*args, **kwargs)
+        logits, weights, experts = (part.reshape(-1, part.shape[-1]) for part in output[:3])
+        torch.ops.moeviz.record(rows.weights, rows.cursor.clone(), weights)
+        torch.ops.moeviz.record(rows.experts, rows.cursor, experts)
+        if rows.logits is not None:
+            torch.ops.moeviz.record(rows.logits, rows.logits_cursor, logits)
+        return output
+
+    return forward
+
+
+def recorded(record: tuple[Rows, ...], batch: int, steps: list[int], keep_logits: bool) -> Recording:
+    """The record as forwards of `batch` sequences, each of so many positions: what `recording.listen` gives."""
+    sizes = [batch * positions for positions in steps]
+    heard = []
+    for rows in record:
+        parts = [_steps(part, rows, sizes) for part in (rows.experts, rows.weights)]
+        logits = _steps(rows.logits, rows, sizes) if keep_logits else []
+        heard.append(Heard(*parts, logits, rows.swap.sample[0].shape[-1], rows.swap.sample))
+    routers = tuple(rows.swap.router for rows in record)
+    return Recording(routers, keep_logits, [(batch, positions) for positions in steps], heard)
+
+
+def _steps(part: Tensor, rows: Rows, sizes: list[int]) -> list[Tensor]:
+    filled = part[: int(rows.cursor)]
+    # Another number of rows than the steps have stays in one piece, and `Recording.check` names it.
+    return list(filled.split(sizes if len(filled) == sum(sizes) else [len(filled)]))

@@ -1,0 +1,154 @@
+"""Check on a first forward, before anything is replaced, that we decide and compute what the model does itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from moe_kernels.reference import choose_torch, route_torch
+from moeviz.capture import cpu_experts
+from moeviz.capture.recording import check_layout, sample_rows
+from moeviz.capture.router_families import FAMILIES, Family
+from moeviz.capture.routers import Router
+
+PROBE = 16  # tokens
+WEIGHT_ERROR = 1e-5  # relative: float32 sums in another order
+EXPERTS_ERROR = 64  # in units of the dtype's precision, of the largest output: sums in another order
+TIE = 1e-5  # ranks this close may be taken either way
+
+
+@dataclass(slots=True)
+class Swap:
+    """A router, the family it is of, and why it keeps its own way where it does."""
+
+    router: Router
+    family: Family | None
+    trouble: str | None = None
+    sample: tuple[Tensor, ...] = ()  # rows of its own logits, weights and experts, on the probe
+
+
+def swap_of(router: Router) -> Swap:
+    """What we know of a router before it is checked."""
+    name = type(router.module).__name__
+    family = FAMILIES.get(name)
+    return Swap(router, family, None if family else f"moeviz has no kernel for {name}")
+
+
+@contextmanager
+def replaced(holder: object, attribute: str, value: object) -> Iterator[None]:
+    """Set an attribute of an instance, and take it away or put the old one back."""
+    missing = object()
+    before = vars(holder).get(attribute, missing)
+    setattr(holder, attribute, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(holder, attribute)
+        else:
+            setattr(holder, attribute, before)
+
+
+def own_place(module: nn.Module) -> str:
+    """Where a module's forward stands: accelerate puts its own before it, and keeps the model's."""
+    return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
+
+
+def own_forward(module: nn.Module) -> Callable:
+    """The forward of the model's own code."""
+    return getattr(module, own_place(module))
+
+
+def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager[None]:
+    """Put another forward in the place of the module's own."""
+    return replaced(module, own_place(module), forward)
+
+
+@torch.no_grad()
+def check(model: PreTrainedModel, swaps: tuple[Swap, ...]) -> list[str]:
+    """One forward in which all decide and compute twice: their own results go on, ours are compared.
+
+    What is different is noted in the swaps, and returned where it is the experts'.
+    """
+    vocabulary = model.get_input_embeddings().num_embeddings
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    ids = torch.arange(PROBE, device=device)[None, :] * 7 % vocabulary
+    experts_trouble: list[str] = []
+    with ExitStack() as stack:
+        for swap in swaps:
+            stack.enter_context(with_forward(swap.router.module, _checking(swap)))
+        for experts in registered_experts(model):
+            stack.enter_context(with_forward(experts, _checking_experts(experts, experts_trouble)))
+        model(input_ids=ids, use_cache=False)
+    return experts_trouble
+
+
+def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
+    """The experts that look their implementation up in transformers' registry."""
+    return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+
+
+def _checking(swap: Swap) -> Callable[..., tuple]:
+    router = swap.router.module
+    own = own_forward(router)
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
+        output = own(*args, **kwargs)
+        check_layout(swap.router, output)
+        swap.sample = sample_rows(output)
+        if swap.trouble is None:
+            swap.trouble = _difference(swap.family, router, args, kwargs, output)
+        return output
+
+    return forward
+
+
+def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., Tensor]:
+    own = own_forward(experts)
+
+    def forward(*args: Tensor) -> Tensor:
+        output = own(*args)
+        ours = cpu_experts.experts_forward(experts, *args)
+        first = cpu_experts.experts_forward(experts, *(part[:1] for part in args))
+        error = max((ours - output).abs().max(), (first - output[:1]).abs().max()) / output.abs().max()
+        if not error <= EXPERTS_ERROR * torch.finfo(output.dtype).eps:
+            troubles.append(f"{type(experts).__name__} computes otherwise than moeviz expects")
+        return output
+
+    return forward
+
+
+def _difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
+    """What is different in our decision; None where it is the same."""
+    name = type(router).__name__
+    hidden, bias = router_inputs(family, router, args, kwargs)
+    logits, gating = family.logits(router, hidden), family.gating(router)
+    if family.rounds_scores and logits.dtype != torch.float32:
+        return f"{name} rounds its scores to {logits.dtype}"
+    if not torch.equal(logits, output[0].view_as(logits)):
+        return f"{name} makes other logits than moeviz expects"
+    theirs, weights = output[2].reshape(len(logits), -1), output[1].reshape(len(logits), -1)
+    ours, experts = choose_torch(logits, gating, bias)
+    ours, theirs, weights = _by_expert(ours, experts), theirs, _by_expert(weights, theirs)
+    same = (experts.sort(dim=-1).values == theirs.sort(dim=-1).values).all(dim=-1)
+    tied = route_torch(logits, gating, bias).margin <= TIE
+    if not (same | tied).all():
+        return f"{name} chooses other experts than moeviz expects"
+    precision = max(WEIGHT_ERROR, torch.finfo(weights.dtype).eps)
+    if not torch.allclose(ours[same], weights[same].float(), rtol=precision, atol=precision):
+        return f"{name} weighs experts otherwise than moeviz expects"
+    return None
+
+
+def _by_expert(weights: Tensor, experts: Tensor) -> Tensor:
+    return weights.gather(-1, experts.argsort(dim=-1))
+
+
+def router_inputs(family: Family, router: nn.Module, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor | None]:
+    """The hidden states (T, D), and the selection bias: the router's own, or what its block passes along."""
+    given = [*args, *kwargs.values()]
+    hidden = given[0].reshape(-1, given[0].shape[-1])
+    return hidden, given[1] if len(given) > 1 else family.bias(router)

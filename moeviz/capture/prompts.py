@@ -1,0 +1,83 @@
+"""What a model is to read: prompts as one batch, padded on the left, checked against its context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moeviz.capture.models import LoadedModel, context_length, load_model
+from moeviz.capture.parameters import describe
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.model_info import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts as a model reads them, padded on the left. B prompts, S positions."""
+
+    input_ids: torch.Tensor  # (B, S)
+    attention_mask: torch.Tensor  # (B, S), 0 = padding
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A model and what it is to read."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    info: ModelInfo
+    batch: Batch
+
+
+def prepare(
+    model: LoadedModel | PreTrainedModel | str,
+    prompts: str | Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_new_tokens: int,
+) -> Run:
+    """Open the model where it is a name, and read the prompts. Raises what `trace` raises of them."""
+    if isinstance(model, str):
+        model = load_model(model)
+    if isinstance(model, LoadedModel):
+        model, tokenizer, info = model.model, model.tokenizer, model.info
+    else:
+        info = describe(model, model.config.name_or_path or model.config.model_type)
+    if tokenizer is None:
+        raise CaptureError(f"{type(model).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
+    if model.config.is_encoder_decoder:
+        raise CaptureError(f"{type(model).__name__} has an encoder and a decoder; moeviz reads decoder-only models.")
+    batch = _read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
+    return Run(model, tokenizer, info, batch)
+
+
+def _read_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
+) -> Batch:
+    """Tokenise, check against the context, and pad on the left: generation goes on from the right end."""
+    if max_new_tokens < 0:
+        raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens; give 0 or more.")
+    if not prompts or not all(prompts):
+        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
+    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    if not all(ids):
+        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
+    longest = max(map(len, ids))
+    _check_context(longest, max_new_tokens, context_length(model))
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    left = [longest - len(row) for row in ids]
+    filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
+    input_ids = torch.tensor([[filler] * n + row for n, row in zip(left, ids, strict=True)], device=device)
+    mask = torch.tensor([[0] * n + [1] * len(row) for n, row in zip(left, ids, strict=True)], device=device)
+    return Batch(input_ids, mask)
+
+
+def _check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
+    if limit is None or tokens + max_new_tokens <= limit:
+        return
+    asked = f"{tokens:,} tokens" + (f" and asks for {max_new_tokens:,} more" if max_new_tokens else "")
+    fit = max(limit - max_new_tokens, 0)
+    raise InvalidPrompt(
+        f"The prompt has {asked}, but this model's context holds {limit:,}: a prompt of {fit:,} tokens fits. Shorten "
+        "the prompt" + (", or generate fewer tokens." if max_new_tokens else ".")
+    )

@@ -1,0 +1,99 @@
+"""torch operators around the kernels: opaque to torch.compile, so a model that uses them stays one graph.
+
+`moeviz::route` decides and records; `moeviz::record` records what another router decided. CUDA runs the Triton kernel,
+anything else plain torch. Rows of a record are written from its cursor on, and the cursor moves on. The last row is a
+spare: rows that do not fit are lost, there or nowhere.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from moe_kernels.gating import Gating
+from moe_kernels.reference import choose_torch
+
+GATING = tuple(Gating.__dataclass_fields__)
+
+
+@torch.library.custom_op("moeviz::route", mutates_args=("experts_rows", "weights_rows", "cursor"))
+def route(
+    logits: Tensor,
+    bias: Tensor | None,
+    experts_rows: Tensor,
+    weights_rows: Tensor,
+    cursor: Tensor,
+    experts: int,
+    top_k: int,
+    score: str,
+    renormalise: bool,
+    scale: float,
+    added: float,
+    floor: float,
+    groups: int,
+    groups_kept: int,
+    group_score: str,
+) -> tuple[Tensor, Tensor]:
+    """Weights (T, K) float32 and experts (T, K) int64 of logits (T, E), which are recorded too; see `Gating`."""
+    numbers = (experts, top_k, score, renormalise, scale, added, floor, groups, groups_kept, group_score)
+    decision = decide(logits, bias, experts_rows, weights_rows, cursor, _gating(*numbers))
+    return decision[0].contiguous(), decision[1].contiguous()
+
+
+def decide(
+    logits: Tensor, bias: Tensor | None, experts_rows: Tensor, weights_rows: Tensor, cursor: Tensor, gating: Gating
+) -> tuple[Tensor, Tensor]:
+    """What `route` does, without the cost of calling an operator."""
+    if logits.is_cuda:
+        return _decide_on_cuda(logits, bias, experts_rows, weights_rows, cursor, gating)
+    weights, experts = choose_torch(logits, gating, bias)
+    _write(experts_rows, cursor, experts)
+    _write(weights_rows, cursor, weights)
+    cursor += len(logits)
+    return weights, experts
+
+
+def _decide_on_cuda(
+    logits: Tensor, bias: Tensor | None, experts_rows: Tensor, weights_rows: Tensor, cursor: Tensor, gating: Gating
+) -> tuple[Tensor, Tensor]:
+    from moe_kernels.buffers import Record  # Triton is not there on every system
+    from moe_kernels.router import route as route_and_record
+
+    record = Record(experts=experts_rows, weights=weights_rows, cursor=cursor)
+    weights, experts = route_and_record(logits, gating, bias, record)
+    record.advance(len(logits))
+    return weights, experts.long()
+
+
+@torch.library.custom_op("moeviz::record", mutates_args=("rows", "cursor"))
+def record(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
+    """Keep values (T, n) in the rows from the cursor on, and move the cursor."""
+    _write(rows, cursor, values)
+    cursor += len(values)
+
+
+def _write(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
+    if not rows.is_cuda:
+        first = int(cursor)
+        room = rows[first : first + len(values)]
+        room.copy_(values[: len(room)])
+    else:  # nothing may wait for the device to say where the cursor stands; what does not fit goes to the spare row
+        at = (cursor + torch.arange(len(values), device=rows.device)).clamp(max=len(rows) - 1)
+        rows.index_copy_(0, at, values.to(rows.dtype))
+
+
+@route.register_fake
+def _(logits: Tensor, _bias: Tensor | None, _experts: Tensor, _weights: Tensor, _cursor: Tensor, *gating: object):
+    top_k = gating[1]
+    shape = (logits.shape[0], top_k)
+    return logits.new_empty(shape, dtype=torch.float32), logits.new_empty(shape, dtype=torch.int64)
+
+
+@record.register_fake
+def _(_rows: Tensor, _cursor: Tensor, _values: Tensor) -> None:
+    return None
+
+
+@lru_cache
+def _gating(*numbers: object) -> Gating:
+    return Gating(*numbers)

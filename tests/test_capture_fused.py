@@ -1,0 +1,181 @@
+"""Capture through the kernels: the same trace as listening, on every family that has a row, and nothing left behind."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo.testing
+from accelerate import disk_offload
+from fused_models import FAMILIES
+from tiny_models import tiny_model, tiny_tokenizer
+
+from moe_kernels.gating import Gating
+from moe_kernels.reference import route_torch
+from moeviz.capture import fused, hf, probe, router_families
+from moeviz.capture.cpu_experts import NAME
+from moeviz.capture.routers import find_routers
+from moeviz.capture.routing_ops import GATING
+from moeviz.errors import CaptureError
+
+PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
+IDS = torch.arange(12)[None, :] * 5
+PRECISION = {torch.float32: 1e-6, torch.bfloat16: 0.01}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def check_same(ours, theirs, dtype):
+    """Equal tokens and logits; equal experts but where the last chosen and the best left out tie; equal weights."""
+    assert ours.tokens.equals(theirs.tokens)
+    assert ours.model == theirs.model
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=PRECISION[dtype], rtol=PRECISION[dtype])
+    same = (np.sort(ours.experts, -1) == np.sort(theirs.experts, -1)).all(-1)
+    ranked = -np.sort(-theirs.logits, axis=-1)
+    top_k = theirs.model.top_k
+    tied = np.isclose(ranked[..., top_k - 1], ranked[..., top_k], rtol=1e-6)
+    assert (same | tied).all() and same.mean() > 0.9
+    for one, other in zip(by_expert(ours, same), by_expert(theirs, same), strict=True):
+        np.testing.assert_allclose(one, other, rtol=PRECISION[dtype], atol=1e-7)
+
+
+def by_expert(trace, same):
+    order = np.argsort(trace.experts, axis=-1)
+    return [np.take_along_axis(part, order, -1)[same] for part in (trace.experts, trace.weights)]
+
+
+@every_family
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
+def test_the_trace_is_the_one_that_listening_gives(family, dtype, tokenizer):
+    """Two prompts padded on the left, read alone and with three generated tokens each."""
+    model = tiny_model(FAMILIES[family], dtype)
+    for new_tokens in (0, 3):
+        options = {"tokenizer": tokenizer, "max_new_tokens": new_tokens}
+        check_same(fused.trace(model, PROMPTS, **options), hf.trace(model, PROMPTS, **options), dtype)
+
+
+@every_family
+def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
+    """Compiled with fullgraph it is one graph; outputs are the stock model's, to the last bit after the exit."""
+    model = tiny_model(FAMILIES[family])
+    implementation = model.get_experts_implementation()
+    with torch.no_grad():
+        stock = model(IDS, use_cache=False).logits
+        with fused.fused(model, 2 * IDS.numel(), keep_logits=True) as record:
+            assert [rows.swap.trouble for rows in record] == [None] * len(find_routers(model))
+            assert model.config._experts_implementation == NAME
+            eager = model(IDS, use_cache=False).logits
+            counter = torch._dynamo.testing.CompileCounter()
+            torch._dynamo.reset()
+            compiled = torch.compile(model, fullgraph=True, backend=counter)(IDS, use_cache=False).logits
+            for rows in record:
+                assert int(rows.cursor) == int(rows.logits_cursor) == 2 * IDS.numel()
+                for part in (rows.experts, rows.weights, rows.logits):
+                    torch.testing.assert_close(part[:12], part[12:24])
+        assert counter.frame_count == 1
+        torch.testing.assert_close(eager, stock, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled, stock, rtol=1e-4, atol=1e-5)
+        assert torch.equal(model(IDS, use_cache=False).logits, stock)
+    assert model.get_experts_implementation() == implementation
+    assert not [module for module in model.modules() if "forward" in vars(module)]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss"])
+def test_weights_may_lie_on_disk(family, tokenizer, tmp_path):
+    model = tiny_model(FAMILIES[family])
+    expected = hf.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2)
+    disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    check_same(fused.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2), expected, torch.float32)
+
+
+@pytest.mark.parametrize("keep_logits", [True, False])
+def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenizer, monkeypatch, caplog):
+    """Rows that are wrong: another score, other logits, other weights; and no row at all."""
+    model = tiny_model(FAMILIES["olmoe"])
+    expected = hf.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
+    right = router_families.FAMILIES["OlmoeTopKRouter"]
+    wrong = {
+        "chooses other experts": right._replace(bias=lambda router: torch.linspace(0, 1, router.num_experts)),
+        "makes other logits": right._replace(logits=lambda router, hidden: 2 * right.logits(router, hidden)),
+        "weighs experts otherwise": right._replace(gating=lambda router: Gating(router.num_experts, 4, "sigmoid")),
+        "has no kernel": None,
+    }
+    for says, family in wrong.items():
+        monkeypatch.setattr(probe, "FAMILIES", {"OlmoeTopKRouter": family} if family else {})
+        with caplog.at_level(logging.INFO, logger="moeviz.capture"):
+            got = fused.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
+        assert says in caplog.text
+        np.testing.assert_array_equal(got.experts, expected.experts)
+        np.testing.assert_array_equal(got.weights, expected.weights)
+        assert (got.logits is None) == (not keep_logits)
+        caplog.clear()
+
+
+def test_lfm2_scores_in_its_own_precision():
+    for dtype, trouble in {torch.float32: None, torch.bfloat16: "rounds its scores to torch.bfloat16"}.items():
+        with fused.fused(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:
+            assert all(rows.swap.trouble is trouble or trouble in rows.swap.trouble for rows in record)
+
+
+def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
+    model = tiny_model(FAMILIES["mixtral"])
+    monkeypatch.setattr(probe.cpu_experts, "experts_forward", lambda _self, hidden, _ids, _weights: hidden)
+    with caplog.at_level(logging.INFO, logger="moeviz.capture"), fused.fused(model, 10):
+        assert model.config._experts_implementation != NAME
+    assert "MixtralExperts computes otherwise" in caplog.text
+
+
+def test_an_error_inside_puts_everything_back(tokenizer):
+    model = tiny_model(FAMILIES["mixtral"])
+
+    def stop(done, _total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fused.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=5, progress=stop)
+    assert not [module for module in model.modules() if "forward" in vars(module)]
+    assert model.config._experts_implementation != NAME
+    with fused.fused(model, 5), pytest.raises(CaptureError, match="being recorded already"), fused.fused(model, 5):
+        pass
+
+
+def test_tokens_beyond_the_rows_are_left_out():
+    model = tiny_model(FAMILIES["mixtral"])
+    with torch.no_grad(), fused.fused(model, 20) as record:
+        for _ in range(2):
+            model(IDS, use_cache=False)
+        assert {int(rows.cursor) for rows in record} == {24}
+        assert {len(rows.experts) for rows in record} == {21}
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen2_moe"])
+def test_the_experts_are_offered_through_transformers_own_registry(family, implementation):
+    """For few tokens and for many, also of experts with biases and transposed weights."""
+    model = tiny_model(FAMILIES[family])
+    for ids in (IDS[:, :1], IDS[:, :3], IDS):
+        model.set_experts_implementation(implementation)
+        with torch.no_grad():
+            expected = model(ids, use_cache=False).logits
+            model.set_experts_implementation(NAME)
+            torch.testing.assert_close(model(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_operators_keep_to_what_they_declare():
+    """torch's own check of schema, fake implementation and mutation."""
+    gating = Gating(12, 3, "sigmoid", added=1e-20, scale=2.5, groups=3, groups_kept=2, group_score="top2_sum")
+    rows = torch.zeros(9, 3, dtype=torch.int16), torch.zeros(9, 3), torch.tensor([2])
+    numbers = [getattr(gating, name) for name in GATING]
+    logits, bias = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 0.1, 12)
+    torch.library.opcheck(torch.ops.moeviz.route.default, (logits, bias, *rows, *numbers))
+    torch.library.opcheck(torch.ops.moeviz.record.default, (torch.zeros(9, 12), torch.tensor([2]), logits))
+    weights, experts = torch.ops.moeviz.route(logits, bias, *rows, *numbers)
+    expected = route_torch(logits, gating, bias)
+    assert torch.equal(experts, expected.experts.long()) and torch.equal(weights, expected.weights)
+    assert torch.equal(rows[0][2:7].int(), expected.experts) and torch.equal(rows[1][2:7], expected.weights)
+    assert rows[2].item() == 7 and not rows[0][[0, 1, 7, 8]].any()
