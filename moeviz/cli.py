@@ -5,6 +5,7 @@ usage. What is heavy is imported by the command that needs it, so `moeviz --help
 """
 
 import json
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, args.extra = arguments.parse_known_args(argv)
     if args.extra and args.command != "app":
         arguments.error(f"unrecognized arguments: {' '.join(args.extra)}")
+    logging.basicConfig(format="moeviz: %(message)s")
+    logging.getLogger("moeviz").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -59,15 +62,15 @@ def _app(args: Namespace) -> int:
 def _trace(args: Namespace) -> int:
     _check_output(args.output)
     prompt = _prompt(args.prompt)
-    from moeviz.capture.hf import Sampling, trace
+    from moeviz.capture import fused, hf
     from moeviz.capture.models import load_model
 
     _note(f"loading {args.model}")
-    result = trace(
+    result = (fused.trace if args.kernels else hf.trace)(
         load_model(args.model, device_map=args.device_map, dtype=args.dtype),
         prompt,
         max_new_tokens=args.max_new_tokens,
-        sampling=Sampling(args.temperature, args.top_k, args.top_p, args.seed),
+        sampling=hf.Sampling(args.temperature, args.top_k, args.top_p, args.seed),
         keep_logits=not args.no_logits,
         progress=_progress,
     )

@@ -9,6 +9,8 @@ from itertools import product
 import pytest
 import torch
 
+from benchmarks.kernel_arms import arms
+from benchmarks.kernels import GATINGS
 from moe_kernels.buffers import Drain, Record
 from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch, route_torch
@@ -206,6 +208,19 @@ def test_a_record_is_drained_step_by_step():
         assert recorded.parts["experts"].tolist() == record.experts[:filled].tolist()
         assert recorded.parts["margin"].tolist() == record.margin[:filled].tolist()
         assert recorded.parts["counts"].sum() == 12 * (step + 1)
+
+
+@pytest.mark.parametrize("name", GATINGS)
+def test_what_the_benchmark_times_is_the_same_decision(name):
+    gating = GATINGS[name]
+    bias = random(gating.experts, seed=5, scale=0.1) if gating.groups > 1 else None
+    logits = random(6, gating.experts)
+    expected = route_torch(logits, gating, bias)
+    for way, arm in arms(gating, bias, 6, DEVICE).items():
+        weights, experts = arm(logits)
+        order, expected_order = experts.argsort(dim=-1), expected.experts.argsort(dim=-1)
+        assert torch.equal(experts.gather(1, order).int(), expected.experts.gather(1, expected_order)), way
+        torch.testing.assert_close(weights.gather(1, order), expected.weights.gather(1, expected_order), **ROUNDING)
 
 
 @pytest.mark.gpu

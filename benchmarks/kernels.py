@@ -1,0 +1,205 @@
+"""The kernels on a CUDA GPU: what recording costs, and how we stand beside the other ways.
+
+    python -m benchmarks.kernels [--json FILE] [--rounds N]
+
+Every arm of a case is captured as a CUDA graph that calls it once for each of several input sets; the graphs are
+replayed in turn, round after round, and medians are printed. "again" is the plain arm once more: below its distance
+from 1 a difference is noise. Goals stand beside what was measured. Without a GPU there is nothing to measure.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from transformers import MixtralConfig
+from transformers.integrations.moe import grouped_mm_experts_forward
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts, MixtralSparseMoeBlock
+
+from benchmarks.kernel_arms import arms
+from moe_kernels.dispatch import plan_dispatch
+from moe_kernels.experts import run_experts
+from moe_kernels.gating import Gating
+from moe_kernels.router import route
+from moe_kernels.tiles import experts_tile
+
+TOKENS = (1, 16, 512, 4_096, 16_384)
+GATINGS = {
+    "(8, 2)": Gating(8, 2),
+    "(64, 8)": Gating(64, 8),
+    "(128, 8)": Gating(128, 8),
+    "(256, 8) groups": Gating(
+        256, 8, "sigmoid", added=1e-20, scale=2.5, groups=8, groups_kept=4, group_score="top2_sum"
+    ),
+    "(512, 10)": Gating(512, 10),
+}
+SHAPES = {"Mixtral 8x7B": (8, 2, 4_096, 14_336), "Qwen3 30B": (128, 8, 2_048, 768)}  # E, K, D, W
+ROTATED = 96 << 20  # bytes of input sets: more than the cache of an H100 holds
+WARM_UP = 20
+GOALS = """Goals on an H100: traced / plain <= 1.10 (T >= 4096, E >= 64); traced - plain <= 0.2 us (T <= 512);
+transformers / plain >= 6 (T = 1) and >= 12 (T = 16384); plain (128, 8) T = 16384 <= 8 us; dispatch of <= 1024
+assignments in one launch <= 5 us; experts at T = 1 >= 75 % of the memory bandwidth."""
+
+Result = dict[str, Any]
+
+
+def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
+    """All calls in one graph, warmed up before."""
+    for call in calls * 2:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph
+
+
+def microseconds(ways: dict[str, list[Callable[[], object]]], rounds: int) -> dict[str, float]:
+    """Median time of one call of each way, all interleaved."""
+    graphs = {name: graph_of(calls) for name, calls in ways.items()}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + WARM_UP):
+        for name, graph in graphs.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times[name].append(1e3 * start.elapsed_time(end) / len(ways[name]))
+    return {name: statistics.median(values[WARM_UP:]) for name, values in times.items()}
+
+
+def bandwidth(rounds: int) -> float:
+    """Bytes a second of a copy, read and written."""
+    source = torch.empty(1 << 29, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / microseconds({"copy": [partial(target.copy_, source)]}, rounds)["copy"] * 1e6
+
+
+def router_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -> Result:
+    """All ways of routing `tokens` tokens of bfloat16 logits."""
+    gating = GATINGS[name]
+    bias = torch.rand(gating.experts, device="cuda") if gating.groups > 1 else None
+    sets = max(2, min(16, ROTATED // (tokens * gating.experts * 2)))
+    inputs = [torch.randn(tokens, gating.experts, device="cuda").bfloat16() for _ in range(sets)]
+    found = arms(gating, bias, tokens, "cuda")
+    found["torch.compile"] = torch.compile(found["transformers"], dynamic=False)
+    ways = {way: [partial(arm, x) for x in inputs] for way, arm in found.items()}
+    times = microseconds(ways | {"again": ways["plain"]}, rounds)
+    moved = tokens * (2 * gating.experts + 8 * gating.top_k)
+    return {"case": f"router {name} T={tokens}", "us": times, "floor_us": moved / bytes_per_second * 1e6}
+
+
+def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
+    """The plan of `tokens` tokens, beside torch's stable sort."""
+    ids = torch.rand(tokens, experts, device="cuda").argsort(dim=-1)[:, :top_k].int()
+    ways = {
+        "plain": [partial(plan_dispatch, ids, experts, 64)],
+        "torch.sort": [lambda: torch.sort(ids.flatten(), stable=True)],
+    }
+    return {"case": f"dispatch ({experts}, {top_k}) T={tokens}", "us": microseconds(ways, rounds)}
+
+
+def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -> Result:
+    """The experts of one layer in bfloat16, dispatch included, beside transformers' grouped_mm."""
+    experts, top_k, hidden, width = SHAPES[name]
+    module = experts_module(name)
+    x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+    weights, ids = route(torch.randn(tokens, experts, device="cuda"), Gating(experts, top_k))
+    tile = experts_tile(tokens * top_k, experts, 10 * torch.cuda.get_device_capability()[0])
+
+    def ours() -> torch.Tensor:
+        plan = plan_dispatch(ids, experts, tile.rows)
+        return run_experts(x, module.gate_up_proj, module.down_proj, weights, plan, tile)
+
+    ways = {"plain": [ours], "grouped_mm": [partial(grouped_mm_experts_forward, module, x, ids.long(), weights)]}
+    read = len(ids.unique()) * 3 * hidden * width * 2
+    work = 6 * tokens * top_k * hidden * width
+    return {
+        "case": f"experts {name} T={tokens}",
+        "us": microseconds(ways, rounds),
+        "floor_us": read / bytes_per_second * 1e6,
+        "flop": work,
+    }
+
+
+def experts_module(name: str) -> MixtralExperts:
+    """Random experts of this shape on the GPU."""
+    experts, top_k, hidden, width = SHAPES[name]
+    config = MixtralConfig(
+        hidden_size=hidden, intermediate_size=width, num_local_experts=experts, num_experts_per_tok=top_k
+    )
+    with torch.device("cuda"):
+        module = MixtralExperts(config).bfloat16()
+    for weight in module.parameters():
+        weight.data.normal_(0, 0.02)
+    return module.requires_grad_(False)
+
+
+def block_case(tokens: int, rounds: int) -> Result:
+    """Two MoE blocks of Mixtral 8x7B's shape: stock, and with our router, dispatch and experts."""
+    config = MixtralConfig(experts_implementation="grouped_mm")
+    with torch.device("cuda"):
+        blocks = [MixtralSparseMoeBlock(config).bfloat16().requires_grad_(False) for _ in range(2)]
+    for weight in (weight for block in blocks for weight in block.parameters()):
+        weight.data.normal_(0, 0.02)
+    gating = Gating(config.num_local_experts, config.num_experts_per_tok)
+    tile = experts_tile(tokens * gating.top_k, gating.experts, 10 * torch.cuda.get_device_capability()[0])
+    x = torch.randn(1, tokens, config.hidden_size, device="cuda", dtype=torch.bfloat16)
+
+    def stock() -> torch.Tensor:
+        return blocks[1](blocks[0](x))
+
+    def ours() -> torch.Tensor:
+        hidden = x[0]
+        for block in blocks:
+            weights, ids = route(torch.nn.functional.linear(hidden, block.gate.weight), gating)
+            plan = plan_dispatch(ids, gating.experts, tile.rows)
+            experts = block.experts
+            hidden = run_experts(hidden, experts.gate_up_proj, experts.down_proj, weights, plan, tile)
+        return hidden
+
+    return {"case": f"two Mixtral blocks T={tokens}", "us": microseconds({"plain": [ours], "stock": [stock]}, rounds)}
+
+
+def line(result: Result) -> str:
+    """One row of the table: times in microseconds, and each as a ratio to ours."""
+    times = result["us"]
+    cells = [f"{name} {value:.2f} us (x{value / times['plain']:.2f})" for name, value in times.items()]
+    floor = f" | floor {result['floor_us']:.2f} us" if "floor_us" in result else ""
+    return f"{result['case']:34} {'  '.join(cells)}{floor}"
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    parser.add_argument("--rounds", type=int, default=200)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks.kernels measures a CUDA GPU, and there is none here.")
+    rounds, copy = arguments.rounds, bandwidth(20)
+    about = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
+    print(f"{about}, copy {copy / 1e12:.2f} TB/s\n{GOALS}\n")
+    cases = [partial(router_case, name, tokens, rounds, copy) for name in GATINGS for tokens in TOKENS]
+    cases += [partial(dispatch_case, 128, 8, tokens, rounds) for tokens in (1, 128, 16_384)]
+    cases += [partial(experts_case, name, tokens, rounds, copy) for name in SHAPES for tokens in (1, 16, 512, 4_096)]
+    cases += [partial(block_case, tokens, rounds) for tokens in (1, 512)]
+    results = []
+    for case in cases:
+        results.append(case())
+        print(line(results[-1]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"about": about, "copy": copy, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
