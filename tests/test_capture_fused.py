@@ -20,7 +20,8 @@ from moeviz.errors import CaptureError
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 IDS = torch.arange(12)[None, :] * 5
-PRECISION = {torch.float32: 1e-6, torch.bfloat16: 0.01}
+# Experts that add up in another order move the logits of the next layer by a rounding or two.
+PRECISION = {torch.float32: 1e-6, torch.bfloat16: 0.05}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 

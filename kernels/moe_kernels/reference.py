@@ -29,7 +29,7 @@ def scores_torch(logits: Tensor, gating: Gating) -> Tensor:
 def choose_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weights (T, K) float32 and experts (T, K) int64 alone: the fast way through torch, for CPUs."""
     if gating.is_softmax_over_winners and gating.groups == 1 and bias is None:
-        top, experts = _plain_zero(logits.float()).sort(dim=-1, descending=True, stable=True)
+        top, experts = logits.float().sort(dim=-1, descending=True, stable=True)  # compares, so -0 ties with 0
         weights = top[:, : gating.top_k].softmax(dim=-1)
         return weights if gating.scale == 1 else weights * gating.scale, experts[:, : gating.top_k]
     scores, rank = _scores_and_rank(logits, gating, bias)

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 NAME = "moeviz"
-FEW_TOKENS = 4  # up to here the loop over assignments beats sorting them (python -m benchmarks.capture)
+FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (python -m benchmarks.capture)
 
 
 def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -22,22 +22,24 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
 
 
 def _one_by_one(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    rows = []
-    for token, chosen in enumerate(ids.tolist()):
-        row = hidden[token : token + 1]
-        parts = [_expert(experts, expert, row) for expert in chosen]
-        rows.append((weights[token : token + 1] @ torch.cat(parts).to(weights.dtype)).to(hidden.dtype))
-    return torch.cat(rows)
+    out = []
+    for chosen, row, factors in zip(ids.tolist(), hidden.split(1), weights.split(1), strict=True):
+        done = torch.cat([_expert(experts, expert, row) for expert in chosen])
+        out.append((factors @ done.to(factors.dtype)).to(hidden.dtype))
+    return out[0] if len(out) == 1 else torch.cat(out)
 
 
 def _sorted(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     (tokens, top_k), flat = ids.shape, ids.flatten()
     order = flat.argsort(stable=True)
-    parts = hidden[order // top_k].split(flat.bincount(minlength=experts.num_experts).tolist())
+    parts = hidden.index_select(0, order // top_k).split(flat.bincount(minlength=experts.num_experts).tolist())
     done = torch.cat([_expert(experts, expert, part) for expert, part in enumerate(parts) if len(part)])
-    weighted = torch.empty_like(done, dtype=torch.promote_types(done.dtype, weights.dtype))
-    weighted[order] = done * weights.flatten()[order, None]
-    return weighted.view(tokens, top_k, -1).sum(dim=1).to(hidden.dtype)
+    return _combined(done.index_select(0, order.argsort()).view(tokens, top_k, -1), weights)
+
+
+def _combined(done: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum over slots of what experts gave, (T, K, D)."""
+    return torch.bmm(weights.unsqueeze(1), done.to(weights.dtype)).squeeze(1).to(done.dtype)
 
 
 def _expert(experts: nn.Module, index: int, rows: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def _fused(rows: Rows) -> Callable[..., tuple]:
         else:
             weights, experts = routing_ops.decide(logits, bias, *record, gating)
         if rows.logits is not None:
-            torch.ops.moeviz.record(rows.logits, rows.logits_cursor, logits)
+            routing_ops.keep(rows.logits, rows.logits_cursor, logits)
         return logits, weights.to(family.weight_dtype(hidden, logits)), experts
 
     return forward
@@ -146,10 +146,10 @@ def _observed(rows: Rows) -> Callable[..., tuple]:
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
         output = own(*args, **kwargs)
         logits, weights, experts = (part.reshape(-1, part.shape[-1]) for part in output[:3])
-        torch.ops.moeviz.record(rows.weights, rows.cursor.clone(), weights)
-        torch.ops.moeviz.record(rows.experts, rows.cursor, experts)
+        routing_ops.keep(rows.weights, rows.cursor.clone(), weights)
+        routing_ops.keep(rows.experts, rows.cursor, experts)
         if rows.logits is not None:
-            torch.ops.moeviz.record(rows.logits, rows.logits_cursor, logits)
+            routing_ops.keep(rows.logits, rows.logits_cursor, logits)
         return output
 
     return forward

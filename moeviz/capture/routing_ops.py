@@ -72,6 +72,15 @@ def record(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
     cursor += len(values)
 
 
+def keep(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
+    """What `record` does; calling an operator from Python costs more than the work, so only graphs call it."""
+    if torch.compiler.is_compiling():
+        torch.ops.moeviz.record(rows, cursor, values)
+    else:
+        _write(rows, cursor, values)
+        cursor += len(values)
+
+
 def _write(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
     if not rows.is_cuda:
         first = int(cursor)
