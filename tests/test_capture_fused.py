@@ -13,7 +13,8 @@ from tiny_models import tiny_model, tiny_tokenizer
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
 from moeviz.capture import fused, hf, probe, router_families
-from moeviz.capture.cpu_experts import NAME
+from moeviz.capture.our_experts import NAME, is_usual
+from moeviz.capture.probe import registered_experts
 from moeviz.capture.routers import find_routers
 from moeviz.capture.routing_ops import GATING
 from moeviz.errors import CaptureError
@@ -124,7 +125,7 @@ def test_lfm2_scores_in_its_own_precision():
 
 def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
     model = tiny_model(FAMILIES["mixtral"])
-    monkeypatch.setattr(probe.cpu_experts, "experts_forward", lambda _self, hidden, _ids, _weights: hidden)
+    monkeypatch.setattr(probe.our_experts, "experts_forward", lambda _self, hidden, _ids, _weights: hidden)
     with caplog.at_level(logging.INFO, logger="moeviz.capture"), fused.fused(model, 10):
         assert model.config._experts_implementation != NAME
     assert "MixtralExperts computes otherwise" in caplog.text
@@ -167,6 +168,19 @@ def test_the_experts_are_offered_through_transformers_own_registry(family, imple
             torch.testing.assert_close(model(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_operator_of_the_experts_is_for_experts_of_the_usual_layout():
+    for family, config in FAMILIES.items():
+        experts = registered_experts(tiny_model(config))
+        assert [is_usual(module) for module in experts] == [family != "gpt_oss"] * len(experts)
+    module = registered_experts(tiny_model(FAMILIES["mixtral"]))[0]
+    generator = torch.Generator().manual_seed(0)
+    hidden, ids = torch.randn(3, 32, generator=generator), torch.tensor([[0, 1], [7, 2], [3, 0]])
+    arguments = hidden, module.gate_up_proj, module.down_proj, ids, torch.rand(3, 2, generator=generator)
+    with torch.no_grad():
+        torch.library.opcheck(torch.ops.moeviz.experts.default, tuple(part.detach() for part in arguments))
+        torch.testing.assert_close(torch.ops.moeviz.experts(*arguments), module(hidden, *arguments[3:]))
+
+
 def test_the_operators_keep_to_what_they_declare():
     """torch's own check of schema, fake implementation and mutation."""
     gating = Gating(12, 3, "sigmoid", added=1e-20, scale=2.5, groups=3, groups_kept=2, group_score="top2_sum")
@@ -180,3 +194,11 @@ def test_the_operators_keep_to_what_they_declare():
     assert torch.equal(experts, expected.experts.long()) and torch.equal(weights, expected.weights)
     assert torch.equal(rows[0][2:7].int(), expected.experts) and torch.equal(rows[1][2:7], expected.weights)
     assert rows[2].item() == 7 and not rows[0][[0, 1, 7, 8]].any()
+
+
+@pytest.mark.gpu
+@every_family
+def test_on_a_gpu_the_trace_is_the_one_that_listening_gives(family, tokenizer):
+    model = tiny_model(FAMILIES[family]).cuda()
+    options = {"tokenizer": tokenizer, "max_new_tokens": 3}
+    check_same(fused.trace(model, PROMPTS, **options), hf.trace(model, PROMPTS, **options), torch.float32)

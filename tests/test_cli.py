@@ -113,6 +113,15 @@ def test_the_summary_in_json_names_the_busiest_expert_of_each_layer(tmp_path, ca
     assert summary["generated"] == "".join(trace.tokens["text"][trace.tokens["phase"] == "generated"])
 
 
+def test_kernels_give_the_same_trace(tmp_path):
+    traces = []
+    for name, flags in {"plain.npz": [], "kernels.npz": ["--kernels"]}.items():
+        assert main(["trace", "Il fait froid.", "--max-new-tokens", "3", *flags, "-o", str(tmp_path / name)]) == 0
+        traces.append(read_trace(tmp_path / name))
+    assert traces[0].tokens.equals(traces[1].tokens)
+    assert (traces[0].experts == traces[1].experts).all()
+
+
 def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Il neige.\n"))
     path = tmp_path / "out.json"

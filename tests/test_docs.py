@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import moeviz
+from moeviz.capture.router_families import FAMILIES
 from moeviz.charts import TOPICS
 from moeviz.embedded import embedded_path
 from moeviz.exports import EXPORTS
@@ -68,6 +69,10 @@ def test_the_readme_names_every_topic_chart_format_and_command():
     assert not [export.suffix for export in EXPORTS if f"`{export.suffix}`" not in README]
     commands = re.findall(r"moeviz (app|trace|corpus|params|metrics|convert)\b", README)
     assert set(commands) == {"app", "trace", "corpus", "params", "metrics", "convert"}
+
+
+def test_the_readme_names_every_router_that_the_kernels_can_run():
+    assert set(re.findall(r"`(\w+Top[Kk]Router)`", README)) == set(FAMILIES)
 
 
 def test_every_chart_says_how_it_is_computed():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture import cpu_experts, routing_ops
+from moeviz.capture import our_experts, routing_ops
 from moeviz.capture.hf import Progress, Sampling, assemble, run_model
 from moeviz.capture.models import LoadedModel
 from moeviz.capture.probe import (
@@ -103,7 +103,7 @@ def _our_experts(model: PreTrainedModel) -> Iterator[None]:
     configs = {id(experts.config): experts.config for experts in registered_experts(model)}
     with ExitStack() as stack:
         for config in configs.values():
-            stack.enter_context(replaced(config, "_experts_implementation_internal", cpu_experts.NAME))
+            stack.enter_context(replaced(config, "_experts_implementation_internal", our_experts.NAME))
         yield
 
 

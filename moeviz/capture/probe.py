@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import choose_torch, route_torch
-from moeviz.capture import cpu_experts
+from moeviz.capture import our_experts
 from moeviz.capture.recording import check_layout, sample_rows
 from moeviz.capture.router_families import FAMILIES, Family
 from moeviz.capture.routers import Router
@@ -111,8 +111,8 @@ def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., 
 
     def forward(*args: Tensor) -> Tensor:
         output = own(*args)
-        ours = cpu_experts.experts_forward(experts, *args)
-        first = cpu_experts.experts_forward(experts, *(part[:1] for part in args))
+        ours = our_experts.experts_forward(experts, *args)
+        first = our_experts.experts_forward(experts, *(part[:1] for part in args))
         error = max((ours - output).abs().max(), (first - output[:1]).abs().max()) / output.abs().max()
         if not error <= EXPERTS_ERROR * torch.finfo(output.dtype).eps:
             troubles.append(f"{type(experts).__name__} computes otherwise than moeviz expects")

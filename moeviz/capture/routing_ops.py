@@ -1,8 +1,8 @@
 """torch operators around the kernels: opaque to torch.compile, so a model that uses them stays one graph.
 
-`moeviz::route` decides and records; `moeviz::record` records what another router decided. CUDA runs the Triton kernel,
-anything else plain torch. Rows of a record are written from its cursor on, and the cursor moves on. The last row is a
-spare: rows that do not fit are lost, there or nowhere.
+`moeviz::route` decides and records; `moeviz::record` records what another router decided; `moeviz::experts` runs
+SwiGLU experts. CUDA runs the Triton kernels, anything else plain torch. Rows of a record are written from its cursor
+on, and the cursor moves on. The last row is a spare: rows that do not fit are lost, there or nowhere.
 """
 
 from functools import lru_cache
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_kernels.gating import Gating
-from moe_kernels.reference import choose_torch
+from moe_kernels.reference import choose_torch, run_experts_torch
 
 GATING = tuple(Gating.__dataclass_fields__)
 
@@ -89,6 +89,26 @@ def _write(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
     else:  # nothing may wait for the device to say where the cursor stands; what does not fit goes to the spare row
         at = (cursor + torch.arange(len(values), device=rows.device)).clamp(max=len(rows) - 1)
         rows.index_copy_(0, at, values.to(rows.dtype))
+
+
+@torch.library.custom_op("moeviz::experts", mutates_args=())
+def experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum over the experts of each token of hidden (T, D); gate_up is (E, 2 W, D), down (E, D, W)."""
+    if not hidden.is_cuda:
+        return run_experts_torch(hidden, gate_up, down, ids, weights).to(hidden.dtype)
+    from moe_kernels.dispatch import plan_dispatch  # Triton is not there on every system
+    from moe_kernels.experts import run_experts
+    from moe_kernels.tiles import experts_tile
+
+    major, _ = torch.cuda.get_device_capability(hidden.device)
+    tile = experts_tile(ids.numel(), len(down), 10 * major)
+    plan = plan_dispatch(ids.int(), len(down), tile.rows)
+    return run_experts(hidden.contiguous(), gate_up, down, weights.float().contiguous(), plan, tile)
+
+
+@experts.register_fake
+def _(hidden: Tensor, _gate_up: Tensor, _down: Tensor, _ids: Tensor, _weights: Tensor) -> Tensor:
+    return hidden.new_empty(hidden.shape)
 
 
 @route.register_fake

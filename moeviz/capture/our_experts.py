@@ -1,24 +1,42 @@
-"""Experts on a CPU, for transformers' registry of implementations: `model.set_experts_implementation("moeviz")`.
+"""Our way to run experts, in transformers' registry of implementations: `model.set_experts_implementation("moeviz")`.
 
-A decode step reads each chosen expert where it stands; more tokens are sorted by expert first. transformers' own are
-slower here: its loop looks for each expert's tokens anew, and batched_mm copies an expert's weights for every token.
+On a CPU a decode step reads each chosen expert where it stands; more tokens are sorted by expert first. transformers'
+own are slower there: its loop looks for each expert's tokens anew, and batched_mm copies an expert's weights for every
+token. On CUDA experts of the usual layout run in our kernels, others in transformers' grouped_mm.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
+from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+import moeviz.capture.routing_ops  # noqa: F401  registers the operators
+
 NAME = "moeviz"
-FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (python -m benchmarks.capture)
+FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (thread time on the embedded model)
 
 
 def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Sum over a token's experts of weight * expert(token), (T, D): what transformers' own experts return."""
+    if hidden_states.is_cuda and is_usual(self):
+        weights = self.gate_up_proj, self.down_proj
+        return torch.ops.moeviz.experts(hidden_states, *weights, top_k_index, top_k_weights)
     if hidden_states.is_cuda or torch.compiler.is_compiling() or self._is_expert_parallel:
         return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
     few = len(hidden_states) <= FEW_TOKENS
     return (_one_by_one if few else _sorted)(self, hidden_states, top_k_index, top_k_weights)
+
+
+def is_usual(experts: nn.Module) -> bool:
+    """Whether experts are SwiGLU with gate and up in one matrix, no biases, and nothing behind: as our kernels are."""
+    plain = not (experts.has_bias or experts.is_transposed or experts.has_post_expert_norm)
+    swiglu = experts.has_gate and experts.is_concatenated and _is_silu(experts.act_fn)
+    return plain and swiglu and not experts._is_expert_parallel
+
+
+def _is_silu(activation: object) -> bool:
+    return activation is silu or isinstance(activation, nn.SiLU | SiLUActivation)
 
 
 def _one_by_one(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
