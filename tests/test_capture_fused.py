@@ -104,6 +104,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
         "chooses other experts": right._replace(bias=lambda router: torch.linspace(0, 1, router.num_experts)),
         "makes other logits": right._replace(logits=lambda router, hidden: 2 * right.logits(router, hidden)),
         "weighs experts otherwise": right._replace(gating=lambda router: Gating(router.num_experts, 4, "sigmoid")),
+        "top_k must be 1 to 16": right._replace(gating=lambda router: Gating(router.num_experts, 17)),
         "has no kernel": None,
     }
     for says, family in wrong.items():

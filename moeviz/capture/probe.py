@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moe_kernels.reference import choose_torch, route_torch
-from moeviz.capture import our_experts
+from moe_kernels.reference import route_torch
+from moeviz.capture import our_experts, routing_ops
 from moeviz.capture.recording import check_layout, sample_rows
 from moeviz.capture.router_families import FAMILIES, Family
 from moeviz.capture.routers import Router
@@ -109,10 +109,10 @@ def _checking(swap: Swap) -> Callable[..., tuple]:
 def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., Tensor]:
     own = own_forward(experts)
 
-    def forward(*args: Tensor) -> Tensor:
-        output = own(*args)
-        ours = our_experts.experts_forward(experts, *args)
-        first = our_experts.experts_forward(experts, *(part[:1] for part in args))
+    def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
+        output, given = own(*args, **kwargs), (*args, *kwargs.values())
+        ours = our_experts.experts_forward(experts, *given)
+        first = our_experts.experts_forward(experts, *(part[:1] for part in given))
         error = max((ours - output).abs().max(), (first - output[:1]).abs().max()) / output.abs().max()
         if not error <= EXPERTS_ERROR * torch.finfo(output.dtype).eps:
             troubles.append(f"{type(experts).__name__} computes otherwise than moeviz expects")
@@ -125,14 +125,18 @@ def _difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, ou
     """What is different in our decision; None where it is the same."""
     name = type(router).__name__
     hidden, bias = router_inputs(family, router, args, kwargs)
-    logits, gating = family.logits(router, hidden), family.gating(router)
+    logits = family.logits(router, hidden)
+    try:
+        gating = family.gating(router)
+    except ValueError as error:  # more experts or slots than the kernels have room for
+        return f"{name}: {error}"
     if family.rounds_scores and logits.dtype != torch.float32:
         return f"{name} rounds its scores to {logits.dtype}"
     if not torch.equal(logits, output[0].view_as(logits)):
         return f"{name} makes other logits than moeviz expects"
     theirs, weights = output[2].reshape(len(logits), -1), output[1].reshape(len(logits), -1)
-    ours, experts = choose_torch(logits, gating, bias)
-    ours, theirs, weights = _by_expert(ours, experts), theirs, _by_expert(weights, theirs)
+    ours, experts = routing_ops.decide(logits, bias, *_scratch(theirs), gating)
+    ours, weights = _by_expert(ours, experts), _by_expert(weights, theirs)
     same = (experts.sort(dim=-1).values == theirs.sort(dim=-1).values).all(dim=-1)
     tied = route_torch(logits, gating, bias).margin <= TIE
     if not (same | tied).all():
@@ -141,6 +145,12 @@ def _difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, ou
     if not torch.allclose(ours[same], weights[same].float(), rtol=precision, atol=precision):
         return f"{name} weighs experts otherwise than moeviz expects"
     return None
+
+
+def _scratch(experts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A record that nobody reads, for as many tokens and slots as `experts` (T, K) has."""
+    rows = experts.new_zeros(len(experts) + 1, experts.shape[1], dtype=torch.int16)
+    return rows, rows.float(), experts.new_zeros(1, dtype=torch.int64)
 
 
 def _by_expert(weights: Tensor, experts: Tensor) -> Tensor:
