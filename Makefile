@@ -29,6 +29,7 @@ kernels: .venv/installed-test
 # Tests that need what a laptop lacks. Each runs where its part is there.
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest tests/test_kernels_router.py tests/test_kernels_experts.py
 
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm

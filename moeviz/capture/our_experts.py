@@ -5,6 +5,9 @@ own are slower there: its loop looks for each expert's tokens anew, and batched_
 token. On CUDA experts of the usual layout run in our kernels, others in transformers' grouped_mm.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
@@ -40,9 +43,9 @@ def _is_silu(activation: object) -> bool:
 
 
 def _one_by_one(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    out = []
+    out, run = [], _runner(experts)
     for chosen, row, factors in zip(ids.tolist(), hidden.split(1), weights.split(1), strict=True):
-        done = torch.cat([_expert(experts, expert, row) for expert in chosen])
+        done = torch.cat([run(expert, row) for expert in chosen])
         out.append((factors @ done.to(factors.dtype)).to(hidden.dtype))
     return out[0] if len(out) == 1 else torch.cat(out)
 
@@ -51,13 +54,27 @@ def _sorted(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) ->
     (tokens, top_k), flat = ids.shape, ids.flatten()
     order = flat.argsort(stable=True)
     parts = hidden.index_select(0, order // top_k).split(flat.bincount(minlength=experts.num_experts).tolist())
-    done = torch.cat([_expert(experts, expert, part) for expert, part in enumerate(parts) if len(part)])
+    run = _runner(experts)
+    done = torch.cat([run(expert, part) for expert, part in enumerate(parts) if len(part)])
     return _combined(done.index_select(0, order.argsort()).view(tokens, top_k, -1), weights)
 
 
 def _combined(done: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum over slots of what experts gave, (T, K, D)."""
     return torch.bmm(weights.unsqueeze(1), done.to(weights.dtype)).squeeze(1).to(done.dtype)
+
+
+def _runner(experts: nn.Module) -> Callable[[int, Tensor], Tensor]:
+    """A function of an expert's id and its rows. Looking things up in a module costs as much as a small product."""
+    if not is_usual(experts):
+        return partial(_expert, experts)
+    gate_up, down = experts.gate_up_proj, experts.down_proj
+
+    def run(index: int, rows: Tensor) -> Tensor:
+        gate, up = linear(rows, gate_up[index]).chunk(2, dim=-1)
+        return linear(silu(gate) * up, down[index])
+
+    return run
 
 
 def _expert(experts: nn.Module, index: int, rows: Tensor) -> Tensor:
