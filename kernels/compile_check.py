@@ -44,6 +44,7 @@ ROUTERS = {
     "softmax (64, 8)": Gating(64, 8),
     "softmax (128, 8)": Gating(128, 8),
     "softmax (512, 10)": Gating(512, 10),
+    "sqrtsoftplus, bias (256, 8)": Gating(256, 8, "sqrtsoftplus", scale=1.5, added=1e-20),
     "sigmoid, bias, groups (256, 8)": Gating(
         256, 8, "sigmoid", scale=2.5, added=1e-20, groups=8, groups_kept=4, group_score="top2_sum"
     ),
@@ -72,7 +73,7 @@ class Compiled(NamedTuple):
 def router_cases() -> Iterator[Case]:
     """The router: every way of gating, without a record, with one, and with all that can be recorded."""
     for name, gating in ROUTERS.items():
-        has_bias = gating.groups > 1
+        has_bias = gating.score != "softmax"
         for dtype in ("bf16", "fp32"):
             tile = tiles.router_tile(gating, 2)
             blocks = {
