@@ -32,7 +32,8 @@ def trace_name(trace: RoutingTrace) -> None:
     model, tokens = trace.model, len(trace.tokens)
     revision = f" at {model.revision}" if model.revision else ""
     dtype = f" in {model.dtype}" if model.dtype else ""
-    st.text(f"{tokens:,} tokens through {model.name}{revision}, recorded by {model.backend}{dtype}")
+    site = f" (its {model.site} routers)" if model.site else ""
+    st.text(f"{tokens:,} tokens through {model.name}{revision}{site}, recorded by {model.backend}{dtype}")
 
 
 def trace_facts(trace: RoutingTrace) -> None:

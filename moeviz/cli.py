@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.cli_arguments import parser
 from moeviz.errors import InvalidPrompt, MoevizError
-from moeviz.terminal import frame_text, visible_line
+from moeviz.terminal import frame_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +64,7 @@ def _trace(args: Namespace) -> int:
     prompt = _prompt(args.prompt)
     from moeviz.capture import fused, hf
     from moeviz.capture.models import load_model
+    from moeviz.cli_trace import summary_of, summary_text
 
     _note(f"loading {args.model}")
     result = (fused.trace if args.kernels else hf.trace)(
@@ -72,14 +73,12 @@ def _trace(args: Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         sampling=hf.Sampling(args.temperature, args.top_k, args.top_p, args.seed),
         keep_logits=not args.no_logits,
+        site=args.site,
         progress=_progress,
     )
     _write(result, args.output)
-    summary = _summary(result)
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        _print_summary(summary)
+    summary = summary_of(result)
+    print(json.dumps(summary) if args.json else summary_text(summary))
     return 0
 
 
@@ -132,38 +131,6 @@ def _prompt(given: str) -> str:
     return text
 
 
-def _summary(trace: "RoutingTrace") -> dict[str, Any]:
-    from moeviz.metrics.load import expert_load
-
-    load, model = expert_load(trace), trace.model
-    busiest = load[load["rank"] == 1].drop(columns="rank")
-    return {
-        "model": model.name,
-        "tokens": {phase: int((trace.tokens["phase"] == phase).sum()) for phase in ("prompt", "generated")},
-        "moe_layers": len(model.layers),
-        "num_layers": model.num_layers,
-        "num_experts": list(model.num_experts),
-        "top_k": model.top_k,
-        "generated": "".join(trace.tokens.loc[trace.tokens["phase"] == "generated", "text"]),
-        "busiest": busiest.to_dict("records"),
-    }
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    import pandas as pd
-
-    tokens, experts = summary["tokens"], sorted(set(summary["num_experts"]))
-    print(f"model      {visible_line(summary['model'])}")
-    last = " (the last one drawn is not among them: it meets no router)" if tokens["generated"] else ""
-    print(f"tokens     {tokens['prompt']} of the prompt, {tokens['generated']} generated{last}")
-    print(f"layers     {summary['moe_layers']} with experts, of {summary['num_layers'] or 'an unknown number'}")
-    print(f"experts    {' or '.join(map(str, experts))} a layer, {summary['top_k']} a token")
-    if summary["generated"]:
-        print(f"generated  {visible_line(summary['generated'])}")
-    print("\nThe busiest expert of each layer. load: its share of the layer's assignments; uniform: an even share.")
-    print(frame_text(pd.DataFrame(summary["busiest"])))
-
-
 def _params(args: Namespace) -> int:
     from moeviz.capture.models import model_facts
     from moeviz.model_info import PARTS
@@ -183,6 +150,19 @@ def _params(args: Namespace) -> int:
     for name, count in rows.items():
         print(f"{name:<{max(map(len, rows))}}  {count:>{len(f'{counts.total:,}')},}")
     return 0
+
+
+def _families(args: Namespace) -> int:
+    from moeviz.capture.families import families
+    from moeviz.cli_families import differences, table_text
+
+    print(json.dumps(_records(families())) if args.json else table_text())
+    if not args.check:
+        return 0
+    _note("surveying the transformers that is installed here")
+    found = differences()
+    print(found or "It reads everything as the table says.")
+    return 1 if found else 0
 
 
 def _metrics(args: Namespace) -> int:
@@ -235,6 +215,7 @@ COMMANDS = {
     "trace": _trace,
     "corpus": _corpus,
     "params": _params,
+    "families": _families,
     "metrics": _metrics,
     "convert": _convert,
 }

@@ -13,6 +13,7 @@ EXAMPLES = {
   moeviz corpus --embedded                            which experts which kind of text uses
   moeviz metrics trace.csv --topic load               how the work is shared out
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
+  moeviz families                                     which families of models moeviz reads, and how
   moeviz convert trace.csv trace.parquet""",
     "app": """examples:
   moeviz app
@@ -32,6 +33,10 @@ EXAMPLES = {
     "params": """examples:
   moeviz params embedded
   moeviz params ./my-checkpoint --json | jq .total""",
+    "families": """examples:
+  moeviz families
+  moeviz families --json | jq '.[] | select(.kernels != "yes")'
+  moeviz families --check                             survey the transformers that is installed here (a minute)""",
     "metrics": """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5
@@ -67,6 +72,7 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--top-k", type=_number(int, 1), metavar="K", help="draw among the K likeliest tokens")
     trace.add_argument("--top-p", type=_number(float, 0, 1), metavar="P", help="draw among the likeliest that hold P")
     trace.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same tokens")
+    trace.add_argument("--site", metavar="SITE", help="which routers, where a model has several kinds: encoder …")
     trace.add_argument("--device-map", metavar="MAP", help="where the weights go: auto, cpu, cuda:0 …")
     trace.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)")
     trace.add_argument("--no-logits", action="store_true", help="record chosen experts and weights only")
@@ -90,6 +96,11 @@ def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
 def _params_arguments(params: argparse.ArgumentParser) -> None:
     params.add_argument("model", metavar="MODEL", help="'embedded', a folder, or a Hugging Face id")
     params.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _families_arguments(families: argparse.ArgumentParser) -> None:
+    families.add_argument("--check", action="store_true", help="survey the installed transformers; 1 if it differs")
+    families.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
@@ -121,6 +132,7 @@ COMMANDS = {
     "trace": ("Run a prompt through a model and record what every router decides.", _trace_arguments),
     "corpus": ("Trace labelled texts and tell which experts which kind of text uses.", _corpus_arguments),
     "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
+    "families": ("Tell which MoE families of transformers moeviz reads, and how.", _families_arguments),
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
     "convert": ("Write a trace in another format; the suffixes say which.", _convert_arguments),
 }

@@ -52,3 +52,5 @@ class ModelInfo:
     revision: str | None = None  # commit of the checkpoint, where it has one
     parameters: ParameterCounts | None = None
     layer_kind: str = "layer"  # what one step of axis L is; a time step, a level or an epoch in mixtures of other kinds
+    site: str = ""  # which routers, in a model with several kinds: "encoder", "decoder", "attention" …
+    zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is

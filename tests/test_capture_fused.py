@@ -105,7 +105,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
         "makes other logits": right._replace(logits=lambda router, hidden: 2 * right.logits(router, hidden)),
         "weighs experts otherwise": right._replace(gating=lambda router: Gating(router.num_experts, 4, "sigmoid")),
         "top_k must be 1 to 16": right._replace(gating=lambda router: Gating(router.num_experts, 17)),
-        "has no kernel": None,
+        "is not known to moeviz": None,
     }
     for says, family in wrong.items():
         monkeypatch.setattr(probe, "FAMILIES", {"OlmoeTopKRouter": family} if family else {})

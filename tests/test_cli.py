@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,11 +13,13 @@ import pytest
 from labels import labelled
 
 from moeviz import cli, cli_corpus
+from moeviz.capture.families import families
 from moeviz.capture.models import model_facts
 from moeviz.charts import TOPICS
 from moeviz.cli import main
 from moeviz.cli_arguments import COMMANDS, EXAMPLES
 from moeviz.cli_arguments import TOPICS as TOPIC_NAMES
+from moeviz.cli_trace import summary_of, summary_text
 from moeviz.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
@@ -416,7 +419,27 @@ def test_corpus_tells_a_terminal_of_its_texts(monkeypatch, corpus, capsys):
     assert "\rmoeviz: traced 1 of 2 texts\rmoeviz: traced 2 of 2 texts\n" in capsys.readouterr().err
 
 
-def test_a_summary_says_which_layers_differ_in_their_experts(capsys):
+def test_a_summary_says_what_is_not_as_in_most_models():
     trace = sample_trace(layers=2)
-    cli._print_summary(cli._summary(replace(trace, model=replace(trace.model, num_experts=(9, 8)), logits=None)))
-    assert "8 or 9 a layer, 2 a token" in capsys.readouterr().out
+    odd = replace(trace.model, num_experts=(9, 8), site="encoder", layer_kind="unrolled layer", zero_experts=1)
+    text = summary_text(summary_of(replace(trace, model=odd, logits=None)))
+    assert "8 or 9 a layer, the last 1 of which compute nothing, 2 a token" in text
+    assert "its encoder routers\n" in text and "unrolled layers 2 with experts\n" in text
+
+
+def test_families_prints_the_table_and_how_many_are_exact(capsys):
+    assert main(["families"]) == 0
+    assert re.search(r"\d+ of \d+ architectures are recorded exactly", capsys.readouterr().out)
+    assert main(["families", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"architecture", "router", "exact", "kernels"} <= rows[0].keys()
+
+
+def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatch, capsys):
+    table = families()
+    here = table[table["architecture"].isin(["mixtral", "olmoe"])]
+    monkeypatch.setattr("moeviz.cli_families.families", lambda: here.replace("OlmoeTopKRouter", "OldRouter"))
+    monkeypatch.setattr("moeviz.capture.survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
+    assert main(["families", "--check"]) == 1
+    out = capsys.readouterr().out.split("\n\n", 1)[1]
+    assert "OldRouter" in out and "OlmoeTopKRouter" in out and "MixtralTopKRouter" not in out

@@ -8,7 +8,7 @@ when the block ends.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +18,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from moeviz.capture import our_experts, routing_ops
 from moeviz.capture.hf import Progress, Sampling, assemble, run_model
 from moeviz.capture.models import LoadedModel
+from moeviz.capture.odd_routers import Answer
 from moeviz.capture.probe import (
     Swap,
     check,
     own_forward,
     registered_experts,
-    replaced,
     router_inputs,
     swap_of,
     with_forward,
 )
-from moeviz.capture.prompts import prepare
-from moeviz.capture.recording import Heard, Recording, alone
+from moeviz.capture.prompts import prepare, tokens_met
+from moeviz.capture.recording import Heard, Recording, alone, answers, replaced
 from moeviz.capture.routers import find_routers
 from moeviz.routing_trace import RoutingTrace
 
@@ -56,6 +56,7 @@ def trace(
     max_new_tokens: int = 0,
     sampling: Sampling | None = None,
     keep_logits: bool = True,
+    site: str | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model with its routers run by our kernels; arguments, trace and errors as in `hf.trace`.
@@ -63,33 +64,44 @@ def trace(
     Expert ids are those of the model's own routers but for ties at the boundary of the top-k, weights are equal up to
     rounding. `logging` says (INFO, "moeviz.capture") which routers kept their own way, and why.
     """
-    run = prepare(model, prompts, tokenizer, max_new_tokens)
+    run = prepare(model, prompts, tokenizer, max_new_tokens, site)
     batch = run.batch.input_ids
-    with fused(run.model, batch.numel() + len(batch) * max_new_tokens, keep_logits) as record:
+    with fused(run.model, batch.numel() + len(batch) * max_new_tokens, keep_logits, site) as record:
         generated = run_model(run.model, run.batch, max_new_tokens, sampling or Sampling(), progress)
-        steps = [batch.shape[1]] + [1] * (generated.shape[1] - 1)
+        prompt, new = tokens_met(run, record[0].swap.router.site, generated)
+        steps = [prompt.input_ids.shape[1]] + [1] * (new.shape[1] - 1)
         recording = recorded(record, len(batch), steps, keep_logits)
     return assemble(recording, run, generated)
 
 
 @contextmanager
-def fused(model: PreTrainedModel, tokens: int, keep_logits: bool = True) -> Iterator[tuple[Rows, ...]]:
+def fused(
+    model: PreTrainedModel, tokens: int, keep_logits: bool = True, site: str | None = None
+) -> Iterator[tuple[Rows, ...]]:
     """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
 
-    Raises `CaptureError` for a model without routers, or one that is being recorded already.
+    Raises `CaptureError` for a model without routers, one whose layers run in a loop, or one that is being recorded
+    already.
     """
-    swaps = tuple(swap_of(router) for router in find_routers(model))
+    swaps = tuple(swap_of(router) for router in find_routers(model, site))
     with ExitStack() as stack:
         stack.enter_context(alone(model))
         experts_trouble = check(model, swaps)
         record = tuple(_rows(swap, tokens, keep_logits) for swap in swaps)
         for rows in record:
-            forward = _observed(rows) if rows.swap.trouble else _fused(rows)
-            stack.enter_context(with_forward(rows.swap.router.module, forward))
+            stack.enter_context(_recording(rows))
         if not experts_trouble:
             stack.enter_context(_our_experts(model))
         _tell([*experts_trouble, *(swap.trouble for swap in swaps if swap.trouble)])
         yield record
+
+
+def _recording(rows: Rows) -> AbstractContextManager[None]:
+    """The router decides our way, or its own, and what it decides is kept."""
+    router = rows.swap.router
+    if rows.swap.trouble and router.odd:
+        return answers(router, _keep(rows))
+    return with_forward(router.module, _observed(rows) if rows.swap.trouble else _fused(rows))
 
 
 def _tell(troubles: list[str]) -> None:
@@ -109,7 +121,8 @@ def _our_experts(model: PreTrainedModel) -> Iterator[None]:
 
 def _rows(swap: Swap, tokens: int, keep_logits: bool) -> Rows:
     logits, weights, experts = swap.sample
-    device = torch.device("cpu") if logits.device.type == "meta" else logits.device
+    device = torch.device("cpu") if weights.device.type == "meta" else weights.device
+    keep_logits = keep_logits and logits is not None
 
     def zeros(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return torch.zeros(tokens + 1, like.shape[-1], dtype=dtype or like.dtype, device=device)
@@ -141,18 +154,25 @@ def _fused(rows: Rows) -> Callable[..., tuple]:
 
 def _observed(rows: Rows) -> Callable[..., tuple]:
     """The router's own forward, recorded from what it returns."""
-    own = own_forward(rows.swap.router.module)
+    own, keep = own_forward(rows.swap.router.module), _keep(rows)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
         output = own(*args, **kwargs)
-        logits, weights, experts = (part.reshape(-1, part.shape[-1]) for part in output[:3])
+        keep(output)
+        return output
+
+    return forward
+
+
+def _keep(rows: Rows) -> Callable[[Answer], None]:
+    def keep(answer: Answer) -> None:
+        logits, weights, experts = (None if p is None else p.reshape(-1, p.shape[-1]) for p in answer[:3])
         routing_ops.keep(rows.weights, rows.cursor.clone(), weights)
         routing_ops.keep(rows.experts, rows.cursor, experts)
         if rows.logits is not None:
             routing_ops.keep(rows.logits, rows.logits_cursor, logits)
-        return output
 
-    return forward
+    return keep
 
 
 def recorded(record: tuple[Rows, ...], batch: int, steps: list[int], keep_logits: bool) -> Recording:
@@ -160,11 +180,14 @@ def recorded(record: tuple[Rows, ...], batch: int, steps: list[int], keep_logits
     sizes = [batch * positions for positions in steps]
     heard = []
     for rows in record:
-        parts = [_steps(part, rows, sizes) for part in (rows.experts, rows.weights)]
-        logits = _steps(rows.logits, rows, sizes) if keep_logits else []
-        heard.append(Heard(*parts, logits, rows.swap.sample[0].shape[-1], rows.swap.sample))
+        router, sample = rows.swap.router, rows.swap.sample
+        weights = rows.weights if rows.swap.trouble else rows.weights * router.factor
+        parts = [_steps(part, rows, sizes) for part in (rows.experts, weights)]
+        logits = [] if rows.logits is None else _steps(rows.logits, rows, sizes)
+        heard.append(Heard(*parts, logits, router.num_experts, None if sample[0] is None else sample))
     routers = tuple(rows.swap.router for rows in record)
-    return Recording(routers, keep_logits, [(batch, positions) for positions in steps], heard)
+    calls = [*range(len(routers))] * len(steps)
+    return Recording(routers, keep_logits, [(batch, positions) for positions in steps], heard, calls)
 
 
 def _steps(part: Tensor, rows: Rows, sizes: list[int]) -> list[Tensor]:

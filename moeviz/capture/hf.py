@@ -1,5 +1,6 @@
 """Trace any transformers MoE, on any device, by listening to the routers that the model declares."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,14 +10,17 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
+from moeviz.capture.loops import LAYER_KIND, is_unrolled, unrolled
 from moeviz.capture.models import LoadedModel
-from moeviz.capture.prompts import Batch, Run, prepare
+from moeviz.capture.prompts import Batch, Run, decoder_start, prepare, tokens_met
 from moeviz.capture.recording import Recording, listen, pad
 from moeviz.capture.score_function import score_function
 from moeviz.capture.texts import token_texts
 from moeviz.errors import CaptureError
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
 
+log = logging.getLogger("moeviz.capture")
 ENDED = -1  # in place of a generated id: this row's sequence had ended
 Progress = Callable[[int, int], None]  # (generated so far, to generate at most)
 
@@ -39,6 +43,7 @@ def trace(
     max_new_tokens: int = 0,
     sampling: Sampling | None = None,
     keep_logits: bool = True,
+    site: str | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -48,6 +53,8 @@ def trace(
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
     keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
+    site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",
+                    "feed-forward" (the default) or "attention", "text" (the default) or "images".
     progress        called after the prompts are read and after each generated token. Raise in it to stop.
 
     Raises
@@ -55,11 +62,14 @@ def trace(
     InvalidPrompt: empty, or too long for the model's context. CaptureError: a dense model, or routing that did not
     come through. ModelNotFound: no such model.
 
+    The tokens of a decoder beside an encoder are its start token and what it generates. A layer that runs several
+    times in one forward is as many layers of the trace, and `layer_kind` says so.
+
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
-    transformers' routers share.
+    transformers' routers share; `odd_routers.py` has those that answer otherwise.
     """
-    run = prepare(model, prompts, tokenizer, max_new_tokens)
-    with listen(run.model, keep_logits) as recording:
+    run = prepare(model, prompts, tokenizer, max_new_tokens, site)
+    with listen(run.model, keep_logits, site) as recording:
         generated = run_model(run.model, run.batch, max_new_tokens, sampling or Sampling(), progress)
     return assemble(recording, run, generated)
 
@@ -70,18 +80,21 @@ def run_model(
 ) -> torch.Tensor:
     """Read the prompts and generate; returns the generated ids (B, N), ENDED where a row had ended already."""
     if max_new_tokens == 0:
-        model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
         if progress is not None:
             progress(0, 0)
         return batch.input_ids[:, :0]
+    if not model.can_generate():
+        raise CaptureError(f"{type(model).__name__} generates no text. Trace its prompt alone, with max_new_tokens=0.")
+    start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     with _seeded(sampling):
         sequences = model.generate(
             batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=_generation_config(model, max_new_tokens, sampling),
-            stopping_criteria=[] if progress is None else [_Report(progress, batch.input_ids.shape[1], max_new_tokens)],
+            stopping_criteria=[] if progress is None else [_Report(progress, start, max_new_tokens)],
         )
-    return _up_to_the_end(model, sequences[:, batch.input_ids.shape[1] :])
+    return _up_to_the_end(model, sequences[:, start:])
 
 
 @contextmanager
@@ -108,6 +121,8 @@ def _thrifty(model: PreTrainedModel, batch: Batch) -> dict:
     """Arguments that a plain forward needs for padded prompts, and that spare it the logits of every token."""
     accepted = signature(model.forward).parameters
     wanted = {"position_ids": (batch.attention_mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}
+    if model.config.is_encoder_decoder:
+        wanted = {"decoder_input_ids": decoder_start(model, len(batch.input_ids)).input_ids}
     return {name: value for name, value in wanted.items() if name in accepted}
 
 
@@ -144,13 +159,17 @@ class _Report(StoppingCriteria):
 
 def assemble(recording: Recording, run: Run, generated: torch.Tensor) -> RoutingTrace:
     """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
+    recording = unrolled(recording)
     recording.check()
-    ids, kept = _routed_tokens(run.batch, generated, recording)
+    for caution in {router.odd.caution for router in recording.routers if router.odd} - {""}:
+        log.warning("%s", caution)
+    prompt, generated = tokens_met(run, recording.site, generated)
+    ids, kept = _routed_tokens(prompt, generated, recording)
     experts = pad([part[kept] for part in recording.stacked("experts")], NO_EXPERT)
     weights = pad([part[kept] for part in recording.stacked("weights")], 0.0)
     experts, weights = sort_slots(experts, weights)
     logits = None
-    if recording.keep_logits:
+    if recording.keep_logits and all(heard.logits for heard in recording.heard):
         logits = pad([part[kept] for part in recording.stacked("logits")], -np.inf)
     sequence, column = np.nonzero(kept)
     texts = [text for row in range(len(ids)) for text in token_texts(run.tokenizer, ids[row][kept[row]].tolist())]
@@ -159,15 +178,22 @@ def assemble(recording: Recording, run: Run, generated: torch.Tensor) -> Routing
         position=(np.cumsum(kept, axis=1) - 1)[kept],
         text=texts,
         token_id=ids[kept],
-        phase=np.where(column < run.batch.input_ids.shape[1], "prompt", "generated"),
+        phase=np.where(column < prompt.input_ids.shape[1], "prompt", "generated"),
     )
-    model = replace(
-        run.info,
-        top_k=experts.shape[-1],
-        num_experts=tuple(heard.num_experts for heard in recording.heard),
-        score_function=score_function(recording.logit_samples()),
-    )
-    return RoutingTrace(model, tokens, experts, weights, logits)
+    return RoutingTrace(_facts(recording, run.info, experts.shape[-1]), tokens, experts, weights, logits)
+
+
+def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
+    """What the recording tells of the model, beside what was known of it before it ran."""
+    heard = {
+        "top_k": slots,
+        "num_experts": tuple(heard.num_experts for heard in recording.heard),
+        "score_function": score_function(recording.logit_samples()),
+    }
+    if is_unrolled(recording.routers):  # the parameters of a layer would count once a pass
+        layers = tuple(router.layer for router in recording.routers)
+        heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
+    return replace(info, **heard)
 
 
 def _routed_tokens(batch: Batch, generated: torch.Tensor, recording: Recording) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 from transformers.activations import SiLUActivation
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
 import moeviz.capture.routing_ops  # noqa: F401  registers the operators
 
@@ -34,7 +34,8 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
 def is_usual(experts: nn.Module) -> bool:
     """Whether experts are SwiGLU with gate and up in one matrix, no biases, and nothing behind: as our kernels are."""
     plain = not (experts.has_bias or experts.is_transposed or experts.has_post_expert_norm)
-    swiglu = experts.has_gate and experts.is_concatenated and _is_silu(experts.act_fn)
+    own_gate = type(experts)._apply_gate is not _default_apply_gate  # such as one that clamps
+    swiglu = experts.has_gate and experts.is_concatenated and not own_gate and _is_silu(experts.act_fn)
     return plain and swiglu and not experts._is_expert_parallel
 
 

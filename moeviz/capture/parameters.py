@@ -18,6 +18,7 @@ PART_OF_PATH = {
     "attention": re.compile(r"\b(self_|linear_)?(attn|attention)\b"),
     "dense_layers": re.compile(r"\b(mlp|ffn|feed_forward)\b"),
 }
+IS_LAYER = re.compile(r"\.\d+$")  # a router that stands in the layer itself, beside its dense block
 
 
 def count_parameters(model: nn.Module, routers: Sequence[Router] | None = None) -> ParameterCounts:
@@ -27,13 +28,13 @@ def count_parameters(model: nn.Module, routers: Sequence[Router] | None = None) 
     counts = dict.fromkeys(PARTS, 0)
     for path, parameter in model.named_parameters(remove_duplicate=True):
         counts[homes.get(id(parameter)) or _part(path, routers)] += parameter.numel()
-    per_expert = tuple(_size(model.get_submodule(r.experts_path)) // r.num_experts for r in routers)
+    per_expert = tuple(_size_of_experts(r) // (r.num_experts - r.zero_experts) for r in routers)
     return ParameterCounts(**counts, per_expert=per_expert)
 
 
-def describe(model: nn.Module, name: str, revision: str | None = None) -> ModelInfo:
-    """The facts about `model` that are known before it runs."""
-    routers = find_routers(model)
+def describe(model: nn.Module, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:
+    """The facts about `model` that are known before it runs; of one site of its routers, where it has several."""
+    routers = find_routers(model, site)
     config = model.config.get_text_config()
     return ModelInfo(
         name=name,
@@ -44,7 +45,9 @@ def describe(model: nn.Module, name: str, revision: str | None = None) -> ModelI
         num_layers=getattr(config, "num_hidden_layers", None),
         dtype=str(model.dtype).removeprefix("torch."),
         revision=revision,
-        parameters=count_parameters(model, routers),
+        parameters=None if routers[0].site else count_parameters(model, routers),  # half of the experts are elsewhere
+        site=routers[0].site,
+        zero_experts=max(router.zero_experts for router in routers),
     )
 
 
@@ -79,12 +82,13 @@ def _part(path: str, routers: Sequence[Router]) -> str:
     for router in routers:
         if path.startswith(router.path + "."):
             return "routers"
-        if path.startswith(router.experts_path + "."):
+        if any(path.startswith(experts + ".") for experts in router.experts):
             return "routed_experts"
     part = next((part for part, pattern in PART_OF_PATH.items() if pattern.search(path)), "other")
-    in_moe_block = part == "dense_layers" and any(path.startswith(router.block_path + ".") for router in routers)
+    blocks = (router.block_path + "." for router in routers if not IS_LAYER.search(router.block_path))
+    in_moe_block = part == "dense_layers" and any(path.startswith(block) for block in blocks)
     return "routers" if in_moe_block else part  # e.g. a selection bias that lies beside the router
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _size_of_experts(router: Router) -> int:
+    return sum(parameter.numel() for experts in router.experts.values() for parameter in experts.parameters())

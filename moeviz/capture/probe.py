@@ -1,7 +1,7 @@
 """Check on a first forward, before anything is replaced, that we decide and compute what the model does itself."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,11 @@ from transformers import PreTrainedModel
 
 from moe_kernels.reference import route_torch
 from moeviz.capture import our_experts, routing_ops
-from moeviz.capture.recording import check_layout, sample_rows
-from moeviz.capture.router_families import FAMILIES, Family
+from moeviz.capture.odd_routers import Answer
+from moeviz.capture.recording import answers, check_layout, replaced, sample_rows
+from moeviz.capture.router_families import FAMILIES, OTHERS, Family
 from moeviz.capture.routers import Router
+from moeviz.errors import CaptureError
 
 PROBE = 16  # tokens
 WEIGHT_ERROR = 1e-5  # relative: float32 sums in another order
@@ -27,29 +29,16 @@ class Swap:
     router: Router
     family: Family | None
     trouble: str | None = None
-    sample: tuple[Tensor, ...] = ()  # rows of its own logits, weights and experts, on the probe
+    sample: tuple[Tensor | None, ...] = ()  # rows of its own logits (where it has any), weights, experts, on the probe
+    answered: int = 0  # times, on the probe
 
 
 def swap_of(router: Router) -> Swap:
     """What we know of a router before it is checked."""
-    name = type(router.module).__name__
-    family = FAMILIES.get(name)
-    return Swap(router, family, None if family else f"moeviz has no kernel for {name}")
-
-
-@contextmanager
-def replaced(holder: object, attribute: str, value: object) -> Iterator[None]:
-    """Set an attribute of an instance, and take it away or put the old one back."""
-    missing = object()
-    before = vars(holder).get(attribute, missing)
-    setattr(holder, attribute, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            delattr(holder, attribute)
-        else:
-            setattr(holder, attribute, before)
+    family = FAMILIES.get(router.kind)
+    if family is not None:
+        return Swap(router, family)
+    return Swap(router, None, f"{router.kind} {OTHERS.get(router.kind, 'is not known to moeviz')}")
 
 
 def own_place(module: nn.Module) -> str:
@@ -79,10 +68,19 @@ def check(model: PreTrainedModel, swaps: tuple[Swap, ...]) -> list[str]:
     experts_trouble: list[str] = []
     with ExitStack() as stack:
         for swap in swaps:
-            stack.enter_context(with_forward(swap.router.module, _checking(swap)))
+            stack.enter_context(answers(swap.router, _sampling(swap)))
+            if swap.trouble is None:
+                stack.enter_context(with_forward(swap.router.module, _checking(swap)))
         for experts in registered_experts(model):
             stack.enter_context(with_forward(experts, _checking_experts(experts, experts_trouble)))
-        model(input_ids=ids, use_cache=False)
+        start = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
+        model(input_ids=ids, use_cache=False, **start)
+    for swap in swaps:
+        if swap.answered != 1:
+            raise CaptureError(
+                f"{swap.router.kind} at {swap.router.path} answered {swap.answered} times when the model ran once, "
+                "which moeviz's kernels cannot record. Trace it without them."
+            )
     return experts_trouble
 
 
@@ -91,16 +89,21 @@ def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
     return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
 
 
+def _sampling(swap: Swap) -> Callable[[Answer], None]:
+    def note(answer: Answer) -> None:
+        check_layout(swap.router, answer)
+        swap.sample, swap.answered = sample_rows(answer), swap.answered + 1
+
+    return note
+
+
 def _checking(swap: Swap) -> Callable[..., tuple]:
     router = swap.router.module
     own = own_forward(router)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
         output = own(*args, **kwargs)
-        check_layout(swap.router, output)
-        swap.sample = sample_rows(output)
-        if swap.trouble is None:
-            swap.trouble = _difference(swap.family, router, args, kwargs, output)
+        swap.trouble = _difference(swap.family, router, args, kwargs, output)
         return output
 
     return forward

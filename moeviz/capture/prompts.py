@@ -35,6 +35,7 @@ def prepare(
     prompts: str | Sequence[str],
     tokenizer: PreTrainedTokenizerBase | None,
     max_new_tokens: int,
+    site: str | None = None,
 ) -> Run:
     """Open the model where it is a name, and read the prompts. Raises what `trace` raises of them."""
     if isinstance(model, str):
@@ -42,19 +43,41 @@ def prepare(
     if isinstance(model, LoadedModel):
         model, tokenizer, info = model.model, model.tokenizer, model.info
     else:
-        info = describe(model, model.config.name_or_path or model.config.model_type)
+        info = describe(model, model.config.name_or_path or model.config.model_type, site=site)
+    if site is not None:
+        info = describe(model, info.name, info.revision, site)
     if tokenizer is None:
         raise CaptureError(f"{type(model).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
-    if model.config.is_encoder_decoder:
-        raise CaptureError(f"{type(model).__name__} has an encoder and a decoder; moeviz reads decoder-only models.")
     batch = _read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
     return Run(model, tokenizer, info, batch)
+
+
+def tokens_met(run: Run, site: str, generated: torch.Tensor) -> tuple[Batch, torch.Tensor]:
+    """What the routers of a site meet: a prompt, and what is generated after it (B, N)."""
+    if site == "encoder":
+        return run.batch, generated[:, :0]
+    if site == "decoder":
+        return decoder_start(run.model, len(run.batch.input_ids)), generated
+    return run.batch, generated
+
+
+def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
+    """What the decoder beside an encoder reads first."""
+    start = model.generation_config.decoder_start_token_id
+    start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
+    if start is None:
+        raise CaptureError(f"The config of {type(model).__name__} does not say which token its decoder starts with.")
+    ids = torch.full((sequences, 1), start, device=model.device)
+    return Batch(ids, torch.ones_like(ids))
 
 
 def _read_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
 ) -> Batch:
-    """Tokenise, check against the context, and pad on the left: generation goes on from the right end."""
+    """Tokenise, check against the context, and pad on the left: generation goes on from the right end.
+
+    An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.
+    """
     if max_new_tokens < 0:
         raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens; give 0 or more.")
     if not prompts or not all(prompts):
@@ -65,10 +88,13 @@ def _read_prompts(
     longest = max(map(len, ids))
     _check_context(longest, max_new_tokens, context_length(model))
     device = torch.device("cpu") if model.device.type == "meta" else model.device
-    left = [longest - len(row) for row in ids]
     filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
-    input_ids = torch.tensor([[filler] * n + row for n, row in zip(left, ids, strict=True)], device=device)
-    mask = torch.tensor([[0] * n + [1] * len(row) for n, row in zip(left, ids, strict=True)], device=device)
+    if model.config.is_encoder_decoder:
+        filler = model.config.pad_token_id
+        padded = [(row + [filler] * (longest - len(row)), [1] * len(row) + [0] * (longest - len(row))) for row in ids]
+    else:
+        padded = [([filler] * (longest - len(row)) + row, [0] * (longest - len(row)) + [1] * len(row)) for row in ids]
+    input_ids, mask = (torch.tensor(part, device=device) for part in zip(*padded, strict=True))
     return Batch(input_ids, mask)
 
 

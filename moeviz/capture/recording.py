@@ -5,7 +5,7 @@ model has finished. Letters: B sequences in the batch, S positions of one forwar
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeviz.capture.odd_routers import Answer
 from moeviz.capture.routers import Router, find_routers
 from moeviz.errors import CaptureError
 
@@ -39,6 +40,12 @@ class Recording:
     keep_logits: bool
     forwards: list[tuple[int, int]] = field(default_factory=list)  # (B, S) of each forward
     heard: list[Heard] = field(default_factory=list)  # one per router
+    calls: list[int] = field(default_factory=list)  # which router answered, in order
+
+    @property
+    def site(self) -> str:
+        """Which of the model's routers these are; "" in a model that has one site."""
+        return self.routers[0].site
 
     def check(self) -> None:
         """Raise `CaptureError` unless every router answered in every forward, for every token."""
@@ -47,7 +54,7 @@ class Recording:
             if fired != len(self.forwards):
                 raise CaptureError(
                     f"The model ran {len(self.forwards)} times, but its router {router.path} "
-                    f"({type(router.module).__name__}) answered {fired} times. A fused kernel may bypass it, or its "
+                    f"({router.kind}) answered {fired} times. A fused kernel may bypass it, or its "
                     "layer may run in a loop; load the model without replaced kernels (use_kernels=False)."
                 )
             if rows != [batch * positions for batch, positions in self.forwards]:
@@ -69,24 +76,70 @@ class Recording:
 
 
 @contextmanager
-def listen(model: nn.Module, keep_logits: bool = False) -> Iterator[Recording]:
-    """Record the routers of `model` in every forward that runs inside the `with` block.
+def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
+    """Record the routers of `model`, of one site, in every forward that runs inside the `with` block.
 
     The model computes exactly what it computes without. Listening ends with the block, whatever happens in it. One
     listener at a time per model: a second thread waits, the same thread gets a `CaptureError`.
     """
-    routers = find_routers(model)
+    routers = find_routers(model, site)
     recording = Recording(routers, keep_logits, heard=[Heard() for _ in routers])
     with ExitStack() as stack:
         stack.enter_context(alone(model))
-        hooks = [model.register_forward_pre_hook(_note_forward(recording), with_kwargs=True)]
-        classes = [type(router.module) for router in routers]
-        for index, (router, heard) in enumerate(zip(routers, recording.heard, strict=True)):
-            first_of_class = classes.index(classes[index]) == index
-            hooks.append(router.module.register_forward_hook(_note_routing(router, heard, keep_logits, first_of_class)))
-        for hook in hooks:
-            stack.callback(hook.remove)
+        reader = reading_module(model, recording.site)
+        stack.callback(reader.register_forward_pre_hook(_note_forward(recording), with_kwargs=True).remove)
+        kinds = [router.kind for router in routers]
+        for index, router in enumerate(routers):
+            first_of_class = kinds.index(router.kind) == index
+            note = _note_routing(recording, index, first_of_class)
+            stack.enter_context(answers(router, note))
         yield recording
+
+
+def reading_module(model: nn.Module, site: str) -> nn.Module:
+    """The part of a model that reads the tokens which the routers of `site` meet."""
+    stacks = {"encoder": "get_encoder", "decoder": "get_decoder"}
+    return getattr(model, stacks[site])() if site in stacks else model
+
+
+@contextmanager
+def answers(router: Router, note: Callable[[Answer], None]) -> Iterator[None]:
+    """Inside the block, `note` gets what the router answers."""
+    if router.odd is not None and router.odd.method:
+        own = getattr(router.block, router.odd.method)
+
+        def wrapped(*given: torch.Tensor) -> tuple:
+            answer = own(*given)
+            note(router.read(given, answer))
+            return answer
+
+        with replaced(router.block, router.odd.method, wrapped):
+            yield
+        return
+
+    def hook(_module: nn.Module, given: tuple, answer: tuple) -> None:
+        note(answer if router.odd is None else router.read(given, answer))
+
+    handle = router.module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced(holder: object, attribute: str, value: object) -> Iterator[None]:
+    """Set an attribute of an instance, and take it away or put the old one back."""
+    missing = object()
+    before = vars(holder).get(attribute, missing)
+    setattr(holder, attribute, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(holder, attribute)
+        else:
+            setattr(holder, attribute, before)
 
 
 # Hooks are per model, and a model may be shared by every visitor of an app.
@@ -119,15 +172,18 @@ def _note_forward(recording: Recording):
     return note
 
 
-def _note_routing(router: Router, heard: Heard, keep_logits: bool, first_of_class: bool):
+def _note_routing(recording: Recording, index: int, first_of_class: bool) -> Callable[[Answer], None]:
+    router, heard, keep_logits = recording.routers[index], recording.heard[index], recording.keep_logits
+
     # Runs once per layer and generated token, so it does the least it can: shapes are put right in `stacked`.
-    def note(_module: nn.Module, _args: tuple, output: tuple) -> None:
+    def note(answer: Answer) -> None:
+        recording.calls.append(index)
         if not heard.experts:
-            check_layout(router, output)
-            heard.num_experts = output[0].shape[-1]
-            heard.sample = sample_rows(output) if first_of_class else None
-        logits, weights, experts = output[:3]
-        if keep_logits:
+            check_layout(router, answer)
+            heard.num_experts = router.num_experts if answer[0] is None else answer[0].shape[-1]
+            heard.sample = sample_rows(answer) if first_of_class and answer[0] is not None else None
+        logits, weights, experts = answer[:3]
+        if keep_logits and logits is not None:
             heard.logits.append(logits.detach() if logits.requires_grad else logits)
         heard.weights.append(weights.detach() if weights.requires_grad else weights)
         heard.experts.append(experts.to(torch.int16))
@@ -135,27 +191,33 @@ def _note_routing(router: Router, heard: Heard, keep_logits: bool, first_of_clas
     return note
 
 
-def sample_rows(output: tuple) -> tuple[torch.Tensor, ...]:
-    """The first rows of what a router returned: logits, weights, experts."""
-    return tuple(part.detach().reshape(-1, part.shape[-1])[:SAMPLE_ROWS].clone() for part in output[:3])
+def sample_rows(answer: Answer) -> tuple[torch.Tensor | None, ...]:
+    """The first rows of what a router answered: logits (where it has any), weights, experts."""
+    return tuple(
+        None if part is None else part.detach().reshape(-1, part.shape[-1])[:SAMPLE_ROWS].clone() for part in answer[:3]
+    )
 
 
-def check_layout(router: Router, output: object) -> None:
+def check_layout(router: Router, answer: object) -> None:
     """transformers' routers return (logits, weights, expert ids, …). Anything else is not guessed at."""
-    parts = output[:3] if isinstance(output, tuple) else ()
-    if (
-        len(parts) < 3
-        or not all(isinstance(part, torch.Tensor) for part in parts)
-        or parts[2].is_floating_point()
-        or parts[2].dtype == torch.bool
-        or parts[1].shape != parts[2].shape
-        or parts[0].shape[:-1] != parts[2].shape[:-1]
-        or parts[0].shape[-1] < router.num_experts
-    ):
+    parts = answer[:3] if isinstance(answer, tuple) else ()
+    if len(parts) < 3 or not _fit_together(*parts, router.num_experts):
         raise CaptureError(
-            f"{type(router.module).__name__} at {router.path} does not answer with (logits, weights, expert ids), "
+            f"{router.kind} at {router.path} does not answer with (logits, weights, expert ids), "
             "which is what moeviz can read. This family of models is not supported yet."
         )
+
+
+def _fit_together(logits: object, weights: object, experts: object, num_experts: int) -> bool:
+    return (
+        isinstance(weights, torch.Tensor)
+        and isinstance(experts, torch.Tensor)
+        and not experts.is_floating_point()
+        and experts.dtype != torch.bool
+        and weights.shape == experts.shape
+        and (logits is None or isinstance(logits, torch.Tensor))
+        and (logits is None or (logits.shape[:-1] == experts.shape[:-1] and logits.shape[-1] == num_experts))
+    )
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -2,18 +2,30 @@
 
 Names are not trusted: substrings such as 'gate' also match `gate_proj` and `shared_expert_gate`. transformers
 declares, per architecture, which module class gives `router_logits` (`_can_record_outputs`); those are the routers.
+What is declared otherwise, or not at all, has a row in ODD_ROUTERS.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
 
+from moeviz.capture.odd_routers import ODD_ROUTERS, Answer, Odd
 from moeviz.errors import CaptureError
 
 LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
+# Where a model has routers of several kinds: a word in their path, and the name of the site.
+SITES = {
+    "encoder": re.compile(r"\bencoder\b"),
+    "decoder": re.compile(r"\bdecoder\b"),
+    "text": re.compile(r"\btext_moe\b"),
+    "images": re.compile(r"\bvision_moe\b"),
+    "attention": re.compile(r"\bself_attention\b"),
+}
+OTHER_SITE = "feed-forward"
+SITE_BY_DEFAULT = (OTHER_SITE, "text", "encoder")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,39 +35,93 @@ class Router:
     path: str  # "model.layers.3.mlp.gate"
     layer: int  # the model's own layer index
     module: nn.Module
-    experts_path: str  # "model.layers.3.mlp.experts"
-    num_experts: int
+    block: nn.Module  # what holds the router
+    experts: dict[str, nn.Module]  # the modules with the experts' weights, by path
+    num_experts: int  # those that compute nothing too
+    zero_experts: int  # the last of them, which compute nothing
     top_k: int
+    site: str = ""  # one of SITES, or OTHER_SITE; "" in a model that has one site
+    odd: Odd | None = None  # how it differs from most
 
     @property
     def block_path(self) -> str:
         """Path of the MoE block that holds the router."""
         return self.path.rpartition(".")[0]
 
+    @property
+    def kind(self) -> str:
+        """The class of the router."""
+        return type(self.module).__name__
 
-def find_routers(model: nn.Module) -> tuple[Router, ...]:
-    """Every router that `model` declares, by layer.
+    @property
+    def factor(self) -> float:
+        """What the block multiplies the sum of its experts by, beside the weights that the router gives them."""
+        return float(self.odd.factor(self.block)) if self.odd and self.odd.factor else 1.0
+
+    def read(self, given: tuple, answer: tuple) -> Answer:
+        """What the router answered, as (logits, weights, expert ids)."""
+        if self.odd is None:
+            return answer
+        logits, weights, experts = self.odd.read(self.module, given, answer)[:3]
+        return logits, weights if self.odd.factor is None else weights * self.factor, experts
+
+
+def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:
+    """The routers that `model` declares, by layer; of one site, where it has several.
+
+    site   "encoder" or "decoder", "attention" or "feed-forward", "text" or "images". Default: "feed-forward", "text"
+           or "encoder".
 
     Raises
     ------
-    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found.
+    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found; experts
+    without a router; a site that it does not have.
     """
+    routers = _all_routers(model)
+    sites = list(dict.fromkeys(router.site for router in routers))
+    if site is None:
+        site = next((name for name in SITE_BY_DEFAULT if name in sites), sites[0])
+    if site not in sites:
+        raise CaptureError(f"{type(model).__name__} has no routers for {site!r}; {_sites_of(sites)}.")
+    found = sorted((router for router in routers if router.site == site), key=lambda router: router.layer)
+    for one, other in pairwise(found):
+        if one.layer == other.layer:
+            raise CaptureError(
+                f"{type(model).__name__} has two routers at layer {one.layer} ({one.path} and {other.path}); moeviz "
+                "does not know how to tell them apart."
+            )
+    return tuple(found)
+
+
+def router_sites(model: nn.Module) -> tuple[str, ...]:
+    """The sites of a model's routers; ("",) where there is one."""
+    return tuple(dict.fromkeys(router.site for router in _all_routers(model)))
+
+
+def _sites_of(sites: Sequence[str]) -> str:
+    return f"it has them for {' and '.join(map(repr, sites))}" if any(sites) else "it has one kind of routers"
+
+
+def _all_routers(model: nn.Module) -> list[Router]:
     parts = dict(model.named_modules())
     declared = tuple(_declared_classes(parts.values()))
-    routers = [_router(model, path, parts) for path, part in parts.items() if isinstance(part, declared)]
-    if not routers:
+    paths = [p for p, part in parts.items() if isinstance(part, declared) or type(part).__name__ in ODD_ROUTERS]
+    paths = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]  # a block, declared
+    if not paths:
         raise CaptureError(
             f"{type(model).__name__} declares no router, so there is no routing to record. Is it a dense model? "
             "Choose a Mixture-of-Experts model, such as Mixtral, OLMoE or Qwen3-MoE."
         )
-    routers.sort(key=lambda router: router.layer)
-    for one, other in pairwise(routers):
-        if one.layer == other.layer:
-            raise CaptureError(
-                f"{type(model).__name__} has two routers at layer {one.layer} ({one.path} and {other.path}); moeviz "
-                "reads models with one router a layer."
-            )
-    return tuple(routers)
+    sites = {path: _site(path) for path in paths}
+    if len(set(sites.values())) == 1:
+        sites = dict.fromkeys(paths, "")
+    routers = [_router(model, path, parts, site) for path, site in sites.items()]
+    _check_all_are_found(model, parts, routers)
+    return routers
+
+
+def _site(path: str) -> str:
+    return next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE)
 
 
 def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
@@ -67,19 +133,39 @@ def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
                 yield declared
 
 
-def _router(model: nn.Module, path: str, parts: dict[str, nn.Module]) -> Router:
-    name, index, module = type(model).__name__, LAYER_INDEX.search(path), parts[path]
+def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str) -> Router:
+    module, index = parts[path], LAYER_INDEX.search(path)
+    odd = ODD_ROUTERS.get(type(module).__name__)
     block_path = path.rpartition(".")[0]
-    experts_path = f"{block_path}.experts" if block_path else "experts"
-    block, experts = parts[block_path], parts.get(experts_path)
-    num_experts = _first_number("num_experts", module, experts, block)
-    top_k = _first_number("top_k", module, block)
-    if index is None or experts is None or num_experts is None or top_k is None:
+    block = parts[block_path]
+    experts = _experts(path, parts, odd.experts if odd else ("experts",))
+    num_experts = _first_number("num_experts", module, *experts.values(), block)
+    top_k = (odd.top_k(module) if odd else None) or _first_number("top_k", module, block)
+    if index is None or not experts or num_experts is None or top_k is None:
         raise CaptureError(
-            f"{name} declares {type(module).__name__} at {path} as a router, but moeviz does not know its shape: it "
-            "needs a layer index in the path, an `experts` module beside the router, `num_experts` and `top_k`."
+            f"{type(model).__name__} declares {type(module).__name__} at {path} as a router, but moeviz does not know "
+            "its shape: it needs a layer index in the path, an `experts` module beside the router, `num_experts` and "
+            "`top_k`."
         )
-    return Router(path, int(index.group(1)), module, experts_path, num_experts, top_k)
+    zero = odd.zero_experts(module) if odd else 0
+    return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, odd)
+
+
+def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
+    """The experts of the router at `path`: beside it, or in it."""
+    places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
+    return {place: parts[place] for place in places if place in parts}
+
+
+def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers: Sequence[Router]) -> None:
+    """Half of the layers would look like all of them."""
+    known = {path for router in routers for path in (*router.experts, router.block_path)}
+    for path, part in parts.items():
+        if path.rpartition(".")[2] == "experts" and path not in known:
+            raise CaptureError(
+                f"{type(model).__name__} has {type(part).__name__} at {path}, but declares no router for them; moeviz "
+                "will not show some of the layers as if they were all."
+            )
 
 
 def _first_number(attribute: str, *parts: nn.Module | None) -> int | None:

@@ -16,13 +16,21 @@ def score_function(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]])
     """The function that explains the weights, from rows of (logits (T, E), weights (T, K), experts (T, K)).
 
     Weights are scores of the chosen experts up to a factor per token (renormalising, scaling), so within a row the
-    ratios of weights equal the ratios of scores. "unknown" where no function fits, or where two fit about as well:
-    with one slot a token there are no ratios to compare.
+    ratios of weights equal the ratios of scores. "unknown" where no function fits, or where two fit about as well.
+    With one slot a token there are no ratios to compare; then "softmax" where the weights are its probabilities.
     """
-    errors = {name: max(_misfit(name, *sample) for sample in samples) for name in FUNCTIONS}
+    if samples and all(weights.shape[-1] == 1 for _, weights, _ in samples):
+        return "softmax" if all(_are_probabilities(*sample) for sample in samples) else "unknown"
+    errors = {name: max((_misfit(name, *sample) for sample in samples), default=np.inf) for name in FUNCTIONS}
     best, second = sorted(FUNCTIONS, key=errors.__getitem__)[:2]
     clear = errors[best] <= TOLERANCE and errors[second] > CLEARLY_BETTER * errors[best]
     return best if clear else "unknown"
+
+
+def _are_probabilities(logits: np.ndarray, weights: np.ndarray, experts: np.ndarray) -> bool:
+    chosen = (experts >= 0) & (weights > 0)
+    scores = np.take_along_axis(normalised_scores(logits, "softmax"), np.where(chosen, experts, 0).astype(np.int64), -1)
+    return bool(chosen.any() and np.abs(scores - weights)[chosen].max() <= TOLERANCE)
 
 
 def _misfit(name: str, logits: np.ndarray, weights: np.ndarray, experts: np.ndarray) -> float:

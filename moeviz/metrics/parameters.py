@@ -51,7 +51,7 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     Source: counting; the expectation is the coupon collector's.
     """
     counts, model = _counts(trace, "The growth of touched parameters"), trace.model
-    distinct = np.stack([_distinct(experts) for experts in trace.experts])
+    distinct = np.stack([_distinct(experts) for experts in _with_parameters(trace)])
     experts = distinct.sum(axis=0)
     changes = np.flatnonzero(np.diff(experts, prepend=-1))
     touched = np.array([touched_parameters(counts, distinct[:, t].tolist()) for t in changes], np.int64)
@@ -67,6 +67,12 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
+def _with_parameters(trace: RoutingTrace) -> np.ndarray:
+    """The expert ids, without those that compute nothing."""
+    first_zero = np.asarray(trace.model.num_experts)[:, None, None] - trace.model.zero_experts
+    return np.where(trace.experts < first_zero, trace.experts, NO_EXPERT)
+
+
 def _distinct(experts: np.ndarray) -> np.ndarray:
     """How many different experts one layer has chosen after each token."""
     token, slot = np.nonzero(experts != NO_EXPERT)
@@ -78,7 +84,7 @@ def _touched_by_chance(trace: RoutingTrace, counts: ParameterCounts) -> np.ndarr
     num_experts = np.asarray(trace.model.num_experts)[:, None]
     missed = np.cumprod(1 - (trace.experts != NO_EXPERT).sum(axis=2) / num_experts, axis=1)
     sizes = np.asarray(counts.per_expert, np.float64)
-    return counts.total - counts.routed_experts + sizes @ (num_experts * (1 - missed))
+    return counts.total - counts.routed_experts + sizes @ ((num_experts - trace.model.zero_experts) * (1 - missed))
 
 
 def _counts(trace: RoutingTrace, why: str) -> ParameterCounts:

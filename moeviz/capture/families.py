@@ -1,0 +1,27 @@
+"""The MoE families of transformers and how moeviz reads each: a table that ships, made and checked by the survey."""
+
+from pathlib import Path
+
+import pandas as pd
+
+TABLE = Path(__file__).with_name("families.csv")
+
+
+def surveyed_version() -> str:
+    """The version of transformers that the table is of."""
+    return TABLE.read_text().partition("\n")[0].removeprefix("# transformers ")
+
+
+def families() -> pd.DataFrame:
+    """How the routers of each architecture decide, and how moeviz records them; one row per class of router and site.
+
+    Columns, all str: architecture · router (its class) · site (where a model has routers of several kinds) · score
+    (softmax, sigmoid, sqrt softplus, or unknown) · bias (a selection bias: yes or empty) · groups (how groups of
+    experts are judged, where they limit the choice) · renormalised (yes, by config, or empty) · scaled · shared (shared
+    experts beside the routed ones) · kernels (yes, or why not) · exact (yes, or how the trace differs from what the
+    experts received) · remark (how the router differs from most). "–" where the kernels do not run a router, so that
+    nothing has read these steps off it.
+
+    Source: `python -m moeviz.capture.survey`, which ran a tiny random model of each.
+    """
+    return pd.read_csv(TABLE, comment="#", dtype="str", keep_default_na=False)

@@ -1,0 +1,147 @@
+"""Routers that answer otherwise than transformers' routers do: a row and a small reader each.
+
+Most routers of transformers return (logits, weights, expert ids) from their forward, a child `experts` stands beside
+them, and the model declares them. What is not so has a row here, by the class of the router, in transformers 5.24; the
+survey (`moeviz.capture.survey`) holds each of them against what the experts received.
+
+A reader gets the router, the arguments of what it answered to, and the answer; it gives (logits, weights, expert ids):
+logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from moeviz.routing_trace import NO_EXPERT
+
+Answer = tuple  # (logits or None, weights, expert ids), and what else a router answers with
+Reader = Callable[[nn.Module, tuple, tuple], Answer]
+
+
+def _as_it_comes(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    return answer
+
+
+def _decided_by_the_block(_router: nn.Module, given: tuple, answer: tuple) -> Answer:
+    weights, experts = answer
+    return given[0], weights, experts
+
+
+def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """Logarithms of probabilities are logits, up to a number that is the same for all experts of a token."""
+    return answer[0].log(), *answer[1:3]
+
+
+def _scores_of_all(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """The scores of experts that were not chosen are 0."""
+    scores, logits = answer
+    weights, experts = scores.topk(router.top_k, dim=-1)
+    return logits, weights, experts
+
+
+def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """Assignments in order of their experts: which they were, their weights, and how many each expert has."""
+    order, _tokens, sorted_weights, counts, logits = answer
+    sorted_experts = torch.arange(len(counts), device=order.device).repeat_interleave(order.new_tensor(counts))
+    experts, weights = torch.empty_like(order), torch.empty_like(sorted_weights)
+    experts[order], weights[order] = sorted_experts, sorted_weights
+    return logits, weights.view(-1, router.top_k), experts.view(-1, router.top_k)
+
+
+def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """A mask of the expert that took the token, empty where it was full."""
+    mask, weights, logits = answer
+    dropped = mask.sum(-1, keepdim=True) == 0
+    return logits, weights.masked_fill(dropped, 0), mask.argmax(-1, keepdim=True).masked_fill(dropped, NO_EXPERT)
+
+
+def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """The weights of all experts: 0 where one was not chosen, or was full."""
+    _mask, weights_of_all, logits = answer
+    weights, experts = weights_of_all.topk(2, dim=-1)
+    return logits, weights, experts.masked_fill(weights == 0, NO_EXPERT)
+
+
+def _with_a_class_for_skipping(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """A token that skips the experts answers with expert 0 and weight 0; its class is the last one."""
+    logits, weights, experts, *_states = answer
+    return logits, weights, experts.masked_fill(weights == 0, logits.shape[-1] - 1)
+
+
+def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """The block answers with the scores of two sets of keys alone; the best pairs of keys are its experts."""
+    scores, places = answer[1].topk(block.num_keys, dim=-1)
+    pairs = (scores[0].unsqueeze(-1) + scores[1].unsqueeze(-2)).flatten(-2)
+    experts_of_pairs = (places[0].unsqueeze(-1) * block.num_keys + places[1].unsqueeze(-2)).flatten(-2)
+    best, position = pairs.topk(block.top_k, dim=-1)
+    weights = best.softmax(dim=-1)
+    if block.norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return None, weights, experts_of_pairs.gather(-1, position)
+
+
+def _own_top_k(router: nn.Module) -> int | None:
+    return getattr(router, "top_k", None)
+
+
+class Odd(NamedTuple):
+    """How a router differs from those that answer with (logits, weights, expert ids)."""
+
+    oddity: str  # in a few words, for the table of families
+    read: Reader = _as_it_comes
+    method: str = ""  # of the block: what decides, where the router module alone does not
+    experts: tuple[str, ...] = ("experts",)  # beside the router, or in it
+    top_k: Callable[[nn.Module], int | None] = _own_top_k
+    zero_experts: Callable[[nn.Module], int] = lambda _router: 0  # the last ids: experts that compute nothing
+    factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
+    caution: str = ""  # what a person must know before trusting the trace
+
+
+def _averaged(block: nn.Module) -> float:
+    return 0.5 if block.num_shared_experts and block.shared_expert_combination_strategy == "average" else 1.0
+
+
+_SCALED_BY_THE_BLOCK = Odd("its block scales the sum of the experts", factor=lambda block: block.routed_scaling_factor)
+_GEMMA = Odd("returns probabilities", _probabilities, top_k=lambda router: router.config.top_k_experts)
+
+ODD_ROUTERS: dict[str, Odd] = {
+    "BeamTopKRouter": _SCALED_BY_THE_BLOCK,
+    "LagunaTopKRouter": _SCALED_BY_THE_BLOCK,
+    "MiniMaxM3VLTopKRouter": _SCALED_BY_THE_BLOCK,
+    "Step3p7TopKRouter": _SCALED_BY_THE_BLOCK,
+    "OpenAIPrivacyFilterTopKRouter": Odd(
+        "divides by top-k, and its block multiplies by it", factor=lambda block: block.router.top_k
+    ),
+    "Cohere2MoeTopKRouter": Odd("its block averages routed and shared experts", factor=_averaged),
+    "DbrxRouter": Odd("its block decides", _decided_by_the_block, method="route_tokens_to_experts"),
+    "DeepseekV4HashRouter": Odd("the first layers look experts up by token id; not declared"),
+    "DogeCDMoE": Odd(
+        "no router module; pairs of product keys",
+        _product_keys,
+        experts=("down_embed", "up_embed"),
+        caution="DogeCDMoE mixes the routing of different tokens when it reads several at once (transformers says so "
+        "beside its code), so an expert is not chosen by its token alone; and only the scores of its keys can be "
+        "heard, from which moeviz works the experts out as the block does.",
+    ),
+    "DiffusionGemmaTextRouter": _GEMMA,
+    "Gemma4TextRouter": _GEMMA,
+    "Ernie4_5_VLMoeMoeTopKRouter": Odd("one router for text, one for images; the block is declared"),
+    "JetMoeTopKGating": Odd(
+        "sorted by expert; a second router in attention", _sorted_by_expert, experts=("input_linear", "output_linear")
+    ),
+    "Llama4Router": Odd("scores of all experts, which scale the experts' input", _scores_of_all),
+    "LongcatFlashTopkRouter": Odd(
+        "some experts compute nothing", zero_experts=lambda router: router.n_routed_experts - router.num_experts
+    ),
+    "NllbMoeTop2Router": Odd(
+        "weights of all experts, capacity",
+        _two_with_capacity,
+        top_k=lambda _router: 2,
+        caution="The experts of NllbMoe in transformers 5.24 read the router's mask as expert ids, so experts 0 and 1 "
+        "run whatever the router decides; the trace holds what it decides.",
+    ),
+    "SwitchTransformersTop1Router": Odd("a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1),
+    "ZayaRouter": Odd("a class for skipping the experts", _with_a_class_for_skipping, zero_experts=lambda _router: 1),
+}

@@ -1,0 +1,148 @@
+"""Models with several kinds of routers, loops, drops and experts that compute nothing, from prompt to trace."""
+
+import numpy as np
+import pytest
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from torch import nn
+
+from moeviz.capture import fused, hf
+from moeviz.capture.routers import find_routers, router_sites
+from moeviz.capture.survey.survey import random_model
+from moeviz.capture.survey.witness import witnessed
+from moeviz.errors import CaptureError
+from moeviz.metrics.load import expert_load
+from moeviz.routing_trace import NO_EXPERT
+
+TEXT = "To be, or not to be: that is the question."
+
+
+def traced(architecture, model=None, **options):
+    model = model or random_model(architecture)
+    model.generation_config.eos_token_id = None
+    with witnessed(model) as testimony:
+        trace = hf.trace(model, TEXT, tokenizer=tiny_tokenizer(), **options)
+    return trace, testimony
+
+
+def received(testimony, place):
+    """What the experts at `place` received, token after token, over all calls."""
+    path = next(path for path in testimony if place in path)
+    return [set(row) for call in testimony[path] for row in call]
+
+
+def chosen(trace, layer):
+    """Experts of each token, without empty slots and weights of 0."""
+    filled = (trace.experts[layer] != NO_EXPERT) & (trace.weights[layer] != 0)
+    return [set(ids[used].tolist()) for ids, used in zip(trace.experts[layer], filled, strict=True)]
+
+
+def test_an_encoder_reads_the_prompt_and_its_decoder_what_it_generates():
+    encoder, testimony = traced("switch_transformers", max_new_tokens=5)
+    assert encoder.model.site == "encoder"
+    assert (encoder.tokens["phase"] == "prompt").all()
+    assert chosen(encoder, 0) == received(testimony, "encoder.block.1.")
+    decoder, testimony = traced("switch_transformers", max_new_tokens=5, site="decoder")
+    assert decoder.model.site == "decoder" and decoder.model.layers == (1, 3)
+    assert decoder.tokens["phase"].tolist() == ["prompt"] + ["generated"] * 4
+    assert chosen(decoder, 1) == received(testimony, "decoder.block.3.")
+
+
+def test_dropped_tokens_have_an_empty_slot():
+    trace, _ = traced("switch_transformers")
+    dropped = (trace.experts == NO_EXPERT).sum()
+    assert 0 < dropped < trace.experts.size
+    assert expert_load(trace)["load"].sum() == pytest.approx(len(trace.model.layers))
+
+
+def test_padding_takes_no_places_of_an_expert_with_a_capacity():
+    model, tokenizer = random_model("switch_transformers"), tiny_tokenizer()
+    both = hf.trace(model, [TEXT, TEXT[:20]], tokenizer=tokenizer)
+    alone = hf.trace(model, TEXT[:20], tokenizer=tokenizer)
+    second = both.select(tokens=(both.tokens["sequence"] == 1).to_numpy())
+    np.testing.assert_array_equal(second.experts, alone.experts)
+
+
+def test_two_routers_in_a_layer_are_two_sites():
+    assert set(router_sites(random_model("jetmoe"))) == {"attention", "feed-forward"}
+    forward, testimony = traced("jetmoe", max_new_tokens=3)
+    assert forward.model.site == "feed-forward"
+    assert chosen(forward, 2) == received(testimony, "layers.2.mlp")
+    attention, testimony = traced("jetmoe", max_new_tokens=3, site="attention")
+    assert chosen(attention, 2) == received(testimony, "layers.2.self_attention.experts")
+
+
+def test_layers_that_run_in_a_loop_are_unrolled():
+    trace, testimony = traced("inkling2_loop", max_new_tokens=3)
+    assert trace.model.layers == tuple(range(8)) and trace.model.layer_kind == "unrolled layer"
+    calls = testimony["model.layers.1.mlp.experts"]  # three passes in each of three forwards
+    assert len(calls) == 9
+    for depth, first in ((1, 0), (3, 1), (5, 2)):
+        assert chosen(trace, depth) == [set(row) for call in calls[first::3] for row in call]
+
+
+def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():
+    trace, _ = traced("longcat_flash")
+    assert trace.model.zero_experts == 2 and trace.model.num_experts == (10, 10)
+    assert (trace.experts >= 8).any()
+    zaya = random_model("zaya")
+    zaya.model.layers[1].mlp.gate.balancing_biases[-1] = 0.8
+    trace, testimony = traced("zaya", zaya)
+    assert trace.model.zero_experts == 1 and trace.model.num_experts == (9,) * 4
+    skipped = trace.experts[..., 0] == 8
+    assert 0 < skipped[1].mean() < 1 and (trace.weights[..., 0][skipped] == 0).all()
+    assert chosen(trace, 1) == received(testimony, "layers.1.")
+
+
+def test_layers_whose_routers_are_not_declared_are_there_too():
+    trace, testimony = traced("deepseek_v4", max_new_tokens=3)
+    assert trace.model.layers == (0, 1, 2, 3)
+    assert chosen(trace, 0) == received(testimony, "layers.0.")
+
+
+def test_a_block_that_decides_is_heard_and_left_as_it_was():
+    trace, testimony = traced("dbrx", max_new_tokens=3)
+    assert chosen(trace, 3) == received(testimony, "blocks.3.")
+    model = random_model("dbrx")
+    hf.trace(model, TEXT, tokenizer=tiny_tokenizer())
+    assert all("route_tokens_to_experts" not in vars(router.block) for router in find_routers(model))
+
+
+def test_what_to_know_before_trusting_a_trace_is_said(caplog):
+    traced("nllb_moe")
+    assert "experts 0 and 1 run whatever the router decides" in caplog.text
+
+
+def test_a_site_that_a_model_does_not_have_is_named_with_those_that_it_has():
+    with pytest.raises(CaptureError, match=r"no routers for 'decoder'; it has them for .*attention"):
+        traced("jetmoe", site="decoder")
+    with pytest.raises(CaptureError, match="no routers for 'decoder'; it has one kind of routers"):
+        traced("mixtral", site="decoder")
+
+
+def test_experts_without_a_router_are_an_error_not_half_a_trace():
+    model = tiny_model(CONFIGS["mixtral"])
+    model.model.layers[1].mlp.gate = nn.Identity()
+    with pytest.raises(CaptureError, match=r"at model\.layers\.1\.mlp\.experts, but declares no router"):
+        find_routers(model)
+
+
+def test_a_model_without_a_head_is_traced_but_does_not_generate():
+    model = tiny_model(CONFIGS["mixtral"]).model
+    assert len(hf.trace(model, TEXT, tokenizer=tiny_tokenizer()).tokens)
+    with pytest.raises(CaptureError, match="MixtralModel generates no text"):
+        hf.trace(model, TEXT, tokenizer=tiny_tokenizer(), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("architecture", ["dbrx", "llama4", "doge", "switch_transformers", "jetmoe", "beam", "zaya"])
+def test_the_call_with_kernels_gives_the_same_trace(architecture):
+    model, tokenizer = random_model(architecture), tiny_tokenizer()
+    model.generation_config.eos_token_id = None
+    plain, kernels = (one.trace(model, TEXT, tokenizer=tokenizer, max_new_tokens=4) for one in (hf, fused))
+    assert kernels.model == plain.model and kernels.tokens.equals(plain.tokens)
+    np.testing.assert_array_equal(np.sort(kernels.experts), np.sort(plain.experts))
+    np.testing.assert_allclose(kernels.weights, plain.weights, atol=1e-6)
+
+
+def test_the_kernels_do_not_record_loops():
+    with pytest.raises(CaptureError, match="answered 3 times when the model ran once"):
+        fused.trace(random_model("inkling2_loop"), TEXT, tokenizer=tiny_tokenizer())
