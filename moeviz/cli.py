@@ -21,6 +21,7 @@ from moeviz.terminal import frame_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moeviz.capture.models import LoadedModel
     from moeviz.routing_trace import RoutingTrace
 
 
@@ -63,12 +64,10 @@ def _trace(args: Namespace) -> int:
     _check_output(args.output)
     prompt = _prompt(args.prompt)
     from moeviz.capture import fused, hf
-    from moeviz.capture.models import load_model
     from moeviz.cli_trace import summary_of, summary_text
 
-    _note(f"loading {args.model}")
     result = (fused.trace if args.kernels else hf.trace)(
-        load_model(args.model, device_map=args.device_map, dtype=args.dtype),
+        _load(args.model, device_map=args.device_map, dtype=args.dtype),
         prompt,
         max_new_tokens=args.max_new_tokens,
         sampling=hf.Sampling(args.temperature, args.top_k, args.top_p, args.seed),
@@ -82,16 +81,37 @@ def _trace(args: Namespace) -> int:
     return 0
 
 
+def _what_if(args: Namespace) -> int:
+    _check_output(args.output)
+    prompt = _prompt(args.prompt)
+    from moeviz.capture.what_if import what_if
+    from moeviz.cli_what_if import effect_text, intervention_of
+
+    change, model = intervention_of(args), _load(args.model)
+    result = what_if(model, prompt, change)
+    _write(result.changed, args.output)
+    print(json.dumps(_records(result.effect)) if args.json else effect_text(result, model.tokenizer))
+    return 0
+
+
+def _ablate(args: Namespace) -> int:
+    prompt = _prompt(args.prompt)
+    from moeviz.capture.what_if import ablate
+
+    progress = partial(_progress, says="muted {} of {} experts")
+    ranking = ablate(_load(args.model), prompt, layers=args.layers, progress=progress)
+    print(json.dumps(_records(ranking)) if args.json else frame_text(ranking.round(4)))
+    return 0
+
+
 def _corpus(args: Namespace) -> int:
     from moeviz.cli_corpus import check_layer, report, tables, texts_of_files, texts_that_ship
 
     _check_output(args.output)
     texts = texts_that_ship() if args.embedded else texts_of_files(args.files)
     from moeviz.capture.corpus import trace_corpus
-    from moeviz.capture.models import load_model
 
-    _note(f"loading {args.model}")
-    model = load_model(args.model)
+    model = _load(args.model)
     check_layer(args.layer, model.info)
     result = trace_corpus(model, texts, progress=partial(_progress, says="traced {} of {} texts"))
     _write(result, args.output)
@@ -103,6 +123,13 @@ def _corpus(args: Namespace) -> int:
         _note(reason)
     print(json.dumps({"model": model.name} | {name: _records(frame) for name, frame in frames.items()}))
     return 0
+
+
+def _load(name: str, **options: Any) -> "LoadedModel":
+    from moeviz.capture.models import load_model
+
+    _note(f"loading {name}")
+    return load_model(name, **options)
 
 
 def _check_output(path: str | None) -> None:
@@ -213,6 +240,8 @@ def _note(sentence: str) -> None:
 COMMANDS = {
     "app": _app,
     "trace": _trace,
+    "what-if": _what_if,
+    "ablate": _ablate,
     "corpus": _corpus,
     "params": _params,
     "families": _families,

@@ -10,6 +10,8 @@ EXAMPLES = {
     "moeviz": """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
+  moeviz what-if "Il fait froid." --mute 3:1          the same, and the loss, without an expert
+  moeviz ablate "Il fait froid."                      which experts matter most for it
   moeviz corpus --embedded                            which experts which kind of text uses
   moeviz metrics trace.csv --topic load               how the work is shared out
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
@@ -24,6 +26,14 @@ EXAMPLES = {
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --json | jq .busiest""",
+    "what-if": """examples:
+  moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 may not be chosen
+  moeviz what-if "12 + 7 = 19" --experts-per-token 1
+  moeviz what-if "12 + 7 = 19" --exchange 2 0 5       experts 0 and 5 of layer 2 get each other's tokens
+  moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz""",
+    "ablate": """examples:
+  moeviz ablate "12 + 7 = 19"
+  moeviz ablate - --layers 2 3 --json < prompt.txt | jq .[0]""",
     "corpus": """examples:
   moeviz corpus --embedded
   moeviz corpus french.txt german.txt python.txt -o mine.npz
@@ -80,6 +90,27 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
+    what_if.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
+    change = what_if.add_mutually_exclusive_group(required=True)
+    change.add_argument("--mute", nargs="+", metavar="LAYER:EXPERTS", help="the router takes its next best instead")
+    change.add_argument("--force", nargs="+", metavar="LAYER:EXPERTS", help="every token is sent to them")
+    change.add_argument("--experts-per-token", type=_number(int, 1), metavar="K", help="another top-k")
+    change.add_argument("--exchange", type=_number(int, 0), nargs=3, metavar=("LAYER", "EXPERT", "EXPERT"))
+    change.add_argument("--replay", metavar="TRACE", help="the routing of a trace of the same prompt")
+    what_if.add_argument("--no-reroute", action="store_true", help="with --mute: nothing takes a muted expert's place")
+    what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
+    what_if.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    what_if.add_argument("--json", action="store_true", help="print the effect as JSON")
+
+
+def _ablate_arguments(ablate: argparse.ArgumentParser) -> None:
+    ablate.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
+    ablate.add_argument("--layers", type=_number(int, 0), nargs="+", metavar="N", help="these alone (default: all)")
+    ablate.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    ablate.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
     says = 'a text, whose label is the file name without suffix; or a .jsonl file, each line {"label": …, "text": …}'
     source = corpus.add_mutually_exclusive_group(required=True)
@@ -130,6 +161,8 @@ def _number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | fl
 COMMANDS = {
     "app": ("Open the app in a browser. Options that moeviz does not know go on to Streamlit.", _app_arguments),
     "trace": ("Run a prompt through a model and record what every router decides.", _trace_arguments),
+    "what-if": ("Read a prompt with the routing changed, and say what that does to it.", _what_if_arguments),
+    "ablate": ("Mute each expert that a prompt uses, and rank them by what that does.", _ablate_arguments),
     "corpus": ("Trace labelled texts and tell which experts which kind of text uses.", _corpus_arguments),
     "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
     "families": ("Tell which MoE families of transformers moeviz reads, and how.", _families_arguments),

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "moeviz/cli_families.py": "moeviz.capture moeviz.terminal transformers",
     "moeviz/cli_metrics.py": f"moeviz.charts {INERT}",
     "moeviz/cli_trace.py": f"moeviz.metrics moeviz.terminal {INERT}",
+    "moeviz/cli_what_if.py": f"moeviz.capture moeviz.exports moeviz.terminal {INERT} transformers",
     "moeviz/terminal.py": "moeviz.metrics",
     "moeviz/serve.py": "",
     "moeviz/cli.py": "moeviz",

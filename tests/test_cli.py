@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
@@ -425,6 +426,39 @@ def test_a_summary_says_what_is_not_as_in_most_models():
     text = summary_text(summary_of(replace(trace, model=odd, logits=None)))
     assert "8 or 9 a layer, the last 1 of which compute nothing, 2 a token" in text
     assert "its encoder routers\n" in text and "unrolled layers 2 with experts\n" in text
+
+
+def test_what_if_tells_the_effect_and_writes_the_changed_trace(tmp_path, capsys):
+    target = tmp_path / "changed.npz"
+    assert main(["what-if", "12 + 7 = 19", "--mute", "3:1,4", "2:0", "-o", str(target)]) == 0
+    out = capsys.readouterr().out
+    assert "loss a token" in out and "KL, mean of tokens" in out
+    changed = read_trace(target)
+    assert not np.isin(changed.experts[3], [1, 4]).any() and not (changed.experts[2] == 0).any()
+    assert main(["what-if", "12 + 7 = 19", "--replay", str(target), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == len(changed.tokens) and rows[0]["loss"] is None and rows[1]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--mute", "3"], "'3' names no experts. Write LAYER:EXPERT"),
+        (["--force", "9:0"], "no MoE layer 9"),
+        (["--experts-per-token", "9"], "1 to 8 experts"),
+        (["--exchange", "0", "1", "8"], "experts 0 to 7, not 8"),
+    ],
+)
+def test_what_if_says_what_cannot_be_changed(change, says, capsys):
+    assert main(["what-if", "12 + 7 = 19", *change]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_ablate_ranks_experts(capsys):
+    assert main(["ablate", "12 + 7 = 19", "--layers", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 8 and {row["layer"] for row in rows} == {2}
+    assert [row["kl"] for row in rows] == sorted((row["kl"] for row in rows), reverse=True)
 
 
 def test_families_prints_the_table_and_how_many_are_exact(capsys):

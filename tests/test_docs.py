@@ -67,7 +67,7 @@ def test_the_readme_names_every_topic_chart_format_and_command():
         assert topic in README
         assert not [chart.question for chart in charts if chart.question not in README]
     assert not [export.suffix for export in EXPORTS if f"`{export.suffix}`" not in README]
-    assert set(re.findall(r"^moeviz (\w+)", README, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^moeviz ([\w-]+)", README, re.MULTILINE)) == set(COMMANDS)
 
 
 def test_every_chart_says_how_it_is_computed():

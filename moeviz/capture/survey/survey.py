@@ -6,7 +6,7 @@ the same with the routers run by our kernels, where the check that precedes ever
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -147,7 +147,7 @@ def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
 
 def _recording(run: Run, record: tuple[Rows, ...], site: str) -> Recording:
     met, _ = tokens_met(run, site, run.batch.input_ids[:, :0])
-    return replace(recorded(record, SEQUENCES, [met.input_ids.shape[1]], keep_logits=True))
+    return recorded(record, SEQUENCES, [met.input_ids.shape[1]], keep_logits=True)
 
 
 @cache

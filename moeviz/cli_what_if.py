@@ -1,0 +1,53 @@
+"""What `moeviz what-if` runs and says."""
+
+import re
+from argparse import Namespace
+
+from transformers import PreTrainedTokenizerBase
+
+from moeviz.capture.interventions import Exchange, Experts, Force, Intervention, Mute, Replay, TopK
+from moeviz.capture.what_if import WhatIf
+from moeviz.errors import CaptureError
+from moeviz.exports import read_trace
+from moeviz.terminal import frame_text
+
+
+def intervention_of(args: Namespace) -> Intervention:
+    """The one change that was asked for."""
+    if args.replay:
+        return Replay(read_trace(args.replay))
+    if args.exchange:
+        return Exchange(*args.exchange)
+    if args.experts_per_token:
+        return TopK(args.experts_per_token)
+    if args.force:
+        return Force(_experts(args.force))
+    return Mute(_experts(args.mute), reroute=not args.no_reroute)
+
+
+def _experts(asked: list[str]) -> Experts:
+    """{3: (1, 4)} from "3:1,4"."""
+    experts = {}
+    for text in asked:
+        if not re.fullmatch(r"\d{1,9}:\d{1,9}(,\d{1,9})*", text):
+            raise CaptureError(f"{text!r} names no experts. Write LAYER:EXPERT, or LAYER:EXPERT,EXPERT for several.")
+        layer, ids = text.split(":")
+        experts[int(layer)] = (*experts.get(int(layer), ()), *map(int, ids.split(",")))
+    return experts
+
+
+def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The effect, token by token, and what it comes to."""
+    effect, columns = result.effect, ("next_token", "next_token_changed")
+    texts = {name: effect[name].map(lambda token: tokenizer.decode([token])) for name in columns}
+    another = (effect["next_token"] != effect["next_token_changed"]).mean()
+    loss = effect[["loss", "loss_changed"]].mean()
+    return "\n".join(
+        [
+            frame_text(effect.drop(columns=["sequence"]).assign(**texts).round(4)),
+            "",
+            f"loss a token           {loss['loss']:.4f} -> {loss['loss_changed']:.4f} nats",
+            f"KL, mean of tokens     {effect['kl'].mean():.4f} nats",
+            f"likeliest next token   another one after {another:.0%} of the tokens",
+        ]
+    )
