@@ -13,7 +13,8 @@ EXAMPLES = {
     "English": "In the beginning of the year the sea was calm, and the old captain walked along the shore.",
     "French": "Au commencement de l'année, la mer était calme, et le vieux capitaine marchait sur la plage.",
     "German": "Am Anfang des Jahres war das Meer ruhig, und der alte Kapitän ging jeden Abend am Ufer entlang.",
-    "Python": "def mean(values):\n    if not values:\n        return None\n    return sum(values) / len(values)\n",
+    "Python": 'import os\n\n\ndef read_lines(path):\n    """Return all lines of the file."""\n'
+    "    with open(path) as f:\n        return [line.strip() for line in f]\n",
     "JSON": '{"name": "Ada", "born": 1815, "languages": ["English", "French"], "alive": false}',
     "SQL": "SELECT name, COUNT(*) FROM orders WHERE price > 100 GROUP BY name ORDER BY name;",
     "Arithmetic": "12 + 30 = 42\n7 * 8 = 56\n100 - 37 = 63\n144 / 12 = 12\n",
