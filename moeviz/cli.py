@@ -160,22 +160,14 @@ def _prompt(given: str) -> str:
 
 def _params(args: Namespace) -> int:
     from moeviz.capture.models import model_facts
-    from moeviz.model_info import PARTS
-    from moeviz.parameters import CONVENTIONS, active_parameters
+    from moeviz.cli_params import known_models, params_of, params_text
 
-    model = model_facts(args.model)
-    counts = model.parameters
-    active = {convention: active_parameters(counts, model.top_k, convention) for convention in CONVENTIONS}
-    parts = {part: getattr(counts, part) for part in PARTS}
-    if args.json:
-        facts = {"model": model.name, "total": counts.total, "active": active, "parts": parts}
-        print(json.dumps(facts | {"num_experts": model.num_experts, "top_k": model.top_k}))
+    if args.known:
+        table = known_models()
+        print(json.dumps(_records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
         return 0
-    rows = {"total": counts.total, **{f"active, {convention}": n for convention, n in active.items()}}
-    rows |= {f"  {part.replace('_', ' ')}": n for part, n in parts.items()}
-    print(f"{model.name}: {model.top_k} of {max(model.num_experts)} experts a token in {len(model.layers)} layers")
-    for name, count in rows.items():
-        print(f"{name:<{max(map(len, rows))}}  {count:>{len(f'{counts.total:,}')},}")
+    facts = params_of(model_facts(args.model))
+    print(json.dumps(facts) if args.json else params_text(facts))
     return 0
 
 

@@ -42,6 +42,8 @@ EXAMPLES = {
   moeviz corpus --embedded --json | jq .label_information""",
     "params": """examples:
   moeviz params embedded
+  moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
+  moeviz params --known                               all of them, beside the published figures
   moeviz params ./my-checkpoint --json | jq .total""",
     "families": """examples:
   moeviz families
@@ -125,7 +127,9 @@ def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
 
 
 def _params_arguments(params: argparse.ArgumentParser) -> None:
-    params.add_argument("model", metavar="MODEL", help="'embedded', a folder, or a Hugging Face id")
+    model = params.add_mutually_exclusive_group(required=True)
+    model.add_argument("model", metavar="MODEL", nargs="?", help="'embedded', a folder, or a Hugging Face id")
+    model.add_argument("--known", action="store_true", help="well-known models, beside what their makers say")
     params.add_argument("--json", action="store_true", help="print JSON")
 
 

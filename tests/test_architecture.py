@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "moeviz/cli_corpus.py": f"moeviz.embedded moeviz.metrics moeviz.terminal {INERT}",
     "moeviz/cli_families.py": "moeviz.capture moeviz.terminal transformers",
     "moeviz/cli_metrics.py": f"moeviz.charts {INERT}",
+    "moeviz/cli_params.py": f"moeviz.capture moeviz.parameters {INERT}",
     "moeviz/cli_trace.py": f"moeviz.metrics moeviz.terminal {INERT}",
     "moeviz/cli_what_if.py": f"moeviz.capture moeviz.exports moeviz.terminal {INERT} transformers",
     "moeviz/terminal.py": "moeviz.metrics",

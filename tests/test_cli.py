@@ -297,6 +297,15 @@ def test_params_prints_the_numbers_of_every_convention(capsys):
     assert len({len(line) for line in numbers}) == 1  # aligned
 
 
+def test_params_of_a_well_known_model_stand_beside_its_maker_s_without_a_network(capsys):
+    assert main(["params", "mistralai/Mixtral-8x7B-v0.1"]) == 0
+    assert "46,702,792,704" in (out := capsys.readouterr().out)
+    assert "Its maker says 46.7 billion, 12.9 active, which is counted with everything" in out
+    assert main(["params", "--known", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) >= 15 and rows[0]["total"] == pytest.approx(46.70, abs=0.01)
+
+
 def test_params_in_json_adds_up(capsys):
     assert main(["params", "embedded", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

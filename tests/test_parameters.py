@@ -7,6 +7,7 @@ import torch
 from tiny_models import CONFIGS, tiny_model
 from transformers import DeepseekV3Config, GptOssConfig, MixtralConfig, OlmoeConfig, Qwen3MoeConfig
 
+from moeviz.capture.known_models import KNOWN_MODELS
 from moeviz.capture.models import load_model, model_facts
 from moeviz.capture.parameters import count_parameters, empty_model, parameters_of_config
 from moeviz.model_info import PARTS, ParameterCounts
@@ -110,3 +111,14 @@ def test_no_memory_is_taken_for_weights():
 
 def test_every_part_is_a_number_of_its_own():
     assert sum(getattr(by_hand(), part) for part in PARTS) == by_hand().total
+
+
+@pytest.mark.parametrize("name", KNOWN_MODELS)
+def test_a_well_known_model_has_the_parameters_that_its_maker_publishes(name):
+    """Totals within 1 %; active ones, printed to two digits, within one of the last digit."""
+    known, info = KNOWN_MODELS[name], model_facts(name)
+    active = active_parameters(info.parameters, info.top_k, known.convention) / BILLION
+    assert info.parameters.total / BILLION == pytest.approx(known.total, rel=0.01)
+    last_digit = 1 if known.active == int(known.active) and known.active >= 10 else 0.1
+    assert abs(active - known.active) < last_digit
+    assert info.name == name

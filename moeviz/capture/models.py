@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from moeviz.capture.known_models import KNOWN_MODELS
 from moeviz.capture.parameters import describe, empty_model, parameters_of_config
 from moeviz.capture.routers import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -77,7 +78,12 @@ def load_model(
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
-    """What a model's config alone says of it: layers, experts, parameters. No weights are loaded."""
+    """What a model's config alone says of it: layers, experts, parameters. No weights are loaded.
+
+    Well-known models (`known_models.py`) need no network, unless a revision is asked for.
+    """
+    if name in KNOWN_MODELS and revision is None and not Path(name).is_dir():
+        return parameters_of_config(KNOWN_MODELS[name].config(), name)
     config = _config(name, model_source(name), revision)
     try:
         return parameters_of_config(config, name)
