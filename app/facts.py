@@ -34,6 +34,8 @@ def trace_name(trace: RoutingTrace) -> None:
     dtype = f" in {model.dtype}" if model.dtype else ""
     site = f" (its {model.site} routers)" if model.site else ""
     st.text(f"{tokens:,} tokens through {model.name}{revision}{site}, recorded by {model.backend}{dtype}")
+    if model.caution:
+        st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 
 
 def trace_facts(trace: RoutingTrace) -> None:

@@ -53,4 +53,5 @@ class ModelInfo:
     parameters: ParameterCounts | None = None
     layer_kind: str = "layer"  # what one step of axis L is; a time step, a level or an epoch in mixtures of other kinds
     site: str = ""  # which routers, in a model with several kinds: "encoder", "decoder", "attention" …
+    caution: str = ""  # what a person must know before trusting the trace
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is

@@ -159,6 +159,13 @@ def test_the_chosen_token_shows_its_way_through_the_layers(trace):
     assert strip(app)["selected"] == 3
 
 
+def test_a_caution_stands_beside_the_trace_as_plain_text(trace):
+    app = first_page(replace(trace, model=replace(trace.model, caution="**Experts** 0 and 1 run.", site="encoder")))
+    texts = [text.value for text in app.text]
+    assert "Caution: **Experts** 0 and 1 run." in texts
+    assert any("(its encoder routers)" in text for text in texts)
+
+
 def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
     app = first_page(trace)
     app.select_slider(key=state.LAYER).set_value(2).run()

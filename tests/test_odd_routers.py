@@ -5,6 +5,7 @@ import pytest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
+import moeviz
 from moeviz.capture import fused, hf
 from moeviz.capture.routers import find_routers, router_sites
 from moeviz.capture.survey.survey import random_model
@@ -107,9 +108,12 @@ def test_a_block_that_decides_is_heard_and_left_as_it_was():
     assert all("route_tokens_to_experts" not in vars(router.block) for router in find_routers(model))
 
 
-def test_what_to_know_before_trusting_a_trace_is_said(caplog):
-    traced("nllb_moe")
+def test_what_to_know_before_trusting_a_trace_is_said_and_stays_with_it(caplog, tmp_path):
+    trace, _ = traced("nllb_moe")
     assert "experts 0 and 1 run whatever the router decides" in caplog.text
+    assert trace.model.caution in caplog.text and trace.model.caution
+    moeviz.write_trace(trace, tmp_path / "nllb.npz")
+    assert moeviz.read_trace(tmp_path / "nllb.npz").equals(trace)
 
 
 def test_a_site_that_a_model_does_not_have_is_named_with_those_that_it_has():

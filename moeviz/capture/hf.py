@@ -161,8 +161,6 @@ def assemble(recording: Recording, run: Run, generated: torch.Tensor) -> Routing
     """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
     recording = unrolled(recording)
     recording.check()
-    for caution in {router.odd.caution for router in recording.routers if router.odd} - {""}:
-        log.warning("%s", caution)
     prompt, generated = tokens_met(run, recording.site, generated)
     ids, kept = _routed_tokens(prompt, generated, recording)
     experts = pad([part[kept] for part in recording.stacked("experts")], NO_EXPERT)
@@ -189,7 +187,10 @@ def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
         "top_k": slots,
         "num_experts": tuple(heard.num_experts for heard in recording.heard),
         "score_function": score_function(recording.logit_samples()),
+        "caution": " ".join(sorted({router.odd.caution for router in recording.routers if router.odd} - {""})),
     }
+    if heard["caution"]:
+        log.warning("%s", heard["caution"])
     if is_unrolled(recording.routers):  # the parameters of a layer would count once a pass
         layers = tuple(router.layer for router in recording.routers)
         heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
