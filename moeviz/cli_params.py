@@ -6,13 +6,22 @@ import pandas as pd
 
 from moeviz.capture.known_models import KNOWN_MODELS
 from moeviz.capture.parameters import parameters_of_config
+from moeviz.errors import CaptureError
 from moeviz.model_info import PARTS, ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 
 
 def params_of(model: ModelInfo) -> dict[str, Any]:
-    """Total, active by each convention, and by part; and the maker's figures where they are known."""
+    """Total, active by each convention, and by part; and the maker's figures where they are known.
+
+    Raises `CaptureError` for a model with routers of several kinds.
+    """
     counts = model.parameters
+    if counts is None:
+        raise CaptureError(
+            f"{model.name} has routers of several kinds ({model.site} is one); moeviz counts parameters of models "
+            "with one kind. `moeviz trace --site` records either."
+        )
     active = {convention: active_parameters(counts, model.top_k, convention) for convention in CONVENTIONS}
     facts = {"model": model.name, "total": counts.total, "active": active}
     facts |= {"parts": {part: getattr(counts, part) for part in PARTS}}

@@ -10,6 +10,7 @@ from moeviz.capture import fused, hf
 from moeviz.capture.routers import find_routers, router_sites
 from moeviz.capture.survey.survey import random_model
 from moeviz.capture.survey.witness import witnessed
+from moeviz.cli import main
 from moeviz.errors import CaptureError
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
@@ -46,6 +47,19 @@ def test_an_encoder_reads_the_prompt_and_its_decoder_what_it_generates():
     assert decoder.model.site == "decoder" and decoder.model.layers == (1, 3)
     assert decoder.tokens["phase"].tolist() == ["prompt"] + ["generated"] * 4
     assert chosen(decoder, 1) == received(testimony, "decoder.block.3.")
+
+
+@pytest.mark.parametrize(("architecture", "other"), [("switch_transformers", "decoder"), ("jetmoe", "attention")])
+def test_a_model_with_several_sites_opens_by_its_path_and_its_parameters_are_refused(
+    architecture, other, tmp_path, capsys
+):
+    random_model(architecture).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    target = str(tmp_path / "trace.npz")
+    assert main(["trace", TEXT, "--model", str(tmp_path), "--site", other, "--max-new-tokens", "3", "-o", target]) == 0
+    assert moeviz.read_trace(target).model.site == other
+    assert main(["params", str(tmp_path)]) == 1
+    assert "has routers of several kinds" in capsys.readouterr().err
 
 
 def test_dropped_tokens_have_an_empty_slot():

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.known_models import KNOWN_MODELS
-from moeviz.capture.parameters import describe, empty_model, parameters_of_config
+from moeviz.capture.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
 from moeviz.errors import CaptureError, ModelNotFound
@@ -68,7 +68,7 @@ def load_model(
         device_map = "auto"
     where = {"revision": revision} if revision else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = auto_class(config).from_pretrained(
             source, config=config, dtype=dtype, device_map=device_map, use_safetensors=True, **where, **SAFE
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **where, **SAFE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from moeviz.capture.routers import Router, find_routers
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
@@ -51,10 +51,15 @@ def describe(model: nn.Module, name: str, revision: str | None = None, site: str
     )
 
 
+def auto_class(config: PreTrainedConfig) -> type:
+    """transformers' opener of models that generate text."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
 def empty_model(config: PreTrainedConfig) -> nn.Module:
     """The model that `config` describes, on the meta device: every shape, no memory."""
     with init_empty_weights(include_buffers=False), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = auto_class(config).from_config(config, trust_remote_code=False)
     model.tie_weights()  # moving to the meta device takes shared matrices apart
     return model
 

@@ -43,7 +43,7 @@ def prepare(
     if isinstance(model, LoadedModel):
         model, tokenizer, info = model.model, model.tokenizer, model.info
     else:
-        info = describe(model, model.config.name_or_path or model.config.model_type, site=site)
+        info = describe(model, model.config.name_or_path or model.config.model_type)
     if site is not None:
         info = describe(model, info.name, info.revision, site)
     if tokenizer is None:
