@@ -229,7 +229,7 @@ def run(
     `waiting` is called while somebody else's run goes on. Streamlit ends a run that nobody waits for any more at its
     next `st` call, so both callbacks should make one.
     """
-    from moeviz.capture.hf import Sampling
+    from moeviz.capture.decoding import Sampling
 
     loaded, lock = model(name), _lock("running")
     while not lock.acquire(timeout=POLL_SECONDS):

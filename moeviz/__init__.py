@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = {
     "load_model": ("moeviz.capture.models", "load_model"),
     "trace": ("moeviz.capture.hf", "trace"),
+    "stream": ("moeviz.capture.stream", "stream"),
     "what_if": ("moeviz.capture.what_if", "what_if"),
     "ablate": ("moeviz.capture.what_if", "ablate"),
     "read_trace": ("moeviz.exports", "read_trace"),

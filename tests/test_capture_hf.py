@@ -10,7 +10,8 @@ from accelerate import disk_offload
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.hf import Sampling, trace
+from moeviz.capture.decoding import Sampling
+from moeviz.capture.hf import trace
 from moeviz.capture.recording import listen
 from moeviz.capture.routers import find_routers
 from moeviz.errors import CaptureError, InvalidPrompt

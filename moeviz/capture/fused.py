@@ -12,11 +12,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture import our_experts, routing_ops
-from moeviz.capture.hf import Progress, Sampling, assemble, run_model
+from moeviz.capture.assembly import assemble
+from moeviz.capture.decoding import Decoding, Sampling, decode, expected_rows
+from moeviz.capture.hf import Progress, counted
+from moeviz.capture.locks import alone
 from moeviz.capture.models import LoadedModel
 from moeviz.capture.odd_routers import Answer
 from moeviz.capture.probe import (
@@ -28,8 +31,9 @@ from moeviz.capture.probe import (
     swap_of,
     with_forward,
 )
-from moeviz.capture.prompts import prepare, tokens_met
-from moeviz.capture.recording import Heard, Recording, alone, answers, replaced
+from moeviz.capture.prompts import prepare
+from moeviz.capture.recording import Heard, Recording, answers, reading
+from moeviz.capture.replaced import replaced
 from moeviz.capture.routers import find_routers
 from moeviz.routing_trace import RoutingTrace
 
@@ -49,12 +53,13 @@ class Rows:
 
 
 def trace(
-    model: LoadedModel | PreTrainedModel | str,
+    model: LoadedModel | nn.Module | str,
     prompts: str | Sequence[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_new_tokens: int = 0,
     sampling: Sampling | None = None,
+    decoding: Decoding | None = None,
     keep_logits: bool = True,
     site: str | None = None,
     progress: Progress | None = None,
@@ -64,14 +69,14 @@ def trace(
     Expert ids are those of the model's own routers but for ties at the boundary of the top-k, weights are equal up to
     rounding. `logging` says (INFO, "moeviz.capture") which routers kept their own way, and why.
     """
-    run = prepare(model, prompts, tokenizer, max_new_tokens, site)
-    batch = run.batch.input_ids
-    with fused(run.model, batch.numel() + len(batch) * max_new_tokens, keep_logits, site) as record:
-        generated = run_model(run.model, run.batch, max_new_tokens, sampling or Sampling(), progress)
-        prompt, new = tokens_met(run, record[0].swap.router.site, generated)
-        steps = [prompt.input_ids.shape[1]] + [1] * (new.shape[1] - 1)
-        recording = recorded(record, len(batch), steps, keep_logits)
-    return assemble(recording, run, generated)
+    sampling, decoding, watch = sampling or Sampling(), decoding or Decoding(), counted(progress, max_new_tokens)
+    run = prepare(model, prompts, tokenizer, max_new_tokens, site, decoding.copies)
+    read: list[Tensor] = []
+    with fused(run.model, expected_rows(run.batch, max_new_tokens, decoding), keep_logits, site) as record:
+        with reading(run.model, record[0].swap.router.site, read):
+            written = decode(run.model, run.batch, max_new_tokens, sampling, decoding, watch)
+        recording = recorded(record, read, keep_logits)
+    return assemble(recording, run, written)
 
 
 @contextmanager
@@ -175,9 +180,9 @@ def _keep(rows: Rows) -> Callable[[Answer], None]:
     return keep
 
 
-def recorded(record: tuple[Rows, ...], batch: int, steps: list[int], keep_logits: bool) -> Recording:
-    """The record as forwards of `batch` sequences, each of so many positions: what `recording.listen` gives."""
-    sizes = [batch * positions for positions in steps]
+def recorded(record: tuple[Rows, ...], read: list[Tensor], keep_logits: bool) -> Recording:
+    """The record by the forwards that read these token ids (B, S): what `recording.listen` gives."""
+    sizes = [tokens.numel() for tokens in read]
     heard = []
     for rows in record:
         router, sample = rows.swap.router, rows.swap.sample
@@ -186,8 +191,7 @@ def recorded(record: tuple[Rows, ...], batch: int, steps: list[int], keep_logits
         logits = [] if rows.logits is None else _steps(rows.logits, rows, sizes)
         heard.append(Heard(*parts, logits, router.num_experts, None if sample[0] is None else sample))
     routers = tuple(rows.swap.router for rows in record)
-    calls = [*range(len(routers))] * len(steps)
-    return Recording(routers, keep_logits, [(batch, positions) for positions in steps], heard, calls)
+    return Recording(routers, keep_logits, read, heard, [*range(len(routers))] * len(read))
 
 
 def _steps(part: Tensor, rows: Rows, sizes: list[int]) -> list[Tensor]:

@@ -13,7 +13,7 @@ def unrolled(recording: Recording) -> Recording:
 
     A layer's index is then its depth: layers 0, 1 and 2 of which 1 and 2 run twice become 0, 1, 2, 3 and 4.
     """
-    forwards = len(recording.forwards)
+    forwards = len(recording.read)
     order = recording.calls[: len(recording.calls) // max(forwards, 1)]
     once = len(order) == len(recording.routers)
     if once or recording.calls != order * forwards or len(set(order)) != len(recording.routers):

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from moe_kernels.reference import route_torch
 from moeviz.capture import our_experts, routing_ops
 from moeviz.capture.odd_routers import Answer
-from moeviz.capture.recording import answers, check_layout, replaced, sample_rows
+from moeviz.capture.recording import answers, check_layout, sample_rows
+from moeviz.capture.replaced import replaced
 from moeviz.capture.router_families import FAMILIES, OTHERS, Family
 from moeviz.capture.routers import Router
 from moeviz.errors import CaptureError

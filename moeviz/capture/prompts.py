@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from moeviz.capture.compiled import as_written
 from moeviz.capture.models import LoadedModel, context_length, load_model
 from moeviz.capture.parameters import describe
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -21,6 +23,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a model generated. R returned sequences, N tokens."""
+
+    tokens: torch.Tensor  # (R, N), -1 = this sequence had ended
+    rows: torch.Tensor  # (R, N): in which row of its batch the model drew each token
+    drafts: bool = False  # whether the model also read tokens that were then rejected
+
+
+def nothing_written(batch: Batch) -> Written:
+    """Prompts alone."""
+    return Written(batch.input_ids[:, :0], batch.input_ids[:, :0])
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A model and what it is to read."""
 
@@ -31,34 +47,28 @@ class Run:
 
 
 def prepare(
-    model: LoadedModel | PreTrainedModel | str,
+    model: LoadedModel | nn.Module | str,
     prompts: str | Sequence[str],
     tokenizer: PreTrainedTokenizerBase | None,
     max_new_tokens: int,
     site: str | None = None,
+    copies: int = 1,
 ) -> Run:
-    """Open the model where it is a name, and read the prompts. Raises what `trace` raises of them."""
+    """Open the model where it is a name, and read the prompts, each so many times. Raises what `trace` raises."""
     if isinstance(model, str):
         model = load_model(model)
     if isinstance(model, LoadedModel):
-        model, tokenizer, info = model.model, model.tokenizer, model.info
+        model, tokenizer, info = as_written(model.model), model.tokenizer, model.info
     else:
+        model = as_written(model)
         info = describe(model, model.config.name_or_path or model.config.model_type)
     if site is not None:
         info = describe(model, info.name, info.revision, site)
     if tokenizer is None:
         raise CaptureError(f"{type(model).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
     batch = _read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
-    return Run(model, tokenizer, info, batch)
-
-
-def tokens_met(run: Run, site: str, generated: torch.Tensor) -> tuple[Batch, torch.Tensor]:
-    """What the routers of a site meet: a prompt, and what is generated after it (B, N)."""
-    if site == "encoder":
-        return run.batch, generated[:, :0]
-    if site == "decoder":
-        return decoder_start(run.model, len(run.batch.input_ids)), generated
-    return run.batch, generated
+    repeated = (part.repeat_interleave(copies, dim=0) for part in (batch.input_ids, batch.attention_mask))
+    return Run(model, tokenizer, info, Batch(*repeated))
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:

@@ -4,17 +4,18 @@ What a router returns is kept as it comes, in the smallest form that loses nothi
 model has finished. Letters: B sequences in the batch, S positions of one forward, T routed tokens, K slots, E experts.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import nn
 
+from moeviz.capture.compiled import uncompiled
+from moeviz.capture.locks import alone
 from moeviz.capture.odd_routers import Answer
+from moeviz.capture.replaced import replaced
 from moeviz.capture.routers import Router, find_routers
 from moeviz.errors import CaptureError
 
@@ -38,7 +39,7 @@ class Recording:
 
     routers: tuple[Router, ...]
     keep_logits: bool
-    forwards: list[tuple[int, int]] = field(default_factory=list)  # (B, S) of each forward
+    read: list[torch.Tensor] = field(default_factory=list)  # the token ids (B, S) of each forward
     heard: list[Heard] = field(default_factory=list)  # one per router
     calls: list[int] = field(default_factory=list)  # which router answered, in order
 
@@ -51,23 +52,22 @@ class Recording:
         """Raise `CaptureError` unless every router answered in every forward, for every token."""
         for router, heard in zip(self.routers, self.heard, strict=True):
             fired, rows = len(heard.experts), [ids.numel() // ids.shape[-1] for ids in heard.experts]
-            if fired != len(self.forwards):
+            if fired != len(self.read):
                 raise CaptureError(
-                    f"The model ran {len(self.forwards)} times, but its router {router.path} "
+                    f"The model ran {len(self.read)} times, but its router {router.path} "
                     f"({router.kind}) answered {fired} times. A fused kernel may bypass it, or its "
                     "layer may run in a loop; load the model without replaced kernels (use_kernels=False)."
                 )
-            if rows != [batch * positions for batch, positions in self.forwards]:
+            if rows != [tokens.numel() for tokens in self.read]:
                 raise CaptureError(
                     f"Router {router.path} answered for {sum(rows)} tokens, but the model read "
-                    f"{sum(b * s for b, s in self.forwards)}; moeviz cannot tell which is which."
+                    f"{sum(tokens.numel() for tokens in self.read)}; moeviz cannot tell which is which."
                 )
 
-    def stacked(self, what: str) -> list[np.ndarray]:
-        """`what` ("experts", "weights" or "logits") of each router: arrays (B, S of all forwards, K or E)."""
-        batch = self.forwards[0][0]
-        parts = ([part.reshape(batch, -1, part.shape[-1]) for part in getattr(heard, what)] for heard in self.heard)
-        return [_numpy(torch.cat(part, dim=1)) for part in parts]
+    def rows(self, what: str) -> list[np.ndarray]:
+        """`what` ("experts", "weights" or "logits") of each router, forward after forward: (all B·S, K or E)."""
+        parts = ([part.reshape(-1, part.shape[-1]) for part in getattr(heard, what)] for heard in self.heard)
+        return [_numpy(torch.cat(part)) for part in parts]
 
     def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A few rows of (logits, weights, experts) of one router of each class at least, as they came from it."""
@@ -79,15 +79,22 @@ class Recording:
 def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
     """Record the routers of `model`, of one site, in every forward that runs inside the `with` block.
 
-    The model computes exactly what it computes without. Listening ends with the block, whatever happens in it. One
-    listener at a time per model: a second thread waits, the same thread gets a `CaptureError`.
+    The model computes exactly what it computes without; a compiled one runs as it was written. Listening ends with the
+    block, whatever happens in it. One listener at a time per model: a second thread waits, the same thread gets a
+    `CaptureError`.
     """
+    with alone(model), hearing(model, keep_logits, site) as recording:
+        yield recording
+
+
+@contextmanager
+def hearing(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
+    """The same for who sees to it that nobody else listens."""
     routers = find_routers(model, site)
     recording = Recording(routers, keep_logits, heard=[Heard() for _ in routers])
     with ExitStack() as stack:
-        stack.enter_context(alone(model))
-        reader = reading_module(model, recording.site)
-        stack.callback(reader.register_forward_pre_hook(_note_forward(recording), with_kwargs=True).remove)
+        stack.enter_context(uncompiled(model))
+        stack.enter_context(reading(model, recording.site, recording.read))
         kinds = [router.kind for router in routers]
         for index, router in enumerate(routers):
             first_of_class = kinds.index(router.kind) == index
@@ -96,10 +103,21 @@ def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None)
         yield recording
 
 
-def reading_module(model: nn.Module, site: str) -> nn.Module:
-    """The part of a model that reads the tokens which the routers of `site` meet."""
+@contextmanager
+def reading(model: nn.Module, site: str, read: list[torch.Tensor]) -> Iterator[None]:
+    """Inside the block, `read` gets the token ids (B, S) of each forward of the part that a site's routers are in."""
     stacks = {"encoder": "get_encoder", "decoder": "get_decoder"}
-    return getattr(model, stacks[site])() if site in stacks else model
+    reader = getattr(model, stacks[site])() if site in stacks else model
+
+    @torch.compiler.disable
+    def note(_reader: nn.Module, args: tuple, kwargs: dict) -> None:
+        read.append((args[0] if args else kwargs["input_ids"]).detach().clone())
+
+    handle = reader.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -127,55 +145,11 @@ def answers(router: Router, note: Callable[[Answer], None]) -> Iterator[None]:
         handle.remove()
 
 
-@contextmanager
-def replaced(holder: object, attribute: str, value: object) -> Iterator[None]:
-    """Set an attribute of an instance, and take it away or put the old one back."""
-    missing = object()
-    before = vars(holder).get(attribute, missing)
-    setattr(holder, attribute, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            delattr(holder, attribute)
-        else:
-            setattr(holder, attribute, before)
-
-
-# Hooks are per model, and a model may be shared by every visitor of an app.
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
-_listening = threading.local()
-
-
-@contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
-    """One recording at a time per model: a second thread waits, the same thread gets a `CaptureError`."""
-    if model in getattr(_listening, "models", ()):
-        raise CaptureError("This model is being recorded already; end that recording before starting another.")
-    with _locks_guard:
-        lock = _locks.setdefault(model, threading.RLock())
-    with lock:
-        _listening.models = (*getattr(_listening, "models", ()), model)
-        try:
-            yield
-        finally:
-            _listening.models = _listening.models[:-1]
-
-
-def _note_forward(recording: Recording):
-    def note(_model: nn.Module, args: tuple, kwargs: dict) -> None:
-        read = kwargs.get("input_ids") if args == () else args[0]
-        read = kwargs.get("inputs_embeds") if read is None else read
-        recording.forwards.append((read.shape[0], read.shape[1]))
-
-    return note
-
-
 def _note_routing(recording: Recording, index: int, first_of_class: bool) -> Callable[[Answer], None]:
     router, heard, keep_logits = recording.routers[index], recording.heard[index], recording.keep_logits
 
-    # Runs once per layer and generated token, so it does the least it can: shapes are put right in `stacked`.
+    # Runs once per layer and generated token, so it does the least it can: shapes are put right in `Recording.rows`.
+    @torch.compiler.disable
     def note(answer: Answer) -> None:
         recording.calls.append(index)
         if not heard.experts:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.hf import Sampling, trace
+from moeviz.capture.decoding import Sampling
+from moeviz.capture.hf import trace
 from moeviz.capture.models import LoadedModel, load_model
 from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluation import evaluation_set

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.fused import Rows, fused, recorded
-from moeviz.capture.hf import assemble
+from moeviz.capture.assembly import assemble
+from moeviz.capture.fused import fused, recorded
 from moeviz.capture.loops import unrolled
 from moeviz.capture.parameters import describe
-from moeviz.capture.prompts import Batch, Run, decoder_start, tokens_met
-from moeviz.capture.recording import Recording, listen
+from moeviz.capture.prompts import Batch, Run, decoder_start, nothing_written
+from moeviz.capture.recording import Recording, listen, reading
 from moeviz.capture.routers import Router, find_routers, router_sites
 from moeviz.capture.survey.tiny_models import text_model, tiny_config
 from moeviz.capture.survey.witness import Testimony, block_factor, witnessed
@@ -90,11 +90,11 @@ def survey(architecture: str) -> list[Finding]:
 
 def _finding(architecture: str, model: PreTrainedModel, site: str) -> Finding:
     batch = some_tokens()
-    run = Run(model, _tokenizer(), describe(model, architecture, site=site), batch)
+    run = Run(model, tokenizer(), describe(model, architecture, site=site), batch)
     plain = read(model, batch)
     with witnessed(model) as testimony, listen(model, keep_logits=True, site=site) as recording:
         output = read(model, batch)
-    trace = assemble(recording, run, batch.input_ids[:, :0])
+    trace = assemble(recording, run, nothing_written(batch))
     trouble = "" if torch.equal(plain, output) else "recording changes what the model computes"
     trouble = trouble or _untold(trace, recording, testimony) or _unscaled(model, recording.routers[0])
     kernels = _kernels(run, site, trace)
@@ -134,9 +134,9 @@ def _unscaled(model: PreTrainedModel, router: Router) -> str:
 def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
     """Why our kernels do not run some of the routers; "" where they run all, and then the trace must be the same."""
     try:
-        with fused(run.model, run.batch.input_ids.numel(), site=site) as record:
+        with fused(run.model, run.batch.input_ids.numel(), site=site) as record, reading(run.model, site, ids := []):
             read(run.model, run.batch)
-            got = assemble(_recording(run, record, site), run, run.batch.input_ids[:, :0])
+            got = assemble(recorded(record, ids, keep_logits=True), run, nothing_written(run.batch))
     except CaptureError as error:
         return str(error)
     same = (np.sort(got.experts) == np.sort(trace.experts)).all() and np.allclose(got.weights, trace.weights, **CLOSE)
@@ -145,12 +145,7 @@ def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
     return "; ".join(dict.fromkeys(rows.swap.trouble for rows in record if rows.swap.trouble))
 
 
-def _recording(run: Run, record: tuple[Rows, ...], site: str) -> Recording:
-    met, _ = tokens_met(run, site, run.batch.input_ids[:, :0])
-    return recorded(record, SEQUENCES, [met.input_ids.shape[1]], keep_logits=True)
-
-
 @cache
-def _tokenizer() -> PreTrainedTokenizerBase:
+def tokenizer() -> PreTrainedTokenizerBase:
     """Any tokenizer with as many tokens: texts are of no interest here."""
     return AutoTokenizer.from_pretrained(embedded_path())

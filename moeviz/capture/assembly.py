@@ -1,0 +1,123 @@
+"""Put what was heard in order: the tokens of each returned sequence, and where the model read them.
+
+B rows of a forward, S its positions, R sequences of the trace, C their columns (prompt, then what was generated).
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from moeviz.capture.loops import LAYER_KIND, is_unrolled, unrolled
+from moeviz.capture.prompts import Run, Written, decoder_start
+from moeviz.capture.recording import Recording, pad
+from moeviz.capture.score_function import score_function
+from moeviz.capture.texts import token_texts
+from moeviz.errors import CaptureError
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+
+log = logging.getLogger("moeviz.capture")
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """The tokens that the routers of a site met."""
+
+    ids: np.ndarray  # (R, C)
+    kept: np.ndarray  # (R, C) bool: no padding, and not after an end
+    rows: np.ndarray  # (R, C): in which row of its batch each was read
+    prompt: int  # so many columns are of the prompt
+    drafts: bool  # whether the model also read tokens that were then rejected
+
+
+def assemble(recording: Recording, run: Run, written: Written) -> RoutingTrace:
+    """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
+    recording = unrolled(recording)
+    recording.check()
+    met = _sequences(run, recording.site, written)
+    where = _places(recording.read, met)[met.kept]
+    experts = pad([part[where] for part in recording.rows("experts")], NO_EXPERT)
+    weights = pad([part[where] for part in recording.rows("weights")], 0.0)
+    experts, weights = sort_slots(experts, weights)
+    logits = None
+    if recording.keep_logits and all(heard.logits for heard in recording.heard):
+        logits = pad([part[where] for part in recording.rows("logits")], -np.inf)
+    return RoutingTrace(_facts(recording, run.info, experts.shape[-1]), _tokens(run, met), experts, weights, logits)
+
+
+def _sequences(run: Run, site: str, written: Written) -> Sequences:
+    """What the routers of a site meet: a prompt, and what is generated after it."""
+    encoded = site == "encoder"
+    prompt = decoder_start(run.model, len(run.batch.input_ids)) if site == "decoder" else run.batch
+    new, drawn_in = (part.cpu().numpy() for part in (written.tokens, written.rows))
+    if encoded or not new.shape[1]:
+        ids, kept = (part.cpu().numpy() for part in (prompt.input_ids, prompt.attention_mask == 1))
+        return Sequences(ids, kept, np.arange(len(ids))[:, None].repeat(ids.shape[1], 1), ids.shape[1], drafts=False)
+    each = len(new) // len(prompt.input_ids)  # sequences for one prompt
+    ids, mask = (part.cpu().numpy().repeat(each, axis=0) for part in (prompt.input_ids, prompt.attention_mask))
+    fed = new[:, :-1]  # the last one drawn was never read
+    # A token was read to draw the one after it, so it stood in the row of that one.
+    rows = np.concatenate([drawn_in[:, :1].repeat(ids.shape[1], axis=1), drawn_in[:, 1:]], axis=1)
+    kept = np.concatenate([mask == 1, fed >= 0], axis=1)
+    return Sequences(np.concatenate([ids, fed], axis=1), kept, rows.clip(min=0), ids.shape[1], written.drafts)
+
+
+def _places(read: list[torch.Tensor], met: Sequences) -> np.ndarray:
+    """For each token (R, C), where it stands among all rows that the routers were given, forward after forward.
+
+    Raises `CaptureError` unless the model read there what the sequence has there.
+    """
+    where = np.zeros(met.ids.shape, np.int64)
+    given = torch.cat([tokens.flatten() for tokens in read]).cpu().numpy()
+    column = offset = 0
+    for batch, positions in (tokens.shape for tokens in read):
+        left = slice(column, column + positions)
+        place = offset + met.rows[:, left] * positions + np.arange(min(positions, met.ids.shape[1] - column))
+        right = (met.rows[:, left] < batch) & (given[place.clip(max=len(given) - 1)] == met.ids[:, left])
+        agrees = (right | ~met.kept[:, left]).all(axis=0)
+        fed = int(agrees.cumprod().sum())  # a rejected draft differs from what came in its place
+        if fed < positions and not (met.drafts and fed):
+            raise _unclear(read)
+        where[:, column : column + fed] = place[:, :fed]
+        column, offset = column + fed, offset + batch * positions
+    if column != met.ids.shape[1]:
+        raise _unclear(read)
+    return where
+
+
+def _unclear(read: list[torch.Tensor]) -> CaptureError:
+    steps = [tuple(tokens.shape) for tokens in read[:8]]
+    return CaptureError(
+        f"The model read its tokens in steps of (rows, positions) {steps}{' …' if len(read) > 8 else ''}, and they are "
+        "not those of the sequences that it returned; moeviz cannot tell which routing belongs to which token."
+    )
+
+
+def _tokens(run: Run, met: Sequences):
+    sequence, column = np.nonzero(met.kept)
+    texts = [token_texts(run.tokenizer, ids[kept].tolist()) for ids, kept in zip(met.ids, met.kept, strict=True)]
+    return token_frame(
+        sequence=sequence,
+        position=(np.cumsum(met.kept, axis=1) - 1)[met.kept],
+        text=[text for sequence in texts for text in sequence],
+        token_id=met.ids[met.kept],
+        phase=np.where(column < met.prompt, "prompt", "generated"),
+    )
+
+
+def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
+    """What the recording tells of the model, beside what was known of it before it ran."""
+    heard = {
+        "top_k": slots,
+        "num_experts": tuple(heard.num_experts for heard in recording.heard),
+        "score_function": score_function(recording.logit_samples()),
+        "caution": " ".join(sorted({router.odd.caution for router in recording.routers if router.odd} - {""})),
+    }
+    if heard["caution"]:
+        log.warning("%s", heard["caution"])
+    if is_unrolled(recording.routers):  # the parameters of a layer would count once a pass
+        layers = tuple(router.layer for router in recording.routers)
+        heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
+    return replace(info, **heard)

@@ -1,0 +1,42 @@
+"""Compiled models run as they were written while they are recorded.
+
+Hooks that are set after torch.compile are silently ignored by what it made, so the trace would be empty. For a model
+that is to stay compiled, `moeviz.capture.fused` writes its record from inside the graph.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from moeviz.capture.replaced import replaced
+
+log = logging.getLogger("moeviz.capture")
+ORIGINAL = "_torchdynamo_orig_callable"  # a compiled function's own
+
+
+def as_written(model: nn.Module) -> nn.Module:
+    """The model itself, where it is wrapped by `torch.compile(model)`."""
+    return model._orig_mod if isinstance(model, OptimizedModule) else model
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside the block nothing of `model` runs compiled: not `model.compile()`, not a part that torch.compile wraps."""
+    with ExitStack() as stack:
+        changed = [stack.enter_context(replaced(*change)) for part in model.modules() for change in _undone(part)]
+        if changed:
+            log.info("%s is compiled; while it is recorded it runs as it was written.", type(model).__name__)
+        yield
+
+
+def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
+    """What to replace in a module so that it runs uncompiled."""
+    if isinstance(part, OptimizedModule):
+        yield part, "forward", part._orig_mod.__call__
+    elif (forward := vars(part).get("forward")) is not None and hasattr(forward, ORIGINAL):
+        yield part, "forward", getattr(forward, ORIGINAL)
+    if vars(part).get("_compiled_call_impl") is not None:
+        yield part, "_compiled_call_impl", None
