@@ -11,18 +11,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeviz.cli_arguments import parser
-from moeviz.errors import InvalidPrompt, MoevizError
+from moeviz.cli_io import check_output, load, note, progress, read_prompt, records, write
+from moeviz.errors import MoevizError
 from moeviz.terminal import frame_text
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from moeviz.capture.models import LoadedModel
-    from moeviz.routing_trace import RoutingTrace
+    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        _note("stopped")
+        note("stopped")
         return 130
     except MoevizError as error:
-        _note(str(error))
+        note(str(error))
     except OSError as error:
-        _note(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        note(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     return 1
 
 
@@ -61,112 +58,92 @@ def _app(args: Namespace) -> int:
 
 
 def _trace(args: Namespace) -> int:
-    _check_output(args.output)
-    prompt = _prompt(args.prompt)
+    check_output(args.output)
+    prompt = read_prompt(args.prompt)
     from moeviz.capture import fused, hf
-    from moeviz.cli_trace import summary_of, summary_text
+    from moeviz.capture.decoding import Sampling
+    from moeviz.cli_trace import decoding_of, summary_of, summary_text
 
     result = (fused.trace if args.kernels else hf.trace)(
-        _load(args.model, device_map=args.device_map, dtype=args.dtype),
+        load(args.model, device_map=args.device_map, dtype=args.dtype),
         prompt,
         max_new_tokens=args.max_new_tokens,
-        sampling=hf.Sampling(args.temperature, args.top_k, args.top_p, args.seed),
+        sampling=Sampling(args.temperature, args.top_k, args.top_p, args.seed),
+        decoding=decoding_of(args),
         keep_logits=not args.no_logits,
         site=args.site,
-        progress=_progress,
+        progress=progress,
     )
-    _write(result, args.output)
+    write(result, args.output)
     summary = summary_of(result)
     print(json.dumps(summary) if args.json else summary_text(summary))
     return 0
 
 
 def _what_if(args: Namespace) -> int:
-    _check_output(args.output)
-    prompt = _prompt(args.prompt)
+    check_output(args.output)
+    prompt = read_prompt(args.prompt)
     from moeviz.capture.what_if import what_if
     from moeviz.cli_what_if import effect_text, intervention_of
 
-    change, model = intervention_of(args), _load(args.model)
+    change, model = intervention_of(args), load(args.model)
     result = what_if(model, prompt, change)
-    _write(result.changed, args.output)
-    print(json.dumps(_records(result.effect)) if args.json else effect_text(result, model.tokenizer))
+    write(result.changed, args.output)
+    print(json.dumps(records(result.effect)) if args.json else effect_text(result, model.tokenizer))
     return 0
 
 
 def _ablate(args: Namespace) -> int:
-    prompt = _prompt(args.prompt)
+    prompt = read_prompt(args.prompt)
     from moeviz.capture.what_if import ablate
 
-    progress = partial(_progress, says="muted {} of {} experts")
-    ranking = ablate(_load(args.model), prompt, layers=args.layers, progress=progress)
-    print(json.dumps(_records(ranking)) if args.json else frame_text(ranking.round(4)))
+    told = partial(progress, says="muted {} of {} experts")
+    ranking = ablate(load(args.model), prompt, layers=args.layers, progress=told)
+    print(json.dumps(records(ranking)) if args.json else frame_text(ranking.round(4)))
+    return 0
+
+
+def _precision(args: Namespace) -> int:
+    prompt = read_prompt(args.prompt)
+    from moeviz.capture.precision import in_precisions
+    from moeviz.cli_what_if import precision_table
+
+    table = precision_table(in_precisions(load(args.model), prompt))
+    print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
     return 0
 
 
 def _corpus(args: Namespace) -> int:
     from moeviz.cli_corpus import check_layer, report, tables, texts_of_files, texts_that_ship
 
-    _check_output(args.output)
+    check_output(args.output)
     texts = texts_that_ship() if args.embedded else texts_of_files(args.files)
     from moeviz.capture.corpus import trace_corpus
 
-    model = _load(args.model)
+    model = load(args.model)
     check_layer(args.layer, model.info)
-    result = trace_corpus(model, texts, progress=partial(_progress, says="traced {} of {} texts"))
-    _write(result, args.output)
+    result = trace_corpus(model, texts, progress=partial(progress, says="traced {} of {} texts"))
+    write(result, args.output)
     if not args.json:
         print(report(result, args.layer))
         return 0
     frames, reasons = tables(result)
     for reason in reasons:
-        _note(reason)
-    print(json.dumps({"model": model.name} | {name: _records(frame) for name, frame in frames.items()}))
+        note(reason)
+    print(json.dumps({"model": model.name} | {name: records(frame) for name, frame in frames.items()}))
     return 0
 
 
-def _load(name: str, **options: Any) -> "LoadedModel":
-    from moeviz.capture.models import load_model
-
-    _note(f"loading {name}")
-    return load_model(name, **options)
-
-
-def _check_output(path: str | None) -> None:
-    """What cannot be written is said now, not after the model has run."""
-    from moeviz.exports import export_for
-
-    if path:
-        export_for(path)
-        Path(path).parent.stat()
-
-
-def _write(trace: "RoutingTrace", path: str | None) -> None:
-    from moeviz.exports import write_trace
-
-    if path:
-        write_trace(trace, path)
-        _note(f"wrote {path}")
-
-
-def _prompt(given: str) -> str:
-    try:
-        text = sys.stdin.read() if given == "-" else given
-        text.encode()
-    except UnicodeError as error:
-        raise InvalidPrompt("The prompt is not text in UTF-8; save the file in that encoding.") from error
-    return text
-
-
 def _params(args: Namespace) -> int:
-    from moeviz.capture.models import model_facts
     from moeviz.cli_params import known_models, params_of, params_text
+    from moeviz.exports import read_trace
 
     if args.known:
         table = known_models()
-        print(json.dumps(_records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
+        print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
         return 0
-    facts = params_of(model_facts(args.model))
+    trace = None if args.trace is None else read_trace(args.trace)
+    facts = params_of(args.model, args.context, trace)
     print(json.dumps(facts) if args.json else params_text(facts))
     return 0
 
@@ -175,10 +152,10 @@ def _families(args: Namespace) -> int:
     from moeviz.capture.families import families
     from moeviz.cli_families import differences, table_text
 
-    print(json.dumps(_records(families())) if args.json else table_text())
+    print(json.dumps(records(families())) if args.json else table_text())
     if not args.check:
         return 0
-    _note("surveying the transformers that is installed here")
+    note("surveying the transformers that is installed here")
     found = differences()
     print(found or "It reads everything as the table says.")
     return 1 if found else 0
@@ -196,16 +173,12 @@ def _metrics(args: Namespace) -> int:
         try:
             tables[chart.measure.__name__] = measured(chart, trace, args)
         except MoevizError as error:
-            _note(str(error))
+            note(str(error))
     if args.json:
-        print(json.dumps({name: _records(frame) for name, frame in tables.items()}))
+        print(json.dumps({name: records(frame) for name, frame in tables.items()}))
     for name, frame in {} if args.json else tables.items():
         print(f"{name}\n{frame_text(frame)}\n")
     return 0 if tables else 1
-
-
-def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    return json.loads(frame.to_json(orient="records", double_precision=15))  # NaN is null
 
 
 def _convert(args: Namespace) -> int:
@@ -214,19 +187,10 @@ def _convert(args: Namespace) -> int:
     export_for(args.target)
     trace = read_trace(args.source)
     write_trace(trace, args.target)
-    _note(f"wrote {args.target}: {len(trace.tokens):,} tokens, {len(trace.model.layers)} layers")
+    note(f"wrote {args.target}: {len(trace.tokens):,} tokens, {len(trace.model.layers)} layers")
     if trace.logits is not None and export_for(args.target).suffix in (".csv", ".parquet"):
-        _note("the router logits of experts that were not chosen stay behind; .json and .npz keep them")
+        note("the router logits of experts that were not chosen stay behind; .json and .npz keep them")
     return 0
-
-
-def _progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
-    if sys.stderr.isatty():
-        print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
-
-
-def _note(sentence: str) -> None:
-    print(f"moeviz: {sentence}", file=sys.stderr, flush=True)
 
 
 COMMANDS = {
@@ -234,6 +198,7 @@ COMMANDS = {
     "trace": _trace,
     "what-if": _what_if,
     "ablate": _ablate,
+    "precision": _precision,
     "corpus": _corpus,
     "params": _params,
     "families": _families,

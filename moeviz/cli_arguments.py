@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 # moeviz.charts.TOPICS, known without loading it
 TOPICS = ("tokens", "load", "confidence", "parameters", "layers", "specialization")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.precision.NAMES
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {
     "moeviz": """examples:
@@ -34,6 +35,9 @@ EXAMPLES = {
     "ablate": """examples:
   moeviz ablate "12 + 7 = 19"
   moeviz ablate - --layers 2 3 --json < prompt.txt | jq .[0]""",
+    "precision": """examples:
+  moeviz precision "Il fait froid."                   tokens sent to other experts, by precision and layer
+  moeviz precision - --json < prompt.txt | jq .[0]""",
     "corpus": """examples:
   moeviz corpus --embedded
   moeviz corpus french.txt german.txt python.txt -o mine.npz
@@ -43,6 +47,8 @@ EXAMPLES = {
     "params": """examples:
   moeviz params embedded
   moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
+  moeviz params openai/gpt-oss-120b --context 131072  memory, with the keys and values of so many tokens
+  moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
   moeviz params --known                               all of them, beside the published figures
   moeviz params ./my-checkpoint --json | jq .total""",
     "families": """examples:
@@ -84,6 +90,13 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--top-k", type=_number(int, 1), metavar="K", help="draw among the K likeliest tokens")
     trace.add_argument("--top-p", type=_number(float, 0, 1), metavar="P", help="draw among the likeliest that hold P")
     trace.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same tokens")
+    trace.add_argument("--num-beams", type=_number(int, 1), default=1, metavar="N", help="beam search over N")
+    trace.add_argument(
+        "--num-return-sequences", type=_number(int, 1), default=1, metavar="N", help="so many of a prompt"
+    )
+    trace.add_argument("--cache", metavar="KIND", help="of keys and values, as transformers names it: static …")
+    trace.add_argument("--prefill-chunk-size", type=_number(int, 1), metavar="N", help="read the prompt in pieces")
+    trace.add_argument("--prompt-lookup", type=_number(int, 1), metavar="N", help="draft N tokens from the prompt")
     trace.add_argument("--site", metavar="SITE", help="which routers, where a model has several kinds: encoder …")
     trace.add_argument("--device-map", metavar="MAP", help="where the weights go: auto, cpu, cuda:0 …")
     trace.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)")
@@ -99,6 +112,7 @@ def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     change.add_argument("--force", nargs="+", metavar="LAYER:EXPERTS", help="every token is sent to them")
     change.add_argument("--experts-per-token", type=_number(int, 1), metavar="K", help="another top-k")
     change.add_argument("--exchange", type=_number(int, 0), nargs=3, metavar=("LAYER", "EXPERT", "EXPERT"))
+    change.add_argument("--precision", choices=PRECISIONS, help="the model in another precision")
     change.add_argument("--replay", metavar="TRACE", help="the routing of a trace of the same prompt")
     what_if.add_argument("--no-reroute", action="store_true", help="with --mute: nothing takes a muted expert's place")
     what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
@@ -111,6 +125,12 @@ def _ablate_arguments(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument("--layers", type=_number(int, 0), nargs="+", metavar="N", help="these alone (default: all)")
     ablate.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
     ablate.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _precision_arguments(precision: argparse.ArgumentParser) -> None:
+    precision.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
+    precision.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a hub id")
+    precision.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
@@ -130,6 +150,8 @@ def _params_arguments(params: argparse.ArgumentParser) -> None:
     model = params.add_mutually_exclusive_group(required=True)
     model.add_argument("model", metavar="MODEL", nargs="?", help="'embedded', a folder, or a Hugging Face id")
     model.add_argument("--known", action="store_true", help="well-known models, beside what their makers say")
+    params.add_argument("--context", type=_number(int, 1), default=8192, metavar="N", help="tokens to keep (8192)")
+    params.add_argument("--trace", metavar="FILE", help="say how many parameters its tokens touched")
     params.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -167,6 +189,7 @@ COMMANDS = {
     "trace": ("Run a prompt through a model and record what every router decides.", _trace_arguments),
     "what-if": ("Read a prompt with the routing changed, and say what that does to it.", _what_if_arguments),
     "ablate": ("Mute each expert that a prompt uses, and rank them by what that does.", _ablate_arguments),
+    "precision": ("Read a prompt in other precisions: which tokens go to other experts?", _precision_arguments),
     "corpus": ("Trace labelled texts and tell which experts which kind of text uses.", _corpus_arguments),
     "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
     "families": ("Tell which MoE families of transformers moeviz reads, and how.", _families_arguments),

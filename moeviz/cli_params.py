@@ -1,52 +1,104 @@
 """What `moeviz params` says: a model's parameters, and what its maker says of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from moeviz.capture.known_models import KNOWN_MODELS
+from moeviz.capture.kv_cache import LayerCache, kv_cache
+from moeviz.capture.models import model_config, model_facts
 from moeviz.capture.parameters import parameters_of_config
 from moeviz.errors import CaptureError
+from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
+from moeviz.metrics.parameters import touched_growth
 from moeviz.model_info import PARTS, ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
+from moeviz.routing_trace import RoutingTrace
 
 
-def params_of(model: ModelInfo) -> dict[str, Any]:
-    """Total, active by each convention, and by part; and the maker's figures where they are known.
+def params_of(name: str, tokens: int, trace: RoutingTrace | None = None) -> dict[str, Any]:
+    """Total, active by each convention, by part; memory, with keys and values of `tokens`; the maker's figures.
 
-    Raises `CaptureError` for a model with routers of several kinds.
+    With a trace of the model, how many parameters its tokens touch. Raises `CaptureError` for a trace of another one.
     """
+    model = model_facts(name)
     counts = model.parameters
-    if counts is None:
-        raise CaptureError(
-            f"{model.name} has routers of several kinds ({model.site} is one); moeviz counts parameters of models "
-            "with one kind. `moeviz trace --site` records either."
-        )
     active = {convention: active_parameters(counts, model.top_k, convention) for convention in CONVENTIONS}
-    facts = {"model": model.name, "total": counts.total, "active": active}
+    facts = {"model": model.name, "site": model.site, "total": counts.total, "active": active}
     facts |= {"parts": {part: getattr(counts, part) for part in PARTS}}
     facts |= {"num_experts": model.num_experts, "top_k": model.top_k, "layers": len(model.layers)}
-    if (known := KNOWN_MODELS.get(model.name)) is None:
-        return facts
+    if trace is not None:
+        facts["touched"] = _touched(model, trace)
+    return facts | _memory(counts.total, kv_cache(model_config(name)), tokens) | _published(model.name)
+
+
+def _touched(model: ModelInfo, trace: RoutingTrace) -> dict[str, int]:
+    if (trace.model.layers, trace.model.num_experts) != (model.layers, model.num_experts):
+        raise CaptureError(
+            f"The trace is of {trace.model.name}, layers {trace.model.layers} of {trace.model.num_experts} experts; "
+            f"{model.name} has layers {model.layers} of {model.num_experts}. Give a trace of this model."
+        )
+    grown = touched_growth(replace(trace, model=replace(trace.model, parameters=model.parameters)))
+    last = grown.iloc[-1]
+    return {"tokens": len(grown), "parameters": int(last["touched"]), "experts": int(last["experts"])}
+
+
+def _memory(total: int, layers: list[LayerCache] | None, tokens: int) -> dict[str, Any]:
+    cache = None if layers is None else 2 * sum(layer.values(tokens) for layer in layers)
+    weights = {bits: weight_bytes(total, bits) for bits in BITS}
+    cards = {card: {bits: cards_needed(w + (cache or 0), card) for bits, w in weights.items()} for card in CARDS}
+    return {"weight_bytes": weights, "cache": {"tokens": tokens, "bytes": cache}, "cards": cards}
+
+
+def _published(name: str) -> dict[str, Any]:
+    if (known := KNOWN_MODELS.get(name)) is None:
+        return {}
     published = {"total": known.total, "active": known.active, "convention": known.convention, "remark": known.remark}
-    return facts | {"published": published}
+    return {"published": published}
 
 
 def params_text(facts: dict[str, Any]) -> str:
     """The same for a terminal."""
     rows = {"total": facts["total"], **{f"active, {convention}": n for convention, n in facts["active"].items()}}
     rows |= {f"  {part.replace('_', ' ')}": n for part, n in facts["parts"].items()}
+    if touched := facts.get("touched"):
+        rows[f"touched by the trace's {touched['tokens']:,} tokens"] = touched["parameters"]
     wide, long = max(map(len, rows)), len(f"{facts['total']:,}")
     experts, layers = max(facts["num_experts"]), facts["layers"]
-    lines = [f"{facts['model']}: {facts['top_k']} of {experts} experts a token in {layers} layers"]
+    site = f" ({facts['site']})" if facts["site"] else ""
+    lines = [f"{facts['model']}: {facts['top_k']} of {experts} experts a token in {layers} layers{site}"]
     lines += [f"{name:<{wide}}  {count:>{long},}" for name, count in rows.items()]
-    if published := facts.get("published"):
-        remark = f" ({published['remark']})" if published["remark"] else ""
-        lines.append(
-            f"Its maker says {published['total']:g} billion, {published['active']:g} active, which is counted "
-            f"{published['convention'].replace('all', 'with everything')}{remark}. The config is moeviz's own copy."
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_published_lines(facts), "", *_memory_lines(facts)])
+
+
+def _published_lines(facts: dict[str, Any]) -> list[str]:
+    if (published := facts.get("published")) is None:
+        return []
+    remark = f" ({published['remark']})" if published["remark"] else ""
+    active = ""
+    if published["active"] is not None:
+        counted = published["convention"].replace("all", "with everything")
+        active = f", {published['active']:g} active, which is counted {counted}"
+    return [f"Its maker says {published['total']:g} billion{active}{remark}. The config is moeviz's own copy."]
+
+
+def _memory_lines(facts: dict[str, Any]) -> list[str]:
+    """Gigabytes of weights, and cards that hold them, by bits of a weight."""
+    tokens, cache = facts["cache"]["tokens"], facts["cache"]["bytes"]
+    kept = "not known, and left out below" if cache is None else _size(cache)
+    sizes = {"weights": {bits: _size(size) for bits, size in facts["weight_bytes"].items()}}
+    cards = {f"{name}, {CARDS[name]} GB": row for name, row in facts["cards"].items()}
+    frame = pd.DataFrame(sizes | cards).T.rename(columns=lambda bits: f"{bits} bits")
+    return [
+        f"keys and values of {tokens:,} tokens, in 16 bits: {kept}",
+        "Cards that hold weights, keys and values, a tenth of each left free, by bits of a weight:",
+        frame.to_string(),
+    ]
+
+
+def _size(taken: int) -> str:
+    return f"{taken / 1e9:,.1f} GB" if taken >= 1e9 else f"{taken / 1e6:,.1f} MB"
 
 
 def known_models() -> pd.DataFrame:

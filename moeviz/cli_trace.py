@@ -1,12 +1,19 @@
 """What `moeviz trace` says of a trace."""
 
+from argparse import Namespace
 from typing import Any
 
 import pandas as pd
 
+from moeviz.capture.decoding import Decoding
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import RoutingTrace
 from moeviz.terminal import frame_text, visible_line
+
+
+def decoding_of(args: Namespace) -> Decoding:
+    """How generation is to run."""
+    return Decoding(args.num_beams, args.num_return_sequences, args.cache, args.prefill_chunk_size, args.prompt_lookup)
 
 
 def summary_of(trace: RoutingTrace) -> dict[str, Any]:

@@ -3,17 +3,22 @@
 import re
 from argparse import Namespace
 
+import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.interventions import Exchange, Experts, Force, Intervention, Mute, Replay, TopK
+from moeviz.capture.precision import InPrecision, Precision
 from moeviz.capture.what_if import WhatIf
 from moeviz.errors import CaptureError
 from moeviz.exports import read_trace
+from moeviz.metrics.agreement import set_changes
 from moeviz.terminal import frame_text
 
 
-def intervention_of(args: Namespace) -> Intervention:
+def intervention_of(args: Namespace) -> Intervention | Precision:
     """The one change that was asked for."""
+    if args.precision:
+        return Precision(args.precision)
     if args.replay:
         return Replay(read_trace(args.replay))
     if args.exchange:
@@ -51,3 +56,17 @@ def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
             f"likeliest next token   another one after {another:.0%} of the tokens",
         ]
     )
+
+
+def precision_table(found: dict[str, InPrecision]) -> pd.DataFrame:
+    """By precision and layer: tokens that are sent to another set of experts than in float32, by tie or not."""
+    exact = found["float32"].trace
+    tables = []
+    for name, other in found.items():
+        if name != "float32":
+            table = set_changes(exact, other.trace, other.tied)
+            unknown = [not known for known in other.known]
+            table.loc[unknown, ["tied", "flipped"]] = float("nan")
+            tables.append(table.assign(precision=name))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["precision", *table.columns.drop("precision")]]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from labels import labelled
 
-from moeviz import cli, cli_corpus
+from moeviz import cli, cli_corpus, cli_io
 from moeviz.capture.families import families
 from moeviz.capture.models import model_facts
 from moeviz.charts import TOPICS
@@ -293,7 +293,7 @@ def test_params_prints_the_numbers_of_every_convention(capsys):
     assert f"{counts.total:,}" in out and f"{counts.routed_experts:,}" in out
     for convention in CONVENTIONS:
         assert f"active, {convention}" in out and f"{active_parameters(counts, 2, convention):,}" in out
-    numbers = out.splitlines()[1:]
+    numbers = out.partition("\n\n")[0].splitlines()[1:]
     assert len({len(line) for line in numbers}) == 1  # aligned
 
 
@@ -415,11 +415,11 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
 
 
 def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
-    cli._progress(1, 2)
+    cli_io.progress(1, 2)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    cli._progress(1, 2)
-    cli._progress(2, 2)
+    cli_io.progress(1, 2)
+    cli_io.progress(2, 2)
     assert capsys.readouterr().err == "\rmoeviz: generated 1 of 2 tokens\rmoeviz: generated 2 of 2 tokens\n"
 
 
@@ -486,3 +486,34 @@ def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatc
     assert main(["families", "--check"]) == 1
     out = capsys.readouterr().out.split("\n\n", 1)[1]
     assert "OldRouter" in out and "OlmoeTopKRouter" in out and "MixtralTopKRouter" not in out
+
+
+# moeviz precision, and more of params and trace
+
+
+def test_precision_prints_every_precision_and_layer(capsys):
+    assert main(["precision", "12 + 7 = 19, und heute", "--json"]) == 0
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert rows.groupby("precision").size().to_dict() == {"bfloat16": 6, "float16": 6, "int8": 6}
+    assert main(["what-if", "12 + 7 = 19", "--precision", "int8"]) == 0
+    assert "KL, mean of tokens" in capsys.readouterr().out
+
+
+def test_params_says_what_a_trace_touched_and_which_cards_hold_the_model(capsys, tmp_path):
+    path = tmp_path / "sums.npz"
+    assert main(["trace", "12 + 7 = 19", "-o", str(path)]) == 0
+    assert main(["params", "embedded", "--trace", str(path), "--context", "100", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["active"][CONVENTIONS[0]] < facts["touched"]["parameters"] <= facts["total"]
+    assert facts["cache"] == {"tokens": 100, "bytes": 100 * 6 * 2 * 2 * 64 * 2}
+    assert facts["weight_bytes"]["16"] == 2 * facts["total"]
+    assert set(facts["cards"]["H100"].values()) == {1}
+    assert main(["params", "mistralai/Mixtral-8x7B-v0.1", "--trace", str(path)]) == 1
+    assert "Give a trace of this model" in capsys.readouterr().err
+
+
+def test_trace_takes_other_ways_to_generate(capsys):
+    assert main(["trace", "Il", "--max-new-tokens", "3", "--num-beams", "2", "--num-return-sequences", "2"]) == 0
+    assert "4 generated" in capsys.readouterr().out
+    assert main(["trace", "Il", "--max-new-tokens", "3", "--num-return-sequences", "2"]) == 1
+    assert "The likeliest tokens are the same every time" in capsys.readouterr().err

@@ -29,8 +29,7 @@ def tokenizer():
 
 def logits_of(model, tokenizer, intervention, prompts=PROMPTS):
     run = prepare(model, prompts, tokenizer, 0)
-    with module._ready(run) as swaps:
-        return module._read(run, swaps, intervention)[1]
+    return module._read(run, module.ready(run), intervention)[1]
 
 
 def routing(trace):

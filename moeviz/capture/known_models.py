@@ -19,7 +19,7 @@ class KnownModel(NamedTuple):
     model_type: str
     sizes: dict[str, object]
     total: float
-    active: float
+    active: float | None  # where its maker says
     convention: str = ALL
     remark: str = ""
 
@@ -89,6 +89,10 @@ def _glm(hidden: int, width: int, expert_width: int, layers: int, experts: int, 
         "first_k_dense_replace": dense,
         "attention_bias": True,
     }
+
+
+def _llama4(experts: int, every: int) -> dict[str, object]:
+    return {"num_local_experts": experts, "num_experts_per_tok": 1, "interleave_moe_layer_step": every}
 
 
 KNOWN_MODELS: dict[str, KnownModel] = {
@@ -214,5 +218,29 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         },
         52,
         12,
+    ),
+    "google/switch-c-2048": KnownModel(
+        "switch_transformers",
+        {
+            "vocab_size": 32128,
+            "d_model": 2080,
+            "d_kv": 64,
+            "d_ff": 6144,
+            "num_heads": 32,
+            "num_layers": 15,
+            "num_decoder_layers": 15,
+            "num_sparse_encoder_layers": 15,
+            "num_sparse_decoder_layers": 15,
+            "num_experts": 2048,
+        },
+        1571,
+        None,
+        remark="a token of the text runs through the encoder alone, one that is written through the decoder alone",
+    ),
+    "meta-llama/Llama-4-Scout-17B-16E": KnownModel(
+        "llama4_text", _llama4(16, 1), 109, 17, remark="text alone; the maker's total has a vision encoder too"
+    ),
+    "meta-llama/Llama-4-Maverick-17B-128E": KnownModel(
+        "llama4_text", _llama4(128, 2), 400, 17, remark="text alone; the maker's total has a vision encoder too"
     ),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.known_models import KNOWN_MODELS
 from moeviz.capture.parameters import auto_class, describe, empty_model, parameters_of_config
@@ -82,13 +82,18 @@ def model_facts(name: str, revision: str | None = None) -> ModelInfo:
 
     Well-known models (`known_models.py`) need no network, unless a revision is asked for.
     """
-    if name in KNOWN_MODELS and revision is None and not Path(name).is_dir():
-        return parameters_of_config(KNOWN_MODELS[name].config(), name)
-    config = _config(name, model_source(name), revision)
+    config = model_config(name, revision)
     try:
         return parameters_of_config(config, name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CaptureError(f"The config of {name!r} does not build a model: {_first_line(error)}") from error
+
+
+def model_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The config of a model, by the same names as `load_model`; of well-known models without a network."""
+    if name in KNOWN_MODELS and revision is None and not Path(name).is_dir():
+        return KNOWN_MODELS[name].config()
+    return _config(name, model_source(name), revision)
 
 
 def model_source(name: str) -> str:
@@ -113,7 +118,7 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _config(name: str, source: str, revision: str | None):
+def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(source, **({"revision": revision} if revision else {}), **SAFE)
     except (OSError, ValueError, KeyError) as error:
@@ -123,7 +128,7 @@ def _config(name: str, source: str, revision: str | None):
         ) from error
 
 
-def _on_meta(name: str, config) -> PreTrainedModel:
+def _on_meta(name: str, config: PreTrainedConfig) -> PreTrainedModel:
     try:
         return empty_model(config)
     except ValueError as error:

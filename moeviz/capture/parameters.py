@@ -1,23 +1,28 @@
 """Count a model's parameters by what they do, from its modules; a config is enough, no weights are loaded."""
 
+import copy
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
-from moeviz.capture.routers import Router, find_routers
+from moeviz.capture.routers import Router, find_routers, router_sites
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 
 # The first pattern found in a parameter's path says what it does. Routers and routed experts are known by their
 # modules, and come before these.
 PART_OF_PATH = {
     "shared_experts": re.compile(r"\bshared_"),
-    "attention": re.compile(r"\b(self_|linear_)?(attn|attention)\b"),
+    "attention": re.compile(r"\b(self_?|linear_|encdec)?(attn|attention)\b", re.IGNORECASE),
     "dense_layers": re.compile(r"\b(mlp|ffn|feed_forward)\b"),
 }
+# Their experts are modules of their own: building thousands takes minutes. Counts are linear in the number of experts.
+ONE_MODULE_AN_EXPERT = ("switch_transformers", "nllb-moe")
+FEW = 2
 IS_LAYER = re.compile(r"\.\d+$")  # a router that stands in the layer itself, beside its dense block
 
 
@@ -74,7 +79,36 @@ def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> M
     >>> f"{info.parameters.total:,} {active_parameters(info.parameters, info.top_k):,}"
     '46,702,792,704 12,879,925,248'
     """
-    return describe(empty_model(config), name or config.model_type)
+    name = name or config.model_type
+    if config.model_type not in ONE_MODULE_AN_EXPERT:
+        return whole(empty_model(config), name)
+    few, one_more = (whole(empty_model(_with_experts(config, n)), name) for n in (FEW, FEW + 1))
+    parts = {part: getattr(few.parameters, part) for part in PARTS}
+    added = {part: getattr(one_more.parameters, part) - count for part, count in parts.items()}
+    counts = {part: count + (config.num_experts - FEW) * added[part] for part, count in parts.items()}
+    num_experts = (config.num_experts,) * len(few.layers)
+    return replace(few, parameters=replace(few.parameters, **counts), num_experts=num_experts)
+
+
+def whole(model: nn.Module, name: str) -> ModelInfo:
+    """The facts of all of a model's MoE layers, whatever site their routers are of, one after the other."""
+    sites = router_sites(model)
+    if len(sites) == 1:
+        return describe(model, name)
+    routers = [router for site in sites for router in find_routers(model, site)]
+    return replace(
+        describe(model, name),
+        layers=tuple(router.layer for router in routers),
+        num_experts=tuple(router.num_experts for router in routers),
+        parameters=count_parameters(model, routers),
+        site=" and ".join(sites),
+    )
+
+
+def _with_experts(config: PreTrainedConfig, number: int) -> PreTrainedConfig:
+    other = copy.deepcopy(config)
+    other.num_experts = number
+    return other
 
 
 def _embeddings(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,24 +1,22 @@
 """What if the routers decided otherwise: trace, next tokens and loss, beside those of the model as it is."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from moe_kernels.reference import choose_torch
-from moeviz.capture.hf import assemble
-from moeviz.capture.interventions import Choice, Decision, Intervention, Mute
+from moeviz.capture.assembly import assemble
+from moeviz.capture.intervening import intervening, ready
+from moeviz.capture.interventions import Intervention, Mute
 from moeviz.capture.models import LoadedModel
-from moeviz.capture.probe import Swap, check, own_forward, router_inputs, swap_of, with_forward
-from moeviz.capture.prompts import Run, prepare
-from moeviz.capture.recording import alone, listen
-from moeviz.capture.routers import find_routers
-from moeviz.errors import CaptureError
+from moeviz.capture.precision import Precision, in_precision
+from moeviz.capture.probe import Swap
+from moeviz.capture.prompts import Run, nothing_written, prepare
+from moeviz.capture.recording import listen
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -34,9 +32,9 @@ class WhatIf:
 
 
 def what_if(
-    model: LoadedModel | PreTrainedModel | str,
+    model: LoadedModel | nn.Module | str,
     prompts: str | Sequence[str],
-    intervention: Intervention,
+    intervention: Intervention | Precision,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> WhatIf:
@@ -51,14 +49,18 @@ def what_if(
     Raises `CaptureError` for a change that this model cannot be given, and what `trace` raises.
     """
     run = prepare(model, prompts, tokenizer, 0)
-    with _ready(run) as swaps:
-        plain, logits = _read(run, swaps, None)
+    swaps = ready(run)
+    plain, logits = _read(run, swaps, None)
+    if isinstance(intervention, Precision):
+        other = replace(run, model=in_precision(run.model, intervention.name))
+        changed, logits_changed = _read(other, (), None)
+    else:
         changed, logits_changed = _read(run, swaps, intervention)
     return WhatIf(plain, changed, _effect(plain, logits, logits_changed))
 
 
 def ablate(
-    model: LoadedModel | PreTrainedModel | str,
+    model: LoadedModel | nn.Module | str,
     prompts: str | Sequence[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -79,18 +81,18 @@ def ablate(
     """
     run = prepare(model, prompts, tokenizer, 0)
     rows = []
-    with _ready(run) as swaps:
-        plain, logits = _read(run, swaps, None)
-        shares = _shares(plain if layers is None else plain.select(layers=layers))
-        for done, (layer, expert, share) in enumerate(shares, start=1):
-            kl = change = 0.0
-            if share > 0:
-                _, changed = _read(run, swaps, Mute({layer: (expert,)}))
-                effect = _effect(plain, logits, changed)
-                kl, change = effect["kl"].mean(), (effect["loss_changed"] - effect["loss"]).mean()
-            rows.append((layer, expert, share, kl, change))
-            if progress is not None:
-                progress(done, len(shares))
+    swaps = ready(run)
+    plain, logits = _read(run, swaps, None)
+    shares = _shares(plain if layers is None else plain.select(layers=layers))
+    for done, (layer, expert, share) in enumerate(shares, start=1):
+        kl = change = 0.0
+        if share > 0:
+            _, changed = _read(run, swaps, Mute({layer: (expert,)}))
+            effect = _effect(plain, logits, changed)
+            kl, change = effect["kl"].mean(), (effect["loss_changed"] - effect["loss"]).mean()
+        rows.append((layer, expert, share, kl, change))
+        if progress is not None:
+            progress(done, len(shares))
     frame = pd.DataFrame(rows, columns=["layer", "expert", "load", "kl", "loss_change"])
     frame = frame.astype({"layer": "int32", "expert": "int16"})
     return frame.sort_values("kl", ascending=False, kind="stable", ignore_index=True)
@@ -105,73 +107,18 @@ def _shares(trace: RoutingTrace) -> list[tuple[int, int, float]]:
     return shares
 
 
-@contextmanager
-def _ready(run: Run) -> Iterator[tuple[Swap, ...]]:
-    """Which routers can choose again: checked once."""
-    if run.model.config.is_encoder_decoder:
-        raise CaptureError(
-            f"{type(run.model).__name__} has an encoder and a decoder; what-if reads decoder-only models."
-        )
-    swaps = tuple(swap_of(router) for router in find_routers(run.model))
-    with alone(run.model):
-        check(run.model, swaps)
-    yield swaps
-
-
 @torch.no_grad()
 def _read(run: Run, swaps: tuple[Swap, ...], intervention: Intervention | None) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens."""
     batch = run.batch
     kept = batch.attention_mask.flatten() == 1
-    with ExitStack() as stack:
-        recording = stack.enter_context(listen(run.model, keep_logits=True))
-        if intervention is not None:
-            experts = dict(zip(run.info.layers, run.info.num_experts, strict=True))
-            intervention.check(experts, run.info.top_k, batch.input_ids.flatten()[kept].cpu().numpy())
-            for index, swap in enumerate(swaps):
-                stack.enter_context(with_forward(swap.router.module, _changed(swap, index, kept, intervention)))
+    with listen(run.model, keep_logits=True) as recording, intervening(run, swaps, intervention):
         positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
         output = run.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
         )
-    trace = assemble(recording, run, batch.input_ids[:, :0])
+    trace = assemble(recording, run, nothing_written(batch))
     return trace, output.logits.flatten(0, 1)[kept.to(output.logits.device)]
-
-
-def _changed(swap: Swap, index: int, kept: Tensor, intervention: Intervention) -> Callable[..., tuple]:
-    router = swap.router
-    own = own_forward(router.module)
-
-    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
-        output = own(*args, **kwargs)
-        flat = [part.reshape(-1, part.shape[-1]) for part in output[:3]]
-
-        def again(bias: Tensor | None, top_k: int | None) -> Choice:
-            weights, experts = _choose_again(swap, flat[0], args, kwargs, bias, top_k)
-            return weights.to(flat[1].dtype), experts.to(flat[2].dtype)
-
-        facts = (router.layer, index, router.num_experts, *flat[1:], kept.to(flat[2].device), router.factor)
-        weights, experts = intervention.change(Decision(*facts, again))
-        shape = (*output[2].shape[:-1], -1)
-        return output[0], weights.view(shape), experts.view(shape), *output[3:]
-
-    return forward
-
-
-def _choose_again(
-    swap: Swap, logits: Tensor, args: tuple, kwargs: dict, bias: Tensor | None, top_k: int | None
-) -> Choice:
-    if swap.trouble:
-        raise CaptureError(
-            f"{swap.trouble}, so moeviz cannot let it choose again. Mute with reroute=False, exchange experts, or "
-            "replay a trace."
-        )
-    _, own_bias = router_inputs(swap.family, swap.router.module, args, kwargs)
-    gating = swap.family.gating(swap.router.module)
-    if top_k is not None:
-        gating = replace(gating, top_k=top_k)
-    biases = [part.float() for part in (own_bias, bias) if part is not None]
-    return choose_torch(logits, gating, sum(biases) if biases else None)
 
 
 def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFrame:

@@ -1,0 +1,84 @@
+"""Let routers decide otherwise while a model runs: what `interventions.py` says, in place of what they decided."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from torch import Tensor
+
+from moe_kernels.reference import choose_torch
+from moeviz.capture.interventions import Choice, Decision, Intervention, Replay
+from moeviz.capture.locks import alone
+from moeviz.capture.probe import Swap, check, own_forward, router_inputs, swap_of, with_forward
+from moeviz.capture.prompts import Run
+from moeviz.capture.routers import find_routers
+from moeviz.errors import CaptureError
+
+
+def ready(run: Run, site: str | None = None) -> tuple[Swap, ...]:
+    """The routers of a model, and which of them can choose again: checked on a forward."""
+    if run.model.config.is_encoder_decoder:
+        raise CaptureError(
+            f"{type(run.model).__name__} has an encoder and a decoder; what-if reads decoder-only models."
+        )
+    swaps = tuple(swap_of(router) for router in find_routers(run.model, site))
+    with alone(run.model):
+        check(run.model, swaps)
+    return swaps
+
+
+@contextmanager
+def intervening(
+    run: Run, swaps: tuple[Swap, ...], intervention: Intervention | None, max_new_tokens: int = 0
+) -> Iterator[None]:
+    """Inside the block the routers decide what the intervention makes of their decisions.
+
+    Raises `CaptureError` where the model cannot be given it.
+    """
+    with ExitStack() as stack:
+        if isinstance(intervention, Replay) and max_new_tokens:
+            raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
+        if intervention is not None:
+            kept = run.batch.attention_mask.flatten() == 1
+            experts = dict(zip(run.info.layers, run.info.num_experts, strict=True))
+            intervention.check(experts, run.info.top_k, run.batch.input_ids.flatten()[kept].cpu().numpy())
+            for index, swap in enumerate(swaps):
+                stack.enter_context(with_forward(swap.router.module, _changed(swap, index, kept, intervention)))
+        yield
+
+
+def _changed(swap: Swap, index: int, kept: Tensor, intervention: Intervention) -> Callable[..., tuple]:
+    router = swap.router
+    own = own_forward(router.module)
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
+        output = own(*args, **kwargs)
+        flat = [part.reshape(-1, part.shape[-1]) for part in output[:3]]
+
+        def again(bias: Tensor | None, top_k: int | None) -> Choice:
+            weights, experts = _choose_again(swap, flat[0], args, kwargs, bias, top_k)
+            return weights.to(flat[1].dtype), experts.to(flat[2].dtype)
+
+        real = kept.to(flat[2].device) if len(kept) == len(flat[2]) else flat[2].new_ones(len(flat[2])).bool()
+        facts = (router.layer, index, router.num_experts, *flat[1:], real, router.factor)
+        weights, experts = intervention.change(Decision(*facts, again))
+        shape = (*output[2].shape[:-1], -1)
+        return output[0], weights.view(shape), experts.view(shape), *output[3:]
+
+    return forward
+
+
+def _choose_again(
+    swap: Swap, logits: Tensor, args: tuple, kwargs: dict, bias: Tensor | None, top_k: int | None
+) -> Choice:
+    if swap.trouble:
+        raise CaptureError(
+            f"{swap.trouble}, so moeviz cannot let it choose again. Mute with reroute=False, exchange experts, or "
+            "replay a trace."
+        )
+    _, own_bias = router_inputs(swap.family, swap.router.module, args, kwargs)
+    gating = swap.family.gating(swap.router.module)
+    if top_k is not None:
+        gating = replace(gating, top_k=top_k)
+    biases = [part.float() for part in (own_bias, bias) if part is not None]
+    return choose_torch(logits, gating, sum(biases) if biases else None)

@@ -1,0 +1,84 @@
+"""How much the keys and values of a text take, from the config alone: measured on transformers' own cache.
+
+The model is built on the meta device, with experts that do nothing, and reads a few tokens: shapes without memory. Each
+layer's share is then a constant (recurrent states) plus so much a token, up to its window where it has one.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from moeviz.capture.parameters import empty_model
+from moeviz.capture.replaced import replaced
+from moeviz.capture.routers import find_routers, router_sites
+
+LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What one layer keeps of a text, in values."""
+
+    constant: int
+    per_token: int
+    window: int | None  # tokens kept at most
+
+    def values(self, tokens: int) -> int:
+        """Values kept of so many tokens."""
+        return self.constant + self.per_token * (tokens if self.window is None else min(tokens, self.window))
+
+
+def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
+    """What each layer of a model keeps in generation; None where moeviz cannot tell.
+
+    As transformers keeps it: latents, where attention has them (DeepSeek's); windows, where layers have them. None for
+    models with an encoder, and for caches that do not grow evenly (compressed ones).
+
+    >>> from transformers import DeepseekV3Config
+    >>> sum(layer.per_token for layer in kv_cache(DeepseekV3Config())) * 2  # bytes a token in bfloat16
+    70272
+
+    Source of that figure: Insights into DeepSeek-V3 (arXiv 2505.09343), table 1: 70.272 KB.
+    """
+    if config.is_encoder_decoder:
+        return None
+    model = empty_model(config).to(torch.bfloat16)
+    try:
+        grown = [_kept(model, length) for length in LENGTHS]
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # what this model does has no shapes alone
+        return None
+    layers = []
+    for counts, window in zip(zip(*(counts for counts, _ in grown), strict=True), grown[0][1], strict=True):
+        steps = {(later - earlier) / (LENGTHS[1] - LENGTHS[0]) for earlier, later in pairwise(counts)}
+        per_token = steps.pop()
+        if steps or not per_token.is_integer():
+            return None
+        layers.append(LayerCache(counts[0] - int(per_token) * LENGTHS[0], int(per_token), window))
+    return layers
+
+
+@torch.no_grad()
+def _kept(model: PreTrainedModel, tokens: int) -> tuple[list[int], list[int | None]]:
+    """Values that each layer keeps of so many tokens, and its window."""
+    experts = [part for site in router_sites(model) for r in find_routers(model, site) for part in r.experts.values()]
+    with ExitStack() as stack:
+        for part in experts:
+            stack.enter_context(replaced(part, "forward", lambda hidden, *_args, **_kwargs: hidden))
+        output = model(input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"), use_cache=True)
+    layers = output.cache.layers
+    windows = (getattr(layer, "sliding_window", None) for layer in layers)
+    counts = [sum(part.numel() for part in _tensors(vars(layer))) for layer in layers]
+    return counts, [None if window is None else window - 1 for window in windows]  # the next token is not kept yet
+
+
+def _tensors(holder: object) -> Iterator[Tensor]:
+    if isinstance(holder, Tensor) and holder.is_floating_point():
+        yield holder
+    elif isinstance(holder, dict | list | tuple):
+        for part in holder.values() if isinstance(holder, dict) else holder:
+            yield from _tensors(part)

@@ -1,0 +1,141 @@
+"""The same prompts in other precisions: which tokens are sent to other experts, and which of these were ties.
+
+A choice is a boundary tie where rounding the router's own logits is enough to change it: in that precision the last
+expert chosen and the best one left out cannot be told apart. Any other change comes from hidden states that moved.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moe_kernels.reference import route_torch
+from moeviz.capture.assembly import assemble
+from moeviz.capture.decoding import Decoding, Sampling, decode
+from moeviz.capture.intervening import ready
+from moeviz.capture.models import LoadedModel
+from moeviz.capture.probe import Swap, own_forward, router_inputs, with_forward
+from moeviz.capture.prompts import Run, prepare
+from moeviz.capture.recording import listen
+from moeviz.capture.routers import find_routers
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NAMES = (*DTYPES, "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """An intervention of `what_if`: the model in another precision. Routers decide as they like in it."""
+
+    name: str  # one of NAMES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InPrecision:
+    """A trace in one precision, and which choices of the float32 trace are boundary ties in it. L layers, T tokens."""
+
+    trace: RoutingTrace
+    tied: np.ndarray  # (L, T) bool
+    known: tuple[bool, ...]  # L: whether moeviz knows how the layer's router ranks; where not, `tied` is False
+
+
+def in_precisions(
+    model: LoadedModel | nn.Module | str,
+    prompts: str | Sequence[str],
+    names: Sequence[str] = NAMES,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> dict[str, InPrecision]:
+    """Read prompts in float32, and in each of `names`; by name, float32 first. Needs memory for a second model.
+
+    float32, bfloat16 and float16: weights and arithmetic, as `model.to` has it. int8: the weights of linear layers and
+    of experts rounded to 8 bits, each row of the last dimension by its largest value; arithmetic, embeddings, norms and
+    routers stay in float32, as weight-only quantisation has it.
+
+    Raises what `trace` raises, and `CaptureError` where weights lie on disk.
+    """
+    run = prepare(model, prompts, tokenizer, 0)
+    names = [name for name in names if name != "float32"]
+    exact = replace(run, model=in_precision(run.model, "float32"))
+    swaps = ready(exact)
+    known = tuple(swap.trouble is None for swap in swaps)
+    ties = [{} for _ in swaps]
+    with ExitStack() as stack:
+        for swap, noted in zip(swaps, ties, strict=True):
+            if swap.trouble is None:
+                noting = _noting_ties(swap, [name for name in names if name in DTYPES], noted)
+                stack.enter_context(with_forward(swap.router.module, noting))
+        plain = _trace(exact, "float32")
+    kept = (run.batch.attention_mask == 1).flatten().cpu()
+    none = torch.zeros(len(kept), dtype=torch.bool)
+    found = {"float32": InPrecision(plain, np.zeros(plain.experts.shape[:2], bool), known)}
+    for name in names:
+        tied = np.stack([noted.get(name, none).cpu()[kept].numpy() for noted in ties])
+        found[name] = InPrecision(_trace(replace(run, model=in_precision(run.model, name)), name), tied, known)
+    return found
+
+
+def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """A copy of a model in another precision; see `in_precisions`."""
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        raise CaptureError(
+            f"Some weights of {type(model).__name__} lie on disk, and a copy in another precision needs them all in "
+            "memory. Use a machine with more of it, or a smaller model."
+        )
+    if name not in NAMES:
+        raise CaptureError(f"There is no precision {name!r}; take one of {', '.join(NAMES)}.")
+    other = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))
+    if name == "int8":
+        with torch.no_grad():
+            for weights in _quantised(other):
+                weights.copy_(_rounded(weights))
+    return other
+
+
+def _quantised(model: PreTrainedModel) -> Iterator[Tensor]:
+    """The weights that weight-only quantisation rounds: of linear layers but the head, and of experts."""
+    head, seen = model.get_output_embeddings(), set()
+    layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
+    experts = [part for router in find_routers(model) for part in router.experts.values()]
+    routers = {id(weights) for router in find_routers(model) for weights in router.module.parameters()}
+    for part in [*layers, *experts]:
+        for weights in part.parameters():
+            if weights.dim() >= 2 and id(weights) not in seen | routers:
+                seen.add(id(weights))
+                yield weights
+
+
+def _rounded(weights: Tensor) -> Tensor:
+    """To 255 steps between minus and plus the largest value of each row of the last dimension."""
+    step = (weights.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (weights / step).round() * step
+
+
+def _trace(run: Run, name: str) -> RoutingTrace:
+    with listen(run.model, keep_logits=True) as recording:
+        written = decode(run.model, run.batch, 0, Sampling(), Decoding())
+    return assemble(recording, replace(run, info=replace(run.info, dtype=name)), written)
+
+
+def _noting_ties(swap: Swap, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple]:
+    """The router's own forward, that also notes which of its choices rounding its logits would change."""
+    own = own_forward(swap.router.module)
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
+        logits, weights, experts, *rest = own(*args, **kwargs)
+        chosen = experts.reshape(-1, experts.shape[-1]).sort(dim=-1).values
+        _, bias = router_inputs(swap.family, swap.router.module, args, kwargs)
+        for name in names:
+            rounded = logits.reshape(len(chosen), -1).to(DTYPES[name])
+            again = route_torch(rounded, swap.family.gating(swap.router.module), bias)
+            noted[name] = (again.experts.sort(dim=-1).values != chosen).any(dim=-1) | (again.margin == 0)
+        return logits, weights, experts, *rest
+
+    return forward

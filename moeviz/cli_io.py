@@ -1,0 +1,66 @@
+"""What the commands of `moeviz` read and write: models, prompts, traces; progress and notes, to stderr."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeviz.errors import InvalidPrompt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.capture.models import LoadedModel
+    from moeviz.routing_trace import RoutingTrace
+
+
+def load(name: str, **options: Any) -> "LoadedModel":
+    """Open a model, and say so."""
+    from moeviz.capture.models import load_model
+
+    note(f"loading {name}")
+    return load_model(name, **options)
+
+
+def read_prompt(given: str) -> str:
+    """The prompt as it was given, or from standard input. Raises `InvalidPrompt` for what is not text."""
+    try:
+        text = sys.stdin.read() if given == "-" else given
+        text.encode()
+    except UnicodeError as error:
+        raise InvalidPrompt("The prompt is not text in UTF-8; save the file in that encoding.") from error
+    return text
+
+
+def check_output(path: str | None) -> None:
+    """What cannot be written is said now, not after the model has run."""
+    from moeviz.exports import export_for
+
+    if path:
+        export_for(path)
+        Path(path).parent.stat()
+
+
+def write(trace: "RoutingTrace", path: str | None) -> None:
+    """Write a trace, where that was asked for, and say so."""
+    from moeviz.exports import write_trace
+
+    if path:
+        write_trace(trace, path)
+        note(f"wrote {path}")
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The rows of a table, for JSON."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))  # NaN is null
+
+
+def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
+    """How far a run has come, where a person watches."""
+    if sys.stderr.isatty():
+        print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
+
+
+def note(sentence: str) -> None:
+    """Tell a person something that is no result."""
+    print(f"moeviz: {sentence}", file=sys.stderr, flush=True)

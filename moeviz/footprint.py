@@ -1,0 +1,36 @@
+"""What a model takes: bytes of its weights by precision, and how many cards hold it."""
+
+import math
+
+BITS = (32, 16, 8, 4)  # of a weight. Quantised formats keep scales and some layers besides: 2 to 15 % more
+# What the makers' data sheets say, in GB of 10^9 bytes.
+CARDS = {
+    "T4": 16,
+    "RTX 4090": 24,
+    "RTX 5090": 32,
+    "L40S": 48,
+    "A100 80GB": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+    "MI300X": 192,
+}
+FREE = 0.1  # of a card, for activations and what the runtime takes
+
+
+def weight_bytes(parameters: int, bits: int) -> int:
+    """Bytes of so many weights.
+
+    >>> weight_bytes(46_702_792_704, 16)
+    93405585408
+    """
+    return parameters * bits // 8
+
+
+def cards_needed(taken: int, card: str) -> int:
+    """How many of a card hold so many bytes, with a tenth of each left free, and nothing kept twice.
+
+    >>> cards_needed(93_405_585_408, "H100"), cards_needed(93_405_585_408, "H200")
+    (2, 1)
+    """
+    return math.ceil(taken / (CARDS[card] * 1e9 * (1 - FREE)))

@@ -1,0 +1,53 @@
+"""Two traces of the same tokens, of two precisions or two checkpoints: where do they choose other experts?"""
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+
+def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray | None = None) -> pd.DataFrame:
+    """How many tokens another trace sends to another set of experts, layer by layer.
+
+    One row per layer. Columns: layer int32 · tokens int64 · changed float64 (share of tokens whose set of experts is
+    another one) · tied float64 (share of tokens with another set where `tied` (L, T) says that the reference's choice
+    was a boundary tie; NaN where nobody says) · flipped float64 (changed - tied) · first_changed float64 (share of
+    tokens with another first choice) · overlap float64 (experts of the reference that the other has too, mean share).
+
+    Raises `InvalidTrace` for traces of other tokens, or of other layers.
+
+    Source: counting; overlap is recall of the top-k, as in OLMoE's router saturation (arXiv 2409.02060, section 5.1).
+    """
+    _check_alike(reference, other)
+    changed = (np.sort(reference.experts) != np.sort(other.experts)).any(axis=2)
+    ties = np.full(len(changed), np.nan) if tied is None else (changed & tied).mean(axis=1)
+    filled = reference.experts != NO_EXPERT
+    shared = filled & (reference.experts[..., None] == other.experts[..., None, :]).any(axis=3)
+    return pd.DataFrame(
+        {
+            "layer": np.array(reference.model.layers, np.int32),
+            "tokens": np.int64(changed.shape[1]),
+            "changed": changed.mean(axis=1),
+            "tied": ties,
+            "flipped": changed.mean(axis=1) - ties,
+            "first_changed": (reference.experts[..., 0] != other.experts[..., 0]).mean(axis=1),
+            "overlap": shared.sum(axis=(1, 2)) / np.maximum(filled.sum(axis=(1, 2)), 1),
+        }
+    )
+
+
+def _check_alike(reference: RoutingTrace, other: RoutingTrace) -> None:
+    if reference.model.layers != other.model.layers or reference.experts.shape != other.experts.shape:
+        raise InvalidTrace(
+            f"Traces of layers {reference.model.layers} and {other.model.layers}, of shapes {reference.experts.shape} "
+            f"and {other.experts.shape} (layers, tokens, slots), cannot be compared token by token; give two of the "
+            "same prompt and of models of the same shape."
+        )
+    same = reference.tokens["token_id"].to_numpy() == other.tokens["token_id"].to_numpy()
+    if not same.all():
+        first = int(np.flatnonzero(~same)[0])
+        raise InvalidTrace(
+            f"The traces are of other tokens from token {first} on: {reference.tokens['text'].iloc[first]!r} and "
+            f"{other.tokens['text'].iloc[first]!r}. Give two of the same prompt."
+        )
