@@ -4,7 +4,7 @@ import re
 
 import streamlit as st
 
-from app import state
+from app import shared
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.parameters import touched_growth
@@ -81,7 +81,7 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     """Which kind of text it is routed like: known for the embedded model alone, whose kinds of text ship with it."""
     if trace.model.name != EMBEDDED or not len(trace.tokens):
         return {}
-    reference = state.evaluation_routing()
+    reference = shared.evaluation_routing()
     if (trace.model.layers, trace.model.num_experts) != (reference.model.layers, reference.model.num_experts):
         return {}  # a stranger's file may call any model by this name
     nearest, *others = label_likeness(trace, reference).itertuples(index=False)

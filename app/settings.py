@@ -7,13 +7,17 @@
 |                         |            | the server's own machine. Set it to 0 behind a proxy.                         |
 | MOEVIZ_MAX_PROMPT_CHARS | 8000       | longest prompt, in characters                                                 |
 | MOEVIZ_MAX_NEW_TOKENS   | 128        | most tokens that one run may generate                                         |
+| MOEVIZ_MAX_WAITING      | 20         | runs that may wait for one model; more are told that it is busy               |
 | MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
 | MOEVIZ_TIMING           | 0          | 1: lines on stderr say when a run begins, the model ends, the chart is sent   |
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import streamlit as st
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Settings:
     allow_any_model: bool | None  # None: only to a browser on the server's own machine
     max_prompt_chars: int
     max_new_tokens: int
+    max_waiting: int
     max_upload_mb: int
     timing: bool
 
@@ -36,6 +41,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         allow_any_model=_switch(environment, "MOEVIZ_ALLOW_ANY_MODEL"),
         max_prompt_chars=_count(environment, "MOEVIZ_MAX_PROMPT_CHARS", 8000),
         max_new_tokens=_count(environment, "MOEVIZ_MAX_NEW_TOKENS", 128),
+        max_waiting=_count(environment, "MOEVIZ_MAX_WAITING", 20),
         max_upload_mb=_count(environment, "MOEVIZ_MAX_UPLOAD_MB", 50),
         timing=_switch(environment, "MOEVIZ_TIMING") or False,
     )
@@ -56,3 +62,16 @@ def _count(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 SETTINGS = read_settings(os.environ)
+
+
+def may_name_any_model() -> bool:
+    """Whether this visitor may load a folder or an id that the deployment does not list."""
+    if SETTINGS.allow_any_model is not None:
+        return SETTINGS.allow_any_model
+    headers = st.context.headers
+    host = re.sub(r":\d+$", "", headers.get("Host", ""))
+    return (
+        st.context.ip_address in (None, "::ffff:127.0.0.1")  # None is Streamlit's way to say: this machine
+        and host in ("localhost", "127.0.0.1", "[::1]")
+        and "X-Forwarded-For" not in headers
+    )

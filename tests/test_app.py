@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_models import DENSE
 
 import moeviz
-from app import settings, state
+from app import settings, shared, state
 from app.components.strip import PART_OF_CHARACTER
 from app.downloads import file_stem, table_as_csv
 from app.settings import read_settings
@@ -278,7 +278,7 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
         raise CaptureError("The router went away.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(moeviz, "trace", breaks_off, raising=False)
+        broken.setattr(moeviz, "stream", breaks_off, raising=False)
         app = run(first_page(trace), "One day")
         assert "The router went away." in sentences(app)
         assert app.session_state["trace"] is trace
@@ -287,7 +287,7 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
 
 
 def test_a_bug_is_loud_in_the_log_and_short_on_the_page(monkeypatch, trace, capsys):
-    monkeypatch.setattr(moeviz, "trace", lambda *_, **__: 1 / 0, raising=False)
+    monkeypatch.setattr(moeviz, "stream", lambda *_, **__: 1 / 0, raising=False)
     app = run(first_page(trace), "One day")
     assert "This app has encountered an error." in app.exception[0].value
     assert "division by zero" in capsys.readouterr().out
@@ -322,9 +322,9 @@ def test_a_dense_model_is_one_sentence(offered, tmp_path):
 
 def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch):
     offered("embedded", allow_any_model=False)
-    monkeypatch.setattr(state, "_load", pytest.fail)
-    monkeypatch.setattr(state, "_facts", pytest.fail)
-    for read in (state.model, state.model_facts):
+    monkeypatch.setattr(shared, "_load", pytest.fail)
+    monkeypatch.setattr(shared, "_facts", pytest.fail)
+    for read in (shared.model, shared.model_facts):
         with pytest.raises(ModelNotFound, match="not on offer here; choose one of embedded"):
             read("some/model")
 

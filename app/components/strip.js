@@ -56,7 +56,7 @@ function verticalNeighbour(drawn, from, step) {
 export default function ({ data, parentElement, setTriggerValue }) {
   const strip = parentElement.querySelector(".strip");
   const said = parentElement.querySelector(".said");
-  const { tokens, start, selected, name } = data;
+  const { tokens, start, selected, name, live } = data;
   const root = strip.getRootNode();
   const hadFocus = strip.contains(root.activeElement); // a rerun must not take the keyboard away
   const say = (i) => (said.textContent = i === null ? HINT : sentence(tokens[i]));
@@ -89,6 +89,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   drawn[current].tabIndex = 0;
   say(selected);
   if (hadFocus) drawn[current].focus({ preventScroll: true });
+
+  if (live) {
+    said.textContent = "";
+    strip.scrollTop = strip.scrollHeight;
+    return;
+  }
 
   const under = (event) => drawn.indexOf(event.target.closest(".token"));
   strip.onclick = (event) => {

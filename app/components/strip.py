@@ -30,12 +30,13 @@ def token_strip(
     rows: range,
     selected: int | None,
     colours: Sequence[str],
-    on_pick: Callable[[], None],
-    key: str,
+    on_pick: Callable[[], None] | None = None,
+    key: str | None = None,
 ) -> None:
     """Draw the tokens in `rows` of `trace`, each in the colour of its first-choice expert in `layer`.
 
-    `colours` has one entry an expert. A click, or Enter, leaves the row in the widget's `pick` and calls `on_pick`.
+    `colours` has one entry an expert. A click, or Enter, leaves the row in the widget's `pick` and calls `on_pick`;
+    without one the strip is only to look at, and shows its end.
     """
     at = trace.model.layers.index(layer)
     tokens = [_token(trace, at, row, colours) for row in rows]
@@ -46,7 +47,10 @@ def token_strip(
         "selected": selected - rows.start if selected in rows else None,
         "name": f"Tokens {rows.start} to {rows.stop - 1}, first-choice experts in layer {layer}",
     }
-    _component(key=key, data=data, on_pick_change=on_pick)
+    if on_pick is None:
+        _component(key=key, data=data | {"live": True})
+    else:
+        _component(key=key, data=data, on_pick_change=on_pick)
 
 
 def _token(trace: RoutingTrace, at: int, row: int, colours: Sequence[str]) -> dict[str, Any]:

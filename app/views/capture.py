@@ -2,9 +2,10 @@
 
 import streamlit as st
 
-from app import settings, state
+from app import settings, shared, state
 from app.explore import explore
 from app.facts import model_facts
+from app.live import run_live
 from app.show import explained
 
 EXAMPLES = {
@@ -70,7 +71,7 @@ def _prompt() -> None:
 
 
 def _model_choice() -> str:
-    free = state.may_name_any_model()
+    free = settings.may_name_any_model()
     return st.selectbox(
         "Model: choose, or type a folder or a Hugging Face id" if free else "Model",
         settings.SETTINGS.models,
@@ -83,7 +84,7 @@ def _model_choice() -> str:
 def _facts(name: str) -> bool:
     """What is known of the model before it runs; False, and the reason on the page, where there is no such model."""
     with explained():
-        model_facts(state.model_facts(name), state.context_length(name))
+        model_facts(shared.model_facts(name), shared.context_length(name))
         return True
     return False
 
@@ -114,20 +115,5 @@ def _options() -> tuple[int, float, int]:
 
 
 def _run(name: str, new_tokens: int, temperature: float, seed: int) -> None:
-    place = st.empty()
-    with place.container():
-        bar = st.progress(0.0, "The model reads the prompt …")
-        if new_tokens:
-            st.button("Stop")  # any click reruns the page, which ends this run at its next token
-
-    def waiting() -> None:
-        bar.progress(0.0, "The model reads another visitor's prompt; yours comes after it …")
-
-    def progress(done: int, total: int) -> None:
-        if total:
-            bar.progress(done / total, f"{done} of {total} tokens generated")
-
-    try:
-        state.run(name, new_tokens, temperature, seed, waiting, progress)
-    finally:
-        place.empty()
+    most = settings.SETTINGS.max_new_tokens  # whatever a browser sends
+    state.set_trace(run_live(name, state.value(state.PROMPT), min(new_tokens, most), temperature, seed))

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import state
+from app import shared, state
 from app.show import picture_and_words
 from moeviz.charts.saturation import SATURATION
 from moeviz.charts.specialization import CHARTS, label_load_heatmap
@@ -13,14 +13,14 @@ from moeviz.charts.specialization import CHARTS, label_load_heatmap
 def formation_page() -> None:
     """Saturation over training; and which kind of text used which experts at any recorded moment."""
     st.title("Formation", anchor=False)
-    recorded = state.formation()
+    recorded = shared.formation()
     st.markdown(
         "How the embedded model's routing formed. It read the beginnings of its evaluation texts at "
         f"{len(recorded)} moments of its training, and its routing was recorded: see when experts took to kinds of "
         "text, and how early that was settled."
     )
     st.subheader(SATURATION.question, anchor=False)
-    picture_and_words(SATURATION, state.saturation())
+    picture_and_words(SATURATION, shared.saturation())
     st.subheader(f"{BY_LABEL.question[:-1]}, and since when?", anchor=False)
     moment = st.select_slider(
         "Training tokens",

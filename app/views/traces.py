@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import settings, state
+from app import settings, shared, state
 from app.downloads import downloads
 from app.facts import trace_facts
 from app.show import explained
@@ -49,5 +49,5 @@ def _open_evaluation() -> None:
         help="Sixty texts of fifteen kinds, from French to SQL, that the model never saw, with the kind of each token.",
     )
     if asked:
-        state.set_trace(state.evaluation_routing())
+        state.set_trace(shared.evaluation_routing())
         st.success("Opened. The Specialization page shows which experts each kind of text uses.")

@@ -1,0 +1,92 @@
+"""A run while it goes on: the place in line, how far it is, its tokens in the strip as they come, and Stop."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+import moeviz
+from app import shared, state
+from app.components.strip import token_strip
+from app.timing import log_moment
+from app.worker import InLine, News, result
+from moeviz.charts import theme
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.models import LoadedModel
+
+SECONDS_BETWEEN_PICTURES = 0.3
+
+
+def run_live(name: str, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> RoutingTrace:
+    """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
+
+    Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
+    before its next token.
+    """
+    from moeviz.capture.decoding import Sampling
+
+    sampling = Sampling(temperature=temperature, seed=seed)
+
+    def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
+        log_moment("model begins")
+        with closing(moeviz.stream(loaded, prompt, max_new_tokens=max_new_tokens, sampling=sampling)) as grown:
+            for trace in grown:
+                tell(trace)
+        log_moment("model ends")
+        return trace
+
+    state.forget_held()
+    place = st.empty()
+    with place.container():
+        picture = Picture(max_new_tokens)
+    try:
+        return result(shared.at_work(name, work), picture.listen)
+    finally:
+        place.empty()
+
+
+class Picture:
+    """What stands on the page while a run goes on."""
+
+    def __init__(self, max_new_tokens: int) -> None:
+        self.bar = st.progress(0.0, "The model reads the prompt …")
+        self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
+        if max_new_tokens:
+            st.button("Stop", on_click=state.keep_held, help="What is there by then stays.")
+        self.strip = st.empty()
+
+    def listen(self, told: InLine | News) -> None:
+        """Show the place in line, or the trace so far; a picture now and then, since a browser needs time for it."""
+        if isinstance(told, InLine):
+            self.bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt …"))
+            return
+        trace = told.value
+        state.hold(trace)
+        generated = int((trace.tokens["phase"] == "generated").sum()) // trace.tokens["sequence"].nunique() + 1
+        self.bar.progress(generated / max(self.total, 1), f"{generated} of {self.total} tokens generated")
+        if self.total and trace is not self.shown and time.monotonic() > self.drawn + SECONDS_BETWEEN_PICTURES:
+            with self.strip.container():
+                _strip_so_far(trace)
+            self.shown, self.drawn = trace, time.monotonic()
+
+
+def _strip_so_far(trace: RoutingTrace) -> None:
+    """The newest tokens, coloured as they will be; to look at, not to click."""
+    layer = state.value(state.LAYER)
+    if layer not in trace.model.layers:
+        layer = state.middle_layer(trace)
+    at, end = trace.model.layers.index(layer), len(trace.tokens)
+    rows = range(max(0, end - theme.MAX_TOKENS), end)
+    colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, rows.start :, 0]))
+    token_strip(trace, layer, rows, None, colours)
+
+
+def waiting_words(ahead: int, otherwise: str) -> str:
+    """How many are before this visitor."""
+    if not ahead:
+        return otherwise
+    return f"{ahead} {'run is' if ahead == 1 else 'runs are'} before yours …"

@@ -1,0 +1,105 @@
+"""What all visitors share: models, their queues, recorded traces. The only file with Streamlit's caches."""
+
+import atexit
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+import moeviz
+from app import settings
+from app.worker import Done, InLine, News, Worker
+from moeviz.charts.saturation import SATURATION
+from moeviz.embedded.formation import formation_traces
+from moeviz.errors import ModelNotFound
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.models import LoadedModel
+
+MODELS_IN_MEMORY = 2
+FACTS_IN_MEMORY = 32
+
+
+def model_facts(name: str) -> ModelInfo:
+    """What the config of that model says: no weights are loaded for it."""
+    _check_on_offer(name)
+    return _facts(name)
+
+
+def context_length(name: str) -> int | None:
+    """Tokens that fit into a model that this deployment lists; None for others, which load only when they are run."""
+    return model(name).max_tokens if name in settings.SETTINGS.models else None
+
+
+def model(name: str) -> "LoadedModel":
+    """The model of that name, loaded once for everybody. Raises `ModelNotFound` where it is not on offer."""
+    _check_on_offer(name)
+    return _load(name)
+
+
+def at_work(name: str, work: Callable[["LoadedModel", Callable[[Any], None]], Any]) -> Iterator[InLine | News | Done]:
+    """Have the model's own thread do `work(model, tell)`; see `app.worker.Worker.ask`. Close it to cancel."""
+    loaded = model(name)
+    return _worker(name).ask(lambda tell: work(loaded, tell))
+
+
+def _check_on_offer(name: str) -> None:
+    if name not in settings.SETTINGS.models and not settings.may_name_any_model():
+        raise ModelNotFound(f"{name!r} is not on offer here; choose one of {', '.join(settings.SETTINGS.models)}.")
+
+
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _facts(name: str) -> ModelInfo:
+    from moeviz.capture.models import model_facts
+
+    with _building():
+        return model_facts(name)
+
+
+@st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner=False)
+def _load(name: str) -> "LoadedModel":
+    with _building():
+        loaded = moeviz.load_model(name)
+    _freeze()
+    return loaded
+
+
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _worker(name: str) -> Worker:
+    return Worker(settings.SETTINGS.max_waiting)
+
+
+@st.cache_resource(show_spinner=False)
+def formation() -> dict[int, RoutingTrace]:
+    """How the embedded model routed its evaluation texts at each recorded moment of its training."""
+    return formation_traces()
+
+
+@st.cache_resource(show_spinner=False)
+def saturation() -> pd.DataFrame:
+    """How much of the final routing each of those moments had."""
+    return SATURATION.measure(formation())
+
+
+def evaluation_routing() -> RoutingTrace:
+    """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
+    return formation()[max(formation())]
+
+
+@st.cache_resource(show_spinner=False)
+def _freeze() -> None:
+    # Streamlit collects garbage after every script run, and a walk over all that torch imports takes 0.14 s.
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # what is frozen is not freed at the end, and some libraries complain of that
+
+
+@st.cache_resource(show_spinner=False)
+def _building() -> threading.Lock:
+    """One for all visitors: counting parameters swaps how torch makes them, for every thread at once."""
+    return threading.Lock()
