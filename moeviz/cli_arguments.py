@@ -4,7 +4,20 @@ import argparse
 from collections.abc import Callable
 
 # moeviz.charts.TOPICS, known without loading it
-TOPICS = ("tokens", "load", "confidence", "parameters", "layers", "specialization")
+TOPICS = (
+    "tokens",
+    "load",
+    "specialization",
+    "cooperation",
+    "confidence",
+    "repetition",
+    "losses",
+    "layers",
+    "flow",
+    "parameters",
+    "coverage",
+    "placement",
+)
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.precision.NAMES
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {
@@ -61,7 +74,8 @@ EXAMPLES = {
   moeviz metrics trace.json --topic confidence --json | jq .""",
     "convert": """examples:
   moeviz convert trace.npz trace.csv
-  moeviz convert routes-by-hand.csv routes.parquet""",
+  moeviz convert routes-by-hand.csv routes.parquet
+  moeviz convert trace.npz report.html                every picture in one file, for a colleague""",
 }
 
 
@@ -170,7 +184,9 @@ def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
 
 def _convert_arguments(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("source", metavar="FROM", help="a .csv, .parquet, .json or .npz file")
-    convert.add_argument("target", metavar="TO", help="the file to write; one that is there is replaced")
+    convert.add_argument(
+        "target", metavar="TO", help="the file to write (.html: a report); one that is there is replaced"
+    )
 
 
 def _number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | float]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
@@ -13,15 +14,19 @@ from labels import labelled
 import moeviz.charts
 import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
-from moeviz.charts import TOPICS, theme
+from moeviz.charts import TOPICS, specialization, theme, vocabulary
+from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.effect import EFFECT
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.saturation import SATURATION
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_expert, token_layer
+from moeviz.metrics.vocabulary import top_tokens
 from moeviz.samples import sample_trace
 
 GOLDEN = Path(__file__).parent / "golden"
+README = Path(__file__).parent.parent / "README.md"
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
 VARYING = {"$schema", "config", "data", "datasets", "views"}
 every_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
@@ -41,8 +46,18 @@ def fitted(trace: RoutingTrace, chart) -> RoutingTrace:
     return trace.select(layers=layers, tokens=tokens)
 
 
+def repeated(trace: RoutingTrace, times: int = 10) -> RoutingTrace:
+    """The trace as so many texts, all the same: charts of the vocabulary want to see a token ten times."""
+    rows, tokens = np.tile(np.arange(len(trace.tokens)), times), len(trace.tokens)
+    texts = np.repeat(np.arange(times, dtype=np.int32), tokens)
+    arrays = {name: getattr(trace, name) for name in ("experts", "weights", "logits")}
+    arrays = {name: None if values is None else values[:, rows] for name, values in arrays.items()}
+    return replace(trace, tokens=trace.tokens.iloc[rows].reset_index(drop=True).assign(sequence=texts), **arrays)
+
+
 def spec_of(chart, trace: RoutingTrace) -> dict:
-    return chart.draw(chart.measure(fitted(labelled(sized(trace)), chart))).to_dict()
+    part = fitted(labelled(sized(trace)), chart)
+    return chart.draw(chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)).to_dict()
 
 
 def steady(spec):
@@ -66,7 +81,9 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "chart",
         "theme",
         "marked_token",
-        "saturation",  # of several traces, on a page of its own
+        "overview",  # of long traces, above the strip
+        "vocabulary",  # a part of specialization
+        *("saturation", "comparison", "effect"),  # of several traces, on pages of their own
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
     assert charts == {topic.lower() for topic in TOPICS}
@@ -101,7 +118,8 @@ def check_golden(chart, spec, request):
 
 
 def test_every_golden_file_is_of_a_chart():
-    assert {file.stem for file in GOLDEN.glob("*.json")} == {chart.key for chart in [*CHARTS, SATURATION]}
+    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, *COMPARISONS]}
+    assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
 @every_chart
@@ -221,10 +239,10 @@ def test_labels_are_data_and_stand_in_their_order():
     hostile = ("![p](http://example.com/p.png)", "datum.x", "\u202eprose", "")
     shown = ["![p](http://example.com/p.png)", "datum.x", "⟨U+202E⟩prose", "∅"]
     trace = labelled(sample_trace(layers=1), hostile)
-    for chart in TOPICS["Specialization"]:
+    for chart in specialization.CHARTS:
         spec = json.dumps(steady(chart.draw(chart.measure(trace)).to_dict()), ensure_ascii=False)
         assert not [label for label in (*hostile, *shown) if label and label in spec]
-    loads, _, divergences = TOPICS["Specialization"]
+    loads, _, divergences = specialization.CHARTS
     assert loads.draw(load_by_label(trace)).data["label"].unique().tolist() == shown
     square = divergences.draw(label_divergence(trace)).data
     assert square["label"].unique().tolist() == square["other"].unique().tolist() == shown
@@ -245,10 +263,10 @@ def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace,
 def test_too_many_labels_are_refused_and_not_cut():
     trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
     with pytest.raises(MoevizError, match="shows 100 labels at most, and got 101"):
-        TOPICS["Specialization"][0].draw(load_by_label(trace))
+        specialization.CHARTS[0].draw(load_by_label(trace))
 
 
-@pytest.mark.parametrize("chart", TOPICS["Specialization"], ids=lambda chart: chart.key)
+@pytest.mark.parametrize("chart", specialization.CHARTS, ids=lambda chart: chart.key)
 def test_a_trace_without_labels_is_told_where_labels_come_from(chart, trace):
     with pytest.raises(
         MissingField, match=r"this trace has none\. `moeviz corpus` records a labelled trace, and .*\.$"
@@ -288,3 +306,64 @@ def _luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return sum(factor * part for factor, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_token_texts_are_data_and_made_visible():
+    hostile = {"The": "![p](http://example.com/p.png)", " router": "datum.x", " sends": "\u202eprose", ".": ""}
+    trace = repeated(sample_trace(layers=1))
+    trace = replace(trace, tokens=trace.tokens.assign(text=trace.tokens["text"].replace(hostile)))
+    for chart in vocabulary.CHARTS:
+        spec = json.dumps(steady(chart.draw(chart.measure(trace)).to_dict()), ensure_ascii=False)
+        assert not [text for text in hostile.values() if text and text in spec]
+    cells = vocabulary.top_tokens_table(top_tokens(trace)).data
+    assert {"⟨U+202E⟩prose", "∅", "␣each"} <= set(cells["shown"])
+    assert "text" not in cells
+
+
+@pytest.mark.parametrize("chart", COMPARISONS, ids=lambda chart: chart.key)
+def test_two_traces_are_drawn_with_what_luck_or_an_even_load_would_show(chart, trace, request):
+    check_golden(chart, chart.draw(chart.measure((trace, sample_trace(seed=3)))).to_dict(), request)
+    assert "Columns:" in chart.method and "Source" in chart.method
+
+
+def test_the_effect_of_a_change_is_drawn_token_by_token(trace, request):
+    ones = np.ones(len(trace.tokens))
+    effect = trace.tokens[["sequence", "position", "text"]].assign(
+        loss=ones, loss_changed=2 * ones, kl=ones / 4, next_token=1, next_token_changed=np.arange(len(ones)) % 2
+    )
+    chart = EFFECT.draw(EFFECT.measure(effect))
+    assert "text" not in chart.data and len(chart.data) == len(ones)
+    check_golden(EFFECT, chart.to_dict(), request)
+
+
+NEEDS = {
+    "logits": lambda trace: replace(trace, logits=None),
+    "weights": lambda trace: replace(trace, weights=None),
+    "labels": lambda trace: replace(trace, tokens=trace.tokens.drop(columns="label")),
+    "parameter counts": lambda trace: replace(trace, model=replace(trace.model, parameters=None)),
+}
+BEGIN, END = "<!-- topics -->\n", "<!-- end of topics -->\n"
+
+
+def needs(chart) -> list[str]:
+    """What a chart cannot do without, found out by taking it away."""
+    trace, missing = repeated(labelled(sized(sample_trace())), 10 if chart in vocabulary.CHARTS else 1), ["ids"]
+    for what, without in NEEDS.items():
+        try:
+            chart.measure(fitted(without(trace), chart))
+        except MissingField:
+            missing.append(what)
+    return missing
+
+
+def test_the_readme_s_table_of_charts_is_that_of_topics(request):
+    rows = [(topic, chart.question, ", ".join(needs(chart))) for topic, charts in TOPICS.items() for chart in charts]
+    lines = ["| topic | question | needs |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    readme = README.read_text(encoding="utf-8")
+    before, rest = readme.split(BEGIN)
+    old, after = rest.split(END)
+    table = "\n".join(lines) + "\n"
+    if request.config.getoption("--update-golden"):
+        README.write_text(before + BEGIN + table + END + after, encoding="utf-8")
+        old = table
+    assert old == table, "pytest --update-golden tests/test_charts.py writes it anew"

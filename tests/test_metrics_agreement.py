@@ -28,6 +28,14 @@ def test_a_case_worked_by_hand(trace):
     assert found["tied"].iloc[0] == pytest.approx(1 / tokens) and found["flipped"].iloc[0] == 0
 
 
+def test_a_choice_of_fewer_experts_is_another_choice(trace):
+    model = replace(trace.model, top_k=1)
+    fewer = replace(trace, model=model, experts=trace.experts[..., :1], weights=trace.weights[..., :1])
+    found = set_changes(trace, fewer)
+    assert (found["changed"] == 1).all() and (found["first_changed"] == 0).all()
+    assert found["overlap"].tolist() == pytest.approx([1 / trace.experts.shape[2]] * len(found))
+
+
 def test_without_word_of_ties_nothing_is_said_of_them(trace):
     found = set_changes(trace, trace)
     assert found["tied"].isna().all() and found["flipped"].isna().all() and (found["changed"] == 0).all()
@@ -37,5 +45,7 @@ def test_traces_that_are_not_of_the_same_tokens_are_refused(trace):
     other = replace(trace, tokens=trace.tokens.assign(token_id=trace.tokens["token_id"] + 1))
     with pytest.raises(InvalidTrace, match="other tokens from token 0 on"):
         set_changes(trace, other)
-    with pytest.raises(InvalidTrace, match="cannot be compared token by token"):
+    with pytest.raises(InvalidTrace, match="cannot be compared choice by choice"):
         set_changes(trace, trace.select(layers=trace.model.layers[:1]))
+    with pytest.raises(InvalidTrace, match="32 and 3 tokens"):
+        set_changes(trace, trace.select(tokens=slice(0, 3)))

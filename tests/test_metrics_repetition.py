@@ -10,7 +10,7 @@ import pytest
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import MissingField
 from moeviz.metrics import repetition as module
-from moeviz.metrics.repetition import repetition, repetition_by_label
+from moeviz.metrics.repetition import MIXTRAL, repetition, repetition_beside_mixtral, repetition_by_label
 from moeviz.routing_trace import token_frame
 from moeviz.samples import sample_trace
 
@@ -147,3 +147,32 @@ def test_no_tokens_raise_no_alarm(trace):
     frame = repetition(trace.select(tokens=slice(0, 0)))
     assert frame["pairs"].tolist() == [0] * 8
     assert frame[["share", "uniform_chance", "load_chance"]].isna().all(axis=None)
+
+
+def test_published_figures_stand_beside_a_model_of_8_experts_and_top_2(trace):
+    """Layer 15, first choice: 27.9 28.4 28.1 26.1 25.3 24.6 27.2 23.6, of which the mean is 26.4 %."""
+    frame = repetition_beside_mixtral(trace)
+    published = frame[frame["routing"] == MIXTRAL].set_index(["layer", "choice"])
+    assert set(published.index.get_level_values("layer")) == {0, 15, 31}
+    row = published.loc[(15, "first choice")]
+    assert (row["share"], row["lowest"], row["highest"]) == pytest.approx((0.264, 0.236, 0.284))
+    assert published.loc[(31, "first or second choice"), "highest"] == pytest.approx(0.536)
+    assert published["load_chance"].isna().all() and published["pairs"].isna().all()
+
+
+def test_published_figures_do_not_change_the_rows_of_the_trace(trace):
+    frame = repetition_beside_mixtral(trace)
+    own = frame[frame["routing"] != MIXTRAL].astype({"pairs": "int64"})
+    pd.testing.assert_frame_equal(own[repetition(trace).columns], repetition(trace))
+    assert own[["lowest", "highest"]].isna().all(axis=None)
+
+
+def test_published_figures_have_the_chance_of_the_trace(trace):
+    frame = repetition_beside_mixtral(trace)
+    chances = frame.groupby("choice")["uniform_chance"].agg(lambda chance: chance.max() - chance.min())
+    assert chances.tolist() == pytest.approx([0, 0])
+
+
+@pytest.mark.parametrize("other", [{"experts": 16}, {"top_k": 1}, {"top_k": 3}])
+def test_a_model_whose_chance_is_another_has_no_published_figures_beside_it(other):
+    assert MIXTRAL not in set(repetition_beside_mixtral(sample_trace(**other))["routing"])

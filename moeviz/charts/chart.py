@@ -1,14 +1,12 @@
 """What a chart is: a question about a trace, the numbers that answer it, and the picture of those numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import getdoc
 from typing import Literal
 
 import altair as alt
 import pandas as pd
-
-from moeviz.routing_trace import RoutingTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +15,7 @@ class Chart:
 
     question: str  # the chart's title, ends in "?"
     reading: str  # one sentence: how to read it
-    measure: Callable[[RoutingTrace], pd.DataFrame] | Callable[[Mapping[int, RoutingTrace]], pd.DataFrame]
+    measure: Callable[..., pd.DataFrame]  # of a trace; of several, for charts that belong to no topic
     draw: Callable[[pd.DataFrame], alt.Chart | alt.LayerChart]
     layers: Literal["all", "one", "two"] = "all"  # how many layers the trace given to `measure` may have
     tokens: Literal["all", "window", "one"] = "all"  # and tokens; a window has theme.MAX_TOKENS at most
@@ -29,5 +27,6 @@ class Chart:
 
     @property
     def method(self) -> str:
-        """How the numbers are computed: the metric's own docstring."""
-        return getdoc(self.measure) or ""
+        """How the numbers are computed: the metric's own docstring, without the line breaks that an editor needs."""
+        paragraphs = (getdoc(self.measure) or "").split("\n\n")
+        return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)

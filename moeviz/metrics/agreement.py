@@ -20,7 +20,7 @@ def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray |
     Source: counting; overlap is recall of the top-k, as in OLMoE's router saturation (arXiv 2409.02060, section 5.1).
     """
     _check_alike(reference, other)
-    changed = (np.sort(reference.experts) != np.sort(other.experts)).any(axis=2)
+    changed = (_sets(reference, other) != _sets(other, reference)).any(axis=2)
     ties = np.full(len(changed), np.nan) if tied is None else (changed & tied).mean(axis=1)
     filled = reference.experts != NO_EXPERT
     shared = filled & (reference.experts[..., None] == other.experts[..., None, :]).any(axis=3)
@@ -37,12 +37,23 @@ def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray |
     )
 
 
+def _sets(trace: RoutingTrace, beside: RoutingTrace) -> np.ndarray:
+    """The sorted experts of each token, with empty slots where the other trace has more."""
+    missing = max(beside.experts.shape[2] - trace.experts.shape[2], 0)
+    return np.sort(np.pad(trace.experts, ((0, 0), (0, 0), (0, missing)), constant_values=NO_EXPERT))
+
+
 def _check_alike(reference: RoutingTrace, other: RoutingTrace) -> None:
-    if reference.model.layers != other.model.layers or reference.experts.shape != other.experts.shape:
+    counts = len(reference.tokens), len(other.tokens)
+    if counts[0] != counts[1]:
         raise InvalidTrace(
-            f"Traces of layers {reference.model.layers} and {other.model.layers}, of shapes {reference.experts.shape} "
-            f"and {other.experts.shape} (layers, tokens, slots), cannot be compared token by token; give two of the "
-            "same prompt and of models of the same shape."
+            f"Token by token, traces of the same text are compared; these have {counts[0]:,} and {counts[1]:,} tokens. "
+            "Give two of the same prompt."
+        )
+    if reference.model.layers != other.model.layers:
+        raise InvalidTrace(
+            f"Traces of layers {reference.model.layers} and {other.model.layers} cannot be compared choice by choice; "
+            "give two of models of the same shape."
         )
     same = reference.tokens["token_id"].to_numpy() == other.tokens["token_id"].to_numpy()
     if not same.all():

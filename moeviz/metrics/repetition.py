@@ -12,6 +12,19 @@ from moeviz.routing_trace import RoutingTrace
 
 FIRST_CHOICE = "first choice"
 MAX_SETS = 4096  # different sets of experts that are compared each with each
+THIS_TRACE, MIXTRAL = "this trace", "Mixtral 8x7B, published"
+MIXTRAL_LAYERS = (0, 15, 31)
+# Per cent of pairs, arXiv 2401.04088, table 5: first choice at those layers, then first or second choice at them.
+MIXTRAL_TABLE_5 = {
+    "ArXiv": (14.0, 27.9, 22.7, 46.5, 62.3, 52.9),
+    "DM Mathematics": (14.1, 28.4, 19.7, 44.9, 67.0, 44.5),
+    "Github": (14.9, 28.1, 19.7, 49.9, 66.9, 49.2),
+    "Gutenberg": (13.9, 26.1, 26.3, 49.5, 63.1, 52.2),
+    "PhilPapers": (13.6, 25.3, 22.1, 46.9, 61.9, 51.3),
+    "PubMed Abstracts": (14.2, 24.6, 22.0, 48.6, 61.6, 51.8),
+    "StackExchange": (13.6, 27.2, 23.6, 48.2, 64.6, 53.6),
+    "Wikipedia (en)": (14.4, 23.6, 25.3, 49.8, 62.1, 51.8),
+}
 
 
 def repetition(trace: RoutingTrace) -> pd.DataFrame:
@@ -47,6 +60,40 @@ def repetition_by_label(trace: RoutingTrace) -> pd.DataFrame:
     """
     names, codes = labels_of(trace, "Repetition by label")
     return _repetition(trace, codes, names)
+
+
+def repetition_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
+    """How often a token goes to the same expert as the token before it, beside what was published of Mixtral 8x7B.
+
+    The rows of `repetition`, and after them, where every layer of the trace has 8 experts and each token goes to 2, so
+    that chance is the same, one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its
+    eight data sets, with the lowest and the highest of them. Those are of another model and other texts: a yardstick,
+    and no part of the trace.
+
+    Columns: routing str ("this trace", "Mixtral 8x7B, published") · those of `repetition` (load_chance was not
+    published, and neither was pairs, which is Int64 here: both are missing there) · lowest, highest float64 (of the
+    data sets; NaN in rows of the trace).
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5.
+    """
+    frame = repetition(trace).astype({"pairs": "Int64"})
+    frame.insert(0, "routing", THIS_TRACE)
+    frame = frame.assign(lowest=np.nan, highest=np.nan)
+    if trace.model.top_k != 2 or set(trace.model.num_experts) != {8}:
+        return frame
+    return pd.concat([frame, _published(frame.columns)], ignore_index=True)
+
+
+def _published(columns: pd.Index) -> pd.DataFrame:
+    figures, rows = np.array(list(MIXTRAL_TABLE_5.values())) / 100, []
+    for place, layer in enumerate(MIXTRAL_LAYERS):
+        for at, (choice, slots) in enumerate(_choices(2)):
+            shares = figures[:, place + at * len(MIXTRAL_LAYERS)]
+            facts = {"routing": MIXTRAL, "layer": layer, "choice": choice, "share": shares.mean()}
+            chance = _uniform_chance(np.array([slots]), np.array([slots]), 8)
+            rows.append(facts | {"uniform_chance": chance, "lowest": shares.min(), "highest": shares.max()})
+    frame = pd.DataFrame(rows).assign(load_chance=np.nan, pairs=pd.array([None] * len(rows), "Int64"))
+    return frame.astype({"routing": "str", "layer": np.int32, "choice": "str"})[list(columns)]
 
 
 def _repetition(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.DataFrame:

@@ -1,0 +1,129 @@
+"""Pictures of two traces side by side. No topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.comparison import balance_of_both, choices_changed, load_difference, load_divergence
+
+
+def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """Jensen-Shannon divergence of the loads, with chance. Columns: those of `load_divergence`."""
+    base = alt.Chart(frame).encode(
+        x=theme.layer_axis("orange: chance"),
+        tooltip=[
+            alt.Tooltip("layer:Q", format="d"),
+            alt.Tooltip("divergence:Q", title="bits apart", format=".3f"),
+            alt.Tooltip("chance:Q", title="by lot", format=".3f"),
+            alt.Tooltip("tokens:Q", title="tokens of A", format=","),
+            alt.Tooltip("other_tokens:Q", title="tokens of B", format=","),
+        ],
+    )
+    bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("divergence:Q", title="divergence of the loads, bits"))
+    ticks = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
+    return theme.framed(bars + ticks.encode(y="chance:Q"), theme.MEDIUM)
+
+
+def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
+    """Layer by expert, coloured by which trace uses the expert more. Columns: those of `load_difference`."""
+    most = float(frame["difference"].abs().max())
+    chart = (
+        alt.Chart(frame)
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
+            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color(
+                "difference:Q",
+                scale=alt.Scale(scheme=theme.DIVERGING, domain=[-most or -1, most or 1], domainMid=0),
+                legend=alt.Legend(
+                    title="even shares more in A (blue) or B (orange)", orient="top", gradientLength=200, titleLimit=330
+                ),
+            ),
+            tooltip=[
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("load:Q", title="load in A", format=".2%"),
+                alt.Tooltip("other_load:Q", title="load in B", format=".2%"),
+                alt.Tooltip("difference:Q", title="difference, even shares", format="+.2f"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.rows_height(frame["layer"].nunique()), canvas=True)
+
+
+def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Load of the busiest expert, a line a trace. Columns: those of `balance_of_both`."""
+    lines = (
+        alt.Chart(frame)
+        .mark_line(point=True)
+        .encode(
+            x=theme.layer_axis("dashed: even share"),
+            y=alt.Y("max_over_mean:Q", title="busiest expert, in even shares"),
+            color=alt.Color(
+                "trace:N",
+                scale=alt.Scale(domain=["A", "B"], range=list(theme.PAIR)),
+                legend=alt.Legend(title="trace", orient="top"),
+            ),
+            tooltip=[
+                alt.Tooltip("trace:N"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("max_over_mean:Q", title="busiest expert, even shares", format=".2f"),
+                alt.Tooltip("cv:Q", title="std / mean", format=".3f"),
+                alt.Tooltip("chance_cv:Q", title="std / mean by lot", format=".3f"),
+                alt.Tooltip("normalised_entropy:Q", title="entropy / ln E", format=".3f"),
+                alt.Tooltip("dead_experts:Q", title="experts without a token", format="d"),
+            ],
+        )
+    )
+    return theme.framed(lines + theme.reference(pd.DataFrame({"even": [1.0]}), "even"), theme.MEDIUM)
+
+
+def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
+    """Share of tokens with other experts. Columns: those of `choices_changed`."""
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(color=theme.MAIN)
+        .encode(
+            x=theme.layer_axis(),
+            y=alt.Y("changed:Q", title="tokens with other experts", axis=theme.share_axis()),
+            tooltip=[
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("changed:Q", title="tokens with another set of experts", format=".1%"),
+                alt.Tooltip("first_changed:Q", title="with another first choice", format=".1%"),
+                alt.Tooltip("overlap:Q", title="experts of A that B has too", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(bars, theme.MEDIUM)
+
+
+COMPARISONS = (
+    Chart(
+        "In which layers do the two use their experts differently?",
+        "Each bar is a layer: how far apart the two loads are, in bits (0 is alike, 1 shares no expert); the orange "
+        "mark is what texts of these lengths show by luck.",
+        measure=load_divergence,
+        draw=divergence_by_layer,
+    ),
+    Chart(
+        "Which experts does the one use more than the other?",
+        "Each cell is an expert: blue where trace A gives it more of the layer's assignments, orange where B does, in "
+        "even shares.",
+        measure=load_difference,
+        draw=difference_heatmap,
+    ),
+    Chart(
+        "Which of the two is better balanced?",
+        "Each line is a trace: the load of each layer's busiest expert, in even shares (dashed: an even load).",
+        measure=balance_of_both,
+        draw=balance_lines,
+    ),
+    Chart(
+        "Where do the same tokens go to other experts?",
+        "Each bar is a layer: how many of the tokens are sent to another set of experts in B than in A.",
+        measure=choices_changed,
+        draw=changed_by_layer,
+    ),
+)

@@ -1,0 +1,102 @@
+"""Pictures of how many experts the work needs, and how many a text has been to."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.coverage import experts_needed, experts_touched
+
+MOST_WRITTEN = 60  # layers: with more, a row is too low for numbers
+
+
+def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
+    """Layer by level, coloured by what an even load would need. Columns: those of `experts_needed`."""
+    base = alt.Chart(frame.assign(column=_columns(frame), written=_written(frame))).encode(
+        x=alt.X("column:O", title=None, sort=None, axis=_levels_axis()),
+        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
+        tooltip=[
+            alt.Tooltip("layer:Q", format="d"),
+            alt.Tooltip("level:Q", title="share of assignments", format=".0%"),
+            alt.Tooltip("needed:Q", title="experts that serve it", format="d"),
+            alt.Tooltip("by_lot:Q", title="by lot", format="d"),
+            alt.Tooltip("even:Q", title="with an even load", format="d"),
+            alt.Tooltip("num_experts:Q", title="experts of the layer", format="d"),
+        ],
+    )
+    title = "experts needed, of what an even load needs"
+    legend = alt.Legend(title=title, titleLimit=330, format="%", orient="top", gradientLength=200)
+    cells = base.mark_rect(stroke=None).encode(
+        color=alt.Color("of_even:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)
+    )
+    layers = frame["layer"].nunique()
+    ink = alt.condition("datum.of_even < 0.5", alt.value("white"), alt.value("black"))
+    size = 9 if layers > MOST_WRITTEN / 2 else 11
+    words = [base.mark_text(fontSize=size).encode(text="written:N", color=ink)] if layers <= MOST_WRITTEN else []
+    return theme.framed(alt.layer(cells, *words), theme.rows_height(layers))
+
+
+def _columns(frame: pd.DataFrame) -> pd.Series:
+    """A name for each level, with what an even load needs where that is the same for all layers."""
+    names = (100 * frame["level"]).round().astype("int").astype("str") + " %"
+    same = frame["num_experts"].nunique() == 1
+    return names + "|even " + frame["even"].astype("str") if same else names
+
+
+def _levels_axis() -> alt.Axis:
+    lines = {"labelExpr": "split(datum.label, '|')", "labelAlign": "center", "labelOverlap": False}
+    return alt.Axis(orient="top", title="share of assignments", labelAngle=0, grid=False, **lines)
+
+
+def _written(frame: pd.DataFrame) -> pd.Series:
+    return frame["needed"].astype("str") + " / " + frame["by_lot"].astype("str")
+
+
+def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """Different experts chosen as the text goes on, one line a layer. Columns: those of `experts_touched`."""
+    last = max(int(frame["tokens"].max()), 2) if len(frame) else 2
+    most = int(frame["num_experts"].max()) if len(frame) else 1
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "tokens:Q",
+            title="tokens so far (dashed: by lot)",
+            scale=alt.Scale(type="log", nice=False, domain=[1, last]),
+            axis=alt.Axis(format="~s", tickCount=6, grid=False),
+        ),
+        detail="layer:N",
+        tooltip=[
+            alt.Tooltip("layer:Q", format="d"),
+            alt.Tooltip("tokens:Q", title="tokens so far", format=","),
+            alt.Tooltip("experts:Q", title="different experts", format="d"),
+            alt.Tooltip("chance:Q", title="by lot", format=".1f"),
+            alt.Tooltip("num_experts:Q", title="experts of the layer", format="d"),
+        ],
+    )
+    y = alt.Y(
+        "experts:Q",
+        title="different experts chosen",
+        scale=alt.Scale(domain=[0, most], nice=False),
+        axis=alt.Axis(format="d", tickMinStep=1),
+    )
+    lines = base.mark_line(interpolate="linear").encode(y=y, color=theme.layer_colour())
+    chance = base.mark_line(interpolate="linear", color=theme.CHANCE, strokeDash=list(theme.DASH)).encode(y="chance:Q")
+    return theme.framed(alt.layer(lines, chance), theme.MEDIUM, canvas=True)
+
+
+CHARTS = (
+    Chart(
+        "How many experts does each share of the work need?",
+        "Each cell says how many of a layer's busiest experts serve that share of its assignments, and after the "
+        "stroke how many would if experts were drawn by lot for as many tokens; the brighter, the nearer to an even "
+        "load.",
+        measure=experts_needed,
+        draw=experts_needed_grid,
+    ),
+    Chart(
+        "How soon has the text been to every expert?",
+        "Each line is a layer and counts the different experts that the tokens so far have chosen; below the dashed "
+        "line, the text keeps to fewer experts than choosing by lot would.",
+        measure=experts_touched,
+        draw=touched_by_layer,
+    ),
+)

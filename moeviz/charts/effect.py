@@ -1,0 +1,50 @@
+"""Pictures of what an intervention does. No topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.tokens import token_axis, token_tooltip
+from moeviz.metrics.effect import effect_by_token
+
+MANY = 2000  # bars that a browser draws at once
+LITTLE = 0.01  # nats: less is drawn as little
+
+
+def effect_bars(frame: pd.DataFrame) -> alt.Chart:
+    """How far the distribution of the next token moves, token by token. Columns: those of `effect_by_token`."""
+    columns = ["sequence", "position", "text", "token", "kl", "loss_change", "another"]
+    cells, x = token_axis(frame[columns].head(MANY))
+    highest = max(float(frame["kl"].max()), LITTLE)
+    bars = (
+        alt.Chart(cells)
+        .mark_rect()
+        .encode(
+            x=x,
+            x2="end:Q",
+            y=alt.Y("kl:Q", title="change of the next token, nats (KL)", scale=alt.Scale(domain=[0, highest])),
+            y2=alt.datum(0),
+            color=alt.Color(
+                "another:N",
+                scale=alt.Scale(domain=[False, True], range=list(theme.PAIR)),
+                legend=alt.Legend(title="likeliest next token", orient="top", labelExpr=LABELS),
+            ),
+            tooltip=[
+                *token_tooltip()[:2],
+                alt.Tooltip("kl:Q", title="KL, nats", format=".4f"),
+                alt.Tooltip("loss_change:Q", title="change of this token's loss, nats", format="+.4f"),
+            ],
+        )
+    )
+    return theme.framed(bars, theme.MEDIUM, canvas=True)
+
+
+LABELS = "datum.label == 'true' ? 'another one' : 'the same'"
+EFFECT = Chart(
+    "Where does the change move the prediction?",
+    "Each bar is a token: how far the distribution of the token after it moves; orange where another one becomes the "
+    "likeliest.",
+    measure=effect_by_token,
+    draw=effect_bars,
+)

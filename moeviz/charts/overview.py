@@ -1,0 +1,187 @@
+"""A whole trace as one picture, to find a stretch in and choose it. No topic: what is chosen is drawn by the others.
+
+Cells past about eight thousand take a browser seconds to draw as marks, and next to nothing as the pixels of an image.
+"""
+
+import struct
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.overview import modal_first_choice
+from moeviz.metrics.tokens import visible
+
+BRUSH = "brush"  # the selection, by the columns' `start`
+HOVERED = 512  # columns that can be pointed at: narrower than a finger or a mouse can hold
+LETTERS = 40  # of a column's text that are shown
+OTHERS = "other"
+
+
+def first_choice_overview(frame: pd.DataFrame) -> alt.LayerChart:
+    """Token by layer of a whole trace, coloured by first choice. Columns: those of `modal_first_choice`."""
+    colour, domain, range_, title = _colours(frame)
+    layers = frame["layer"].unique()
+    pixels = colour.to_numpy(np.uint8).reshape(-1, len(layers)).T
+    length, last = int(frame["tokens"].iloc[0]), int((frame["token"] + frame["tokens"]).iloc[-1])
+    whole = pd.DataFrame(
+        {
+            "url": [png(pixels, range_)],
+            "start": [-0.5],
+            "end": [pixels.shape[1] * length - 0.5],
+        }  # may end past the last
+    )
+    x = alt.X(
+        "start:Q",
+        title="token of the trace",
+        scale=alt.Scale(domain=[-0.5, last - 0.5], nice=False, zero=False),
+        axis=alt.Axis(grid=False, tickMinStep=1, format="d", labelOverlap=True, labelFlush=True),
+    )
+    picture = (
+        alt.Chart(whole)
+        .mark_image(aspect=False, smooth=False, clip=True, tooltip=None)
+        .encode(url="url:N", x=x, x2="end:Q", y=alt.value(0), y2=alt.value("height"))
+    )
+    chart = alt.layer(_rows(layers, domain, range_, title), picture, _columns(frame, x))
+    return theme.framed(chart, min(theme.rows_height(len(layers)), theme.MEDIUM), canvas=True)
+
+
+def _colours(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list[str], str]:
+    """The place of each cell's colour (0 = no expert, so none), names and colours from 1 on, and the legend's title."""
+    num_experts = int(frame["num_experts"].max())
+    if num_experts <= len(theme.EXPERT_COLOURS):
+        domain = [str(expert) for expert in range(num_experts)]
+        return frame["expert"] + 1, domain, theme.expert_colours(num_experts), "expert"
+    domain = [*(str(place) for place in range(1, theme.FOCUS + 1)), OTHERS]
+    colours = [*theme.EXPERT_COLOURS[: theme.FOCUS], theme.OTHER]
+    return frame["rank"].clip(upper=len(domain)), domain, colours, "1 = the layer's busiest expert in the whole trace"
+
+
+def _rows(layers: np.ndarray, domain: list[str], colours: list[str], title: str) -> alt.Chart:
+    """Marks that nobody sees: they give the image its axis of layers, and its legend."""
+    rows = pd.DataFrame({"layer": layers, "colour": domain[0]})
+    legend = alt.Legend(
+        title=title,
+        orient="top",
+        symbolType="square",
+        symbolOpacity=1,
+        columns=9 if OTHERS not in domain else 5,
+        titleLimit=330,
+    )
+    return (
+        alt.Chart(rows)
+        .mark_rect(opacity=0, tooltip=None)
+        .encode(
+            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color("colour:N", scale=alt.Scale(domain=domain, range=colours), legend=legend),
+        )
+    )
+
+
+def _columns(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
+    """Transparent columns to point at, and the brush."""
+    stretches = frame.drop_duplicates("token")
+    texts, several = stretches["text"].tolist(), -(-len(stretches) // HOVERED)
+    first = stretches["token"].to_numpy()[::several]
+    last = np.append(first[1:] - 1, (stretches["token"] + stretches["tokens"]).iloc[-1] - 1).astype(np.int32)
+    columns = pd.DataFrame(
+        {
+            "first": first,
+            "last": last,
+            "start": (first - 0.5).astype(np.float32),
+            "end": (last + 0.5).astype(np.float32),
+            "shown": [_shown("".join(texts[i : i + several])) for i in range(0, len(texts), several)],
+        }
+    )
+    brush = alt.selection_interval(name=BRUSH, encodings=["x"], zoom=False, mark=alt.BrushConfig(cursor="move"))
+    return (
+        alt.Chart(columns)
+        .mark_rect(opacity=0, cursor="crosshair")
+        .encode(
+            x=x,
+            x2="end:Q",
+            tooltip=[
+                alt.Tooltip("shown:N", title="text"),  # so called, since Vega makes an image or a heading of some names
+                alt.Tooltip("first:Q", title="from token", format="d"),
+                alt.Tooltip("last:Q", title="to token", format="d"),
+            ],
+        )
+        .add_params(brush)
+    )
+
+
+def _shown(text: str) -> str:
+    return visible(text[:LETTERS]) + ("…" if len(text) > LETTERS else "")
+
+
+def png(pixels: UInt8[np.ndarray, "H W"], colours: Sequence[str]) -> str:
+    """An image as a data URL: each pixel the place of its colour among `colours`, from 1; 0 is transparent.
+
+    Written here, since a PNG with a palette is four chunks and zlib, and an imaging library would be one more thing to
+    install with the library. Source: PNG specification, third edition (W3C), sections 5 and 11.
+    """
+    height, width = pixels.shape
+    palette = bytes(3) + b"".join(bytes.fromhex(colour.removeprefix("#")) for colour in colours)
+    lines = np.pad(pixels, ((0, 0), (1, 0)))  # each line begins with its filter: 0, none
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette),
+        (b"tRNS", b"\0"),
+        (b"IDAT", zlib.compress(lines.tobytes())),
+        (b"IEND", b""),
+    )
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return "data:image/png;base64," + b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(parts)).decode()
+
+
+def with_window(chart: alt.LayerChart, rows: range) -> alt.LayerChart:
+    """The overview with a frame around the tokens that are drawn below it."""
+    window = pd.DataFrame({"start": [rows.start - 0.5], "end": [rows.stop - 0.5]})
+    frame = (
+        alt.Chart(window)
+        .mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None)
+        .encode(x="start:Q", x2="end:Q")
+    )
+    return chart + frame
+
+
+def brushed_window(brush: Sequence[float], tokens: int) -> range:
+    """The rows of a trace of so many `tokens` that a brush covers: from its left edge on, and at most MAX_TOKENS.
+
+    Its edges are fractions and may lie outside the picture. A token is in where its middle is, or where the brush is
+    narrower than a token.
+
+    >>> brushed_window([299.7, 350.2], 4096), brushed_window([-3.2, 4000.5], 4096), brushed_window([4095.9, 9e9], 4096)
+    (range(300, 351), range(0, 256), range(4095, 4096))
+    """
+    left, right = sorted(float(edge) for edge in np.nan_to_num(np.asarray(brush, np.float64)))
+    start = int(np.clip(np.ceil(left), 0, tokens - 1))
+    stop = int(np.clip(np.floor(right) + 1, start + 1, min(start + theme.MAX_TOKENS, tokens)))
+    return range(start, stop)
+
+
+WHOLE_TRACE = Chart(
+    "Which experts come first over the whole trace?",
+    "Each column is one token and each row a layer, coloured by the router's first choice; the frame is around the "
+    "tokens that are drawn below: drag across the picture, or turn the pages under it, to have others.",
+    measure=modal_first_choice,
+    draw=first_choice_overview,
+)
+
+
+def described(frame: pd.DataFrame) -> Chart:
+    """WHOLE_TRACE, which says what a column is in this `frame` where it is not one token."""
+    if (length := int(frame["tokens"].max())) == 1:
+        return WHOLE_TRACE
+    what = f"Each column is {length:,} tokens one after another and each row a layer, coloured by their most frequent "
+    what += "first choice;"
+    return replace(WHOLE_TRACE, reading=what + WHOLE_TRACE.reading.partition(";")[2])

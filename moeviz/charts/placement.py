@@ -1,0 +1,99 @@
+"""Pictures of the work of devices that share a layer's experts, under several placements."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, placement, placement_imbalance
+
+COLOURS = (theme.OTHER, theme.MAIN, theme.EXPERT_COLOURS[8])  # of the placements
+SHAPES = ("circle", "square", "triangle-up")
+MOST_NUMBERS = 8  # devices: more would not leave a number its place on a phone
+MANY_LAYERS = 24  # that leave little room for each
+BLACK_ABOVE = 0.3  # of the colour scale: there black and white stand out alike
+ROW, HALF_LINE = 40, 6  # pixels of a placement's two lines
+
+
+def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
+    """Placement by device of one layer, coloured by the device's load. Columns: those of `placement`."""
+    named = frame.assign(row=frame["placement"] + "|" + frame["judged_on"])
+    height = ROW * named["row"].nunique() + theme.AROUND
+    axis = alt.Axis(labelExpr="split(datum.label, '|')", labelOffset=-HALF_LINE)
+    base = alt.Chart(named.drop(columns="layer")).encode(
+        x=alt.X("device:O", title="device", axis=theme.ids_axis()),
+        y=alt.Y("row:N", title=None, sort=None, axis=axis),
+    )
+    cells = base.mark_rect(stroke=None).encode(
+        color=alt.Color(
+            "times_even:Q",
+            scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
+            legend=alt.Legend(title="load, in even shares (1 = even)", orient="top", gradientLength=200),
+        ),
+        tooltip=[
+            alt.Tooltip("placement:N"),
+            alt.Tooltip("judged_on:N", title="judged on"),
+            alt.Tooltip("device:Q", format="d"),
+            alt.Tooltip("experts:Q", title="experts on it, with copies", format="d"),
+            alt.Tooltip("load:Q", title="share of assignments", format=".2%"),
+            alt.Tooltip("even:Q", title="even share", format=".2%"),
+            alt.Tooltip("times_even:Q", title="times the even share", format=".2f"),
+        ],
+    )
+    if frame["device"].nunique() > MOST_NUMBERS:
+        return theme.framed(alt.layer(cells), height)
+    on_cell = alt.condition(
+        alt.datum.times_even > BLACK_ABOVE * frame["times_even"].max(), alt.value("black"), alt.value("white")
+    )
+    numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
+    return theme.framed(alt.layer(cells, numbers), height)
+
+
+def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
+    """The busiest device of each layer, by placement and judgement. Columns: those of `placement_imbalance`."""
+    legend = alt.Legend(title=None, orient="top")
+    colour = alt.Scale(domain=list(PLACEMENTS), range=list(COLOURS))
+    shape = alt.Scale(domain=list(PLACEMENTS), range=list(SHAPES))
+    hollow = alt.condition(alt.datum.judged_on == HELD_OUT, alt.value(0), alt.value(1))
+    dots = (
+        alt.Chart(frame)
+        .mark_point(size=40 if frame["layer"].nunique() <= MANY_LAYERS else 20, opacity=1)
+        .encode(
+            x=theme.layer_axis("filled: same tokens, hollow: held-out"),
+            xOffset=alt.XOffset("judged_on:N", sort=list(JUDGED)),
+            y=alt.Y("imbalance:Q", title="busiest device, in even shares", scale=alt.Scale(zero=False, padding=12)),
+            stroke=alt.Stroke("placement:N", scale=colour, legend=legend),
+            fill=alt.Fill("placement:N", scale=colour, legend=legend),
+            shape=alt.Shape("placement:N", scale=shape, legend=legend),
+            fillOpacity=hollow,
+            tooltip=[
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("placement:N"),
+                alt.Tooltip("judged_on:N", title="judged on"),
+                alt.Tooltip("devices:Q", format="d"),
+                alt.Tooltip("copies:Q", title="redundant copies", format="d"),
+                alt.Tooltip("imbalance:Q", title="busiest device, even shares", format=".2f"),
+            ],
+        )
+    )
+    return theme.framed(dots + theme.reference(pd.DataFrame({"even": [1.0]}), "even"), theme.MEDIUM)
+
+
+CHARTS = (
+    Chart(
+        "How uneven is the work of the devices, layer by layer?",
+        "Each mark is the load of the busiest device, and the dashed line an even load: filled, a plan is judged on "
+        "the tokens that it was made from, its best case; hollow, it was made from the first half of the tokens and is "
+        "judged on the second, which is nearer to serving.",
+        measure=placement_imbalance,
+        draw=imbalance_by_layer,
+    ),
+    Chart(
+        "How much work does each device do at this layer?",
+        "Each row is a way to lay the layer's experts out over the devices, and its cells are their loads; a plan "
+        "looks best on the tokens that it was made from, and a held-out row shows it on tokens that it has not seen.",
+        measure=placement,
+        draw=device_load_grid,
+        layers="one",
+    ),
+)

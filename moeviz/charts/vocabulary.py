@@ -1,0 +1,171 @@
+"""Pictures of which tokens each expert gets. Token texts come from anyone: they are data under the name `shown`."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.tokens import visible
+from moeviz.metrics.vocabulary import (
+    token_kinds,
+    top_tokens,
+    vocabulary_by_layer,
+    vocabulary_specialization,
+)
+
+COLUMNS = 5  # tokens of an expert: on a phone each has room for about eight letters
+MOST_EXPERTS = 24  # rows of a table that are still read
+MOST_NUMBERS = 8  # experts: more would not leave a number its place on a phone
+BLACK_ABOVE = 0.3  # of the colour scale: there black and white stand out alike
+MOST_LIFT = 4  # a few tokens of a rare kind reach far more, and would leave the rest of the picture one colour
+KIND_ROW, KIND_WIDTH, HALF_LINE = 38, 130, 6  # pixels of a kind's two lines
+SHARE = "share of the token's occurrences"
+
+
+def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
+    """The first tokens of each expert of one layer, coloured by share. Columns: those of `top_tokens`."""
+    cells = frame[frame["rank"] <= COLUMNS]
+    experts = cells.groupby("expert")["specialization"].sum().nlargest(MOST_EXPERTS).index
+    some = "" if len(experts) == cells["expert"].nunique() else f" ({len(experts)} with the highest shares)"
+    cells = cells[cells["expert"].isin(experts)]
+    cells = cells.assign(shown=cells["text"].map(visible)).drop(columns=["text", "layer"])
+    base = alt.Chart(cells).encode(
+        x=alt.X("rank:O", title="its tokens, highest share first", axis=alt.Axis(labels=False)),
+        y=alt.Y("expert:O", title=f"expert{some}"),
+        tooltip=_token_tooltip(),
+    )
+    legend = alt.Legend(title=SHARE, format="%", orient="top", gradientLength=200, titleLimit=330)
+    tiles = base.mark_rect().encode(
+        color=alt.Color("specialization:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)
+    )
+    on_tile = alt.condition(alt.datum.specialization > BLACK_ABOVE, alt.value("black"), alt.value("white"))
+    texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
+    return theme.framed(alt.layer(tiles, texts), theme.rows_height(len(experts)))
+
+
+def _token_tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("shown:N", title="token"),
+        alt.Tooltip("token_id:Q", title="id (-1: not known)", format="d"),
+        alt.Tooltip("expert:Q", format="d"),
+        alt.Tooltip("occurrences:Q", format=","),
+        alt.Tooltip("tokens:Q", title="of them at this expert", format=","),
+        alt.Tooltip("specialization:Q", title=SHARE, format=".1%"),
+        alt.Tooltip("chance:Q", title="share by lot, k / E", format=".1%"),
+    ]
+
+
+def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
+    """Kind of token by expert of one layer, coloured by lift. Columns: those of `token_kinds`."""
+    rows = [f"{kind}|{_tokens(tokens)}" for kind, tokens in zip(frame["kind"], frame["tokens"], strict=True)]
+    named = frame.assign(row=pd.Series(rows, dtype="str")).drop(columns="layer")
+    axis = alt.Axis(labelExpr="split(datum.label, '|')", labelOffset=-HALF_LINE, labelLimit=KIND_WIDTH)
+    base = alt.Chart(named).encode(
+        x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
+        y=alt.Y("row:N", title=None, sort=None, axis=axis),
+    )
+    legend = alt.Legend(title="lift (1 = no preference)", orient="top", gradientLength=200)
+    scale = alt.Scale(scheme=theme.VIRIDIS, domain=[0, MOST_LIFT], clamp=True)
+    cells = base.mark_rect(stroke=None).encode(
+        color=alt.Color("lift:Q", scale=scale, legend=legend),
+        tooltip=[
+            alt.Tooltip("kind:N"),
+            alt.Tooltip("tokens:Q", title="tokens of this kind", format=","),
+            alt.Tooltip("expert:Q", format="d"),
+            alt.Tooltip("assignments:Q", format=","),
+            alt.Tooltip("share:Q", title="share of the kind's assignments", format=".1%"),
+            alt.Tooltip("uniform:Q", title="even share", format=".1%"),
+            alt.Tooltip("lift:Q", title="lift: times the expert's load", format=".2f"),
+        ],
+    )
+    height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
+    if frame["expert"].nunique() > MOST_NUMBERS:
+        return theme.framed(alt.layer(cells), height, canvas=True)
+    on_cell = alt.condition(alt.datum.lift > BLACK_ABOVE * MOST_LIFT, alt.value("black"), alt.value("white"))
+    numbers = base.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
+    return theme.framed(alt.layer(cells, numbers), height, canvas=True)
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'s' if count != 1 else ''}"
+
+
+def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
+    """Mean share of a token's favourite expert, layer by layer, with chance. Columns: of `vocabulary_by_layer`."""
+    base = alt.Chart(frame).encode(
+        x=theme.layer_axis("orange: tokens shuffled, grey: k / E"),
+        tooltip=[
+            alt.Tooltip("layer:Q", format="d"),
+            alt.Tooltip("token_ids:Q", title="tokens of the vocabulary", format=","),
+            alt.Tooltip("specialization:Q", title="share at the main expert", format=".1%"),
+            alt.Tooltip("shuffled:Q", title="with tokens shuffled", format=".1%"),
+            alt.Tooltip("chance:Q", title="of one expert by lot, k / E", format=".1%"),
+        ],
+    )
+    scale = alt.Scale(domain=[0, 1])
+    bars = base.mark_bar(color=theme.MAIN).encode(
+        y=alt.Y("specialization:Q", title=SHARE, scale=scale, axis=theme.share_axis())
+    )
+    chance = _mark(base, theme.NOTE).encode(y="chance:Q")
+    shuffled = _mark(base, theme.CHANCE).encode(y="shuffled:Q")
+    return theme.framed(alt.layer(bars, chance, shuffled), theme.MEDIUM)
+
+
+def _mark(base: alt.Chart, color: str) -> alt.Chart:
+    return base.mark_tick(color=color, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
+
+
+def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
+    """How much the tokens of each expert of one layer keep to it. Columns: those of `vocabulary_specialization`."""
+    ids = alt.Scale(domain=[int(expert) for expert in frame["expert"]])
+    bars = (
+        alt.Chart(frame.drop(columns="layer"))
+        .mark_bar(color=theme.MAIN)
+        .encode(
+            x=alt.X("expert:O", title="expert (dashed: tokens shuffled)", scale=ids, axis=theme.ids_axis()),
+            y=alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
+            tooltip=[
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("token_ids:Q", title="tokens of its own", format=","),
+                alt.Tooltip("specialization:Q", title="mean share at this expert", format=".1%"),
+                alt.Tooltip("shuffled:Q", title="with tokens shuffled, in the layer", format=".1%"),
+                alt.Tooltip("chance:Q", title="by lot, k / E", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(bars + theme.reference(frame[["shuffled"]].head(1), "shuffled"), theme.MEDIUM)
+
+
+CHARTS = (
+    Chart(
+        "Which tokens does each expert of this layer get?",
+        "Each row is an expert and shows the tokens that choose it in the largest share of their occurrences; tokens "
+        "that occur fewer than ten times are left out, and ␣ is a space.",
+        measure=top_tokens,
+        draw=top_tokens_table,
+        layers="one",
+    ),
+    Chart(
+        "Which kinds of tokens does each expert of this layer take?",
+        "Each cell is the lift of an expert for a kind, the kind's share of assignments there over that of all tokens: "
+        "2 is twice as much, blank an idle expert; the fewer tokens a kind has, the more of it is luck.",
+        measure=token_kinds,
+        draw=kinds_heatmap,
+        layers="one",
+    ),
+    Chart(
+        "Does a token go to the same expert whenever it occurs?",
+        "Each bar is the share of a token's occurrences that choose its main expert, a mean over the vocabulary; only "
+        "what it has above the orange mark, the same with tokens shuffled over the text, means something.",
+        measure=vocabulary_by_layer,
+        draw=vocabulary_of_layers,
+    ),
+    Chart(
+        "Which experts of this layer have tokens of their own?",
+        "Each bar says in what share of their occurrences an expert's own tokens, those that choose it more than any "
+        "other, choose it; the dashed line is luck, and an expert without a bar has no such token.",
+        measure=vocabulary_specialization,
+        draw=vocabulary_of_experts,
+        layers="one",
+    ),
+)

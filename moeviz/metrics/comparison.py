@@ -1,0 +1,126 @@
+"""Two traces compared: of two prompts, of two checkpoints, of a prompt and what was generated after it.
+
+An expert id names the same expert only within one model, or in a model that was trained on from it. Where the two
+traces are of other shapes, nothing but the balance of each can stand side by side.
+"""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.load import balance, expert_load
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+Pair = tuple[RoutingTrace, RoutingTrace]
+SHUFFLES = 50
+BLOCK = 16  # tokens: neighbours are routed alike, so a shuffle that parts them would promise too little
+
+
+def load_divergence(pair: Pair) -> pd.DataFrame:
+    """How differently two traces use the experts of each layer.
+
+    The Jensen-Shannon divergence in bits between the loads of the two: 0 where both use every expert alike, 1 where
+    they share none. Short texts differ by luck alone: `chance` is what two texts of the same lengths show when the
+    tokens of both, in blocks of 16, are dealt out by lot (mean of 50 deals).
+
+    One row per layer that both have. Columns: layer int32 · divergence float64 (bits) · chance float64 (bits) · tokens
+    int64, other_tokens int64. Raises `InvalidTrace` where the two have no layer with the same number of experts.
+
+    Source: Lin (1991), section IV, with the logarithm to base 2; loads as in OLMoE (arXiv 2409.02060), section 5.
+    """
+    one, other = matched(pair)
+    blocks = [_blocks(trace) for trace in (one, other)]
+    deals = _deals(*(len(part[0]) for part in blocks))
+    rows = []
+    for at, layer in enumerate(one.model.layers):
+        mine, theirs = (part[at] for part in blocks)
+        both = np.concatenate([mine, theirs])
+        chance = [_bits(both[deal].sum(axis=0), both[~deal].sum(axis=0)) for deal in deals]
+        rows.append((layer, _bits(mine.sum(axis=0), theirs.sum(axis=0)), float(np.mean(chance))))
+    frame = pd.DataFrame(rows, columns=["layer", "divergence", "chance"]).astype({"layer": np.int32})
+    return frame.assign(tokens=np.int64(len(one.tokens)), other_tokens=np.int64(len(other.tokens)))
+
+
+def load_difference(pair: Pair) -> pd.DataFrame:
+    """Which experts the one trace uses more than the other.
+
+    One row per layer that both have, and expert. Columns: layer int32 · expert int16 · load, other_load float64 (share
+    of the layer's assignments) · difference float64 (load - other_load, in even shares: 1 is 1/E more of the layer's
+    assignments). Raises `InvalidTrace` where the two have no layer with the same number of experts.
+
+    Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5.
+    """
+    one, other = (expert_load(trace)[["layer", "expert", "load", "uniform"]] for trace in matched(pair))
+    both = one.assign(other_load=other["load"].to_numpy())
+    return both.assign(difference=(both["load"] - both["other_load"]) / both["uniform"]).drop(columns="uniform")
+
+
+def balance_of_both(pair: Pair) -> pd.DataFrame:
+    """How evenly each of two traces shares its work among its experts, layer by layer. They may be of any two models.
+
+    One row per trace and layer, by the trace's own layers. Columns: those of `balance`, and trace str (A or B).
+
+    Source: `moeviz.metrics.load.balance`.
+    """
+    return pd.concat(
+        [balance(trace).assign(trace=name) for name, trace in zip("AB", pair, strict=True)], ignore_index=True
+    )
+
+
+def choices_changed(pair: Pair) -> pd.DataFrame:
+    """Where the same tokens go to other experts: of the same text in two checkpoints, or with and without a change.
+
+    One row per layer. Columns: those of `set_changes`. Raises `InvalidTrace` where the two are of other tokens.
+
+    Source: `moeviz.metrics.agreement.set_changes`.
+    """
+    return set_changes(*pair)
+
+
+def matched(pair: Pair) -> Pair:
+    """Both traces with the layers alone that both have, with as many experts. Raises `InvalidTrace` for none."""
+    experts = [dict(zip(trace.model.layers, trace.model.num_experts, strict=True)) for trace in pair]
+    common = [layer for layer in experts[0] if experts[0][layer] == experts[1].get(layer)]
+    if not common:
+        shapes = (f"{t.model.name}: layers {t.model.layers} of {t.model.num_experts} experts" for t in pair)
+        raise InvalidTrace(
+            "Expert by expert, traces of one model are compared, or of checkpoints of it; these are of "
+            f"{'; and of '.join(shapes)}. Choose two traces of the same model."
+        )
+    for trace in pair:
+        if trace.tokens.empty:
+            raise InvalidTrace("One of the two traces has no tokens. Choose another.")
+    return tuple(trace.select(layers=common) for trace in pair)
+
+
+def _blocks(trace: RoutingTrace) -> list[Int64[np.ndarray, "N E"]]:
+    """How often each expert was chosen in each block of neighbouring tokens, a table a layer."""
+    block = np.arange(len(trace.tokens)) // BLOCK
+    tables = []
+    for experts, num_experts in zip(trace.experts, trace.model.num_experts, strict=True):
+        token, slot = np.nonzero(experts != NO_EXPERT)
+        table = np.zeros((block[-1] + 1, num_experts), np.int64)
+        np.add.at(table, (block[token], experts[token, slot]), 1)
+        tables.append(table)
+    return tables
+
+
+def _deals(first: int, second: int) -> list[np.ndarray]:
+    """Masks over the blocks of both: which go to the first, by lot."""
+    rng = np.random.default_rng(0)
+    return [rng.permutation(first + second) < first for _ in range(SHUFFLES)]
+
+
+def _bits(counts: np.ndarray, others: np.ndarray) -> float:
+    """Jensen-Shannon divergence of two distributions given by counts; NaN where one has none."""
+    if not counts.sum() or not others.sum():
+        return float("nan")
+    one, other = counts / counts.sum(), others / others.sum()
+    return max(float(_entropy((one + other) / 2) - (_entropy(one) + _entropy(other)) / 2), 0.0)
+
+
+def _entropy(share: Float64[np.ndarray, " E"]) -> float:
+    used = share[share > 0]
+    return float(-(used * np.log2(used)).sum())

@@ -1,0 +1,134 @@
+"""Which experts of a layer work together on a token. What pairs are by chance depends on the loads, so it is beside."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64, Int64
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.chosen import chosen_experts
+from moeviz.routing_trace import RoutingTrace
+
+MAX_ROUNDS = 500
+CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should have
+
+
+def co_activation(trace: RoutingTrace) -> pd.DataFrame:
+    """How often two experts of a layer are chosen for the same token, beside what chance would give.
+
+    Of the N_i tokens that chose an expert, N_ij chose its partner too; co-activation is N_ij / N_i. It has a direction:
+    an expert with few tokens may always come with a busy one, which seldom comes with it. Over all partners it sums to
+    the other choices of a token, k - 1, and not to 1.
+
+    Chance is co-activation where each token draws its k different experts by lot, in the one way that keeps the load
+    of each expert and favours nothing else (of all such lotteries, the one of highest entropy). With even loads it is
+    (k - 1) / (E - 1) for every pair. N_j / T would be too much: a slot that one expert has taken, another cannot take.
+
+    One row per layer and ordered pair of different experts, pairs that no token chose too. Columns: layer int32 (the
+    model's own index) · expert int16 · partner int16 · expert_tokens int64 (N_i) · tokens int64 (N_ij) · co_activation
+    float64 (share of the expert's tokens; NaN where it has none) · chance float64 (the same by lot) · lift float64
+    (co_activation / chance; NaN where chance is 0 or there is none) · chance_tokens float64 (N_ij by lot). Raises
+    `InvalidTrace` where a token has one expert only.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.2, 'Expert co-activation', over all pairs; the lottery is the
+    conditional Bernoulli distribution of Chen, Dempster & Liu (1994); lift as in Brin et al. (1997), 'interest'.
+    """
+    if trace.model.top_k < 2:
+        raise InvalidTrace(
+            f"Co-activation needs tokens with two experts or more, and {trace.model.name} gives each token one "
+            "(top_k is 1): there are no pairs. Take a trace of a model with a higher top_k."
+        )
+    return pd.concat([_pairs_of_layer(trace, row) for row in range(len(trace.model.layers))], ignore_index=True)
+
+
+def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
+    num_experts = trace.model.num_experts[row]
+    chosen = chosen_experts(trace.experts[row], num_experts)
+    ones = chosen.astype(np.float32)
+    together = ones.T @ ones  # exact up to 16 million tokens
+    expert, partner = np.nonzero(~np.eye(num_experts, dtype=bool))
+    alone = together.diagonal().astype(np.int64)[expert]
+    tokens = together[expert, partner].astype(np.int64)
+    by_lot = pairs_by_lot(chosen)[expert, partner]
+    return pd.DataFrame(
+        {
+            "layer": np.int32(trace.model.layers[row]),
+            "expert": expert.astype(np.int16),
+            "partner": partner.astype(np.int16),
+            "expert_tokens": alone,
+            "tokens": tokens,
+            "co_activation": _ratio(tokens, alone),
+            "chance": _ratio(by_lot, alone),
+            "lift": _ratio(tokens, by_lot),
+            "chance_tokens": by_lot,
+        }
+    )
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+
+
+def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
+    """How many tokens each two experts would share by lot, with the loads and the filled slots that there are.
+
+    A token with s filled slots draws one of the sets of s different experts, each as likely as the product of its
+    experts' weights; the weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
+    """
+    chosen = chosen[chosen.any(axis=1)]
+    counts = chosen.sum(axis=0)
+    # An expert that every token has, or none, leaves nothing to chance.
+    pairs = np.outer(counts, counts) / max(len(chosen), 1)
+    free = (counts > 0) & (counts < len(chosen))
+    if free.any():
+        sizes = np.bincount(chosen[:, free].sum(axis=1))
+        pairs[np.ix_(free, free)] = _pairs_of(_weights(counts[free], sizes), sizes)
+    return pairs
+
+
+def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, " E"]:
+    """Weights that give each expert its count of tokens, where sizes[s] tokens draw s experts."""
+    tokens = sizes.sum()
+    wanted = counts / (tokens - counts)
+    weights = wanted / np.exp(np.log(wanted).mean())
+    for _ in range(MAX_ROUNDS):
+        drawn = weights * _per_set(weights[None], sizes, taken=1)[0]
+        if np.abs(drawn - counts).max() < CLOSE:
+            break
+        weights = weights * wanted * np.maximum(tokens - drawn, CLOSE) / drawn
+        weights /= np.exp(np.log(weights).mean())  # only their proportions matter: this keeps products in range
+    return weights
+
+
+def _pairs_of(weights: Float64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
+    without_one = np.where(np.eye(len(weights), dtype=bool), 0, weights)
+    return np.outer(weights, weights) * _per_set(without_one, sizes, taken=2, whole=weights)
+
+
+def _per_set(
+    weights: Float64[np.ndarray, "B E"],
+    sizes: Int64[np.ndarray, " S"],
+    taken: int,
+    whole: Float64[np.ndarray, " E"] | None = None,
+) -> Float64[np.ndarray, "B E"]:
+    """Sum over set sizes s of sizes[s] x (products of s - taken weights, one expert left out) / (products of s)."""
+    top = len(sizes) - 1
+    before = _products(weights, top)
+    after = _products(weights[:, ::-1], top)[::-1]
+    every = before[-1, 0] if whole is None else _products(whole[None], top)[-1, 0]
+    total = np.zeros(weights.shape)
+    for size in range(taken, top + 1):
+        if sizes[size]:
+            left = size - taken
+            others = sum(before[:-1, :, d] * after[1:, :, left - d] for d in range(left + 1))
+            total += sizes[size] / every[size] * others.T
+    return total
+
+
+def _products(weights: Float64[np.ndarray, "B E"], top: int) -> Float64[np.ndarray, "E+1 B D"]:
+    """For the first n weights, n = 0 to E: the sum of products of every d of them, d = 0 to top."""
+    sums = np.zeros((weights.shape[1] + 1, len(weights), top + 1))
+    sums[0, :, 0] = 1
+    for n, weight in enumerate(weights.T):
+        sums[n + 1] = sums[n]
+        sums[n + 1, :, 1:] += weight[:, None] * sums[n, :, :-1]
+    return sums

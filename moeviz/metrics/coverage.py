@@ -1,0 +1,94 @@
+"""How many experts a layer needs for its work, and how soon a text has been to how many of them."""
+
+import numpy as np
+import pandas as pd
+
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+LEVELS = (50, 75, 90, 95, 99)  # per cent of assignments
+MAX_ROWS, FEWEST_STEPS, MOST_STEPS = 2_000, 16, 200
+
+
+def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
+    """How many experts do half of a layer's work, and how many do nearly all of it.
+
+    The smallest n such that the n busiest experts of the layer serve at least that share of its assignments. An even
+    load needs that share of the experts, rounded up. A short text cannot be even, so beside it stands what choosing by
+    lot would need: the same count where each number of tokens is served by as many experts as expected, which is
+    E times the binomial probability of it (n tokens, each with chance k / E; k the mean where slots are empty).
+
+    One row per layer and level (50, 75, 90, 95, 99 %). Columns: layer int32 · num_experts int16 (E) · level float64
+    (share of assignments) · needed int16 (0 where nothing was assigned) · even, by_lot int16 (the same, of an even
+    load and by lot) · of_even float64 (needed / even: 1 is an even load).
+
+    Source: a Lorenz curve (Lorenz 1905) read at a level, from the busiest expert down.
+    """
+    rows = []
+    for layer, num_experts, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
+        filled = experts != NO_EXPERT
+        counts = np.bincount(experts[filled], minlength=num_experts)
+        served = np.sort(counts)[::-1].cumsum()
+        by_lot = _needed_by_lot(int(filled.any(axis=1).sum()), int(filled.sum()), num_experts)
+        for percent, lot in zip(LEVELS, by_lot, strict=True):
+            needed = int(np.searchsorted(100 * served, percent * served[-1])) + 1 if served[-1] else 0
+            even = -(-percent * num_experts // 100)
+            facts = {"layer": layer, "num_experts": num_experts, "level": percent / 100, "needed": needed}
+            rows.append(facts | {"even": even, "by_lot": lot, "of_even": needed / even})
+    whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), np.int16)
+    return pd.DataFrame(rows).astype({"layer": np.int32} | whole)
+
+
+def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
+    """Experts that serve each level, where as many experts serve each number of tokens as expected by lot."""
+    if not tokens or assignments == tokens * num_experts:
+        return [-(-percent * num_experts // 100) if tokens else 0 for percent in LEVELS]
+    chance = assignments / (tokens * num_experts)
+    mean, reach = tokens * chance, 12 * np.sqrt(tokens * chance) + 12  # beyond it, probabilities are under 1e-20
+    served = np.arange(max(0, int(mean - reach)), min(tokens, int(mean + reach)) + 1)
+    ratios = (tokens - served[:-1]) / (served[:-1] + 1) * chance / (1 - chance)
+    logs = np.concatenate([[0.0], np.log(ratios).cumsum()])
+    experts = np.exp(logs - logs.max())
+    experts *= num_experts / experts.sum()
+    busiest_first = (np.concatenate([[0.0], values[::-1].cumsum()]) for values in (experts * served, experts))
+    needed = np.interp(np.array(LEVELS) / 100 * assignments, *busiest_first)
+    return np.ceil(needed - 1e-6).astype(int).tolist()
+
+
+def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
+    """How many different experts of each layer a text has been to after its first t tokens.
+
+    Tokens count in the order of the trace, one sequence after the other. Chance is what choosing k different experts
+    by lot would have touched: of E experts, E(1 - prod(1 - k / E)), with k the filled slots of each token.
+
+    One row per layer and t, for t of equal ratios from 1 to T, and all t where they are few: 200 at most, fewer where
+    there are more than 10 layers, so that the whole is about 2,000 rows. Columns: layer int32 · num_experts int16 (E) ·
+    tokens int32 (t) · experts int32 (different ones chosen so far) · chance float64 (experts, expected).
+
+    Source: counting; the expectation is the coupon collector's.
+    """
+    steps, frames = _steps(len(trace.tokens), len(trace.model.layers)), []
+    for layer, num_experts, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
+        missed = np.cumprod(1 - (experts != NO_EXPERT).sum(axis=1) / num_experts)
+        columns = {
+            "layer": np.int32(layer),
+            "num_experts": np.int16(num_experts),
+            "tokens": steps.astype(np.int32),
+            "experts": _distinct(experts)[steps - 1],
+            "chance": num_experts * (1 - missed[steps - 1]),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _steps(tokens: int, layers: int) -> np.ndarray:
+    most = int(np.clip(MAX_ROWS // layers, FEWEST_STEPS, MOST_STEPS))
+    if tokens <= most:
+        return np.arange(1, tokens + 1)
+    return np.unique(np.geomspace(1, tokens, most).round().astype(np.int64))
+
+
+def _distinct(experts: np.ndarray) -> np.ndarray:
+    """How many different experts the layer has chosen after each token."""
+    token, slot = np.nonzero(experts != NO_EXPERT)
+    _, first = np.unique(experts[token, slot], return_index=True)
+    return np.bincount(token[first], minlength=len(experts)).cumsum().astype(np.int32)

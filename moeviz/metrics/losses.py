@@ -1,0 +1,82 @@
+"""The losses that keep routers in order, as a training run would compute them on this trace. All need logits."""
+
+import numpy as np
+import pandas as pd
+
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+
+def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
+    """The auxiliary load-balancing loss: how uneven each layer is, in the number that training pushes down.
+
+    E x sum over the layer's experts of f_i P_i: f_i says how much expert i was used, P_i is the mean over tokens of the
+    router's probability for it. Without the factor alpha of a training run. Forms in use differ in f_i:
+
+    | column | f_i | even |
+    |---|---|---|
+    | switch | share of the layer's assignments, all k slots | 1 |
+    | first_choice | share of tokens with i in slot 0, as in the paper, whose k is 1 | 1 |
+    | transformers | share of tokens with i in any slot, as in `load_balancing_loss_func`: sums to k | k |
+
+    `pooled` is what that function returns for the model: it takes f_i and P_i over all layers together and then one
+    sum, as if expert i were the same in all of them. Two layers that lean to opposite sides look even in it.
+
+    f_i is of the recorded choices. The function chooses anew from the logits, by softmax, which is the same for
+    softmax routers without a balancing bias, groups or dropped tokens. An even load gives the even value; a layer may
+    come out a little below it, where its rarer experts have the more certain tokens.
+
+    One row per layer. Columns: layer int32 · num_experts int16 (E) · switch, first_choice, transformers float64 (no
+    unit) · even float64 (k) · pooled float64 (the same in each row; NaN where layers differ in E). All are NaN without
+    tokens. Raises `MissingField` where the trace has no logits, or does not say how the router makes probabilities of
+    them.
+
+    Source: Switch Transformers (arXiv 2101.03961), eq. 4 to 6; `load_balancing_loss_func` of transformers' Mixtral.
+    That pooling hides imbalance: huggingface/transformers issue 28255, QwenLM/Qwen3 issue 1418.
+    """
+    model, tokens = trace.model, len(trace.tokens) or np.nan
+    importance = trace.probabilities("The auxiliary loss").sum(axis=1, dtype=np.float64) / tokens
+    chosen, first = (_tokens_per_expert(trace, slots) for slots in (model.top_k, 1))
+    assignments = chosen.sum(axis=1, keepdims=True)
+    num_experts = np.asarray(model.num_experts)
+    f = {
+        "switch": chosen / np.where(assignments == 0, np.nan, assignments),
+        "first_choice": first / tokens,
+        "transformers": chosen / tokens,
+    }
+    pooled = (f["transformers"].mean(axis=0) * importance.mean(axis=0)).sum() * num_experts[0]
+    facts = {"layer": np.asarray(model.layers, np.int32), "num_experts": num_experts.astype(np.int16)}
+    losses = {form: num_experts * (share * importance).sum(axis=1) for form, share in f.items()}
+    whole = {"even": float(model.top_k), "pooled": pooled if len(set(model.num_experts)) == 1 else np.nan}
+    return pd.DataFrame(facts | losses | whole)
+
+
+def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
+    """How many tokens have each expert in one of their first `slots` slots: layers by experts."""
+    width = max(trace.model.num_experts)
+    chosen = trace.experts[..., :slots]
+    return np.stack([np.bincount(layer[layer != NO_EXPERT], minlength=width) for layer in chosen])
+
+
+def z_loss(trace: RoutingTrace) -> pd.DataFrame:
+    """How large each router's logits are: the loss that keeps them small, so that routing stays stable in training.
+
+    The mean over tokens of (ln sum over experts of exp(logit))^2, without the factor of a training run. Adding the
+    same number to all logits of a token changes none of its choices, but it changes this. Logits that are all 0 give
+    (ln E)^2. The paper's routers choose by softmax; for others the number is the same sum, and says less.
+
+    One row per layer. Columns: layer int32 · num_experts int16 (E) · z_loss float64 (nats^2; NaN without tokens) ·
+    logsumexp float64 (its mean over tokens before squaring, nats) · zero_logits float64 ((ln E)^2). Raises
+    `MissingField` where the trace has no logits.
+
+    Source: ST-MoE (arXiv 2202.08906), eq. 5.
+    """
+    rows = []
+    for layer, num_experts, logits in zip(
+        trace.model.layers, trace.model.num_experts, trace.need("logits", "The router z-loss"), strict=True
+    ):
+        sums = np.logaddexp.reduce(logits[:, :num_experts].astype(np.float64), axis=1)
+        means = {"z_loss": (sums**2).mean(), "logsumexp": sums.mean()} if len(sums) else {}
+        rows.append({"layer": layer, "num_experts": num_experts, "zero_logits": np.log(num_experts) ** 2} | means)
+    columns = ["layer", "num_experts", "z_loss", "logsumexp", "zero_logits"]
+    kinds = {"layer": np.int32, "num_experts": np.int16} | dict.fromkeys(columns[2:], np.float64)
+    return pd.DataFrame(rows, columns=columns).astype(kinds)

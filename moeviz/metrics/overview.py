@@ -1,0 +1,77 @@
+"""A whole trace in few enough columns for a screen."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int16
+
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+COLUMNS = 1024  # about the pixels of a page's width: of more, a browser would leave out some, and not say which
+
+
+def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFrame:
+    """The first choice of every router over the whole trace, in stretches of tokens where there are many tokens.
+
+    A trace of up to `columns` tokens has a stretch per token. A longer one is cut into at most `columns` stretches of
+    tokens in a row, all equally long but the last. The modal first choice of a stretch is the expert that most of its
+    tokens have as their first choice; of experts equally frequent in it, the one that comes first in the text, so that
+    a tie favours no id. Stretches are counted over the rows of the trace, also where it holds several texts.
+
+    One row per stretch and layer. Columns: token int32 (row of `trace.tokens` where the stretch begins) · tokens int32
+    (how many it has) · text category (of all of them) · layer int32 · num_experts int16 (of that layer) · expert int16
+    (the modal first choice; -1: none of its tokens got an expert) · share float32 (of the stretch's tokens that have
+    that first choice; at least one in `tokens`, and 0 without an expert) · rank int16 (of that expert among the layer's
+    first choices over the whole trace: 1 = the most frequent, ties to the lower id; 0 without an expert). Raises
+    `InvalidTrace` for a trace without tokens.
+
+    Source: recorded, not computed, where a stretch is one token; the mode of a sample where it is several. Mixtral of
+    Experts (arXiv 2401.04088), figure 8, shows first choices token by token.
+    """
+    model, T = trace.model, len(trace.tokens)
+    if not T:
+        raise InvalidTrace("An overview is of tokens, and this trace has 0. Run a prompt, or open another trace.")
+    length = -(-T // columns)
+    starts = np.arange(0, T, length, dtype=np.int32)
+    sizes = np.minimum(length, T - starts).astype(np.int32)
+    found = [
+        _modal(first, length, num_experts)
+        for first, num_experts in zip(trace.experts[..., 0], model.num_experts, strict=True)
+    ]
+    expert, votes, rank = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
+    every = np.repeat(np.arange(len(starts)), len(model.layers))
+    texts = trace.tokens["text"].tolist()
+    text = pd.Series(["".join(texts[s : s + length]) for s in starts], dtype="str").astype("category")
+    return pd.DataFrame(
+        {
+            "token": starts[every],
+            "tokens": sizes[every],
+            "text": text.iloc[every].reset_index(drop=True),
+            "layer": np.tile(np.asarray(model.layers, np.int32), len(starts)),
+            "num_experts": np.tile(np.asarray(model.num_experts, np.int16), len(starts)),
+            "expert": expert.ravel(),
+            "share": (votes / sizes[:, None]).astype(np.float32).ravel(),
+            "rank": rank.ravel(),
+        }
+    )
+
+
+def _modal(
+    first: Int16[np.ndarray, " T"], length: int, num_experts: int
+) -> tuple[Int16[np.ndarray, " S"], Float[np.ndarray, " S"], Int16[np.ndarray, " S"]]:
+    """For each stretch of one layer: the modal first choice, how many tokens made it, and its rank in the layer."""
+    stretch, filled = np.arange(len(first)) // length, first != NO_EXPERT
+    stretches = int(stretch[-1]) + 1
+    cell = stretch[filled] * num_experts + first[filled]
+    votes = np.zeros(stretches * length)
+    votes[: len(first)][filled] = np.bincount(cell, minlength=stretches * num_experts)[cell]
+    winner = votes.reshape(stretches, length).argmax(axis=1) + np.arange(stretches) * length  # the earliest of the best
+    expert = first[winner]
+    return expert, votes[winner], np.where(expert == NO_EXPERT, np.int16(0), _ranks(first[filled], num_experts)[expert])
+
+
+def _ranks(first: Int16[np.ndarray, " chosen"], num_experts: int) -> Int16[np.ndarray, " E"]:
+    """Place of each expert among the first choices, from 1."""
+    ranks = np.empty(num_experts, np.int16)
+    ranks[np.argsort(-np.bincount(first, minlength=num_experts), kind="stable")] = np.arange(1, num_experts + 1)
+    return ranks

@@ -1,0 +1,204 @@
+"""How evenly a layer's work falls on the devices that hold its experts, and how much a better placement would do.
+
+The plans are those of EPLB, DeepSeek's expert parallelism load balancer, in numpy. E experts, R replicas (E and the
+redundant copies of hot experts), N devices.
+"""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64, Num
+
+from moeviz.errors import MoevizError
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+USUAL_DEVICES = (8, 4, 2)  # of a machine
+CONTIGUOUS, BALANCED, COPIES = PLACEMENTS = ("contiguous", "balanced", "with copies")
+SAME, HELD_OUT = JUDGED = ("same tokens", "held-out tokens")
+
+
+def placement(trace: RoutingTrace, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
+    """How much work each device would do, with a layer's experts laid out over several devices in three ways.
+
+    `contiguous`: expert e on device e // (E / N), the default of serving frameworks. `balanced`: as many experts on
+    each device, packed by load. `with copies`: `copies` redundant copies of the hottest experts too; the copies of an
+    expert share its work equally. The two plans are EPLB's with one node. `devices` N is by default the largest of 2,
+    4 and 8 that gives each at least two experts, as many on each; `copies` is by default one a device.
+
+    Judged on the `same tokens`, a plan knew the load that it is judged on, all tokens of the trace: the best case. On
+    `held-out tokens` it was made from the first half of the tokens (in the trace's order, so perhaps from other texts)
+    and is judged on the second half: what serving is like. The fewer the tokens, the more uneven is any placement, by
+    luck alone. Experts that compute nothing are on no device, and their assignments do not count.
+
+    One row per layer, judgement, placement and device. Columns: layer int32 (the model's own index) · judged_on str ·
+    placement str · device int16 · experts int16 (on it, copies too) · load float64 (share of the layer's assignments,
+    so those of a placement sum to 1; 0 where there are none) · even float64 (1 / N) · times_even float64 (load / even).
+    Raises `MoevizError` where experts, or copies, do not divide by devices.
+
+    Source: EPLB (github.com/deepseek-ai/EPLB); DeepSeek-V3 (arXiv 2412.19437), section 3.4, 'redundant experts'.
+    """
+    frames = []
+    half = len(trace.tokens) // 2
+    for row, layer in enumerate(trace.model.layers):
+        n, extra = _sizes(trace, row, devices, copies)
+        first, second = _counts(trace, row, slice(half)), _counts(trace, row, slice(half, None))
+        for judged_on, planned, judged in ((SAME, first + second, first + second), (HELD_OUT, first, second)):
+            for name, replicas in _placements(planned, n, extra).items():
+                load = _device_loads(replicas, judged, n)
+                columns = {"layer": np.int32(layer), "judged_on": judged_on, "placement": name}
+                facts = {"device": np.arange(n, dtype=np.int16), "experts": np.int16(len(replicas) // n), "load": load}
+                frames.append(pd.DataFrame(columns | facts | {"even": 1 / n, "times_even": load * n}))
+    return pd.concat(frames, ignore_index=True).astype({"judged_on": "str", "placement": "str"})
+
+
+def placement_imbalance(trace: RoutingTrace, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
+    """How many even shares the busiest device of each layer carries, under the three placements of `placement`.
+
+    All devices wait for the busiest, so 1 is the aim, and 2 takes twice the time of an even placement. Mind which
+    tokens a placement is judged on: a plan judged on the tokens that it was made from is the best case, and only
+    `held-out tokens` tell what to expect.
+
+    One row per layer, judgement and placement. Columns: layer int32 · judged_on str · placement str · devices int16 ·
+    copies int16 (of all experts together; 0 where the placement makes none) · imbalance float64 (busiest device / mean;
+    NaN where the layer has no assignments). Raises `MoevizError` as `placement` does.
+
+    Source: as for `placement`; max / mean - 1 is MaxVio (arXiv 2408.15664) of devices in place of experts.
+    """
+    loads = placement(trace, devices, copies)
+    groups = loads.groupby(["layer", "judged_on", "placement"], sort=False)
+    frame = groups.agg(devices=("device", "size"), replicas=("experts", "sum"), imbalance=("times_even", "max"))
+    frame = frame.reset_index()
+    least = frame.groupby("layer")["replicas"].transform("min")
+    frame.insert(4, "copies", frame.pop("replicas") - least)
+    kinds = {"layer": np.int32, "devices": np.int16, "copies": np.int16}
+    return frame.assign(imbalance=frame["imbalance"].where(frame["imbalance"] > 0)).astype(kinds)
+
+
+def _sizes(trace: RoutingTrace, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
+    """Devices and copies, given or usual, after a check that they fit this layer."""
+    num_experts = trace.model.num_experts[row] - trace.model.zero_experts
+    where = f"Layer {trace.model.layers[row]} has {num_experts} experts"
+    if devices is None:
+        fitting = [n for n in USUAL_DEVICES if num_experts % n == 0 and num_experts >= 2 * n]
+        if not fitting:
+            raise MoevizError(
+                f"{where}, and neither 2, 4 nor 8 devices would hold two or more each, as many on every one. Name the "
+                "devices: `placement(trace, devices=...)`, a number that divides the experts."
+            )
+        devices = fitting[0]
+    if devices < 1 or num_experts % devices:
+        raise MoevizError(
+            f"{where}, which {devices} devices cannot hold in equal numbers. Name a number that divides {num_experts}."
+        )
+    copies = devices if copies is None else copies
+    if copies < 0 or copies % devices:
+        raise MoevizError(
+            f"{copies} copies cannot be spread over {devices} devices in equal numbers. Name a multiple of {devices}."
+        )
+    return devices, copies
+
+
+def _counts(trace: RoutingTrace, row: int, tokens: slice) -> Int64[np.ndarray, " E"]:
+    """Assignments of each expert that computes something."""
+    experts, num_experts = trace.experts[row, tokens], trace.model.num_experts[row]
+    counts = np.bincount(experts[experts != NO_EXPERT], minlength=num_experts)
+    return counts[: num_experts - trace.model.zero_experts]
+
+
+def _placements(counts: Int64[np.ndarray, " E"], devices: int, copies: int) -> dict[str, np.ndarray]:
+    """The expert of each replica, device by device."""
+    plans = {BALANCED: len(counts), COPIES: len(counts) + copies}
+    planned = {name: rebalance_experts(counts[None], replicas, 1, 1, devices)[0] for name, replicas in plans.items()}
+    return {CONTIGUOUS: np.arange(len(counts))} | planned
+
+
+def _device_loads(
+    replicas: Int64[np.ndarray, " R"], counts: Int64[np.ndarray, " E"], devices: int
+) -> Float64[np.ndarray, " N"]:
+    each = counts / np.bincount(replicas, minlength=len(counts))
+    return each[replicas].reshape(devices, -1).sum(axis=1) / max(counts.sum(), 1)
+
+
+def rebalance_experts(
+    weights: Num[np.ndarray, "L E"], replicas: int, groups: int, nodes: int, devices: int
+) -> Int64[np.ndarray, "L R"]:
+    """Which expert each replica holds, layer by layer: the first R / N replicas are on device 0, and so on.
+
+    `weights` are the experts' loads. The experts of one of the `groups` stay on one node, where the nodes divide the
+    groups; elsewhere all devices are taken as one node. Raises `MoevizError` where the numbers do not divide.
+
+    Source: EPLB (github.com/deepseek-ai/EPLB), `rebalance_experts`, hierarchical and global policy.
+    """
+    experts = weights.shape[1]
+    _divides(devices, "devices", nodes, "nodes")
+    _divides(replicas, "replicas", devices, "devices")
+    if groups % nodes:
+        groups = nodes = 1
+    _divides(experts, "experts", groups, "groups")
+    if replicas < experts:
+        raise MoevizError(f"{replicas} replicas cannot hold {experts} experts; a plan needs one each, or more.")
+    layers = [rebalance_experts_hierarchical(layer, replicas, groups, nodes, devices) for layer in weights]
+    return np.stack(layers) if layers else np.zeros((0, replicas), np.int64)
+
+
+def _divides(whole: int, what: str, parts: int, of: str) -> None:
+    if parts < 1 or whole % parts:
+        raise MoevizError(f"{whole} {what} do not divide by {parts} {of}, and a plan puts as many on each. Change one.")
+
+
+def rebalance_experts_hierarchical(
+    weights: Num[np.ndarray, " E"], replicas: int, groups: int, nodes: int, devices: int
+) -> Int64[np.ndarray, " R"]:
+    """A plan for one layer: groups are packed to nodes, each node copies its hot experts, and packs them to devices.
+
+    Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
+    """
+    members = np.arange(len(weights)).reshape(groups, -1)
+    order = _packed_order(weights[members].sum(axis=1), nodes)
+    plan = []
+    for experts in members[order].reshape(nodes, -1):
+        copied = replicate_experts(weights[experts], replicas // nodes)
+        share = weights[experts] / np.bincount(copied)
+        plan.append(experts[copied[_packed_order(share[copied], devices // nodes)]])
+    return np.concatenate(plan)
+
+
+def _packed_order(weights: Num[np.ndarray, " n"], packs: int) -> Int64[np.ndarray, " n"]:
+    """The objects of the first pack, then those of the second, each pack in the order in which it was filled."""
+    pack, place = balanced_packing(weights, packs)
+    return np.lexsort((place, pack))
+
+
+def balanced_packing(
+    weights: Num[np.ndarray, " n"], packs: int
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Put n objects into packs of equal numbers and about equal weights: the pack of each object, and its place there.
+
+    The heaviest object left goes to the lightest pack that has room; ties go to the lower id.
+
+    Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
+    """
+    n = len(weights)
+    room = n // packs
+    if room == 1:
+        return np.arange(n), np.zeros(n, np.int64)
+    pack, place = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    heavy, filled = np.zeros(packs), np.zeros(packs, np.int64)
+    for item in np.argsort(-weights, kind="stable"):
+        lightest = np.where(filled < room, heavy, np.inf).argmin()
+        pack[item], place[item] = lightest, filled[lightest]
+        heavy[lightest] += weights[item]
+        filled[lightest] += 1
+    return pack, place
+
+
+def replicate_experts(weights: Num[np.ndarray, " E"], replicas: int) -> Int64[np.ndarray, " R"]:
+    """The expert of each replica: all experts once, then again and again a copy of the one with most load per replica.
+
+    Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
+    """
+    experts, held = list(range(len(weights))), np.ones(len(weights))
+    while len(experts) < replicas:
+        hottest = int((weights / held).argmax())
+        experts.append(hottest)
+        held[hottest] += 1
+    return np.array(experts)

@@ -1,0 +1,245 @@
+"""Which tokens of the vocabulary each expert gets, and what kinds of token text.
+
+A token of the vocabulary is an id; where a trace has no ids, it is a text.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int16, Int64
+
+from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, RoutingTrace
+
+AT_LEAST = 10  # occurrences of a token; OLMoE's table 8 leaves out the others too
+SHUFFLES = 20
+SPACE, DIGITS, PUNCTUATION, WORD, INSIDE, SCRIPT, SPECIAL = KINDS = (
+    "space or line break",
+    "digits",
+    "punctuation",
+    "word, space before",
+    "word, no space before",
+    "other script",
+    "special",
+)
+# Names of control tokens in common tokenizers, a byte that never became a character, and no text at all.
+_SPECIAL = re.compile(r"<[|｜].*[|｜]>|</?s>|<(pad|unk|bos|eos|mask)>|\[(CLS|SEP|PAD|UNK|MASK|/?INST)\]|⟨.+⟩|")
+_PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
+
+
+def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) -> pd.DataFrame:
+    """The tokens that keep most to each expert: those that choose it nearly whenever they occur.
+
+    The vocabulary specialization of expert i for token x is N_xi / N_x: of the occurrences of x as input, the share
+    in which the router chose i, in any slot. The shares of a token sum to k over a layer's experts. Few occurrences
+    give high shares by luck, so tokens that occur fewer than `at_least` times are left out.
+
+    One row per layer, expert and token, `most` tokens an expert, highest share first (ties: the more frequent token,
+    then the one that came first); experts that no such token chose have none. Columns: layer int32 (the model's own
+    index) · expert int16 · rank int16 (from 1) · token_id int32 (-1 where not known) · text str (of the id, exact; the
+    most frequent where it has several) · tokens int64 (N_xi) · occurrences int64 (N_x) · specialization float64 ·
+    chance float64 (k / E). Raises `InvalidTrace` where no token occurs often enough.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.4, eq. 8, for input ids, and table 8, which lists a token at one expert.
+    """
+    vocabulary = _vocabulary(trace, at_least)
+    frames = []
+    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
+        counts, times = vocabulary.counts(experts, num_experts), vocabulary.occurrences
+        share = counts / times[:, None]
+        order = np.lexsort((np.broadcast_to(-times[:, None], share.shape), -share), axis=0)[:most].T
+        expert, place = np.nonzero(np.take_along_axis(counts.T, order, 1))
+        token = order[expert, place]
+        columns = {
+            "layer": np.int32(layer),
+            "expert": expert.astype(np.int16),
+            "rank": (place + 1).astype(np.int16),
+            "token_id": vocabulary.token_id[token],
+            "text": pd.Series(vocabulary.text[token], dtype="str"),
+            "tokens": counts[token, expert],
+            "occurrences": times[token],
+            "specialization": share[token, expert],
+            "chance": _chance(experts, num_experts),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
+    """How much the tokens of a layer keep to one expert each: the mean over the vocabulary, and what luck would give.
+
+    Of each token of the vocabulary, the share of its occurrences that choose its main expert, the one that it chooses
+    most often; and the mean over all that occur `at_least` times, each counting once. Some expert comes out first in
+    any few occurrences, and a busy one is everybody's, so that mean is above k / E by luck. `shuffled` is that luck:
+    the mean over 20 shuffles (seed 0) of the tokens among the places of the trace, which keep their experts. Where a
+    token stands in one text only, what the text does to routing counts as the token's.
+
+    One row per layer. Columns: layer int32 · token_ids int64 (in the mean) · specialization, shuffled float64 (share of
+    a token's occurrences; NaN in a trace without tokens) · chance float64 (k / E). Raises `InvalidTrace` where no token
+    occurs `at_least` times.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.4, 'per layer', which leaves no token out; the shuffle is ours.
+    """
+    vocabulary = _vocabulary(trace, at_least)
+    rng = np.random.default_rng(0)
+    shuffles = [vocabulary.shuffled(rng) for _ in range(SHUFFLES)]
+    rows = []
+    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
+        found = vocabulary.mean_share(experts, num_experts)
+        luck = np.mean([shuffle.mean_share(experts, num_experts) for shuffle in shuffles])
+        rows.append((layer, len(vocabulary.occurrences), found, luck, _chance(experts, num_experts)))
+    columns = ["layer", "token_ids", "specialization", "shuffled", "chance"]
+    return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32, "token_ids": np.int64})
+
+
+def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
+    """How much the tokens of each expert keep to it.
+
+    A token belongs to its main expert, the one that it chooses most often (ties: the lower id), with the share of its
+    occurrences that choose it. An expert's specialization is the mean over the tokens that belong to it, each token of
+    the vocabulary counting once, however often it occurs.
+
+    One row per layer and expert. Columns: layer int32 · expert int16 · token_ids int64 (how many belong to it) ·
+    specialization float64 (share of a token's occurrences; NaN where no token belongs to the expert) · shuffled float64
+    (what luck gives, of the layer: see `vocabulary_by_layer`) · chance float64 (k / E). Raises `InvalidTrace` where no
+    token occurs `at_least` times.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.4, 'per expert'; the mean as in its script run_moe_analysis.py.
+    """
+    vocabulary, of_layers = _vocabulary(trace, at_least), vocabulary_by_layer(trace, at_least)
+    frames = []
+    for experts, num_experts, of_layer in zip(
+        trace.experts, trace.model.num_experts, of_layers.itertuples(), strict=True
+    ):
+        counts = vocabulary.counts(experts, num_experts)
+        routed = counts.any(axis=1)
+        main, share = counts.argmax(axis=1)[routed], vocabulary.shares(counts)[routed]
+        belong = np.bincount(main, minlength=num_experts)
+        sums = np.bincount(main, share, minlength=num_experts)
+        columns = {
+            "layer": np.int32(of_layer.layer),
+            "expert": np.arange(num_experts, dtype=np.int16),
+            "token_ids": belong,
+            "specialization": np.divide(sums, belong, out=np.full(num_experts, np.nan), where=belong > 0),
+            "shuffled": of_layer.shuffled,
+            "chance": of_layer.chance,
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """The tokens of the vocabulary that a trace shows often enough. V of them, in the order in which they appear."""
+
+    row: Int64[np.ndarray, " T"]  # which of them a token of the trace is; -1 = none
+    occurrences: Int64[np.ndarray, " V"]
+    token_id: np.ndarray
+    text: np.ndarray
+
+    def counts(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "V E"]:
+        """How often each of them chose each expert."""
+        return _counts(self.row, len(self.occurrences), experts, num_experts)
+
+    def shares(self, counts: Int64[np.ndarray, "V E"]) -> Float64[np.ndarray, " V"]:
+        """Share of a token's occurrences that choose its main expert."""
+        return counts.max(axis=1) / self.occurrences
+
+    def mean_share(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
+        shares = self.shares(self.counts(experts, num_experts))
+        return float(shares.mean()) if len(shares) else np.nan
+
+    def shuffled(self, rng: np.random.Generator) -> "_Vocabulary":
+        return _Vocabulary(rng.permutation(self.row), self.occurrences, self.token_id, self.text)
+
+
+def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
+    tokens = trace.tokens
+    unknown = tokens["token_id"] == NO_TOKEN_ID
+    keys = pd.MultiIndex.from_arrays([tokens["token_id"], tokens["text"].where(unknown, "")])
+    codes, _ = pd.factorize(keys)
+    codes = codes.astype(np.int64)
+    times = np.bincount(codes)
+    kept = np.flatnonzero(times >= at_least)
+    if len(times) and not len(kept):
+        raise InvalidTrace(
+            f"Vocabulary specialization needs tokens that occur {at_least} times or more, and here none occurs "
+            f"more than {times.max()} times. Trace a longer text, or many texts with `moeviz corpus`."
+        )
+    row = np.full(len(times), -1)
+    row[kept] = np.arange(len(kept))
+    forms = tokens[["token_id", "text"]].assign(code=codes).value_counts(sort=False).reset_index()
+    main = forms.sort_values("count", ascending=False, kind="stable").drop_duplicates("code").set_index("code")
+    main = main.loc[kept]
+    return _Vocabulary(row[codes], times[kept], main["token_id"].to_numpy(np.int32), main["text"].to_numpy(object))
+
+
+def _chance(experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
+    """k / E, with k the slots that a token has filled on average."""
+    return (experts != NO_EXPERT).sum() / max(len(experts), 1) / num_experts
+
+
+def _counts(
+    groups: Int64[np.ndarray, " T"], num_groups: int, experts: Int16[np.ndarray, "T K"], num_experts: int
+) -> Int64[np.ndarray, "G E"]:
+    token, slot = np.nonzero((experts != NO_EXPERT) & (groups >= 0)[:, None])
+    cells = groups[token] * num_experts + experts[token, slot]
+    return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
+
+
+def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
+    """How the tokens of each kind of text (words, digits, spaces …) are shared out among the experts, layer by layer.
+
+    `share` is of the kind's assignments (filled slots) at the layer, so a kind's shares sum to 1. `lift` compares it
+    with the share of all tokens: 1 means that the kind uses the expert as all tokens do, 2 twice as much.
+
+    One row per layer, kind and expert, idle experts too; kinds that the trace has, in the order of `KINDS`. Columns:
+    layer int32 (the model's own index) · kind str (see `kind_of`) · tokens int64 (of this kind) · expert int16 ·
+    assignments int64 · share float64 (0 where the kind has no assignment) · uniform float64 (1 / E) · share_of_tokens
+    float64 (of the kind's tokens: sums to k) · lift float64 (NaN where no token chose the expert).
+
+    Source: domain specialization of OLMoE (arXiv 2409.02060), section 5.3, with kinds of tokens in place of domains.
+    """
+    by_text = {text: KINDS.index(kind_of(text)) for text in trace.tokens["text"].unique()}
+    kinds, codes = np.unique(trace.tokens["text"].map(by_text).to_numpy(np.int64), return_inverse=True)
+    names, tokens = np.array(KINDS, object)[kinds], np.bincount(codes, minlength=len(kinds))
+    frames = []
+    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
+        counts = _counts(codes, len(kinds), experts, num_experts)
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        load = counts.sum(axis=0) / max(counts.sum(), 1)
+        columns = {
+            "layer": np.int32(layer),
+            "kind": pd.Series(np.repeat(names, num_experts), dtype="str"),
+            "tokens": np.repeat(tokens, num_experts),
+            "expert": np.tile(np.arange(num_experts, dtype=np.int16), len(kinds)),
+            "assignments": counts.ravel(),
+            "share": share.ravel(),
+            "uniform": 1 / num_experts,
+            "share_of_tokens": (counts / tokens[:, None]).ravel(),
+            "lift": np.divide(share, load, out=np.full(share.shape, np.nan), where=load > 0).ravel(),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def kind_of(text: str) -> str:
+    """The kind of a token's text, one of `KINDS`: what its letters are, or else its digits, or else its signs.
+
+    >>> [kind_of(text) for text in (" the", "42", ",\\n", "\\n", "и", "</s>")]
+    ['word, space before', 'digits', 'punctuation', 'space or line break', 'other script', 'special']
+    """
+    if part := _PART.fullmatch(text):
+        text = part[1]
+    if _SPECIAL.fullmatch(text):
+        return SPECIAL
+    names = [unicodedata.name(character, "") for character in text if unicodedata.category(character)[0] in "LM"]
+    if names := [name for name in names if not name.startswith("VARIATION")]:  # which comes with emoji
+        latin = all(name.startswith(("LATIN", "COMBINING")) for name in names)
+        return SCRIPT if not latin else WORD if text[0].isspace() else INSIDE
+    if any(character.isnumeric() for character in text):
+        return DIGITS
+    return PUNCTUATION if text.strip() else SPACE
