@@ -1,4 +1,4 @@
-"""Ways to take a trace home, and to bring it back. One row of EXPORTS a file format.
+"""Ways to take a trace home, and to bring most of them back. One row of EXPORTS a file format.
 
 | suffix | what it keeps | for |
 |---|---|---|
@@ -6,6 +6,7 @@
 | .parquet | the same, with dtypes | pandas, DuckDB, Spark |
 | .json | everything | any language |
 | .npz | everything, smallest | moeviz, numpy |
+| .html | every picture, the numbers behind them cut at some hundred rows | people; it cannot be read back |
 
 To add a format: write `trace -> bytes` and `bytes -> trace` in a file of its own, and add a row.
 """
@@ -13,9 +14,10 @@ To add a format: write `trace -> bytes` and `bytes -> trace` in a file of its ow
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.files.assignments_table import UNNAMED
 from moeviz.files.csv_file import from_csv, to_csv
 from moeviz.files.json_file import from_json, to_json
@@ -33,7 +35,19 @@ class Export:
     suffix: str
     mime: str
     write: Callable[[RoutingTrace], bytes]
-    read: Callable[[bytes], RoutingTrace]
+    read: Callable[[bytes], RoutingTrace] | None  # None: it is for people, and holds no trace
+    needs: str = ""  # a module of the optional extra `report`, without which it is not written
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything that writes it is installed."""
+        return not self.needs or find_spec(self.needs) is not None
+
+
+def _report(trace: RoutingTrace) -> bytes:
+    from moeviz.report import html_report  # loads Altair, which no other format needs
+
+    return html_report(trace)
 
 
 EXPORTS = (
@@ -41,11 +55,22 @@ EXPORTS = (
     Export("Parquet", ".parquet", "application/vnd.apache.parquet", to_parquet, from_parquet),
     Export("JSON", ".json", "application/json", to_json, from_json),
     Export("Trace file", ".npz", "application/octet-stream", to_trace_file, from_trace_file),
+    Export("HTML report", ".html", "text/html", _report, None, needs="vl_convert"),
 )
 
 
 def export_for(filename: str | Path) -> Export:
-    """The row of EXPORTS for a file name, by its suffix. Raises `InvalidTrace` for a suffix that no row has."""
+    """The row of EXPORTS that writes a file of that name, by its suffix.
+
+    Raises `InvalidTrace` for a suffix that no row has, and `MoevizError` where what writes it is not installed.
+    """
+    export = _row(filename)
+    if not export.ready:
+        raise MoevizError(f'A {export.suffix} file needs what is not installed here: `pip install "moeviz[report]"`.')
+    return export
+
+
+def _row(filename: str | Path) -> Export:
     suffix = PurePath(filename).suffix.lower()
     for export in EXPORTS:
         if export.suffix == suffix:
@@ -54,13 +79,21 @@ def export_for(filename: str | Path) -> Export:
     raise InvalidTrace(f"{PurePath(filename).name[:200]!r} has no suffix of a trace; a trace is one of {suffixes}.")
 
 
+def _reader(filename: str | Path) -> Callable[[bytes], RoutingTrace]:
+    if (read := _row(filename).read) is None:
+        suffixes = ", ".join(export.suffix for export in EXPORTS if export.read)
+        name = PurePath(filename).name[:200]
+        raise InvalidTrace(f"{name!r} is a report for people and cannot be read back; a trace to read is {suffixes}.")
+    return read
+
+
 def read_bytes(data: bytes, filename: str) -> RoutingTrace:
     """Read a trace from the bytes of a file, in the format that its name says.
 
     A table that does not say which model made it gives a trace of the model "from <filename>" and the backend "file".
     Raises `InvalidTrace`, whatever the bytes are.
     """
-    trace = export_for(filename).read(data)
+    trace = _reader(filename)(data)
     if trace.model.name != UNNAMED:
         return trace
     name = PurePath(filename).name[:200].encode(errors="replace").decode()
@@ -73,17 +106,17 @@ def read_trace(path: str | Path) -> RoutingTrace:
     Raises `InvalidTrace` for a file that holds no trace, and `OSError` for one that cannot be read.
     """
     path = Path(path)
-    export_for(path)
+    _reader(path)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise InvalidTrace(f"{path.name!r} has {size:,} bytes; this moeviz reads files of up to {MAX_BYTES:,}.")
     return read_bytes(path.read_bytes(), path.name)
 
 
 def write_trace(trace: RoutingTrace, path: str | Path) -> None:
-    """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file.
+    """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file, or a report of it to an `.html` file.
 
     A file that is there already is replaced in one step, or left as it was. Raises `InvalidTrace` for another suffix,
-    and `OSError` where nothing can be written.
+    `MoevizError` where the extra that writes reports is not installed, and `OSError` where nothing can be written.
     """
     path = Path(path)
     data = export_for(path).write(trace)

@@ -10,7 +10,8 @@ Shape letters, used all over moeviz:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,12 @@ class RoutingTrace:
         _check_shapes(self)
         _check_tokens(self.tokens)
         _check_values(self)
+
+    def __repr__(self) -> str:
+        fields = " and ".join(name for name in ARRAYS[1:] if getattr(self, name) is not None)
+        layers, tokens, slots = self.experts.shape
+        what = f"{tokens} tokens, {layers} MoE layers, top-{slots} of {max(self.model.num_experts)} experts"
+        return f"<RoutingTrace of {self.model.name!r}: {what}, {f'with {fields}' if fields else 'ids alone'}>"
 
     def need(self, field: Literal["weights", "logits"], why: str) -> np.ndarray:
         """Return a field that may be absent, or raise `MissingField` with a sentence that starts with `why`."""
@@ -115,6 +122,15 @@ class RoutingTrace:
         if fields["logits"] is not None:
             fields["logits"] = fields["logits"][..., : max(model.num_experts)]
         return RoutingTrace(model, self.tokens.iloc[rows].reset_index(drop=True), **fields)
+
+    # For notebooks. What draws stands above the trace, so it is loaded on first use and never with this file.
+    @property
+    def plot(self) -> Any:
+        """Charts of this trace, one method a topic: `trace.plot.load()`. See `moeviz.plots`."""
+        return import_module("moeviz.plots").Plots(self)
+
+    def _repr_html_(self) -> str:
+        return import_module("moeviz.trace_html").trace_html(self)
 
     def equals(self, other: "RoutingTrace") -> bool:
         """True where every fact, token, id and the last bit of every number are the same."""

@@ -43,7 +43,8 @@ AWKWARD = (
     *("=1+1", "+1", "-1", "@x", " =1", "\t=1", "\n=1", "'quoted", "''", "'=1", "＝1", "＋1", "－1", "＠x", "\ufeff=1"),
     *("🙂", "é", "\u202eabc", "⟨é 1/2⟩", "1.0", "007", "True", "1e5", "<b>", "\\n", "x\0y", "\x1b[31m", "last "),
 )
-EVERY = pytest.mark.parametrize("export", EXPORTS, ids=lambda export: export.suffix)
+READABLE = [export for export in EXPORTS if export.read]
+EVERY = pytest.mark.parametrize("export", READABLE, ids=lambda export: export.suffix)
 TABLES = pytest.mark.parametrize("export", EXPORTS[:2], ids=lambda export: export.suffix)
 
 

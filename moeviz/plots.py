@@ -1,0 +1,157 @@
+"""Charts of a trace in a notebook, one method a topic: `trace.plot.load()`, `trace.plot.tokens(token=3)`.
+
+The topics and their charts are those of `moeviz.charts.TOPICS`, each by its lower-case word.
+
+    >>> from moeviz.samples import sample_trace
+    >>> pictures = sample_trace().plot.load(layer=2)
+    >>> pictures.vconcat[1].title.text
+    'How is the work of this layer shared out?'
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from textwrap import wrap
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import TOPICS, theme
+from moeviz.charts.chart import Chart
+from moeviz.errors import InvalidTrace, MissingField, MoevizError
+from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import RoutingTrace
+
+WIDTH = 640  # pixels: pictures under each other cannot be as wide as their page
+LINE = 105  # characters of a line as wide as that
+OWN_SCALES = ("color", "fill", "stroke", "opacity", "strokeOpacity", "size", "shape", "strokeDash")
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What charts of one layer, of two layers and of one token are about."""
+
+    layer: int
+    layers: tuple[int, ...]  # one only where the trace has no second
+    token: int | None
+
+
+class Plots:
+    """The pictures of one trace: `dir` lists the topics, and calling one draws it. See `plot` for the arguments."""
+
+    def __init__(self, trace: RoutingTrace) -> None:
+        self._trace = trace
+
+    def __getattr__(self, topic: str) -> Callable[..., alt.VConcatChart]:
+        charts = _by_word().get(topic)
+        if charts is None:
+            raise AttributeError(f"There is no topic {topic!r}; there are {', '.join(_by_word())}.")
+        drawn = partial(plot, self._trace, topic)
+        drawn.__doc__ = "\n".join(chart.question for chart in charts) + f"\n\n{plot.__doc__}"
+        return drawn
+
+    def __dir__(self) -> list[str]:
+        return list(_by_word())
+
+    def __repr__(self) -> str:
+        return f"Plots({self._trace!r}): {', '.join(_by_word())}"
+
+
+def plot(
+    trace: RoutingTrace,
+    topic: str,
+    layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    token: int | None = None,
+) -> alt.VConcatChart:
+    """Draw all charts of one topic, one under the other, each under its question.
+
+    Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default:
+    the first and the last), by the model's own index; those of one token about `token`, a row of `trace.tokens`. What a
+    chart is about stands above it. In the place of a chart that cannot be drawn, a sentence says why; where that is
+    true of all of them, it is raised. Token-by-token pictures show the first 256 tokens: `trace.select` gives others.
+    """
+    charts = _by_word().get(topic.lower())
+    if charts is None:
+        raise MoevizError(f"There is no topic {topic!r}; there are {', '.join(_by_word())}.")
+    chosen = choices(trace, layer, layers, token)
+    pictures, reasons = [], []
+    for chart in charts:
+        try:
+            pictures.append(
+                _titled(drawn(chart, trace, chosen), chart, f"{about(trace, chart, chosen)}{chart.reading}")
+            )
+        except MoevizError as error:
+            reasons.append(error)
+            pictures.append(_titled(_nothing(), chart, visible(str(error))))
+    if len(reasons) == len(charts):
+        raise reasons[0]
+    return alt.vconcat(*pictures).resolve_scale(**dict.fromkeys(OWN_SCALES, "independent"))
+
+
+def choices(trace: RoutingTrace, layer: int | None, layers: Sequence[int] | None, token: int | None) -> Choices:
+    """What was asked for, checked, and the defaults for what was not. Raises `InvalidTrace`."""
+    has = trace.model.layers
+    pair = tuple(sorted({has[0], has[-1]} if layers is None else layers))
+    if layers is not None and len(set(pair)) != 2:
+        raise InvalidTrace(f"Charts of two layers need two different ones of {has}; got layers={pair}.")
+    one = has[len(has) // 2] if layer is None else layer
+    if missing := {one, *pair} - set(has):
+        raise InvalidTrace(f"{trace.model.name!r} has no MoE layer {min(missing)}; it has {has}.")
+    if token is not None and not 0 <= token < len(trace.tokens):
+        raise InvalidTrace(f"A token is a row of trace.tokens, from 0 to {len(trace.tokens) - 1}; got token={token}.")
+    return Choices(one, pair, token)
+
+
+def part_of(trace: RoutingTrace, chart: Chart, chosen: Choices) -> RoutingTrace:
+    """The layers and tokens that a chart is about. Raises `MissingField` where there are not so many, or no choice."""
+    if chart.layers == "two" and len(chosen.layers) != 2:
+        raise MissingField("This compares two MoE layers, and the trace has one.")
+    if chart.layers != "all":
+        trace = trace.select(layers=[chosen.layer] if chart.layers == "one" else chosen.layers)
+    if chart.tokens == "one":
+        if chosen.token is None:
+            raise MissingField(f"This is about one token: give token=…, a row from 0 to {len(trace.tokens) - 1}.")
+        return trace.select(tokens=slice(chosen.token, chosen.token + 1))
+    return trace.select(tokens=slice(0, theme.MAX_TOKENS)) if chart.tokens == "window" else trace
+
+
+def about(trace: RoutingTrace, chart: Chart, chosen: Choices) -> str:
+    """Which part of the trace a chart shows, in short sentences; nothing where it shows all of it."""
+    said = {"all": "", "one": f"Layer {chosen.layer}. ", "two": f"Layers {' and '.join(map(str, chosen.layers))}. "}
+    words = said[chart.layers]
+    if chart.tokens == "one":
+        words += f"Token {chosen.token}. "
+    if chart.tokens == "window" and len(trace.tokens) > theme.MAX_TOKENS:
+        words += f"The first {theme.MAX_TOKENS} of {len(trace.tokens):,} tokens. "
+    return words
+
+
+def drawn(chart: Chart, trace: RoutingTrace, chosen: Choices) -> alt.Chart | alt.LayerChart:
+    """A chart's picture of its part of the trace, with its data inside."""
+    return with_data_inside(chart.draw(chart.measure(part_of(trace, chart, chosen))))
+
+
+def with_data_inside(chart: alt.Chart | alt.LayerChart) -> alt.Chart | alt.LayerChart:
+    """A copy whose tables are written into it: no row is too many, and no setting that all threads share matters."""
+    chart = chart.copy(deep=False)
+    if isinstance(chart.data, pd.DataFrame):
+        rows, chart.data = alt.to_values(chart.data)["values"], alt.InlineData(values=[])
+        chart.data["values"] = rows  # as an argument each row would be checked, here and once more in the whole
+    if isinstance(chart, alt.LayerChart):
+        chart.layer = [with_data_inside(layer) for layer in chart.layer]
+    return chart
+
+
+def _titled(picture: alt.Chart | alt.LayerChart, chart: Chart, words: str) -> alt.Chart | alt.LayerChart:
+    title = alt.TitleParams(chart.question, subtitle=wrap(words, LINE), anchor="start", frame="group", offset=12)
+    picture.usermeta = alt.Undefined  # belongs to a whole picture, and this becomes a part of one
+    return picture.properties(width=WIDTH, title=title)
+
+
+def _nothing() -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=[])).mark_point().properties(height=1)
+
+
+def _by_word() -> dict[str, tuple[Chart, ...]]:
+    return {topic.lower(): charts for topic, charts in TOPICS.items()}

@@ -1,0 +1,143 @@
+"""A report: one HTML file with everything that there is to see in a trace, to send to a colleague.
+
+It opens without a network, runs no script and fetches nothing; its Content-Security-Policy forbids both.
+Token texts, names and labels are a stranger's: in it they are escaped text.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+import pandas as pd
+
+from moeviz.charts import TOPICS, theme
+from moeviz.charts.chart import Chart
+from moeviz.errors import MoevizError
+from moeviz.plots import Choices, about, choices, part_of, with_data_inside
+from moeviz.report_pictures import check_installed, picture
+from moeviz.report_style import TOKEN_COLOURS, sheet
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.trace_html import caution, facts_table, safe
+
+MAX_ROWS = 200  # of a table of numbers
+MAX_TOKENS = 2_000  # of the text
+TOKEN, CELL = 200, 60  # characters of a token in the text, and in a table
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+NO_TOKENS = "This trace holds no tokens, so there is nothing to draw."
+
+
+def html_report(
+    trace: RoutingTrace, layer: int | None = None, layers: Sequence[int] | None = None, token: int | None = None
+) -> bytes:
+    """One HTML file: the facts, the text in the colours of its experts, and every chart with its numbers and method.
+
+    Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default:
+    the first and the last), those of one token about `token` (default: the last row of `trace.tokens`). In the place of
+    a chart that the trace lacks something for, a sentence says what. Raises `MoevizError` where the extra `report` is
+    not installed, and `InvalidTrace` for a layer or a token that the trace does not have.
+    """
+    check_installed()
+    empty = trace.tokens.empty
+    chosen = choices(trace, layer, layers, token if token is not None or empty else len(trace.tokens) - 1)
+    name = safe(trace.model.name)
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Routing of {name}</title><style>{sheet()}</style></head><body><main>",
+        f"<h1>{len(trace.tokens):,} tokens through {name}</h1>",
+        caution(trace),
+        f'<div class="facts">{facts_table(trace)}</div>',
+        f'<p class="why">{NO_TOKENS}</p>' if empty else _contents() + _text(trace, chosen.layer),
+        *([] if empty else (_topic(topic, trace, chosen) for topic in TOPICS)),
+        "<footer>Made by moeviz. This file runs no script and loads nothing from anywhere.</footer>",
+        "</main></body></html>\n",
+    ]
+    return "\n".join(parts).encode()
+
+
+def _contents() -> str:
+    links = (f'<a href="#{escape(topic)}">{escape(topic)}</a>' for topic in TOPICS)
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _text(trace: RoutingTrace, layer: int) -> str:
+    """The tokens, each in the colour of its first-choice expert, with that expert's id."""
+    at, shown = trace.model.layers.index(layer), min(len(trace.tokens), MAX_TOKENS)
+    experts = trace.experts[at, :shown, 0].tolist()
+    colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, :shown, 0]))
+    rows = trace.tokens.iloc[:shown]
+    several = trace.tokens["sequence"].nunique() > 1
+    pieces, before = [], (None, "")
+    for expert, text, sequence, phase in zip(experts, rows["text"], rows["sequence"], rows["phase"], strict=True):
+        if several and sequence != before[0]:
+            pieces.append(f"{'<br>' if pieces else ''}<i>text {sequence + 1}</i>")
+        if phase == "generated" and (sequence, phase) != before:
+            pieces.append("<i>generated</i>")
+        before = (sequence, phase)
+        pieces.append(_token(text, expert, colours, phase))
+    left_out = len(trace.tokens) - shown
+    more = f"<p>{left_out:,} more tokens are left out here.</p>" if left_out else ""
+    return (
+        "<section><h2>Text</h2>"
+        f"<p>Each token in the colour of its first-choice expert in layer {layer}, whose id is the small number"
+        f"{_grey(trace, at)}. Dots under a token: it was generated. ␣ is a space, ⏎ a line break.</p>"
+        f'<div class="text">{"".join(pieces)}</div>{more}</section>'
+    )
+
+
+def _grey(trace: RoutingTrace, at: int) -> str:
+    many = trace.model.num_experts[at] > len(theme.EXPERT_COLOURS)
+    return f"; the {theme.FOCUS} most frequent here have colours, the others are grey" if many else ""
+
+
+def _token(text: str, expert: int, colours: Sequence[str], phase: str) -> str:
+    colour = "" if expert == NO_EXPERT else f"c{TOKEN_COLOURS.index(colours[expert])}"
+    names = " ".join(filter(None, (colour, phase if phase == "generated" else "")))
+    number = "–" if expert == NO_EXPERT else expert
+    after = "<br>" if "\n" in text else ""
+    return f'<span class="{names}">{safe(text, TOKEN)}<sub>{number}</sub></span>{after}'
+
+
+def _topic(topic: str, trace: RoutingTrace, chosen: Choices) -> str:
+    charts = "\n".join(_chart(chart, topic, trace, chosen) for chart in TOPICS[topic])
+    return f'<section><h2 id="{escape(topic)}">{escape(topic)}</h2>\n{charts}</section>'
+
+
+def _chart(chart: Chart, topic: str, trace: RoutingTrace, chosen: Choices) -> str:
+    """Question, reading, picture, method and numbers of one chart, or why there is none."""
+    question = f"<h3>{escape(chart.question)}</h3>"
+    try:
+        frame = chart.measure(part_of(trace, chart, chosen))
+        drawing = with_data_inside(chart.draw(frame))
+    except MoevizError as error:
+        return f'<article>{question}<p class="why">{safe(str(error), 2_000)}</p></article>'
+    alternative = f"{chart.question} {chart.reading} The numbers are in the table below."
+    return (
+        f"<article>{question}<p>{about(trace, chart, chosen)}{escape(chart.reading)}</p>{picture(drawing, alternative)}"
+        f"<details><summary>How is this computed?</summary><pre>{escape(chart.method)}</pre></details>"
+        f"<details><summary>Numbers</summary>{_numbers(frame, topic)}</details></article>"
+    )
+
+
+def _numbers(frame: pd.DataFrame, topic: str) -> str:
+    rows = frame.iloc[:MAX_ROWS]
+    head = "".join(f"<th>{safe(str(name))}</th>" for name in frame)
+    columns = [_cells(rows[name]) for name in frame]
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
+    left_out = len(frame) - len(rows)
+    more = (
+        f"<p>The first {len(rows):,} of {len(frame):,} rows. <code>moeviz metrics TRACE --topic {escape(topic.lower())}"
+        "</code> prints the others, from the trace.</p>"
+    )
+    return f'{more if left_out else ""}<div class="numbers"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """Cells of one column; empty where it has no value."""
+    if pd.api.types.is_float_dtype(column):
+        shown = [f"{value:.6g}" for value in column.fillna(0)]
+    elif pd.api.types.is_numeric_dtype(column):
+        shown = [f"{value}" for value in column.fillna(0)]
+    else:
+        shown = [safe(str(value), CELL) for value in column]
+    return [f"<td>{'' if no else text}</td>" for text, no in zip(shown, column.isna(), strict=True)]

@@ -1,0 +1,91 @@
+"""A trace in a few lines of HTML, as notebooks and the report show it. All text in it is a stranger's, and escaped."""
+
+import re
+from html import escape
+
+from moeviz.metrics.tokens import visible
+from moeviz.model_info import ModelInfo
+from moeviz.parameters import CONVENTIONS, active_parameters
+from moeviz.routing_trace import RoutingTrace
+
+FIRST_TOKENS, FIRST_LINES, LINE, CELL = 400, 5, 200, 200
+
+
+def trace_html(trace: RoutingTrace) -> str:
+    """The facts about a trace and the first lines of its text, for a notebook."""
+    table = facts_table(trace)
+    for cell in ("th", "td"):  # notebooks set tables to the right
+        table = table.replace(f"<{cell}>", f'<{cell} style="text-align: left">')
+    lines = "\n".join(map(safe, first_lines(trace)))
+    words = f'<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{lines}</pre>' if lines else ""
+    return f"<div>{caution(trace)}{table}{words}</div>"
+
+
+def caution(trace: RoutingTrace) -> str:
+    """What a person must know before trusting the trace, as a paragraph; nothing where there is nothing."""
+    words = trace.model.caution
+    return f'<p class="caution">Caution: {safe(words, 1_000)}</p>' if words else ""
+
+
+def facts(trace: RoutingTrace) -> dict[str, str]:
+    """What there is to know about a trace before looking at it: names, and values that are not escaped."""
+    model, tokens = trace.model, trace.tokens
+    generated = int((tokens["phase"] == "generated").sum())
+    texts = tokens["sequence"].nunique()
+    fields = ["expert ids", *(name for name in ("weights", "logits") if getattr(trace, name) is not None)]
+    fields += ["labels"] if "label" in tokens else []
+    rows = {
+        "model": model.name + (f" at {model.revision}" if model.revision else ""),
+        "recorded by": model.backend + (f", in {model.dtype}" if model.dtype else ""),
+        "routers": model.site,
+        "tokens": f"{len(tokens):,}"
+        + (f", {generated:,} of them generated" if generated else "")
+        + (f", in {texts:,} texts" if texts > 1 else ""),
+        f"MoE {_layer_word(model)}s": _layers(model),
+        "experts": f"top-{model.top_k} of {_span(model.num_experts)}",
+        "score function": model.score_function,
+        "parameters": _parameters(model),
+        "fields": ", ".join(fields),
+    }
+    return {name: value for name, value in rows.items() if value}
+
+
+def facts_table(trace: RoutingTrace) -> str:
+    """The facts as a table, escaped."""
+    cells = (f"<tr><th>{safe(name)}</th><td>{safe(value)}</td></tr>" for name, value in facts(trace).items())
+    return f"<table>{''.join(cells)}</table>"
+
+
+def first_lines(trace: RoutingTrace) -> list[str]:
+    """How the first text begins, unescaped; an ellipsis where it goes on."""
+    first = trace.tokens["text"][trace.tokens["sequence"] == trace.tokens["sequence"].min()]
+    text = "".join(first.iloc[:FIRST_TOKENS])
+    lines = text.splitlines()
+    more = ["…"] if len(first) > FIRST_TOKENS or len(lines) > FIRST_LINES else []
+    return [line[:LINE] + "…" * (len(line) > LINE) if line else " " for line in lines[:FIRST_LINES]] + more
+
+
+def safe(text: str, most: int = CELL) -> str:
+    """A stranger's text as text of a page: escaped, what would vanish or reorder made visible, and not endless."""
+    left_out = f"… ({len(text):,} characters)" if len(text) > most else ""
+    return escape(visible(text[:most])) + left_out
+
+
+def _layer_word(model: ModelInfo) -> str:
+    return model.layer_kind if re.fullmatch(r"[a-z ]{1,20}", model.layer_kind) else "layer"  # a file may say anything
+
+
+def _layers(model: ModelInfo) -> str:
+    which = f"{model.layers[0]} to {model.layers[-1]}" if len(model.layers) > 1 else f"{model.layers[0]}"
+    return f"{len(model.layers)} ({which})" + (f" of {model.num_layers}" if model.num_layers else "")
+
+
+def _span(counts: tuple[int, ...]) -> str:
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
+
+
+def _parameters(model: ModelInfo) -> str:
+    if model.parameters is None:
+        return ""
+    active = active_parameters(model.parameters, model.top_k, CONVENTIONS[0])
+    return f"{model.parameters.total:,}, {active:,} of them active (convention: {CONVENTIONS[0]})"
