@@ -21,6 +21,7 @@ check: .venv/installed-test
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.app
+	$(BIN)/python -m benchmarks.overview
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test

@@ -13,6 +13,7 @@ def choose_layer(trace: RoutingTrace) -> None:
     """One of the layers."""
     kind = layer_word(trace.model)
     if len(trace.model.layers) >= MANY_LAYERS:
+        state.keep(state.LAYER)
         st.select_slider(kind.capitalize(), trace.model.layers, key=state.LAYER, persist_state="session")
     else:
         st.text(f"The trace has one MoE {kind}, {trace.model.layers[0]}.")
@@ -29,6 +30,7 @@ def choose_two_layers(trace: RoutingTrace) -> None:
             (f"The other {kind}", state.SECOND_LAYER, state.FIRST_LAYER),
         ):
             free = [layer for layer in layers if layer != state.value(other)]
+            state.keep(key)
             st.selectbox(label, free, key=key, persist_state="session", width=160)
 
 
@@ -38,6 +40,6 @@ def choose_window(trace: RoutingTrace) -> None:
     if windows == 1:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.pagination(windows, key=state.WINDOW, on_change=state.forget_token, persist_state="session")
+        st.pagination(windows, key=state.WINDOW, on_change=state.turn_page, persist_state="session")
         rows = state.window()
         st.text(f"tokens {rows.start:,} to {rows.stop - 1:,} of {len(trace.tokens):,}")

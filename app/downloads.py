@@ -15,7 +15,7 @@ WORDS_IN_NAME = 5
 def downloads(trace: RoutingTrace) -> None:
     """A button for each format. The file is only made when somebody asks for it."""
     with st.container(horizontal=True):
-        for export in EXPORTS:
+        for export in (export for export in EXPORTS if export.ready):
             st.download_button(
                 export.label,
                 data=lambda export=export: export.write(trace),  # runs without a session, so it holds the trace itself

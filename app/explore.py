@@ -2,16 +2,17 @@
 
 import streamlit as st
 
-from app import state
+from app import links, state
 from app.choices import choose_layer, choose_window
 from app.components.strip import token_strip
 from app.downloads import downloads
 from app.facts import trace_facts
-from app.show import alternative, explained, part_of, particulars, say, show, trace_to_draw
+from app.show import alternative, explained, heading, part_of, particulars, say, show, trace_to_draw
 from app.timing import log_moment
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.load import balance_by_layer, load_heatmap
 from moeviz.charts.marked_token import with_marked_token
+from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
 from moeviz.charts.parameters import active_by_convention
 from moeviz.charts.tokens import token_route, top_expert_grid
 from moeviz.routing_trace import RoutingTrace
@@ -44,12 +45,15 @@ def _tokens() -> None:
         _heatmap(trace)
     with route:
         _route(trace)
+    links.write()
 
 
 def strip(trace: RoutingTrace) -> None:
-    """The tokens, coloured by their first-choice expert at the chosen layer; and that choice."""
-    choose_layer(trace)
+    """The tokens, coloured by their first-choice expert at the chosen layer; and the choice of layer and window."""
+    if state.windows(trace) > 1:
+        _overview(trace)
     choose_window(trace)
+    choose_layer(trace)
     (layer,), rows = state.chosen_layers("one"), state.window()
     at = trace.model.layers.index(layer)
     busiest = theme.focus(trace.experts[at, rows.start : rows.stop, 0])
@@ -57,9 +61,24 @@ def strip(trace: RoutingTrace) -> None:
     token_strip(trace, layer, rows, state.selected_token(), colours, state.pick_from_strip, state.STRIP)
 
 
+def _overview(trace: RoutingTrace) -> None:
+    """The whole of a long trace. A brush in it chooses the window, as the pages below it do for the keyboard."""
+    frame = WHOLE_TRACE.measure(trace)
+    chart = described(frame)
+    heading(chart)
+    st.altair_chart(
+        with_window(chart.draw(frame), state.window()),
+        key=state.overview_key(),
+        on_select=state.pick_from_overview,
+        selection_mode=BRUSH,
+        alt=alternative(chart),
+    )
+    particulars(chart, frame)
+
+
 def _heatmap(trace: RoutingTrace) -> None:
     chart, token = CHARTS[top_expert_grid], state.selected_token()
-    st.subheader(chart.question, anchor=False)
+    heading(chart)
     with explained():
         frame = chart.measure(part_of(trace, chart))
         start = None if token is None else _place(trace, token)
@@ -83,7 +102,7 @@ def _place(trace: RoutingTrace, token: int) -> int:
 
 def _route(trace: RoutingTrace) -> None:
     chart = CHARTS[token_route]
-    st.subheader(chart.question, anchor=False)
+    heading(chart)
     if state.selected_token() is None:
         say("Click a token in the text or in the chart. Its experts in every layer, with their weights, appear here.")
         return

@@ -15,13 +15,15 @@ from moeviz.routing_trace import RoutingTrace
 ACTIVE_HELP = f"its top-k experts in each MoE layer and everything else (convention “{CONVENTIONS[0]}”)."
 
 
-def model_facts(info: ModelInfo, max_tokens: int | None = None) -> None:
-    """Layers, experts, parameters and context of a model."""
+def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int | None = None) -> None:
+    """Layers, experts, parameters, memory (bytes that it needs, bytes that are free) and context of a model."""
     kind = layer_word(info)
     rows = {f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, of all that the model has.")}
     rows["Experts"] = (_span(info.num_experts), f"Routed experts in each MoE {kind}.")
     rows["Top-k"] = (info.top_k, f"Experts that a token may use in one {kind}.")
     rows |= _parameters(info)
+    needed, free = (None if size is None else f"{size / 1e9:,.2f} GB" for size in memory)
+    rows["Memory"] = (needed, f"For its weights and a tenth more. Free where it goes: {free or 'not known'}.")
     if max_tokens is not None:
         rows["Context"] = (f"{max_tokens:,}", "Tokens that fit, prompt and generated ones together.")
     _row(rows)

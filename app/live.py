@@ -9,6 +9,7 @@ import streamlit as st
 
 import moeviz
 from app import shared, state
+from app.asked import Run
 from app.components.strip import token_strip
 from app.timing import log_moment
 from app.worker import InLine, News, result
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_PICTURES = 0.3
 
 
-def run_live(name: str, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> RoutingTrace:
+def run_live(run: Run) -> RoutingTrace:
     """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
 
     Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
@@ -29,11 +30,12 @@ def run_live(name: str, prompt: str, max_new_tokens: int, temperature: float, se
     """
     from moeviz.capture.decoding import Sampling
 
-    sampling = Sampling(temperature=temperature, seed=seed)
+    sampling = Sampling(temperature=run.temperature, seed=run.seed)
+    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site}
 
     def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
         log_moment("model begins")
-        with closing(moeviz.stream(loaded, prompt, max_new_tokens=max_new_tokens, sampling=sampling)) as grown:
+        with closing(moeviz.stream(loaded, run.prompt, **options)) as grown:
             for trace in grown:
                 tell(trace)
         log_moment("model ends")
@@ -42,9 +44,9 @@ def run_live(name: str, prompt: str, max_new_tokens: int, temperature: float, se
     state.forget_held()
     place = st.empty()
     with place.container():
-        picture = Picture(max_new_tokens)
+        picture = Picture(run.new_tokens)
     try:
-        return result(shared.at_work(name, work), picture.listen)
+        return result(shared.at_work(run.model, run.how, work), picture.listen)
     finally:
         place.empty()
 

@@ -1,32 +1,26 @@
-"""Entry point: `streamlit run app/main.py`. Lays out the pages; each topic of moeviz.charts is one."""
+"""Entry point: `streamlit run app/main.py`. Lays out the pages, and keeps the address true."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a clone runs without being installed
 
+from app import links
+from app.menu import menu
 from app.timing import log_moment
-from app.views.capture import capture_page
-from app.views.formation import formation_page
-from app.views.topic import topic_page
-from app.views.traces import traces_page
-from moeviz.charts import TOPICS
+
+STYLE = """<style>
+[data-testid='stMainBlockContainer'] {padding-top: 4rem} /* the room of the bar above, no more */
+[data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
+</style>"""
 
 log_moment("script begins")
-st.html("<style>[data-testid='stMainBlockContainer'] {padding-top: 4rem}</style>")  # the room of the bar above, no more
-topics = [st.Page(partial(topic_page, topic), title=topic, url_path=topic.lower()) for topic in TOPICS]
-page = st.navigation(
-    [
-        st.Page(capture_page, title="Capture", default=True),
-        *topics,
-        st.Page(formation_page, title="Formation", url_path="formation"),
-        st.Page(traces_page, title="Traces", url_path="traces"),
-    ],
-    position="top",
-)
+st.html(STYLE)
+page = st.navigation(menu(), position="top")
 st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
+links.follow()
 page.run()
+links.write()
 log_moment("script ends")

@@ -8,6 +8,7 @@
 | MOEVIZ_MAX_PROMPT_CHARS | 8000       | longest prompt, in characters                                                 |
 | MOEVIZ_MAX_NEW_TOKENS   | 128        | most tokens that one run may generate                                         |
 | MOEVIZ_MAX_WAITING      | 20         | runs that may wait for one model; more are told that it is busy               |
+| MOEVIZ_MAX_CORPUS_CHARS | 300000     | characters of all the texts of one corpus                                     |
 | MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
 | MOEVIZ_TIMING           | 0          | 1: lines on stderr say when a run begins, the model ends, the chart is sent   |
 """
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+HIGHEST_TEMPERATURE = 2.0
+HIGHEST_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -29,6 +33,7 @@ class Settings:
     max_prompt_chars: int
     max_new_tokens: int
     max_waiting: int
+    max_corpus_chars: int
     max_upload_mb: int
     timing: bool
 
@@ -42,6 +47,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_prompt_chars=_count(environment, "MOEVIZ_MAX_PROMPT_CHARS", 8000),
         max_new_tokens=_count(environment, "MOEVIZ_MAX_NEW_TOKENS", 128),
         max_waiting=_count(environment, "MOEVIZ_MAX_WAITING", 20),
+        max_corpus_chars=_count(environment, "MOEVIZ_MAX_CORPUS_CHARS", 300_000),
         max_upload_mb=_count(environment, "MOEVIZ_MAX_UPLOAD_MB", 50),
         timing=_switch(environment, "MOEVIZ_TIMING") or False,
     )

@@ -4,6 +4,7 @@ import atexit
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -25,27 +26,51 @@ MODELS_IN_MEMORY = 2
 FACTS_IN_MEMORY = 32
 
 
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a model is opened. None: as the checkpoint says, and where there is room."""
+
+    dtype: str | None = None
+    device_map: str | None = None
+
+
+AS_IT_IS = How()
+
+
 def model_facts(name: str) -> ModelInfo:
     """What the config of that model says: no weights are loaded for it."""
     _check_on_offer(name)
     return _facts(name)
 
 
-def context_length(name: str) -> int | None:
+def memory(name: str, how: How) -> tuple[int, int | None]:
+    """Bytes that a model takes, and bytes that are free for it where it is to go (None: the system does not say)."""
+    from moeviz.capture.room import bytes_free, bytes_needed
+
+    facts = model_facts(name)
+    return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
+
+
+def context_length(name: str, how: How) -> int | None:
     """Tokens that fit into a model that this deployment lists; None for others, which load only when they are run."""
-    return model(name).max_tokens if name in settings.SETTINGS.models else None
+    return model(name, how).max_tokens if name in settings.SETTINGS.models else None
 
 
-def model(name: str) -> "LoadedModel":
-    """The model of that name, loaded once for everybody. Raises `ModelNotFound` where it is not on offer."""
+def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
+    """The model of that name, loaded once for everybody.
+
+    Raises `ModelNotFound` where it is not on offer, and `CaptureError` where there is not the memory for it.
+    """
     _check_on_offer(name)
-    return _load(name)
+    return _load(name, how)
 
 
-def at_work(name: str, work: Callable[["LoadedModel", Callable[[Any], None]], Any]) -> Iterator[InLine | News | Done]:
+def at_work(
+    name: str, how: How, work: Callable[["LoadedModel", Callable[[Any], None]], Any]
+) -> Iterator[InLine | News | Done]:
     """Have the model's own thread do `work(model, tell)`; see `app.worker.Worker.ask`. Close it to cancel."""
-    loaded = model(name)
-    return _worker(name).ask(lambda tell: work(loaded, tell))
+    loaded = model(name, how)
+    return _worker(name, how).ask(lambda tell: work(loaded, tell))
 
 
 def _check_on_offer(name: str) -> None:
@@ -61,16 +86,20 @@ def _facts(name: str) -> ModelInfo:
         return model_facts(name)
 
 
-@st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner=False)
-def _load(name: str) -> "LoadedModel":
+@st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner="Loading the model …")
+def _load(name: str, how: How) -> "LoadedModel":
+    from moeviz.capture.room import check_room
+
+    facts = model_facts(name)
+    check_room(name, facts.parameters.total, how.dtype or facts.dtype, how.device_map)
     with _building():
-        loaded = moeviz.load_model(name)
+        loaded = moeviz.load_model(name, dtype=how.dtype, device_map=how.device_map)
     _freeze()
     return loaded
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
-def _worker(name: str) -> Worker:
+def _worker(name: str, how: How) -> Worker:
     return Worker(settings.SETTINGS.max_waiting)
 
 

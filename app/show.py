@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import state
 from app.downloads import table_as_csv
+from app.glossary import explained_terms
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.routing_trace import RoutingTrace
@@ -29,9 +30,19 @@ def explained() -> Iterator[None]:
         say(str(error))
 
 
+def heading(chart: Chart) -> None:
+    """A chart's question, with the words that it needs explained."""
+    st.subheader(chart.question, anchor=False, help=explained_terms(*words_of(chart)))
+
+
+def words_of(chart: Chart) -> tuple[str, ...]:
+    """What a chart says of itself: its question, how to read it, and what is measured."""
+    return chart.question, chart.reading, *chart.method.split("\n\n")[:2]
+
+
 def show(chart: Chart, trace: RoutingTrace) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
-    st.subheader(chart.question, anchor=False)
+    heading(chart)
     with explained():
         picture_and_words(chart, chart.measure(part_of(trace, chart)))
 
@@ -52,7 +63,7 @@ def particulars(chart: Chart, frame: pd.DataFrame) -> None:
         with st.popover("Numbers", width="content"):
             st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
         with st.popover("How is this computed?", width="content"):
-            st.text(_reflowed(chart.method))
+            st.text(chart.method)
         st.download_button(
             "CSV",
             data=lambda: table_as_csv(frame),
@@ -62,12 +73,6 @@ def particulars(chart: Chart, frame: pd.DataFrame) -> None:
             key=f"{chart.key} csv",
             icon=":material/download:",
         )
-
-
-def _reflowed(docstring: str) -> str:
-    """A docstring without the line breaks that an editor needs: only paragraphs and indented lists keep theirs."""
-    paragraphs = docstring.split("\n\n")
-    return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)
 
 
 def alternative(chart: Chart) -> str:

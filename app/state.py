@@ -4,11 +4,15 @@ One visitor has one trace, one chosen layer, one pair of layers and one chosen t
 keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`.
 """
 
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import streamlit as st
 
+from app.shared import How
+from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
+from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
 PROMPT, EXAMPLE, MODEL = "prompt", "example", "model"
@@ -17,6 +21,22 @@ LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, HEATMAP, UPLOAD = "window", "strip", "heatmap", "upload"
 MOMENT, FORMATION_LAYER = "moment", "formation_layer"
 _TRACE, _TOKEN, _OPENED, _HEATMAPS, _LIVE = "trace", "token", "opened", "heatmaps", "live"
+DTYPE, DEVICE, SITE = "dtype", "device_map", "site"
+HOW = {DTYPE: ("float32", "bfloat16", "float16"), DEVICE: ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")}
+_RECENT, _RUNS, _ADDRESS = "recent", "runs", "address"
+TEXTS, TEXT_FILES, SOURCE, TOUR = "texts", "text_files", "source", "tour"
+CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
+    "change",
+    "changed_layer",
+    "experts",
+    "changed_top_k",
+    "precision",
+    "effect",
+)
+FIRST_TRACE, SECOND_TRACE, BESIDE, NEW_NAME = "first_trace", "second_trace", "beside", "new_name"
+RECENT_TRACES = 8
+TITLE = 40  # characters
+_BRUSHED, _OVERVIEWS = "brushed", "overviews"
 CELL = "cell"  # the selection in the token by layer chart
 
 
@@ -25,14 +45,88 @@ def current_trace() -> RoutingTrace | None:
     return st.session_state.get(_TRACE)
 
 
-def set_trace(trace: RoutingTrace) -> None:
-    """Show `trace` from now on. A layer that it has too stays chosen; the token does not."""
+def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
+    """Show `trace` from now on, and remember which run made it.
+
+    A layer that it has too stays chosen; the token does not.
+    """
     layers = trace.model.layers
     defaults = {LAYER: middle_layer(trace), FIRST_LAYER: layers[0], SECOND_LAYER: layers[-1]}
     for key, layer in defaults.items():
         if st.session_state.get(key) not in layers:
             st.session_state[key] = layer
-    st.session_state.update({_TRACE: trace, _TOKEN: None, WINDOW: 1})
+    st.session_state.update({_TRACE: trace, WINDOW: 1})
+    _remember(trace)
+    if run is not None:
+        kept = {id(other) for other in recent().values()} - {id(trace)}
+        runs = [pair for pair in st.session_state.get(_RUNS, []) if id(pair[0]) in kept]
+        st.session_state[_RUNS] = [*runs, (trace, run)]
+    turn_page()
+
+
+def run_of(trace: RoutingTrace | None) -> Any:
+    """What the run was asked for that made this trace; None for one that came in a file."""
+    return next((run for made, run in st.session_state.get(_RUNS, []) if made is trace), None)
+
+
+def trace_of(run: Hashable) -> RoutingTrace | None:
+    """A recent trace that was made by such a run."""
+    return next((trace for trace, made_by in reversed(st.session_state.get(_RUNS, [])) if made_by == run), None)
+
+
+def point_at(layer: int | None, token: int | None) -> None:
+    """Choose this layer and this token, as far as the trace has them."""
+    trace = current_trace()
+    if layer in trace.model.layers:
+        st.session_state[LAYER] = layer
+    if token is not None and token < len(trace.tokens):
+        st.session_state[WINDOW] = token // MAX_TOKENS + 1
+        st.session_state[_TOKEN] = token
+
+
+def how() -> How:
+    """How the chosen model is to be opened."""
+    return How(st.session_state.get(DTYPE), st.session_state.get(DEVICE))
+
+
+def address() -> dict[str, str]:
+    """What the address said when we wrote it last."""
+    return st.session_state.get(_ADDRESS, {})
+
+
+def set_address(query: dict[str, str]) -> None:
+    """Remember what the address says from now on."""
+    st.session_state[_ADDRESS] = query
+
+
+def recent() -> dict[str, RoutingTrace]:
+    """The visitor's last traces by name, the newest first."""
+    return dict(reversed(st.session_state.get(_RECENT, {}).items()))
+
+
+def _remember(trace: RoutingTrace) -> None:
+    traces, name, number = st.session_state.get(_RECENT, {}), title_of(trace), 1
+    if known := [name for name, other in traces.items() if other is trace]:
+        (name,) = known
+        traces = {other: traces[other] for other in traces if other != name}
+    while name in traces:
+        number += 1
+        name = f"{title_of(trace)} ({number})"
+    st.session_state[_RECENT] = dict([*traces.items(), (name, trace)][-RECENT_TRACES:])
+
+
+def title_of(trace: RoutingTrace) -> str:
+    """The beginning of a trace's text, as a name for it."""
+    words = "".join(text for text in trace.tokens["text"].head(TITLE) if not text.startswith("<"))
+    text = visible(" ".join(words.split()))
+    return text if len(text) <= TITLE else f"{text[:TITLE]}…"
+
+
+def rename(old: str, new: str) -> None:
+    """Give one of the recent traces another name; a name that another one has changes nothing."""
+    traces, new = st.session_state[_RECENT], new.strip()
+    if new and new not in traces:
+        st.session_state[_RECENT] = {new if name == old else name: trace for name, trace in traces.items()}
 
 
 def middle_layer(trace: RoutingTrace) -> int:
@@ -84,9 +178,10 @@ def pick_from_heatmap() -> None:
         st.session_state[_TOKEN] = window().start + int(points[0]["token"])
 
 
-def forget_token() -> None:
-    """Callback of the choice of window: the chosen token is out of sight."""
-    st.session_state[_TOKEN] = None
+def turn_page() -> None:
+    """Callback of the pages of a long trace: the chosen token is out of sight, and what was brushed does not hold."""
+    overviews = st.session_state.get(_OVERVIEWS, 0)
+    st.session_state.update({_TOKEN: None, _BRUSHED: None, _OVERVIEWS: overviews + 1})
 
 
 def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
@@ -112,14 +207,43 @@ def windows(trace: RoutingTrace) -> int:
 
 
 def window() -> range:
-    """Rows of the tokens on screen."""
+    """Rows of the tokens on screen: those brushed in the overview, or else those of the page."""
+    if (brushed := st.session_state.get(_BRUSHED)) is not None:
+        return brushed
     start = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS
     return range(start, min(start + MAX_TOKENS, len(current_trace().tokens)))
+
+
+def overview_key() -> str:
+    """Widget key of the overview: a new one, without a brush, for each page that is turned to and each trace."""
+    return f"overview {st.session_state.get(_OVERVIEWS, 0)}"
+
+
+def pick_from_overview() -> None:
+    """Callback of the overview. Without a brush the page holds again; with one, it is the page where that begins."""
+    brush = st.session_state[overview_key()].selection.get(BRUSH)
+    rows = brushed_window(brush["start"], len(current_trace().tokens)) if brush else None
+    st.session_state.update({_TOKEN: None, _BRUSHED: rows})
+    if rows is not None:
+        st.session_state[WINDOW] = rows.start // MAX_TOKENS + 1
 
 
 def value(key: str) -> Any:
     """What a widget holds."""
     return st.session_state.get(key)
+
+
+def keep(key: str) -> None:
+    """Let a widget hold on another page what it holds on this one.
+
+    What only we have set, and nobody has moved, Streamlit gives up with the page, unless it is set anew.
+    """
+    st.session_state[key] = st.session_state[key]
+
+
+def set_value(key: str, value: object) -> None:
+    """Let a widget hold something, before it is drawn."""
+    st.session_state[key] = value
 
 
 def start_with(key: str, value: object) -> None:

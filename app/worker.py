@@ -75,7 +75,7 @@ class Worker:
     def __init__(self, most_waiting: int) -> None:
         self.most_waiting = most_waiting
         self._waiting: deque[_Job] = deque()
-        self._guard, self._running = threading.Lock(), False
+        self._guard, self._running, self._at_work = threading.Lock(), False, False
 
     def ask(self, work: Work) -> Iterator[InLine | News | Done]:
         """Queue the work now, and listen: yields every LISTEN_SECONDS at least, the result last.
@@ -96,6 +96,7 @@ class Worker:
     def _work(self) -> None:
         while True:
             with self._guard:
+                self._at_work = bool(self._waiting)
                 if not self._waiting:
                     self._running = False
                     return
@@ -108,7 +109,7 @@ class Worker:
             while not isinstance(heard, Done):
                 with self._guard:
                     if job in self._waiting:
-                        heard = InLine(1 + self._waiting.index(job))  # and the one that runs
+                        heard = InLine(self._waiting.index(job) + self._at_work)
                 heard = _latest(job.told) or heard
                 if isinstance(heard, BaseException):
                     raise heard

@@ -114,10 +114,11 @@ def _precision(args: Namespace) -> int:
 
 
 def _corpus(args: Namespace) -> int:
-    from moeviz.cli_corpus import check_layer, report, tables, texts_of_files, texts_that_ship
+    from moeviz.cli_corpus import check_layer, report, tables, texts_at
+    from moeviz.labelled_texts import texts_that_ship
 
     check_output(args.output)
-    texts = texts_that_ship() if args.embedded else texts_of_files(args.files)
+    texts = texts_that_ship() if args.embedded else texts_at(args.files)
     from moeviz.capture.corpus import trace_corpus
 
     model = load(args.model)

@@ -1,13 +1,12 @@
 """What `moeviz corpus` reads and what it says: labelled texts in, tables of their routing out. It prints nothing."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from moeviz.embedded.evaluation import evaluation_set
-from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.labelled_texts import texts_of_files
 from moeviz.metrics.repetition import repetition_by_label
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.model_info import ModelInfo
@@ -15,59 +14,13 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.terminal import frame_text, visible_line
 
 MEASURES = (label_information, load_by_label, label_divergence, repetition_by_label)
-A_LINE = '{"label": "French", "text": "Il fait froid."}'
 FEW_EXPERTS = 16  # all of them fit into a line of a terminal
 BUSIEST = 5  # of more
 
 
-def texts_of_files(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """The (label, text) pairs of files: a `.jsonl` file has one a line, any other is one text, labelled by its stem.
-
-    Raises `InvalidPrompt` with the file, and the line, that holds none, and `OSError` for a file that cannot be read.
-    """
-    pairs = []
-    for path in map(Path, paths):
-        text = _decoded(path.read_bytes(), path)
-        pairs += _texts_of_lines(text, path.name) if path.suffix.lower() == ".jsonl" else [(path.stem, text)]
-    return pairs
-
-
-def texts_that_ship() -> list[tuple[str, str]]:
-    """The (label, text) pairs of the held-out texts that come with the embedded model."""
-    return [(text.label, text.text) for text in evaluation_set()]
-
-
-def _decoded(data: bytes, path: Path) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidPrompt(f"{path.name!r} is not text in UTF-8; save it in that encoding.") from error
-    if not text.strip():
-        raise InvalidPrompt(f"{path.name!r} is empty. A corpus takes files with text in them.")
-    return text
-
-
-def _texts_of_lines(lines: str, name: str) -> list[tuple[str, str]]:
-    # str.splitlines would cut at characters that JSON may hold as they are.
-    numbered = enumerate(lines.split("\n"), start=1)
-    return [_text_of_line(line, f"{name!r}, line {number}") for number, line in numbered if line.strip()]
-
-
-def _text_of_line(line: str, where: str) -> tuple[str, str]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPrompt(f"{where} is not JSON. It needs to be like {A_LINE}.") from error
-    if not isinstance(found, dict):
-        raise InvalidPrompt(f"{where} is no JSON object. It needs to be like {A_LINE}.")
-    for field in ("label", "text"):
-        if not isinstance(found.get(field), str) or not found[field]:
-            raise InvalidPrompt(f"{where} has no {field!r} with some text in it. It needs to be like {A_LINE}.")
-        try:
-            found[field].encode()
-        except UnicodeEncodeError as error:
-            raise InvalidPrompt(f"{where} has half a character in its {field!r}, which is no text.") from error
-    return found["label"], found["text"]
+def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """The (label, text) pairs of files on disk. Raises `OSError` for a file that cannot be read."""
+    return texts_of_files((path, Path(path).read_bytes()) for path in paths)
 
 
 def check_layer(layer: int | None, model: ModelInfo) -> None:

@@ -10,12 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlparse
 
-from playwright.sync_api import Browser, Playwright
+from playwright.sync_api import Browser, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 
 ROOT = Path(__file__).parent.parent
 SECONDS_TO_START = 60
+AGENT = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
+SIZES = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}},
+    "phone": {
+        "viewport": {"width": 390, "height": 844},
+        "is_mobile": True,
+        "has_touch": True,
+        "user_agent": AGENT,
+    },
+}
+OWN = {"127.0.0.1", "localhost"}
+MILLISECONDS = 60_000  # the first page also loads the model
+expect.set_options(timeout=MILLISECONDS)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -77,3 +91,23 @@ def chromium(playwright: Playwright) -> Browser:
             f"No Chromium started ({path or 'none on this machine'}). Run `make browser`, or set CHROMIUM to the path "
             f"of one. {error}"
         ) from error
+
+
+def watched(server: Server, browser: Browser, path: str = "", **options):
+    """A fresh visitor. In no test may an error reach the console, a dialog open, or a request leave the machine."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(MILLISECONDS)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    page.goto(server.url + path)
+    expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact: the model is loaded
+    yield page
+    context.close()
+    assert not wrong
+
+
+def is_foreign(url: str) -> bool:
+    return urlparse(url).scheme in ("http", "https", "ws", "wss") and urlparse(url).hostname not in OWN

@@ -10,6 +10,8 @@ if not torch.cuda.is_available():
 from dataclasses import replace
 
 import pytest
+from browser import SIZES, chromium, served, watched
+from playwright.sync_api import sync_playwright
 
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
@@ -28,3 +30,27 @@ def trace() -> RoutingTrace:
 def ids_only_trace(trace) -> RoutingTrace:
     """What a vLLM server gives: expert ids, no weights, no logits."""
     return replace(trace, weights=None, logits=None)
+
+
+@pytest.fixture(scope="session")
+def server():
+    with served(MOEVIZ_MAX_NEW_TOKENS="900") as running:  # enough for a run to be stopped
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        running = chromium(playwright)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(server, browser):
+    yield from watched(server, browser, **SIZES["desktop"])
+
+
+@pytest.fixture
+def phone(server, browser):
+    yield from watched(server, browser, **SIZES["phone"])

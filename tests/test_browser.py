@@ -1,78 +1,29 @@
 """What a person does, in a real Chromium: type, click, walk with the keys, download, open again."""
 
 import re
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browser import Server, chromium, served
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from browser import SIZES, served, watched
+from playwright.sync_api import Locator, Page, expect
 
 import moeviz
+from app.menu import MENU
 from moeviz.exports import read_trace
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
 pytestmark = pytest.mark.browser
-MILLISECONDS = 60_000  # the first page also loads the model
-expect.set_options(timeout=MILLISECONDS)
 PROMPT = "Il fait froid.\ndef f(x):\n    return x + 1"
-OWN = {"127.0.0.1", "localhost"}
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
 WAY = "Which way did this token take through the model?"
-PAGES = ("Tokens", "Load", "Confidence", "Parameters", "Layers", "Specialization", "Formation", "Traces")
-
-
-@pytest.fixture(scope="session")
-def server():
-    with served(MOEVIZ_MAX_NEW_TOKENS="900") as running:  # enough for a run to be stopped
-        yield running
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        running = chromium(playwright)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="session")
 def recorded() -> RoutingTrace:
     """What the library says about PROMPT."""
     return moeviz.trace(moeviz.load_model(), PROMPT)
-
-
-@pytest.fixture
-def page(server, browser):
-    yield from watched(server, browser, viewport={"width": 1280, "height": 900})
-
-
-@pytest.fixture
-def phone(server, browser):
-    agent = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
-    size = {"width": 390, "height": 844}
-    yield from watched(server, browser, viewport=size, is_mobile=True, has_touch=True, user_agent=agent)
-
-
-def watched(server: Server, browser: Browser, **options):
-    """A fresh visitor. In no test may an error reach the console, a dialog open, or a request leave the machine."""
-    context = browser.new_context(**options)
-    context.set_default_timeout(MILLISECONDS)
-    page, wrong = context.new_page(), []
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-    page.goto(server.url)
-    expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact: the model is loaded
-    yield page
-    context.close()
-    assert not wrong
-
-
-def is_foreign(url: str) -> bool:
-    return urlparse(url).scheme in ("http", "https", "ws", "wss") and urlparse(url).hostname not in OWN
 
 
 def run(page: Page, prompt: str) -> None:
@@ -84,7 +35,17 @@ def run(page: Page, prompt: str) -> None:
 
 
 def go_to(page: Page, name: str) -> None:
-    page.get_by_role("link", name=name, exact=True).first.click()
+    """By the menu above, or on a phone by the list at the side."""
+    aside = page.get_by_test_id("stExpandSidebarButton")
+    if aside.is_visible():
+        aside.click()
+    (group,) = (group for group, names in MENU.items() if name in names)
+    section = page.get_by_test_id("stTopNavSection").filter(has_text=group)
+    if group and section.is_visible():
+        section.click()
+        page.get_by_role("menuitem", name=name, exact=True).click()
+    else:
+        page.get_by_role("link", name=name, exact=True).first.click()
     if name != "Capture":
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
 
@@ -127,13 +88,13 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     assert np.array_equal(opened.experts, recorded.experts)
     np.testing.assert_allclose(opened.weights, recorded.weights, atol=1e-6, rtol=0)
 
-    page.reload()
-    expect(page.get_by_text("sends the prompt above through the model")).to_be_visible()
+    page.reload()  # the address repeats the view
+    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
     go_to(page, "Capture")
-    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2]))
+    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
 
 
 def test_a_clicked_token_shows_its_way_through_the_layers(page, recorded):
@@ -285,19 +246,6 @@ def test_what_strangers_wrote_is_shown_as_text(page, tmp_path):
     assert page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script").count() == 0
 
 
-def test_a_phone_never_scrolls_sideways(phone):
-    run(phone, PROMPT)
-    assert overflow(phone) == 0
-    for name in PAGES:
-        open_on_phone(phone, name)
-        assert overflow(phone) == 0, name
-
-
-def open_on_phone(page: Page, name: str) -> None:
-    page.get_by_test_id("stExpandSidebarButton").click()
-    go_to(page, name)
-
-
 def overflow(page: Page) -> int:
     """Pixels that the page is wider than the screen."""
     widest = "Math.max(...[...document.querySelectorAll('html, [data-testid=stMain]')].map(MORE))"
@@ -314,3 +262,44 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, 
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.get_by_role("link", name="Capture")).to_be_visible()
         context.close()
+
+
+def test_an_address_repeats_the_view_and_going_back_shows_the_view_before(page, browser, server):
+    run(page, "Il fait froid.")
+    slider(page).press("ArrowRight")
+    expect(page).to_have_url(re.compile("layer=4$"))
+    tokens(page).nth(2).click()
+    expect(page).to_have_url(re.compile("token=2$"))
+    first = page.url
+
+    visitor = watched(server, browser, **SIZES["phone"], path=urlsplit(first)._replace(scheme="", netloc="").geturl())
+    other = next(visitor)
+    expect(tokens(other).nth(2)).to_have_attribute("aria-selected", "true")
+    expect(slider(other)).to_have_attribute("aria-valuetext", "4")
+    assert next(visitor, None) is None
+
+    run(page, "One day")
+    expect(page).to_have_url(re.compile("prompt=One"))
+    page.go_back()
+    expect(tokens(page).last).to_have_text(re.compile(r"^\."))
+    expect(page).to_have_url(re.compile("prompt=Il"))
+
+
+def test_the_tour_takes_a_newcomer_by_the_hand(page):
+    page.get_by_role("button", name="A tour of one minute").click()
+    for step in range(1, 5):
+        expect(page.get_by_text(f"{step} of 5")).to_be_visible()
+        page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Back").click()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    run(page, PROMPT)
+
+
+def test_a_layer_stays_chosen_from_page_to_page(page):
+    run(page, PROMPT)
+    chosen = slider(page).get_attribute("aria-valuetext")
+    for name in ("Tokens", "Cooperation", "Capture", "Load"):
+        go_to(page, name)
+        expect(slider(page)).to_have_attribute("aria-valuetext", chosen)

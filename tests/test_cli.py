@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from labels import labelled
 
-from moeviz import cli, cli_corpus, cli_io
+from moeviz import cli, cli_corpus, cli_io, labelled_texts
 from moeviz.capture.families import families
 from moeviz.capture.models import model_facts
 from moeviz.charts import TOPICS
@@ -181,7 +181,7 @@ def corpus(tmp_path) -> list[str]:
 
 
 def test_corpus_files_are_read_to_the_letter(corpus):
-    assert cli_corpus.texts_of_files(corpus) == [
+    assert cli_corpus.texts_at(corpus) == [
         ("French", "Il fait froid.\r\n"),
         ("Python", "for i in range(3):\n    print(i)\n"),
         ("French", "Où est la gare\u2028?"),
@@ -228,16 +228,16 @@ def test_corpus_of_one_label_prints_what_there_is_and_says_what_is_not(corpus, c
 
 
 def test_corpus_reads_the_held_out_texts_that_ship(monkeypatch, capsys):
-    shipped = cli_corpus.evaluation_set()
+    shipped = labelled_texts.evaluation_set()
     few = [next(text for text in shipped if text.label == label) for label in sorted({t.label for t in shipped})[:2]]
-    monkeypatch.setattr(cli_corpus, "evaluation_set", lambda: tuple(few))
+    monkeypatch.setattr(labelled_texts, "evaluation_set", lambda: tuple(few))
     assert main(["corpus", "--embedded", "--json"]) == 0
     loads = json.loads(capsys.readouterr().out)["load_by_label"]
     assert {row["label"] for row in loads} == {text.label for text in few}
 
 
 def test_the_texts_that_ship_are_several_a_label():
-    labels = pd.Series([label for label, text in cli_corpus.texts_that_ship() if text])
+    labels = pd.Series([label for label, text in labelled_texts.texts_that_ship() if text])
     assert labels.value_counts().min() > 1
 
 

@@ -3,10 +3,12 @@
 import streamlit as st
 
 from app import settings, shared, state
+from app.asked import Run
 from app.explore import explore
 from app.facts import model_facts
-from app.live import run_live
+from app.links import record
 from app.show import explained
+from app.tour import tour
 
 EXAMPLES = {
     "Mixed": "The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.\n"
@@ -20,8 +22,6 @@ EXAMPLES = {
     "SQL": "SELECT name, COUNT(*) FROM orders WHERE price > 100 GROUP BY name ORDER BY name;",
     "Arithmetic": "12 + 30 = 42\n7 * 8 = 56\n100 - 37 = 63\n144 / 12 = 12\n",
 }
-HIGHEST_TEMPERATURE = 2.0
-HIGHEST_SEED = 2**31 - 1
 
 
 def capture_page() -> None:
@@ -34,6 +34,7 @@ def capture_page() -> None:
         happening = st.empty()  # progress while it runs, the reason where it fails, nothing else
     with about:
         name = _model_choice()
+        _how()
         facts = st.container()
         options = _options()
     with facts:
@@ -53,6 +54,8 @@ def _first_visit() -> None:
         "it goes to first; a click on a token shows its experts in all layers. Have a trace file already? Open it on "
         "the Traces page."
     )
+    if st.button("A tour of one minute", icon=":material/explore:"):
+        tour()
 
 
 def _prompt() -> None:
@@ -81,12 +84,35 @@ def _model_choice() -> str:
     )
 
 
+def _how() -> None:
+    """In which dtype and on which device the model is opened."""
+    with st.expander("How it is loaded"):
+        for key, label in ((state.DTYPE, "dtype"), (state.DEVICE, "Device, as accelerate names it")):
+            st.selectbox(
+                label,
+                state.HOW[key],
+                index=None,
+                placeholder="as the checkpoint says" if key == state.DTYPE else "a GPU where there is one",
+                key=key,
+                persist_state="session",
+            )
+
+
 def _facts(name: str) -> bool:
     """What is known of the model before it runs; False, and the reason on the page, where there is no such model."""
     with explained():
-        model_facts(shared.model_facts(name), shared.context_length(name))
+        how = state.how()
+        needed_and_free = shared.memory(name, how)
+        model_facts(shared.model_facts(name), needed_and_free, shared.context_length(name, how))
+        if len(sites := _sites(name)) > 1:
+            st.radio("Which of its routers", sites, key=state.SITE, horizontal=True, persist_state="session")
         return True
     return False
+
+
+def _sites(name: str) -> list[str]:
+    """The kinds of routers that a model has: those of its encoder and its decoder, of attention and feed-forward."""
+    return shared.model_facts(name).site.split(" and ")
 
 
 def _options() -> tuple[int, float, int]:
@@ -98,7 +124,7 @@ def _options() -> tuple[int, float, int]:
         temperature = st.slider(
             "Temperature: 0 takes the likeliest token, more is bolder",
             0.0,
-            HIGHEST_TEMPERATURE,
+            settings.HIGHEST_TEMPERATURE,
             key=state.TEMPERATURE,
             persist_state="session",
             disabled=new_tokens == 0,
@@ -106,7 +132,7 @@ def _options() -> tuple[int, float, int]:
         seed = st.number_input(
             "Seed: the same seed draws the same tokens",
             0,
-            HIGHEST_SEED,
+            settings.HIGHEST_SEED,
             key=state.SEED,
             persist_state="session",
             disabled=new_tokens == 0 or temperature == 0,
@@ -116,4 +142,7 @@ def _options() -> tuple[int, float, int]:
 
 def _run(name: str, new_tokens: int, temperature: float, seed: int) -> None:
     most = settings.SETTINGS.max_new_tokens  # whatever a browser sends
-    state.set_trace(run_live(name, state.value(state.PROMPT), min(new_tokens, most), temperature, seed))
+    how = state.how()
+    site = state.value(state.SITE) if len(_sites(name)) > 1 else None
+    prompt = state.value(state.PROMPT)
+    record(Run(prompt, name, min(new_tokens, most), temperature, seed, how.dtype, how.device_map, site))

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app import shared, state
-from app.show import picture_and_words
+from app.show import heading, picture_and_words
 from moeviz.charts.saturation import SATURATION
 from moeviz.charts.specialization import CHARTS, label_load_heatmap
 
@@ -19,7 +19,7 @@ def formation_page() -> None:
         f"{len(recorded)} moments of its training, and its routing was recorded: see when experts took to kinds of "
         "text, and how early that was settled."
     )
-    st.subheader(SATURATION.question, anchor=False)
+    heading(SATURATION)
     picture_and_words(SATURATION, shared.saturation())
     st.subheader(f"{BY_LABEL.question[:-1]}, and since when?", anchor=False)
     moment = st.select_slider(

@@ -18,20 +18,23 @@ def traces_page() -> None:
     trace = state.current_trace()
     if trace is None:
         return
+    _recent()
     st.subheader("The trace on screen", anchor=False)
     trace_facts(trace)
     st.markdown(
         "JSON and the trace file keep everything, the trace file in the least space. CSV and Parquet are tables; they "
-        "leave out the router logits of experts that were not chosen."
+        "leave out the router logits of experts that were not chosen. The HTML report, where there is one, is one file "
+        "with all pictures, for people: it cannot be opened here."
     )
     downloads(trace)
 
 
 def _open() -> None:
-    formats = ", ".join(export.label for export in EXPORTS)
+    readable = [export for export in EXPORTS if export.read]
+    formats = ", ".join(export.label for export in readable)
     upload = st.file_uploader(
         f"A file that moeviz wrote: {formats}. It is read in memory and not kept.",
-        type=[export.suffix for export in EXPORTS],
+        type=[export.suffix for export in readable],
         max_upload_size=settings.SETTINGS.max_upload_mb,
         key=state.UPLOAD,
     )
@@ -40,6 +43,24 @@ def _open() -> None:
     with explained():
         state.open_trace(read_bytes(upload.getvalue(), upload.name), upload.file_id)
         st.success("Opened. Every page shows this trace now.")
+
+
+def _recent() -> None:
+    """The last traces: show one again, or give it another name."""
+    names = list(state.recent())
+    shown = next((name for name, trace in state.recent().items() if trace is state.current_trace()), None)
+    if shown is None:
+        return
+    st.subheader("Recent traces", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox("On screen", names, index=names.index(shown))
+        new = st.text_input("Its name", value=chosen, max_chars=80)
+    if chosen != shown:
+        state.set_trace(state.recent()[chosen])
+        st.rerun()
+    if new != chosen:
+        state.rename(chosen, new)
+        st.rerun()
 
 
 def _open_evaluation() -> None:

@@ -1,0 +1,30 @@
+"""What a visitor asks a model for."""
+
+from dataclasses import dataclass
+
+from app.shared import How
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, and everything that its trace depends on."""
+
+    prompt: str
+    model: str
+    new_tokens: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+    dtype: str | None = None
+    device_map: str | None = None
+    site: str | None = None  # which routers, in a model with several kinds
+
+    @property
+    def how(self) -> How:
+        """How the model is opened."""
+        return How(self.dtype, self.device_map)
+
+    def parameters(self) -> dict[str, str]:
+        """As the query of an address; what is as it always is stays out."""
+        more = ("new_tokens", "temperature", "seed", "dtype", "device_map", "site")
+        given = {name: str(value) for name in more if (value := getattr(self, name))}
+        return {"prompt": self.prompt, "model": self.model} | given

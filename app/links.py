@@ -1,0 +1,90 @@
+"""A link repeats a view: the page in its path; prompt, model, generation, layer and token in its query.
+
+The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work. A
+trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed.
+"""
+
+from typing import Any
+
+import streamlit as st
+
+from app import settings, state
+from app.asked import Run
+from app.live import run_live
+from app.show import explained
+from moeviz.routing_trace import RoutingTrace
+
+LONGEST = 1500  # characters of a prompt that an address can hold everywhere
+
+
+def record(run: Run) -> RoutingTrace:
+    """Run, show the trace, and remember what it was asked for."""
+    trace = run_live(run)
+    state.set_trace(trace, run)
+    return trace
+
+
+def follow() -> None:
+    """Show what the address asks for, where that is not what is on screen: at the first visit, and after going back."""
+    asked = st.query_params.to_dict()
+    if "prompt" not in asked or asked == state.address():
+        return
+    with explained():
+        run = _run_of(asked)
+        if state.run_of(state.current_trace()) != run:
+            known = state.trace_of(run)
+            record(run) if known is None else state.set_trace(known, run)
+        _fill_in(run)
+        state.point_at(_number(asked.get("layer")), _number(asked.get("token")))
+
+
+def write() -> None:
+    """Let the address say what is on screen."""
+    trace = state.current_trace()
+    run = state.run_of(trace)
+    wanted = {}
+    if run is not None and len(run.prompt) <= LONGEST:
+        wanted = run.parameters() | {"layer": str(state.chosen_layers("one")[0])}
+        if (token := state.selected_token()) is not None:
+            wanted["token"] = str(token)
+    state.set_address(wanted)
+    if st.query_params.to_dict() != wanted:
+        st.query_params.from_dict(wanted)
+
+
+def _run_of(asked: dict[str, str]) -> Run:
+    """The run that an address asks for, within what this deployment allows."""
+    most = settings.SETTINGS
+    return Run(
+        asked["prompt"][: most.max_prompt_chars],
+        asked.get("model", most.models[0]),
+        min(_number(asked.get("new_tokens")) or 0, most.max_new_tokens),
+        min(_fraction(asked.get("temperature")), settings.HIGHEST_TEMPERATURE),
+        min(_number(asked.get("seed")) or 0, settings.HIGHEST_SEED),
+        *(asked[name] if asked.get(name) in known else None for name, known in state.HOW.items()),
+        asked.get("site"),
+    )
+
+
+def _fill_in(run: Run) -> None:
+    """Let the first page's widgets hold what was asked for."""
+    values: dict[str, Any] = {
+        state.PROMPT: run.prompt,
+        state.MODEL: run.model,
+        state.NEW_TOKENS: run.new_tokens,
+        state.TEMPERATURE: run.temperature,
+        state.SEED: run.seed,
+        state.DTYPE: run.dtype,
+        state.DEVICE: run.device_map,
+        state.SITE: run.site,
+    }
+    for key, value in values.items():
+        state.set_value(key, value)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
+
+
+def _fraction(text: str | None) -> float:
+    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() and len(text) <= 10 else 0.0

@@ -1,0 +1,44 @@
+"""The pages by what one asks about: the app's menu. Each topic of moeviz.charts is a page."""
+
+from functools import partial
+
+import streamlit as st
+
+from app.views.capture import capture_page
+from app.views.compare import compare_page
+from app.views.corpus import corpus_page
+from app.views.formation import formation_page
+from app.views.topic import topic_page
+from app.views.traces import traces_page
+from app.views.what_if import what_if_page
+from moeviz.charts import TOPICS
+
+FIRST = "Capture"
+MENU = {
+    "": (FIRST,),
+    "Experts": ("Tokens", "Load", "Specialization", "Cooperation"),
+    "Routers": ("Confidence", "Repetition", "Losses"),
+    "Depth": ("Layers", "Flow"),
+    "Cost": ("Parameters", "Coverage", "Placement"),
+    "Ask": ("Compare", "What if", "Corpus", "Formation"),
+    "Files": ("Traces",),
+}
+PAGES = {
+    FIRST: capture_page,
+    **{topic: partial(topic_page, topic) for topic in TOPICS},
+    "Compare": compare_page,
+    "What if": what_if_page,
+    "Corpus": corpus_page,
+    "Formation": formation_page,
+    "Traces": traces_page,
+}
+
+
+def menu() -> dict[str, list[st.Page]]:
+    """For st.navigation."""
+    return {group: [_page(name) for name in names] for group, names in MENU.items()}
+
+
+def _page(name: str) -> st.Page:
+    path = None if name == FIRST else name.lower().replace(" ", "-")
+    return st.Page(PAGES[name], title=name, url_path=path, default=name == FIRST)

@@ -1,0 +1,51 @@
+"""A tour of one minute, for the first visit."""
+
+import streamlit as st
+
+from app import state
+
+STEPS = (
+    (
+        "A language model of experts",
+        "In a Mixture-of-Experts model each layer has several experts side by side. A small router looks at every "
+        "token and sends it to a few of them: only those work. This page shows who went where.",
+    ),
+    (
+        "Run a prompt",
+        "Type something, or take an example, and press **Run** (Ctrl+Enter). The small model that ships with moeviz "
+        "runs on this machine. Under *Generate tokens too* it also writes, and its tokens come in as it does.",
+    ),
+    (
+        "Read the text",
+        "Each token has the colour and the number of the expert that it went to first, in the layer of the slider. "
+        "Move the slider: another layer, other experts; the same number in two layers is not the same expert.",
+    ),
+    (
+        "Ask",
+        "Click a token: its way through all layers appears. The menu has a page for each question: who carries the "
+        "load, how sure the routers are, which experts work together, what a text costs.",
+    ),
+    (
+        "Compare, change, keep",
+        "*Compare* puts two traces side by side, *What if* mutes experts and shows what that does, *Corpus* reads many "
+        "labelled texts. *Traces* saves what you see; the address of the page repeats it.",
+    ),
+)
+
+
+@st.dialog("moeviz in a minute", width="medium")
+def tour() -> None:
+    """One step after the other, forwards and back."""
+    at = state.value(state.TOUR) or 0
+    title, text = STEPS[at]
+    st.progress((at + 1) / len(STEPS), f"{at + 1} of {len(STEPS)}")
+    st.subheader(title, anchor=False)
+    st.markdown(text)
+    with st.container(horizontal=True):
+        if at:
+            st.button("Back", on_click=state.set_value, args=(state.TOUR, at - 1))
+        if at + 1 < len(STEPS):
+            st.button("Next", type="primary", on_click=state.set_value, args=(state.TOUR, at + 1))
+        elif st.button("Start", type="primary"):
+            state.set_value(state.TOUR, 0)
+            st.rerun()

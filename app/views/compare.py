@@ -1,0 +1,74 @@
+"""Two traces side by side: two prompts, two models, prompt against generation, with and without a change."""
+
+import streamlit as st
+
+from app import state
+from app.facts import trace_name
+from app.show import explained, heading, part_of, picture_and_words, say
+from moeviz.charts import TOPICS
+from moeviz.charts.comparison import COMPARISONS
+from moeviz.routing_trace import PHASES, RoutingTrace
+
+BESIDE = {
+    chart.question: chart
+    for charts in TOPICS.values()
+    for chart in charts
+    if chart.layers in ("all", "one") and chart.tokens == "all"
+}
+
+
+def compare_page() -> None:
+    """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
+    st.title("Compare", anchor=False)
+    offered = _offered(state.recent())
+    if len(offered) < 2:
+        say(
+            "Two traces are compared here, and there are not two yet. Run two prompts on the Capture page, or one that "
+            "generates tokens; open a file on the Traces page; or change the routing on the What if page."
+        )
+        return
+    pair = _chosen(offered)
+    for chart in COMPARISONS:
+        heading(chart)
+        with explained():
+            picture_and_words(chart, chart.measure(pair))
+    _side_by_side(pair)
+
+
+def _offered(recent: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
+    """The recent traces, and of those with generated tokens the two parts too."""
+    offered = {}
+    for name, trace in recent.items():
+        offered[name] = trace
+        phases = trace.tokens["phase"]
+        if phases.nunique() == len(PHASES.categories):
+            offered |= {
+                f"{name} · {phase}": trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
+            }
+    return {name: trace for name, trace in offered.items() if len(trace.tokens)}
+
+
+def _chosen(offered: dict[str, RoutingTrace]) -> tuple[RoutingTrace, RoutingTrace]:
+    names, pair = list(offered), []
+    newest = [*state.recent(), *names[1:]][:2]  # two traces, or the two parts of the only one
+    for key, default in zip((state.FIRST_TRACE, state.SECOND_TRACE), newest, strict=True):
+        if state.value(key) not in names:
+            state.set_value(key, default)
+    columns = st.columns(2, gap="large")
+    for column, key, label in zip(columns, (state.FIRST_TRACE, state.SECOND_TRACE), "AB", strict=True):
+        with column:
+            name = st.selectbox(f"Trace {label}", names, key=key, persist_state="session")
+            trace_name(offered[name])
+            pair.append(offered[name])
+    return pair[0], pair[1]
+
+
+def _side_by_side(pair: tuple[RoutingTrace, RoutingTrace]) -> None:
+    st.subheader("Any chart, side by side", anchor=False)
+    chart = BESIDE[st.selectbox("Chart", list(BESIDE), key=state.BESIDE, persist_state="session")]
+    for label, trace, column in zip("AB", pair, st.columns(2, gap="large"), strict=True):
+        with column, explained():
+            st.text(f"Trace {label}")
+            frame = chart.measure(part_of(trace, chart))
+            st.altair_chart(chart.draw(frame), key=f"{chart.key} {label}", alt=f"Trace {label}: {chart.question}")
+    st.markdown(chart.reading)

@@ -1,0 +1,120 @@
+"""Many labelled texts: which experts which kind of text uses."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from app import settings, shared, state
+from app.choices import choose_layer
+from app.downloads import downloads
+from app.facts import trace_facts
+from app.live import waiting_words
+from app.show import explained, say, show
+from app.worker import InLine, News, result
+from moeviz.charts import TOPICS
+from moeviz.errors import InvalidPrompt
+from moeviz.labelled_texts import texts_of_files, texts_that_ship
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.models import LoadedModel
+
+Texts = list[tuple[str, str]]
+BEGINNING = [
+    {"label": "English", "text": "The sea was calm, and the old captain walked along the shore."},
+    {"label": "French", "text": "La mer était calme, et le vieux capitaine marchait sur la plage."},
+    {"label": "Python", "text": "def total(prices):\n    return sum(prices)\n"},
+]
+SOURCES = ("Paste", "Upload", "Evaluation set")
+FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
+
+
+def corpus_page() -> None:
+    """Give labelled texts, trace them one after the other, and see which experts which label uses."""
+    st.title("Corpus", anchor=False)
+    st.markdown("Give texts with a label each, such as a language or a topic, and see which experts each label uses.")
+    name = state.value(state.MODEL) or settings.SETTINGS.models[0]
+    with explained():
+        texts = _texts()
+        if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
+            state.set_trace(_run(name, _checked(texts)))
+    trace = state.current_trace()
+    if trace is not None and "label" in trace.tokens:
+        _show(trace)
+
+
+def _texts() -> Texts:
+    source = st.radio("Texts", SOURCES, horizontal=True, key=state.SOURCE)
+    if source == "Evaluation set":
+        st.text("The sixty held-out texts of fifteen kinds that ship with the embedded model.")
+        return texts_that_ship()
+    if source == "Upload":
+        files = st.file_uploader(
+            "Text files: a label is the file's name; or .jsonl with a label and a text in each line. They are read in "
+            "memory and not kept.",
+            type=FILES,
+            accept_multiple_files=True,
+            max_upload_size=settings.SETTINGS.max_upload_mb,
+            key=state.TEXT_FILES,
+        )
+        return texts_of_files((file.name, file.getvalue()) for file in files)
+    table = st.data_editor(
+        pd.DataFrame(BEGINNING), num_rows="dynamic", hide_index=True, width="stretch", key=state.TEXTS, row_height=64
+    )
+    filled = table.dropna()
+    return [(str(label), str(text)) for label, text in filled.itertuples(index=False) if label and text]
+
+
+def _checked(texts: Texts) -> Texts:
+    if not texts:
+        raise InvalidPrompt("There are no texts yet. Give at least two, with different labels.")
+    most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in texts)
+    if given > most:
+        raise InvalidPrompt(f"The texts have {given:,} characters, and {most:,} are allowed here. Take fewer or less.")
+    return texts
+
+
+def _run(name: str, texts: Texts) -> RoutingTrace:
+    """A piece of work for each text, so that other visitors come in between."""
+    from moeviz.capture.corpus import joined, trace_corpus
+
+    def work_on(text: tuple[str, str]) -> Callable[["LoadedModel", Callable[[Any], None]], RoutingTrace]:
+        return lambda loaded, _tell: trace_corpus(loaded, [text])
+
+    place, start, traces = st.empty(), time.monotonic(), []
+    with place.container():
+        bar = st.progress(0.0, "The model reads the texts …")
+        st.button("Stop", help="Nothing is kept.")
+    try:
+        for done, text in enumerate(texts):
+
+            def listen(told: InLine | News, done: int = done) -> None:
+                bar.progress(done / len(texts), waiting_words(told.ahead, _how_far(done, len(texts), start)))
+
+            traces.append(result(shared.at_work(name, state.how(), work_on(text)), listen))
+            bar.progress((done + 1) / len(texts), _how_far(done + 1, len(texts), start))
+    finally:
+        place.empty()
+    return joined(traces)
+
+
+def _how_far(done: int, total: int, start: float) -> str:
+    said = f"{done} of {total} texts read"
+    if not done:
+        return said
+    left = (time.monotonic() - start) / done * (total - done)
+    return f"{said}, about {left:.0f} s left"
+
+
+def _show(trace: RoutingTrace) -> None:
+    st.divider()
+    trace_facts(trace)
+    choose_layer(trace)
+    for chart in TOPICS["Specialization"]:
+        show(chart, trace)
+    st.subheader("Take this trace with you", anchor=False)
+    downloads(trace)
+    say("Every other page shows this trace too.")

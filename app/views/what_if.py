@@ -1,0 +1,136 @@
+"""What if the routers decided otherwise: change the routing of a prompt, and see what that does to it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+import moeviz
+from app import settings, shared, state
+from app.live import waiting_words
+from app.show import explained, heading, picture_and_words
+from app.worker import InLine, News, result
+from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.effect import EFFECT
+from moeviz.metrics.effect import effect_summary
+from moeviz.metrics.load import expert_load
+from moeviz.model_info import ModelInfo
+
+if TYPE_CHECKING:
+    from moeviz.capture.models import LoadedModel
+    from moeviz.capture.what_if import WhatIf
+
+CHANGES = {
+    "Mute experts": "They may not be chosen: each router takes its next best, and weighs it as it would.",
+    "Force experts": "Every token is sent to them; what slots are left go to the router's best.",
+    "Another top-k": "Every token takes another number of experts in every layer, weighed as the router would.",
+    "Exchange two experts": "They get each other's tokens, with the weights that the router gave.",
+    "Another precision": "The whole model in another precision; the routers decide as they like in it.",
+}
+PRECISIONS = ("bfloat16", "float16", "int8")
+PICTURES = [chart for chart in COMPARISONS if "tokens go" in chart.question or "more than" in chart.question]
+
+
+def what_if_page() -> None:
+    """Choose a change, read the prompt with and without it, and show the difference."""
+    st.title("What if", anchor=False)
+    st.markdown("Change what the routers decide, and see what becomes of the routing and of the model's prediction.")
+    prompt, name = _prompt_and_model()
+    with explained():
+        info = shared.model_facts(name)
+        change = _change(info)
+        if st.button("Read it both ways", type="primary", shortcut="mod+enter"):
+            state.set_value(state.EFFECT, _run(name, prompt, change))
+    if (found := state.value(state.EFFECT)) is not None:
+        _show(found, shared.model(name, state.how()))
+
+
+def _prompt_and_model() -> tuple[str, str]:
+    state.start_with(state.PROMPT, "12 + 30 = 42\nIl fait froid à Paris.")
+    prompt = st.text_area(
+        "Prompt", height=100, max_chars=settings.SETTINGS.max_prompt_chars, key=state.PROMPT, persist_state="session"
+    )
+    chosen = state.value(state.MODEL)
+    return prompt, chosen if chosen is not None else settings.SETTINGS.models[0]
+
+
+def _change(info: ModelInfo) -> Any:
+    """The intervention that the visitor asks for."""
+    from moeviz.capture.interventions import Exchange, Force, Mute, TopK
+    from moeviz.capture.precision import Precision
+
+    kind = st.selectbox("Change", list(CHANGES), key=state.CHANGE, persist_state="session")
+    st.text(CHANGES[kind])
+    if kind == "Another top-k":
+        return TopK(st.slider("Experts a token", 1, min(info.num_experts), max(info.top_k - 1, 1), key=state.TOP_K))
+    if kind == "Another precision":
+        return Precision(st.selectbox("Precision", PRECISIONS, key=state.PRECISION))
+    with st.container(horizontal=True):
+        layer = st.selectbox("In layer", info.layers, index=len(info.layers) // 2, key=state.CHANGED_LAYER)
+        ids = range(info.num_experts[info.layers.index(layer)])
+        if kind == "Exchange two experts":
+            one, other = (
+                st.selectbox(label, ids, index=i, key=f"{state.EXPERTS} {i}")
+                for i, label in enumerate(("Expert", "With expert"))
+            )
+            return Exchange(layer, one, other)
+        experts = st.multiselect("Experts", ids, [_busiest(info, layer)], key=f"{state.EXPERTS} of {layer}")
+    return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
+
+
+def _busiest(info: ModelInfo, layer: int) -> int:
+    """The expert to begin with: in the trace on screen, where it is of this model, the busiest of the layer."""
+    trace = state.current_trace()
+    if trace is None or trace.model.name != info.name or layer not in trace.model.layers:
+        return 0
+    load = expert_load(trace.select(layers=[layer]))
+    return int(load.loc[load["rank"] == 1, "expert"].iloc[0])
+
+
+def _run(name: str, prompt: str, change: Any) -> "WhatIf":
+    place = st.empty()
+    with place.container():
+        bar = st.progress(0.0, "The model reads the prompt twice …")
+
+    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> "WhatIf":
+        return moeviz.what_if(loaded, prompt, change)
+
+    def listen(told: InLine | News) -> None:
+        bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt twice …"))
+
+    try:
+        return result(shared.at_work(name, state.how(), work), listen)
+    finally:
+        place.empty()
+
+
+def _show(found: "WhatIf", loaded: "LoadedModel") -> None:
+    _figures(effect_summary(found.effect))
+    heading(EFFECT)
+    frame = EFFECT.measure(found.effect)
+    texts = {name: [loaded.tokenizer.decode([token]) for token in frame[name]] for name in NEXT}
+    picture_and_words(EFFECT, frame.assign(**texts))
+    st.markdown("In the charts below, A is the model as it is, and B the changed one.")
+    for chart in PICTURES:
+        heading(chart)
+        with explained():
+            picture_and_words(chart, chart.measure((found.plain, found.changed)))
+    if st.button("Keep both traces", help="They come among the recent traces, and the changed one on every page."):
+        state.set_trace(found.plain)
+        state.set_trace(found.changed)
+        st.success("Kept. The Compare page has them both.")
+
+
+NEXT = ("next_token", "next_token_changed")
+
+
+def _figures(summary: dict[str, float]) -> None:
+    rows = {
+        "Loss, as it is": (f"{summary['loss']:.3f}", "Nats a token, mean: how badly the text is predicted."),
+        "Changed": (f"{summary['loss_changed']:.3f}", "The same with the change."),
+        "KL": (f"{summary['kl']:.4f}", "Nats, mean of tokens: how far the distribution of the next token moves."),
+        "Other next token": (f"{summary['another']:.0%}", "Tokens after which another one becomes the likeliest."),
+    }
+    with st.container(horizontal=True, gap="medium"):
+        for label, (value, meaning) in rows.items():
+            st.metric(label, value, help=meaning, width="content")

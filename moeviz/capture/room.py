@@ -1,0 +1,50 @@
+"""Whether a model fits, before it is loaded: bytes of its weights against bytes that are free."""
+
+from pathlib import Path
+
+import torch
+
+from moeviz.errors import CaptureError
+
+BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+ROOM = 1.1  # of the weights, for what a run takes besides
+
+
+def bytes_needed(parameters: int, dtype: str | None) -> int:
+    """Bytes that a model takes with its weights in `dtype` (a torch name; float32 where nothing says)."""
+    return int(parameters * BITS.get(dtype or "float32", 32) // 8 * ROOM)
+
+
+def bytes_free(device_map: str | None) -> int | None:
+    """Bytes that weights may take there: of one device, or of all for "auto". None where the system does not say."""
+    on_gpus = {f"cuda:{i}": torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())}
+    if device_map in on_gpus:
+        return on_gpus[device_map]
+    memory = _free_memory()
+    if device_map == "cpu" or not on_gpus or memory is None:
+        return memory
+    return memory + sum(on_gpus.values())
+
+
+def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None) -> None:
+    """Raise `CaptureError` where the model does not fit."""
+    needed, free = bytes_needed(parameters, dtype), bytes_free(device_map)
+    if free is not None and needed > free:
+        raise CaptureError(
+            f"{name} needs about {needed / 1e9:,.1f} GB in {dtype or 'float32'}, and {free / 1e9:,.1f} GB are free "
+            "here. Choose a smaller model, a dtype of fewer bits, or a machine with more memory; `moeviz params` says "
+            "which cards hold it."
+        )
+
+
+def _free_memory() -> int | None:
+    """Of this machine, or of the container that we run in where that is less."""
+    if not MEMINFO.exists():
+        return None
+    lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    most, used = (CGROUP / name for name in ("memory.max", "memory.current"))
+    if most.exists() and used.exists() and (limit := most.read_text().strip()).isdecimal():
+        free = min(free, int(limit) - int(used.read_text()))
+    return free

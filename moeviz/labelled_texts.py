@@ -1,0 +1,61 @@
+"""Labelled texts from files: what `moeviz corpus` and the app's Corpus page read. Files are not trusted."""
+
+import json
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from moeviz.embedded.evaluation import evaluation_set
+from moeviz.errors import InvalidPrompt
+
+A_LINE = '{"label": "French", "text": "Il fait froid."}'
+
+
+def texts_of_files(files: Iterable[tuple[str, bytes]]) -> list[tuple[str, str]]:
+    """The (label, text) pairs of files, given as names and contents.
+
+    A `.jsonl` file has a pair a line, any other is one text, labelled by its name without suffix. Raises
+    `InvalidPrompt` with the file, and the line, that holds none.
+    """
+    pairs = []
+    for path, data in ((PurePath(name), data) for name, data in files):
+        text = _decoded(data, path)
+        pairs += _texts_of_lines(text, path.name) if path.suffix.lower() == ".jsonl" else [(path.stem, text)]
+    return pairs
+
+
+def texts_that_ship() -> list[tuple[str, str]]:
+    """The (label, text) pairs of the held-out texts that come with the embedded model."""
+    return [(text.label, text.text) for text in evaluation_set()]
+
+
+def _decoded(data: bytes, path: PurePath) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidPrompt(f"{path.name!r} is not text in UTF-8; save it in that encoding.") from error
+    if not text.strip():
+        raise InvalidPrompt(f"{path.name!r} is empty. A corpus takes files with text in them.")
+    return text
+
+
+def _texts_of_lines(lines: str, name: str) -> list[tuple[str, str]]:
+    # str.splitlines would cut at characters that JSON may hold as they are.
+    numbered = enumerate(lines.split("\n"), start=1)
+    return [_text_of_line(line, f"{name!r}, line {number}") for number, line in numbered if line.strip()]
+
+
+def _text_of_line(line: str, where: str) -> tuple[str, str]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidPrompt(f"{where} is not JSON. It needs to be like {A_LINE}.") from error
+    if not isinstance(found, dict):
+        raise InvalidPrompt(f"{where} is no JSON object. It needs to be like {A_LINE}.")
+    for field in ("label", "text"):
+        if not isinstance(found.get(field), str) or not found[field]:
+            raise InvalidPrompt(f"{where} has no {field!r} with some text in it. It needs to be like {A_LINE}.")
+        try:
+            found[field].encode()
+        except UnicodeEncodeError as error:
+            raise InvalidPrompt(f"{where} has half a character in its {field!r}, which is no text.") from error
+    return found["label"], found["text"]

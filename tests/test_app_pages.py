@@ -1,0 +1,235 @@
+"""The pages that ask: two traces compared, the routing changed, a corpus; and links, in Streamlit's own harness."""
+
+from dataclasses import replace
+
+import pytest
+from labels import labelled
+from streamlit.testing.v1 import AppTest
+from test_app import MAIN, SECONDS, page, pictures, run, sentences
+from tiny_models import tiny_tokenizer
+
+import moeviz
+from app import settings, shared, state
+from app.asked import Run
+from app.links import LONGEST
+from moeviz.capture.survey.survey import random_model
+from moeviz.charts.comparison import COMPARISONS
+from moeviz.samples import sample_trace
+
+
+def compare(*traces) -> AppTest:
+    """The Compare page of a visitor who has had these traces, the last one on screen."""
+    app = page("app.views.compare.compare_page", traces[-1] if traces else None)
+    app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
+    return app.run()
+
+
+def test_comparing_needs_two_traces_and_says_where_they_come_from(trace):
+    for app in (compare(), compare(trace.select(tokens=(trace.tokens["phase"] == "prompt").to_numpy()))):
+        assert not app.exception
+        assert "there are not two yet" in sentences(app)
+
+
+def test_two_traces_of_one_model_are_compared_in_every_way_and_a_chart_of_both_stands_below():
+    one, other = sample_trace(seed=1), sample_trace(seed=1)
+    app = compare(one, other)
+    assert not app.exception
+    assert pictures(app) == len(COMPARISONS) + 2
+    assert [heading.value for heading in app.subheader][: len(COMPARISONS)] == [c.question for c in COMPARISONS]
+
+
+def test_what_cannot_be_compared_says_why_and_the_rest_is_drawn():
+    app = compare(sample_trace(), sample_trace(layers=2, tokens=20, experts=64))
+    assert not app.exception
+    assert "Choose two traces of the same model" in sentences(app)
+    assert "these have 20 and 32 tokens" in sentences(app)
+    assert pictures(app) == 1 + 2  # balance stands for any two; and a chart of both
+
+
+def test_prompt_and_generation_of_one_trace_are_two_to_compare(trace):
+    assert trace.tokens["phase"].nunique() == 2
+    options = compare(trace).selectbox(key=state.FIRST_TRACE).options
+    assert options == ["trace 0", "trace 0 · prompt", "trace 0 · generated"]
+
+
+def test_recent_traces_keep_their_names_and_the_oldest_go():
+    app = AppTest.from_function(recent_script, default_timeout=SECONDS).run()
+    assert not app.exception
+    assert [text.value for text in app.text] == ["mine", "8", "t7 t7 t7"]
+
+
+def recent_script():
+    from dataclasses import replace
+
+    import streamlit as st
+
+    from app import state
+    from moeviz.samples import sample_trace
+
+    for number in range(8):
+        trace = sample_trace(tokens=3)
+        state.set_trace(replace(trace, tokens=trace.tokens.assign(text=[f"t{number} "] * 3)))
+    newest = next(iter(state.recent()))
+    state.set_trace(sample_trace(tokens=4))
+    state.rename(next(iter(state.recent())), "mine")
+    state.set_trace(state.current_trace())  # shown again, it keeps its name
+    names = list(state.recent())
+    st.text(names[0])
+    st.text(len(names))
+    st.text(newest)
+
+
+def what_if(**changes) -> AppTest:
+    app = page("app.views.what_if.what_if_page")
+    for key, value in changes.items():
+        app.selectbox(key=key).set_value(value).run()
+    return app
+
+
+@pytest.mark.parametrize(
+    "change", ["Mute experts", "Force experts", "Another top-k", "Exchange two experts", "Another precision"]
+)
+def test_every_change_is_read_both_ways(change):
+    app = what_if(change=change)
+    (button,) = (button for button in app.button if "both ways" in button.label)
+    button.click().run()
+    assert not app.exception
+    found = app.session_state[state.EFFECT]
+    assert {metric.label for metric in app.metric} >= {"Loss, as it is", "Changed", "KL", "Other next token"}
+    assert pictures(app) == 3
+    assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=state.PROMPT).value))
+    (keep,) = (button for button in app.button if button.label == "Keep both traces")
+    keep.click().run()
+    assert app.session_state["trace"] is found.changed
+    assert len(app.session_state["recent"]) == 2
+
+
+def test_a_change_that_cannot_be_made_is_one_sentence():
+    app = what_if()
+    (experts,) = app.multiselect
+    experts.set_value(list(range(8))).run()
+    (button,) = (button for button in app.button if "both ways" in button.label)
+    button.click().run()
+    assert not app.exception
+    assert "at most 6 can be muted" in sentences(app)
+
+
+def corpus() -> AppTest:
+    return page("app.views.corpus.corpus_page")
+
+
+def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
+    app = corpus()
+    app.button[0].click().run()
+    assert not app.exception
+    trace = app.session_state["trace"]
+    assert trace.tokens["label"].unique().tolist() == ["English", "French", "Python"]
+    assert pictures(app) >= 3
+
+
+def test_a_corpus_that_is_too_long_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_corpus_chars=50))
+    app = corpus()
+    app.button[0].click().run()
+    assert not app.exception
+    assert "and 50 are allowed here" in sentences(app)
+
+
+def visit(**query: str) -> AppTest:
+    """A visitor who opens a link."""
+    app = AppTest.from_file(str(MAIN), default_timeout=SECONDS)
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+def test_the_address_repeats_the_view():
+    app = run(visit(), "Il fait froid.")
+    assert app.query_params == {"prompt": "Il fait froid.", "model": "embedded", "layer": "3"}
+    other = visit(prompt="Il fait froid.", model="embedded", layer="2", token="4", new_tokens="3")
+    assert not other.exception
+    trace = other.session_state["trace"]
+    assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid.", max_new_tokens=3))
+    assert (other.session_state[state.LAYER], other.session_state["token"]) == (2, 4)
+    assert other.text_area(key=state.PROMPT).value == "Il fait froid."
+    assert other.slider(key=state.NEW_TOKENS).value == 3
+    assert other.query_params["token"] == "4"
+
+
+def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch):
+    app = run(run(visit(), "Il fait froid."), "One day")
+    later = app.session_state["trace"]
+    monkeypatch.setattr(shared, "at_work", pytest.fail)
+    app.query_params["prompt"] = "Il fait froid."
+    app.run()
+    assert not app.exception
+    assert app.session_state["trace"] is not later
+    assert "".join(app.session_state["trace"].tokens["text"]) == "<s>Il fait froid."
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"layer": "99", "token": "99999"},
+        {"layer": "-1", "token": "x", "new_tokens": "1e9", "temperature": "nan", "seed": "9" * 40},
+        {"dtype": "int3", "device_map": "<script>"},
+    ],
+)
+def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it(query):
+    app = visit(prompt="One day", **query)
+    assert not app.exception
+    assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "One day"))
+    assert app.session_state["token"] is None
+
+
+def test_an_address_cannot_load_what_a_visitor_may_not(monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=False))
+    app = visit(prompt="One day", model="some/model")
+    assert not app.exception
+    assert "not on offer here" in sentences(app)
+    assert "trace" not in app.session_state
+
+
+def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
+    app = run(visit(), "Il fait froid.")
+    app.session_state["trace"] = trace
+    app.run()
+    assert app.query_params == {}
+    assert Run("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
+    app = run(visit(), "a " * (LONGEST // 2 + 1))
+    assert not app.exception and app.query_params == {}
+
+
+def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
+    app = page("app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
+    assert not app.exception
+    assert "example.com" not in "".join(markdown.value for markdown in app.markdown)
+
+
+def test_a_run_says_in_its_address_all_that_its_trace_depends_on():
+    run = Run("x", "m", 3, 0.75, settings.HIGHEST_SEED, "bfloat16", "cpu", "decoder")
+    assert run.parameters() == {
+        "prompt": "x",
+        "model": "m",
+        "new_tokens": "3",
+        "temperature": "0.75",
+        "seed": "2147483647",
+        "dtype": "bfloat16",
+        "device_map": "cpu",
+        "site": "decoder",
+    }
+
+
+def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path):
+    model = random_model("switch_transformers")
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, models=(str(tmp_path),)))
+    app = visit()
+    assert app.radio(key=state.SITE).options == ["encoder", "decoder"]
+    app.radio(key=state.SITE).set_value("decoder").run()
+    app.slider(key=state.NEW_TOKENS).set_value(4).run()
+    app = run(app, "One day")
+    assert not app.exception
+    assert app.session_state["trace"].model.site == "decoder"
+    assert app.query_params["site"] == "decoder"

@@ -1,0 +1,145 @@
+"""A long trace in a real Chromium: one picture of all of it, and a brush in it that chooses what is drawn below."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from test_browser import go_to, overflow, picture, strip_of, tokens
+
+from moeviz.charts.overview import WHOLE_TRACE
+from moeviz.exports import EXPORTS
+from moeviz.routing_trace import RoutingTrace
+from moeviz.samples import sample_trace
+
+pytestmark = pytest.mark.browser
+LAYERS, TOKENS = 32, 4096
+DRAWN_BELOW = re.compile(r"^tokens [\d,]+ to [\d,]+ of 4,096$")
+
+
+@pytest.fixture(scope="module")
+def long_trace() -> RoutingTrace:
+    """Every token goes to another expert than its neighbours, so no window looks like the next."""
+    trace = sample_trace(layers=LAYERS, tokens=TOKENS, top_k=1)
+    lots = np.random.default_rng(3).integers(0, 8, trace.experts.shape, np.int16)
+    return replace(trace, experts=lots, logits=None)
+
+
+def open_trace(page: Page, trace: RoutingTrace, go: Callable[[Page, str], None] = go_to) -> None:
+    """Through the Traces page, as a visitor would."""
+    export = next(export for export in EXPORTS if export.suffix == ".npz")
+    go(page, "Traces")
+    page.locator("input[type=file]").set_input_files(
+        {"name": f"long{export.suffix}", "mimeType": export.mime, "buffer": export.write(trace)}
+    )
+    expect(page.get_by_text("Opened.")).to_be_visible()
+    go(page, "Capture")
+    expect(overview(page)).to_be_visible()
+
+
+def overview(page: Page) -> Locator:
+    return picture(page, WHOLE_TRACE.question)
+
+
+def window(page: Page) -> range:
+    """The tokens that the page says it draws."""
+    first, last, _ = re.findall(r"[\d,]+", page.get_by_text(DRAWN_BELOW).inner_text())
+    return range(int(first.replace(",", "")), int(last.replace(",", "")) + 1)
+
+
+def drag(page: Page, start: float, end: float) -> None:
+    """Press, draw and let go, from one share of the picture's width to another."""
+    overview(page).scroll_into_view_if_needed()
+    box = overview(page).bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + start * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end * box["width"], y, steps=5)
+    page.mouse.up()
+
+
+def shown(trace: RoutingTrace, rows: range) -> list[str]:
+    layers = trace.model.layers
+    return strip_of(trace.select(tokens=slice(rows.start, rows.stop)), layers[len(layers) // 2])
+
+
+def test_a_brush_in_the_overview_chooses_the_tokens_of_strip_and_heat_map(page, long_trace):
+    open_trace(page, long_trace)
+    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_visible()
+    expect(tokens(page)).to_have_text(shown(long_trace, range(256)))
+
+    drag(page, 0.5, 0.53)
+    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
+    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
+    rows = window(page)
+    assert 1700 < rows.start < 2200 and 100 < len(rows) < 160  # half of the picture's width is about half of the text
+    expect(tokens(page)).to_have_text(shown(long_trace, rows))
+
+    picture(page, "Which expert did each token go to, layer by layer?").click(position={"x": 300, "y": 200})
+    chosen = page.get_by_role("option", selected=True)
+    expect(chosen).to_have_count(1)
+    at = int(re.match(r"#(\d+)", chosen.get_attribute("aria-label")).group(1))
+    assert at in rows
+
+
+def test_a_click_in_the_overview_goes_back_to_the_page_and_the_pages_work_from_the_keyboard(page, long_trace):
+    open_trace(page, long_trace)
+    drag(page, 0.52, 0.9)
+    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
+    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
+    rows = window(page)
+    assert len(rows) == 256 and rows.start % 256
+    expect(tokens(page)).to_have_text(shown(long_trace, rows))
+
+    number = rows.start // 256 + 1
+    expect(page.get_by_role("button", name=f"Page {number}", exact=True)).to_have_attribute("aria-current", "page")
+    overview(page).click(position={"x": 300, "y": 160})
+    start = (number - 1) * 256
+    expect(page.get_by_text(f"tokens {start:,} to {start + 255:,} of 4,096")).to_be_visible()
+    expect(tokens(page)).to_have_text(shown(long_trace, range(start, start + 256)))
+
+    drag(page, 0.2, 0.25)
+    expect(page.get_by_text(f"tokens {start:,} to {start + 255:,} of 4,096")).to_be_hidden()
+    page.get_by_role("button", name="Page 16", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("tokens 3,840 to 4,095 of 4,096")).to_be_visible()
+    expect(tokens(page)).to_have_text(shown(long_trace, range(3840, 4096)))
+
+
+def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_trace):
+    open_trace(page, long_trace)
+    drag(page, 0.97, 1.2)
+    expect(page.get_by_text(re.compile("to 4,095 of 4,096$"))).to_be_visible()
+    assert window(page).stop == TOKENS
+
+
+def test_what_was_brushed_is_drawn_on_the_topic_s_page_too(page, long_trace):
+    open_trace(page, long_trace)
+    drag(page, 0.5, 0.53)
+    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
+    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
+    rows = window(page)
+    go_to(page, "Tokens")
+    expect(overview(page)).to_be_visible()
+    expect(tokens(page)).to_have_text(shown(long_trace, rows))
+
+
+def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace):
+    open_trace(page, long_trace)
+    overview(page).hover(position={"x": 400, "y": 160})
+    tip = page.locator("#vg-tooltip-element")
+    expect(tip).to_be_visible()
+    first, last = (int(number) for number in re.findall(r"token\s+(\d+)", tip.inner_text()))
+    assert last - first == 7  # of 4,096 tokens, 512 columns
+
+
+def test_a_phone_shows_the_overview_without_scrolling_sideways(phone, long_trace):
+    def through_the_sidebar(page: Page, name: str) -> None:
+        page.get_by_test_id("stExpandSidebarButton").click()
+        go_to(page, name)
+
+    open_trace(phone, long_trace, through_the_sidebar)
+    assert overview(phone).bounding_box()["width"] <= 390
+    assert overflow(phone) == 0
