@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import settings, state
+from app import recent, settings, state
 from app.asked import Run
 from app.live import run_live
 from app.show import explained
@@ -27,12 +27,12 @@ def record(run: Run) -> RoutingTrace:
 def follow() -> None:
     """Show what the address asks for, where that is not what is on screen: at the first visit, and after going back."""
     asked = st.query_params.to_dict()
-    if "prompt" not in asked or asked == state.address():
+    if "prompt" not in asked or asked == recent.address():
         return
     with explained():
         run = _run_of(asked)
-        if state.run_of(state.current_trace()) != run:
-            known = state.trace_of(run)
+        if recent.run_of(state.current_trace()) != run:
+            known = recent.trace_of(run)
             record(run) if known is None else state.set_trace(known, run)
         _fill_in(run)
         state.point_at(_number(asked.get("layer")), _number(asked.get("token")))
@@ -41,13 +41,13 @@ def follow() -> None:
 def write() -> None:
     """Let the address say what is on screen."""
     trace = state.current_trace()
-    run = state.run_of(trace)
+    run = recent.run_of(trace)
     wanted = {}
     if run is not None and len(run.prompt) <= LONGEST:
         wanted = run.parameters() | {"layer": str(state.chosen_layers("one")[0])}
         if (token := state.selected_token()) is not None:
             wanted["token"] = str(token)
-    state.set_address(wanted)
+    recent.set_address(wanted)
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
 

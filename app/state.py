@@ -1,4 +1,4 @@
-"""All that a visitor keeps over reruns: the only file that touches session_state.
+"""All that a visitor keeps over reruns: this file and `recent.py` alone touch session_state.
 
 One visitor has one trace, one chosen layer, one pair of layers and one chosen token; every page shows those. Widgets
 keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`.
@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from app.recent import remember
 from app.shared import How
 from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
-from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
 PROMPT, EXAMPLE, MODEL = "prompt", "example", "model"
@@ -23,7 +23,6 @@ MOMENT, FORMATION_LAYER = "moment", "formation_layer"
 _TRACE, _TOKEN, _OPENED, _HEATMAPS, _LIVE = "trace", "token", "opened", "heatmaps", "live"
 DTYPE, DEVICE, SITE = "dtype", "device_map", "site"
 HOW = {DTYPE: ("float32", "bfloat16", "float16"), DEVICE: ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")}
-_RECENT, _RUNS, _ADDRESS = "recent", "runs", "address"
 TEXTS, TEXT_FILES, SOURCE, TOUR = "texts", "text_files", "source", "tour"
 CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "change",
@@ -34,8 +33,6 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "effect",
 )
 FIRST_TRACE, SECOND_TRACE, BESIDE, NEW_NAME = "first_trace", "second_trace", "beside", "new_name"
-RECENT_TRACES = 8
-TITLE = 40  # characters
 _BRUSHED, _OVERVIEWS = "brushed", "overviews"
 CELL = "cell"  # the selection in the token by layer chart
 
@@ -56,22 +53,8 @@ def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
         if st.session_state.get(key) not in layers:
             st.session_state[key] = layer
     st.session_state.update({_TRACE: trace, WINDOW: 1})
-    _remember(trace)
-    if run is not None:
-        kept = {id(other) for other in recent().values()} - {id(trace)}
-        runs = [pair for pair in st.session_state.get(_RUNS, []) if id(pair[0]) in kept]
-        st.session_state[_RUNS] = [*runs, (trace, run)]
+    remember(trace, run)
     turn_page()
-
-
-def run_of(trace: RoutingTrace | None) -> Any:
-    """What the run was asked for that made this trace; None for one that came in a file."""
-    return next((run for made, run in st.session_state.get(_RUNS, []) if made is trace), None)
-
-
-def trace_of(run: Hashable) -> RoutingTrace | None:
-    """A recent trace that was made by such a run."""
-    return next((trace for trace, made_by in reversed(st.session_state.get(_RUNS, [])) if made_by == run), None)
 
 
 def point_at(layer: int | None, token: int | None) -> None:
@@ -87,46 +70,6 @@ def point_at(layer: int | None, token: int | None) -> None:
 def how() -> How:
     """How the chosen model is to be opened."""
     return How(st.session_state.get(DTYPE), st.session_state.get(DEVICE))
-
-
-def address() -> dict[str, str]:
-    """What the address said when we wrote it last."""
-    return st.session_state.get(_ADDRESS, {})
-
-
-def set_address(query: dict[str, str]) -> None:
-    """Remember what the address says from now on."""
-    st.session_state[_ADDRESS] = query
-
-
-def recent() -> dict[str, RoutingTrace]:
-    """The visitor's last traces by name, the newest first."""
-    return dict(reversed(st.session_state.get(_RECENT, {}).items()))
-
-
-def _remember(trace: RoutingTrace) -> None:
-    traces, name, number = st.session_state.get(_RECENT, {}), title_of(trace), 1
-    if known := [name for name, other in traces.items() if other is trace]:
-        (name,) = known
-        traces = {other: traces[other] for other in traces if other != name}
-    while name in traces:
-        number += 1
-        name = f"{title_of(trace)} ({number})"
-    st.session_state[_RECENT] = dict([*traces.items(), (name, trace)][-RECENT_TRACES:])
-
-
-def title_of(trace: RoutingTrace) -> str:
-    """The beginning of a trace's text, as a name for it."""
-    words = "".join(text for text in trace.tokens["text"].head(TITLE) if not text.startswith("<"))
-    text = visible(" ".join(words.split()))
-    return text if len(text) <= TITLE else f"{text[:TITLE]}…"
-
-
-def rename(old: str, new: str) -> None:
-    """Give one of the recent traces another name; a name that another one has changes nothing."""
-    traces, new = st.session_state[_RECENT], new.strip()
-    if new and new not in traces:
-        st.session_state[_RECENT] = {new if name == old else name: trace for name, trace in traces.items()}
 
 
 def middle_layer(trace: RoutingTrace) -> int:

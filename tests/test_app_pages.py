@@ -63,17 +63,17 @@ def recent_script():
 
     import streamlit as st
 
-    from app import state
+    from app import recent, state
     from moeviz.samples import sample_trace
 
     for number in range(8):
         trace = sample_trace(tokens=3)
         state.set_trace(replace(trace, tokens=trace.tokens.assign(text=[f"t{number} "] * 3)))
-    newest = next(iter(state.recent()))
+    newest = next(iter(recent.traces()))
     state.set_trace(sample_trace(tokens=4))
-    state.rename(next(iter(state.recent())), "mine")
+    recent.rename(next(iter(recent.traces())), "mine")
     state.set_trace(state.current_trace())  # shown again, it keeps its name
-    names = list(state.recent())
+    names = list(recent.traces())
     st.text(names[0])
     st.text(len(names))
     st.text(newest)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import state
+from app import recent, state
 from app.facts import trace_name
 from app.show import explained, heading, part_of, picture_and_words, say
 from moeviz.charts import TOPICS
@@ -20,7 +20,7 @@ BESIDE = {
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
     st.title("Compare", anchor=False)
-    offered = _offered(state.recent())
+    offered = _offered(recent.traces())
     if len(offered) < 2:
         say(
             "Two traces are compared here, and there are not two yet. Run two prompts on the Capture page, or one that "
@@ -35,10 +35,10 @@ def compare_page() -> None:
     _side_by_side(pair)
 
 
-def _offered(recent: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
+def _offered(traces: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
     """The recent traces, and of those with generated tokens the two parts too."""
     offered = {}
-    for name, trace in recent.items():
+    for name, trace in traces.items():
         offered[name] = trace
         phases = trace.tokens["phase"]
         if phases.nunique() == len(PHASES.categories):
@@ -50,7 +50,7 @@ def _offered(recent: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
 
 def _chosen(offered: dict[str, RoutingTrace]) -> tuple[RoutingTrace, RoutingTrace]:
     names, pair = list(offered), []
-    newest = [*state.recent(), *names[1:]][:2]  # two traces, or the two parts of the only one
+    newest = [*recent.traces(), *names[1:]][:2]  # two traces, or the two parts of the only one
     for key, default in zip((state.FIRST_TRACE, state.SECOND_TRACE), newest, strict=True):
         if state.value(key) not in names:
             state.set_value(key, default)

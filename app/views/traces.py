@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import settings, shared, state
+from app import recent, settings, shared, state
 from app.downloads import downloads
 from app.facts import trace_facts
 from app.show import explained
@@ -47,8 +47,8 @@ def _open() -> None:
 
 def _recent() -> None:
     """The last traces: show one again, or give it another name."""
-    names = list(state.recent())
-    shown = next((name for name, trace in state.recent().items() if trace is state.current_trace()), None)
+    names = list(recent.traces())
+    shown = next((name for name, trace in recent.traces().items() if trace is state.current_trace()), None)
     if shown is None:
         return
     st.subheader("Recent traces", anchor=False)
@@ -56,10 +56,10 @@ def _recent() -> None:
         chosen = st.selectbox("On screen", names, index=names.index(shown))
         new = st.text_input("Its name", value=chosen, max_chars=80)
     if chosen != shown:
-        state.set_trace(state.recent()[chosen])
+        state.set_trace(recent.traces()[chosen])
         st.rerun()
     if new != chosen:
-        state.rename(chosen, new)
+        recent.rename(chosen, new)
         st.rerun()
 
 
