@@ -22,6 +22,7 @@ bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.overview
+	$(BIN)/python -m benchmarks.pages
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test

@@ -32,7 +32,7 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "precision",
     "effect",
 )
-FIRST_TRACE, SECOND_TRACE, BESIDE, NEW_NAME = "first_trace", "second_trace", "beside", "new_name"
+FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
 _BRUSHED, _OVERVIEWS = "brushed", "overviews"
 CELL = "cell"  # the selection in the token by layer chart
 
