@@ -24,8 +24,7 @@ from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.exports import write_trace
 from moeviz.samples import sample_trace
-from tests.browser import Server, chromium, served
-from tests.test_browser import run, section_of
+from tests.browser import Server, chromium, section_of, served
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 
@@ -88,7 +87,9 @@ def main() -> None:
         page.on("websocket", lambda socket: socket.on("framereceived", lambda data: messages.append(len(data))))
         page.goto(server.url)
         visit = Visit(page, messages)
-        run(page, prompts()[0])
+        page.get_by_role("textbox", name="Prompt").fill(prompts()[0])
+        page.get_by_role("button", name="Run").click()
+        page.locator(".stVegaLiteChart canvas").first.wait_for()
         for of in ("64 tokens", "48 x 128"):
             walk(page, visit, of)
             for name in [name for name in visit.found if name.startswith(of)]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-from playwright.sync_api import Browser, Playwright, expect
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
+
+from app.menu import MENU
 
 ROOT = Path(__file__).parent.parent
 SECONDS_TO_START = 60
@@ -111,3 +113,9 @@ def watched(server: Server, browser: Browser, path: str = "", **options):
 
 def is_foreign(url: str) -> bool:
     return urlparse(url).scheme in ("http", "https", "ws", "wss") and urlparse(url).hostname not in OWN
+
+
+def section_of(page: Page, name: str) -> Locator:
+    """The part of the menu above that a page is in; one that is never there for the first page."""
+    (group,) = (group for group, names in MENU.items() if name in names)
+    return page.get_by_test_id("stTopNavSection").filter(has_text=group or "no part")

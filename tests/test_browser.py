@@ -5,11 +5,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browser import SIZES, served, watched
+from browser import SIZES, section_of, served, watched
 from playwright.sync_api import Locator, Page, expect
 
 import moeviz
-from app.menu import MENU
 from moeviz.exports import read_trace
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
@@ -47,12 +46,6 @@ def go_to(page: Page, name: str) -> None:
         page.get_by_role("link", name=name, exact=True).first.click()
     if name != "Capture":
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
-
-
-def section_of(page: Page, name: str) -> Locator:
-    """The part of the menu above that a page is in; one that is never there for the first page."""
-    (group,) = (group for group, names in MENU.items() if name in names)
-    return page.get_by_test_id("stTopNavSection").filter(has_text=group or "no part")
 
 
 def tokens(page: Page) -> Locator:
