@@ -1,6 +1,6 @@
 """One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pandas as pd
@@ -11,6 +11,8 @@ from app.downloads import table_as_csv
 from app.glossary import explained_terms
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.plots import with_data_inside
+from moeviz.report_pictures import installed, svg
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -64,15 +66,16 @@ def particulars(chart: Chart, frame: pd.DataFrame) -> None:
             st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
         with st.popover("How is this computed?", width="content"):
             st.text(chart.method)
-        st.download_button(
-            "CSV",
-            data=lambda: table_as_csv(frame),
-            file_name=f"moeviz-{chart.key.replace('_', '-')}.csv",
-            mime="text/csv",
-            on_click="ignore",
-            key=f"{chart.key} csv",
-            icon=":material/download:",
-        )
+        if installed():
+            _download(chart, "SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame))))
+        _download(chart, "CSV", "text/csv", lambda: table_as_csv(frame))
+
+
+def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> None:
+    """A file that is only made when somebody asks for it."""
+    name = f"moeviz-{chart.key.replace('_', '-')}.{kind.lower()}"
+    key = f"{chart.key} {kind.lower()}"
+    st.download_button(kind, make, name, mime, on_click="ignore", key=key, icon=":material/download:")
 
 
 def alternative(chart: Chart) -> str:

@@ -21,14 +21,24 @@ SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 
 def check_installed() -> None:
     """Raise where the optional converter is missing."""
-    if find_spec("vl_convert") is None:
+    if not installed():
         raise MoevizError('A report needs vl-convert-python to draw its pictures: `pip install "moeviz[report]"`.')
+
+
+def installed() -> bool:
+    """Whether the optional converter is there."""
+    return find_spec("vl_convert") is not None
+
+
+def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
+    """A chart as a vector picture, as wide as a page on a desk. Its data must be inside (`plots.with_data_inside`)."""
+    check_installed()
+    return _svg(_sized(chart) | {"width": WIDE}).encode()
 
 
 def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
     """The HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` for who sees none."""
-    # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
-    spec = chart.configure(aria=False).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
+    spec = _sized(chart)
     wide, narrow = (_data_uri(spec | {"width": width}) for width in (WIDE, NARROW))
     return (
         f'<picture><source media="(max-width: 640px)" srcset="{narrow}">'
@@ -36,15 +46,26 @@ def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
     )
 
 
-def _data_uri(spec: dict[str, Any]) -> str:
+def _sized(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
+    # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
+    return chart.configure(aria=False).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
+
+
+def _svg(spec: dict[str, Any]) -> str:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=version, allowed_base_urls=[])
-    if len(svg) <= LARGE_SVG:
-        return _uri("image/svg+xml", svg.encode())
-    bitmap = compressed(vl_convert.svg_to_png(svg, scale=SHARPNESS))
-    return min(_uri("image/svg+xml", svg.encode()), _uri("image/png", bitmap), key=len)
+    return vl_convert.vegalite_to_svg(spec, vl_version=version, allowed_base_urls=[])
+
+
+def _data_uri(spec: dict[str, Any]) -> str:
+    import vl_convert
+
+    drawn = _svg(spec)
+    if len(drawn) <= LARGE_SVG:
+        return _uri("image/svg+xml", drawn.encode())
+    bitmap = compressed(vl_convert.svg_to_png(drawn, scale=SHARPNESS))
+    return min(_uri("image/svg+xml", drawn.encode()), _uri("image/png", bitmap), key=len)
 
 
 def _uri(mime: str, data: bytes) -> str:

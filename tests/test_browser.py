@@ -301,3 +301,14 @@ def test_a_layer_stays_chosen_from_page_to_page(page):
     for name in ("Tokens", "Cooperation", "Capture", "Load"):
         go_to(page, name)
         expect(slider(page)).to_have_attribute("aria-valuetext", chosen)
+
+
+def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(page, tmp_path):
+    run(page, PROMPT)
+    go_to(page, "Load")
+    for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind, exact=True).first.click()
+        assert download.value.suggested_filename == f"moeviz-load-heatmap.{kind.lower()}"
+        download.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_text("utf-8").startswith(begins)

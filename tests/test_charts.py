@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from labels import labelled
 
@@ -367,3 +368,27 @@ def test_the_readme_s_table_of_charts_is_that_of_topics(request):
         README.write_text(before + BEGIN + table + END + after, encoding="utf-8")
         old = table
     assert old == table, "pytest --update-golden tests/test_charts.py writes it anew"
+
+
+@pytest.mark.parametrize("experts", [8, 64, 128, 256, 512])
+@pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic != "Specialization"])
+def test_no_picture_of_a_large_model_is_more_than_a_browser_takes_in_one_message(topic, experts):
+    """60 layers, 256 tokens: the tables of each chart as Streamlit sends them, in all under a megabyte."""
+    trace = sized(sample_trace(layers=60, tokens=256, top_k=min(8, experts // 2), experts=experts))
+    for chart in TOPICS[topic]:
+        drawn = chart.draw(chart.measure(fitted(trace, chart)))
+        assert sum(arrow_bytes(frame) for frame in tables(drawn)) < 1_000_000, chart.key
+
+
+def tables(drawn) -> list[pd.DataFrame]:
+    """The tables of a chart, those of its layers too, each once."""
+    parts = [drawn, *getattr(drawn, "layer", [])]
+    found = [part.data for part in parts] + [table for part in parts[1:] for table in tables(part)]
+    return list({id(table): table for table in found if isinstance(table, pd.DataFrame)}.values())
+
+
+def arrow_bytes(frame: pd.DataFrame) -> int:
+    table, sink = pa.Table.from_pandas(frame, preserve_index=False), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().size

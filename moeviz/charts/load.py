@@ -13,7 +13,7 @@ SHARE = "share of assignments"
 def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Layer by expert, coloured by how many even shares the expert carries. Columns: those of `expert_load`."""
     chart = (
-        alt.Chart(frame.drop(columns="rank"))
+        alt.Chart(theme.compact(frame.drop(columns="rank")))
         .mark_rect(stroke=None)
         .encode(
             x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
@@ -128,7 +128,7 @@ def _balance_tooltip() -> list[alt.Tooltip]:
 def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of each expert against its mean probability. Columns: those of `importance`."""
     points = (
-        alt.Chart(frame.drop(columns="rank"))
+        alt.Chart(theme.compact(frame.drop(columns="rank")))
         .mark_circle(opacity=0.7, size=45)
         .encode(
             x=alt.X("importance:Q", title="mean router probability", axis=theme.share_axis()),

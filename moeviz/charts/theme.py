@@ -72,6 +72,13 @@ def grid_height(rows: int) -> int:
     return int(np.clip(12 * rows + AROUND, MEDIUM, MAX_HEIGHT))
 
 
+def compact(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same numbers in small columns: a picture of tens of thousands of cells goes to a browser in one message."""
+    small = {"float64": np.float32, "int64": np.int32}
+    kinds = {name: small[str(kind)] for name, kind in frame.dtypes.items() if str(kind) in small}
+    return frame.astype(kinds)
+
+
 def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
     """As wide as the page lets it. `canvas` for charts of many marks: SVG is slow past about two thousand."""
     extra = {"usermeta": {"embedOptions": {"renderer": "canvas"}}} if canvas else {}
