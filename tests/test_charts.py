@@ -392,3 +392,11 @@ def arrow_bytes(frame: pd.DataFrame) -> int:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().size
+
+
+@every_chart
+def test_a_legend_that_is_a_gradient_is_drawn_on_a_canvas(chart):
+    """In SVG it may stay empty: Vega gives gradients of two pictures on a page the same name."""
+    spec = spec_of(chart, sample_trace())
+    gradients = [encoding for encoding in encodings(spec) if encoding.get("color", {}).get("type") == "quantitative"]
+    assert not gradients or spec["usermeta"]["embedOptions"]["renderer"] == "canvas"

@@ -33,7 +33,7 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
     ink = alt.condition("datum.of_even < 0.5", alt.value("white"), alt.value("black"))
     size = 9 if layers > MOST_WRITTEN / 2 else 11
     words = [base.mark_text(fontSize=size).encode(text="written:N", color=ink)] if layers <= MOST_WRITTEN else []
-    return theme.framed(alt.layer(cells, *words), theme.rows_height(layers))
+    return theme.framed(alt.layer(cells, *words), theme.rows_height(layers), canvas=True)
 
 
 def _columns(frame: pd.DataFrame) -> pd.Series:

@@ -41,12 +41,12 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     if frame["device"].nunique() > MOST_NUMBERS:
-        return theme.framed(alt.layer(cells), height)
+        return theme.framed(alt.layer(cells), height, canvas=True)
     on_cell = alt.condition(
         alt.datum.times_even > BLACK_ABOVE * frame["times_even"].max(), alt.value("black"), alt.value("white")
     )
     numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
-    return theme.framed(alt.layer(cells, numbers), height)
+    return theme.framed(alt.layer(cells, numbers), height, canvas=True)
 
 
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:

@@ -80,7 +80,11 @@ def compact(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
-    """As wide as the page lets it. `canvas` for charts of many marks: SVG is slow past about two thousand."""
+    """As wide as the page lets it.
+
+    `canvas` for charts of many marks, since SVG is slow past about two thousand; and for those with a gradient as their
+    legend: two SVGs of one page give their gradients the same name, and one stays without.
+    """
     extra = {"usermeta": {"embedOptions": {"renderer": "canvas"}}} if canvas else {}
     return chart.properties(width="container", height=height, **extra)
 

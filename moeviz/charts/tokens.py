@@ -136,7 +136,7 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     middle = float(frame["weight"].min() + frame["weight"].max()) / 2
     on_tile = alt.condition(alt.datum.weight > middle, alt.value("black"), alt.value("white"))
     ids = base.mark_text().encode(text="expert:Q", color=on_tile)
-    return theme.framed(alt.layer(tiles, ids), theme.rows_height(frame["layer"].nunique()))
+    return theme.framed(alt.layer(tiles, ids), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 CHARTS = (

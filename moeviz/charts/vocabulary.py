@@ -40,7 +40,7 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
     )
     on_tile = alt.condition(alt.datum.specialization > BLACK_ABOVE, alt.value("black"), alt.value("white"))
     texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
-    return theme.framed(alt.layer(tiles, texts), theme.rows_height(len(experts)))
+    return theme.framed(alt.layer(tiles, texts), theme.rows_height(len(experts)), canvas=True)
 
 
 def _token_tooltip() -> list[alt.Tooltip]:
