@@ -11,7 +11,6 @@ COLOURS = (theme.OTHER, theme.MAIN, theme.EXPERT_COLOURS[8])  # of the placement
 SHAPES = ("circle", "square", "triangle-up")
 MOST_NUMBERS = 8  # devices: more would not leave a number its place on a phone
 MANY_LAYERS = 24  # that leave little room for each
-BLACK_ABOVE = 0.3  # of the colour scale: there black and white stand out alike
 ROW, HALF_LINE = 40, 6  # pixels of a placement's two lines
 
 
@@ -43,7 +42,7 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
     if frame["device"].nunique() > MOST_NUMBERS:
         return theme.framed(alt.layer(cells), height, canvas=True)
     on_cell = alt.condition(
-        alt.datum.times_even > BLACK_ABOVE * frame["times_even"].max(), alt.value("black"), alt.value("white")
+        alt.datum.times_even > theme.BLACK_ABOVE * frame["times_even"].max(), alt.value("black"), alt.value("white")
     )
     numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
     return theme.framed(alt.layer(cells, numbers), height, canvas=True)

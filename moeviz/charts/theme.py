@@ -34,6 +34,7 @@ PAIR = ("#4a8fd0", "#cc7722")  # two layers, two kinds
 DASH = (5, 4)
 # Viridis without its darkest fifth, which drowns in a dark page.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
+BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
 DIVERGING = alt.SchemeParams(name="blueorange", extent=[1, 0])  # blue above 0
 
 MAX_TOKENS = 256  # in one picture: more cells take over a second to draw

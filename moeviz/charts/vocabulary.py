@@ -16,7 +16,6 @@ from moeviz.metrics.vocabulary import (
 COLUMNS = 5  # tokens of an expert: on a phone each has room for about eight letters
 MOST_EXPERTS = 24  # rows of a table that are still read
 MOST_NUMBERS = 8  # experts: more would not leave a number its place on a phone
-BLACK_ABOVE = 0.3  # of the colour scale: there black and white stand out alike
 MOST_LIFT = 4  # a few tokens of a rare kind reach far more, and would leave the rest of the picture one colour
 KIND_ROW, KIND_WIDTH, HALF_LINE = 38, 130, 6  # pixels of a kind's two lines
 SHARE = "share of the token's occurrences"
@@ -38,7 +37,7 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
     tiles = base.mark_rect().encode(
         color=alt.Color("specialization:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)
     )
-    on_tile = alt.condition(alt.datum.specialization > BLACK_ABOVE, alt.value("black"), alt.value("white"))
+    on_tile = alt.condition(alt.datum.specialization > theme.BLACK_ABOVE, alt.value("black"), alt.value("white"))
     texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
     return theme.framed(alt.layer(tiles, texts), theme.rows_height(len(experts)), canvas=True)
 
@@ -81,7 +80,7 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
     if frame["expert"].nunique() > MOST_NUMBERS:
         return theme.framed(alt.layer(cells), height, canvas=True)
-    on_cell = alt.condition(alt.datum.lift > BLACK_ABOVE * MOST_LIFT, alt.value("black"), alt.value("white"))
+    on_cell = alt.condition(alt.datum.lift > theme.BLACK_ABOVE * MOST_LIFT, alt.value("black"), alt.value("white"))
     numbers = base.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
     return theme.framed(alt.layer(cells, numbers), height, canvas=True)
 

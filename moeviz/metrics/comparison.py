@@ -6,10 +6,11 @@ traces are of other shapes, nothing but the balance of each can stand side by si
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.divergence import divergences
 from moeviz.metrics.load import balance, expert_load
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -37,8 +38,8 @@ def load_divergence(pair: Pair) -> pd.DataFrame:
     for at, layer in enumerate(one.model.layers):
         mine, theirs = (part[at] for part in blocks)
         both = np.concatenate([mine, theirs])
-        chance = [_bits(both[deal].sum(axis=0), both[~deal].sum(axis=0)) for deal in deals]
-        rows.append((layer, _bits(mine.sum(axis=0), theirs.sum(axis=0)), float(np.mean(chance))))
+        chance = [_bits(both[deal], both[~deal]) for deal in deals]
+        rows.append((layer, _bits(mine, theirs), float(np.mean(chance))))
     frame = pd.DataFrame(rows, columns=["layer", "divergence", "chance"]).astype({"layer": np.int32})
     return frame.assign(tokens=np.int64(len(one.tokens)), other_tokens=np.int64(len(other.tokens)))
 
@@ -113,14 +114,7 @@ def _deals(first: int, second: int) -> list[np.ndarray]:
     return [rng.permutation(first + second) < first for _ in range(SHUFFLES)]
 
 
-def _bits(counts: np.ndarray, others: np.ndarray) -> float:
-    """Jensen-Shannon divergence of two distributions given by counts; NaN where one has none."""
-    if not counts.sum() or not others.sum():
-        return float("nan")
-    one, other = counts / counts.sum(), others / others.sum()
-    return max(float(_entropy((one + other) / 2) - (_entropy(one) + _entropy(other)) / 2), 0.0)
-
-
-def _entropy(share: Float64[np.ndarray, " E"]) -> float:
-    used = share[share > 0]
-    return float(-(used * np.log2(used)).sum())
+def _bits(counts: Int64[np.ndarray, "N E"], others: Int64[np.ndarray, "M E"]) -> float:
+    """How far the loads of two sets of blocks are apart."""
+    loads = np.stack([counts.sum(axis=0), others.sum(axis=0)])
+    return float(divergences(loads, np.array([0]), np.array([1]))[0])

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.divergence import divergences
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.routing_trace import RoutingTrace
@@ -25,15 +26,11 @@ def label_likeness(trace: RoutingTrace, reference: RoutingTrace) -> pd.DataFrame
         here, there = getattr(trace.model, fact), getattr(reference.model, fact)
         if here != there:
             raise InvalidTrace(f"Likeness compares traces of one model; {fact} is {here} here and {there} there.")
-    labelled = load_by_label(reference).merge(expert_load(trace)[["layer", "expert", "load"]], on=["layer", "expert"])
-    middle = (labelled["share"] + labelled["load"]) / 2
-    parts = [_bits(labelled[column], middle) for column in ("share", "load")]
-    by_layer = labelled.assign(divergence=(parts[0] + parts[1]) / 2).groupby(["label", "layer"], sort=False)
-    mean = by_layer["divergence"].sum().groupby("label", sort=False).mean()
-    return mean.clip(lower=0).sort_values(kind="stable").reset_index()
-
-
-def _bits(share: pd.Series, middle: pd.Series) -> pd.Series:
-    """Each expert's part of the divergence of `share` from `middle`."""
-    used = np.where(share > 0, share, 1)
-    return share * np.log2(used / np.where(share > 0, middle, 1))
+    loads, labelled = expert_load(trace), load_by_label(reference)
+    names, apart = labelled["label"].unique(), []
+    for layer, shares in labelled.groupby("layer", sort=False):
+        table = shares.pivot(index="label", columns="expert", values="share").loc[names]
+        rows = np.vstack([table, loads.loc[loads["layer"] == layer, "load"]])
+        apart.append(divergences(rows, np.arange(len(names)), np.full(len(names), len(names))))
+    mean = pd.DataFrame({"label": names, "divergence": np.mean(apart, axis=0)})
+    return mean.sort_values("divergence", kind="stable", ignore_index=True)

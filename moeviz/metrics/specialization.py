@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int16, Int64
+from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.divergence import divergences, entropy
 from moeviz.metrics.labels import labels_of
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -106,12 +107,12 @@ def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
     names, frames = np.array(texts.names, object), []
     for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
         counts = texts.counts(experts[:, :1], num_experts)
-        chance = [_divergences(texts.by_label(counts[order]), first, second) for order in texts.shuffles]
+        chance = [divergences(texts.by_label(counts[order]), first, second) for order in texts.shuffles]
         columns = {
             "layer": np.int32(layer),
             "label": pd.Series(names[first], dtype="str"),
             "other": pd.Series(names[second], dtype="str"),
-            "divergence": _divergences(texts.by_label(counts), first, second),
+            "divergence": divergences(texts.by_label(counts), first, second),
             "shuffled": np.mean(chance, axis=0) if chance else np.nan,
         }
         frames.append(pd.DataFrame(columns).astype({"divergence": np.float64, "shuffled": np.float64}))
@@ -160,7 +161,7 @@ def _information(counts: Int64[np.ndarray, "D E"]) -> float:
         return np.nan
     shares = counts / counts.sum(axis=1, keepdims=True)
     all_labels = shares.mean(axis=0, keepdims=True)
-    return max(float(_entropy(all_labels)[0] - _entropy(shares).mean()), 0.0)
+    return max(float(entropy(all_labels)[0] - entropy(shares).mean()), 0.0)
 
 
 def _maximum(counts: Int64[np.ndarray, "D E"], experts: Int16[np.ndarray, "T K"]) -> float:
@@ -169,16 +170,3 @@ def _maximum(counts: Int64[np.ndarray, "D E"], experts: Int16[np.ndarray, "T K"]
         return np.nan
     labels = (counts.sum(axis=1) > 0).sum()
     return float(np.log2(min(labels, counts.shape[1] / filled[filled > 0].min())))
-
-
-def _divergences(counts: Int64[np.ndarray, "D E"], first: np.ndarray, second: np.ndarray) -> Float64[np.ndarray, " P"]:
-    total = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
-    entropy = _entropy(shares)
-    both = _entropy((shares[first] + shares[second]) / 2)
-    return np.maximum(both - (entropy[first] + entropy[second]) / 2, 0)
-
-
-def _entropy(shares: Float64[np.ndarray, "D E"]) -> Float64[np.ndarray, " D"]:
-    """Shannon entropy in bits of each row; NaN stays NaN."""
-    return -(shares * np.log2(np.where(shares == 0, 1, shares))).sum(axis=-1)

@@ -1,0 +1,26 @@
+"""How far apart distributions are, in bits."""
+
+import numpy as np
+from jaxtyping import Float64, Num
+
+
+def divergences(counts: Num[np.ndarray, "D E"], first: np.ndarray, second: np.ndarray) -> Float64[np.ndarray, " P"]:
+    """Jensen-Shannon divergence of pairs of rows: 0 where both are alike, 1 where they share nothing.
+
+    Each row counts how often something had each of E values; NaN where a row of the pair has none.
+
+    >>> divergences(np.array([[1, 1, 0], [1, 0, 1], [0, 0, 0]]), np.array([0, 0]), np.array([1, 2])).tolist()
+    [0.5, nan]
+
+    Source: Lin (1991), section IV, with the logarithm to base 2.
+    """
+    total = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    each = entropy(shares)
+    both = entropy((shares[first] + shares[second]) / 2)
+    return np.maximum(both - (each[first] + each[second]) / 2, 0)
+
+
+def entropy(shares: Float64[np.ndarray, "D E"]) -> Float64[np.ndarray, " D"]:
+    """Shannon entropy in bits of each row; NaN stays NaN."""
+    return -(shares * np.log2(np.where(shares == 0, 1, shares))).sum(axis=-1)
