@@ -8,6 +8,8 @@ from app.views.capture import capture_page
 from app.views.compare import compare_page
 from app.views.corpus import corpus_page
 from app.views.formation import formation_page
+from app.views.local_experts import local_experts_page
+from app.views.timeline import timeline_page
 from app.views.topic import topic_page
 from app.views.traces import traces_page
 from app.views.what_if import what_if_page
@@ -21,6 +23,7 @@ MENU = {
     "Depth": ("Layers", "Flow"),
     "Cost": ("Parameters", "Coverage", "Placement"),
     "Ask": ("Compare", "What if", "Corpus", "Formation"),
+    "History": ("Timeline", "Local experts"),
     "Files": ("Traces",),
 }
 PAGES = {
@@ -30,6 +33,8 @@ PAGES = {
     "What if": what_if_page,
     "Corpus": corpus_page,
     "Formation": formation_page,
+    "Timeline": timeline_page,
+    "Local experts": local_experts_page,
     "Traces": traces_page,
 }
 

@@ -23,6 +23,7 @@ MOMENT, FORMATION_LAYER = "moment", "formation_layer"
 _TRACE, _TOKEN, _OPENED, _HEATMAPS, _LIVE = "trace", "token", "opened", "heatmaps", "live"
 DTYPE, DEVICE, SITE = "dtype", "device_map", "site"
 HOW = {DTYPE: ("float32", "bfloat16", "float16"), DEVICE: ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")}
+FAMILIES, LOCAL_EXPERTS, LOCAL_ERROR, LOCAL_SEED = "families", "local_experts", "local_error", "local_seed"
 TEXTS, TEXT_FILES, SOURCE, TOUR = "texts", "text_files", "source", "tour"
 CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "change",

@@ -162,6 +162,21 @@ def _families(args: Namespace) -> int:
     return 1 if found else 0
 
 
+def _history(args: Namespace) -> int:
+    check_output(args.output)
+    from moeviz.cli_history import checked, systems, trained
+    from moeviz.cli_trace import summary_of, summary_text
+
+    if args.action == "run":
+        result = trained(args.name, args.seed)
+        write(result, args.output)
+        print(json.dumps(summary_of(result)) if args.json else summary_text(summary_of(result)))
+        return 0
+    table = checked() if args.action == "check" else systems()
+    print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
+    return 0
+
+
 def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.cli_metrics import measured
@@ -203,6 +218,7 @@ COMMANDS = {
     "corpus": _corpus,
     "params": _params,
     "families": _families,
+    "history": _history,
     "metrics": _metrics,
     "convert": _convert,
 }

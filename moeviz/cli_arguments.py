@@ -68,6 +68,10 @@ EXAMPLES = {
   moeviz families
   moeviz families --json | jq '.[] | select(.kernels != "yes")'
   moeviz families --check                             survey the transformers that is installed here (a minute)""",
+    "history": """examples:
+  moeviz history                                      the systems that can be trained here
+  moeviz history run local-experts --seed 3 -o 1991.npz
+  moeviz history check                                what we get beside what the papers print""",
     "metrics": """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5
@@ -174,6 +178,14 @@ def _families_arguments(families: argparse.ArgumentParser) -> None:
     families.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _history_arguments(history: argparse.ArgumentParser) -> None:
+    history.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
+    history.add_argument("name", nargs="?", default="local-experts", help="which system to run")
+    history.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same trace")
+    history.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
+    history.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     metrics.add_argument("trace", metavar="TRACE", help="a .csv, .parquet, .json or .npz file")
     metrics.add_argument("--topic", choices=TOPICS, default="load", help="which numbers (default: load)")
@@ -209,6 +221,7 @@ COMMANDS = {
     "corpus": ("Trace labelled texts and tell which experts which kind of text uses.", _corpus_arguments),
     "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
     "families": ("Tell which MoE families of transformers moeviz reads, and how.", _families_arguments),
+    "history": ("Train the systems that came before, and check them against their papers.", _history_arguments),
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
     "convert": ("Write a trace in another format; the suffixes say which.", _convert_arguments),
 }

@@ -233,3 +233,25 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
     assert not app.exception
     assert app.session_state["trace"].model.site == "decoder"
     assert app.query_params["site"] == "decoder"
+
+
+def test_the_timeline_shows_all_families_or_those_chosen():
+    app = page("app.views.timeline.timeline_page")
+    assert not app.exception and pictures(app) == 1
+    app.multiselect(key=state.FAMILIES).set_value(["Google"]).run()
+    assert not app.exception and pictures(app) == 1
+
+
+@pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
+def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
+    traces = []
+    for _ in range(2):
+        app = page("app.views.local_experts.local_experts_page")
+        app.selectbox(key=state.LOCAL_ERROR).set_value(error).run()
+        assert not app.exception and pictures(app) == 2
+        assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
+        assert "synthetic stand-in" in sentences(app)
+        (look,) = (button for button in app.button if button.label == "Look at it on every page")
+        look.click().run()
+        traces.append(app.session_state["trace"])
+    assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"

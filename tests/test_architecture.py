@@ -13,8 +13,10 @@ TORCH = "torch transformers accelerate"
 # Read as: files under the left may import these, and nothing else that is watched. The first match counts.
 MAY_IMPORT = {
     "app": "app moeviz streamlit",
-    "moeviz/charts": f"moeviz.charts moeviz.metrics {INERT} altair",
+    "moeviz/charts": f"moeviz.charts moeviz.history moeviz.metrics {INERT} altair",
     "moeviz/metrics": f"moeviz.metrics moeviz.parameters {INERT}",
+    "moeviz/capture/mixtures.py": f"moeviz.history {INERT}",
+    "moeviz/history": "moeviz.history moeviz.errors",
     "moeviz/capture": f"moeviz.capture moeviz.embedded moeviz.parameters {INERT} moe_kernels {TORCH}",
     # Programs that use the whole house, to train and to judge the model that ships.
     "moeviz/embedded/training": f"moeviz {TORCH}",
@@ -42,6 +44,7 @@ MAY_IMPORT = {
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors",
     "moeviz/cli_corpus.py": f"moeviz.labelled_texts moeviz.metrics moeviz.terminal {INERT}",
     "moeviz/cli_families.py": "moeviz.capture moeviz.terminal transformers",
+    "moeviz/cli_history.py": f"moeviz.capture.mixtures moeviz.history {INERT}",
     "moeviz/cli_io.py": "moeviz.capture moeviz.exports moeviz.routing_trace moeviz.errors",
     "moeviz/cli_metrics.py": f"moeviz.charts {INERT}",
     "moeviz/cli_params.py": f"moeviz.capture moeviz.footprint moeviz.metrics moeviz.parameters {INERT}",

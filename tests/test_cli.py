@@ -517,3 +517,20 @@ def test_trace_takes_other_ways_to_generate(capsys):
     assert "4 generated" in capsys.readouterr().out
     assert main(["trace", "Il", "--max-new-tokens", "3", "--num-return-sequences", "2"]) == 1
     assert "The likeliest tokens are the same every time" in capsys.readouterr().err
+
+
+# moeviz history
+
+
+def test_history_lists_trains_and_checks(tmp_path, capsys):
+    assert main(["history"]) == 0
+    assert "local-experts" in capsys.readouterr().out
+    path = tmp_path / "1991.npz"
+    assert main(["history", "run", "local-experts", "--seed", "3", "-o", str(path)]) == 0
+    assert read_trace(path).model.layer_kind == "epoch"
+    assert main(["history", "run", "no-such"]) == 1
+    capsys.readouterr()
+    assert main(["history", "check", "--json"]) == 0
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    failed = rows.loc[~rows["passed"], "what"].tolist()
+    assert len(rows) > 15 and all("Switch" in what for what in failed)

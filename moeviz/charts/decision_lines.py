@@ -1,0 +1,50 @@
+"""The picture of the 1991 paper. No topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.history.decision_lines import decision_lines
+
+
+def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
+    """Samples and experts' lines over two formants. Columns: those of `decision_lines`."""
+    samples, lines = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line"))
+    experts = sorted(int(expert) for expert in frame["expert"].unique())
+    colour = alt.Color(
+        "expert:N",
+        scale=alt.Scale(domain=experts, range=[theme.EXPERT_COLOURS[e % len(theme.EXPERT_COLOURS)] for e in experts]),
+        legend=alt.Legend(title="expert", orient="top"),
+    )
+    x = alt.X("f1:Q", title="first formant F1, kHz", scale=alt.Scale(zero=False))
+    y = alt.Y("f2:Q", title="second formant F2, kHz", scale=alt.Scale(zero=False))
+    points = (
+        alt.Chart(samples)
+        .mark_point(size=36, opacity=0.8)
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=alt.Shape("vowel:N", legend=alt.Legend(title="vowel", orient="top")),
+            fillOpacity=alt.condition(alt.datum.right, alt.value(0), alt.value(1)),
+            tooltip=[
+                alt.Tooltip("vowel:N"),
+                alt.Tooltip("f1:Q", format=".2f"),
+                alt.Tooltip("f2:Q", format=".2f"),
+                alt.Tooltip("expert:Q", title="goes to expert", format="d"),
+                alt.Tooltip("right:N", title="answered right"),
+            ],
+        )
+    )
+    strokes = alt.Chart(lines).mark_line(strokeWidth=3).encode(x=x, y=y, color=colour)
+    return theme.framed(points + strokes, theme.MEDIUM + 60)
+
+
+DECISION_LINES = Chart(
+    "How do the experts share the plane out?",
+    "Each mark is one spoken vowel, in the colour of the expert that the gate gives it to, and each line is where that "
+    "expert's answer changes; an expert without a mark has been given up.",
+    measure=decision_lines,
+    draw=formant_plane,
+)

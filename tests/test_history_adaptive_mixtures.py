@@ -1,0 +1,173 @@
+"""The adaptive mixture of 1991: its three errors, its data, its training, its trace, and what its paper claims."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from moeviz.capture.mixtures import from_adaptive_mixtures
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history import vowels
+from moeviz.history.adaptive_mixtures import ERRORS, STOP_AT, sigmoid, softmax, train
+from moeviz.history.check import acceptance, backprop_epochs
+from moeviz.history.vowels import VOWELS, peterson_barney, read_table, stand_in
+from moeviz.metrics.specialization import label_divergence, load_by_label
+
+
+@pytest.fixture(scope="module")
+def data():
+    return stand_in()
+
+
+@pytest.fixture(scope="module")
+def mixture(data):
+    return train(data)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_the_gradients_of_each_error_are_its_numerical_differences(name):
+    rng = np.random.default_rng(1)
+    outputs, logits, desired = rng.uniform(size=(5, 3)), rng.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1.0])
+    error = ERRORS[name]
+    _, by_output, by_logit = error(outputs, softmax(logits), desired)
+    for expert in range(3):
+        nudge = 1e-6 * (np.arange(3) == expert)
+        rise = error(outputs + nudge, softmax(logits), desired)[0] - error(outputs - nudge, softmax(logits), desired)[0]
+        assert rise / 2e-6 == pytest.approx(by_output[:, expert], abs=1e-8)
+        rise = error(outputs, softmax(logits + nudge), desired)[0] - error(outputs, softmax(logits - nudge), desired)[0]
+        assert rise / 2e-6 == pytest.approx(by_logit[:, expert], abs=1e-8)
+
+
+def test_the_errors_of_one_sample_are_those_worked_by_hand():
+    """d = 1, experts say 1 and 0, the gate 1/4 and 3/4: the mixture says 1/4."""
+    outputs, gate, desired = np.array([[1.0, 0.0]]), np.array([[0.25, 0.75]]), np.array([1.0])
+    values = {name: float(error(outputs, gate, desired)[0][0]) for name, error in ERRORS.items()}
+    assert values == pytest.approx(
+        {
+            "cooperative": 0.75**2,
+            "competitive": 0.75,
+            "mixture likelihood": -np.log(0.25 + 0.75 * np.exp(-0.5)),
+        }
+    )
+
+
+def test_sigmoid_and_softmax_stand_large_numbers():
+    assert sigmoid(np.array([-1e4, 0, 1e4])).tolist() == [0, 0.5, 1]
+    assert softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])).tolist() == [[1, 0], [0.5, 0.5]]
+
+
+def test_the_stand_in_has_the_published_averages_and_says_what_it_is(data):
+    assert data.formants.shape == (600, 2) and np.unique(data.speaker).size == 75
+    assert "stand-in" in data.source and not data.measured
+    assert (data.training.sum(), np.unique(data.speaker[data.training]).max()) == (400, 50)
+    for vowel, average in enumerate(vowels.AVERAGES[0][1]):
+        men = data.formants[(data.vowel == vowel) & (data.speaker <= 33)]
+        assert men.mean(axis=0) == pytest.approx(average, rel=0.05)
+
+
+def test_a_table_other_than_the_checked_one_is_refused():
+    with pytest.raises(MoevizError, match="SHA-256"):
+        read_table(b"Speaker,Vowel,F1,F2\n1,iy,240,2280\n")
+
+
+def test_the_same_seed_gives_the_same_mixture_and_another_seed_another(data, mixture):
+    again, other = train(data), train(data, seed=1, max_epochs=5)
+    for each in fields(mixture):
+        assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
+    assert not np.array_equal(mixture.expert_lines[0], other.expert_lines[0])
+
+
+def test_training_stops_at_the_first_epoch_that_reaches_the_error(mixture):
+    assert mixture.error_by_epoch[-1] <= STOP_AT < mixture.error_by_epoch[:-1].min()
+    assert mixture.epochs == mixture.recorded[-1] == len(mixture.error_by_epoch) - 1
+    assert train(stand_in(), max_epochs=3).epochs is None
+
+
+def test_the_gate_starts_without_preference_and_its_proportions_sum_to_1(mixture):
+    assert (mixture.proportions[0] == 1 / 4).all()
+    assert mixture.proportions.sum(axis=-1) == pytest.approx(1)
+
+
+def test_who_watches_sees_each_epoch_and_may_stop(data):
+    class Enough(Exception):
+        pass
+
+    seen = []
+
+    def watch(epoch, state):
+        seen.append((epoch, state.error))
+        if epoch == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(data, watch=watch)
+    assert [epoch for epoch, _ in seen] == [0, 1, 2, 3]
+    assert [error for _, error in seen] == train(data, max_epochs=3).error_by_epoch.tolist()
+
+
+def test_what_cannot_be_trained_is_refused_with_a_sentence(data):
+    with pytest.raises(MoevizError, match="cooperative"):
+        train(data, error="squared")
+    with pytest.raises(MoevizError, match="1 or more"):
+        train(data, experts=0)
+    with pytest.raises(MoevizError, match="4 or 8 experts"):
+        acceptance(range(3), experts=5)
+    with pytest.raises(MoevizError, match="two seeds"):
+        acceptance([0])
+
+
+def test_what_the_paper_claims_of_its_mixtures_holds_for_a_few_seeds_of_the_stand_in():
+    frame = acceptance(range(3))
+    assert frame["passed"].all(), frame[~frame["passed"]].to_string()
+    assert frame["paper"].isna().all(), "no figure of the paper is claimed for made-up vowels"
+    assert frame["data"].str.contains("stand-in").all()
+
+
+def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
+    pytest.importorskip("parselmouth", reason="the measured vowels are in praat-parselmouth")
+    frame = acceptance(range(3), peterson_barney())
+    assert frame["passed"].all(), frame[~frame["passed"]].to_string()
+    assert frame["what"].str.contains("test speakers").any() and not frame["data"].str.contains("stand-in").any()
+
+
+def test_acceptance_can_fail(monkeypatch):
+    """Stopped after 20 epochs no mixture has learnt anything."""
+    monkeypatch.setattr("moeviz.history.check.train", lambda data, *a, **k: train(data, *a, **k, max_epochs=20))
+    assert not acceptance(range(2)).set_index("what")["passed"]["share of runs that reach error 0.08"]
+
+
+def test_a_network_that_hardly_learns_does_not_reach_the_error(data):
+    assert backprop_epochs(data, hidden=6, seed=0, step=1e-3) is None
+
+
+def test_the_trace_holds_the_gate_of_every_recorded_epoch(data, mixture):
+    trace = from_adaptive_mixtures(mixture, data)
+    assert trace.model.layers == mixture.recorded and trace.model.layer_kind == "epoch"
+    assert (trace.model.backend, trace.model.top_k, trace.model.num_layers) == ("mixture", 4, None)
+    assert "stand-in" in trace.model.caution
+    assert trace.tokens["text"][0] == "[i] speaker 1" and set(trace.tokens["label"]) == set(VOWELS)
+    assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-6)
+    restored = np.take_along_axis(trace.weights, np.argsort(trace.experts, axis=-1), axis=-1)
+    assert restored == pytest.approx(mixture.proportions, abs=1e-6)
+    assert trace.probabilities("This test") == pytest.approx(mixture.proportions, abs=1e-6)
+
+
+def test_late_in_training_the_vowels_have_gone_to_different_experts(data, mixture):
+    trace = from_adaptive_mixtures(mixture, data, slots=1).select(layers=mixture.recorded[-1:])
+    load = load_by_label(trace)
+    of_winners = load[load["expert"].isin(mixture.surviving)].groupby("label")["share"].sum()
+    assert of_winners["i"] == of_winners["ɑ"] == pytest.approx(1)
+    assert load.pivot(index="label", columns="expert", values="share").max(axis=1).min() > 0.8
+    assert label_divergence(trace)["divergence"].max() > 0.8
+
+
+def test_with_all_slots_every_expert_has_the_same_assignments(data, mixture):
+    late = from_adaptive_mixtures(mixture, data).select(layers=mixture.recorded[-1:])
+    assert (load_by_label(late)["share"] == 1 / 4).all()
+
+
+def test_a_trace_of_other_data_or_too_many_slots_is_refused(data, mixture):
+    with pytest.raises(InvalidTrace, match="1 to 4"):
+        from_adaptive_mixtures(mixture, data, slots=5)
+    with pytest.raises(InvalidTrace, match="trained on"):
+        from_adaptive_mixtures(mixture, vowels.Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))
