@@ -22,6 +22,6 @@ def timeline_page() -> None:
     st.subheader("Do the printed sizes give the printed counts?", anchor=False)
     st.markdown(
         "Parameters worked out from the sizes that a paper prints, beside the number that it prints. What does not "
-        "agree says something: Switch-XXL has 201 billion with its printed 64 experts, with 128 the printed 395 billion."
+        "agree says something: Switch-XXL has 201 billion with its printed 64 experts, 395 as printed with 128."
     )
     st.dataframe(published_counts(), hide_index=True)
