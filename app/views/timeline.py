@@ -11,9 +11,7 @@ from moeviz.history.published_counts import published_counts
 def timeline_page() -> None:
     """The timeline, of all families or some; and the counts."""
     st.title("Timeline", anchor=False)
-    st.markdown(
-        "From 24 weights that told vowels apart to trillions: total and active parameters, each with its source."
-    )
+    st.markdown("From 24 weights that told vowels apart to trillions: total and active parameters, and who says so.")
     heading(TIMELINE)
     frame = TIMELINE.measure()
     families = list(dict.fromkeys(frame["family"]))
