@@ -21,11 +21,12 @@ EQUATIONS = {
 
 def local_experts_page() -> None:
     """What was new, the controls, and what became of the experts at any recorded epoch."""
-    st.title("Local experts, 1991", anchor=False)
+    st.title("Local experts", anchor=False)
     st.markdown(
-        "Several small networks compete for the cases, and a gate learns which of them is to answer: the first mixture "
-        "of experts. By the third error function the expert that fits a case best learns it fastest. Of four or eight "
-        "experts, two or three were left at the end (Jacobs, Jordan, Nowlan and Hinton, *Neural Computation* 3, 79–87)."
+        "1991: several small networks compete for the cases, and a gate learns which of them is to answer. It is the "
+        "first mixture of experts. By the third error function the expert that fits a case best learns it fastest. Of "
+        "four or eight experts, two or three were left at the end (Jacobs, Jordan, Nowlan and Hinton, *Neural "
+        "Computation* 3, 79–87)."
     )
     st.markdown(
         "What does not come out here: that the third error function is the better one (all three end with two experts, "
