@@ -26,7 +26,7 @@ def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int
     rows["Memory"] = (needed, f"For its weights and a tenth more. Free where it goes: {free or 'not known'}.")
     if max_tokens is not None:
         rows["Context"] = (f"{max_tokens:,}", "Tokens that fit, prompt and generated ones together.")
-    _row(rows)
+    figures(rows)
 
 
 def trace_name(trace: RoutingTrace) -> None:
@@ -44,7 +44,7 @@ def trace_facts(trace: RoutingTrace) -> None:
     """Whose trace it is, and how much of what it holds."""
     model, phase = trace.model, trace.tokens["phase"]
     trace_name(trace)
-    _row(
+    figures(
         {
             "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, special ones included."),
             "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that met the routers."),
@@ -96,7 +96,8 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     return {"Routed like": (nearest.label, meaning)}
 
 
-def _row(rows: dict[str, tuple[int | str, str]]) -> None:
+def figures(rows: dict[str, tuple[int | str, str]]) -> None:
+    """A row of numbers: under each name its value, and on hover what it means."""
     with st.container(horizontal=True, gap="medium"):
         for label, (value, meaning) in rows.items():
             st.metric(label, value, help=meaning, format="compact" if isinstance(value, int) else None, width="content")

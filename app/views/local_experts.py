@@ -3,7 +3,8 @@
 import streamlit as st
 
 from app import state
-from app.show import explained, heading, particulars, picture_and_words
+from app.facts import figures
+from app.show import explained, heading, picture_and_words
 from moeviz.capture.mixtures import from_adaptive_mixtures
 from moeviz.charts.decision_lines import DECISION_LINES
 from moeviz.charts.specialization import CHARTS, label_load_heatmap
@@ -68,18 +69,11 @@ def _show(result: Mixture) -> None:
         "Right, training": (f"{result.train_accuracy:.0%}", "Of the samples of the first 50 speakers."),
         "Right, test": (f"{result.test_accuracy:.0%}", "Of the samples of the other 25 speakers."),
     }
-    with st.container(horizontal=True, gap="medium"):
-        for label, (value, meaning) in rows.items():
-            st.metric(label, value, help=meaning, width="content")
+    figures(rows)
     epoch = st.select_slider("Epoch", result.recorded, result.recorded[-1], lambda epoch: f"{epoch:,}")
     at = result.recorded.index(epoch)
     heading(DECISION_LINES)
-    frame = DECISION_LINES.measure(result, data, at)
-    picture, words = st.columns([3, 1], gap="medium")
-    with picture:
-        st.altair_chart(DECISION_LINES.draw(frame), key=DECISION_LINES.key, alt=DECISION_LINES.question)
-    with words:
-        particulars(DECISION_LINES, frame)
+    picture_and_words(DECISION_LINES, DECISION_LINES.measure(result, data, at))
     trace = from_adaptive_mixtures(result, data, slots=1)
     heading(BY_LABEL)
     picture_and_words(BY_LABEL, BY_LABEL.measure(trace.select(layers=[epoch])))

@@ -7,6 +7,7 @@ import streamlit as st
 
 import moeviz
 from app import settings, shared, state
+from app.facts import figures
 from app.live import waiting_words
 from app.show import explained, heading, picture_and_words
 from app.worker import InLine, News, result
@@ -28,6 +29,7 @@ CHANGES = {
     "Another precision": "The whole model in another precision; the routers decide as they like in it.",
 }
 PRECISIONS = ("bfloat16", "float16", "int8")
+NEXT = ("next_token", "next_token_changed")
 PICTURES = [chart for chart in COMPARISONS if "tokens go" in chart.question or "more than" in chart.question]
 
 
@@ -121,9 +123,6 @@ def _show(found: "WhatIf", loaded: "LoadedModel") -> None:
         st.success("Kept. The Compare page has them both.")
 
 
-NEXT = ("next_token", "next_token_changed")
-
-
 def _figures(summary: dict[str, float]) -> None:
     rows = {
         "Loss, as it is": (f"{summary['loss']:.3f}", "Nats a token, mean: how badly the text is predicted."),
@@ -131,6 +130,4 @@ def _figures(summary: dict[str, float]) -> None:
         "KL": (f"{summary['kl']:.4f}", "Nats, mean of tokens: how far the distribution of the next token moves."),
         "Other next token": (f"{summary['another']:.0%}", "Tokens after which another one becomes the likeliest."),
     }
-    with st.container(horizontal=True, gap="medium"):
-        for label, (value, meaning) in rows.items():
-            st.metric(label, value, help=meaning, width="content")
+    figures(rows)
