@@ -27,7 +27,6 @@ def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
             y=y,
             color=colour,
             shape=alt.Shape("vowel:N", legend=alt.Legend(title="vowel", orient="top")),
-            fillOpacity=alt.condition(alt.datum.right, alt.value(0), alt.value(1)),
             tooltip=[
                 alt.Tooltip("vowel:N"),
                 alt.Tooltip("f1:Q", format=".2f"),
