@@ -43,6 +43,11 @@ def model_facts(name: str) -> ModelInfo:
     return _facts(name)
 
 
+def model_facts_of_known(name: str) -> ModelInfo:
+    """The same of a well-known model, on offer here or not: its sizes are moeviz's own copy, and nothing is loaded."""
+    return _facts(name)
+
+
 def memory(name: str, how: How) -> tuple[int, int | None]:
     """Bytes that a model takes, and bytes that are free for it where it is to go (None: the system does not say)."""
     from moeviz.capture.room import bytes_free, bytes_needed
@@ -71,6 +76,11 @@ def at_work(
     """Have the model's own thread do `work(model, tell)`; see `app.worker.Worker.ask`. Close it to cancel."""
     loaded = model(name, how)
     return _worker(name, how).ask(lambda tell: work(loaded, tell))
+
+
+def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | News | Done]:
+    """Have the history gallery's one thread do `work(tell)`: trainings wait for each other, and for no model."""
+    return _worker("the history gallery", AS_IT_IS).ask(work)
 
 
 def _check_on_offer(name: str) -> None:
@@ -113,6 +123,15 @@ def formation() -> dict[int, RoutingTrace]:
 def saturation() -> pd.DataFrame:
     """How much of the final routing each of those moments had."""
     return SATURATION.measure(formation())
+
+
+@st.cache_resource(show_spinner="Counting …")
+def known_models() -> pd.DataFrame:
+    """Exact parameter counts of the models whose configurations ship, beside what their makers say."""
+    from moeviz.capture.known_counts import known_counts
+
+    with _building():
+        return known_counts()
 
 
 def evaluation_routing() -> RoutingTrace:

@@ -23,7 +23,7 @@ MOMENT, FORMATION_LAYER = "moment", "formation_layer"
 _TRACE, _TOKEN, _OPENED, _HEATMAPS, _LIVE = "trace", "token", "opened", "heatmaps", "live"
 DTYPE, DEVICE, SITE = "dtype", "device_map", "site"
 HOW = {DTYPE: ("float32", "bfloat16", "float16"), DEVICE: ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")}
-FAMILIES, LOCAL_EXPERTS, LOCAL_ERROR, LOCAL_SEED = "families", "local_experts", "local_error", "local_seed"
+FAMILIES, READING, _RESULTS = "families", "reading", "results"
 TEXTS, TEXT_FILES, SOURCE, TOUR = "texts", "text_files", "source", "tour"
 CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "change",
@@ -92,6 +92,21 @@ def keep_held() -> None:
 def forget_held() -> None:
     """A new run begins: what an earlier one had is no longer wanted."""
     st.session_state.pop(_LIVE, None)
+
+
+def keep_result(name: str, found: Any) -> None:
+    """What this visitor's last training of a system of the gallery came to."""
+    st.session_state.setdefault(_RESULTS, {})[name] = found
+
+
+def result(name: str) -> Any:
+    """That; None where it has not been trained."""
+    return st.session_state.get(_RESULTS, {}).get(name)
+
+
+def forget_result(name: str) -> None:
+    """Callback of Back to what ships."""
+    st.session_state.get(_RESULTS, {}).pop(name, None)
 
 
 def selected_token() -> int | None:

@@ -136,11 +136,12 @@ def _corpus(args: Namespace) -> int:
 
 
 def _params(args: Namespace) -> int:
-    from moeviz.cli_params import known_models, params_of, params_text
+    from moeviz.capture.known_counts import known_counts
+    from moeviz.cli_params import params_of, params_text
     from moeviz.exports import read_trace
 
     if args.known:
-        table = known_models()
+        table = known_counts()
         print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
         return 0
     trace = None if args.trace is None else read_trace(args.trace)
@@ -164,17 +165,21 @@ def _families(args: Namespace) -> int:
 
 def _history(args: Namespace) -> int:
     check_output(args.output)
-    from moeviz.cli_history import checked, systems, trained
+    from moeviz.cli_history import check, systems, trained
     from moeviz.cli_trace import summary_of, summary_text
 
     if args.action == "run":
-        result = trained(args.name, args.seed)
+        result = trained(args.name or "local-experts", args.seed, note)
         write(result, args.output)
         print(json.dumps(summary_of(result)) if args.json else summary_text(summary_of(result)))
         return 0
-    table = checked() if args.action == "check" else systems()
-    print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
-    return 0
+    if args.action == "list":
+        print(json.dumps(records(systems())) if args.json else frame_text(systems()))
+        return 0
+    table = check([args.name] if args.name else [], args.quick, note if args.json else print)
+    if args.json:
+        print(json.dumps(records(table)))
+    return int(not table["passed"].all())
 
 
 def _metrics(args: Namespace) -> int:

@@ -71,7 +71,8 @@ EXAMPLES = {
     "history": """examples:
   moeviz history                                      the systems that can be trained here
   moeviz history run local-experts --seed 3 -o 1991.npz
-  moeviz history check                                what we get beside what the papers print""",
+  moeviz history check                                what we get beside what the papers print; 1 if any fails
+  moeviz history check switch --quick                 of one system, with less training""",
     "metrics": """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5
@@ -180,9 +181,10 @@ def _families_arguments(families: argparse.ArgumentParser) -> None:
 
 def _history_arguments(history: argparse.ArgumentParser) -> None:
     history.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
-    history.add_argument("name", nargs="?", default="local-experts", help="which system to run")
+    history.add_argument("name", nargs="?", help="which system to run or check (default: local-experts; all)")
     history.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same trace")
     history.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
+    history.add_argument("--quick", action="store_true", help="check less, in seconds")
     history.add_argument("--json", action="store_true", help="print JSON")
 
 

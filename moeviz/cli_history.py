@@ -1,45 +1,56 @@
 """What `moeviz history` lists, trains and checks."""
 
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
 import pandas as pd
 
-from moeviz.capture.mixtures import from_adaptive_mixtures
-from moeviz.errors import MoevizError
-from moeviz.history.adaptive_mixtures import train
-from moeviz.history.check import acceptance
-from moeviz.history.published_counts import published_counts
-from moeviz.history.vowels import stand_in
+from moeviz.history.checks.checked import checked
+from moeviz.history.systems import SYSTEMS, system, train
 from moeviz.routing_trace import RoutingTrace
 
-SYSTEMS = {"local-experts": "Adaptive mixtures of local experts, 1991: vowels told apart by four lines and a gate"}
-
-UNITS = {"million": 1e6, "billion": 1e9}
+MANY = 1e6  # numbers that large are counts, of which every digit is shown
 
 
 def systems() -> pd.DataFrame:
     """The systems that can be trained here."""
-    return pd.DataFrame([{"name": name, "what": what} for name, what in SYSTEMS.items()])
+    return pd.DataFrame([{"name": name, "year": row.year, "what": row.what} for name, row in SYSTEMS.items()])
 
 
-def trained(name: str, seed: int) -> RoutingTrace:
-    """Train a system, and give its routing: a layer is a recorded epoch."""
-    if name not in SYSTEMS:
-        raise MoevizError(f"There is no system {name!r} here; there are {', '.join(SYSTEMS)}.")
-    data = stand_in()
-    return from_adaptive_mixtures(train(data, seed=seed), data)
+def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
+    """Train a system with its default settings, and give its routing. `note` hears how far it is, ten times."""
+    told = [0]
+
+    def watch(done: float, says: str) -> None:
+        if done * 10 >= told[0]:
+            told[0] = int(done * 10) + 1
+            note(says)
+
+    module = import_module(f"moeviz.capture.mixtures.{system(name).module}")
+    return module.trace_of(train(name, seed, watch))
 
 
-def checked() -> pd.DataFrame:
-    """Every acceptance figure: ours, the paper's, tolerance, and whether it holds."""
-    counts = published_counts()
-    printed = pd.DataFrame(
-        {
-            "what": "parameters of " + counts["system"] + ", " + counts["counted"],
-            "ours": counts["ours"] / counts["unit"].map(UNITS),
-            "paper": counts["printed"],
-            "tolerance": "to the printed digit, " + counts["unit"],
-            "passed": counts["agrees"],
-            "remark": counts["remark"],
-        }
-    )
-    rows = acceptance()
-    return pd.concat([rows.rename(columns={"data": "remark"}), printed], ignore_index=True)
+def check(names: Sequence[str], quick: bool, show: Callable[[str], None]) -> pd.DataFrame:
+    """Every acceptance figure of these systems, or of all; `show` is given each system's table when it is there."""
+    frames = []
+    for frame in checked(names, quick):
+        frames.append(frame)
+        show(_text(frame))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _text(frame: pd.DataFrame) -> str:
+    """Two lines a claim: pass or fail and what; ours, the paper's and the tolerance. A remark after the last it is of."""
+    lines = [frame["system"].iloc[0]]
+    remarks = [*frame["remark"], ""]
+    for number, claim in enumerate(frame.itertuples()):
+        printed = "" if pd.isna(claim.paper) else f", printed {_number(claim.paper)}"
+        lines.append(f"  {'pass' if claim.passed else 'FAIL'}  {claim.what}")
+        lines.append(f"        ours {_number(claim.ours)}{printed} ({claim.tolerance})")
+        if claim.remark and claim.remark != remarks[number + 1]:
+            lines.append(f"        {claim.remark}")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= MANY and value == int(value) else f"{value:,.7g}"

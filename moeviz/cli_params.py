@@ -8,7 +8,6 @@ import pandas as pd
 from moeviz.capture.known_models import KNOWN_MODELS
 from moeviz.capture.kv_cache import LayerCache, kv_cache
 from moeviz.capture.models import model_config, model_facts
-from moeviz.capture.parameters import parameters_of_config
 from moeviz.errors import CaptureError
 from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
 from moeviz.metrics.parameters import touched_growth
@@ -99,15 +98,3 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
 
 def _size(taken: int) -> str:
     return f"{taken / 1e9:,.1f} GB" if taken >= 1e9 else f"{taken / 1e6:,.1f} MB"
-
-
-def known_models() -> pd.DataFrame:
-    """Our counts beside the makers' figures, in billions, active ones by the convention that each maker uses."""
-    rows = []
-    for name, known in KNOWN_MODELS.items():
-        model = parameters_of_config(known.config(), name)
-        active = active_parameters(model.parameters, model.top_k, known.convention)
-        ours = {"total": model.parameters.total / 1e9, "active": active / 1e9}
-        published = {"published_total": known.total, "published_active": known.active}
-        rows.append({"model": name} | ours | published | {"convention": known.convention, "remark": known.remark})
-    return pd.DataFrame(rows)

@@ -242,16 +242,27 @@ def test_the_timeline_shows_all_families_or_those_chosen():
     assert not app.exception and pictures(app) == 1
 
 
+HISTORY = "app.views.history.local_experts.local_experts_page"
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    (button,) = (button for button in app.button if button.label == label)
+    return button.click().run()
+
+
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []
     for _ in range(2):
-        app = page("app.views.local_experts.local_experts_page")
-        app.selectbox(key=state.LOCAL_ERROR).set_value(error).run()
+        app = page(HISTORY)
+        assert "Below is what ships" in sentences(app)
+        app.selectbox(key="local-experts error").set_value(error).run()
+        press(app, "Train")
         assert not app.exception and pictures(app) == 2
         assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
-        assert "synthetic stand-in" in sentences(app)
-        (look,) = (button for button in app.button if button.label == "Look at it on every page")
-        look.click().run()
+        assert "synthetic stand-in" in sentences(app) and f"error {error}" in sentences(app)
+        press(app, "Look at it on every page")
         traces.append(app.session_state["trace"])
     assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
+    press(app, "Back to what ships")
+    assert "Below is what ships" in sentences(app)

@@ -15,8 +15,10 @@ MAY_IMPORT = {
     "app": "app moeviz streamlit",
     "moeviz/charts": f"moeviz.charts moeviz.history moeviz.metrics {INERT} altair",
     "moeviz/metrics": f"moeviz.metrics moeviz.parameters {INERT}",
-    "moeviz/capture/mixtures.py": f"moeviz.history {INERT}",
-    "moeviz/history": "moeviz.history moeviz.errors",
+    "moeviz/capture/mixtures": f"moeviz.capture.mixtures moeviz.history {INERT}",
+    "moeviz/history/checks": "moeviz.history moeviz.capture moeviz.embedded moeviz.metrics moeviz.parameters "
+    f"{INERT} torch",
+    "moeviz/history": "moeviz.history moeviz.errors torch",
     "moeviz/capture": f"moeviz.capture moeviz.embedded moeviz.parameters {INERT} moe_kernels {TORCH}",
     # Programs that use the whole house, to train and to judge the model that ships.
     "moeviz/embedded/training": f"moeviz {TORCH}",
@@ -44,7 +46,7 @@ MAY_IMPORT = {
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors",
     "moeviz/cli_corpus.py": f"moeviz.labelled_texts moeviz.metrics moeviz.terminal {INERT}",
     "moeviz/cli_families.py": "moeviz.capture moeviz.terminal transformers",
-    "moeviz/cli_history.py": f"moeviz.capture.mixtures moeviz.history {INERT}",
+    "moeviz/cli_history.py": f"moeviz.history {INERT}",
     "moeviz/cli_io.py": "moeviz.capture moeviz.exports moeviz.routing_trace moeviz.errors",
     "moeviz/cli_metrics.py": f"moeviz.charts {INERT}",
     "moeviz/cli_params.py": f"moeviz.capture moeviz.footprint moeviz.metrics moeviz.parameters {INERT}",

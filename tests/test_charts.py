@@ -17,11 +17,11 @@ import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.decision_lines import DECISION_LINES
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.history.decision_lines import DECISION_LINES
+from moeviz.charts.history.timeline import TIMELINE
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.saturation import SATURATION
-from moeviz.charts.timeline import TIMELINE
 from moeviz.errors import MissingField, MoevizError
 from moeviz.history.adaptive_mixtures import train
 from moeviz.history.vowels import stand_in
@@ -89,7 +89,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "overview",  # of long traces, above the strip
         "vocabulary",  # a part of specialization
         *("saturation", "comparison", "effect"),  # of several traces, on pages of their own
-        *("timeline", "decision_lines"),  # of no trace
+        "history",  # of the systems that came before
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
     assert charts == {topic.lower() for topic in TOPICS}

@@ -1,15 +1,17 @@
 """The adaptive mixture of 1991: its three errors, its data, its training, its trace, and what its paper claims."""
 
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import pytest
 
-from moeviz.capture.mixtures import from_adaptive_mixtures
+from moeviz.capture.mixtures.adaptive_mixtures import trace_of
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history import vowels
-from moeviz.history.adaptive_mixtures import ERRORS, STOP_AT, sigmoid, softmax, train
-from moeviz.history.check import acceptance, backprop_epochs
+from moeviz.history.adaptive_mixtures import ERRORS, MAX_EPOCHS, STOP_AT, Mixture, encode, sigmoid, softmax, train
+from moeviz.history.checks.adaptive_mixtures import acceptance, backprop_epochs, claims
+from moeviz.history.results import load, save, shipped
 from moeviz.history.vowels import VOWELS, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
@@ -22,6 +24,13 @@ def data():
 @pytest.fixture(scope="module")
 def mixture(data):
     return train(data)
+
+
+@pytest.fixture(scope="module")
+def proportions(data, mixture):
+    """Of every recorded epoch, sample and expert."""
+    inputs, _ = encode(data)
+    return np.stack([mixture.state(at).proportions(inputs) for at in range(len(mixture.recorded))])
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -83,9 +92,28 @@ def test_training_stops_at_the_first_epoch_that_reaches_the_error(mixture):
     assert train(stand_in(), max_epochs=3).epochs is None
 
 
-def test_the_gate_starts_without_preference_and_its_proportions_sum_to_1(mixture):
-    assert (mixture.proportions[0] == 1 / 4).all()
-    assert mixture.proportions.sum(axis=-1) == pytest.approx(1)
+def test_the_gate_starts_without_preference_and_its_proportions_sum_to_1(proportions):
+    assert (proportions[0] == 1 / 4).all()
+    assert proportions.sum(axis=-1) == pytest.approx(1)
+
+
+def test_a_state_is_that_of_its_recorded_epoch(data, mixture):
+    inputs, desired = encode(data)
+    for at in (0, 3, -1):
+        miss = desired - mixture.state(at).answer(inputs)
+        assert (miss[data.training] ** 2).mean() == pytest.approx(mixture.state(at).error)
+
+
+def test_a_result_comes_back_from_its_file(mixture, tmp_path):
+    save(mixture, tmp_path / "mixture.npz")
+    again = load(Mixture, tmp_path / "mixture.npz")
+    for each in fields(mixture):
+        assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
+
+
+def test_what_ships_is_what_its_settings_give(mixture):
+    found = shipped(Mixture, "local-experts")
+    assert found.settings == mixture.settings and trace_of(found).equals(trace_of(mixture))
 
 
 def test_who_watches_sees_each_epoch_and_may_stop(data):
@@ -94,15 +122,16 @@ def test_who_watches_sees_each_epoch_and_may_stop(data):
 
     seen = []
 
-    def watch(epoch, state):
-        seen.append((epoch, state.error))
-        if epoch == 3:
+    def watch(done, says):
+        seen.append((done, says))
+        if len(seen) == 4:
             raise Enough
 
     with pytest.raises(Enough):
         train(data, watch=watch)
-    assert [epoch for epoch, _ in seen] == [0, 1, 2, 3]
-    assert [error for _, error in seen] == train(data, max_epochs=3).error_by_epoch.tolist()
+    assert [done for done, _ in seen] == [epoch / MAX_EPOCHS for epoch in range(4)]
+    errors = train(data, max_epochs=3).error_by_epoch
+    assert [says for _, says in seen] == [f"epoch {e}, average squared error {errors[e]:.3f}" for e in range(4)]
 
 
 def test_what_cannot_be_trained_is_refused_with_a_sentence(data):
@@ -117,43 +146,46 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence(data):
 
 
 def test_what_the_paper_claims_of_its_mixtures_holds_for_a_few_seeds_of_the_stand_in():
-    frame = acceptance(range(3))
-    assert frame["passed"].all(), frame[~frame["passed"]].to_string()
-    assert frame["paper"].isna().all(), "no figure of the paper is claimed for made-up vowels"
-    assert frame["data"].str.contains("stand-in").all()
+    found = claims(quick=True)
+    assert not [claim for claim in found if not claim.passed]
+    assert np.isnan([claim.paper for claim in found]).all(), "no figure of the paper is claimed for made-up vowels"
+    assert all("stand-in" in claim.remark for claim in found)
 
 
 def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
     pytest.importorskip("parselmouth", reason="the measured vowels are in praat-parselmouth")
-    frame = acceptance(range(3), peterson_barney())
-    assert frame["passed"].all(), frame[~frame["passed"]].to_string()
-    assert frame["what"].str.contains("test speakers").any() and not frame["data"].str.contains("stand-in").any()
+    found = acceptance(range(3), peterson_barney())
+    assert not [claim for claim in found if not claim.passed]
+    assert any("test speakers" in claim.what for claim in found)
+    assert not [claim for claim in found if "stand-in" in claim.remark]
 
 
 def test_acceptance_can_fail(monkeypatch):
     """Stopped after 20 epochs no mixture has learnt anything."""
-    monkeypatch.setattr("moeviz.history.check.train", lambda data, *a, **k: train(data, *a, **k, max_epochs=20))
-    assert not acceptance(range(2)).set_index("what")["passed"]["share of runs that reach error 0.08"]
+    short = partial(train, max_epochs=20)
+    monkeypatch.setattr("moeviz.history.checks.adaptive_mixtures.train", short)
+    passed = {claim.what: claim.passed for claim in acceptance(range(2))}
+    assert not passed["share of runs that reach error 0.08"]
 
 
 def test_a_network_that_hardly_learns_does_not_reach_the_error(data):
     assert backprop_epochs(data, hidden=6, seed=0, step=1e-3) is None
 
 
-def test_the_trace_holds_the_gate_of_every_recorded_epoch(data, mixture):
-    trace = from_adaptive_mixtures(mixture, data)
+def test_the_trace_holds_the_gate_of_every_recorded_epoch(data, mixture, proportions):
+    trace = trace_of(mixture, data)
     assert trace.model.layers == mixture.recorded and trace.model.layer_kind == "epoch"
     assert (trace.model.backend, trace.model.top_k, trace.model.num_layers) == ("mixture", 4, None)
     assert "stand-in" in trace.model.caution
     assert trace.tokens["text"][0] == "[i] speaker 1" and set(trace.tokens["label"]) == set(VOWELS)
     assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-6)
     restored = np.take_along_axis(trace.weights, np.argsort(trace.experts, axis=-1), axis=-1)
-    assert restored == pytest.approx(mixture.proportions, abs=1e-6)
-    assert trace.probabilities("This test") == pytest.approx(mixture.proportions, abs=1e-6)
+    assert restored == pytest.approx(proportions, abs=1e-6)
+    assert trace.probabilities("This test") == pytest.approx(proportions, abs=1e-6)
 
 
 def test_late_in_training_the_vowels_have_gone_to_different_experts(data, mixture):
-    trace = from_adaptive_mixtures(mixture, data, slots=1).select(layers=mixture.recorded[-1:])
+    trace = trace_of(mixture, data, slots=1).select(layers=mixture.recorded[-1:])
     load = load_by_label(trace)
     of_winners = load[load["expert"].isin(mixture.surviving)].groupby("label")["share"].sum()
     assert of_winners["i"] == of_winners["ɑ"] == pytest.approx(1)
@@ -162,12 +194,12 @@ def test_late_in_training_the_vowels_have_gone_to_different_experts(data, mixtur
 
 
 def test_with_all_slots_every_expert_has_the_same_assignments(data, mixture):
-    late = from_adaptive_mixtures(mixture, data).select(layers=mixture.recorded[-1:])
+    late = trace_of(mixture, data).select(layers=mixture.recorded[-1:])
     assert (load_by_label(late)["share"] == 1 / 4).all()
 
 
 def test_a_trace_of_other_data_or_too_many_slots_is_refused(data, mixture):
     with pytest.raises(InvalidTrace, match="1 to 4"):
-        from_adaptive_mixtures(mixture, data, slots=5)
+        trace_of(mixture, data, slots=5)
     with pytest.raises(InvalidTrace, match="trained on"):
-        from_adaptive_mixtures(mixture, vowels.Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))
+        trace_of(mixture, vowels.Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.charts.timeline import TIMELINE
+from moeviz.charts.history.timeline import TIMELINE
 from moeviz.history.published_counts import published_counts, sparsely_gated_parameters, switch_parameters
 from moeviz.history.timeline import NUMBERS, STATUS, TABLE, timeline
 

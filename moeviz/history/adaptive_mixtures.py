@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
-from moeviz.history.vowels import VOWELS, Vowels
+from moeviz.history.results import Watch, unwatched
+from moeviz.history.vowels import VOWELS, Vowels, stand_in
 
 STOP_AT = 0.08  # average squared error on the training speakers
 STEP = 10.0  # on the gradient averaged over the samples
@@ -71,7 +72,7 @@ ERRORS: dict[str, Callable[..., Terms]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """The system at one epoch: what `watch` is given."""
+    """The system at one epoch."""
 
     experts: Float64[np.ndarray, "D E"]  # a column is an expert's line: its output is 0.5 where inputs @ column is 0
     gate: Float64[np.ndarray, "D E"]
@@ -96,43 +97,43 @@ class State:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixture:
-    """A trained mixture, and how it got there. What is by sample is for all samples, in the order of the data."""
+    """A trained mixture, and how it got there."""
 
-    error_function: str
-    seed: int
-    step: float
+    settings: dict[str, int | float | str]  # experts, error, seed, step
     source: str  # of the data: says so where they are a stand-in
     recorded: tuple[int, ...]  # R epochs, 0 (before training) first, the last one trained last
     expert_lines: Float64[np.ndarray, "R D E"]
     gate_lines: Float64[np.ndarray, "R D E"]
-    gate_logits: Float64[np.ndarray, "R N E"]
-    proportions: Float64[np.ndarray, "R N E"]
-    outputs: Float64[np.ndarray, "R N E"]
     error_by_epoch: Float64[np.ndarray, " epochs"] = field(repr=False)  # average squared error, epoch 0 first
     epochs: int | None  # needed to reach STOP_AT; None where it did not
     train_accuracy: float  # share of the training samples on the right side of 0.5
     test_accuracy: float
     surviving: tuple[int, ...]  # experts with the highest proportion for at least one training sample
 
+    def state(self, at: int = -1) -> State:
+        """The mixture at one of its recorded epochs."""
+        return State(self.expert_lines[at], self.gate_lines[at], float(self.error_by_epoch[self.recorded[at]]))
+
 
 def train(
-    data: Vowels,
+    data: Vowels | None = None,
     experts: int = 4,
     error: str = "mixture likelihood",
     seed: int = 0,
     step: float = STEP,
     max_epochs: int = MAX_EPOCHS,
-    watch: Callable[[int, State], None] | None = None,
+    watch: Watch = unwatched,
 ) -> Mixture:
     """Train a mixture on the first 50 speakers, by plain gradient descent over all samples, until its error is 0.08.
 
-    No momentum, one update an epoch; the gate starts without a preference, the experts at random (`seed`). The same
-    arguments, the same result. `watch(epoch, state)` is called before each update, and may raise to stop.
+    No momentum, one update an epoch; the gate starts without a preference, the experts at random (`seed`). The data
+    are the stand-in unless given. The same arguments, the same result. `watch` is called before each update.
 
     Raises `MoevizError` for an error function that is not in ERRORS, or fewer than 1 expert.
     """
     if error not in ERRORS or experts < 1:
         raise MoevizError(f"Got {experts} experts and error {error!r}; it takes 1 or more, and one of {list(ERRORS)}.")
+    data = stand_in() if data is None else data
     inputs, desired = encode(data)
     mine, wanted = inputs[data.training], desired[data.training]
     lines = np.random.default_rng(seed).uniform(-START, START, (inputs.shape[1], experts))
@@ -141,14 +142,13 @@ def train(
         outputs, proportions = sigmoid(mine @ lines), softmax(mine @ gate)
         squared = float(((wanted - (proportions * outputs).sum(axis=1)) ** 2).mean())
         states.append(State(lines, gate, squared))
-        if watch is not None:
-            watch(epoch, states[-1])
+        watch(epoch / max_epochs, f"epoch {epoch}, average squared error {squared:.3f}")
         if squared <= STOP_AT:
             break
         _, by_output, by_logit = ERRORS[error](outputs, proportions, wanted)
         lines = lines - step * mine.T @ (by_output * outputs * (1 - outputs)) / len(mine)
         gate = gate - step * mine.T @ by_logit / len(mine)
-    return _result(data, states, error_function=error, seed=seed, step=step)
+    return _result(data, states, {"experts": experts, "error": error, "seed": seed, "step": step})
 
 
 def encode(data: Vowels) -> tuple[Float64[np.ndarray, "N D"], Float64[np.ndarray, " N"]]:
@@ -173,22 +173,18 @@ def _through_softmax(gate: np.ndarray, by_gate: np.ndarray) -> np.ndarray:
     return gate * (by_gate - (gate * by_gate).sum(axis=1, keepdims=True))
 
 
-def _result(data: Vowels, states: list[State], **settings) -> Mixture:
+def _result(data: Vowels, states: list[State], settings: dict[str, int | float | str]) -> Mixture:
     inputs, desired = encode(data)
     last = len(states) - 1
     recorded = tuple(sorted({*range(0, last, RECORD_EVERY), last}))
-    kept = [states[epoch] for epoch in recorded]
     right = (states[-1].answer(inputs) > 0.5) == (desired > 0.5)
     winners = states[-1].proportions(inputs[data.training]).argmax(axis=1)
     return Mixture(
-        **settings,
+        settings=settings,
         source=data.source,
         recorded=recorded,
-        expert_lines=np.stack([state.experts for state in kept]),
-        gate_lines=np.stack([state.gate for state in kept]),
-        gate_logits=np.stack([state.logits(inputs) for state in kept]),
-        proportions=np.stack([state.proportions(inputs) for state in kept]),
-        outputs=np.stack([state.outputs(inputs) for state in kept]),
+        expert_lines=np.stack([states[epoch].experts for epoch in recorded]),
+        gate_lines=np.stack([states[epoch].gate for epoch in recorded]),
         error_by_epoch=np.array([state.error for state in states]),
         epochs=last if states[-1].error <= STOP_AT else None,
         train_accuracy=float(right[data.training].mean()),

@@ -1,5 +1,6 @@
 """Parameter counts that papers printed, counted again from the sizes they printed beside them."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -22,6 +23,8 @@ SPARSELY_GATED = (
     ("MoE-65536-h", 65536, 256, "68791.0"),
     ("MoE-131072-h", 131072, 256, "137577.6"),
 )
+LSTM = {"model": 512, "hidden": 1024}
+DEFAULTS = {"every": 2, "gated": True, "vocabulary": 32_128}
 BASE = {"model": 768, "heads": 12, "head": 64, "layers": 12, "experts": 128}
 LARGE = {"model": 1024, "heads": 16, "head": 64, "layers": 24, "experts": 128}
 XXL = {"model": 4096, "hidden": 10240, "heads": 64, "head": 64, "layers": 24}
@@ -92,6 +95,13 @@ def switch_parameters(
     moe = 2 * moe_layers * (experts * feed_forward + model * experts)
     embeddings = (2 if gated else 1) * vocabulary * model
     return embeddings + attention + 2 * (layers - moe_layers) * feed_forward + moe
+
+
+def readings() -> dict[str, tuple[Callable[..., int], dict[str, object]]]:
+    """What can be counted, by its name: the function, and the sizes that its paper prints."""
+    flat = {name: {"experts": experts, "groups": groups} for name, experts, groups, _ in SPARSELY_GATED}
+    found = {f"Sparsely gated {name}": (sparsely_gated_parameters, sizes | LSTM) for name, sizes in flat.items()}
+    return found | {f"{name}, {remark}": (switch_parameters, DEFAULTS | sizes) for name, sizes, _, remark in SWITCH}
 
 
 def published_counts() -> pd.DataFrame:

@@ -10,7 +10,9 @@ from moeviz.history.decision_lines import decision_lines
 
 def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
     """Samples and experts' lines over two formants. Columns: those of `decision_lines`."""
-    samples, lines = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line"))
+    samples, lines, borders = (
+        frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate")
+    )
     experts = sorted(int(expert) for expert in frame["expert"].unique())
     colour = alt.Color(
         "expert:N",
@@ -37,13 +39,19 @@ def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
         )
     )
     strokes = alt.Chart(lines).mark_line(strokeWidth=3).encode(x=x, y=y, color=colour)
-    return theme.framed(points + strokes, theme.MEDIUM + 60)
+    gate = (
+        alt.Chart(borders)
+        .mark_line(strokeWidth=3, color=theme.CHANCE, strokeDash=list(theme.DASH))
+        .encode(x=x, y=y, detail="line:N", tooltip=alt.Tooltip("line:N", title="the gate is even between"))
+    )
+    return theme.framed(points + strokes + gate, theme.MEDIUM + 60)
 
 
 DECISION_LINES = Chart(
     "How do the experts share the plane out?",
     "Each mark is one spoken vowel, in the colour of the expert that the gate gives it to, and each line is where that "
-    "expert's answer changes; an expert without a mark has been given up.",
+    "expert's answer changes; the dashed line is where the gate changes over, and an expert without a mark has been "
+    "given up.",
     measure=decision_lines,
     draw=formant_plane,
 )

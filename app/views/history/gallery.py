@@ -1,0 +1,104 @@
+"""A page of the history gallery: what was new, its controls, Train and Stop, and what training came to.
+
+Each system is a row, `Exhibit`, in a file of its own beside this one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from app import shared, state
+from app.live import waiting_words
+from app.show import explained, heading, picture_and_words
+from app.worker import InLine, News, result
+from moeviz.charts.chart import Chart
+from moeviz.history.systems import SHIPS_WITH
+from moeviz.routing_trace import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exhibit:
+    """One system of the gallery."""
+
+    name: str  # of the system, as `moeviz history` has it
+    title: str  # of the page, as the menu has it
+    new: str  # what was new: three sentences and their source, in Markdown
+    not_here: str  # what does not come out here, in plain words
+    equation: str  # in LaTeX
+    controls: Callable[[], dict[str, Any]]  # draws the widgets; returns the arguments of `train`
+    train: Callable[..., Any]  # of those, and `watch`
+    shipped: Callable[[], Any]  # the result that ships, so that the page opens at once
+    show: Callable[[Any], None]  # draws a result: its figures, and the picture that the paper printed
+    trace_of: Callable[[Any], RoutingTrace]
+    common: tuple[Chart, ...]  # charts of any trace that say something here too
+
+
+def exhibit_page(exhibit: Exhibit) -> None:
+    """The whole page."""
+    st.title(exhibit.title, anchor=False)
+    st.markdown(exhibit.new)
+    st.latex(exhibit.equation)
+    with st.expander("What does not come out here"):
+        st.markdown(exhibit.not_here)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        settings = exhibit.controls()
+        wanted = st.button("Train", type="primary", key=f"{exhibit.name} train")
+    with explained():
+        if wanted:
+            state.keep_result(exhibit.name, _trained(exhibit, settings))
+        found = state.result(exhibit.name)
+        _whose(exhibit, found)
+        found = exhibit.shipped() if found is None else found
+        exhibit.show(found)
+        as_any_trace(exhibit.name, exhibit.trace_of(found), exhibit.common)
+
+
+def seed_control(name: str) -> int:
+    """Every system starts at random, and the same seed starts it the same."""
+    return int(st.number_input("Seed", 0, 9999, key=f"{name} seed", persist_state="session", width=120))
+
+
+def _trained(exhibit: Exhibit, settings: dict[str, Any]) -> Any:
+    """Train on the gallery's own thread, with progress. Any click ends it, as does leaving: nobody listens then."""
+    place = st.empty()
+    with place.container():
+        bar = st.progress(0.0, "Training …")
+        st.button("Stop", key=f"{exhibit.name} stop", help="What was shown before stays.")
+
+    def listen(told: InLine | News) -> None:
+        done, says = (0.0, waiting_words(told.ahead, "Training …")) if isinstance(told, InLine) else told.value
+        bar.progress(min(done, 1.0), says)
+
+    def work(tell: Callable[[Any], None]) -> Any:
+        return exhibit.train(**settings, watch=lambda done, says: tell((done, says)))
+
+    try:
+        return result(shared.training(work), listen)
+    finally:
+        place.empty()
+
+
+def _whose(exhibit: Exhibit, found: Any) -> None:
+    if found is None:
+        st.text(f"Below is what ships: {SHIPS_WITH}. Train to make your own.")
+        return
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.settings.items())
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.text(f"Below is what you trained: {said}.")
+        st.button("Back to what ships", on_click=state.forget_result, args=(exhibit.name,), key=f"{exhibit.name} back")
+
+
+def as_any_trace(name: str, trace: RoutingTrace, common: tuple[Chart, ...]) -> None:
+    """The trace, to be taken to the other pages, and some of their charts here: of one layer, the last."""
+    st.subheader("As any trace", anchor=False)
+    st.text(f"A layer here is: {trace.model.layer_kind}. Each page of the menu draws this trace too.")
+    if st.button("Look at it on every page", key=f"{name} look"):
+        state.set_trace(trace)
+        st.success("Every page shows this trace now.")
+    last = trace.select(layers=trace.model.layers[-1:])
+    for chart in common:
+        heading(chart)
+        with explained():
+            picture_and_words(chart, chart.measure(trace if chart.layers == "all" else last))

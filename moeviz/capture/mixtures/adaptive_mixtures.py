@@ -1,0 +1,56 @@
+"""Adaptive mixtures of local experts, 1991 -> RoutingTrace."""
+
+import numpy as np
+
+from moeviz.capture.mixtures.gates import samples, soft_slots
+from moeviz.errors import InvalidTrace
+from moeviz.history.adaptive_mixtures import Mixture, encode
+from moeviz.history.vowels import VOWELS, Vowels, stand_in
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+
+def trace_of(result: Mixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
+    """How an adaptive mixture of local experts shared its vowels out, at each recorded epoch of its training.
+
+    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is a
+    recorded epoch, 0 before training. The gate is soft, so every sample goes to all E experts, with the mixing
+    proportions as weights, which sum to 1; counts of assignments are then the same for all experts. With `slots` 1
+    only the expert with the highest proportion is kept, weight and all, and counts tell who wins. `data` are those it
+    was trained on: the stand-in unless given.
+
+    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to E.
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991).
+    """
+    data = stand_in() if data is None else data
+    epochs, _, experts = result.gate_lines.shape
+    slots = experts if slots is None else slots
+    if result.source != data.source:
+        raise InvalidTrace(
+            f"The mixture was trained on other samples ({result.source}) than these ({data.source}); give the data "
+            "that it was trained on."
+        )
+    if not 1 <= slots <= experts:
+        raise InvalidTrace(f"Got {slots} slots a sample; this mixture has experts for 1 to {experts}.")
+    inputs, _ = encode(data)
+    logits = np.stack([result.state(at).logits(inputs) for at in range(epochs)]).astype(np.float32)
+    chosen, weights = soft_slots(logits, slots)
+    labels = [VOWELS[vowel] for vowel in data.vowel]
+    texts = [f"[{label}] speaker {speaker}" for label, speaker in zip(labels, data.speaker, strict=True)]
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"adaptive mixture of {experts} local experts, seed {result.settings['seed']}",
+            backend="mixture",
+            layers=result.recorded,
+            num_experts=(experts,) * epochs,
+            top_k=slots,
+            score_function="softmax",
+            layer_kind="epoch",
+            caution="" if data.measured else f"The vowels are a {data.source}.",
+        ),
+        tokens=samples(texts, labels),
+        experts=chosen,
+        weights=weights,
+        logits=logits,
+    )

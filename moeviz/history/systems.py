@@ -1,0 +1,49 @@
+"""The systems that run here, from 1991 on. A table; each has a module of its own, loaded when it is asked for."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from moeviz.errors import MoevizError
+from moeviz.history.results import Watch, unwatched
+
+SHIPS_WITH = "trained with the default settings and seed 0"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One system of the gallery.
+
+    Its module in `moeviz.history` has `train(seed=…, watch=…, …)`, whose defaults are the settings that ship. The
+    module of the same name in `moeviz.capture.mixtures` makes a trace of the result, and that in
+    `moeviz.history.checks` holds what its paper claims.
+    """
+
+    year: str
+    module: str
+    what: str  # in a line
+
+
+SYSTEMS = {
+    "local-experts": System("1991", "adaptive_mixtures", "four small experts and a gate tell vowels apart"),
+    "hierarchical": System("1994", "hierarchical_mixture", "a tree of gates, which learns in a few passes"),
+    "hmm-experts": System("1996", "hmm_mixtures", "hidden Markov models; the gate makes up its mind frame by frame"),
+    "svm-experts": System("2002", "svm_mixtures", "support vector machines, each with room for so many examples"),
+    "deep-mixture": System("2013", "deep_mixture", "two layers: the first by where a digit is, the second by what"),
+    "conditional": System("2013, 2015", "conditional_computation", "a policy switches blocks of a network on"),
+    "sparsely-gated": System("2017", "sparsely_gated", "a layer of many experts between two LSTMs, with noisy top-k"),
+    "switch": System("2021", "switch_transformer", "one expert a token, and what does not fit is dropped"),
+    "dense": System("2024", "dense_contrast", "a mixture beside two networks without: one as fast, one as large"),
+}
+
+
+def system(name: str) -> System:
+    """The system of that name. Raises `MoevizError` where there is none."""
+    if name not in SYSTEMS:
+        raise MoevizError(f"There is no system {name!r} to train here; there are {', '.join(SYSTEMS)}.")
+    return SYSTEMS[name]
+
+
+def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
+    """Train a system with its default settings: the same seed, the same result."""
+    return import_module(f"moeviz.history.{system(name).module}").train(seed=seed, watch=watch)

@@ -1,0 +1,124 @@
+"""What the systems of the gallery share: their data, their files, their checks, and the article they go with."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from app.menu import MENU
+from moeviz.errors import MoevizError
+from moeviz.history import datasets, results, systems
+from moeviz.history.article import CORRECTIONS, POINTS, corrections
+from moeviz.history.checks import mixtral
+from moeviz.history.checks.checked import MODULES, checked, claims_of
+from moeviz.history.checks.claims import NOT_PRINTED, Claim, frame_of
+from moeviz.history.published_counts import published_counts, readings
+from moeviz.history.systems import SYSTEMS, system
+
+PAGES = [name for names in MENU.values() for name in names]
+
+
+def test_the_digits_are_those_of_mnist_mixed_and_divided_once():
+    training, test = datasets.digits()
+    assert training.images.shape == (4000, 28, 28) and test.images.shape == (1000, 28, 28)
+    assert (np.bincount(training.digit) + np.bincount(test.digit) == 500).all()
+    assert np.bincount(test.digit).min() > 70
+    again, _ = datasets.digits()
+    assert np.array_equal(training.digit, again.digit)
+
+
+def test_the_utterances_are_divided_as_their_authors_did():
+    training, test = datasets.japanese_vowels()
+    assert np.bincount(training.speaker).tolist() == [30] * 9
+    assert np.bincount(test.speaker).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    lengths = [len(frames) for frames in training.frames + test.frames]
+    assert (min(lengths), max(lengths)) == (7, 29) and len(lengths) == 640
+    assert training.frames[0][0, 0] == np.float32(1.860936)
+
+
+def test_english_is_words_and_signs_of_a_vocabulary():
+    words = datasets.english()
+    assert len(words.vocabulary) == 2000 and words.vocabulary[0] == datasets.UNKNOWN
+    assert max(words.training.max(), words.held_out.max()) < 2000
+    assert len(words.held_out) == pytest.approx(0.1 * (len(words.training) + len(words.held_out)), abs=1)
+    assert [words.vocabulary[word] for word in words.training[:5]] == ["The", '"', "assert", '"', "statement"]
+
+
+def test_a_file_that_was_changed_is_refused(monkeypatch):
+    monkeypatch.setitem(datasets.SHA256, "digits.npz", "0" * 64)
+    with pytest.raises(MoevizError, match="SHA-256"):
+        datasets.digits()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_ships_a_result_and_makes_a_trace_of_it(name):
+    module = import_module(f"moeviz.history.{system(name).module}")
+    kind = {value for value in vars(module).values() if "settings" in getattr(value, "__dataclass_fields__", ())}
+    found = results.shipped(*kind, name)
+    trace = import_module(f"moeviz.capture.mixtures.{system(name).module}").trace_of(found)
+    assert found.settings["seed"] == 0
+    assert trace.model.backend == "mixture" and 0 < len(trace.tokens) <= 1500
+    assert (results.SHIPPED / f"{name}.npz").stat().st_size < 400_000
+
+
+def test_a_system_that_is_not_there_is_refused_by_name():
+    with pytest.raises(MoevizError, match="local-experts"):
+        systems.train("perceptron")
+    with pytest.raises(MoevizError, match="counts"):
+        next(checked(["perceptron"]))
+
+
+def test_the_checks_of_two_systems_come_one_after_the_other_in_the_order_of_the_table():
+    frames = list(checked(["counts", "local-experts"], quick=True))
+    assert [frame["system"].unique().tolist() for frame in frames] == [["local-experts"], ["counts"]]
+    assert all(frame["passed"].all() for frame in frames)
+
+
+def test_every_system_is_checked():
+    assert set(SYSTEMS) < set(MODULES)
+
+
+def test_claims_become_a_table_of_steady_types():
+    frame = frame_of([Claim("a", 1, NOT_PRINTED, "any", True), Claim("b", 0.5, 2, "none", False, "so")])
+    assert frame.dtypes.astype(str).to_dict() == {
+        "what": "str",
+        "ours": "float64",
+        "paper": "float64",
+        "tolerance": "str",
+        "passed": "bool",
+        "remark": "str",
+    }
+
+
+def test_mixtral_is_counted_to_the_last_parameter_and_the_embedded_model_behaves_like_a_small_one():
+    frame = claims_of("mixtral")
+    assert frame["passed"].all(), frame[~frame["passed"]].to_string()
+    assert 46_702_792_704 in frame["ours"].tolist()
+
+
+def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):
+    name = "mistralai/Mixtral-8x7B-v0.1"
+    monkeypatch.setattr(
+        mixtral, "model_facts", lambda _: import_module("moeviz.capture.models").model_facts("embedded")
+    )
+    monkeypatch.setattr(mixtral, "PRINTED", {name: mixtral.PRINTED[name]})
+    assert not any(claim.passed for claim in mixtral._counts())
+
+
+def test_counts_fail_where_no_reading_gives_the_printed_one(monkeypatch):
+    wrong = published_counts().assign(agrees=False)
+    monkeypatch.setattr("moeviz.history.checks.counts.published_counts", lambda: wrong)
+    assert not claims_of("counts")["passed"].any()
+
+
+def test_the_calculator_begins_with_what_the_papers_print():
+    counts = [count(**sizes) for count, sizes in readings().values()]
+    assert counts == published_counts()["ours"].tolist()
+
+
+def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source():
+    assert {point.page for point in POINTS} <= set(PAGES)
+    assert {"Local experts", "SVM experts", "HMM experts", "Deep mixture", "Switch"} <= {point.page for point in POINTS}
+    assert corrections().shape == (len(CORRECTIONS), 3) and (corrections() != "").all(axis=None)
+    for point in POINTS:
+        assert point.look.endswith(".")
