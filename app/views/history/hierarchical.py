@@ -1,0 +1,74 @@
+"""Hierarchical mixtures of experts, 1994: a tree of gates that learns in a few passes."""
+
+from functools import partial
+
+import streamlit as st
+
+from app.facts import figures
+from app.show import heading, picture_and_words
+from app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz.capture.mixtures.hierarchical_mixture import trace_of
+from moeviz.charts.history.learning_curves import LEARNING_CURVES
+from moeviz.charts.specialization import CHARTS, label_load_heatmap
+from moeviz.history.hierarchical_mixture import Hierarchy, train
+from moeviz.history.results import shipped
+from moeviz.history.vowels import stand_in
+
+NAME = "hierarchical"
+(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+
+EQUATIONS = r"""\begin{gathered}
+P(d \mid x) = \sum_i g_i(x) \sum_j g_{j|i}(x)\, P_{ij}(d \mid x) \\
+h_{ij} = g_i\, g_{j|i}\, P_{ij}(d \mid x) \,/\, P(d \mid x)
+\end{gathered}"""
+
+
+def _controls() -> dict[str, object]:
+    passes = st.select_slider(
+        "Passes", (5, 10, 20, 40, 80), 40, key=f"{NAME} passes", persist_state="session", width=200
+    )
+    return {"passes": passes, "seed": seed_control(NAME)}
+
+
+def _show(result: Hierarchy) -> None:
+    st.text(f"The vowels are a {stand_in().source}.")
+    error, passes = float(result.squared_error[-1]), result.settings["passes"]
+    figures(
+        {
+            "Passes": (f"{passes}", "Over all samples of the training speakers."),
+            "Error": (f"{error:.3f}", "Average squared error on them; the paper of 1991 stops at 0.08."),
+            "Right, training": (f"{result.train_accuracy:.0%}", "Of the samples of the first 50 speakers."),
+            "Right, test": (f"{result.test_accuracy:.0%}", "Of the samples of the other 25 speakers."),
+        }
+    )
+    heading(LEARNING_CURVES)
+    picture_and_words(LEARNING_CURVES, LEARNING_CURVES.measure(result))
+    heading(BY_LABEL)
+    level = st.segmented_control(
+        "Level", (0, 1), default=1, format_func=("the root's branches", "the leaves").__getitem__
+    )
+    winners = trace_of(result, slots=1).select(layers=[1 if level is None else level])
+    picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
+
+
+hierarchical_page = partial(
+    exhibit_page,
+    Exhibit(
+        name=NAME,
+        title="Hierarchical mixture",
+        new="1994: gates stand above gates, so that a tree divides the cases, and each leaf is an expert with a simple "
+        "answer. No step size is chosen: expectation maximisation asks how far each expert is responsible for each "
+        "case, and fits all gates and experts outright to their shares. On the dynamics of a robot arm that took 35 passes "
+        "over the data where backpropagation took 5,500 (Jordan and Jacobs, *Neural Computation* 6, 181–214).",
+        not_here="The robot arm: its data are not to be had, so the tree tells the vowels of 1991 apart. One division "
+        "is enough for these, and two of the four experts are mostly left over. The passes stand beside those of the "
+        "mixture of 1991, not of a backpropagation network; a pass here computes more than a step of gradient descent.",
+        equation=EQUATIONS,
+        controls=_controls,
+        train=train,
+        shipped=partial(shipped, Hierarchy, NAME),
+        show=_show,
+        trace_of=trace_of,
+        common=(),
+    ),
+)
