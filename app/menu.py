@@ -8,7 +8,10 @@ from app.views.capture import capture_page
 from app.views.compare import compare_page
 from app.views.corpus import corpus_page
 from app.views.formation import formation_page
-from app.views.local_experts import local_experts_page
+from app.views.history.article import article_page
+from app.views.history.hierarchical import hierarchical_page
+from app.views.history.local_experts import local_experts_page
+from app.views.history.mixtral import mixtral_page
 from app.views.timeline import timeline_page
 from app.views.topic import topic_page
 from app.views.traces import traces_page
@@ -23,7 +26,7 @@ MENU = {
     "Depth": ("Layers", "Flow"),
     "Cost": ("Parameters", "Coverage", "Placement"),
     "Ask": ("Compare", "What if", "Corpus", "Formation"),
-    "History": ("Timeline", "Local experts"),
+    "History": ("Timeline", "Article", "Local experts", "Hierarchical mixture", "Mixtral"),
     "Files": ("Traces",),
 }
 PAGES = {
@@ -35,6 +38,9 @@ PAGES = {
     "Formation": formation_page,
     "Timeline": timeline_page,
     "Local experts": local_experts_page,
+    "Article": lambda: article_page(_page),
+    "Hierarchical mixture": hierarchical_page,
+    "Mixtral": mixtral_page,
     "Traces": traces_page,
 }
 

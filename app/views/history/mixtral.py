@@ -1,0 +1,53 @@
+"""Mixtral 8x7B, 2023: its exact counts, and the embedded model, a small one of its kind, beside what was printed."""
+
+import streamlit as st
+
+from app import shared
+from app.facts import figures, trace_name
+from app.views.history.gallery import as_any_trace
+from moeviz.charts import TOPICS
+from moeviz.charts.coverage import CHARTS as COVERAGE
+from moeviz.charts.repetition import CHARTS as REPETITION
+from moeviz.parameters import active_parameters
+
+SIZES = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows: no weights, and no network
+COMMON = (TOPICS["Specialization"][0], *REPETITION, COVERAGE[1])
+
+
+def mixtral_page() -> None:
+    """What was new, the counts, and how the embedded model routes its evaluation texts."""
+    st.title("Mixtral", anchor=False)
+    st.markdown(
+        "2023: all feed-forward blocks of a language model with open weights are mixtures of eight experts, and every "
+        "token goes to two of them in each of 32 layers. What a token costs is 13 billion parameters of 47. The "
+        "paper looked for experts of topics and found few; it found that neighbouring tokens share experts more often "
+        "than chance, most in deeper layers (Jiang and others, *Mixtral of Experts*, arXiv 2401.04088, sections 2 and "
+        "5)."
+    )
+    st.latex(r"y = \sum_{i=0}^{7} \mathrm{Softmax}\left(\mathrm{Top2}(x W_g)\right)_i \cdot \mathrm{SwiGLU}_i(x)")
+    with st.expander("What does not come out here"):
+        st.markdown(
+            "Mixtral's own routing: its weights do not ship, so what is drawn is the small Mixtral that does, trained "
+            "by us. It repeats experts far more than Mixtral does: its experts go by kinds of text, Mixtral's hardly "
+            "do, and each text is of one kind. No benchmark of the paper is repeated."
+        )
+    _counts()
+    trace = shared.evaluation_routing()
+    trace_name(trace)
+    as_any_trace("mixtral", trace, COMMON)
+
+
+def _counts() -> None:
+    info = shared.model_facts_of_known(SIZES)
+    total, active = info.parameters.total, active_parameters(info.parameters, info.top_k)
+    figures(
+        {
+            "Mixtral 8x7B, all": (f"{total:,}", "Counted from its configuration; the paper prints 47B."),
+            "Active": (f"{active:,}", "Two experts a layer and all else; the paper prints 13B."),
+        }
+    )
+    st.markdown(
+        "Not 8 × 7 billion: only the feed-forward blocks are there eight times, attention and embeddings once. A "
+        "batch of 32 tokens uses all eight experts of a layer, so memory is that of the whole model, and only compute "
+        "is saved."
+    )
