@@ -1,6 +1,7 @@
 """The pages by what one asks about: the app's menu. Each topic of moeviz.charts is a page."""
 
 from functools import partial
+from importlib import import_module
 
 import streamlit as st
 
@@ -9,9 +10,6 @@ from app.views.compare import compare_page
 from app.views.corpus import corpus_page
 from app.views.formation import formation_page
 from app.views.history.article import article_page
-from app.views.history.hierarchical import hierarchical_page
-from app.views.history.local_experts import local_experts_page
-from app.views.history.mixtral import mixtral_page
 from app.views.timeline import timeline_page
 from app.views.topic import topic_page
 from app.views.traces import traces_page
@@ -19,6 +17,19 @@ from app.views.what_if import what_if_page
 from moeviz.charts import TOPICS
 
 FIRST = "Capture"
+# Files of app/views/history. They train with torch and scikit-learn, so each is loaded when somebody opens it.
+GALLERY = {
+    "Local experts": "local_experts",
+    "Hierarchical mixture": "hierarchical",
+    "HMM experts": "hmm_experts",
+    "SVM experts": "svm_experts",
+    "Deep mixture": "deep_mixture",
+    "Conditional computation": "conditional",
+    "Sparsely gated": "sparsely_gated",
+    "Switch": "switch",
+    "Mixtral": "mixtral",
+    "Dense contrast": "dense",
+}
 MENU = {
     "": (FIRST,),
     "Experts": ("Tokens", "Load", "Specialization", "Cooperation"),
@@ -26,9 +37,15 @@ MENU = {
     "Depth": ("Layers", "Flow"),
     "Cost": ("Parameters", "Coverage", "Placement"),
     "Ask": ("Compare", "What if", "Corpus", "Formation"),
-    "History": ("Timeline", "Article", "Local experts", "Hierarchical mixture", "Mixtral"),
+    "History": ("Timeline", "Article", *GALLERY),
     "Files": ("Traces",),
 }
+
+
+def _exhibit(file: str) -> None:
+    getattr(import_module(f"app.views.history.{file}"), f"{file}_page")()
+
+
 PAGES = {
     FIRST: capture_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
@@ -37,10 +54,8 @@ PAGES = {
     "Corpus": corpus_page,
     "Formation": formation_page,
     "Timeline": timeline_page,
-    "Local experts": local_experts_page,
     "Article": lambda: article_page(_page),
-    "Hierarchical mixture": hierarchical_page,
-    "Mixtral": mixtral_page,
+    **{title: partial(_exhibit, file) for title, file in GALLERY.items()},
     "Traces": traces_page,
 }
 
