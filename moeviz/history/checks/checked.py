@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import pandas as pd
 
 from moeviz.errors import MoevizError
-from moeviz.history.checks.claims import frame_of
+from moeviz.history.checks.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.systems import SYSTEMS
 
 # What is checked without being trained here, beside the systems.
@@ -38,7 +38,11 @@ def checked(names: Sequence[str] = (), quick: bool = False) -> Iterator[pd.DataF
 def claims_of(name: str, quick: bool = False) -> pd.DataFrame:
     """The claims of one system. Columns as in `checked`."""
     module = import_module(f"moeviz.history.checks.{MODULES[name]}")
-    frame = frame_of(module.claims(quick))
+    try:
+        claims = module.claims(quick)
+    except MoevizError as error:  # a library that is not there
+        claims = [Claim("could not be checked", NOT_PRINTED, NOT_PRINTED, "", False, str(error))]
+    frame = frame_of(claims)
     frame.insert(0, "system", pd.Series([name] * len(frame), dtype="str"))
     return frame
 
