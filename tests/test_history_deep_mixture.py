@@ -1,0 +1,266 @@
+"""The deep mixture of 2013: its gates and constraint, its moved digits, its measures, its trace, and its claims."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from moeviz.capture.mixtures.deep_mixture import trace_of
+from moeviz.charts.history.where_and_what import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.checks import deep_mixture as check
+from moeviz.history.datasets import Digits
+from moeviz.history.deep_mixture import BATCH, EPOCHS, FREE, MARGIN, DeepMixture, Layer, balanced, start, train
+from moeviz.history.moved_digits import PLACES, moved, moves, windows
+from moeviz.history.results import shipped
+from moeviz.history.where_and_what import factor_information, gate_by_factor, information, share_by_epoch, shares
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return train(epochs=2)
+
+
+@pytest.fixture(scope="module")
+def unbound():
+    return train(epochs=1, constraint=False, seed=1)
+
+
+@pytest.fixture(scope="module")
+def ships():
+    return shipped(DeepMixture, "deep-mixture")
+
+
+def made_up(gate_of_place, gate_of_digit):
+    """A result whose first layer has these gates by place, and whose second these by digit; two experts."""
+    first = np.broadcast_to(np.array(gate_of_place)[None, :, None], (10, PLACES, 1))
+    second = np.broadcast_to(np.array(gate_of_digit)[:, None, None], (10, PLACES, 1))
+    gates = np.stack([np.concatenate([gate, 1 - gate], axis=2) for gate in (first, second)]).astype(np.float32)
+    return DeepMixture(
+        settings={"experts": 2, "constraint": True, "epochs": 2, "seed": 0},
+        shares=np.array([[[0.5, 0.5], [0.75, 0.25]], [[0.25, 0.75], [1.0, 0.0]]], np.float32),
+        samples=100,
+        bound=1,
+        mean_gate=gates,
+        digits_of_kind=np.full(10, 3),
+        error=0.5,
+        logits=np.zeros((2, 1, 2), np.float32),
+        digit=np.array([7], np.uint8),
+        place=np.array([0], np.uint8),
+    )
+
+
+def test_a_layer_mixes_its_experts_as_worked_by_hand():
+    """x = 2. Experts relu(x) = 2 and relu(3 - x) = 1, gates 1/4 and 3/4: 2/4 + 3/4 = 1.25.
+
+    The gate's hidden unit is relu(x - 1) = 1, and its logits 1 · 1 + 0 and -1 · 1 + 0.5.
+    """
+    layer = Layer(
+        experts=(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 3.0])),
+        below=(torch.tensor([[1.0]]), torch.tensor([-1.0])),
+        above=(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 0.5])),
+    )
+    inputs = torch.tensor([[2.0]])
+    assert layer.mix(inputs, torch.tensor([[0.25, 0.75]])).tolist() == [[1.25]]
+    assert layer.logits(inputs).tolist() == [[1.0, -0.5]]
+
+
+def test_an_expert_ahead_by_more_than_the_margin_is_left_out_and_the_rest_scaled_to_1():
+    """Gates 1/2, 1/3 and 1/6; totals 30, 10 and 5, mean 15. With margin 10 the first is out: 2/3 and 1/3 are left."""
+    logits, totals = torch.tensor([[3.0, 2.0, 1.0]]).log(), torch.tensor([30.0, 10.0, 5.0])
+    assert balanced(logits, totals, 10.0)[0].tolist() == pytest.approx([0, 2 / 3, 1 / 3])
+    assert balanced(logits, totals, 15.0)[0].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 6]), "15 ahead is not more"
+    assert balanced(logits, totals, float("inf"))[0].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 6])
+
+
+def test_the_gate_stays_a_number_and_learns_where_next_to_nothing_is_left():
+    """The first expert has all of the gate and is left out; e^-500 is 0 in float32, so 0 / 0 without care."""
+    logits = torch.tensor([[500.0, 0.0, 0.0]], requires_grad=True)
+    gate = balanced(logits, torch.tensor([90.0, 0.0, 0.0]), 10.0)
+    assert gate.tolist() == [[0, 0.5, 0.5]]
+    gate[0, 1].backward()
+    assert logits.grad.tolist() == [[0, 0.25, -0.25]]
+
+
+def test_a_digit_is_moved_as_far_as_its_place_says_and_none_of_it_is_lost():
+    """One dot in the middle of 28 × 28 pixels, at row 14, column 14, is at row 18, column 18 of 36 × 36."""
+    images = np.zeros((1, 28, 28), np.uint8)
+    images[0, 14, 14] = 255
+    views, places = windows(Digits(images, np.array([3]))), torch.arange(PLACES)
+    pictures = moved(views, torch.zeros_like(places), places).unflatten(1, (36, 36))
+    right, down = moves(places)
+    assert (pictures.sum(dim=(1, 2)) == 1).all()
+    assert torch.equal(pictures.argmax(dim=1).amax(dim=1), 18 + down)
+    assert torch.equal(pictures.argmax(dim=2).amax(dim=1), 18 + right)
+    assert (right[0], down[0]) == (-4, -4) and (right[80], down[80]) == (4, 4) and (right[8], down[8]) == (4, -4)
+
+
+def test_the_gradient_of_the_network_is_its_numerical_difference():
+    network = start(3, torch.Generator().manual_seed(1))
+    inputs = torch.rand((4, 36 * 36), generator=torch.Generator().manual_seed(2))
+    totals = torch.tensor([[20.0, 0.0, 0.0], [0.0, 0.0, 20.0]])
+
+    def loss():
+        scores, _, _ = network.run(inputs.double(), totals, 10.0)
+        return (scores[:, :3] ** 2).sum()
+
+    for tensor in network.learnt():
+        tensor.data = tensor.data.double()
+    loss().backward()
+    for tensor in network.learnt():
+        at = tensor.grad.abs().argmax()
+        flat = tensor.data.view(-1)
+        flat[at] += 1e-6
+        above = loss().item()
+        flat[at] -= 2e-6
+        below = loss().item()
+        flat[at] += 1e-6
+        assert (above - below) / 2e-6 == pytest.approx(tensor.grad.view(-1)[at].item(), rel=1e-4, abs=1e-8)
+
+
+def test_information_is_all_where_a_value_decides_the_expert_and_nothing_where_it_does_not():
+    assert information(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1, 1])) == pytest.approx(1)
+    assert information(np.array([[0.3, 0.7], [0.3, 0.7]]), np.array([1, 5])) == pytest.approx(0, abs=1e-12)
+
+
+def test_what_a_layer_goes_by_is_told_apart():
+    """By place, layer 1 is sure of one expert in 27 places and of the other in 54: H(1/3) = 0.918 bits of 1.
+
+    By digit, layer 2 is sure of one expert for 5 of 10: H(1/2), all that two experts can tell.
+    """
+    known = factor_information(made_up([1.0] * 27 + [0.0] * 54, [1.0] * 5 + [0.0] * 5)).set_index(["layer", "factor"])
+    third = -(np.log2(1 / 3) + 2 * np.log2(2 / 3)) / 3
+    assert known["information"].to_dict() == pytest.approx(
+        {(1, "where"): third, (1, "what"): 0, (2, "where"): 0, (2, "what"): 1}, abs=1e-6
+    )
+
+
+def test_the_picture_has_each_mean_gate_once_and_gates_sum_to_1(ships):
+    frame = gate_by_factor(ships)
+    assert len(frame) == 2 * 4 * (81 + 10)
+    sums = frame.groupby(["layer", "factor", "right", "down", "digit"])["gate"].sum()
+    assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
+    of_place = frame[frame["factor"] == "where"].groupby(["layer", "expert"])["gate"].mean()
+    assert of_place.to_numpy() == pytest.approx(shares(ships)["share"].to_numpy())
+
+
+def test_a_lead_is_the_running_total_less_the_mean_of_its_layer():
+    """100 samples an epoch. Layer 1: shares of 1/2 and 1/2, then 1/4 and 3/4: totals 75 and 125, so 25 ahead."""
+    frame = share_by_epoch(made_up([0.5] * 81, [0.5] * 10)).set_index(["epoch", "layer", "expert"])
+    assert frame["lead"].to_dict() == pytest.approx(
+        {(1, 1, 0): 0, (1, 1, 1): 0, (1, 2, 0): 25, (1, 2, 1): -25}
+        | {(2, 1, 0): -25, (2, 1, 1): 25, (2, 2, 0): 75, (2, 2, 1): -75}
+    )
+    assert frame["bound"].groupby("epoch").all().tolist() == [True, False]
+
+
+def test_the_same_seed_gives_the_same_mixture_whatever_others_draw_and_draws_nothing_of_theirs(mixture):
+    torch.manual_seed(9)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = train(epochs=2)
+    for each in fields(mixture):
+        assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
+
+
+def test_another_seed_gives_another_mixture_judged_on_the_same_samples(mixture, unbound):
+    assert not np.array_equal(mixture.shares[0], unbound.shares[0])
+    assert np.array_equal(mixture.digit, unbound.digit) and np.array_equal(mixture.place, unbound.place)
+
+
+def test_the_constraint_holds_the_totals_together_until_it_is_lifted(mixture, unbound):
+    frame = share_by_epoch(mixture)
+    assert (mixture.bound, frame["epoch"].max()) == (1, 2)
+    assert 0 < frame.loc[frame["bound"], "lead"].max() <= MARGIN + BATCH
+    assert unbound.bound == 0 and not share_by_epoch(unbound)["bound"].any()
+
+
+def test_who_watches_hears_of_each_batch_and_may_stop():
+    class Enough(Exception):
+        pass
+
+    heard = []
+
+    def watch(done, says):
+        heard.append((done, says))
+        if len(heard) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(epochs=4, watch=watch)
+    assert heard == [(batch * BATCH / 4000 / 4, "epoch 1 of 4") for batch in range(3)]
+
+
+def test_what_cannot_be_trained_or_traced_or_judged_is_refused_with_a_sentence(ships):
+    with pytest.raises(MoevizError, match="2 experts or more"):
+        train(experts=1)
+    with pytest.raises(MoevizError, match="1 epoch or more"):
+        train(epochs=0)
+    with pytest.raises(InvalidTrace, match="digit or by place"):
+        trace_of(ships, "colour")
+    with pytest.raises(InvalidTrace, match="1 to 4"):
+        trace_of(ships, slots=5)
+    with pytest.raises(MoevizError, match="1 or more"):
+        check.collapsed([])
+
+
+def test_the_trace_has_each_digit_at_each_place_once_and_the_gates_of_both_layers(ships):
+    trace = trace_of(ships)
+    assert trace.experts.shape == (2, 810, 4) and trace.model.layers == (1, 2)
+    assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-6)
+    assert np.array_equal(trace.logits, ships.logits)
+    assert trace.tokens["text"].is_unique and trace.tokens["label"].value_counts().unique().tolist() == [81]
+    assert trace.tokens["text"].iloc[[0, 407, 809]].tolist() == [
+        "0 moved 4 left, 4 up",
+        "7 in the middle",
+        "9 moved 4 right, 4 down",
+    ]
+    winners = trace_of(ships, slots=1)
+    assert np.array_equal(winners.experts[..., 0], ships.logits.argmax(axis=-1))
+    regions = trace_of(ships, "place").tokens["label"]
+    assert regions.value_counts().tolist() == [90] * 9
+    assert (regions.iloc[0], regions.iloc[407], regions.iloc[809]) == ("upper left", "middle", "lower right")
+
+
+def test_the_samples_that_ship_are_routed_as_all_test_digits_are(ships):
+    """810 samples are a part of the 81,000, so their mean gates are near those that are measured on all."""
+    weights = trace_of(ships).probabilities("This test")
+    assert weights.mean(axis=1).ravel() == pytest.approx(shares(ships)["share"].to_numpy(), abs=0.03)
+
+
+@pytest.mark.parametrize("experts", [2, 4, 8])
+def test_the_pictures_draw_any_number_of_experts(experts):
+    result = made_up([0.5] * 81, [0.5] * 10)
+    of_experts = ("mean_gate", "shares", "logits")
+    spread = {name: np.repeat(getattr(result, name), experts // 2, axis=-1) for name in of_experts}
+    result = replace(result, **spread)
+    for chart in (GATES_BY_PLACE_AND_DIGIT, FACTOR_INFORMATION, SHARE_BY_EPOCH):
+        assert chart.draw(chart.measure(result)).to_dict()
+
+
+def test_what_ships_is_what_its_settings_say(ships, mixture, unbound):
+    assert ships.settings == {"experts": 4, "constraint": True, "epochs": EPOCHS, "seed": 0}
+    assert (len(ships.shares), ships.bound, ships.samples) == (EPOCHS, EPOCHS - round(FREE * EPOCHS), 4000)
+    assert mixture.shares[0] == pytest.approx(ships.shares[0], abs=2e-3), "both are under the constraint at first"
+    assert unbound.shares[0] != pytest.approx(ships.shares[0], abs=2e-3), "nor is that so of any seed"
+
+
+def test_what_the_paper_claims_holds_for_what_ships_and_for_a_short_run():
+    found = check.claims(quick=True)
+    assert len(found) == 6 and all(np.isnan(claim.paper) for claim in found), "the paper prints no number"
+    assert [claim.what for claim in found if not claim.passed] == []
+
+
+def test_each_claim_can_fail(unbound):
+    """Layers that have changed places; an expert with all of a layer; a lead of 75 samples; and a run cut short."""
+    result = made_up([1.0] * 27 + [0.0] * 54, [0.9] * 9 + [1.0])
+    changed = replace(result, mean_gate=result.mean_gate[::-1].copy())
+    assert not any(claim.passed for claim in check.factored([changed]))
+    assert all(claim.passed for claim in check.factored([result])), "and as they were, both hold"
+    assert not any(claim.passed for claim in check.balanced([result]))
+    assert not check.held([replace(result, bound=2)])[0].passed
+    assert not check.collapsed([unbound])[0].passed
+    first = check.factored([result, changed, changed])[0]
+    assert not first.passed, "most runs must do it, not one"
+    assert first.remark.count(",") == 2, "and each is told"
