@@ -1,0 +1,91 @@
+"""Conditional computation, 2013 and 2015: blocks of a network switched on by a policy."""
+
+from functools import partial
+
+import streamlit as st
+
+from app.facts import figures
+from app.show import heading, picture_and_words
+from app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz.capture.mixtures.conditional_computation import trace_of
+from moeviz.charts import cooperation, load
+from moeviz.charts.history.gated_blocks import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
+from moeviz.history.conditional_computation import ESTIMATORS, Conditional, train
+from moeviz.history.results import shipped
+
+NAME = "conditional"
+TARGETS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+COMMON = tuple(
+    chart
+    for chart in (*load.CHARTS, *cooperation.CHARTS)
+    if chart.draw in (load.load_bars, cooperation.co_activation_heatmap)
+)
+EQUATIONS = r"""\begin{aligned}
+& \sigma = \text{sigm}(Z x + d), \quad u_j \sim \text{B}(\sigma_j) \\
+& h = \tanh(W x + b) \cdot \text{repeat}(u) \\
+\text{2015:}\quad & \textstyle (C - b)\, \nabla \log \prod_j \sigma_j^{u_j} (1 - \sigma_j)^{1 - u_j} \\
+& + \nabla \left(\lambda_s (L_b + L_e) + \lambda_v L_v\right) \\
+\text{2013:}\quad & \partial L / \partial (Z x + d) \; := \; \partial L / \partial u
+\end{aligned}"""
+
+
+def _controls() -> dict[str, object]:
+    kept = {"persist_state": "session", "width": 150}
+    return {
+        "estimator": st.selectbox("Estimator", ESTIMATORS, key=f"{NAME} estimator", **kept),
+        "target": st.select_slider("Target τ", TARGETS, 1 / 8, "{:.3g}".format, key=f"{NAME} target", **kept),
+        "sparsity": st.select_slider("Sparsity λₛ", WEIGHTS, 1.0, key=f"{NAME} sparsity", **kept),
+        "variance": st.select_slider("Variance λᵥ", WEIGHTS, 1.0, key=f"{NAME} variance", **kept),
+        "seed": seed_control(NAME),
+    }
+
+
+def _show(result: Conditional) -> None:
+    figures(
+        {
+            "Blocks on": (
+                f"{result.on_share:.1%}",
+                f"Of all blocks, drawn. Asked for: {result.settings['target']:.1%}.",
+            ),
+            "Wrong": (f"{result.error:.1%}", "Of 1,000 test digits; blocks drawn, as in training. Mean of five draws."),
+            "Blocks over one half": (
+                f"{result.threshold_on_share:.1%}",
+                "Of all blocks: on where the probability is above 1/2, instead of drawn.",
+            ),
+            "Wrong with those": (f"{result.threshold_error:.1%}", "Of 1,000 test digits; no draw, other blocks."),
+        }
+    )
+    for chart in (BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS):
+        heading(chart)
+        picture_and_words(chart, chart.measure(result))
+
+
+conditional_page = partial(
+    exhibit_page,
+    Exhibit(
+        name=NAME,
+        title="Conditional computation",
+        new="2013: Yoshua Bengio, Léonard and Courville ask how to train a part of a network that is on or off, and "
+        "name the straight-through estimator, which passes the slope on as if nothing were between (arXiv "
+        "[1308.3432](https://arxiv.org/abs/1308.3432)). 2015: Emmanuel Bengio, Bacon, Pineau and Precup switch "
+        "whole blocks of a layer on and off, each by itself; a policy decides, trained by the errors that follow "
+        "and by losses that keep it sparse (arXiv [1511.06297](https://arxiv.org/abs/1511.06297)). On all of "
+        "MNIST, with 16 blocks of 16 units and τ = 1/16, they report 2.3 % errors, against 1.9 % for a dense "
+        "network of 256 units and 2.8 % for one of 32.",
+        not_here="The errors of the paper: it has 60,000 digits to learn from, and here are 4,000. That a gated "
+        "network beats a dense one of as much computation: at τ = 1/16 it does not here, and at more blocks "
+        "the comparison leaves out what the policy itself costs. That it is faster: all blocks are computed "
+        "here and then multiplied by 0 or 1, and the paper finds MNIST too small to gain from more. That "
+        "one estimator is better than the other: the steps were chosen for the policy, and three seeds are "
+        "few. The weights of the losses are ours: the paper's 200 goes with other steps. The article that "
+        "this gallery follows gives all of it to Yoshua Bengio; the paper of 2015 is by Emmanuel.",
+        equation=EQUATIONS,
+        controls=_controls,
+        train=train,
+        shipped=partial(shipped, Conditional, NAME),
+        show=_show,
+        trace_of=trace_of,
+        common=COMMON,
+    ),
+)

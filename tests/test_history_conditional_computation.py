@@ -1,0 +1,285 @@
+"""Conditional computation of 2013 and 2015: gates and losses, training, trace, and what the paper claims."""
+
+import inspect
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from moeviz.capture.mixtures.conditional_computation import trace_of
+from moeviz.charts.history.gated_blocks import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
+from moeviz.errors import MissingField, MoevizError
+from moeviz.history import gated_blocks
+from moeviz.history.checks import conditional_computation as checks
+from moeviz.history.conditional_computation import UNITS, Conditional, Network, train
+from moeviz.history.datasets import digits
+from moeviz.history.gated_blocks import NAMES, SHOWN, TARGETS, blocks_by_digit, blocks_on, error_by_blocks, sweep
+from moeviz.history.results import load, save, shipped
+from moeviz.history.stochastic_gates import reinforce, sparsity_loss, straight_through, variance_loss
+from moeviz.metrics.cooperation import co_activation
+from moeviz.metrics.load import expert_load
+from moeviz.routing_trace import NO_EXPERT
+
+
+@pytest.fixture(scope="module")
+def brief():
+    return train(epochs=1)
+
+
+@pytest.fixture(scope="module")
+def uniform():
+    return train("uniform", target=1 / 4, epochs=1)
+
+
+def result_of(on, probability, answer=(3, 3), digit=(3, 8)) -> Conditional:
+    """Two digits, a 3 told right and an 8 taken for a 3."""
+    return Conditional(
+        settings={"estimator": "policy", "target": 0.25, "seed": 0},
+        digit=np.array(digit, np.uint8),
+        answer=np.array(answer, np.uint8),
+        logits=np.log(np.array(probability, np.float32) / (1 - np.array(probability, np.float32))),
+        probability=np.array(probability, np.float32),
+        on=np.array(on),
+        error=0.5,
+        on_share=0.25,
+        threshold_error=0.5,
+        threshold_on_share=0.25,
+    )
+
+
+def test_the_losses_of_a_batch_of_two_are_those_worked_by_hand():
+    """σ = (.9, .1) and (.5, .1), τ = .25. L_b = |.7 − .25| + |.1 − .25| = .6.
+
+    L_e = (|.5 − .25| + |.3 − .25|) / 2 = .15. The variances of the blocks are .2² and 0, so L_v = −.04.
+    """
+    probability = torch.tensor([[0.9, 0.1], [0.5, 0.1]])
+    assert float(sparsity_loss(probability, 0.25)) == pytest.approx(0.6 + 0.15)
+    assert float(variance_loss(probability)) == pytest.approx(-0.04)
+
+
+def test_a_policy_that_gives_every_block_the_target_has_no_sparsity_loss():
+    even = torch.full((5, 4), 0.25)
+    assert float(sparsity_loss(even, 0.25)) == 0 and float(variance_loss(even)) == 0
+
+
+def test_the_slope_of_the_policy_gradient_is_that_of_both_papers():
+    """(u − σ)(C − b) / N by each logit, as 2013 has it for a single unit."""
+    logits = torch.tensor([[0.0, 2.0], [-1.0, 0.5]], requires_grad=True)
+    on, cost = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([3.0, 0.5])
+    reinforce(logits, on, cost, baseline=1.0).backward()
+    expected = (on - torch.sigmoid(logits)) * (cost - 1.0)[:, None] / 2
+    assert logits.grad.numpy() == pytest.approx(expected.detach().numpy(), abs=1e-6)
+
+
+def test_the_policy_gradient_is_right_on_average_whatever_the_baseline():
+    """One block with σ = 1/4; it costs 1 where it is on, 0 where not. The cost expected is σ, its slope σ(1 − σ)."""
+    for baseline in (0.0, 0.5, -2.0):
+        slopes = []
+        for on in (0.0, 1.0):
+            logits = torch.log(torch.tensor([[1 / 3]])).requires_grad_()
+            reinforce(logits, torch.tensor([[on]]), torch.tensor([on]), baseline).backward()
+            slopes.append(float(logits.grad))
+        assert 0.75 * slopes[0] + 0.25 * slopes[1] == pytest.approx(0.25 * 0.75)
+
+
+def test_straight_through_changes_no_value_and_no_slope():
+    logits = torch.tensor([[-40.0, 0.3]], requires_grad=True)
+    on = torch.tensor([[1.0, 0.0]])
+    gates = straight_through(on, logits)
+    assert torch.equal(gates.detach(), on)
+    (gates * torch.tensor([[2.0, -3.0]])).sum().backward()
+    assert logits.grad.tolist() == [[2.0, -3.0]]
+
+
+def test_a_block_that_is_off_adds_nothing_and_all_on_is_the_dense_network():
+    draw = torch.Generator().manual_seed(0)
+    sizes = {"into": (784, 32), "into_bias": (32,), "out": (32, 10), "out_bias": (10,)}
+    parts = {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
+    network = Network(**parts, policy=torch.zeros(784, 2), policy_bias=torch.zeros(2))
+    images = torch.rand(3, 784, generator=draw)
+    hidden = torch.tanh(images @ parts["into"] + parts["into_bias"])
+    dense = hidden @ parts["out"] + parts["out_bias"]
+    first = hidden[:, :UNITS] @ parts["out"][:UNITS] + parts["out_bias"]
+    assert torch.allclose(network.classes(images, torch.ones(3, 2)), dense, atol=1e-4)
+    assert torch.allclose(network.classes(images, torch.tensor([[1.0, 0.0]] * 3)), first, atol=1e-4)
+    assert torch.equal(network.classes(images, torch.zeros(3, 2)), parts["out_bias"].expand(3, 10))
+
+
+@pytest.mark.parametrize("estimator", ["policy", "straight-through"])
+def test_the_same_seed_gives_the_same_network_and_another_seed_another(estimator, brief):
+    torch.manual_seed(1)
+    one = train(estimator, epochs=1)
+    torch.manual_seed(2)
+    again, other = train(estimator, epochs=1), train(estimator, seed=1, epochs=1)
+    for each in fields(one):
+        assert np.array_equal(getattr(one, each.name), getattr(again, each.name)), each.name
+    assert not np.array_equal(one.logits, other.logits)
+    assert np.array_equal(one.logits, brief.logits) == (estimator == "policy")
+
+
+def test_who_watches_hears_how_far_it_is_and_may_stop():
+    class Enough(Exception):
+        pass
+
+    heard = []
+
+    def watch(done, says):
+        heard.append((done, says))
+        if len(heard) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(epochs=2, watch=watch)
+    assert [done for done, _ in heard] == pytest.approx([0, 5 / 80, 10 / 80])
+    assert heard[0][1].startswith("epoch 1 of 2, loss 2.") and heard[0][1].endswith("of the blocks on")
+
+
+def test_uniform_dropout_looks_at_no_digit_and_all_on_is_one_network(uniform):
+    assert uniform.logits is None and (uniform.probability == 0.25).all()
+    assert uniform.on_share == pytest.approx(0.25, abs=0.01) and uniform.threshold_on_share == 0
+    dense = train("uniform", target=1.0, blocks=2, epochs=1)
+    assert dense.on.shape == (1000, 2) and dense.on.all() and dense.on_share == 1
+    assert dense.error == pytest.approx(dense.threshold_error) and dense.error < 0.3
+
+
+def test_what_cannot_be_trained_is_refused_with_a_sentence():
+    with pytest.raises(MoevizError, match="straight-through"):
+        train("backpropagation")
+    for target in (0.0, 1.5, float("nan")):
+        with pytest.raises(MoevizError, match="share of blocks"):
+            train(target=target)
+    for wrong in ({"sparsity": -1.0}, {"variance": float("nan")}, {"blocks": 0}, {"epochs": 0}):
+        with pytest.raises(MoevizError, match="0 or more"):
+            train(**wrong)
+
+
+def test_the_trace_has_the_blocks_that_were_drawn_and_may_have_none():
+    """Of three blocks the 3 has the last two on and the 8 none; over 1/2 are the first of the 3 and none of the 8."""
+    result = result_of([[False, True, True], [False] * 3], [[0.75, 0.5, 0.25], [0.1, 0.1, 0.1]])
+    trace = trace_of(result)
+    assert trace.experts.tolist() == [[[1, 2], [NO_EXPERT, NO_EXPERT]]]
+    assert trace.weights.tolist() == [[[1, 1], [0, 0]]]
+    assert trace.tokens["text"].tolist() == ["3", "8 taken for 3"] and trace.tokens["label"].tolist() == ["3", "8"]
+    assert np.array_equal(trace.logits[0], result.logits) and trace.model.score_function == "sigmoid"
+    assert "drawn" in trace.model.name and "drawn once" in trace.model.caution
+    sure = trace_of(result, thresholded=True)
+    assert sure.experts.tolist() == [[[0], [NO_EXPERT]]] and sure.tokens["text"].tolist() == ["3", "8"]
+    assert "above 1/2" in sure.model.caution
+
+
+def test_the_trace_of_uniform_dropout_has_no_logits_and_says_so(uniform):
+    trace = trace_of(uniform)
+    assert trace.logits is None and trace.model.score_function == "unknown"
+    with pytest.raises(MissingField, match="logits"):
+        trace.probabilities("This test")
+
+
+def test_a_trained_policy_gives_traces_that_metrics_read():
+    result = shipped(Conditional, "conditional")
+    trace = trace_of(result)
+    filled = (trace.experts[0] != NO_EXPERT).sum(axis=1)
+    assert np.array_equal(filled, result.on.sum(axis=1)) and filled.min() == 0 and filled.max() == trace.model.top_k
+    assert expert_load(trace)["tokens"].tolist() == result.on.sum(axis=0).tolist()
+    assert co_activation(trace)["tokens"].sum() == (filled * (filled - 1)).sum()
+    wrong = trace.tokens["text"].str.contains("taken for")
+    assert wrong.mean() == pytest.approx(result.error, abs=0.03) and wrong.any()
+
+
+def test_what_each_digit_switches_on_is_worked_by_hand():
+    """Two of each kind, all alike: σ (1/2, 1/4) and (3/4, 3/4), so 5/8 and 1/2; block 0 is on for one of the two."""
+    result = result_of(
+        np.tile([[False, True], [True, True]], (10, 1)),
+        np.tile([[0.5, 0.25], [0.75, 0.75]], (10, 1)),
+        np.zeros(20),
+        np.repeat(np.arange(10), 2),
+    )
+    frame = blocks_by_digit(result)
+    assert frame.groupby("digit")["probability"].apply(list).tolist() == [[0.625, 0.5]] * 10
+    assert frame.groupby("digit")["on"].apply(list).tolist() == [[0.5, 1.0]] * 10
+    assert (frame["target"] == 0.25).all() and result.class_spread() == 0
+
+
+def test_the_spread_over_kinds_is_that_of_their_means():
+    """Block 0: σ is 1 for the digits 5 to 9 and 0 for the others, so 1/2; block 1: always 1/2, so 0. Mean 1/4."""
+    kinds = np.arange(10)
+    probability = np.stack([kinds >= 5, np.full(10, 0.5)], axis=1).clip(1e-6, 1 - 1e-6)
+    assert result_of(probability > 0.5, probability, kinds, kinds).class_spread() == pytest.approx(0.25, abs=1e-5)
+
+
+def test_how_many_blocks_are_on_beside_the_lot_by_hand():
+    """Two digits, two blocks: one has both on, the other none. By lot with 1/2: 1/4, 1/2, 1/4."""
+    frame = blocks_on(result_of([[True, True], [False, False]], [[0.5, 0.5], [0.5, 0.5]]))
+    assert frame["digits"].tolist() == [1, 0, 1] and frame["share"].tolist() == [0.5, 0, 0.5]
+    assert frame["by_lot"].tolist() == [0.25, 0.5, 0.25]
+
+
+def test_the_sweep_is_averaged_over_its_seeds_and_what_is_shown_comes_last(tmp_path, brief):
+    path = tmp_path / "runs.csv"
+    rows = [("learned policy", 0.125, 0, 0.1, 0.06), ("learned policy", 0.125, 1, 0.2, 0.08)]
+    pd.DataFrame(rows, columns=["network", "target", "seed", "on_share", "error"]).to_csv(path, index=False)
+    mean, own = error_by_blocks(brief, path).to_dict("records")
+    assert mean == pytest.approx(
+        {"network": "learned policy", "target": 0.125, "on_share": 0.15, "mean": 0.07, "lowest": 0.06}
+        | {"highest": 0.08, "seeds": 2}
+    )
+    assert own["network"] == SHOWN and own["mean"] == own["lowest"] == brief.error and own["seeds"] == 1
+
+
+def test_the_sweep_trains_each_network_at_each_seed(monkeypatch, brief):
+    asked = []
+    monkeypatch.setattr(gated_blocks, "train", lambda *where, **how: asked.append((where, how)) or brief)
+    frame = sweep(seeds=(0, 1))
+    assert len(frame) == len(asked) == 2 * (sum(map(len, TARGETS.values())) + 2)
+    assert asked[-1] == (("uniform", 1.0), {"blocks": 2, "seed": 1, "epochs": 40})
+    assert frame["network"].iloc[-1] == "dense, 32 units"
+
+
+def test_the_sweep_that_ships_has_every_network_and_three_seeds():
+    runs = pd.read_csv(gated_blocks.SWEEP)
+    assert set(runs["network"]) == {*NAMES.values(), "dense, 256 units", "dense, 32 units"}
+    assert (runs.groupby(["network", "target"])["seed"].apply(list).map(tuple) == (0, 1, 2)).all()
+    again = train("uniform", target=1.0, blocks=2)
+    row = runs[(runs["network"] == "dense, 32 units") & (runs["seed"] == 0)]
+    assert row["error"].item() == pytest.approx(again.error, abs=0.02)
+
+
+def test_what_ships_is_what_its_settings_say():
+    result, again = shipped(Conditional, "conditional"), train()
+    defaults = {name: p.default for name, p in inspect.signature(train).parameters.items() if name != "watch"}
+    assert result.settings == again.settings == defaults
+    assert np.array_equal(result.digit, digits()[1].digit)
+    assert result.error == pytest.approx(again.error, abs=0.02)
+    assert result.on_share == pytest.approx(again.on_share, abs=0.02)
+    sigmoid = 1 / (1 + np.exp(-result.logits.astype(np.float64)))
+    assert result.probability == pytest.approx(sigmoid, abs=1e-5)
+
+
+@pytest.mark.parametrize("which", ["brief", "uniform"])
+def test_a_result_comes_back_from_its_file(which, request, tmp_path):
+    result = request.getfixturevalue(which)
+    save(result, tmp_path / "result.npz")
+    back = load(Conditional, tmp_path / "result.npz")
+    for each in fields(result):
+        assert np.array_equal(getattr(result, each.name), getattr(back, each.name)), each.name
+
+
+@pytest.mark.parametrize("chart", [BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS], ids=lambda chart: chart.key)
+def test_the_pictures_ask_say_how_to_read_them_and_draw(chart, brief):
+    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
+    assert chart.draw(chart.measure(brief)).to_dict()["height"]
+
+
+def test_what_the_paper_claims_holds_for_a_short_training():
+    found = checks.claims(quick=True)
+    assert len(found) == 5 and all(np.isnan(claim.paper) for claim in found)
+    assert all(claim.passed for claim in found), [claim for claim in found if not claim.passed]
+
+
+def test_the_claims_can_fail(monkeypatch, uniform):
+    """Every network is one of uniform dropout after one epoch: as good as its rival, with the share asked of it."""
+    monkeypatch.setattr(checks, "train", lambda **settings: uniform)
+    failed = [claim.what for claim in checks.claims(quick=True) if not claim.passed]
+    assert len(failed) == 3 and any("twice the blocks" in what for what in failed)
+    assert any("spread" in what for what in failed) and any("without the losses" in what for what in failed)
