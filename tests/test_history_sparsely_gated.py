@@ -1,0 +1,389 @@
+"""The sparsely-gated mixture of 2017: its gate, its losses, its experts, its training, its trace, and its claims."""
+
+import inspect
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from moeviz.capture.mixtures.sparsely_gated import trace_of
+from moeviz.errors import MoevizError
+from moeviz.history import balance
+from moeviz.history.balance import PAPER, balance_by_step, balance_table, beside_paper, setting, shipped_table
+from moeviz.history.checks.sparsely_gated import claims, ordered, parted, repeated, started
+from moeviz.history.datasets import english
+from moeviz.history.noisy_top_k import (
+    Choice,
+    balancing_loss,
+    chance_of_choice,
+    gate_values,
+    kth_excluding,
+    noisy_top_k,
+    one_level,
+    squared_variation,
+    two_levels,
+)
+from moeviz.history.results import load, save, shipped
+from moeviz.history.sparse_language_model import UNITS, LanguageModel, SparseMixture
+from moeviz.history.sparsely_gated import LENGTH, MEASURES, SparselyGated, train
+from moeviz.metrics.load import expert_load
+from moeviz.routing_trace import NO_EXPERT
+
+STEPS = 12
+WORDS = 64
+
+
+@pytest.fixture(scope="module")
+def flat():
+    return train(steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def hierarchy():
+    return train(groups=4, steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """The table after one step, when it says nothing yet."""
+    return balance_table(seeds=[0], steps=1)
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def mixture(groups: int = 0, top_k: int = 2, experts: int = 8) -> SparseMixture:
+    """With gates that are not 0, so that they prefer some experts."""
+    made, own = SparseMixture(experts, top_k, groups, draws()), draws(1)
+    for name, weights in made.named_parameters():
+        if "gate" in name or "spread" in name:
+            weights.data = torch.randn(weights.shape, generator=own) / UNITS**0.5
+    return made
+
+
+def without_noise(scores: list[list[float]], k: int) -> Choice:
+    """What a gate chooses that gives these scores."""
+    return noisy_top_k(
+        torch.eye(len(scores)), torch.tensor(scores).float(), torch.zeros(len(scores), len(scores[0])), k
+    )
+
+
+def test_what_an_expert_has_to_beat_is_worked_by_hand():
+    """Scores 3, 1, 2. The best of the others is 2, 3, 3; the second of the others 1, 2, 1."""
+    scores = torch.tensor([[3.0, 1.0, 2.0]])
+    assert kth_excluding(scores, 1).tolist() == [[2, 3, 3]]
+    assert kth_excluding(scores, 2).tolist() == [[1, 2, 1]]
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_what_an_expert_has_to_beat_is_the_k_th_of_the_others_sorted(k):
+    scores = torch.randn(20, 5, generator=draws())
+    for expert in range(5):
+        others = scores[:, [other for other in range(5) if other != expert]]
+        assert torch.equal(kth_excluding(scores, k)[:, expert], others.sort(descending=True).values[:, k - 1])
+
+
+def test_the_softmax_is_over_the_k_highest_alone():
+    """Scores ln 3, −5 and 0, k = 2: the first and the last are kept, with weights 3/4 and 1/4."""
+    choice = without_noise([[np.log(3), -5.0, 0.0]], 2)
+    assert choice.chosen.tolist() == [[0, 2]]
+    assert gate_values(choice).tolist()[0] == pytest.approx([3 / 4, 0, 1 / 4])
+    assert choice.probability.tolist() == [[1, 0, 1]]
+
+
+def test_the_chance_of_choice_is_how_often_an_expert_wins_when_its_noise_is_drawn_anew():
+    clean, deviation = torch.tensor([[0.3, 0.0, -0.4, 0.1]]), torch.tensor([[0.5, 1.0, 2.0, 0.2]])
+    scores = clean + deviation * torch.randn(1, 4, generator=draws())
+    chance = chance_of_choice(clean, scores, deviation, 2)[0]
+    for expert in range(4):
+        again = scores.repeat(20_000, 1)
+        again[:, expert] = clean[0, expert] + deviation[0, expert] * torch.randn(20_000, generator=draws(expert))
+        won = (again.topk(2).indices == expert).any(dim=-1).float().mean().item()
+        assert won == pytest.approx(chance[expert].item(), abs=0.015)
+
+
+def test_importance_load_and_their_variations_are_worked_by_hand():
+    """Two words, both keep expert 0 at weight 3/4: of experts 1 and 2 each gets one word at 1/4.
+
+    Importance 3/2, 1/4, 1/4: mean 2/3, variance (25/36 + 2 · 25/144) / 3 = 25/72, CV² = 25/32. Load 2, 1, 1: mean 4/3,
+    variance 2/9, CV² = 1/8.
+    """
+    routing = one_level(without_noise([[np.log(3), 0.0, -9.0], [np.log(3), -9.0, 0.0]], 2))
+    assert routing.importance.tolist() == pytest.approx([3 / 2, 1 / 4, 1 / 4])
+    assert routing.load.tolist() == [2, 1, 1]
+    assert balancing_loss(routing, 1.0, 0.0).item() == pytest.approx(25 / 32)
+    assert balancing_loss(routing, 0.0, 1.0).item() == pytest.approx(1 / 8)
+    assert balancing_loss(routing, 0.1, 0.2).item() == pytest.approx(0.1 * 25 / 32 + 0.2 / 8)
+
+
+def test_equal_experts_have_no_variation_and_all_for_one_has_the_most():
+    assert squared_variation(torch.full((4,), 7.0)).item() == 0
+    assert squared_variation(torch.tensor([8.0, 0, 0, 0])).item() == pytest.approx(3)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
+def test_both_losses_have_the_gradient_of_their_numerical_differences(weights):
+    own = draws()
+    x, noise = (torch.randn(shape, generator=own, dtype=torch.float64) for shape in ((6, 3), (6, 4)))
+    gates = [torch.randn(3, 4, generator=own, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(
+        lambda *gates: balancing_loss(one_level(noisy_top_k(x, *gates, 2, noise)), *weights), gates
+    )
+
+
+def test_a_gate_of_zeros_shares_the_words_out_by_lot():
+    own = draws()
+    noise = torch.randn(4096, 8, generator=own)
+    routing = one_level(noisy_top_k(torch.randn(4096, UNITS, generator=own), *torch.zeros(2, UNITS, 8), 2, noise))
+    assert (routing.levels[0].clean == 0).all()
+    words = torch.bincount(routing.chosen.flatten(), minlength=8)
+    assert words.tolist() == pytest.approx([1024] * 8, rel=0.15)  # over 5 standard deviations of drawing by lot
+    assert routing.load.tolist() == pytest.approx([1024] * 8, rel=0.05)
+
+
+def test_the_noise_decides_and_without_it_the_same_words_always_go_the_same_way():
+    made, x = mixture(), torch.randn(WORDS, UNITS, generator=draws())
+    assert torch.equal(made.route(x).chosen, made.route(x).chosen)
+    assert not torch.equal(made.route(x, draws(1)).chosen, made.route(x, draws(2)).chosen)
+
+
+def test_a_hierarchy_is_worked_by_hand():
+    """One word, two groups of two: the groups have 3/4 and 1/4; the first keeps its expert 1, the other its expert 0.
+
+    Ids are group · 2 + expert, so 1 and 2. Without noise the load is a count.
+    """
+    primary = without_noise([[np.log(3), 0.0]], 2)
+    gates = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]])  # group, input, expert
+    routing = two_levels(primary, noisy_top_k(torch.eye(1), gates, torch.zeros(2, 1, 2), 1))
+    assert routing.chosen.tolist() == [[1, 2]]
+    assert routing.weights.tolist()[0] == pytest.approx([3 / 4, 1 / 4])
+    assert routing.importance.tolist() == pytest.approx([0, 3 / 4, 1 / 4, 0])
+    assert routing.load.tolist() == [0, 1, 1, 0]
+
+
+def test_the_load_of_a_hierarchy_is_equation_14_word_by_word():
+    made, x = mixture(groups=4, top_k=1), torch.randn(WORDS, UNITS, generator=draws())
+    routing = made.route(x, draws(1))
+    primary, secondary = routing.levels
+    for group in range(4):
+        theirs = (primary.chosen == group).any(dim=1)
+        within = secondary.probability[group, theirs].sum(dim=0)
+        load = primary.probability[:, group].sum() * within / theirs.sum()
+        assert routing.load.view(4, 2)[group].tolist() == pytest.approx(load.tolist(), rel=1e-4)
+    assert routing.importance.sum().item() == pytest.approx(WORDS, rel=1e-5)
+
+
+def test_the_load_loss_of_a_hierarchy_reaches_the_primary_gate():
+    made = mixture(groups=4, top_k=1)
+    balancing_loss(made.route(torch.randn(WORDS, UNITS, generator=draws()), draws(1)), 0.0, 1.0).backward()
+    assert made.primary_gate.grad.abs().max() > 0 and made.gate.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("groups", "top_k"), [(0, 1), (0, 2), (0, 8), (2, 2)])
+def test_the_mixture_is_the_weighted_sum_of_its_experts_run_one_by_one(groups, top_k):
+    made, x = mixture(groups, top_k), torch.randn(WORDS, UNITS, generator=draws())
+    routing = made.route(x, draws(1))
+    expected = torch.zeros_like(x)
+    for word, slot in np.ndindex(*routing.chosen.shape):
+        expert = routing.chosen[word, slot]
+        answer = torch.relu(x[word] @ made.first[expert]) @ made.second[expert]
+        expected[word] += routing.weights[word, slot] * answer
+    assert torch.allclose(made(x, routing), expected, atol=1e-5)
+    assert routing.weights.sum(dim=1).tolist() == pytest.approx([1] * WORDS, abs=1e-5)
+
+
+def test_an_expert_that_gets_no_word_has_no_gradient():
+    made, x = mixture(top_k=1), torch.randn(3, UNITS, generator=draws())
+    routing = made.route(x)
+    made(x, routing).sum().backward()
+    busy = {int(expert) for expert in routing.chosen.flatten()}
+    assert {expert for expert in range(8) if made.first.grad[expert].abs().max() > 0} == busy
+
+
+def test_no_word_is_guessed_from_what_comes_after_it():
+    model, words = LanguageModel(50, 8, 2, 0, draws()), torch.randint(50, (2, 6), generator=draws())
+    changed = words.clone()
+    changed[:, 4:] = (changed[:, 4:] + 1) % 50
+    before, after = (model(each)[0].view(2, 6, 50) for each in (words, changed))
+    assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6) and not torch.allclose(before, after, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(flat):
+    state = torch.get_rng_state()
+    one, again, other = train(steps=4), train(steps=4), train(steps=4, seed=1)
+    assert torch.equal(state, torch.get_rng_state()), "torch's own generator is not for us"
+    for each in fields(one):
+        assert np.array_equal(getattr(one, each.name), getattr(again, each.name)), each.name
+    assert np.array_equal(one.balance, flat.balance[:4]) and not np.array_equal(one.balance, other.balance)
+
+
+def test_training_guesses_better_and_says_so_in_its_perplexity(flat):
+    assert flat.perplexity_by_step[0] == pytest.approx(2000, rel=0.5), "as good as guessing one word of 2,000"
+    assert flat.perplexity_by_step[-1] < 400 and 1 < flat.perplexity < 400
+    assert (flat.balance[:, 2:] >= 1).all() and (flat.balance >= 0).all()
+
+
+def test_with_one_expert_there_is_nothing_to_balance():
+    alone = train(experts=1, top_k=1, steps=2)
+    assert alone.balance.tolist() == [[0, 0, 1, 1]] * 2 and (alone.weights == 1).all()
+
+
+def test_who_watches_hears_of_each_step_and_may_stop():
+    class Enough(Exception):
+        pass
+
+    heard = []
+
+    def watch(done, says):
+        heard.append((done, says))
+        if len(heard) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(steps=10, watch=watch)
+    assert [done for done, _ in heard] == [0, 0.1, 0.2]
+    assert heard[2][1].startswith("step 2, perplexity")
+
+
+def test_what_cannot_be_trained_is_refused_with_a_sentence():
+    with pytest.raises(MoevizError, match="top-1 to top-16"):
+        train(top_k=17)
+    with pytest.raises(MoevizError, match="top-1 to top-4"):
+        train(groups=4, top_k=5)
+    with pytest.raises(MoevizError, match="equal size"):
+        train(groups=3)
+    with pytest.raises(MoevizError, match="256 experts"):
+        train(experts=300)
+    with pytest.raises(MoevizError, match="below 0"):
+        train(load=-1.0)
+    with pytest.raises(MoevizError, match="a step"):
+        train(steps=0)
+
+
+def test_the_trace_holds_what_the_gate_decided_for_held_out_words(flat):
+    trace = trace_of(flat)
+    words = english()
+    assert (trace.model.layer_kind, trace.model.num_experts, trace.model.top_k) == ("layer", (16,), 2)
+    assert trace.tokens["text"].tolist() == [words.vocabulary[word] for word in trace.tokens["token_id"]]
+    assert (np.diff(trace.tokens["token_id"]) != 0).all(), "runs of one sign are left out"
+    assert trace.tokens["position"].max() == LENGTH - 1
+    best = np.sort(np.argsort(-trace.logits[0], axis=-1)[:, :2], axis=-1)
+    assert np.array_equal(np.sort(trace.experts[0], axis=-1), best), "without noise the highest logits are chosen"
+    kept = np.take_along_axis(trace.logits[0], trace.experts[0].astype(int), axis=-1)
+    assert trace.weights[0] == pytest.approx(np.exp(kept) / np.exp(kept).sum(axis=-1, keepdims=True), abs=1e-5)
+
+
+def test_the_trace_of_a_hierarchy_has_a_level_for_groups_and_one_for_experts(hierarchy):
+    trace = trace_of(hierarchy)
+    assert (trace.model.layer_kind, trace.model.layers, trace.model.num_experts) == ("level", (1, 2), (4, 16))
+    groups, experts = trace.experts
+    assert (groups[:, 2:] == NO_EXPERT).all() and (groups[:, :2] != NO_EXPERT).all()
+    both = [set(word) for word in groups[:, :2].tolist()]
+    assert [set(word) for word in (experts // 4).tolist()] == both, "experts are of the chosen groups"
+    assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-5)
+    of_groups, of_experts = trace.probabilities("This test")
+    assert (of_groups[:, 4:] == 0).all() and of_experts.sum(axis=-1) == pytest.approx(1, abs=1e-5)
+    assert of_experts.reshape(-1, 4, 4).sum(axis=-1) == pytest.approx(of_groups[:, :4], abs=1e-5)
+    load = expert_load(trace)
+    assert load.groupby("layer")["load"].sum().tolist() == pytest.approx([1, 1])
+
+
+def test_the_curve_is_the_mean_of_ten_steps_and_the_rest(flat):
+    steps = np.arange(1, 26, dtype=np.float32)
+    longer = replace(flat, balance=np.column_stack([0 * steps, 0 * steps, steps, 2 * steps]), perplexity_by_step=steps)
+    curve = balance_by_step(longer).pivot(index="step", columns="measure", values="value")
+    assert curve[MEASURES[2]].to_dict() == {10: 5.5, 20: 15.5, 25: 23.0}
+    assert curve[MEASURES[3]].to_dict() == {10: 11.0, 20: 31.0, 25: 46.0}
+    assert balance_by_step(flat)["step"].tolist() == [10, 10, STEPS, STEPS]
+
+
+def test_the_end_is_the_mean_of_the_last_steps(flat):
+    assert flat.at_end()[MEASURES[2]] == pytest.approx(flat.balance[-20:, 2].mean())
+
+
+def test_the_table_trains_each_pair_of_weights_and_says_how_far_it_is(monkeypatch):
+    seen, heard = [], []
+
+    def trained(*, watch, **settings):
+        seen.append(settings)
+        watch(0.5, "halfway")
+        return result
+
+    result = train(steps=1)
+    monkeypatch.setattr(balance, "train", trained)
+    table = balance_table(seeds=[4], steps=7, watch=lambda done, says: heard.append(done))
+    assert [(run["importance"], run["load"]) for run in seen] == list(PAPER)
+    assert {(run["steps"], run["seed"]) for run in seen} == {(7, 4)}
+    assert heard == pytest.approx([(run + 0.5) / 6 for run in range(6)])
+    assert table[MEASURES[0]].tolist() == [result.at_end()[MEASURES[0]]] * 6
+
+
+def test_beside_the_paper_stand_mean_lowest_and_highest_of_the_seeds(runs):
+    other = runs.assign(seed=1, **{MEASURES[1]: runs[MEASURES[1]] + 1})
+    rows = beside_paper(pd.concat([runs, other])).set_index(["measure", "setting"])
+    row, alone = rows.loc[MEASURES[1], "load 0.2"], runs.loc[2, MEASURES[1]]
+    assert (row["lowest"], row["ours"], row["highest"]) == pytest.approx((alone, alone + 0.5, alone + 1))
+    assert (row["paper"], row["even"], row["seeds"]) == (0.04, 0, 2)
+    assert rows.loc[(MEASURES[2], "no loss"), "paper"] == 17.8
+
+
+def test_a_pair_of_weights_is_said_in_words():
+    assert [setting(*pair) for pair in PAPER] == [
+        "no loss",
+        "importance 0.2",
+        "load 0.2",
+        "both 0.1",
+        "both 0.01",
+        "both 1",
+    ]
+    assert setting(0.1, 0.3) == "importance 0.1, load 0.3"
+
+
+def test_what_the_paper_claims_of_its_losses_holds():
+    failed = [claim for claim in claims(quick=True) if not claim.passed]
+    assert not failed
+
+
+def test_the_claims_can_fail(runs, flat):
+    assert not all(claim.passed for claim in ordered(runs)), "after one step no loss has done anything"
+    table = shipped_table()
+    swapped = table.assign(importance=table["load"], load=table["importance"])
+    failed = [claim.what for claim in ordered(swapped) if not claim.passed]
+    assert len(failed) >= 3 and any("importance 0.2 alone" in what for what in failed)
+    assert not parted(flat, flat)[0].passed
+    assert repeated(table, table)[0].passed and not repeated(runs, table)[0].passed
+    assert not started(replace(flat, balance=flat.balance + 1))[0].passed
+
+
+def test_a_table_without_one_of_the_pairs_is_refused(runs):
+    with pytest.raises(MoevizError, match="both 1"):
+        ordered(runs[runs["load"] != 1])
+
+
+def test_what_ships_is_what_its_settings_say(flat):
+    kept = shipped(SparselyGated, "sparsely-gated")
+    given = {name: each.default for name, each in inspect.signature(train).parameters.items() if name != "watch"}
+    assert kept.settings == given
+    assert kept.balance[:STEPS] == pytest.approx(flat.balance, abs=0.02)
+    assert kept.perplexity_by_step[:STEPS] == pytest.approx(flat.perplexity_by_step, rel=0.02)
+    assert len(kept.balance) == given["steps"]
+
+
+def test_the_table_that_ships_has_every_pair_and_seed_and_agrees_with_the_result_that_ships():
+    table = shipped_table()
+    pairs = {(*pair, seed) for pair in PAPER for seed in balance.SEEDS}
+    assert set(table[["importance", "load", "seed"]].itertuples(index=False, name=None)) == pairs
+    kept = shipped(SparselyGated, "sparsely-gated")
+    same = (table["importance"] == 0.1) & (table["load"] == 0.1) & (table["seed"] == 0)
+    assert table.loc[same, list(MEASURES)].iloc[0].tolist() == pytest.approx(list(kept.at_end().values()), abs=0.05)
+
+
+def test_a_result_comes_back_from_its_file_as_it_was(hierarchy, tmp_path):
+    save(hierarchy, tmp_path / "result.npz")
+    again = load(SparselyGated, tmp_path / "result.npz")
+    for each in fields(hierarchy):
+        kept, read = getattr(hierarchy, each.name), getattr(again, each.name)
+        assert np.array_equal(kept, read) if isinstance(kept, np.ndarray) else kept == read, each.name
