@@ -1,0 +1,88 @@
+"""Dense contrast: a mixture of experts beside a dense network that is as fast, and one that is as large."""
+
+from functools import partial
+
+import streamlit as st
+
+from app.facts import figures
+from app.show import heading, picture_and_words
+from app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz.capture.mixtures.dense_contrast import trace_of
+from moeviz.charts.confidence import CHARTS as CONFIDENCE
+from moeviz.charts.confidence import entropy_by_layer
+from moeviz.charts.history.dense_contrast import MEMORY_COMPUTE, PERPLEXITY
+from moeviz.charts.load import CHARTS as LOAD
+from moeviz.charts.load import load_heatmap
+from moeviz.charts.parameters import CHARTS as PARAMETERS
+from moeviz.charts.parameters import parameters_by_part, touched_curve
+from moeviz.history.dense_contrast import KINDS, Run, train
+from moeviz.history.dense_pictures import shipped_sweep
+from moeviz.history.results import shipped
+
+NAME = "dense"
+COMMON = (parameters_by_part, touched_curve, load_heatmap, entropy_by_layer)
+EQUATIONS = r"""\begin{aligned}
+\text{sparse:}\quad & y = \textstyle\sum_{i=1}^{E} G_k(x)_i \; \mathrm{SwiGLU}_i(x) \\
+& G_k(x) = \mathrm{Softmax}(\mathrm{Top}k(x W_g)) \\
+\text{as fast:}\quad & y = \mathrm{SwiGLU}(x), \; k \cdot h \text{ units} \\
+\text{as large:}\quad & y = \textstyle\sum_{i=1}^{E} G_E(x)_i \; \mathrm{SwiGLU}_i(x)
+\end{aligned}"""
+
+
+def _controls() -> dict[str, object]:
+    kept = {"persist_state": "session"}
+    kind = st.selectbox("Kind", list(KINDS), key=f"{NAME} kind", width=140, **kept)
+    experts = st.select_slider("Experts", (4, 8, 16), 8, key=f"{NAME} experts", width=140, **kept)
+    top_k = st.select_slider("Of them for a word", (2, 4), 2, key=f"{NAME} top_k", width=160, **kept)
+    return {"experts": experts, "top_k": top_k, "kind": kind, "seed": seed_control(NAME)}
+
+
+def _show(result: Run) -> None:
+    cost, ended = result.cost, result.perplexity[-1]
+    figures(
+        {
+            "Parameters": (cost.total, f"{cost.total:,}: memory goes with all of them."),
+            "Active": (cost.active, f"{cost.active:,}: compute goes with those that work on one word."),
+            "Multiply-adds": (
+                cost.multiply_adds,
+                f"{cost.multiply_adds:,} for one word: a multiplication for each number of a matrix that it runs "
+                "through. Attention between words is not counted; it is the same for all kinds.",
+            ),
+            "Perplexity": (f"{ended:.1f}", "On all held-out words: lower is better, and 2,000 is guessing."),
+        }
+    )
+    for chart, frame in (
+        (MEMORY_COMPUTE, MEMORY_COMPUTE.measure(result)),
+        (PERPLEXITY, PERPLEXITY.measure(result, shipped_sweep())),
+    ):
+        heading(chart)
+        picture_and_words(chart, frame)
+
+
+dense_page = partial(
+    exhibit_page,
+    Exhibit(
+        name=NAME,
+        title="Dense contrast",
+        new="2024: the paper of Mixtral tells two sizes of a mixture apart, all of its parameters, which go with the "
+        "number of experts, and the active ones, which go with how many of them a token is sent to (Jiang and others, "
+        "*Mixtral of Experts*, arXiv 2401.04088, section 2.1). So a mixture has two dense twins: one of as much "
+        "compute, as that which Switch Transformers are compared with (Fedus, Zoph and Shazeer, arXiv 2101.03961), and "
+        "one of as much memory. Here all three are trained as tiny decoders on the same text; the one that is as large "
+        "is the same network with all experts on, and that is a dense network.",
+        not_here="That the mixture guesses better than the dense network as fast, which is why mixtures are built: of "
+        "three seeds it does with one. The network as large guesses better than the mixture with all three, for four "
+        "times the work of its experts. Each expert of the mixture learns from a quarter of the words, and 89,000 "
+        "words, read about three and a half times, do not fill more parameters. Multiplications are counted; no time "
+        "is claimed, since calling such small experts one by one takes time of its own. And the mixture uses more than "
+        "half of its parameters for a word, where Mixtral 8x7B uses 27.6%: embeddings are over a third of a network so "
+        "small.",
+        equation=EQUATIONS,
+        controls=_controls,
+        train=train,
+        shipped=partial(shipped, Run, NAME),
+        show=_show,
+        trace_of=trace_of,
+        common=tuple(chart for chart in (*PARAMETERS, *LOAD, *CONFIDENCE) if chart.draw in COMMON),
+    ),
+)
