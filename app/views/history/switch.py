@@ -1,0 +1,85 @@
+"""Switch Transformer, 2021: one expert a token, and what does not fit is dropped."""
+
+from functools import partial
+
+import streamlit as st
+
+from app.facts import figures
+from app.show import heading, picture_and_words
+from app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz.capture.mixtures.switch_transformer import trace_of
+from moeviz.charts.history.dropped_tokens import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
+from moeviz.charts.load import CHARTS as LOAD
+from moeviz.charts.load import load_against_importance
+from moeviz.charts.specialization import CHARTS as SPECIALIZATION
+from moeviz.charts.specialization import label_load_heatmap
+from moeviz.charts.vocabulary import CHARTS as VOCABULARY
+from moeviz.charts.vocabulary import top_tokens_table
+from moeviz.history.dropped_tokens import EARLY, LATE, shipped_sweep, twin_perplexity
+from moeviz.history.results import shipped
+from moeviz.history.switch_transformer import Switch, train
+
+NAME = "switch"
+COMMON = (label_load_heatmap, top_tokens_table, load_against_importance)
+EQUATIONS = r"""\begin{aligned}
+p(x) &= \mathrm{softmax}(h(x)) \\
+i &= \arg\max_j p_j(x) \\
+y &= p_i(x)\, E_i(x) \\
+\text{capacity} &= \left\lceil \frac{\text{tokens}}{N} \cdot \text{capacity factor} \right\rceil \\
+\text{loss} &= \text{cross-entropy} + \alpha\, N \textstyle\sum_{i=1}^{N} f_i P_i
+\end{aligned}"""
+
+
+def _controls() -> dict[str, object]:
+    kept = {"persist_state": "session"}
+    experts = st.select_slider("Experts", (2, 4, 8, 16), 8, key=f"{NAME} experts", width=160, **kept)
+    factor = st.selectbox("Capacity factor", (0.5, 1.0, 1.25, 2.0), 2, key=f"{NAME} factor", width=150, **kept)
+    weight = st.selectbox("Aux weight α", (0.0, 1e-3, 1e-2, 1e-1), 2, key=f"{NAME} weight", width=150, **kept)
+    return {"experts": experts, "capacity_factor": factor, "aux_weight": weight, "seed": seed_control(NAME)}
+
+
+def _show(result: Switch) -> None:
+    runs = shipped_sweep()
+    figures(
+        {
+            "Dropped early": (f"{result.drop_rate(EARLY):.0%}", "Of the words of the first 20 steps of training."),
+            "Dropped late": (f"{result.drop_rate(LATE):.1%}", "Of the words of the last 50 steps of training."),
+            "Dropped in test": (f"{result.held_out_dropped:.1%}", "Of 8,192 held-out words, in groups of 1,024."),
+            "Perplexity": (f"{result.perplexity:.1f}", "On all held-out words, those dropped too: lower is better."),
+            "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity of one expert for all words, two seeds."),
+        }
+    )
+    for chart, frame in (
+        (EXPERT_QUEUES, EXPERT_QUEUES.measure(result)),
+        (DROP_RATES, DROP_RATES.measure(result, runs)),
+        (DROPPED_BY_PLACE, DROPPED_BY_PLACE.measure(result)),
+    ):
+        heading(chart)
+        picture_and_words(chart, frame)
+
+
+switch_page = partial(
+    exhibit_page,
+    Exhibit(
+        name=NAME,
+        title="Switch",
+        new="2021: each token goes to one expert only, and that expert's answer is scaled by the router's probability "
+        "for it, which is how the router learns. An expert has room for so many tokens of a batch, its capacity; those "
+        "that come later are dropped: no expert sees them, and they pass by the residual connection as they are. An "
+        "auxiliary loss with the weight α = 0.01 keeps the load even (Fedus, Zoph and Shazeer, arXiv 2101.03961, "
+        "*JMLR* 23).",
+        not_here="The paper's speeds (Table 1, and 7.5 times fewer steps than T5 with 64 experts), training that "
+        "diverges in bfloat16, and the run of 1.6 trillion parameters: this model has under half a million, and no "
+        "second computer to send a token to. Against its dense twin, which takes as many multiplications a word, its "
+        "perplexity is only 1 to 3 % lower, and in trials of half as many steps the twin was sometimes ahead. "
+        "The paper's Table 9 contradicts itself: the 64 experts that it prints give Switch-XXL 201 billion parameters, "
+        "and 128 give the 395 billion that it prints (see the Timeline page).",
+        equation=EQUATIONS,
+        controls=_controls,
+        train=train,
+        shipped=partial(shipped, Switch, NAME),
+        show=_show,
+        trace_of=trace_of,
+        common=tuple(chart for chart in (*SPECIALIZATION, *VOCABULARY, *LOAD) if chart.draw in COMMON),
+    ),
+)

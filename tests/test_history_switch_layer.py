@@ -1,0 +1,105 @@
+"""The Switch layer of 2021, worked by hand: who goes where, who is dropped, what is learnt, and the balancing loss."""
+
+import pytest
+import torch
+
+from moeviz.history.switch_layer import DenseLayer, SwitchLayer, balancing_loss, capacity, matrix, places
+
+
+def layer_by_hand(capacity_factor: float = 1.0) -> SwitchLayer:
+    """Two experts over tokens of two numbers: the router reads them as logits, expert 0 doubles, expert 1 trebles."""
+    layer = SwitchLayer(2, 2, 2, capacity_factor, torch.Generator())
+    with torch.no_grad():
+        layer.router.copy_(torch.eye(2))
+        layer.into.copy_(torch.eye(2).expand(2, 2, 2))
+        layer.out_of.copy_(torch.stack([2 * torch.eye(2), 3 * torch.eye(2)]))
+    return layer
+
+
+TOKENS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [3.0, 0.0]])
+
+
+def test_a_layer_routes_scales_and_drops_as_worked_by_hand():
+    """Four tokens, two experts, capacity 4 / 2 · 1 = 2. Tokens 0, 2 and 3 want expert 0: 3 comes too late.
+
+    p of the winner is sigmoid(1), sigmoid(1) and sigmoid(2); outputs are p · 2 · 1, p · 3 · 1 and p · 2 · 2.
+    """
+    routed = layer_by_hand()(TOKENS)
+    assert routed.chosen.tolist() == [0, 1, 0, 0] and routed.dropped.tolist() == [False, False, False, True]
+    one, two = torch.sigmoid(torch.tensor([1.0, 2.0])).tolist()
+    assert routed.output.tolist() == [
+        pytest.approx([2 * one, 0]),
+        pytest.approx([0, 3 * one]),
+        pytest.approx([4 * two, 0]),
+        [0, 0],
+    ]
+    assert torch.equal(routed.logits, TOKENS) and routed.probabilities.sum(1).tolist() == pytest.approx([1] * 4)
+
+
+def test_with_room_for_all_nothing_is_dropped_and_each_token_meets_its_expert():
+    generator = torch.Generator().manual_seed(0)
+    layer, tokens = SwitchLayer(6, 5, 4, 4.0, generator), torch.randn(20, 6, generator=generator)
+    routed = layer(tokens)
+    assert not routed.dropped.any()
+    for token, expert, output, p in zip(tokens, routed.chosen, routed.output, routed.probabilities, strict=True):
+        alone = p[expert] * ((token @ layer.into[expert]).relu() @ layer.out_of[expert])
+        assert output.tolist() == pytest.approx(alone.tolist(), abs=1e-6)
+
+
+def test_one_expert_is_the_dense_layer():
+    layer, dense = (kind(torch.Generator().manual_seed(1)) for kind in (_one_expert, lambda g: DenseLayer(3, 4, g)))
+    with torch.no_grad():
+        dense.into.copy_(layer.into[0])
+        dense.out_of.copy_(layer.out_of[0])
+    tokens = torch.randn(7, 3, generator=torch.Generator().manual_seed(2))
+    assert layer(tokens).output.detach().numpy() == pytest.approx(dense(tokens).detach().numpy(), abs=1e-6)
+
+
+def _one_expert(generator: torch.Generator) -> SwitchLayer:
+    return SwitchLayer(3, 4, 1, 1.0, generator)
+
+
+def test_the_router_learns_through_the_probability_and_a_dropped_token_teaches_nothing():
+    layer = layer_by_hand()
+    tokens = TOKENS.clone().requires_grad_()
+    layer(tokens).output.sum().backward()
+    assert layer.router.grad.abs().sum() > 0 and (tokens.grad[3] == 0).all() and (tokens.grad[:3] != 0).any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "experts", "factor", "room"), [(1024, 8, 1.25, 160), (10, 4, 1.0, 3), (100, 10, 1.1, 11), (8, 8, 0.5, 1)]
+)
+def test_capacity_is_rounded_up_and_no_rounding_error_adds_a_place(tokens, experts, factor, room):
+    assert capacity(tokens, experts, factor) == room
+
+
+def test_places_count_each_queue_in_the_order_of_the_batch():
+    assert places(torch.tensor([2, 2, 0, 2, 0, 1]), 3).tolist() == [0, 1, 0, 2, 1, 0]
+
+
+def test_the_balancing_loss_is_1_where_routing_is_uniform_and_n_where_it_has_collapsed():
+    chosen = torch.arange(32) % 8
+    assert float(balancing_loss(torch.full((32, 8), 1 / 8), chosen)) == 1
+    collapsed = torch.eye(8)[torch.zeros(32, dtype=torch.long)]
+    assert float(balancing_loss(collapsed, torch.zeros(32, dtype=torch.long))) == 8
+
+
+def test_the_balancing_loss_of_two_tokens_is_that_worked_by_hand():
+    """p = (.9, .1) and (.6, .4): f = (1, 0), P = (.75, .25), so N Σ f P = 2 · .75; d/dp of expert 0 is 2 · 1 / 2."""
+    probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4]], requires_grad=True)
+    loss = balancing_loss(probabilities, torch.tensor([0, 0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.5) and probabilities.grad.tolist() == [[1, 0], [1, 0]]
+
+
+def test_jitter_changes_what_the_router_reads_by_one_per_cent_at_most():
+    layer, tokens = layer_by_hand(2.0), torch.ones(1000, 2)
+    read = layer(tokens, torch.Generator().manual_seed(0)).logits.detach()
+    assert 0.99 <= float(read.min()) < 0.991 and 1.009 < float(read.max()) <= 1.01
+    assert torch.equal(layer(tokens).logits, tokens)
+
+
+def test_weights_start_at_a_tenth_of_the_usual_variance_cut_at_two_deviations():
+    weights = matrix(torch.Generator().manual_seed(0), 4, 100, 1000).detach()
+    assert float(weights.abs().max()) <= 2 * (0.1 / 100) ** 0.5
+    assert float(weights.std()) == pytest.approx(0.88 * (0.1 / 100) ** 0.5, rel=0.01)

@@ -1,0 +1,239 @@
+"""The Switch Transformer of 2021: its training, what it drops, its trace, and what its paper claims."""
+
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from moeviz.capture.mixtures.switch_transformer import trace_of
+from moeviz.charts.history.dropped_tokens import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.checks.switch_transformer import against_the_twin, claims, dropping, uniform
+from moeviz.history.dropped_tokens import (
+    KINDS,
+    OTHERS,
+    SEEDS,
+    THIS_RUN,
+    drop_rates,
+    dropped_by_lot,
+    dropped_by_place,
+    expert_queues,
+    shipped_sweep,
+    sweep,
+)
+from moeviz.history.results import load, save, shipped
+from moeviz.history.switch_layer import balancing_loss, capacity
+from moeviz.history.switch_transformer import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, corpus, train
+from moeviz.metrics.load import expert_load
+from moeviz.routing_trace import NO_EXPERT
+
+GROUP = SEQUENCES * WORDS
+
+
+@pytest.fixture(scope="module")
+def short():
+    """Twelve steps: it drops much."""
+    return train(steps=12, capacity_factor=1.0)
+
+
+@pytest.fixture(scope="module")
+def shipping():
+    return shipped(Switch, "switch")
+
+
+def test_the_corpus_repeats_no_word_and_holds_back_a_twelfth():
+    training, held_out, vocabulary = corpus()
+    for words in (training, held_out):
+        seams = int((words[1:] == words[:-1]).sum())
+        assert seams <= 10, "only where two stretches meet"
+    assert len(held_out) / len(training) == pytest.approx(1 / 11, abs=0.01) and len(vocabulary) == 2000
+
+
+def test_the_same_arguments_give_the_same_switch_and_another_seed_another(short):
+    torch.manual_seed(5)
+    again, other = train(steps=12, capacity_factor=1.0), train(steps=1, capacity_factor=1.0, seed=1)
+    for each in fields(short):
+        assert np.array_equal(getattr(short, each.name), getattr(again, each.name)), each.name
+    assert not np.array_equal(short.dropped_by_step[0], other.dropped_by_step[0])
+
+
+def test_training_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    train(steps=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_who_watches_is_called_before_each_step_and_may_stop():
+    class Enough(Exception):
+        pass
+
+    seen = []
+
+    def watch(done, says):
+        seen.append((done, says))
+        if len(seen) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(steps=4, watch=watch)
+    assert [done for done, _ in seen] == [0, 0.25, 0.5] and "of the words dropped" in seen[-1][1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"experts": 0}, {"experts": 65}, {"steps": 0}, {"capacity_factor": 0.0}, {"aux_weight": -1.0}]
+)
+def test_what_makes_no_switch_transformer_is_refused_with_a_sentence(wrong):
+    with pytest.raises(MoevizError, match="it takes"):
+        train(**wrong)
+
+
+def test_what_the_held_out_words_came_to_fits_together(short):
+    assert len(short.words) == GROUP and short.logits.shape == (GROUP, EXPERTS)
+    assert (short.chosen == short.logits.argmax(1)).all()
+    powers = np.exp(short.logits)
+    assert short.gate == pytest.approx((powers / powers.sum(1, keepdims=True)).max(1), abs=1e-6)
+    room = capacity(GROUP, EXPERTS, 1.0)
+    assert short.dropped.any() and (~short.dropped).any()
+    for expert in range(EXPERTS):
+        late = short.dropped[short.chosen == expert]
+        assert not late[:room].any() and late[room:].all()
+
+
+def test_the_dense_twin_drops_nothing_routes_nothing_and_has_no_trace():
+    twin = train(steps=1, dense=True)
+    assert twin.dropped_by_step.sum() == 0 and not twin.dropped.any() and twin.logits.shape == (GROUP, 0)
+    with pytest.raises(InvalidTrace, match="dense twin"):
+        trace_of(twin)
+
+
+def test_the_switch_has_its_twin_s_parameters_and_a_router_and_the_experts_that_it_has_more(short):
+    """An expert has 2 · 64 · 128 weights, a router 64 for each expert."""
+    assert short.parameters - train(steps=1, dense=True).parameters == 7 * 2 * 64 * 128 + 8 * 64
+
+
+def test_the_trace_has_no_expert_where_a_word_was_dropped_but_what_its_router_wanted(short):
+    trace = trace_of(short)
+    assert trace.experts.shape == (1, GROUP, 1) and trace.model.num_layers == 2 and trace.model.top_k == 1
+    dropped = trace.experts[0, :, 0] == NO_EXPERT
+    assert (dropped == short.dropped).all() and (trace.weights[0, dropped, 0] == 0).all()
+    assert np.array_equal(trace.weights[0, ~dropped, 0], short.gate[~dropped])
+    assert (trace.logits[0].argmax(1) == short.chosen).all()
+    assert trace.probabilities("This test").max(axis=-1)[0] == pytest.approx(short.gate, abs=1e-6)
+    assert trace.tokens["position"].max() == WORDS - 1 and trace.tokens["sequence"].max() == SEQUENCES - 1
+    assert set(trace.tokens["label"]) <= {"word", "number", "sign", "rare"}
+    assert str(short.dropped.sum()) in trace.model.caution
+    assert expert_load(trace)["tokens"].sum() == GROUP - short.dropped.sum()
+
+
+def test_queues_hold_every_word_once_and_none_over_capacity(short):
+    frame = expert_queues(short).pivot(index="expert", columns="fate", values="words")
+    assert frame.to_numpy().sum() == GROUP and expert_queues(short)["share"].sum() == pytest.approx(1)
+    assert frame["served"].max() == capacity(GROUP, EXPERTS, 1.0) == expert_queues(short)["capacity"][0]
+    assert (frame["served"][frame["dropped"] > 0] == 128).all() and frame["dropped"].sum() == short.dropped.sum()
+
+
+def test_of_two_words_that_draw_one_of_two_experts_each_a_quarter_is_dropped():
+    """Both draw the same expert in half of the cases, and then one of two finds no room: 1/2 · 1/2."""
+    assert dropped_by_lot(2, 1.0, words=2) == pytest.approx(0.25)
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(GROUP, [1 / 8] * 8, size=2000)
+    drawn = np.maximum(0, counts - 128).sum(1).mean() / GROUP
+    assert dropped_by_lot(8, 1.0) == pytest.approx(drawn, rel=0.02)
+    assert dropped_by_lot(1, 0.5) == 0.5 and dropped_by_lot(8, 2.0) == pytest.approx(0, abs=1e-9)
+
+
+def test_early_in_training_late_places_lose_most(shipping):
+    frame = dropped_by_place(shipping)
+    early = frame[frame["stage"] == "first 20 steps"].set_index("sequence")["dropped"]
+    assert early[:4].max() < 0.1 < early.mean() < early[-4:].min()
+    assert frame.groupby("stage")["dropped"].mean().tolist() == pytest.approx(frame["mean"].unique().tolist())
+
+
+def test_drop_rates_are_means_of_ten_steps_and_of_the_seeds(short):
+    runs = pd.DataFrame(
+        {"dense": False, "capacity_factor": 1.0, "aux_weight": 0.0, "seed": [0, 1], "step": 0, "dropped": [0.2, 0.4]}
+    )
+    frame = drop_rates(short, runs).set_index("run")
+    assert frame.loc[OTHERS, "dropped"] == pytest.approx(0.3)
+    mine = frame.loc[THIS_RUN].set_index("step")["dropped"]
+    assert mine.to_dict() == pytest.approx({0: short.drop_rate(slice(10)), 10: short.drop_rate(slice(10, 12))})
+    assert frame["by_lot"].unique() == pytest.approx([dropped_by_lot(8, 1.0)])
+
+
+def test_what_ships_is_of_the_default_settings_and_its_sweep_of_all_kinds(shipping):
+    assert shipping.settings == {
+        "experts": 8,
+        "capacity_factor": 1.25,
+        "aux_weight": 1e-2,
+        "steps": STEPS,
+        "seed": 0,
+        "dense": False,
+    }
+    runs = shipped_sweep()
+    same = runs[(runs["capacity_factor"] == 1.25) & (runs["aux_weight"] == 1e-2) & (runs["seed"] == 0)]
+    mine = drop_rates(shipping, runs).query("run == @THIS_RUN")
+    assert same["dropped"].to_numpy() == pytest.approx(mine["dropped"].to_numpy(), abs=0.005)
+    assert same["perplexity"].iloc[0] == pytest.approx(shipping.perplexity, rel=1e-3)
+    assert len(runs) == len(KINDS) * len(SEEDS) * STEPS / 10 and set(runs["seed"]) == set(SEEDS)
+
+
+def test_what_ships_is_what_training_begins_with(shipping):
+    again = train(steps=3)
+    assert np.abs(again.dropped_by_step.astype(int) - shipping.dropped_by_step[:3]).sum() <= 0.01 * 3 * GROUP
+
+
+def test_a_result_survives_its_file(short, tmp_path):
+    save(short, tmp_path / "switch.npz")
+    again = load(Switch, tmp_path / "switch.npz")
+    assert all(np.array_equal(getattr(short, each.name), getattr(again, each.name)) for each in fields(short))
+
+
+def test_what_the_paper_says_of_dropping_holds_for_what_ships():
+    found = dropping(shipped_sweep())
+    assert len(found) == 4 + 6 + 3 and not [claim for claim in found if not claim.passed]
+
+
+def test_perplexities_that_ship_are_below_the_twin_s():
+    found = against_the_twin(shipped_sweep())
+    assert len(found) == 3 and not [claim for claim in found if not claim.passed]
+
+
+def test_the_claims_hold_in_three_short_runs():
+    found = claims(quick=True)
+    assert len(found) == 1 + 1 + 3 + 1 and not [claim for claim in found if not claim.passed]
+
+
+def test_the_claims_can_fail():
+    """With capacity factors swapped, a wider queue drops more; with the twin at perplexity 1, no Switch is better."""
+    runs = shipped_sweep()
+    swapped = runs.assign(capacity_factor=runs["capacity_factor"].map({1.0: 2.0, 1.25: 1.25, 2.0: 1.0}))
+    assert not any(claim.passed for claim in dropping(swapped) if "less that at" in claim.what)
+    without = runs.assign(aux_weight=runs["aux_weight"].map({0.0: 1e-2, 1e-2: 0.0}))
+    assert not any(claim.passed for claim in dropping(without) if "less that with it" in claim.what)
+    worsening = runs.assign(step=-runs["step"])
+    assert not any(claim.passed for claim in dropping(worsening) if "first 20" in claim.what)
+    better = runs.assign(perplexity=runs["perplexity"].where(~runs["dense"], 1.0))
+    assert not any(claim.passed for claim in against_the_twin(better))
+
+
+def test_the_uniform_claim_fails_with_another_loss(monkeypatch):
+    wrong = "moeviz.history.checks.switch_transformer.balancing_loss"
+    monkeypatch.setattr(wrong, lambda probabilities, chosen: 8 * balancing_loss(probabilities, chosen))
+    assert not uniform().passed
+
+
+def test_a_sweep_tells_how_far_it_is():
+    seen = []
+    runs = sweep(KINDS[-2:], seeds=(3,), steps=1, watch=lambda done, says: seen.append((done, says)))
+    assert [done for done, _ in seen] == [0, 0.5] and seen[1][1].startswith("run 2 of 2, step 0")
+    assert runs["dense"].tolist() == [False, True] and runs["capacity_factor"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("chart", [EXPERT_QUEUES, DROP_RATES, DROPPED_BY_PLACE], ids=lambda chart: chart.key)
+def test_the_pictures_ask_draw_and_say_how_they_are_computed(chart, short):
+    frame = chart.measure(short, shipped_sweep()) if chart is DROP_RATES else chart.measure(short)
+    spec = chart.draw(frame).to_dict()
+    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
+    assert spec["width"] == "container" and "Source:" in chart.method
