@@ -1,17 +1,45 @@
-"""Train every system of the history gallery once, and write what ships: python -m benchmarks.history [NAME ...]
+"""Train the systems of the history gallery, and write what ships: python -m benchmarks.history [NAME ...] [--sweeps]
 
-The seconds that each takes are printed; what is written depends on the seed alone.
+With --sweeps also the tables over many settings, which takes a quarter of an hour. One thread, so that what is written
+depends on the seed alone; the seconds that each takes are printed.
 """
 
 import sys
 import time
 
+import pandas as pd
+import torch
+
+from moeviz.history import smyth
+from moeviz.history.pictures import balance, dropped_tokens, expert_room, gated_blocks, memory_and_compute
 from moeviz.history.results import SHIPPED, save
 from moeviz.history.systems import SYSTEMS, train
 
+SWEEPS = {
+    "hmm-experts": smyth.accuracies,
+    "svm-experts": expert_room.sweep,
+    "conditional": gated_blocks.sweep,
+    "sparsely-gated": balance.balance_table,
+    "switch": dropped_tokens.sweep,
+    "dense": memory_and_compute.sweep,
+}
+
+
+def write(frame: pd.DataFrame, name: str) -> None:
+    """A table that ships, in as many digits as anybody reads."""
+    frame.to_csv(SHIPPED / f"{name}.csv", index=False, float_format="%.5g")
+
+
+def timed(what: str, make, keep) -> None:
+    """Make something, keep it, and say how long that took."""
+    began = time.perf_counter()
+    keep(make())
+    print(f"{what}: {time.perf_counter() - began:.1f} s", flush=True)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or SYSTEMS:
-        began = time.perf_counter()
-        path = SHIPPED / f"{name}.npz"
-        save(train(name), path)
-        print(f"{name}: {time.perf_counter() - began:.1f} s, {path.stat().st_size:,} bytes")
+    torch.set_num_threads(1)
+    for name in [name for name in sys.argv[1:] if name != "--sweeps"] or SYSTEMS:
+        timed(name, lambda name=name: train(name), lambda result, name=name: save(result, SHIPPED / f"{name}.npz"))
+        if "--sweeps" in sys.argv and name in SWEEPS:
+            timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))

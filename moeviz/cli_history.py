@@ -40,7 +40,7 @@ def check(names: Sequence[str], quick: bool, show: Callable[[str], None]) -> pd.
 
 
 def _text(frame: pd.DataFrame) -> str:
-    """Two lines a claim: pass or fail and what; ours, the paper's and the tolerance. A remark after the last it is of."""
+    """Two lines a claim: pass or fail and what; ours, the paper's and the tolerance. A remark after its last."""
     lines = [frame["system"].iloc[0]]
     remarks = [*frame["remark"], ""]
     for number, claim in enumerate(frame.itertuples()):

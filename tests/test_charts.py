@@ -18,13 +18,9 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
-from moeviz.charts.history.decision_lines import DECISION_LINES
-from moeviz.charts.history.timeline import TIMELINE
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.saturation import SATURATION
 from moeviz.errors import MissingField, MoevizError
-from moeviz.history.adaptive_mixtures import train
-from moeviz.history.vowels import stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_expert, token_layer
 from moeviz.metrics.vocabulary import top_tokens
@@ -124,7 +120,9 @@ def check_golden(chart, spec, request):
 
 
 def test_every_golden_file_is_of_a_chart():
-    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, TIMELINE, DECISION_LINES, *COMPARISONS]}
+    from test_history_charts import HISTORY_CHARTS
+
+    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, *COMPARISONS, *HISTORY_CHARTS]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
@@ -405,13 +403,3 @@ def test_a_legend_that_is_a_gradient_is_drawn_on_a_canvas(chart):
     spec = spec_of(chart, sample_trace())
     gradients = [encoding for encoding in encodings(spec) if encoding.get("color", {}).get("type") == "quantitative"]
     assert not gradients or spec["usermeta"]["embedOptions"]["renderer"] == "canvas"
-
-
-def test_the_timeline_and_the_plane_of_1991_are_drawn(request):
-    check_golden(TIMELINE, TIMELINE.draw(TIMELINE.measure()).to_dict(), request)
-    data = stand_in()
-    frame = DECISION_LINES.measure(train(data), data)
-    samples, lines = (frame[frame["what"] == what] for what in ("sample", "line"))
-    assert len(samples) == len(data.vowel) and samples["right"].mean() > 0.85
-    assert sorted(lines["expert"]) == sorted([*samples["expert"].unique()] * 2)
-    check_golden(DECISION_LINES, DECISION_LINES.draw(frame).to_dict(), request)

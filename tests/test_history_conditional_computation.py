@@ -11,11 +11,19 @@ import torch
 from moeviz.capture.mixtures.conditional_computation import trace_of
 from moeviz.charts.history.gated_blocks import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
 from moeviz.errors import MissingField, MoevizError
-from moeviz.history import gated_blocks
 from moeviz.history.checks import conditional_computation as checks
 from moeviz.history.conditional_computation import UNITS, Conditional, Network, train
 from moeviz.history.datasets import digits
-from moeviz.history.gated_blocks import NAMES, SHOWN, TARGETS, blocks_by_digit, blocks_on, error_by_blocks, sweep
+from moeviz.history.pictures import gated_blocks
+from moeviz.history.pictures.gated_blocks import (
+    NAMES,
+    SHOWN,
+    TARGETS,
+    blocks_by_digit,
+    blocks_on,
+    error_by_blocks,
+    sweep,
+)
 from moeviz.history.results import load, save, shipped
 from moeviz.history.stochastic_gates import reinforce, sparsity_loss, straight_through, variance_loss
 from moeviz.metrics.cooperation import co_activation

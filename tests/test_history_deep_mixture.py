@@ -13,8 +13,14 @@ from moeviz.history.checks import deep_mixture as check
 from moeviz.history.datasets import Digits
 from moeviz.history.deep_mixture import BATCH, EPOCHS, FREE, MARGIN, DeepMixture, Layer, balanced, start, train
 from moeviz.history.moved_digits import PLACES, moved, moves, windows
+from moeviz.history.pictures.where_and_what import (
+    factor_information,
+    gate_by_factor,
+    information,
+    share_by_epoch,
+    shares,
+)
 from moeviz.history.results import shipped
-from moeviz.history.where_and_what import factor_information, gate_by_factor, information, share_by_epoch, shares
 
 
 @pytest.fixture(scope="module")

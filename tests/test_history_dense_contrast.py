@@ -10,12 +10,19 @@ import torch.nn.functional as F
 from moeviz.capture.mixtures.dense_contrast import trace_of
 from moeviz.charts.history.dense_contrast import MEMORY_COMPUTE, PERPLEXITY
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history import dense_contrast, dense_pictures
+from moeviz.history import dense_contrast
 from moeviz.history.checks.dense_contrast import claims
 from moeviz.history.datasets import english
 from moeviz.history.decoder_costs import PARTS, cost
 from moeviz.history.dense_contrast import KINDS, WORDS, Run, balancing_loss, perplexity, sizes_of, train
-from moeviz.history.dense_pictures import HERE, REAL, memory_against_compute, perplexity_by_step, shipped_sweep
+from moeviz.history.pictures import memory_and_compute
+from moeviz.history.pictures.memory_and_compute import (
+    HERE,
+    REAL,
+    memory_against_compute,
+    perplexity_by_step,
+    shipped_sweep,
+)
 from moeviz.history.results import load, save, shipped
 from moeviz.history.small_mixtral import Choice, Mixture, Sizes, as_one_block, at_random
 from moeviz.metrics.load import expert_load
@@ -219,13 +226,13 @@ def test_the_triangle_has_the_same_memory_above_a_mixture_and_the_same_compute_b
 def test_the_curves_are_those_of_the_sweep_and_of_this_run_without_step_0(runs):
     frame = perplexity_by_step(runs["as large"], shipped_sweep())
     assert frame["step"].min() == STEPS
-    mine = frame[frame["run"] == dense_pictures.THIS_RUN]
+    mine = frame[frame["run"] == memory_and_compute.THIS_RUN]
     assert mine["kind"].tolist() == ["as large"] and mine["perplexity"].tolist() == [runs["as large"].perplexity[1]]
 
 
 def test_a_sweep_trains_every_kind_from_every_seed():
     seen = []
-    frame = dense_pictures.sweep((5,), lambda done, says: seen.append(done), steps=1)
+    frame = memory_and_compute.sweep((5,), lambda done, says: seen.append(done), steps=1)
     assert frame.groupby("kind", sort=False)["seed"].unique().map(list).to_dict() == {kind: [5] for kind in KINDS}
     assert frame["step"].tolist() == [0, 1] * 3 and seen == pytest.approx([0, 1 / 3, 2 / 3])
 
@@ -246,7 +253,7 @@ def test_what_ships_is_what_its_settings_say():
     same = sweep[(sweep["kind"] == "sparse") & (sweep["seed"] == 0)]
     assert same["perplexity"].to_numpy() == pytest.approx(found.perplexity, rel=1e-4)
     assert same["step"].tolist() == list(found.recorded)
-    assert set(sweep["kind"]) == set(KINDS) and set(sweep["seed"]) == set(dense_pictures.SEEDS)
+    assert set(sweep["kind"]) == set(KINDS) and set(sweep["seed"]) == set(memory_and_compute.SEEDS)
 
 
 def test_the_page_says_of_the_kinds_what_the_sweep_says():

@@ -12,7 +12,7 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.adaptive_mixtures import encode, sigmoid
 from moeviz.history.checks.hierarchical_mixture import claims
 from moeviz.history.hierarchical_mixture import RIDGE, Hierarchy, Tree, fitted, responsibilities, train
-from moeviz.history.learning_curves import GRADIENT, TREE
+from moeviz.history.pictures.learning_curves import GRADIENT, TREE
 from moeviz.history.results import shipped
 from moeviz.history.vowels import Vowels, stand_in
 from moeviz.metrics.specialization import load_by_label

@@ -14,10 +14,10 @@ from moeviz.charts.history.gate_over_time import GATE_OVER_TIME, SETTLING, SOFT_
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.checks.hmm_mixtures import claims, oracle_difference
 from moeviz.history.datasets import Utterances, japanese_vowels
-from moeviz.history.gate_over_time import gate_over_time, names, settling, slowest
 from moeviz.history.hmm_experts import Experts, log_gate, prefix_log_likelihoods, responsibilities, side_by_side, step
 from moeviz.history.hmm_mixtures import NO_SPEAKER, Mixture, fit, matched, settled_after, train
 from moeviz.history.k_means import k_means
+from moeviz.history.pictures.gate_over_time import gate_over_time, names, settling, slowest
 from moeviz.history.results import load, save, shipped
 from moeviz.history.smyth import accuracies, accuracy, pair, shipped_accuracies
 from moeviz.routing_trace import NO_EXPERT

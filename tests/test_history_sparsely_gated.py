@@ -10,8 +10,6 @@ import torch
 
 from moeviz.capture.mixtures.sparsely_gated import trace_of
 from moeviz.errors import MoevizError
-from moeviz.history import balance
-from moeviz.history.balance import PAPER, balance_by_step, balance_table, beside_paper, setting, shipped_table
 from moeviz.history.checks.sparsely_gated import claims, ordered, parted, repeated, started
 from moeviz.history.datasets import english
 from moeviz.history.noisy_top_k import (
@@ -25,6 +23,8 @@ from moeviz.history.noisy_top_k import (
     squared_variation,
     two_levels,
 )
+from moeviz.history.pictures import balance
+from moeviz.history.pictures.balance import PAPER, balance_by_step, balance_table, beside_paper, setting, shipped_table
 from moeviz.history.results import load, save, shipped
 from moeviz.history.sparse_language_model import UNITS, LanguageModel, SparseMixture
 from moeviz.history.sparsely_gated import LENGTH, MEASURES, SparselyGated, train

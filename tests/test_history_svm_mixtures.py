@@ -10,12 +10,13 @@ from moeviz.capture.mixtures import svm_em as soft_capture
 from moeviz.capture.mixtures.svm_mixtures import trace_of
 from moeviz.charts.history import expert_room as pictures
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
-from moeviz.history import expert_room, svm_em, svm_gater, svm_mixtures
+from moeviz.history import svm_em, svm_gater, svm_mixtures
 from moeviz.history.checks.svm_mixtures import claims, of_digits, of_vowels
+from moeviz.history.pictures import expert_room
+from moeviz.history.pictures.svm_lines import ends, soft_errors, svm_lines
 from moeviz.history.results import load, save, shipped
 from moeviz.history.svm_em import expectation, fitted_gate, line, slope, standardised
 from moeviz.history.svm_gater import Gater, mixed, new_gater, squared_error
-from moeviz.history.svm_lines import ends, soft_errors, svm_lines
 from moeviz.history.svm_mixtures import SVMMixture, assign, capacity_of, machine, odd_or_even, train
 from moeviz.history.vowels import VOWELS, Vowels, stand_in
 from moeviz.metrics.cooperation import co_activation

@@ -11,7 +11,7 @@ from moeviz.capture.mixtures.switch_transformer import trace_of
 from moeviz.charts.history.dropped_tokens import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.checks.switch_transformer import against_the_twin, claims, dropping, uniform
-from moeviz.history.dropped_tokens import (
+from moeviz.history.pictures.dropped_tokens import (
     KINDS,
     OTHERS,
     SEEDS,

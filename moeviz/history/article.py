@@ -48,7 +48,7 @@ POINTS = (
     Point(
         "training the gating network to effectively route data proved difficult",
         "Deep mixture",
-        "Train without the balance constraint: one expert takes nearly everything.",
+        "Train without the balance constraint: in most runs one expert takes nearly everything.",
     ),
     Point(
         "experts at lower layers can focus on specific features, while higher-level MoEs layers can combine this",

@@ -108,13 +108,9 @@ def sizes_of(experts: int = 8, top_k: int = 2, kind: str = "sparse") -> Sizes:
 
 
 def corpus() -> tuple[Int64[Tensor, " training"], Int64[Tensor, " held_out"]]:
-    """English to train on and held out, in numbers of its vocabulary. A word that repeats the one before is left out.
-
-    Long rules of hyphens and stars are a good part of the text, easy to guess and all the same to a router.
-    """
+    """English to train on and held out, in numbers of its vocabulary."""
     text = english()
-    training, held_out = (part[np.diff(part, prepend=-1) != 0] for part in (text.training, text.held_out))
-    return torch.from_numpy(training), torch.from_numpy(held_out)
+    return torch.from_numpy(text.training), torch.from_numpy(text.held_out)
 
 
 def balancing_loss(choice: Choice) -> Float[Tensor, ""]:

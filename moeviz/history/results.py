@@ -1,7 +1,8 @@
 """What training a system yields, kept in a file: how the pages of the gallery open without training anything.
 
 A result is a frozen dataclass of arrays, numbers, text and tuples of them. Each has a field `settings`: the arguments
-of `train` that made it, its seed among them.
+of `train` that made it, its seed among them. These give the same result again, bit for bit, on one machine with as many
+threads; elsewhere sums are rounded otherwise, and a long training goes its own way.
 """
 
 import json

@@ -77,7 +77,7 @@ def train(
     model = LanguageModel(len(data.vocabulary), experts, top_k, groups, draws)
     optimizer = torch.optim.Adam(model.parameters(), STEP_SIZE, fused=True)
     losses, balance = [], []
-    for step, (words, following) in enumerate(_excerpts(_without_repeats(data.training), steps, draws)):
+    for step, (words, following) in enumerate(_excerpts(data.training, steps, draws)):
         scores, routing = model(words, draws)
         loss = cross_entropy(scores, following)
         losses.append(loss.item())
@@ -93,13 +93,8 @@ def train(
         settings=settings | {"steps": steps, "seed": seed},
         perplexity_by_step=np.exp(np.array(losses, np.float32)),
         balance=np.array(balance, np.float32),
-        **_without_noise(model, _without_repeats(data.held_out), watch),
+        **_without_noise(model, data.held_out, watch),
     )
-
-
-def _without_repeats(text: Int64[np.ndarray, " words"]) -> Int64[np.ndarray, " fewer"]:
-    """The words that differ from the word before: this text underlines its titles, and a tenth of it is -----."""
-    return text[np.diff(text, prepend=-1) != 0]
 
 
 def _excerpts(text: np.ndarray, steps: int, draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -147,13 +147,10 @@ def train(
 def corpus() -> tuple[Int[torch.Tensor, " training"], Int[torch.Tensor, " held_out"], tuple[str, ...]]:
     """English to train on, every twelfth stretch of it held out, and its vocabulary.
 
-    A word that repeats the one before it is left out: rules made of hyphens and stars are an eighth of the text, easy
-    to guess and all the same to a router. The held-out stretches are of the same topics as the rest, as are those of
-    the paper's C4.
+    The held-out stretches are of the same topics as the rest, as are those of the paper's C4.
     """
     text = english()
     words = np.concatenate([text.training, text.held_out])
-    words = words[np.diff(words, prepend=-1) != 0]
     kept_back = np.arange(len(words)) // STRETCH % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
     return torch.from_numpy(words[~kept_back]), torch.from_numpy(words[kept_back]), text.vocabulary
 

@@ -16,7 +16,7 @@ from moeviz.charts.load import load_heatmap
 from moeviz.charts.parameters import CHARTS as PARAMETERS
 from moeviz.charts.parameters import parameters_by_part, touched_curve
 from moeviz.history.dense_contrast import KINDS, Run, train
-from moeviz.history.dense_pictures import shipped_sweep
+from moeviz.history.pictures.memory_and_compute import shipped_sweep
 from moeviz.history.results import shipped
 
 NAME = "dense"

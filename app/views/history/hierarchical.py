@@ -58,8 +58,8 @@ hierarchical_page = partial(
         title="Hierarchical mixture",
         new="1994: gates stand above gates, so that a tree divides the cases, and each leaf is an expert with a simple "
         "answer. No step size is chosen: expectation maximisation asks how far each expert is responsible for each "
-        "case, and fits all gates and experts outright to their shares. On the dynamics of a robot arm that took 35 passes "
-        "over the data where backpropagation took 5,500 (Jordan and Jacobs, *Neural Computation* 6, 181–214).",
+        "case, and fits all gates and experts outright to their shares. On the dynamics of a robot arm that took 35 "
+        "passes over the data where backpropagation took 5,500 (Jordan and Jacobs, *Neural Computation* 6, 181–214).",
         not_here="The robot arm: its data are not to be had, so the tree tells the vowels of 1991 apart. One division "
         "is enough for these, and two of the four experts are mostly left over. The passes stand beside those of the "
         "mixture of 1991, not of a backpropagation network; a pass here computes more than a step of gradient descent.",

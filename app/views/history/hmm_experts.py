@@ -11,8 +11,8 @@ from moeviz.capture.mixtures.hmm_mixtures import trace_of
 from moeviz.charts import confidence, specialization
 from moeviz.charts.history.gate_over_time import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
 from moeviz.history.datasets import japanese_vowels
-from moeviz.history.gate_over_time import names, slowest
 from moeviz.history.hmm_mixtures import ASSIGNMENTS, STARTS, Mixture, train
+from moeviz.history.pictures.gate_over_time import names, slowest
 from moeviz.history.results import shipped
 from moeviz.history.supervised_hmms import SPEAKERS
 

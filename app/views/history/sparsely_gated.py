@@ -13,7 +13,7 @@ from moeviz.charts.load import CHARTS as LOAD
 from moeviz.charts.load import load_against_importance, load_bars
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
-from moeviz.history.balance import PAPER, setting
+from moeviz.history.pictures.balance import PAPER, setting
 from moeviz.history.results import shipped
 from moeviz.history.sparsely_gated import MEASURES, SparselyGated, train
 

@@ -15,7 +15,7 @@ from moeviz.charts.specialization import CHARTS as SPECIALIZATION
 from moeviz.charts.specialization import label_load_heatmap
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
-from moeviz.history.dropped_tokens import EARLY, LATE, shipped_sweep, twin_perplexity
+from moeviz.history.pictures.dropped_tokens import EARLY, LATE, shipped_sweep, twin_perplexity
 from moeviz.history.results import shipped
 from moeviz.history.switch_transformer import Switch, train
 

@@ -6,7 +6,7 @@ from moeviz.capture.mixtures.gates import samples, soft_slots
 from moeviz.errors import InvalidTrace
 from moeviz.history.deep_mixture import DeepMixture
 from moeviz.history.moved_digits import SHIFT, moves
-from moeviz.history.where_and_what import LAYERS
+from moeviz.history.pictures.where_and_what import LAYERS
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 

@@ -5,8 +5,8 @@ import numpy as np
 from moeviz.capture.mixtures.gates import samples, soft_slots
 from moeviz.errors import InvalidTrace
 from moeviz.history.datasets import Utterances, japanese_vowels
-from moeviz.history.gate_over_time import names
 from moeviz.history.hmm_mixtures import Mixture
+from moeviz.history.pictures.gate_over_time import names
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 

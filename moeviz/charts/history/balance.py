@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.balance import balance_by_step, beside_paper
+from moeviz.history.pictures.balance import balance_by_step, beside_paper
 
 OURS, PAPER = "16 experts, here", "256 experts, paper"
 HEADINGS = {

@@ -5,14 +5,12 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.decision_lines import decision_lines
+from moeviz.history.pictures.decision_lines import decision_lines
 
 
 def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
     """Samples and experts' lines over two formants. Columns: those of `decision_lines`."""
-    samples, lines, borders = (
-        frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate")
-    )
+    samples, lines, borders = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate"))
     experts = sorted(int(expert) for expert in frame["expert"].unique())
     colour = alt.Color(
         "expert:N",

@@ -7,7 +7,14 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast import KINDS
-from moeviz.history.dense_pictures import HERE, OTHERS, REAL, THIS_RUN, memory_against_compute, perplexity_by_step
+from moeviz.history.pictures.memory_and_compute import (
+    HERE,
+    OTHERS,
+    REAL,
+    THIS_RUN,
+    memory_against_compute,
+    perplexity_by_step,
+)
 
 TICKS = [40, 50, 60, 70, 80, 100, 120, 150, 200, 300, 500, 1000]
 SHAPES = ("circle", "triangle-left", "triangle-up")

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.dropped_tokens import OTHERS, THIS_RUN, drop_rates, dropped_by_place, expert_queues
+from moeviz.history.pictures.dropped_tokens import OTHERS, THIS_RUN, drop_rates, dropped_by_place, expert_queues
 
 DASHES = ([1, 0], [6, 4], [2, 3])  # of the capacity factors, lowest first
 FATES = ("served", "dropped")

@@ -6,7 +6,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.history.decision_lines import formant_plane
-from moeviz.history.expert_room import (
+from moeviz.history.pictures.expert_room import (
     HAS_ROOM,
     TAKEN_IN,
     TURNED_AWAY,
@@ -16,7 +16,7 @@ from moeviz.history.expert_room import (
     overflow_by_iteration,
     what_room_changes,
 )
-from moeviz.history.svm_lines import soft_errors, svm_lines
+from moeviz.history.pictures.svm_lines import soft_errors, svm_lines
 
 PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}
 SYSTEMS = {

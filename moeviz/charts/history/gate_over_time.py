@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.gate_over_time import gate_over_time, settling
+from moeviz.history.pictures.gate_over_time import gate_over_time, settling
 from moeviz.history.smyth import shipped_accuracies
 
 FRAME = "frames heard"

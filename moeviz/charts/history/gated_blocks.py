@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.gated_blocks import NAMES, SHOWN, blocks_by_digit, blocks_on, error_by_blocks
+from moeviz.history.pictures.gated_blocks import NAMES, SHOWN, blocks_by_digit, blocks_on, error_by_blocks
 
 LEARNT, STRAIGHT, UNIFORM = NAMES.values()
 COLOURS = {LEARNT: theme.MAIN, STRAIGHT: theme.EXPERT_COLOURS[2], UNIFORM: theme.CHANCE}

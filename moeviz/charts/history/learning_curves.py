@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.learning_curves import GRADIENT, TREE, learning_curves
+from moeviz.history.pictures.learning_curves import GRADIENT, TREE, learning_curves
 
 
 def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:

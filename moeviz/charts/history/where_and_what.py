@@ -7,7 +7,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.history.moved_digits import MOVES, SHIFT
-from moeviz.history.where_and_what import FACTORS, factor_information, gate_by_factor, share_by_epoch
+from moeviz.history.pictures.where_and_what import FACTORS, factor_information, gate_by_factor, share_by_epoch
 
 # One panel an expert, in units of a pixel that a digit may be moved: the names of layer and expert, the 9 × 9 places
 # and below them the ten digits in two rows of five. All panels lie on one plane: facets do not grow with the page.

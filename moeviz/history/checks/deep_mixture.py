@@ -7,8 +7,8 @@ import numpy as np
 from moeviz.errors import MoevizError
 from moeviz.history.checks.claims import NOT_PRINTED, Claim
 from moeviz.history.deep_mixture import BATCH, MARGIN, DeepMixture, train
+from moeviz.history.pictures.where_and_what import factor_information, share_by_epoch, shares
 from moeviz.history.results import shipped
-from moeviz.history.where_and_what import factor_information, share_by_epoch, shares
 
 SEEDS = 4
 TIMES = {1: ("where", "what", 10), 2: ("what", "where", 3)}  # what each layer has to tell, and how many times as much

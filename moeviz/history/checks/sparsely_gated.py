@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from moeviz.errors import MoevizError
-from moeviz.history.balance import PAPER, SEEDS, balance_table, setting, shipped_table
 from moeviz.history.checks.claims import NOT_PRINTED, Claim
+from moeviz.history.pictures.balance import PAPER, SEEDS, balance_table, setting, shipped_table
 from moeviz.history.sparsely_gated import MEASURES, SparselyGated, train
 
 IMPORTANCE, LOAD, BUSIEST, _ = MEASURES

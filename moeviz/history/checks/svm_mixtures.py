@@ -1,14 +1,13 @@
 """Do mixtures of support vector machines behave as they should? The paper's own data cannot be had here."""
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
 
 from moeviz.history import svm_em, svm_mixtures
 from moeviz.history.checks.claims import NOT_PRINTED, Claim
-from moeviz.history.vowels import Vowels, peterson_barney, stand_in
+from moeviz.history.vowels import Vowels, at_hand
 
 EXPERTS = (4, 8, 16)
 UNIFORM = 0.6  # of the uniform mixture's error
@@ -19,8 +18,7 @@ MNIST = "odd or even digits of MNIST; the paper has forest cover types"
 
 def claims(quick: bool = False) -> list[Claim]:
     """The digits with 8 seeds, the vowels with 20; 2 and 4 where it is to be quick."""
-    vowels = [stand_in(), peterson_barney()] if find_spec("parselmouth") else [stand_in()]
-    soft = [claim for data in vowels for claim in of_vowels(data, range(4 if quick else 20))]
+    soft = [claim for data in at_hand() for claim in of_vowels(data, range(4 if quick else 20))]
     return [*soft, *of_digits(range(2 if quick else 8), EXPERTS[::2] if quick else EXPERTS)]
 
 

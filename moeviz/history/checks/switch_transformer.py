@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from moeviz.history.checks.claims import NOT_PRINTED, Claim
-from moeviz.history.dropped_tokens import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
+from moeviz.history.pictures.dropped_tokens import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
 from moeviz.history.switch_layer import balancing_loss
 
 QUICK = tuple({"aux_weight": w, "capacity_factor": c} for w, c in ((1e-2, 1.0), (1e-2, 2.0), (0.0, 1.0)))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.history.adaptive_mixtures import encode
-from moeviz.history.expert_room import long_errors
+from moeviz.history.pictures.expert_room import long_errors
 from moeviz.history.svm_em import SoftMixture
 from moeviz.history.vowels import VOWELS, Vowels
 
