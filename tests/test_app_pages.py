@@ -12,6 +12,7 @@ import moeviz
 from app import settings, shared, state
 from app.asked import Run
 from app.links import LONGEST
+from app.menu import GALLERY
 from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.samples import sample_trace
@@ -248,6 +249,18 @@ HISTORY = "app.views.history.local_experts.local_experts_page"
 def press(app: AppTest, label: str) -> AppTest:
     (button,) = (button for button in app.button if button.label == label)
     return button.click().run()
+
+
+@pytest.mark.parametrize("file", GALLERY.values())
+def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
+    app = page(f"app.views.history.{file}.{file}_page")
+    assert not app.exception
+    assert pictures(app) >= 2
+    assert "Below is what ships" in sentences(app) or file == "mixtral"
+    press(app, "Look at it on every page")
+    assert not app.exception
+    trace = app.session_state["trace"]
+    assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])

@@ -1,12 +1,15 @@
 """What the systems of the gallery share: their data, their files, their checks, and the article they go with."""
 
 import sys
+from functools import cache
 from importlib import import_module
 
+import altair as alt
 import numpy as np
 import pytest
 
 from app.menu import MENU
+from moeviz.charts import TOPICS, theme
 from moeviz.errors import MoevizError
 from moeviz.history import datasets, results, systems
 from moeviz.history.article import CORRECTIONS, POINTS, corrections
@@ -54,13 +57,34 @@ def test_a_file_that_was_changed_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_ships_a_result_and_makes_a_trace_of_it(name):
-    module = import_module(f"moeviz.history.{system(name).module}")
-    kind = {value for value in vars(module).values() if "settings" in getattr(value, "__dataclass_fields__", ())}
-    found = results.shipped(*kind, name)
-    trace = import_module(f"moeviz.capture.mixtures.{system(name).module}").trace_of(found)
-    assert found.settings["seed"] == 0
+    trace = trace_that_ships(name)
     assert trace.model.backend == "mixture" and 0 < len(trace.tokens) <= 1500
     assert (results.SHIPPED / f"{name}.npz").stat().st_size < 400_000
+
+
+@cache
+def trace_that_ships(name):
+    module = import_module(f"moeviz.history.{system(name).module}")
+    (kind,) = {value for value in vars(module).values() if "settings" in getattr(value, "__dataclass_fields__", ())}
+    return import_module(f"moeviz.capture.mixtures.{system(name).module}").trace_of(results.shipped(kind, name))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "chart", [chart for charts in TOPICS.values() for chart in charts], ids=lambda chart: chart.key
+)
+def test_every_chart_of_a_language_model_draws_every_system_or_says_why_not(name, chart):
+    trace = trace_that_ships(name)
+    layers = {"all": None, "one": trace.model.layers[-1:], "two": (trace.model.layers[0], trace.model.layers[-1])}
+    tokens = {"all": None, "window": slice(0, theme.MAX_TOKENS), "one": slice(4, 5)}
+    if chart.layers == "two" and len(trace.model.layers) == 1:
+        return
+    try:
+        part = trace.select(layers=layers[chart.layers], tokens=tokens[chart.tokens])
+        with alt.data_transformers.enable("default", max_rows=None):  # as Streamlit has it
+            assert chart.draw(chart.measure(part)).to_dict()
+    except MoevizError as error:
+        assert str(error).endswith(".")
 
 
 def test_a_system_that_is_not_there_is_refused_by_name():
