@@ -14,6 +14,8 @@ from app.timing import log_moment
 STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4rem} /* the room of the bar above, no more */
 [data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
+.katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
+@media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
 </style>"""
 
 log_moment("script begins")
