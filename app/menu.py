@@ -10,6 +10,7 @@ from app.views.compare import compare_page
 from app.views.corpus import corpus_page
 from app.views.formation import formation_page
 from app.views.history.article import article_page
+from app.views.history.overview import overview_page
 from app.views.timeline import timeline_page
 from app.views.topic import topic_page
 from app.views.traces import traces_page
@@ -37,7 +38,7 @@ MENU = {
     "Depth": ("Layers", "Flow"),
     "Cost": ("Parameters", "Coverage", "Placement"),
     "Ask": ("Compare", "What if", "Corpus", "Formation"),
-    "History": ("Timeline", "Article", *GALLERY),
+    "History": ("Timeline", "Article", "Gallery", *GALLERY),
     "Files": ("Traces",),
 }
 
@@ -55,6 +56,7 @@ PAGES = {
     "Formation": formation_page,
     "Timeline": timeline_page,
     "Article": lambda: article_page(_page),
+    "Gallery": lambda: overview_page(GALLERY, _page),
     **{title: partial(_exhibit, file) for title, file in GALLERY.items()},
     "Traces": traces_page,
 }

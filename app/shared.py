@@ -16,6 +16,7 @@ from app.worker import Done, InLine, News, Worker
 from moeviz.charts.saturation import SATURATION
 from moeviz.embedded.formation import formation_traces
 from moeviz.errors import ModelNotFound
+from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -123,6 +124,15 @@ def formation() -> dict[int, RoutingTrace]:
 def saturation() -> pd.DataFrame:
     """How much of the final routing each of those moments had."""
     return SATURATION.measure(formation())
+
+
+@st.cache_resource(show_spinner="Opening the gallery …")
+def gallery() -> dict[str, RoutingTrace]:
+    """How each system of the history gallery routes, as it ships; for Mixtral, the embedded model."""
+    from moeviz.capture.mixtures.shipped import shipped_trace
+
+    traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
+    return traces | {"Mixtral (embedded)": evaluation_routing()}
 
 
 @st.cache_resource(show_spinner="Counting …")

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 from test_charts import check_golden, encodings
 
+from moeviz.capture.mixtures.shipped import shipped_trace
 from moeviz.charts.history import (
     balance,
     decision_lines,
@@ -14,6 +15,7 @@ from moeviz.charts.history import (
     gate_over_time,
     gated_blocks,
     learning_curves,
+    side_by_side,
     where_and_what,
 )
 from moeviz.charts.history.timeline import TIMELINE
@@ -31,6 +33,7 @@ from moeviz.history.results import shipped
 from moeviz.history.sparsely_gated import SparselyGated
 from moeviz.history.svm_mixtures import SVMMixture
 from moeviz.history.switch_transformer import Switch
+from moeviz.history.systems import SYSTEMS
 from moeviz.history.vowels import stand_in
 
 ships = cache(shipped)
@@ -42,6 +45,7 @@ DENSE = (Run, "dense")
 # A picture, the result that it is of (none: of what ships beside it), and what else `measure` is given.
 PICTURES = (
     (TIMELINE, None, lambda: ()),
+    (side_by_side.SIDE_BY_SIDE, None, lambda: ({name: shipped_trace(name) for name in SYSTEMS},)),
     (decision_lines.DECISION_LINES, LOCAL, lambda: (stand_in(),)),
     (learning_curves.LEARNING_CURVES, TREE, lambda: ()),
     (gate_over_time.GATE_OVER_TIME, HMM, lambda: (japanese_vowels()[1], 3)),

@@ -8,7 +8,8 @@ import altair as alt
 import numpy as np
 import pytest
 
-from app.menu import MENU
+from app.menu import GALLERY, MENU
+from moeviz.capture.mixtures.shipped import shipped_trace
 from moeviz.charts import TOPICS, theme
 from moeviz.errors import MoevizError
 from moeviz.history import datasets, results, systems
@@ -17,7 +18,7 @@ from moeviz.history.checks import mixtral
 from moeviz.history.checks.checked import MODULES, checked, claims_of
 from moeviz.history.checks.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.published_counts import published_counts, readings
-from moeviz.history.systems import SYSTEMS, system
+from moeviz.history.systems import SYSTEMS
 
 PAGES = [name for names in MENU.values() for name in names]
 
@@ -62,11 +63,7 @@ def test_every_system_ships_a_result_and_makes_a_trace_of_it(name):
     assert (results.SHIPPED / f"{name}.npz").stat().st_size < 400_000
 
 
-@cache
-def trace_that_ships(name):
-    module = import_module(f"moeviz.history.{system(name).module}")
-    (kind,) = {value for value in vars(module).values() if "settings" in getattr(value, "__dataclass_fields__", ())}
-    return import_module(f"moeviz.capture.mixtures.{system(name).module}").trace_of(results.shipped(kind, name))
+trace_that_ships = cache(shipped_trace)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -106,8 +103,9 @@ def test_a_system_whose_library_is_missing_fails_with_the_sentence_and_the_other
     assert not frame["passed"].any() and frame["remark"].str.contains("pip install hmmlearn").all()
 
 
-def test_every_system_is_checked():
+def test_every_system_is_checked_and_has_its_page():
     assert set(SYSTEMS) < set(MODULES)
+    assert [row.title for row in SYSTEMS.values()] == [title for title in GALLERY if title != "Mixtral"]
 
 
 def test_claims_become_a_table_of_steady_types():

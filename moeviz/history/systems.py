@@ -20,20 +20,37 @@ class System:
     """
 
     year: str
+    title: str  # of its page
     module: str
     what: str  # in a line
 
 
 SYSTEMS = {
-    "local-experts": System("1991", "adaptive_mixtures", "four small experts and a gate tell vowels apart"),
-    "hierarchical": System("1994", "hierarchical_mixture", "a tree of gates, which learns in a few passes"),
-    "hmm-experts": System("1996", "hmm_mixtures", "hidden Markov models; the gate makes up its mind frame by frame"),
-    "svm-experts": System("2002", "svm_mixtures", "support vector machines, each with room for so many examples"),
-    "deep-mixture": System("2013", "deep_mixture", "two layers: the first by where a digit is, the second by what"),
-    "conditional": System("2013, 2015", "conditional_computation", "a policy switches blocks of a network on"),
-    "sparsely-gated": System("2017", "sparsely_gated", "a layer of many experts between two LSTMs, with noisy top-k"),
-    "switch": System("2021", "switch_transformer", "one expert a token, and what does not fit is dropped"),
-    "dense": System("2024", "dense_contrast", "a mixture beside two networks without: one as fast, one as large"),
+    "local-experts": System(
+        "1991", "Local experts", "adaptive_mixtures", "four small experts and a gate tell vowels apart"
+    ),
+    "hierarchical": System(
+        "1994", "Hierarchical mixture", "hierarchical_mixture", "a tree of gates, which learns in a few passes"
+    ),
+    "hmm-experts": System(
+        "1996", "HMM experts", "hmm_mixtures", "hidden Markov models; the gate makes up its mind frame by frame"
+    ),
+    "svm-experts": System(
+        "2002", "SVM experts", "svm_mixtures", "support vector machines, each with room for so many examples"
+    ),
+    "deep-mixture": System(
+        "2013", "Deep mixture", "deep_mixture", "two layers: the first by where a digit is, the second by what"
+    ),
+    "conditional": System(
+        "2013, 2015", "Conditional computation", "conditional_computation", "a policy switches blocks of a network on"
+    ),
+    "sparsely-gated": System(
+        "2017", "Sparsely gated", "sparsely_gated", "a layer of many experts between two LSTMs, with noisy top-k"
+    ),
+    "switch": System("2021", "Switch", "switch_transformer", "one expert a token, and what does not fit is dropped"),
+    "dense": System(
+        "2024", "Dense contrast", "dense_contrast", "a mixture beside two networks without: one as fast, one as large"
+    ),
 }
 
 

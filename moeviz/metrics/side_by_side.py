@@ -1,0 +1,74 @@
+"""Any number of traces beside each other, of models that have nothing in common but that they route."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from moeviz.errors import MissingField
+from moeviz.metrics.confidence import router_entropy
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+OVER_TIME = "time step"  # a layer of this kind has the experts of the one before it
+
+
+def work_side_by_side(traces: Mapping[str, RoutingTrace]) -> pd.DataFrame:
+    """How the work of each trace's last layer is shared out among its experts, and how sure its router is.
+
+    Every token counts 1, divided among its experts in proportion to their weights: so do gates that send everything to
+    all experts compare with those that choose one. Weights below 0 count nothing; a token without a positive one counts
+    for its first choice, and where a trace has no weights the experts of a token count alike. A token without an
+    expert counts nothing. Where layers are time steps each token is taken at its end. Shares of a trace sum to 1; an
+    even share is 1 / E. Entropy is the mean of H / ln E over tokens at the last layer: 0 where the router is certain, 1
+    where it has no preference.
+
+    One row per trace and expert, idle ones too. Columns: trace str · layer int32 (its last) · layer_kind str · expert,
+    num_experts int16 · share float64 · used float64 (experts that a token has, mean) · entropy float64 (NaN where the
+    trace does not say).
+
+    Source: importance, Shazeer et al. (arXiv 1701.06538), eq. 6, divided by its sum; Shannon (1948), section 6.
+    """
+    return pd.concat([_of(name, trace) for name, trace in traces.items()], ignore_index=True)
+
+
+def _of(name: str, trace: RoutingTrace) -> pd.DataFrame:
+    at, num_experts = _ends(trace), trace.model.num_experts[-1]
+    experts = trace.experts[at, np.arange(len(at))]
+    parts = _parts(experts, None if trace.weights is None else trace.weights[at, np.arange(len(at))])
+    filled = experts != NO_EXPERT
+    work = np.bincount(experts[filled], weights=parts[filled], minlength=num_experts)
+    columns = {
+        "trace": pd.Series([name] * num_experts, dtype="str"),
+        "layer": np.int32(trace.model.layers[-1]),
+        "layer_kind": pd.Series([trace.model.layer_kind] * num_experts, dtype="str"),
+        "expert": np.arange(num_experts, dtype=np.int16),
+        "num_experts": np.int16(num_experts),
+        "share": work / max(work.sum(), np.finfo(float).tiny),
+        "used": float(filled.sum(axis=1).mean()),
+        "entropy": _entropy(trace.select(layers=trace.model.layers[-1:])),
+    }
+    return pd.DataFrame(columns)
+
+
+def _ends(trace: RoutingTrace) -> np.ndarray:
+    """The row of axis L at which each token is taken."""
+    last = len(trace.model.layers) - 1
+    if trace.model.layer_kind != OVER_TIME:
+        return np.full(len(trace.tokens), last)
+    return last - (trace.experts[::-1, :, 0] != NO_EXPERT).argmax(axis=0)
+
+
+def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarray, "T K"]:
+    """What each slot of a token counts; those of a token that has an expert sum to 1."""
+    filled = experts != NO_EXPERT
+    parts = filled.astype(np.float64) if weights is None else np.maximum(weights, 0).astype(np.float64)
+    parts[:, 0] = np.where((parts.sum(axis=1) == 0) & filled[:, 0], 1, parts[:, 0])
+    return parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+
+
+def _entropy(trace: RoutingTrace) -> float:
+    try:
+        return float(router_entropy(trace)["share"].iloc[0])
+    except MissingField:
+        return np.nan
