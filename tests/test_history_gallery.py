@@ -1,8 +1,10 @@
 """What the systems of the gallery share: their data, their files, their checks, and the article they go with."""
 
+import subprocess
 import sys
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 import altair as alt
 import numpy as np
@@ -20,6 +22,7 @@ from moeviz.history.checks.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.published_counts import published_counts, readings
 from moeviz.history.systems import SYSTEMS
 
+ROOT = Path(__file__).parent.parent
 PAGES = [name for names in MENU.values() for name in names]
 
 
@@ -106,6 +109,13 @@ def test_a_system_whose_library_is_missing_fails_with_the_sentence_and_the_other
 def test_every_system_is_checked_and_has_its_page():
     assert set(SYSTEMS) < set(MODULES)
     assert [row.title for row in SYSTEMS.values()] == [title for title in GALLERY if title != "Mixtral"]
+
+
+def test_the_menu_brings_nothing_that_only_trains():
+    heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'hmmlearn'} & sys.modules.keys()"
+    script = f"import sys, app.menu; sys.exit(str(sorted({heavy})) if {heavy} else 0)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
 
 
 def test_claims_become_a_table_of_steady_types():
