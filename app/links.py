@@ -27,7 +27,7 @@ def record(run: Run) -> RoutingTrace:
 def follow() -> None:
     """Show what the address asks for, where that is not what is on screen: at the first visit, and after going back."""
     asked = st.query_params.to_dict()
-    if "prompt" not in asked or asked == recent.address():
+    if "prompt" not in asked or asked == recent.address() or recent.on_its_way(asked):
         return
     with explained():
         run = _run_of(asked)

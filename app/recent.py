@@ -8,7 +8,7 @@ import streamlit as st
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
-_RECENT, _RUNS, _ADDRESS = "recent", "runs", "address"
+_RECENT, _RUNS, _ADDRESS, _BEFORE, _WIDGETS = "recent", "runs", "address", "address before", "widgets"
 RECENT_TRACES = 8
 TITLE = 40  # characters
 
@@ -65,5 +65,21 @@ def address() -> dict[str, str]:
 
 
 def set_address(query: dict[str, str]) -> None:
-    """Remember what the address says from now on."""
+    """Remember what the address says from now on, and what it said before."""
+    if query != address():
+        st.session_state[_BEFORE] = address()
     st.session_state[_ADDRESS] = query
+    st.session_state[_WIDGETS] = _widgets()
+
+
+def on_its_way(query: dict[str, str]) -> bool:
+    """Whether this is the address before the last with something clicked: the browser had not heard of the last yet.
+
+    Who goes back asks for it too, but has clicked nothing on the page.
+    """
+    return query == st.session_state.get(_BEFORE) and st.session_state.get(_WIDGETS) != _widgets()
+
+
+def _widgets() -> dict[str, Any]:
+    """What the widgets hold, and whatever else of a visitor's is a plain value."""
+    return {key: value for key, value in st.session_state.items() if isinstance(value, str | int | float | None)}

@@ -168,6 +168,17 @@ def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch
     assert "".join(app.session_state["trace"].tokens["text"]) == "<s>Il fait froid."
 
 
+def test_a_click_that_carries_the_address_of_before_does_not_go_back():
+    """The browser had not heard of the new address when the visitor moved a slider."""
+    app = run(run(visit(), "Il fait froid."), "One day")
+    later, address = app.session_state["trace"], dict(app.query_params)
+    app.query_params["prompt"] = "Il fait froid."
+    app.select_slider(key=state.LAYER).set_value(1).run()
+    assert not app.exception
+    assert app.session_state["trace"] is later and app.text_area(key=state.PROMPT).value == "One day"
+    assert app.query_params == address | {"layer": "1"}
+
+
 @pytest.mark.parametrize(
     "query",
     [

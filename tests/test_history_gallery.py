@@ -162,3 +162,9 @@ def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source(
     assert corrections().shape == (len(CORRECTIONS), 3) and (corrections() != "").all(axis=None)
     for point in POINTS:
         assert point.look.endswith(".")
+
+
+def test_a_check_whose_process_ends_badly_says_so(monkeypatch):
+    monkeypatch.setitem(MODULES, "nothing", "nothing")
+    with pytest.raises(MoevizError, match=r"check of nothing .* run -m moeviz\.history\.checks nothing"):
+        list(checked(["nothing"]))
