@@ -77,7 +77,9 @@ def on_its_way(query: dict[str, str]) -> bool:
 
     Who goes back asks for it too, but has clicked nothing on the page.
     """
-    return query == st.session_state.get(_BEFORE) and st.session_state.get(_WIDGETS) != _widgets()
+    then, now = st.session_state.get(_WIDGETS, {}), _widgets()
+    clicked = any(then[key] != now[key] for key in then.keys() & now.keys())  # Streamlit drops what is not drawn
+    return clicked and query == st.session_state.get(_BEFORE)
 
 
 def _widgets() -> dict[str, Any]:
