@@ -94,6 +94,8 @@ def as_any_trace(name: str, trace: RoutingTrace, common: tuple[Chart, ...]) -> N
     """The trace, to be taken to the other pages, and some of their charts here: of one layer, the last."""
     st.subheader("As any trace", anchor=False)
     st.text(f"A layer here is: {trace.model.layer_kind}. Each page of the menu draws this trace too.")
+    if trace.model.top_k >= max(trace.model.num_experts):
+        st.text("All experts get every sample here, so their counts are even; weights and the gate tell them apart.")
     if st.button("Look at it on every page", key=f"{name} look"):
         state.set_trace(trace)
         st.success("Every page shows this trace now.")
