@@ -271,6 +271,8 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     press(app, "Look at it on every page")
     assert not app.exception
     trace = app.session_state["trace"]
+    if trace.model.backend == "mixture":
+        assert [name[:20] for name in app.session_state["recent"]] == [trace.model.name[:20]]
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
