@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from moeviz.capture.mixtures.gates import samples, soft_slots
-from moeviz.errors import InvalidTrace
+from moeviz.capture.mixtures.vowel_gates import check_samples, vowel_trace
 from moeviz.history.adaptive_mixtures import Mixture, encode
-from moeviz.history.vowels import VOWELS, Vowels, stand_in
-from moeviz.model_info import ModelInfo
+from moeviz.history.vowels import Vowels, stand_in
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -24,33 +22,9 @@ def trace_of(result: Mixture, data: Vowels | None = None, slots: int | None = No
     Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991).
     """
     data = stand_in() if data is None else data
-    epochs, _, experts = result.gate_lines.shape
-    slots = experts if slots is None else slots
-    if result.source != data.source:
-        raise InvalidTrace(
-            f"The mixture was trained on other samples ({result.source}) than these ({data.source}); give the data "
-            "that it was trained on."
-        )
-    if not 1 <= slots <= experts:
-        raise InvalidTrace(f"Got {slots} slots a sample; this mixture has experts for 1 to {experts}.")
+    check_samples(result.source, data)
     inputs, _ = encode(data)
+    epochs, _, experts = result.gate_lines.shape
     logits = np.stack([result.state(at).logits(inputs) for at in range(epochs)]).astype(np.float32)
-    chosen, weights = soft_slots(logits, slots)
-    labels = [VOWELS[vowel] for vowel in data.vowel]
-    texts = [f"[{label}] speaker {speaker}" for label, speaker in zip(labels, data.speaker, strict=True)]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"adaptive mixture of {experts} local experts, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=result.recorded,
-            num_experts=(experts,) * epochs,
-            top_k=slots,
-            score_function="softmax",
-            layer_kind="epoch",
-            caution="" if data.measured else f"The vowels are a {data.source}.",
-        ),
-        tokens=samples(texts, labels),
-        experts=chosen,
-        weights=weights,
-        logits=logits,
-    )
+    name = f"adaptive mixture of {experts} local experts, seed {result.settings['seed']}"
+    return vowel_trace(name, data, logits, result.recorded, "epoch", slots)

@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from moeviz.capture.mixtures.gates import samples, soft_slots
-from moeviz.errors import InvalidTrace
+from moeviz.capture.mixtures.vowel_gates import check_samples, vowel_trace
 from moeviz.history.adaptive_mixtures import encode
 from moeviz.history.hierarchical_mixture import BRANCHES, LEAVES, Hierarchy
-from moeviz.history.vowels import VOWELS, Vowels, stand_in
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.history.vowels import Vowels, stand_in
+from moeviz.routing_trace import RoutingTrace
 
 LEVELS = (0, 1)  # the root, whose branches are its "experts"; the leaves
 
@@ -25,36 +23,11 @@ def trace_of(result: Hierarchy, data: Vowels | None = None, slots: int | None = 
 
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1.
     """
-    data, slots = stand_in() if data is None else data, LEAVES if slots is None else slots
-    if result.source != data.source:
-        raise InvalidTrace(
-            f"The tree was trained on other samples ({result.source}) than these ({data.source}); give the data that "
-            "it was trained on."
-        )
-    if not 1 <= slots <= LEAVES:
-        raise InvalidTrace(f"Got {slots} slots a sample; this tree has experts for 1 to {LEAVES}.")
-    (inputs, _), tree = encode(data), result.tree()
+    data = stand_in() if data is None else data
+    check_samples(result.source, data)
+    (inputs, _), tree, tiny = encode(data), result.tree(), np.finfo(np.float32).tiny
     logits = np.full((len(LEVELS), len(inputs), LEAVES), -np.inf, np.float32)
-    tiny = np.finfo(np.float32).tiny
     logits[0, :, :BRANCHES] = np.log(np.maximum(tree.branches(inputs), tiny))
     logits[1] = np.log(np.maximum(tree.leaves(inputs), tiny))
-    experts, weights = soft_slots(logits, slots)
-    experts = np.where((np.arange(len(LEVELS)) == 0)[:, None, None] & (experts >= BRANCHES), NO_EXPERT, experts)
-    labels = [VOWELS[vowel] for vowel in data.vowel]
-    texts = [f"[{label}] speaker {speaker}" for label, speaker in zip(labels, data.speaker, strict=True)]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"hierarchical mixture of {LEAVES} experts, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=LEVELS,
-            num_experts=(BRANCHES, LEAVES),
-            top_k=slots,
-            score_function="softmax",
-            layer_kind="level",
-            caution="" if data.measured else f"The vowels are a {data.source}.",
-        ),
-        tokens=samples(texts, labels),
-        experts=experts.astype(np.int16),
-        weights=weights,
-        logits=logits,
-    )
+    name = f"hierarchical mixture of {LEAVES} experts, seed {result.settings['seed']}"
+    return vowel_trace(name, data, logits, LEVELS, "level", slots)
