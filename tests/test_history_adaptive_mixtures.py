@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.adaptive_mixtures import trace_of
 from moeviz.errors import InvalidTrace, MoevizError
@@ -118,18 +119,7 @@ def test_what_ships_is_what_its_settings_give(mixture):
 
 
 def test_who_watches_sees_each_epoch_and_may_stop(data):
-    class Enough(Exception):
-        pass
-
-    seen = []
-
-    def watch(done, says):
-        seen.append((done, says))
-        if len(seen) == 4:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(data, watch=watch)
+    seen = heard_until_stopped(train, 4, data=data)
     assert [done for done, _ in seen] == [epoch / MAX_EPOCHS for epoch in range(4)]
     errors = train(data, max_epochs=3).error_by_epoch
     assert [says for _, says in seen] == [f"epoch {e}, average squared error {errors[e]:.3f}" for e in range(4)]

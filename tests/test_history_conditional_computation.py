@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.conditional_computation import trace_of
 from moeviz.charts.history.gated_blocks import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
@@ -128,18 +129,7 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(estimator
 
 
 def test_who_watches_hears_how_far_it_is_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    heard = []
-
-    def watch(done, says):
-        heard.append((done, says))
-        if len(heard) == 3:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(epochs=2, watch=watch)
+    heard = heard_until_stopped(train, epochs=2)
     assert [done for done, _ in heard] == pytest.approx([0, 5 / 80, 10 / 80])
     assert heard[0][1].startswith("epoch 1 of 2, loss 2.") and heard[0][1].endswith("of the blocks on")
 

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.deep_mixture import trace_of
 from moeviz.charts.history.where_and_what import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
@@ -183,18 +184,7 @@ def test_the_constraint_holds_the_totals_together_until_it_is_lifted(mixture, un
 
 
 def test_who_watches_hears_of_each_batch_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    heard = []
-
-    def watch(done, says):
-        heard.append((done, says))
-        if len(heard) == 3:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(epochs=4, watch=watch)
+    heard = heard_until_stopped(train, epochs=4)
     assert heard == [(batch * BATCH / 4000 / 4, "epoch 1 of 4") for batch in range(3)]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.dense_contrast import trace_of
 from moeviz.charts.history.dense_contrast import MEMORY_COMPUTE, PERPLEXITY
@@ -146,18 +147,7 @@ def test_a_global_seed_changes_nothing(runs):
 
 
 def test_who_watches_sees_each_step_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    seen = []
-
-    def watch(done, says):
-        seen.append((done, says))
-        if len(seen) == 2:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(steps=4, watch=watch)
+    seen = heard_until_stopped(train, 2, steps=4)
     assert [done for done, _ in seen] == [0, 0.25] and "perplexity" in seen[0][1]
 
 

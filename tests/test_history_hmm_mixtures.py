@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.hmm_mixtures import trace_of
 from moeviz.charts.history.gate_over_time import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
@@ -191,18 +192,7 @@ def test_the_same_seed_gives_the_same_experts_of_hmmlearn():
 
 
 def test_who_watches_sees_each_iteration_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    seen = []
-
-    def watch(done, says):
-        seen.append((done, says))
-        if len(seen) == 3:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(watch=watch)
+    seen = heard_until_stopped(train)
     assert [says for _, says in seen] == [f"iteration {number} of 30 at most" for number in range(3)]
     assert [done for done, _ in seen] == pytest.approx([0, 1 / 30, 2 / 30])
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.sparsely_gated import trace_of
 from moeviz.errors import MoevizError
@@ -232,18 +233,7 @@ def test_with_one_expert_there_is_nothing_to_balance():
 
 
 def test_who_watches_hears_of_each_step_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    heard = []
-
-    def watch(done, says):
-        heard.append((done, says))
-        if len(heard) == 3:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(steps=10, watch=watch)
+    heard = heard_until_stopped(train, steps=10)
     assert [done for done, _ in heard] == [0, 0.1, 0.2]
     assert heard[2][1].startswith("step 2, perplexity")
 

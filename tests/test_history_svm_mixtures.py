@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures import svm_em as soft_capture
 from moeviz.capture.mixtures.svm_mixtures import trace_of
@@ -156,25 +157,11 @@ def test_experts_that_know_nothing_leave_more_wrong():
 
 
 def test_who_watches_hears_often_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    heard = []
-
-    def watch(done, says):
-        heard.append((done, says))
-        if len(heard) == 9:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(watch=watch)
-    assert len(heard) == 9
+    assert len(heard_until_stopped(train, 9)) == 9
     whole = []
     train(**QUICK, watch=lambda done, says: whole.append(done))
     assert len(whole) > 30 and whole == sorted(whole) and (whole[0], whole[-1]) == (0, 1)
-    heard.clear()
-    with pytest.raises(Enough):
-        svm_em.train(watch=watch)
+    assert len(heard_until_stopped(svm_em.train, 9)) == 9
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from watching import heard_until_stopped
 
 from moeviz.capture.mixtures.switch_transformer import trace_of
 from moeviz.charts.history.dropped_tokens import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
@@ -66,18 +67,7 @@ def test_training_leaves_the_global_random_state_alone():
 
 
 def test_who_watches_is_called_before_each_step_and_may_stop():
-    class Enough(Exception):
-        pass
-
-    seen = []
-
-    def watch(done, says):
-        seen.append((done, says))
-        if len(seen) == 3:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(steps=4, watch=watch)
+    seen = heard_until_stopped(train, steps=4)
     assert [done for done, _ in seen] == [0, 0.25, 0.5] and "of the words dropped" in seen[-1][1]
 
 
