@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.capture.models import load_model
 from moeviz.capture.precision import in_precisions
-from moeviz.cli_what_if import precision_table
+from moeviz.cli.what_if import precision_table
 from moeviz.embedded.evaluation import evaluation_set
 
 CHARACTERS = 1500

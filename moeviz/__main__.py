@@ -2,6 +2,6 @@
 
 import sys
 
-from moeviz.cli import main
+from moeviz.cli.main import main
 
 sys.exit(main())

@@ -13,14 +13,17 @@ import pandas as pd
 import pytest
 from labels import labelled
 
-from moeviz import cli, cli_corpus, cli_io, labelled_texts
+from moeviz import labelled_texts
 from moeviz.capture.families import families
 from moeviz.capture.models import model_facts
 from moeviz.charts import TOPICS
-from moeviz.cli import main
-from moeviz.cli_arguments import COMMANDS, EXAMPLES
-from moeviz.cli_arguments import TOPICS as TOPIC_NAMES
-from moeviz.cli_trace import summary_of, summary_text
+from moeviz.cli import corpus as cli_corpus
+from moeviz.cli import io as cli_io
+from moeviz.cli.arguments import COMMANDS, EXAMPLES
+from moeviz.cli.arguments import TOPICS as TOPIC_NAMES
+from moeviz.cli.main import main
+from moeviz.cli.main import main as cli
+from moeviz.cli.trace import summary_of, summary_text
 from moeviz.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
@@ -37,7 +40,7 @@ def trace_path(trace, tmp_path) -> str:
 def test_help_is_there_without_torch_streamlit_or_altair():
     code = """
 import sys
-from moeviz.cli import main
+from moeviz.cli.main import main
 try:
     main(["--help"])
 finally:
@@ -481,7 +484,7 @@ def test_families_prints_the_table_and_how_many_are_exact(capsys):
 def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatch, capsys):
     table = families()
     here = table[table["architecture"].isin(["mixtral", "olmoe"])]
-    monkeypatch.setattr("moeviz.cli_families.families", lambda: here.replace("OlmoeTopKRouter", "OldRouter"))
+    monkeypatch.setattr("moeviz.cli.families.families", lambda: here.replace("OlmoeTopKRouter", "OldRouter"))
     monkeypatch.setattr("moeviz.capture.survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
     assert main(["families", "--check"]) == 1
     out = capsys.readouterr().out.split("\n\n", 1)[1]

@@ -12,7 +12,7 @@ import pytest
 
 import moeviz
 from moeviz.charts import TOPICS
-from moeviz.cli_arguments import COMMANDS
+from moeviz.cli.arguments import COMMANDS
 from moeviz.embedded import embedded_path
 from moeviz.exports import EXPORTS
 

@@ -10,7 +10,7 @@ from moeviz.capture import fused, hf
 from moeviz.capture.routers import find_routers, router_sites
 from moeviz.capture.survey.survey import random_model
 from moeviz.capture.survey.witness import witnessed
-from moeviz.cli import main
+from moeviz.cli.main import main
 from moeviz.errors import CaptureError
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT

@@ -12,8 +12,8 @@ from moeviz.capture.interventions import Mute, Replay, TopK
 from moeviz.capture.precision import NAMES, Precision, in_precision, in_precisions
 from moeviz.capture.routers import find_routers
 from moeviz.capture.survey.survey import random_model
-from moeviz.cli_arguments import PRECISIONS
-from moeviz.cli_what_if import precision_table
+from moeviz.cli.arguments import PRECISIONS
+from moeviz.cli.what_if import precision_table
 from moeviz.errors import CaptureError
 from moeviz.metrics.agreement import set_changes
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from moeviz import ParameterCounts, RoutingTrace, report, report_pictures, write_trace
 from moeviz.charts import TOPICS
-from moeviz.cli import main
+from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.exports import EXPORTS, read_bytes, read_trace
 from moeviz.report import html_report

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from moeviz import serve
-from moeviz.cli import main
-from moeviz.serve import open_browser
+from moeviz.cli.app import open_browser
+from moeviz.cli.main import app as serve
+from moeviz.cli.main import main
 
 
 @pytest.fixture

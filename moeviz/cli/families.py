@@ -1,7 +1,7 @@
 """What `moeviz families` says: which families are read, and whether that holds for the installed transformers."""
 
 from moeviz.capture.families import families, surveyed_version
-from moeviz.terminal import frame_text
+from moeviz.cli.terminal import frame_text
 
 
 def table_text() -> str:

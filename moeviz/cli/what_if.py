@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from moeviz.capture.interventions import Exchange, Experts, Force, Intervention, Mute, Replay, TopK
 from moeviz.capture.precision import InPrecision, Precision
 from moeviz.capture.what_if import WhatIf
+from moeviz.cli.terminal import frame_text
 from moeviz.errors import CaptureError
 from moeviz.exports import read_trace
 from moeviz.metrics.agreement import set_changes
-from moeviz.terminal import frame_text
 
 
 def intervention_of(args: Namespace) -> Intervention | Precision:

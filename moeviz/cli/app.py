@@ -19,7 +19,7 @@ def serve_app(port: int, options: Sequence[str] = (), browser: bool = True) -> N
     `options` are Streamlit's; `--server.address 0.0.0.0` lets other machines in. Serves in this process, so that
     whoever stops it stops the server, and from the folder that holds .streamlit/config.toml.
     """
-    home = Path(__file__).parents[1]  # app/ lies beside moeviz/
+    home = Path(__file__).parents[2]  # app/ lies beside moeviz/
     sys.argv = ["streamlit", "run", str(home / "app" / "main.py"), "--server.port", str(port)]
     sys.argv += ["--server.address", "localhost", *options]  # of two, the last counts
     os.chdir(home)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli_arguments import parser
-from moeviz.cli_io import check_output, load, note, progress, read_prompt, records, write
+from moeviz.cli.arguments import parser
+from moeviz.cli.io import check_output, load, note, progress, read_prompt, records, write
+from moeviz.cli.terminal import frame_text
 from moeviz.errors import MoevizError
-from moeviz.terminal import frame_text
 
 if TYPE_CHECKING:
     pass
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _app(args: Namespace) -> int:
-    from moeviz.serve import serve_app
+    from moeviz.cli.app import serve_app
 
     serve_app(args.port, args.extra, browser=not args.no_browser)
     return 0
@@ -62,7 +62,7 @@ def _trace(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
     from moeviz.capture import fused, hf
     from moeviz.capture.decoding import Sampling
-    from moeviz.cli_trace import decoding_of, summary_of, summary_text
+    from moeviz.cli.trace import decoding_of, summary_of, summary_text
 
     result = (fused.trace if args.kernels else hf.trace)(
         load(args.model, device_map=args.device_map, dtype=args.dtype),
@@ -84,7 +84,7 @@ def _what_if(args: Namespace) -> int:
     check_output(args.output)
     prompt = read_prompt(args.prompt)
     from moeviz.capture.what_if import what_if
-    from moeviz.cli_what_if import effect_text, intervention_of
+    from moeviz.cli.what_if import effect_text, intervention_of
 
     change, model = intervention_of(args), load(args.model)
     result = what_if(model, prompt, change)
@@ -106,7 +106,7 @@ def _ablate(args: Namespace) -> int:
 def _precision(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
     from moeviz.capture.precision import in_precisions
-    from moeviz.cli_what_if import precision_table
+    from moeviz.cli.what_if import precision_table
 
     table = precision_table(in_precisions(load(args.model), prompt))
     print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
@@ -114,7 +114,7 @@ def _precision(args: Namespace) -> int:
 
 
 def _corpus(args: Namespace) -> int:
-    from moeviz.cli_corpus import check_layer, report, tables, texts_at
+    from moeviz.cli.corpus import check_layer, report, tables, texts_at
     from moeviz.labelled_texts import texts_that_ship
 
     check_output(args.output)
@@ -137,7 +137,7 @@ def _corpus(args: Namespace) -> int:
 
 def _params(args: Namespace) -> int:
     from moeviz.capture.known_counts import known_counts
-    from moeviz.cli_params import params_of, params_text
+    from moeviz.cli.params import params_of, params_text
     from moeviz.exports import read_trace
 
     if args.known:
@@ -152,7 +152,7 @@ def _params(args: Namespace) -> int:
 
 def _families(args: Namespace) -> int:
     from moeviz.capture.families import families
-    from moeviz.cli_families import differences, table_text
+    from moeviz.cli.families import differences, table_text
 
     print(json.dumps(records(families())) if args.json else table_text())
     if not args.check:
@@ -165,8 +165,8 @@ def _families(args: Namespace) -> int:
 
 def _history(args: Namespace) -> int:
     check_output(args.output)
-    from moeviz.cli_history import check, systems, trained
-    from moeviz.cli_trace import summary_of, summary_text
+    from moeviz.cli.history import check, systems, trained
+    from moeviz.cli.trace import summary_of, summary_text
 
     if args.action == "run":
         result = trained(args.name or "local-experts", args.seed, note)
@@ -184,7 +184,7 @@ def _history(args: Namespace) -> int:
 
 def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
-    from moeviz.cli_metrics import measured
+    from moeviz.cli.metrics import measured
     from moeviz.exports import read_trace
 
     trace = read_trace(args.trace)

@@ -1,0 +1,1 @@
+"""What `moeviz` does on the command line: one file a command."""
