@@ -11,8 +11,8 @@ from app.downloads import table_as_csv
 from app.glossary import explained_terms
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.plots import with_data_inside
-from moeviz.report_pictures import installed, svg
+from moeviz.report.pictures import installed, svg
+from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 
 

@@ -45,7 +45,7 @@ class Export:
 
 
 def _report(trace: RoutingTrace) -> bytes:
-    from moeviz.report import html_report  # loads Altair, which no other format needs
+    from moeviz.report.page import html_report  # loads Altair, which no other format needs
 
     return html_report(trace)
 

@@ -126,11 +126,11 @@ class RoutingTrace:
     # For notebooks. What draws stands above the trace, so it is loaded on first use and never with this file.
     @property
     def plot(self) -> Any:
-        """Charts of this trace, one method a topic: `trace.plot.load()`. See `moeviz.plots`."""
-        return import_module("moeviz.plots").Plots(self)
+        """Charts of this trace, one method a topic: `trace.plot.load()`. See `moeviz.report.plots`."""
+        return import_module("moeviz.report.plots").Plots(self)
 
     def _repr_html_(self) -> str:
-        return import_module("moeviz.trace_html").trace_html(self)
+        return import_module("moeviz.report.notebook").trace_html(self)
 
     def equals(self, other: "RoutingTrace") -> bool:
         """True where every fact, token, id and the last bit of every number are the same."""

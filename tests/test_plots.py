@@ -14,7 +14,7 @@ from labels import labelled
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, theme
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
-from moeviz.plots import plot
+from moeviz.report.plots import plot
 from moeviz.samples import sample_trace
 
 every_topic = pytest.mark.parametrize("topic", TOPICS)

@@ -13,13 +13,15 @@ import pytest
 from labels import labelled
 from PIL import Image
 
-from moeviz import ParameterCounts, RoutingTrace, report, report_pictures, write_trace
+from moeviz import ParameterCounts, RoutingTrace, write_trace
 from moeviz.charts import TOPICS
 from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.exports import EXPORTS, read_bytes, read_trace
-from moeviz.report import html_report
-from moeviz.report_style import ink_on
+from moeviz.report import page as report
+from moeviz.report import pictures as report_pictures
+from moeviz.report.page import html_report
+from moeviz.report.style import ink_on
 from moeviz.samples import sample_trace
 
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
@@ -308,7 +310,7 @@ def test_convert_writes_a_report_and_refuses_to_read_one(trace, no_topics, tmp_p
 
 def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("moeviz.exports.find_spec", lambda name: None)
-    monkeypatch.setattr("moeviz.report_pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("moeviz.report.pictures.find_spec", lambda name: None)
     with pytest.raises(MoevizError, match=r'pip install "moeviz\[report\]"'):
         html_report(trace)
     assert [export.suffix for export in EXPORTS if not export.ready] == [".html"]

@@ -12,11 +12,11 @@ import pandas as pd
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
-from moeviz.plots import Choices, about, choices, part_of, with_data_inside
-from moeviz.report_pictures import check_installed, picture
-from moeviz.report_style import TOKEN_COLOURS, sheet
+from moeviz.report.notebook import caution, facts_table, safe
+from moeviz.report.pictures import check_installed, picture
+from moeviz.report.plots import Choices, about, choices, part_of, with_data_inside
+from moeviz.report.style import TOKEN_COLOURS, sheet
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-from moeviz.trace_html import caution, facts_table, safe
 
 MAX_ROWS = 200  # of a table of numbers
 MAX_TOKENS = 2_000  # of the text
