@@ -1,12 +1,12 @@
-"""The current trace as files, one for each format of moeviz.exports."""
+"""The current trace as files, one for each format of moeviz.formats.exports."""
 
 import re
 
 import pandas as pd
 import streamlit as st
 
-from moeviz.exports import EXPORTS
-from moeviz.files.csv_file import escape_formula
+from moeviz.formats.csv_file import escape_formula
+from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
 
 WORDS_IN_NAME = 5

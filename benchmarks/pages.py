@@ -22,7 +22,7 @@ from benchmarks.app import MILLISECONDS, prompts
 from benchmarks.overview import WATCH, Visit
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
-from moeviz.exports import write_trace
+from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
 from tests.browser import Server, chromium, section_of, served
 

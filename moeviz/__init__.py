@@ -21,8 +21,8 @@ _ON_FIRST_USE = {
     "stream": ("moeviz.capture.stream", "stream"),
     "what_if": ("moeviz.capture.what_if", "what_if"),
     "ablate": ("moeviz.capture.what_if", "ablate"),
-    "read_trace": ("moeviz.exports", "read_trace"),
-    "write_trace": ("moeviz.exports", "write_trace"),
+    "read_trace": ("moeviz.formats.exports", "read_trace"),
+    "write_trace": ("moeviz.formats.exports", "write_trace"),
 }
 __all__ = ["ModelInfo", "ParameterCounts", "RoutingTrace", "__version__", *_ON_FIRST_USE]
 

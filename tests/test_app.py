@@ -18,7 +18,7 @@ from app.settings import read_settings
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.exports import EXPORTS
+from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.parameters import touched_growth
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace

@@ -9,7 +9,7 @@ from browser import SIZES, section_of, served, watched
 from playwright.sync_api import Locator, Page, expect
 
 import moeviz
-from moeviz.exports import read_trace
+from moeviz.formats.exports import read_trace
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 

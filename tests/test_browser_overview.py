@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 from test_browser import go_to, overflow, picture, strip_of, tokens
 
 from moeviz.charts.overview import WHOLE_TRACE
-from moeviz.exports import EXPORTS
+from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 

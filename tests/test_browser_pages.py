@@ -15,7 +15,7 @@ from test_browser import DRAWN, PROMPT, go_to, overflow, run
 
 from app.menu import FIRST, GALLERY, MENU
 from moeviz.charts import TOPICS
-from moeviz.exports import write_trace
+from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
 
 pytestmark = pytest.mark.browser

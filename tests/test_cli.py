@@ -24,7 +24,7 @@ from moeviz.cli.arguments import TOPICS as TOPIC_NAMES
 from moeviz.cli.main import main
 from moeviz.cli.main import main as cli
 from moeviz.cli.trace import summary_of, summary_text
-from moeviz.exports import read_trace, write_trace
+from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.parameters import CONVENTIONS, active_parameters
@@ -412,7 +412,7 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
     def interrupted(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moeviz.exports.read_trace", interrupted)
+    monkeypatch.setattr("moeviz.formats.exports.read_trace", interrupted)
     assert main(["convert", trace_path, "b.csv"]) == 130
     assert capsys.readouterr().err == "moeviz: stopped\n"
 

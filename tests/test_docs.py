@@ -14,7 +14,7 @@ import moeviz
 from moeviz.charts import TOPICS
 from moeviz.cli.arguments import COMMANDS
 from moeviz.embedded import embedded_path
-from moeviz.exports import EXPORTS
+from moeviz.formats.exports import EXPORTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,9 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
-from moeviz.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
-from moeviz.files.csv_file import escape_formula
-from moeviz.files.short_floats import short_floats
+from moeviz.formats.csv_file import escape_formula
+from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
+from moeviz.formats.short_floats import short_floats
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 from moeviz.samples import sample_trace
@@ -223,7 +223,7 @@ def test_a_failed_write_leaves_the_file_that_was_there(trace, tmp_path):
 def test_a_file_larger_than_we_read_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "large.csv"
     path.write_bytes(b"x" * 100)
-    monkeypatch.setattr("moeviz.exports.MAX_BYTES", 99)
+    monkeypatch.setattr("moeviz.formats.exports.MAX_BYTES", 99)
     with pytest.raises(InvalidTrace, match=r"'large\.csv' has 100 bytes"):
         read_trace(path)
 
@@ -370,7 +370,7 @@ def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
 
 
 def test_a_table_with_too_many_rows_is_refused(trace, monkeypatch):
-    monkeypatch.setattr("moeviz.files.assignments_table.MAX_ROWS", 10)
+    monkeypatch.setattr("moeviz.formats.assignments_table.MAX_ROWS", 10)
     with pytest.raises(InvalidTrace, match="256 rows; at most 10"):
         EXPORTS[0].read(EXPORTS[0].write(trace))
 
@@ -472,7 +472,7 @@ def test_two_parquet_columns_of_one_name_are_refused():
 
 def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     data = parquet_of({"position": range(1000), "layer": [0] * 1000, "expert": [0] * 1000})
-    monkeypatch.setattr("moeviz.files.parquet_file.MAX_ROWS", 999)
+    monkeypatch.setattr("moeviz.formats.parquet_file.MAX_ROWS", 999)
     with pytest.raises(InvalidTrace, match="unpacks to 1,000 rows"):
         EXPORTS[1].read(data)
 

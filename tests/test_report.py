@@ -17,7 +17,7 @@ from moeviz import ParameterCounts, RoutingTrace, write_trace
 from moeviz.charts import TOPICS
 from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.exports import EXPORTS, read_bytes, read_trace
+from moeviz.formats.exports import EXPORTS, read_bytes, read_trace
 from moeviz.report import page as report
 from moeviz.report import pictures as report_pictures
 from moeviz.report.page import html_report
@@ -309,7 +309,7 @@ def test_convert_writes_a_report_and_refuses_to_read_one(trace, no_topics, tmp_p
 
 
 def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("moeviz.exports.find_spec", lambda name: None)
+    monkeypatch.setattr("moeviz.formats.exports.find_spec", lambda name: None)
     monkeypatch.setattr("moeviz.report.pictures.find_spec", lambda name: None)
     with pytest.raises(MoevizError, match=r'pip install "moeviz\[report\]"'):
         html_report(trace)

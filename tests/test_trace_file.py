@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.trace_file import from_trace_file, to_trace_file
+from moeviz.formats.trace_file import from_trace_file, to_trace_file
 
 
 def members_of(data: bytes) -> dict[str, bytes]:
@@ -168,7 +168,7 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(members):
 
 
 def test_a_header_too_large_for_json_is_refused(members, monkeypatch):
-    monkeypatch.setattr("moeviz.files.trace_file.MAX_FACTS_BYTES", 100)
+    monkeypatch.setattr("moeviz.formats.trace_file.MAX_FACTS_BYTES", 100)
     with pytest.raises(InvalidTrace, match="header has"):
         from_trace_file(npz(members))
 

@@ -6,7 +6,7 @@ from app import recent, settings, shared, state
 from app.downloads import downloads
 from app.facts import trace_facts
 from app.show import explained
-from moeviz.exports import EXPORTS, read_bytes
+from moeviz.formats.exports import EXPORTS, read_bytes
 
 
 def traces_page() -> None:

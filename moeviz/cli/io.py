@@ -34,7 +34,7 @@ def read_prompt(given: str) -> str:
 
 def check_output(path: str | None) -> None:
     """What cannot be written is said now, not after the model has run."""
-    from moeviz.exports import export_for
+    from moeviz.formats.exports import export_for
 
     if path:
         export_for(path)
@@ -43,7 +43,7 @@ def check_output(path: str | None) -> None:
 
 def write(trace: "RoutingTrace", path: str | None) -> None:
     """Write a trace, where that was asked for, and say so."""
-    from moeviz.exports import write_trace
+    from moeviz.formats.exports import write_trace
 
     if path:
         write_trace(trace, path)

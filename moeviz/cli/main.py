@@ -138,7 +138,7 @@ def _corpus(args: Namespace) -> int:
 def _params(args: Namespace) -> int:
     from moeviz.capture.known_counts import known_counts
     from moeviz.cli.params import params_of, params_text
-    from moeviz.exports import read_trace
+    from moeviz.formats.exports import read_trace
 
     if args.known:
         table = known_counts()
@@ -185,7 +185,7 @@ def _history(args: Namespace) -> int:
 def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.cli.metrics import measured
-    from moeviz.exports import read_trace
+    from moeviz.formats.exports import read_trace
 
     trace = read_trace(args.trace)
     charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
@@ -203,7 +203,7 @@ def _metrics(args: Namespace) -> int:
 
 
 def _convert(args: Namespace) -> int:
-    from moeviz.exports import export_for, read_trace, write_trace
+    from moeviz.formats.exports import export_for, read_trace, write_trace
 
     export_for(args.target)
     trace = read_trace(args.source)

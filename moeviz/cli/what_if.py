@@ -11,7 +11,7 @@ from moeviz.capture.precision import InPrecision, Precision
 from moeviz.capture.what_if import WhatIf
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import CaptureError
-from moeviz.exports import read_trace
+from moeviz.formats.exports import read_trace
 from moeviz.metrics.agreement import set_changes
 
 

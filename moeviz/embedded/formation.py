@@ -6,7 +6,7 @@ Recorded while it trained, so that the question can be asked again and again wit
 from pathlib import Path
 
 from moeviz.embedded.evaluation import evaluation_set
-from moeviz.files.trace_file import from_trace_file
+from moeviz.formats.trace_file import from_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 FOLDER = Path(__file__).parent / "formation"

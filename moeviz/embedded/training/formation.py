@@ -17,7 +17,7 @@ from moeviz.capture.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.formation import FOLDER, formation_texts
 from moeviz.embedded.training.export import read_weights, to_transformers
-from moeviz.files.trace_file import to_trace_file
+from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.training")

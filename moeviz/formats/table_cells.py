@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.trace_facts import LABEL, MAX_EXPERTS, MAX_INT32, shown
+from moeviz.formats.trace_facts import LABEL, MAX_EXPERTS, MAX_INT32, shown
 from moeviz.routing_trace import NO_TOKEN_ID, PHASES
 
 INTEGERS = {  # column: lowest, highest, and what an absent or empty cell means (None: it must be there)

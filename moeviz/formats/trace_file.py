@@ -20,7 +20,7 @@ from math import prod
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.trace_facts import (
+from moeviz.formats.trace_facts import (
     MAX_BYTES,
     MAX_FACTS_BYTES,
     check_size,

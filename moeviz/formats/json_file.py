@@ -19,8 +19,16 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.short_floats import short_floats
-from moeviz.files.trace_facts import MAX_EXPERTS, check_size, facts_of, model_of, parse_json, tokens_as_json, tokens_of
+from moeviz.formats.short_floats import short_floats
+from moeviz.formats.trace_facts import (
+    MAX_EXPERTS,
+    check_size,
+    facts_of,
+    model_of,
+    parse_json,
+    tokens_as_json,
+    tokens_of,
+)
 from moeviz.routing_trace import RoutingTrace
 
 

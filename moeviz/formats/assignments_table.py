@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.table_cells import TEXTS, checked_columns, refuse_rows
-from moeviz.files.trace_facts import LABEL, MAX_EXPERTS, facts_of, model_of, shown, tokens_as_json, tokens_of
+from moeviz.formats.table_cells import TEXTS, checked_columns, refuse_rows
+from moeviz.formats.trace_facts import LABEL, MAX_EXPERTS, facts_of, model_of, shown, tokens_as_json, tokens_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
 

@@ -1,6 +1,6 @@
 """CSV: the long table of a trace as text that pandas, R, a database and a spreadsheet read.
 
-The columns are those of `moeviz.files.assignments_table`, and a last one, `about`: the model's facts as JSON in the
+The columns are those of `moeviz.formats.assignments_table`, and a last one, `about`: the model's facts as JSON in the
 first row, empty in every other. With it the file opens here as the same trace again. Texts are quoted, numbers are not;
 weights have as many digits as float32 needs, and no more.
 
@@ -20,10 +20,10 @@ import pyarrow as pa
 from pyarrow import csv
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.assignments_table import facts_beside_table, table_of, trace_of_table
-from moeviz.files.short_floats import short_floats
-from moeviz.files.table_cells import NUMBERS, TEXTS
-from moeviz.files.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
+from moeviz.formats.assignments_table import facts_beside_table, table_of, trace_of_table
+from moeviz.formats.short_floats import short_floats
+from moeviz.formats.table_cells import NUMBERS, TEXTS
+from moeviz.formats.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 
 ABOUT = "about"
@@ -47,7 +47,7 @@ def to_csv(trace: RoutingTrace) -> bytes:
 def from_csv(data: bytes) -> RoutingTrace:
     """Read a trace from `to_csv`, or from any CSV with the columns `position`, `layer` and `expert`.
 
-    See `moeviz.files.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
+    See `moeviz.formats.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
     """
     check_size(data)
     table = _parsed(data)

@@ -18,12 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.files.assignments_table import UNNAMED
-from moeviz.files.csv_file import from_csv, to_csv
-from moeviz.files.json_file import from_json, to_json
-from moeviz.files.parquet_file import from_parquet, to_parquet
-from moeviz.files.trace_facts import MAX_BYTES
-from moeviz.files.trace_file import from_trace_file, to_trace_file
+from moeviz.formats.assignments_table import UNNAMED
+from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.formats.json_file import from_json, to_json
+from moeviz.formats.parquet_file import from_parquet, to_parquet
+from moeviz.formats.trace_facts import MAX_BYTES
+from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 

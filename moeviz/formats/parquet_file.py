@@ -1,6 +1,6 @@
 """Parquet: the long table of a trace with real dtypes, for pandas, DuckDB, Spark and R.
 
-The columns are those of `moeviz.files.assignments_table`; the model's facts are JSON in the schema's metadata under
+The columns are those of `moeviz.formats.assignments_table`; the model's facts are JSON in the schema's metadata under
 `moeviz`. Reading gives the same trace again, less its logits. A Parquet file from any hand opens like a plain CSV.
 """
 
@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from pyarrow import parquet, types
 
 from moeviz.errors import InvalidTrace
-from moeviz.files.assignments_table import MAX_ROWS, facts_beside_table, table_of, trace_of_table
-from moeviz.files.table_cells import INTEGERS, TEXTS
-from moeviz.files.trace_facts import MAX_BYTES, MAX_FACTS_BYTES, check_size, parse_json, shown
+from moeviz.formats.assignments_table import MAX_ROWS, facts_beside_table, table_of, trace_of_table
+from moeviz.formats.table_cells import INTEGERS, TEXTS
+from moeviz.formats.trace_facts import MAX_BYTES, MAX_FACTS_BYTES, check_size, parse_json, shown
 from moeviz.routing_trace import RoutingTrace
 
 KEY = b"moeviz"
@@ -34,7 +34,7 @@ def to_parquet(trace: RoutingTrace) -> bytes:
 def from_parquet(data: bytes) -> RoutingTrace:
     """Read a trace from `to_parquet`, or from any Parquet file with the columns `position`, `layer` and `expert`.
 
-    See `moeviz.files.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
+    See `moeviz.formats.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
     """
     check_size(data)
     try:
