@@ -17,7 +17,7 @@ from moeviz.charts import theme
 from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:
-    from moeviz.capture.models import LoadedModel
+    from moeviz.capture.models.load import LoadedModel
 
 SECONDS_BETWEEN_PICTURES = 0.3
 
@@ -28,7 +28,7 @@ def run_live(run: Run) -> RoutingTrace:
     Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
     before its next token.
     """
-    from moeviz.capture.decoding import Sampling
+    from moeviz.capture.run.decoding import Sampling
 
     sampling = Sampling(temperature=run.temperature, seed=run.seed)
     options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site}

@@ -21,7 +21,7 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:
-    from moeviz.capture.models import LoadedModel
+    from moeviz.capture.models.load import LoadedModel
 
 MODELS_IN_MEMORY = 2
 FACTS_IN_MEMORY = 32
@@ -51,7 +51,7 @@ def model_facts_of_known(name: str) -> ModelInfo:
 
 def memory(name: str, how: How) -> tuple[int, int | None]:
     """Bytes that a model takes, and bytes that are free for it where it is to go (None: the system does not say)."""
-    from moeviz.capture.room import bytes_free, bytes_needed
+    from moeviz.capture.models.memory import bytes_free, bytes_needed
 
     facts = model_facts(name)
     return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
@@ -91,7 +91,7 @@ def _check_on_offer(name: str) -> None:
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def _facts(name: str) -> ModelInfo:
-    from moeviz.capture.models import model_facts
+    from moeviz.capture.models.load import model_facts
 
     with _building():
         return model_facts(name)
@@ -99,7 +99,7 @@ def _facts(name: str) -> ModelInfo:
 
 @st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner="Loading the model …")
 def _load(name: str, how: How) -> "LoadedModel":
-    from moeviz.capture.room import check_room
+    from moeviz.capture.models.memory import check_room
 
     facts = model_facts(name)
     check_room(name, facts.parameters.total, how.dtype or facts.dtype, how.device_map)
@@ -138,7 +138,7 @@ def gallery() -> dict[str, RoutingTrace]:
 @st.cache_resource(show_spinner="Counting …")
 def known_models() -> pd.DataFrame:
     """Exact parameter counts of the models whose configurations ship, beside what their makers say."""
-    from moeviz.capture.known_counts import known_counts
+    from moeviz.capture.models.known_counts import known_counts
 
     with _building():
         return known_counts()

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from app.views.capture import EXAMPLES
-from moeviz.capture.models import load_model
+from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
 from tests.browser import Server, chromium, served
 
@@ -47,8 +47,8 @@ ALONE = """
 import json, sys, time
 times = [time.perf_counter()]
 lap = lambda: times.append(time.perf_counter())
-from moeviz.capture.hf import trace
-from moeviz.capture.models import load_model
+from moeviz.capture.trace import trace
+from moeviz.capture.models.load import load_model
 lap()
 model = load_model()
 lap()

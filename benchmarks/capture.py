@@ -26,10 +26,10 @@ from functools import partial
 
 import torch
 
-from moeviz.capture.fused import fused
-from moeviz.capture.models import load_model
-from moeviz.capture.recording import listen
-from moeviz.capture.routers import find_routers
+from moeviz.capture.models.load import load_model
+from moeviz.capture.record.fused import fused
+from moeviz.capture.record.listen import listen
+from moeviz.capture.routers.declared import find_routers
 
 LENGTHS = (1, 64, 512)
 LONGEST = max(LENGTHS)

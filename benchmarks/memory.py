@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from moeviz.capture.hf import trace
-from moeviz.capture.models import load_model
-from moeviz.capture.recording import Recording, listen
+from moeviz.capture.models.load import load_model
+from moeviz.capture.record.listen import Recording, listen
+from moeviz.capture.trace import trace
 
 SEQUENCES, POSITIONS = 256, 512
 LAYERS, EXPERTS, TOP_K = 48, 128, 8

@@ -16,11 +16,11 @@ from moeviz.routing_trace import RoutingTrace
 __version__ = "0.1.0"
 
 _ON_FIRST_USE = {
-    "load_model": ("moeviz.capture.models", "load_model"),
-    "trace": ("moeviz.capture.hf", "trace"),
+    "load_model": ("moeviz.capture.models.load", "load_model"),
+    "trace": ("moeviz.capture.trace", "trace"),
     "stream": ("moeviz.capture.stream", "stream"),
-    "what_if": ("moeviz.capture.what_if", "what_if"),
-    "ablate": ("moeviz.capture.what_if", "ablate"),
+    "what_if": ("moeviz.capture.change.what_if", "what_if"),
+    "ablate": ("moeviz.capture.change.what_if", "ablate"),
     "read_trace": ("moeviz.formats.exports", "read_trace"),
     "write_trace": ("moeviz.formats.exports", "write_trace"),
 }

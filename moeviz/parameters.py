@@ -1,4 +1,4 @@
-"""Active and touched parameters: arithmetic on the counts that `moeviz.capture.parameters` takes from a model.
+"""Active and touched parameters: arithmetic on the counts that `moeviz.capture.models.parameters` takes from a model.
 
 Active parameters are those that one token runs through: top_k of the routed experts in each MoE layer, and everything
 else. Makers publish them by three conventions, so moeviz always names the one it uses:

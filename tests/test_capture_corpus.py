@@ -9,9 +9,9 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.corpus import fitting_stretches, joined, trace_corpus
-from moeviz.capture.hf import trace
-from moeviz.capture.models import LoadedModel, load_model
-from moeviz.capture.parameters import describe
+from moeviz.capture.models.load import LoadedModel, load_model
+from moeviz.capture.models.parameters import describe
+from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.specialization import load_by_label
 from moeviz.samples import sample_trace

@@ -12,11 +12,13 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
-from moeviz.capture import fused, hf, probe, router_families
-from moeviz.capture.our_experts import NAME, is_usual
-from moeviz.capture.probe import registered_experts
-from moeviz.capture.routers import find_routers
-from moeviz.capture.routing_ops import GATING
+from moeviz.capture import trace as hf
+from moeviz.capture.record import fused, probe
+from moeviz.capture.record.our_experts import NAME, is_usual
+from moeviz.capture.record.probe import registered_experts
+from moeviz.capture.record.routing_ops import GATING
+from moeviz.capture.routers import router_families
+from moeviz.capture.routers.declared import find_routers
 from moeviz.errors import CaptureError
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]

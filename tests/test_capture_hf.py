@@ -10,10 +10,10 @@ from accelerate import disk_offload
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.decoding import Sampling
-from moeviz.capture.hf import trace
-from moeviz.capture.recording import listen
-from moeviz.capture.routers import find_routers
+from moeviz.capture.record.listen import listen
+from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.run.decoding import Sampling
+from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]

@@ -14,8 +14,8 @@ import pytest
 from labels import labelled
 
 from moeviz import labelled_texts
-from moeviz.capture.families import families
-from moeviz.capture.models import model_facts
+from moeviz.capture.models.load import model_facts
+from moeviz.capture.routers.families import families
 from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
 from moeviz.cli import io as cli_io
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
 
 
 def test_a_wrong_suffix_is_said_before_the_model_is_loaded(monkeypatch, capsys):
-    monkeypatch.setattr("moeviz.capture.models.load_model", pytest.fail)
+    monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
     assert main(["trace", "x", "-o", "trace.xls"]) == 1
     assert "'trace.xls' has no suffix of a trace" in capsys.readouterr().err
 
@@ -163,7 +163,7 @@ def test_a_model_that_is_not_there_gets_one_sentence(capsys, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("moeviz.capture.models.load_model", pytest.fail)
+    monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
     path = tmp_path / "none" / "out.csv"
     assert main(["trace", "Il", "-o", str(path)]) == 1
     out, err = capsys.readouterr()
@@ -259,7 +259,7 @@ def test_the_texts_that_ship_are_several_a_label():
     ],
 )
 def test_a_corpus_file_that_holds_no_texts_gets_one_sentence(name, content, sentence, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("moeviz.capture.models.load_model", pytest.fail)
+    monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
     (tmp_path / name).write_bytes(content)
     assert main(["corpus", str(tmp_path / name)]) == 1
     out, err = capsys.readouterr()

@@ -86,7 +86,7 @@ def test_the_model_card_is_about_the_weights_that_ship():
 
 
 def test_the_model_card_counts_its_parameters():
-    from moeviz.capture.models import model_facts
+    from moeviz.capture.models.load import model_facts
     from moeviz.parameters import active_parameters
 
     facts = model_facts("embedded")

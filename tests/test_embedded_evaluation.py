@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from moeviz.capture.models import LoadedModel, load_model
+from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.embedded import byte_ngrams, losses
 from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluate import markdown

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from moeviz.capture.families import families, surveyed_version
+from moeviz.capture.routers.families import families, surveyed_version
 from moeviz.capture.survey.survey import survey
 from moeviz.capture.survey.table import YES, rows_of
 from moeviz.capture.survey.tiny_models import architectures

@@ -139,7 +139,7 @@ def test_mixtral_is_counted_to_the_last_parameter_and_the_embedded_model_behaves
 def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):
     name = "mistralai/Mixtral-8x7B-v0.1"
     monkeypatch.setattr(
-        mixtral, "model_facts", lambda _: import_module("moeviz.capture.models").model_facts("embedded")
+        mixtral, "model_facts", lambda _: import_module("moeviz.capture.models.load").model_facts("embedded")
     )
     monkeypatch.setattr(mixtral, "PRINTED", {name: mixtral.PRINTED[name]})
     assert not any(claim.passed for claim in mixtral._counts())

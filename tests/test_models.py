@@ -6,7 +6,7 @@ import pytest
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.models import load_model, model_facts
+from moeviz.capture.models.load import load_model, model_facts
 from moeviz.errors import CaptureError, ModelNotFound
 
 

@@ -6,8 +6,9 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
-from moeviz.capture import fused, hf
-from moeviz.capture.routers import find_routers, router_sites
+from moeviz.capture import trace as hf
+from moeviz.capture.record import fused
+from moeviz.capture.routers.declared import find_routers, router_sites
 from moeviz.capture.survey.survey import random_model
 from moeviz.capture.survey.witness import witnessed
 from moeviz.cli.main import main

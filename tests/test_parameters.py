@@ -14,10 +14,10 @@ from transformers import (
     SwitchTransformersConfig,
 )
 
-from moeviz.capture.known_models import KNOWN_MODELS
-from moeviz.capture.kv_cache import _tensors, kv_cache
-from moeviz.capture.models import load_model, model_config, model_facts
-from moeviz.capture.parameters import count_parameters, empty_model, parameters_of_config
+from moeviz.capture.models.known_models import KNOWN_MODELS
+from moeviz.capture.models.kv_cache import _tensors, kv_cache
+from moeviz.capture.models.load import load_model, model_config, model_facts
+from moeviz.capture.models.parameters import count_parameters, empty_model, parameters_of_config
 from moeviz.capture.survey.survey import random_model
 from moeviz.capture.survey.tiny_models import tiny_config
 from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes

@@ -8,9 +8,9 @@ from fused_models import FAMILIES
 from tiny_models import tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.interventions import Mute, Replay, TopK
-from moeviz.capture.precision import NAMES, Precision, in_precision, in_precisions
-from moeviz.capture.routers import find_routers
+from moeviz.capture.change.kinds import Mute, Replay, TopK
+from moeviz.capture.change.precision import NAMES, Precision, in_precision, in_precisions
+from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.survey.survey import random_model
 from moeviz.cli.arguments import PRECISIONS
 from moeviz.cli.what_if import precision_table

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moeviz.capture import room
+from moeviz.capture.models import memory as room
 from moeviz.errors import CaptureError
 
 

@@ -8,10 +8,10 @@ import torch
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture import decoding as module
-from moeviz.capture.decoding import Decoding, Sampling
-from moeviz.capture.hf import trace
+from moeviz.capture.run import decoding as module
+from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.survey.modes import EQUAL, FAMILIES, ONE, REFUSED, TWO, WAYS, outcome
+from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 
 

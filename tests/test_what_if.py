@@ -9,12 +9,12 @@ from fused_models import FAMILIES
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture import what_if as module
-from moeviz.capture.hf import trace
-from moeviz.capture.interventions import Exchange, Force, Mute, Replay, TopK
-from moeviz.capture.prompts import prepare
+from moeviz.capture.change import what_if as module
+from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
+from moeviz.capture.change.what_if import ablate, what_if
+from moeviz.capture.run.prompts import prepare
 from moeviz.capture.survey.survey import random_model
-from moeviz.capture.what_if import ablate, what_if
+from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError
 
 TEXT = "12 + 7 = 19, und heute ist es kalt"

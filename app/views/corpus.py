@@ -20,7 +20,7 @@ from moeviz.labelled_texts import texts_of_files, texts_that_ship
 from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:
-    from moeviz.capture.models import LoadedModel
+    from moeviz.capture.models.load import LoadedModel
 
 Texts = list[tuple[str, str]]
 BEGINNING = [

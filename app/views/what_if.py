@@ -18,8 +18,8 @@ from moeviz.metrics.load import expert_load
 from moeviz.model_info import ModelInfo
 
 if TYPE_CHECKING:
-    from moeviz.capture.models import LoadedModel
-    from moeviz.capture.what_if import WhatIf
+    from moeviz.capture.change.what_if import WhatIf
+    from moeviz.capture.models.load import LoadedModel
 
 CHANGES = {
     "Mute experts": "They may not be chosen: each router takes its next best, and weighs it as it would.",
@@ -58,8 +58,8 @@ def _prompt_and_model() -> tuple[str, str]:
 
 def _change(info: ModelInfo) -> Any:
     """The intervention that the visitor asks for."""
-    from moeviz.capture.interventions import Exchange, Force, Mute, TopK
-    from moeviz.capture.precision import Precision
+    from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
+    from moeviz.capture.change.precision import Precision
 
     kind = st.selectbox("Change", list(CHANGES), key=state.CHANGE, persist_state="session")
     st.text(CHANGES[kind])

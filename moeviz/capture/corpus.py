@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from moeviz.capture.hf import Progress, trace
-from moeviz.capture.models import LoadedModel, load_model
+from moeviz.capture.models.load import LoadedModel, load_model
+from moeviz.capture.trace import Progress, trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import ARRAYS, RoutingTrace

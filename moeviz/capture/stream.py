@@ -7,12 +7,12 @@ from queue import SimpleQueue
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.assembly import assemble
-from moeviz.capture.decoding import Decoding, Sampling, decode, written
-from moeviz.capture.locks import alone
-from moeviz.capture.models import LoadedModel
-from moeviz.capture.prompts import Run, prepare
-from moeviz.capture.recording import hearing
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.listen import hearing
+from moeviz.capture.record.locks import alone
+from moeviz.capture.run.decoding import Decoding, Sampling, decode, written
+from moeviz.capture.run.prompts import Run, prepare
 from moeviz.routing_trace import RoutingTrace
 
 

@@ -18,7 +18,7 @@ TOPICS = (
     "coverage",
     "placement",
 )
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.precision.NAMES
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.change.precision.NAMES
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {
     "moeviz": """examples:

@@ -1,6 +1,6 @@
 """What `moeviz families` says: which families are read, and whether that holds for the installed transformers."""
 
-from moeviz.capture.families import families, surveyed_version
+from moeviz.capture.routers.families import families, surveyed_version
 from moeviz.cli.terminal import frame_text
 
 

@@ -10,13 +10,13 @@ from moeviz.errors import InvalidPrompt
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.capture.models import LoadedModel
+    from moeviz.capture.models.load import LoadedModel
     from moeviz.routing_trace import RoutingTrace
 
 
 def load(name: str, **options: Any) -> "LoadedModel":
     """Open a model, and say so."""
-    from moeviz.capture.models import load_model
+    from moeviz.capture.models.load import load_model
 
     note(f"loading {name}")
     return load_model(name, **options)

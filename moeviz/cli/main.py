@@ -60,8 +60,9 @@ def _app(args: Namespace) -> int:
 def _trace(args: Namespace) -> int:
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture import fused, hf
-    from moeviz.capture.decoding import Sampling
+    from moeviz.capture import trace as hf
+    from moeviz.capture.record import fused
+    from moeviz.capture.run.decoding import Sampling
     from moeviz.cli.trace import decoding_of, summary_of, summary_text
 
     result = (fused.trace if args.kernels else hf.trace)(
@@ -83,7 +84,7 @@ def _trace(args: Namespace) -> int:
 def _what_if(args: Namespace) -> int:
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.what_if import what_if
+    from moeviz.capture.change.what_if import what_if
     from moeviz.cli.what_if import effect_text, intervention_of
 
     change, model = intervention_of(args), load(args.model)
@@ -95,7 +96,7 @@ def _what_if(args: Namespace) -> int:
 
 def _ablate(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.what_if import ablate
+    from moeviz.capture.change.what_if import ablate
 
     told = partial(progress, says="muted {} of {} experts")
     ranking = ablate(load(args.model), prompt, layers=args.layers, progress=told)
@@ -105,7 +106,7 @@ def _ablate(args: Namespace) -> int:
 
 def _precision(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.precision import in_precisions
+    from moeviz.capture.change.precision import in_precisions
     from moeviz.cli.what_if import precision_table
 
     table = precision_table(in_precisions(load(args.model), prompt))
@@ -136,7 +137,7 @@ def _corpus(args: Namespace) -> int:
 
 
 def _params(args: Namespace) -> int:
-    from moeviz.capture.known_counts import known_counts
+    from moeviz.capture.models.known_counts import known_counts
     from moeviz.cli.params import params_of, params_text
     from moeviz.formats.exports import read_trace
 
@@ -151,7 +152,7 @@ def _params(args: Namespace) -> int:
 
 
 def _families(args: Namespace) -> int:
-    from moeviz.capture.families import families
+    from moeviz.capture.routers.families import families
     from moeviz.cli.families import differences, table_text
 
     print(json.dumps(records(families())) if args.json else table_text())

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz.capture.known_models import KNOWN_MODELS
-from moeviz.capture.kv_cache import LayerCache, kv_cache
-from moeviz.capture.models import model_config, model_facts
+from moeviz.capture.models.known_models import KNOWN_MODELS
+from moeviz.capture.models.kv_cache import LayerCache, kv_cache
+from moeviz.capture.models.load import model_config, model_facts
 from moeviz.errors import CaptureError
 from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
 from moeviz.metrics.parameters import touched_growth

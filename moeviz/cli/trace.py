@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz.capture.decoding import Decoding
+from moeviz.capture.run.decoding import Decoding
 from moeviz.cli.terminal import frame_text, visible_line
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import RoutingTrace

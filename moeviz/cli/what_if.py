@@ -6,9 +6,9 @@ from argparse import Namespace
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.interventions import Exchange, Experts, Force, Intervention, Mute, Replay, TopK
-from moeviz.capture.precision import InPrecision, Precision
-from moeviz.capture.what_if import WhatIf
+from moeviz.capture.change.kinds import Exchange, Experts, Force, Intervention, Mute, Replay, TopK
+from moeviz.capture.change.precision import InPrecision, Precision
+from moeviz.capture.change.what_if import WhatIf
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import CaptureError
 from moeviz.formats.exports import read_trace

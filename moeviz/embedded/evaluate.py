@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.decoding import Sampling
-from moeviz.capture.hf import trace
-from moeviz.capture.models import LoadedModel, load_model
+from moeviz.capture.models.load import LoadedModel, load_model
+from moeviz.capture.run.decoding import Sampling
+from moeviz.capture.trace import trace
 from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.embedded.formation import formation_traces

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from moeviz.capture.models import LoadedModel
+from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded.byte_ngrams import byte_models
 from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluation import EvaluationText

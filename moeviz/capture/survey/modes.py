@@ -16,11 +16,12 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 
-from moeviz.capture import fused, hf
-from moeviz.capture.decoding import Decoding, Sampling
-from moeviz.capture.prompts import Batch
-from moeviz.capture.recording import listen
-from moeviz.capture.routers import find_routers
+from moeviz.capture import trace as hf
+from moeviz.capture.record import fused
+from moeviz.capture.record.listen import listen
+from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.run.decoding import Decoding, Sampling
+from moeviz.capture.run.prompts import Batch
 from moeviz.capture.stream import stream
 from moeviz.capture.survey.survey import random_model, read, tokenizer
 from moeviz.capture.survey.witness import Routing, witnessed

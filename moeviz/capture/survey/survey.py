@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.assembly import assemble
-from moeviz.capture.fused import fused, recorded
-from moeviz.capture.loops import unrolled
-from moeviz.capture.parameters import describe
-from moeviz.capture.prompts import Batch, Run, decoder_start, nothing_written
-from moeviz.capture.recording import Recording, listen, reading
-from moeviz.capture.routers import Router, find_routers, router_sites
+from moeviz.capture.models.parameters import describe
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.fused import fused, recorded
+from moeviz.capture.record.listen import Recording, listen, reading
+from moeviz.capture.record.loops import unrolled
+from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.capture.run.prompts import Batch, Run, decoder_start, nothing_written
 from moeviz.capture.survey.tiny_models import text_model, tiny_config
 from moeviz.capture.survey.witness import Testimony, block_factor, witnessed
 from moeviz.embedded import embedded_path

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pandas as pd
 import transformers
 
-from moeviz.capture.families import TABLE
-from moeviz.capture.loops import LAYER_KIND
-from moeviz.capture.router_families import FAMILIES
-from moeviz.capture.routers import Router
+from moeviz.capture.record.loops import LAYER_KIND
+from moeviz.capture.routers.declared import Router
+from moeviz.capture.routers.families import TABLE
+from moeviz.capture.routers.router_families import FAMILIES
 from moeviz.capture.survey.survey import Finding, survey
 
 SELECTION = re.compile(r"(correction_bias|balancing_biases|expert_bias)$")

@@ -12,8 +12,8 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.models import LoadedModel
-from moeviz.capture.parameters import describe
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.formation import FOLDER, formation_texts
 from moeviz.embedded.training.export import read_weights, to_transformers

@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from moeviz.capture.mixtures.dense_contrast import trace_of
-from moeviz.capture.models import model_facts
+from moeviz.capture.models.load import model_facts
 from moeviz.history.checks.claims import NOT_PRINTED, Claim
 from moeviz.history.decoder_costs import cost
 from moeviz.history.dense_contrast import KINDS, sizes_of, train

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moeviz.capture.models import model_facts
+from moeviz.capture.models.load import model_facts
 from moeviz.embedded.formation import formation_traces
 from moeviz.history.checks.claims import NOT_PRINTED, Claim
 from moeviz.metrics.coverage import experts_touched

@@ -20,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from moeviz.capture.prompts import Batch, Written, decoder_start, nothing_written
+from moeviz.capture.run.prompts import Batch, Written, decoder_start, nothing_written
 from moeviz.errors import CaptureError
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended

@@ -7,11 +7,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from moe_kernels.reference import choose_torch
-from moeviz.capture.interventions import Choice, Decision, Intervention, Replay
-from moeviz.capture.locks import alone
-from moeviz.capture.probe import Swap, check, own_forward, router_inputs, swap_of, with_forward
-from moeviz.capture.prompts import Run
-from moeviz.capture.routers import find_routers
+from moeviz.capture.change.kinds import Choice, Decision, Intervention, Replay
+from moeviz.capture.record.locks import alone
+from moeviz.capture.record.probe import Swap, check, own_forward, router_inputs, swap_of, with_forward
+from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.assembly import assemble
-from moeviz.capture.decoding import Decoding, Sampling, Watch, decode
-from moeviz.capture.intervening import intervening, ready
-from moeviz.capture.interventions import Intervention
-from moeviz.capture.models import LoadedModel
-from moeviz.capture.prompts import prepare
-from moeviz.capture.recording import listen
+from moeviz.capture.change.apply import intervening, ready
+from moeviz.capture.change.kinds import Intervention
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.listen import listen
+from moeviz.capture.run.decoding import Decoding, Sampling, Watch, decode
+from moeviz.capture.run.prompts import prepare
 from moeviz.routing_trace import RoutingTrace
 
 Progress = Callable[[int, int], None]  # (generated so far, to generate at most)
@@ -36,12 +36,12 @@ def trace(
     prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch.
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
-    sampling        how tokens are drawn (`moeviz.capture.decoding.Sampling`); default: the likeliest.
-    decoding        how generation runs: beams, several sequences, drafts, caches (`moeviz.capture.decoding.Decoding`).
+    sampling        how tokens are drawn (`moeviz.capture.run.decoding.Sampling`); default: the likeliest.
+    decoding        how generation runs: beams, several sequences, drafts, caches (`moeviz.capture.run.decoding.Decoding`).
     keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
     site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",
                     "feed-forward" (the default) or "attention", "text" (the default) or "images".
-    intervention    what routers are to decide otherwise (`moeviz.capture.interventions`), while generating too.
+    intervention    what routers are to decide otherwise (`moeviz.capture.change.kinds`), while generating too.
     progress        called after the prompts are read and after each generated token. Raise in it to stop.
 
     Raises

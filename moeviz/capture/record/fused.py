@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture import our_experts, routing_ops
-from moeviz.capture.assembly import assemble
-from moeviz.capture.decoding import Decoding, Sampling, decode, expected_rows
-from moeviz.capture.hf import Progress, counted
-from moeviz.capture.locks import alone
-from moeviz.capture.models import LoadedModel
-from moeviz.capture.odd_routers import Answer
-from moeviz.capture.probe import (
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.replaced import replaced
+from moeviz.capture.record import our_experts, routing_ops
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.listen import Heard, Recording, answers, reading
+from moeviz.capture.record.locks import alone
+from moeviz.capture.record.probe import (
     Swap,
     check,
     own_forward,
@@ -31,10 +30,11 @@ from moeviz.capture.probe import (
     swap_of,
     with_forward,
 )
-from moeviz.capture.prompts import prepare
-from moeviz.capture.recording import Heard, Recording, answers, reading
-from moeviz.capture.replaced import replaced
-from moeviz.capture.routers import find_routers
+from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.routers.odd_routers import Answer
+from moeviz.capture.run.decoding import Decoding, Sampling, decode, expected_rows
+from moeviz.capture.run.prompts import prepare
+from moeviz.capture.trace import Progress, counted
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.capture")

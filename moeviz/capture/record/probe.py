@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import route_torch
-from moeviz.capture import our_experts, routing_ops
-from moeviz.capture.odd_routers import Answer
-from moeviz.capture.recording import answers, check_layout, sample_rows
-from moeviz.capture.replaced import replaced
-from moeviz.capture.router_families import FAMILIES, OTHERS, Family
-from moeviz.capture.routers import Router
+from moeviz.capture.models.replaced import replaced
+from moeviz.capture.record import our_experts, routing_ops
+from moeviz.capture.record.listen import answers, check_layout, sample_rows
+from moeviz.capture.routers.declared import Router
+from moeviz.capture.routers.odd_routers import Answer
+from moeviz.capture.routers.router_families import FAMILIES, OTHERS, Family
 from moeviz.errors import CaptureError
 
 PROBE = 16  # tokens

@@ -1,7 +1,7 @@
 """Compiled models run as they were written while they are recorded.
 
 Hooks that are set after torch.compile are silently ignored by what it made, so the trace would be empty. For a model
-that is to stay compiled, `moeviz.capture.fused` writes its record from inside the graph.
+that is to stay compiled, `moeviz.capture.record.fused` writes its record from inside the graph.
 """
 
 import logging
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from moeviz.capture.replaced import replaced
+from moeviz.capture.models.replaced import replaced
 
 log = logging.getLogger("moeviz.capture")
 ORIGINAL = "_torchdynamo_orig_callable"  # a compiled function's own

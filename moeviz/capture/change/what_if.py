@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.assembly import assemble
-from moeviz.capture.intervening import intervening, ready
-from moeviz.capture.interventions import Intervention, Mute
-from moeviz.capture.models import LoadedModel
-from moeviz.capture.precision import Precision, in_precision
-from moeviz.capture.probe import Swap
-from moeviz.capture.prompts import Run, nothing_written, prepare
-from moeviz.capture.recording import listen
+from moeviz.capture.change.apply import intervening, ready
+from moeviz.capture.change.kinds import Intervention, Mute
+from moeviz.capture.change.precision import Precision, in_precision
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.listen import listen
+from moeviz.capture.record.probe import Swap
+from moeviz.capture.run.prompts import Run, nothing_written, prepare
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -38,7 +38,7 @@ def what_if(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> WhatIf:
-    """Read prompts with and without an intervention (`moeviz.capture.interventions`) and compare.
+    """Read prompts with and without an intervention (`moeviz.capture.change.kinds`) and compare.
 
     `effect` has one row per token of the traces. Columns: sequence int32 · position int32 · text str · loss float64
     (nats: of this token, given those before it; NaN for the first of a sequence) · loss_changed float64 · kl float64

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.known_models import KNOWN_MODELS
-from moeviz.capture.parameters import auto_class, describe, empty_model, parameters_of_config
-from moeviz.capture.routers import find_routers
+from moeviz.capture.models.known_models import KNOWN_MODELS
+from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
+from moeviz.capture.routers.declared import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo

@@ -10,7 +10,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
-from moeviz.capture.routers import Router, find_routers, router_sites
+from moeviz.capture.routers.declared import Router, find_routers, router_sites
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 
 # The first pattern found in a parameter's path says what it does. Routers and routed experts are known by their

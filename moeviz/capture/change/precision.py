@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moe_kernels.reference import route_torch
-from moeviz.capture.assembly import assemble
-from moeviz.capture.decoding import Decoding, Sampling, decode
-from moeviz.capture.intervening import ready
-from moeviz.capture.models import LoadedModel
-from moeviz.capture.probe import Swap, own_forward, router_inputs, with_forward
-from moeviz.capture.prompts import Run, prepare
-from moeviz.capture.recording import listen
-from moeviz.capture.routers import find_routers
+from moeviz.capture.change.apply import ready
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.listen import listen
+from moeviz.capture.record.probe import Swap, own_forward, router_inputs, with_forward
+from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.run.decoding import Decoding, Sampling, decode
+from moeviz.capture.run.prompts import Run, prepare
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 

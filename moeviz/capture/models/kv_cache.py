@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from moeviz.capture.parameters import empty_model
-from moeviz.capture.replaced import replaced
-from moeviz.capture.routers import find_routers, router_sites
+from moeviz.capture.models.parameters import empty_model
+from moeviz.capture.models.replaced import replaced
+from moeviz.capture.routers.declared import find_routers, router_sites
 
 LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
 

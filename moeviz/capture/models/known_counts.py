@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from moeviz.capture.known_models import KNOWN_MODELS
-from moeviz.capture.parameters import parameters_of_config
+from moeviz.capture.models.known_models import KNOWN_MODELS
+from moeviz.capture.models.parameters import parameters_of_config
 from moeviz.parameters import active_parameters
 
 

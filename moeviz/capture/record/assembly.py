@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moeviz.capture.loops import LAYER_KIND, is_unrolled, unrolled
-from moeviz.capture.prompts import Run, Written, decoder_start
-from moeviz.capture.recording import Recording, pad
-from moeviz.capture.score_function import score_function
-from moeviz.capture.texts import token_texts
+from moeviz.capture.record.listen import Recording, pad
+from moeviz.capture.record.loops import LAYER_KIND, is_unrolled, unrolled
+from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.run.prompts import Run, Written, decoder_start
+from moeviz.capture.run.texts import token_texts
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame

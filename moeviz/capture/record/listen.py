@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from moeviz.capture.compiled import uncompiled
-from moeviz.capture.locks import alone
-from moeviz.capture.odd_routers import Answer
-from moeviz.capture.replaced import replaced
-from moeviz.capture.routers import Router, find_routers
+from moeviz.capture.models.compiled import uncompiled
+from moeviz.capture.models.replaced import replaced
+from moeviz.capture.record.locks import alone
+from moeviz.capture.routers.declared import Router, find_routers
+from moeviz.capture.routers.odd_routers import Answer
 from moeviz.errors import CaptureError
 
 SAMPLE_ROWS = 32  # enough to recognise the score function

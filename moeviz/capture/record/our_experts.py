@@ -14,7 +14,7 @@ from torch.nn.functional import linear, silu
 from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
-import moeviz.capture.routing_ops  # noqa: F401  registers the operators
+import moeviz.capture.record.routing_ops  # noqa: F401  registers the operators
 
 NAME = "moeviz"
 FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (thread time on the embedded model)

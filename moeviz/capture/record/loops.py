@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from moeviz.capture.recording import Heard, Recording
-from moeviz.capture.routers import Router
+from moeviz.capture.record.listen import Heard, Recording
+from moeviz.capture.routers.declared import Router
 
 LAYER_KIND = "unrolled layer"
 

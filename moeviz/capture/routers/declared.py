@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from moeviz.capture.odd_routers import ODD_ROUTERS, Answer, Odd
+from moeviz.capture.routers.odd_routers import ODD_ROUTERS, Answer, Odd
 from moeviz.errors import CaptureError
 
 LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.compiled import as_written
-from moeviz.capture.models import LoadedModel, context_length, load_model
-from moeviz.capture.parameters import describe
+from moeviz.capture.models.compiled import as_written
+from moeviz.capture.models.load import LoadedModel, context_length, load_model
+from moeviz.capture.models.parameters import describe
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 

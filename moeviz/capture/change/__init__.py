@@ -1,0 +1,1 @@
+"""What if the routers decided otherwise?"""

@@ -1,0 +1,1 @@
+"""How routers are recorded while a model runs."""

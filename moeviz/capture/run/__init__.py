@@ -1,0 +1,1 @@
+"""What is run: prompts, generation, the text of each token."""
