@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.shared import How
+from moeviz_app.shared import How
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """What a visitor looks at: a layer, a pair of layers, a stretch of tokens."""
 
 import streamlit as st
+from moeviz_app import state
+from moeviz_app.facts import layer_word
 
-from app import state
-from app.facts import layer_word
 from moeviz.routing_trace import RoutingTrace
 
 MANY_LAYERS = 2  # fewer leave nothing to choose

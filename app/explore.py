@@ -1,14 +1,14 @@
 """The token strip and what hangs on it: choose a layer and a token, and see where that token went in every layer."""
 
 import streamlit as st
+from moeviz_app import links, state
+from moeviz_app.choices import choose_layer, choose_window
+from moeviz_app.components.strip import token_strip
+from moeviz_app.downloads import downloads
+from moeviz_app.facts import trace_facts
+from moeviz_app.show import alternative, explained, heading, part_of, particulars, say, show, trace_to_draw
+from moeviz_app.timing import log_moment
 
-from app import links, state
-from app.choices import choose_layer, choose_window
-from app.components.strip import token_strip
-from app.downloads import downloads
-from app.facts import trace_facts
-from app.show import alternative, explained, heading, part_of, particulars, say, show, trace_to_draw
-from app.timing import log_moment
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.load import balance_by_layer, load_heatmap
 from moeviz.charts.marked_token import with_marked_token

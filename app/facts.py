@@ -3,8 +3,8 @@
 import re
 
 import streamlit as st
+from moeviz_app import shared
 
-from app import shared
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.parameters import touched_growth

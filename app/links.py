@@ -7,11 +7,11 @@ trace that came in a file has no link. What is in an address is a stranger's: it
 from typing import Any
 
 import streamlit as st
+from moeviz_app import recent, settings, state
+from moeviz_app.asked import Run
+from moeviz_app.live import run_live
+from moeviz_app.show import explained
 
-from app import recent, settings, state
-from app.asked import Run
-from app.live import run_live
-from app.show import explained
 from moeviz.routing_trace import RoutingTrace
 
 LONGEST = 1500  # characters of a prompt that an address can hold everywhere

@@ -6,13 +6,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from moeviz_app import shared, state
+from moeviz_app.asked import Run
+from moeviz_app.components.strip import token_strip
+from moeviz_app.timing import log_moment
+from moeviz_app.worker import InLine, News, result
 
 import moeviz
-from app import shared, state
-from app.asked import Run
-from app.components.strip import token_strip
-from app.timing import log_moment
-from app.worker import InLine, News, result
 from moeviz.charts import theme
 from moeviz.routing_trace import RoutingTrace
 

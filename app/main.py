@@ -1,15 +1,23 @@
-"""Entry point: `streamlit run app/main.py`. Lays out the pages, and keeps the address true."""
+"""Entry point: `streamlit run app/main.py`. Lays out the pages, and keeps the address true.
+
+The folder is `app`, the package `moeviz_app`: an installed moeviz must not take the name `app` from everybody else.
+"""
 
 import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import streamlit as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # a clone runs without being installed
+HOME = Path(__file__).resolve().parent
+if find_spec("moeviz_app") is None:  # a clone that is not installed: only requirements.txt is
+    sys.path[:0] = [str(HOME.parent), str(HOME.parent / "kernels")]
+    package = spec_from_file_location("moeviz_app", HOME / "__init__.py", submodule_search_locations=[str(HOME)])
+    sys.modules["moeviz_app"] = module_from_spec(package)
 
-from app import links
-from app.menu import menu
-from app.timing import log_moment
+from moeviz_app import links
+from moeviz_app.timing import log_moment
+from moeviz_app.views.menu import menu
 
 STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4rem} /* the room of the bar above, no more */

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
+from moeviz_app import settings
+from moeviz_app.worker import Done, InLine, News, Worker
 
 import moeviz
-from app import settings
-from app.worker import Done, InLine, News, Worker
-from moeviz.charts.saturation import SATURATION
-from moeviz.embedded.formation import formation_traces
+from moeviz.charts.routing_over_training import SATURATION
+from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import ModelNotFound
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
@@ -74,7 +74,7 @@ def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
 def at_work(
     name: str, how: How, work: Callable[["LoadedModel", Callable[[Any], None]], Any]
 ) -> Iterator[InLine | News | Done]:
-    """Have the model's own thread do `work(model, tell)`; see `app.worker.Worker.ask`. Close it to cancel."""
+    """Have the model's own thread do `work(model, tell)`; see `moeviz_app.worker.Worker.ask`. Close it to cancel."""
     loaded = model(name, how)
     return _worker(name, how).ask(lambda tell: work(loaded, tell))
 
@@ -115,21 +115,21 @@ def _worker(name: str, how: How) -> Worker:
 
 
 @st.cache_resource(show_spinner=False)
-def formation() -> dict[int, RoutingTrace]:
+def over_training() -> dict[int, RoutingTrace]:
     """How the embedded model routed its evaluation texts at each recorded moment of its training."""
-    return formation_traces()
+    return traces_over_training()
 
 
 @st.cache_resource(show_spinner=False)
 def saturation() -> pd.DataFrame:
     """How much of the final routing each of those moments had."""
-    return SATURATION.measure(formation())
+    return SATURATION.measure(over_training())
 
 
 @st.cache_resource(show_spinner="Opening the gallery …")
 def gallery() -> dict[str, RoutingTrace]:
     """How each system of the history gallery routes, as it ships; for Mixtral, the embedded model."""
-    from moeviz.capture.mixtures.shipped import shipped_trace
+    from moeviz.history.shipped_traces import shipped_trace
 
     traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
     return traces | {"Mixtral (embedded)": evaluation_routing()}
@@ -146,7 +146,7 @@ def known_models() -> pd.DataFrame:
 
 def evaluation_routing() -> RoutingTrace:
     """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
-    return formation()[max(formation())]
+    return over_training()[max(over_training())]
 
 
 @st.cache_resource(show_spinner=False)

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import pandas as pd
 import streamlit as st
+from moeviz_app import state
+from moeviz_app.downloads import table_as_csv
+from moeviz_app.glossary import explained_terms
 
-from app import state
-from app.downloads import table_as_csv
-from app.glossary import explained_terms
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.report.pictures import installed, svg
@@ -104,7 +104,7 @@ def trace_to_draw() -> RoutingTrace | None:
     """The trace on screen; or None, after the page has said why there is nothing to draw."""
     trace = state.current_trace()
     if trace is None:
-        say("There is no trace yet. Run a prompt on the Capture page, or open a trace file on the Traces page.")
+        say("There is no trace yet. Run a prompt on the Run page, or open a trace file on the Traces page.")
     elif trace.tokens.empty:
         say("This trace holds no tokens, so there is nothing to draw. Run a prompt, or open another file.")
         return None

@@ -8,9 +8,9 @@ from collections.abc import Hashable
 from typing import Any, Literal
 
 import streamlit as st
+from moeviz_app.recent import remember
+from moeviz_app.shared import How
 
-from app.recent import remember
-from app.shared import How
 from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.routing_trace import RoutingTrace
@@ -19,7 +19,7 @@ PROMPT, EXAMPLE, MODEL = "prompt", "example", "model"
 NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
 LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, HEATMAP, UPLOAD = "window", "strip", "heatmap", "upload"
-MOMENT, FORMATION_LAYER = "moment", "formation_layer"
+MOMENT, TRAINING_LAYER = "moment", "training_layer"
 _TRACE, _TOKEN, _OPENED, _HEATMAPS, _LIVE = "trace", "token", "opened", "heatmaps", "live"
 DTYPE, DEVICE, SITE = "dtype", "device_map", "site"
 HOW = {DTYPE: ("float32", "bfloat16", "float16"), DEVICE: ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")}

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from app import settings
+from moeviz_app import settings
 
 
 def log_moment(what: str) -> None:

@@ -1,8 +1,7 @@
 """A tour of one minute, for the first visit."""
 
 import streamlit as st
-
-from app import state
+from moeviz_app import state
 
 STEPS = (
     (

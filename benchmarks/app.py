@@ -29,9 +29,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+from moeviz_app.views.run import EXAMPLES
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from app.views.capture import EXAMPLES
 from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
 from tests.browser import Server, chromium, served

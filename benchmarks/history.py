@@ -6,14 +6,19 @@ depends on the seed alone; the seconds that each takes are printed.
 
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import torch
 
-from moeviz.history import smyth
-from moeviz.history.pictures import balance, dropped_tokens, expert_room, gated_blocks, memory_and_compute
-from moeviz.history.results import SHIPPED, save
-from moeviz.history.systems import SYSTEMS, train
+from moeviz.history.conditional_computation_2015 import picture as gated_blocks
+from moeviz.history.dense_contrast import picture as memory_and_compute
+from moeviz.history.hmm_experts_1996 import smyth
+from moeviz.history.shared.results import SHIPPED, save
+from moeviz.history.sparsely_gated_2017 import picture as balance
+from moeviz.history.svm_experts_2002 import picture as expert_room
+from moeviz.history.switch_2021 import picture as dropped_tokens
+from moeviz.history.systems import SYSTEMS, part, train
 
 SWEEPS = {
     "hmm-experts": smyth.accuracies,
@@ -25,9 +30,14 @@ SWEEPS = {
 }
 
 
+def folder(name: str) -> Path:
+    """Where a system's files are."""
+    return Path(part(name, "model").__file__).parent
+
+
 def write(frame: pd.DataFrame, name: str) -> None:
     """A table that ships, in as many digits as anybody reads."""
-    frame.to_csv(SHIPPED / f"{name}.csv", index=False, float_format="%.5g")
+    frame.to_csv(folder(name) / "sweep.csv", index=False, float_format="%.5g")
 
 
 def timed(what: str, make, keep) -> None:
@@ -40,6 +50,6 @@ def timed(what: str, make, keep) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in [name for name in sys.argv[1:] if name != "--sweeps"] or SYSTEMS:
-        timed(name, lambda name=name: train(name), lambda result, name=name: save(result, SHIPPED / f"{name}.npz"))
+        timed(name, lambda name=name: train(name), lambda result, name=name: save(result, folder(name) / SHIPPED))
         if "--sweeps" in sys.argv and name in SWEEPS:
             timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))

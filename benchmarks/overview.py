@@ -49,8 +49,8 @@ PAGE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import streamlit as st
-from app import state
-from app.explore import explore
+from moeviz_app import state
+from moeviz_app.explore import explore
 from benchmarks.overview import DRAWN, trace_of
 
 st.set_page_config(layout="wide")

@@ -8,10 +8,11 @@
 `import moeviz` loads neither torch nor streamlit: what needs them is imported on first use.
 """
 
+from importlib import import_module
 from typing import Any
 
 from moeviz.model_info import ModelInfo, ParameterCounts
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import VIEWERS, RoutingTrace
 
 __version__ = "0.1.0"
 
@@ -30,7 +31,9 @@ __all__ = ["ModelInfo", "ParameterCounts", "RoutingTrace", "__version__", *_ON_F
 def __getattr__(name: str) -> Any:
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
-    from importlib import import_module
-
     module, attribute = _ON_FIRST_USE[name]
     return getattr(import_module(module), attribute)
+
+
+VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)
+VIEWERS["html"] = lambda trace: import_module("moeviz.report.notebook").trace_html(trace)

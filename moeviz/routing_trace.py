@@ -8,9 +8,8 @@ Shape letters, used all over moeviz:
     L  MoE layers     T  routed tokens     K  slots (top-k)     E  experts (of the layer that has most)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,8 @@ ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
 NO_TOKEN_ID = -1  # the source does not say which token of the vocabulary this is
 PHASES = pd.CategoricalDtype(["prompt", "generated"])
+# What draws a trace stands above it, unknown to this file: the front door, `moeviz/__init__.py`, puts it here.
+VIEWERS: dict[Literal["plot", "html"], Callable[["RoutingTrace"], Any]] = {}
 TOKEN_COLUMNS = {"sequence": "int32", "position": "int32", "token_id": "int32", "text": "str", "phase": PHASES}
 
 
@@ -123,14 +124,14 @@ class RoutingTrace:
             fields["logits"] = fields["logits"][..., : max(model.num_experts)]
         return RoutingTrace(model, self.tokens.iloc[rows].reset_index(drop=True), **fields)
 
-    # For notebooks. What draws stands above the trace, so it is loaded on first use and never with this file.
     @property
     def plot(self) -> Any:
-        """Charts of this trace, one method a topic: `trace.plot.load()`. See `moeviz.report.plots`."""
-        return import_module("moeviz.report.plots").Plots(self)
+        """Charts of this trace, one method a topic: `trace.plot.load()`."""
+        return VIEWERS["plot"](self)
 
     def _repr_html_(self) -> str:
-        return import_module("moeviz.report.notebook").trace_html(self)
+        """What a notebook shows."""
+        return VIEWERS["html"](self)
 
     def equals(self, other: "RoutingTrace") -> bool:
         """True where every fact, token, id and the last bit of every number are the same."""

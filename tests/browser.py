@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
+from moeviz_app.views.menu import MENU
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
-
-from app.menu import MENU
 
 ROOT = Path(__file__).parent.parent
 SECONDS_TO_START = 60

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labels import labelled
+from moeviz_app import settings, shared, state
+from moeviz_app.components.strip import PART_OF_CHARACTER
+from moeviz_app.downloads import file_stem, table_as_csv
+from moeviz_app.settings import read_settings
 from streamlit.testing.v1 import AppTest
 from tiny_models import DENSE
 
 import moeviz
-from app import settings, shared, state
-from app.components.strip import PART_OF_CHARACTER
-from app.downloads import file_stem, table_as_csv
-from app.settings import read_settings
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.errors import CaptureError, ModelNotFound
@@ -53,15 +53,15 @@ def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
 
 
 def topic_page(topic: str, trace: RoutingTrace | None = None) -> AppTest:
-    return page("app.views.topic.topic_page", trace, topic)
+    return page("moeviz_app.views.topic.topic_page", trace, topic)
 
 
 def traces_page(trace: RoutingTrace | None = None) -> AppTest:
-    return page("app.views.traces.traces_page", trace)
+    return page("moeviz_app.views.traces.traces_page", trace)
 
 
-def formation_page() -> AppTest:
-    return page("app.views.formation.formation_page")
+def routing_over_training_page() -> AppTest:
+    return page("moeviz_app.views.routing_over_training.routing_over_training_page")
 
 
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
@@ -198,7 +198,7 @@ def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
 def test_a_page_without_a_trace_says_where_to_get_one(topic):
     app = topic_page(topic)
     assert not app.exception
-    assert "Run a prompt on the Capture page" in sentences(app)
+    assert "Run a prompt on the Run page" in sentences(app)
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])
@@ -420,12 +420,12 @@ def test_a_setting_that_is_no_such_thing_is_named(name, value):
 
 
 def test_the_formation_page_needs_no_trace_and_goes_back_in_training():
-    app = formation_page()
+    app = routing_over_training_page()
     assert pictures(app) == 2 and not app.exception
     moments = app.select_slider(key=state.MOMENT).options
     assert len(moments) >= 6 and app.select_slider(key=state.MOMENT).value == int(moments[-1].replace(",", ""))
     app.select_slider(key=state.MOMENT).set_value(int(moments[0].replace(",", ""))).run()
-    app.select_slider(key=state.FORMATION_LAYER).set_value(5).run()
+    app.select_slider(key=state.TRAINING_LAYER).set_value(5).run()
     assert pictures(app) == 2 and not app.exception
 
 

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 from labels import labelled
+from moeviz_app import settings, shared, state
+from moeviz_app.asked import Run
+from moeviz_app.links import LONGEST
+from moeviz_app.views.menu import GALLERY
 from streamlit.testing.v1 import AppTest
 from test_app import MAIN, SECONDS, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
 
 import moeviz
-from app import settings, shared, state
-from app.asked import Run
-from app.links import LONGEST
-from app.menu import GALLERY
 from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.samples import sample_trace
@@ -20,7 +20,7 @@ from moeviz.samples import sample_trace
 
 def compare(*traces) -> AppTest:
     """The Compare page of a visitor who has had these traces, the last one on screen."""
-    app = page("app.views.compare.compare_page", traces[-1] if traces else None)
+    app = page("moeviz_app.views.compare.compare_page", traces[-1] if traces else None)
     app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
     return app.run()
 
@@ -63,8 +63,8 @@ def recent_script():
     from dataclasses import replace
 
     import streamlit as st
+    from moeviz_app import recent, state
 
-    from app import recent, state
     from moeviz.samples import sample_trace
 
     for number in range(8):
@@ -81,7 +81,7 @@ def recent_script():
 
 
 def what_if(**changes) -> AppTest:
-    app = page("app.views.what_if.what_if_page")
+    app = page("moeviz_app.views.what_if.what_if_page")
     for key, value in changes.items():
         app.selectbox(key=key).set_value(value).run()
     return app
@@ -116,7 +116,7 @@ def test_a_change_that_cannot_be_made_is_one_sentence():
 
 
 def corpus() -> AppTest:
-    return page("app.views.corpus.corpus_page")
+    return page("moeviz_app.views.corpus.corpus_page")
 
 
 def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
@@ -213,7 +213,7 @@ def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
 
 
 def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
-    app = page("app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
+    app = page("moeviz_app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
     assert not app.exception
     assert "example.com" not in "".join(markdown.value for markdown in app.markdown)
 
@@ -248,13 +248,13 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
 
 
 def test_the_timeline_shows_all_families_or_those_chosen():
-    app = page("app.views.timeline.timeline_page")
+    app = page("moeviz_app.views.timeline.timeline_page")
     assert not app.exception and pictures(app) == 1
     app.multiselect(key=state.FAMILIES).set_value(["Google"]).run()
     assert not app.exception and pictures(app) == 1
 
 
-HISTORY = "app.views.history.local_experts.local_experts_page"
+HISTORY = "moeviz_app.views.history.local_experts.local_experts_page"
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -264,7 +264,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
-    app = page(f"app.views.history.{file}.{file}_page")
+    app = page(f"moeviz_app.views.history.{file}.{file}_page")
     assert not app.exception
     assert pictures(app) >= 2
     assert "Below is what ships" in sentences(app) or file == "mixtral"

@@ -44,7 +44,7 @@ def go_to(page: Page, name: str) -> None:
         page.get_by_role("menuitem", name=name, exact=True).click()
     else:
         page.get_by_role("link", name=name, exact=True).first.click()
-    if name != "Capture":
+    if name != "Run":
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
 
 
@@ -91,7 +91,7 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go_to(page, "Capture")
+    go_to(page, "Run")
     expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
 
 
@@ -237,7 +237,7 @@ def test_what_strangers_wrote_is_shown_as_text(page, tmp_path):
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go_to(page, "Capture")
+    go_to(page, "Run")
     expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
     tokens(page).nth(1).click()
     expect(picture(page, WAY)).to_be_visible()
@@ -250,7 +250,7 @@ def overflow(page: Page) -> int:
     return page.evaluate(widest.replace("MORE", "part => part.scrollWidth - part.clientWidth"))
 
 
-@pytest.mark.parametrize("path", ["formation", "traces", "load"])
+@pytest.mark.parametrize("path", ["routing-over-training", "traces", "load"])
 def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, path):
     """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
     with served() as fresh:
@@ -258,8 +258,15 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, 
         page = context.new_page()
         page.goto(f"{fresh.url}/{path}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
-        expect(page.get_by_role("link", name="Capture")).to_be_visible()
+        expect(page.get_by_role("link", name="Run")).to_be_visible()
         context.close()
+
+
+@pytest.mark.parametrize("old, new", [("cooperation", "co-activation"), ("formation", "routing-over-training")])
+def test_an_old_address_leads_on_to_the_page_under_its_new_name(page, browser, server, old, new):
+    page.goto(f"{server.url}/{old}?prompt=Il+fait+froid.&layer=2")
+    expect(page).to_have_url(re.compile(f"/{new}.*layer=2"))
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
 def test_an_address_repeats_the_view_and_going_back_shows_the_view_before(page, browser, server):
@@ -298,7 +305,7 @@ def test_the_tour_takes_a_newcomer_by_the_hand(page):
 def test_a_layer_stays_chosen_from_page_to_page(page):
     run(page, PROMPT)
     chosen = slider(page).get_attribute("aria-valuetext")
-    for name in ("Tokens", "Cooperation", "Capture", "Load"):
+    for name in ("Tokens", "Co-activation", "Run", "Load"):
         go_to(page, name)
         expect(slider(page)).to_have_attribute("aria-valuetext", chosen)
 

@@ -35,7 +35,7 @@ def open_trace(page: Page, trace: RoutingTrace, go: Callable[[Page, str], None] 
         {"name": f"long{export.suffix}", "mimeType": export.mime, "buffer": export.write(trace)}
     )
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go(page, "Capture")
+    go(page, "Run")
     expect(overview(page)).to_be_visible()
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import SIZES, watched
+from moeviz_app.views.menu import FIRST, GALLERY, MENU
 from playwright.sync_api import Page, expect
 from test_browser import DRAWN, PROMPT, go_to, overflow, run
 
-from app.menu import FIRST, GALLERY, MENU
 from moeviz.charts import TOPICS
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace

@@ -19,7 +19,7 @@ from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.marked_token import with_marked_token
-from moeviz.charts.saturation import SATURATION
+from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_expert, token_layer
@@ -84,11 +84,10 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "marked_token",
         "overview",  # of long traces, above the strip
         "vocabulary",  # a part of specialization
-        *("saturation", "comparison", "effect"),  # of several traces, on pages of their own
-        "history",  # of the systems that came before
+        *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
-    assert charts == {topic.lower() for topic in TOPICS}
+    assert charts == {topic.lower().replace("-", "_") for topic in TOPICS}
     assert charts <= metrics
 
 

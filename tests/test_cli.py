@@ -19,10 +19,10 @@ from moeviz.capture.routers.families import families
 from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
 from moeviz.cli import io as cli_io
+from moeviz.cli import main as cli
 from moeviz.cli.arguments import COMMANDS, EXAMPLES
 from moeviz.cli.arguments import TOPICS as TOPIC_NAMES
 from moeviz.cli.main import main
-from moeviz.cli.main import main as cli
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
@@ -209,7 +209,7 @@ def test_corpus_shows_the_layer_whose_experts_tell_most_or_the_one_asked_for(cor
     tables = json.loads(capsys.readouterr().out)
     bits = pd.DataFrame(tables["label_information"]).set_index("layer")["information"]
     loads = pd.DataFrame(tables["load_by_label"])
-    assert set(tables) == {"model", "label_information", "load_by_label", "label_divergence", "repetition_by_label"}
+    assert set(tables) == {"model", "label_information", "load_by_label", "label_divergence", "locality_by_label"}
     for asked, layer in (([], bits.idxmax()), (["--layer", str(bits.idxmin())], bits.idxmin())):
         assert main(["corpus", *corpus, *asked]) == 0
         out = capsys.readouterr().out

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from moeviz_app.views.run import EXAMPLES
 
 import moeviz
-from app.views.capture import EXAMPLES
 from moeviz.capture.corpus import trace_corpus
 from moeviz.embedded import embedded_path, evaluate
-from moeviz.embedded.formation import formation_texts, formation_traces
+from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
 from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
-from moeviz.metrics.saturation import router_saturation
+from moeviz.metrics.routing_over_training import router_saturation
 
 GOLDEN = Path(__file__).parent / "data" / "embedded_routing.npz"
 EVALUATION = (embedded_path() / "EVALUATION.md").read_text()
@@ -95,16 +95,16 @@ def test_example_prompts_use_the_experts_differently():
 
 @pytest.mark.parametrize("name", ["French", "German", "Python", "JSON", "SQL", "Arithmetic"])
 def test_an_example_is_routed_like_its_own_kind_of_text(name):
-    recorded = formation_traces()
+    recorded = traces_over_training()
     likeness = label_likeness(moeviz.trace(moeviz.load_model(), EXAMPLES[name]), recorded[max(recorded)])
     assert likeness["label"][0].lower() == name.lower()
 
 
 def test_recorded_traces_of_training_are_of_the_same_texts_and_end_with_the_weights_that_ship():
-    recorded = formation_traces()
+    recorded = traces_over_training()
     assert len(recorded) >= 6 and list(recorded) == sorted(recorded)
     final = recorded[max(recorded)]
-    now = trace_corpus(moeviz.load_model(), formation_texts()[::10])
+    now = trace_corpus(moeviz.load_model(), texts_over_training()[::10])
     rows = final.tokens["sequence"].isin(range(0, 60, 10)).to_numpy()
     assert now.tokens["text"].tolist() == final.tokens.loc[rows, "text"].tolist()
     assert (now.experts == final.experts[:, rows]).all(axis=-1).mean() > 0.98  # the weights that ship are rounded

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.embedded import byte_ngrams, losses
+from moeviz.embedded import byte_ngrams
 from moeviz.embedded.domains import DOMAINS
-from moeviz.embedded.evaluate import markdown
+from moeviz.embedded.evaluate import losses
+from moeviz.embedded.evaluate.page import markdown
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.embedded.training.documents import DOMAINS as TRAINED_DOMAINS
 from moeviz.embedded.training.evaluation_set import choose_evaluation_set

@@ -1,7 +1,8 @@
 """The words of the field: each is explained where a chart uses it, and only there."""
 
-from app.glossary import GLOSSARY, explained_terms
-from app.show import words_of
+from moeviz_app.glossary import GLOSSARY, explained_terms
+from moeviz_app.show import words_of
+
 from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.adaptive_mixtures import trace_of
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history import vowels
-from moeviz.history.adaptive_mixtures import ERRORS, MAX_EPOCHS, STOP_AT, Mixture, encode, sigmoid, softmax, train
-from moeviz.history.checks.adaptive_mixtures import acceptance, backprop_epochs, claims
-from moeviz.history.pictures.decision_lines import decision_lines
-from moeviz.history.results import load, save, shipped
-from moeviz.history.vowels import VOWELS, peterson_barney, read_table, stand_in
+from moeviz.history.local_experts_1991.checks import acceptance, backprop_epochs, claims
+from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, STOP_AT, Mixture, train
+from moeviz.history.local_experts_1991.picture import decision_lines
+from moeviz.history.local_experts_1991.trace import trace_of
+from moeviz.history.shared import vowels
+from moeviz.history.shared.activations import sigmoid, softmax
+from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.vowels import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
 
@@ -114,7 +115,7 @@ def test_a_result_comes_back_from_its_file(mixture, tmp_path):
 
 
 def test_what_ships_is_what_its_settings_give(mixture):
-    found = shipped(Mixture, "local-experts")
+    found = shipped(Mixture)
     assert found.settings == mixture.settings and trace_of(found).equals(trace_of(mixture))
 
 
@@ -154,7 +155,7 @@ def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
 def test_acceptance_can_fail(monkeypatch):
     """Stopped after 20 epochs no mixture has learnt anything."""
     short = partial(train, max_epochs=20)
-    monkeypatch.setattr("moeviz.history.checks.adaptive_mixtures.train", short)
+    monkeypatch.setattr("moeviz.history.local_experts_1991.checks.train", short)
     passed = {claim.what: claim.passed for claim in acceptance(range(2))}
     assert not passed["share of runs that reach error 0.08"]
 

@@ -9,14 +9,12 @@ import pytest
 import torch
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.conditional_computation import trace_of
-from moeviz.charts.history.gated_blocks import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
 from moeviz.errors import MissingField, MoevizError
-from moeviz.history.checks import conditional_computation as checks
-from moeviz.history.conditional_computation import UNITS, Conditional, Network, train
-from moeviz.history.datasets import digits
-from moeviz.history.pictures import gated_blocks
-from moeviz.history.pictures.gated_blocks import (
+from moeviz.history.conditional_computation_2015 import checks
+from moeviz.history.conditional_computation_2015 import picture as gated_blocks
+from moeviz.history.conditional_computation_2015.chart import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
+from moeviz.history.conditional_computation_2015.model import UNITS, Conditional, Network, train
+from moeviz.history.conditional_computation_2015.picture import (
     NAMES,
     SHOWN,
     TARGETS,
@@ -25,9 +23,16 @@ from moeviz.history.pictures.gated_blocks import (
     error_by_blocks,
     sweep,
 )
-from moeviz.history.results import load, save, shipped
-from moeviz.history.stochastic_gates import reinforce, sparsity_loss, straight_through, variance_loss
-from moeviz.metrics.cooperation import co_activation
+from moeviz.history.conditional_computation_2015.stochastic_gates import (
+    reinforce,
+    sparsity_loss,
+    straight_through,
+    variance_loss,
+)
+from moeviz.history.conditional_computation_2015.trace import trace_of
+from moeviz.history.shared.datasets import digits
+from moeviz.history.shared.results import load, save, shipped
+from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -175,7 +180,7 @@ def test_the_trace_of_uniform_dropout_has_no_logits_and_says_so(uniform):
 
 
 def test_a_trained_policy_gives_traces_that_metrics_read():
-    result = shipped(Conditional, "conditional")
+    result = shipped(Conditional)
     trace = trace_of(result)
     filled = (trace.experts[0] != NO_EXPERT).sum(axis=1)
     assert np.array_equal(filled, result.on.sum(axis=1)) and filled.min() == 0 and filled.max() == trace.model.top_k
@@ -244,7 +249,7 @@ def test_the_sweep_that_ships_has_every_network_and_three_seeds():
 
 
 def test_what_ships_is_what_its_settings_say():
-    result, again = shipped(Conditional, "conditional"), train()
+    result, again = shipped(Conditional), train()
     defaults = {name: p.default for name, p in inspect.signature(train).parameters.items() if name != "watch"}
     assert result.settings == again.settings == defaults
     assert np.array_equal(result.digit, digits()[1].digit)

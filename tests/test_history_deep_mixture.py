@@ -7,21 +7,31 @@ import pytest
 import torch
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.deep_mixture import trace_of
-from moeviz.charts.history.where_and_what import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.checks import deep_mixture as check
-from moeviz.history.datasets import Digits
-from moeviz.history.deep_mixture import BATCH, EPOCHS, FREE, MARGIN, DeepMixture, Layer, balanced, start, train
-from moeviz.history.moved_digits import PLACES, moved, moves, windows
-from moeviz.history.pictures.where_and_what import (
+from moeviz.history.deep_mixture_2013 import checks as check
+from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
+from moeviz.history.deep_mixture_2013.model import (
+    BATCH,
+    EPOCHS,
+    FREE,
+    MARGIN,
+    DeepMixture,
+    Layer,
+    balanced,
+    start,
+    train,
+)
+from moeviz.history.deep_mixture_2013.moved_digits import PLACES, moved, moves, windows
+from moeviz.history.deep_mixture_2013.picture import (
     factor_information,
     gate_by_factor,
     information,
     share_by_epoch,
     shares,
 )
-from moeviz.history.results import shipped
+from moeviz.history.deep_mixture_2013.trace import trace_of
+from moeviz.history.shared.datasets import Digits
+from moeviz.history.shared.results import shipped
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +46,7 @@ def unbound():
 
 @pytest.fixture(scope="module")
 def ships():
-    return shipped(DeepMixture, "deep-mixture")
+    return shipped(DeepMixture)
 
 
 def made_up(gate_of_place, gate_of_digit):

@@ -8,24 +8,24 @@ import torch
 import torch.nn.functional as F
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.dense_contrast import trace_of
-from moeviz.charts.history.dense_contrast import MEMORY_COMPUTE, PERPLEXITY
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history import dense_contrast
-from moeviz.history.checks.dense_contrast import claims
-from moeviz.history.datasets import english
-from moeviz.history.decoder_costs import PARTS, cost
-from moeviz.history.dense_contrast import KINDS, WORDS, Run, balancing_loss, perplexity, sizes_of, train
-from moeviz.history.pictures import memory_and_compute
-from moeviz.history.pictures.memory_and_compute import (
+from moeviz.history.dense_contrast import model as dense_contrast
+from moeviz.history.dense_contrast import picture as memory_and_compute
+from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PERPLEXITY
+from moeviz.history.dense_contrast.checks import claims
+from moeviz.history.dense_contrast.decoder_costs import PARTS, cost
+from moeviz.history.dense_contrast.model import KINDS, WORDS, Run, balancing_loss, perplexity, sizes_of, train
+from moeviz.history.dense_contrast.picture import (
     HERE,
     REAL,
     memory_against_compute,
     perplexity_by_step,
     shipped_sweep,
 )
-from moeviz.history.results import load, save, shipped
-from moeviz.history.small_mixtral import Choice, Mixture, Sizes, as_one_block, at_random
+from moeviz.history.dense_contrast.small_mixtral import Choice, Mixture, Sizes, as_one_block, at_random
+from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.shared.datasets import english
+from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.parameters import parameter_split
 from moeviz.parameters import active_parameters
@@ -236,7 +236,7 @@ def test_pictures_ask_and_say_where_their_numbers_come_from(chart, runs):
 
 def test_what_ships_is_what_its_settings_say():
     """Perplexity before any step says that seed and sizes are those, and the sweep has the rest."""
-    found, sweep = shipped(Run, "dense"), shipped_sweep()
+    found, sweep = shipped(Run), shipped_sweep()
     assert found.settings == {"experts": 8, "top_k": 2, "kind": "sparse", "steps": dense_contrast.STEPS, "seed": 0}
     assert found.cost == cost(sizes_of()) and trace_of(found).model.parameters.total == found.cost.total
     assert train(steps=1).perplexity[0] == pytest.approx(found.perplexity[0], rel=1e-4)

@@ -9,18 +9,19 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 import pytest
+from moeviz_app.views.menu import GALLERY, MENU
 
-from app.menu import GALLERY, MENU
-from moeviz.capture.mixtures.shipped import shipped_trace
 from moeviz.charts import TOPICS, theme
 from moeviz.errors import MoevizError
-from moeviz.history import datasets, results, systems
+from moeviz.history import systems
 from moeviz.history.article import CORRECTIONS, POINTS, corrections
-from moeviz.history.checks import mixtral
-from moeviz.history.checks.checked import MODULES, checked, claims_of
-from moeviz.history.checks.claims import NOT_PRINTED, Claim, frame_of
-from moeviz.history.published_counts import published_counts, readings
-from moeviz.history.systems import SYSTEMS
+from moeviz.history.checked import FOLDERS, checked, claims_of
+from moeviz.history.mixtral import checks as mixtral
+from moeviz.history.shared import datasets, results
+from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
+from moeviz.history.shipped_traces import shipped_trace
+from moeviz.history.systems import SYSTEMS, part
+from moeviz.history.timeline.published_counts import published_counts, readings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [name for names in MENU.values() for name in names]
@@ -63,7 +64,7 @@ def test_a_file_that_was_changed_is_refused(monkeypatch):
 def test_every_system_ships_a_result_and_makes_a_trace_of_it(name):
     trace = trace_that_ships(name)
     assert trace.model.backend == "mixture" and 0 < len(trace.tokens) <= 1500
-    assert (results.SHIPPED / f"{name}.npz").stat().st_size < 400_000
+    assert Path(part(name, "model").__file__).with_name(results.SHIPPED).stat().st_size < 400_000
 
 
 trace_that_ships = cache(shipped_trace)
@@ -107,13 +108,13 @@ def test_a_system_whose_library_is_missing_fails_with_the_sentence_and_the_other
 
 
 def test_every_system_is_checked_and_has_its_page():
-    assert set(SYSTEMS) < set(MODULES)
+    assert set(SYSTEMS) < set(FOLDERS)
     assert [row.title for row in SYSTEMS.values()] == [title for title in GALLERY if title != "Mixtral"]
 
 
 def test_the_menu_brings_nothing_that_only_trains():
     heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'hmmlearn'} & sys.modules.keys()"
-    script = f"import sys, app.menu; sys.exit(str(sorted({heavy})) if {heavy} else 0)"
+    script = f"import sys, moeviz_app.views.menu; sys.exit(str(sorted({heavy})) if {heavy} else 0)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
 
@@ -147,7 +148,7 @@ def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):
 
 def test_counts_fail_where_no_reading_gives_the_printed_one(monkeypatch):
     wrong = published_counts().assign(agrees=False)
-    monkeypatch.setattr("moeviz.history.checks.counts.published_counts", lambda: wrong)
+    monkeypatch.setattr("moeviz.history.timeline.checks.published_counts", lambda: wrong)
     assert not claims_of("counts")["passed"].any()
 
 
@@ -165,6 +166,6 @@ def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source(
 
 
 def test_a_check_whose_process_ends_badly_says_so(monkeypatch):
-    monkeypatch.setitem(MODULES, "nothing", "nothing")
-    with pytest.raises(MoevizError, match=r"check of nothing .* run -m moeviz\.history\.checks nothing"):
+    monkeypatch.setitem(FOLDERS, "nothing", "nothing")
+    with pytest.raises(MoevizError, match=r"check of nothing .* run -m moeviz\.history nothing"):
         list(checked(["nothing"]))

@@ -6,15 +6,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from moeviz.capture.mixtures.hierarchical_mixture import trace_of
-from moeviz.charts.history.learning_curves import LEARNING_CURVES
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.adaptive_mixtures import encode, sigmoid
-from moeviz.history.checks.hierarchical_mixture import claims
-from moeviz.history.hierarchical_mixture import RIDGE, Hierarchy, Tree, fitted, responsibilities, train
-from moeviz.history.pictures.learning_curves import GRADIENT, TREE
-from moeviz.history.results import shipped
-from moeviz.history.vowels import Vowels, stand_in
+from moeviz.history.hierarchical_1994.chart import LEARNING_CURVES
+from moeviz.history.hierarchical_1994.checks import claims
+from moeviz.history.hierarchical_1994.model import RIDGE, Hierarchy, Tree, fitted, responsibilities, train
+from moeviz.history.hierarchical_1994.picture import GRADIENT, TREE
+from moeviz.history.hierarchical_1994.trace import trace_of
+from moeviz.history.shared.activations import sigmoid
+from moeviz.history.shared.results import shipped
+from moeviz.history.shared.vowels import Vowels, encode, stand_in
 from moeviz.metrics.specialization import load_by_label
 
 HALF, NEVER, ALWAYS = [0.0], [-100.0], [100.0]
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_tree_and_another_seed_another(result):
     for each in fields(result):
         assert np.array_equal(getattr(result, each.name), getattr(again, each.name)), each.name
     assert not np.array_equal(result.roots[0], other.roots[0])
-    assert trace_of(shipped(Hierarchy, "hierarchical")).equals(trace_of(result))
+    assert trace_of(shipped(Hierarchy)).equals(trace_of(result))
 
 
 def test_who_watches_may_stop():
@@ -111,7 +111,7 @@ def test_the_curves_are_of_the_tree_and_of_the_mixture_of_1991(result):
 
 def test_what_the_paper_claims_holds_for_a_few_seeds_and_can_fail(monkeypatch):
     assert not [claim for claim in claims(quick=True) if not claim.passed]
-    monkeypatch.setattr("moeviz.history.checks.hierarchical_mixture.train", partial(train, passes=2))
+    monkeypatch.setattr("moeviz.history.hierarchical_1994.checks.train", partial(train, passes=2))
     passed = {claim.what: claim.passed for claim in claims(quick=True)}
     assert not passed["passes to error 0.08, most of any run"]
     assert not passed["accuracy on test speakers, behind that mixture's"]

@@ -10,17 +10,24 @@ import numpy as np
 import pytest
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.hmm_mixtures import trace_of
-from moeviz.charts.history.gate_over_time import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.checks.hmm_mixtures import claims, oracle_difference
-from moeviz.history.datasets import Utterances, japanese_vowels
-from moeviz.history.hmm_experts import Experts, log_gate, prefix_log_likelihoods, responsibilities, side_by_side, step
-from moeviz.history.hmm_mixtures import NO_SPEAKER, Mixture, fit, matched, settled_after, train
-from moeviz.history.k_means import k_means
-from moeviz.history.pictures.gate_over_time import gate_over_time, names, settling, slowest
-from moeviz.history.results import load, save, shipped
-from moeviz.history.smyth import accuracies, accuracy, pair, shipped_accuracies
+from moeviz.history.hmm_experts_1996.chart import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
+from moeviz.history.hmm_experts_1996.checks import claims, oracle_difference
+from moeviz.history.hmm_experts_1996.experts import (
+    Experts,
+    log_gate,
+    prefix_log_likelihoods,
+    responsibilities,
+    side_by_side,
+    step,
+)
+from moeviz.history.hmm_experts_1996.k_means import k_means
+from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, Mixture, fit, matched, settled_after, train
+from moeviz.history.hmm_experts_1996.picture import gate_over_time, names, settling, slowest
+from moeviz.history.hmm_experts_1996.smyth import accuracies, accuracy, pair, shipped_accuracies
+from moeviz.history.hmm_experts_1996.trace import trace_of
+from moeviz.history.shared.datasets import Utterances, japanese_vowels
+from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
 FIELDS = [each.name for each in fields(Experts)]
@@ -28,7 +35,7 @@ FIELDS = [each.name for each in fields(Experts)]
 
 @pytest.fixture(scope="module")
 def mixture():
-    return shipped(Mixture, "hmm-experts")
+    return shipped(Mixture)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ def test_every_prefix_likelihood_is_the_sum_over_all_paths_of_states():
 def test_one_step_of_em_is_the_one_counted_along_all_paths(monkeypatch):
     """Two sequences, two experts: expected counts from every path's share, times the expert's responsibility."""
     for name in ("SEEN_TRANSITIONS", "SEEN_STARTS", "SEEN_SEQUENCES"):
-        monkeypatch.setattr(f"moeviz.history.hmm_experts.{name}", 0.0)
+        monkeypatch.setattr(f"moeviz.history.hmm_experts_1996.experts.{name}", 0.0)
     experts, rng = some_experts(states=2), np.random.default_rng(1)
     frames = [rng.normal(size=(length, 2)) for length in (4, 2)]
     new, objective = step(experts, side_by_side(frames), "soft")
@@ -312,10 +319,11 @@ def test_what_is_claimed_holds():
 def test_a_claim_can_fail(monkeypatch):
     """A random start finds too few of the men; where all states go on alike, nobody tells Smyth's two models apart."""
     pytest.importorskip("hmmlearn")
-    monkeypatch.setattr("moeviz.history.checks.hmm_mixtures.QUICK_SEEDS", 1)
-    monkeypatch.setattr("moeviz.history.checks.hmm_mixtures.oracle_difference", lambda result: 1e-7)
-    monkeypatch.setattr("moeviz.history.checks.hmm_mixtures.train", partial(train, assignment="hard", start="random"))
-    monkeypatch.setattr("moeviz.history.hmm_experts.SEEN_TRANSITIONS", 1e4)
+    monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.QUICK_SEEDS", 1)
+    monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.oracle_difference", lambda result: 1e-7)
+    worse = partial(train, assignment="hard", start="random")
+    monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.train", worse)
+    monkeypatch.setattr("moeviz.history.hmm_experts_1996.experts.SEEN_TRANSITIONS", 1e4)
     failed = [claim.what for claim in claims(quick=True) if not claim.passed]
     for part in ("difference from hmmlearn", "nobody named", "soft EM, random start"):
         assert [what for what in failed if part in what], part

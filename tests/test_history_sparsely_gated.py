@@ -9,11 +9,14 @@ import pytest
 import torch
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.sparsely_gated import trace_of
 from moeviz.errors import MoevizError
-from moeviz.history.checks.sparsely_gated import claims, ordered, parted, repeated, started
-from moeviz.history.datasets import english
-from moeviz.history.noisy_top_k import (
+from moeviz.history.shared.datasets import english
+from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.sparsely_gated_2017 import picture as balance
+from moeviz.history.sparsely_gated_2017.checks import claims, ordered, parted, repeated, started
+from moeviz.history.sparsely_gated_2017.language_model import UNITS, LanguageModel, SparseMixture
+from moeviz.history.sparsely_gated_2017.model import LENGTH, MEASURES, SparselyGated, train
+from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     Choice,
     balancing_loss,
     chance_of_choice,
@@ -24,11 +27,15 @@ from moeviz.history.noisy_top_k import (
     squared_variation,
     two_levels,
 )
-from moeviz.history.pictures import balance
-from moeviz.history.pictures.balance import PAPER, balance_by_step, balance_table, beside_paper, setting, shipped_table
-from moeviz.history.results import load, save, shipped
-from moeviz.history.sparse_language_model import UNITS, LanguageModel, SparseMixture
-from moeviz.history.sparsely_gated import LENGTH, MEASURES, SparselyGated, train
+from moeviz.history.sparsely_gated_2017.picture import (
+    PAPER,
+    balance_by_step,
+    balance_table,
+    beside_paper,
+    setting,
+    shipped_table,
+)
+from moeviz.history.sparsely_gated_2017.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -354,7 +361,7 @@ def test_a_table_without_one_of_the_pairs_is_refused(runs):
 
 
 def test_what_ships_is_what_its_settings_say(flat):
-    kept = shipped(SparselyGated, "sparsely-gated")
+    kept = shipped(SparselyGated)
     given = {name: each.default for name, each in inspect.signature(train).parameters.items() if name != "watch"}
     assert kept.settings == given
     assert kept.balance[:STEPS] == pytest.approx(flat.balance, abs=0.02)
@@ -366,7 +373,7 @@ def test_the_table_that_ships_has_every_pair_and_seed_and_agrees_with_the_result
     table = shipped_table()
     pairs = {(*pair, seed) for pair in PAPER for seed in balance.SEEDS}
     assert set(table[["importance", "load", "seed"]].itertuples(index=False, name=None)) == pairs
-    kept = shipped(SparselyGated, "sparsely-gated")
+    kept = shipped(SparselyGated)
     same = (table["importance"] == 0.1) & (table["load"] == 0.1) & (table["seed"] == 0)
     assert table.loc[same, list(MEASURES)].iloc[0].tolist() == pytest.approx(list(kept.at_end().values()), abs=0.05)
 

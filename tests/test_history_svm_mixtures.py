@@ -7,20 +7,22 @@ import pytest
 from sklearn.svm import LinearSVC
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures import svm_em as soft_capture
-from moeviz.capture.mixtures.svm_mixtures import trace_of
-from moeviz.charts.history import expert_room as pictures
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
-from moeviz.history import svm_em, svm_gater, svm_mixtures
-from moeviz.history.checks.svm_mixtures import claims, of_digits, of_vowels
-from moeviz.history.pictures import expert_room
-from moeviz.history.pictures.svm_lines import ends, soft_errors, svm_lines
-from moeviz.history.results import load, save, shipped
-from moeviz.history.svm_em import expectation, fitted_gate, line, slope, standardised
-from moeviz.history.svm_gater import Gater, mixed, new_gater, squared_error
-from moeviz.history.svm_mixtures import SVMMixture, assign, capacity_of, machine, odd_or_even, train
-from moeviz.history.vowels import VOWELS, Vowels, stand_in
-from moeviz.metrics.cooperation import co_activation
+from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.vowels import VOWELS, Vowels, stand_in
+from moeviz.history.svm_experts_2002 import chart as pictures
+from moeviz.history.svm_experts_2002 import em as svm_em
+from moeviz.history.svm_experts_2002 import em_trace as soft_capture
+from moeviz.history.svm_experts_2002 import gater as svm_gater
+from moeviz.history.svm_experts_2002 import model as svm_mixtures
+from moeviz.history.svm_experts_2002 import picture as expert_room
+from moeviz.history.svm_experts_2002.checks import claims, of_digits, of_vowels
+from moeviz.history.svm_experts_2002.em import expectation, fitted_gate, line, slope, standardised
+from moeviz.history.svm_experts_2002.em_picture import ends, soft_errors, svm_lines
+from moeviz.history.svm_experts_2002.gater import Gater, mixed, new_gater, squared_error
+from moeviz.history.svm_experts_2002.model import SVMMixture, assign, capacity_of, machine, odd_or_even, train
+from moeviz.history.svm_experts_2002.trace import trace_of
+from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -365,7 +367,7 @@ def test_a_result_comes_back_from_its_file(mixture, tmp_path):
 
 def test_what_ships_is_what_its_settings_give():
     """Up to the rounding of another machine's linear algebra, which an example on the edge may feel."""
-    found = shipped(SVMMixture, "svm-experts")
+    found = shipped(SVMMixture)
     again = train(**found.settings)
     assert found.settings == again.settings == train(iterations=1).settings | {"iterations": 6}
     assert (found.first_choice[0] == again.first_choice[0]).mean() > 0.99

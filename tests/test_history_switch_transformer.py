@@ -8,11 +8,13 @@ import pytest
 import torch
 from watching import heard_until_stopped
 
-from moeviz.capture.mixtures.switch_transformer import trace_of
-from moeviz.charts.history.dropped_tokens import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.checks.switch_transformer import against_the_twin, claims, dropping, uniform
-from moeviz.history.pictures.dropped_tokens import (
+from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.switch_2021.chart import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
+from moeviz.history.switch_2021.checks import against_the_twin, claims, dropping, uniform
+from moeviz.history.switch_2021.layer import balancing_loss, capacity
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, corpus, train
+from moeviz.history.switch_2021.picture import (
     KINDS,
     OTHERS,
     SEEDS,
@@ -24,9 +26,7 @@ from moeviz.history.pictures.dropped_tokens import (
     shipped_sweep,
     sweep,
 )
-from moeviz.history.results import load, save, shipped
-from moeviz.history.switch_layer import balancing_loss, capacity
-from moeviz.history.switch_transformer import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, corpus, train
+from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -41,7 +41,7 @@ def short():
 
 @pytest.fixture(scope="module")
 def shipping():
-    return shipped(Switch, "switch")
+    return shipped(Switch)
 
 
 def test_the_corpus_repeats_no_word_and_holds_back_a_twelfth():
@@ -209,7 +209,7 @@ def test_the_claims_can_fail():
 
 
 def test_the_uniform_claim_fails_with_another_loss(monkeypatch):
-    wrong = "moeviz.history.checks.switch_transformer.balancing_loss"
+    wrong = "moeviz.history.switch_2021.checks.balancing_loss"
     monkeypatch.setattr(wrong, lambda probabilities, chosen: 8 * balancing_loss(probabilities, chosen))
     assert not uniform().passed
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.charts.history.timeline import TIMELINE
-from moeviz.history.published_counts import published_counts, sparsely_gated_parameters, switch_parameters
-from moeviz.history.timeline import NUMBERS, STATUS, TABLE, timeline
+from moeviz.history.timeline.chart import TIMELINE
+from moeviz.history.timeline.published_counts import published_counts, sparsely_gated_parameters, switch_parameters
+from moeviz.history.timeline.table import NUMBERS, STATUS, TABLE, timeline
 
 XXL = {"model": 4096, "hidden": 10240, "heads": 64, "head": 64, "layers": 24}
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from moeviz_app import state
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_app import page, pictures, sentences, strip
 
-from app import state
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.charts import theme
 from moeviz.charts.overview import (
@@ -69,7 +69,7 @@ def picture_of(trace: RoutingTrace) -> np.ndarray:
 
 def long_page(trace: RoutingTrace) -> AppTest:
     """What stands under a run, in the test harness."""
-    return page("app.explore.explore", trace)
+    return page("moeviz_app.explore.explore", trace)
 
 
 def rgb(colour: str) -> list[int]:

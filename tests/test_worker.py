@@ -4,8 +4,7 @@ import threading
 import time
 
 import pytest
-
-from app.worker import Busy, Done, InLine, News, Worker, result
+from moeviz_app.worker import Busy, Done, InLine, News, Worker, result
 
 SECONDS = 30
 

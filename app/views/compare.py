@@ -1,10 +1,10 @@
 """Two traces side by side: two prompts, two models, prompt against generation, with and without a change."""
 
 import streamlit as st
+from moeviz_app import recent, state
+from moeviz_app.facts import trace_name
+from moeviz_app.show import explained, heading, part_of, picture_and_words, say
 
-from app import recent, state
-from app.facts import trace_name
-from app.show import explained, heading, part_of, picture_and_words, say
 from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.routing_trace import PHASES, RoutingTrace
@@ -23,7 +23,7 @@ def compare_page() -> None:
     offered = _offered(recent.traces())
     if len(offered) < 2:
         say(
-            "Two traces are compared here, and there are not two yet. Run two prompts on the Capture page, or one that "
+            "Two traces are compared here, and there are not two yet. Run two prompts on the Run page, or one that "
             "generates tokens; open a file on the Traces page; or change the routing on the What if page."
         )
         return

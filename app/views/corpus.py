@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
+from moeviz_app import settings, shared, state
+from moeviz_app.choices import choose_layer
+from moeviz_app.downloads import downloads
+from moeviz_app.facts import trace_facts
+from moeviz_app.live import waiting_words
+from moeviz_app.show import explained, say, show
+from moeviz_app.worker import InLine, News, result
 
-from app import settings, shared, state
-from app.choices import choose_layer
-from app.downloads import downloads
-from app.facts import trace_facts
-from app.live import waiting_words
-from app.show import explained, say, show
-from app.worker import InLine, News, result
 from moeviz.charts import TOPICS
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_of_files, texts_that_ship

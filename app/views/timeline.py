@@ -1,12 +1,12 @@
 """Mixtures of experts from 1991 to today, by size; and whether printed sizes give printed counts."""
 
 import streamlit as st
+from moeviz_app import shared, state
+from moeviz_app.facts import figures
+from moeviz_app.show import explained, heading, picture_and_words
 
-from app import shared, state
-from app.facts import figures
-from app.show import explained, heading, picture_and_words
-from moeviz.charts.history.timeline import TIMELINE
-from moeviz.history.published_counts import published_counts, readings
+from moeviz.history.timeline.chart import TIMELINE
+from moeviz.history.timeline.published_counts import published_counts, readings
 
 
 def timeline_page() -> None:

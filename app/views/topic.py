@@ -1,11 +1,11 @@
 """The page of one topic: each of its charts, and a choice of layers and tokens where they need one."""
 
 import streamlit as st
+from moeviz_app.choices import choose_layer, choose_two_layers, choose_window
+from moeviz_app.explore import strip
+from moeviz_app.facts import trace_name
+from moeviz_app.show import show, trace_to_draw
 
-from app.choices import choose_layer, choose_two_layers, choose_window
-from app.explore import strip
-from app.facts import trace_name
-from app.show import show, trace_to_draw
 from moeviz.charts import TOPICS
 from moeviz.routing_trace import RoutingTrace
 

@@ -1,11 +1,11 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
+from moeviz_app import recent, settings, shared, state
+from moeviz_app.downloads import downloads
+from moeviz_app.facts import trace_facts
+from moeviz_app.show import explained
 
-from app import recent, settings, shared, state
-from app.downloads import downloads
-from app.facts import trace_facts
-from app.show import explained
 from moeviz.formats.exports import EXPORTS, read_bytes
 
 

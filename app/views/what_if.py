@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from moeviz_app import settings, shared, state
+from moeviz_app.facts import figures
+from moeviz_app.live import waiting_words
+from moeviz_app.show import explained, heading, picture_and_words
+from moeviz_app.worker import InLine, News, result
 
 import moeviz
-from app import settings, shared, state
-from app.facts import figures
-from app.live import waiting_words
-from app.show import explained, heading, picture_and_words
-from app.worker import InLine, News, result
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.metrics.effect import effect_summary

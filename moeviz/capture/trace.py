@@ -1,6 +1,6 @@
 """Trace any transformers MoE, on any device, by listening to the routers that the model declares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -10,11 +10,9 @@ from moeviz.capture.change.kinds import Intervention
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import listen
-from moeviz.capture.run.decoding import Decoding, Sampling, Watch, decode
+from moeviz.capture.run.decoding import Decoding, Progress, Sampling, counted, decode
 from moeviz.capture.run.prompts import prepare
 from moeviz.routing_trace import RoutingTrace
-
-Progress = Callable[[int, int], None]  # (generated so far, to generate at most)
 
 
 def trace(
@@ -36,8 +34,8 @@ def trace(
     prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch.
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
-    sampling        how tokens are drawn (`moeviz.capture.run.decoding.Sampling`); default: the likeliest.
-    decoding        how generation runs: beams, several sequences, drafts, caches (`moeviz.capture.run.decoding.Decoding`).
+    sampling        how tokens are drawn (`run.decoding.Sampling`); default: the likeliest.
+    decoding        how generation runs: beams, several sequences, drafts, caches (`run.decoding.Decoding`).
     keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
     site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",
                     "feed-forward" (the default) or "attention", "text" (the default) or "images".
@@ -61,8 +59,3 @@ def trace(
     with listen(run.model, keep_logits, site) as recording, intervening(run, swaps, intervention, max_new_tokens):
         written = decode(run.model, run.batch, max_new_tokens, sampling, decoding, watch)
     return assemble(recording, run, written)
-
-
-def counted(progress: Progress | None, max_new_tokens: int) -> Watch | None:
-    """Tells `progress` how many tokens there are."""
-    return None if progress is None else lambda generated: progress(generated.shape[1], max_new_tokens)

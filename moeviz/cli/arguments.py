@@ -8,9 +8,9 @@ TOPICS = (
     "tokens",
     "load",
     "specialization",
-    "cooperation",
+    "co-activation",
     "confidence",
-    "repetition",
+    "locality",
     "losses",
     "layers",
     "flow",
@@ -18,6 +18,7 @@ TOPICS = (
     "coverage",
     "placement",
 )
+OLD_TOPICS = {"cooperation": "co-activation", "repetition": "locality"}  # as they were once called
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.change.precision.NAMES
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {
@@ -190,7 +191,7 @@ def _history_arguments(history: argparse.ArgumentParser) -> None:
 
 def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     metrics.add_argument("trace", metavar="TRACE", help="a .csv, .parquet, .json or .npz file")
-    metrics.add_argument("--topic", choices=TOPICS, default="load", help="which numbers (default: load)")
+    metrics.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which numbers (default: load)")
     metrics.add_argument("--layers", type=int, nargs="+", metavar="N", help="these alone, by the model's own index")
     metrics.add_argument("--token", type=_number(int, 0), metavar="N", help="which one, for metrics of one token")
     metrics.add_argument("--json", action="store_true", help="print JSON")
@@ -201,6 +202,10 @@ def _convert_arguments(convert: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "target", metavar="TO", help="the file to write (.html: a report); one that is there is replaced"
     )
+
+
+def _topic(word: str) -> str:
+    return OLD_TOPICS.get(word, word)
 
 
 def _number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | float]:

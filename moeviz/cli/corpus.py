@@ -8,12 +8,12 @@ import pandas as pd
 from moeviz.cli.terminal import frame_text, visible_line
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.labelled_texts import texts_of_files
-from moeviz.metrics.repetition import repetition_by_label
+from moeviz.metrics.locality import locality_by_label
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-MEASURES = (label_information, load_by_label, label_divergence, repetition_by_label)
+MEASURES = (label_information, load_by_label, label_divergence, locality_by_label)
 FEW_EXPERTS = 16  # all of them fit into a line of a terminal
 BUSIEST = 5  # of more
 

@@ -1,12 +1,11 @@
 """What `moeviz history` lists, trains and checks."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 
 import pandas as pd
 
-from moeviz.history.checks.checked import checked
-from moeviz.history.systems import SYSTEMS, system, train
+from moeviz.history.checked import checked
+from moeviz.history.systems import SYSTEMS, part, train
 from moeviz.routing_trace import RoutingTrace
 
 MANY = 1e6  # numbers that large are counts, of which every digit is shown
@@ -26,8 +25,7 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
             told[0] = int(done * 10) + 1
             note(says)
 
-    module = import_module(f"moeviz.capture.mixtures.{system(name).module}")
-    return module.trace_of(train(name, seed, watch))
+    return part(name, "trace").trace_of(train(name, seed, watch))
 
 
 def check(names: Sequence[str], quick: bool, show: Callable[[str], None]) -> pd.DataFrame:

@@ -77,7 +77,7 @@ POINTS = (
     ),
     Point(
         "MoEs allows only relevant parts of the LLM to be activated for a specific task",
-        "Capture",
+        "Run",
         "Type a prompt: which experts each token activates, layer by layer.",
     ),
     Point(

@@ -1,11 +1,12 @@
-"""The systems that run here, from 1991 on. A table; each has a module of its own, loaded when it is asked for."""
+"""The systems that run here, from 1991 on. A table; each has a folder of its own, loaded when it is asked for."""
 
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from moeviz.errors import MoevizError
-from moeviz.history.results import Watch, unwatched
+from moeviz.history.shared.results import Watch, unwatched
 
 SHIPS_WITH = "trained with the default settings and seed 0"
 
@@ -14,40 +15,43 @@ SHIPS_WITH = "trained with the default settings and seed 0"
 class System:
     """One system of the gallery.
 
-    Its module in `moeviz.history` has `train(seed=…, watch=…, …)`, whose defaults are the settings that ship. The
-    module of the same name in `moeviz.capture.mixtures` makes a trace of the result, and that in
-    `moeviz.history.checks` holds what its paper claims.
+    In its folder, `model` has `train(seed=…, watch=…, …)`, whose defaults are the settings that ship; `trace` makes a
+    trace of the result, `picture` the numbers of its paper's picture, `chart` draws them, and `checks` holds what its
+    paper claims.
     """
 
     year: str
     title: str  # of its page
-    module: str
+    folder: str
     what: str  # in a line
 
 
 SYSTEMS = {
     "local-experts": System(
-        "1991", "Local experts", "adaptive_mixtures", "four small experts and a gate tell vowels apart"
+        "1991", "Local experts", "local_experts_1991", "four small experts and a gate tell vowels apart"
     ),
     "hierarchical": System(
-        "1994", "Hierarchical mixture", "hierarchical_mixture", "a tree of gates, which learns in a few passes"
+        "1994", "Hierarchical mixture", "hierarchical_1994", "a tree of gates, which learns in a few passes"
     ),
     "hmm-experts": System(
-        "1996", "HMM experts", "hmm_mixtures", "hidden Markov models; the gate makes up its mind frame by frame"
+        "1996", "HMM experts", "hmm_experts_1996", "hidden Markov models; the gate makes up its mind frame by frame"
     ),
     "svm-experts": System(
-        "2002", "SVM experts", "svm_mixtures", "support vector machines, each with room for so many examples"
+        "2002", "SVM experts", "svm_experts_2002", "support vector machines, each with room for so many examples"
     ),
     "deep-mixture": System(
-        "2013", "Deep mixture", "deep_mixture", "two layers: the first by where a digit is, the second by what"
+        "2013", "Deep mixture", "deep_mixture_2013", "two layers: the first by where a digit is, the second by what"
     ),
     "conditional": System(
-        "2013, 2015", "Conditional computation", "conditional_computation", "a policy switches blocks of a network on"
+        "2013, 2015",
+        "Conditional computation",
+        "conditional_computation_2015",
+        "a policy switches blocks of a network on",
     ),
     "sparsely-gated": System(
-        "2017", "Sparsely gated", "sparsely_gated", "a layer of many experts between two LSTMs, with noisy top-k"
+        "2017", "Sparsely gated", "sparsely_gated_2017", "a layer of many experts between two LSTMs, with noisy top-k"
     ),
-    "switch": System("2021", "Switch", "switch_transformer", "one expert a token, and what does not fit is dropped"),
+    "switch": System("2021", "Switch", "switch_2021", "one expert a token, and what does not fit is dropped"),
     "dense": System(
         "2024", "Dense contrast", "dense_contrast", "a mixture beside two networks without: one as fast, one as large"
     ),
@@ -63,4 +67,9 @@ def system(name: str) -> System:
 
 def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
     """Train a system with its default settings: the same seed, the same result."""
-    return import_module(f"moeviz.history.{system(name).module}").train(seed=seed, watch=watch)
+    return part(name, "model").train(seed=seed, watch=watch)
+
+
+def part(name: str, file: str) -> ModuleType:
+    """One file of a system's folder: its `model`, `trace`, `picture`, `chart` or `checks`."""
+    return import_module(f"moeviz.history.{system(name).folder}.{file}")

@@ -3,23 +3,23 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.conditional_computation import trace_of
-from moeviz.charts import cooperation, load
-from moeviz.charts.history.gated_blocks import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
-from moeviz.history.conditional_computation import ESTIMATORS, Conditional, train
-from moeviz.history.results import shipped
+from moeviz.charts import co_activation, load
+from moeviz.history.conditional_computation_2015.chart import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
+from moeviz.history.conditional_computation_2015.model import ESTIMATORS, Conditional, train
+from moeviz.history.conditional_computation_2015.trace import trace_of
+from moeviz.history.shared.results import shipped
 
 NAME = "conditional"
 TARGETS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 COMMON = tuple(
     chart
-    for chart in (*load.CHARTS, *cooperation.CHARTS)
-    if chart.draw in (load.load_bars, cooperation.co_activation_heatmap)
+    for chart in (*load.CHARTS, *co_activation.CHARTS)
+    if chart.draw in (load.load_bars, co_activation.co_activation_heatmap)
 )
 EQUATIONS = r"""\begin{aligned}
 & \sigma = \text{sigm}(Z x + d), \quad u_j \sim \text{B}(\sigma_j) \\
@@ -83,7 +83,7 @@ conditional_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, Conditional, NAME),
+        shipped=partial(shipped, Conditional),
         show=_show,
         trace_of=trace_of,
         common=COMMON,

@@ -3,15 +3,15 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.deep_mixture import LABELS, trace_of
 from moeviz.charts import confidence, flow, specialization
-from moeviz.charts.history.where_and_what import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
-from moeviz.history.deep_mixture import EPOCHS, DeepMixture, train
-from moeviz.history.results import shipped
+from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
+from moeviz.history.deep_mixture_2013.model import EPOCHS, DeepMixture, train
+from moeviz.history.deep_mixture_2013.trace import LABELS, trace_of
+from moeviz.history.shared.results import shipped
 
 NAME = "deep-mixture"
 (BY_LABEL,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.label_load_heatmap)
@@ -72,7 +72,7 @@ deep_mixture_page = partial(
         equation=EQUATION,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, DeepMixture, NAME),
+        shipped=partial(shipped, DeepMixture),
         show=_show,
         trace_of=trace_of,
         common=(FLOW, HOW_SURE),

@@ -3,21 +3,21 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.dense_contrast import trace_of
 from moeviz.charts.confidence import CHARTS as CONFIDENCE
 from moeviz.charts.confidence import entropy_by_layer
-from moeviz.charts.history.dense_contrast import MEMORY_COMPUTE, PERPLEXITY
 from moeviz.charts.load import CHARTS as LOAD
 from moeviz.charts.load import load_heatmap
 from moeviz.charts.parameters import CHARTS as PARAMETERS
 from moeviz.charts.parameters import parameters_by_part, touched_curve
-from moeviz.history.dense_contrast import KINDS, Run, train
-from moeviz.history.pictures.memory_and_compute import shipped_sweep
-from moeviz.history.results import shipped
+from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PERPLEXITY
+from moeviz.history.dense_contrast.model import KINDS, Run, train
+from moeviz.history.dense_contrast.picture import shipped_sweep
+from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.shared.results import shipped
 
 NAME = "dense"
 COMMON = (parameters_by_part, touched_curve, load_heatmap, entropy_by_layer)
@@ -80,7 +80,7 @@ dense_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, Run, NAME),
+        shipped=partial(shipped, Run),
         show=_show,
         trace_of=trace_of,
         common=tuple(chart for chart in (*PARAMETERS, *LOAD, *CONFIDENCE) if chart.draw in COMMON),

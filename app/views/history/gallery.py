@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
+from moeviz_app import shared, state
+from moeviz_app.live import waiting_words
+from moeviz_app.show import explained, heading, picture_and_words
+from moeviz_app.worker import InLine, News, result
 
-from app import shared, state
-from app.live import waiting_words
-from app.show import explained, heading, picture_and_words
-from app.worker import InLine, News, result
 from moeviz.charts.chart import Chart
 from moeviz.history.systems import SHIPS_WITH
 from moeviz.routing_trace import RoutingTrace

@@ -3,16 +3,16 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.hierarchical_mixture import trace_of
-from moeviz.charts.history.learning_curves import LEARNING_CURVES
 from moeviz.charts.specialization import CHARTS, label_load_heatmap
-from moeviz.history.hierarchical_mixture import Hierarchy, train
-from moeviz.history.results import shipped
-from moeviz.history.vowels import stand_in
+from moeviz.history.hierarchical_1994.chart import LEARNING_CURVES
+from moeviz.history.hierarchical_1994.model import Hierarchy, train
+from moeviz.history.hierarchical_1994.trace import trace_of
+from moeviz.history.shared.results import shipped
+from moeviz.history.shared.vowels import stand_in
 
 NAME = "hierarchical"
 (BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
@@ -66,7 +66,7 @@ hierarchical_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, Hierarchy, NAME),
+        shipped=partial(shipped, Hierarchy),
         show=_show,
         trace_of=trace_of,
         common=(),

@@ -3,18 +3,18 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.hmm_mixtures import trace_of
 from moeviz.charts import confidence, specialization
-from moeviz.charts.history.gate_over_time import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
-from moeviz.history.datasets import japanese_vowels
-from moeviz.history.hmm_mixtures import ASSIGNMENTS, STARTS, Mixture, train
-from moeviz.history.pictures.gate_over_time import names, slowest
-from moeviz.history.results import shipped
-from moeviz.history.supervised_hmms import SPEAKERS
+from moeviz.history.hmm_experts_1996.chart import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
+from moeviz.history.hmm_experts_1996.model import ASSIGNMENTS, STARTS, Mixture, train
+from moeviz.history.hmm_experts_1996.picture import names, slowest
+from moeviz.history.hmm_experts_1996.supervised_hmms import SPEAKERS
+from moeviz.history.hmm_experts_1996.trace import trace_of
+from moeviz.history.shared.datasets import japanese_vowels
+from moeviz.history.shared.results import shipped
 
 NAME = "hmm-experts"
 (BY_LABEL,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.label_load_heatmap)
@@ -95,7 +95,7 @@ hmm_experts_page = partial(
         equation=EQUATION,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, Mixture, NAME),
+        shipped=partial(shipped, Mixture),
         show=_show,
         trace_of=partial(trace_of, slots=1),
         common=COMMON,

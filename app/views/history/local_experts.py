@@ -3,16 +3,16 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.adaptive_mixtures import trace_of
-from moeviz.charts.history.decision_lines import DECISION_LINES
 from moeviz.charts.specialization import CHARTS, label_load_heatmap
-from moeviz.history.adaptive_mixtures import ERRORS, MAX_EPOCHS, Mixture, train
-from moeviz.history.results import shipped
-from moeviz.history.vowels import stand_in
+from moeviz.history.local_experts_1991.chart import DECISION_LINES
+from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, Mixture, train
+from moeviz.history.local_experts_1991.trace import trace_of
+from moeviz.history.shared.results import shipped
+from moeviz.history.shared.vowels import stand_in
 
 NAME = "local-experts"
 (BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
@@ -70,7 +70,7 @@ local_experts_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, Mixture, NAME),
+        shipped=partial(shipped, Mixture),
         show=_show,
         trace_of=trace_of,
         common=(),

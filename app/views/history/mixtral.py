@@ -1,13 +1,13 @@
 """Mixtral 8x7B, 2023: its exact counts, and the embedded model, a small one of its kind, beside what was printed."""
 
 import streamlit as st
+from moeviz_app import shared
+from moeviz_app.facts import figures, trace_name
+from moeviz_app.views.history.gallery import as_any_trace
 
-from app import shared
-from app.facts import figures, trace_name
-from app.views.history.gallery import as_any_trace
 from moeviz.charts import TOPICS
 from moeviz.charts.coverage import CHARTS as COVERAGE
-from moeviz.charts.repetition import CHARTS as REPETITION
+from moeviz.charts.locality import CHARTS as REPETITION
 from moeviz.parameters import active_parameters
 
 SIZES = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows: no weights, and no network

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 
 import streamlit as st
+from moeviz_app import shared
+from moeviz_app.show import explained, heading, picture_and_words
 
-from app import shared
-from app.show import explained, heading, picture_and_words
-from moeviz.charts.history.side_by_side import SIDE_BY_SIDE
+from moeviz.charts.side_by_side import SIDE_BY_SIDE
 from moeviz.history.systems import SYSTEMS
 
 MIXTRAL = ("2023", "all feed-forward blocks of a language model with open weights are mixtures of eight experts")

@@ -3,19 +3,19 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.sparsely_gated import trace_of
-from moeviz.charts.history.balance import BALANCE_TABLE, BUSIEST_EXPERT
 from moeviz.charts.load import CHARTS as LOAD
 from moeviz.charts.load import load_against_importance, load_bars
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
-from moeviz.history.pictures.balance import PAPER, setting
-from moeviz.history.results import shipped
-from moeviz.history.sparsely_gated import MEASURES, SparselyGated, train
+from moeviz.history.shared.results import shipped
+from moeviz.history.sparsely_gated_2017.chart import BALANCE_TABLE, BUSIEST_EXPERT
+from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
+from moeviz.history.sparsely_gated_2017.picture import PAPER, setting
+from moeviz.history.sparsely_gated_2017.trace import trace_of
 
 NAME = "sparsely-gated"
 COMMON = (load_bars, load_against_importance, top_tokens_table)
@@ -90,7 +90,7 @@ sparsely_gated_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, SparselyGated, NAME),
+        shipped=partial(shipped, SparselyGated),
         show=_show,
         trace_of=trace_of,
         common=tuple(chart for chart in (*LOAD, *VOCABULARY) if chart.draw in COMMON),

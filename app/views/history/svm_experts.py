@@ -4,14 +4,18 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures import svm_em as soft_capture
-from moeviz.capture.mixtures import svm_mixtures as loop_capture
-from moeviz.charts import cooperation, flow, specialization
-from moeviz.charts.history.expert_room import (
+from moeviz.charts import co_activation, flow, specialization
+from moeviz.history.shared.results import shipped
+from moeviz.history.shared.vowels import stand_in
+from moeviz.history.svm_experts_2002 import em as svm_em
+from moeviz.history.svm_experts_2002 import em_trace as soft_capture
+from moeviz.history.svm_experts_2002 import model as svm_mixtures
+from moeviz.history.svm_experts_2002 import trace as loop_capture
+from moeviz.history.svm_experts_2002.chart import (
     ERROR_BY_EXPERTS,
     ERRORS,
     EXPERT_ROOM,
@@ -20,11 +24,8 @@ from moeviz.charts.history.expert_room import (
     SVM_LINES,
     WHAT_ROOM_CHANGES,
 )
-from moeviz.history import svm_em, svm_mixtures
-from moeviz.history.results import shipped
-from moeviz.history.svm_em import STARTS, SoftMixture
-from moeviz.history.svm_mixtures import KERNELS, SVMMixture
-from moeviz.history.vowels import stand_in
+from moeviz.history.svm_experts_2002.em import STARTS, SoftMixture
+from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture
 from moeviz.routing_trace import RoutingTrace
 
 NAME = "svm-experts"
@@ -32,7 +33,7 @@ LOOP, SOFT, HARD = "loop of 2002, digits", "soft EM, vowels", "hard EM, vowels"
 VIEWS = ("first choice", "assigned")
 (BY_LABEL,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.label_load_heatmap)
 (INFORMATION,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.information_by_layer)
-(TOGETHER,) = (chart for chart in cooperation.CHARTS if chart.draw is cooperation.co_activation_heatmap)
+(TOGETHER,) = (chart for chart in co_activation.CHARTS if chart.draw is co_activation.co_activation_heatmap)
 (STEADY,) = (chart for chart in flow.CHARTS if chart.draw is flow.flow_information)
 EQUATIONS = r"""\begin{aligned}
 \text{2002:}\quad & f(x) = \tanh\left(\textstyle\sum_m w_m(x)\, s_m(x)\right) \\
@@ -162,7 +163,7 @@ svm_experts_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=_train,
-        shipped=partial(shipped, SVMMixture, NAME),
+        shipped=partial(shipped, SVMMixture),
         show=_show,
         trace_of=_trace_of,
         common=(INFORMATION, STEADY),

@@ -3,21 +3,21 @@
 from functools import partial
 
 import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from app.facts import figures
-from app.show import heading, picture_and_words
-from app.views.history.gallery import Exhibit, exhibit_page, seed_control
-from moeviz.capture.mixtures.switch_transformer import trace_of
-from moeviz.charts.history.dropped_tokens import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
 from moeviz.charts.load import CHARTS as LOAD
 from moeviz.charts.load import load_against_importance
 from moeviz.charts.specialization import CHARTS as SPECIALIZATION
 from moeviz.charts.specialization import label_load_heatmap
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
-from moeviz.history.pictures.dropped_tokens import EARLY, LATE, shipped_sweep, twin_perplexity
-from moeviz.history.results import shipped
-from moeviz.history.switch_transformer import Switch, train
+from moeviz.history.shared.results import shipped
+from moeviz.history.switch_2021.chart import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
+from moeviz.history.switch_2021.model import Switch, train
+from moeviz.history.switch_2021.picture import EARLY, LATE, shipped_sweep, twin_perplexity
+from moeviz.history.switch_2021.trace import trace_of
 
 NAME = "switch"
 COMMON = (label_load_heatmap, top_tokens_table, load_against_importance)
@@ -77,7 +77,7 @@ switch_page = partial(
         equation=EQUATIONS,
         controls=_controls,
         train=train,
-        shipped=partial(shipped, Switch, NAME),
+        shipped=partial(shipped, Switch),
         show=_show,
         trace_of=trace_of,
         common=tuple(chart for chart in (*SPECIALIZATION, *VOCABULARY, *LOAD) if chart.draw in COMMON),

@@ -32,9 +32,8 @@ from moeviz.capture.record.probe import (
 )
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.routers.odd_routers import Answer
-from moeviz.capture.run.decoding import Decoding, Sampling, decode, expected_rows
+from moeviz.capture.run.decoding import Decoding, Progress, Sampling, counted, decode, expected_rows
 from moeviz.capture.run.prompts import prepare
-from moeviz.capture.trace import Progress, counted
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.capture")

@@ -25,6 +25,7 @@ from moeviz.errors import CaptureError
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended
 Watch = Callable[[Tensor], None]  # gets the ids (R, N) generated so far
+Progress = Callable[[int, int], None]  # gets how many tokens are generated, and how many were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +202,8 @@ class _Watched(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: object, **_kwargs: object) -> Tensor:
         self.watch(input_ids[:, self.start :])
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def counted(progress: Progress | None, max_new_tokens: int) -> Watch | None:
+    """Tells `progress` how many tokens there are."""
+    return None if progress is None else lambda generated: progress(generated.shape[1], max_new_tokens)

@@ -1,0 +1,37 @@
+"""How the embedded model's routing formed while it trained: recorded, so nothing is trained here."""
+
+import streamlit as st
+from moeviz_app import shared, state
+from moeviz_app.show import heading, picture_and_words
+
+from moeviz.charts.routing_over_training import SATURATION
+from moeviz.charts.specialization import CHARTS, label_load_heatmap
+
+(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+
+
+def routing_over_training_page() -> None:
+    """Saturation over training; and which kind of text used which experts at any recorded moment."""
+    st.title("Routing over training", anchor=False)
+    recorded = shared.over_training()
+    st.markdown(
+        "How the embedded model's routing formed. It read the beginnings of its evaluation texts at "
+        f"{len(recorded)} moments of its training, and its routing was recorded: see when experts took to kinds of "
+        "text, and how early that was settled."
+    )
+    heading(SATURATION)
+    picture_and_words(SATURATION, shared.saturation())
+    st.subheader(f"{BY_LABEL.question[:-1]}, and since when?", anchor=False)
+    moment = st.select_slider(
+        "Training tokens",
+        recorded,
+        value=max(recorded),
+        format_func=lambda tokens: f"{tokens:,}",
+        key=state.MOMENT,
+        persist_state="session",
+    )
+    trace = recorded[moment]
+    layers = trace.model.layers
+    middle = layers[len(layers) // 2]
+    layer = st.select_slider("Layer", layers, value=middle, key=state.TRAINING_LAYER, persist_state="session")
+    picture_and_words(BY_LABEL, BY_LABEL.measure(trace.select(layers=[layer])))

@@ -1,0 +1,112 @@
+"""Pictures of which experts of a layer work together on the same token."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.co_activation import co_activation
+
+MAX_EXPERTS = 64  # in one heat map: 4,032 cells, each still seen on a phone
+MAX_PAIRS = 12
+
+
+def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
+    """Expert by partner of one layer, coloured by co-activation. Columns: those of `co_activation`."""
+    ids, left_out = _drawn(frame)
+    cells = frame[frame["expert"].isin(ids) & frame["partner"].isin(ids) & frame["co_activation"].notna()]
+    scale, axis = alt.Scale(domain=ids), theme.ids_axis()
+    legend = alt.Legend(
+        title="share of the expert's tokens (row)", format="%", orient="top", gradientLength=200, titleLimit=330
+    )
+    chart = (
+        alt.Chart(cells.drop(columns="chance_tokens"))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("partner:O", title=["partner", *left_out], scale=scale, axis=axis),
+            y=alt.Y("expert:O", title="expert", scale=scale, axis=axis),
+            color=alt.Color(
+                "co_activation:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0, nice=False), legend=legend
+            ),
+            tooltip=[
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("partner:Q", format="d"),
+                alt.Tooltip("tokens:Q", title="tokens that chose both", format=","),
+                alt.Tooltip("expert_tokens:Q", title="tokens that chose the expert", format=","),
+                alt.Tooltip("co_activation:Q", title="co-activation", format=".1%"),
+                alt.Tooltip("chance:Q", title="by lot", format=".1%"),
+                alt.Tooltip("lift:Q", title="times that", format=".2f"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.grid_height(len(ids)), canvas=True)
+
+
+def _drawn(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
+    """The experts that a heat map has room for, from the commonest pairs on, and what to say of the others."""
+    every = frame["expert"].unique()
+    if len(every) <= MAX_EXPERTS:
+        return sorted(int(expert) for expert in every), []
+    common = frame.sort_values("tokens", ascending=False, kind="stable")[["expert", "partner"]]
+    ids = sorted(int(expert) for expert in pd.unique(common.to_numpy().ravel())[:MAX_EXPERTS])
+    shown = frame["tokens"].where(frame["expert"].isin(ids) & frame["partner"].isin(ids), 0).sum()
+    hidden = 1 - shown / max(frame["tokens"].sum(), 1)
+    return ids, [
+        f"{len(ids)} of {len(every)} experts: those of the commonest pairs",
+        f"left out: {hidden:.1%} of the pairs that tokens chose",
+    ]
+
+
+def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
+    """The pairs of one layer that are most above chance, and their chance. Columns: those of `co_activation`."""
+    pairs = _most_above_chance(frame)
+    base = alt.Chart(pairs).encode(
+        y=alt.Y("pair:N", title="pair of experts", sort=None, axis=alt.Axis(labelLimit=100)),
+        tooltip=[
+            alt.Tooltip("pair:N", title="experts"),
+            alt.Tooltip("tokens:Q", title="tokens that chose both", format=","),
+            alt.Tooltip("chance_tokens:Q", title="tokens by lot", format=",.1f"),
+            alt.Tooltip("lift:Q", title="times that", format=".2f"),
+            alt.Tooltip("co_activation:Q", title="share of the first's tokens", format=".1%"),
+            alt.Tooltip("of_partner:Q", title="share of the second's tokens", format=".1%"),
+        ],
+    )
+    bars = base.mark_bar(color=theme.MAIN, height=alt.RelativeBandSize(0.6)).encode(
+        x=alt.X("tokens:Q", title="tokens that chose both (orange: by lot)", axis=alt.Axis(tickCount=6, tickMinStep=1))
+    )
+    chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.9)).encode(
+        x="chance_tokens:Q"
+    )
+    return theme.framed(bars + chance, theme.rows_height(len(pairs)))
+
+
+def _most_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each pair once, with its co-activation in both directions; those above chance only, furthest above first."""
+    turned = frame[["expert", "partner", "co_activation"]].set_axis(["partner", "expert", "of_partner"], axis=1)
+    once = frame[(frame["expert"] < frame["partner"]) & (frame["lift"] > 1)].merge(turned, on=["expert", "partner"])
+    most = np.argsort((once["chance_tokens"] - once["tokens"]).to_numpy(), kind="stable")[:MAX_PAIRS]
+    once = once.iloc[most]
+    pairs = once["expert"].astype(str) + " + " + once["partner"].astype(str)
+    return once.assign(pair=pairs).drop(columns=["layer", "expert", "partner", "expert_tokens", "chance"])
+
+
+CHARTS = (
+    Chart(
+        "Which experts of this layer work on the same tokens?",
+        "Each row is an expert (blank: no tokens), and its cells say what share of its tokens had which partner too; a "
+        "bright column is an expert busy with everyone, and an expert with few tokens has strong cells by luck.",
+        measure=co_activation,
+        draw=co_activation_heatmap,
+        layers="one",
+    ),
+    Chart(
+        "Which pairs of experts share more tokens than chance?",
+        "Each bar counts the tokens that chose both experts of a pair, the pairs most above chance first; the orange "
+        "mark is what experts with these loads share by lot, and in a short text the best of many pairs beat it by "
+        "luck.",
+        measure=co_activation,
+        draw=strongest_pairs,
+        layers="one",
+    ),
+)

@@ -1,0 +1,95 @@
+"""Pictures of how often consecutive tokens go to the same experts."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.errors import MoevizError
+from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL, THIS_TRACE, locality_beside_mixtral
+
+PUBLISHED = "published "  # before the index of a layer of another model, on the axis of this one's layers
+
+
+def repeated_first_choice(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of tokens with the first choice of the token before. Columns: those of `locality_beside_mixtral`."""
+    return _bars(frame[frame["choice"] == FIRST_CHOICE], "pairs with the same first choice")
+
+
+def repeated_any_choice(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of tokens that share an expert with the token before. Columns: those of `locality_beside_mixtral`."""
+    several = frame[frame["choice"] != FIRST_CHOICE]
+    if several.empty:
+        raise MoevizError(
+            "This picture compares all the experts of a token, and here each token has one. The picture of first "
+            "choices shows all that there is."
+        )
+    return _bars(several, "pairs with an expert in common")
+
+
+def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
+    """A bar per layer with both chances, and grey bars of published layers where the frame has them."""
+    place = frame["layer"].astype("str")
+    frame = frame.assign(place=place.where(frame["routing"] == THIS_TRACE, PUBLISHED + place))
+    own, published = (frame[frame["routing"] == routing] for routing in (THIS_TRACE, MIXTRAL))
+    gap = [""] if len(published) else []
+    x = alt.X(
+        "place:O",
+        title="layer (orange: chance, dashed: if even)",
+        scale=alt.Scale(domain=[*own["place"], *gap, *published["place"]]),
+        axis=alt.Axis(labelAngle=0, labelOverlap=True, labelExpr=f"replace(datum.label, '{PUBLISHED}', '')"),
+    )
+    base = alt.Chart(own).encode(x=x, tooltip=_tooltip({"load_chance": "chance", "uniform_chance": "if even"}))
+    load = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
+    layers = [_bar(base, title, legend=bool(gap)), load.encode(y="load_chance:Q"), _uniform(own, x)]
+    if gap:
+        spread = {"lowest": "lowest data set", "highest": "highest data set", "uniform_chance": "chance, if even"}
+        theirs = alt.Chart(published).encode(x=x, tooltip=_tooltip(spread))
+        reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
+        layers += [_bar(theirs, title, legend=True), reach, _uniform(published, x)]
+    return theme.framed(alt.layer(*layers), theme.MEDIUM)
+
+
+def _bar(base: alt.Chart, title: str, legend: bool) -> alt.Chart:
+    scale = alt.Scale(domain=[THIS_TRACE, MIXTRAL], range=[theme.MAIN, theme.OTHER])
+    names = alt.Legend(title=None, orient="top") if legend else None
+    return base.mark_bar().encode(
+        y=alt.Y("share:Q", title=title, axis=theme.share_axis()),
+        color=alt.Color("routing:N", scale=scale, legend=names),
+    )
+
+
+def _uniform(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
+    """A dashed line over the whole band of each layer, since layers may differ in their number of experts."""
+    line = alt.Chart(frame).mark_rule(color=theme.CHANCE, strokeDash=list(theme.DASH), strokeWidth=2)
+    return line.encode(x=x.bandPosition(0), x2=alt.X2("place", bandPosition=1), y="uniform_chance:Q")
+
+
+def _tooltip(shares: dict[str, str]) -> list[alt.Tooltip]:
+    pairs = [alt.Tooltip("pairs:Q", title="pairs of tokens", format=",")] if "load_chance" in shares else []
+    shares = {"share": "share of pairs"} | shares
+    return [
+        alt.Tooltip("routing:N"),
+        alt.Tooltip("layer:Q", format="d"),
+        *(alt.Tooltip(f"{field}:Q", title=title, format=".1%") for field, title in shares.items()),
+        *pairs,
+    ]
+
+
+CHARTS = (
+    Chart(
+        "How often does a token go where the token before it went?",
+        "Each bar is the share of tokens with the first choice of the token before, and only what it has above the "
+        "orange mark (any two of the layer's tokens) is repetition; grey bars, drawn beside models of 8 experts and "
+        "top-2, are Mixtral's published figures, the mean of eight data sets with a line from lowest to highest.",
+        measure=locality_beside_mixtral,
+        draw=repeated_first_choice,
+    ),
+    Chart(
+        "How often do neighbouring tokens share an expert?",
+        "Each bar is the share of tokens that have at least one expert in common with the token before; the more "
+        "experts a token has, the higher chance is too, so read it from the orange mark up.",
+        measure=locality_beside_mixtral,
+        draw=repeated_any_choice,
+    ),
+)

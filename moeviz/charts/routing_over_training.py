@@ -1,0 +1,42 @@
+"""How routing formed, over several moments of one model's training. No topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.routing_over_training import saturation_over_training
+
+
+def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of the final experts by training tokens, a line a layer. Columns: those of `saturation_over_training`."""
+    frame = frame[frame["choice"] == frame["choice"].iloc[0]]
+    tokens = alt.X(
+        "training_tokens:Q", title="training tokens (dashed: chance)", scale=alt.Scale(type="log", nice=False)
+    )
+    lines = (
+        alt.Chart(frame)
+        .mark_line(point=True)
+        .encode(
+            x=tokens.axis(format="~s", grid=False),
+            y=alt.Y("saturation:Q", title="share of the final experts", axis=theme.share_axis()),
+            color=theme.layer_colour(),
+            detail="layer:N",
+            tooltip=[
+                alt.Tooltip("training_tokens:Q", title="training tokens", format=","),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("saturation:Q", title="share of the final experts", format=".1%"),
+                alt.Tooltip("chance:Q", title="by lot", format=".1%"),
+                alt.Tooltip("load_chance:Q", title="with tokens matched by lot", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(lines + theme.reference(frame.head(1), "chance"), theme.MEDIUM)
+
+
+SATURATION = Chart(
+    "When did each layer's routing settle?",
+    "Each line is a layer: how many of a token's final experts it already had after so many training tokens.",
+    measure=saturation_over_training,
+    draw=saturation_curve,
+)

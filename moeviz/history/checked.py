@@ -1,0 +1,63 @@
+"""Every acceptance figure of the gallery, system by system."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+
+import pandas as pd
+
+from moeviz.errors import MoevizError
+from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
+from moeviz.history.systems import SYSTEMS
+
+# What is checked without being trained here, beside the systems.
+FOLDERS = {name: system.folder for name, system in SYSTEMS.items()} | {"mixtral": "mixtral", "counts": "timeline"}
+AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
+
+
+def checked(names: Sequence[str] = (), quick: bool = False) -> Iterator[pd.DataFrame]:
+    """The claims of these systems, or of all, in that order, each as soon as it is there.
+
+    Systems are trained in processes of their own, two at a time. One row per claim. Columns: system str · what str ·
+    ours, paper float64 (paper is NaN where it gives none that holds for our data) · tolerance str · passed bool ·
+    remark str. Raises `MoevizError` for a system that there is not, or whose process ends without an answer.
+    """
+    if unknown := set(names) - set(FOLDERS):
+        raise MoevizError(f"There is nothing to check by the name {min(unknown)!r}; there are {', '.join(FOLDERS)}.")
+    wanted = [name for name in FOLDERS if name in names or not names]
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(lambda name: _in_a_process(name, quick), wanted)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def claims_of(name: str, quick: bool = False) -> pd.DataFrame:
+    """The claims of one system. Columns as in `checked`."""
+    module = import_module(f"moeviz.history.{FOLDERS[name]}.checks")
+    try:
+        claims = module.claims(quick)
+    except MoevizError as error:  # a library that is not there
+        claims = [Claim("could not be checked", NOT_PRINTED, NOT_PRINTED, "", False, str(error))]
+    return _named(name, claims)
+
+
+def _in_a_process(name: str, quick: bool) -> pd.DataFrame:
+    command = [sys.executable, "-m", "moeviz.history", name, *(["--quick"] if quick else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise MoevizError(
+            f"The check of {name} ended without an answer ({last}); run {' '.join(command[1:])} to see why."
+        )
+    rows = json.loads(done.stdout)
+    return _named(name, [Claim(**{field: row[field] for field in Claim.__slots__}) for row in rows])
+
+
+def _named(name: str, claims: list[Claim]) -> pd.DataFrame:
+    frame = frame_of(claims)
+    frame.insert(0, "system", pd.Series([name] * len(frame), dtype="str"))
+    return frame

@@ -1,0 +1,1 @@
+"""2013 and 2015: blocks of a network, switched on by stochastic gates."""

@@ -1,0 +1,1 @@
+"""2013: two layers of experts."""

@@ -1,0 +1,84 @@
+"""Do the gates of a deep mixture go by where and by what, as its paper of 2013 says?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moeviz.errors import MoevizError
+from moeviz.history.deep_mixture_2013.model import BATCH, MARGIN, DeepMixture, train
+from moeviz.history.deep_mixture_2013.picture import factor_information, share_by_epoch, shares
+from moeviz.history.shared.claims import NOT_PRINTED, Claim
+from moeviz.history.shared.results import shipped
+
+SEEDS = 4
+TIMES = {1: ("where", "what", 10), 2: ("what", "where", 3)}  # what each layer has to tell, and how many times as much
+LEAST, MOST = 0.10, 0.45  # an expert's share with the constraint; even is 0.25
+COLLAPSED = 0.80  # the share of one expert that leaves the others next to nothing
+MOST_LEAD = MARGIN + BATCH  # samples: an expert within the margin may yet get all of the next batch
+SHORT = 5  # epochs
+LITTLE = 1e-12  # instead of no information at all, which nothing is a multiple of
+
+
+def claims(quick: bool = False) -> list[Claim]:
+    """4 seeds with the constraint, and 4 without; where it is to be quick, what ships and a short run of each kind."""
+    if quick:
+        whole = [shipped(DeepMixture)]
+        bound, unbound = [train(epochs=SHORT)], [train(epochs=SHORT, constraint=False)]
+        return [*factored(whole), *balanced(whole), *held(bound), *collapsed(unbound)]
+    bound, unbound = ([train(constraint=kind, seed=seed) for seed in range(SEEDS)] for kind in (True, False))
+    return [*factored(bound), *balanced(bound), *held(bound), *collapsed(unbound)]
+
+
+def factored(runs: Sequence[DeepMixture]) -> list[Claim]:
+    """Layer 1 goes by where, layer 2 by what. The paper shows it in figure 2 and gives no number.
+
+    Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), figure 2; how many times is ours.
+    """
+    found = []
+    for layer, (one, other, times) in TIMES.items():
+        ratios = [_times(run, layer, one, other) for run in _some(runs)]
+        what = f"layer {layer}: information on {one} / on {other}, median of {len(ratios)} runs"
+        middle = float(np.median(ratios))
+        found.append(Claim(what, middle, NOT_PRINTED, f"{times} or more", middle >= times, _each(ratios, ".1f")))
+    return found
+
+
+def balanced(runs: Sequence[DeepMixture]) -> list[Claim]:
+    """With the constraint all experts are in use at the end, some epochs after it was lifted."""
+    least, most = (float(pick(pick(shares(run)["share"]) for run in _some(runs))) for pick in (min, max))
+    return [
+        Claim("lowest share of any expert, constraint on", least, NOT_PRINTED, f"{LEAST} or more", least >= LEAST),
+        Claim("highest share of any expert, constraint on", most, NOT_PRINTED, f"{MOST} or less", most <= MOST),
+    ]
+
+
+def held(runs: Sequence[DeepMixture]) -> list[Claim]:
+    """While the constraint holds, no running total is ahead of the mean by more than the margin and a batch."""
+    frames = [share_by_epoch(run) for run in _some(runs)]
+    lead = max(float(frame.loc[frame["bound"], "lead"].max()) for frame in frames)
+    what = "most samples that an expert is ahead while the constraint holds"
+    return [Claim(what, lead, NOT_PRINTED, f"{MOST_LEAD:g} or less", lead <= MOST_LEAD)]
+
+
+def collapsed(runs: Sequence[DeepMixture]) -> list[Claim]:
+    """Without the constraint, one expert of some layer takes nearly everything."""
+    most = [float(shares(run)["share"].max()) for run in _some(runs)]
+    what = f"highest share of any expert, constraint off, median of {len(most)} runs"
+    middle = float(np.median(most))
+    return [Claim(what, middle, NOT_PRINTED, f"{COLLAPSED} or more", middle >= COLLAPSED, _each(most, ".2f"))]
+
+
+def _times(run: DeepMixture, layer: int, one: str, other: str) -> float:
+    known = factor_information(run).set_index(["layer", "factor"])["information"]
+    return float(known[layer, one] / max(known[layer, other], LITTLE))
+
+
+def _each(values: Sequence[float], digits: str) -> str:
+    """Every run by itself, since a median hides those that do not do as they should."""
+    return "each run: " + ", ".join(format(value, digits) for value in values)
+
+
+def _some(runs: Sequence[DeepMixture]) -> Sequence[DeepMixture]:
+    if not runs:
+        raise MoevizError("Got no run to judge; it takes 1 or more.")
+    return runs

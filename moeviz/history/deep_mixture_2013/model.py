@@ -1,0 +1,213 @@
+"""A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
+
+Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing tells
+the gates what to go by: where the digit is, or what it is.
+
+Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table,
+4×100-4×20 with gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of
+it. The step size, the margin of the constraint and when it is lifted are ours.
+
+N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
+places, T samples kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn.functional import cross_entropy, relu
+
+from moeviz.errors import MoevizError
+from moeviz.history.deep_mixture_2013.moved_digits import PLACES, SIDE, moved, windows
+from moeviz.history.shared.datasets import Digits, digits
+from moeviz.history.shared.results import Watch, unwatched
+
+DIGITS = 10
+EXPERT_UNITS, GATE_UNITS = (100, 20), (50, 50)  # of the first layer, of the second
+EPOCHS, FREE = 42, 2 / 7  # and the share of them, at the end, in which the constraint is lifted
+BATCH, MARGIN = 50, 10.0  # samples; the margin is in samples too, so a larger batch asks for a larger margin
+STEP, MOMENTUM = 0.05, 0.9
+
+Line = tuple[Tensor, Tensor]  # weights (inputs, outputs) and biases
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """Experts and their gate. What it holds is learnt."""
+
+    experts: Line  # Wᵢ and bᵢ of all experts, side by side: E·H outputs
+    below: Line  # A and a of the gate: G outputs
+    above: Line  # B and b of the gate: E outputs
+
+    def logits(self, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+        """What the gate says before its softmax: B·relu(A x + a) + b."""
+        return along(self.above, relu(along(self.below, inputs)))
+
+    def mix(self, inputs: Float[Tensor, "N D"], gate: Float[Tensor, "N E"]) -> Float[Tensor, "N H"]:
+        """What the layer passes on: Σᵢ gᵢ(x) fᵢ(x), with experts fᵢ(x) = relu(Wᵢ x + bᵢ)."""
+        said = relu(along(self.experts, inputs)).unflatten(1, (gate.shape[1], -1))
+        return (gate[:, :, None] * said).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """z¹ = Σᵢ gᵢ¹(x) fᵢ¹(x), z² = Σⱼ gⱼ²(z¹) fⱼ²(z¹), and the digit is told from z² by a softmax."""
+
+    layers: tuple[Layer, Layer]
+    top: Line
+
+    def run(
+        self, inputs: Float[Tensor, "N D"], totals: Float[Tensor, "L E"], margin: float = float("inf")
+    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "L N E"], Float[Tensor, "L N E"]]:
+        """The logits of the digits, and of both layers' gates the logits and the values. No margin, no constraint."""
+        logits, gates = [], []
+        for layer, total in zip(self.layers, totals, strict=True):
+            logits.append(layer.logits(inputs))
+            gates.append(balanced(logits[-1], total, margin))
+            inputs = layer.mix(inputs, gates[-1])
+        return along(self.top, inputs), torch.stack(logits), torch.stack(gates)
+
+    def learnt(self) -> list[Tensor]:
+        """Everything that training changes."""
+        lines = [line for layer in self.layers for line in (layer.experts, layer.below, layer.above)]
+        return [tensor for line in (*lines, self.top) for tensor in line]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeepMixture:
+    """A trained deep mixture: how its gates came to share, and what they go by. Layers are 1 and 2, as in the paper."""
+
+    settings: dict[str, int | bool]  # experts, constraint, epochs, seed
+    shares: Float32[np.ndarray, "epochs L E"]  # mean gate over the training samples of each epoch; sums to 1
+    samples: int  # in an epoch
+    bound: int  # so many epochs, the first ones, under the constraint
+    mean_gate: Float32[np.ndarray, "L C P E"] = field(repr=False)  # of the test digits of each kind, at each place
+    digits_of_kind: Int64[np.ndarray, " C"]  # how many test digits there are of each
+    error: float  # share of the test digits that are told wrong, each at all P places
+    logits: Float32[np.ndarray, "L T E"] = field(repr=False)  # of T samples, one for each kind and place
+    digit: UInt8[np.ndarray, " T"] = field(repr=False)  # what it is
+    place: UInt8[np.ndarray, " T"] = field(repr=False)  # and where: `moves` says how far that is
+
+
+def train(
+    *,
+    experts: int = 4,
+    constraint: bool = True,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> DeepMixture:
+    """Train a deep mixture on 4,000 digits, each moved elsewhere in every epoch, and measure its gates.
+
+    Stochastic gradient descent with momentum on the cross-entropy of the digits. With the constraint, no expert's
+    running total may lead for long; for the last two sevenths of the epochs it is lifted, and the gates are free. The
+    same arguments, the same result. `watch` is called before each batch.
+
+    Raises `MoevizError` for fewer than 2 experts or 1 epoch.
+    """
+    if experts < 2 or epochs < 1:
+        raise MoevizError(
+            f"Got {experts} experts and {epochs} epochs; it takes 2 experts or more, and 1 epoch or more."
+        )
+    training, test = digits()
+    chance = torch.Generator().manual_seed(seed)
+    network = start(experts, chance)
+    optimizer = torch.optim.SGD(network.learnt(), STEP, MOMENTUM)
+    views, digit = windows(training), torch.from_numpy(training.digit)
+    bound = epochs - round(FREE * epochs) if constraint else 0
+    totals, shares = torch.zeros(2, experts, dtype=torch.float64), []
+    for epoch in range(epochs):
+        before, margin = totals.clone(), MARGIN if epoch < bound else float("inf")
+        for done, rows, places in _batches(len(digit), chance):
+            watch((epoch + done) / epochs, f"epoch {epoch + 1} of {epochs}")
+            scores, _, gates = network.run(moved(views, rows, places), totals, margin)
+            optimizer.zero_grad()
+            cross_entropy(scores, digit[rows]).backward()
+            optimizer.step()
+            totals += gates.detach().sum(dim=1)
+        shares.append((totals - before) / len(digit))
+    settings = {"experts": experts, "constraint": constraint, "epochs": epochs, "seed": seed}
+    return DeepMixture(
+        settings=settings,
+        shares=torch.stack(shares).float().numpy(),
+        samples=len(digit),
+        bound=bound,
+        **_measured(network, test, watch),
+    )
+
+
+def balanced(logits: Float[Tensor, "N E"], totals: Float[Tensor, " E"], margin: float) -> Float[Tensor, "N E"]:
+    """The gate under the constraint: an expert ahead of the others is left out until they have caught up.
+
+    With the running total Gᵢ of expert i over all samples so far, gᵢ = 0 where Gᵢ − mean(G) > m, and what is left is
+    scaled to sum to 1. That is a softmax over the experts that are left, which stays a number also where their gates
+    were next to nothing. They are never all left out, since not all can be ahead of their mean.
+    """
+    ahead = totals - totals.mean() > margin
+    return logits.masked_fill(ahead, -torch.inf).softmax(dim=1)
+
+
+def start(experts: int, chance: torch.Generator) -> Network:
+    """A network before training: weights and biases uniform in ±1/√inputs."""
+    width, layers = SIDE**2, []
+    for units, gate_units in zip(EXPERT_UNITS, GATE_UNITS, strict=True):
+        sizes = ((width, experts * units), (width, gate_units), (gate_units, experts))
+        layers.append(Layer(*(_line(*size, chance) for size in sizes)))
+        width = units
+    return Network((layers[0], layers[1]), _line(width, DIGITS, chance))
+
+
+def along(line: Line, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
+    """W x + b."""
+    weights, biases = line
+    return inputs @ weights + biases
+
+
+def _line(inputs: int, outputs: int, chance: torch.Generator) -> Line:
+    reach = inputs**-0.5
+    return tuple(
+        ((2 * torch.rand(size, generator=chance) - 1) * reach).requires_grad_()
+        for size in ((inputs, outputs), (outputs,))
+    )
+
+
+def _batches(samples: int, chance: torch.Generator) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """All samples once, mixed, each at a place drawn anew: the share that is done before, the rows and their places."""
+    order = torch.randperm(samples, generator=chance)
+    places = torch.randint(PLACES, (samples,), generator=chance)
+    for first in range(0, samples, BATCH):
+        rows = order[first : first + BATCH]
+        yield first / samples, rows, places[rows]
+
+
+@torch.no_grad()
+def _measured(network: Network, test: Digits, watch: Watch) -> dict[str, Any]:
+    """All test digits at all places, so that where and what are independent; and a sample of each kind and place.
+
+    The samples are the same for every network.
+    """
+    chance = np.random.default_rng(0)
+    views, digit = windows(test), torch.from_numpy(test.digit)
+    everyone, of_kind = torch.arange(len(digit)), torch.bincount(digit, minlength=DIGITS)
+    unbound = torch.zeros(2, network.layers[0].above[1].numel())
+    kept = np.stack([chance.choice(np.flatnonzero(test.digit == kind), PLACES) for kind in range(DIGITS)])
+    means, samples, wrong = [], [], 0
+    for place in range(PLACES):
+        watch(1.0, f"measuring the gates at place {place + 1} of {PLACES}")
+        scores, logits, gates = network.run(moved(views, everyone, torch.full_like(everyone, place)), unbound)
+        sums = torch.zeros(2, DIGITS, gates.shape[2]).index_add(1, digit, gates)
+        means.append(sums / of_kind[:, None])
+        samples.append(logits[:, kept[:, place]])
+        wrong += int((scores.argmax(dim=1) != digit).sum())
+    return {
+        "mean_gate": torch.stack(means, dim=2).numpy(),
+        "digits_of_kind": of_kind.numpy(),
+        "error": wrong / (PLACES * len(digit)),
+        "logits": torch.cat(samples, dim=1).numpy(),
+        "digit": np.tile(np.arange(DIGITS, dtype=np.uint8), PLACES),
+        "place": np.repeat(np.arange(PLACES, dtype=np.uint8), DIGITS),
+    }

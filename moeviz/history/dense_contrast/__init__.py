@@ -1,0 +1,1 @@
+"""A mixture beside its dense twins: one as fast, one as large."""

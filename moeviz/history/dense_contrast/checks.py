@@ -1,0 +1,108 @@
+"""Does a mixture need less compute and the same memory as a dense network of its size?"""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from moeviz.capture.models.load import model_facts
+from moeviz.history.dense_contrast.decoder_costs import cost
+from moeviz.history.dense_contrast.model import KINDS, sizes_of, train
+from moeviz.history.dense_contrast.small_mixtral import MIXTRAL_8X7B, Mixture, as_one_block
+from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.shared.claims import NOT_PRINTED, Claim
+from moeviz.metrics.load import expert_load
+from moeviz.parameters import active_parameters
+
+MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows
+PRINTED = (47e9, 13e9)  # all and active parameters as arXiv 2401.04088 prints them, section 2.1
+RATIO = 0.276  # of the exact counts of the model that is published
+SAME_SUM = 1e-6
+QUICK_STEPS, WORDS = 5, 200
+LEARNT = 80
+
+
+def claims(quick: bool = False) -> list[Claim]:
+    """What each costs is exact. Whether it learns takes a minute, and is left out where it is to be quick."""
+    found = [_one_block(), *_small_counts(), *_mixtral(), *_compute(), _flat()]
+    return found if quick else [*found, _learnt()]
+
+
+def _one_block() -> Claim:
+    """With all experts on, a mixture is one dense block."""
+    mixture, x = _at_work("as large")
+    output, _ = mixture(x)
+    off = float((output - as_one_block(mixture, x)).abs().max())
+    what = "output with all experts on, furthest from that of one dense block"
+    return Claim(what, off, 0.0, f"below {SAME_SUM}", off < SAME_SUM, f"outputs reach {output.abs().max():.1f}")
+
+
+def _small_counts() -> list[Claim]:
+    """The small mixture and its twins."""
+    sparse, fast, large = (cost(sizes_of(kind=kind)) for kind in KINDS)
+    router = sparse.parts["routers"]
+    return [
+        _equal("active parameters with all experts on, of all", large.active / large.total, 1),
+        _equal("parameters with all experts on, of the mixture's", large.total / sparse.total, 1),
+        _equal("active parameters of the mixture, but for its routers", sparse.active - router, fast.active),
+    ]
+
+
+def _mixtral() -> list[Claim]:
+    """The same modules with the sizes of Mixtral 8x7B, against the model of transformers and the paper."""
+    ours, info = cost(MIXTRAL_8X7B), model_facts(MIXTRAL)
+    theirs = (info.parameters.total, active_parameters(info.parameters, info.top_k))
+    rows = [
+        Claim(
+            f"{which} parameters of these modules with the sizes of Mixtral 8x7B",
+            float(mine),
+            printed,
+            f"exactly those of its configuration, {exact:,}",
+            mine == exact and round(exact / 1e9) * 1e9 == printed,
+        )
+        for which, mine, exact, printed in zip(
+            ("all", "active"), (ours.total, ours.active), theirs, PRINTED, strict=True
+        )
+    ]
+    ratio = theirs[1] / theirs[0]
+    what = "active of all parameters of Mixtral 8x7B"
+    return [*rows, Claim(what, ratio, PRINTED[1] / PRINTED[0], f"{RATIO} to three digits", round(ratio, 3) == RATIO)]
+
+
+def _compute() -> list[Claim]:
+    """Multiply-adds that one layer's experts really do, counted while they do them."""
+    done = {}
+    for kind in KINDS:
+        mixture, x = _at_work(kind)
+        with FlopCounterMode(display=False) as counter:
+            mixture(x)
+        router = 0 if mixture.router is None else len(x) * mixture.router.numel()
+        done[kind] = counter.get_total_flops() // 2 - router
+    return [
+        _equal("multiply-adds of the experts as large, of the mixture's", done["as large"] / done["sparse"], 8 / 2),
+        _equal("multiply-adds of the block as fast, of the mixture's experts'", done["as fast"] / done["sparse"], 1),
+    ]
+
+
+def _flat() -> Claim:
+    """With all experts on, all carry the same."""
+    load = expert_load(trace_of(train(kind="as large", steps=QUICK_STEPS)))
+    return _equal("load of the busiest expert with all experts on, in even shares", load["times_even"].max(), 1)
+
+
+def _learnt() -> Claim:
+    """Whether all three learn the text; which of them does it best depends on the seed."""
+    worst = max(float(train(kind=kind).perplexity[-1]) for kind in KINDS)
+    what = "perplexity on held-out words, highest of the three kinds"
+    return Claim(what, worst, NOT_PRINTED, f"below {LEARNT}", worst < LEARNT, "guessing at random gets 2,000")
+
+
+def _at_work(kind: str) -> tuple[Mixture, torch.Tensor]:
+    """The experts of one layer, with outputs of about 1, and words for them; in 64 bits."""
+    draws, sizes = torch.Generator().manual_seed(0), sizes_of(kind=kind)
+    mixture = Mixture(sizes).double().requires_grad_(False)
+    for matrix in mixture.parameters():
+        matrix.normal_(0, matrix.shape[-1] ** -0.5, generator=draws)
+    return mixture, torch.randn(WORDS, sizes.width, generator=draws, dtype=torch.float64)
+
+
+def _equal(what: str, ours: float | int, wanted: float | int) -> Claim:
+    return Claim(what, float(ours), NOT_PRINTED, f"exactly {wanted:,g}", bool(ours == wanted))

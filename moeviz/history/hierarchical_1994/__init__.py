@@ -1,0 +1,1 @@
+"""1994: a tree of gates, by expectation maximisation."""

@@ -1,0 +1,184 @@
+"""A mixture of hidden Markov models: each expert is a whole model of sequences, and the gate is what they make of one.
+
+The gate needs no network: p(O) = Σₖ πₖ p(O | λₖ), so after t frames it is gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)),
+and it makes up its mind while a sequence is heard. All is trained by EM, without a step size.
+
+Source: Smyth, Clustering sequences with hidden Markov models, NIPS 9:648-654 (1996), for mixtures of hidden Markov
+models; Xu, Jordan & Hinton, NIPS 7:633-640 (1994), for a gate that EM trains. The vowels are those of
+`datasets.japanese_vowels`. What the papers leave open is ours: three states, k-means to start from, the priors and the
+floor in `hmm_experts`.
+
+N utterances, T frames, D = 12 numbers a frame, K experts, S states.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+from scipy.optimize import linear_sum_assignment
+
+from moeviz.errors import MoevizError
+from moeviz.history.hmm_experts_1996.experts import LOWEST_VARIANCE, Experts, log_gate, side_by_side, step
+from moeviz.history.hmm_experts_1996.k_means import k_means
+from moeviz.history.hmm_experts_1996.supervised_hmms import SPEAKERS, one_each
+from moeviz.history.shared.datasets import Utterances, japanese_vowels
+from moeviz.history.shared.results import Watch, unwatched
+
+ASSIGNMENTS, STARTS = ("soft", "hard"), ("k-means", "random")
+MAX_ITERATIONS = 30
+ENOUGH = 1e-5  # of the objective: less gain than this in an iteration, and EM ends
+NO_SPEAKER = -1  # of an expert, where there are more experts than speakers
+JITTER = 0.05  # states that go on alike would stay alike
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """A trained mixture of hidden Markov models, and whom its experts speak for."""
+
+    settings: dict[str, int | str | bool]  # experts, states, supervised, seed; unless supervised: assignment, start
+    prior: Float64[np.ndarray, " K"]  # πₖ
+    start: Float64[np.ndarray, "K S"]
+    transitions: Float64[np.ndarray, "K S S"]
+    means: Float64[np.ndarray, "K S D"]
+    variances: Float64[np.ndarray, "K S D"]
+    objective: Float64[np.ndarray, " iterations"] = field(repr=False)  # what EM raises, before each of its steps
+    speaker_of: tuple[int, ...]  # of each expert, 0 to 8, or NO_SPEAKER
+    training_share: float  # of the training utterances whose expert at the end is that of their speaker
+    test_share: float
+    frames_needed: int  # until nine in ten test utterances are with their last expert for good
+
+    @property
+    def experts(self) -> Experts:
+        """The experts by themselves."""
+        return Experts(self.prior, self.start, self.transitions, self.means, self.variances)
+
+    def logits(self, data: Utterances) -> Float64[np.ndarray, "T N K"]:
+        """log πₖ + log p(o₁ … oₜ | λₖ): what the gate knows after t frames; after an utterance's end as at its end."""
+        return log_gate(self.experts, side_by_side(data.frames))
+
+
+def train(
+    experts: int = 9,
+    states: int = 3,
+    assignment: str = "soft",
+    start: str = "k-means",
+    supervised: bool = False,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> Mixture:
+    """Train a mixture on 270 utterances of nine men, none of whom is named to it, and see whether it finds them.
+
+    `assignment` "soft" shares an utterance out among the experts by its posterior, "hard" gives it to the best. `start`
+    groups the utterances first: by k-means on the mean and spread of their frames, or at random. `supervised` names
+    the men: each expert is fitted by hmmlearn to one of them, and assignment and start do not matter. The same
+    arguments, the same result. `watch` is called before each iteration.
+
+    Raises `MoevizError` for an assignment or a start that does not exist, fewer than 1 expert or state, a supervised
+    mixture of other than 9 experts, or where hmmlearn is needed and missing.
+    """
+    training, test = japanese_vowels()
+    if supervised:
+        found, objective = one_each(training, experts, states, seed, watch), np.zeros(0)
+    else:
+        found, objective = fit(training.frames, experts, states, assignment, start, seed, watch)
+    winners = [log_gate(found, side_by_side(part.frames)).argmax(axis=-1) for part in (training, test)]
+    speaker_of = np.arange(SPEAKERS) if supervised else matched(winners[0][-1], training.speaker, experts)
+    told = zip(winners, (training, test), strict=True)
+    shares = [float((speaker_of[winner[-1]] == part.speaker).mean()) for winner, part in told]
+    ours = {} if supervised else {"assignment": assignment, "start": start}
+    return Mixture(
+        settings={"experts": experts, "states": states, **ours, "supervised": supervised, "seed": seed},
+        prior=found.prior,
+        start=found.start,
+        transitions=found.transitions,
+        means=found.means,
+        variances=found.variances,
+        objective=objective,
+        speaker_of=tuple(speaker_of.tolist()),
+        training_share=shares[0],
+        test_share=shares[1],
+        frames_needed=int(np.quantile(settled_after(winners[1]), 0.9, method="higher")),
+    )
+
+
+def fit(
+    frames: Sequence[Float[np.ndarray, "_ D"]],
+    experts: int,
+    states: int,
+    assignment: str = "soft",
+    start: str = "k-means",
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> tuple[Experts, Float64[np.ndarray, " iterations"]]:
+    """Fit a mixture of hidden Markov models to any sequences by EM, until an iteration gains next to nothing.
+
+    Returns the experts, and the objective (see `hmm_experts.step`) before each step.
+
+    Raises `MoevizError` as `train` does.
+    """
+    if assignment not in ASSIGNMENTS or start not in STARTS:
+        raise MoevizError(f"Got {assignment!r} and {start!r}; it takes one of {ASSIGNMENTS} and one of {STARTS}.")
+    if experts < 1 or states < 1:
+        raise MoevizError(f"Got {experts} experts of {states} states; it takes 1 or more of each.")
+    rng, data = np.random.default_rng(seed), side_by_side(frames)
+    groups = (
+        k_means(_features(frames), experts, rng)[1] if start == "k-means" else rng.integers(experts, size=len(frames))
+    )
+    found, objective = _started(frames, groups, experts, states, rng), []
+    for iteration in range(MAX_ITERATIONS):
+        watch(iteration / MAX_ITERATIONS, f"iteration {iteration} of {MAX_ITERATIONS} at most")
+        found, value = step(found, data, assignment)
+        objective.append(value)
+        if iteration and objective[-1] - objective[-2] < ENOUGH * abs(objective[-2]):
+            break
+    return found, np.array(objective)
+
+
+def matched(expert: Int64[np.ndarray, " N"], label: Int64[np.ndarray, " N"], experts: int) -> Int64[np.ndarray, " K"]:
+    """The label of each expert, no two the same, so that as many sequences as can be are with the expert of their own.
+
+    NO_SPEAKER for experts that are left over.
+
+    Source: Kuhn, Naval Research Logistics Quarterly 2(1-2):83-97 (1955), by `scipy.optimize.linear_sum_assignment`.
+    """
+    counts = np.zeros((experts, int(label.max()) + 1), np.int64)
+    np.add.at(counts, (expert, label), 1)
+    mine, theirs = linear_sum_assignment(counts, maximize=True)
+    found = np.full(experts, NO_SPEAKER)
+    found[mine] = theirs
+    return found
+
+
+def settled_after(winner: Int64[np.ndarray, "T N"]) -> Int64[np.ndarray, " N"]:
+    """After how many frames each sequence is with its last expert for good, from 1 to T."""
+    elsewhere = winner != winner[-1]
+    return np.where(elsewhere.any(axis=0), len(winner) - elsewhere[::-1].argmax(axis=0), 0) + 1
+
+
+def _features(frames: Sequence[np.ndarray]) -> Float64[np.ndarray, "N _"]:
+    """Mean and standard deviation of each sequence, each scaled by its own spread."""
+    rows = np.array([np.concatenate([each.mean(axis=0), each.std(axis=0)]) for each in frames], np.float64)
+    return (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-9)
+
+
+def _started(
+    frames: Sequence[np.ndarray], groups: np.ndarray, experts: int, states: int, rng: np.random.Generator
+) -> Experts:
+    """Each expert from the frames of its group, cut into states by k-means; from all frames where it has too few."""
+    everything, means, variances = np.concatenate(frames).astype(np.float64), [], []
+    for expert in range(experts):
+        mine = [each for each, group in zip(frames, groups, strict=True) if group == expert]
+        own = np.concatenate(mine).astype(np.float64) if mine else everything
+        own = own if len(own) > states else everything
+        means.append(k_means(own, states, rng)[0])
+        variances.append(np.broadcast_to(own.var(axis=0) + LOWEST_VARIANCE, means[-1].shape))
+    transitions = 1 / states + rng.uniform(0, JITTER, (experts, states, states))
+    counts = np.bincount(groups, minlength=experts) + 1
+    return Experts(
+        prior=counts / counts.sum(),
+        start=np.full((experts, states), 1 / states),
+        transitions=transitions / transitions.sum(axis=-1, keepdims=True),
+        means=np.stack(means),
+        variances=np.stack(variances),
+    )

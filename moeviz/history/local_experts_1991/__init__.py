@@ -1,0 +1,1 @@
+"""1991: adaptive mixtures of local experts."""

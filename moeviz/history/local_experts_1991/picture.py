@@ -1,0 +1,78 @@
+"""The picture of the 1991 paper, in numbers: where each expert's answer changes, over the plane of two formants."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from moeviz.history.local_experts_1991.model import Mixture
+from moeviz.history.shared.vowels import VOWELS, Vowels, encode
+
+MARGIN = 0.05  # of the plane, around the samples
+STEPS = 201  # along a border of the gate
+SAME = 1e-9  # logits: on a border two are equal, but for rounding
+
+
+def decision_lines(result: Mixture, data: Vowels, at: int = -1) -> pd.DataFrame:
+    """Samples and lines of a mixture at one of its recorded epochs: figures 2 and 3 of the paper.
+
+    A sample belongs to the expert with the highest mixing proportion. An expert's line is where its output is 0.5; it
+    is drawn for the experts to which a sample belongs. The gate's line is where two of these have the same proportion
+    and no other has more.
+
+    One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
+    expert int16 (of the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (whether the
+    mixture's answer is on the right side of 0.5; True for lines) · surviving bool (whether the expert survives
+    training) · line str ("" for samples; which line this is an end of).
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), figures 2 and 3.
+    """
+    inputs, desired = encode(data)
+    state = result.state(at)
+    winner = state.proportions(inputs).argmax(axis=1)
+    samples = {
+        "what": "sample",
+        "f1": inputs[:, 0],
+        "f2": inputs[:, 1],
+        "expert": winner,
+        "vowel": [VOWELS[vowel] for vowel in data.vowel],
+        "right": (state.answer(inputs) > 0.5) == (desired > 0.5),
+    }
+    low, high = inputs[:, :2].min(axis=0), inputs[:, :2].max(axis=0)
+    low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
+    won = np.unique(winner).tolist()
+    lines = [("line", expert, f"{expert}", _ends(state.experts[:, expert], low, high)) for expert in won]
+    lines += [
+        ("gate", one, f"{one} and {other}", _border(state.gate, one, other, low, high))
+        for one, other in combinations(won, 2)
+    ]
+    ends = [
+        {"what": what, "f1": f1, "f2": f2, "expert": expert, "vowel": "", "right": True, "line": line}
+        for what, expert, line, points in lines
+        for f1, f2 in points
+    ]
+    frame = pd.concat([pd.DataFrame(samples).assign(line=""), pd.DataFrame(ends)], ignore_index=True)
+    return frame.assign(surviving=frame["expert"].isin(result.surviving)).astype({"expert": np.int16})
+
+
+def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
+    """The part of the line between two experts along which no third one is preferred; nothing where there is none."""
+    ends = _ends(gate[:, one] - gate[:, other], low, high)
+    if len(ends) < 2:
+        return []
+    along = np.linspace(*np.array(ends), STEPS)
+    logits = np.column_stack([along, np.ones(STEPS)]) @ gate
+    highest = np.flatnonzero(logits[:, one] >= logits.max(axis=1) - SAME)
+    return [tuple(along[i].tolist()) for i in highest[[0, -1]]] if len(highest) > 1 else []
+
+
+def _ends(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
+    """Where a line a·F1 + b·F2 + c = 0 enters and leaves the plane that is drawn; nothing where it does not."""
+    a, b, c = line
+    points = []
+    if b:
+        points += [(f1, -(a * f1 + c) / b) for f1 in (low[0], high[0])]
+    if a:
+        points += [(-(b * f2 + c) / a, f2) for f2 in (low[1], high[1])]
+    inside = [p for p in points if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]]
+    return [(float(f1), float(f2)) for f1, f2 in sorted(inside)[:: max(len(inside) - 1, 1)][:2]]

@@ -1,0 +1,1 @@
+"""2023: what is claimed of Mixtral, beside what comes out here."""

@@ -1,0 +1,75 @@
+"""Are Mixtral's parameters what its sizes give, and does the embedded model behave like a small Mixtral?"""
+
+import numpy as np
+
+from moeviz.capture.models.load import model_facts
+from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.history.shared.claims import NOT_PRINTED, Claim
+from moeviz.metrics.coverage import experts_touched
+from moeviz.metrics.locality import locality
+from moeviz.parameters import active_parameters
+from moeviz.routing_trace import RoutingTrace
+
+# As the papers and the makers print them, in billions: total and active.
+PRINTED = {"mistralai/Mixtral-8x7B-v0.1": (47, 13), "mistralai/Mixtral-8x22B-v0.1": (141, 39)}
+EXACT = {"mistralai/Mixtral-8x7B-v0.1": (46_702_792_704, 12_879_925_248)}
+NEAR_CHANCE = 0.02
+TOKENS_AT_ONCE = (1, 2, 4, 8, 16, 32)
+
+
+def claims(quick: bool = False) -> list[Claim]:
+    """The counts, and repetition and coverage of the embedded model on its evaluation texts."""
+    found = traces_over_training()
+    trace = found[max(found)]
+    return [*_counts(), *_locality(trace), *_chance(trace), *_coverage(trace)]
+
+
+def _counts() -> list[Claim]:
+    """Parameters from the sizes alone, on the meta device."""
+    rows = []
+    for name, (total, active) in PRINTED.items():
+        info = model_facts(name)
+        counts = (info.parameters.total, active_parameters(info.parameters, info.top_k))
+        for what, ours, printed in zip(("total", "active"), counts, (total, active), strict=True):
+            right = round(ours / 1e9) == printed
+            rows.append(Claim(f"{what} parameters of {name}, billions", ours / 1e9, printed, "to the digit", right))
+        if name in EXACT:
+            what = f"total parameters of {name}, and its active ones: {counts[1]:,}"
+            rows.append(
+                Claim(what, counts[0], EXACT[name][0], f"exact; active {EXACT[name][1]:,}", counts == EXACT[name])
+            )
+    return rows
+
+
+def _locality(trace: RoutingTrace) -> list[Claim]:
+    """Table 5: consecutive tokens share experts more often in deep layers than in the first."""
+    rows = []
+    for choice, frame in locality(trace).groupby("choice", sort=False):
+        first, last = frame["share"].iloc[0], frame["share"].iloc[-1]
+        what = f"share of neighbouring tokens with the same {choice}, last layer less first"
+        rows.append(Claim(what, last - first, NOT_PRINTED, "above 0", bool(last > first), "the embedded model"))
+    return rows
+
+
+def _chance(trace: RoutingTrace) -> list[Claim]:
+    """Tokens in any order repeat as often as their loads make them."""
+    order = np.random.default_rng(0).permutation(len(trace.tokens))
+    tokens = trace.tokens.assign(sequence=np.int32(0), position=np.arange(len(order), dtype=np.int32))
+    mixed = locality(RoutingTrace(trace.model, tokens, trace.experts[:, order]))
+    off = float((mixed["share"] - mixed["load_chance"]).abs().max())
+    what = "the same of tokens in any order, furthest from what their loads make likely"
+    return [Claim(what, off, NOT_PRINTED, f"below {NEAR_CHANCE}", off < NEAR_CHANCE, "the embedded model")]
+
+
+def _coverage(trace: RoutingTrace) -> list[Claim]:
+    """Of 8 experts, T tokens with two each need 8 (1 − (3/4)^T) by lot: a batch soon uses them all."""
+    touched = experts_touched(trace.select(layers=trace.model.layers[:1], tokens=slice(0, max(TOKENS_AT_ONCE))))
+    chance, used = (touched.set_index("tokens")[column] for column in ("chance", "experts"))
+    formula = [8 * (1 - (3 / 4) ** tokens) for tokens in TOKENS_AT_ONCE]
+    off = float(np.abs(chance.loc[list(TOKENS_AT_ONCE)].to_numpy() - formula).max())
+    what = "experts that 1 to 32 tokens use by lot, furthest from 8 (1 − (3/4)^T)"
+    return [
+        Claim(
+            what, off, NOT_PRINTED, "below 1e-9", off < 1e-9, f"the embedded model: {used.iloc[-1]} of 8 by 32 tokens"
+        )
+    ]

@@ -1,1 +1,0 @@
-"""The pictures of the gallery in numbers: a result -> DataFrame, which `moeviz.charts.history` draws."""

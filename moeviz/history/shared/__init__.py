@@ -1,0 +1,1 @@
+"""What several systems are made of: data, gates, results in files, claims."""

@@ -1,0 +1,43 @@
+"""The plane of vowels, which the experts of 1991 and the soft ones of 2002 divide."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+
+
+def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
+    """Samples and experts' lines over two formants. Columns: those of 1991's `decision_lines`."""
+    samples, lines, borders = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate"))
+    experts = sorted(int(expert) for expert in frame["expert"].unique())
+    colour = alt.Color(
+        "expert:N",
+        scale=alt.Scale(domain=experts, range=[theme.EXPERT_COLOURS[e % len(theme.EXPERT_COLOURS)] for e in experts]),
+        legend=alt.Legend(title="expert", orient="top"),
+    )
+    x = alt.X("f1:Q", title="first formant F1, kHz", scale=alt.Scale(zero=False))
+    y = alt.Y("f2:Q", title="second formant F2, kHz", scale=alt.Scale(zero=False))
+    points = (
+        alt.Chart(samples)
+        .mark_point(size=36, opacity=0.8)
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=alt.Shape("vowel:N", legend=alt.Legend(title="vowel", orient="top")),
+            tooltip=[
+                alt.Tooltip("vowel:N"),
+                alt.Tooltip("f1:Q", format=".2f"),
+                alt.Tooltip("f2:Q", format=".2f"),
+                alt.Tooltip("expert:Q", title="goes to expert", format="d"),
+                alt.Tooltip("right:N", title="answered right"),
+            ],
+        )
+    )
+    strokes = alt.Chart(lines).mark_line(strokeWidth=3).encode(x=x, y=y, color=colour)
+    gate = (
+        alt.Chart(borders)
+        .mark_line(strokeWidth=3, color=theme.CHANCE, strokeDash=list(theme.DASH))
+        .encode(x=x, y=y, detail="line:N", tooltip=alt.Tooltip("line:N", title="the gate is even between"))
+    )
+    return theme.framed(points + strokes + gate, theme.MEDIUM + 60)

@@ -1,0 +1,52 @@
+"""What training a system yields, kept in a file: how the pages of the gallery open without training anything.
+
+A result is a frozen dataclass of arrays, numbers, text and tuples of them. Each has a field `settings`: the arguments
+of `train` that made it, its seed among them. These give the same result again, bit for bit, on one machine with as many
+threads; elsewhere sums are rounded otherwise, and a long training goes its own way.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+# Called again and again while a system is trained, with the share that is done, from 0 to 1, and how far it is in
+# words. It may raise, and training ends.
+Watch = Callable[[float, str], None]
+
+SHIPPED = "shipped.npz"  # in the folder of its system
+_REST = "everything that is not an array"
+Result = TypeVar("Result")
+
+
+def unwatched(done: float, says: str) -> None:
+    """The `Watch` of who does not care."""
+
+
+def save(result: object, path: Path) -> None:
+    """Write a result to a file that `load` reads."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    rest = {name: value for name, value in values.items() if name not in arrays}
+    np.savez_compressed(path, **arrays, **{_REST: np.array(json.dumps(rest))})
+
+
+def load(kind: type[Result], path: Path) -> Result:
+    """Read a result of this kind. What was a list or a tuple is a tuple."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    rest = json.loads(str(arrays.pop(_REST)))
+    rest = {name: tuple(value) if isinstance(value, list) else value for name, value in rest.items()}
+    return kind(**arrays, **rest)
+
+
+def shipped(kind: type[Result]) -> Result:
+    """The result of this kind that ships, beside its class: of the default settings and seed 0.
+
+    `python -m benchmarks.history` makes it.
+    """
+    return load(kind, Path(sys.modules[kind.__module__].__file__).with_name(SHIPPED))

@@ -1,0 +1,1 @@
+"""2017: a sparsely-gated layer between two LSTMs."""

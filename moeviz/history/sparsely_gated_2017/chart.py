@@ -1,0 +1,120 @@
+"""The pictures of the sparsely-gated mixture of 2017. No topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.history.sparsely_gated_2017.picture import balance_by_step, beside_paper
+
+OURS, PAPER = "16 experts, here", "256 experts, paper"
+HEADINGS = {
+    "CV(importance)": "CV(importance)",
+    "CV(load)": "CV(load)",
+    "max / mean load": "max / mean load − 1",
+}
+TICKS = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
+ENDS = ("lowest", "highest")
+ROW = 22  # pixels
+
+
+def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
+    """How uneven the experts are, by loss weights, ours beside the paper's. Columns: those of `beside_paper`."""
+    headings = frame["measure"].map(HEADINGS)
+    placed = frame.assign(row=headings + "|" + frame["setting"], whose=OURS, uneven=frame["ours"] - frame["even"])
+    placed = placed.assign(
+        **{f"{end}_seed": frame[end] for end in ENDS}, **{end: frame[end] - frame["even"] for end in ENDS}
+    )
+    theirs = placed.assign(whose=PAPER, uneven=frame["paper"] - frame["even"])
+    rows = [row for heading, part in placed.groupby("measure", sort=False) for row in _block(HEADINGS[heading], part)]
+    y = alt.Y("row:N", title=None, scale=alt.Scale(domain=rows), axis=_rows_axis())
+    scale = alt.Scale(type="log", domain=[TICKS[0] * 0.8, TICKS[-1]], nice=False)
+    axis = alt.Axis(values=TICKS, format="~g", labelOverlap=True)
+    x = alt.X("uneven:Q", title="how uneven (even is 0, far left)", scale=scale, axis=axis)
+    between = alt.Chart(placed.assign(theirs=theirs["uneven"])).mark_rule(color=theme.NOTE, opacity=0.5)
+    ranges = alt.Chart(placed).mark_rule(color=theme.PAIR[0], strokeWidth=5, opacity=0.5)
+    marks = alt.Chart(pd.concat([placed, theirs])).mark_point(filled=True, size=70, opacity=1)
+    kinds = {"domain": [OURS, PAPER]}
+    legend = alt.Legend(title=None, orient="top", columns=1)
+    return theme.framed(
+        alt.layer(
+            between.encode(x=x, x2="theirs:Q", y=y),
+            ranges.encode(x=alt.X("lowest:Q", scale=scale), x2="highest:Q", y=y),
+            marks.encode(
+                x=x,
+                y=y,
+                color=alt.Color("whose:N", scale=alt.Scale(range=list(theme.PAIR), **kinds), legend=legend),
+                shape=alt.Shape("whose:N", scale=alt.Scale(range=["circle", "diamond"], **kinds), legend=legend),
+                tooltip=_tooltip(),
+            ),
+        ),
+        ROW * len(rows) + 110,
+    )
+
+
+def _block(heading: str, part: pd.DataFrame) -> list[str]:
+    """A measure's name on a row of its own, then its settings."""
+    return [f"{heading}|", *part["row"]]
+
+
+def _rows_axis() -> alt.Axis:
+    named = "split(datum.label, '|')[1] ? split(datum.label, '|')[1] : split(datum.label, '|')[0]"
+    bold = alt.condition("split(datum.value, '|')[1] == ''", alt.value("bold"), alt.value("normal"))
+    return alt.Axis(labelExpr=named, labelFontWeight=bold, labelLimit=140, labelFlush=False, ticks=False, domain=False)
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    numbers = {
+        "ours": OURS,
+        "lowest_seed": "lowest of the seeds",
+        "highest_seed": "highest",
+        "paper": PAPER,
+        "even": "even",
+    }
+    return [
+        alt.Tooltip("measure:N"),
+        alt.Tooltip("setting:N", title="losses"),
+        *(alt.Tooltip(f"{field}:Q", title=title, format=".2f") for field, title in numbers.items()),
+        alt.Tooltip("seeds:Q", title="seeds", format="d"),
+    ]
+
+
+def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
+    """How busy the busiest expert is over training, by the smooth load and by words. Columns: of `balance_by_step`."""
+    measures = list(frame["measure"].unique())
+    lines = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("step:Q", title="step of training (dashed: even)", scale=alt.Scale(nice=False)),
+            y=alt.Y("value:Q", title="busiest expert / mean", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "measure:N",
+                scale=alt.Scale(domain=measures, range=list(theme.PAIR)),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+            tooltip=[
+                alt.Tooltip("measure:N"),
+                alt.Tooltip("step:Q", title="up to step", format="d"),
+                alt.Tooltip("value:Q", title="busiest / mean", format=".2f"),
+            ],
+        )
+    )
+    return theme.framed(lines + theme.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
+
+
+BALANCE_TABLE = Chart(
+    "Which losses keep the experts equally busy?",
+    "Each row is a pair of loss weights, and the further left its marks, the more even the experts; the scale is "
+    "logarithmic, and the pale bar spans our seeds. Ours has 16 experts and the paper's table 6 has 256, so compare "
+    "the order of the rows and not the numbers.",
+    measure=beside_paper,
+    draw=balance_dots,
+)
+BUSIEST_EXPERT = Chart(
+    "Does the gate keep its experts equally busy?",
+    "Each line is the busiest expert over the mean expert, of the words of ten steps: by the smooth load that the loss "
+    "sees, and by the words that experts were given. It begins as by lot, since gates start at 0; 1 is even.",
+    measure=balance_by_step,
+    draw=busiest_over_steps,
+)

@@ -1,0 +1,161 @@
+"""The sparsely-gated mixture of experts, trained: a language model of 2017, small, on a text of 100,000 words.
+
+Source: Shazeer et al. (arXiv 1701.06538), section 5.1 and appendices A to C. The paper's text has a billion words.
+Ours are text and sizes, and Adam with one step size.
+
+N words, E experts, K chosen of them; in a hierarchy G groups, k chosen of them.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int16, Int64, UInt8
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from moeviz.errors import MoevizError
+from moeviz.history.shared.datasets import english
+from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.sparsely_gated_2017.language_model import LanguageModel
+from moeviz.history.sparsely_gated_2017.noisy_top_k import Routing, balancing_loss, squared_variation
+
+SEQUENCES, LENGTH = 32, 32  # of a step, and words of each
+STEPS = 400
+STEP_SIZE = 4e-3
+LARGEST_GRADIENT = 1.0
+MOST_EXPERTS = 256
+LAST = 20  # steps at the end over which balance is averaged: that of one batch is noisy
+MEASURES = ("CV(importance)", "CV(load)", "max / mean load", "max / mean words")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparselyGated:
+    """What a trained model does with words that it has not seen, and how its balance came about."""
+
+    settings: dict[str, int | float]  # the arguments of `train`
+    perplexity: float  # on all held-out words, without noise
+    perplexity_by_step: Float32[np.ndarray, " steps"] = field(repr=False)  # on the words of each step, with noise
+    balance: Float32[np.ndarray, "steps 4"] = field(repr=False)  # MEASURES on the words of each step, with noise
+    words: Int16[np.ndarray, " N"] = field(repr=False)  # held out, sequences of LENGTH in a row: in the vocabulary
+    chosen: UInt8[np.ndarray, "N K"] = field(repr=False)  # without noise, highest weight first in each group
+    weights: Float32[np.ndarray, "N K"] = field(repr=False)
+    logits: Float32[np.ndarray, "N E"] = field(repr=False)  # x · W_g; of a hierarchy each group's own, group by group
+    groups: UInt8[np.ndarray, "N k"] = field(repr=False)  # the same of the primary gate; k and G are 0 without groups
+    group_weights: Float32[np.ndarray, "N k"] = field(repr=False)
+    group_logits: Float32[np.ndarray, "N G"] = field(repr=False)
+
+    def at_end(self) -> dict[str, float]:
+        """Each of MEASURES at the end of training: its mean over the last 20 steps."""
+        return dict(zip(MEASURES, self.balance[-LAST:].mean(axis=0).tolist(), strict=True))
+
+
+def train(
+    experts: int = 16,
+    top_k: int = 2,
+    importance: float = 0.1,
+    load: float = 0.1,
+    groups: int = 0,
+    steps: int = STEPS,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> SparselyGated:
+    """Train a language model whose gate is kept balanced by two losses with these weights, w_importance and w_load.
+
+    A word goes to `top_k` experts. With `groups`, the experts are divided among so many, and a word goes to `top_k`
+    groups and in each of them to `top_k` experts. The same arguments, the same result. `watch` is called before each
+    step.
+
+    Raises `MoevizError` for numbers that do not go together.
+    """
+    _check(experts, top_k, groups, steps, (importance, load))
+    settings = {"experts": experts, "top_k": top_k, "importance": importance, "load": load, "groups": groups}
+    data, draws = english(), torch.Generator().manual_seed(seed)
+    model = LanguageModel(len(data.vocabulary), experts, top_k, groups, draws)
+    optimizer = torch.optim.Adam(model.parameters(), STEP_SIZE, fused=True)
+    losses, balance = [], []
+    for step, (words, following) in enumerate(_excerpts(data.training, steps, draws)):
+        scores, routing = model(words, draws)
+        loss = cross_entropy(scores, following)
+        losses.append(loss.item())
+        balance.append(_balance(routing))
+        watch(
+            step / steps, f"step {step}, perplexity {math.exp(losses[-1]):,.0f}, busiest {balance[-1][-1]:.2f} × mean"
+        )
+        optimizer.zero_grad()
+        (loss + balancing_loss(routing, importance, load)).backward()
+        clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
+        optimizer.step()
+    return SparselyGated(
+        settings=settings | {"steps": steps, "seed": seed},
+        perplexity_by_step=np.exp(np.array(losses, np.float32)),
+        balance=np.array(balance, np.float32),
+        **_without_noise(model, data.held_out, watch),
+    )
+
+
+def _excerpts(text: np.ndarray, steps: int, draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each step, sequences from anywhere in the text, and the word that follows each of their words."""
+    words = torch.from_numpy(text)
+    for _ in range(steps):
+        start = torch.randint(len(words) - LENGTH, (SEQUENCES, 1), generator=draws)
+        excerpt = words[start + torch.arange(LENGTH + 1)]
+        yield excerpt[:, :-1], excerpt[:, 1:].flatten()
+
+
+def _balance(routing: Routing) -> tuple[float, ...]:
+    """MEASURES of one batch."""
+    words = torch.bincount(routing.chosen.flatten(), minlength=len(routing.load)).float()
+    spread = [math.sqrt(squared_variation(each).item()) for each in (routing.importance, routing.load)]
+    return (*spread, *((each.max() / each.mean()).item() for each in (routing.load, words)))
+
+
+@torch.no_grad()
+def _without_noise(model: LanguageModel, text: Int64[np.ndarray, " words"], watch: Watch) -> dict[str, object]:
+    """How well the model guesses the held-out text, and where the first batch of it goes."""
+    words = torch.from_numpy(text)
+    batches = (len(words) - 1) // (SEQUENCES * LENGTH)
+    ends = batches * SEQUENCES * LENGTH
+    total, routings = 0.0, []
+    for given, following in zip(
+        words[:ends].view(batches, SEQUENCES, LENGTH), words[1 : ends + 1].view(batches, -1), strict=True
+    ):
+        watch(1.0, "held-out words")
+        scores, routing = model(given)
+        total += cross_entropy(scores, following, reduction="sum").item()
+        routings.append(routing)
+    seen = SEQUENCES * LENGTH
+    return {"perplexity": math.exp(total / ends), "words": text[:seen].astype(np.int16)} | _decisions(routings[0])
+
+
+def _decisions(routing: Routing) -> dict[str, np.ndarray]:
+    """A routing as the arrays of a result."""
+    *primary, gate = routing.levels
+    clean = gate.clean if not primary else gate.clean.transpose(0, 1).flatten(1)
+    nothing = torch.zeros(len(routing.chosen), 0)
+    groups = (primary[0].chosen, primary[0].weights, primary[0].clean) if primary else (nothing,) * 3
+    tensors = {
+        "chosen": routing.chosen,
+        "weights": routing.weights,
+        "logits": clean,
+        **dict(zip(("groups", "group_weights", "group_logits"), groups, strict=True)),
+    }
+    kinds = {"chosen": np.uint8, "groups": np.uint8}
+    return {name: tensor.numpy().astype(kinds.get(name, np.float32)) for name, tensor in tensors.items()}
+
+
+def _check(experts: int, top_k: int, groups: int, steps: int, weights: tuple[float, float]) -> None:
+    if not 1 <= experts <= MOST_EXPERTS or groups < 0 or (groups and experts % groups):
+        raise MoevizError(
+            f"Got {experts} experts in {groups} groups; it takes 1 to {MOST_EXPERTS} experts, and groups of equal size."
+        )
+    most = min(groups, experts // groups) if groups else experts
+    if not 1 <= top_k <= most:
+        raise MoevizError(f"Got top-{top_k} of {experts} experts in {groups} groups; it takes top-1 to top-{most}.")
+    if min(weights) < 0 or steps < 1:
+        raise MoevizError(
+            f"Got weights {weights} of the losses and {steps} steps; no weight may be below 0, and it takes a step."
+        )

@@ -1,0 +1,1 @@
+"""2002: support vector machines as experts, each with a limit of examples."""

@@ -1,0 +1,206 @@
+"""Pictures of mixtures of support vector machines. No topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.history.shared.chart import formant_plane
+from moeviz.history.svm_experts_2002.em_picture import soft_errors, svm_lines
+from moeviz.history.svm_experts_2002.picture import (
+    HAS_ROOM,
+    TAKEN_IN,
+    TURNED_AWAY,
+    error_by_experts,
+    error_by_iteration,
+    expert_room,
+    overflow_by_iteration,
+    what_room_changes,
+)
+
+PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}
+SYSTEMS = {
+    "gated mixture": theme.MAIN,
+    "uniform mixture": theme.CHANCE,
+    "one machine": theme.NOTE,
+    "gated, experts that know nothing": theme.EXPERT_COLOURS[2],
+}
+LINES = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.CHANCE, theme.NOTE)
+WHAT = (theme.CHANCE, theme.MAIN, theme.EXPERT_COLOURS[2])
+
+
+def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
+    """What each expert is to learn from, and what it wanted, with its capacity. Columns: those of `expert_room`."""
+    bars = (
+        alt.Chart(frame.assign(order=frame["part"].map(list(PARTS).index)))
+        .mark_bar()
+        .encode(
+            x=alt.X("expert:O", title="expert (dashed: capacity)", axis=theme.ids_axis()),
+            y=alt.Y("examples:Q", title="training examples"),
+            color=_colour("part", PARTS, columns=1),
+            order="order:Q",
+            tooltip=[
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("part:N"),
+                alt.Tooltip("examples:Q", format=","),
+                alt.Tooltip("turned_away:Q", title="of its first choices, turned away", format=".0%"),
+                alt.Tooltip("capacity:Q", title="capacity, examples", format=","),
+                alt.Tooltip("uniform:Q", title="even share, examples", format=",.0f"),
+            ],
+        )
+    )
+    return theme.framed(bars + theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
+
+
+def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of examples without their first choice, with chance. Columns: those of `overflow_by_iteration`."""
+    bars = (
+        alt.Chart(frame)
+        .mark_bar(color=theme.MAIN)
+        .encode(
+            x=alt.X("iteration:O", title="iteration (dashed: by lot)", axis=theme.ids_axis()),
+            y=alt.Y("overflow:Q", title="share of examples", axis=theme.share_axis()),
+            tooltip=[
+                alt.Tooltip("iteration:Q", format="d"),
+                alt.Tooltip("overflow:Q", title="not given to first choice", format=".1%"),
+                alt.Tooltip("by_lot:Q", title="by lot", format=".1%"),
+                alt.Tooltip("busiest:Q", title="most liked expert, even shares", format=".2f"),
+            ],
+        )
+    )
+    return theme.framed(bars + theme.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
+
+
+def error_lines(frame: pd.DataFrame) -> alt.Chart:
+    """Errors by iteration, one line a system. Columns: those of `error_by_iteration`."""
+    systems = dict(zip(frame["system"].unique(), [*LINES[: frame["system"].nunique() - 1], theme.NOTE], strict=True))
+    chart = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            x=alt.X(
+                "iteration:Q", title="iteration", scale=alt.Scale(zero=False), axis=alt.Axis(tickMinStep=1, format="d")
+            ),
+            y=alt.Y("error:Q", title="error", axis=theme.share_axis()),
+            color=_colour("system", systems),
+            tooltip=[
+                alt.Tooltip("system:N"),
+                alt.Tooltip("iteration:Q", format="d"),
+                alt.Tooltip("error:Q", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.MEDIUM)
+
+
+def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
+    """Errors by number of experts, one line a system and kernel. Columns: those of `error_by_experts`."""
+    dash = alt.StrokeDash(
+        "kernel:N",
+        scale=alt.Scale(domain=["linear", "rbf"], range=[[1, 0], list(theme.DASH)]),
+        legend=None,  # the reading says it: on a phone there is no room for two legends
+    )
+    chart = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            x=_doubling("experts", "experts", sorted(frame["experts"].unique().tolist())),
+            y=alt.Y("error:Q", title="test error", axis=theme.share_axis()),
+            color=_colour("system", SYSTEMS, columns=1),
+            strokeDash=dash,
+            tooltip=[
+                alt.Tooltip("system:N"),
+                alt.Tooltip("kernel:N"),
+                alt.Tooltip("experts:Q", format="d"),
+                alt.Tooltip("error:Q", title="error, mean of five seeds", format=".1%"),
+                alt.Tooltip("lowest:Q", title="lowest", format=".1%"),
+                alt.Tooltip("highest:Q", title="highest", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.MEDIUM + 60)
+
+
+def room_lines(frame: pd.DataFrame) -> alt.Chart:
+    """Overflow, the largest expert and the error by capacity factor. Columns: those of `what_room_changes`."""
+    colours = dict(zip(frame["what"].unique(), WHAT, strict=True))
+    chart = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            x=_doubling("capacity_factor", "capacity factor (capacity in even shares)", [1, 2, 4, 8]),
+            y=alt.Y("share:Q", title="share", axis=theme.share_axis()),
+            color=_colour("what", colours, columns=1),
+            tooltip=[
+                alt.Tooltip("what:N"),
+                alt.Tooltip("room:Q", title="room c, examples", format=","),
+                alt.Tooltip("capacity_factor:Q", title="capacity factor", format=".2f"),
+                alt.Tooltip("share:Q", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.MEDIUM)
+
+
+def _colour(field: str, colours: dict[str, str], columns: int = 2) -> alt.Color:
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(
+        f"{field}:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=columns, labelLimit=260)
+    )
+
+
+def _doubling(field: str, title: str, values: list[int]) -> alt.X:
+    scale = alt.Scale(type="log", base=2, nice=False, domain=[values[0], values[-1]])
+    return alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, format="d"))
+
+
+EXPERT_ROOM = Chart(
+    "Which experts have no room for the examples that would be theirs?",
+    "Blue and grey are what an expert learns from next, at most its capacity N/M + c, which is dashed; orange is what "
+    "the gater would have given it as well, and what another expert got, in whose bar it is grey.",
+    measure=expert_room,
+    draw=room_bars,
+)
+OVERFLOW = Chart(
+    "How many examples do not get their first choice?",
+    "Each bar is the share of the training examples that found their first choice full; the dashed line is the same "
+    "after a gater that likes experts at random.",
+    measure=overflow_by_iteration,
+    draw=overflow_bars,
+)
+ERRORS = Chart(
+    "Does the gater make up for experts that learn from little?",
+    "Each line is a share of digits told wrong, lower is better; with even weights the same experts count alike, and "
+    "the grey line is one machine that learns from all examples.",
+    measure=error_by_iteration,
+    draw=error_lines,
+)
+SOFT_ERRORS = Chart(
+    "Do several lines do what one cannot?",
+    "Each line is a share of vowels told wrong, lower is better; the grey line is one linear machine, and half wrong "
+    "is no better than chance.",
+    measure=soft_errors,
+    draw=error_lines,
+)
+ERROR_BY_EXPERTS = Chart(
+    "Do more experts make fewer errors?",
+    "Each line is the share of test digits told wrong by so many experts, mean of five seeds, drawn through for linear "
+    "experts and dashed for rbf; from green down to blue is what the learning of linear experts is worth, the rest is "
+    "the gater's.",
+    measure=error_by_experts,
+    draw=error_by_experts_lines,
+)
+WHAT_ROOM_CHANGES = Chart(
+    "What does more room for each expert change?",
+    "From left to right each of 8 linear experts may learn from more, up to no limit: fewer examples are turned away, "
+    "the largest expert takes more of all examples (an even share is 12.5 %), and the error hardly moves.",
+    measure=what_room_changes,
+    draw=room_lines,
+)
+SVM_LINES = Chart(
+    "How do the machines share the plane out?",
+    "Each mark is one spoken vowel, in the colour of the expert that the gate trusts most with it, and each line is "
+    "where that expert changes its answer.",
+    measure=svm_lines,
+    draw=formant_plane,
+)

@@ -1,0 +1,211 @@
+"""A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
+
+A support vector machine takes at least the square of its examples in time, so many that learn from few each are quicker
+than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these machines
+is one.
+
+The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
+experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
+highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19 years
+before the capacity factor of Switch Transformers.
+
+Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001) and
+Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so is the
+tanh on each expert's output, which keeps the gater steady.
+
+N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+from sklearn.decomposition import PCA
+from sklearn.svm import SVC, LinearSVC
+
+from moeviz.errors import MoevizError
+from moeviz.history.shared.datasets import Digits, digits
+from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.svm_experts_2002.gater import STEPS, mixed, new_gater, trained
+
+SETTINGS = ("experts", "room", "kernel", "iterations", "shuffled", "seed")
+KERNELS = ("linear", "rbf")
+COMPONENTS = 30  # of the images, by principal component analysis of those to train on
+HIDDEN = 4  # units of the gater, few: with many it tells odd from even by itself, whatever the experts say
+MOST_EXPERTS = 64
+KEPT = 1000  # training examples whose weights a result keeps
+TOLD_EVERY = 25  # steps of the gater
+
+Machine = Callable[[np.ndarray], Float64[np.ndarray, " N"]]  # inputs to outputs from −1 to 1
+Teller = Callable[[str, float, int], None]  # who learns, the share of the iteration before, and the step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Digits to be told apart: odd 1, even −1."""
+
+    inputs: Float64[np.ndarray, "N D"]
+    odd: Float64[np.ndarray, " N"]
+    digit: Int64[np.ndarray, " N"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SVMMixture:
+    """A trained mixture, and how it got there. Errors are shares of digits called odd that are even, or the reverse."""
+
+    settings: dict[str, int | str | bool]  # experts, room, kernel, iterations, shuffled, seed
+    capacity: int  # examples that an expert may learn from
+    digit: UInt8[np.ndarray, " N"]  # what each training example shows
+    first_choice: UInt8[np.ndarray, "I N"] = field(repr=False)  # the expert that the gater weighs highest
+    assigned: UInt8[np.ndarray, "I N"] = field(repr=False)  # the expert that learns from it in the next iteration
+    weights: Float32[np.ndarray, "I S M"] = field(repr=False)  # of the gater, for the first S training examples
+    train_error: Float64[np.ndarray, " I"]
+    test_error: Float64[np.ndarray, " I"]
+    even_error: Float64[np.ndarray, " I"]  # on the test digits, were all experts of the iteration weighed alike
+    single_error: float  # on the test digits, of one machine that learns from all examples
+
+    @property
+    def overflow(self) -> Float64[np.ndarray, " I"]:
+        """Share of the examples that were not given to their first choice, since it was full."""
+        return (self.first_choice != self.assigned).mean(axis=1)
+
+    @property
+    def uniform_error(self) -> float:
+        """Test error of the uniform mixture: experts that learn from random parts, and count alike."""
+        return float(self.even_error[0])
+
+
+def train(
+    experts: int = 8,
+    room: int = 1,
+    kernel: str = "linear",
+    iterations: int = 6,
+    shuffled: bool = False,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> SVMMixture:
+    """The loop, over 4,000 digits. An expert learns from N/M + `room` of them at most.
+
+    With `shuffled`, every expert learns from its part with odd and even dealt out anew among the images: a control,
+    whose experts know nothing, so that all that is right is the gater's. The same arguments, the same result. `watch`
+    is called before each expert and every few steps of the gater.
+
+    Raises `MoevizError` for a kernel that is not in KERNELS, other than 1 to 64 experts, a negative room, or no
+    iteration.
+    """
+    _check(experts, room, kernel, iterations)
+    watch(0.0, "images to numbers")
+    task, test = odd_or_even()
+    rng, capacity = np.random.default_rng(seed), capacity_of(len(task.odd), experts, room)
+    part = rng.permutation(np.arange(len(task.odd)) % experts)
+    gater, rows = new_gater(task.inputs.shape[1], HIDDEN, experts, rng), []
+    for iteration in range(iterations):
+        told = _teller(watch, iteration, iterations)
+        classes = rng.permutation(task.odd) if shuffled else task.odd
+        outputs, on_test = _experts_say(part, experts, kernel, replace(task, odd=classes), test, told)
+        gater = trained(gater, task.inputs, outputs, task.odd, lambda step, told=told: told("gater", 0.5, step))
+        weights = gater.weights(task.inputs)
+        part = assign(weights, capacity, rng)
+        rows.append(
+            {
+                "first_choice": weights.argmax(axis=1).astype(np.uint8),
+                "assigned": part.astype(np.uint8),
+                "weights": weights[:KEPT].astype(np.float32),
+                "train_error": _error(mixed(weights, outputs), task),
+                "test_error": _error(mixed(gater.weights(test.inputs), on_test), test),
+                "even_error": _error(on_test.sum(axis=1), test),
+            }
+        )
+    watch(1.0, "one machine for all")
+    return SVMMixture(
+        settings=dict(zip(SETTINGS, (experts, room, kernel, iterations, shuffled, seed), strict=True)),
+        capacity=capacity,
+        digit=task.digit.astype(np.uint8),
+        single_error=_error(machine(task.inputs, task.odd, kernel)(test.inputs), test),
+        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+    )
+
+
+def capacity_of(examples: int, experts: int, room: int) -> int:
+    """N/M + c, N/M rounded up, so that there is room for all."""
+    return -(-examples // experts) + room
+
+
+def assign(weights: Float64[np.ndarray, "N M"], capacity: int, rng: np.random.Generator) -> Int64[np.ndarray, " N"]:
+    """Step 4: the expert with the highest weight that still has room, for one example after the other.
+
+    The examples come in random order, since who comes late finds experts full. Equal weights go to the lower id.
+    Returns the expert of each example.
+    """
+    wanted = np.argsort(-weights, axis=1, kind="stable")
+    left, given = np.full(weights.shape[1], capacity), np.empty(len(weights), np.int64)
+    for example in rng.permutation(len(weights)):
+        expert = next(expert for expert in wanted[example] if left[expert])
+        given[example] = expert
+        left[expert] -= 1
+    return given
+
+
+def machine(inputs: Float64[np.ndarray, "N D"], desired: Float64[np.ndarray, " N"], kernel: str) -> Machine:
+    """A support vector machine that has learnt these examples: inputs to tanh of their distance from its boundary.
+
+    Of one class alone there is nothing to learn, and it always says that class; of no example at all, 0.
+    """
+    classes = np.unique(desired)
+    if len(classes) < 2:
+        always = float(classes[0]) if len(classes) else 0.0
+        return lambda inputs: np.full(len(inputs), always)
+    # Neither draws anything here; without a seed of its own each would take one from the global generator.
+    model = LinearSVC(dual=False, random_state=0) if kernel == "linear" else SVC(kernel=kernel, random_state=0)
+    model.fit(inputs, desired)
+    return lambda inputs: np.tanh(model.decision_function(inputs))
+
+
+@cache
+def odd_or_even() -> tuple[Task, Task]:
+    """The digits as their first COMPONENTS principal components: those to train on, and those to test."""
+    training, test = digits()
+    components = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(_pixels(training))
+    return _task(components, training), _task(components, test)
+
+
+def _task(components: PCA, images: Digits) -> Task:
+    return Task(components.transform(_pixels(images)), np.where(images.digit % 2, 1.0, -1.0), images.digit)
+
+
+def _pixels(images: Digits) -> Float64[np.ndarray, "N pixels"]:
+    return images.images.reshape(len(images.images), -1) / 255
+
+
+def _experts_say(
+    part: Int64[np.ndarray, " N"], experts: int, kernel: str, task: Task, test: Task, told: Teller
+) -> tuple[Float64[np.ndarray, "N M"], Float64[np.ndarray, "_ M"]]:
+    """Step 2: train every expert on its part. What each says of all examples, and of the test digits."""
+    said = []
+    for expert in range(experts):
+        told(f"expert {expert + 1} of {experts}", 0.5 * expert / experts, 0)
+        learnt = machine(task.inputs[part == expert], task.odd[part == expert], kernel)
+        said.append((learnt(task.inputs), learnt(test.inputs)))
+    return tuple(np.stack(outputs, axis=1) for outputs in zip(*said, strict=True))
+
+
+def _teller(watch: Watch, iteration: int, iterations: int) -> Teller:
+    def told(who: str, done: float, step: int) -> None:
+        if step % TOLD_EVERY == 0:
+            watch((iteration + done + step / STEPS / 2) / iterations, f"iteration {iteration + 1}: {who}")
+
+    return told
+
+
+def _error(answers: Float64[np.ndarray, " N"], task: Task) -> float:
+    return float(((answers > 0) != (task.odd > 0)).mean())
+
+
+def _check(experts: int, room: int, kernel: str, iterations: int) -> None:
+    if kernel not in KERNELS or not 1 <= experts <= MOST_EXPERTS or room < 0 or iterations < 1:
+        raise MoevizError(
+            f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations; it takes 1 to "
+            f"{MOST_EXPERTS} experts, a room of 0 or more, one of {list(KERNELS)}, and 1 iteration or more."
+        )

@@ -1,0 +1,207 @@
+"""Switch Transformer: a language model whose second block sends each word to one expert of eight.
+
+Two Transformer blocks that read up to 32 words and say the next one. All tokens of a batch are one group, so an expert
+has room for ⌈1,024 / experts · capacity factor⌉ of them, in training and in evaluation.
+
+Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022). Its models are T5s of 0.2 to 1,600 billion
+parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
+
+S sequences of a batch, W words of a sequence, D width of a word, E experts, N = S · W held-out words.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Int16, UInt8
+from torch import nn
+from torch.nn import functional
+
+from moeviz.errors import MoevizError
+from moeviz.history.shared.datasets import english
+from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.switch_2021.layer import DenseLayer, Routed, SwitchLayer, balancing_loss, matrix
+
+SEQUENCES, WORDS = 32, 32
+WIDTH, HIDDEN, HEADS = 64, 128, 4
+EXPERTS = 8
+STEPS = 600
+LEARNING_RATE = 2e-3
+LONGEST_GRADIENT = 1.0
+EMBEDDING_DEVIATION = 0.05
+MOST_EXPERTS = 64
+STRETCH, HELD_OUT_EVERY = SEQUENCES * WORDS + 1, 12  # a stretch of text is a batch, and the word after it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Switch:
+    """A trained Switch Transformer, or its dense twin, and how it got there."""
+
+    settings: dict[str, int | float | bool]  # experts, capacity_factor, aux_weight, steps, seed, dense
+    dropped_by_step: UInt8[np.ndarray, "steps S"] = field(repr=False)  # words of each sequence, in the batch's order
+    balance_by_step: Float32[np.ndarray, " steps"] = field(repr=False)  # N Σ fᵢ Pᵢ: 1 is uniform
+    words: Int16[np.ndarray, " N"] = field(repr=False)  # held out, one sequence of W after another: in the vocabulary
+    logits: Float32[np.ndarray, "N E"] = field(repr=False)  # E is 0 in the dense twin
+    chosen: Int16[np.ndarray, " N"] = field(repr=False)  # what the router wanted, dropped or not; -1 in the dense twin
+    gate: Float32[np.ndarray, " N"] = field(repr=False)  # pᵢ(x) of the expert chosen; 1 in the dense twin
+    dropped: Bool[np.ndarray, " N"] = field(repr=False)  # these N words are one group
+    perplexity: float  # on all held-out words, those that are dropped too
+    held_out_dropped: float  # share of all held-out words
+    parameters: int
+
+    def drop_rate(self, steps: slice) -> float:
+        """The share of words that were dropped in these steps of the training."""
+        return float(self.dropped_by_step[steps].mean() / WORDS)
+
+
+class Block(nn.Module):
+    """One Transformer block: attention to the words before, then a feed-forward layer, dense or Switch."""
+
+    def __init__(self, feed_forward: DenseLayer | SwitchLayer, draws: torch.Generator) -> None:
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.mix, self.mixed = matrix(draws, WIDTH, 3 * WIDTH), matrix(draws, WIDTH, WIDTH)
+        self.feed_forward = feed_forward
+
+    def forward(
+        self, x: Float[torch.Tensor, "S W D"], jitter: torch.Generator | None
+    ) -> tuple[Float[torch.Tensor, "S W D"], Routed | None]:
+        """The words after this block, and what its router did, where it has one."""
+        parts = (self.before(x) @ self.mix).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(*parts, is_causal=True)
+        x = x + attended.transpose(1, 2).flatten(2) @ self.mixed
+        if isinstance(self.feed_forward, DenseLayer):
+            return x + self.feed_forward(self.between(x)), None
+        routed = self.feed_forward(self.between(x).flatten(0, 1), jitter)
+        return x + routed.output.view_as(x), routed
+
+
+class LanguageModel(nn.Module):
+    """Which word comes next? A dense block, then one with a Switch layer (or a dense one: its twin)."""
+
+    def __init__(self, vocabulary: int, feed_forward: DenseLayer | SwitchLayer, draws: torch.Generator) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(EMBEDDING_DEVIATION * torch.randn(vocabulary, WIDTH, generator=draws))
+        self.position = nn.Parameter(EMBEDDING_DEVIATION * torch.randn(WORDS, WIDTH, generator=draws))
+        self.blocks = nn.ModuleList([Block(DenseLayer(WIDTH, HIDDEN, draws), draws), Block(feed_forward, draws)])
+        self.last = nn.LayerNorm(WIDTH)
+        self.head = matrix(draws, WIDTH, vocabulary)
+
+    def forward(
+        self, words: Int[torch.Tensor, "S W"], jitter: torch.Generator | None = None
+    ) -> tuple[Float[torch.Tensor, "S W vocabulary"], Routed | None]:
+        """Logits of the next word, and what the router of the last block did."""
+        x, routed = functional.embedding(words, self.embedding) + self.position, None
+        for block in self.blocks:
+            x, routed = block(x, jitter)
+        return self.last(x) @ self.head, routed
+
+
+def train(
+    experts: int = EXPERTS,
+    capacity_factor: float = 1.25,
+    aux_weight: float = 1e-2,
+    steps: int = STEPS,
+    seed: int = 0,
+    dense: bool = False,
+    watch: Watch = unwatched,
+) -> Switch:
+    """Train a tiny Switch Transformer on English, or with `dense` its twin without a router; try it on held-out words.
+
+    The twin has one expert for all words, so a word takes as many multiplications (but for the router's). It sees the
+    same batches, and starts with the same weights outside of that layer. `aux_weight` is α. The same arguments give
+    the same result on as many threads of torch; on another number, sums are rounded otherwise and training drifts
+    apart. `watch` is called before each step.
+
+    Raises `MoevizError` for arguments that make no Switch Transformer.
+    """
+    _check(experts, capacity_factor, aux_weight, steps)
+    training, held_out, vocabulary = corpus()
+    draws, layer_draws, batches, jitter = (torch.Generator().manual_seed(4 * seed + purpose) for purpose in range(4))
+    if dense:
+        feed_forward = DenseLayer(WIDTH, HIDDEN, layer_draws)
+    else:
+        feed_forward = SwitchLayer(WIDTH, HIDDEN, experts, capacity_factor, layer_draws)
+    model = LanguageModel(len(vocabulary), feed_forward, draws)
+    optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    dropped, balance = np.zeros((steps, SEQUENCES), np.uint8), np.zeros(steps, np.float32)
+    for step in range(steps):
+        watch(step / steps, f"step {step}, {dropped[max(step - 1, 0)].mean() / WORDS:.1%} of the words dropped")
+        starts = torch.randint(len(training) - WORDS, (SEQUENCES, 1), generator=batches)
+        text = training[starts + torch.arange(WORDS + 1)]
+        loss, routed = _loss(model, text, jitter)
+        if routed is not None:
+            uneven = balancing_loss(routed.probabilities, routed.chosen)
+            loss = loss + aux_weight * uneven
+            dropped[step], balance[step] = routed.dropped.view(SEQUENCES, WORDS).sum(1).numpy(), uneven.item()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), LONGEST_GRADIENT)
+        optimiser.step()
+    settings = {"experts": experts, "capacity_factor": capacity_factor, "aux_weight": aux_weight}
+    settings |= {"steps": steps, "seed": seed, "dense": dense}
+    return _result(model, held_out, settings, dropped, balance)
+
+
+def corpus() -> tuple[Int[torch.Tensor, " training"], Int[torch.Tensor, " held_out"], tuple[str, ...]]:
+    """English to train on, every twelfth stretch of it held out, and its vocabulary.
+
+    The held-out stretches are of the same topics as the rest, as are those of the paper's C4.
+    """
+    text = english()
+    words = np.concatenate([text.training, text.held_out])
+    kept_back = np.arange(len(words)) // STRETCH % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+    return torch.from_numpy(words[~kept_back]), torch.from_numpy(words[kept_back]), text.vocabulary
+
+
+def _loss(
+    model: LanguageModel, text: Int[torch.Tensor, "S W1"], jitter: torch.Generator | None = None
+) -> tuple[Float[torch.Tensor, ""], Routed | None]:
+    """Mean cross-entropy of each word of the sequences given those before it, in nats."""
+    guesses, routed = model(text[:, :-1], jitter)
+    return functional.cross_entropy(guesses.flatten(0, 1), text[:, 1:].flatten()), routed
+
+
+@torch.no_grad()
+def _result(
+    model: LanguageModel,
+    held_out: Int[torch.Tensor, " words"],
+    settings: dict[str, int | float | bool],
+    dropped: UInt8[np.ndarray, "steps S"],
+    balance: Float32[np.ndarray, " steps"],
+) -> Switch:
+    """Try the model on all the batches that the held-out words make; the first one is kept, word by word."""
+    group = SEQUENCES * WORDS
+    starts = torch.arange(0, len(held_out) - group, STRETCH)
+    inside = torch.arange(SEQUENCES)[:, None] * WORDS + torch.arange(WORDS + 1)
+    tried = [_loss(model, held_out[start + inside]) for start in starts]
+    first = tried[0][1]
+    if first is None:
+        logits, chosen, gate = torch.zeros(group, 0), torch.full((group,), -1), torch.ones(group)
+        left_out = torch.zeros(len(tried), group, dtype=torch.bool)
+    else:
+        logits, chosen, gate = first.logits, first.chosen, first.probabilities.max(dim=-1).values
+        left_out = torch.stack([routed.dropped for _, routed in tried])
+    return Switch(
+        settings=settings,
+        dropped_by_step=dropped,
+        balance_by_step=balance,
+        words=held_out[:group].numpy().astype(np.int16),
+        logits=logits.numpy(),
+        chosen=chosen.numpy().astype(np.int16),
+        gate=gate.numpy(),
+        dropped=left_out[0].numpy(),
+        perplexity=math.exp(sum(loss.item() for loss, _ in tried) / len(tried)),
+        held_out_dropped=float(left_out.float().mean()),
+        parameters=sum(weights.numel() for weights in model.parameters()),
+    )
+
+
+def _check(experts: int, capacity_factor: float, aux_weight: float, steps: int) -> None:
+    if not 1 <= experts <= MOST_EXPERTS or steps < 1:
+        raise MoevizError(f"Got {experts} experts and {steps} steps; it takes 1 to {MOST_EXPERTS}, and 1 or more.")
+    if not (0 < capacity_factor < math.inf and 0 <= aux_weight < math.inf):
+        raise MoevizError(
+            f"Got capacity factor {capacity_factor} and aux weight {aux_weight}; it takes one above 0, and 0 or more."
+        )

@@ -1,0 +1,152 @@
+"""Which words a Switch Transformer drops: by capacity factor, by expert, and by their place in the batch."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.switch_2021.layer import capacity
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, train
+
+EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50
+WINDOW = 10  # steps of training in one point of a line
+CAPACITY_FACTORS = (1.0, 1.25, 2.0)  # Table 1
+AUX_WEIGHTS = (1e-2, 0.0)  # the paper's, and none
+Kind = dict[str, float | bool]  # arguments of `train`
+TWIN: Kind = {"dense": True}
+KINDS = (*({"aux_weight": w, "capacity_factor": c} for w in AUX_WEIGHTS for c in CAPACITY_FACTORS), TWIN)
+SEEDS = (0, 1)
+SWEEP = Path(__file__).with_name("sweep.csv")
+THIS_RUN, OTHERS = "the run on this page", "runs that ship"
+
+
+def sweep(
+    kinds: Sequence[Kind] = KINDS, seeds: Sequence[int] = SEEDS, watch: Watch = unwatched, **settings: int
+) -> pd.DataFrame:
+    """Train each kind of Switch Transformer, and the dense twin, from each of these seeds.
+
+    `settings` go to `train`. One row per run and ten steps. Columns: dense bool · capacity_factor, aux_weight float64
+    (NaN in the twin) · seed int64 · step int64 (the first of the ten, from 0) · dropped float64 (share of the words of
+    these steps) · perplexity float64 (of the run, when it was trained, on held-out words).
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2; Table 1 has these capacity factors.
+    """
+    runs = [(kind, seed) for kind in kinds for seed in seeds]
+    frames = []
+    for number, (kind, seed) in enumerate(runs):
+
+        def part(done: float, says: str, before: int = number) -> None:
+            watch((before + done) / len(runs), f"run {before + 1} of {len(runs)}, {says}")
+
+        result = train(seed=seed, **kind, **settings, watch=part)
+        columns = {"dense": False, "capacity_factor": math.nan, "aux_weight": math.nan} | kind
+        frames.append(_by_window(result).assign(**columns, seed=seed, perplexity=result.perplexity))
+    order = ["dense", "capacity_factor", "aux_weight", "seed", "step", "dropped", "perplexity"]
+    return pd.concat(frames, ignore_index=True)[order]
+
+
+def shipped_sweep() -> pd.DataFrame:
+    """The sweep that ships, of 8 experts and the default settings. Columns: those of `sweep`."""
+    return pd.read_csv(SWEEP)
+
+
+def twin_perplexity(runs: pd.DataFrame) -> float:
+    """The dense twin's perplexity on held-out words, a mean over the seeds of a sweep."""
+    return float(runs.loc[runs["dense"]].groupby("seed")["perplexity"].first().mean())
+
+
+def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
+    """The share of words that are dropped while training goes on: of one run, beside a sweep over capacity factors.
+
+    A word is dropped where the expert that it chose already has as many words of the batch as its capacity,
+    ⌈words / experts · capacity factor⌉. `by_lot` is the share that would be if each word drew its expert by lot.
+    Lines of the sweep are means over its seeds.
+
+    One row per line and ten steps. Columns: run str · capacity_factor, aux_weight float64 · step int64 (the first of
+    the ten, from 0) · dropped float64 (share of the words) · by_lot float64 (share of the words).
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2, equation 3.
+    """
+    settings = {name: float(result.settings[name]) for name in ("capacity_factor", "aux_weight")}
+    mine = _by_window(result).assign(run=THIS_RUN, **settings)
+    lines = runs[~runs["dense"]].groupby([*settings, "step"], as_index=False)["dropped"].mean().assign(run=OTHERS)
+    frame = pd.concat([lines, mine], ignore_index=True).astype({"run": "str"})
+    experts = np.where(frame["run"] == THIS_RUN, result.settings["experts"], EXPERTS)
+    factors = frame["capacity_factor"]
+    shares = {pair: dropped_by_lot(*pair) for pair in set(zip(experts.tolist(), factors, strict=True))}
+    by_lot = [shares[pair] for pair in zip(experts.tolist(), factors, strict=True)]
+    return frame.assign(by_lot=by_lot)[["run", "capacity_factor", "aux_weight", "step", "dropped", "by_lot"]]
+
+
+def expert_queues(result: Switch) -> pd.DataFrame:
+    """How many of about 1,000 held-out words each expert is asked to serve, and how many are over its capacity.
+
+    The words are one group: capacity, ⌈words / experts · capacity factor⌉, is counted over all of them, and who
+    comes first is served first. Shares are of words, each of which chooses one expert, so they sum to 1.
+
+    One row per expert and fate. Columns: expert int16 · fate str (served or dropped) · words int64 · share float64 ·
+    capacity int64 (words) · even float64 (words, if all experts had as many).
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2, figure 3 and equation 3.
+    """
+    experts, words = result.logits.shape[1], len(result.words)
+    room = capacity(words, experts, result.settings["capacity_factor"])
+    fates = {"served": ~result.dropped, "dropped": result.dropped}
+    counts = {fate: np.bincount(result.chosen[of], minlength=experts) for fate, of in fates.items()}
+    return pd.DataFrame(
+        {
+            "expert": np.tile(np.arange(experts, dtype=np.int16), 2),
+            "fate": pd.Series(np.repeat(list(fates), experts), dtype="str"),
+            "words": np.concatenate(list(counts.values())),
+            "share": np.concatenate(list(counts.values())) / words,
+            "capacity": room,
+            "even": words / experts,
+        }
+    )
+
+
+def dropped_by_place(result: Switch) -> pd.DataFrame:
+    """The share of words that are dropped by their sequence's place in the batch, early and late in training.
+
+    Experts serve the words of a batch in its order, so those at its end find them full. Early are the first 20 steps,
+    late the last 50. The sequences of a batch are drawn at random: nothing but their place tells them apart.
+
+    One row per stage and sequence. Columns: stage str · sequence int64 (place in the batch, from 1) · dropped float64
+    (share of the words at this place) · mean float64 (share of all words of the stage).
+
+    Source: the order is that of the paper's pseudo code (arXiv 2101.03961, appendix F); the picture is ours.
+    """
+    stages = {"first 20 steps": EARLY, "last 50 steps": LATE}
+    frames = []
+    for stage, steps in stages.items():
+        share = result.dropped_by_step[steps].mean(axis=0) / WORDS
+        columns = {"sequence": np.arange(1, SEQUENCES + 1), "dropped": share, "mean": share.mean()}
+        frames.append(pd.DataFrame({"stage": stage} | columns))
+    return pd.concat(frames, ignore_index=True).astype({"stage": "str"})
+
+
+def dropped_by_lot(experts: int, capacity_factor: float, words: int = SEQUENCES * WORDS) -> float:
+    """The share of words that are dropped on average where each draws its expert by lot.
+
+    E · E[max(0, n − C)] / words, n binomial with chance 1 / E, C the capacity.
+
+    >>> round(dropped_by_lot(experts=2, capacity_factor=1.0, words=2), 6)
+    0.25
+    """
+    if experts == 1:
+        return max(0.0, 1 - capacity(words, 1, capacity_factor) / words)
+    n = np.arange(words + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(n[1:]))])
+    log_chance = log_factorial[-1] - log_factorial - log_factorial[::-1] - words * math.log(experts)
+    log_chance += (words - n) * math.log(experts - 1)
+    over = np.maximum(0, n - capacity(words, experts, capacity_factor))
+    return float(experts * (np.exp(log_chance) * over).sum() / words)
+
+
+def _by_window(result: Switch) -> pd.DataFrame:
+    dropped = pd.Series(result.dropped_by_step.mean(axis=1) / WORDS)
+    first = dropped.index // WINDOW * WINDOW
+    return dropped.groupby(first).mean().rename_axis("step").reset_index(name="dropped")

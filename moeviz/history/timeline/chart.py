@@ -1,0 +1,123 @@
+"""How large MoE systems have been since 1991. No topic, since a topic is about one trace."""
+
+from collections.abc import Callable
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.parameters import BILLIONS, written
+from moeviz.history.timeline.table import timeline
+
+KINDS = {"total": "all", "active": "active for one input"}
+# Corners of the two axes, between which they are even, and where they lie, in parts of the width and the height. Most
+# systems are of the last three years and above a billion parameters; 1991's have 24 and 48.
+YEARS, ACROSS = [1990, 2016, 2023, 2027], [0, 0.1, 0.38, 1]
+PARAMETERS, UP = [10, 1e9, 1e13], [1, 0.82, 0]
+YEAR_TICKS = [1991, 2017, 2020, 2023, 2024, 2025, 2026]
+PARAMETER_TICKS = [100, 1e9, 1e10, 1e11, 1e12, 1e13]
+APART = 0.06  # years between systems of one month, which stand side by side
+HEIGHT = 520
+SQUEEZED = "parameters (logarithmic; squeezed below 1B)"
+LEAP = 1.5  # a system is named where it is so many times as large as any before it
+
+
+def parameters_over_time(frame: pd.DataFrame) -> alt.LayerChart:
+    """Total and active parameters of each system by its date. Columns: those of `timeline`.
+
+    Systems without a published total are left out. Named are those that are half as large again as any before them.
+    """
+    sized = frame[frame["total"].notna()].sort_values("year", kind="stable")
+    words = {f"{kind}_text": sized[kind].map(_or_unknown(written)) for kind in KINDS}
+    words |= {f"{number}_text": sized[number].map(_or_unknown("{:,.0f}".format)) for number in ("experts", "top_k")}
+    sized = sized.assign(**words, year=_side_by_side(sized))
+    base = alt.Chart(sized).encode(x=_year_axis(), color=_family_colour(sized), tooltip=_tooltip())
+    rules = base.mark_rule(opacity=0.6).encode(y=alt.Y("active:Q", scale=_scale()), y2="total:Q")
+    return theme.framed(rules.transform_filter("isValid(datum.active)") + _marks(sized) + _names(sized), HEIGHT)
+
+
+def _marks(sized: pd.DataFrame) -> alt.Chart:
+    carried = [name for name in sized.columns if name not in KINDS]
+    marks = sized.rename(columns=KINDS).melt(carried, list(KINDS.values()), "kind", "parameters")
+    shapes = alt.Scale(domain=list(KINDS.values()), range=["circle", "diamond"])
+    legend = alt.Legend(title=None, orient="bottom", symbolFillColor=theme.NOTE, symbolStrokeColor=theme.NOTE)
+    filled = alt.condition("datum.status == 'memory'", alt.value(0), alt.value(1))
+    return (
+        alt.Chart(marks[marks["parameters"].notna()])
+        .mark_point(filled=False, size=60, strokeWidth=1.5, opacity=1)
+        .encode(
+            x=_year_axis(),
+            y=alt.Y("parameters:Q", title=SQUEEZED, scale=_scale(), axis=_parameter_axis()),
+            color=_family_colour(sized),
+            fill=_family_colour(sized),
+            fillOpacity=filled,
+            shape=alt.Shape("kind:N", scale=shapes, legend=legend),
+            tooltip=_tooltip(),
+        )
+    )
+
+
+def _names(sized: pd.DataFrame) -> alt.Chart:
+    leaps = sized["total"] >= LEAP * sized["total"].cummax().shift(fill_value=0)
+    named = sized[leaps].drop_duplicates("date", keep="last")
+    inward = alt.ExprRef("datum.year < 2000 ? 'left' : datum.year < 2020 ? 'center' : 'right'")
+    return (
+        alt.Chart(named)
+        .mark_text(color=theme.NOTE, align=inward, baseline="bottom", dy=-7)
+        .encode(x=_year_axis(), y=alt.Y("total:Q", scale=_scale()), text="name:N")
+    )
+
+
+def _side_by_side(sized: pd.DataFrame) -> pd.Series:
+    months = sized.groupby("date")["date"]
+    return sized["year"] + APART * (months.cumcount() - (months.transform("size") - 1) / 2)
+
+
+def _year_axis() -> alt.X:
+    scale = alt.Scale(domain=YEARS, range=[alt.ExprRef(f"{place} * width") for place in ACROSS])
+    axis = alt.Axis(values=YEAR_TICKS, format="d", grid=False, labelOverlap=True)
+    return alt.X("year:Q", title=f"year (wider from {YEARS[2]} on)", axis=axis, scale=scale)
+
+
+def _scale() -> alt.Scale:
+    places = [alt.ExprRef(f"{place} * height") for place in UP]
+    return alt.Scale(type="log", domain=PARAMETERS, range=places, nice=False)
+
+
+def _parameter_axis() -> alt.Axis:
+    return alt.Axis(values=PARAMETER_TICKS, labelExpr=BILLIONS)
+
+
+def _family_colour(sized: pd.DataFrame) -> alt.Color:
+    families = [*dict.fromkeys(sized["family"][sized["family"] != "others"]), "others"]
+    colours = [*theme.EXPERT_COLOURS[: len(families) - 1], theme.OTHER]
+    legend = alt.Legend(title=None, orient="top", columns=3, symbolOpacity=1)
+    return alt.Color("family:N", scale=alt.Scale(domain=families, range=colours), legend=legend)
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("name:N"),
+        alt.Tooltip("date:N"),
+        alt.Tooltip("total_text:N", title="parameters"),
+        alt.Tooltip("active_text:N", title="active for one input"),
+        alt.Tooltip("experts_text:N", title="experts"),
+        alt.Tooltip("top_k_text:N", title="top-k"),
+        alt.Tooltip("source:N"),
+        alt.Tooltip("status:N"),
+        alt.Tooltip("remark:N"),
+    ]
+
+
+def _or_unknown(write: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda number: "–" if pd.isna(number) else write(number)
+
+
+TIMELINE = Chart(
+    "How large have MoE systems been, and how much of one works at a time?",
+    "A circle is all of a system's parameters and the diamond below it those that one input runs through, on a "
+    "logarithmic axis; hollow marks are from memory, and a circle without a diamond has no published active count.",
+    measure=timeline,
+    draw=parameters_over_time,
+)

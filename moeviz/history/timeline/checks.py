@@ -1,0 +1,27 @@
+"""Do the sizes that two papers print give the parameters that they print?"""
+
+import pandas as pd
+
+from moeviz.history.shared.claims import Claim
+from moeviz.history.timeline.published_counts import UNITS, published_counts
+
+
+def claims(quick: bool = False) -> list[Claim]:
+    """Shazeer's nine and Switch's four. Where a paper leaves a size open, some reading must give the printed count."""
+    return [_claim(readings) for _, readings in published_counts().groupby("system", sort=False)]
+
+
+def _claim(readings: pd.DataFrame) -> Claim:
+    """The first reading that gives the printed count, or the first of all; the remark says what the others give."""
+    first = readings.sort_values("agrees", ascending=False, kind="stable").iloc[0]
+    others = readings.drop(first.name)
+    units = UNITS[first["unit"]]
+    rest = [f"another reading, {row.ours / units:,.1f}: {row.remark}" for row in others.itertuples()]
+    return Claim(
+        what=f"parameters of {first['system']}, {first['counted']}, {first['unit']}s",
+        ours=first["ours"] / units,
+        paper=float(first["printed"]),
+        tolerance="to the printed digit",
+        passed=bool(first["agrees"]),
+        remark="; ".join([first["remark"], *rest]),
+    )

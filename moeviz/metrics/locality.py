@@ -1,0 +1,158 @@
+"""How often consecutive tokens go to the same experts, beside what chance would give."""
+
+from math import comb
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from moeviz.metrics.chosen import chosen_experts
+from moeviz.metrics.labels import labels_of
+from moeviz.routing_trace import RoutingTrace
+
+FIRST_CHOICE = "first choice"
+MAX_SETS = 4096  # different sets of experts that are compared each with each
+THIS_TRACE, MIXTRAL = "this trace", "Mixtral 8x7B, published"
+MIXTRAL_LAYERS = (0, 15, 31)
+# Per cent of pairs, arXiv 2401.04088, table 5: first choice at those layers, then first or second choice at them.
+MIXTRAL_TABLE_5 = {
+    "ArXiv": (14.0, 27.9, 22.7, 46.5, 62.3, 52.9),
+    "DM Mathematics": (14.1, 28.4, 19.7, 44.9, 67.0, 44.5),
+    "Github": (14.9, 28.1, 19.7, 49.9, 66.9, 49.2),
+    "Gutenberg": (13.9, 26.1, 26.3, 49.5, 63.1, 52.2),
+    "PhilPapers": (13.6, 25.3, 22.1, 46.9, 61.9, 51.3),
+    "PubMed Abstracts": (14.2, 24.6, 22.0, 48.6, 61.6, 51.8),
+    "StackExchange": (13.6, 27.2, 23.6, 48.2, 64.6, 53.6),
+    "Wikipedia (en)": (14.4, 23.6, 25.3, 49.8, 62.1, 51.8),
+}
+
+
+def locality(trace: RoutingTrace) -> pd.DataFrame:
+    """How often a token goes to the same expert as the token before it, layer by layer.
+
+    "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
+    choices"): at least one expert is among the choices of both. Consecutive are tokens of one sequence at positions n
+    and n + 1; sequences are never joined. A token without an expert is in no pair.
+
+    Two chances beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and
+    1 - C(E - k, k) / C(E, k) for any of k (12.5 % and 46.4 % with 2 of 8). `load_chance`: two of the layer's tokens
+    drawn independently, with the choices that they made, so that an expert that is busy everywhere does not look like
+    repetition. For the first choice that is the sum of its squared shares, and for any choice the share of pairs of
+    tokens whose experts overlap (where more than 4,096 different sets of experts occur, of 4,096 evenly spaced tokens).
+
+    One row per layer and choice; with one slot, the first choice only. Columns: layer int32 · choice str · share,
+    uniform_chance, load_chance float64 (of pairs; NaN without any) · pairs int64 (consecutive tokens that both have
+    an expert).
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5.
+    """
+    return _locality(trace, np.zeros(len(trace.tokens), np.int64), [""]).drop(columns="label")
+
+
+def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
+    """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
+
+    One row per layer, label (in the order in which they first appear) and choice. Columns: layer int32 · label str ·
+    those of `locality`: both tokens of a pair have the label, and load_chance is of the label's own tokens. Raises
+    `MissingField` where the tokens have no labels.
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5, whose rows are data sets.
+    """
+    names, codes = labels_of(trace, "Locality by label")
+    return _locality(trace, codes, names)
+
+
+def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
+    """How often a token goes to the same expert as the token before it, beside what was published of Mixtral 8x7B.
+
+    The rows of `locality`, and after them, where every layer of the trace has 8 experts and each token goes to 2, so
+    that chance is the same, one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its
+    eight data sets, with the lowest and the highest of them. Those are of another model and other texts: a yardstick,
+    and no part of the trace.
+
+    Columns: routing str ("this trace", "Mixtral 8x7B, published") · those of `locality` (load_chance was not
+    published, and neither was pairs, which is Int64 here: both are missing there) · lowest, highest float64 (of the
+    data sets; NaN in rows of the trace).
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5.
+    """
+    frame = locality(trace).astype({"pairs": "Int64"})
+    frame.insert(0, "routing", THIS_TRACE)
+    frame = frame.assign(lowest=np.nan, highest=np.nan)
+    if trace.model.top_k != 2 or set(trace.model.num_experts) != {8}:
+        return frame
+    return pd.concat([frame, _published(frame.columns)], ignore_index=True)
+
+
+def _published(columns: pd.Index) -> pd.DataFrame:
+    figures, rows = np.array(list(MIXTRAL_TABLE_5.values())) / 100, []
+    for place, layer in enumerate(MIXTRAL_LAYERS):
+        for at, (choice, slots) in enumerate(_choices(2)):
+            shares = figures[:, place + at * len(MIXTRAL_LAYERS)]
+            facts = {"routing": MIXTRAL, "layer": layer, "choice": choice, "share": shares.mean()}
+            chance = _uniform_chance(np.array([slots]), np.array([slots]), 8)
+            rows.append(facts | {"uniform_chance": chance, "lowest": shares.min(), "highest": shares.max()})
+    frame = pd.DataFrame(rows).assign(load_chance=np.nan, pairs=pd.array([None] * len(rows), "Int64"))
+    return frame.astype({"routing": "str", "layer": np.int32, "choice": "str"})[list(columns)]
+
+
+def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.DataFrame:
+    model, rows = trace.model, []
+    tokens = [np.flatnonzero(groups == group) for group in range(len(names))]
+    pairs = [_consecutive(trace.tokens, rows_of_group) for rows_of_group in tokens]
+    for experts, layer, num_experts in zip(trace.experts, model.layers, model.num_experts, strict=True):
+        for name, own, (before, after) in zip(names, tokens, pairs, strict=True):
+            for choice, slots in _choices(model.top_k):
+                chosen = chosen_experts(experts[:, :slots], num_experts)
+                facts = {"layer": layer, "label": name, "choice": choice}
+                rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
+    kinds = {"layer": np.int32, "label": "str", "choice": "str", "pairs": np.int64}
+    columns = ["layer", "label", "choice", "share", "uniform_chance", "load_chance", "pairs"]
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+def _choices(top_k: int) -> list[tuple[str, int]]:
+    """What a choice is called, and of how many slots it is."""
+    several = "first or second choice" if top_k == 2 else f"any of {top_k} choices"
+    return [(FIRST_CHOICE, 1)] + [(several, top_k)] * (top_k > 1)
+
+
+def _consecutive(tokens: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` that have a token right before them in their sequence: (before, after)."""
+    sequence, position = (tokens[name].to_numpy()[rows] for name in ("sequence", "position"))
+    order = np.lexsort((position, sequence))
+    follows = (np.diff(sequence[order]) == 0) & (np.diff(position[order]) == 1)
+    return rows[order[:-1][follows]], rows[order[1:][follows]]
+
+
+def _measured(
+    before: Bool[np.ndarray, "P E"], after: Bool[np.ndarray, "P E"], own: Bool[np.ndarray, "T E"]
+) -> dict[str, float]:
+    routed = before.any(axis=1) & after.any(axis=1)
+    before, after = before[routed], after[routed]
+    if not len(before):
+        return {"share": np.nan, "uniform_chance": np.nan, "load_chance": np.nan, "pairs": 0}
+    return {
+        "share": (before & after).any(axis=1).mean(),
+        "uniform_chance": _uniform_chance(before.sum(axis=1), after.sum(axis=1), before.shape[1]),
+        "load_chance": _load_chance(own[own.any(axis=1)]),
+        "pairs": len(before),
+    }
+
+
+def _uniform_chance(a: np.ndarray, b: np.ndarray, num_experts: int) -> float:
+    """Mean over pairs of the chance that a of E experts and b of E, drawn by lot, have one in common."""
+    sizes, counts = np.unique(np.stack([a, b], axis=1), axis=0, return_counts=True)
+    misses = [comb(num_experts - i, j) / comb(num_experts, j) for i, j in sizes.tolist()]
+    return float(1 - np.average(misses, weights=counts))
+
+
+def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
+    """The chance that two tokens, each drawn from all, have an expert in common."""
+    packed, counts = np.unique(np.packbits(chosen, axis=1), axis=0, return_counts=True)
+    if len(packed) > MAX_SETS:
+        evenly = np.linspace(0, len(chosen) - 1, MAX_SETS).astype(np.int64)
+        packed, counts = np.unique(np.packbits(chosen[evenly], axis=1), axis=0, return_counts=True)
+    sets = np.unpackbits(packed, axis=1, count=chosen.shape[1]).astype(np.float32)
+    shares = counts / counts.sum()
+    return float(shares @ (sets @ sets.T > 0) @ shares)

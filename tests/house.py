@@ -1,0 +1,200 @@
+"""The house as a table: who may import whom, and what is found in the files.
+
+    python tests/house.py [FOLDER]     print the rooms of a checkout (this one), their arrows, and circles
+
+A room is a folder; a file that lies directly in moeviz/ is a room by itself, and so is an entry (`main.py`,
+`__main__.py`, the front door `moeviz/__init__.py`). Imports inside functions count, and so do imports by string:
+`import_module("…")`, its f-strings (each `{…}` is any one name), and every string that names a module of ours.
+That Python runs a package's `__init__.py` before its modules does not count.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OURS = ("app", "moeviz", "kernels")
+PACKAGES = {"moeviz_app": "app", "app": "app", "moe_kernels": "kernels/moe_kernels", "moeviz": "moeviz"}
+HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn"}
+WATCHED = {*PACKAGES, *HEAVY}
+
+INERT = "moeviz.errors moeviz.model_info moeviz.routing_trace"
+TORCH = "torch transformers accelerate"
+
+# Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
+# "." is the file's own folder. What stands on top comes first.
+MAY_IMPORT = {
+    "app/*": "moeviz_app moeviz streamlit",
+    "moeviz/__init__.py": "moeviz",
+    "moeviz/__main__.py": "moeviz.cli",
+    "moeviz/cli/*": "moeviz transformers",
+    # The systems of the history know nothing of each other; what several are made of is in `shared`.
+    "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
+    f"{INERT} altair",  # its rival is the gradient descent of 1991
+    "moeviz/history/*/checks.py": ". moeviz.history.shared moeviz.capture moeviz.embedded moeviz.metrics "
+    f"moeviz.parameters {INERT} torch",
+    "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
+    "moeviz/history/shared/*": f". {INERT}",
+    "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
+    "moeviz/history/*": f"moeviz.history {INERT} torch",
+    # Programs that use the whole house, to train and to judge the model that ships.
+    "moeviz/embedded/training/*": f"moeviz {TORCH}",
+    "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics {INERT} torch",
+    # Models become traces. The rooms stand on each other in this order.
+    "moeviz/capture/survey/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
+    "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
+    f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
+    "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
+    f"{INERT} moe_kernels {TORCH}",
+    "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
+    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
+    "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
+    "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
+    # Traces become numbers, pictures and files.
+    "moeviz/embedded/*": f". moeviz.formats {INERT}",
+    "moeviz/formats/*": f". moeviz.report {INERT}",
+    "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters {INERT} altair",
+    "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
+    "moeviz/metrics/*": f". moeviz.parameters {INERT}",
+    # The middle: inert, knows no viewer and no model.
+    "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors",
+    "moeviz/samples.py": INERT,
+    "moeviz/parameters.py": "moeviz.model_info",
+    "moeviz/footprint.py": "",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info",
+    "moeviz/model_info.py": "",
+    "moeviz/errors.py": "",
+    "kernels/*": "moe_kernels torch triton",
+}
+
+Graph = dict[str, set[str]]
+
+
+def files_of(root: Path) -> list[str]:
+    """The Python files of app/, moeviz/ and kernels/, as paths from the root."""
+    return sorted(path.relative_to(root).as_posix() for folder in OURS for path in (root / folder).rglob("*.py"))
+
+
+def imports(code: str) -> set[str]:
+    """Everything that a file imports, as dotted names; `*` in one is any one name."""
+    tree = ast.parse(code)
+    texts = {id(node) for node in _texts(tree)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif id(node) not in texts:
+            found |= _named(node)
+    return found
+
+
+def _texts(tree: ast.AST) -> Iterator[ast.AST]:
+    """Strings that name nothing to import: docstrings, and the names of loggers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            yield node.value
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "getLogger":
+            yield from node.args
+
+
+def _named(node: ast.AST) -> set[str]:
+    """The module that a string names."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        text = node.value
+    elif isinstance(node, ast.JoinedStr):
+        text = "".join(part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
+    else:
+        return set()
+    ours = re.fullmatch(rf"({'|'.join(PACKAGES)})(\.[\w*]+)+", text)
+    return {text} if ours and not text.endswith((".py", ".csv", ".npz", ".json", ".toml")) else set()
+
+
+def allowed(file: str) -> list[str] | None:
+    """What a file may import; None where no row of the table is about it."""
+    for pattern, may in MAY_IMPORT.items():
+        if fnmatch(file, pattern) and file.count("/") >= pattern.count("/"):
+            own = file.rpartition("/")[0].replace("/", ".")
+            return [own if word == "." else word for word in may.split()]
+    return None
+
+
+def upward(file: str, code: str) -> set[str]:
+    """The watched imports of a file that the table does not allow it."""
+    watched = {name for name in imports(code) if name.partition(".")[0] in WATCHED}
+    return {name for name in watched if not any(f"{name}.".startswith(f"{may}.") for may in allowed(file) or ())}
+
+
+def graph_of(root: Path) -> Graph:
+    """Which of our files each of them imports."""
+    files = files_of(root)
+    return {file: set(_targets(imports((root / file).read_text()), files)) - {file} for file in files}
+
+
+def _targets(names: Iterable[str], files: list[str]) -> Iterator[str]:
+    for name in names:
+        top, _, rest = name.partition(".")
+        if top not in PACKAGES:
+            continue
+        parts = [PACKAGES[top], *rest.split(".")] if rest else [PACKAGES[top]]
+        for end in range(len(parts), 0, -1):  # the last parts may be names in a module
+            place = "/".join(parts[:end])
+            found = [file for file in files if fnmatch(file, f"{place}.py") or file == f"{place}/__init__.py"]
+            found = [file for file in found if file.count("/") in (place.count("/"), place.count("/") + 1)]
+            if found:
+                yield from found
+                break
+
+
+def room_of(file: str) -> str:
+    """The room that a file is in."""
+    folder, _, name = file.rpartition("/")
+    if folder == "moeviz" or name in ("main.py", "__main__.py"):
+        return file
+    return folder
+
+
+def rooms_of(graph: Graph) -> Graph:
+    """Which rooms each room imports from."""
+    rooms: Graph = {room_of(file): set() for file in graph}
+    for file, targets in graph.items():
+        rooms[room_of(file)] |= {room_of(target) for target in targets} - {room_of(file)}
+    return rooms
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """The largest sets of nodes of which each leads to every other."""
+    reach = {node: _reached(graph, node) for node in graph}
+    found = {frozenset(other for other in reach[node] if node in reach[other]) for node in graph if node in reach[node]}
+    return [set(circle) for circle in sorted(found, key=sorted)]
+
+
+def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    seen, ahead = set(), [start]
+    while ahead:
+        new = graph[ahead.pop()] - seen
+        seen |= new
+        ahead += new
+    return seen
+
+
+def report(root: Path) -> str:
+    """The house in a table."""
+    graph = graph_of(root)
+    rooms = rooms_of(graph)
+    sizes = {room: sum(room_of(file) == room for file in graph) for room in rooms}
+    lines = [f"{room:45} {sizes[room]:3} files   -> {', '.join(sorted(rooms[room])) or '-'}" for room in sorted(rooms)]
+    arrows, of_files, of_rooms = sum(map(len, rooms.values())), circles(graph), circles(rooms)
+    largest = f", the largest of {max(map(len, of_files))} files" if of_files else ""
+    lines += ["", f"{len(graph)} files in {len(rooms)} rooms, {arrows} arrows between rooms"]
+    lines += [f"circles of files: {len(of_files)}{largest}", f"circles of rooms: {len(of_rooms)}"]
+    lines += [f"  {' '.join(sorted(circle))}" for circle in of_rooms]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(report(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT) + "\n")
