@@ -458,3 +458,12 @@ def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):
     for name in ("sample", "embedded"):  # the name alone proves nothing: these layers are others
         app = first_page(replace(trace, model=replace(trace.model, name=name)))
         assert "Routed like" not in [metric.label for metric in app.metric]
+
+
+def test_drawing_the_first_page_loads_no_weights(monkeypatch):
+    """What the page says of the model is in its config; the weights wait for Run."""
+    shared._load.clear()
+    monkeypatch.setattr(moeviz, "load_model", lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
+    app = first_page()
+    assert not app.exception
+    assert [metric.value for metric in app.metric if metric.label == "Context"] == ["1,024"]

@@ -112,7 +112,7 @@ def _facts(name: str) -> bool:
     with explained():
         how = state.how()
         needed_and_free = shared.memory(name, how)
-        model_facts(shared.model_facts(name), needed_and_free, shared.context_length(name, how))
+        model_facts(shared.model_facts(name), needed_and_free, shared.context_length(name))
         if len(sites := _sites(name)) > 1:
             st.radio("Which of its routers", sites, key=state.SITE, horizontal=True, persist_state="session")
         return True
