@@ -254,7 +254,7 @@ def test_the_timeline_shows_all_families_or_those_chosen():
     assert not app.exception and pictures(app) == 1
 
 
-HISTORY = "moeviz_app.views.history.local_experts.local_experts_page"
+HISTORY = "moeviz_app.views.history.local_experts_1991.page"
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -264,7 +264,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
-    app = page(f"moeviz_app.views.history.{file}.{file}_page")
+    app = page(f"moeviz_app.views.history.{file}.page")
     assert not app.exception
     assert pictures(app) >= 2
     assert "Below is what ships" in sentences(app) or file == "mixtral"

@@ -14,7 +14,7 @@ SIZES = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows: no w
 COMMON = (TOPICS["Specialization"][0], *REPETITION, COVERAGE[1])
 
 
-def mixtral_page() -> None:
+def page() -> None:
     """What was new, the counts, and how the embedded model routes its evaluation texts."""
     st.title("Mixtral", anchor=False)
     st.markdown(

@@ -58,7 +58,7 @@ def _show(result: Switch) -> None:
         picture_and_words(chart, frame)
 
 
-switch_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

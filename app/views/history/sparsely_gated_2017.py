@@ -67,7 +67,7 @@ def _show(result: SparselyGated) -> None:
         picture_and_words(chart, frame)
 
 
-sparsely_gated_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

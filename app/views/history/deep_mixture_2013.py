@@ -51,7 +51,7 @@ def _show(result: DeepMixture) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-deep_mixture_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

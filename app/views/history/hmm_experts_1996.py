@@ -75,7 +75,7 @@ def _show(result: Mixture) -> None:
     picture_and_words(SOFT_AND_HARD, SOFT_AND_HARD.measure())
 
 
-hmm_experts_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

@@ -59,7 +59,7 @@ def _show(result: Run) -> None:
         picture_and_words(chart, frame)
 
 
-dense_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

@@ -54,7 +54,7 @@ def _show(result: Mixture) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-local_experts_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

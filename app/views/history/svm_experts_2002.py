@@ -139,7 +139,7 @@ def _show_soft(result: SoftMixture) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-svm_experts_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

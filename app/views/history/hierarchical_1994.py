@@ -51,7 +51,7 @@ def _show(result: Hierarchy) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-hierarchical_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

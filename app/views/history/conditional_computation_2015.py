@@ -61,7 +61,7 @@ def _show(result: Conditional) -> None:
         picture_and_words(chart, chart.measure(result))
 
 
-conditional_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,

@@ -1,0 +1,5 @@
+"""Its row in the gallery."""
+
+from moeviz.history.shared.system import System
+
+SYSTEM = System("deep-mixture", "2013", "Deep mixture", "two layers: the first by where a digit is, the second by what")
