@@ -1,4 +1,4 @@
-"""The systems that run here, from 1991 on. A table; each has a folder of its own, loaded when it is asked for."""
+"""The table of the systems that run here, from 1991 on. Each has its own folder, loaded when it is asked for."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,13 +34,16 @@ SYSTEMS = {
         "1994", "Hierarchical mixture", "hierarchical_1994", "a tree of gates, which learns in a few passes"
     ),
     "hmm-experts": System(
-        "1996", "HMM experts", "hmm_experts_1996", "hidden Markov models; the gate makes up its mind frame by frame"
+        "1996", "HMM experts", "hmm_experts_1996", "hidden Markov models; the gate decides frame by frame"
     ),
     "svm-experts": System(
-        "2002", "SVM experts", "svm_experts_2002", "support vector machines, each with room for so many examples"
+        "2002", "SVM experts", "svm_experts_2002", "support vector machines, each with a limited capacity"
     ),
     "deep-mixture": System(
-        "2013", "Deep mixture", "deep_mixture_2013", "two layers: the first by where a digit is, the second by what"
+        "2013",
+        "Deep mixture",
+        "deep_mixture_2013",
+        "two layers: the first responds to where a digit is, the second to what it is",
     ),
     "conditional": System(
         "2013, 2015",
@@ -51,22 +54,22 @@ SYSTEMS = {
     "sparsely-gated": System(
         "2017", "Sparsely gated", "sparsely_gated_2017", "a layer of many experts between two LSTMs, with noisy top-k"
     ),
-    "switch": System("2021", "Switch", "switch_2021", "one expert a token, and what does not fit is dropped"),
+    "switch": System("2021", "Switch", "switch_2021", "one expert per token, and what does not fit is dropped"),
     "dense": System(
-        "2024", "Dense contrast", "dense_contrast", "a mixture beside two networks without: one as fast, one as large"
+        "2024", "Dense contrast", "dense_contrast", "a mixture next to two dense networks: one as fast, one as large"
     ),
 }
 
 
 def system(name: str) -> System:
-    """The system of that name. Raises `MoevizError` where there is none."""
+    """The system of that name. Raises `MoevizError` if there is none."""
     if name not in SYSTEMS:
-        raise MoevizError(f"There is no system {name!r} to train here; there are {', '.join(SYSTEMS)}.")
+        raise MoevizError(f"There is no system {name!r} to train here. Choose one of {', '.join(SYSTEMS)}.")
     return SYSTEMS[name]
 
 
 def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
-    """Train a system with its default settings: the same seed, the same result."""
+    """Train a system with its default settings; the same seed gives the same result."""
     return part(name, "model").train(seed=seed, watch=watch)
 
 
