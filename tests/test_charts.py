@@ -234,7 +234,7 @@ def test_a_token_without_an_expert_has_no_cell(trace):
 def test_too_many_tokens_are_refused_and_not_cut():
     trace = sample_trace(layers=1, tokens=theme.MAX_TOKENS + 1)
     for chart, frame in zip(TOPICS["Tokens"], (token_layer(trace), token_expert(trace)), strict=False):
-        with pytest.raises(MoevizError, match="shows 256 tokens at most, and got 257"):
+        with pytest.raises(MoevizError, match="shows at most 256 tokens, and got 257"):
             chart.draw(frame)
 
 
@@ -265,7 +265,7 @@ def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace,
 
 def test_too_many_labels_are_refused_and_not_cut():
     trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
-    with pytest.raises(MoevizError, match="shows 100 labels at most, and got 101"):
+    with pytest.raises(MoevizError, match="shows at most 100 labels, and the trace has 101"):
         specialization.CHARTS[0].draw(load_by_label(trace))
 
 

@@ -167,5 +167,5 @@ def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source(
 
 def test_a_check_whose_process_ends_badly_says_so(monkeypatch):
     monkeypatch.setitem(WITH_CHECKS, "nothing", "nothing")
-    with pytest.raises(MoevizError, match=r"check of nothing .* run -m moeviz\.history nothing"):
+    with pytest.raises(MoevizError, match=r"check of nothing .* Run -m moeviz\.history nothing"):
         list(checked(["nothing"]))

@@ -35,8 +35,8 @@ def token_strip(
 ) -> None:
     """Draw the tokens in `rows` of `trace`, each in the colour of its first-choice expert in `layer`.
 
-    `colours` has one entry an expert. A click, or Enter, leaves the row in the widget's `pick` and calls `on_pick`;
-    without one the strip is only to look at, and shows its end.
+    `colours` has one entry per expert. A click, or Enter, leaves the row in the widget's `pick` and calls `on_pick`;
+    without `on_pick` the strip is only to look at, and shows its end.
     """
     at = trace.model.layers.index(layer)
     tokens = [_token(trace, at, row, colours) for row in rows]

@@ -1,4 +1,4 @@
-"""The pages by what one asks about: the app's menu. Each topic of moeviz.charts is a page."""
+"""The app's menu: the pages, grouped by what one asks about. Each topic of moeviz.charts is a page."""
 
 from functools import partial
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Every acceptance figure of the gallery, system by system."""
+"""Every claim that the gallery checks, system by system."""
 
 import json
 import subprocess
@@ -18,15 +18,15 @@ AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do no
 
 
 def checked(names: Sequence[str] = (), quick: bool = False) -> Iterator[pd.DataFrame]:
-    """The claims of these systems, or of all, in that order, each as soon as it is there.
+    """The claims of these systems, or of all, in that order, each as soon as it has been checked.
 
-    Systems are trained in processes of their own, two at a time. One row per claim. Columns: system str · what str ·
-    ours, paper float64 (paper is NaN where it gives none that holds for our data) · tolerance str · passed bool ·
-    remark str. Raises `MoevizError` for a system that there is not, or whose process ends without an answer.
+    Systems are trained in separate processes, two at a time. One row per claim. Columns: system str · what str · ours,
+    paper float64 (NaN if the paper gives no number that holds for our data) · tolerance str · passed bool · remark str.
+    Raises `MoevizError` for an unknown system, or if its process ends without an answer.
     """
     if unknown := set(names) - set(WITH_CHECKS):
         raise MoevizError(
-            f"There is nothing to check by the name {min(unknown)!r}; there are {', '.join(WITH_CHECKS)}."
+            f"There is nothing to check by the name {min(unknown)!r}. Choose from {', '.join(WITH_CHECKS)}."
         )
     wanted = [name for name in WITH_CHECKS if name in names or not names]
     pool = ThreadPoolExecutor(AT_ONCE)
@@ -50,9 +50,9 @@ def _in_a_process(name: str, quick: bool) -> pd.DataFrame:
     command = [sys.executable, "-m", "moeviz.history", name, *(["--quick"] if quick else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        last = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
         raise MoevizError(
-            f"The check of {name} ended without an answer ({last}); run {' '.join(command[1:])} to see why."
+            f"The check of {name} ended without an answer ({last}). Run {' '.join(command[1:])} to see why."
         )
     rows = json.loads(done.stdout)
     return _named(name, [Claim(**{field: row[field] for field in Claim.__slots__}) for row in rows])

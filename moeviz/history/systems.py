@@ -33,10 +33,10 @@ def part(name: str, file: str) -> ModuleType:
     Raises `MoevizError` where there is no system of that name to train.
     """
     if name not in SYSTEMS:
-        raise MoevizError(f"There is no system {name!r} to train here; there are {', '.join(SYSTEMS)}.")
+        raise MoevizError(f"There is no system {name!r} to train here. Choose one of {', '.join(SYSTEMS)}.")
     return import_module(f"moeviz.history.{FOLDERS[name]}.{file}")
 
 
 def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
-    """Train a system with its default settings: the same seed, the same result."""
+    """Train a system with its default settings; the same seed gives the same result."""
     return part(name, "model").train(seed=seed, watch=watch)

@@ -11,12 +11,12 @@ from moeviz.history.systems import EXHIBITS
 
 
 def overview_page(page_of: Callable[[str], st.Page]) -> None:
-    """All systems beside each other; then each with its year and a line. `page_of` is the menu's."""
+    """All systems side by side; then each with its year and a line. `page_of` is the menu's."""
     st.title("Gallery", anchor=False)
     st.markdown(
-        "The systems that led to today's mixtures of experts, each of them running: real experts on real data, trained "
-        "within half a minute. They are as different as vowels and language models, but each has a gate, so the same "
-        "picture can be drawn of all."
+        "The systems that led to today's mixtures of experts, all of them running: real experts on real data, each "
+        "trained within half a minute. They range from vowels to language models, but each has a gate, so the same "
+        "chart can be drawn for all of them."
     )
     with explained():
         heading(SIDE_BY_SIDE)

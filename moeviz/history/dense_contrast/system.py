@@ -2,4 +2,4 @@
 
 from moeviz.history.shared.system import System
 
-SYSTEM = System("dense", "2024", "Dense contrast", "a mixture beside two networks without: one as fast, one as large")
+SYSTEM = System("dense", "2024", "Dense contrast", "a mixture next to two dense networks: one as fast, one as large")

@@ -2,4 +2,4 @@
 
 from moeviz.history.shared.system import System
 
-SYSTEM = System("hmm-experts", "1996", "HMM experts", "hidden Markov models; the gate makes up its mind frame by frame")
+SYSTEM = System("hmm-experts", "1996", "HMM experts", "hidden Markov models; the gate decides frame by frame")

@@ -2,4 +2,4 @@
 
 from moeviz.history.shared.system import System
 
-SYSTEM = System("svm-experts", "2002", "SVM experts", "support vector machines, each with room for so many examples")
+SYSTEM = System("svm-experts", "2002", "SVM experts", "support vector machines, each with a limited capacity")

@@ -2,4 +2,4 @@
 
 from moeviz.history.shared.system import System
 
-SYSTEM = System("switch", "2021", "Switch", "one expert a token, and what does not fit is dropped")
+SYSTEM = System("switch", "2021", "Switch", "one expert per token, and what does not fit is dropped")
