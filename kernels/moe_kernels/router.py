@@ -22,7 +22,7 @@ from moe_kernels.selection import (
 )
 from moe_kernels.tiles import router_tile
 
-SOFTMAX, SIGMOID, SQRT_SOFTPLUS = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "sigmoid", "sqrtsoftplus"))
+SOFTMAX, SIGMOID = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "sigmoid"))
 
 
 @triton.jit
