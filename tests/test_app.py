@@ -166,6 +166,15 @@ def test_a_caution_stands_beside_the_trace_as_plain_text(trace):
     assert any("(its encoder routers)" in text for text in texts)
 
 
+@pytest.mark.parametrize("chosen, by", [(None, "hooks"), ("on", "kernels (plain torch)"), ("off", "hooks")])
+def test_the_kernels_are_switched_in_the_options_and_the_page_says_who_recorded(chosen, by):
+    app = first_page()
+    app.selectbox(key=state.KERNELS).set_value(chosen)
+    run(app, "Il fait froid.")
+    assert not app.exception
+    assert any(text.value.endswith(f"recorded in transformers, by {by} in float32") for text in app.text)
+
+
 def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
     app = first_page(trace)
     app.select_slider(key=state.LAYER).set_value(2).run()
@@ -449,3 +458,12 @@ def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):
     for name in ("sample", "embedded"):  # the name alone proves nothing: these layers are others
         app = first_page(replace(trace, model=replace(trace.model, name=name)))
         assert "Routed like" not in [metric.label for metric in app.metric]
+
+
+def test_drawing_the_first_page_loads_no_weights(monkeypatch):
+    """What the page says of the model is in its config; the weights wait for Run."""
+    shared._load.clear()
+    monkeypatch.setattr(moeviz, "load_model", lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
+    app = first_page()
+    assert not app.exception
+    assert [metric.value for metric in app.metric if metric.label == "Context"] == ["1,024"]
