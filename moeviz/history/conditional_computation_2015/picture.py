@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moeviz.history.conditional_computation_2015.model import CLASSES, EPOCHS, UNITS, Conditional, train
+from moeviz.history.conditional_computation_2015.model import CLASSES, UNITS, Conditional, train
 
 SWEEP = Path(__file__).with_name("sweep.csv")
 TARGETS = {
@@ -88,7 +88,7 @@ def error_by_blocks(result: Conditional, path: Path = SWEEP) -> pd.DataFrame:
     return pd.concat([rows.reset_index(), pd.DataFrame([own])], ignore_index=True)
 
 
-def sweep(seeds: Iterable[int] = range(3), epochs: int = EPOCHS) -> pd.DataFrame:
+def sweep(seeds: Iterable[int] = range(3)) -> pd.DataFrame:
     """Train every network of `error_by_blocks`: what ships as sweep.csv. Takes minutes.
 
     One row per run. Columns: network str · target float64 · seed int64 · on_share float64 · error float64.
@@ -98,6 +98,6 @@ def sweep(seeds: Iterable[int] = range(3), epochs: int = EPOCHS) -> pd.DataFrame
     rows = []
     for name, estimator, target, blocks in asked:
         for seed in seeds:
-            run = train(estimator, target, blocks=blocks, seed=seed, epochs=epochs)
+            run = train(estimator, target, blocks=blocks, seed=seed)
             rows.append((name, target, seed, run.on_share, run.error))
     return pd.DataFrame(rows, columns=["network", "target", "seed", "on_share", "error"]).round(4)

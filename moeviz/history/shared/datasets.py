@@ -24,6 +24,7 @@ SHA256 = {
 }
 TEST_DIGITS = 1000
 HELD_OUT_WORDS = 0.1
+VOCABULARY = 2000  # different words, UNKNOWN included
 UNKNOWN = "<unk>"
 
 
@@ -76,7 +77,7 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
     return _utterances(each, speaker, training), _utterances(each, speaker, ~training)
 
 
-def english(vocabulary: int = 2000) -> Words:
+def english() -> Words:
     """The Python language reference, about 100,000 words; the rarer ones are UNKNOWN.
 
     A word that repeats the one before it is left out: lines made of hyphens and stars are an eighth of the text, easy
@@ -86,7 +87,7 @@ def english(vocabulary: int = 2000) -> Words:
     """
     text = gzip.decompress(_checked("english.txt.gz")).decode()
     words = re.findall(r"[A-Za-z_]+|[0-9]+|[^\sA-Za-z0-9_]", text)
-    known = (UNKNOWN, *(word for word, _ in Counter(words).most_common(vocabulary - 1)))
+    known = (UNKNOWN, *(word for word, _ in Counter(words).most_common(VOCABULARY - 1)))
     index = {word: number for number, word in enumerate(known)}
     numbers = np.array([index.get(word, 0) for word in words])
     end = int(len(numbers) * (1 - HELD_OUT_WORDS))

@@ -16,7 +16,6 @@ from jaxtyping import Float64, Int64
 from moeviz.errors import MoevizError
 
 SOURCE = "Peterson & Barney, Control Methods Used in a Study of the Vowels, JASA 24(2):175-184 (1952), table of Praat"
-LICENCE = "none of its own; the copy read here is part of Praat (GPL-3.0-or-later)"
 SHA256 = "4b5e52cf3f20df6aa052b4675b0f5f1b519d8170fd91badcadc7216a80594f8a"
 STAND_IN = "synthetic stand-in drawn from the averages of Peterson & Barney (1952), table II; not their measurements"
 
@@ -54,15 +53,15 @@ class Vowels:
         return self.speaker <= TRAIN_SPEAKERS
 
 
-def stand_in(seed: int = 1952) -> Vowels:
+def stand_in() -> Vowels:
     """600 made-up samples with the published averages of men, women and children, and a plausible spread.
 
     The logarithm of each formant is that of the average, plus a normal deviate of the speaker, of the speaker's
-    vowel, and of the repetition. The same seed, the same samples.
+    vowel, and of the repetition. The same samples every time.
 
     Source: Peterson & Barney (1952), table II, for the averages; the spreads are ours.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1952)
     averages = np.concatenate([np.broadcast_to(means, (people, 4, 2)) for people, means in AVERAGES])
     logs = np.log(averages)[:, :, None, :] + rng.normal(0, SPEAKER_SPREAD, (SPEAKERS, 1, 1, 1))
     logs = logs + rng.normal(0, VOWEL_SPREAD, (SPEAKERS, len(VOWELS), 1, 2))

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 TABLE = Path(__file__).with_name("timeline.csv")
-STATUS = ("read", "secondary", "memory")
 NUMBERS = ("total", "active", "experts", "top_k")
 
 
