@@ -24,6 +24,7 @@ _ON_FIRST_USE = {
     "ablate": ("moeviz.capture.change.what_if", "ablate"),
     "read_trace": ("moeviz.formats.exports", "read_trace"),
     "write_trace": ("moeviz.formats.exports", "write_trace"),
+    "view": ("moeviz.one_call", "view"),
 }
 __all__ = ["ModelInfo", "ParameterCounts", "RoutingTrace", "__version__", *_ON_FIRST_USE]
 
