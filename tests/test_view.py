@@ -364,8 +364,7 @@ def test_a_trace_without_any_expert_is_drawn(opened):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 def test_the_largest_trace_is_drawn_on_desktop_and_phone_and_has_no_grave_fault(opened, size, scheme):
     trace = sample_trace(tokens=256, layers=32, top_k=8)
     page = drawn(opened(View(trace).html, size, scheme))

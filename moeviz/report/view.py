@@ -34,9 +34,7 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
-TOO_OLD = (
-    "This view is drawn by JavaScript, in browsers from 2023 on. In a notebook that came from elsewhere, run its cell."
-)
+TOO_OLD = "This view is drawn by JavaScript, in browsers from 2023 on."
 
 
 class View:
@@ -70,7 +68,7 @@ class View:
         return path
 
     def _repr_html_(self) -> str:
-        """A frame with the page in it: notebooks do not run scripts of an output, and their styles stay outside."""
+        """The page in a frame: some notebooks run no script of an output itself, and none may touch its styles."""
         name = f"Routing of {visible(self.trace.model.name)}"
         return (
             f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" title="{escape(name)}" '
