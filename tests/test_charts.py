@@ -18,6 +18,7 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.linked_grid import LINKED
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MissingField, MoevizError
@@ -83,6 +84,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "theme",
         "marked_token",
         "overview",  # of long traces, above the strip
+        "linked_grid",  # of `moeviz.view`
         "vocabulary",  # a part of specialization
         *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
     }
@@ -121,7 +123,7 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, *COMPARISONS, *HISTORY_CHARTS]}
+    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, LINKED, *COMPARISONS, *HISTORY_CHARTS]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 

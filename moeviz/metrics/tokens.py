@@ -1,5 +1,6 @@
 """What happened to each token. Tokens are identified by their row in the trace, never by their text: words repeat."""
 
+import re
 import unicodedata
 
 import numpy as np
@@ -11,6 +12,7 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 _SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
 _COMBINING = {"Mn", "Me"}
+PART_OF_CHARACTER = re.compile(r"⟨.+ \d/\d⟩")  # as `RoutingTrace` writes a token that is one
 
 
 def visible(text: str) -> str:
