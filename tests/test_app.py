@@ -11,6 +11,7 @@ from moeviz_app import settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem, table_as_csv
 from moeviz_app.settings import read_settings
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 from tiny_models import DENSE
 
@@ -24,6 +25,7 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
+config._main_script_path = str(MAIN)  # as `streamlit run` does, so that the app's own settings hold here too
 SECONDS = 120
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -8,6 +8,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.hmm_experts_1996.experts import Experts
 from moeviz.history.hmm_experts_1996.k_means import k_means
 from moeviz.history.shared.datasets import Utterances
+from moeviz.history.shared.extra import INSTALL
 from moeviz.history.shared.results import Watch
 
 SPEAKERS = 9
@@ -52,8 +53,8 @@ def gaussian_hmm(states: int, seed: int) -> Any:
         from hmmlearn.hmm import GaussianHMM
     except ImportError as error:
         raise MoevizError(
-            "When the speakers are known, experts are fitted by hmmlearn, which is not installed here. Run `pip "
-            "install hmmlearn` with a Python before 3.14, or train with the speakers unknown."
+            f"When the speakers are known, experts are fitted by hmmlearn, which is not installed here. Run {INSTALL} with "
+            "a Python before 3.14, or train with the speakers unknown."
         ) from error
     return GaussianHMM(
         states, n_iter=ITERATIONS, random_state=seed, implementation="log", init_params="stc", covariance_type="diag"
