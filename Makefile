@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
 
-.PHONY: app test check bench kernels browser test-gpu test-vllm test-ray clean
+.PHONY: app test check bench kernels docs browser test-gpu test-vllm test-ray clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -23,6 +23,10 @@ bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.overview
 	$(BIN)/python -m benchmarks.pages
+
+# The documentation site, into build/docs: without a network, and a warning is an error.
+docs: .venv/installed-test
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs-doctrees docs build/docs
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test

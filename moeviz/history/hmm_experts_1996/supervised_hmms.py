@@ -53,8 +53,8 @@ def gaussian_hmm(states: int, seed: int) -> Any:
         from hmmlearn.hmm import GaussianHMM
     except ImportError as error:
         raise MoevizError(
-            f"When the speakers are known, experts are fitted by hmmlearn, which is not installed here. Run {INSTALL} with "
-            "a Python before 3.14, or train with the speakers unknown."
+            f"When the speakers are known, experts are fitted by hmmlearn, which is not installed here. Run {INSTALL} "
+            "with a Python before 3.14, or train with the speakers unknown."
         ) from error
     return GaussianHMM(
         states, n_iter=ITERATIONS, random_state=seed, implementation="log", init_params="stc", covariance_type="diag"
