@@ -58,11 +58,11 @@ browser: .venv/installed-test
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
 	@touch $@
 
 .venv/installed-test: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[app,history,report,notebook,docs,test]"
 	@touch $@ .venv/installed
 
 clean:

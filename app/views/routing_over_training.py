@@ -4,10 +4,10 @@ import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.show import heading, picture_and_words
 
+from moeviz.charts import NAMED
 from moeviz.charts.routing_over_training import SATURATION
-from moeviz.charts.specialization import CHARTS, label_load_heatmap
 
-(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+BY_LABEL = NAMED["label_load_heatmap"]
 
 
 def routing_over_training_page() -> None:

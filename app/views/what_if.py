@@ -11,7 +11,7 @@ from moeviz_app.show import explained, heading, picture_and_words
 from moeviz_app.worker import InLine, News, result
 
 import moeviz
-from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
 from moeviz.charts.effect import EFFECT
 from moeviz.metrics.effect import effect_summary
 from moeviz.metrics.load import expert_load
@@ -30,7 +30,7 @@ CHANGES = {
 }
 PRECISIONS = ("bfloat16", "float16", "int8")
 NEXT = ("next_token", "next_token_changed")
-PICTURES = [chart for chart in COMPARISONS if "tokens go" in chart.question or "more than" in chart.question]
+PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
 
 
 def what_if_page() -> None:

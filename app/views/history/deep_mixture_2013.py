@@ -7,16 +7,16 @@ from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
 from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from moeviz.charts import confidence, flow, specialization
+from moeviz.charts import NAMED
 from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
 from moeviz.history.deep_mixture_2013.model import EPOCHS, DeepMixture, train
 from moeviz.history.deep_mixture_2013.trace import LABELS, trace_of
 from moeviz.history.shared.results import shipped
 
 NAME = "deep-mixture"
-(BY_LABEL,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.label_load_heatmap)
-(FLOW,) = (chart for chart in flow.CHARTS if chart.draw is flow.flow_ribbons)
-(HOW_SURE,) = (chart for chart in confidence.CHARTS if chart.draw is confidence.entropy_by_layer)
+BY_LABEL = NAMED["label_load_heatmap"]
+FLOW = NAMED["flow_ribbons"]
+HOW_SURE = NAMED["entropy_by_layer"]
 EQUATION = r"""\begin{aligned}
 z^1 &= \textstyle\sum_i g_i^1(x)\, f_i^1(x) \\
 z^2 &= \textstyle\sum_j g_j^2(z^1)\, f_j^2(z^1) \\

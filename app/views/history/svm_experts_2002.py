@@ -8,7 +8,7 @@ from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
 from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from moeviz.charts import co_activation, flow, specialization
+from moeviz.charts import NAMED
 from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import stand_in
 from moeviz.history.svm_experts_2002 import em as svm_em
@@ -31,10 +31,10 @@ from moeviz.routing_trace import RoutingTrace
 NAME = "svm-experts"
 LOOP, SOFT, HARD = "loop of 2002, digits", "soft EM, vowels", "hard EM, vowels"
 VIEWS = ("first choice", "assigned")
-(BY_LABEL,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.label_load_heatmap)
-(INFORMATION,) = (chart for chart in specialization.CHARTS if chart.draw is specialization.information_by_layer)
-(TOGETHER,) = (chart for chart in co_activation.CHARTS if chart.draw is co_activation.co_activation_heatmap)
-(STEADY,) = (chart for chart in flow.CHARTS if chart.draw is flow.flow_information)
+BY_LABEL = NAMED["label_load_heatmap"]
+INFORMATION = NAMED["information_by_layer"]
+TOGETHER = NAMED["co_activation_heatmap"]
+STEADY = NAMED["flow_information"]
 EQUATIONS = r"""\begin{aligned}
 \text{2002:}\quad & f(x) = \tanh\left(\textstyle\sum_m w_m(x)\, s_m(x)\right) \\
 & \text{examples of } m \le N/M + c \\
