@@ -31,7 +31,7 @@ def explore() -> None:
     _tokens()
     for draw in OVERVIEW:
         show(CHARTS[draw], trace)
-    st.subheader("Take this trace with you", anchor=False)
+    st.subheader("Download this trace", anchor=False)
     downloads(trace)
 
 
@@ -104,7 +104,7 @@ def _route(trace: RoutingTrace) -> None:
     chart = CHARTS[token_route]
     heading(chart)
     if state.selected_token() is None:
-        say("Click a token in the text or in the chart. Its experts in every layer, with their weights, appear here.")
+        say("Click a token in the text or in the chart to see its experts in every layer, with their weights.")
         return
     with explained():
         frame = chart.measure(part_of(trace, chart))

@@ -18,6 +18,7 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.linked_grid import LINKED
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MissingField, MoevizError
@@ -82,6 +83,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "theme",
         "marked_token",
         "overview",  # of long traces, above the strip
+        "linked_grid",  # of `moeviz.view`
         "vocabulary",  # a part of specialization
         *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
     }
@@ -120,7 +122,7 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, *COMPARISONS, *HISTORY_CHARTS]}
+    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, LINKED, *COMPARISONS, *HISTORY_CHARTS]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
@@ -233,7 +235,7 @@ def test_a_token_without_an_expert_has_no_cell(trace):
 def test_too_many_tokens_are_refused_and_not_cut():
     trace = sample_trace(layers=1, tokens=theme.MAX_TOKENS + 1)
     for chart, frame in zip(TOPICS["Tokens"], (token_layer(trace), token_expert(trace)), strict=False):
-        with pytest.raises(MoevizError, match="shows 256 tokens at most, and got 257"):
+        with pytest.raises(MoevizError, match="shows at most 256 tokens, and got 257"):
             chart.draw(frame)
 
 
@@ -264,7 +266,7 @@ def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace,
 
 def test_too_many_labels_are_refused_and_not_cut():
     trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
-    with pytest.raises(MoevizError, match="shows 100 labels at most, and got 101"):
+    with pytest.raises(MoevizError, match="shows at most 100 labels, and the trace has 101"):
         specialization.CHARTS[0].draw(load_by_label(trace))
 
 

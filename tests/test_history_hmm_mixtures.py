@@ -146,7 +146,7 @@ def test_ours_are_the_log_likelihoods_of_hmmlearn(mixture):
 
 def test_without_hmmlearn_a_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "hmmlearn.hmm", None)
-    with pytest.raises(MoevizError, match="pip install hmmlearn"):
+    with pytest.raises(MoevizError, match=r'hmmlearn.* `pip install "moeviz\[history\]"`'):
         train(supervised=True)
 
 

@@ -1,4 +1,4 @@
-"""A deep mixture of experts, 2013: the first layer goes by where a digit is, the second by what it is."""
+"""A deep mixture of experts, 2013: the first layer responds to where a digit is, the second to what it is."""
 
 from functools import partial
 
@@ -27,18 +27,23 @@ g_i(x) &= 0 \text{ where } G_i - \operatorname{mean}(G) > m
 
 def _controls() -> dict[str, object]:
     experts = st.select_slider(
-        "Experts a layer", (2, 4, 8), 4, key=f"{NAME} experts", persist_state="session", width=160
+        "Experts per layer", (2, 4, 8), 4, key=f"{NAME} experts", persist_state="session", width=160
     )
     epochs = st.select_slider(
         "Epochs", (14, 28, EPOCHS), EPOCHS, key=f"{NAME} epochs", persist_state="session", width=160
     )
-    constraint = st.toggle("Constraint on totals", True, key=f"{NAME} constraint", persist_state="session")
+    constraint = st.toggle("Balance constraint", True, key=f"{NAME} constraint", persist_state="session")
     return {"experts": experts, "epochs": epochs, "constraint": constraint, "seed": seed_control(NAME)}
 
 
 def _show(result: DeepMixture) -> None:
     figures(
-        {"Told wrong": (f"{result.error:.1%}", "Of 1,000 test digits that it was not trained on, at all 81 places.")}
+        {
+            "Errors": (
+                f"{result.error:.1%}",
+                "Share of 1,000 test digits that it was not trained on, in all 81 positions.",
+            )
+        }
     )
     for chart in (GATES_BY_PLACE_AND_DIGIT, FACTOR_INFORMATION, SHARE_BY_EPOCH):
         heading(chart)
@@ -51,24 +56,28 @@ def _show(result: DeepMixture) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-deep_mixture_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Deep mixture",
-        new="2013: mixtures of experts are stacked, so that a gate chooses in every layer and the ways through the "
-        "network multiply: two layers of four experts have sixteen. On digits moved about on a larger picture the "
-        "gates of the first layer go by where the digit is, and those of the second by what it is, though nothing "
-        "tells them to. Left alone, a gate gives everything to the first expert that does well, so in the first part "
-        "of training an expert whose running total leads by more than m is left out until the others have caught up "
-        "(Eigen, Ranzato and Sutskever, arXiv 1312.4314).",
-        not_here="The paper's errors of 1.3 to 1.8 %: it trained on all of MNIST, and here are 4,000 digits of it, "
-        "with 6 to 7 % told wrong. Its second experiment, on speech: the recordings are proprietary. And not "
-        "every run does as most do. Of four with the constraint, the first layer of three knows at least "
-        "ten times as much of where as of what, and of the fourth 9.5 times. Of four without it, one expert "
-        "ends with over 80 % of a layer in three, and in the fourth none has more than 54 %. How many "
-        "times, and how many per cent, is ours to ask: the paper has a picture and no number for it. The "
-        "step size, and the margin m, are ours too.",
+        new=(
+            "2013: mixtures of experts are stacked, so that a gate chooses in every layer and the number of paths "
+            "through the network multiplies: two layers of four experts have sixteen. On digits that are shifted "
+            "around on a larger canvas, the gates of the first layer respond to where the digit is, and those of the "
+            "second to what it is, though nothing tells them to. Left alone, a gate gives everything to the first "
+            "expert that does well. So in the first part of training, an expert whose running total leads by more "
+            "than m is left out until the others have caught up (Eigen, Ranzato and Sutskever, arXiv 1312.4314)."
+        ),
+        not_here=(
+            "The paper's error rates of 1.3 to 1.8 %: it trained on all of MNIST, and here 4,000 of its digits give 6 "
+            "to 7 % errors. Its second experiment, on speech: the recordings are proprietary. And not every run "
+            "behaves like most. Of four runs with the constraint, the first layer of three knows at least ten times "
+            "as much about where as about what, and that of the fourth 9.5 times as much. Of four runs without it, in "
+            "three one expert ends up with over 80 % of a layer, and in the fourth none has more than 54 %. The "
+            "thresholds (how many times, how many per cent) are our own: the paper shows a picture and gives no "
+            "number. The step size and the margin m are our own too."
+        ),
         equation=EQUATION,
         controls=_controls,
         train=train,
