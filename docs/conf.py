@@ -32,6 +32,7 @@ python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = "moeviz"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["moeviz.css"]
 html_extra_path = [str(pictures.FOLDER)]

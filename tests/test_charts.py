@@ -28,7 +28,6 @@ from moeviz.metrics.vocabulary import top_tokens
 from moeviz.samples import sample_trace
 
 GOLDEN = Path(__file__).parent / "golden"
-README = Path(__file__).parent.parent / "README.md"
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
 VARYING = {"$schema", "config", "data", "datasets", "views"}
 every_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
@@ -339,39 +338,6 @@ def test_the_effect_of_a_change_is_drawn_token_by_token(trace, request):
     chart = EFFECT.draw(EFFECT.measure(effect))
     assert "text" not in chart.data and len(chart.data) == len(ones)
     check_golden(EFFECT, chart.to_dict(), request)
-
-
-NEEDS = {
-    "logits": lambda trace: replace(trace, logits=None),
-    "weights": lambda trace: replace(trace, weights=None),
-    "labels": lambda trace: replace(trace, tokens=trace.tokens.drop(columns="label")),
-    "parameter counts": lambda trace: replace(trace, model=replace(trace.model, parameters=None)),
-}
-BEGIN, END = "<!-- topics -->\n", "<!-- end of topics -->\n"
-
-
-def needs(chart) -> list[str]:
-    """What a chart cannot do without, found out by taking it away."""
-    trace, missing = repeated(labelled(sized(sample_trace())), 10 if chart in vocabulary.CHARTS else 1), ["ids"]
-    for what, without in NEEDS.items():
-        try:
-            chart.measure(fitted(without(trace), chart))
-        except MissingField:
-            missing.append(what)
-    return missing
-
-
-def test_the_readme_s_table_of_charts_is_that_of_topics(request):
-    rows = [(topic, chart.question, ", ".join(needs(chart))) for topic, charts in TOPICS.items() for chart in charts]
-    lines = ["| topic | question | needs |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    readme = README.read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
-    old, after = rest.split(END)
-    table = "\n".join(lines) + "\n"
-    if request.config.getoption("--update-golden"):
-        README.write_text(before + BEGIN + table + END + after, encoding="utf-8")
-        old = table
-    assert old == table, "pytest --update-golden tests/test_charts.py writes it anew"
 
 
 @pytest.mark.parametrize("experts", [8, 64, 128, 256, 512])

@@ -11,7 +11,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
-from moeviz.charts.overview import WHOLE_TRACE
+from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.report.plots import about, choices, part_of
 
@@ -62,14 +62,14 @@ def _topic(topic: str) -> Iterator[str]:
     trace = made()[name]
     chosen = choices(trace, LAYER, None, TOKEN)
     yield f"## {topic}"
-    yield _code(_call(name, topic))
+    yield _code(call(name, topic))
     for chart in TOPICS[topic]:
         frame = chart.measure(part_of(trace, chart, chosen))
         yield entry(chart, frame, about(trace, chart, chosen))
 
 
-def _call(name: str, topic: str) -> str:
-    """What draws a topic: its method, by the topic's word, which for some is no name in Python."""
+def call(name: str, topic: str) -> str:
+    """The code that draws a topic: its method, by the topic's word, which for some is no name in Python."""
     words = (topic.lower().replace("-", "_"), topic.lower())
     word = next(word for word in words if word in dir(made()[name].plot))
     method = f"{name}.plot.{word}" if word.isidentifier() else f'getattr({name}.plot, "{word}")'
@@ -79,9 +79,10 @@ def _call(name: str, topic: str) -> str:
 def beside() -> str:
     """The charts of several traces, of a change, of a training, and of a long trace as a whole."""
     parts = [_code(f"{TRACES}\n{CHANGED}")]
-    return "\n\n".join(
-        parts + [entry(chart, chart.measure(eval(of, made())), of=of, level="##") for chart, of in BESIDE.items()]
-    )
+    for chart, of in BESIDE.items():
+        frame = chart.measure(eval(of, made()))
+        parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
+    return "\n\n".join(parts)
 
 
 def history() -> str:

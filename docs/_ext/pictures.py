@@ -1,6 +1,7 @@
 """Charts as SVG files: in light and dark, for a wide and for a narrow page. Drawn by vl-convert, without a network."""
 
 import html
+import re
 from pathlib import Path
 
 import altair as alt
@@ -23,6 +24,7 @@ CONFIG = {
     "title": {"color": TEXT, "subtitleColor": TEXT},
     "text": {"color": TEXT},
 }
+SIZE = re.compile(r'width="[\d.]+" height="[\d.]+"')
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 FOLDER.mkdir(parents=True, exist_ok=True)
@@ -36,22 +38,25 @@ def picture(chart: alt.Chart | alt.LayerChart, key: str, alternative: str) -> st
     spec = with_data_inside(chart).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
     folder = FOLDER / "pictures"
     folder.mkdir(exist_ok=True)
+    sizes = {}
     for suffix, width in WIDTHS.items():
         drawn = _svg(spec | {"width": width})
+        sizes[suffix] = SIZE.search(drawn)[0]
         (folder / f"{key}{suffix}.svg").write_text(drawn, encoding="utf-8")
         for light, dark in ON_DARK.items():
             drawn = drawn.replace(f'"{light}"', f'"{dark}"')
         (folder / f"{key}{suffix}-dark.svg").write_text(drawn, encoding="utf-8")
-    return f'<div class="chart">{_shown(key, "", alternative)}{_shown(key, "-dark", alternative)}</div>'
+    return f'<div class="chart">{"".join(_shown(key, theme, alternative, sizes) for theme in ("", "-dark"))}</div>'
 
 
 def _svg(spec: dict) -> str:
     return vl_convert.vegalite_to_svg(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
 
 
-def _shown(key: str, theme: str, alternative: str) -> str:
+def _shown(key: str, theme: str, alternative: str, sizes: dict[str, str]) -> str:
+    """With its size, so that nothing moves when it is loaded."""
     return (
-        f'<picture class="only-{"dark" if theme else "light"}">'
-        f'<source media="(max-width: 640px)" srcset="../pictures/{key}-narrow{theme}.svg">'
-        f'<img src="../pictures/{key}{theme}.svg" alt="{html.escape(alternative)}" loading="lazy"></picture>'
+        f'<picture class="only-{"dark" if theme else "light"}"><source media="(max-width: 640px)" '
+        f'srcset="../pictures/{key}-narrow{theme}.svg" {sizes["-narrow"]}><img src="../pictures/{key}{theme}.svg" '
+        f'{sizes[""]} alt="{html.escape(alternative)}" loading="lazy"></picture>'
     )

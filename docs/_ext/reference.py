@@ -26,7 +26,7 @@ def _command(name: str, says: str, fill, examples: str) -> str:
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
     lines = "\n".join(_remark_above(line.strip()) for line in examples.splitlines()[1:])
-    return f"## moeviz {name}\n\n{says}\n\n```text\n{told.rstrip()}\n```\n\nExamples:\n\n```console\n{lines}\n```"
+    return f"## moeviz {name}\n\n{says}\n\n```text\n{told.rstrip()}\n```\n\nExamples:\n\n```sh\n{lines}\n```"
 
 
 def _remark_above(line: str) -> str:
