@@ -1,18 +1,26 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests
-# Both need Python 3.11 or newer and a package registry.
+# make test   the same, then run the tests; make test-fast runs those that take two minutes
+# All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
+WORKERS ?= 2
+# File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+ELSEWHERE := gpu or vllm or ray
+LONG := browser or training or survey or package or docs
 
-.PHONY: app test check bench kernels docs browser test-gpu test-vllm test-ray clean
+.PHONY: app test test-fast check bench kernels docs browser test-gpu test-vllm test-ray clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
 test: .venv/installed-test browser
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray"
+	$(PYTEST) -m "not ($(ELSEWHERE))"
+
+test-fast: .venv/installed-test
+	$(PYTEST) -m "not ($(ELSEWHERE) or $(LONG))"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

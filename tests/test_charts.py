@@ -4,6 +4,7 @@ import json
 import pkgutil
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,10 @@ def repeated(trace: RoutingTrace, times: int = 10) -> RoutingTrace:
     return replace(trace, tokens=trace.tokens.iloc[rows].reset_index(drop=True).assign(sequence=texts), **arrays)
 
 
-def spec_of(chart, trace: RoutingTrace) -> dict:
-    part = fitted(labelled(sized(trace)), chart)
+@cache
+def sample_spec(chart) -> dict:
+    """What the chart draws of the sample trace, drawn once for all the tests that look at it."""
+    part = fitted(labelled(sized(sample_trace())), chart)
     return chart.draw(chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)).to_dict()
 
 
@@ -104,8 +107,8 @@ def test_asks_a_question_and_says_how_to_read_the_answer(chart):
 
 
 @every_chart
-def test_spec_matches_golden(chart, trace, request):
-    check_golden(chart, spec_of(chart, trace), request)
+def test_spec_matches_golden(chart, request):
+    check_golden(chart, sample_spec(chart), request)
 
 
 def check_golden(chart, spec, request):
@@ -127,39 +130,8 @@ def test_every_golden_file_is_of_a_chart():
 
 
 @every_chart
-def test_draws_from_ids_alone_or_says_what_is_missing(chart, ids_only_trace):
-    try:
-        assert encodings(spec_of(chart, ids_only_trace))
-    except MoevizError as error:
-        assert str(error).endswith(".")
-        assert "router logits" in str(error)
-
-
-@every_chart
-def test_draws_many_experts_and_layers_of_different_sizes(chart):
-    """64 experts, top-4; one layer has 16 of them only."""
-    trace = sample_trace(layers=3, tokens=16, top_k=4, experts=64)
-    experts = trace.experts.copy()
-    experts[1] %= 16
-    logits = trace.logits.copy()
-    logits[1, :, 16:] = float("-inf")
-    mixed = replace(trace, experts=experts, logits=logits, model=replace(trace.model, num_experts=(64, 16, 64)))
-    assert encodings(spec_of(chart, mixed))
-
-
-@every_chart
-def test_draws_a_trace_without_tokens_or_says_why_not(chart, trace):
-    empty = trace.select(tokens=slice(0, 0))
-    try:
-        assert encodings(spec_of(chart, empty))
-    except MoevizError as error:
-        assert chart.tokens == "one"
-        assert "this trace has 0" in str(error)
-
-
-@every_chart
-def test_tooltips_have_no_field_that_vega_makes_an_image_or_a_heading_of(chart, trace):
-    tips = [tip for encoding in encodings(spec_of(chart, trace)) for tip in _list(encoding.get("tooltip", []))]
+def test_tooltips_have_no_field_that_vega_makes_an_image_or_a_heading_of(chart):
+    tips = [tip for encoding in encodings(sample_spec(chart)) for tip in _list(encoding.get("tooltip", []))]
     names = {tip.get(key) for tip in tips for key in ("field", "title")}
     assert not names & {"image", "title"}
 
@@ -169,18 +141,18 @@ def _list(value) -> list:
 
 
 @every_chart
-def test_has_no_title_or_background_of_its_own(chart, trace):
-    spec = spec_of(chart, trace)
+def test_has_no_title_or_background_of_its_own(chart):
+    spec = sample_spec(chart)
     assert "title" not in spec
     assert "background" not in spec
     assert spec["width"] == "container"
 
 
 @every_chart
-def test_column_names_are_plain(chart, trace):
+def test_column_names_are_plain(chart):
     fields = [
         channel["field"]
-        for encoding in encodings(spec_of(chart, trace))
+        for encoding in encodings(sample_spec(chart))
         for channels in encoding.values()
         for channel in _list(channels)
         if "field" in channel
@@ -367,6 +339,6 @@ def arrow_bytes(frame: pd.DataFrame) -> int:
 @every_chart
 def test_a_legend_that_is_a_gradient_is_drawn_on_a_canvas(chart):
     """In SVG it may stay empty: Vega gives gradients of two pictures on a page the same name."""
-    spec = spec_of(chart, sample_trace())
+    spec = sample_spec(chart)
     gradients = [encoding for encoding in encodings(spec) if encoding.get("color", {}).get("type") == "quantitative"]
     assert not gradients or spec["usermeta"]["embedOptions"]["renderer"] == "canvas"

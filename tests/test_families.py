@@ -20,6 +20,7 @@ def test_the_table_has_every_architecture_of_the_installed_transformers():
         assert known == here
 
 
+@pytest.mark.survey
 @pytest.mark.parametrize("architecture", architectures())
 def test_an_architecture_is_read_as_the_table_says(architecture):
     found = list(rows_of(survey(architecture)))
