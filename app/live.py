@@ -31,7 +31,8 @@ def run_live(run: Run) -> RoutingTrace:
     from moeviz.capture.run.decoding import Sampling
 
     sampling = Sampling(temperature=run.temperature, seed=run.seed)
-    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site}
+    kernels = "auto" if run.kernels is None else run.kernels == "on"
+    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site, "kernels": kernels}
 
     def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
         log_moment("model begins")

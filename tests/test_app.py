@@ -166,6 +166,15 @@ def test_a_caution_stands_beside_the_trace_as_plain_text(trace):
     assert any("(its encoder routers)" in text for text in texts)
 
 
+@pytest.mark.parametrize("chosen, by", [(None, "hooks"), ("on", "kernels (plain torch)"), ("off", "hooks")])
+def test_the_kernels_are_switched_in_the_options_and_the_page_says_who_recorded(chosen, by):
+    app = first_page()
+    app.selectbox(key=state.KERNELS).set_value(chosen)
+    run(app, "Il fait froid.")
+    assert not app.exception
+    assert any(text.value.endswith(f"recorded in transformers, by {by} in float32") for text in app.text)
+
+
 def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
     app = first_page(trace)
     app.select_slider(key=state.LAYER).set_value(2).run()

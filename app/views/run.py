@@ -95,6 +95,16 @@ def _how() -> None:
                 key=key,
                 persist_state="session",
             )
+        st.selectbox(
+            "Routers run by",
+            state.KERNELS_CHOICES,
+            format_func={"on": "moeviz's kernels", "off": "the model's own code"}.get,
+            index=None,
+            placeholder="moeviz's kernels on a GPU, where they know the model's routers",
+            help="The kernels record as they decide, and are compared with the model's own routers in every run.",
+            key=state.KERNELS,
+            persist_state="session",
+        )
 
 
 def _facts(name: str) -> bool:
@@ -144,4 +154,5 @@ def _run(name: str, new_tokens: int, temperature: float, seed: int) -> None:
     how = state.how()
     site = state.value(state.SITE) if len(_sites(name)) > 1 else None
     prompt = state.value(state.PROMPT)
-    record(Run(prompt, name, min(new_tokens, most), temperature, seed, how.dtype, how.device_map, site))
+    kernels = state.value(state.KERNELS)
+    record(Run(prompt, name, min(new_tokens, most), temperature, seed, how.dtype, how.device_map, site, kernels))
