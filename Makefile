@@ -1,18 +1,26 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests
-# Both need Python 3.11 or newer and a package registry.
+# make test   the same, then run the tests; make test-fast runs those that take two minutes
+# All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
+WORKERS ?= 2
+# File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+ELSEWHERE := gpu or vllm or ray
+LONG := browser or training or survey or package or docs
 
-.PHONY: app test check bench kernels browser test-gpu test-vllm test-ray clean
+.PHONY: app test test-fast check bench kernels docs browser test-gpu test-vllm test-ray clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
 test: .venv/installed-test browser
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray"
+	$(PYTEST) -m "not ($(ELSEWHERE))"
+
+test-fast: .venv/installed-test
+	$(PYTEST) -m "not ($(ELSEWHERE) or $(LONG))"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -23,6 +31,10 @@ bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.overview
 	$(BIN)/python -m benchmarks.pages
+
+# The documentation site, into build/docs: without a network, and a warning is an error.
+docs: .venv/installed-test
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs-doctrees docs build/docs
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test
@@ -54,11 +66,11 @@ browser: .venv/installed-test
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
 	@touch $@
 
 .venv/installed-test: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[app,history,report,notebook,docs,test]"
 	@touch $@ .venv/installed
 
 clean:

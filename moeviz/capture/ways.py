@@ -70,25 +70,37 @@ def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
     Raises `NotByKernels` where a router does not decide as they do, and `CaptureError` where they were asked for by
     name and cannot record the model at all.
     """
-    from moeviz.capture.record import fused
     from moeviz.capture.record.probe import Differs
 
-    model = job.run.model
-    with uncompiled(model):
+    with uncompiled(job.run.model):
         found = _probed(job)
-        by = fused.how(model, found)
+        way = _kernels_record if job.intervention is None else _kernels_decide
         try:
-            if job.intervention is None:
-                rows = expected_rows(job.run.batch, job.max_new_tokens, job.decoding)
-                with fused.fusing(model, found, rows, job.keep_logits) as record:
-                    with reading(model, found.routers[0].router.site, read := []):
-                        yield lambda: fused.recorded(record, read, job.keep_logits, by)
-            else:
-                with fused.deciding(model, found), _changed(job, found):
-                    with hearing(model, job.keep_logits, job.site) as recording:
-                        yield lambda: replace(recording, by=by)
+            with way(job, found) as so_far:
+                yield so_far
         except Differs as difference:
             raise NotByKernels(f"On this text {difference}.") from difference
+
+
+@contextmanager
+def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
+    from moeviz.capture.record.fused import fusing, how, recorded
+
+    model, site = job.run.model, found.routers[0].router.site
+    rows = expected_rows(job.run.batch, job.max_new_tokens, job.decoding)
+    with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read := []):
+        yield lambda: recorded(record, read, job.keep_logits, how(model, found))
+
+
+@contextmanager
+def _kernels_decide(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
+    """What the intervention makes of their decisions is what counts, and hooks hear that."""
+    from moeviz.capture.record.fused import deciding, how
+
+    model = job.run.model
+    hooks = hearing(model, job.keep_logits, job.site)
+    with deciding(model, found), _changed(job, found), hooks as recording:
+        yield lambda: replace(recording, by=how(model, found))
 
 
 def _probed(job: Job) -> "Probe":

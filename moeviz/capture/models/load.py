@@ -35,7 +35,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int | None:
         """Tokens that fit into the model's context, prompt and generated ones together; None where it says none."""
-        return context_length(self.model)
+        return context_length(self.model.config)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, special ones included."""
@@ -113,9 +113,9 @@ def model_source(name: str) -> str:
     return name
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """Tokens that fit into the model's context, or None where its config sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Tokens that fit into the context of a model with this config, or None where it sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:

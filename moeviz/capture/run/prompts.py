@@ -96,7 +96,7 @@ def _read_prompts(
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
     longest = max(map(len, ids))
-    _check_context(longest, max_new_tokens, context_length(model))
+    _check_context(longest, max_new_tokens, context_length(model.config))
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
     if model.config.is_encoder_decoder:

@@ -46,7 +46,7 @@ EQUAL, REFUSED = "equal", "refused"
 WEIGHTS = {"rtol": 1e-3, "atol": 1e-5}  # the same sums in another order
 
 
-def way(prompts: str | list[str] = TWO, traced: Callable = trace, **options: object) -> Callable[[str], str]:
+def way(traced: Callable = trace, prompts: str | list[str] = TWO, **options: object) -> Callable[[str], str]:
     """A way of running that is a matter of arguments."""
 
     def run(architecture: str) -> str:

@@ -1,4 +1,4 @@
-"""Dense contrast: a mixture of experts beside a dense network that is as fast, and one that is as large."""
+"""Dense contrast: a mixture of experts next to a dense network that is as fast and one that is as large."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def _controls() -> dict[str, object]:
     kept = {"persist_state": "session"}
     kind = st.selectbox("Kind", list(KINDS), key=f"{NAME} kind", width=140, **kept)
     experts = st.select_slider("Experts", (4, 8, 16), 8, key=f"{NAME} experts", width=140, **kept)
-    top_k = st.select_slider("Of them for a word", (2, 4), 2, key=f"{NAME} top_k", width=160, **kept)
+    top_k = st.select_slider("Experts per word", (2, 4), 2, key=f"{NAME} top_k", width=160, **kept)
     return {"experts": experts, "top_k": top_k, "kind": kind, "seed": seed_control(NAME)}
 
 
@@ -41,14 +41,14 @@ def _show(result: Run) -> None:
     cost, ended = result.cost, result.perplexity[-1]
     figures(
         {
-            "Parameters": (cost.total, f"{cost.total:,}: memory goes with all of them."),
-            "Active": (cost.active, f"{cost.active:,}: compute goes with those that work on one word."),
+            "Parameters": (cost.total, f"{cost.total:,}: all of them have to be held in memory."),
+            "Active": (cost.active, f"{cost.active:,}: only those that work on one word cost compute."),
             "Multiply-adds": (
                 cost.multiply_adds,
-                f"{cost.multiply_adds:,} for one word: a multiplication for each number of a matrix that it runs "
-                "through. Attention between words is not counted; it is the same for all kinds.",
+                f"{cost.multiply_adds:,} for one word: one multiplication for each number of the matrices that the "
+                "word runs through. Attention between words is not counted; it is the same for all kinds.",
             ),
-            "Perplexity": (f"{ended:.1f}", "On all held-out words: lower is better, and 2,000 is guessing."),
+            "Perplexity": (f"{ended:.1f}", "On all held-out words: lower is better, and 2,000 is random guessing."),
         }
     )
     for chart, frame in (
@@ -59,24 +59,30 @@ def _show(result: Run) -> None:
         picture_and_words(chart, frame)
 
 
-dense_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Dense contrast",
-        new="2024: the paper of Mixtral tells two sizes of a mixture apart, all of its parameters, which go with the "
-        "number of experts, and the active ones, which go with how many of them a token is sent to (Jiang and others, "
-        "*Mixtral of Experts*, arXiv 2401.04088, section 2.1). So a mixture has two dense twins: one of as much "
-        "compute, as that which Switch Transformers are compared with (Fedus, Zoph and Shazeer, arXiv 2101.03961), and "
-        "one of as much memory. Here all three are trained as tiny decoders on the same text; the one that is as large "
-        "is the same network with all experts on, and that is a dense network.",
-        not_here="That the mixture guesses better than the dense network as fast, which is why mixtures are built: of "
-        "three seeds it does with one. The network as large guesses better than the mixture with all three, for four "
-        "times the work of its experts. Each expert of the mixture learns from a quarter of the words, and 89,000 "
-        "words, read about three and a half times, do not fill more parameters. Multiplications are counted; no time "
-        "is claimed, since calling such small experts one by one takes time of its own. And the mixture uses more than "
-        "half of its parameters for a word, where Mixtral 8x7B uses 27.6%: embeddings are over a third of a network so "
-        "small.",
+        new=(
+            "2024: the Mixtral paper distinguishes two sizes of a mixture: all its parameters, which grow with the "
+            "number of experts, and its active parameters, which grow with the number of experts that a token is sent "
+            "to (Jiang and others, *Mixtral of Experts*, arXiv 2401.04088, section 2.1). So a mixture has two dense "
+            "twins: one with as much compute, like the one that Switch Transformers are compared with (Fedus, Zoph "
+            "and Shazeer, arXiv 2101.03961), and one with as much memory. Here all three are trained as tiny decoders "
+            "on the same text. The one that is as large is the same network with all experts on, which makes it a "
+            "dense network."
+        ),
+        not_here=(
+            "That the mixture predicts better than the dense network that is as fast, which is the reason for "
+            "building mixtures: with three seeds, it does so once. The network that is as large predicts better than "
+            "the mixture with all three seeds, for four times the work of its experts. Each expert of the mixture "
+            "learns from a quarter of the words, and 89,000 words, read about three and a half times, are not enough "
+            "to train more parameters. Multiplications are counted; no claim is made about time, since calling such "
+            "small experts one by one takes time of its own. And the mixture uses more than half of its parameters "
+            "for a word, where Mixtral 8x7B uses 27.6%: in such a small network, embeddings are over a third of the "
+            "parameters."
+        ),
         equation=EQUATIONS,
         controls=_controls,
         train=train,

@@ -7,7 +7,7 @@ from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
 from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from moeviz.charts.specialization import CHARTS, label_load_heatmap
+from moeviz.charts import NAMED
 from moeviz.history.hierarchical_1994.chart import LEARNING_CURVES
 from moeviz.history.hierarchical_1994.model import Hierarchy, train
 from moeviz.history.hierarchical_1994.trace import trace_of
@@ -15,7 +15,7 @@ from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import stand_in
 
 NAME = "hierarchical"
-(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+BY_LABEL = NAMED["label_load_heatmap"]
 
 EQUATIONS = r"""\begin{gathered}
 P(d \mid x) = \sum_i g_i(x) \sum_j g_{j|i}(x)\, P_{ij}(d \mid x) \\
@@ -36,9 +36,12 @@ def _show(result: Hierarchy) -> None:
     figures(
         {
             "Passes": (f"{passes}", "Over all samples of the training speakers."),
-            "Error": (f"{error:.3f}", "Average squared error on them; the paper of 1991 stops at 0.08."),
-            "Right, training": (f"{result.train_accuracy:.0%}", "Of the samples of the first 50 speakers."),
-            "Right, test": (f"{result.test_accuracy:.0%}", "Of the samples of the other 25 speakers."),
+            "Error": (
+                f"{error:.3f}",
+                "Average squared error on the training speakers; the paper of 1991 stops at 0.08.",
+            ),
+            "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
+            "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),
         }
     )
     heading(LEARNING_CURVES)
@@ -51,18 +54,24 @@ def _show(result: Hierarchy) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-hierarchical_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Hierarchical mixture",
-        new="1994: gates stand above gates, so that a tree divides the cases, and each leaf is an expert with a simple "
-        "answer. No step size is chosen: expectation maximisation asks how far each expert is responsible for each "
-        "case, and fits all gates and experts outright to their shares. On the dynamics of a robot arm that took 35 "
-        "passes over the data where backpropagation took 5,500 (Jordan and Jacobs, *Neural Computation* 6, 181–214).",
-        not_here="The robot arm: its data are not to be had, so the tree tells the vowels of 1991 apart. One division "
-        "is enough for these, and two of the four experts are mostly left over. The passes stand beside those of the "
-        "mixture of 1991, not of a backpropagation network; a pass here computes more than a step of gradient descent.",
+        new=(
+            "1994: gates are placed above gates, so that a tree divides the cases, and each leaf is an expert with a "
+            "simple answer. There is no step size to choose: expectation maximisation works out how far each expert "
+            "is responsible for each case, and fits all gates and experts directly to their shares. On the dynamics "
+            "of a robot arm, this took 35 passes over the data where backpropagation took 5,500 (Jordan and Jacobs, "
+            "*Neural Computation* 6, 181–214)."
+        ),
+        not_here=(
+            "The robot arm: its data are not available, so the tree tells apart the vowels of 1991. One division is "
+            "enough for these, and two of the four experts are left with little to do. The passes are compared with "
+            "those of the mixture of 1991, not of a backpropagation network; one pass here computes more than one "
+            "step of gradient descent."
+        ),
         equation=EQUATIONS,
         controls=_controls,
         train=train,

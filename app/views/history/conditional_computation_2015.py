@@ -46,14 +46,20 @@ def _show(result: Conditional) -> None:
         {
             "Blocks on": (
                 f"{result.on_share:.1%}",
-                f"Of all blocks, drawn. Asked for: {result.settings['target']:.1%}.",
+                f"Share of all blocks, sampled. The target was {result.settings['target']:.1%}.",
             ),
-            "Wrong": (f"{result.error:.1%}", "Of 1,000 test digits; blocks drawn, as in training. Mean of five draws."),
-            "Blocks over one half": (
+            "Errors": (
+                f"{result.error:.1%}",
+                "Share of 1,000 test digits; blocks are sampled, as in training. Mean of five samples.",
+            ),
+            "Blocks on at 1/2": (
                 f"{result.threshold_on_share:.1%}",
-                "Of all blocks: on where the probability is above 1/2, instead of drawn.",
+                "Share of all blocks: on if the probability is above 1/2, instead of sampled.",
             ),
-            "Wrong with those": (f"{result.threshold_error:.1%}", "Of 1,000 test digits; no draw, other blocks."),
+            "Errors at 1/2": (
+                f"{result.threshold_error:.1%}",
+                "Share of 1,000 test digits; nothing is sampled, so other blocks are on.",
+            ),
         }
     )
     for chart in (BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS):
@@ -61,25 +67,29 @@ def _show(result: Conditional) -> None:
         picture_and_words(chart, chart.measure(result))
 
 
-conditional_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Conditional computation",
-        new="2013: Yoshua Bengio, Léonard and Courville ask how to train a part of a network that is on or off, and "
-        "name the straight-through estimator, which passes the slope on as if nothing were between (arXiv "
-        "[1308.3432](https://arxiv.org/abs/1308.3432)). 2015: Emmanuel Bengio, Bacon, Pineau and Precup switch "
-        "whole blocks of a layer on and off, each by itself; a policy decides, trained by the errors that follow "
-        "and by losses that keep it sparse (arXiv [1511.06297](https://arxiv.org/abs/1511.06297)). On all of "
-        "MNIST, with 16 blocks of 16 units and τ = 1/16, they report 2.3 % errors, against 1.9 % for a dense "
-        "network of 256 units and 2.8 % for one of 32.",
-        not_here="The errors of the paper: it has 60,000 digits to learn from, and here are 4,000. That a gated "
-        "network beats a dense one of as much computation: at τ = 1/16 it does not here, and at more blocks "
-        "the comparison leaves out what the policy itself costs. That it is faster: all blocks are computed "
-        "here and then multiplied by 0 or 1, and the paper finds MNIST too small to gain from more. That "
-        "one estimator is better than the other: the steps were chosen for the policy, and three seeds are "
-        "few. The weights of the losses are ours: the paper's 200 goes with other steps. The article that "
-        "this gallery follows gives all of it to Yoshua Bengio; the paper of 2015 is by Emmanuel.",
+        new=(
+            "2013: Yoshua Bengio, Léonard and Courville ask how to train a part of a network that is either on or "
+            "off, and name the straight-through estimator, which passes the gradient on as if nothing were in between "
+            "(arXiv [1308.3432](https://arxiv.org/abs/1308.3432)). 2015: Emmanuel Bengio, Bacon, Pineau and Precup "
+            "switch whole blocks of a layer on and off, each independently. A policy decides, trained by the errors "
+            "that follow and by losses that keep it sparse (arXiv [1511.06297](https://arxiv.org/abs/1511.06297)). On "
+            "all of MNIST, with 16 blocks of 16 units and τ = 1/16, they report 2.3 % errors, against 1.9 % for a "
+            "dense network of 256 units and 2.8 % for one of 32."
+        ),
+        not_here=(
+            "The paper's error rates: it trains on 60,000 digits, and here there are only 4,000. That a gated network "
+            "beats a dense one with the same amount of computation: at τ = 1/16 it does not here, and with more "
+            "blocks the comparison leaves out what the policy itself costs. That it is faster: here all blocks are "
+            "computed and then multiplied by 0 or 1, and the paper, too, finds MNIST too small to gain from more. "
+            "That one estimator is better than the other: the step sizes were chosen for the policy, and three seeds "
+            "are few. The weights of the losses are our own: the paper's 200 goes with other step sizes. The article "
+            "that this gallery follows attributes all of this to Yoshua Bengio; the paper of 2015 is by Emmanuel."
+        ),
         equation=EQUATIONS,
         controls=_controls,
         train=train,

@@ -1,4 +1,4 @@
-"""Switch Transformer, 2021: one expert a token, and what does not fit is dropped."""
+"""Switch Transformer, 2021: one expert per token, and what does not fit is dropped."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ def _controls() -> dict[str, object]:
     kept = {"persist_state": "session"}
     experts = st.select_slider("Experts", (2, 4, 8, 16), 8, key=f"{NAME} experts", width=160, **kept)
     factor = st.selectbox("Capacity factor", (0.5, 1.0, 1.25, 2.0), 2, key=f"{NAME} factor", width=150, **kept)
-    weight = st.selectbox("Aux weight α", (0.0, 1e-3, 1e-2, 1e-1), 2, key=f"{NAME} weight", width=150, **kept)
+    weight = st.selectbox("Aux loss weight α", (0.0, 1e-3, 1e-2, 1e-1), 2, key=f"{NAME} weight", width=150, **kept)
     return {"experts": experts, "capacity_factor": factor, "aux_weight": weight, "seed": seed_control(NAME)}
 
 
@@ -42,11 +42,14 @@ def _show(result: Switch) -> None:
     runs = shipped_sweep()
     figures(
         {
-            "Dropped early": (f"{result.drop_rate(EARLY):.0%}", "Of the words of the first 20 steps of training."),
-            "Dropped late": (f"{result.drop_rate(LATE):.1%}", "Of the words of the last 50 steps of training."),
-            "Dropped in test": (f"{result.held_out_dropped:.1%}", "Of 8,192 held-out words, in groups of 1,024."),
-            "Perplexity": (f"{result.perplexity:.1f}", "On all held-out words, those dropped too: lower is better."),
-            "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity of one expert for all words, two seeds."),
+            "Dropped early": (f"{result.drop_rate(EARLY):.0%}", "Share of the words in the first 20 training steps."),
+            "Dropped late": (f"{result.drop_rate(LATE):.1%}", "Share of the words in the last 50 training steps."),
+            "Dropped in test": (f"{result.held_out_dropped:.1%}", "Share of 8,192 held-out words, in groups of 1,024."),
+            "Perplexity": (
+                f"{result.perplexity:.1f}",
+                "On all held-out words, including dropped ones: lower is better.",
+            ),
+            "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity with one expert for all words, two seeds."),
         }
     )
     for chart, frame in (
@@ -58,22 +61,26 @@ def _show(result: Switch) -> None:
         picture_and_words(chart, frame)
 
 
-switch_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Switch",
-        new="2021: each token goes to one expert only, and that expert's answer is scaled by the router's probability "
-        "for it, which is how the router learns. An expert has room for so many tokens of a batch, its capacity; those "
-        "that come later are dropped: no expert sees them, and they pass by the residual connection as they are. An "
-        "auxiliary loss with the weight α = 0.01 keeps the load even (Fedus, Zoph and Shazeer, arXiv 2101.03961, "
-        "*JMLR* 23).",
-        not_here="The paper's speeds (Table 1, and 7.5 times fewer steps than T5 with 64 experts), training that "
-        "diverges in bfloat16, and the run of 1.6 trillion parameters: this model has under half a million, and no "
-        "second computer to send a token to. Against its dense twin, which takes as many multiplications a word, its "
-        "perplexity is only 1 to 3 % lower, and in trials of half as many steps the twin was sometimes ahead. "
-        "The paper's Table 9 contradicts itself: the 64 experts that it prints give Switch-XXL 201 billion parameters, "
-        "and 128 give the 395 billion that it prints (see the Timeline page).",
+        new=(
+            "2021: each token goes to only one expert, and that expert's output is multiplied by the router's "
+            "probability for it, which is how the router learns. An expert has a capacity: the number of tokens of a "
+            "batch that it can take. Tokens that come later are dropped: no expert sees them, and they pass through "
+            "the residual connection unchanged. An auxiliary loss with the weight α = 0.01 keeps the load uniform "
+            "(Fedus, Zoph and Shazeer, arXiv 2101.03961, *JMLR* 23)."
+        ),
+        not_here=(
+            "The paper's speeds (Table 1, and 7.5 times fewer steps than T5 with 64 experts), training that diverges "
+            "in bfloat16, and the run with 1.6 trillion parameters: this model has under half a million, and there is "
+            "no second computer to send a token to. Against its dense twin, which takes as many multiplications per "
+            "word, its perplexity is only 1 to 3 % lower, and in trials with half as many steps the twin was "
+            "sometimes ahead. The paper's Table 9 contradicts itself: the 64 experts that it prints give Switch-XXL "
+            "201 billion parameters, while 128 give the 395 billion that it prints (see the Timeline page)."
+        ),
         equation=EQUATIONS,
         controls=_controls,
         train=train,

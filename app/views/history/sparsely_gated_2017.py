@@ -32,12 +32,12 @@ H(x) &= x W_g + \mathcal{N}(0, 1)\, \mathrm{Softplus}(x W_{n}) \\
 def _controls() -> dict[str, object]:
     kept = {"persist_state": "session"}
     experts = st.select_slider("Experts", (8, 16, 32), 16, key=f"{NAME} experts", width=140, **kept)
-    top_k = st.select_slider("Top-k", (1, 2), 2, key=f"{NAME} k", width=90, help="Of each level.", **kept)
-    meaning = "Weights of the two losses: those of table 6 of the paper."
+    top_k = st.select_slider("Top-k", (1, 2), 2, key=f"{NAME} k", width=90, help="At each level.", **kept)
+    meaning = "The weights of the two losses: those of table 6 of the paper."
     pairs = list(PAPER)
     named = {"format_func": lambda pair: setting(*pair), "index": pairs.index((0.1, 0.1)), "help": meaning}
     importance, load = st.selectbox("Losses", pairs, key=f"{NAME} losses", width=160, **named, **kept)
-    meaning = "A primary gate chooses groups, and a gate in each of them chooses experts: appendix B of the paper."
+    meaning = "A primary gate chooses groups, and a gate in each group chooses experts: appendix B of the paper."
     levels = st.selectbox("Gates", list(GROUPS), key=f"{NAME} groups", width=140, help=meaning, **kept)
     chosen = {"experts": experts, "top_k": top_k, "importance": importance, "load": load, "groups": GROUPS[levels]}
     return chosen | {"seed": seed_control(NAME)}
@@ -46,9 +46,9 @@ def _controls() -> dict[str, object]:
 def _show(result: SparselyGated) -> None:
     meanings = (
         "Standard deviation / mean, over the experts, of the sums of their weights.",
-        "The same of the smooth count of their words.",
-        "The busiest expert by that count, over the mean.",
-        "The busiest expert by the words that it was given, over the mean.",
+        "The same for the smooth count of their words.",
+        "The busiest expert by that count, divided by the mean.",
+        "The busiest expert by the words that it was given, divided by the mean.",
     )
     perplexity = (f"{result.perplexity:.1f}", "On all held-out words, without noise: lower is better.")
     balance = result.at_end()
@@ -67,26 +67,31 @@ def _show(result: SparselyGated) -> None:
         picture_and_words(chart, frame)
 
 
-sparsely_gated_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Sparsely gated",
-        new="2017: a layer of many experts between two LSTMs, of which each word runs through a few, so that a model "
-        "may grow without more work for each word. The gate adds noise to its scores and keeps the k highest; two "
-        "losses, on the sums of the experts' weights G and of their chances P to be kept, prevent that it always "
-        "chooses the same ones. The largest had 131,072 experts and 137 billion weights in this layer (Shazeer, "
-        "Mirhoseini, Maziarz, Davis, Le, Hinton and Dean, [arXiv 1701.06538](https://arxiv.org/abs/1701.06538), "
-        "section 2, appendices A and B, table 8).",
-        not_here="That losses make the better model: the paper prints a perplexity of 39.8 without them and 35.6 with "
-        "them, and here it does not differ. An expert with 17.8 times the mean load: of 16 experts, 2 for a word, none "
-        "can have more than 8 times. That weights of 0.01 are always less even than weights of 0.1: that holds for the "
-        "mean of our three seeds, and in one of them it is the other way round. The paper's perplexities: its text has "
-        "a billion words, and ours about 100,000. Models of billions of weights: this one has half a million, and of "
-        "those only the published sizes are counted again, by `moeviz history check`.\n\n"
-        "The 137 billion are sometimes said to be an LSTM's, or a translation model's. They are those of a mixture in "
-        "a language model, which was no better for them: perplexity 29.2, and 28.9 with half as many weights. The "
-        "translation models had 8.7 billion.",
+        new=(
+            "2017: a layer of many experts between two LSTMs. Each word runs through only a few of them, so that a "
+            "model can grow without more work for each word. The gate adds noise to its scores and keeps the k "
+            "highest. Two losses, on the sums of the experts' weights G and of their probabilities P of being kept, "
+            "prevent the gate from always choosing the same experts. The largest model had 131,072 experts and 137 "
+            "billion weights in this layer (Shazeer, Mirhoseini, Maziarz, Davis, Le, Hinton and Dean, [arXiv "
+            "1701.06538](https://arxiv.org/abs/1701.06538), section 2, appendices A and B, table 8)."
+        ),
+        not_here=(
+            "That the losses make a better model: the paper prints a perplexity of 39.8 without them and 35.6 with "
+            "them, and here there is no difference. An expert with 17.8 times the mean load: with 16 experts, and 2 "
+            "per word, none can have more than 8 times the mean. That weights of 0.01 are always less uniform than "
+            "weights of 0.1: this holds for the mean of our three seeds, but in one of them it is the other way "
+            "round. The paper's perplexities: its text has a billion words, ours about 100,000. Models with billions "
+            "of weights: this one has half a million, and for the large ones only the published sizes are checked, by "
+            "`moeviz history check`.\n\n"
+            "The 137 billion are sometimes said to be those of an LSTM, or of a translation model. They are those of "
+            "a mixture in a language model, which was no better for having them: its perplexity was 29.2, against "
+            "28.9 with half as many weights. The translation models had 8.7 billion."
+        ),
         equation=EQUATIONS,
         controls=_controls,
         train=train,

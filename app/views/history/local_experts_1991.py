@@ -1,4 +1,4 @@
-"""Adaptive mixtures of local experts, 1991: the experts share the vowels out."""
+"""Adaptive mixtures of local experts, 1991: the experts divide the vowels among themselves."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
 from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
 
-from moeviz.charts.specialization import CHARTS, label_load_heatmap
+from moeviz.charts import NAMED
 from moeviz.history.local_experts_1991.chart import DECISION_LINES
 from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, Mixture, train
 from moeviz.history.local_experts_1991.trace import trace_of
@@ -15,7 +15,7 @@ from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import stand_in
 
 NAME = "local-experts"
-(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+BY_LABEL = NAMED["label_load_heatmap"]
 EQUATIONS = r"""\begin{aligned}
 E_1 & = \left(d - \textstyle\sum_i p_i o_i\right)^2 \\
 E_2 & = \textstyle\sum_i p_i \left(d - o_i\right)^2 \\
@@ -41,9 +41,9 @@ def _show(result: Mixture) -> None:
                 ended,
                 "The paper stops at this average squared error on its training speakers.",
             ),
-            "Experts left": (str(len(result.surviving)), "That are given at least one training sample."),
-            "Right, training": (f"{result.train_accuracy:.0%}", "Of the samples of the first 50 speakers."),
-            "Right, test": (f"{result.test_accuracy:.0%}", "Of the samples of the other 25 speakers."),
+            "Experts left": (str(len(result.surviving)), "Experts that are given at least one training sample."),
+            "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
+            "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),
         }
     )
     epoch = st.select_slider("Epoch", result.recorded, result.recorded[-1], lambda epoch: f"{epoch:,}")
@@ -54,19 +54,23 @@ def _show(result: Mixture) -> None:
     picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
 
 
-local_experts_page = partial(
+page = partial(
     exhibit_page,
     Exhibit(
         name=NAME,
         title="Local experts",
-        new="1991: several small networks compete for the cases, and a gate learns which of them is to answer. By the "
-        "third error function the expert that fits a case best learns it fastest, and so they part. Of four or eight "
-        "experts, two or three were left at the end (Jacobs, Jordan, Nowlan and Hinton, *Neural Computation* 3, "
-        "79–87).",
-        not_here="That the third error function is the better one: all three end with two experts, and it needs the "
-        "most epochs. That eight experts are faster than four. The paper does not print its step size, and the "
-        "numbers of epochs go with it. The measured vowels do not ship, so these are drawn from their published "
-        "averages.",
+        new=(
+            "1991: several small networks compete for the cases, and a gate learns which of them should answer. With "
+            "the third error function, the expert that fits a case best also learns it fastest, and so the experts "
+            "part ways. Of four or eight experts, two or three were left at the end (Jacobs, Jordan, Nowlan and "
+            "Hinton, *Neural Computation* 3, 79–87)."
+        ),
+        not_here=(
+            "That the third error function is the better one: all three end with two experts, and the third needs the "
+            "most epochs. That eight experts are faster than four. The paper does not print its step size, and the "
+            "number of epochs depends on it. The measured vowels do not ship with moeviz, so these are drawn from "
+            "their published averages."
+        ),
         equation=EQUATIONS,
         controls=_controls,
         train=train,
