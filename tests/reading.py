@@ -15,7 +15,7 @@ LEFT_OUT = "…"  # a line of output that says: any lines
 class Block:
     """A fenced block of a page."""
 
-    language: str  # python: is run · console: is run, and prints what follows · sh: must be a command that exists
+    language: str  # python, console: run · output: what the Python before it prints · sh: commands that exist
     code: str
     line: int
 

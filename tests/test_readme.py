@@ -1,7 +1,7 @@
 """README, tutorials and how-tos are true: their code runs and prints what they show, and what they name is there.
 
-A page is run from top to bottom: its Python blocks share their names, its commands share their folder. A `text` block
-that follows a block of Python is what that printed.
+A page is run from top to bottom: its Python blocks share their names, its commands share their folder. An `output` block
+is what the Python before it printed.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def test_a_page_s_code_runs_and_prints_what_the_page_shows(page, tmp_path, monke
             printed = run_python(page, block, names)
         elif block.language == "console":
             run_console(page, block)
-        elif block.language == "text" and printed:
+        elif block.language == "output":
             assert not missing(block.code.splitlines(), printed), f"{page.name}:{block.line}: printed was\n{printed}"
 
 
