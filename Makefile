@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: app test test-fast check bench kernels docs browser test-gpu test-vllm test-ray clean
+.PHONY: app test test-fast check bench kernels docs screenshots browser test-gpu test-vllm test-ray clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -35,6 +35,10 @@ bench: .venv/installed-test browser
 # The documentation site, into build/docs: without a network, and a warning is an error.
 docs: .venv/installed-test
 	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs-doctrees docs build/docs
+
+# The pictures of the README and the tutorials, taken anew. Look at them before you commit them.
+screenshots: .venv/installed-test browser
+	$(BIN)/python -m docs.screenshots
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test
