@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
 
-.PHONY: app test check bench kernels browser test-gpu test-vllm test-ray clean
+.PHONY: app test check bench package kernels browser test-gpu test-vllm test-ray test-package test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -24,6 +24,12 @@ bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.overview
 	$(BIN)/python -m benchmarks.pages
 
+# The wheel and the source distribution, into dist/; then what they are like in fresh environments without this folder.
+package: .venv/installed-test
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m benchmarks.package
+
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test
 	$(BIN)/python kernels/compile_check.py
@@ -39,6 +45,13 @@ test-vllm: .venv/installed-test
 test-ray: .venv/installed-test
 	$(BIN)/python -m pytest -m ray
 
+test-package: .venv/installed-test
+	$(BIN)/python -m pytest -m package
+
+# Capture and app on the oldest and the newest packages that requirements.txt admits. Downloads torch twice.
+test-versions: .venv/installed-test
+	$(BIN)/python -m benchmarks.versions
+
 # The browser tests need a Chromium: the one named by CHROMIUM, the system's, Debian's package where we may install
 # it, or the one that Playwright downloads.
 browser: .venv/installed-test
@@ -53,13 +66,13 @@ browser: .venv/installed-test
 	    { echo "moeviz needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 app"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
 	@touch $@
 
-.venv/installed-test: .venv/bin/python requirements.txt pyproject.toml
+.venv/installed-test: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info
