@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
 
-.PHONY: app test check bench kernels browser test-gpu test-vllm test-ray clean
+.PHONY: app test check bench kernels browser test-gpu gpu-report test-vllm test-ray clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -17,6 +17,7 @@ test: .venv/installed-test browser
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
@@ -32,6 +33,10 @@ kernels: .venv/installed-test
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m pytest tests/test_kernels_router.py tests/test_kernels_experts.py
+
+# The same and the kernels' benchmark, on one page: docs/gpu-report.md.
+gpu-report: .venv/installed-test
+	$(BIN)/python -m benchmarks.gpu_report
 
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm
