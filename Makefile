@@ -11,7 +11,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: app test test-fast check bench package kernels docs screenshots browser test-gpu test-vllm test-ray test-package test-versions clean
+.PHONY: app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package
+.PHONY: test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -25,6 +26,7 @@ test-fast: .venv/installed-test
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
@@ -54,6 +56,10 @@ kernels: .venv/installed-test
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m pytest tests/test_kernels_router.py tests/test_kernels_experts.py
+
+# The same and the kernels' benchmark, on one page: docs/gpu-report.md.
+gpu-report: .venv/installed-test
+	$(BIN)/python -m benchmarks.gpu_report
 
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm
