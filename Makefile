@@ -1,18 +1,26 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests
-# Both need Python 3.11 or newer and a package registry.
+# make test   the same, then run the tests; make test-fast runs those that take two minutes
+# All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
+WORKERS ?= 2
+# File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+ELSEWHERE := gpu or vllm or ray
+LONG := browser or training or survey or package or docs
 
-.PHONY: app test check bench kernels browser test-gpu gpu-report test-vllm test-ray clean
+.PHONY: app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
 test: .venv/installed-test browser
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray"
+	$(PYTEST) -m "not ($(ELSEWHERE))"
+
+test-fast: .venv/installed-test
+	$(PYTEST) -m "not ($(ELSEWHERE) or $(LONG))"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -24,6 +32,20 @@ bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.overview
 	$(BIN)/python -m benchmarks.pages
+
+# The documentation site, into build/docs: without a network, and a warning is an error.
+docs: .venv/installed-test
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs-doctrees docs build/docs
+
+# The pictures of the README and the tutorials, taken anew. Look at them before you commit them.
+screenshots: .venv/installed-test browser
+	$(BIN)/python -m docs.screenshots
+
+# The wheel and the source distribution, into dist/; then what they are like in fresh environments without this folder.
+package: .venv/installed-test
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m benchmarks.package
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test
@@ -44,6 +66,13 @@ test-vllm: .venv/installed-test
 test-ray: .venv/installed-test
 	$(BIN)/python -m pytest -m ray
 
+test-package: .venv/installed-test
+	$(BIN)/python -m pytest -m package
+
+# Capture and app on the oldest and the newest packages that requirements.txt admits. Downloads torch twice.
+test-versions: .venv/installed-test
+	$(BIN)/python -m benchmarks.versions
+
 # The browser tests need a Chromium: the one named by CHROMIUM, the system's, Debian's package where we may install
 # it, or the one that Playwright downloads.
 browser: .venv/installed-test
@@ -58,13 +87,13 @@ browser: .venv/installed-test
 	    { echo "moeviz needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 app"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
 	@touch $@
 
-.venv/installed-test: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+.venv/installed-test: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs,test]"
 	@touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

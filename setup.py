@@ -6,7 +6,7 @@ nobody's `import app` finds ours, and `kernels/` is no package at all, since Hug
 
 from setuptools import find_packages, setup
 
-NOT_INSTALLED = ["moeviz.embedded.training*"]  # how the embedded model was made
+NOT_INSTALLED = ["moeviz.embedded.training*"]  # how the embedded model was made, and from which texts
 
 setup(
     packages=[

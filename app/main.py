@@ -10,10 +10,12 @@ from pathlib import Path
 import streamlit as st
 
 HOME = Path(__file__).resolve().parent
-if find_spec("moeviz_app") is None:  # a clone that is not installed: only requirements.txt is
+found = find_spec("moeviz_app")
+if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout that is not installed: it brings all
     sys.path[:0] = [str(HOME.parent), str(HOME.parent / "kernels")]
-    package = spec_from_file_location("moeviz_app", HOME / "__init__.py", submodule_search_locations=[str(HOME)])
-    sys.modules["moeviz_app"] = module_from_spec(package)
+    spec = spec_from_file_location("moeviz_app", HOME / "__init__.py", submodule_search_locations=[str(HOME)])
+    sys.modules["moeviz_app"] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["moeviz_app"])
 
 from moeviz_app import links
 from moeviz_app.timing import log_moment

@@ -87,7 +87,7 @@ def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | 
 
 def _check_on_offer(name: str) -> None:
     if name not in settings.SETTINGS.models and not settings.may_name_any_model():
-        raise ModelNotFound(f"{name!r} is not on offer here; choose one of {', '.join(settings.SETTINGS.models)}.")
+        raise ModelNotFound(f"{name!r} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}.")
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.formats.exports import read_trace, write_trace
+    from moeviz.one_call import view
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.change.precision": ("Precision",),
     "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
     "moeviz.formats.exports": ("read_trace", "write_trace"),
+    "moeviz.one_call": ("view",),
 }
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
@@ -68,6 +70,7 @@ __all__ = [
     "stream",
     "trace",
     "trace_corpus",
+    "view",
     "what_if",
     "write_trace",
 ]

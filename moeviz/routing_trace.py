@@ -87,7 +87,8 @@ class RoutingTrace:
         logits = self.need("logits", why)
         if self.model.score_function == "unknown":
             raise MissingField(
-                f"{why} needs the router's score function, and nothing says which {self.model.name} has."
+                f"{why} needs the router's score function, and the trace of {self.model.name!r} does not say which "
+                "it is."
             )
         return normalised_scores(logits, self.model.score_function)
 

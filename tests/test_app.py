@@ -11,6 +11,7 @@ from moeviz_app import settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem, table_as_csv
 from moeviz_app.settings import read_settings
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 from tiny_models import DENSE
 
@@ -24,6 +25,7 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
+config._main_script_path = str(MAIN)  # as `streamlit run` does, so that the app's own settings hold here too
 SECONDS = 120
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -215,7 +217,7 @@ def test_a_trace_without_tokens_is_explained(topic):
     empty = sample_trace().select(tokens=slice(0, 0))
     app = first_page(empty) if topic is None else topic_page(topic, empty)
     assert not app.exception
-    assert "This trace holds no tokens" in sentences(app)
+    assert "This trace contains no tokens" in sentences(app)
     assert pictures(app) == 0
 
 
@@ -242,7 +244,7 @@ def test_a_trace_without_labels_is_told_how_to_get_one_with(trace):
     app = topic_page("Specialization", trace)
     assert not app.exception
     assert sentences(app).count(
-        "`moeviz corpus` records a labelled trace, and the app's Traces page opens one."
+        "Record a labelled trace with `moeviz corpus`, or open the evaluation set on the app's Traces page."
     ) == len(specialization.CHARTS)
 
 
@@ -264,7 +266,7 @@ def test_the_same_layer_cannot_be_compared_with_itself(trace):
 def test_a_model_with_one_layer_has_nothing_to_compare():
     app = topic_page("Layers", sample_trace(layers=1))
     assert not app.exception
-    assert "the trace has one" in sentences(app)
+    assert "the trace has only one" in sentences(app)
 
 
 def test_an_empty_prompt_is_explained_and_the_last_trace_stays(trace):
@@ -334,7 +336,7 @@ def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch
     monkeypatch.setattr(shared, "_load", pytest.fail)
     monkeypatch.setattr(shared, "_facts", pytest.fail)
     for read in (shared.model, shared.model_facts):
-        with pytest.raises(ModelNotFound, match="not on offer here; choose one of embedded"):
+        with pytest.raises(ModelNotFound, match=r"not available here\. Choose one of embedded"):
             read("some/model")
 
 
@@ -451,7 +453,7 @@ def test_the_first_page_says_what_an_embedded_trace_is_routed_like():
     app = first_page(moeviz.trace(moeviz.load_model(), "12 + 7 = 19\n45 - 6 = 39\n8 * 7 = 56\n"))
     (like,) = (metric for metric in app.metric if metric.label == "Routed like")
     assert like.value == "arithmetic"
-    assert "bit apart" in like.help
+    assert "bits apart" in like.help
 
 
 def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):

@@ -1,16 +1,23 @@
 """What `moeviz app` starts, for whom, and that nothing but moeviz is on the page."""
 
 import runpy
+import shutil
 import socket
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from streamlit import config
 
+from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser
-from moeviz.cli.main import app as serve
 from moeviz.cli.main import main
+
+ROOT = Path(__file__).parent.parent
+MAIN = ROOT / "app" / "main.py"
+CONFIG = ROOT / "app" / ".streamlit" / "config.toml"
 
 
 @pytest.fixture
@@ -23,11 +30,13 @@ def started(monkeypatch, tmp_path):
     return calls
 
 
-def test_app_starts_streamlit_in_the_folder_that_holds_its_config(started):
+def test_app_starts_streamlit_in_the_folder_where_the_user_is(started):
+    before = Path.cwd()
     assert main(["app", "--no-browser"]) == 0
+    assert Path.cwd() == before
     (call,) = started
     assert call[:3] == ("streamlit", "streamlit", "run")
-    assert Path(call[3]).is_file() and Path(call[3]).relative_to(Path.cwd()) == Path("app/main.py")
+    assert Path(call[3]) == MAIN
     assert call[4:] == ("--server.port", "8501", "--server.address", "localhost")
 
 
@@ -47,7 +56,58 @@ def test_app_opens_a_browser_once_the_server_answers(monkeypatch):
     assert opened == [f"http://localhost:{port}"]
 
 
-def test_streamlit_advertises_nothing_on_the_page():
-    """It puts a toast with an install button there unless it runs headless."""
-    config = tomllib.loads((Path(serve.__file__).parents[1] / ".streamlit" / "config.toml").read_text())
-    assert config["server"]["headless"] is True
+def test_without_streamlit_a_sentence_says_how_to_get_it(started, monkeypatch, capsys):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    assert main(["app", "--no-browser"]) == 1
+    assert not started
+    assert capsys.readouterr().err.splitlines() == [
+        'moeviz: The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.'
+    ]
+
+
+def test_the_settings_lie_beside_the_entry_where_streamlit_finds_them_from_any_folder(tmp_path, monkeypatch):
+    """Said by Streamlit itself: the app's file counts, and is read after that of the folder one is in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "_main_script_path", str(MAIN))  # as `streamlit run` sets it
+    *others, ours = config.get_config_files("config.toml")
+    assert Path(ours) == CONFIG and CONFIG.is_file()
+    assert not [path for path in others if Path(path) == CONFIG]
+
+
+def test_the_repository_s_settings_and_the_package_s_are_the_same():
+    """`.streamlit/` is where Streamlit, and whoever knows it, looks first; `app/.streamlit/` travels in the package."""
+    assert (ROOT / ".streamlit" / "config.toml").read_bytes() == CONFIG.read_bytes()
+
+
+def test_streamlit_neither_counts_visits_nor_advertises_nor_shows_errors():
+    """It puts a toast with an install button on the page unless it runs headless."""
+    settings = tomllib.loads(CONFIG.read_text())
+    assert settings["browser"]["gatherUsageStats"] is False
+    assert settings["server"]["headless"] is True
+    assert settings["client"]["showErrorDetails"] == "none"
+    assert settings["server"]["maxUploadSize"] == 50
+
+
+@pytest.mark.package
+@pytest.mark.parametrize("installed", [True, False], ids=["another moeviz installed", "no moeviz installed"])
+def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
+    """`streamlit run app/main.py` where only requirements.txt is installed, or an older moeviz."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "app", clone / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("moeviz", "kernels"):
+        (clone / folder).symlink_to(ROOT / folder)
+    forget = "sys.meta_path = [each for each in sys.meta_path if 'editable' not in each.__module__]"
+    script = f"""if True:
+        import sys
+        from streamlit.testing.v1 import AppTest
+        sys.path = [place for place in sys.path if place not in ('', {str(ROOT)!r}, {str(ROOT / "kernels")!r})]
+        {"" if installed else forget}
+        app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout=60).run()
+        assert not app.exception, app.exception
+        import moe_kernels, moeviz, moeviz_app.state
+        for module in (moeviz, moe_kernels, moeviz_app.state):
+            print(module.__file__)
+    """
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert all(line.startswith(str(clone)) for line in run.stdout.splitlines()), run.stdout

@@ -30,6 +30,8 @@ from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
+pytestmark = pytest.mark.training
+
 FIELDS = [each.name for each in fields(Experts)]
 
 
@@ -146,7 +148,7 @@ def test_ours_are_the_log_likelihoods_of_hmmlearn(mixture):
 
 def test_without_hmmlearn_a_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "hmmlearn.hmm", None)
-    with pytest.raises(MoevizError, match="pip install hmmlearn"):
+    with pytest.raises(MoevizError, match=r'hmmlearn.* `pip install "moeviz\[history\]"`'):
         train(supervised=True)
 
 

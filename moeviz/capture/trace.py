@@ -74,7 +74,7 @@ def trace(
     >>> import moeviz
     >>> trace = moeviz.trace(moeviz.load_model(), "Il fait froid.", max_new_tokens=2)
     >>> trace.experts.shape  # layers, tokens, slots
-    (6, 7, 2)
+    (6, 8, 2)
 
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `odd_routers.py` has those that answer otherwise.

@@ -8,7 +8,10 @@ import threading
 import time
 import webbrowser
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+
+from moeviz.errors import MoevizError
 
 SECONDS_TO_START = 60
 
@@ -17,15 +20,25 @@ def serve_app(port: int, options: Sequence[str] = (), browser: bool = True) -> N
     """Serve the app to this machine until somebody stops it, and open it in a browser.
 
     `options` are Streamlit's; `--server.address 0.0.0.0` lets other machines in. Serves in this process, so that
-    whoever stops it stops the server, and from the folder that holds .streamlit/config.toml.
+    whoever stops it stops the server, and from the folder that it is in, so that relative paths typed on a page mean
+    what they say. Streamlit reads the app's settings beside its `main.py`.
+
+    Raises `MoevizError` where Streamlit is missing.
     """
-    home = Path(__file__).parents[2]  # app/ lies beside moeviz/
-    sys.argv = ["streamlit", "run", str(home / "app" / "main.py"), "--server.port", str(port)]
+    if find_spec("streamlit") is None:
+        raise MoevizError('The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.')
+    sys.argv = ["streamlit", "run", str(main_script()), "--server.port", str(port)]
     sys.argv += ["--server.address", "localhost", *options]  # of two, the last counts
-    os.chdir(home)
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def main_script() -> Path:
+    """The app that belongs to this moeviz: beside it as `moeviz_app` where it is installed, as `app` in a checkout."""
+    home = Path(__file__).parents[2]
+    installed = home / "moeviz_app" / "main.py"
+    return installed if installed.exists() else home / "app" / "main.py"
 
 
 def open_browser(port: int) -> None:

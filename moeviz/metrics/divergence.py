@@ -5,9 +5,9 @@ from jaxtyping import Float64, Num
 
 
 def divergences(counts: Num[np.ndarray, "D E"], first: np.ndarray, second: np.ndarray) -> Float64[np.ndarray, " P"]:
-    """Jensen-Shannon divergence of pairs of rows: 0 where both are alike, 1 where they share nothing.
+    """Jensen-Shannon divergence of pairs of rows: 0 if both are alike, 1 if they share nothing.
 
-    Each row counts how often something had each of E values; NaN where a row of the pair has none.
+    Each row counts how often each of E values occurred; NaN if a row of the pair is empty.
 
     >>> divergences(np.array([[1, 1, 0], [1, 0, 1], [0, 0, 0]]), np.array([0, 0]), np.array([1, 2])).tolist()
     [0.5, nan]

@@ -11,18 +11,19 @@ floor in `hmm_experts`.
 N utterances, T frames, D = 12 numbers a frame, K experts, S states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 
 from moeviz.errors import MoevizError
 from moeviz.history.hmm_experts_1996.experts import LOWEST_VARIANCE, Experts, log_gate, side_by_side, step
 from moeviz.history.hmm_experts_1996.k_means import k_means
 from moeviz.history.hmm_experts_1996.supervised_hmms import SPEAKERS, one_each
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
+from moeviz.history.shared.extra import history_extra
 from moeviz.history.shared.results import Watch, unwatched
 
 ASSIGNMENTS, STARTS = ("soft", "hard"), ("k-means", "random")
@@ -75,8 +76,10 @@ def train(
     arguments, the same result. `watch` is called before each iteration.
 
     Raises `MoevizError` for an assignment or a start that does not exist, fewer than 1 expert or state, a supervised
-    mixture of other than 9 experts, or where hmmlearn is needed and missing.
+    mixture of other than 9 experts, or where hmmlearn (supervised) or scipy (else) is missing.
     """
+    if not supervised:
+        _assignment_solver()  # matches experts with speakers at the end; where it is missing, that is said now
     training, test = japanese_vowels()
     if supervised:
         found, objective = one_each(training, experts, states, seed, watch), np.zeros(0)
@@ -118,9 +121,9 @@ def fit(
     Raises `MoevizError` as `train` does.
     """
     if assignment not in ASSIGNMENTS or start not in STARTS:
-        raise MoevizError(f"Got {assignment!r} and {start!r}; it takes one of {ASSIGNMENTS} and one of {STARTS}.")
+        raise MoevizError(f"Got {assignment!r} and {start!r}. Choose one of {ASSIGNMENTS} and one of {STARTS}.")
     if experts < 1 or states < 1:
-        raise MoevizError(f"Got {experts} experts of {states} states; it takes 1 or more of each.")
+        raise MoevizError(f"Got {experts} experts with {states} states; at least 1 of each is needed.")
     rng, data = np.random.default_rng(seed), side_by_side(frames)
     groups = (
         k_means(_features(frames), experts, rng)[1] if start == "k-means" else rng.integers(experts, size=len(frames))
@@ -144,10 +147,16 @@ def matched(expert: Int64[np.ndarray, " N"], label: Int64[np.ndarray, " N"], exp
     """
     counts = np.zeros((experts, int(label.max()) + 1), np.int64)
     np.add.at(counts, (expert, label), 1)
-    mine, theirs = linear_sum_assignment(counts, maximize=True)
+    mine, theirs = _assignment_solver()(counts, maximize=True)
     found = np.full(experts, NO_SPEAKER)
     found[mine] = theirs
     return found
+
+
+def _assignment_solver() -> Callable[..., Any]:
+    with history_extra():
+        from scipy.optimize import linear_sum_assignment
+    return linear_sum_assignment
 
 
 def settled_after(winner: Int64[np.ndarray, "T N"]) -> Int64[np.ndarray, " N"]:

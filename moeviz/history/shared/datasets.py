@@ -38,7 +38,7 @@ class Digits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Utterances:
-    """N times somebody said the two vowels /ae/: JapaneseVowels."""
+    """N utterances of the two vowels /ae/: JapaneseVowels."""
 
     frames: tuple[Float32[np.ndarray, "_ 12"], ...]  # of each: 12 LPC cepstrum coefficients every 6.4 ms, 7 to 29 times
     speaker: Int64[np.ndarray, " N"]  # who said it, 0 to 8
@@ -46,7 +46,7 @@ class Utterances:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """English as numbers: a word, a number or a sign each."""
+    """English as numbers: each token is a word, a number or a sign."""
 
     training: Int64[np.ndarray, " training"]  # index into the vocabulary; 0 is UNKNOWN
     held_out: Int64[np.ndarray, " held_out"]  # the last tenth of the text
@@ -78,10 +78,10 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
 
 
 def english() -> Words:
-    """The reference of the Python language, about 100,000 words, of which the rarer are UNKNOWN.
+    """The Python language reference, about 100,000 words; the rarer ones are UNKNOWN.
 
-    A word that repeats the one before it is left out: rules made of hyphens and stars are an eighth of the text, easy
-    to guess and all the same to a router.
+    A word that repeats the one before it is left out: lines made of hyphens and stars are an eighth of the text, easy
+    to predict, and all the same to a router.
 
     Source: the topics of Python 3.11's help, in the order of their names.
     """
@@ -106,6 +106,7 @@ def _checked(name: str) -> bytes:
     content = (DATA / name).read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
         raise MoevizError(
-            f"{name} has SHA-256 {found[:12]}…, and the file that ships has {SHA256[name][:12]}…: install moeviz anew."
+            f"{name} has the SHA-256 {found[:12]}…, and the file that ships with moeviz has {SHA256[name][:12]}…. "
+            "Install moeviz again."
         )
     return content

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.optimize import minimize
-from sklearn.cluster import KMeans
-from sklearn.svm import LinearSVC
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.activations import sigmoid, softmax
+from moeviz.history.shared.extra import history_extra
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
 
@@ -67,14 +65,17 @@ def train(
 ) -> SoftMixture:
     """20 rounds of expectation and maximisation on the first 50 speakers.
 
-    Samples start with the expert of their cluster, or with one drawn by lot (`start`). With `hard` an expert learns
-    from the samples for which it is the most responsible alone, and gets them whole. The data are the stand-in unless
-    given. The same arguments, the same result. `watch` is called before each round.
+    Samples start with the expert of their cluster, or with a random one (`start`). With `hard`, an expert learns only
+    from the samples for which it is the most responsible, and gets them whole. The data are the stand-in unless given.
+    The same arguments, the same result. `watch` is called before each round.
 
-    Raises `MoevizError` for a start that is not in STARTS, or other than 1 to 16 experts.
+    Raises `MoevizError` for a start that is not in STARTS, or other than 1 to 16 experts; and where scikit-learn or
+    scipy is missing.
     """
     if start not in STARTS or not 1 <= experts <= 16:
-        raise MoevizError(f"Got {experts} experts and start {start!r}; it takes 1 to 16, and one of {list(STARTS)}.")
+        raise MoevizError(
+            f"Got {experts} experts and the start {start!r}. Choose 1 to 16 experts, and one of {list(STARTS)}."
+        )
     data = stand_in() if data is None else data
     inputs, desired = encode(data)
     to_learn = standardised(inputs[data.training])
@@ -122,6 +123,8 @@ def line(
 
     `side` is 1 or −1; the last input is 1. Of one class alone it always says that class, and of nothing, 0.
     """
+    with history_extra():
+        from sklearn.svm import LinearSVC
     seen = share > LEAST
     classes = np.unique(side[seen])
     if len(classes) < 2:
@@ -148,6 +151,8 @@ def fitted_gate(
     gate: Float64[np.ndarray, "D K"], inputs: Float64[np.ndarray, "N D"], shares: Float64[np.ndarray, "N K"]
 ) -> Float64[np.ndarray, "D K"]:
     """The M step of the gate: softmax regression on the responsibilities, from where it is."""
+    with history_extra():
+        from scipy.optimize import minimize
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         lines = numbers.reshape(gate.shape)
@@ -169,6 +174,8 @@ def standardised(inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "D D
 
 def _start(inputs: np.ndarray, experts: int, start: str, seed: int) -> Float64[np.ndarray, "N K"]:
     if start == "k-means":
+        with history_extra():
+            from sklearn.cluster import KMeans
         first = KMeans(experts, n_init=1, random_state=seed).fit_predict(inputs[:, :-1])
     else:
         first = np.random.default_rng(seed).integers(0, experts, len(inputs))

@@ -22,11 +22,10 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
-from sklearn.decomposition import PCA
-from sklearn.svm import SVC, LinearSVC
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Digits, digits
+from moeviz.history.shared.extra import history_extra
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.svm_experts_2002.gater import STEPS, mixed, new_gater, trained
 
@@ -93,7 +92,7 @@ def train(
     is called before each expert and every few steps of the gater.
 
     Raises `MoevizError` for a kernel that is not in KERNELS, other than 1 to 64 experts, a negative room, or no
-    iteration.
+    iteration; and where scikit-learn is missing.
     """
     _check(experts, room, kernel, iterations)
     watch(0.0, "images to numbers")
@@ -153,6 +152,8 @@ def machine(inputs: Float64[np.ndarray, "N D"], desired: Float64[np.ndarray, " N
 
     Of one class alone there is nothing to learn, and it always says that class; of no example at all, 0.
     """
+    with history_extra():
+        from sklearn.svm import SVC, LinearSVC
     classes = np.unique(desired)
     if len(classes) < 2:
         always = float(classes[0]) if len(classes) else 0.0
@@ -166,13 +167,15 @@ def machine(inputs: Float64[np.ndarray, "N D"], desired: Float64[np.ndarray, " N
 @cache
 def odd_or_even() -> tuple[Task, Task]:
     """The digits as their first COMPONENTS principal components: those to train on, and those to test."""
+    with history_extra():
+        from sklearn.decomposition import PCA
     training, test = digits()
-    components = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(_pixels(training))
-    return _task(components, training), _task(components, test)
+    inputs_of = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(_pixels(training)).transform
+    return _task(inputs_of(_pixels(training)), training), _task(inputs_of(_pixels(test)), test)
 
 
-def _task(components: PCA, images: Digits) -> Task:
-    return Task(components.transform(_pixels(images)), np.where(images.digit % 2, 1.0, -1.0), images.digit)
+def _task(inputs: Float64[np.ndarray, "N D"], images: Digits) -> Task:
+    return Task(inputs, np.where(images.digit % 2, 1.0, -1.0), images.digit)
 
 
 def _pixels(images: Digits) -> Float64[np.ndarray, "N pixels"]:
@@ -206,6 +209,6 @@ def _error(answers: Float64[np.ndarray, " N"], task: Task) -> float:
 def _check(experts: int, room: int, kernel: str, iterations: int) -> None:
     if kernel not in KERNELS or not 1 <= experts <= MOST_EXPERTS or room < 0 or iterations < 1:
         raise MoevizError(
-            f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations; it takes 1 to "
-            f"{MOST_EXPERTS} experts, a room of 0 or more, one of {list(KERNELS)}, and 1 iteration or more."
+            f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations. Choose 1 to "
+            f"{MOST_EXPERTS} experts, a room of at least 0, one of {list(KERNELS)}, and at least 1 iteration."
         )
