@@ -38,7 +38,7 @@ def count_parameters(model: nn.Module, routers: Sequence[Router] | None = None) 
 
 
 def describe(model: nn.Module, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:
-    """The facts about `model` that are known before it runs; of one site of its routers, where it has several."""
+    """The facts about `model` that are known before it runs; for one site of its routers, if it has several."""
     routers = find_routers(model, site)
     config = model.config.get_text_config()
     return ModelInfo(
@@ -70,7 +70,7 @@ def empty_model(config: PreTrainedConfig) -> nn.Module:
 
 
 def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> ModelInfo:
-    """Everything that can be said of a model from its config alone.
+    """Everything that can be said about a model from its config alone.
 
     >>> from transformers import MixtralConfig
     >>> from moeviz.parameters import active_parameters
