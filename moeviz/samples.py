@@ -1,4 +1,4 @@
-"""Small made-up traces: for tests, and for the README's examples. Never shown as if a model had made them."""
+"""Small made-up traces, for tests and for examples in the docs. Never shown as if a model had made them."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ WORDS = ("The", " router", " sends", " each", " token", " to", " two", " experts
 
 
 def sample_trace(layers: int = 4, tokens: int = 32, top_k: int = 2, experts: int = 8, seed: int = 0) -> RoutingTrace:
-    """A softmax top-k router with random logits, where some experts are favourites. The same seed, the same trace.
+    """A softmax top-k router with random logits, where some experts are favoured. The same seed gives the same trace.
 
     >>> sample_trace(layers=2, tokens=5).experts.shape
     (2, 5, 2)
@@ -17,8 +17,8 @@ def sample_trace(layers: int = 4, tokens: int = 32, top_k: int = 2, experts: int
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=(layers, tokens, experts)) + rng.normal(size=(layers, 1, experts))).astype(np.float32)
     chosen = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k].astype(np.int16)
-    weights = normalised_scores(np.take_along_axis(logits, chosen.astype(np.int64), -1), "softmax")
-    chosen, weights = sort_slots(chosen, weights)
+    scores = normalised_scores(np.take_along_axis(logits, chosen.astype(np.int64), -1), "softmax")
+    chosen, weights = sort_slots(chosen, scores)
     prompt = tokens - tokens // 4
     return RoutingTrace(
         model=ModelInfo(

@@ -1,4 +1,4 @@
-"""The cells of a table from any hand: the columns that we know, each value checked, in the dtypes that we want."""
+"""The cells of a table from anyone: the columns that we know, each value checked, in the dtypes that we want."""
 
 from typing import Any
 
@@ -26,21 +26,21 @@ def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
 
     What is absent and has a default gets it. Raises `InvalidTrace` with the row, the first being 1, and the value.
     """
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for name, (low, high, default) in INTEGERS.items():
         if name in table:
             columns[name] = _whole(table[name], low, high, default)
         elif default is not None:
-            columns[name] = np.full(len(table), default)
-    for name, default in TEXTS.items():
+            columns[name] = pd.Series(default, index=table.index, dtype=np.int64)
+    for name, text in TEXTS.items():
         if name in table:
-            columns[name] = table[name].astype("str").fillna(default)
+            columns[name] = table[name].astype("str").fillna(text)
         elif name != LABEL:
-            columns[name] = pd.Series(default, index=table.index, dtype="str")
+            columns[name] = pd.Series(text, index=table.index, dtype="str")
     wrong = ~columns["phase"].isin(PHASES.categories)
     refuse_rows(columns["phase"], wrong, f"be {' or '.join(PHASES.categories)}")
-    columns["weight"] = _weights(table["weight"]) if "weight" in table else np.nan
-    return pd.DataFrame(columns, index=table.index)
+    weights = _weights(table["weight"]) if "weight" in table else np.full(len(table), np.nan)
+    return pd.DataFrame(columns, index=table.index).assign(weight=weights)
 
 
 def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
@@ -51,13 +51,13 @@ def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
         value = column.iloc[row]
         value = value.item() if isinstance(value, np.generic) else value
         got = "empty" if value is None or value != value else shown(value)
-        raise InvalidTrace(f"Row {row + 1} of the table: {column.name} is {got}; it needs to {need}.")
+        raise InvalidTrace(f"Row {row + 1} of the table: {column.name} is {got}; it must {need}.")
 
 
 def _numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
     """A column as numbers (NaN where a cell is none), and where its cells are empty."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
-        raise InvalidTrace(f"Column {column.name!r} is of type {column.dtype}; it needs to hold numbers.")
+        raise InvalidTrace(f"Column {column.name!r} is of type {column.dtype}; it must hold numbers.")
     if pd.api.types.is_numeric_dtype(column):
         return column, column.isna()
     numbers = pd.to_numeric(column.to_numpy(dtype=object), errors="coerce")

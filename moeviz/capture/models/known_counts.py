@@ -1,4 +1,4 @@
-"""Well-known models, counted: exact parameters from their configs, beside what their makers say."""
+"""Well-known models, counted: exact parameters from their configs, next to what their makers say."""
 
 import pandas as pd
 
@@ -8,17 +8,18 @@ from moeviz.parameters import active_parameters
 
 
 def known_counts() -> pd.DataFrame:
-    """Our counts beside the makers' figures, in billions, active ones by the convention that each maker uses.
+    """Our counts next to the makers' figures, in billions, with active ones by the convention that each maker uses.
 
     One row per model of `KNOWN_MODELS`, each laid out on the meta device. Columns: model str · total, active float64
-    (ours) · published_total, published_active float64 (the maker's; NaN where it does not say) · convention, remark
-    str.
+    (ours) · published_total, published_active float64 (the maker's; NaN if it does not say) · convention, remark str.
     """
     rows = []
     for name, known in KNOWN_MODELS.items():
         model = parameters_of_config(known.config(), name)
-        active = active_parameters(model.parameters, model.top_k, known.convention)
-        ours = {"total": model.parameters.total / 1e9, "active": active / 1e9}
+        counts = model.parameters
+        assert counts is not None  # a config tells them all
+        active = active_parameters(counts, model.top_k, known.convention)
+        ours = {"total": counts.total / 1e9, "active": active / 1e9}
         published = {"published_total": known.total, "published_active": known.active}
         rows.append({"model": name} | ours | published | {"convention": known.convention, "remark": known.remark})
     return pd.DataFrame(rows)
