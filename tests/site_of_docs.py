@@ -50,9 +50,9 @@ class Site:
         return {name for html in self.pages.values() for name in re.findall(r'\bid="([^"]+)"', html)}
 
 
-def build(folder: Path) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, source: Path = DOCS) -> subprocess.CompletedProcess[str]:
     """Build the site as `make docs` does, where every connection is refused."""
-    options = ["-E", "-W", "--keep-going", "-q", "-d", str(folder / "doctrees"), str(DOCS), str(folder / "site")]
+    options = ["-E", "-W", "--keep-going", "-q", "-d", str(folder / "doctrees"), str(source), str(folder / "site")]
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_NETWORK, *options], cwd=ROOT, capture_output=True, text=True, check=False
     )

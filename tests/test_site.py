@@ -23,7 +23,7 @@ from moeviz.capture.routers.families import families
 from moeviz.capture.survey.modes import FAMILIES, WAYS
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
-from moeviz.charts.linked_grid import LINKED_GRID
+from moeviz.charts.linked_grid import LINKED
 from moeviz.cli.arguments import COMMANDS
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.formats.assignments_table import COLUMNS
@@ -75,11 +75,30 @@ def test_a_script_a_font_and_a_picture_of_another_host_would_be_noticed():
     assert not foreign('<a href="https://arxiv.org">a link</a><img src="../pictures/x.svg">')
 
 
-def test_a_page_that_does_not_build_would_be_noticed(tmp_path):
-    """A mark that names nothing, and a link that leads nowhere."""
+def test_a_mark_that_names_nothing_would_be_noticed():
     with pytest.raises(KeyError, match="no-such-table"):
         pages.filled("<!-- generated: no-such-table -->")
-    assert pages.file("CHANGELOG.md").startswith("# ")
+
+
+SMALL = "extensions = ['myst_parser']\n"
+ASKS = "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')\n"
+
+
+@pytest.mark.parametrize(
+    ("conf", "page", "says"),
+    [
+        (SMALL, "# A page\n", ""),
+        (SMALL, "# A page\n\n[a link](nowhere.md)\n", "nowhere.md"),
+        (SMALL + ASKS, "# A page\n", "asked for ('127.0.0.1', 9)"),
+    ],
+    ids=["nothing is wrong", "a link leads nowhere", "the network is asked"],
+)
+def test_a_build_that_goes_wrong_would_be_noticed(conf, page, says, tmp_path):
+    (tmp_path / "conf.py").write_text(conf)
+    (tmp_path / "index.md").write_text(page)
+    built = build(tmp_path / "built", tmp_path)
+    assert (built.returncode == 0) == (not says)
+    assert says in built.stderr
 
 
 def test_every_name_of_the_front_door_is_in_the_reference(site):
@@ -162,7 +181,7 @@ def test_every_chart_that_there_is_is_drawn_in_the_gallery(site):
     drawn = {path.name for path in (site.folder / "pictures").iterdir()}
     for chart in every_chart():
         assert text_of(chart.question) in text
-        if chart is not LINKED_GRID:  # drawn by `moeviz.view`, to be clicked
+        if chart is not LINKED:  # drawn by `moeviz.view`, to be clicked
             assert missing({f"{chart.key}{kind}.svg" for kind in PICTURES}, drawn) == set()
     assert "view.html" in drawn and "no_such_chart.svg" not in drawn
 
