@@ -34,7 +34,7 @@ class Screenshot:
     asked: dict[str, str | int]
     height: int
     top: str = ""  # the element that the picture begins with; "": the top of the page
-    press: str = ""  # a button to press first
+    press: bool = False  # whether the page's main button is pressed first
     scheme: Literal["light", "dark"] = "light"
 
 
@@ -42,8 +42,8 @@ FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 3, "token": 4}
 SCREENSHOTS = (
     Screenshot("first-page-light", "", FIRST_PAGE, 890, top="hr"),
     Screenshot("first-page-dark", "", FIRST_PAGE, 890, top="hr", scheme="dark"),
-    Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press="Read it both ways"),
-    Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 700),
+    Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
+    Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
     Screenshot("routing-over-training", "routing-over-training", {}, 620),
 )
 
@@ -69,7 +69,7 @@ def taken(shot: Screenshot, server: Server, browser: Browser) -> bytes:
     page.set_default_timeout(60_000)  # the first page also loads the model
     page.goto(f"{server.url}/{shot.page}?{urlencode(shot.asked)}")
     if shot.press:
-        page.get_by_role("button", name=shot.press).click()
+        page.get_by_test_id("stBaseButton-primary").click()
     wait(page)
     if shot.top:
         page.locator(shot.top).first.evaluate(TO_THE_TOP)

@@ -35,7 +35,8 @@ FILES = sorted(path for path in DOCS.rglob("*.md") if path.parent.name not in ("
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 TEXTS["moeviz --help"] = reference.commands()
 SHELL = ("", "console", "sh", "bash", "shell")
-WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python")]
+ELSEWHERE = ("tutorials/", "how-to/")  # run in tests/test_readme.py, where what they print is looked at too
+WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") and not name.startswith(ELSEWHERE)]
 
 
 @pytest.mark.parametrize("name", [*MODULES, *EXTENSIONS])
@@ -52,7 +53,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
                 yield words[: next((at for at, word in enumerate(words) if word in ("|", "<", ">")), len(words))]
 
 
-WITH_COMMANDS = [name for name, text in TEXTS.items() if list(commands_of(text))]
+WITH_COMMANDS = [name for name, text in TEXTS.items() if list(commands_of(text)) and not name.startswith(ELSEWHERE)]
 
 
 @pytest.mark.docs

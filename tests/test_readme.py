@@ -122,7 +122,8 @@ def test_every_picture_is_shown_and_is_made_by_the_command():
 def test_files_that_contributors_are_told_to_touch_are_there():
     named = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|toml|txt))`", CONTRIBUTING.read_text(encoding="utf-8"))
     assert named
-    assert not [path for path in named if not (ROOT / path).exists()]
+    built = ("build/",)
+    assert not [path for path in named if not path.startswith(built) and not (ROOT / path).exists()]
 
 
 def test_promised_output_with_other_words_or_numbers_is_missed():

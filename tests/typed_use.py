@@ -17,6 +17,7 @@ from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.load import expert_load
 from moeviz.model_info import ScoreFunction
 from moeviz.parameters import active_parameters
+from moeviz.report.view import View
 
 
 def a_model() -> moeviz.LoadedModel:
@@ -107,6 +108,11 @@ def numbers_and_pictures(trace: moeviz.RoutingTrace) -> None:
     assert_type(frame, pd.DataFrame)
     chart = TOPICS["Load"][0]
     assert_type(chart.draw(chart.measure(trace)), alt.Chart | alt.LayerChart)
+
+
+def one_call_draws(trace: moeviz.RoutingTrace) -> None:
+    assert_type(moeviz.view(trace), View)
+    moeviz.view(trace).save("view.html")
 
 
 def errors() -> str | None:
