@@ -30,8 +30,9 @@ MODULES = [
     *(m.name for m in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if not m.name.endswith("__main__")),
 ]
 EXTENSIONS = [f"_ext.{module.name}" for module in pkgutil.iter_modules([str(DOCS / "_ext")])]
-# What is written in the pages' own words, and the examples of `--help`, which the reference shows.
-TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+# The pages, but for those that test_readme.py runs; and the examples of `--help`, which the reference shows.
+FILES = sorted(path for path in DOCS.rglob("*.md") if path.parent.name not in ("tutorials", "how-to"))
+TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 TEXTS["moeviz --help"] = reference.commands()
 SHELL = ("", "console", "sh", "bash", "shell")
 ELSEWHERE = ("tutorials/", "how-to/")  # run in tests/test_readme.py, where what they print is looked at too
@@ -55,6 +56,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
 WITH_COMMANDS = [name for name, text in TEXTS.items() if list(commands_of(text)) and not name.startswith(ELSEWHERE)]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
     """All blocks of a page one after the other, as somebody would type them."""
@@ -64,6 +66,7 @@ def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
         exec(compile(block, name, "exec"), names)
 
 
+@pytest.mark.docs
 def test_python_in_the_gallery_runs():
     names = gallery.made()
     assert names["trace"].tokens["phase"].nunique() == 2 and "label" in names["labelled"].tokens
@@ -103,6 +106,7 @@ def why_not(words: list[str]) -> str:
     return "" if all(Path(file).exists() for file in files) else "reads a file of somebody's own"
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_in_the_pages_run(name, tmp_path, monkeypatch, capsys):
     """One after the other, in a folder where `trace.*` are traces; without those that need a network or minutes."""
