@@ -11,7 +11,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: app test test-fast check bench kernels docs screenshots browser test-gpu test-vllm test-ray clean
+.PHONY: app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package
+.PHONY: test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
@@ -25,6 +26,7 @@ test-fast: .venv/installed-test
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
@@ -40,6 +42,12 @@ docs: .venv/installed-test
 screenshots: .venv/installed-test browser
 	$(BIN)/python -m docs.screenshots
 
+# The wheel and the source distribution, into dist/; then what they are like in fresh environments without this folder.
+package: .venv/installed-test
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m benchmarks.package
+
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test
 	$(BIN)/python kernels/compile_check.py
@@ -49,11 +57,22 @@ test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m pytest tests/test_kernels_router.py tests/test_kernels_experts.py
 
+# The same and the kernels' benchmark, on one page: docs/gpu-report.md.
+gpu-report: .venv/installed-test
+	$(BIN)/python -m benchmarks.gpu_report
+
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm
 
 test-ray: .venv/installed-test
 	$(BIN)/python -m pytest -m ray
+
+test-package: .venv/installed-test
+	$(BIN)/python -m pytest -m package
+
+# Capture and app on the oldest and the newest packages that requirements.txt admits. Downloads torch twice.
+test-versions: .venv/installed-test
+	$(BIN)/python -m benchmarks.versions
 
 # The browser tests need a Chromium: the one named by CHROMIUM, the system's, Debian's package where we may install
 # it, or the one that Playwright downloads.
@@ -69,13 +88,13 @@ browser: .venv/installed-test
 	    { echo "moeviz needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 app"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.txt pyproject.toml
+.venv/installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
 	@touch $@
 
-.venv/installed-test: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[app,history,report,notebook,docs,test]"
+.venv/installed-test: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs,test]"
 	@touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

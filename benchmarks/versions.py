@@ -86,7 +86,7 @@ def installed(end: str) -> Path:
     # The variable takes the place of any cap that this machine sets for itself.
     environment = os.environ | {"PIP_CONSTRAINT": str(wanted)}
     latest = ["--upgrade", "--upgrade-strategy", "eager"]
-    package = ["--editable", f"{ROOT}[app,history,report,test]"]
+    package = ["--editable", f"{ROOT}[test]"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *latest, *package], env=environment, check=True)
     return python
 

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -68,9 +69,22 @@ def test_the_trace_is_the_one_that_listening_gives(family, dtype, tokenizer):
         )
 
 
+@cache
+def stock_is_one_graph() -> bool:
+    """Whether this torch makes one graph of a model of this transformers, without us: torch 2.6 does not."""
+    model = torch.compile(tiny_model(FAMILIES["mixtral"]), fullgraph=True, backend="eager")
+    try:
+        model(IDS, use_cache=False)
+    except torch._dynamo.exc.Unsupported:
+        return False
+    return True
+
+
 @every_family
 def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     """Compiled with fullgraph it is one graph; outputs are the stock model's, to the last bit after the exit."""
+    if not stock_is_one_graph():
+        pytest.skip("this torch makes no one graph of this transformers, with us or without")
     model = tiny_model(FAMILIES[family])
     implementation = model.get_experts_implementation()
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """README, tutorials and how-tos are true: their code runs and prints what they show, and what they name is there.
 
-A page is run from top to bottom: its Python blocks share their names, its commands share their folder. An `output` block
-is what the Python before it printed.
+A page is run from top to bottom: its Python blocks share their names, its commands share their folder. An `output`
+block is what the Python before it printed.
 """
 
 import contextlib

@@ -323,6 +323,10 @@ def test_pointing_at_a_cell_says_all_its_experts(opened):
     tip = page.locator(".tip").inner_text()
     assert tip.startswith(sentence(trace, 7, 3))
     assert f"expert {trace.experts[3, 7, 1]} {trace.weights[3, 7, 1]:.3f}" in tip
+    page.locator(".map").press("ArrowUp")  # what it says is no longer what is chosen
+    expect(page.locator(".tip")).to_be_hidden()
+    page.locator(".map").hover(position=place(page, trace, 8, 3))
+    expect(page.locator(".tip")).to_be_visible()
     page.locator("header").hover()
     expect(page.locator(".tip")).to_be_hidden()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from _ext import history_charts
 from _ext.docstrings import markdown_of
-from _ext.pictures import picture
+from _ext.pictures import FOLDER, picture
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
@@ -29,9 +29,7 @@ trace = moeviz.trace(model, PROMPT, max_new_tokens=24)
 *_, labelled = traces_over_training().values()  # 60 texts of 15 kinds: a trace that ships
 '''
 CHANGED = """\
-from moeviz.capture.change.kinds import Mute
-
-result = moeviz.what_if(model, PROMPT, Mute({3: (1, 4)}))
+result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
 """
 LAYER, TOKEN = 3, 4
@@ -83,6 +81,13 @@ def beside() -> str:
         frame = chart.measure(eval(of, made()))
         parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
     return "\n\n".join(parts)
+
+
+def view() -> str:
+    """`moeviz.view` of the example trace, in a frame: its page lies beside the pictures."""
+    (FOLDER / "pictures").mkdir(exist_ok=True)
+    made()["moeviz"].view(made()["trace"]).save(FOLDER / "pictures" / "view.html")
+    return '<iframe class="view" src="../pictures/view.html" title="Routing of the example trace"></iframe>'
 
 
 def history() -> str:

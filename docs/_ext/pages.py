@@ -47,6 +47,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "systems": tables.systems,
     "topics": tables.topics,
     "tutorials": partial(tables.contents, "tutorials", "Tutorials"),
+    "view": gallery.view,
     "ways": tables.ways,
 }
 # Files that are pages of the site: a link to one leads to the page.

@@ -10,6 +10,7 @@ from _ext.charts_need import needs
 from _ext.words import MORE
 
 ROOT = Path(__file__).parents[2]
+READERS = ("student", "researcher", "serving-engineer", "trainer")  # the order of their tutorials
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -24,9 +25,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def contents(folder: str, caption: str) -> str:
     """A table of contents of the pages in a folder; nothing where it has none."""
-    pages = sorted(page.relative_to(ROOT / "docs").with_suffix("") for page in (ROOT / "docs" / folder).glob("*.md"))
-    lines = "\n".join(page.as_posix() for page in pages)
-    return f"```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{lines}\n```" if pages else ""
+    names = [page.stem for page in (ROOT / "docs" / folder).glob("*.md")]
+    names.sort(key=lambda name: (READERS.index(name) if name in READERS else len(READERS), name))
+    lines = "\n".join(f"{folder}/{name}" for name in names)
+    return f"```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{lines}\n```" if names else ""
 
 
 def screenshot() -> str:
@@ -139,7 +141,7 @@ def settings() -> str:
 
 def streamlit() -> str:
     """The file that says how Streamlit serves the app."""
-    return f"```toml\n{(ROOT / '.streamlit/config.toml').read_text(encoding='utf-8').rstrip()}\n```"
+    return f"```toml\n{(ROOT / 'app/.streamlit/config.toml').read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def architecture() -> str:

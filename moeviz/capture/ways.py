@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+from torch import Tensor
+
 from moeviz.capture.change.kinds import Intervention
 from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.record.listen import Recording, hearing, reading
@@ -87,8 +89,9 @@ def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording
     from moeviz.capture.record.fused import fusing, how, recorded
 
     model, site = job.run.model, found.routers[0].router.site
+    read: list[Tensor] = []
     rows = expected_rows(job.run.batch, job.max_new_tokens, job.decoding)
-    with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read := []):
+    with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read):
         yield lambda: recorded(record, read, job.keep_logits, how(model, found))
 
 

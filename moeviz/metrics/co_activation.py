@@ -66,7 +66,8 @@ def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    ratio: np.ndarray = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    return ratio
 
 
 def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
@@ -78,7 +79,7 @@ def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
     chosen = chosen[chosen.any(axis=1)]
     counts = chosen.sum(axis=0)
     # An expert that every token has, or none, leaves nothing to chance.
-    pairs = np.outer(counts, counts) / max(len(chosen), 1)
+    pairs: np.ndarray = np.outer(counts, counts) / max(len(chosen), 1)
     free = (counts > 0) & (counts < len(chosen))
     if free.any():
         sizes = np.bincount(chosen[:, free].sum(axis=1))
@@ -90,7 +91,7 @@ def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) ->
     """Weights that give each expert its count of tokens, where sizes[s] tokens draw s experts."""
     tokens = sizes.sum()
     wanted = counts / (tokens - counts)
-    weights = wanted / np.exp(np.log(wanted).mean())
+    weights: np.ndarray = wanted / np.exp(np.log(wanted).mean())
     for _ in range(MAX_ROUNDS):
         drawn = weights * _per_set(weights[None], sizes, taken=1)[0]
         if np.abs(drawn - counts).max() < CLOSE:
@@ -102,7 +103,8 @@ def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) ->
 
 def _pairs_of(weights: Float64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
     without_one = np.where(np.eye(len(weights), dtype=bool), 0, weights)
-    return np.outer(weights, weights) * _per_set(without_one, sizes, taken=2, whole=weights)
+    pairs: np.ndarray = np.outer(weights, weights) * _per_set(without_one, sizes, taken=2, whole=weights)
+    return pairs
 
 
 def _per_set(

@@ -94,7 +94,7 @@ def matched(pair: Pair) -> Pair:
     for trace in pair:
         if trace.tokens.empty:
             raise InvalidTrace("One of the two traces has no tokens, so there is nothing to compare. Choose another.")
-    return tuple(trace.select(layers=common) for trace in pair)
+    return pair[0].select(layers=common), pair[1].select(layers=common)
 
 
 def _blocks(trace: RoutingTrace) -> list[Int64[np.ndarray, "N E"]]:

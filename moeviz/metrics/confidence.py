@@ -70,7 +70,8 @@ def _entropy(trace: RoutingTrace, why: str) -> np.ndarray:
 
 def _entropy_of_layer(probabilities: np.ndarray) -> np.ndarray:
     p = probabilities.astype(np.float64)
-    return np.abs((p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(axis=-1))
+    entropy: np.ndarray = np.abs((p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(axis=-1))
+    return entropy
 
 
 def _two_highest(probabilities: np.ndarray) -> np.ndarray:

@@ -34,8 +34,8 @@ def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
             even = -(-percent * num_experts // 100)
             facts = {"layer": layer, "num_experts": num_experts, "level": percent / 100, "needed": needed}
             rows.append(facts | {"even": even, "by_lot": lot, "of_even": needed / even})
-    whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), np.int16)
-    return pd.DataFrame(rows).astype({"layer": np.int32} | whole)
+    whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), "int16")
+    return pd.DataFrame(rows).astype({"layer": "int32"} | whole)
 
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
@@ -49,9 +49,9 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
     logs = np.concatenate([[0.0], np.log(ratios).cumsum()])
     experts = np.exp(logs - logs.max())
     experts *= num_experts / experts.sum()
-    busiest_first = (np.concatenate([[0.0], values[::-1].cumsum()]) for values in (experts * served, experts))
-    needed = np.interp(np.array(LEVELS) / 100 * assignments, *busiest_first)
-    return np.ceil(needed - 1e-6).astype(int).tolist()
+    work, busiest = (np.concatenate([[0.0], values[::-1].cumsum()]) for values in (experts * served, experts))
+    needed = np.interp(np.array(LEVELS) / 100 * assignments, work, busiest)
+    return [int(count) for count in np.ceil(needed - 1e-6)]
 
 
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:

@@ -18,9 +18,11 @@ def divergences(counts: Num[np.ndarray, "D E"], first: np.ndarray, second: np.nd
     shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
     each = entropy(shares)
     both = entropy((shares[first] + shares[second]) / 2)
-    return np.maximum(both - (each[first] + each[second]) / 2, 0)
+    apart: np.ndarray = np.maximum(both - (each[first] + each[second]) / 2, 0)
+    return apart
 
 
 def entropy(shares: Float64[np.ndarray, "D E"]) -> Float64[np.ndarray, " D"]:
     """Shannon entropy in bits of each row; NaN stays NaN."""
-    return -(shares * np.log2(np.where(shares == 0, 1, shares))).sum(axis=-1)
+    bits: np.ndarray = -(shares * np.log2(np.where(shares == 0, 1, shares))).sum(axis=-1)
+    return bits

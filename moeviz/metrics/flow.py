@@ -48,8 +48,8 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
         rows.append((*pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
-    kinds = {"from_layer": np.int32, "to_layer": np.int32, "tokens": np.int64}
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, np.float64) | kinds)
+    kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
 def _consecutive(trace: RoutingTrace) -> Iterator[RoutingTrace]:

@@ -57,7 +57,8 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
     Source: contingency table; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    table = _table(*_first_choices(trace), trace.model.num_experts)
+    before, after = _first_choices(trace)
+    table = _table(before, after, trace.model.num_experts)
     row, column = table.sum(axis=1, keepdims=True), table.sum(axis=0, keepdims=True)
     share = _ratio(table, row)
     chance = np.broadcast_to(_ratio(column, column.sum(keepdims=True)), table.shape)
@@ -134,7 +135,8 @@ def _routed(trace: RoutingTrace) -> np.ndarray:
 
 
 def _first_choices(trace: RoutingTrace) -> np.ndarray:
-    return trace.experts[:, _routed(trace), 0]
+    choices: np.ndarray = trace.experts[:, _routed(trace), 0]
+    return choices
 
 
 def _table(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
@@ -143,7 +145,9 @@ def _table(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan), where=bottom > 0)
+    unknown = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    ratio: np.ndarray = np.divide(top, bottom, out=unknown, where=bottom > 0)
+    return ratio
 
 
 def _entropy(counts: np.ndarray) -> float:

@@ -138,5 +138,5 @@ def coverage(trace: RoutingTrace) -> pd.DataFrame:
         covered = np.concatenate([[0.0], loads.sort_values("rank")["load"].cumsum()])
         experts = np.arange(len(covered), dtype=np.int16)
         columns = {"experts": experts, "share_of_experts": experts / (len(covered) - 1), "covered": covered}
-        frames.append(pd.DataFrame({"layer": np.int32(layer)} | columns))
-    return pd.concat(frames, ignore_index=True)
+        frames.append(pd.DataFrame({"layer": layer} | columns))
+    return pd.concat(frames, ignore_index=True).astype({"layer": np.int32})

@@ -106,7 +106,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
                 chosen = chosen_experts(experts[:, :slots], num_experts)
                 facts = {"layer": layer, "label": name, "choice": choice}
                 rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
-    kinds = {"layer": np.int32, "label": "str", "choice": "str", "pairs": np.int64}
+    kinds = {"layer": "int32", "label": "str", "choice": "str", "pairs": "int64"}
     columns = ["layer", "label", "choice", "share", "uniform_chance", "load_chance", "pairs"]
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 

@@ -84,7 +84,8 @@ def _touched_by_chance(trace: RoutingTrace, counts: ParameterCounts) -> np.ndarr
     num_experts = np.asarray(trace.model.num_experts)[:, None]
     missed = np.cumprod(1 - (trace.experts != NO_EXPERT).sum(axis=2) / num_experts, axis=1)
     sizes = np.asarray(counts.per_expert, np.float64)
-    return counts.total - counts.routed_experts + sizes @ ((num_experts - trace.model.zero_experts) * (1 - missed))
+    experts: np.ndarray = sizes @ ((num_experts - trace.model.zero_experts) * (1 - missed))
+    return counts.total - counts.routed_experts + experts
 
 
 def _counts(trace: RoutingTrace, why: str) -> ParameterCounts:

@@ -117,7 +117,8 @@ def _device_loads(
     replicas: Int64[np.ndarray, " R"], counts: Int64[np.ndarray, " E"], devices: int
 ) -> Float64[np.ndarray, " N"]:
     each = counts / np.bincount(replicas, minlength=len(counts))
-    return each[replicas].reshape(devices, -1).sum(axis=1) / max(counts.sum(), 1)
+    loads: np.ndarray = each[replicas].reshape(devices, -1).sum(axis=1) / max(counts.sum(), 1)
+    return loads
 
 
 def rebalance_experts(

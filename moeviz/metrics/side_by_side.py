@@ -56,7 +56,8 @@ def _ends(trace: RoutingTrace) -> np.ndarray:
     last = len(trace.model.layers) - 1
     if trace.model.layer_kind != OVER_TIME:
         return np.full(len(trace.tokens), last)
-    return last - (trace.experts[::-1, :, 0] != NO_EXPERT).argmax(axis=0)
+    ends: np.ndarray = last - (trace.experts[::-1, :, 0] != NO_EXPERT).argmax(axis=0)
+    return ends
 
 
 def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarray, "T K"]:
@@ -64,7 +65,8 @@ def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarra
     filled = experts != NO_EXPERT
     parts = filled.astype(np.float64) if weights is None else np.maximum(weights, 0).astype(np.float64)
     parts[:, 0] = np.where((parts.sum(axis=1) == 0) & filled[:, 0], 1, parts[:, 0])
-    return parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    shares: np.ndarray = parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return shares
 
 
 def _entropy(trace: RoutingTrace) -> float:

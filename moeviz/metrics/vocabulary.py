@@ -122,7 +122,7 @@ def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> 
         belong = np.bincount(main, minlength=num_experts)
         sums = np.bincount(main, share, minlength=num_experts)
         columns = {
-            "layer": np.int32(of_layer.layer),
+            "layer": of_layer.layer,
             "expert": np.arange(num_experts, dtype=np.int16),
             "token_ids": belong,
             "specialization": np.divide(sums, belong, out=np.full(num_experts, np.nan), where=belong > 0),
@@ -130,7 +130,7 @@ def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> 
             "chance": of_layer.chance,
         }
         frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True).astype({"layer": np.int32})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,8 @@ class _Vocabulary:
 
     def shares(self, counts: Int64[np.ndarray, "V E"]) -> Float64[np.ndarray, " V"]:
         """Share of a token's occurrences that go to its main expert."""
-        return counts.max(axis=1) / self.occurrences
+        shares: np.ndarray = counts.max(axis=1) / self.occurrences
+        return shares
 
     def mean_share(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
         shares = self.shares(self.counts(experts, num_experts))
@@ -181,7 +182,7 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
 
 def _chance(experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
     """k / E, with k the slots that a token has filled on average."""
-    return (experts != NO_EXPERT).sum() / max(len(experts), 1) / num_experts
+    return float((experts != NO_EXPERT).sum()) / max(len(experts), 1) / num_experts
 
 
 def _counts(

@@ -67,7 +67,8 @@ def _text(trace: RoutingTrace, layer: int) -> str:
     colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, :shown, 0]))
     rows = trace.tokens.iloc[:shown]
     several = trace.tokens["sequence"].nunique() > 1
-    pieces, before = [], (None, "")
+    pieces: list[str] = []
+    before: tuple[int | None, str] = (None, "")
     for expert, text, sequence, phase in zip(experts, rows["text"], rows["sequence"], rows["phase"], strict=True):
         if several and sequence != before[0]:
             pieces.append(f"{'<br>' if pieces else ''}<i>text {sequence + 1}</i>")

@@ -48,7 +48,8 @@ def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
 
 def _sized(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
-    return chart.configure(aria=False).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
+    spec: dict[str, Any] = chart.configure(aria=False).to_dict()
+    return spec | {"autosize": {"type": "fit", "contains": "padding"}}
 
 
 def _svg(spec: dict[str, Any]) -> str:

@@ -101,6 +101,7 @@ function onKey(event) {
   if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   event.stopPropagation();
+  tip.hidden = true; // it is about what lies under the pointer
   choose({ token: at.token + step[0], layer: at.layer + step[1] });
   if (event.currentTarget === strip) pieces[at.token].focus({ preventScroll: true });
 }

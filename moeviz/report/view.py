@@ -8,6 +8,7 @@ Content-Security-Policy forbids the rest. Token texts and names are a stranger's
 import gzip
 import json
 from base64 import b64encode
+from collections.abc import Hashable
 from functools import cache, cached_property
 from html import escape
 from importlib.util import find_spec
@@ -147,11 +148,11 @@ def _data(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _chart(trace: RoutingTrace) -> dict[str, Any]:
-    chart: alt.LayerChart = LINKED.draw(LINKED.measure(trace))
-    return with_data_inside(chart).to_dict()
+    spec: dict[str, Any] = with_data_inside(LINKED.draw(LINKED.measure(trace))).to_dict()
+    return spec
 
 
-def _tokens(trace: RoutingTrace) -> list[dict[str, Any]]:
+def _tokens(trace: RoutingTrace) -> list[dict[Hashable, Any]]:
     tokens = trace.tokens[["text", "position", "phase"]].astype({"phase": "str"}).assign(mark=_marks(trace))
     return [
         row
@@ -182,7 +183,8 @@ def _vega() -> str:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return _packed(vl_convert.javascript_bundle(vl_version=version))
+    bundle = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
+    return _packed(bundle)
 
 
 def _packed(text: str) -> str:

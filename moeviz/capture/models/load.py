@@ -5,6 +5,7 @@ Only safetensors weights are read, and code that comes with a checkpoint is neve
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ class LoadedModel:
 def load_model(
     name: str = EMBEDDED,
     *,
-    device_map: str | dict | None = None,
+    device_map: str | dict[str, Any] | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
 ) -> LoadedModel:
@@ -120,7 +121,10 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(source, **({"revision": revision} if revision else {}), **SAFE)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, **({"revision": revision} if revision else {}), **SAFE
+        )
+        return config
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFound(
             f"{name!r} is neither a folder of a transformers model here nor a model that the hub gives us: "
