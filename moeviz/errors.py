@@ -1,9 +1,9 @@
 """Every error that moeviz raises on purpose.
 
 * MoevizError
-  + CaptureError    the model or server gave no routing that we can read
+  + CaptureError    the model or server gave no routing that moeviz can read
     - InvalidPrompt the prompt cannot be run on this model
-    - ModelNotFound no model at that path or id, or not one that we load
+    - ModelNotFound no model at that path or id, or not one that moeviz can load
   + InvalidTrace    a trace, or a file that should hold one, breaks the contract of RoutingTrace
   + MissingField    this trace lacks what a metric needs
 """
@@ -14,7 +14,7 @@ class MoevizError(Exception):
 
 
 class CaptureError(MoevizError):
-    """The model or server gave no routing that we can read."""
+    """The model or server gave no routing that moeviz can read."""
 
 
 class InvalidPrompt(CaptureError):
@@ -22,7 +22,7 @@ class InvalidPrompt(CaptureError):
 
 
 class ModelNotFound(CaptureError):
-    """There is no model at that path or id, or it is not in a form that we load."""
+    """There is no model at that path or id, or it is not in a form that moeviz can load."""
 
 
 class InvalidTrace(MoevizError):

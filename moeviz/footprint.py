@@ -1,4 +1,4 @@
-"""What a model takes: bytes of its weights by precision, and how many cards hold it."""
+"""How much memory a model needs: bytes of its weights by precision, and how many cards hold it."""
 
 import math
 
@@ -19,7 +19,7 @@ FREE = 0.1  # of a card, for activations and what the runtime takes
 
 
 def weight_bytes(parameters: int, bits: int) -> int:
-    """Bytes of so many weights.
+    """How many bytes so many weights take.
 
     >>> weight_bytes(46_702_792_704, 16)
     93405585408
@@ -28,7 +28,7 @@ def weight_bytes(parameters: int, bits: int) -> int:
 
 
 def cards_needed(taken: int, card: str) -> int:
-    """How many of a card hold so many bytes, with a tenth of each left free, and nothing kept twice.
+    """How many cards of one kind hold so many bytes, with a tenth of each left free, and nothing stored twice.
 
     >>> cards_needed(93_405_585_408, "H100"), cards_needed(93_405_585_408, "H200")
     (2, 1)

@@ -13,8 +13,8 @@ A_LINE = '{"label": "French", "text": "Il fait froid."}'
 def texts_of_files(files: Iterable[tuple[str, bytes]]) -> list[tuple[str, str]]:
     """The (label, text) pairs of files, given as names and contents.
 
-    A `.jsonl` file has a pair a line, any other is one text, labelled by its name without suffix. Raises
-    `InvalidPrompt` with the file, and the line, that holds none.
+    A `.jsonl` file has one pair per line; any other file is one text, labelled by its name without the suffix. Raises
+    `InvalidPrompt`, with the file and the line, if one holds no text.
     """
     pairs = []
     for path, data in ((PurePath(name), data) for name, data in files):
@@ -24,7 +24,7 @@ def texts_of_files(files: Iterable[tuple[str, bytes]]) -> list[tuple[str, str]]:
 
 
 def texts_that_ship() -> list[tuple[str, str]]:
-    """The (label, text) pairs of the held-out texts that come with the embedded model."""
+    """The (label, text) pairs of the held-out texts that ship with the embedded model."""
     return [(text.label, text.text) for text in evaluation_set()]
 
 
@@ -32,9 +32,9 @@ def _decoded(data: bytes, path: PurePath) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidPrompt(f"{path.name!r} is not text in UTF-8; save it in that encoding.") from error
+        raise InvalidPrompt(f"{path.name!r} is not text in UTF-8. Save it in that encoding.") from error
     if not text.strip():
-        raise InvalidPrompt(f"{path.name!r} is empty. A corpus takes files with text in them.")
+        raise InvalidPrompt(f"{path.name!r} is empty. A corpus needs files with text in them.")
     return text
 
 
@@ -48,14 +48,16 @@ def _text_of_line(line: str, where: str) -> tuple[str, str]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidPrompt(f"{where} is not JSON. It needs to be like {A_LINE}.") from error
+        raise InvalidPrompt(f"{where} is not JSON. It must look like {A_LINE}.") from error
     if not isinstance(found, dict):
-        raise InvalidPrompt(f"{where} is no JSON object. It needs to be like {A_LINE}.")
+        raise InvalidPrompt(f"{where} is not a JSON object. It must look like {A_LINE}.")
     for field in ("label", "text"):
         if not isinstance(found.get(field), str) or not found[field]:
-            raise InvalidPrompt(f"{where} has no {field!r} with some text in it. It needs to be like {A_LINE}.")
+            raise InvalidPrompt(f"{where} has no {field!r} with text in it. It must look like {A_LINE}.")
         try:
             found[field].encode()
         except UnicodeEncodeError as error:
-            raise InvalidPrompt(f"{where} has half a character in its {field!r}, which is no text.") from error
+            raise InvalidPrompt(
+                f"{where} has half a character in its {field!r}, which is not valid text. Save the file again in UTF-8."
+            ) from error
     return found["label"], found["text"]

@@ -1,4 +1,4 @@
-"""What a trace knows about its model: facts that the arrays cannot say themselves. Inert, like the trace."""
+"""What a trace knows about its model: facts that the arrays cannot hold. Inert, like the trace."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,7 +30,7 @@ class ParameterCounts:
 
     @property
     def tied(self) -> bool:
-        """True where one matrix serves as input and output embedding."""
+        """True if one matrix serves as input and output embedding."""
         return self.output_embedding == 0
 
 
@@ -39,7 +39,7 @@ PARTS = tuple(name for name, kind in ParameterCounts.__annotations__.items() if 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts about the model that the arrays cannot say themselves."""
+    """Facts about the model that the arrays cannot hold."""
 
     name: str  # "allenai/OLMoE-1B-7B-0924"
     backend: str  # who recorded: "transformers", "vllm", "mixture", "sample"; "file" where a file does not say

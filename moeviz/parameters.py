@@ -1,7 +1,7 @@
 """Active and touched parameters: arithmetic on the counts that `moeviz.capture.models.parameters` takes from a model.
 
 Active parameters are those that one token runs through: top_k of the routed experts in each MoE layer, and everything
-else. Makers publish them by three conventions, so moeviz always names the one it uses:
+else. Model makers publish them by three conventions, so moeviz always names the one it uses:
 
     all                           everything counts          (Mixtral's 12.9B, Qwen3's 3.3B)
     without input embedding       a look-up, not a product   (gpt-oss's 3.6B, DeepSeek-V3's 37B)
@@ -32,7 +32,7 @@ def active_parameters(counts: ParameterCounts, top_k: int, convention: str = "al
 
 
 def touched_parameters(counts: ParameterCounts, distinct: Sequence[int]) -> int:
-    """Parameters that a set of tokens runs through, where they use `distinct[l]` different experts at MoE layer l."""
+    """Parameters that a set of tokens runs through, if they use `distinct[l]` different experts in MoE layer l."""
     experts = sum(used * size for used, size in zip(distinct, counts.per_expert, strict=True))
     return counts.total - counts.routed_experts + experts
 

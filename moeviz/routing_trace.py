@@ -1,11 +1,11 @@
 """RoutingTrace: what every router decided for every token.
 
-The one type between models and pictures. Everything in `capture` makes one, everything in `metrics` reads one.
-No torch here, no charts, no model object.
+The one type between models and charts. Everything in `capture` makes one, everything in `metrics` reads one. No torch
+here, no charts, no model object.
 
-Shape letters, used all over moeviz:
+Shape letters, used throughout moeviz:
 
-    L  MoE layers     T  routed tokens     K  slots (top-k)     E  experts (of the layer that has most)
+    L  MoE layers     T  routed tokens     K  slots (top-k)     E experts (of the layer with the most)
 """
 
 from collections.abc import Callable, Sequence
@@ -41,15 +41,15 @@ class RoutingTrace:
     A field that a backend cannot see is None. A field that is there means exactly this, whichever backend made it:
 
     tokens    T rows. `sequence` int32 · `position` int32, from 0 in each sequence, padding not counted ·
-              `token_id` int32, NO_TOKEN_ID where unknown · `text` str, exact, except that a token which holds only a
+              `token_id` int32, NO_TOKEN_ID if unknown · `text` str, exact, except that a token which holds only a
               part of a character reads `⟨é 1/2⟩` · `phase` prompt or generated. Optional: `label`, a class such as a
-              domain. Padding, and the last sampled token (it met no router), are not here.
+              domain. Padding, and the last sampled token (it never went through a router), are not here.
     experts   ids, highest weight first, NO_EXPERT = empty slot.
     weights   the factor on that expert's output as the model applies it: after renormalising and scaling. They need
               not sum to 1. 0 in an empty slot.
-    logits    router output before score function and balancing bias; -inf where a layer has fewer than E experts.
+    logits    router output before score function and balancing bias; -inf if a layer has fewer than E experts.
 
-    Raises `InvalidTrace` where the arrays and the facts about the model do not fit together.
+    Raises `InvalidTrace` if the arrays and the facts about the model do not fit together.
     """
 
     model: ModelInfo
@@ -80,9 +80,9 @@ class RoutingTrace:
     def probabilities(self, why: str) -> Float32[np.ndarray, "L T E"]:
         """Router scores of all experts, scaled so that each row sums to 1.
 
-        softmax(logits) for softmax routers; sigmoid or sqrt-softplus scores divided by their sum for routers that
-        score each expert by itself (the normalised affinities of DeepSeek-V3, arXiv 2412.19437, eq. 18). Raises
-        `MissingField` without logits, or where the score function is not known.
+        softmax(logits) for softmax routers; sigmoid or sqrt-softplus scores divided by their sum for routers that score
+        each expert separately (the normalised affinities of DeepSeek-V3, arXiv 2412.19437, eq. 18). Raises
+        `MissingField` if there are no logits, or if the score function is not known.
         """
         logits = self.need("logits", why)
         if self.model.score_function == "unknown":
@@ -96,9 +96,9 @@ class RoutingTrace:
         """One row per filled slot, by layer, token and slot: the long form of the trace.
 
         Columns: layer int32 (the model's own index) · token int32 (row of `tokens`) · slot int16 · expert int16 ·
-        weight float32 (NaN where the trace has no weights).
+        weight float32 (NaN if the trace has no weights).
 
-        Source: OLMoE (arXiv 2409.02060), section 5, counts specialisation over these rows.
+        Source: OLMoE (arXiv 2409.02060), section 5, counts specialization over these rows.
         """
         layer, token, slot = np.nonzero(self.experts != NO_EXPERT)
         weight = np.float32("nan") if self.weights is None else self.weights[layer, token, slot]
@@ -113,16 +113,16 @@ class RoutingTrace:
         )
 
     def select(self, layers: Sequence[int] | None = None, tokens: np.ndarray | slice | None = None) -> "RoutingTrace":
-        """The same trace with some layers (the model's own indices) or some rows of `tokens` only.
+        """The same trace with only some layers (the model's own indices) or some rows of `tokens`.
 
-        Metrics of one layer, or of two to compare, are metrics of such a trace. Parameter counts are of whole models,
-        so a trace that misses layers has none.
+        Metrics of one layer, or of two to compare, are metrics of such a trace. Parameter counts are counts of whole
+        models, so a trace without some layers has none.
         """
         model, rows = self.model, slice(None) if tokens is None else tokens
         kept = list(range(len(model.layers)))
         if layers is not None:
             if missing := set(layers) - set(model.layers):
-                raise InvalidTrace(f"{model.name} has no MoE layer {min(missing)}; it has {model.layers}.")
+                raise InvalidTrace(f"{model.name} has no MoE layer {min(missing)}. Choose from {model.layers}.")
             kept = [kept for kept in kept if model.layers[kept] in set(layers)]
             layers, num_experts = (tuple(of_all[i] for i in kept) for of_all in (model.layers, model.num_experts))
             model = replace(model, parameters=None, layers=layers, num_experts=num_experts)
@@ -134,7 +134,7 @@ class RoutingTrace:
 
     @property
     def plot(self) -> Any:
-        """Charts of this trace, one method a topic: `trace.plot.load()`."""
+        """Charts of this trace, one method per topic: `trace.plot.load()`."""
         return VIEWERS["plot"](self)
 
     def _repr_html_(self) -> str:
@@ -142,7 +142,7 @@ class RoutingTrace:
         return str(VIEWERS["html"](self))
 
     def equals(self, other: "RoutingTrace") -> bool:
-        """True where every fact, token, id and the last bit of every number are the same."""
+        """True if every fact, token, id and the last bit of every number are the same."""
         return (
             self.model == other.model
             and self.tokens.equals(other.tokens)
@@ -207,18 +207,25 @@ def _check_shapes(trace: RoutingTrace) -> None:
         facts["expert sizes"] = len(model.parameters.per_expert)
     for what, count in facts.items():
         if count != L:
-            raise InvalidTrace(f"The trace has {L} MoE layers of expert ids, but its model lists {count} {what}.")
+            raise InvalidTrace(
+                f"The trace has {L} MoE layers of expert ids, but its model lists {count} {what}. Give one for each "
+                "layer."
+            )
     if L == 0 or len(set(model.layers)) != L or list(model.layers) != sorted(model.layers):
-        raise InvalidTrace(f"The MoE layers of a trace are different and in order; got {model.layers}.")
+        raise InvalidTrace(f"The MoE layers of a trace must be different and in ascending order; got {model.layers}.")
     if len(trace.tokens) != T:
-        raise InvalidTrace(f"The trace has routing for {T} tokens, but {len(trace.tokens)} rows of tokens.")
+        raise InvalidTrace(
+            f"The trace has routing for {T} tokens, but {len(trace.tokens)} rows of tokens. Give one row per token."
+        )
     if model.top_k != K:
-        raise InvalidTrace(f"The trace has {K} slots a token, but its model says top_k is {model.top_k}.")
+        raise InvalidTrace(
+            f"The trace has {K} slots per token, but its model says that top_k is {model.top_k}. Make the two agree."
+        )
     widths = {"weights": (L, T, K), "logits": (L, T, max(model.num_experts))}
     for field, shape in widths.items():
         values = getattr(trace, field)
         if values is not None and values.shape != shape:
-            raise InvalidTrace(f"The {field} have shape {values.shape}; they need {shape}.")
+            raise InvalidTrace(f"The {field} have the shape {values.shape}; they must have {shape}.")
 
 
 def _check_tokens(tokens: pd.DataFrame) -> None:
@@ -226,15 +233,15 @@ def _check_tokens(tokens: pd.DataFrame) -> None:
         if column not in tokens:
             raise InvalidTrace(f"The tokens have no column {column!r}; they need {', '.join(TOKEN_COLUMNS)}.")
         if tokens[column].dtype != kind:
-            raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it needs to be {kind}.")
+            raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it must be {kind}.")
     if tokens.isna().to_numpy().any():
         raise InvalidTrace(
-            "A token has no text, no phase or no label: an empty string is fine, a missing value is not."
+            "A token has no text, no phase or no label. An empty string is allowed, a missing value is not."
         )
     if (tokens[["sequence", "position"]] < 0).to_numpy().any():
-        raise InvalidTrace("Sequences and positions count from 0; a token has a negative one.")
+        raise InvalidTrace("A token has a negative sequence or position; both count from 0.")
     if tokens.duplicated(["sequence", "position"]).any():
-        raise InvalidTrace("Two tokens stand at the same position of the same sequence.")
+        raise InvalidTrace("Two tokens are at the same position of the same sequence. Give each its own position.")
 
 
 def _check_values(trace: RoutingTrace) -> None:
@@ -243,16 +250,16 @@ def _check_values(trace: RoutingTrace) -> None:
     if outside.any():
         layer, token, _ = np.argwhere(outside)[0]
         raise InvalidTrace(
-            f"Expert {trace.experts[outside][0]} at layer {trace.model.layers[layer]}, token {token}: that layer has "
-            f"experts 0 to {trace.model.num_experts[layer] - 1}."
+            f"Got expert {trace.experts[outside][0]} in layer {trace.model.layers[layer]}, token {token}; that layer "
+            f"has experts 0 to {trace.model.num_experts[layer] - 1}."
         )
     if trace.weights is not None:
         if not np.isfinite(trace.weights).all():
-            raise InvalidTrace("The weights hold NaN or infinity; a router's weights are finite numbers.")
+            raise InvalidTrace("The weights contain NaN or infinity; a router's weights must be finite numbers.")
         filled = trace.experts != NO_EXPERT
         if (trace.weights[~filled] != 0).any():
             raise InvalidTrace("An empty slot has a weight; it must be 0.")
         if (filled[..., 1:] & ((np.diff(trace.weights) > 0) | ~filled[..., :-1])).any():
-            raise InvalidTrace("The slots of a token are not in order of weight, highest first.")
+            raise InvalidTrace("The slots of a token are not in order of weight; the highest must come first.")
     if trace.logits is not None and (np.isnan(trace.logits).any() or np.isposinf(trace.logits).any()):
-        raise InvalidTrace("The logits hold NaN or +infinity; only -infinity (no such expert) is allowed.")
+        raise InvalidTrace("The logits contain NaN or +infinity; only -infinity (no such expert) is allowed.")

@@ -1,4 +1,4 @@
-"""Small made-up traces: for tests, and for the README's examples. Never shown as if a model had made them."""
+"""Small made-up traces, for tests and for examples in the docs. Never shown as if a model had made them."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ WORDS = ("The", " router", " sends", " each", " token", " to", " two", " experts
 
 
 def sample_trace(layers: int = 4, tokens: int = 32, top_k: int = 2, experts: int = 8, seed: int = 0) -> RoutingTrace:
-    """A softmax top-k router with random logits, where some experts are favourites. The same seed, the same trace.
+    """A softmax top-k router with random logits, where some experts are favoured. The same seed gives the same trace.
 
     >>> sample_trace(layers=2, tokens=5).experts.shape
     (2, 5, 2)

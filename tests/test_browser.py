@@ -16,7 +16,7 @@ from moeviz.routing_trace import RoutingTrace
 pytestmark = pytest.mark.browser
 PROMPT = "Il fait froid.\ndef f(x):\n    return x + 1"
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
-WAY = "Which way did this token take through the model?"
+WAY = "Which route did this token take through the model?"
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +209,7 @@ def test_an_empty_prompt_leaves_the_last_drawing(page):
 def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(page):
     run(page, PROMPT)
     count = tokens(page).count()
-    model = page.get_by_role("combobox", name="Model: choose, or type")
+    model = page.get_by_role("combobox", name="Model: choose one, or type")
     model.fill("./no/such/model")
     model.press("Enter")
     expect(page.get_by_text("There is no model at './no/such/model'.")).to_be_visible()
@@ -224,7 +224,7 @@ def test_two_layers_are_compared_side_by_side(page):
     expect(page.locator(DRAWN)).to_have_count(4)
     page.get_by_role("combobox", name="Second layer").click()
     page.get_by_role("option", name="3", exact=True).click()
-    legend = picture(page, "Do the two layers share out their work alike?").locator(".role-legend-label")
+    legend = picture(page, "Do the two layers divide their work in the same way?").locator(".role-legend-label")
     expect(legend).to_have_text(["0", "3"])
     expect(page.locator(DRAWN)).to_have_count(4)
 

@@ -37,7 +37,7 @@ def test_training_is_stopped_and_what_was_there_stays(page):
     for _ in range(2):
         press(page, "Train")
         expect(page.get_by_role("progressbar")).to_be_visible()
-        expect(page.get_by_text("before yours")).to_have_count(0)
+        expect(page.get_by_text("ahead of yours")).to_have_count(0)
         press(page, "Stop")
         expect(page.get_by_role("progressbar")).to_have_count(0)
         expect(page.get_by_text("This is the result that ships")).to_be_visible()

@@ -111,7 +111,7 @@ def with_context(model: LoadedModel, tokens: int) -> LoadedModel:
 
 
 def test_a_context_without_room_for_a_character_is_said(short):
-    with pytest.raises(InvalidPrompt, match="holds 3 tokens, too few for a single character"):
+    with pytest.raises(InvalidPrompt, match="holds 3 tokens, which is too few for a single character"):
         fitting_stretches(with_context(short, 3), "🦙🦙")
 
 

@@ -222,13 +222,13 @@ def test_corpus_shows_the_layer_whose_experts_tell_most_or_the_one_asked_for(cor
 
 def test_corpus_of_one_text_a_label_says_that_nothing_can_be_shuffled(corpus, capsys):
     assert main(["corpus", *corpus[:2]]) == 0
-    assert "nothing to shuffle: give several texts a label" in capsys.readouterr().out
+    assert "nothing to shuffle. Give several texts per label" in capsys.readouterr().out
 
 
 def test_corpus_of_one_label_prints_what_there_is_and_says_what_is_not(corpus, capsys):
     assert main(["corpus", corpus[0], "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "label_divergence" not in json.loads(out) and "A comparison of labels needs two of them" in err
+    assert "label_divergence" not in json.loads(out) and "A comparison of labels needs two or more" in err
 
 
 def test_corpus_reads_the_held_out_texts_that_ship(monkeypatch, capsys):
@@ -251,7 +251,7 @@ def test_the_texts_that_ship_are_several_a_label():
         ("a.txt", b"\xff\xfe", "'a.txt' is not text in UTF-8"),
         ("a.txt", b" \n", "'a.txt' is empty"),
         ("a.jsonl", b'{"label": "x", "text": "y"}\n{"label": ', "'a.jsonl', line 2 is not JSON"),
-        ("a.jsonl", b"\n[1]", "'a.jsonl', line 2 is no JSON object"),
+        ("a.jsonl", b"\n[1]", "'a.jsonl', line 2 is not a JSON object"),
         ("a.jsonl", b'{"label": "x"}', "line 1 has no 'text' with some text in it"),
         ("a.jsonl", b'{"label": "", "text": "y"}', "line 1 has no 'label' with some text in it"),
         ("a.jsonl", b'{"label": 3, "text": "y"}', "line 1 has no 'label' with some text in it"),
@@ -339,7 +339,7 @@ def test_metrics_prints_a_table_for_each_metric_of_a_topic(topic, trace_path, ca
 def test_metrics_of_two_layers_need_two(trace_path, capsys):
     assert main(["metrics", trace_path, "--topic", "layers"]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and "give --layers A B" in err
+    assert out == "" and "Give --layers A B" in err
     assert main(["metrics", trace_path, "--topic", "layers", "--layers", "0", "3"]) == 0
     assert "ranked_load" in capsys.readouterr().out
 
@@ -348,7 +348,7 @@ def test_metrics_of_one_token_need_one(trace_path, capsys):
     for token in ([], ["--token", "32"]):
         assert main(["metrics", trace_path, "--topic", "tokens", *token]) == 0
         out, err = capsys.readouterr()
-        assert "give --token N, from 0 to 31" in err and "token_layer" in out and "token_routes" not in out
+        assert "Give --token N, from 0 to 31" in err and "token_layer" in out and "token_routes" not in out
 
 
 def test_what_a_trace_does_not_hold_is_said_beside_what_it_does(ids_only_trace, tmp_path, capsys):
@@ -378,9 +378,9 @@ def test_a_token_cannot_steer_the_terminal(trace, tmp_path, capsys):
 
 def test_convert_keeps_everything_and_says_what_stays_behind(trace, trace_path, tmp_path, capsys):
     assert main(["convert", trace_path, str(tmp_path / "b.json")]) == 0
-    assert "stay behind" not in capsys.readouterr().err
+    assert "are not in this format" not in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "b.json"), str(tmp_path / "c.csv")]) == 0
-    assert "stay behind" in capsys.readouterr().err
+    assert "are not in this format" in capsys.readouterr().err
     assert read_trace(tmp_path / "b.json").equals(trace)
     assert read_trace(tmp_path / "c.csv").equals(replace(trace, logits=None))
 
@@ -445,7 +445,7 @@ def test_what_if_tells_the_effect_and_writes_the_changed_trace(tmp_path, capsys)
     target = tmp_path / "changed.npz"
     assert main(["what-if", "12 + 7 = 19", "--mute", "3:1,4", "2:0", "-o", str(target)]) == 0
     out = capsys.readouterr().out
-    assert "loss a token" in out and "KL, mean of tokens" in out
+    assert "loss per token" in out and "KL, mean of tokens" in out
     changed = read_trace(target)
     assert not np.isin(changed.experts[3], [1, 4]).any() and not (changed.experts[2] == 0).any()
     assert main(["what-if", "12 + 7 = 19", "--replay", str(target), "--json"]) == 0
@@ -520,7 +520,7 @@ def test_trace_takes_other_ways_to_generate(capsys):
     assert main(["trace", "Il", "--max-new-tokens", "3", "--num-beams", "2", "--num-return-sequences", "2"]) == 0
     assert "4 generated" in capsys.readouterr().out
     assert main(["trace", "Il", "--max-new-tokens", "3", "--num-return-sequences", "2"]) == 1
-    assert "The likeliest tokens are the same every time" in capsys.readouterr().err
+    assert "The most likely tokens are the same every time" in capsys.readouterr().err
 
 
 # moeviz history

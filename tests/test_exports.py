@@ -136,7 +136,7 @@ def test_weights_come_back_to_the_last_bit(export):
 
 @EVERY
 def test_a_token_column_that_no_format_knows_is_not_lost_in_silence(export, trace):
-    with pytest.raises(InvalidTrace, match="no place for the token column 'mood'"):
+    with pytest.raises(InvalidTrace, match="cannot hold the token column 'mood'"):
         export.write(replace(trace, tokens=trace.tokens.assign(mood="good")))
 
 
@@ -327,12 +327,12 @@ def test_an_unnamed_table_keeps_its_new_name_when_it_is_written_again():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("name,age\nx,3\n", r"columns \['name', 'age'\]; a trace needs position, layer, expert too"),
-        ("layer,expert\n0,3\n", "a trace needs position too"),
+        ("name,age\nx,3\n", r"columns \['name', 'age'\], and a trace also needs position, layer, expert"),
+        ("layer,expert\n0,3\n", "a trace also needs position"),
         ("position,layer,expert\n", "no rows"),
         ("position,position,layer,expert\n0,0,0,1\n", "the same name"),
-        ("position,layer,expert\n0,0,1\n0,0\n", "no table in CSV"),
-        ("position,layer,expert\n0,0,1\nx,0,1\n", "Row 2 of the table: position is 'x'; it needs to be a whole number"),
+        ("position,layer,expert\n0,0,1\n0,0\n", "not a CSV table"),
+        ("position,layer,expert\n0,0,1\nx,0,1\n", "Row 2 of the table: position is 'x'; it must be a whole number"),
         ("position,layer,expert\n0,0,40000\n", "expert is '40000'; .* from 0 to 32766"),
         ("position,layer,expert\n0,0,-1\n", "expert is '-1'"),
         ("position,layer,expert\n0,0,1.5\n", r"expert is '1\.5'"),
@@ -340,13 +340,13 @@ def test_an_unnamed_table_keeps_its_new_name_when_it_is_written_again():
         ("position,layer,expert\n0,,1\n", "layer is empty"),
         ("position,layer,expert\n0,1000000000000,1\n", "layer is '1000000000000'"),
         ("position,layer,expert\n1000000000000,0,1\n", "position is '1000000000000'"),
-        (f"position,layer,expert\n{'9' * 5000},0,1\n", r"position is '9+\.\.\.; it needs"),
+        (f"position,layer,expert\n{'9' * 5000},0,1\n", r"position is '9+\.\.\.; it must"),
         ("position,layer,expert\n0,0,1\n0,0,1\n", "Row 2 .* has that expert at this layer already"),
         ("position,layer,expert,slot\n0,0,1,0\n0,0,2,0\n", "same token, layer and slot"),
         ("position,layer,expert,weight\n0,0,1,0.5\n0,0,2,\n", "Row 2 .* weight"),
         ("position,layer,expert,weight\n0,0,1,nan\n", "weight is 'nan'"),
         ("position,layer,expert,weight\n0,0,1,1e39\n", "weight is '1e39'"),
-        ("position,layer,expert,phase\n0,0,1,thinking\n", "phase is 'thinking'; it needs to be prompt or generated"),
+        ("position,layer,expert,phase\n0,0,1,thinking\n", "phase is 'thinking'; it must be prompt or generated"),
         ("position,layer,expert,token\n0,0,1,a\n0,0,2,b\n", "Row 2 .* token is 'b'; .* the same in every row"),
         ("position,layer,expert,about\n0,0,1,hello\n", "'about' is not valid JSON"),
         ("position,layer,expert,about\n0,0,1,{}\n", "needs sequence, phase"),
@@ -371,7 +371,7 @@ def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
 
 def test_a_table_with_too_many_rows_is_refused(trace, monkeypatch):
     monkeypatch.setattr("moeviz.formats.assignments_table.MAX_ROWS", 10)
-    with pytest.raises(InvalidTrace, match="256 rows; at most 10"):
+    with pytest.raises(InvalidTrace, match="256 rows, and at most 10"):
         EXPORTS[0].read(EXPORTS[0].write(trace))
 
 
@@ -389,24 +389,24 @@ def edited_csv(edit) -> bytes:
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda about: about.update(format="moeviz trace v9"), "this moeviz reads"),
+        (lambda about: about.update(format="moeviz trace v9"), "this version of moeviz reads"),
         (lambda about: about.update(rows="6"), "cut or edited"),
         (
             lambda about: about["model"].update(layers=[1, 6], num_layers=8),
-            r"layer is 5; it needs to be one of \(1, 6\)",
+            r"layer is 5; it must be one of \(1, 6\)",
         ),
-        (lambda about: about["model"].update(top_k=1), "slot is 1; it needs to be from 0 to 0"),
-        (lambda about: about["model"].update(num_experts=[3, 2]), "Expert 3 at layer 1"),
+        (lambda about: about["model"].update(top_k=1), "slot is 1; it must be from 0 to 0"),
+        (lambda about: about["model"].update(num_experts=[3, 2]), "Got expert 3 in layer 1"),
         (
             lambda about: about["model"].update(top_k=30_000, layers=[*range(2000)], num_experts=[4] * 2000),
             "2000 layers",
         ),
-        (lambda about: about.update(weights=False), "its rows differ"),
+        (lambda about: about.update(weights=False), "its rows disagree"),
         (lambda about: about.pop("idle_tokens"), "tokens have no"),
-        (lambda about: about["idle_tokens"].update(row=[1, 1]), "do not fit 4 tokens"),
-        (lambda about: about["idle_tokens"].update(row=[1, 99]), "do not fit 4 tokens"),
-        (lambda about: about["idle_tokens"].update(row="13"), "do not fit 4 tokens"),
-        (lambda about: about["idle_tokens"].pop("label"), "only one of them has labels"),
+        (lambda about: about["idle_tokens"].update(row=[1, 1]), "does not fit 4 tokens"),
+        (lambda about: about["idle_tokens"].update(row=[1, 99]), "does not fit 4 tokens"),
+        (lambda about: about["idle_tokens"].update(row="13"), "does not fit 4 tokens"),
+        (lambda about: about["idle_tokens"].pop("label"), "only one of the two has labels"),
     ],
 )
 def test_facts_that_do_not_fit_their_rows_are_refused(edit, sentence):
@@ -489,7 +489,7 @@ def test_a_text_that_a_small_parquet_file_repeats_a_million_times_is_refused():
         }
     )
     assert len(data) < 2**24
-    with pytest.raises(InvalidTrace, match="unfolds to 100,000,000,000 bytes"):
+    with pytest.raises(InvalidTrace, match="unpacks to 100,000,000,000 bytes"):
         EXPORTS[1].read(data)
 
 
@@ -507,16 +507,19 @@ def test_json_is_strict_and_says_minus_infinity_as_null():
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda content: content.pop("format"), "this moeviz reads"),
+        (lambda content: content.pop("format"), "this version of moeviz reads"),
         (lambda content: content.pop("experts"), "experts are not lists of 2 layers"),
         (lambda content: content.update(extra=1), "unknown key 'extra'"),
         (lambda content: content["experts"].pop(), "experts are not lists of 2 layers"),
         (lambda content: content["experts"][0].pop(), "lists of 4 tokens"),
-        (lambda content: content["experts"][0][0].pop(), "lists of 2 numbers a token"),
+        (lambda content: content["experts"][0][0].pop(), "lists of 2 numbers per token"),
         (lambda content: content["experts"][0][0].__setitem__(0, "3"), "not a whole number from -1 to 32766"),
         (lambda content: content["experts"][0][0].__setitem__(0, 2.0), "not a whole number"),
         (lambda content: content["experts"][0][0].__setitem__(0, 10**30), "not a whole number"),
-        (lambda content: content["weights"][0][0].__setitem__(0, None), "weights hold something that is not a number"),
+        (
+            lambda content: content["weights"][0][0].__setitem__(0, None),
+            "weights contain something that is not a number",
+        ),
         (lambda content: content["weights"][0][0].__setitem__(0, True), "not a number"),
         (lambda content: content["weights"][0][0].__setitem__(0, 10**400), "too large"),
         (lambda content: content["weights"][0][0].__setitem__(0, 1e39), "NaN or infinity"),

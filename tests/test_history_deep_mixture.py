@@ -203,7 +203,7 @@ def test_who_watches_hears_of_each_batch_and_may_stop():
 def test_what_cannot_be_trained_or_traced_or_judged_is_refused_with_a_sentence(ships):
     with pytest.raises(MoevizError, match="2 experts or more"):
         train(experts=1)
-    with pytest.raises(MoevizError, match="1 epoch or more"):
+    with pytest.raises(MoevizError, match="1 epoch are needed"):
         train(epochs=0)
     with pytest.raises(InvalidTrace, match="digit or by place"):
         trace_of(ships, "colour")

@@ -213,7 +213,7 @@ def test_who_watches_sees_each_iteration_and_may_stop():
         ({"start": "zero"}, "'zero'"),
         ({"experts": 0}, "1 or more"),
         ({"states": 0}, "1 or more"),
-        ({"experts": 5, "supervised": True}, "nine speakers"),
+        ({"experts": 5, "supervised": True}, "9 experts"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_a_sentence(wrong, says):

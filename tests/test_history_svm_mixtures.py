@@ -286,7 +286,7 @@ def test_the_numbers_of_the_pictures_by_hand():
     assert errors.set_index("system")["error"].to_dict() == {
         "gater, test": 0.25,
         "gater, training": 0.25,
-        "even weights, test": 0.25,
+        "uniform weights, test": 0.25,
         "one machine, test": 0.5,
     }
 
@@ -330,7 +330,7 @@ def test_the_table_that_ships_has_the_settings_of_its_sweep_and_says_what_the_pa
     shares = expert_room.what_room_changes().pivot(index="capacity_factor", columns="what", values="share")
     turned_away = shares["not given to their first choice"]
     assert turned_away.iloc[0] > 0.3 > turned_away.iloc[2] > turned_away.iloc[-1] == 0
-    assert np.ptp(shares["test error"]) < 0.01, "the error hardly moves"
+    assert np.ptp(shares["test error"]) < 0.01, "the error hardly changes"
     assert shares["learnt by the largest expert"].iloc[-1] > 2 * shares["learnt by the largest expert"].iloc[0]
 
 

@@ -42,7 +42,7 @@ def test_a_path_that_does_not_exist_is_named(name):
 
 
 def test_a_folder_without_a_config_is_named(tmp_path):
-    with pytest.raises(ModelNotFound, match=r"holds no config\.json"):
+    with pytest.raises(ModelNotFound, match=r"contains no config\.json"):
         load_model(str(tmp_path))
 
 
@@ -53,7 +53,7 @@ def test_an_unreachable_hub_id_is_named(offline):
 
 def test_a_broken_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{not json")
-    with pytest.raises(ModelNotFound, match="is neither a folder of a transformers model"):
+    with pytest.raises(ModelNotFound, match="is neither a local folder with a transformers model"):
         load_model(str(tmp_path))
 
 

@@ -83,13 +83,15 @@ def test_layers_are_chosen_by_the_model_s_own_index(trace):
 
 def test_without_a_token_the_charts_of_one_token_ask_for_it(trace):
     asked = words(trace.plot.tokens())[-1]
-    assert asked == "This is about one token: give token=…, a row from 0 to 31."
+    assert asked == "This is about one token. Give token=…, a row from 0 to 31."
     assert words(trace.plot.tokens(token=31))[-1].startswith("Token 31.")
 
 
 def test_what_a_trace_lacks_is_said_in_the_place_of_the_picture(ids_only_trace):
     pictures = ids_only_trace.plot.load()
-    at = [chart.question for chart in TOPICS["Load"]].index("Do routers use the experts that they believe in?")
+    at = [chart.question for chart in TOPICS["Load"]].index(
+        "Do routers use the experts that they give high probabilities?"
+    )
     assert "needs router logits, and this trace (sample) has none." in words(pictures)[at]
     assert pictures.vconcat[at].data.values == []
 
@@ -100,7 +102,7 @@ def test_where_no_chart_of_a_topic_can_be_drawn_the_sentence_is_raised(trace):
 
 
 def test_one_layer_cannot_be_compared(trace):
-    with pytest.raises(MissingField, match="compares two MoE layers, and the trace has one"):
+    with pytest.raises(MissingField, match="compares two MoE layers, and the trace has only one"):
         trace.select(layers=[2]).plot.layers()
 
 
@@ -111,8 +113,8 @@ def test_one_layer_cannot_be_compared(trace):
         ({"layers": (0, 9)}, "no MoE layer 9"),
         ({"layers": (1, 1)}, r"two different ones of \(0, 1, 2, 3\); got layers=\(1, 1\)"),
         ({"layers": ()}, r"got layers=\(\)"),
-        ({"token": 32}, "from 0 to 31; got token=32"),
-        ({"token": -1}, "got token=-1"),
+        ({"token": 32}, r"Got token=32\. .* from 0 to 31"),
+        ({"token": -1}, "Got token=-1"),
     ],
 )
 def test_a_wrong_choice_gets_one_sentence(arguments, sentence, trace):

@@ -224,7 +224,7 @@ def test_a_cell_without_a_value_is_empty():
 def test_a_long_text_says_how_many_tokens_are_left_out(trace, no_topics, monkeypatch):
     monkeypatch.setattr(report, "MAX_TOKENS", 10)
     page = Page(html_report(trace))
-    assert "22 more tokens are left out here." in page.of("p")
+    assert "22 more tokens are not shown here." in page.of("p")
     assert page.tags.count("span") == 10
 
 
@@ -252,7 +252,7 @@ def test_a_caution_stands_above_everything(trace, no_topics):
 
 def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
     page = Page(html_report(trace.select(tokens=slice(0, 0))))
-    assert "This trace holds no tokens, so there is nothing to draw." in page.sentences
+    assert "This trace contains no tokens, so there is nothing to draw." in page.sentences
     assert "img" not in page.tags
 
 

@@ -48,11 +48,11 @@ def changed(trace: RoutingTrace, field: str, place: tuple, value: float) -> Rout
         ({"layers": (0, 1, 2)}, "4 MoE layers of expert ids, but its model lists 3 layers"),
         ({"num_experts": (8, 8, 8)}, "4 MoE layers of expert ids, but its model lists 3 expert counts"),
         ({"parameters": replace(COUNTS, per_expert=(15,))}, "but its model lists 1 expert sizes"),
-        ({"layers": (0, 1, 1, 2)}, r"different and in order; got \(0, 1, 1, 2\)"),
-        ({"layers": (3, 2, 1, 0)}, r"different and in order; got \(3, 2, 1, 0\)"),
-        ({"top_k": 3}, "2 slots a token, but its model says top_k is 3"),
+        ({"layers": (0, 1, 1, 2)}, r"different and in ascending order; got \(0, 1, 1, 2\)"),
+        ({"layers": (3, 2, 1, 0)}, r"different and in ascending order; got \(3, 2, 1, 0\)"),
+        ({"top_k": 3}, "2 slots per token, but its model says top_k is 3"),
         ({"num_experts": (9, 8, 8, 8)}, r"logits have shape \(4, 32, 8\); they need \(4, 32, 9\)"),
-        ({"num_experts": (1, 8, 8, 8)}, "at layer 0, token .*: that layer has experts 0 to 0"),
+        ({"num_experts": (1, 8, 8, 8)}, "in layer 0, token .*; that layer has experts 0 to 0"),
     ],
 )
 def test_facts_about_the_model_that_do_not_fit_the_arrays_are_refused(trace, facts, sentence):
@@ -62,7 +62,7 @@ def test_facts_about_the_model_that_do_not_fit_the_arrays_are_refused(trace, fac
 
 def test_a_trace_of_no_layers_is_refused(trace):
     model = replace(trace.model, layers=(), num_experts=())
-    with pytest.raises(InvalidTrace, match="different and in order"):
+    with pytest.raises(InvalidTrace, match="different and in ascending order"):
         RoutingTrace(model, trace.tokens, trace.experts[:0])
 
 
@@ -73,7 +73,7 @@ def test_a_row_of_tokens_too_few_is_refused(trace):
 
 def test_logits_for_another_number_of_experts_are_refused(trace):
     # Under pytest the shape annotations speak first where L, T or K differ; E is the size that is left to this check.
-    with pytest.raises(InvalidTrace, match=r"logits have shape \(4, 32, 7\); they need \(4, 32, 8\)"):
+    with pytest.raises(InvalidTrace, match=r"logits have the shape \(4, 32, 7\); they must have \(4, 32, 8\)"):
         replace(trace, logits=trace.logits[..., :7])
 
 
@@ -85,7 +85,7 @@ def test_a_token_column_that_is_missing_is_named(trace, column):
 
 @pytest.mark.parametrize("column", ["sequence", "position", "token_id", "text", "phase"])
 def test_a_token_column_of_another_dtype_is_named_with_both_dtypes(trace, column):
-    with pytest.raises(InvalidTrace, match=f"'{column}' is object; it needs to be"):
+    with pytest.raises(InvalidTrace, match=f"'{column}' is object; it must be"):
         replace(trace, tokens=trace.tokens.astype({column: object}))
 
 
@@ -119,7 +119,7 @@ def test_two_tokens_at_one_place_are_refused(trace):
 
 @pytest.mark.parametrize("expert", [8, 32767, -2, -32768])
 def test_an_expert_that_the_layer_does_not_have_is_named_with_its_place(trace, expert):
-    with pytest.raises(InvalidTrace, match=f"Expert {expert} at layer 2, token 7: that layer has experts 0 to 7"):
+    with pytest.raises(InvalidTrace, match=f"Got expert {expert} in layer 2, token 7; that layer has experts 0 to 7"):
         changed(trace, "experts", (2, 7, 0), expert)
 
 
@@ -255,7 +255,7 @@ def test_selecting_layers_drops_the_parameters_of_the_whole_model(trace):
 
 
 def test_a_layer_that_is_not_there_is_named(hand):
-    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2; it has \(1, 4\)"):
+    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2\. Choose from \(1, 4\)"):
         hand.select(layers=[1, 2])
 
 

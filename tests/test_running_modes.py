@@ -68,7 +68,7 @@ def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(m
         (ONE, Decoding(prompt_lookup_num_tokens=2, num_beams=2), Sampling(), "one sequence at a time"),
         (ONE, Decoding(num_return_sequences=2), Sampling(), "same every time"),
         (ONE, Decoding(num_beams=2, num_return_sequences=3), Sampling(), "2 beams cannot give 3 sequences"),
-        (ONE, Decoding(num_beams=2), Sampling(1.0), "Beam search takes the likeliest"),
+        (ONE, Decoding(num_beams=2), Sampling(1.0), "Beam search takes the most likely"),
         (ONE, Decoding(cache_implementation="no such"), Sampling(), "does not generate so with MixtralForCausalLM"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_stream_that_is_left_stops_the_model_before_its_next_token(model, toke
 def test_a_stream_raises_what_the_model_raises(model, tokenizer):
     with pytest.raises(InvalidPrompt, match="prompt is empty"):
         moeviz.stream(model, "", tokenizer=tokenizer, max_new_tokens=3)
-    with pytest.raises(CaptureError, match="stream one beam"):
+    with pytest.raises(CaptureError, match="Stream a single beam"):
         moeviz.stream(model, ONE, tokenizer=tokenizer, max_new_tokens=3, decoding=Decoding(num_beams=2))
     hook = model.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""Many labelled texts -> one trace, to see which experts which kind of text uses."""
+"""Many labelled texts -> one trace, to see which experts each kind of text uses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -25,16 +25,16 @@ def trace_corpus(
     """Run labelled texts through a model, one after the other, and record what every router decides.
 
     Each text becomes a sequence of the trace, exactly as `trace` records it alone, and its tokens carry its label. A
-    text that is longer than the model's context is cut into stretches that fit. Each stretch is a sequence that starts
-    anew: the model knows nothing of the stretch before it, and metrics take it for a text of its own.
+    text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
+    model knows nothing of the stretch before it, and metrics treat it as a separate text.
 
     model        a `LoadedModel`; or a path or hub id.
     texts        (label, text) pairs; a label may come many times.
     keep_logits  True records the router logits too: 4·E bytes more per token and layer.
     progress     called with (done, total) after each text. Raise in it to stop.
 
-    Raises `InvalidPrompt` with the number of the text for one that is empty, or is too long where the tokenizer cannot
-    say where to cut; and what `trace` raises.
+    Raises `InvalidPrompt`, with the number of the text, if a text is empty, or too long while the tokenizer cannot say
+    where to cut; and what `trace` raises.
     """
     model = load_model(model) if isinstance(model, str) else model
     labels: list[str] = []
@@ -75,7 +75,10 @@ def _end_of_stretch(
     while True:
         end = int(np.searchsorted(tokens, tokens[start] + room, side="right")) - 1
         if end <= start:
-            raise InvalidPrompt(f"The model's context holds {limit:,} tokens, too few for a single character.")
+            raise InvalidPrompt(
+                f"The model's context holds {limit:,} tokens, which is too few for a single character. Use a model "
+                "with a longer context."
+            )
         excess = model.count_tokens(text[places[start] : places[end]]) - limit
         if excess <= 0:
             return end
@@ -86,8 +89,8 @@ def _cuts(model: LoadedModel, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Where the text may be cut, both ends included, and how many tokens come before: never inside a character."""
     if not model.tokenizer.is_fast:
         raise InvalidPrompt(
-            f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. To cut a "
-            f"text takes a fast tokenizer, and this is a {type(model.tokenizer).__name__}. Give it in shorter pieces."
+            f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. Cutting "
+            f"a text needs a fast tokenizer, and this is a {type(model.tokenizer).__name__}. Give shorter texts."
         )
     read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     starts, ends = np.array(read["offset_mapping"]).T
@@ -97,9 +100,9 @@ def _cuts(model: LoadedModel, text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
-    """Traces of one model as one, `sequence` numbered on from trace to trace. A field that one lacks is None.
+    """Traces of one model as one, with `sequence` numbered consecutively. A field that one of them lacks is None.
 
-    Raises `CaptureError` where they are not of the same model.
+    Raises `CaptureError` if they are not of the same model.
     """
     model = _same_model([part.model for part in traces])
     sequences = [int(part.tokens["sequence"].max()) + 1 if len(part.tokens) else 0 for part in traces]
@@ -126,6 +129,6 @@ def _same_model(models: list[ModelInfo]) -> ModelInfo:
         if other != first:
             raise CaptureError(
                 f"Only traces of one model can be joined, and these are of {first.name!r} and {other.name!r}, or of "
-                "two versions or precisions of it."
+                "two versions or precisions of one model. Trace all texts with the same model."
             )
     return first

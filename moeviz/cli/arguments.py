@@ -1,4 +1,4 @@
-"""What one may type after `moeviz`: commands, options, and examples for each `--help`."""
+"""What can be typed after `moeviz`: commands, options, and the examples of each `--help`."""
 
 import argparse
 from collections.abc import Callable
@@ -25,10 +25,10 @@ EXAMPLES = {
     "moeviz": """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
-  moeviz what-if "Il fait froid." --mute 3:1          the same, and the loss, without an expert
-  moeviz ablate "Il fait froid."                      which experts matter most for it
-  moeviz corpus --embedded                            which experts which kind of text uses
-  moeviz metrics trace.csv --topic load               how the work is shared out
+  moeviz what-if "Il fait froid." --mute 3:1          the effect of leaving an expert out
+  moeviz ablate "Il fait froid."                      which experts matter most
+  moeviz corpus --embedded                            which experts each kind of text uses
+  moeviz metrics trace.csv --topic load               how the work is divided
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
   moeviz families                                     which families of models moeviz reads, and how
   moeviz convert trace.csv trace.parquet""",
@@ -42,7 +42,7 @@ EXAMPLES = {
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --json | jq .busiest""",
     "what-if": """examples:
-  moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 may not be chosen
+  moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
   moeviz what-if "12 + 7 = 19" --experts-per-token 1
   moeviz what-if "12 + 7 = 19" --exchange 2 0 5       experts 0 and 5 of layer 2 get each other's tokens
   moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz""",
@@ -61,19 +61,19 @@ EXAMPLES = {
     "params": """examples:
   moeviz params embedded
   moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
-  moeviz params openai/gpt-oss-120b --context 131072  memory, with the keys and values of so many tokens
+  moeviz params openai/gpt-oss-120b --context 131072  memory, with keys and values for so many tokens
   moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
-  moeviz params --known                               all of them, beside the published figures
+  moeviz params --known                               all well-known models, next to the published figures
   moeviz params ./my-checkpoint --json | jq .total""",
     "families": """examples:
   moeviz families
   moeviz families --json | jq '.[] | select(.kernels != "yes")'
-  moeviz families --check                             survey the transformers that is installed here (a minute)""",
+  moeviz families --check                             survey the installed transformers (a minute)""",
     "history": """examples:
   moeviz history                                      the systems that can be trained here
   moeviz history run local-experts --seed 3 -o 1991.npz
-  moeviz history check                                what we get beside what the papers print; 1 if any fails
-  moeviz history check switch --quick                 of one system, with less training""",
+  moeviz history check                                our results next to the papers'; exit code 1 if any fails
+  moeviz history check switch --quick                 one system, with less training""",
     "metrics": """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5
@@ -81,7 +81,7 @@ EXAMPLES = {
     "convert": """examples:
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet
-  moeviz convert trace.npz report.html                every picture in one file, for a colleague""",
+  moeviz convert trace.npz report.html                every chart in one file, for a colleague""",
 }
 
 
@@ -98,33 +98,52 @@ def parser() -> argparse.ArgumentParser:
 
 def _app_arguments(app: argparse.ArgumentParser) -> None:
     app.add_argument("--port", type=_number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
-    app.add_argument("--no-browser", action="store_true", help="serve, and open no browser")
+    app.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
 
 
 def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     trace.add_argument("-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz")
     trace.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
-    trace.add_argument("--max-new-tokens", type=_number(int, 0), default=0, metavar="N", help="how many to generate")
-    trace.add_argument("--temperature", type=_number(float, 0), default=0.0, metavar="T", help="0 is greedy (default)")
-    trace.add_argument("--top-k", type=_number(int, 1), metavar="K", help="draw among the K likeliest tokens")
-    trace.add_argument("--top-p", type=_number(float, 0, 1), metavar="P", help="draw among the likeliest that hold P")
-    trace.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same tokens")
-    trace.add_argument("--num-beams", type=_number(int, 1), default=1, metavar="N", help="beam search over N")
     trace.add_argument(
-        "--num-return-sequences", type=_number(int, 1), default=1, metavar="N", help="so many of a prompt"
+        "--max-new-tokens", type=_number(int, 0), default=0, metavar="N", help="how many tokens to generate"
     )
-    trace.add_argument("--cache", metavar="KIND", help="of keys and values, as transformers names it: static …")
-    trace.add_argument("--prefill-chunk-size", type=_number(int, 1), metavar="N", help="read the prompt in pieces")
+    trace.add_argument(
+        "--temperature", type=_number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+    trace.add_argument("--top-k", type=_number(int, 1), metavar="K", help="sample from the K most likely tokens")
+    trace.add_argument(
+        "--top-p",
+        type=_number(float, 0, 1),
+        metavar="P",
+        help="sample from the most likely tokens, up to a total probability of P",
+    )
+    trace.add_argument(
+        "--seed", type=_number(int, 0), default=0, metavar="N", help="the same seed gives the same tokens"
+    )
+    trace.add_argument("--num-beams", type=_number(int, 1), default=1, metavar="N", help="beam search with N beams")
+    trace.add_argument(
+        "--num-return-sequences",
+        type=_number(int, 1),
+        default=1,
+        metavar="N",
+        help="how many continuations to generate",
+    )
+    trace.add_argument("--cache", metavar="KIND", help="kind of key-value cache, as transformers names it: static …")
+    trace.add_argument(
+        "--prefill-chunk-size", type=_number(int, 1), metavar="N", help="read the prompt in chunks of N tokens"
+    )
     trace.add_argument("--prompt-lookup", type=_number(int, 1), metavar="N", help="draft N tokens from the prompt")
-    trace.add_argument("--site", metavar="SITE", help="which routers, where a model has several kinds: encoder …")
-    trace.add_argument("--device-map", metavar="MAP", help="where the weights go: auto, cpu, cuda:0 …")
-    trace.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)")
-    trace.add_argument("--no-logits", action="store_true", help="record chosen experts and weights only")
+    trace.add_argument(
+        "--site", metavar="SITE", help="which routers to record, if the model has several kinds: encoder …"
+    )
+    trace.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
+    trace.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
+    trace.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
     trace.add_argument(
         "--kernels",
         action=argparse.BooleanOptionalAction,
-        help="let moeviz's kernels run the routers, or not (default: on a GPU, where they know the model's routers)",
+        help="let moeviz's kernels run the routers, or not (default: on a GPU, if they know the model's routers)",
     )
     trace.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -132,12 +151,14 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
 def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     what_if.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     change = what_if.add_mutually_exclusive_group(required=True)
-    change.add_argument("--mute", nargs="+", metavar="LAYER:EXPERTS", help="the router takes its next best instead")
-    change.add_argument("--force", nargs="+", metavar="LAYER:EXPERTS", help="every token is sent to them")
+    change.add_argument(
+        "--mute", nargs="+", metavar="LAYER:EXPERTS", help="each router takes its next best expert instead"
+    )
+    change.add_argument("--force", nargs="+", metavar="LAYER:EXPERTS", help="every token is sent to these experts")
     change.add_argument("--experts-per-token", type=_number(int, 1), metavar="K", help="another top-k")
     change.add_argument("--exchange", type=_number(int, 0), nargs=3, metavar=("LAYER", "EXPERT", "EXPERT"))
-    change.add_argument("--precision", choices=PRECISIONS, help="the model in another precision")
-    change.add_argument("--replay", metavar="TRACE", help="the routing of a trace of the same prompt")
+    change.add_argument("--precision", choices=PRECISIONS, help="run the model in another precision")
+    change.add_argument("--replay", metavar="TRACE", help="use the routing of a trace of the same prompt")
     what_if.add_argument("--no-reroute", action="store_true", help="with --mute: nothing takes a muted expert's place")
     what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
     what_if.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
@@ -146,19 +167,26 @@ def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
 
 def _ablate_arguments(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
-    ablate.add_argument("--layers", type=_number(int, 0), nargs="+", metavar="N", help="these alone (default: all)")
+    ablate.add_argument(
+        "--layers", type=_number(int, 0), nargs="+", metavar="N", help="only these layers (default: all)"
+    )
     ablate.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
     ablate.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _precision_arguments(precision: argparse.ArgumentParser) -> None:
     precision.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
-    precision.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a hub id")
+    precision.add_argument(
+        "--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id"
+    )
     precision.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
-    says = 'a text, whose label is the file name without suffix; or a .jsonl file, each line {"label": …, "text": …}'
+    says = (
+        'a text file, labelled by its name without the suffix; or a .jsonl file with {"label": …, "text": …} on '
+        "each line"
+    )
     source = corpus.add_mutually_exclusive_group(required=True)
     source.add_argument("files", metavar="FILE", nargs="*", default=[], help=says)
     source.add_argument("--embedded", action="store_true", help="the held-out texts that ship with the embedded model")
@@ -166,28 +194,40 @@ def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
     )
     corpus.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
-    corpus.add_argument("--layer", type=_number(int, 0), metavar="N", help="the layer to show (default: of most bits)")
+    corpus.add_argument(
+        "--layer", type=_number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
+    )
     corpus.add_argument("--json", action="store_true", help="print all tables, of all layers, as JSON")
 
 
 def _params_arguments(params: argparse.ArgumentParser) -> None:
     model = params.add_mutually_exclusive_group(required=True)
     model.add_argument("model", metavar="MODEL", nargs="?", help="'embedded', a folder, or a Hugging Face id")
-    model.add_argument("--known", action="store_true", help="well-known models, beside what their makers say")
-    params.add_argument("--context", type=_number(int, 1), default=8192, metavar="N", help="tokens to keep (8192)")
-    params.add_argument("--trace", metavar="FILE", help="say how many parameters its tokens touched")
+    model.add_argument("--known", action="store_true", help="well-known models, next to what their makers say")
+    params.add_argument(
+        "--context",
+        type=_number(int, 1),
+        default=8192,
+        metavar="N",
+        help="tokens in the key-value cache (default: 8192)",
+    )
+    params.add_argument("--trace", metavar="FILE", help="also say how many parameters the tokens of this trace touched")
     params.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _families_arguments(families: argparse.ArgumentParser) -> None:
-    families.add_argument("--check", action="store_true", help="survey the installed transformers; 1 if it differs")
+    families.add_argument(
+        "--check", action="store_true", help="survey the installed transformers; exit code 1 if it differs"
+    )
     families.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _history_arguments(history: argparse.ArgumentParser) -> None:
     history.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
     history.add_argument("name", nargs="?", help="which system to run or check (default: local-experts; all)")
-    history.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="same seed, same trace")
+    history.add_argument(
+        "--seed", type=_number(int, 0), default=0, metavar="N", help="the same seed gives the same trace"
+    )
     history.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
     history.add_argument("--quick", action="store_true", help="check less, in seconds")
     history.add_argument("--json", action="store_true", help="print JSON")
@@ -195,16 +235,20 @@ def _history_arguments(history: argparse.ArgumentParser) -> None:
 
 def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     metrics.add_argument("trace", metavar="TRACE", help="a .csv, .parquet, .json or .npz file")
-    metrics.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which numbers (default: load)")
-    metrics.add_argument("--layers", type=int, nargs="+", metavar="N", help="these alone, by the model's own index")
-    metrics.add_argument("--token", type=_number(int, 0), metavar="N", help="which one, for metrics of one token")
+    metrics.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
+    metrics.add_argument(
+        "--layers", type=int, nargs="+", metavar="N", help="only these layers, by the model's own index"
+    )
+    metrics.add_argument(
+        "--token", type=_number(int, 0), metavar="N", help="which token, for metrics about a single token"
+    )
     metrics.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _convert_arguments(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("source", metavar="FROM", help="a .csv, .parquet, .json or .npz file")
     convert.add_argument(
-        "target", metavar="TO", help="the file to write (.html: a report); one that is there is replaced"
+        "target", metavar="TO", help="the file to write (.html: a report); an existing file is replaced"
     )
 
 
@@ -224,15 +268,15 @@ def _number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | fl
 
 
 COMMANDS = {
-    "app": ("Open the app in a browser. Options that moeviz does not know go on to Streamlit.", _app_arguments),
+    "app": ("Open the app in a browser. Options that moeviz does not know are passed on to Streamlit.", _app_arguments),
     "trace": ("Run a prompt through a model and record what every router decides.", _trace_arguments),
-    "what-if": ("Read a prompt with the routing changed, and say what that does to it.", _what_if_arguments),
-    "ablate": ("Mute each expert that a prompt uses, and rank them by what that does.", _ablate_arguments),
-    "precision": ("Read a prompt in other precisions: which tokens go to other experts?", _precision_arguments),
-    "corpus": ("Trace labelled texts and tell which experts which kind of text uses.", _corpus_arguments),
+    "what-if": ("Run a prompt with the routing changed, and show the effect.", _what_if_arguments),
+    "ablate": ("Mute each expert that a prompt uses, one at a time, and rank them by the effect.", _ablate_arguments),
+    "precision": ("Run a prompt in other precisions: which tokens go to other experts?", _precision_arguments),
+    "corpus": ("Trace labelled texts and show which experts each kind of text uses.", _corpus_arguments),
     "params": ("Count a model's parameters, total and active, from its config alone.", _params_arguments),
-    "families": ("Tell which MoE families of transformers moeviz reads, and how.", _families_arguments),
-    "history": ("Train the systems that came before, and check them against their papers.", _history_arguments),
+    "families": ("List the MoE families of transformers that moeviz can record, and how.", _families_arguments),
+    "history": ("Train the systems of the past, and check them against their papers.", _history_arguments),
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
-    "convert": ("Write a trace in another format; the suffixes say which.", _convert_arguments),
+    "convert": ("Convert a trace to another format, given by the suffix.", _convert_arguments),
 }

@@ -1,4 +1,4 @@
-"""What `moeviz corpus` reads and what it says: labelled texts in, tables of their routing out. It prints nothing."""
+"""What `moeviz corpus` reads and what it says: labelled texts in, tables of their routing out."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +26,7 @@ def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
 def check_layer(layer: int | None, model: ModelInfo) -> None:
     """Raise where the model has no such MoE layer: before it runs, not after."""
     if layer is not None and layer not in model.layers:
-        raise InvalidTrace(f"{model.name} has no MoE layer {layer}; it has {model.layers}.")
+        raise InvalidTrace(f"{model.name} has no MoE layer {layer}. Choose one of {model.layers}.")
 
 
 def tables(trace: RoutingTrace) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -52,11 +52,11 @@ def report(trace: RoutingTrace, layer: int | None) -> str:
     heading = (
         f"{visible_line(trace.model.name)}: {len(trace.tokens):,} tokens in {sequences.sum():,} sequences, "
         f"{len(sequences):,} labels\n\n"
-        "What the expert of an assignment tells about the label of its token, in bits. shuffled: the same with labels\n"
-        "shuffled among the sequences, mean and highest of 100.\n"
+        "How much the expert of an assignment tells about the label of its token, in bits. shuffled: the same with "
+        "labels\nshuffled among the sequences, mean and highest of 100 shuffles.\n"
     )
     if (sequences == 1).all():
-        heading += "Each label has one sequence, so there is nothing to shuffle: give several texts a label.\n"
+        heading += "Each label has only one sequence, so there is nothing to shuffle. Give several texts per label.\n"
     return "\n".join([heading + frame_text(information.round(3)), "", _routing(trace.select(layers=[layer]))])
 
 
@@ -64,8 +64,8 @@ def _routing(trace: RoutingTrace) -> str:
     """Who uses which expert at the one layer of the trace."""
     load, (num_experts,) = load_by_label(trace), trace.model.num_experts
     heading = (
-        f"Layer {trace.model.layers[0]}: share of each label's assignments by expert, in %; an even share is "
-        f"{100 / num_experts:.1f}.\n--layer N shows another layer; --json prints them all, and -o FILE keeps the trace."
+        f"Layer {trace.model.layers[0]}: share of each label's assignments by expert, in %; the uniform share is "
+        f"{100 / num_experts:.1f}.\n--layer N shows another layer, --json prints all, and -o FILE saves the trace."
     )
     shares = load.assign(percent=100 * load["share"])
     if num_experts <= FEW_EXPERTS:
@@ -76,4 +76,4 @@ def _routing(trace: RoutingTrace) -> str:
         experts=[f"{e} ({p:.1f})" for e, p in zip(busiest["expert"], busiest["percent"], strict=True)]
     )
     lines = named.groupby("label")["experts"].agg("  ".join).loc[load["label"].unique()].reset_index()
-    return f"{heading} The {BUSIEST} busiest of each:\n{frame_text(lines)}"
+    return f"{heading} The {BUSIEST} busiest experts of each label:\n{frame_text(lines)}"

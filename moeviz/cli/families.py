@@ -10,8 +10,9 @@ def table_text() -> str:
     shown = table.drop(columns="remark").replace("", "·")
     exact, kernels = (table[name].eq("yes").groupby(table["architecture"]).all() for name in ("exact", "kernels"))
     return (
-        f"{frame_text(shown)}\n\nIn transformers {surveyed_version()}, {exact.sum()} of {len(exact)} architectures are "
-        f"recorded exactly as their experts received it; moeviz's kernels run {kernels.sum()}."
+        f"{frame_text(shown)}\n\n"
+        f"In transformers {surveyed_version()}, {exact.sum()} of {len(exact)} architectures are recorded exactly as "
+        f"their experts receive it; moeviz's kernels run {kernels.sum()} of them."
     )
 
 

@@ -17,7 +17,7 @@ def systems() -> pd.DataFrame:
 
 
 def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
-    """Train a system with its default settings, and give its routing. `note` hears how far it is, ten times."""
+    """Train a system with its default settings, and return its routing. `note` is told of the progress, ten times."""
     told = [0]
 
     def watch(done: float, says: str) -> None:
@@ -29,7 +29,7 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
 
 
 def check(names: Sequence[str], quick: bool, show: Callable[[str], None]) -> pd.DataFrame:
-    """Every acceptance figure of these systems, or of all; `show` is given each system's table when it is there."""
+    """All claims about these systems, or about all; `show` is given each system's table as soon as it is ready."""
     frames = []
     for frame in checked(names, quick):
         frames.append(frame)

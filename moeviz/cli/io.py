@@ -28,12 +28,12 @@ def read_prompt(given: str) -> str:
         text = sys.stdin.read() if given == "-" else given
         text.encode()
     except UnicodeError as error:
-        raise InvalidPrompt("The prompt is not text in UTF-8; save the file in that encoding.") from error
+        raise InvalidPrompt("The prompt is not text in UTF-8. Save the file in that encoding.") from error
     return text
 
 
 def check_output(path: str | None) -> None:
-    """What cannot be written is said now, not after the model has run."""
+    """What cannot be written is reported now, not after the model has run."""
     from moeviz.formats.exports import export_for
 
     if path:

@@ -158,9 +158,9 @@ def _families(args: Namespace) -> int:
     print(json.dumps(records(families())) if args.json else table_text())
     if not args.check:
         return 0
-    note("surveying the transformers that is installed here")
+    note("surveying the installed transformers")
     found = differences()
-    print(found or "It reads everything as the table says.")
+    print(found or "The installed version of transformers is read as the table says.")
     return 1 if found else 0
 
 
@@ -211,7 +211,7 @@ def _convert(args: Namespace) -> int:
     write_trace(trace, args.target)
     note(f"wrote {args.target}: {len(trace.tokens):,} tokens, {len(trace.model.layers)} layers")
     if trace.logits is not None and export_for(args.target).suffix in (".csv", ".parquet"):
-        note("the router logits of experts that were not chosen stay behind; .json and .npz keep them")
+        note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")
     return 0
 
 

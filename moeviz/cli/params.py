@@ -35,8 +35,8 @@ def params_of(name: str, tokens: int, trace: RoutingTrace | None = None) -> dict
 def _touched(model: ModelInfo, trace: RoutingTrace) -> dict[str, int]:
     if (trace.model.layers, trace.model.num_experts) != (model.layers, model.num_experts):
         raise CaptureError(
-            f"The trace is of {trace.model.name}, layers {trace.model.layers} of {trace.model.num_experts} experts; "
-            f"{model.name} has layers {model.layers} of {model.num_experts}. Give a trace of this model."
+            f"The trace is of {trace.model.name}, layers {trace.model.layers} with {trace.model.num_experts} experts; "
+            f"{model.name} has layers {model.layers} with {model.num_experts}. Give a trace of this model."
         )
     grown = touched_growth(replace(trace, model=replace(trace.model, parameters=model.parameters)))
     last = grown.iloc[-1]
@@ -62,11 +62,11 @@ def params_text(facts: dict[str, Any]) -> str:
     rows = {"total": facts["total"], **{f"active, {convention}": n for convention, n in facts["active"].items()}}
     rows |= {f"  {part.replace('_', ' ')}": n for part, n in facts["parts"].items()}
     if touched := facts.get("touched"):
-        rows[f"touched by the trace's {touched['tokens']:,} tokens"] = touched["parameters"]
+        rows[f"touched by the {touched['tokens']:,} tokens of the trace"] = touched["parameters"]
     wide, long = max(map(len, rows)), len(f"{facts['total']:,}")
     experts, layers = max(facts["num_experts"]), facts["layers"]
     site = f" ({facts['site']})" if facts["site"] else ""
-    lines = [f"{facts['model']}: {facts['top_k']} of {experts} experts a token in {layers} layers{site}"]
+    lines = [f"{facts['model']}: {facts['top_k']} of {experts} experts per token in {layers} layers{site}"]
     lines += [f"{name:<{wide}}  {count:>{long},}" for name, count in rows.items()]
     return "\n".join([*lines, *_published_lines(facts), "", *_memory_lines(facts)])
 
@@ -77,21 +77,21 @@ def _published_lines(facts: dict[str, Any]) -> list[str]:
     remark = f" ({published['remark']})" if published["remark"] else ""
     active = ""
     if published["active"] is not None:
-        counted = published["convention"].replace("all", "with everything")
-        active = f", {published['active']:g} active, which is counted {counted}"
+        counted = published["convention"].replace("all", "counting everything")
+        active = f", {published['active']:g} active, counted {counted}"
     return [f"Its maker says {published['total']:g} billion{active}{remark}. The config is moeviz's own copy."]
 
 
 def _memory_lines(facts: dict[str, Any]) -> list[str]:
     """Gigabytes of weights, and cards that hold them, by bits of a weight."""
     tokens, cache = facts["cache"]["tokens"], facts["cache"]["bytes"]
-    kept = "not known, and left out below" if cache is None else _size(cache)
+    kept = "not known, so left out below" if cache is None else _size(cache)
     sizes = {"weights": {bits: _size(size) for bits, size in facts["weight_bytes"].items()}}
     cards = {f"{name}, {CARDS[name]} GB": row for name, row in facts["cards"].items()}
     frame = pd.DataFrame(sizes | cards).T.rename(columns=lambda bits: f"{bits} bits")
     return [
         f"keys and values of {tokens:,} tokens, in 16 bits: {kept}",
-        "Cards that hold weights, keys and values, a tenth of each left free, by bits of a weight:",
+        "Number of cards that hold weights, keys and values with a tenth of each card left free, by bits per weight:",
         frame.to_string(),
     ]
 

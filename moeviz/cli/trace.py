@@ -40,15 +40,15 @@ def summary_of(trace: RoutingTrace) -> dict[str, Any]:
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary for a terminal."""
     tokens, experts = summary["tokens"], sorted(set(summary["num_experts"]))
-    last = " (the last one drawn is not among them: it meets no router)" if tokens["generated"] else ""
+    last = " (without the last one: it never went through a router)" if tokens["generated"] else ""
     site = f", its {summary['site']} routers" if summary["site"] else ""
     zero = f", the last {summary['zero_experts']} of which compute nothing" if summary["zero_experts"] else ""
     of_all = "" if summary["layer_kind"] != "layer" else f", of {summary['num_layers'] or 'an unknown number'}"
     lines = [
         f"model      {visible_line(summary['model'])}{site}",
-        f"tokens     {tokens['prompt']} of the prompt, {tokens['generated']} generated{last}",
+        f"tokens     {tokens['prompt']} in the prompt, {tokens['generated']} generated{last}",
         f"{summary['layer_kind'] + 's':<10} {summary['moe_layers']} with experts{of_all}",
-        f"experts    {' or '.join(map(str, experts))} a layer{zero}, {summary['top_k']} a token",
+        f"experts    {' or '.join(map(str, experts))} per layer{zero}, {summary['top_k']} per token",
     ]
     if summary["recorded_by"]:
         lines.append(f"recorded   by {visible_line(summary['recorded_by'])}")
@@ -57,6 +57,6 @@ def summary_text(summary: dict[str, Any]) -> str:
     if summary["generated"]:
         lines.append(f"generated  {visible_line(summary['generated'])}")
     lines.append(
-        "\nThe busiest expert of each layer. load: its share of the layer's assignments; uniform: an even share."
+        "\nThe busiest expert of each layer. load: its share of the layer's assignments; uniform: the same for all."
     )
     return "\n".join([*lines, frame_text(pd.DataFrame(summary["busiest"]))])

@@ -51,9 +51,9 @@ def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
         [
             frame_text(effect.drop(columns=["sequence"]).assign(**texts).round(4)),
             "",
-            f"loss a token           {loss['loss']:.4f} -> {loss['loss_changed']:.4f} nats",
+            f"loss per token           {loss['loss']:.4f} -> {loss['loss_changed']:.4f} nats",
             f"KL, mean of tokens     {effect['kl'].mean():.4f} nats",
-            f"likeliest next token   another one after {another:.0%} of the tokens",
+            f"most likely token      differs after {another:.0%} of the tokens",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The yardstick for the embedded model's loss: unigram and trigram models of bytes, one pair a domain.
+"""The yardstick for the embedded model's loss: unigram and trigram models of bytes, one pair per domain.
 
 They were fitted to the training text of their own domain, so they are told what the language model has to find out.
 """

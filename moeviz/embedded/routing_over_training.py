@@ -1,6 +1,6 @@
-"""How the embedded model's routing formed: a recorded trace of the same texts for each of several moments in training.
+"""How the embedded model's routing settled: a trace of the same texts at each of several points of its training.
 
-Recorded while it trained, so that the question can be asked again and again without training again.
+Recorded while it trained, so that the question can be asked again without training again.
 """
 
 from pathlib import Path

@@ -1,16 +1,16 @@
-"""The long table of a trace, one row per filled slot: what CSV and Parquet hold, and how a trace comes back from it.
+"""The long table of a trace, one row per filled slot: what CSV and Parquet hold, and how it becomes a trace.
 
 | column | dtype | meaning |
 |---|---|---|
 | sequence, position | int32 | which token: the text it belongs to, and its place there, both from 0 |
 | phase | str | prompt or generated |
-| token_id | int32 | in the vocabulary, -1 where unknown |
+| token_id | int32 | in the vocabulary, -1 if unknown |
 | token | str | the token's text |
-| label | str | only in traces that have labels |
+| label | str | only in traces with labels |
 | layer | int32 | the model's own index of the layer |
 | slot | int16 | 0 = the expert with the highest weight |
 | expert | int16 | its id |
-| weight | float32 | the factor on the expert's output, empty where unknown |
+| weight | float32 | the factor on the expert's output, empty if unknown |
 | logit, probability | float32 | of that expert, only in traces that know them |
 
 The logits of the experts that were not chosen are not here, so a trace that is read back has none: `.npz` and `.json`
@@ -70,23 +70,24 @@ def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
 def trace_of_table(table: pd.DataFrame, facts: dict[str, Any] | None = None) -> RoutingTrace:
     """A trace from its long table.
 
-    With the facts that `facts_beside_table` gave, the same trace again, less its logits. Without, a table from any
-    hand: `position`, `layer` and `expert` are needed, and the rest is taken from the rows. Tokens are then in order of
-    sequence and position, slots in order of `slot`, else of the rows, and by weight where there are weights; each
-    layer has as many experts as its highest id says. Columns of other names, and logits, are not read.
+    With the facts from `facts_beside_table`, the result is the same trace, without its logits. Without them, it can be
+    any table with the columns `position`, `layer` and `expert`; the rest is taken from the rows. Tokens are then in
+    order of sequence and position, and slots in order of `slot`, otherwise of the rows, and by weight if there are
+    weights; each layer has as many experts as its highest id implies. Columns with other names, and logits, are not
+    read.
 
     Raises `InvalidTrace`, which names the row (the first is 1) and the value.
     """
     if len(table) > MAX_ROWS:
-        raise InvalidTrace(f"The table has {len(table):,} rows; at most {MAX_ROWS:,} are read. Use .npz for more.")
+        raise InvalidTrace(f"The table has {len(table):,} rows, and at most {MAX_ROWS:,} are read. Use .npz for more.")
     if missing := [name for name in (REQUIRED if facts is None else COLUMNS) if name not in table]:
         raise InvalidTrace(
-            f"The table has the columns {shown(list(table.columns))}; a trace needs {', '.join(missing)} too "
-            "(one row per chosen expert: at least position, layer and expert)."
+            f"The table has the columns {shown(list(table.columns))}, and a trace also needs {', '.join(missing)}. "
+            "Give one row per chosen expert, with at least position, layer and expert."
         )
     columns = checked_columns(table)
     if not len(table) and facts is None:
-        raise InvalidTrace("The table has no rows; a trace needs one row per chosen expert.")
+        raise InvalidTrace("The table has no rows. A trace needs one row per chosen expert.")
     return _plain_trace(columns) if facts is None else _stated_trace(columns, facts)
 
 
@@ -110,8 +111,8 @@ def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any]) -> RoutingTrace:
     model = model_of(facts)
     if facts.get("rows") != len(columns):
         raise InvalidTrace(
-            f"The table has {len(columns)} rows, and its facts say {shown(facts.get('rows'))}: it was cut or edited. "
-            "Remove the facts (in a CSV the column 'about') to open it as a plain table."
+            f"The table has {len(columns)} rows, and its facts say {shown(facts.get('rows'))}, so it was cut or "
+            "edited. Remove the facts (in a CSV, the column 'about') to open it as a plain table."
         )
     token, tokens = _tokens(columns)
     token, tokens = _with_idle_tokens(token, tokens, facts.get("idle_tokens"))
@@ -123,7 +124,10 @@ def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any]) -> RoutingTrace:
     experts, weights = _dense(columns, model, layer, token, len(tokens), columns["slot"].to_numpy())
     stated = facts.get("weights") is True
     if len(columns) and stated != (weights is not None):
-        raise InvalidTrace(f"The table's facts say weights: {shown(facts.get('weights'))}, and its rows differ.")
+        raise InvalidTrace(
+            f"The table's facts say {shown(facts.get('weights'))} for weights, and its rows disagree. Remove the "
+            "facts to open it as a plain table."
+        )
     return RoutingTrace(model, tokens, experts, weights if stated else None)
 
 
@@ -149,9 +153,15 @@ def _with_idle_tokens(token: np.ndarray, tokens: pd.DataFrame, idle: Any) -> tup
     count = len(tokens) + len(idle)
     places = isinstance(rows, list) and all(type(row) is int and 0 <= row < count for row in rows)
     if not places or not len(idle) == len(rows) == len(set(rows)):
-        raise InvalidTrace(f"The facts' idle tokens have rows {shown(rows)}, which do not fit {count} tokens.")
+        raise InvalidTrace(
+            f"The facts list the rows {shown(rows)} as tokens without an expert, which does not fit {count} tokens. "
+            "Remove the facts to open it as a plain table."
+        )
     if len(tokens) and len(idle) and list(tokens.columns) != list(idle.columns):
-        raise InvalidTrace("The tokens of the rows and those of the facts differ: only one of them has labels.")
+        raise InvalidTrace(
+            "The tokens of the rows and those of the facts differ: only one of the two has labels. Remove the facts "
+            "to open it as a plain table."
+        )
     place = np.setdiff1d(np.arange(count), rows)
     both = pd.concat([part for part in (tokens, idle) if len(part)] or [idle], ignore_index=True)
     order = np.argsort(np.concatenate([place, np.asarray(rows, np.int64)]))
@@ -166,7 +176,8 @@ def _ranks(group: np.ndarray, slot: pd.Series | None) -> np.ndarray:
     again = np.append(False, (np.diff(ordered) == 0) & (np.diff(given[order]) == 0))
     if again.any():
         raise InvalidTrace(
-            f"Row {order[again][0] + 1} fills a slot that another row fills: same token, layer and slot."
+            f"Row {order[again][0] + 1} fills a slot that another row already fills: same token, layer and slot. "
+            "Remove one of the two."
         )
     starts = np.flatnonzero(np.append(True, np.diff(ordered) != 0))
     ranks = np.empty(len(group), np.int64)
@@ -186,7 +197,9 @@ def _dense(
     experts = np.full(shape, NO_EXPERT, np.int16)
     experts[layer, token, slot] = columns["expert"]
     if np.count_nonzero(experts != NO_EXPERT) != len(columns):
-        raise InvalidTrace("Two rows of the table fill the same slot: same token, layer and slot.")
+        raise InvalidTrace(
+            "Two rows of the table fill the same slot: same token, layer and slot. Remove one of the two."
+        )
     if columns["weight"].isna().any():
         return experts, None
     weights = np.zeros(shape, np.float32)

@@ -1,13 +1,13 @@
 """CSV: the long table of a trace as text that pandas, R, a database and a spreadsheet read.
 
 The columns are those of `moeviz.formats.assignments_table`, and a last one, `about`: the model's facts as JSON in the
-first row, empty in every other. With it the file opens here as the same trace again. Texts are quoted, numbers are not;
+first row, empty in every other. With it, the file opens here as the same trace. Texts are quoted, numbers are not;
 weights have as many digits as float32 needs, and no more.
 
 A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
-so, or with a tab, a line break or an apostrophe, gets one apostrophe in front, which reading takes away again.
+like that, or with a tab, a line break or an apostrophe, gets an apostrophe in front, which is removed when it is read.
 
-`pandas.read_csv` makes missing values of tokens such as `null` and `NA`. It leaves them as they are with
+`pandas.read_csv` turns tokens such as `null` and `NA` into missing values. To keep them, call it with
 `keep_default_na=False, na_values={"weight": "", "logit": "", "probability": ""}`.
 """
 
@@ -47,7 +47,7 @@ def to_csv(trace: RoutingTrace) -> bytes:
 def from_csv(data: bytes) -> RoutingTrace:
     """Read a trace from `to_csv`, or from any CSV with the columns `position`, `layer` and `expert`.
 
-    See `moeviz.formats.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
+    See `moeviz.formats.assignments_table.trace_of_table` for what a plain table can leave out, and for the errors.
     """
     check_size(data)
     table = _parsed(data)
@@ -65,7 +65,7 @@ def from_csv(data: bytes) -> RoutingTrace:
 
 
 def escape_formula(text: str) -> str:
-    """The text as a spreadsheet shows it without running it: with an apostrophe in front where it needs one.
+    """The text as a spreadsheet shows it without running it: with an apostrophe in front if it needs one.
 
     >>> escape_formula("=1+1"), escape_formula("two"), escape_formula("'s")
     ("'=1+1", 'two', "''s")
@@ -89,7 +89,10 @@ def _parsed(data: bytes) -> pd.DataFrame:
     """Every cell as text; an empty cell without quotes is missing. The first row names the columns."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
-        raise InvalidTrace(f"The first line names more than {MAX_COLUMNS} columns; this is no table of a trace.")
+        raise InvalidTrace(
+            f"The first line names more than {MAX_COLUMNS} columns, so this is not the table of a trace. Give a CSV "
+            "with one row per chosen expert."
+        )
     try:
         table: pd.DataFrame = csv.read_csv(
             BytesIO(data if data.endswith(b"\n") else data + b"\n"),
@@ -103,8 +106,12 @@ def _parsed(data: bytes) -> pd.DataFrame:
             ),
         ).to_pandas()
     except pa.ArrowException as error:
-        raise InvalidTrace(f"This is no table in CSV and UTF-8: {str(error)[:200]}.") from error
+        raise InvalidTrace(
+            f"This is not a CSV table in UTF-8: {str(error)[:200]}. Save it as CSV in that encoding."
+        ) from error
     names = [str(name).strip() for name in table.iloc[0].fillna("")]
     if len(set(names)) != len(names):
-        raise InvalidTrace(f"Two columns of the table have the same name: {', '.join(names)[:200]}.")
+        raise InvalidTrace(
+            f"Several columns of the table have the same name: {', '.join(names)[:200]}. Rename or remove them."
+        )
     return table.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)

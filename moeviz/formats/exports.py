@@ -1,4 +1,4 @@
-"""Ways to take a trace home, and to bring most of them back. One row of EXPORTS a file format.
+"""Ways to save a trace, most of which can be read back. One row of EXPORTS per file format.
 
 | suffix | what it keeps | for |
 |---|---|---|
@@ -6,9 +6,9 @@
 | .parquet | the same, with dtypes | pandas, DuckDB, Spark |
 | .json | everything | any language |
 | .npz | everything, smallest | moeviz, numpy |
-| .html | every picture, the numbers behind them cut at some hundred rows | people; it cannot be read back |
+| .html | every chart, and the first few hundred rows of its numbers | people; it cannot be read back |
 
-To add a format: write `trace -> bytes` and `bytes -> trace` in a file of its own, and add a row.
+To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and add a row.
 """
 
 import os
@@ -60,13 +60,16 @@ EXPORTS = (
 
 
 def export_for(filename: str | Path) -> Export:
-    """The row of EXPORTS that writes a file of that name, by its suffix.
+    """The row of EXPORTS that writes a file with that name, by its suffix.
 
-    Raises `InvalidTrace` for a suffix that no row has, and `MoevizError` where what writes it is not installed.
+    Raises `InvalidTrace` for an unknown suffix, and `MoevizError` if a package needed to write it is not installed.
     """
     export = _row(filename)
     if not export.ready:
-        raise MoevizError(f'A {export.suffix} file needs what is not installed here: `pip install "moeviz[report]"`.')
+        raise MoevizError(
+            f"Writing a {export.suffix} file needs packages that are not installed here: run `pip install "
+            '"moeviz[report]"`.'
+        )
     return export
 
 
@@ -76,22 +79,25 @@ def _row(filename: str | Path) -> Export:
         if export.suffix == suffix:
             return export
     suffixes = ", ".join(export.suffix for export in EXPORTS)
-    raise InvalidTrace(f"{PurePath(filename).name[:200]!r} has no suffix of a trace; a trace is one of {suffixes}.")
+    raise InvalidTrace(f"{PurePath(filename).name[:200]!r} does not have the suffix of a trace. Use one of {suffixes}.")
 
 
 def _reader(filename: str | Path) -> Callable[[bytes], RoutingTrace]:
     if (read := _row(filename).read) is None:
         suffixes = ", ".join(export.suffix for export in EXPORTS if export.read)
         name = PurePath(filename).name[:200]
-        raise InvalidTrace(f"{name!r} is a report for people and cannot be read back; a trace to read is {suffixes}.")
+        raise InvalidTrace(
+            f"{name!r} is a report for people and cannot be read back. Open a trace in one of these formats: "
+            f"{suffixes}."
+        )
     return read
 
 
 def read_bytes(data: bytes, filename: str) -> RoutingTrace:
     """Read a trace from the bytes of a file, in the format that its name says.
 
-    A table that does not say which model made it gives a trace of the model "from <filename>" and the backend "file".
-    Raises `InvalidTrace`, whatever the bytes are.
+    If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file". Raises
+    `InvalidTrace` for any bytes that are not a trace.
     """
     trace = _reader(filename)(data)
     if trace.model.name != UNNAMED:
@@ -103,20 +109,23 @@ def read_bytes(data: bytes, filename: str) -> RoutingTrace:
 def read_trace(path: str | Path) -> RoutingTrace:
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file.
 
-    Raises `InvalidTrace` for a file that holds no trace, and `OSError` for one that cannot be read.
+    Raises `InvalidTrace` if the file does not hold a trace, and `OSError` if it cannot be read.
     """
     path = Path(path)
     _reader(path)
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise InvalidTrace(f"{path.name!r} has {size:,} bytes; this moeviz reads files of up to {MAX_BYTES:,}.")
+        raise InvalidTrace(
+            f"{path.name!r} has {size:,} bytes, and files of up to {MAX_BYTES:,} bytes are read. Save fewer tokens or "
+            "layers, or leave the logits out."
+        )
     return read_bytes(path.read_bytes(), path.name)
 
 
 def write_trace(trace: RoutingTrace, path: str | Path) -> None:
     """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file, or a report of it to an `.html` file.
 
-    A file that is there already is replaced in one step, or left as it was. Raises `InvalidTrace` for another suffix,
-    `MoevizError` where the extra that writes reports is not installed, and `OSError` where nothing can be written.
+    An existing file is replaced in one step, or left as it was. Raises `InvalidTrace` for an unknown suffix,
+    `MoevizError` if the extra that writes reports is not installed, and `OSError` if the file cannot be written.
     """
     path = Path(path)
     data = export_for(path).write(trace)

@@ -41,11 +41,14 @@ def to_json(trace: RoutingTrace) -> bytes:
 
 
 def from_json(data: bytes) -> RoutingTrace:
-    """Read a trace from `to_json`. Raises `InvalidTrace` for a file that holds anything else."""
+    """Read a trace from `to_json`. Raises `InvalidTrace` if the file holds anything else."""
     check_size(data)
     content = parse_json(data, "file")
     if unknown := content.keys() - {"format", "model", "tokens", "experts", "weights", "logits"}:
-        raise InvalidTrace(f"The file has an unknown key {min(unknown)[:60]!r}; a trace in JSON has none such.")
+        raise InvalidTrace(
+            f"The file has an unknown key {min(unknown)[:60]!r}, which a trace in JSON does not have. Remove it, or "
+            "save the trace again with `to_json`."
+        )
     model, tokens = model_of(content), tokens_of(content.get("tokens"))
     slots = (len(model.layers), len(tokens), model.top_k)
     scores = (*slots[:2], max(model.num_experts))
@@ -69,16 +72,22 @@ def _layers(values: np.ndarray | None) -> str:
 def _flat(values: Any, name: str, shape: tuple[int, ...]) -> list[Any]:
     """The numbers in nested lists of that very shape. No array is made before the lists prove as large as it."""
     parts = [values]
-    for size, what in zip(shape, ("layers", "tokens", "numbers a token"), strict=True):
+    for size, what in zip(shape, ("layers", "tokens", "numbers per token"), strict=True):
         if not all(isinstance(part, list) and len(part) == size for part in parts):
-            raise InvalidTrace(f"The {name} are not lists of {size} {what}, which is what the model and tokens need.")
+            raise InvalidTrace(
+                f"The {name} are not lists of {size} {what}, as the model and tokens require. Save the trace again "
+                "with `to_json`."
+            )
         parts = list(chain.from_iterable(parts))
     return parts
 
 
 def _integers(values: list[Any]) -> np.ndarray:
     if not all(type(value) is int and -1 <= value < MAX_EXPERTS for value in values):
-        raise InvalidTrace(f"An expert id is not a whole number from -1 to {MAX_EXPERTS - 1}.")
+        raise InvalidTrace(
+            f"An expert id is not a whole number from -1 to {MAX_EXPERTS - 1}. Use ids in that range, and -1 for an "
+            "empty slot."
+        )
     return np.array(values, np.int16)
 
 
@@ -87,10 +96,14 @@ def _optional(values: Any, name: str, shape: tuple[int, ...], kinds: tuple[type,
         return None
     flat = _flat(values, name, shape)
     if not set(map(type, flat)) <= set(kinds):
-        raise InvalidTrace(f"The {name} hold something that is not a number.")
+        raise InvalidTrace(
+            f"The {name} contain something that is not a number. Use numbers, or null as `to_json` does."
+        )
     try:
         doubles = np.array([-np.inf if value is None else value for value in flat], np.float64)
     except OverflowError as error:
-        raise InvalidTrace(f"The {name} hold a number too large for a float.") from error
+        raise InvalidTrace(
+            f"The {name} contain a number too large for a float. Use numbers that float32 can hold."
+        ) from error
     with np.errstate(over="ignore"):  # RoutingTrace refuses the infinity
         return doubles.astype(np.float32).reshape(shape)

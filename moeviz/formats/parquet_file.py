@@ -1,7 +1,7 @@
 """Parquet: the long table of a trace with real dtypes, for pandas, DuckDB, Spark and R.
 
 The columns are those of `moeviz.formats.assignments_table`; the model's facts are JSON in the schema's metadata under
-`moeviz`. Reading gives the same trace again, less its logits. A Parquet file from any hand opens like a plain CSV.
+`moeviz`. Reading gives the same trace, without its logits. A Parquet file from elsewhere opens like a plain CSV.
 """
 
 import json
@@ -34,7 +34,7 @@ def to_parquet(trace: RoutingTrace) -> bytes:
 def from_parquet(data: bytes) -> RoutingTrace:
     """Read a trace from `to_parquet`, or from any Parquet file with the columns `position`, `layer` and `expert`.
 
-    See `moeviz.formats.assignments_table.trace_of_table` for what a plain table may leave out, and for the errors.
+    See `moeviz.formats.assignments_table.trace_of_table` for what a plain table can leave out, and for the errors.
     """
     check_size(data)
     try:
@@ -49,7 +49,9 @@ def from_parquet(data: bytes) -> RoutingTrace:
         table = file.read(columns=names)
         table.validate(full=True)
     except UNREADABLE as error:
-        raise InvalidTrace(f"This is no Parquet file, or a damaged one: {str(error)[:200]}.") from error
+        raise InvalidTrace(
+            f"This is not a Parquet file, or it is damaged: {str(error)[:200]}. Write it again, or use another format."
+        ) from error
     columns = {name: _column(name, table.column(name)) for name in names}
     if facts is None:
         return trace_of_table(pd.DataFrame(columns, columns=names or file.schema_arrow.names))
@@ -61,26 +63,29 @@ def _check_declared_size(metadata: parquet.FileMetaData) -> None:
     size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
         raise InvalidTrace(
-            f"The file unpacks to {metadata.num_rows:,} rows in {size:,} bytes; at most {MAX_ROWS:,} rows in "
+            f"The file unpacks to {metadata.num_rows:,} rows in {size:,} bytes, and at most {MAX_ROWS:,} rows in "
             f"{MAX_BYTES:,} bytes are read. Use .npz for more."
         )
 
 
 def _check_names(names: list[str]) -> None:
     if len(set(names)) != len(names):
-        raise InvalidTrace(f"Two columns of the table have the same name: {shown(names)}.")
+        raise InvalidTrace(f"Several columns of the table have the same name: {shown(names)}. Rename or remove them.")
 
 
 def _column(name: str, column: pa.ChunkedArray) -> pd.Series:
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if name in TEXTS:
         if not (types.is_string(kind) or types.is_large_string(kind)):
-            raise InvalidTrace(f"Column {name!r} is of type {kind}; it needs to be text.")
+            raise InvalidTrace(f"Column {name!r} is of type {kind}; it must be text.")
         if (size := _unfolded(column)) > MAX_BYTES:
-            raise InvalidTrace(f"Column {name!r} unfolds to {size:,} bytes of text; at most {MAX_BYTES:,} are read.")
+            raise InvalidTrace(
+                f"Column {name!r} unpacks to {size:,} bytes of text, and at most {MAX_BYTES:,} are read. Use .npz for "
+                "more."
+            )
         column = column.cast(pa.string())
     elif not (types.is_integer(column.type) or types.is_floating(column.type)):
-        raise InvalidTrace(f"Column {name!r} is of type {column.type}; it needs to hold numbers.")
+        raise InvalidTrace(f"Column {name!r} is of type {column.type}; it must hold numbers.")
     series: pd.Series = column.to_pandas()
     return series
 

@@ -1,4 +1,4 @@
-"""The cells of a table from any hand: the columns that we know, each value checked, in the dtypes that we want."""
+"""The cells of a table from anyone: the columns that we know, each value checked, in the dtypes that we want."""
 
 from typing import Any
 
@@ -51,13 +51,13 @@ def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
         value = column.iloc[row]
         value = value.item() if isinstance(value, np.generic) else value
         got = "empty" if value is None or value != value else shown(value)
-        raise InvalidTrace(f"Row {row + 1} of the table: {column.name} is {got}; it needs to {need}.")
+        raise InvalidTrace(f"Row {row + 1} of the table: {column.name} is {got}; it must {need}.")
 
 
 def _numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
     """A column as numbers (NaN where a cell is none), and where its cells are empty."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
-        raise InvalidTrace(f"Column {column.name!r} is of type {column.dtype}; it needs to hold numbers.")
+        raise InvalidTrace(f"Column {column.name!r} is of type {column.dtype}; it must hold numbers.")
     if pd.api.types.is_numeric_dtype(column):
         return column, column.isna()
     numbers = pd.to_numeric(column.to_numpy(dtype=object), errors="coerce")

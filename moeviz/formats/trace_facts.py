@@ -26,7 +26,7 @@ LABEL = "label"
 
 
 def facts_of(trace: RoutingTrace) -> dict[str, Any]:
-    """The format and the model's facts, ready for JSON. Raises `InvalidTrace` for facts that no reader would take."""
+    """The format and the model's facts, ready for JSON. Raises `InvalidTrace` for facts that no reader would accept."""
     facts = {"format": FORMAT, "model": asdict(trace.model)}
     model_of(parse_json(json.dumps(facts).encode(), "header"))
     return facts
@@ -35,7 +35,10 @@ def facts_of(trace: RoutingTrace) -> dict[str, Any]:
 def model_of(facts: dict[str, Any]) -> ModelInfo:
     """The model's facts, checked one by one. Raises `InvalidTrace`."""
     if facts.get("format") != FORMAT:
-        raise InvalidTrace(f"The file's format is {shown(facts.get('format'))}; this moeviz reads {FORMAT!r}.")
+        raise InvalidTrace(
+            f"The file's format is {shown(facts.get('format'))}, and this version of moeviz reads {FORMAT!r}. Save "
+            "the trace again, or update moeviz."
+        )
     model = dict(_object(facts.get("model"), "model"))
     if model.get("parameters") is not None:
         model["parameters"] = _built(ParameterCounts, _object(model["parameters"], "parameters"), "parameters")
@@ -47,14 +50,16 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
     }
     for name, (values, low, high) in limits.items():
         if not values or not all(low <= value <= high for value in values):
-            raise InvalidTrace(f"The model's {name} are {shown(values)}; they need to be from {low} to {high}.")
+            raise InvalidTrace(f"The model's {name} are {shown(values)}; they must be from {low} to {high}.")
     return info
 
 
 def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
-    """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files have no place for."""
+    """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files cannot hold."""
     if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, LABEL}:
-        raise InvalidTrace(f"Trace files have no place for the token column {min(unknown, key=str)!r}.")
+        raise InvalidTrace(
+            f"Trace files cannot hold the token column {min(unknown, key=str)!r}. Remove it before you save the trace."
+        )
     columns = {name: tokens[name].tolist() for name in TOKEN_COLUMNS}
     if LABEL in tokens:
         columns[LABEL] = tokens[LABEL].astype("str").tolist()
@@ -67,13 +72,20 @@ def tokens_of(columns: Any) -> pd.DataFrame:
     if missing := TOKEN_COLUMNS.keys() - columns.keys():
         raise InvalidTrace(f"The tokens have no {min(missing)!r}; they need {', '.join(TOKEN_COLUMNS)}.")
     if unknown := columns.keys() - {*TOKEN_COLUMNS, LABEL}:
-        raise InvalidTrace(f"The tokens have an unknown column {shown(min(unknown))}.")
+        raise InvalidTrace(
+            f"The tokens have an unknown column {shown(min(unknown))}. Remove it, or save the trace again."
+        )
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != len(columns["text"]):
-            raise InvalidTrace(f"The tokens' {name!r} is not a list as long as the others.")
+            raise InvalidTrace(
+                f"The tokens' {name!r} is not a list of the same length as the others. Save the trace again."
+            )
         for row, value in enumerate(values):
             if not _is_token_fact(name, value):
-                raise InvalidTrace(f"Token {row} has {name} {shown(value)}, which a token cannot have.")
+                raise InvalidTrace(
+                    f"Token {row} has the {name} {shown(value)}, which is not possible for a token. Save the trace "
+                    "again."
+                )
     integers = {name: np.asarray(columns[name], np.int32) for name in TOKEN_INTEGERS}
     tokens = token_frame(text=columns["text"], phase=columns["phase"], **integers)
     if LABEL in columns:
@@ -86,14 +98,17 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidTrace(f"The {what} is not valid JSON: {str(error)[:200]}.") from error
+        raise InvalidTrace(f"The {what} is not valid JSON: {str(error)[:200]}. Save the trace again.") from error
     return _object(value, what)
 
 
 def check_size(data: bytes, max_bytes: int = MAX_BYTES) -> None:
     """Raise `InvalidTrace` for more bytes than we read."""
     if len(data) > max_bytes:
-        raise InvalidTrace(f"The file has {len(data):,} bytes; this moeviz reads files of up to {max_bytes:,}.")
+        raise InvalidTrace(
+            f"The file has {len(data):,} bytes, and files of up to {max_bytes:,} bytes are read. Save fewer tokens or "
+            "layers."
+        )
 
 
 def shown(value: Any) -> str:
@@ -120,7 +135,7 @@ def _refuse_constant(name: str) -> None:
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidTrace(f"The {what} of a trace file is a JSON object; this file has {shown(value)}.")
+        raise InvalidTrace(f"The {what} of a trace file must be a JSON object; this file has {shown(value)}.")
     return value
 
 
@@ -128,13 +143,15 @@ def _built(kind: type, facts: dict[str, Any], what: str) -> Any:
     hints = get_type_hints(kind)
     required = {field.name for field in fields(kind) if field.default is MISSING}
     if missing := required - facts.keys():
-        raise InvalidTrace(f"The file does not say the {what}'s {min(missing)!r}.")
+        raise InvalidTrace(f"The file does not give the {what}'s {min(missing)!r}. Save the trace again.")
     if unknown := facts.keys() - hints.keys():
-        raise InvalidTrace(f"The file says something unknown of the {what}: {shown(min(unknown))}.")
+        raise InvalidTrace(
+            f"The file gives an unknown fact about the {what}: {shown(min(unknown))}. Remove it, or update moeviz."
+        )
     for name, value in facts.items():
         if not _fits(value, hints[name]):
             wanted = getattr(hints[name], "__name__", "") if hints[name] in (str, int) else hints[name]
-            raise InvalidTrace(f"The {what}'s {name} is {shown(value)}; it needs to be of type {wanted}.")
+            raise InvalidTrace(f"The {what}'s {name} is {shown(value)}; it must be of type {wanted}.")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()})
 
 

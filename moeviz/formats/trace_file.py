@@ -57,7 +57,7 @@ def to_trace_file(trace: RoutingTrace) -> bytes:
 
 
 def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
-    """Read a trace from `.npz`. Raises `InvalidTrace` for a file that is anything else than `to_trace_file` writes."""
+    """Read a trace from `.npz`. Raises `InvalidTrace` for any file that `to_trace_file` did not write."""
     check_size(data, max_bytes)
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
@@ -68,7 +68,9 @@ def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
             arrays = {name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members}
     except UNREADABLE as error:
-        raise InvalidTrace(f"This is no .npz trace file, or a damaged one ({str(error)[:200]}).") from error
+        raise InvalidTrace(
+            f"This is not a .npz trace file, or it is damaged ({str(error)[:200]}). Save the trace again."
+        ) from error
     return RoutingTrace(model, tokens, **arrays)
 
 
@@ -77,16 +79,24 @@ def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipI
     members = {name: archive.getinfo(f"{name}.npy") for name in DTYPES if f"{name}.npy" in names}
     if len(members) != len(names) or not {"header", "experts"} <= members.keys():
         raise InvalidTrace(
-            "A trace file holds header.npy, experts.npy and maybe weights.npy and logits.npy; "
-            f"this one holds {shown(names)}."
+            "A trace file holds header.npy, experts.npy and optionally weights.npy and logits.npy; this one holds "
+            f"{shown(names)}. Open a file that moeviz wrote."
         )
     if (size := sum(info.file_size for info in members.values())) > max_bytes:
-        raise InvalidTrace(f"The file unpacks to {size:,} bytes; this moeviz reads up to {max_bytes:,}.")
+        raise InvalidTrace(
+            f"The file unpacks to {size:,} bytes, and at most {max_bytes:,} are read. Save fewer tokens or layers, or "
+            "leave the logits out."
+        )
     if members["header"].file_size > MAX_FACTS_BYTES:
-        raise InvalidTrace(f"The file's header has {members['header'].file_size:,} bytes; at most {MAX_FACTS_BYTES:,}.")
+        raise InvalidTrace(
+            f"The file's header has {members['header'].file_size:,} bytes, and at most {MAX_FACTS_BYTES:,} are read. "
+            "Save fewer tokens."
+        )
     for info in members.values():
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InvalidTrace(f"{info.filename} is encrypted, or packed by another method than deflate.")
+            raise InvalidTrace(
+                f"{info.filename} is encrypted, or compressed with another method than deflate. Save the trace again."
+            )
     return members
 
 
@@ -97,13 +107,21 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tu
         text = member.read(int.from_bytes(start[8:], "little"))
         found = NPY_HEADER.fullmatch(text)
         if not start.startswith(b"\x93NUMPY\x01\x00") or found is None:
-            raise InvalidTrace(f"{info.filename} is not an array of plain numbers as numpy saves it.")
+            raise InvalidTrace(
+                f"{info.filename} is not an array of plain numbers as numpy saves it. Save the trace again."
+            )
         dtype, dimensions = found[1].decode(), tuple(int(d) for d in found[2].split(b",") if d.strip())
         if dtype != DTYPES[name]:
-            raise InvalidTrace(f"{info.filename} holds numbers of type {dtype}; they need to be {DTYPES[name]}.")
+            raise InvalidTrace(f"{info.filename} holds numbers of type {dtype}; they must be {DTYPES[name]}.")
         if dimensions != (shape or dimensions[:1]):
-            raise InvalidTrace(f"{info.filename} has shape {shown(dimensions)}; the header says {shown(shape)}.")
+            raise InvalidTrace(
+                f"{info.filename} has the shape {shown(dimensions)}, and the header says {shown(shape)}. Save the "
+                "trace again."
+            )
         size = prod(dimensions) * np.dtype(dtype).itemsize
         if size != info.file_size - len(start) - len(text):
-            raise InvalidTrace(f"{info.filename} declares {info.file_size:,} bytes, and its numbers take {size:,}.")
+            raise InvalidTrace(
+                f"{info.filename} declares {info.file_size:,} bytes, and its numbers take {size:,}. The file is "
+                "damaged: save the trace again."
+            )
         return np.frombuffer(bytearray(member.read(size)), dtype).reshape(dimensions)

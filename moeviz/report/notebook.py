@@ -22,7 +22,7 @@ def trace_html(trace: RoutingTrace) -> str:
 
 
 def caution(trace: RoutingTrace) -> str:
-    """What a person must know before trusting the trace, as a paragraph; nothing where there is nothing."""
+    """What a person must know before trusting the trace, as a paragraph; empty if there is nothing."""
     words = trace.model.caution
     return f'<p class="caution">Caution: {safe(words, 1_000)}</p>' if words else ""
 

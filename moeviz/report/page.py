@@ -1,4 +1,4 @@
-"""A report: one HTML file with everything that there is to see in a trace, to send to a colleague.
+"""A report: one HTML file with everything there is to see in a trace, to send to a colleague.
 
 It opens without a network, runs no script and fetches nothing; its Content-Security-Policy forbids both.
 Token texts, names and labels are a stranger's: in it they are escaped text.
@@ -22,7 +22,7 @@ MAX_ROWS = 200  # of a table of numbers
 MAX_TOKENS = 2_000  # of the text
 TOKEN, CELL = 200, 60  # characters of a token in the text, and in a table
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-NO_TOKENS = "This trace holds no tokens, so there is nothing to draw."
+NO_TOKENS = "This trace contains no tokens, so there is nothing to draw."
 
 
 def html_report(
@@ -30,10 +30,10 @@ def html_report(
 ) -> bytes:
     """One HTML file: the facts, the text in the colours of its experts, and every chart with its numbers and method.
 
-    Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default:
-    the first and the last), those of one token about `token` (default: the last row of `trace.tokens`). In the place of
-    a chart that the trace lacks something for, a sentence says what. Raises `MoevizError` where the extra `report` is
-    not installed, and `InvalidTrace` for a layer or a token that the trace does not have.
+    Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
+    first and the last), those of one token about `token` (default: the last row of `trace.tokens`). If the trace lacks
+    what a chart needs, a sentence in its place says so. Raises `MoevizError` if the extra `report` is not installed,
+    and `InvalidTrace` for a layer or a token that the trace does not have.
     """
     check_installed()
     empty = trace.tokens.empty
@@ -77,7 +77,7 @@ def _text(trace: RoutingTrace, layer: int) -> str:
         before = (sequence, phase)
         pieces.append(_token(text, expert, colours, phase))
     left_out = len(trace.tokens) - shown
-    more = f"<p>{left_out:,} more tokens are left out here.</p>" if left_out else ""
+    more = f"<p>{left_out:,} more tokens are not shown here.</p>" if left_out else ""
     return (
         "<section><h2>Text</h2>"
         f"<p>Each token in the colour of its first-choice expert in layer {layer}, whose id is the small number"
@@ -127,8 +127,8 @@ def _numbers(frame: pd.DataFrame, topic: str) -> str:
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
     left_out = len(frame) - len(rows)
     more = (
-        f"<p>The first {len(rows):,} of {len(frame):,} rows. <code>moeviz metrics TRACE --topic {escape(topic.lower())}"
-        "</code> prints the others, from the trace.</p>"
+        f"<p>The first {len(rows):,} of {len(frame):,} rows. <code>moeviz metrics TRACE --topic "
+        f"{escape(topic.lower())}</code> prints the rest, from the trace.</p>"
     )
     return f'{more if left_out else ""}<div class="numbers"><table><tr>{head}</tr>{body}</table></div>'
 

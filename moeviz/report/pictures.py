@@ -1,4 +1,4 @@
-"""Charts as pictures that need no program to be seen: each a `data:` URI, in a wide and in a narrow form.
+"""Charts as pictures that need no program to be seen: each a `data:` URI, in a wide and a narrow form.
 
 A picture in an `<img>` runs nothing and fetches nothing, whatever is in it, and its ids meet no ids of the page.
 """
@@ -22,7 +22,7 @@ SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 def check_installed() -> None:
     """Raise where the optional converter is missing."""
     if not installed():
-        raise MoevizError('A report needs vl-convert-python to draw its pictures: `pip install "moeviz[report]"`.')
+        raise MoevizError('Drawing the charts of a report needs vl-convert-python: run `pip install "moeviz[report]"`.')
 
 
 def installed() -> bool:
@@ -37,7 +37,7 @@ def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
 
 
 def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
-    """The HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` for who sees none."""
+    """The HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` is its text."""
     spec = _sized(chart)
     wide, narrow = (_data_uri(spec | {"width": width}) for width in (WIDE, NARROW))
     return (

@@ -1,11 +1,11 @@
-"""Charts of a trace in a notebook, one method a topic: `trace.plot.load()`, `trace.plot.tokens(token=3)`.
+"""Charts of a trace in a notebook, one method per topic: `trace.plot.load()`, `trace.plot.tokens(token=3)`.
 
 The topics and their charts are those of `moeviz.charts.TOPICS`, each by its lower-case word.
 
     >>> from moeviz.samples import sample_trace
     >>> pictures = sample_trace().plot.load(layer=2)
     >>> pictures.vconcat[1].title.text
-    'How is the work of this layer shared out?'
+    'How is the work of this layer divided among its experts?'
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ class Plots:
     def __getattr__(self, topic: str) -> Callable[..., alt.VConcatChart]:
         charts = _by_word().get(topic)
         if charts is None:
-            raise AttributeError(f"There is no topic {topic!r}; there are {', '.join(_by_word())}.")
+            raise AttributeError(f"There is no topic {topic!r}. Choose one of {', '.join(_by_word())}.")
         drawn = partial(plot, self._trace, topic)
         drawn.__doc__ = "\n".join(chart.question for chart in charts) + f"\n\n{plot.__doc__}"
         return drawn
@@ -69,14 +69,15 @@ def plot(
 ) -> alt.VConcatChart:
     """Draw all charts of one topic, one under the other, each under its question.
 
-    Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default:
-    the first and the last), by the model's own index; those of one token about `token`, a row of `trace.tokens`. What a
-    chart is about stands above it. In the place of a chart that cannot be drawn, a sentence says why; where that is
-    true of all of them, it is raised. Token-by-token pictures show the first 256 tokens: `trace.select` gives others.
+    Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
+    first and the last), by the model's own index; those of one token about `token`, a row of `trace.tokens`. What a
+    chart is about stands above it. If a chart cannot be drawn, a sentence in its place says why; if none can be drawn,
+    that sentence is raised as an error. Token-by-token charts show the first 256 tokens: choose others with
+    `trace.select`.
     """
     charts = _by_word().get(topic.lower())
     if charts is None:
-        raise MoevizError(f"There is no topic {topic!r}; there are {', '.join(_by_word())}.")
+        raise MoevizError(f"There is no topic {topic!r}. Choose one of {', '.join(_by_word())}.")
     chosen = choices(trace, layer, layers, token)
     pictures: list[alt.Chart | alt.LayerChart] = []
     reasons: list[MoevizError] = []
@@ -99,30 +100,32 @@ def choices(trace: RoutingTrace, layer: int | None, layers: Sequence[int] | None
     has = trace.model.layers
     pair = tuple(sorted({has[0], has[-1]} if layers is None else layers))
     if layers is not None and len(set(pair)) != 2:
-        raise InvalidTrace(f"Charts of two layers need two different ones of {has}; got layers={pair}.")
+        raise InvalidTrace(f"Charts of two layers need two different layers of {has}; got layers={pair}.")
     one = has[len(has) // 2] if layer is None else layer
     if missing := {one, *pair} - set(has):
-        raise InvalidTrace(f"{trace.model.name!r} has no MoE layer {min(missing)}; it has {has}.")
+        raise InvalidTrace(f"{trace.model.name!r} has no MoE layer {min(missing)}. Choose one of {has}.")
     if token is not None and not 0 <= token < len(trace.tokens):
-        raise InvalidTrace(f"A token is a row of trace.tokens, from 0 to {len(trace.tokens) - 1}; got token={token}.")
+        raise InvalidTrace(f"Got token={token}. A token is a row of trace.tokens, from 0 to {len(trace.tokens) - 1}.")
     return Choices(one, pair, token)
 
 
 def part_of(trace: RoutingTrace, chart: Chart, chosen: Choices) -> RoutingTrace:
-    """The layers and tokens that a chart is about. Raises `MissingField` where there are not so many, or no choice."""
+    """The layers and tokens that a chart is about. Raises `MissingField` if there are too few, or none."""
     if chart.layers == "two" and len(chosen.layers) != 2:
-        raise MissingField("This compares two MoE layers, and the trace has one.")
+        raise MissingField(
+            "This compares two MoE layers, and the trace has only one. Use a trace of a model with several MoE layers."
+        )
     if chart.layers != "all":
         trace = trace.select(layers=[chosen.layer] if chart.layers == "one" else chosen.layers)
     if chart.tokens == "one":
         if chosen.token is None:
-            raise MissingField(f"This is about one token: give token=…, a row from 0 to {len(trace.tokens) - 1}.")
+            raise MissingField(f"This is about one token. Give token=…, a row from 0 to {len(trace.tokens) - 1}.")
         return trace.select(tokens=slice(chosen.token, chosen.token + 1))
     return trace.select(tokens=slice(0, theme.MAX_TOKENS)) if chart.tokens == "window" else trace
 
 
 def about(trace: RoutingTrace, chart: Chart, chosen: Choices) -> str:
-    """Which part of the trace a chart shows, in short sentences; nothing where it shows all of it."""
+    """Which part of the trace a chart shows, in short sentences; empty if it shows all of it."""
     said = {"all": "", "one": f"Layer {chosen.layer}. ", "two": f"Layers {' and '.join(map(str, chosen.layers))}. "}
     words = said[chart.layers]
     if chart.tokens == "one":

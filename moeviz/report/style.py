@@ -1,4 +1,4 @@
-"""How the report looks: one style sheet, light or dark as the reader's screen is, readable on a phone and on paper."""
+"""How the report looks: one style sheet, light or dark like the reader's screen, readable on a phone and on paper."""
 
 from moeviz.charts import theme
 

@@ -28,7 +28,7 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         changed = [stack.enter_context(replaced(*change)) for part in model.modules() for change in _undone(part)]
         if changed:
-            log.info("%s is compiled; while it is recorded it runs as it was written.", type(model).__name__)
+            log.info("%s is compiled; while it is being recorded, it runs uncompiled.", type(model).__name__)
         yield
 
 

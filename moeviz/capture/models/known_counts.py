@@ -1,4 +1,4 @@
-"""Well-known models, counted: exact parameters from their configs, beside what their makers say."""
+"""Well-known models, counted: exact parameters from their configs, next to what their makers say."""
 
 import pandas as pd
 
@@ -8,11 +8,10 @@ from moeviz.parameters import active_parameters
 
 
 def known_counts() -> pd.DataFrame:
-    """Our counts beside the makers' figures, in billions, active ones by the convention that each maker uses.
+    """Our counts next to the makers' figures, in billions, with active ones by the convention that each maker uses.
 
     One row per model of `KNOWN_MODELS`, each laid out on the meta device. Columns: model str · total, active float64
-    (ours) · published_total, published_active float64 (the maker's; NaN where it does not say) · convention, remark
-    str.
+    (ours) · published_total, published_active float64 (the maker's; NaN if it does not say) · convention, remark str.
     """
     rows = []
     for name, known in KNOWN_MODELS.items():

@@ -1,4 +1,4 @@
-"""How much the keys and values of a text take, from the config alone: measured on transformers' own cache.
+"""How much memory the keys and values of a text take, from the config alone: measured on transformers' own cache.
 
 The model is built on the meta device, with experts that do nothing, and reads a few tokens: shapes without memory. Each
 layer's share is then a constant (recurrent states) plus so much a token, up to its window where it has one.
@@ -34,10 +34,10 @@ class LayerCache:
 
 
 def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
-    """What each layer of a model keeps in generation; None where moeviz cannot tell.
+    """What each layer of a model keeps during generation; None if moeviz cannot tell.
 
-    As transformers keeps it: latents, where attention has them (DeepSeek's); windows, where layers have them. None for
-    models with an encoder, and for caches that do not grow evenly (compressed ones).
+    As transformers keeps it: latents, if attention has them (DeepSeek's); windows, if layers have them. None for models
+    with an encoder, and for caches that do not grow evenly (compressed ones).
 
     >>> from transformers import DeepseekV3Config
     >>> sum(layer.per_token for layer in kv_cache(DeepseekV3Config())) * 2  # bytes a token in bfloat16

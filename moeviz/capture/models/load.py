@@ -30,16 +30,16 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """The name it was asked for by."""
+        """The name under which it was asked for."""
         return self.info.name
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that fit into the model's context, prompt and generated ones together; None where it says none."""
+        """Tokens that fit into the model's context, prompt and generated ones together; None if it sets no limit."""
         return context_length(self.model.config)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text` as a prompt, special ones included."""
+        """Tokens of `text` as a prompt, including special tokens."""
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
 
@@ -55,10 +55,8 @@ def load_model(
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
     dtype        default: float32 for the embedded model, else what the checkpoint says.
 
-    Raises
-    ------
-    ModelNotFound: no model there. CaptureError: a dense model, or one that moeviz cannot read; known from its config,
-    before any weights are loaded.
+    Raises ------ ModelNotFound: there is no model there. CaptureError: a dense model, or one that moeviz cannot record;
+    known from its config, before any weights are loaded.
     """
     source = model_source(name)
     config = _config(name, source, revision)
@@ -79,7 +77,7 @@ def load_model(
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
-    """What a model's config alone says of it: layers, experts, parameters. No weights are loaded.
+    """What a model's config alone says about it: layers, experts, parameters. No weights are loaded.
 
     Well-known models (`known_models.py`) need no network, unless a revision is asked for.
     """
@@ -105,7 +103,7 @@ def model_source(name: str) -> str:
     if (folder / "config.json").is_file():
         return str(folder)
     if folder.is_dir():
-        raise ModelNotFound(f"The folder {name!r} holds no config.json. Give the folder that save_pretrained wrote.")
+        raise ModelNotFound(f"The folder {name!r} contains no config.json. Give the folder that save_pretrained wrote.")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name or not name.strip():
         raise ModelNotFound(
             f"There is no model at {name!r}. Give the folder of a transformers checkpoint, a hub id such as "
@@ -127,7 +125,7 @@ def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
         return config
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFound(
-            f"{name!r} is neither a folder of a transformers model here nor a model that the hub gives us: "
+            f"{name!r} is neither a local folder with a transformers model nor a model that the hub gives us: "
             f"{_first_line(error)}"
         ) from error
 

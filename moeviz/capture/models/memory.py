@@ -1,4 +1,4 @@
-"""Whether a model fits, before it is loaded: bytes of its weights against bytes that are free."""
+"""Whether a model fits, before it is loaded: bytes of its weights against free bytes."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ ROOM = 1.1  # of the weights, for what a run takes besides
 
 
 def bytes_needed(parameters: int, dtype: str | None) -> int:
-    """Bytes that a model takes with its weights in `dtype` (a torch name; float32 where nothing says)."""
+    """Bytes that a model takes with its weights in `dtype` (a torch name; float32 if nothing says)."""
     return int(parameters * BITS.get(dtype or "float32", 32) // 8 * ROOM)
 
 
 def bytes_free(device_map: str | None) -> int | None:
-    """Bytes that weights may take there: of one device, or of all for "auto". None where the system does not say."""
+    """Bytes that weights can take there: on one device, or on all for "auto". None if the system does not say."""
     on_gpus = {f"cuda:{i}": torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())}
     if device_map in on_gpus:
         return on_gpus[device_map]
@@ -28,13 +28,13 @@ def bytes_free(device_map: str | None) -> int | None:
 
 
 def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None) -> None:
-    """Raise `CaptureError` where the model does not fit."""
+    """Raise `CaptureError` if the model does not fit."""
     needed, free = bytes_needed(parameters, dtype), bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(
-            f"{name} needs about {needed / 1e9:,.1f} GB in {dtype or 'float32'}, and {free / 1e9:,.1f} GB are free "
-            "here. Choose a smaller model, a dtype of fewer bits, or a machine with more memory; `moeviz params` says "
-            "which cards hold it."
+            f"{name} needs about {needed / 1000000000.0:,.1f} GB in {dtype or 'float32'}, and "
+            f"{free / 1000000000.0:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
+            "machine with more memory; `moeviz params` shows which cards can hold it."
         )
 
 

@@ -39,7 +39,7 @@ def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = 
 
 
 def describe(model: PreTrainedModel, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:
-    """The facts about `model` that are known before it runs; of one site of its routers, where it has several."""
+    """The facts about `model` that are known before it runs; for one site of its routers, if it has several."""
     routers = find_routers(model, site)
     config = model.config.get_text_config()
     return ModelInfo(
@@ -71,7 +71,7 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> ModelInfo:
-    """Everything that can be said of a model from its config alone.
+    """Everything that can be said about a model from its config alone.
 
     >>> from transformers import MixtralConfig
     >>> from moeviz.parameters import active_parameters

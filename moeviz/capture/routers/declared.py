@@ -67,7 +67,7 @@ class Router:
 
 
 def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:
-    """The routers that `model` declares, by layer; of one site, where it has several.
+    """The routers that `model` declares, by layer; those of one site, if it has several.
 
     site   "encoder" or "decoder", "attention" or "feed-forward", "text" or "images". Default: "feed-forward", "text"
            or "encoder".
@@ -82,24 +82,24 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
     if site is None:
         site = next((name for name in SITE_BY_DEFAULT if name in sites), sites[0])
     if site not in sites:
-        raise CaptureError(f"{type(model).__name__} has no routers for {site!r}; {_sites_of(sites)}.")
+        raise CaptureError(f"{type(model).__name__} has no routers at {site!r}; {_sites_of(sites)}.")
     found = sorted((router for router in routers if router.site == site), key=lambda router: router.layer)
     for one, other in pairwise(found):
         if one.layer == other.layer:
             raise CaptureError(
-                f"{type(model).__name__} has two routers at layer {one.layer} ({one.path} and {other.path}); moeviz "
-                "does not know how to tell them apart."
+                f"{type(model).__name__} has two routers in layer {one.layer} ({one.path} and {other.path}), and "
+                "moeviz does not know how to tell them apart. Please report this model."
             )
     return tuple(found)
 
 
 def router_sites(model: nn.Module) -> tuple[str, ...]:
-    """The sites of a model's routers; ("",) where there is one."""
+    """The sites of a model's routers; ("",) if there is only one."""
     return tuple(dict.fromkeys(router.site for router in _all_routers(model)))
 
 
 def _sites_of(sites: Sequence[str]) -> str:
-    return f"it has them for {' and '.join(map(repr, sites))}" if any(sites) else "it has one kind of routers"
+    return f"choose {' or '.join(map(repr, sites))}" if any(sites) else "it has only one kind: leave the site out"
 
 
 def _all_routers(model: nn.Module) -> list[Router]:
@@ -144,7 +144,7 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
     if index is None or not experts or num_experts is None or top_k is None:
         raise CaptureError(
             f"{type(model).__name__} declares {type(module).__name__} at {path} as a router, but moeviz does not know "
-            "its shape: it needs a layer index in the path, an `experts` module beside the router, `num_experts` and "
+            "its form: it needs a layer index in the path, an `experts` module next to the router, `num_experts` and "
             "`top_k`."
         )
     zero = odd.zero_experts(module) if odd else 0
@@ -163,8 +163,8 @@ def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers:
     for path, part in parts.items():
         if path.rpartition(".")[2] == "experts" and path not in known:
             raise CaptureError(
-                f"{type(model).__name__} has {type(part).__name__} at {path}, but declares no router for them; moeviz "
-                "will not show some of the layers as if they were all."
+                f"{type(model).__name__} has {type(part).__name__} at {path}, but declares no router for them. moeviz "
+                "does not show some of the layers as if they were all."
             )
 
 

@@ -1,4 +1,4 @@
-"""The MoE families of transformers and how moeviz reads each: a table that ships, made and checked by the survey."""
+"""The MoE families of transformers and how moeviz records each: a table that ships, made and checked by the survey."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ def surveyed_version() -> str:
 def families() -> pd.DataFrame:
     """How the routers of each architecture decide, and how moeviz records them; one row per class of router and site.
 
-    Columns, all str: architecture · router (its class) · site (where a model has routers of several kinds) · score
+    Columns, all str: architecture · router (its class) · site (if a model has routers of several kinds) · score
     (softmax, sigmoid, sqrt softplus, or unknown) · bias (a selection bias: yes or empty) · groups (how groups of
-    experts are judged, where they limit the choice) · renormalised (yes, by config, or empty) · scaled · shared (shared
-    experts beside the routed ones) · kernels (yes, or why not) · exact (yes, or how the trace differs from what the
-    experts received) · remark (how the router differs from most). "–" where the kernels do not run a router, so that
-    nothing has read these steps off it.
+    experts are ranked, if they limit the choice) · renormalised (yes, by config, or empty) · scaled · shared (shared
+    experts in addition to the routed ones) · kernels (yes, or why not) · exact (yes, or how the trace differs from what
+    the experts received) · remark (how the router differs from most). "–" if the kernels do not run a router, so that
+    these steps have not been read off it.
 
     Source: `python -m moeviz.capture.survey`, which ran a tiny random model of each.
     """

@@ -121,9 +121,11 @@ ODD_ROUTERS: dict[str, Odd] = {
         "no router module; pairs of product keys",
         _product_keys,
         experts=("down_embed", "up_embed"),
-        caution="DogeCDMoE mixes the routing of different tokens when it reads several at once (transformers says so "
-        "beside its code), so an expert is not chosen by its token alone; and only the scores of its keys can be "
-        "heard, from which moeviz works the experts out as the block does.",
+        caution=(
+            "DogeCDMoE mixes the routing of different tokens when it reads several at once (transformers says so in a "
+            "comment in its code), so an expert is not chosen by its token alone. Only the scores of its keys can be "
+            "recorded; moeviz works out the experts from them as the block does."
+        ),
     ),
     "DiffusionGemmaTextRouter": _GEMMA,
     "Gemma4TextRouter": _GEMMA,
@@ -139,8 +141,10 @@ ODD_ROUTERS: dict[str, Odd] = {
         "weights of all experts, capacity",
         _two_with_capacity,
         top_k=lambda _router: 2,
-        caution="The experts of NllbMoe in transformers 5.24 read the router's mask as expert ids, so experts 0 and 1 "
-        "run whatever the router decides; the trace holds what it decides.",
+        caution=(
+            "The experts of NllbMoe in transformers 5.24 read the router's mask as expert ids, so experts 0 and 1 run "
+            "whatever the router decides; the trace holds what the router decides."
+        ),
     ),
     "SwitchTransformersTop1Router": Odd("a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1),
     "ZayaRouter": Odd("a class for skipping the experts", _with_a_class_for_skipping, zero_experts=lambda _router: 1),

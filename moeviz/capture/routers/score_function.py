@@ -16,8 +16,8 @@ def score_function(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]])
     """The function that explains the weights, from rows of (logits (T, E), weights (T, K), experts (T, K)).
 
     Weights are scores of the chosen experts up to a factor per token (renormalising, scaling), so within a row the
-    ratios of weights equal the ratios of scores. "unknown" where no function fits, or where two fit about as well.
-    With one slot a token there are no ratios to compare; then "softmax" where the weights are its probabilities.
+    ratios of weights equal the ratios of scores. "unknown" if no function fits, or if two fit about equally well. With
+    one slot per token there are no ratios to compare; then "softmax" if the weights are its probabilities.
     """
     if samples and all(weights.shape[-1] == 1 for _, weights, _ in samples):
         return "softmax" if all(_are_probabilities(*sample) for sample in samples) else "unknown"

@@ -1,4 +1,4 @@
-"""Run a model: read the prompts and generate, in any of transformers' ways; and tell which row read which token.
+"""Run a model: read the prompts and generate, in any of transformers' ways; and record which row read which token.
 
 R returned sequences, N generated tokens, V tokens of the vocabulary.
 """
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]  # gets how many tokens are generated, and
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. The same seed, prompts and model give the same tokens."""
+    """How the next token is sampled. The same seed, prompts and model give the same tokens."""
 
     temperature: float = 0.0  # 0 takes the likeliest token
     top_k: int | None = None  # draw among this many likeliest tokens only (of the vocabulary: not the router's top_k)
@@ -42,10 +42,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How generation runs, by the names of transformers' `GenerationConfig`. As it is: one plain sequence a prompt.
+    """How generation runs, by the names of transformers' `GenerationConfig`. Default: one plain sequence per prompt.
 
-    Whatever is chosen, a trace has the tokens of the sequences that are returned, each once, with the routing that they
-    met when they were read: dropped beams and rejected drafts are left out.
+    Whatever is chosen, a trace has the tokens of the sequences that are returned, each once, with the routing they had
+    when they were read: dropped beams and rejected drafts are left out.
     """
 
     num_beams: int = 1  # beam search over so many; the rows that the winners were read in make the trace
@@ -57,28 +57,38 @@ class Decoding:
 
     @property
     def drafts(self) -> bool:
-        """True where tokens are read before it is known whether they stay."""
+        """True if tokens are read before it is known whether they stay."""
         return self.prompt_lookup_num_tokens is not None or self.assistant_model is not None
 
     @property
     def copies(self) -> int:
-        """How often each prompt is read: once, or for every sequence that is drawn. Beams share theirs."""
+        """How often each prompt is read: once, or for every sequence that is sampled. Beams share theirs."""
         return self.num_return_sequences if self.num_beams == 1 else 1
 
     def check(self, model: PreTrainedModel, rows: int, sampling: Sampling, growing: bool = False) -> None:
-        """Raise `CaptureError` for what cannot go together; or cannot be watched while it grows."""
+        """Raise `CaptureError` for options that cannot be combined, or cannot be streamed."""
         if growing and self.num_beams > 1:
-            raise CaptureError("Which beams win is known at the end alone: stream one beam, or trace without stream.")
+            raise CaptureError(
+                "Which beams win is known only at the end. Stream a single beam, or use trace instead of stream."
+            )
         if self.drafts and (rows, self.num_beams) != (1, 1):
-            raise CaptureError("Drafts are checked for one sequence at a time; give one prompt, and no beams.")
+            raise CaptureError("Drafts are checked for one sequence at a time. Give one prompt, and no beams.")
         if self.assistant_model is model:
-            raise CaptureError("A model cannot draft for itself here: its drafts would stand in the trace.")
+            raise CaptureError(
+                "A model cannot draft for itself here: its drafts would be part of the trace. Give another model as "
+                "assistant_model."
+            )
         if self.num_beams > 1 and sampling.temperature > 0:
-            raise CaptureError("Beam search takes the likeliest tokens: give temperature 0, or one beam to draw.")
+            raise CaptureError(
+                "Beam search takes the most likely tokens. Give temperature 0, or a single beam to sample."
+            )
         if self.num_beams == 1 and self.num_return_sequences > 1 and sampling.temperature == 0:
-            raise CaptureError("The likeliest tokens are the same every time: give a temperature, or beams.")
+            raise CaptureError("The most likely tokens are the same every time. Give a temperature, or beams.")
         if 1 < self.num_beams < self.num_return_sequences:
-            raise CaptureError(f"{self.num_beams} beams cannot give {self.num_return_sequences} sequences.")
+            raise CaptureError(
+                f"{self.num_beams} beams cannot give {self.num_return_sequences} sequences. Give at least as many "
+                "beams as sequences."
+            )
 
 
 def expected_rows(batch: Batch, max_new_tokens: int, decoding: Decoding) -> int:
@@ -104,7 +114,7 @@ def decode(
             watch(batch.input_ids[:, :0])
         return nothing_written(batch)
     if not model.can_generate():
-        raise CaptureError(f"{type(model).__name__} generates no text. Trace its prompt alone, with max_new_tokens=0.")
+        raise CaptureError(f"{type(model).__name__} generates no text. Trace only its prompt, with max_new_tokens=0.")
     decoding.check(model, len(batch.input_ids), sampling)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     try:
@@ -119,7 +129,7 @@ def decode(
     except ValueError as error:
         if decoding == Decoding():
             raise
-        raise CaptureError(f"transformers does not generate so with {type(model).__name__}: {error}") from error
+        raise CaptureError(f"transformers cannot generate this way with {type(model).__name__}: {error}") from error
     return written(model, output.sequences[:, start:], getattr(output, "beam_indices", None), decoding.drafts)
 
 

@@ -55,7 +55,7 @@ def prepare(
     site: str | None = None,
     copies: int = 1,
 ) -> Run:
-    """Open the model where it is a name, and read the prompts, each so many times. Raises what `trace` raises."""
+    """Open the model if it is given by name, and read the prompts, each so many times. Raises what `trace` raises."""
     if isinstance(model, str):
         model = load_model(model)
     runs = cast(PreTrainedModel, as_written(model.model if isinstance(model, LoadedModel) else model))
@@ -66,7 +66,7 @@ def prepare(
     if site is not None:
         info = describe(runs, info.name, info.revision, site)
     if tokenizer is None:
-        raise CaptureError(f"{type(runs).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
+        raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
     batch = _read_prompts(runs, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
     repeated = (part.repeat_interleave(copies, dim=0) for part in (batch.input_ids, batch.attention_mask))
     return Run(runs, tokenizer, info, Batch(*repeated))
@@ -77,7 +77,10 @@ def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
     start = model.generation_config.decoder_start_token_id
     start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
     if start is None:
-        raise CaptureError(f"The config of {type(model).__name__} does not say which token its decoder starts with.")
+        raise CaptureError(
+            f"The config of {type(model).__name__} does not say which token its decoder starts with. Set "
+            "decoder_start_token_id in the config."
+        )
     ids = torch.full((sequences, 1), start, device=model.device)
     return Batch(ids, torch.ones_like(ids))
 
@@ -90,7 +93,7 @@ def _read_prompts(
     An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.
     """
     if max_new_tokens < 0:
-        raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens; give 0 or more.")
+        raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens. Give 0 or more.")
     if not prompts or not all(prompts):
         raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
     ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]

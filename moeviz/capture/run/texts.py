@@ -1,4 +1,4 @@
-"""The text of each token, readable also where one character is split over several tokens.
+"""The text of each token, readable even if one character is split over several tokens.
 
 Works with any tokenizer, through `decode` alone: token ids of byte-level BPE, of SentencePiece with byte fallback and
 of others name their bytes in different ways, but all of them decode.

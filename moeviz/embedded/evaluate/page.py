@@ -1,7 +1,7 @@
 """The evaluation as a page of Markdown.
 
-Prints Markdown: loss by domain beside byte models, balance and specialisation of every layer, locality, loss by
-position, how routing formed, and continuations as they come. It takes a minute or two on two cores.
+Prints Markdown: loss by domain next to byte models, balance and specialisation of every layer, locality, loss by
+position, how routing settled, and unedited continuations. It takes a minute or two on two cores.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,13 +48,13 @@ def losses(model: LoadedModel) -> str:
         columns={"nats": "nats/token", "model": "bits/byte", "trigram": "trigram bytes", "unigram": "unigram bytes"}
     )
     counts = {name: frame[name].map(lambda n: "" if pd.isna(n) else f"{n:,.0f}") for name in ("tokens", "bytes")}
-    return "## Loss by domain, in bits per byte, beside byte models of each domain\n\n" + markdown(
+    return "## Loss by domain, in bits per byte, next to byte models of each domain\n\n" + markdown(
         frame.assign(**counts)
     )
 
 
 def routing(model: LoadedModel) -> str:
-    """Sections: balance and specialisation of every layer; pairs of domains; repetition."""
+    """Sections: balance and specialisation of every layer; pairs of domains; locality."""
     recorded = trace_corpus(model, ((text.label, text.text) for text in evaluation_set()))
     return "\n\n".join([_layers(recorded), _pairs(recorded), _locality(recorded)])
 
@@ -88,7 +88,11 @@ def _pairs(recorded: RoutingTrace) -> str:
 
 def _locality(recorded: RoutingTrace) -> str:
     frame = locality(recorded).drop(columns="pairs")
-    names = {"share": "consecutive tokens", "uniform_chance": "chance, even load", "load_chance": "chance, this load"}
+    names = {
+        "share": "consecutive tokens",
+        "uniform_chance": "chance, uniform load",
+        "load_chance": "chance, this load",
+    }
     shares = {name: frame[name].map("{:.1%}".format) for name in names}
     return "## Same expert for consecutive tokens\n\n" + markdown(frame.assign(**shares).rename(columns=names))
 
@@ -104,7 +108,7 @@ def recognition(model: LoadedModel) -> str:
     return (
         f"## The kind of a text, told by its routing alone\n\n{characters} characters from the middle of each "
         f"evaluation text are routed most like the recorded beginnings of their own kind in "
-        f"**{total - len(wrong)} of {total}** texts (by lot: {total // len(DOMAINS)}). Taken for another: "
+        f"**{total - len(wrong)} of {total}** texts (at random: {total // len(DOMAINS)}). Mistaken: "
         f"{', '.join(wrong) or 'none'}."
     )
 
@@ -133,12 +137,12 @@ def formation(_model: LoadedModel) -> str:
             | {f"layer {layer}": f"{share:.0%}" for layer, share in shares.items()}
             | {"MI(expert; domain), bits, mean of layers": told.mean()}
         )
-    return "## How routing formed: share of the final experts already chosen\n\n" + markdown(pd.DataFrame(rows))
+    return "## How routing settled: share of the final experts already chosen\n\n" + markdown(pd.DataFrame(rows))
 
 
 def continuations(model: LoadedModel) -> str:
     """Section: what it writes, greedy and drawn, from the beginnings of evaluation texts."""
-    return "## Continuations, as they come\n\n" + "\n".join(_continuations(model))
+    return "## Continuations, unedited\n\n" + "\n".join(_continuations(model))
 
 
 def _continuations(model: LoadedModel) -> Iterator[str]:
