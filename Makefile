@@ -1,28 +1,46 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests
-# Both need Python 3.11 or newer and a package registry.
+# make test   the same, then run the tests; make test-fast runs those that take two minutes
+# All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
+WORKERS ?= 2
+# File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+ELSEWHERE := gpu or vllm or ray
+LONG := browser or training or survey or package or docs
 
-.PHONY: app test check bench package kernels browser test-gpu test-vllm test-ray test-package test-versions clean
+.PHONY: app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package
+.PHONY: test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
 test: .venv/installed-test browser
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray"
+	$(PYTEST) -m "not ($(ELSEWHERE))"
+
+test-fast: .venv/installed-test
+	$(PYTEST) -m "not ($(ELSEWHERE) or $(LONG))"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.overview
 	$(BIN)/python -m benchmarks.pages
+
+# The documentation site, into build/docs: without a network, and a warning is an error.
+docs: .venv/installed-test
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs-doctrees docs build/docs
+
+# The pictures of the README and the tutorials, taken anew. Look at them before you commit them.
+screenshots: .venv/installed-test browser
+	$(BIN)/python -m docs.screenshots
 
 # The wheel and the source distribution, into dist/; then what they are like in fresh environments without this folder.
 package: .venv/installed-test
@@ -38,6 +56,10 @@ kernels: .venv/installed-test
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m pytest tests/test_kernels_router.py tests/test_kernels_experts.py
+
+# The same and the kernels' benchmark, on one page: docs/gpu-report.md.
+gpu-report: .venv/installed-test
+	$(BIN)/python -m benchmarks.gpu_report
 
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm
@@ -71,7 +93,7 @@ browser: .venv/installed-test
 	@touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[docs,test]"
 	@touch $@ .venv/installed
 
 clean:

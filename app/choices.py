@@ -16,7 +16,7 @@ def choose_layer(trace: RoutingTrace) -> None:
         state.keep(state.LAYER)
         st.select_slider(kind.capitalize(), trace.model.layers, key=state.LAYER, persist_state="session")
     else:
-        st.text(f"The trace has one MoE {kind}, {trace.model.layers[0]}.")
+        st.text(f"This trace has only one MoE {kind}, {trace.model.layers[0]}.")
 
 
 def choose_two_layers(trace: RoutingTrace) -> None:
@@ -26,8 +26,8 @@ def choose_two_layers(trace: RoutingTrace) -> None:
         return
     with st.container(horizontal=True):
         for label, key, other in (
-            (f"One {kind}", state.FIRST_LAYER, state.SECOND_LAYER),
-            (f"The other {kind}", state.SECOND_LAYER, state.FIRST_LAYER),
+            (f"First {kind}", state.FIRST_LAYER, state.SECOND_LAYER),
+            (f"Second {kind}", state.SECOND_LAYER, state.FIRST_LAYER),
         ):
             free = [layer for layer in layers if layer != state.value(other)]
             state.keep(key)

@@ -9,16 +9,12 @@ from moeviz_app.facts import trace_facts
 from moeviz_app.show import alternative, explained, heading, part_of, particulars, say, show, trace_to_draw
 from moeviz_app.timing import log_moment
 
-from moeviz.charts import TOPICS, theme
-from moeviz.charts.load import balance_by_layer, load_heatmap
+from moeviz.charts import NAMED, theme
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
-from moeviz.charts.parameters import active_by_convention
-from moeviz.charts.tokens import token_route, top_expert_grid
 from moeviz.routing_trace import RoutingTrace
 
-CHARTS = {chart.draw: chart for charts in TOPICS.values() for chart in charts}
-OVERVIEW = (load_heatmap, balance_by_layer, active_by_convention)
+OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 
 
 def explore() -> None:
@@ -29,9 +25,9 @@ def explore() -> None:
         return
     trace_facts(trace)
     _tokens()
-    for draw in OVERVIEW:
-        show(CHARTS[draw], trace)
-    st.subheader("Take this trace with you", anchor=False)
+    for chart in OVERVIEW:
+        show(chart, trace)
+    st.subheader("Download this trace", anchor=False)
     downloads(trace)
 
 
@@ -77,7 +73,7 @@ def _overview(trace: RoutingTrace) -> None:
 
 
 def _heatmap(trace: RoutingTrace) -> None:
-    chart, token = CHARTS[top_expert_grid], state.selected_token()
+    chart, token = NAMED["top_expert_grid"], state.selected_token()
     heading(chart)
     with explained():
         frame = chart.measure(part_of(trace, chart))
@@ -101,10 +97,10 @@ def _place(trace: RoutingTrace, token: int) -> int:
 
 
 def _route(trace: RoutingTrace) -> None:
-    chart = CHARTS[token_route]
+    chart = NAMED["token_route"]
     heading(chart)
     if state.selected_token() is None:
-        say("Click a token in the text or in the chart. Its experts in every layer, with their weights, appear here.")
+        say("Click a token in the text or in the chart to see its experts in every layer, with their weights.")
         return
     with explained():
         frame = chart.measure(part_of(trace, chart))

@@ -12,20 +12,25 @@ from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
 
-ACTIVE_HELP = f"its top-k experts in each MoE layer and everything else (convention “{CONVENTIONS[0]}”)."
+ACTIVE_HELP = f"its top-k experts in each MoE layer, and everything else (convention “{CONVENTIONS[0]}”)."
 
 
 def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int | None = None) -> None:
     """Layers, experts, parameters, memory (bytes that it needs, bytes that are free) and context of a model."""
     kind = layer_word(info)
-    rows = {f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, of all that the model has.")}
+    rows = {
+        f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, out of all that the model has.")
+    }
     rows["Experts"] = (_span(info.num_experts), f"Routed experts in each MoE {kind}.")
-    rows["Top-k"] = (info.top_k, f"Experts that a token may use in one {kind}.")
+    rows["Top-k"] = (info.top_k, f"Experts that a token can use in one {kind}.")
     rows |= _parameters(info)
     needed, free = (None if size is None else f"{size / 1e9:,.2f} GB" for size in memory)
-    rows["Memory"] = (needed, f"For its weights and a tenth more. Free where it goes: {free or 'not known'}.")
+    rows["Memory"] = (
+        needed,
+        f"Needed for its weights, plus a tenth. Free on the device it would run on: {free or 'not known'}.",
+    )
     if max_tokens is not None:
-        rows["Context"] = (f"{max_tokens:,}", "Tokens that fit, prompt and generated ones together.")
+        rows["Context"] = (f"{max_tokens:,}", "Tokens that fit, prompt and generated tokens together.")
     figures(rows)
 
 
@@ -35,7 +40,8 @@ def trace_name(trace: RoutingTrace) -> None:
     revision = f" at {model.revision}" if model.revision else ""
     dtype = f" in {model.dtype}" if model.dtype else ""
     site = f" (its {model.site} routers)" if model.site else ""
-    st.text(f"{tokens:,} tokens through {model.name}{revision}{site}, recorded by {model.backend}{dtype}")
+    by = f", by {model.recorded_by}" if model.recorded_by else ""
+    st.text(f"{tokens:,} tokens through {model.name}{revision}{site}, recorded in {model.backend}{by}{dtype}")
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 
@@ -46,10 +52,13 @@ def trace_facts(trace: RoutingTrace) -> None:
     trace_name(trace)
     figures(
         {
-            "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, special ones included."),
-            "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that met the routers."),
-            f"MoE {layer_word(model)}s": (_of_all_layers(model), "With experts, of all that the model has."),
-            "Experts": (f"{model.top_k} of {_span(model.num_experts)}", "Experts that a token may use, of how many."),
+            "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, including special tokens."),
+            "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that went through the routers."),
+            f"MoE {layer_word(model)}s": (_of_all_layers(model), "Layers with experts, out of all that the model has."),
+            "Experts": (
+                f"{model.top_k} of {_span(model.num_experts)}",
+                "Experts that a token can use, out of how many.",
+            ),
         }
         | _parameters(model)
         | _touched(trace)
@@ -67,8 +76,8 @@ def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:
         return {}
     total, active = info.parameters.total, active_parameters(info.parameters, info.top_k, CONVENTIONS[0])
     return {
-        "Parameters": (total, f"{total:,}: all of them; tied weights count once."),
-        "Active": (active, f"{active:,}: those that one token runs through, {ACTIVE_HELP}"),
+        "Parameters": (total, f"{total:,} in all; tied weights count once."),
+        "Active": (active, f"{active:,} that one token runs through: {ACTIVE_HELP}"),
     }
 
 
@@ -76,7 +85,7 @@ def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
     if trace.model.parameters is None or not len(trace.tokens):
         return {}
     touched = int(touched_growth(trace)["touched"].iloc[-1])
-    return {"Touched": (touched, f"{touched:,}: those that at least one of these tokens ran through.")}
+    return {"Touched": (touched, f"{touched:,} that at least one of these tokens ran through.")}
 
 
 def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
@@ -89,9 +98,10 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     nearest, *others = label_likeness(trace, reference).itertuples(index=False)
     then = ", ".join(f"{label} {bits:.2f}" for label, bits in others[:3])
     meaning = (
-        f"Of the {len(others) + 1} kinds of text in the evaluation set, {nearest.label} uses the experts most alike: "
-        f"{nearest.divergence:.2f} bit apart (Jensen-Shannon divergence of the loads, mean of layers; 0 is alike, 1 "
-        f"shares no expert). Then {then}; furthest {others[-1].label} {others[-1].divergence:.2f}."
+        f"Of the {len(others) + 1} kinds of text in the evaluation set, {nearest.label} uses the experts most "
+        f"similarly: {nearest.divergence:.2f} bits apart (Jensen-Shannon divergence of the loads, averaged over "
+        f"layers; 0 is the same, 1 has no expert in common). Next come {then}; the furthest is {others[-1].label}, at "
+        f"{others[-1].divergence:.2f}."
     )
     return {"Routed like": (nearest.label, meaning)}
 

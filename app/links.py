@@ -63,6 +63,7 @@ def _run_of(asked: dict[str, str]) -> Run:
         min(_number(asked.get("seed")) or 0, settings.HIGHEST_SEED),
         *(asked[name] if asked.get(name) in known else None for name, known in state.HOW.items()),
         asked.get("site"),
+        asked["kernels"] if asked.get("kernels") in state.KERNELS_CHOICES else None,
     )
 
 
@@ -77,6 +78,7 @@ def _fill_in(run: Run) -> None:
         state.DTYPE: run.dtype,
         state.DEVICE: run.device_map,
         state.SITE: run.site,
+        state.KERNELS: run.kernels,
     }
     for key, value in values.items():
         state.set_value(key, value)

@@ -31,7 +31,8 @@ def run_live(run: Run) -> RoutingTrace:
     from moeviz.capture.run.decoding import Sampling
 
     sampling = Sampling(temperature=run.temperature, seed=run.seed)
-    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site}
+    kernels = "auto" if run.kernels is None else run.kernels == "on"
+    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site, "kernels": kernels}
 
     def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
         log_moment("model begins")
@@ -55,16 +56,16 @@ class Picture:
     """What stands on the page while a run goes on."""
 
     def __init__(self, max_new_tokens: int) -> None:
-        self.bar = st.progress(0.0, "The model reads the prompt …")
+        self.bar = st.progress(0.0, "The model is reading the prompt …")
         self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
         if max_new_tokens:
-            st.button("Stop", on_click=state.keep_held, help="What is there by then stays.")
+            st.button("Stop", on_click=state.keep_held, help="What has been generated so far is kept.")
         self.strip = st.empty()
 
     def listen(self, told: InLine | News) -> None:
         """Show the place in line, or the trace so far; a picture now and then, since a browser needs time for it."""
         if isinstance(told, InLine):
-            self.bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt …"))
+            self.bar.progress(0.0, waiting_words(told.ahead, "The model is reading the prompt …"))
             return
         trace = told.value
         state.hold(trace)
@@ -91,4 +92,4 @@ def waiting_words(ahead: int, otherwise: str) -> str:
     """How many are before this visitor."""
     if not ahead:
         return otherwise
-    return f"{ahead} {'run is' if ahead == 1 else 'runs are'} before yours …"
+    return f"{ahead} {'run is' if ahead == 1 else 'runs are'} ahead of yours …"

@@ -36,7 +36,7 @@ def remember(trace: RoutingTrace, run: Hashable = None) -> None:
 
 
 def title_of(trace: RoutingTrace) -> str:
-    """The beginning of a trace's text, as a name for it; of a system of the gallery, its own."""
+    """A name for a trace: the beginning of its text or, for a system of the gallery, the system's own name."""
     words = "".join(text for text in trace.tokens["text"].head(TITLE) if not text.startswith("<"))
     text = visible(" ".join((trace.model.name if trace.model.backend == "mixture" else words).split()))
     return text if len(text) <= TITLE else f"{text[:TITLE]}…"

@@ -63,7 +63,7 @@ def _switch(environment: Mapping[str, str], name: str) -> bool | None:
 def _count(environment: Mapping[str, str], name: str, default: int) -> int:
     value = environment.get(name, str(default))
     if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1, or not set.")
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1, or not set.")
     return int(value)
 
 

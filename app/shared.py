@@ -57,9 +57,10 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
     return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
 
 
-def context_length(name: str, how: How) -> int | None:
-    """Tokens that fit into a model that this deployment lists; None for others, which load only when they are run."""
-    return model(name, how).max_tokens if name in settings.SETTINGS.models else None
+def context_length(name: str) -> int | None:
+    """Tokens that fit into a model's context, by its config alone; None where that sets no limit."""
+    _check_on_offer(name)
+    return _context_length(name)
 
 
 def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
@@ -86,7 +87,7 @@ def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | 
 
 def _check_on_offer(name: str) -> None:
     if name not in settings.SETTINGS.models and not settings.may_name_any_model():
-        raise ModelNotFound(f"{name!r} is not on offer here; choose one of {', '.join(settings.SETTINGS.models)}.")
+        raise ModelNotFound(f"{name!r} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}.")
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
@@ -95,6 +96,13 @@ def _facts(name: str) -> ModelInfo:
 
     with _building():
         return model_facts(name)
+
+
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _context_length(name: str) -> int | None:
+    from moeviz.capture.models.load import context_length, model_config
+
+    return context_length(model_config(name))
 
 
 @st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner="Loading the model …")

@@ -80,7 +80,7 @@ def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> 
 
 def alternative(chart: Chart) -> str:
     """What a screen reader says in place of the picture."""
-    return f"{chart.question} {chart.reading} The same numbers are in the table beside it."
+    return f"{chart.question} {chart.reading} The same numbers are in the table next to it."
 
 
 def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
@@ -88,14 +88,17 @@ def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
     if chart.layers != "all":
         layers = state.chosen_layers(chart.layers)
         if len(layers) > len(trace.model.layers):
-            raise InvalidTrace("This compares two MoE layers, and the trace has one.")
+            raise InvalidTrace(
+                "This compares two MoE layers, and the trace has only one. Use a trace of a model with several MoE "
+                "layers."
+            )
         trace = trace.select(layers=layers)
     if chart.tokens == "window":
         rows = state.window()
         return trace.select(tokens=slice(rows.start, rows.stop))
     if chart.tokens == "one":
         if (token := state.selected_token()) is None:
-            raise InvalidTrace("This is about one token, and none is chosen. Click one in the text above.")
+            raise InvalidTrace("This is about one token, and none is selected. Click a token in the text above.")
         return trace.select(tokens=slice(token, token + 1))
     return trace
 
@@ -106,6 +109,6 @@ def trace_to_draw() -> RoutingTrace | None:
     if trace is None:
         say("There is no trace yet. Run a prompt on the Run page, or open a trace file on the Traces page.")
     elif trace.tokens.empty:
-        say("This trace holds no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
         return None
     return trace

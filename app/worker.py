@@ -19,7 +19,7 @@ Work = Callable[[Callable[[Any], None]], Any]  # is given what to tell news with
 
 
 class Busy(MoevizError):
-    """Too many wait for this model already."""
+    """Too many runs are already waiting for this model."""
 
 
 class Cancelled(BaseException):
@@ -86,7 +86,7 @@ class Worker:
         with self._guard:
             self._waiting = deque(other for other in self._waiting if not other.cancelled.is_set())
             if len(self._waiting) >= self.most_waiting:
-                raise Busy(f"{len(self._waiting)} others wait for this model already. Try again in a moment.")
+                raise Busy(f"This model is busy, with {len(self._waiting)} already waiting. Try again in a moment.")
             self._waiting.append(job)
             if not self._running:
                 self._running = True

@@ -31,14 +31,12 @@ def arms(gating: Gating, bias: Tensor | None, rows: int, device: str) -> dict[st
 
 
 def new_record(gating: Gating, rows: int, device: str) -> Record:
-    """What an engine would keep: ids, weights and counts."""
+    """What capture keeps: ids and weights."""
     ids = torch.uint8 if gating.experts <= 256 else torch.int16
     return Record(
         experts=torch.empty(rows, gating.top_k, dtype=ids, device=device),
         weights=torch.empty(rows, gating.top_k, dtype=torch.float16, device=device),
-        counts=torch.zeros(gating.experts, dtype=torch.int32, device=device),
         cursor=torch.zeros(1, dtype=torch.int64, device=device),
-        valid=torch.tensor([rows], dtype=torch.int32, device=device),
     )
 
 

@@ -198,7 +198,8 @@ def main() -> None:
         results.append(case())
         print(line(results[-1]), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"about": about, "copy": copy, "results": results}, indent=1) + "\n")
+        figures = {"about": about, "copy": copy, "goals": GOALS, "results": results}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,34 +5,87 @@
     >>> trace.experts.shape[0], trace.experts.shape[2]  # layers, slots
     (6, 2)
 
-`import moeviz` loads neither torch nor streamlit: what needs them is imported on first use.
+The front door: everything that a user needs is a name here. `import moeviz` loads neither torch nor streamlit: what
+needs them is imported on first use.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import VIEWERS, RoutingTrace
 
+if TYPE_CHECKING:
+    from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
+    from moeviz.capture.change.precision import Precision
+    from moeviz.capture.change.what_if import WhatIf, ablate, what_if
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.models.load import LoadedModel, load_model
+    from moeviz.capture.run.decoding import Decoding, Sampling
+    from moeviz.capture.trace import stream, trace
+    from moeviz.formats.exports import read_trace, write_trace
+    from moeviz.one_call import view
+
 __version__ = "0.1.0"
 
+# What is imported on first use, by the module that has it.
 _ON_FIRST_USE = {
-    "load_model": ("moeviz.capture.models.load", "load_model"),
-    "trace": ("moeviz.capture.trace", "trace"),
-    "stream": ("moeviz.capture.stream", "stream"),
-    "what_if": ("moeviz.capture.change.what_if", "what_if"),
-    "ablate": ("moeviz.capture.change.what_if", "ablate"),
-    "read_trace": ("moeviz.formats.exports", "read_trace"),
-    "write_trace": ("moeviz.formats.exports", "write_trace"),
+    "moeviz.capture.trace": ("trace", "stream"),
+    "moeviz.capture.corpus": ("trace_corpus",),
+    "moeviz.capture.models.load": ("LoadedModel", "load_model"),
+    "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
+    "moeviz.capture.change.kinds": ("Exchange", "Force", "Mute", "Replay", "TopK"),
+    "moeviz.capture.change.precision": ("Precision",),
+    "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
+    "moeviz.formats.exports": ("read_trace", "write_trace"),
+    "moeviz.one_call": ("view",),
 }
-__all__ = ["ModelInfo", "ParameterCounts", "RoutingTrace", "__version__", *_ON_FIRST_USE]
+_HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
+
+__all__ = [
+    "CaptureError",
+    "Decoding",
+    "Exchange",
+    "Force",
+    "InvalidPrompt",
+    "InvalidTrace",
+    "LoadedModel",
+    "MissingField",
+    "ModelInfo",
+    "ModelNotFound",
+    "MoevizError",
+    "Mute",
+    "ParameterCounts",
+    "Precision",
+    "Replay",
+    "RoutingTrace",
+    "Sampling",
+    "TopK",
+    "WhatIf",
+    "__version__",
+    "ablate",
+    "load_model",
+    "read_trace",
+    "stream",
+    "trace",
+    "trace_corpus",
+    "view",
+    "what_if",
+    "write_trace",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
-    module, attribute = _ON_FIRST_USE[name]
-    return getattr(import_module(module), attribute)
+if not TYPE_CHECKING:  # a type checker knows the names above, and that there are no others
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)

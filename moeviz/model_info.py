@@ -54,4 +54,7 @@ class ModelInfo:
     layer_kind: str = "layer"  # what one step of axis L is; a time step, a level or an epoch in mixtures of other kinds
     site: str = ""  # which routers, in a model with several kinds: "encoder", "decoder", "attention" …
     caution: str = ""  # what a person must know before trusting the trace
+    # How the routers ran: "hooks" (their own code, listened to), "kernels (Triton)" or "kernels (plain torch)" (ours),
+    # or "kernels (Triton, 4 of 6 routers)" where those ran only some. "" where the source does not say.
+    recorded_by: str = ""
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is

@@ -25,7 +25,13 @@ NO_TOKEN_ID = -1  # the source does not say which token of the vocabulary this i
 PHASES = pd.CategoricalDtype(["prompt", "generated"])
 # What draws a trace stands above it, unknown to this file: the front door, `moeviz/__init__.py`, puts it here.
 VIEWERS: dict[Literal["plot", "html"], Callable[["RoutingTrace"], Any]] = {}
-TOKEN_COLUMNS = {"sequence": "int32", "position": "int32", "token_id": "int32", "text": "str", "phase": PHASES}
+TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
+    "sequence": "int32",
+    "position": "int32",
+    "token_id": "int32",
+    "text": "str",
+    "phase": PHASES,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +71,7 @@ class RoutingTrace:
 
     def need(self, field: Literal["weights", "logits"], why: str) -> np.ndarray:
         """Return a field that may be absent, or raise `MissingField` with a sentence that starts with `why`."""
-        values = getattr(self, field)
+        values = self.weights if field == "weights" else self.logits
         if values is None:
             hint = " CSV and Parquet files leave them out; .npz and .json keep them." if field == "logits" else ""
             raise MissingField(f"{why} needs router {field}, and this trace ({self.model.backend}) has none.{hint}")
@@ -81,7 +87,8 @@ class RoutingTrace:
         logits = self.need("logits", why)
         if self.model.score_function == "unknown":
             raise MissingField(
-                f"{why} needs the router's score function, and nothing says which {self.model.name} has."
+                f"{why} needs the router's score function, and the trace of {self.model.name!r} does not say which "
+                "it is."
             )
         return normalised_scores(logits, self.model.score_function)
 
@@ -117,12 +124,13 @@ class RoutingTrace:
             if missing := set(layers) - set(model.layers):
                 raise InvalidTrace(f"{model.name} has no MoE layer {min(missing)}; it has {model.layers}.")
             kept = [kept for kept in kept if model.layers[kept] in set(layers)]
-            names = {field: tuple(getattr(model, field)[i] for i in kept) for field in ("layers", "num_experts")}
-            model = replace(model, parameters=None, **names)
-        fields = {f: None if (values := getattr(self, f)) is None else values[kept][:, rows] for f in ARRAYS}
-        if fields["logits"] is not None:
-            fields["logits"] = fields["logits"][..., : max(model.num_experts)]
-        return RoutingTrace(model, self.tokens.iloc[rows].reset_index(drop=True), **fields)
+            layers, num_experts = (tuple(of_all[i] for i in kept) for of_all in (model.layers, model.num_experts))
+            model = replace(model, parameters=None, layers=layers, num_experts=num_experts)
+        weights, logits = (None if part is None else part[kept][:, rows] for part in (self.weights, self.logits))
+        if logits is not None:
+            logits = logits[..., : max(model.num_experts)]
+        tokens_kept = self.tokens.iloc[rows].reset_index(drop=True)
+        return RoutingTrace(model, tokens_kept, self.experts[kept][:, rows], weights, logits)
 
     @property
     def plot(self) -> Any:
@@ -131,7 +139,7 @@ class RoutingTrace:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return VIEWERS["html"](self)
+        return str(VIEWERS["html"](self))
 
     def equals(self, other: "RoutingTrace") -> bool:
         """True where every fact, token, id and the last bit of every number are the same."""
@@ -150,7 +158,8 @@ def normalised_scores(logits: Float32[np.ndarray, "*rows E"], function: str) -> 
         scores = np.exp(-np.logaddexp(np.float32(0), -logits))
     else:
         scores = np.sqrt(np.logaddexp(np.float32(0), logits))
-    return scores / np.maximum(scores.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    shares: np.ndarray = scores / np.maximum(scores.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    return shares
 
 
 def sort_slots(

@@ -17,8 +17,8 @@ def sample_trace(layers: int = 4, tokens: int = 32, top_k: int = 2, experts: int
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=(layers, tokens, experts)) + rng.normal(size=(layers, 1, experts))).astype(np.float32)
     chosen = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k].astype(np.int16)
-    weights = normalised_scores(np.take_along_axis(logits, chosen.astype(np.int64), -1), "softmax")
-    chosen, weights = sort_slots(chosen, weights)
+    scores = normalised_scores(np.take_along_axis(logits, chosen.astype(np.int64), -1), "softmax")
+    chosen, weights = sort_slots(chosen, scores)
     prompt = tokens - tokens // 4
     return RoutingTrace(
         model=ModelInfo(

@@ -104,7 +104,7 @@ def watched(server: Server, browser: Browser, path: str = "", **options):
     page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
     page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
     page.goto(server.url + path)
-    expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact: the model is loaded
+    expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact
     yield page
     context.close()
     assert not wrong

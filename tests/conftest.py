@@ -4,6 +4,9 @@ import os
 
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are imported, so it is set first
 
@@ -16,9 +19,17 @@ from playwright.sync_api import sync_playwright
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
+LONG = ("browser", "training", "survey", "package", "docs")
+
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests first: workers that take file by file then end at about the same time."""
+    long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture

@@ -168,6 +168,15 @@ def test_a_caution_stands_beside_the_trace_as_plain_text(trace):
     assert any("(its encoder routers)" in text for text in texts)
 
 
+@pytest.mark.parametrize("chosen, by", [(None, "hooks"), ("on", "kernels (plain torch)"), ("off", "hooks")])
+def test_the_kernels_are_switched_in_the_options_and_the_page_says_who_recorded(chosen, by):
+    app = first_page()
+    app.selectbox(key=state.KERNELS).set_value(chosen)
+    run(app, "Il fait froid.")
+    assert not app.exception
+    assert any(text.value.endswith(f"recorded in transformers, by {by} in float32") for text in app.text)
+
+
 def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
     app = first_page(trace)
     app.select_slider(key=state.LAYER).set_value(2).run()
@@ -208,7 +217,7 @@ def test_a_trace_without_tokens_is_explained(topic):
     empty = sample_trace().select(tokens=slice(0, 0))
     app = first_page(empty) if topic is None else topic_page(topic, empty)
     assert not app.exception
-    assert "This trace holds no tokens" in sentences(app)
+    assert "This trace contains no tokens" in sentences(app)
     assert pictures(app) == 0
 
 
@@ -235,7 +244,7 @@ def test_a_trace_without_labels_is_told_how_to_get_one_with(trace):
     app = topic_page("Specialization", trace)
     assert not app.exception
     assert sentences(app).count(
-        "`moeviz corpus` records a labelled trace, and the app's Traces page opens one."
+        "Record a labelled trace with `moeviz corpus`, or open the evaluation set on the app's Traces page."
     ) == len(specialization.CHARTS)
 
 
@@ -257,7 +266,7 @@ def test_the_same_layer_cannot_be_compared_with_itself(trace):
 def test_a_model_with_one_layer_has_nothing_to_compare():
     app = topic_page("Layers", sample_trace(layers=1))
     assert not app.exception
-    assert "the trace has one" in sentences(app)
+    assert "the trace has only one" in sentences(app)
 
 
 def test_an_empty_prompt_is_explained_and_the_last_trace_stays(trace):
@@ -327,7 +336,7 @@ def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch
     monkeypatch.setattr(shared, "_load", pytest.fail)
     monkeypatch.setattr(shared, "_facts", pytest.fail)
     for read in (shared.model, shared.model_facts):
-        with pytest.raises(ModelNotFound, match="not on offer here; choose one of embedded"):
+        with pytest.raises(ModelNotFound, match=r"not available here\. Choose one of embedded"):
             read("some/model")
 
 
@@ -444,10 +453,19 @@ def test_the_first_page_says_what_an_embedded_trace_is_routed_like():
     app = first_page(moeviz.trace(moeviz.load_model(), "12 + 7 = 19\n45 - 6 = 39\n8 * 7 = 56\n"))
     (like,) = (metric for metric in app.metric if metric.label == "Routed like")
     assert like.value == "arithmetic"
-    assert "bit apart" in like.help
+    assert "bits apart" in like.help
 
 
 def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):
     for name in ("sample", "embedded"):  # the name alone proves nothing: these layers are others
         app = first_page(replace(trace, model=replace(trace.model, name=name)))
         assert "Routed like" not in [metric.label for metric in app.metric]
+
+
+def test_drawing_the_first_page_loads_no_weights(monkeypatch):
+    """What the page says of the model is in its config; the weights wait for Run."""
+    shared._load.clear()
+    monkeypatch.setattr(moeviz, "load_model", lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
+    app = first_page()
+    assert not app.exception
+    assert [metric.value for metric in app.metric if metric.label == "Context"] == ["1,024"]

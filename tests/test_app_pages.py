@@ -28,7 +28,7 @@ def compare(*traces) -> AppTest:
 def test_comparing_needs_two_traces_and_says_where_they_come_from(trace):
     for app in (compare(), compare(trace.select(tokens=(trace.tokens["phase"] == "prompt").to_numpy()))):
         assert not app.exception
-        assert "there are not two yet" in sentences(app)
+        assert "fewer than two so far" in sentences(app)
 
 
 def test_two_traces_of_one_model_are_compared_in_every_way_and_a_chart_of_both_stands_below():
@@ -88,15 +88,15 @@ def what_if(**changes) -> AppTest:
 
 
 @pytest.mark.parametrize(
-    "change", ["Mute experts", "Force experts", "Another top-k", "Exchange two experts", "Another precision"]
+    "change", ["Mute experts", "Force experts", "Change top-k", "Swap two experts", "Change precision"]
 )
 def test_every_change_is_read_both_ways(change):
     app = what_if(change=change)
-    (button,) = (button for button in app.button if "both ways" in button.label)
+    (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
     assert not app.exception
     found = app.session_state[state.EFFECT]
-    assert {metric.label for metric in app.metric} >= {"Loss, as it is", "Changed", "KL", "Other next token"}
+    assert {metric.label for metric in app.metric} >= {"Loss, unchanged", "Loss, changed", "KL", "Next token changed"}
     assert pictures(app) == 3
     assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=state.PROMPT).value))
     (keep,) = (button for button in app.button if button.label == "Keep both traces")
@@ -109,7 +109,7 @@ def test_a_change_that_cannot_be_made_is_one_sentence():
     app = what_if()
     (experts,) = app.multiselect
     experts.set_value(list(range(8))).run()
-    (button,) = (button for button in app.button if "both ways" in button.label)
+    (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
     assert not app.exception
     assert "at most 6 can be muted" in sentences(app)
@@ -198,7 +198,7 @@ def test_an_address_cannot_load_what_a_visitor_may_not(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=False))
     app = visit(prompt="One day", model="some/model")
     assert not app.exception
-    assert "not on offer here" in sentences(app)
+    assert "not available here" in sentences(app)
     assert "trace" not in app.session_state
 
 
@@ -254,7 +254,7 @@ def test_the_timeline_shows_all_families_or_those_chosen():
     assert not app.exception and pictures(app) == 1
 
 
-HISTORY = "moeviz_app.views.history.local_experts.local_experts_page"
+HISTORY = "moeviz_app.views.history.local_experts_1991.page"
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -264,11 +264,11 @@ def press(app: AppTest, label: str) -> AppTest:
 
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
-    app = page(f"moeviz_app.views.history.{file}.{file}_page")
+    app = page(f"moeviz_app.views.history.{file}.page")
     assert not app.exception
     assert pictures(app) >= 2
-    assert "Below is what ships" in sentences(app) or file == "mixtral"
-    press(app, "Look at it on every page")
+    assert "This is the result that ships" in sentences(app) or file == "mixtral"
+    press(app, "Show it on every page")
     assert not app.exception
     trace = app.session_state["trace"]
     if trace.model.backend == "mixture":
@@ -276,19 +276,20 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []
     for _ in range(2):
         app = page(HISTORY)
-        assert "Below is what ships" in sentences(app)
+        assert "This is the result that ships" in sentences(app)
         app.selectbox(key="local-experts error").set_value(error).run()
         press(app, "Train")
         assert not app.exception and pictures(app) == 2
         assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
         assert "synthetic stand-in" in sentences(app) and f"error {error}" in sentences(app)
-        press(app, "Look at it on every page")
+        press(app, "Show it on every page")
         traces.append(app.session_state["trace"])
     assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
-    press(app, "Back to what ships")
-    assert "Below is what ships" in sentences(app)
+    press(app, "Back to the one that ships")
+    assert "This is the result that ships" in sentences(app)

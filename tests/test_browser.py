@@ -97,7 +97,7 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
 
 def test_a_clicked_token_shows_its_way_through_the_layers(page, recorded):
     run(page, PROMPT)
-    hint = page.get_by_text("Click a token in the text or in the chart.")
+    hint = page.get_by_text("Click a token in the text or in the chart")
     expect(hint).to_be_visible()
     tokens(page).nth(3).click()
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
@@ -108,7 +108,7 @@ def test_a_clicked_token_shows_its_way_through_the_layers(page, recorded):
 def test_a_token_can_be_chosen_on_the_topic_s_page_too(page):
     run(page, PROMPT)
     go_to(page, "Tokens")
-    expect(page.get_by_text("This is about one token, and none is chosen.")).to_be_visible()
+    expect(page.get_by_text("This is about one token, and none is selected.")).to_be_visible()
     tokens(page).nth(3).click()
     expect(picture(page, WAY)).to_be_visible()
 
@@ -167,7 +167,7 @@ def test_the_keyboard_runs_the_prompt(page):
 def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(page):
     run(page, PROMPT)
     count = tokens(page).count()
-    page.get_by_text("Generate tokens too").click()
+    page.get_by_text("Also generate tokens").click()
     page.get_by_role("slider", name="Tokens to generate").press("End")
     page.get_by_role("button", name=re.compile("^Run")).click()
     expect(page.get_by_text("generated", exact=True)).to_be_visible()  # in the strip, while the model goes on
@@ -222,7 +222,7 @@ def test_two_layers_are_compared_side_by_side(page):
     run(page, PROMPT)
     go_to(page, "Layers")
     expect(page.locator(DRAWN)).to_have_count(4)
-    page.get_by_role("combobox", name="The other layer").click()
+    page.get_by_role("combobox", name="Second layer").click()
     page.get_by_role("option", name="3", exact=True).click()
     legend = picture(page, "Do the two layers share out their work alike?").locator(".role-legend-label")
     expect(legend).to_have_text(["0", "3"])
@@ -291,7 +291,7 @@ def test_an_address_repeats_the_view_and_going_back_shows_the_view_before(page, 
 
 
 def test_the_tour_takes_a_newcomer_by_the_hand(page):
-    page.get_by_role("button", name="A tour of one minute").click()
+    page.get_by_role("button", name="One-minute tour").click()
     for step in range(1, 5):
         expect(page.get_by_text(f"{step} of 5")).to_be_visible()
         page.get_by_role("button", name="Next").click()

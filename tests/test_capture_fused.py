@@ -1,6 +1,9 @@
 """Capture through the kernels: the same trace as listening, on every family that has a row, and nothing left behind."""
 
 import logging
+import subprocess
+import sys
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,13 +16,14 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
-from moeviz.capture import trace as hf
+from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
 from moeviz.capture.record import fused, probe
 from moeviz.capture.record.our_experts import NAME, is_usual
-from moeviz.capture.record.probe import registered_experts
+from moeviz.capture.record.private_names import registered_experts
 from moeviz.capture.record.routing_ops import GATING
 from moeviz.capture.routers import router_families
 from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
@@ -37,7 +41,7 @@ def tokenizer():
 def check_same(ours, theirs, dtype):
     """Equal tokens and logits; equal experts but where the last chosen and the best left out tie; equal weights."""
     assert ours.tokens.equals(theirs.tokens)
-    assert ours.model == theirs.model
+    assert replace(ours.model, recorded_by=theirs.model.recorded_by) == theirs.model
     np.testing.assert_allclose(ours.logits, theirs.logits, atol=PRECISION[dtype], rtol=PRECISION[dtype])
     same = (np.sort(ours.experts, -1) == np.sort(theirs.experts, -1)).all(-1)
     ranked = -np.sort(-theirs.logits, axis=-1)
@@ -60,7 +64,9 @@ def test_the_trace_is_the_one_that_listening_gives(family, dtype, tokenizer):
     model = tiny_model(FAMILIES[family], dtype)
     for new_tokens in (0, 3):
         options = {"tokenizer": tokenizer, "max_new_tokens": new_tokens}
-        check_same(fused.trace(model, PROMPTS, **options), hf.trace(model, PROMPTS, **options), dtype)
+        check_same(
+            trace(model, PROMPTS, kernels=True, **options), trace(model, PROMPTS, kernels=False, **options), dtype
+        )
 
 
 @cache
@@ -84,7 +90,7 @@ def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     with torch.no_grad():
         stock = model(IDS, use_cache=False).logits
         with fused.fused(model, 2 * IDS.numel(), keep_logits=True) as record:
-            assert [rows.swap.trouble for rows in record] == [None] * len(find_routers(model))
+            assert [rows.probed.trouble for rows in record] == [None] * len(find_routers(model))
             assert model.config._experts_implementation == NAME
             eager = model(IDS, use_cache=False).logits
             counter = torch._dynamo.testing.CompileCounter()
@@ -105,16 +111,16 @@ def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss"])
 def test_weights_may_lie_on_disk(family, tokenizer, tmp_path):
     model = tiny_model(FAMILIES[family])
-    expected = hf.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2)
+    expected = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2)
     disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
-    check_same(fused.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2), expected, torch.float32)
+    check_same(trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=2), expected, torch.float32)
 
 
 @pytest.mark.parametrize("keep_logits", [True, False])
 def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenizer, monkeypatch, caplog):
     """Rows that are wrong: another score, other logits, other weights; and no row at all."""
     model = tiny_model(FAMILIES["olmoe"])
-    expected = hf.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
+    expected = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
     right = router_families.FAMILIES["OlmoeTopKRouter"]
     wrong = {
         "chooses other experts": right._replace(bias=lambda router: torch.linspace(0, 1, router.num_experts)),
@@ -126,7 +132,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
     for says, family in wrong.items():
         monkeypatch.setattr(probe, "FAMILIES", {"OlmoeTopKRouter": family} if family else {})
         with caplog.at_level(logging.INFO, logger="moeviz.capture"):
-            got = fused.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
+            got = trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
         assert says in caplog.text
         np.testing.assert_array_equal(got.experts, expected.experts)
         np.testing.assert_array_equal(got.weights, expected.weights)
@@ -137,7 +143,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
 def test_lfm2_scores_in_its_own_precision():
     for dtype, trouble in {torch.float32: None, torch.bfloat16: "rounds its scores to torch.bfloat16"}.items():
         with fused.fused(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:
-            assert all(rows.swap.trouble is trouble or trouble in rows.swap.trouble for rows in record)
+            assert all(rows.probed.trouble is trouble or trouble in rows.probed.trouble for rows in record)
 
 
 def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
@@ -156,7 +162,7 @@ def test_an_error_inside_puts_everything_back(tokenizer):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fused.trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=5, progress=stop)
+        trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=5, progress=stop)
     assert not [module for module in model.modules() if "forward" in vars(module)]
     assert model.config._experts_implementation != NAME
     with fused.fused(model, 5), pytest.raises(CaptureError, match="being recorded already"), fused.fused(model, 5):
@@ -213,9 +219,92 @@ def test_the_operators_keep_to_what_they_declare():
     assert rows[2].item() == 7 and not rows[0][[0, 1, 7, 8]].any()
 
 
+def test_the_first_rows_of_every_run_are_compared_and_a_difference_is_listened_to(tokenizer, monkeypatch, caplog):
+    """A row that is right on the first forward and wrong on the text: nobody sees a wrong trace."""
+    model = tiny_model(FAMILIES["olmoe"])
+    options = {"tokenizer": tokenizer, "max_new_tokens": 2}
+    expected = trace(model, PROMPTS, kernels=False, **options)
+    right, asked = router_families.FAMILIES["OlmoeTopKRouter"], []
+
+    def later_wrong(router, hidden):
+        asked.append(1)
+        return right.logits(router, hidden) * (1 if len(asked) <= len(find_routers(model)) else 2)
+
+    monkeypatch.setattr(probe, "FAMILIES", {"OlmoeTopKRouter": right._replace(logits=later_wrong)})
+    got = trace(model, PROMPTS, kernels=True, **options)
+    assert got.equals(expected) and got.model.recorded_by == "hooks"
+    assert "On this text OlmoeTopKRouter makes other logits" in caplog.text
+    asked.clear()
+    grown = list(stream(model, PROMPTS, kernels=True, **options))
+    assert len(grown) == 2 and grown[-1].equals(expected)
+
+
+def test_a_trace_says_how_its_routers_ran(tokenizer, monkeypatch, caplog):
+    olmoe = tiny_model(FAMILIES["olmoe"])
+    options = {"tokenizer": tokenizer}
+    assert trace(olmoe, PROMPTS, **options).model.recorded_by == "hooks"  # no GPU: "auto" listens
+    assert trace(olmoe, PROMPTS, kernels=True, **options).model.recorded_by == "kernels (plain torch)"
+    monkeypatch.setattr(probe, "FAMILIES", {})
+    assert trace(olmoe, PROMPTS, kernels=True, **options).model.recorded_by == "hooks"
+    assert "run none of these routers: OlmoeTopKRouter is not known to moeviz" in caplog.text
+
+
+CHANGES = {
+    "mute": Mute({0: (1,)}),
+    "mute silently": Mute({0: (1,)}, reroute=False),
+    "force": Force({1: (2,)}),
+    "one more": TopK(3),
+    "exchange": Exchange(0, 1, 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
+def test_interventions_work_with_kernels_as_without(family, change, tokenizer):
+    model = tiny_model(FAMILIES[family])
+    layer = find_routers(model)[0].layer
+    change = CHANGES[change] if family == "mixtral" else Mute({layer: (3,)})
+    options = {"tokenizer": tokenizer, "max_new_tokens": 3, "intervention": change}
+    ours, theirs = (trace(model, PROMPTS, kernels=kernels, **options) for kernels in (True, False))
+    assert ours.model.recorded_by == "kernels (plain torch)" and theirs.model.recorded_by == "hooks"
+    assert ours.tokens.equals(theirs.tokens) and np.array_equal(ours.experts, theirs.experts)
+    np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-5)
+    for way in (True, False):
+        assert list(stream(model, PROMPTS, kernels=way, **options))[-1].equals(ours if way else theirs)
+    assert not [module for module in model.modules() if "forward" in vars(module)]
+
+
+def test_plain_listening_rests_on_public_hooks_alone():
+    """What replaces parts of a model, and the private names that this takes, are not even imported."""
+    script = """
+import sys, moeviz
+model = moeviz.load_model()
+trace = moeviz.trace(model, "Il fait froid.", max_new_tokens=2)
+ours = [name for name in sys.modules if name.startswith(("moe_kernels", "moeviz.capture.record."))]
+print(trace.model.recorded_by, *sorted(name.rpartition(".")[2] for name in ours))
+try:
+    moeviz.trace(model, "Il fait froid.", kernels="yes")
+except moeviz.CaptureError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    imported, refused = done.stdout.splitlines()
+    assert imported.split() == ["hooks", "assembly", "listen", "locks", "loops"]
+    assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."
+
+
+@pytest.mark.gpu
+@every_family
+def test_on_a_gpu_the_kernels_run_by_themselves(family, tokenizer):
+    model = tiny_model(FAMILIES[family]).cuda()
+    assert trace(model, PROMPTS, tokenizer=tokenizer).model.recorded_by == "kernels (Triton)"
+
+
 @pytest.mark.gpu
 @every_family
 def test_on_a_gpu_the_trace_is_the_one_that_listening_gives(family, tokenizer):
     model = tiny_model(FAMILIES[family]).cuda()
     options = {"tokenizer": tokenizer, "max_new_tokens": 3}
-    check_same(fused.trace(model, PROMPTS, **options), hf.trace(model, PROMPTS, **options), torch.float32)
+    check_same(
+        trace(model, PROMPTS, kernels=True, **options), trace(model, PROMPTS, kernels=False, **options), torch.float32
+    )

@@ -4,6 +4,7 @@ import json
 import pkgutil
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.linked_grid import LINKED
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MissingField, MoevizError
@@ -27,7 +29,6 @@ from moeviz.metrics.vocabulary import top_tokens
 from moeviz.samples import sample_trace
 
 GOLDEN = Path(__file__).parent / "golden"
-README = Path(__file__).parent.parent / "README.md"
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
 VARYING = {"$schema", "config", "data", "datasets", "views"}
 every_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
@@ -56,8 +57,10 @@ def repeated(trace: RoutingTrace, times: int = 10) -> RoutingTrace:
     return replace(trace, tokens=trace.tokens.iloc[rows].reset_index(drop=True).assign(sequence=texts), **arrays)
 
 
-def spec_of(chart, trace: RoutingTrace) -> dict:
-    part = fitted(labelled(sized(trace)), chart)
+@cache
+def sample_spec(chart) -> dict:
+    """What the chart draws of the sample trace, drawn once for all the tests that look at it."""
+    part = fitted(labelled(sized(sample_trace())), chart)
     return chart.draw(chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)).to_dict()
 
 
@@ -83,6 +86,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "theme",
         "marked_token",
         "overview",  # of long traces, above the strip
+        "linked_grid",  # of `moeviz.view`
         "vocabulary",  # a part of specialization
         *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
     }
@@ -103,8 +107,8 @@ def test_asks_a_question_and_says_how_to_read_the_answer(chart):
 
 
 @every_chart
-def test_spec_matches_golden(chart, trace, request):
-    check_golden(chart, spec_of(chart, trace), request)
+def test_spec_matches_golden(chart, request):
+    check_golden(chart, sample_spec(chart), request)
 
 
 def check_golden(chart, spec, request):
@@ -121,44 +125,13 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, *COMPARISONS, *HISTORY_CHARTS]}
+    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, LINKED, *COMPARISONS, *HISTORY_CHARTS]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
 @every_chart
-def test_draws_from_ids_alone_or_says_what_is_missing(chart, ids_only_trace):
-    try:
-        assert encodings(spec_of(chart, ids_only_trace))
-    except MoevizError as error:
-        assert str(error).endswith(".")
-        assert "router logits" in str(error)
-
-
-@every_chart
-def test_draws_many_experts_and_layers_of_different_sizes(chart):
-    """64 experts, top-4; one layer has 16 of them only."""
-    trace = sample_trace(layers=3, tokens=16, top_k=4, experts=64)
-    experts = trace.experts.copy()
-    experts[1] %= 16
-    logits = trace.logits.copy()
-    logits[1, :, 16:] = float("-inf")
-    mixed = replace(trace, experts=experts, logits=logits, model=replace(trace.model, num_experts=(64, 16, 64)))
-    assert encodings(spec_of(chart, mixed))
-
-
-@every_chart
-def test_draws_a_trace_without_tokens_or_says_why_not(chart, trace):
-    empty = trace.select(tokens=slice(0, 0))
-    try:
-        assert encodings(spec_of(chart, empty))
-    except MoevizError as error:
-        assert chart.tokens == "one"
-        assert "this trace has 0" in str(error)
-
-
-@every_chart
-def test_tooltips_have_no_field_that_vega_makes_an_image_or_a_heading_of(chart, trace):
-    tips = [tip for encoding in encodings(spec_of(chart, trace)) for tip in _list(encoding.get("tooltip", []))]
+def test_tooltips_have_no_field_that_vega_makes_an_image_or_a_heading_of(chart):
+    tips = [tip for encoding in encodings(sample_spec(chart)) for tip in _list(encoding.get("tooltip", []))]
     names = {tip.get(key) for tip in tips for key in ("field", "title")}
     assert not names & {"image", "title"}
 
@@ -168,18 +141,18 @@ def _list(value) -> list:
 
 
 @every_chart
-def test_has_no_title_or_background_of_its_own(chart, trace):
-    spec = spec_of(chart, trace)
+def test_has_no_title_or_background_of_its_own(chart):
+    spec = sample_spec(chart)
     assert "title" not in spec
     assert "background" not in spec
     assert spec["width"] == "container"
 
 
 @every_chart
-def test_column_names_are_plain(chart, trace):
+def test_column_names_are_plain(chart):
     fields = [
         channel["field"]
-        for encoding in encodings(spec_of(chart, trace))
+        for encoding in encodings(sample_spec(chart))
         for channels in encoding.values()
         for channel in _list(channels)
         if "field" in channel
@@ -234,7 +207,7 @@ def test_a_token_without_an_expert_has_no_cell(trace):
 def test_too_many_tokens_are_refused_and_not_cut():
     trace = sample_trace(layers=1, tokens=theme.MAX_TOKENS + 1)
     for chart, frame in zip(TOPICS["Tokens"], (token_layer(trace), token_expert(trace)), strict=False):
-        with pytest.raises(MoevizError, match="shows 256 tokens at most, and got 257"):
+        with pytest.raises(MoevizError, match="shows at most 256 tokens, and got 257"):
             chart.draw(frame)
 
 
@@ -265,7 +238,7 @@ def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace,
 
 def test_too_many_labels_are_refused_and_not_cut():
     trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
-    with pytest.raises(MoevizError, match="shows 100 labels at most, and got 101"):
+    with pytest.raises(MoevizError, match="shows at most 100 labels, and the trace has 101"):
         specialization.CHARTS[0].draw(load_by_label(trace))
 
 
@@ -339,39 +312,6 @@ def test_the_effect_of_a_change_is_drawn_token_by_token(trace, request):
     check_golden(EFFECT, chart.to_dict(), request)
 
 
-NEEDS = {
-    "logits": lambda trace: replace(trace, logits=None),
-    "weights": lambda trace: replace(trace, weights=None),
-    "labels": lambda trace: replace(trace, tokens=trace.tokens.drop(columns="label")),
-    "parameter counts": lambda trace: replace(trace, model=replace(trace.model, parameters=None)),
-}
-BEGIN, END = "<!-- topics -->\n", "<!-- end of topics -->\n"
-
-
-def needs(chart) -> list[str]:
-    """What a chart cannot do without, found out by taking it away."""
-    trace, missing = repeated(labelled(sized(sample_trace())), 10 if chart in vocabulary.CHARTS else 1), ["ids"]
-    for what, without in NEEDS.items():
-        try:
-            chart.measure(fitted(without(trace), chart))
-        except MissingField:
-            missing.append(what)
-    return missing
-
-
-def test_the_readme_s_table_of_charts_is_that_of_topics(request):
-    rows = [(topic, chart.question, ", ".join(needs(chart))) for topic, charts in TOPICS.items() for chart in charts]
-    lines = ["| topic | question | needs |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    readme = README.read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
-    old, after = rest.split(END)
-    table = "\n".join(lines) + "\n"
-    if request.config.getoption("--update-golden"):
-        README.write_text(before + BEGIN + table + END + after, encoding="utf-8")
-        old = table
-    assert old == table, "pytest --update-golden tests/test_charts.py writes it anew"
-
-
 @pytest.mark.parametrize("experts", [8, 64, 128, 256, 512])
 @pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic != "Specialization"])
 def test_no_picture_of_a_large_model_is_more_than_a_browser_takes_in_one_message(topic, experts):
@@ -399,6 +339,6 @@ def arrow_bytes(frame: pd.DataFrame) -> int:
 @every_chart
 def test_a_legend_that_is_a_gradient_is_drawn_on_a_canvas(chart):
     """In SVG it may stay empty: Vega gives gradients of two pictures on a page the same name."""
-    spec = spec_of(chart, sample_trace())
+    spec = sample_spec(chart)
     gradients = [encoding for encoding in encodings(spec) if encoding.get("color", {}).get("type") == "quantitative"]
     assert not gradients or spec["usermeta"]["embedOptions"]["renderer"] == "canvas"

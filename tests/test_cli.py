@@ -127,6 +127,7 @@ def test_kernels_give_the_same_trace(tmp_path):
         traces.append(read_trace(tmp_path / name))
     assert traces[0].tokens.equals(traces[1].tokens)
     assert (traces[0].experts == traces[1].experts).all()
+    assert [trace.model.recorded_by for trace in traces] == ["hooks", "kernels (plain torch)"]
 
 
 def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
@@ -525,6 +526,7 @@ def test_trace_takes_other_ways_to_generate(capsys):
 # moeviz history
 
 
+@pytest.mark.training
 def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history"]) == 0
     assert "local-experts" in capsys.readouterr().out

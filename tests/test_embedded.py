@@ -11,7 +11,8 @@ from moeviz_app.views.run import EXAMPLES
 
 import moeviz
 from moeviz.capture.corpus import trace_corpus
-from moeviz.embedded import embedded_path, evaluate
+from moeviz.embedded import embedded_path
+from moeviz.embedded.evaluate import page as evaluation
 from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
 from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
@@ -32,9 +33,19 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def loads():
+def model():
+    return moeviz.load_model()
+
+
+@pytest.fixture(scope="module")
+def over_training():
+    """The recorded traces of the training, which take seconds to read."""
+    return traces_over_training()
+
+
+@pytest.fixture(scope="module")
+def loads(model):
     """Share of assignments per layer and expert, (6, 8), for each kind of text."""
-    model = moeviz.load_model()
     traces = {name: moeviz.trace(model, text) for name, text in TEXTS.items()}
     return {name: load_by_layer(trace) for name, trace in traces.items()}
 
@@ -54,11 +65,9 @@ def jsd(p, q):
     return (divergence(p) + divergence(q)) / 2
 
 
-@pytest.mark.parametrize("one", TEXTS)
-@pytest.mark.parametrize("other", TEXTS)
+@pytest.mark.parametrize(("one", "other"), list(combinations(TEXTS, 2)))
 def test_different_kinds_of_text_take_different_experts(loads, one, other):
-    if one != other:
-        assert max(jsd(p, q) for p, q in zip(loads[one], loads[other], strict=True)) > 0.1
+    assert max(jsd(p, q) for p, q in zip(loads[one], loads[other], strict=True)) > 0.1
 
 
 def test_all_that_is_needed_ships_and_is_small():
@@ -67,9 +76,9 @@ def test_all_that_is_needed_ships_and_is_small():
     assert sum(sizes.values()) < 45_000_000
 
 
-def test_the_routing_of_a_fixed_prompt_is_the_recorded_one(request):
+def test_the_routing_of_a_fixed_prompt_is_the_recorded_one(request, model):
     """The same ids but for near ties, and the same numbers up to what another machine's arithmetic may change."""
-    trace = moeviz.trace(moeviz.load_model(), EXAMPLES["Mixed"])
+    trace = moeviz.trace(model, EXAMPLES["Mixed"])
     if request.config.getoption("--update-golden"):
         moeviz.write_trace(trace, GOLDEN)
     golden = moeviz.read_trace(GOLDEN)
@@ -83,9 +92,8 @@ def test_the_routing_of_a_fixed_prompt_is_the_recorded_one(request):
     np.testing.assert_allclose(trace.weights[decided], golden.weights[decided], atol=NEAR)
 
 
-def test_example_prompts_use_the_experts_differently():
+def test_example_prompts_use_the_experts_differently(model):
     """Each example but the mixed one, against each other: the load heat maps must look different."""
-    model = moeviz.load_model()
     texts = {name: text for name, text in EXAMPLES.items() if name != "Mixed"}
     loads = {name: load_by_layer(moeviz.trace(model, text)) for name, text in texts.items()}
     assert len(loads) >= 6
@@ -94,17 +102,16 @@ def test_example_prompts_use_the_experts_differently():
 
 
 @pytest.mark.parametrize("name", ["French", "German", "Python", "JSON", "SQL", "Arithmetic"])
-def test_an_example_is_routed_like_its_own_kind_of_text(name):
-    recorded = traces_over_training()
-    likeness = label_likeness(moeviz.trace(moeviz.load_model(), EXAMPLES[name]), recorded[max(recorded)])
+def test_an_example_is_routed_like_its_own_kind_of_text(name, model, over_training):
+    likeness = label_likeness(moeviz.trace(model, EXAMPLES[name]), over_training[max(over_training)])
     assert likeness["label"][0].lower() == name.lower()
 
 
-def test_recorded_traces_of_training_are_of_the_same_texts_and_end_with_the_weights_that_ship():
-    recorded = traces_over_training()
+def test_recorded_traces_of_training_are_of_the_same_texts_and_end_with_the_weights_that_ship(model, over_training):
+    recorded = over_training
     assert len(recorded) >= 6 and list(recorded) == sorted(recorded)
     final = recorded[max(recorded)]
-    now = trace_corpus(moeviz.load_model(), texts_over_training()[::10])
+    now = trace_corpus(model, texts_over_training()[::10])
     rows = final.tokens["sequence"].isin(range(0, 60, 10)).to_numpy()
     assert now.tokens["text"].tolist() == final.tokens.loc[rows, "text"].tolist()
     assert (now.experts == final.experts[:, rows]).all(axis=-1).mean() > 0.98  # the weights that ship are rounded
@@ -119,12 +126,13 @@ def cells(text, section):
     return [[float(cell) if re.fullmatch(r"[\d.]+", cell) else cell for cell in row] for row in rows]
 
 
+@pytest.mark.survey
 @pytest.mark.parametrize(
     ("make", "sections"),
-    [(evaluate.losses, ["Loss by domain"]), (evaluate.routing, ["Balance and specialisation", "Same expert"])],
+    [(evaluation.losses, ["Loss by domain"]), (evaluation.routing, ["Balance and specialisation", "Same expert"])],
 )
-def test_the_evaluation_that_ships_is_of_the_weights_that_ship(make, sections):
-    printed = make(moeviz.load_model())
+def test_the_evaluation_that_ships_is_of_the_weights_that_ship(make, sections, model):
+    printed = make(model)
     for section in sections:
         shipped, now = cells(EVALUATION, section), cells(printed, section)
         assert len(shipped) == len(now) > 2

@@ -123,6 +123,7 @@ def test_windows_are_of_the_domain_that_they_say(tokens_folder):
     assert (held_out_windows(tokens_folder, DOMAINS[3], 4, 16) // 10 == 3).all()
 
 
+@pytest.mark.training
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp_path):
     def run(name, tokens):
         return Run(parse([str(tokens_folder), str(tmp_path / name), "--tokens", str(tokens), *OPTIONS]))
@@ -141,6 +142,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.training
 def test_training_lowers_the_loss_and_reports_it(tokens_folder, tmp_path):
     run = Run(parse([str(tokens_folder), str(tmp_path), "--tokens", "10240", *OPTIONS]))
     before = run.report()
@@ -176,6 +178,7 @@ def work(tmp_path_factory):
     return corpus.parent
 
 
+@pytest.mark.training
 def test_the_whole_way_from_texts_to_a_model_that_moeviz_opens(work, monkeypatch):
     monkeypatch.setattr(TrainingMixtral, "compile_parts", lambda self: None)  # a compiler may not be there
     make_model(work, ["--tokens=1024", *OPTIONS])

@@ -1,7 +1,5 @@
 """Every MoE architecture of the installed transformers is read as the table of families says, or the table is old."""
 
-from pathlib import Path
-
 import pytest
 import transformers
 
@@ -10,7 +8,6 @@ from moeviz.capture.survey.survey import survey
 from moeviz.capture.survey.table import YES, rows_of
 from moeviz.capture.survey.tiny_models import architectures
 
-README = Path(__file__).parent.parent / "README.md"
 AGAIN = "run `python -m moeviz.capture.survey --write`, read what changed, and give what is new a reader"
 TABLE = families()
 
@@ -23,6 +20,7 @@ def test_the_table_has_every_architecture_of_the_installed_transformers():
         assert known == here
 
 
+@pytest.mark.survey
 @pytest.mark.parametrize("architecture", architectures())
 def test_an_architecture_is_read_as_the_table_says(architecture):
     found = list(rows_of(survey(architecture)))
@@ -34,15 +32,3 @@ def test_what_is_not_exact_is_named_with_its_reason():
     inexact = TABLE[TABLE["exact"] != YES]
     assert set(inexact["architecture"]) == {"nllb_moe"}
     assert inexact["exact"].str.startswith("no: ").all()
-
-
-def test_the_readme_has_the_table(request):
-    columns = TABLE.drop(columns=["exact"])
-    rows = [" | ".join(columns), " | ".join("---" for _ in columns), *map(" | ".join, columns.to_numpy().tolist())]
-    table = "\n".join(f"| {row} |" for row in rows)
-    before, _, rest = README.read_text().partition("<!-- families -->\n")
-    old, _, after = rest.partition("\n<!-- end of families -->")
-    if request.config.getoption("--update-golden"):
-        README.write_text(f"{before}<!-- families -->\n{table}\n<!-- end of families -->{after}")
-        old = table
-    assert old == table, "pytest --update-golden tests/test_families.py writes it anew"

@@ -18,6 +18,8 @@ from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.shared.vowels import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -36,6 +36,8 @@ from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def brief():
@@ -235,7 +237,7 @@ def test_the_sweep_trains_each_network_at_each_seed(monkeypatch, brief):
     monkeypatch.setattr(gated_blocks, "train", lambda *where, **how: asked.append((where, how)) or brief)
     frame = sweep(seeds=(0, 1))
     assert len(frame) == len(asked) == 2 * (sum(map(len, TARGETS.values())) + 2)
-    assert asked[-1] == (("uniform", 1.0), {"blocks": 2, "seed": 1, "epochs": 40})
+    assert asked[-1] == (("uniform", 1.0), {"blocks": 2, "seed": 1})
     assert frame["network"].iloc[-1] == "dense, 32 units"
 
 

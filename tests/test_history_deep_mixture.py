@@ -33,6 +33,8 @@ from moeviz.history.deep_mixture_2013.trace import trace_of
 from moeviz.history.shared.datasets import Digits
 from moeviz.history.shared.results import shipped
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def mixture():

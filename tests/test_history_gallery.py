@@ -2,20 +2,17 @@
 
 import subprocess
 import sys
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-import altair as alt
 import numpy as np
 import pytest
 from moeviz_app.views.menu import GALLERY, MENU
 
-from moeviz.charts import TOPICS, theme
 from moeviz.errors import MoevizError
 from moeviz.history import systems
 from moeviz.history.article import CORRECTIONS, POINTS, corrections
-from moeviz.history.checked import FOLDERS, checked, claims_of
+from moeviz.history.checked import WITH_CHECKS, checked, claims_of
 from moeviz.history.mixtral import checks as mixtral
 from moeviz.history.shared import datasets, results
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
@@ -62,30 +59,9 @@ def test_a_file_that_was_changed_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_ships_a_result_and_makes_a_trace_of_it(name):
-    trace = trace_that_ships(name)
+    trace = shipped_trace(name)
     assert trace.model.backend == "mixture" and 0 < len(trace.tokens) <= 1500
     assert Path(part(name, "model").__file__).with_name(results.SHIPPED).stat().st_size < 400_000
-
-
-trace_that_ships = cache(shipped_trace)
-
-
-@pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize(
-    "chart", [chart for charts in TOPICS.values() for chart in charts], ids=lambda chart: chart.key
-)
-def test_every_chart_of_a_language_model_draws_every_system_or_says_why_not(name, chart):
-    trace = trace_that_ships(name)
-    layers = {"all": None, "one": trace.model.layers[-1:], "two": (trace.model.layers[0], trace.model.layers[-1])}
-    tokens = {"all": None, "window": slice(0, theme.MAX_TOKENS), "one": slice(4, 5)}
-    if chart.layers == "two" and len(trace.model.layers) == 1:
-        return
-    try:
-        part = trace.select(layers=layers[chart.layers], tokens=tokens[chart.tokens])
-        with alt.data_transformers.enable("default", max_rows=None):  # as Streamlit has it
-            assert chart.draw(chart.measure(part)).to_dict()
-    except MoevizError as error:
-        assert str(error).endswith(".")
 
 
 def test_a_system_that_is_not_there_is_refused_by_name():
@@ -95,6 +71,7 @@ def test_a_system_that_is_not_there_is_refused_by_name():
         next(checked(["perceptron"]))
 
 
+@pytest.mark.training
 def test_the_checks_of_two_systems_come_one_after_the_other_in_the_order_of_the_table():
     frames = list(checked(["counts", "local-experts"], quick=True))
     assert [frame["system"].unique().tolist() for frame in frames] == [["local-experts"], ["counts"]]
@@ -108,7 +85,7 @@ def test_a_system_whose_library_is_missing_fails_with_the_sentence_and_the_other
 
 
 def test_every_system_is_checked_and_has_its_page():
-    assert set(SYSTEMS) < set(FOLDERS)
+    assert set(SYSTEMS) < set(WITH_CHECKS)
     assert [row.title for row in SYSTEMS.values()] == [title for title in GALLERY if title != "Mixtral"]
 
 
@@ -166,6 +143,6 @@ def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source(
 
 
 def test_a_check_whose_process_ends_badly_says_so(monkeypatch):
-    monkeypatch.setitem(FOLDERS, "nothing", "nothing")
-    with pytest.raises(MoevizError, match=r"check of nothing .* run -m moeviz\.history nothing"):
+    monkeypatch.setitem(WITH_CHECKS, "nothing", "nothing")
+    with pytest.raises(MoevizError, match=r"check of nothing .* Run -m moeviz\.history nothing"):
         list(checked(["nothing"]))

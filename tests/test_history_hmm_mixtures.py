@@ -30,6 +30,8 @@ from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
+pytestmark = pytest.mark.training
+
 FIELDS = [each.name for each in fields(Experts)]
 
 

@@ -30,6 +30,8 @@ from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
+pytestmark = pytest.mark.training
+
 GROUP = SEQUENCES * WORDS
 
 

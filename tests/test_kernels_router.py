@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.kernel_arms import arms
 from benchmarks.kernels import GATINGS
-from moe_kernels.buffers import Drain, Record
+from moe_kernels.buffers import Record
 from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch, route_torch
 from moe_kernels.router import route
@@ -110,55 +110,44 @@ def test_rows_of_nan_and_infinity_give_distinct_ids_in_range(dtype, score):
 )
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_the_record_is_of_the_same_decision_and_touches_nothing_else(experts, top_k, ids, score):
-    """13 tokens of which 11 are real, recorded from row 5 of 30."""
-    rows, first, real = 30, 5, 11
-    record = empty_record(rows, experts, top_k, ids, first, real)
+    """13 tokens, recorded from row 5 of 30."""
+    record = empty_record(30, top_k, ids, first=5)
     logits, gating = random(13, experts, dtype=torch.bfloat16), Gating(experts, top_k, score)
     weights, chosen = check(logits, gating, record=record, block_m=8)
-    expected = route_torch(logits, gating)
-    inside = slice(first, first + real)
-    assert record.experts[inside].tolist() == chosen[:real].tolist()
-    assert torch.equal(record.weights[inside], weights[:real].half())
-    torch.testing.assert_close(record.entropy[inside], expected.entropy[:real], rtol=1e-5, atol=2e-6)
-    torch.testing.assert_close(record.margin[inside], expected.margin[:real], rtol=1e-5, atol=1e-6)
-    assert record.counts.tolist() == chosen[:real].flatten().bincount(minlength=experts).tolist()
-    untouched = torch.ones(rows, dtype=torch.bool)
+    inside = slice(5, 18)
+    assert record.experts[inside].tolist() == chosen.tolist()
+    assert torch.equal(record.weights[inside], weights.half())
+    untouched = torch.ones(30, dtype=torch.bool)
     untouched[inside] = False
-    for part in (record.weights, record.entropy, record.margin):
-        assert (part[untouched] == POISON).all()
+    assert (record.weights[untouched] == POISON).all()
     assert (record.experts[untouched] == 99).all()
+    assert record.cursor.item() == 5  # `advance` moves it, after the launch
 
 
 def test_the_cursor_moves_on_and_rows_beyond_the_end_are_left_out():
-    record = empty_record(10, 8, 2, torch.uint8, 0, 6)
+    record = empty_record(10, 2, torch.uint8)
     gating = Gating(8, 2)
     chosen = []
     for step in range(2):
         chosen += route(random(6, 8, seed=step), gating, record=record)[1].tolist()
         record.advance(6)
     assert record.experts.tolist() == chosen[:10]
-    assert record.counts.sum() == 24  # counts have no end
+    assert record.cursor.item() == 12  # two rows were lost
 
 
-def empty_record(rows, experts, top_k, ids, first, real):
+def empty_record(rows, top_k, ids, first=0):
     return Record(
         experts=torch.full((rows, top_k), 99, dtype=ids, device=DEVICE),
         weights=torch.full((rows, top_k), POISON, dtype=torch.float16, device=DEVICE),
-        entropy=torch.full((rows,), float(POISON), device=DEVICE),
-        margin=torch.full((rows,), float(POISON), device=DEVICE),
-        counts=torch.zeros(experts, dtype=torch.int32, device=DEVICE),
         cursor=torch.tensor([first], device=DEVICE),
-        valid=torch.tensor([real], dtype=torch.int32, device=DEVICE),
     )
 
 
 def test_the_margin_is_the_distance_to_the_best_expert_left_out():
-    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0], [4.0, 1.0, 2.5, 2.0]], device=DEVICE)
-    record = Record(margin=torch.zeros(2, device=DEVICE), cursor=torch.zeros(1, dtype=torch.int64, device=DEVICE))
-    route(logits, Gating(4, 2), record=record)
-    assert record.margin.tolist() == [0.0, 0.5]  # 0: a tie at the boundary
-    route(logits, Gating(4, 4), record=record)
-    assert record.margin.tolist() == [math.inf, math.inf]
+    """Of the reference alone: capture asks it which tokens are ties, and the kernel need not know."""
+    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0], [4.0, 1.0, 2.5, 2.0]])
+    assert route_torch(logits, Gating(4, 2)).margin.tolist() == [0.0, 0.5]  # 0: a tie at the boundary
+    assert route_torch(logits, Gating(4, 4)).margin.tolist() == [math.inf, math.inf]
 
 
 def test_a_slice_of_a_wider_table_is_read_where_it_stands():
@@ -191,23 +180,11 @@ def test_what_cannot_be_routed_is_said(wrong, says):
 def test_logits_of_another_number_of_experts_are_refused():
     with pytest.raises(ValueError, match="8 adjacent experts"):
         route(torch.zeros(3, 9, device=DEVICE), Gating(8, 2))
-    with pytest.raises(ValueError, match="cursor"):
-        Record(margin=torch.zeros(3))
 
 
-def test_a_record_is_drained_step_by_step():
-    """Two steps of 6 tokens into 10 rows, then what is there on the host."""
-    record, gating = empty_record(10, 8, 2, torch.uint8, 0, 6), Gating(8, 2)
-    drain = Drain(record)
-    for step, (filled, lost) in enumerate([(6, 0), (10, 2)]):
-        route(random(6, 8, seed=step), gating, record=record)
-        record.advance(6)
-        drain.start()
-        recorded = drain.wait()
-        assert recorded.lost == lost
-        assert recorded.parts["experts"].tolist() == record.experts[:filled].tolist()
-        assert recorded.parts["margin"].tolist() == record.margin[:filled].tolist()
-        assert recorded.parts["counts"].sum() == 12 * (step + 1)
+def test_a_record_of_rows_that_differ_is_refused():
+    with pytest.raises(ValueError, match=r"these are \(3, 2\) and \(4, 2\)"):
+        Record(torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", GATINGS)
@@ -225,7 +202,7 @@ def test_what_the_benchmark_times_is_the_same_decision(name):
 
 @pytest.mark.gpu
 def test_a_cuda_graph_records_at_every_replay():
-    record, gating = empty_record(64, 64, 8, torch.uint8, 0, 6), Gating(64, 8)
+    record, gating = empty_record(64, 8, torch.uint8), Gating(64, 8)
     logits = random(8, 64, dtype=torch.bfloat16)
     route(logits, gating, record=record)  # compiled before it is captured
     record.cursor.zero_()
@@ -237,6 +214,6 @@ def test_a_cuda_graph_records_at_every_replay():
     for step in range(3):
         logits.copy_(random(8, 64, dtype=torch.bfloat16, seed=step))
         graph.replay()
-        expected += route_torch(logits, gating).experts[:6].tolist()
-    assert record.cursor.item() == 18
-    assert record.experts[:18].tolist() == expected
+        expected += route_torch(logits, gating).experts.tolist()
+    assert record.cursor.item() == 24
+    assert record.experts[:24].tolist() == expected

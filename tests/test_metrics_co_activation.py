@@ -115,7 +115,7 @@ def test_no_tokens_raise_no_alarm(trace):
 
 
 def test_one_expert_a_token_makes_no_pairs():
-    with pytest.raises(InvalidTrace, match=r"sample gives each token one \(top_k is 1\): there are no pairs"):
+    with pytest.raises(InvalidTrace, match=r"sample gives each token one \(top_k is 1\), so there are no pairs"):
         co_activation(sample_trace(top_k=1))
 
 
@@ -137,8 +137,8 @@ def test_the_heat_map_of_many_experts_says_what_it_leaves_out():
     chart = charts.co_activation_heatmap(frame)
     assert set(chart.data["expert"]) == set(range(64))
     assert chart.to_dict()["encoding"]["x"]["title"][1:] == [
-        "64 of 256 experts: those of the commonest pairs",
-        "left out: 1.0% of the pairs that tokens chose",
+        "64 of 256 experts: those in the most frequent pairs",
+        "not shown: 1.0% of all co-activations",
     ]
 
 

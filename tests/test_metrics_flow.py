@@ -95,7 +95,7 @@ def test_information_is_at_chance_where_layers_are_independent():
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_flow_needs_two_layers(measure, trace):
-    with pytest.raises(InvalidTrace, match=r"this trace has one only, 2: take a trace of two layers or more\."):
+    with pytest.raises(InvalidTrace, match=r"this trace has only layer 2\. Use a trace with two layers or more\."):
         measure(trace.select(layers=[2]))
 
 
@@ -160,7 +160,7 @@ def test_beyond_twelve_layers_the_first_are_drawn():
 def test_thin_ribbons_are_left_out_and_their_share_is_said():
     """999 of 1,000 tokens go from 0 to 0, and one from 1 to 1: a thousandth of the height is under a pixel."""
     ribbons, bands, notes = drawn(first_choices({0: [0] * 999 + [1], 1: [0] * 999 + [1]}, 2))
-    assert notes == ["layer", "left out: 0.1% of steps, in thin ribbons"]
+    assert notes == ["layer", "not drawn: 0.1% of the steps, whose ribbons would be too thin"]
     assert (len(ribbons), len(bands)) == (1, 4)
 
 

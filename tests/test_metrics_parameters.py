@@ -63,5 +63,5 @@ def test_chance_is_the_coupon_collectors_expectation(by_hand):
 def test_without_parameter_counts_says_what_is_missing(measure, trace, by_hand):
     with pytest.raises(MissingField, match=r"needs the model's parameter counts, and this trace \(sample\)"):
         measure(trace)
-    with pytest.raises(MissingField, match="take all layers"):
+    with pytest.raises(MissingField, match="use one with all of them"):
         measure(by_hand.select(layers=[0]))

@@ -62,7 +62,7 @@ def test_a_route_lists_the_filled_slots_of_one_token_layer_by_layer(by_hand):
 
 
 def test_a_route_is_of_one_token(by_hand):
-    with pytest.raises(InvalidTrace, match="A route is of one token, and this trace has 3"):
+    with pytest.raises(InvalidTrace, match="A route is that of one token, and this trace has 3"):
         token_routes(by_hand)
 
 

@@ -1,13 +1,13 @@
 """Models with several kinds of routers, loops, drops and experts that compute nothing, from prompt to trace."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
-from moeviz.capture import trace as hf
-from moeviz.capture.record import fused
 from moeviz.capture.routers.declared import find_routers, router_sites
 from moeviz.capture.survey.survey import random_model
 from moeviz.capture.survey.witness import witnessed
@@ -23,7 +23,7 @@ def traced(architecture, model=None, **options):
     model = model or random_model(architecture)
     model.generation_config.eos_token_id = None
     with witnessed(model) as testimony:
-        trace = hf.trace(model, TEXT, tokenizer=tiny_tokenizer(), **options)
+        trace = moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), **options)
     return trace, testimony
 
 
@@ -71,8 +71,8 @@ def test_dropped_tokens_have_an_empty_slot():
 
 def test_padding_takes_no_places_of_an_expert_with_a_capacity():
     model, tokenizer = random_model("switch_transformers"), tiny_tokenizer()
-    both = hf.trace(model, [TEXT, TEXT[:20]], tokenizer=tokenizer)
-    alone = hf.trace(model, TEXT[:20], tokenizer=tokenizer)
+    both = moeviz.trace(model, [TEXT, TEXT[:20]], tokenizer=tokenizer)
+    alone = moeviz.trace(model, TEXT[:20], tokenizer=tokenizer)
     second = both.select(tokens=(both.tokens["sequence"] == 1).to_numpy())
     np.testing.assert_array_equal(second.experts, alone.experts)
 
@@ -118,7 +118,7 @@ def test_a_block_that_decides_is_heard_and_left_as_it_was():
     trace, testimony = traced("dbrx", max_new_tokens=3)
     assert chosen(trace, 3) == received(testimony, "blocks.3.")
     model = random_model("dbrx")
-    hf.trace(model, TEXT, tokenizer=tiny_tokenizer())
+    moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer())
     assert all("route_tokens_to_experts" not in vars(router.block) for router in find_routers(model))
 
 
@@ -146,21 +146,23 @@ def test_experts_without_a_router_are_an_error_not_half_a_trace():
 
 def test_a_model_without_a_head_is_traced_but_does_not_generate():
     model = tiny_model(CONFIGS["mixtral"]).model
-    assert len(hf.trace(model, TEXT, tokenizer=tiny_tokenizer()).tokens)
+    assert len(moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer()).tokens)
     with pytest.raises(CaptureError, match="MixtralModel generates no text"):
-        hf.trace(model, TEXT, tokenizer=tiny_tokenizer(), max_new_tokens=2)
+        moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), max_new_tokens=2)
 
 
 @pytest.mark.parametrize("architecture", ["dbrx", "llama4", "doge", "switch_transformers", "jetmoe", "beam", "zaya"])
 def test_the_call_with_kernels_gives_the_same_trace(architecture):
     model, tokenizer = random_model(architecture), tiny_tokenizer()
     model.generation_config.eos_token_id = None
-    plain, kernels = (one.trace(model, TEXT, tokenizer=tokenizer, max_new_tokens=4) for one in (hf, fused))
-    assert kernels.model == plain.model and kernels.tokens.equals(plain.tokens)
+    plain, kernels = (
+        moeviz.trace(model, TEXT, tokenizer=tokenizer, max_new_tokens=4, kernels=kernels) for kernels in (False, True)
+    )
+    assert replace(kernels.model, recorded_by="hooks") == plain.model and kernels.tokens.equals(plain.tokens)
     np.testing.assert_array_equal(np.sort(kernels.experts), np.sort(plain.experts))
     np.testing.assert_allclose(kernels.weights, plain.weights, atol=1e-6)
 
 
 def test_the_kernels_do_not_record_loops():
     with pytest.raises(CaptureError, match="answered 3 times when the model ran once"):
-        fused.trace(random_model("inkling2_loop"), TEXT, tokenizer=tiny_tokenizer())
+        moeviz.trace(random_model("inkling2_loop"), TEXT, tokenizer=tiny_tokenizer(), kernels=True)

@@ -186,14 +186,15 @@ def vector_pictures(data: bytes) -> list[str]:
     return [base64.b64decode(value.removeprefix(start)).decode() for value in values]
 
 
-def test_the_text_is_coloured_by_the_first_choice_of_the_middle_layer(trace):
+def test_the_text_is_coloured_by_the_first_choice_of_the_middle_layer(trace, no_topics):
     page = html_report(trace).decode()
     tokens = re.findall(r'<span class="c(\d)(?: generated)?">[^<]*<sub>(\d)</sub>', page)
     first = [str(expert) for expert in trace.experts[2, :, 0]]
     assert [expert for _, expert in tokens] == first == [colour for colour, _ in tokens]
 
 
-def test_layers_and_token_can_be_chosen(trace, plain):
+def test_layers_and_token_can_be_chosen(trace, plain, monkeypatch):
+    monkeypatch.setattr(report, "TOPICS", {name: TOPICS[name] for name in ("Tokens", "Layers")})
     text = Page(html_report(trace, layer=1, layers=(0, 2), token=5)).text
     assert "Layer 1. " in text and "Layers 0 and 2. " in text and "Token 5. " in text
     text = Page(plain).text

@@ -204,7 +204,9 @@ def test_extreme_logits_give_probabilities_without_overflow(function):
 
 def test_probabilities_need_a_known_score_function(trace):
     unknown = replace(trace, model=replace(trace.model, score_function="unknown"))
-    with pytest.raises(MissingField, match="This needs the router's score function, and nothing says which sample has"):
+    with pytest.raises(
+        MissingField, match="This needs the router's score function, and the trace of 'sample' does not say which it is"
+    ):
         unknown.probabilities("This")
 
 

@@ -25,6 +25,7 @@ def model():
     return tiny_model(CONFIGS["mixtral"])
 
 
+@pytest.mark.survey
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler and accelerate, about models as tiny as these

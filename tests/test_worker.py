@@ -57,7 +57,7 @@ def test_more_than_may_wait_are_refused_and_those_that_left_do_not_count():
     go, first = held_up(worker)
     second = worker.ask(lambda _tell: pytest.fail("nobody waits for this any more"))
     next(second)
-    with pytest.raises(Busy, match="1 others wait"):
+    with pytest.raises(Busy, match="with 1 already waiting"):
         worker.ask(lambda _tell: None)
     second.close()
     third = worker.ask(lambda _tell: "third")

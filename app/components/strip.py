@@ -1,19 +1,17 @@
 """The token strip: each token in the colour of its first-choice expert, to click and to walk through with the keys."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from moeviz.metrics.tokens import visible
+from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 HERE = Path(__file__).parent
 HTML = """<div class="strip" role="listbox" aria-orientation="horizontal"></div>
 <div class="said" aria-live="polite"></div>"""
-PART_OF_CHARACTER = re.compile(r"⟨.+ \d/\d⟩")
 MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing and push the rest off the screen
 
 _component = st.components.v2.component(
@@ -35,8 +33,8 @@ def token_strip(
 ) -> None:
     """Draw the tokens in `rows` of `trace`, each in the colour of its first-choice expert in `layer`.
 
-    `colours` has one entry an expert. A click, or Enter, leaves the row in the widget's `pick` and calls `on_pick`;
-    without one the strip is only to look at, and shows its end.
+    `colours` has one entry per expert. A click, or Enter, leaves the row in the widget's `pick` and calls `on_pick`;
+    without `on_pick` the strip is only to look at, and shows its end.
     """
     at = trace.model.layers.index(layer)
     tokens = [_token(trace, at, row, colours) for row in rows]

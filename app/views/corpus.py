@@ -33,7 +33,7 @@ FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
 
 
 def corpus_page() -> None:
-    """Give labelled texts, trace them one after the other, and see which experts which label uses."""
+    """Give labelled texts, trace them one after the other, and see which experts each label uses."""
     st.title("Corpus", anchor=False)
     st.markdown("Give texts with a label each, such as a language or a topic, and see which experts each label uses.")
     name = state.value(state.MODEL) or settings.SETTINGS.models[0]
@@ -49,12 +49,12 @@ def corpus_page() -> None:
 def _texts() -> Texts:
     source = st.radio("Texts", SOURCES, horizontal=True, key=state.SOURCE)
     if source == "Evaluation set":
-        st.text("The sixty held-out texts of fifteen kinds that ship with the embedded model.")
+        st.text("The sixty held-out texts, of fifteen kinds, that ship with the embedded model.")
         return texts_that_ship()
     if source == "Upload":
         files = st.file_uploader(
-            "Text files: a label is the file's name; or .jsonl with a label and a text in each line. They are read in "
-            "memory and not kept.",
+            "Text files, labelled by their names; or .jsonl files with a label and a text on each line. They are read "
+            "in memory and not kept.",
             type=FILES,
             accept_multiple_files=True,
             max_upload_size=settings.SETTINGS.max_upload_mb,
@@ -73,7 +73,9 @@ def _checked(texts: Texts) -> Texts:
         raise InvalidPrompt("There are no texts yet. Give at least two, with different labels.")
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in texts)
     if given > most:
-        raise InvalidPrompt(f"The texts have {given:,} characters, and {most:,} are allowed here. Take fewer or less.")
+        raise InvalidPrompt(
+            f"The texts have {given:,} characters, and {most:,} are allowed here. Give fewer or shorter texts."
+        )
     return texts
 
 
@@ -87,7 +89,7 @@ def _run(name: str, texts: Texts) -> RoutingTrace:
     place, start, traces = st.empty(), time.monotonic(), []
     with place.container():
         bar = st.progress(0.0, "The model reads the texts …")
-        st.button("Stop", help="Nothing is kept.")
+        st.button("Stop", help="Nothing is kept if you stop.")
     try:
         for done, text in enumerate(texts):
 
@@ -115,6 +117,6 @@ def _show(trace: RoutingTrace) -> None:
     choose_layer(trace)
     for chart in TOPICS["Specialization"]:
         show(chart, trace)
-    st.subheader("Take this trace with you", anchor=False)
+    st.subheader("Download this trace", anchor=False)
     downloads(trace)
-    say("Every other page shows this trace too.")
+    say("Every other page now shows this trace too.")

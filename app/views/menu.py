@@ -1,4 +1,4 @@
-"""The pages by what one asks about: the app's menu. Each topic of moeviz.charts is a page."""
+"""The app's menu: the pages, grouped by what one asks about. Each topic of moeviz.charts is a page."""
 
 from functools import partial
 from importlib import import_module
@@ -16,21 +16,12 @@ from moeviz_app.views.traces import traces_page
 from moeviz_app.views.what_if import what_if_page
 
 from moeviz.charts import TOPICS
+from moeviz.history.systems import EXHIBITS
 
 FIRST = "Run"
-# Files of app/views/history. They train with torch and scikit-learn, so each is loaded when somebody opens it.
-GALLERY = {
-    "Local experts": "local_experts",
-    "Hierarchical mixture": "hierarchical",
-    "HMM experts": "hmm_experts",
-    "SVM experts": "svm_experts",
-    "Deep mixture": "deep_mixture",
-    "Conditional computation": "conditional",
-    "Sparsely gated": "sparsely_gated",
-    "Switch": "switch",
-    "Mixtral": "mixtral",
-    "Dense contrast": "dense",
-}
+# The pages of the history gallery: files of views/history by title. They train with torch and scikit-learn, so each is
+# loaded when somebody opens it.
+GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {
     "": (FIRST,),
     "Experts": ("Tokens", "Load", "Specialization", "Co-activation"),
@@ -52,8 +43,8 @@ OLD_ADDRESSES = {
 }
 
 
-def _exhibit(file: str) -> None:
-    getattr(import_module(f"moeviz_app.views.history.{file}"), f"{file}_page")()
+def _exhibit(folder: str) -> None:
+    import_module(f"moeviz_app.views.history.{folder}").page()
 
 
 PAGES = {
@@ -65,8 +56,8 @@ PAGES = {
     "Routing over training": routing_over_training_page,
     "Timeline": timeline_page,
     "Article": lambda: article_page(_page),
-    "Gallery": lambda: overview_page(GALLERY, _page),
-    **{title: partial(_exhibit, file) for title, file in GALLERY.items()},
+    "Gallery": lambda: overview_page(_page),
+    **{title: partial(_exhibit, folder) for title, folder in GALLERY.items()},
     "Traces": traces_page,
 }
 

@@ -1,23 +1,23 @@
-"""How the embedded model's routing formed while it trained: recorded, so nothing is trained here."""
+"""How the embedded model's routing settled as it was trained: recorded, so nothing is trained here."""
 
 import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.show import heading, picture_and_words
 
+from moeviz.charts import NAMED
 from moeviz.charts.routing_over_training import SATURATION
-from moeviz.charts.specialization import CHARTS, label_load_heatmap
 
-(BY_LABEL,) = (chart for chart in CHARTS if chart.draw is label_load_heatmap)
+BY_LABEL = NAMED["label_load_heatmap"]
 
 
 def routing_over_training_page() -> None:
-    """Saturation over training; and which kind of text used which experts at any recorded moment."""
+    """Saturation over training; and which experts each kind of text used at any recorded checkpoint."""
     st.title("Routing over training", anchor=False)
     recorded = shared.over_training()
     st.markdown(
-        "How the embedded model's routing formed. It read the beginnings of its evaluation texts at "
-        f"{len(recorded)} moments of its training, and its routing was recorded: see when experts took to kinds of "
-        "text, and how early that was settled."
+        f"How the routing of the embedded model settled during training. At {len(recorded)} points of its training, "
+        "the model read the beginnings of its evaluation texts and its routing was recorded. See when experts "
+        "specialised in kinds of text, and how early that was settled."
     )
     heading(SATURATION)
     picture_and_words(SATURATION, shared.saturation())

@@ -49,11 +49,11 @@ def run_page() -> None:
 
 def _first_visit() -> None:
     st.info(
-        "**Run** sends the prompt above through the model. Each token is then drawn in the colour of the expert that "
-        "it goes to first; a click on a token shows its experts in all layers. Have a trace file already? Open it on "
-        "the Traces page."
+        "**Run** sends the prompt above through the model. Each token is then coloured by the expert that it goes to "
+        "first; click a token to see its experts in all layers. Do you already have a trace file? Open it on the "
+        "Traces page."
     )
-    if st.button("A tour of one minute", icon=":material/explore:"):
+    if st.button("One-minute tour", icon=":material/explore:"):
         tour()
 
 
@@ -63,7 +63,7 @@ def _prompt() -> None:
         "Prompt", height=150, max_chars=settings.SETTINGS.max_prompt_chars, key=state.PROMPT, persist_state="session"
     )
     st.pills(
-        "Or take an example",
+        "Or try an example",
         list(EXAMPLES),
         key=state.EXAMPLE,
         on_change=state.use_example,
@@ -75,7 +75,7 @@ def _prompt() -> None:
 def _model_choice() -> str:
     free = settings.may_name_any_model()
     return st.selectbox(
-        "Model: choose, or type a folder or a Hugging Face id" if free else "Model",
+        "Model: choose one, or type a folder or a Hugging Face id" if free else "Model",
         settings.SETTINGS.models,
         accept_new_options=free,
         key=state.MODEL,
@@ -91,10 +91,20 @@ def _how() -> None:
                 label,
                 state.HOW[key],
                 index=None,
-                placeholder="as the checkpoint says" if key == state.DTYPE else "a GPU where there is one",
+                placeholder="as the checkpoint says" if key == state.DTYPE else "a GPU if there is one",
                 key=key,
                 persist_state="session",
             )
+        st.selectbox(
+            "Routers run by",
+            state.KERNELS_CHOICES,
+            format_func={"on": "moeviz's kernels", "off": "the model's own code"}.get,
+            index=None,
+            placeholder="moeviz's kernels on a GPU, where they know the model's routers",
+            help="The kernels record as they decide, and are compared with the model's own routers in every run.",
+            key=state.KERNELS,
+            persist_state="session",
+        )
 
 
 def _facts(name: str) -> bool:
@@ -102,9 +112,9 @@ def _facts(name: str) -> bool:
     with explained():
         how = state.how()
         needed_and_free = shared.memory(name, how)
-        model_facts(shared.model_facts(name), needed_and_free, shared.context_length(name, how))
+        model_facts(shared.model_facts(name), needed_and_free, shared.context_length(name))
         if len(sites := _sites(name)) > 1:
-            st.radio("Which of its routers", sites, key=state.SITE, horizontal=True, persist_state="session")
+            st.radio("Which routers to record", sites, key=state.SITE, horizontal=True, persist_state="session")
         return True
     return False
 
@@ -116,12 +126,12 @@ def _sites(name: str) -> list[str]:
 
 def _options() -> tuple[int, float, int]:
     """How many tokens to generate, at what temperature, from which seed."""
-    with st.expander("Generate tokens too"):
+    with st.expander("Also generate tokens"):
         new_tokens = st.slider(
             "Tokens to generate", 0, settings.SETTINGS.max_new_tokens, key=state.NEW_TOKENS, persist_state="session"
         )
         temperature = st.slider(
-            "Temperature: 0 takes the likeliest token, more is bolder",
+            "Temperature: 0 always takes the most likely token; higher is more random",
             0.0,
             settings.HIGHEST_TEMPERATURE,
             key=state.TEMPERATURE,
@@ -129,7 +139,7 @@ def _options() -> tuple[int, float, int]:
             disabled=new_tokens == 0,
         )
         seed = st.number_input(
-            "Seed: the same seed draws the same tokens",
+            "Seed: the same seed gives the same tokens",
             0,
             settings.HIGHEST_SEED,
             key=state.SEED,
@@ -144,4 +154,5 @@ def _run(name: str, new_tokens: int, temperature: float, seed: int) -> None:
     how = state.how()
     site = state.value(state.SITE) if len(_sites(name)) > 1 else None
     prompt = state.value(state.PROMPT)
-    record(Run(prompt, name, min(new_tokens, most), temperature, seed, how.dtype, how.device_map, site))
+    kernels = state.value(state.KERNELS)
+    record(Run(prompt, name, min(new_tokens, most), temperature, seed, how.dtype, how.device_map, site, kernels))

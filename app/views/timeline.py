@@ -12,7 +12,10 @@ from moeviz.history.timeline.published_counts import published_counts, readings
 def timeline_page() -> None:
     """The timeline, of all families or some; and the counts."""
     st.title("Timeline", anchor=False)
-    st.markdown("From 24 weights that told vowels apart to trillions: total and active parameters, and who says so.")
+    st.markdown(
+        "From 24 weights that told vowels apart to trillions: total and active parameters, and the source of each "
+        "number."
+    )
     heading(TIMELINE)
     frame = TIMELINE.measure()
     families = list(dict.fromkeys(frame["family"]))
@@ -20,8 +23,9 @@ def timeline_page() -> None:
     picture_and_words(TIMELINE, frame[frame["family"].isin(chosen)] if chosen else frame)
     st.subheader("Do the printed sizes give the printed counts?", anchor=False)
     st.markdown(
-        "Parameters worked out from the sizes that a paper prints, beside the number that it prints. What does not "
-        "agree says something: Switch-XXL has 201 billion with its printed 64 experts, 395 as printed with 128."
+        "Parameter counts computed from the sizes that a paper prints, next to the number that it prints. "
+        "Disagreements are informative: with the 64 experts that its paper prints, Switch-XXL comes to 201 billion; "
+        "only 128 experts give the 395 billion that it prints."
     )
     st.dataframe(published_counts(), hide_index=True)
     with explained():
@@ -31,13 +35,13 @@ def timeline_page() -> None:
 
 def _calculator() -> None:
     """The same arithmetic with any sizes, from those of a paper on."""
-    st.subheader("And with other sizes?", anchor=False)
+    st.subheader("What do other sizes give?", anchor=False)
     systems = readings()
-    name = st.selectbox("Begin with", systems, key=state.READING, persist_state="session")
+    name = st.selectbox("Start from", systems, key=state.READING, persist_state="session")
     count, printed = systems[name]
     with st.container(horizontal=True):
         sizes = {size: _size(name, size, value) for size, value in printed.items()}
-    figures({"Parameters": (f"{count(**sizes):,}", f"{count.__doc__.splitlines()[0]} By the sizes above.")})
+    figures({"Parameters": (f"{count(**sizes):,}", f"{count.__doc__.splitlines()[0]} With the sizes above.")})
 
 
 def _size(name: str, size: str, value: int | bool) -> int | bool:
@@ -50,6 +54,9 @@ def _size(name: str, size: str, value: int | bool) -> int | bool:
 def _known_models() -> None:
     """Exact counts of models whose configurations ship; it takes some seconds, so only when asked for."""
     st.subheader("What do the configurations of known models give?", anchor=False)
-    st.markdown("Laid out without weights and counted, in billions; beside it stands what the maker says.")
+    st.markdown(
+        "Each model is laid out without weights and its parameters are counted, in billions, next to what its maker "
+        "says."
+    )
     if st.button("Count them", key="count known models"):
         st.dataframe(shared.known_models(), hide_index=True)

@@ -1,4 +1,4 @@
-"""The page of one topic: each of its charts, and a choice of layers and tokens where they need one."""
+"""The page of one topic: each of its charts, and a choice of layers and tokens if they need one."""
 
 import streamlit as st
 from moeviz_app.choices import choose_layer, choose_two_layers, choose_window

@@ -19,12 +19,12 @@ def traces_page() -> None:
     if trace is None:
         return
     _recent()
-    st.subheader("The trace on screen", anchor=False)
+    st.subheader("The current trace", anchor=False)
     trace_facts(trace)
     st.markdown(
-        "JSON and the trace file keep everything, the trace file in the least space. CSV and Parquet are tables; they "
-        "leave out the router logits of experts that were not chosen. The HTML report, where there is one, is one file "
-        "with all pictures, for people: it cannot be opened here."
+        "JSON and the trace file keep everything, and the trace file is the smallest. CSV and Parquet are tables; "
+        "they leave out the router logits of experts that were not chosen. The HTML report, if it is offered, is one "
+        "file with all the charts, for people to read: it cannot be opened here."
     )
     downloads(trace)
 
@@ -33,7 +33,7 @@ def _open() -> None:
     readable = [export for export in EXPORTS if export.read]
     formats = ", ".join(export.label for export in readable)
     upload = st.file_uploader(
-        f"A file that moeviz wrote: {formats}. It is read in memory and not kept.",
+        f"A trace file written by moeviz: {formats}. It is read in memory and not kept.",
         type=[export.suffix for export in readable],
         max_upload_size=settings.SETTINGS.max_upload_mb,
         key=state.UPLOAD,
@@ -42,7 +42,7 @@ def _open() -> None:
         return
     with explained():
         state.open_trace(read_bytes(upload.getvalue(), upload.name), upload.file_id)
-        st.success("Opened. Every page shows this trace now.")
+        st.success("Opened. Every page now shows this trace.")
 
 
 def _recent() -> None:
@@ -53,8 +53,8 @@ def _recent() -> None:
         return
     st.subheader("Recent traces", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox("On screen", names, index=names.index(shown))
-        new = st.text_input("Its name", value=chosen, max_chars=80)
+        chosen = st.selectbox("Current trace", names, index=names.index(shown))
+        new = st.text_input("Rename it", value=chosen, max_chars=80)
     if chosen != shown:
         state.set_trace(recent.traces()[chosen])
         st.rerun()
@@ -67,7 +67,10 @@ def _open_evaluation() -> None:
     """A labelled trace for those who have none: the page of specialization needs one."""
     asked = st.button(
         "Open the evaluation set of the embedded model",
-        help="Sixty texts of fifteen kinds, from French to SQL, that the model never saw, with the kind of each token.",
+        help=(
+            "Sixty texts of fifteen kinds, from French to SQL, that the model has never seen; each token is labelled "
+            "with its kind."
+        ),
     )
     if asked:
         state.set_trace(shared.evaluation_routing())

@@ -11,7 +11,7 @@ from moeviz_app.show import explained, heading, picture_and_words
 from moeviz_app.worker import InLine, News, result
 
 import moeviz
-from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
 from moeviz.charts.effect import EFFECT
 from moeviz.metrics.effect import effect_summary
 from moeviz.metrics.load import expert_load
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
 CHANGES = {
-    "Mute experts": "They may not be chosen: each router takes its next best, and weighs it as it would.",
-    "Force experts": "Every token is sent to them; what slots are left go to the router's best.",
-    "Another top-k": "Every token takes another number of experts in every layer, weighed as the router would.",
-    "Exchange two experts": "They get each other's tokens, with the weights that the router gave.",
-    "Another precision": "The whole model in another precision; the routers decide as they like in it.",
+    "Mute experts": "They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",
+    "Force experts": "Every token is sent to them; any slots left go to the router's best experts.",
+    "Change top-k": "Every token goes to a different number of experts in every layer, weighted as the router would.",
+    "Swap two experts": "Each gets the other's tokens, with the weights that the router gave.",
+    "Change precision": "The whole model runs in another precision; its routers decide freely.",
 }
 PRECISIONS = ("bfloat16", "float16", "int8")
 NEXT = ("next_token", "next_token_changed")
-PICTURES = [chart for chart in COMPARISONS if "tokens go" in chart.question or "more than" in chart.question]
+PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
 
 
 def what_if_page() -> None:
     """Choose a change, read the prompt with and without it, and show the difference."""
     st.title("What if", anchor=False)
-    st.markdown("Change what the routers decide, and see what becomes of the routing and of the model's prediction.")
+    st.markdown("Change what the routers decide, and see how the routing and the model's predictions change.")
     prompt, name = _prompt_and_model()
     with explained():
         info = shared.model_facts(name)
         change = _change(info)
-        if st.button("Read it both ways", type="primary", shortcut="mod+enter"):
+        if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
             state.set_value(state.EFFECT, _run(name, prompt, change))
     if (found := state.value(state.EFFECT)) is not None:
         _show(found, shared.model(name, state.how()))
@@ -63,14 +63,14 @@ def _change(info: ModelInfo) -> Any:
 
     kind = st.selectbox("Change", list(CHANGES), key=state.CHANGE, persist_state="session")
     st.text(CHANGES[kind])
-    if kind == "Another top-k":
-        return TopK(st.slider("Experts a token", 1, min(info.num_experts), max(info.top_k - 1, 1), key=state.TOP_K))
-    if kind == "Another precision":
+    if kind == "Change top-k":
+        return TopK(st.slider("Experts per token", 1, min(info.num_experts), max(info.top_k - 1, 1), key=state.TOP_K))
+    if kind == "Change precision":
         return Precision(st.selectbox("Precision", PRECISIONS, key=state.PRECISION))
     with st.container(horizontal=True):
-        layer = st.selectbox("In layer", info.layers, index=len(info.layers) // 2, key=state.CHANGED_LAYER)
+        layer = st.selectbox("Layer", info.layers, index=len(info.layers) // 2, key=state.CHANGED_LAYER)
         ids = range(info.num_experts[info.layers.index(layer)])
-        if kind == "Exchange two experts":
+        if kind == "Swap two experts":
             one, other = (
                 st.selectbox(label, ids, index=i, key=f"{state.EXPERTS} {i}")
                 for i, label in enumerate(("Expert", "With expert"))
@@ -92,13 +92,13 @@ def _busiest(info: ModelInfo, layer: int) -> int:
 def _run(name: str, prompt: str, change: Any) -> "WhatIf":
     place = st.empty()
     with place.container():
-        bar = st.progress(0.0, "The model reads the prompt twice …")
+        bar = st.progress(0.0, "The model reads the prompt twice, with and without the change …")
 
     def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> "WhatIf":
         return moeviz.what_if(loaded, prompt, change)
 
     def listen(told: InLine | News) -> None:
-        bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt twice …"))
+        bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt twice, with and without the change …"))
 
     try:
         return result(shared.at_work(name, state.how(), work), listen)
@@ -112,22 +112,25 @@ def _show(found: "WhatIf", loaded: "LoadedModel") -> None:
     frame = EFFECT.measure(found.effect)
     texts = {name: [loaded.tokenizer.decode([token]) for token in frame[name]] for name in NEXT}
     picture_and_words(EFFECT, frame.assign(**texts))
-    st.markdown("In the charts below, A is the model as it is, and B the changed one.")
+    st.markdown("In the charts below, A is the unchanged model and B the changed one.")
     for chart in PICTURES:
         heading(chart)
         with explained():
             picture_and_words(chart, chart.measure((found.plain, found.changed)))
-    if st.button("Keep both traces", help="They come among the recent traces, and the changed one on every page."):
+    if st.button("Keep both traces", help="Adds both to the recent traces; every page then shows the changed one."):
         state.set_trace(found.plain)
         state.set_trace(found.changed)
-        st.success("Kept. The Compare page has them both.")
+        st.success("Kept. You can compare them on the Compare page.")
 
 
 def _figures(summary: dict[str, float]) -> None:
     rows = {
-        "Loss, as it is": (f"{summary['loss']:.3f}", "Nats a token, mean: how badly the text is predicted."),
-        "Changed": (f"{summary['loss_changed']:.3f}", "The same with the change."),
-        "KL": (f"{summary['kl']:.4f}", "Nats, mean of tokens: how far the distribution of the next token moves."),
-        "Other next token": (f"{summary['another']:.0%}", "Tokens after which another one becomes the likeliest."),
+        "Loss, unchanged": (f"{summary['loss']:.3f}", "Mean, in nats per token: how badly the text is predicted."),
+        "Loss, changed": (f"{summary['loss_changed']:.3f}", "The same with the change."),
+        "KL": (f"{summary['kl']:.4f}", "Mean over tokens, in nats: how far the next-token distribution moves."),
+        "Next token changed": (
+            f"{summary['another']:.0%}",
+            "Share of tokens after which a different token becomes the most likely.",
+        ),
     }
     figures(rows)

@@ -14,7 +14,6 @@ class Routing(NamedTuple):
 
     experts: Tensor  # (T, K) int32, highest rank first
     weights: Tensor  # (T, K) float32, the factor on each expert's output
-    entropy: Tensor  # (T,) float32, nats, of the scores divided by their sum
     margin: Tensor  # (T,) float32, rank of the last expert chosen minus rank of the best left out; inf if none is left
 
 
@@ -46,7 +45,7 @@ def route_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> R
     order, candidates = _ranked(rank, _kept(rank, gating))
     experts = order[:, : gating.top_k]
     weights = _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating)
-    return Routing(experts.int(), weights, _entropy(scores), _margin(rank.gather(1, order), candidates, gating.top_k))
+    return Routing(experts.int(), weights, _margin(rank.gather(1, order), candidates, gating.top_k))
 
 
 def _scores_and_rank(logits: Tensor, gating: Gating, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -84,11 +83,6 @@ def _weights(scores: Tensor, logits: Tensor, gating: Gating) -> Tensor:
     if gating.renormalise:
         scores = scores / (scores.sum(dim=-1, keepdim=True) + gating.added).clamp(min=gating.floor)
     return scores * gating.scale
-
-
-def _entropy(scores: Tensor) -> Tensor:
-    share = scores / scores.sum(dim=-1, keepdim=True)
-    return -torch.special.xlogy(share, share).sum(dim=-1)
 
 
 def _margin(ranked: Tensor, candidates: Tensor, top_k: int) -> Tensor:

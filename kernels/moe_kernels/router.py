@@ -13,19 +13,16 @@ from moe_kernels.buffers import Record
 from moe_kernels.gating import SCORES, Gating
 from moe_kernels.selection import (
     ABSENT,
-    RETIRED,
     gather_lanes,
     keep_groups,
     key_value,
     order_key,
     pack_lane,
     select_top_k,
-    unpack_value,
 )
 from moe_kernels.tiles import router_tile
 
-SOFTMAX, SIGMOID, SQRT_SOFTPLUS = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "sigmoid", "sqrtsoftplus"))
-DENSE_COUNTS = tl.constexpr(32)  # up to so many experts, a tile sums its counts first: few experts would contend
+SOFTMAX, SIGMOID = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "sigmoid"))
 
 
 @triton.jit
@@ -58,59 +55,29 @@ def _weigh(
 
 
 @triton.jit
-def _entropy(scores, in_e):
-    """Entropy in nats of scores (M, N) divided by their sum."""
-    scores = tl.where(in_e, scores, 0.0)
-    total = tl.sum(scores, axis=1)
-    logs = tl.where(scores > 0.0, tl.log(scores), 0.0)
-    return tl.log(total) - tl.sum(scores * logs, axis=1) / total
-
-
-@triton.jit
-def _margin(keys, key, slot, K: tl.constexpr, PACKED: tl.constexpr):
-    """Value of the last chosen key minus that of the best one left; inf where none is left."""
-    last = tl.max(tl.where(slot == K - 1, keys, RETIRED), axis=1)
-    left = tl.max(key, axis=1)
-    rest = unpack_value(left) if PACKED else left
-    return tl.where(left <= ABSENT, float("inf"), key_value(last) - key_value(rest))
-
-
-@triton.jit
 def _decide(
     x, bias, in_e, lane, scale, added, floor,
     K: tl.constexpr, SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
-    RANKS_LOGITS: tl.constexpr, PACKED: tl.constexpr, NEEDS_SCORES: tl.constexpr,
+    RANKS_LOGITS: tl.constexpr, PACKED: tl.constexpr,
     GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Logits (M, N) -> lanes, weights and keys (M, BLOCK_K) of the chosen; all keys; scores (M, N) where needed."""
-    top, total, scores = 0.0, 1.0, x
-    if SCORE == SOFTMAX and (NEEDS_SCORES or not OVER_WINNERS):
+    """Logits (M, N) -> lanes and weights (M, BLOCK_K) of the chosen."""
+    top, total = 0.0, 1.0
+    if SCORE == SOFTMAX and not (RANKS_LOGITS and OVER_WINNERS):
         top = tl.max(x, axis=1)[:, None]
         total = tl.sum(tl.exp(x - top), axis=1)[:, None]
-    if NEEDS_SCORES:
-        scores = _score(x, top, total, SCORE)
-    rank = x if RANKS_LOGITS else scores + bias
+    rank = x if RANKS_LOGITS else _score(x, top, total, SCORE) + bias
     key = tl.where(in_e, order_key(rank), ABSENT)
     if GROUPS > 1:
         key = keep_groups(key, GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S)
     if PACKED:
         key = pack_lane(key, lane)
-    lanes, keys, key = select_top_k(key, lane, K, PACKED, BLOCK_M, BLOCK_K)
+    lanes, keys = select_top_k(key, lane, K, PACKED, BLOCK_M, BLOCK_K)
     picked = key_value(keys) if RANKS_LOGITS else gather_lanes(x, lanes, lane, K, BLOCK_M, BLOCK_K)
     in_k = tl.arange(0, BLOCK_K)[None, :] < K
     weights = _weigh(picked, top, total, in_k, scale, added, floor, SCORE, RENORMALISE, OVER_WINNERS)
-    return lanes, weights, keys, key, scores
-
-
-@triton.jit
-def _count(count_ptr, experts, key, expert, chosen, live, E: tl.constexpr):
-    """Add this tile's assignments to the counts; integer sums do not depend on the order."""
-    if E <= DENSE_COUNTS:
-        counts = tl.sum(((key == RETIRED) & live[:, None]).to(tl.int32), axis=0)[None, :]
-        tl.atomic_add(count_ptr + expert, counts, mask=counts > 0, sem="relaxed")
-    else:
-        tl.atomic_add(count_ptr + experts, 1, mask=chosen, sem="relaxed")
+    return lanes, weights
 
 
 @triton.jit
@@ -119,33 +86,13 @@ def _write(ptr, at, value, mask):
 
 
 @triton.jit
-def _record(
-    row, slot, live, experts, weights, scores, in_e, keys, key,
-    expert_ptr, weight_ptr, entropy_ptr, margin_ptr,
-    K: tl.constexpr, PACKED: tl.constexpr,
-    EXPERTS: tl.constexpr, WEIGHTS: tl.constexpr, ENTROPY: tl.constexpr, MARGIN: tl.constexpr,
-):  # fmt: skip
-    """Further stores of the same registers, to the rows of the record."""
-    filled = live[:, None] & (slot < K)
-    if EXPERTS:
-        _write(expert_ptr, row[:, None] * K + slot, experts, filled)
-    if WEIGHTS:
-        _write(weight_ptr, row[:, None] * K + slot, weights, filled)
-    if ENTROPY:
-        _write(entropy_ptr, row, _entropy(scores, in_e), live)
-    if MARGIN:
-        _write(margin_ptr, row, _margin(keys, key, slot, K, PACKED), live)
-
-
-@triton.jit
 def _route_kernel(
     x_ptr, stride_x, T, bias_ptr, weight_ptr, expert_ptr, scale, added, floor,
-    record_expert_ptr, record_weight_ptr, record_entropy_ptr, record_margin_ptr, count_ptr, cursor_ptr, valid_ptr, R,
+    record_expert_ptr, record_weight_ptr, cursor_ptr, R,
     E: tl.constexpr, K: tl.constexpr, SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
     HAS_BIAS: tl.constexpr, RANKS_LOGITS: tl.constexpr,
     GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
-    EXPERTS: tl.constexpr, WEIGHTS: tl.constexpr, ENTROPY: tl.constexpr, MARGIN: tl.constexpr, COUNTS: tl.constexpr,
-    VALID: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+    RECORDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     PACKED: tl.constexpr = RANKS_LOGITS and x_ptr.dtype.element_ty.primitive_bitwidth == 16
     SIZE: tl.constexpr = E // GROUPS
@@ -153,31 +100,23 @@ def _route_kernel(
     lane, slot = tl.arange(0, BLOCK_G * BLOCK_S)[None, :], tl.arange(0, BLOCK_K)[None, :]
     expert = lane // BLOCK_S * SIZE + lane % BLOCK_S
     in_e = (lane // BLOCK_S < GROUPS) & (lane % BLOCK_S < SIZE)
-    live, in_k = token < T, slot < K
+    live = (token < T)[:, None]
 
     at = x_ptr + token[:, None] * stride_x + expert
-    x = tl.load(at, mask=live[:, None] & in_e, other=float("-inf")).to(tl.float32)
+    x = tl.load(at, mask=live & in_e, other=float("-inf")).to(tl.float32)
     bias = tl.load(bias_ptr + expert, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
-    lanes, weights, keys, key, scores = _decide(
+    lanes, weights = _decide(
         x, bias, in_e, lane, scale, added, floor, K, SCORE, RENORMALISE, OVER_WINNERS, RANKS_LOGITS, PACKED,
-        ENTROPY or not RANKS_LOGITS, GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S, BLOCK_K,
+        GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S, BLOCK_K,
     )  # fmt: skip
     experts = lanes // BLOCK_S * SIZE + lanes % BLOCK_S
-    _write(weight_ptr, token[:, None] * K + slot, weights, live[:, None] & in_k)
-    _write(expert_ptr, token[:, None] * K + slot, experts, live[:, None] & in_k)
-
-    if VALID:
-        live &= token < tl.load(valid_ptr)
-    if COUNTS:
-        _count(count_ptr, experts, key, expert, live[:, None] & in_k, live, E)
-    if EXPERTS or WEIGHTS or ENTROPY or MARGIN:
-        row = tl.load(cursor_ptr) + token
-        live &= row < R
-        _record(
-            row, slot, live, experts, weights, scores, in_e, keys, key,
-            record_expert_ptr, record_weight_ptr, record_entropy_ptr, record_margin_ptr,
-            K, PACKED, EXPERTS, WEIGHTS, ENTROPY, MARGIN,
-        )  # fmt: skip
+    chosen = live & (slot < K)
+    _write(weight_ptr, token[:, None] * K + slot, weights, chosen)
+    _write(expert_ptr, token[:, None] * K + slot, experts, chosen)
+    if RECORDS:
+        row = (tl.load(cursor_ptr) + token)[:, None]
+        _write(record_expert_ptr, row * K + slot, experts, chosen & (row < R))
+        _write(record_weight_ptr, row * K + slot, weights, chosen & (row < R))
 
 
 def route(
@@ -188,7 +127,8 @@ def route(
     `logits` (T, E) are float32, bfloat16 or float16, with experts next to each other in memory; `bias` (E,) is added
     for selection alone. Ids follow the tie rule of `Gating`, and are distinct and in range whatever a row holds, NaN
     and infinities included. `record` receives the same decision, from its cursor on (see `Record`). `block_m` tokens
-    go to a program; by default the table in `tiles.py` says how many.
+    go to a program; by default the table in `tiles.py` says how many. (In Triton's interpreter, where the tests run
+    without a GPU, a program costs the same whatever its size, so they ask for large ones.)
     """
     tokens, experts = logits.shape
     if experts != gating.experts or logits.stride(1) != 1:
@@ -197,12 +137,13 @@ def route(
     chosen = logits.new_empty(tokens, gating.top_k, dtype=torch.int32)
     if not tokens:
         return weights, chosen
-    tile = router_tile(gating, logits.element_size())
+    tile = router_tile(gating)
     block_m = block_m or tile.block_m
+    nothing = weights, weights, weights, 0  # pointers that the kernel does not read
     _route_kernel[(triton.cdiv(tokens, block_m),)](
         logits, logits.stride(0), tokens, weights if bias is None else bias, weights, chosen,
-        gating.scale, gating.added, gating.floor, *(record or Record()).arguments(unused=weights),
-        **gating_flags(gating, bias is not None), **(record or Record()).flags(),
+        gating.scale, gating.added, gating.floor, *(nothing if record is None else record.arguments()),
+        **gating_flags(gating, bias is not None), RECORDS=record is not None,
         BLOCK_M=block_m, BLOCK_G=tile.block_g, BLOCK_S=tile.block_s, BLOCK_K=tile.block_k, num_warps=tile.warps,
     )  # fmt: skip
     return weights, chosen

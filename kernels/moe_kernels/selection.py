@@ -71,7 +71,7 @@ def select_top_k(
     key, lane,
     K: tl.constexpr, PACKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The K largest keys of each row -> lanes and keys (M, BLOCK_K), and all keys with these RETIRED.
+    """The K largest keys of each row -> lanes and keys (M, BLOCK_K).
 
     Keys that went through `pack_lane` give value and lane in one reduction; others take a second one for the lane.
     """
@@ -90,7 +90,7 @@ def select_top_k(
     if PACKED:
         lanes = tl.where(slot < K, LOW - (keys & LOW), 0)
         keys = unpack_value(keys)
-    return lanes, keys, key
+    return lanes, keys
 
 
 @triton.jit

@@ -24,7 +24,7 @@ class RouterTile(NamedTuple):
     warps: int
 
 
-def router_tile(gating: Gating, logit_bytes: int) -> RouterTile:
+def router_tile(gating: Gating) -> RouterTile:
     """One warp up to 512 lanes: reductions over experts then never leave it."""
     block_g = triton.next_power_of_2(gating.groups)
     block_s = triton.next_power_of_2(gating.group_size)

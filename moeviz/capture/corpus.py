@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.capture.trace import Progress, trace
+from moeviz.capture.run.decoding import Progress
+from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import ARRAYS, RoutingTrace
@@ -36,7 +37,9 @@ def trace_corpus(
     say where to cut; and what `trace` raises.
     """
     model = load_model(model) if isinstance(model, str) else model
-    texts, labels, traces = list(texts), [], []
+    labels: list[str] = []
+    traces: list[RoutingTrace] = []
+    texts = list(texts)
     if not texts:
         raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
     for done, (label, text) in enumerate(texts, start=1):
@@ -60,13 +63,15 @@ def fitting_stretches(model: LoadedModel, text: str) -> list[str]:
     places, tokens = _cuts(model, text)
     ends = [0]
     while ends[-1] < len(places) - 1:
-        ends.append(_end_of_stretch(model, text, places, tokens, start=ends[-1]))
+        ends.append(_end_of_stretch(model, text, places, tokens, start=ends[-1], limit=limit))
     return [text[places[start] : places[end]] for start, end in pairwise(ends)]
 
 
-def _end_of_stretch(model: LoadedModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int) -> int:
+def _end_of_stretch(
+    model: LoadedModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int, limit: int
+) -> int:
     """The last cut that leaves a stretch from `start` short enough for the model's context."""
-    limit = room = model.max_tokens
+    room = limit
     while True:
         end = int(np.searchsorted(tokens, tokens[start] + room, side="right")) - 1
         if end <= start:
@@ -105,8 +110,9 @@ def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
     ]
     fields = {field: [getattr(part, field) for part in traces] for field in ARRAYS}
     arrays = {
-        field: None if any(part is None for part in parts) else np.concatenate(parts, axis=1)
+        field: np.concatenate(parts, axis=1)
         for field, parts in fields.items()
+        if all(part is not None for part in parts)
     }
     return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays)
 

@@ -1,18 +1,30 @@
-"""Trace any transformers MoE, on any device, by listening to the routers that the model declares."""
+"""Run prompts through a model and record what every router decides: `trace` at the end, `stream` while it grows.
 
-from collections.abc import Sequence
+One implementation: a job (what to run, and how) is run in one of the ways of `ways.py`, and what the routers were
+recorded to decide is assembled as a trace.
+"""
 
-from torch import nn
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
+
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.apply import intervening, ready
 from moeviz.capture.change.kinds import Intervention
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import listen
-from moeviz.capture.run.decoding import Decoding, Progress, Sampling, counted, decode
+from moeviz.capture.record.listen import Recording
+from moeviz.capture.record.locks import alone
+from moeviz.capture.run.decoding import Decoding, Progress, Sampling, Watch, counted, decode, written
 from moeviz.capture.run.prompts import prepare
+from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
 from moeviz.routing_trace import RoutingTrace
+
+log = logging.getLogger("moeviz.capture")
+SoFar = Callable[[], Recording]
 
 
 def trace(
@@ -23,9 +35,10 @@ def trace(
     max_new_tokens: int = 0,
     sampling: Sampling | None = None,
     decoding: Decoding | None = None,
+    kernels: Kernels = "auto",
+    intervention: Intervention | None = None,
     keep_logits: bool = True,
     site: str | None = None,
-    intervention: Intervention | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -34,28 +47,128 @@ def trace(
     prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch.
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
-    sampling        how tokens are drawn (`run.decoding.Sampling`); default: the likeliest.
-    decoding        how generation runs: beams, several sequences, drafts, caches (`run.decoding.Decoding`).
+    sampling        how tokens are drawn (`Sampling`); default: the likeliest.
+    decoding        how generation runs: beams, several sequences, drafts, caches (`Decoding`).
+    kernels         True runs the routers by moeviz's kernels, which write the record as they decide (Triton on a GPU,
+                    plain torch elsewhere); False listens to the model's own. "auto": the kernels on a CUDA device
+                    where they know every router of the model, listening elsewhere. `trace.model.recorded_by` says
+                    which it was. In every run by kernels the first rows of each router are compared with its own
+                    answer; where they differ, the run is made again by listening, with a warning.
+    intervention    what routers are to decide otherwise (`Mute`, `Force`, `TopK`, `Exchange`, `Replay`), while
+                    generating too.
     keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
     site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",
                     "feed-forward" (the default) or "attention", "text" (the default) or "images".
-    intervention    what routers are to decide otherwise (`moeviz.capture.change.kinds`), while generating too.
-    progress        called after the prompts are read and after each generated token. Raise in it to stop.
+    progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
+                    token. Raise in it to stop.
 
     Raises
     ------
     InvalidPrompt: empty, or too long for the model's context. CaptureError: a dense model, routing that did not come
-    through, or an intervention that the model cannot be given. ModelNotFound: no such model.
+    through, an intervention that the model cannot be given, or kernels that cannot record it. ModelNotFound: no such
+    model.
 
     The tokens of a decoder beside an encoder are its start token and what it generates. A layer that runs several
     times in one forward is as many layers of the trace, and `layer_kind` says so.
 
+    >>> import moeviz
+    >>> trace = moeviz.trace(moeviz.load_model(), "Il fait froid.", max_new_tokens=2)
+    >>> trace.experts.shape  # layers, tokens, slots
+    (6, 8, 2)
+
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `odd_routers.py` has those that answer otherwise.
     """
-    sampling, decoding, watch = sampling or Sampling(), decoding or Decoding(), counted(progress, max_new_tokens)
+    decoding = decoding or Decoding()
     run = prepare(model, prompts, tokenizer, max_new_tokens, site, decoding.copies)
-    swaps = () if intervention is None else ready(run, site)
-    with listen(run.model, keep_logits, site) as recording, intervening(run, swaps, intervention, max_new_tokens):
-        written = decode(run.model, run.batch, max_new_tokens, sampling, decoding, watch)
-    return assemble(recording, run, written)
+    job = Job(run, max_new_tokens, sampling or Sampling(), decoding, kernels, intervention, keep_logits, site)
+    watch = counted(progress, max_new_tokens)
+    with alone(run.model):
+        return _recorded(job, lambda _so_far: watch)
+
+
+def stream(
+    model: LoadedModel | nn.Module | str,
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    decoding: Decoding | None = None,
+    kernels: Kernels = "auto",
+    intervention: Intervention | None = None,
+    keep_logits: bool = True,
+    site: str | None = None,
+) -> Iterator[RoutingTrace]:
+    """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
+
+        for trace in moeviz.stream(model, "Once upon a time", max_new_tokens=50):
+            ...
+
+    The last one is what `trace` returns. Generation waits while the loop works on a trace. To cancel, leave the loop,
+    or `close()` the generator: the model stops before its next token. The model is being recorded until then.
+
+    Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
+    """
+    decoding, sampling = decoding or Decoding(), sampling or Sampling()
+    run = prepare(model, prompts, tokenizer, max_new_tokens, site, decoding.copies)
+    decoding.check(run.model, len(run.batch.input_ids), sampling, growing=True)
+    return _growing(Job(run, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site))
+
+
+def _recorded(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+    """Run by kernels where they are wanted; where they turn out not to decide as the routers do, again by listening."""
+    if wants_kernels(job):
+        try:
+            return _run(job, watching)
+        except NotByKernels as reason:
+            log.warning("%s The routers are listened to instead.", reason)
+    return _run(replace(job, kernels=False), watching)
+
+
+def _run(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+    way = by_kernels if job.kernels else by_listening
+    with way(job) as so_far:
+        run = job.run
+        made = decode(run.model, run.batch, job.max_new_tokens, job.sampling, job.decoding, watching(so_far))
+        return assemble(so_far(), run, made)
+
+
+class _Cancelled(BaseException):
+    """Nobody waits for the next trace."""
+
+
+def _growing(job: Job) -> Iterator[RoutingTrace]:
+    """The model runs in a thread of its own, and takes turns with the caller."""
+    made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
+    turns, cancelled = threading.Semaphore(0), threading.Event()
+
+    def watching(so_far: SoFar) -> Watch:
+        def hand_over(generated: Tensor) -> None:
+            made.put(assemble(so_far(), job.run, written(job.run.model, generated, None, job.decoding.drafts)))
+            turns.acquire()
+            if cancelled.is_set():
+                raise _Cancelled
+
+        return hand_over
+
+    def work() -> None:
+        try:
+            _recorded(job, watching)
+            made.put(None)
+        except BaseException as error:  # raised again where the traces are taken
+            made.put(error)
+
+    with alone(job.run.model):
+        worker = threading.Thread(target=work, name="moeviz-stream", daemon=True)
+        worker.start()
+        try:
+            while (grown := made.get()) is not None:
+                if isinstance(grown, BaseException):
+                    raise grown
+                yield grown
+                turns.release()
+        finally:
+            cancelled.set()
+            turns.release()
+            worker.join()

@@ -31,3 +31,5 @@ TOPICS: dict[str, tuple[Chart, ...]] = {
     "Coverage": coverage.CHARTS,
     "Placement": placement.CHARTS,
 }
+
+NAMED: dict[str, Chart] = {chart.key: chart for charts in TOPICS.values() for chart in charts}

@@ -1,4 +1,4 @@
-"""Pictures of which experts of a layer work together on the same token."""
+"""Charts of which experts of a layer are chosen together for the same token."""
 
 import altair as alt
 import numpy as np
@@ -18,7 +18,7 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
     cells = frame[frame["expert"].isin(ids) & frame["partner"].isin(ids) & frame["co_activation"].notna()]
     scale, axis = alt.Scale(domain=ids), theme.ids_axis()
     legend = alt.Legend(
-        title="share of the expert's tokens (row)", format="%", orient="top", gradientLength=200, titleLimit=330
+        title="share of the row expert's tokens", format="%", orient="top", gradientLength=200, titleLimit=330
     )
     chart = (
         alt.Chart(cells.drop(columns="chance_tokens"))
@@ -32,11 +32,11 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
             tooltip=[
                 alt.Tooltip("expert:Q", format="d"),
                 alt.Tooltip("partner:Q", format="d"),
-                alt.Tooltip("tokens:Q", title="tokens that chose both", format=","),
-                alt.Tooltip("expert_tokens:Q", title="tokens that chose the expert", format=","),
+                alt.Tooltip("tokens:Q", title="tokens routed to both", format=","),
+                alt.Tooltip("expert_tokens:Q", title="tokens routed to the expert", format=","),
                 alt.Tooltip("co_activation:Q", title="co-activation", format=".1%"),
-                alt.Tooltip("chance:Q", title="by lot", format=".1%"),
-                alt.Tooltip("lift:Q", title="times that", format=".2f"),
+                alt.Tooltip("chance:Q", title="expected at random", format=".1%"),
+                alt.Tooltip("lift:Q", title="times what is expected", format=".2f"),
             ],
         )
     )
@@ -53,27 +53,31 @@ def _drawn(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
     shown = frame["tokens"].where(frame["expert"].isin(ids) & frame["partner"].isin(ids), 0).sum()
     hidden = 1 - shown / max(frame["tokens"].sum(), 1)
     return ids, [
-        f"{len(ids)} of {len(every)} experts: those of the commonest pairs",
-        f"left out: {hidden:.1%} of the pairs that tokens chose",
+        f"{len(ids)} of {len(every)} experts: those in the most frequent pairs",
+        f"not shown: {hidden:.1%} of all co-activations",
     ]
 
 
 def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
-    """The pairs of one layer that are most above chance, and their chance. Columns: those of `co_activation`."""
+    """The pairs of one layer furthest above chance, with what chance gives. Columns: those of `co_activation`."""
     pairs = _most_above_chance(frame)
     base = alt.Chart(pairs).encode(
         y=alt.Y("pair:N", title="pair of experts", sort=None, axis=alt.Axis(labelLimit=100)),
         tooltip=[
             alt.Tooltip("pair:N", title="experts"),
-            alt.Tooltip("tokens:Q", title="tokens that chose both", format=","),
-            alt.Tooltip("chance_tokens:Q", title="tokens by lot", format=",.1f"),
-            alt.Tooltip("lift:Q", title="times that", format=".2f"),
-            alt.Tooltip("co_activation:Q", title="share of the first's tokens", format=".1%"),
-            alt.Tooltip("of_partner:Q", title="share of the second's tokens", format=".1%"),
+            alt.Tooltip("tokens:Q", title="tokens routed to both", format=","),
+            alt.Tooltip("chance_tokens:Q", title="tokens expected at random", format=",.1f"),
+            alt.Tooltip("lift:Q", title="times what is expected", format=".2f"),
+            alt.Tooltip("co_activation:Q", title="share of the first expert's tokens", format=".1%"),
+            alt.Tooltip("of_partner:Q", title="share of the second expert's tokens", format=".1%"),
         ],
     )
     bars = base.mark_bar(color=theme.MAIN, height=alt.RelativeBandSize(0.6)).encode(
-        x=alt.X("tokens:Q", title="tokens that chose both (orange: by lot)", axis=alt.Axis(tickCount=6, tickMinStep=1))
+        x=alt.X(
+            "tokens:Q",
+            title="tokens routed to both (orange: expected at random)",
+            axis=alt.Axis(tickCount=6, tickMinStep=1),
+        )
     )
     chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.9)).encode(
         x="chance_tokens:Q"
@@ -93,18 +97,19 @@ def _most_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
 
 CHARTS = (
     Chart(
-        "Which experts of this layer work on the same tokens?",
-        "Each row is an expert (blank: no tokens), and its cells say what share of its tokens had which partner too; a "
-        "bright column is an expert busy with everyone, and an expert with few tokens has strong cells by luck.",
+        "Which experts of this layer are chosen for the same tokens?",
+        "Each row is an expert (blank: no tokens), and its cells show what share of its tokens also went to each "
+        "other expert. A bright column is an expert that is chosen along with every other; in the row of an expert "
+        "with few tokens, a bright cell may be luck.",
         measure=co_activation,
         draw=co_activation_heatmap,
         layers="one",
     ),
     Chart(
-        "Which pairs of experts share more tokens than chance?",
-        "Each bar counts the tokens that chose both experts of a pair, the pairs most above chance first; the orange "
-        "mark is what experts with these loads share by lot, and in a short text the best of many pairs beat it by "
-        "luck.",
+        "Which pairs of experts share more tokens than chance would give?",
+        "Each bar counts the tokens routed to both experts of a pair; the pairs furthest above chance come first. The "
+        "orange mark is what experts with these loads would share at random. In a short text, the best of many pairs "
+        "beat it by luck.",
         measure=co_activation,
         draw=strongest_pairs,
         layers="one",

@@ -1,4 +1,4 @@
-"""Pictures of two traces side by side. No topic, since a topic is about one trace."""
+"""Charts of two traces side by side. Not a topic, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -9,18 +9,20 @@ from moeviz.metrics.comparison import balance_of_both, choices_changed, load_dif
 
 
 def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """Jensen-Shannon divergence of the loads, with chance. Columns: those of `load_divergence`."""
+    """Jensen-Shannon divergence of the loads, with what chance gives. Columns: those of `load_divergence`."""
     base = alt.Chart(frame).encode(
         x=theme.layer_axis("orange: chance"),
         tooltip=[
             alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("divergence:Q", title="bits apart", format=".3f"),
-            alt.Tooltip("chance:Q", title="by lot", format=".3f"),
+            alt.Tooltip("divergence:Q", title="distance in bits", format=".3f"),
+            alt.Tooltip("chance:Q", title="expected at random", format=".3f"),
             alt.Tooltip("tokens:Q", title="tokens of A", format=","),
             alt.Tooltip("other_tokens:Q", title="tokens of B", format=","),
         ],
     )
-    bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("divergence:Q", title="divergence of the loads, bits"))
+    bars = base.mark_bar(color=theme.MAIN).encode(
+        y=alt.Y("divergence:Q", title="Jensen-Shannon divergence of the loads, bits")
+    )
     ticks = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
     return theme.framed(bars + ticks.encode(y="chance:Q"), theme.MEDIUM)
 
@@ -38,7 +40,10 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
                 "difference:Q",
                 scale=alt.Scale(scheme=theme.DIVERGING, domain=[-most or -1, most or 1], domainMid=0),
                 legend=alt.Legend(
-                    title="even shares more in A (blue) or B (orange)", orient="top", gradientLength=200, titleLimit=330
+                    title="used more in A (blue) or in B (orange), × uniform load",
+                    orient="top",
+                    gradientLength=200,
+                    titleLimit=330,
                 ),
             ),
             tooltip=[
@@ -46,7 +51,7 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
                 alt.Tooltip("expert:Q", format="d"),
                 alt.Tooltip("load:Q", title="load in A", format=".2%"),
                 alt.Tooltip("other_load:Q", title="load in B", format=".2%"),
-                alt.Tooltip("difference:Q", title="difference, even shares", format="+.2f"),
+                alt.Tooltip("difference:Q", title="difference, × uniform load", format="+.2f"),
             ],
         )
     )
@@ -54,13 +59,13 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
 
 
 def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
-    """Load of the busiest expert, a line a trace. Columns: those of `balance_of_both`."""
+    """Load of the busiest expert, one line per trace. Columns: those of `balance_of_both`."""
     lines = (
         alt.Chart(frame)
         .mark_line(point=True)
         .encode(
-            x=theme.layer_axis("dashed: even share"),
-            y=alt.Y("max_over_mean:Q", title="busiest expert, in even shares"),
+            x=theme.layer_axis("dashed: uniform load"),
+            y=alt.Y("max_over_mean:Q", title="load of the busiest expert, × uniform"),
             color=alt.Color(
                 "trace:N",
                 scale=alt.Scale(domain=["A", "B"], range=list(theme.PAIR)),
@@ -69,11 +74,11 @@ def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
             tooltip=[
                 alt.Tooltip("trace:N"),
                 alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("max_over_mean:Q", title="busiest expert, even shares", format=".2f"),
+                alt.Tooltip("max_over_mean:Q", title="busiest expert, × uniform", format=".2f"),
                 alt.Tooltip("cv:Q", title="std / mean", format=".3f"),
-                alt.Tooltip("chance_cv:Q", title="std / mean by lot", format=".3f"),
+                alt.Tooltip("chance_cv:Q", title="std / mean at random", format=".3f"),
                 alt.Tooltip("normalised_entropy:Q", title="entropy / ln E", format=".3f"),
-                alt.Tooltip("dead_experts:Q", title="experts without a token", format="d"),
+                alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d"),
             ],
         )
     )
@@ -81,18 +86,18 @@ def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
-    """Share of tokens with other experts. Columns: those of `choices_changed`."""
+    """Share of tokens that go to other experts. Columns: those of `choices_changed`."""
     bars = (
         alt.Chart(frame)
         .mark_bar(color=theme.MAIN)
         .encode(
             x=theme.layer_axis(),
-            y=alt.Y("changed:Q", title="tokens with other experts", axis=theme.share_axis()),
+            y=alt.Y("changed:Q", title="tokens that go to other experts", axis=theme.share_axis()),
             tooltip=[
                 alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("changed:Q", title="tokens with another set of experts", format=".1%"),
-                alt.Tooltip("first_changed:Q", title="with another first choice", format=".1%"),
-                alt.Tooltip("overlap:Q", title="experts of A that B has too", format=".1%"),
+                alt.Tooltip("changed:Q", title="tokens with a different set of experts", format=".1%"),
+                alt.Tooltip("first_changed:Q", title="with a different first choice", format=".1%"),
+                alt.Tooltip("overlap:Q", title="share of A's experts that B also chose", format=".1%"),
             ],
         )
     )
@@ -101,28 +106,29 @@ def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
 
 COMPARISONS = (
     Chart(
-        "In which layers do the two use their experts differently?",
-        "Each bar is a layer: how far apart the two loads are, in bits (0 is alike, 1 shares no expert); the orange "
-        "mark is what texts of these lengths show by luck.",
+        "In which layers do the two traces use their experts differently?",
+        "Each bar is a layer and shows how far apart the two traces' loads are, in bits: 0 if they are the same, 1 if "
+        "they have no expert in common. The orange mark is what texts of these lengths show by luck.",
         measure=load_divergence,
         draw=divergence_by_layer,
     ),
     Chart(
-        "Which experts does the one use more than the other?",
-        "Each cell is an expert: blue where trace A gives it more of the layer's assignments, orange where B does, in "
-        "even shares.",
+        "Which experts does one trace use more than the other?",
+        "Each cell is an expert: blue if trace A gives it a larger share of the layer's assignments, orange if B "
+        "does. The difference is in multiples of the uniform load.",
         measure=load_difference,
         draw=difference_heatmap,
     ),
     Chart(
         "Which of the two is better balanced?",
-        "Each line is a trace: the load of each layer's busiest expert, in even shares (dashed: an even load).",
+        "Each line is a trace and shows the load of the busiest expert in each layer, as a multiple of the uniform "
+        "load (dashed).",
         measure=balance_of_both,
         draw=balance_lines,
     ),
     Chart(
         "Where do the same tokens go to other experts?",
-        "Each bar is a layer: how many of the tokens are sent to another set of experts in B than in A.",
+        "Each bar is a layer and shows what share of the tokens goes to a different set of experts in B than in A.",
         measure=choices_changed,
         draw=changed_by_layer,
     ),

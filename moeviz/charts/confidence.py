@@ -1,4 +1,4 @@
-"""Pictures of how sure the routers are."""
+"""Charts of how confident the routers are."""
 
 import altair as alt
 import pandas as pd
@@ -28,7 +28,7 @@ def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
     means = [
         alt.Tooltip("margin:Q", title="mean", format=".3f"),
-        alt.Tooltip("top:Q", title="mean probability of the favourite", format=".3f"),
+        alt.Tooltip("top:Q", title="mean probability of the most probable expert", format=".3f"),
     ]
     picture = _quantiles_by_layer(frame, "lead in probability", means)
     tie = theme.reference(pd.DataFrame({"tie": [0.0]}), "tie")
@@ -74,22 +74,22 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
 
 CHARTS = (
     Chart(
-        "How sure is each layer's router?",
+        "How confident is the router in each layer?",
         "For each layer, the white tick is the median token, the bar the middle half of all tokens and the line the "
-        "middle 80 %: low is a router that knows, 1 is one that might as well draw lots.",
+        "middle 80 %. Near 0 the router is certain; at 1 it might as well choose at random.",
         measure=router_entropy,
         draw=entropy_by_layer,
     ),
     Chart(
-        "How far ahead is the favourite expert?",
-        "For each layer, the lead in probability of the most probable expert over the second (white tick: median "
-        "token, bar: middle half, line: middle 80 %); near 0 a small change would send the token elsewhere.",
+        "How far ahead is the most probable expert?",
+        "For each layer, how far the probability of the most probable expert is above that of the second (white tick: "
+        "median token; bar: middle half; line: middle 80 %). Near 0, a small change would send the token elsewhere.",
         measure=top_margin,
         draw=margin_by_layer,
     ),
     Chart(
-        "Where in the text do the routers hesitate?",
-        "Each cell is one token at one layer: the brighter, the more undecided its router.",
+        "Where in the text are the routers undecided?",
+        "Each cell is one token at one layer: the brighter it is, the more undecided the router.",
         measure=token_entropy,
         draw=entropy_grid,
         tokens="window",

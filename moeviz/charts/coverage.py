@@ -1,4 +1,4 @@
-"""Pictures of how many experts the work needs, and how many a text has been to."""
+"""Charts of how many experts a share of the work needs, and how many a text has reached."""
 
 import altair as alt
 import pandas as pd
@@ -11,20 +11,20 @@ MOST_WRITTEN = 60  # layers: with more, a row is too low for numbers
 
 
 def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
-    """Layer by level, coloured by what an even load would need. Columns: those of `experts_needed`."""
+    """Layer by level, coloured by how many a uniform load would need. Columns: those of `experts_needed`."""
     base = alt.Chart(frame.assign(column=_columns(frame), written=_written(frame))).encode(
         x=alt.X("column:O", title=None, sort=None, axis=_levels_axis()),
         y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
         tooltip=[
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip("level:Q", title="share of assignments", format=".0%"),
-            alt.Tooltip("needed:Q", title="experts that serve it", format="d"),
-            alt.Tooltip("by_lot:Q", title="by lot", format="d"),
-            alt.Tooltip("even:Q", title="with an even load", format="d"),
-            alt.Tooltip("num_experts:Q", title="experts of the layer", format="d"),
+            alt.Tooltip("needed:Q", title="experts that carry it", format="d"),
+            alt.Tooltip("by_lot:Q", title="at random", format="d"),
+            alt.Tooltip("even:Q", title="under a uniform load", format="d"),
+            alt.Tooltip("num_experts:Q", title="experts in the layer", format="d"),
         ],
     )
-    title = "experts needed, of what an even load needs"
+    title = "experts needed, as a share of what a uniform load needs"
     legend = alt.Legend(title=title, titleLimit=330, format="%", orient="top", gradientLength=200)
     cells = base.mark_rect(stroke=None).encode(
         color=alt.Color("of_even:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)
@@ -37,10 +37,10 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _columns(frame: pd.DataFrame) -> pd.Series:
-    """A name for each level, with what an even load needs where that is the same for all layers."""
+    """A name for each level, with what a uniform load needs if that is the same for all layers."""
     names = (100 * frame["level"]).round().astype("int").astype("str") + " %"
     same = frame["num_experts"].nunique() == 1
-    return names + "|even " + frame["even"].astype("str") if same else names
+    return names + "|uniform " + frame["even"].astype("str") if same else names
 
 
 def _levels_axis() -> alt.Axis:
@@ -59,7 +59,7 @@ def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(frame).encode(
         x=alt.X(
             "tokens:Q",
-            title="tokens so far (dashed: by lot)",
+            title="tokens so far (dashed: choice at random)",
             scale=alt.Scale(type="log", nice=False, domain=[1, last]),
             axis=alt.Axis(format="~s", tickCount=6, grid=False),
         ),
@@ -68,8 +68,8 @@ def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip("tokens:Q", title="tokens so far", format=","),
             alt.Tooltip("experts:Q", title="different experts", format="d"),
-            alt.Tooltip("chance:Q", title="by lot", format=".1f"),
-            alt.Tooltip("num_experts:Q", title="experts of the layer", format="d"),
+            alt.Tooltip("chance:Q", title="at random", format=".1f"),
+            alt.Tooltip("num_experts:Q", title="experts in the layer", format="d"),
         ],
     )
     y = alt.Y(
@@ -85,17 +85,17 @@ def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 CHARTS = (
     Chart(
-        "How many experts does each share of the work need?",
-        "Each cell says how many of a layer's busiest experts serve that share of its assignments, and after the "
-        "stroke how many would if experts were drawn by lot for as many tokens; the brighter, the nearer to an even "
-        "load.",
+        "How many experts carry half of the work, and how many nearly all of it?",
+        "Each cell says how many of a layer's busiest experts carry that share of its assignments and, after the "
+        "slash, how many it would take if experts were chosen at random for as many tokens. The brighter the cell, "
+        "the closer to a uniform load.",
         measure=experts_needed,
         draw=experts_needed_grid,
     ),
     Chart(
-        "How soon has the text been to every expert?",
-        "Each line is a layer and counts the different experts that the tokens so far have chosen; below the dashed "
-        "line, the text keeps to fewer experts than choosing by lot would.",
+        "How soon has the text used every expert?",
+        "Each line is a layer and counts the different experts that the tokens so far were routed to. Below the "
+        "dashed line, the text uses fewer experts than a choice at random would.",
         measure=experts_touched,
         draw=touched_by_layer,
     ),

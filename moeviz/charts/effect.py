@@ -1,4 +1,4 @@
-"""Pictures of what an intervention does. No topic, since a topic is about one trace."""
+"""Charts of what an intervention does. Not a topic, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -13,7 +13,7 @@ LITTLE = 0.01  # nats: less is drawn as little
 
 
 def effect_bars(frame: pd.DataFrame) -> alt.Chart:
-    """How far the distribution of the next token moves, token by token. Columns: those of `effect_by_token`."""
+    """How far the next-token distribution moves, token by token. Columns: those of `effect_by_token`."""
     columns = ["sequence", "position", "text", "token", "kl", "loss_change", "another"]
     cells, x = token_axis(frame[columns].head(MANY))
     highest = max(float(frame["kl"].max()), LITTLE)
@@ -23,28 +23,30 @@ def effect_bars(frame: pd.DataFrame) -> alt.Chart:
         .encode(
             x=x,
             x2="end:Q",
-            y=alt.Y("kl:Q", title="change of the next token, nats (KL)", scale=alt.Scale(domain=[0, highest])),
+            y=alt.Y(
+                "kl:Q", title="change of the next-token distribution, nats (KL)", scale=alt.Scale(domain=[0, highest])
+            ),
             y2=alt.datum(0),
             color=alt.Color(
                 "another:N",
                 scale=alt.Scale(domain=[False, True], range=list(theme.PAIR)),
-                legend=alt.Legend(title="likeliest next token", orient="top", labelExpr=LABELS),
+                legend=alt.Legend(title="most likely next token", orient="top", labelExpr=LABELS),
             ),
             tooltip=[
                 *token_tooltip()[:2],
                 alt.Tooltip("kl:Q", title="KL, nats", format=".4f"),
-                alt.Tooltip("loss_change:Q", title="change of this token's loss, nats", format="+.4f"),
+                alt.Tooltip("loss_change:Q", title="change in this token's loss, nats", format="+.4f"),
             ],
         )
     )
     return theme.framed(bars, theme.MEDIUM, canvas=True)
 
 
-LABELS = "datum.label == 'true' ? 'another one' : 'the same'"
+LABELS = "datum.label == 'true' ? 'a different one' : 'the same'"
 EFFECT = Chart(
-    "Where does the change move the prediction?",
-    "Each bar is a token: how far the distribution of the token after it moves; orange where another one becomes the "
-    "likeliest.",
+    "Where does the change alter the prediction?",
+    "Each bar is a token and shows how far the distribution of the next token moves; it is orange if a different next "
+    "token becomes the most likely.",
     measure=effect_by_token,
     draw=effect_bars,
 )

@@ -1,4 +1,4 @@
-"""Pictures of how tokens flow from layer to layer. Altair has no Sankey diagram: a ribbon is an area of 16 points."""
+"""Charts of how tokens flow from layer to layer. Altair has no Sankey diagram: a ribbon is an area of 16 points."""
 
 import altair as alt
 import numpy as np
@@ -25,7 +25,7 @@ def flow_ribbons(frame: pd.DataFrame) -> alt.LayerChart:
     if theme.OTHER in set(bands["colour"]):
         notes = [*notes, f"grey: all but the layer's {theme.FOCUS} busiest experts"]
     if hidden:
-        notes = [*notes, f"left out: {hidden:.1%} of steps, in thin ribbons"]
+        notes = [*notes, f"not drawn: {hidden:.1%} of the steps, whose ribbons would be too thin"]
     x = alt.X(
         "x:Q",
         title=["layer", *notes],
@@ -155,7 +155,7 @@ def _areas(ribbons: pd.DataFrame, x: alt.X) -> alt.Chart:
                 alt.Tooltip("from_layer:Q", title="from layer", format="d"),
                 alt.Tooltip("from_name:N", title="expert there"),
                 alt.Tooltip("to_layer:Q", title="to layer", format="d"),
-                alt.Tooltip("to_name:N", title="expert then"),
+                alt.Tooltip("to_name:N", title="expert next"),
                 alt.Tooltip("tokens:Q", format=","),
                 alt.Tooltip("share:Q", title="share of the first expert's tokens", format=".1%"),
                 alt.Tooltip("chance:Q", title="share if the layers were independent", format=".1%"),
@@ -178,7 +178,7 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
         tooltip=[
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip("name:N", title="expert"),
-            alt.Tooltip("tokens:Q", title="tokens, first choice", format=","),
+            alt.Tooltip("tokens:Q", title="tokens (first choices)", format=","),
             alt.Tooltip("share:Q", title="share of the layer's tokens", format=".1%"),
         ],
     )
@@ -194,9 +194,10 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
 
 
 def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
-    """What each layer tells about the next, shuffled, and at most. Columns: those of `consecutive_information`."""
+    """Bits that each layer tells about the next, with shuffled and maximum. Columns: those of
+    `consecutive_information`."""
     bits = {"information": "bits about the next layer", "shuffled": "with tokens shuffled", "maximum": "maximum"}
-    title = ["layer, with the MoE layer after it", "(orange: shuffled, grey: maximum)"]
+    title = ["layer (predicting the next MoE layer)", "(orange: shuffled, grey: maximum)"]
     base = alt.Chart(frame).encode(
         x=alt.X("from_layer:O", title=title, axis=theme.ids_axis()),
         tooltip=[
@@ -217,16 +218,17 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
 CHARTS = (
     Chart(
         "How do tokens flow from expert to expert, layer by layer?",
-        "Each column is a layer, its bands are experts and each ribbon the tokens whose first choices it joins, in the "
-        "colour of the expert that they come from and stronger where they are more than chance; the same colour at two "
-        "layers is not the same expert, and the Layers page has all pairs of any two layers.",
+        "Each column is a layer and its bands are experts. Each ribbon is the tokens that go from one first choice to "
+        "the next, in the colour of the expert they leave, and stronger where there are more of them than chance "
+        "would give. The same colour in two layers is not the same expert; the Layers page shows all pairs of experts "
+        "for any two layers.",
         measure=consecutive_transitions,
         draw=flow_ribbons,
     ),
     Chart(
-        "How much does the choice at one layer tell about the next?",
-        "Each bar is what the first choice at a layer tells about the first choice at the MoE layer after it; only "
-        "what it has above the orange mark, the same with tokens shuffled, means something.",
+        "How much does the choice in one layer tell about the next?",
+        "Each bar is what a layer's first choice tells about the first choice in the next MoE layer. Only the part "
+        "above the orange mark, which is the same measure with the tokens shuffled, is more than luck.",
         measure=consecutive_information,
         draw=flow_information,
     ),

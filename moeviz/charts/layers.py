@@ -1,4 +1,4 @@
-"""Pictures of two layers side by side. Nothing here treats an id of one layer as the same expert in the other."""
+"""Charts of two layers side by side. None of them takes an id in one layer for the same expert in the other."""
 
 import altair as alt
 import numpy as np
@@ -13,9 +13,9 @@ MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gin
 
 
 def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
-    """Loads from busiest to idlest expert, one line a layer. Columns: those of `ranked_load`."""
+    """Loads from the busiest to the least used expert, one line per layer. Columns: those of `ranked_load`."""
     base = alt.Chart(frame).encode(
-        x=alt.X("rank:Q", title="rank in its layer (dashed: even share)", scale=_ranks(frame), axis=_whole_axis()),
+        x=alt.X("rank:Q", title="rank in its layer (dashed: uniform load)", scale=_ranks(frame), axis=_whole_axis()),
         color=_two_colours(frame),
         tooltip=[alt.Tooltip("rank:Q", format="d"), *load_tooltip()],
     )
@@ -42,10 +42,10 @@ def _two_colours(frame: pd.DataFrame) -> alt.Color:
 
 
 def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
-    """Three measures of evenness, a dot a layer. Columns: those of `balance_of_two`."""
+    """Three measures of balance, one dot per layer. Columns: those of `balance_of_two`."""
     named = frame.assign(measure=frame["measure"].map(MEASURES))
     base = alt.Chart(named).encode(y=alt.Y("measure:N", title=None, sort=list(MEASURES.values())))
-    x = alt.X("value:Q", title="value (grey: an even load)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=6))
+    x = alt.X("value:Q", title="value (grey: uniform load)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=6))
     even = base.mark_tick(color=theme.NOTE, thickness=3, opacity=1, height=26).encode(x="even:Q")
     dots = base.mark_point(filled=True, size=140, opacity=1).encode(
         x=x,
@@ -55,10 +55,10 @@ def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip("measure:N"),
             alt.Tooltip("value:Q", format=".3f"),
-            alt.Tooltip("max_over_mean:Q", title="busiest expert, even shares", format=".2f"),
+            alt.Tooltip("max_over_mean:Q", title="busiest expert, × uniform", format=".2f"),
             alt.Tooltip("cv:Q", title="std / mean", format=".3f"),
-            alt.Tooltip("chance_cv:Q", title="std / mean by lot", format=".3f"),
-            alt.Tooltip("dead_experts:Q", title="experts without a token", format="d"),
+            alt.Tooltip("chance_cv:Q", title="std / mean at random", format=".3f"),
+            alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d"),
         ],
     )
     return theme.framed(even + dots, theme.SHORT)
@@ -73,13 +73,13 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
         alt.Chart(frame[frame["tokens"] > 0].drop(columns=["from_layer", "to_layer"]))
         .mark_rect(stroke=None)
         .encode(
-            x=alt.X("to_expert:O", title=f"expert at layer {second}", scale=alt.Scale(domain=ids["to"]), axis=axis),
-            y=alt.Y("from_expert:O", title=f"expert at layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
+            x=alt.X("to_expert:O", title=f"expert in layer {second}", scale=alt.Scale(domain=ids["to"]), axis=axis),
+            y=alt.Y("from_expert:O", title=f"expert in layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
             color=alt.Color(
                 "share:Q",
                 scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
                 legend=alt.Legend(
-                    title=f"share of the expert's tokens at layer {first}",
+                    title=f"share of the expert's tokens in layer {first}",
                     format="%",
                     orient="top",
                     gradientLength=200,
@@ -87,8 +87,8 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
                 ),
             ),
             tooltip=[
-                alt.Tooltip("from_expert:Q", title=f"expert at layer {first}", format="d"),
-                alt.Tooltip("to_expert:Q", title=f"expert at layer {second}", format="d"),
+                alt.Tooltip("from_expert:Q", title=f"expert in layer {first}", format="d"),
+                alt.Tooltip("to_expert:Q", title=f"expert in layer {second}", format="d"),
                 alt.Tooltip("tokens:Q", format=","),
                 alt.Tooltip("share:Q", title="share of the first expert's tokens", format=".1%"),
                 alt.Tooltip("chance:Q", title="share if the layers were independent", format=".1%"),
@@ -100,7 +100,7 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
 
 
 def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
-    """How much the choices of two layers have in common, with chance. Columns: those of `overlap`."""
+    """How much the choices of two layers have in common, with what chance gives. Columns: those of `overlap`."""
     base = alt.Chart(frame).encode(
         y=alt.Y("measure:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
         tooltip=[
@@ -126,33 +126,32 @@ def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
 
 CHARTS = (
     Chart(
-        "Do the two layers share out their work alike?",
-        "Each line is a layer, from its busiest expert to its idlest; dashed is an even share of the assignments, and "
-        "equal ranks are not the same expert.",
+        "Do the two layers divide their work in the same way?",
+        "Each line is a layer, from its busiest expert to its least used one; the dashed line is a uniform load. "
+        "Experts with the same rank in two layers are not the same expert.",
         measure=ranked_load,
         draw=load_of_two_layers,
         layers="two",
     ),
     Chart(
         "Which of the two layers is better balanced?",
-        "The nearer a layer's dot is to the grey mark, the more even its load by that measure.",
+        "The closer a layer's dot is to the grey mark, the more uniform its load by that measure.",
         measure=balance_of_two,
         draw=balance_of_two_layers,
         layers="two",
     ),
     Chart(
-        "Where do the tokens of one expert go at the other layer?",
-        "Each row is an expert of the first layer, and its cells say what share of its tokens had which first choice "
-        "at the other layer; blank is none, and of an expert with "
-        "few tokens every cell is strong.",
+        "Where do the tokens of one expert go in the other layer?",
+        "Each row is an expert of the first layer, and its cells show what share of its tokens had each first choice "
+        "in the other layer; blank is none. In the row of an expert with few tokens, every cell is bright.",
         measure=transitions,
         draw=layer_transitions,
         layers="two",
     ),
     Chart(
-        "Does the choice at one layer tell the choice at the other?",
-        "Only what a bar reaches beyond its orange mark, the same with tokens shuffled, means something; shared ids "
-        "mean nothing unless the model's experts keep their identity across layers.",
+        "Does the choice in one layer predict the choice in the other?",
+        "Only the part of a bar beyond its orange mark, which is the same measure with the tokens shuffled, is more "
+        "than luck. Shared ids mean something only if the model's experts keep their identity across layers.",
         measure=overlap,
         draw=layer_overlap,
         layers="two",

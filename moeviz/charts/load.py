@@ -1,4 +1,4 @@
-"""Pictures of how the work is shared out among the experts."""
+"""Charts of how the work is divided among the experts."""
 
 import altair as alt
 import pandas as pd
@@ -11,7 +11,7 @@ SHARE = "share of assignments"
 
 
 def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
-    """Layer by expert, coloured by how many even shares the expert carries. Columns: those of `expert_load`."""
+    """Layer by expert, coloured by load as a multiple of the uniform load. Columns: those of `expert_load`."""
     chart = (
         alt.Chart(theme.compact(frame.drop(columns="rank")))
         .mark_rect(stroke=None)
@@ -21,7 +21,7 @@ def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
             color=alt.Color(
                 "times_even:Q",
                 scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
-                legend=alt.Legend(title="load, in even shares (1 = even)", orient="top", gradientLength=200),
+                legend=alt.Legend(title="load, × uniform (1 = uniform)", orient="top", gradientLength=200),
             ),
             tooltip=load_tooltip(),
         )
@@ -34,20 +34,20 @@ def load_tooltip() -> list[alt.Tooltip]:
     return [
         alt.Tooltip("layer:Q", format="d"),
         alt.Tooltip("expert:Q", format="d"),
-        alt.Tooltip("tokens:Q", title="tokens served", format=","),
+        alt.Tooltip("tokens:Q", title="tokens", format=","),
         alt.Tooltip("load:Q", title=SHARE, format=".2%"),
-        alt.Tooltip("uniform:Q", title="even share", format=".2%"),
-        alt.Tooltip("times_even:Q", title="times the even share", format=".2f"),
+        alt.Tooltip("uniform:Q", title="uniform share", format=".2%"),
+        alt.Tooltip("times_even:Q", title="times the uniform share", format=".2f"),
     ]
 
 
 def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """Load of each expert of one layer, with the even share. Columns: those of `expert_load`."""
+    """Load of each expert of one layer, with the uniform load. Columns: those of `expert_load`."""
     bars = (
         alt.Chart(frame.drop(columns="rank"))
         .mark_bar(color=theme.MAIN)
         .encode(
-            x=alt.X("expert:O", title="expert (dashed: even share)", axis=theme.ids_axis()),
+            x=alt.X("expert:O", title="expert (dashed: uniform load)", axis=theme.ids_axis()),
             y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
             tooltip=load_tooltip(),
         )
@@ -57,7 +57,7 @@ def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of the work that the busiest experts do, one line a layer. Columns: those of `coverage`."""
+    """Share of the work that the busiest experts do, one line per layer. Columns: those of `coverage`."""
     lines = (
         alt.Chart(frame)
         .mark_line(interpolate="linear")
@@ -78,31 +78,31 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
     diagonal = (
         alt.Chart(corners)
         .mark_line(color=theme.CHANCE, strokeDash=list(theme.DASH))
-        .encode(x="x:Q", y="y:Q", tooltip=alt.value("an even load"))
+        .encode(x="x:Q", y="y:Q", tooltip=alt.value("uniform load"))
     )
     return theme.framed(alt.layer(lines, diagonal), theme.MEDIUM, canvas=True)
 
 
 def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """Coefficient of variation of each layer, with what choosing by lot gives. Columns: those of `balance`."""
+    """Coefficient of variation of each layer, with what a choice at random gives. Columns: those of `balance`."""
     base = alt.Chart(frame).encode(x=theme.layer_axis("orange: chance"))
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("cv:Q", title="spread (std / mean)"), tooltip=_balance_tooltip()
     )
     ticks = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9)).encode(
-        y="chance_cv:Q", tooltip=[alt.Tooltip("chance_cv:Q", title="by lot", format=".3f")]
+        y="chance_cv:Q", tooltip=[alt.Tooltip("chance_cv:Q", title="at random", format=".3f")]
     )
     return theme.framed(bars + ticks, theme.MEDIUM)
 
 
 def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """How many even shares the busiest expert of each layer carries. Columns: those of `balance`."""
+    """Load of the busiest expert of each layer, as a multiple of the uniform load. Columns: those of `balance`."""
     bars = (
         alt.Chart(frame)
         .mark_bar(color=theme.MAIN)
         .encode(
-            x=theme.layer_axis("dashed: even share"),
-            y=alt.Y("max_over_mean:Q", title="load, in even shares"),
+            x=theme.layer_axis("dashed: uniform load"),
+            y=alt.Y("max_over_mean:Q", title="load, × uniform"),
             tooltip=_balance_tooltip(),
         )
     )
@@ -112,17 +112,17 @@ def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 def _balance_tooltip() -> list[alt.Tooltip]:
     titles = {
-        "max_over_mean": "busiest expert, even shares",
+        "max_over_mean": "busiest expert, × uniform",
         "max_violation": "MaxVio",
         "cv": "std / mean",
-        "chance_cv": "std / mean by lot",
+        "chance_cv": "std / mean at random",
         "normalised_entropy": "entropy / ln E",
         "gini": "Gini",
         "jain": "Jain",
     }
     whole = [alt.Tooltip("layer:Q", format="d"), alt.Tooltip("num_experts:Q", title="experts", format="d")]
     measures = [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in titles.items()]
-    return [*whole, *measures, alt.Tooltip("dead_experts:Q", title="experts without a token", format="d")]
+    return [*whole, *measures, alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d")]
 
 
 def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
@@ -142,7 +142,7 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
     same = (
         alt.Chart(line)
         .mark_line(color=theme.CHANCE, strokeDash=list(theme.DASH))
-        .encode(x="x:Q", y="y:Q", tooltip=alt.value("used as much as believed in"))
+        .encode(x="x:Q", y="y:Q", tooltip=alt.value("load = probability"))
     )
     return theme.framed(alt.layer(points, same), theme.MEDIUM, canvas=True)
 
@@ -150,44 +150,44 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
 CHARTS = (
     Chart(
         "Which experts carry the load, layer by layer?",
-        "Each cell is an expert's share of its layer's assignments, in even shares: 1 is even, 0 is an expert that no "
-        "token chose.",
+        "Each cell is an expert's share of its layer's assignments, as a multiple of the uniform share: 1 is uniform, "
+        "0 is an expert that no token was routed to.",
         measure=expert_load,
         draw=load_heatmap,
     ),
     Chart(
-        "How is the work of this layer shared out?",
-        "Each bar is an expert's share of the layer's assignments, and all bars sum to 100 %; the dashed line is an "
-        "even share.",
+        "How is the work of this layer divided among its experts?",
+        "Each bar is an expert's share of the layer's assignments, and all bars sum to 100 %; the dashed line is the "
+        "uniform share.",
         measure=expert_load,
         draw=load_bars,
         layers="one",
     ),
     Chart(
         "How few experts do most of the work?",
-        "Each line is a layer and tells what share of assignments its busiest experts serve; the nearer it is to the "
-        "dashed diagonal, the more even the load.",
+        "Each line is a layer and shows what share of the assignments its busiest experts carry; the closer it is to "
+        "the dashed diagonal, the more uniform the load.",
         measure=coverage,
         draw=coverage_curve,
     ),
     Chart(
-        "Is the load more uneven than chance?",
-        "Each bar is the spread of one layer's load (0 is even); the orange mark is what a router that chose by lot "
-        "would show over as many tokens.",
+        "Is the load less uniform than chance would make it?",
+        "Each bar is the spread of one layer's load (0 is uniform); the orange mark is what a router that chose at "
+        "random would show over as many tokens.",
         measure=balance,
         draw=balance_by_layer,
     ),
     Chart(
-        "How overloaded is each layer's busiest expert?",
-        "Each bar is the load of the layer's busiest expert, and the dashed line an even share: a bar of 2 did twice "
-        "its share of the assignments.",
+        "How overloaded is the busiest expert of each layer?",
+        "Each bar is the load of the layer's busiest expert, and the dashed line is the uniform load: a bar of 2 "
+        "means twice the uniform share of the assignments.",
         measure=balance,
         draw=busiest_by_layer,
     ),
     Chart(
-        "Do routers use the experts that they believe in?",
-        "Each dot is an expert of one layer: above the dashed line it was chosen for more of the assignments than its "
-        "mean probability says, below it for fewer.",
+        "Do routers use the experts that they give high probabilities?",
+        "Each dot is an expert of one layer. Above the dashed line it was chosen for a larger share of the "
+        "assignments than its mean probability, below it for a smaller one.",
         measure=importance,
         draw=load_against_importance,
     ),

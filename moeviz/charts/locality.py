@@ -1,4 +1,4 @@
-"""Pictures of how often consecutive tokens go to the same experts."""
+"""Charts of how often consecutive tokens go to the same experts."""
 
 import altair as alt
 import pandas as pd
@@ -21,8 +21,8 @@ def repeated_any_choice(frame: pd.DataFrame) -> alt.LayerChart:
     several = frame[frame["choice"] != FIRST_CHOICE]
     if several.empty:
         raise MoevizError(
-            "This picture compares all the experts of a token, and here each token has one. The picture of first "
-            "choices shows all that there is."
+            "This chart compares all the experts of a token, and in this trace each token has only one. Use the chart "
+            "of first choices: it shows everything there is."
         )
     return _bars(several, "pairs with an expert in common")
 
@@ -35,15 +35,15 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
     gap = [""] if len(published) else []
     x = alt.X(
         "place:O",
-        title="layer (orange: chance, dashed: if even)",
+        title="layer (orange: chance, dashed: uniform chance)",
         scale=alt.Scale(domain=[*own["place"], *gap, *published["place"]]),
         axis=alt.Axis(labelAngle=0, labelOverlap=True, labelExpr=f"replace(datum.label, '{PUBLISHED}', '')"),
     )
-    base = alt.Chart(own).encode(x=x, tooltip=_tooltip({"load_chance": "chance", "uniform_chance": "if even"}))
+    base = alt.Chart(own).encode(x=x, tooltip=_tooltip({"load_chance": "chance", "uniform_chance": "uniform chance"}))
     load = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
     layers = [_bar(base, title, legend=bool(gap)), load.encode(y="load_chance:Q"), _uniform(own, x)]
     if gap:
-        spread = {"lowest": "lowest data set", "highest": "highest data set", "uniform_chance": "chance, if even"}
+        spread = {"lowest": "lowest data set", "highest": "highest data set", "uniform_chance": "uniform chance"}
         theirs = alt.Chart(published).encode(x=x, tooltip=_tooltip(spread))
         reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
         layers += [_bar(theirs, title, legend=True), reach, _uniform(published, x)]
@@ -78,17 +78,18 @@ def _tooltip(shares: dict[str, str]) -> list[alt.Tooltip]:
 
 CHARTS = (
     Chart(
-        "How often does a token go where the token before it went?",
-        "Each bar is the share of tokens with the first choice of the token before, and only what it has above the "
-        "orange mark (any two of the layer's tokens) is repetition; grey bars, drawn beside models of 8 experts and "
-        "top-2, are Mixtral's published figures, the mean of eight data sets with a line from lowest to highest.",
+        "How often does a token go to the same expert as the token before it?",
+        "Each bar is the share of tokens with the same first choice as the token before. Only the part above the "
+        "orange mark (two tokens of the layer picked at random) is locality. Grey bars, drawn beside models with 8 "
+        "experts and top-2, are Mixtral's published figures: the mean of eight data sets, with a line from the lowest "
+        "to the highest.",
         measure=locality_beside_mixtral,
         draw=repeated_first_choice,
     ),
     Chart(
         "How often do neighbouring tokens share an expert?",
-        "Each bar is the share of tokens that have at least one expert in common with the token before; the more "
-        "experts a token has, the higher chance is too, so read it from the orange mark up.",
+        "Each bar is the share of tokens that have at least one expert in common with the token before. The more "
+        "experts a token has, the higher chance is too, so read the bar from the orange mark up.",
         measure=locality_beside_mixtral,
         draw=repeated_any_choice,
     ),

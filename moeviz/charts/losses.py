@@ -1,4 +1,4 @@
-"""Pictures of the losses that keep routers in order."""
+"""Charts of the auxiliary losses that keep routers balanced and stable."""
 
 import altair as alt
 import pandas as pd
@@ -11,16 +11,16 @@ ONE, POOLED = "one layer", "all layers pooled"
 
 
 def aux_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """Balancing loss of each layer, in transformers' form, and pooled over all. Columns: those of `aux_loss`."""
+    """Load-balancing loss of each layer, in transformers' form, and of all pooled. Columns: those of `aux_loss`."""
     layers = frame.assign(place=frame["layer"].astype("str"), what=ONE)
     pooled = frame[["pooled", "even"]].head(1).dropna().assign(place="all", what=POOLED)
     x = alt.X(
         "place:O",
-        title="layer (dashed: even load)",
+        title="layer (dashed: uniform load)",
         scale=alt.Scale(domain=[*layers["place"], *(["", "all"] if len(pooled) else [])]),
         axis=theme.ids_axis(),
     )
-    forms = {"switch": "Switch's form (even: 1)", "first_choice": "the same, first choices"}
+    forms = {"switch": "Switch's form (uniform: 1)", "first_choice": "the same, first choices"}
     others = [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in forms.items()]
     bars = [_bars(layers, x, "transformers", others, legend=len(pooled) > 0)]
     bars += [_bars(pooled, x, "pooled", [], legend=True)] * len(pooled)
@@ -33,7 +33,7 @@ def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], 
     tooltip = [
         alt.Tooltip("place:N", title="layer"),
         alt.Tooltip(f"{field}:Q", title="auxiliary loss", format=".3f"),
-        alt.Tooltip("even:Q", title="even load", format=".0f"),
+        alt.Tooltip("even:Q", title="with a uniform load", format=".0f"),
     ]
     y = alt.Y(f"{field}:Q", title="auxiliary loss")
     colour = alt.Color("what:N", scale=scale, legend=names)
@@ -41,14 +41,14 @@ def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], 
 
 
 def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """Router z-loss of each layer, with that of logits of 0. Columns: those of `z_loss`."""
+    """Router z-loss of each layer, with its value if all logits were 0. Columns: those of `z_loss`."""
     base = alt.Chart(frame).encode(
-        x=theme.layer_axis("orange: logits of 0"),
+        x=theme.layer_axis("orange: all logits 0"),
         tooltip=[
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip("z_loss:Q", title="z-loss", format=".3f"),
             alt.Tooltip("logsumexp:Q", title="mean log-sum-exp, nats", format=".3f"),
-            alt.Tooltip("zero_logits:Q", title="with logits of 0", format=".3f"),
+            alt.Tooltip("zero_logits:Q", title="if all logits were 0", format=".3f"),
         ],
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("z_loss:Q", title="z-loss, nats²"))
@@ -58,17 +58,18 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 CHARTS = (
     Chart(
-        "How large is each layer's balancing loss?",
-        "Each bar is the auxiliary loss of one layer, in the form that transformers computes (an even load gives k, "
-        "the dashed line); the grey bar is what it reports for the whole model, where layers that lean to opposite "
-        "sides cancel out.",
+        "How large is the load-balancing loss of each layer?",
+        "Each bar is the auxiliary loss of one layer, as transformers computes it (a uniform load gives k, the dashed "
+        "line). The grey bar is what transformers reports for the whole model, where layers with opposite imbalances "
+        "cancel out.",
         measure=aux_loss,
         draw=aux_loss_by_layer,
     ),
     Chart(
         "Do the routers' logits stay small?",
-        "Each bar is the z-loss of one layer, the mean squared log-sum-exp of its logits; the orange mark is that of "
-        "logits of 0, and a much higher bar warns of large logits, which make training in low precision unstable.",
+        "Each bar is the z-loss of one layer: the mean squared log-sum-exp of its logits. The orange mark is its "
+        "value if all logits were 0; a much higher bar is a warning of large logits, which make training in low "
+        "precision unstable.",
         measure=z_loss,
         draw=z_loss_by_layer,
     ),

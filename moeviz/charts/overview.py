@@ -1,6 +1,6 @@
-"""A whole trace as one picture, to find a stretch in and choose it. No topic: what is chosen is drawn by the others.
+"""A whole trace as one picture, to find a stretch in and choose it. Not a topic: the other charts draw the stretch.
 
-Cells past about eight thousand take a browser seconds to draw as marks, and next to nothing as the pixels of an image.
+Drawn as marks, more than about eight thousand cells take a browser seconds; as the pixels of an image, next to no time.
 """
 
 import struct
@@ -155,9 +155,9 @@ def with_window(chart: alt.LayerChart, rows: range) -> alt.LayerChart:
 
 
 def brushed_window(brush: Sequence[float], tokens: int) -> range:
-    """The rows of a trace of so many `tokens` that a brush covers: from its left edge on, and at most MAX_TOKENS.
+    """The rows that a brush covers in a trace of so many `tokens`: from its left edge on, and at most MAX_TOKENS.
 
-    Its edges are fractions and may lie outside the picture. A token is in where its middle is, or where the brush is
+    Its edges are fractions and may lie outside the picture. A token counts if its middle is covered, or if the brush is
     narrower than a token.
 
     >>> brushed_window([299.7, 350.2], 4096), brushed_window([-3.2, 4000.5], 4096), brushed_window([4095.9, 9e9], 4096)
@@ -170,18 +170,18 @@ def brushed_window(brush: Sequence[float], tokens: int) -> range:
 
 
 WHOLE_TRACE = Chart(
-    "Which experts come first over the whole trace?",
-    "Each column is one token and each row a layer, coloured by the router's first choice; the frame is around the "
-    "tokens that are drawn below: drag across the picture, or turn the pages under it, to have others.",
+    "Which expert is each token's first choice, over the whole trace?",
+    "Each column is one token and each row a layer, coloured by the router's first choice. The frame marks the tokens "
+    "drawn below: drag across the picture, or use the page buttons under it, to choose others.",
     measure=modal_first_choice,
     draw=first_choice_overview,
 )
 
 
 def described(frame: pd.DataFrame) -> Chart:
-    """WHOLE_TRACE, which says what a column is in this `frame` where it is not one token."""
+    """WHOLE_TRACE, with words for what a column is in this `frame` if it is more than one token."""
     if (length := int(frame["tokens"].max())) == 1:
         return WHOLE_TRACE
     what = f"Each column is {length:,} tokens one after another and each row a layer, coloured by their most frequent "
-    what += "first choice;"
-    return replace(WHOLE_TRACE, reading=what + WHOLE_TRACE.reading.partition(";")[2])
+    what += "first choice."
+    return replace(WHOLE_TRACE, reading=what + WHOLE_TRACE.reading.partition(".")[2])

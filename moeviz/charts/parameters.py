@@ -1,4 +1,4 @@
-"""Pictures of how much of a model works on one token, and on a whole text."""
+"""Charts of how much of a model works on one token, and on a whole text."""
 
 import altair as alt
 import numpy as np
@@ -10,7 +10,7 @@ from moeviz.metrics.parameters import parameter_split, touched_growth
 
 BILLIONS = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # SI says G where papers on models say B
 KINDS = {"parameters": "all", "active": "active for one token"}
-LINES = {"touched": "this text", "chance": "if experts were drawn by lot"}
+LINES = {"touched": "this text", "chance": "if experts were chosen at random"}
 MAX_STEPS = 1_000
 
 
@@ -64,7 +64,7 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
         tooltip=[
             alt.Tooltip("convention:N"),
             alt.Tooltip("active_text:N", title="active"),
-            alt.Tooltip("share:Q", title="of all parameters", format=".1%"),
+            alt.Tooltip("share:Q", title="share of all parameters", format=".1%"),
         ],
     )
     names = base.mark_text(align="right", dx=-6, color="black", fontWeight="bold").encode(text="active_text:N")
@@ -74,8 +74,8 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
 def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Parameters touched as the text goes on. Columns: those of `touched_growth`.
 
-    Of a text of more than MAX_STEPS tokens, the tokens that touched something new are drawn, or, where these are
-    still more, MAX_STEPS of all evenly spaced on the logarithmic axis; the first and the last always.
+    Of a text of more than MAX_STEPS tokens, only the tokens that touched something new are drawn, or, if these are
+    still more, MAX_STEPS of all tokens, evenly spaced on the logarithmic axis; the first and the last always.
     """
     lines = _steps(frame).rename(columns=LINES).melt("tokens", list(LINES.values()), "line", "parameters")
     curve = (
@@ -122,22 +122,22 @@ def _steps(frame: pd.DataFrame) -> pd.DataFrame:
 
 CHARTS = (
     Chart(
-        "What are the parameters for, and which work on one token?",
-        "The grey bar is all of a part's parameters and the blue bar those that one token runs through: only routed "
-        "experts may rest.",
+        "What are the parameters for, and which of them work on one token?",
+        "The grey bar is all the parameters of a part of the model, and the blue bar those that one token runs "
+        "through. Only routed experts can be inactive.",
         measure=parameter_split,
         draw=parameters_by_part,
     ),
     Chart(
         "How many parameters are active?",
-        "One model, three numbers: makers of models disagree on whether the embeddings count.",
+        "One model, three numbers: model makers disagree on whether embeddings count.",
         measure=parameter_split,
         draw=active_by_convention,
     ),
     Chart(
         "How much of the model has the text touched so far?",
-        "One token runs through the active parameters only, but every new token may wake up other experts; the "
-        "orange line is what choosing experts by lot would touch.",
+        "One token runs through the active parameters only, but every new token may reach other experts. The orange "
+        "line is what experts chosen at random would touch.",
         measure=touched_growth,
         draw=touched_curve,
     ),

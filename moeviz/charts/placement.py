@@ -1,4 +1,4 @@
-"""Pictures of the work of devices that share a layer's experts, under several placements."""
+"""Charts of how the work falls on the devices that hold a layer's experts, under several placements."""
 
 import altair as alt
 import pandas as pd
@@ -27,16 +27,16 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
         color=alt.Color(
             "times_even:Q",
             scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
-            legend=alt.Legend(title="load, in even shares (1 = even)", orient="top", gradientLength=200),
+            legend=alt.Legend(title="load, × uniform (1 = uniform)", orient="top", gradientLength=200),
         ),
         tooltip=[
             alt.Tooltip("placement:N"),
             alt.Tooltip("judged_on:N", title="judged on"),
             alt.Tooltip("device:Q", format="d"),
-            alt.Tooltip("experts:Q", title="experts on it, with copies", format="d"),
+            alt.Tooltip("experts:Q", title="experts on it, including copies", format="d"),
             alt.Tooltip("load:Q", title="share of assignments", format=".2%"),
-            alt.Tooltip("even:Q", title="even share", format=".2%"),
-            alt.Tooltip("times_even:Q", title="times the even share", format=".2f"),
+            alt.Tooltip("even:Q", title="uniform share", format=".2%"),
+            alt.Tooltip("times_even:Q", title="times the uniform share", format=".2f"),
         ],
     )
     if frame["device"].nunique() > MOST_NUMBERS:
@@ -49,7 +49,8 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """The busiest device of each layer, by placement and judgement. Columns: those of `placement_imbalance`."""
+    """The busiest device of each layer, by placement and by tokens judged on. Columns: those of
+    `placement_imbalance`."""
     legend = alt.Legend(title=None, orient="top")
     colour = alt.Scale(domain=list(PLACEMENTS), range=list(COLOURS))
     shape = alt.Scale(domain=list(PLACEMENTS), range=list(SHAPES))
@@ -60,7 +61,9 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         .encode(
             x=theme.layer_axis("filled: same tokens, hollow: held-out"),
             xOffset=alt.XOffset("judged_on:N", sort=list(JUDGED)),
-            y=alt.Y("imbalance:Q", title="busiest device, in even shares", scale=alt.Scale(zero=False, padding=12)),
+            y=alt.Y(
+                "imbalance:Q", title="load of the busiest device, × uniform", scale=alt.Scale(zero=False, padding=12)
+            ),
             stroke=alt.Stroke("placement:N", scale=colour, legend=legend),
             fill=alt.Fill("placement:N", scale=colour, legend=legend),
             shape=alt.Shape("placement:N", scale=shape, legend=legend),
@@ -71,7 +74,7 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("judged_on:N", title="judged on"),
                 alt.Tooltip("devices:Q", format="d"),
                 alt.Tooltip("copies:Q", title="redundant copies", format="d"),
-                alt.Tooltip("imbalance:Q", title="busiest device, even shares", format=".2f"),
+                alt.Tooltip("imbalance:Q", title="busiest device, × uniform", format=".2f"),
             ],
         )
     )
@@ -80,17 +83,17 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 CHARTS = (
     Chart(
-        "How uneven is the work of the devices, layer by layer?",
-        "Each mark is the load of the busiest device, and the dashed line an even load: filled, a plan is judged on "
-        "the tokens that it was made from, its best case; hollow, it was made from the first half of the tokens and is "
-        "judged on the second, which is nearer to serving.",
+        "How unevenly is the work divided among devices, layer by layer?",
+        "Each mark is the load of the busiest device, and the dashed line is a uniform load. A filled mark judges a "
+        "plan on the tokens it was made from, which is its best case; a hollow mark judges a plan made from the first "
+        "half of the tokens on the second half, which is closer to serving.",
         measure=placement_imbalance,
         draw=imbalance_by_layer,
     ),
     Chart(
-        "How much work does each device do at this layer?",
-        "Each row is a way to lay the layer's experts out over the devices, and its cells are their loads; a plan "
-        "looks best on the tokens that it was made from, and a held-out row shows it on tokens that it has not seen.",
+        "How much work does each device do in this layer?",
+        "Each row is a way to place the layer's experts on the devices, and its cells are the devices' loads. A plan "
+        "looks best on the tokens it was made from; a held-out row shows it on tokens it has not seen.",
         measure=placement,
         draw=device_load_grid,
         layers="one",

@@ -1,4 +1,4 @@
-"""How routing formed, over several moments of one model's training. No topic, since a topic is about one trace."""
+"""How routing settled over several checkpoints of one training run. Not a topic, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -9,7 +9,7 @@ from moeviz.metrics.routing_over_training import saturation_over_training
 
 
 def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of the final experts by training tokens, a line a layer. Columns: those of `saturation_over_training`."""
+    """Share of the final experts by training tokens, a line per layer. Columns: those of `saturation_over_training`."""
     frame = frame[frame["choice"] == frame["choice"].iloc[0]]
     tokens = alt.X(
         "training_tokens:Q", title="training tokens (dashed: chance)", scale=alt.Scale(type="log", nice=False)
@@ -26,8 +26,8 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("training_tokens:Q", title="training tokens", format=","),
                 alt.Tooltip("layer:Q", format="d"),
                 alt.Tooltip("saturation:Q", title="share of the final experts", format=".1%"),
-                alt.Tooltip("chance:Q", title="by lot", format=".1%"),
-                alt.Tooltip("load_chance:Q", title="with tokens matched by lot", format=".1%"),
+                alt.Tooltip("chance:Q", title="at random", format=".1%"),
+                alt.Tooltip("load_chance:Q", title="with tokens matched at random", format=".1%"),
             ],
         )
     )
@@ -35,8 +35,9 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 SATURATION = Chart(
-    "When did each layer's routing settle?",
-    "Each line is a layer: how many of a token's final experts it already had after so many training tokens.",
+    "When did the routing of each layer settle?",
+    "Each line is a layer and shows what share of a token's final experts had already been chosen after so many "
+    "training tokens.",
     measure=saturation_over_training,
     draw=saturation_curve,
 )

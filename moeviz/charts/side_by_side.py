@@ -1,4 +1,4 @@
-"""All systems of the gallery in one picture. No topic, since a topic is about one trace."""
+"""All systems of the gallery in one chart. Not a topic, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -11,7 +11,7 @@ NAME_WIDTH = 150
 
 
 def systems_side_by_side(frame: pd.DataFrame) -> alt.Chart:
-    """A bar a trace, cut into its experts, busiest first. Columns: those of `work_side_by_side`."""
+    """One bar per trace, divided into its experts, busiest first. Columns: those of `work_side_by_side`."""
     ranked = frame.sort_values(["share"], ascending=False, kind="stable")
     rank = ranked.groupby("trace", sort=False).cumcount()
     ranked = ranked.assign(rank=rank, even=1 / ranked["num_experts"])
@@ -28,10 +28,10 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.Chart:
                 alt.Tooltip("trace:N", title="system"),
                 alt.Tooltip("expert:Q", format="d"),
                 alt.Tooltip("share:Q", title="share of the work", format=".1%"),
-                alt.Tooltip("even:Q", title="even share", format=".1%"),
+                alt.Tooltip("even:Q", title="uniform share", format=".1%"),
                 alt.Tooltip("num_experts:Q", title="experts", format="d"),
-                alt.Tooltip("used:Q", title="experts that a token uses", format=".1f"),
-                alt.Tooltip("entropy:Q", title="entropy of its router, of the highest", format=".2f"),
+                alt.Tooltip("used:Q", title="experts per token", format=".1f"),
+                alt.Tooltip("entropy:Q", title="router entropy, share of the maximum", format=".2f"),
             ],
         )
     )
@@ -39,9 +39,9 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.Chart:
 
 
 SIDE_BY_SIDE = Chart(
-    "How does each system share its work out?",
-    "Each bar is all the work of a system's last layer, cut into its experts with the busiest first: equal pieces are "
-    "an even load, and an expert that does nothing has no piece; the colours say the rank alone.",
+    "How does each system divide its work among its experts?",
+    "Each bar is all the work of a system's last layer, divided into its experts with the busiest first. Equal pieces "
+    "are a uniform load; an expert that does nothing has no piece. The colours show rank only.",
     measure=work_side_by_side,
     draw=systems_side_by_side,
 )

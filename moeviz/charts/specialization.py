@@ -1,4 +1,4 @@
-"""Pictures of which experts which kind of text uses. Labels come from anyone: they stay data, never part of a spec."""
+"""Charts of which experts each kind of text uses. Labels come from anyone: they stay data, never part of a spec."""
 
 import altair as alt
 import numpy as np
@@ -17,7 +17,9 @@ def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Label by expert of one layer, coloured by share of the label's assignments. Columns: those of `load_by_label`."""
     labels = frame["label"].nunique()
     if labels > MAX_LABELS:
-        raise MoevizError(f"This picture shows {MAX_LABELS} labels at most, and got {labels:,}.")
+        raise MoevizError(
+            f"This chart shows at most {MAX_LABELS} labels, and the trace has {labels:,}. Trace fewer kinds of text."
+        )
     legend = alt.Legend(title="share of assignments", format="%", orient="top", gradientLength=200)
     chart = (
         alt.Chart(frame.assign(label=frame["label"].map(visible)))
@@ -32,7 +34,7 @@ def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
                 alt.Tooltip("expert:Q", format="d"),
                 alt.Tooltip("assignments:Q", format=","),
                 alt.Tooltip("share:Q", title="share of the label's assignments", format=".1%"),
-                alt.Tooltip("uniform:Q", title="even share", format=".1%"),
+                alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
                 alt.Tooltip("share_of_tokens:Q", title="share of the label's tokens", format=".1%"),
             ],
         )
@@ -45,7 +47,7 @@ def _labels_axis(**options: object) -> alt.Axis:
 
 
 def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """What the expert tells about the label, with chance and the maximum. Columns: those of `label_information`."""
+    """What the expert tells about the label, with chance level and maximum. Columns: those of `label_information`."""
     bits = {
         "information": "bits about the label",
         "shuffled": "with labels shuffled",
@@ -71,7 +73,7 @@ def _mark(base: alt.Chart, color: str) -> alt.Chart:
 
 
 def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
-    """Label by label of one layer, coloured by how differently they are routed. Columns: of `label_divergence`."""
+    """Label by label in one layer, coloured by how differently they are routed. Columns: of `label_divergence`."""
     square = _both_ways(frame)
     legend = alt.Legend(title="divergence in bits", orient="top", gradientLength=200)
     chart = (
@@ -106,24 +108,24 @@ def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
 CHARTS = (
     Chart(
         "Which experts does each kind of text use?",
-        "Each row is a label, and its cells say how its assignments at this layer are shared out among the experts; "
+        "Each row is a label, and its cells show how its assignments in this layer are divided among the experts; "
         "rows that look alike are routed alike.",
         measure=load_by_label,
         draw=label_load_heatmap,
         layers="one",
     ),
     Chart(
-        "Do the experts of a layer tell kinds of text apart?",
-        "Each bar says how much an expert tells about the label of a token; only what it has above the orange mark, "
-        "the mean of labels shuffled among the texts, means something (the line goes up to the highest shuffle; one "
-        "text a label leaves nothing to shuffle).",
+        "Do the experts of a layer distinguish kinds of text?",
+        "Each bar is how much an expert tells about the label of a token. Only the part above the orange mark, the "
+        "mean with labels shuffled among the texts, is more than luck (the line reaches up to the highest shuffle; "
+        "with one text per label there is nothing to shuffle).",
         measure=label_information,
         draw=information_by_layer,
     ),
     Chart(
         "Which kinds of text are routed alike?",
-        "The darker a cell, the more alike the first choices of its two labels at this layer; 0 bits are the same "
-        "experts in the same proportions, 1 bit no expert in common.",
+        "The darker a cell, the more alike the first choices of its two labels in this layer: 0 bits are the same "
+        "experts in the same proportions, 1 bit is no expert in common.",
         measure=label_divergence,
         draw=label_divergence_grid,
         layers="one",

@@ -43,7 +43,7 @@ AROUND = 160  # pixels of a chart's height that its axis and legend take
 
 
 def focus(experts: np.ndarray | pd.Series) -> tuple[int, ...]:
-    """The experts that keep a colour where a layer has too many: the most frequent ids first, ties to the lower id."""
+    """The experts that keep a colour if a layer has too many: the most frequent ids first, ties to the lower id."""
     ids, counts = np.unique(np.asarray(experts), return_counts=True)
     ids, counts = ids[ids >= 0], counts[ids >= 0]
     return tuple(int(i) for i in ids[np.argsort(-counts, kind="stable")][:FOCUS])
@@ -81,7 +81,7 @@ def compact(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
-    """As wide as the page lets it.
+    """As wide as the page allows.
 
     `canvas` for charts of many marks, since SVG is slow past about two thousand; and for those with a gradient as their
     legend: two SVGs of one page give their gradients the same name, and one stays without.
@@ -91,25 +91,25 @@ def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False)
 
 
 def at_most_max_tokens(frame: pd.DataFrame) -> None:
-    """Raise where a token-by-token picture would get too many tokens to draw or to read."""
+    """Raise if a token-by-token chart would get more tokens than can be drawn or read."""
     if (tokens := frame["token"].nunique()) > MAX_TOKENS:
         raise MoevizError(
-            f"This picture shows {MAX_TOKENS} tokens at most, and got {tokens}. Choose a stretch of the text."
+            f"This chart shows at most {MAX_TOKENS} tokens, and got {tokens}. Choose a stretch of the text."
         )
 
 
 def share_axis() -> alt.Axis:
-    """Per cent, with few enough labels for a phone."""
+    """Percentages, with few enough labels for a phone."""
     return alt.Axis(format="%", tickCount=6)
 
 
 def ids_axis() -> alt.Axis:
-    """Ids of experts or layers, as many as there is room for."""
+    """Ids of experts or layers, as many as fit."""
     return alt.Axis(labelAngle=0, labelOverlap=True)
 
 
 def layer_axis(note: str = "") -> alt.X:
-    """Layers from left to right, each by the model's own index; `note` says what else is to see."""
+    """Layers from left to right, each by the model's own index; `note` says what else the chart shows."""
     return alt.X("layer:O", title=f"layer ({note})" if note else "layer", axis=ids_axis())
 
 
@@ -120,7 +120,7 @@ def layer_colour() -> alt.Color:
 
 
 def reference(frame: pd.DataFrame, field: str, color: str = CHANCE) -> alt.Chart:
-    """A dashed horizontal line at `frame[field]`: the even share, or chance, in the colour for these."""
+    """A dashed horizontal line at `frame[field]`: the uniform share, or chance, in the colour for these."""
     return alt.Chart(frame).mark_rule(color=color, strokeDash=list(DASH), strokeWidth=2).encode(y=f"{field}:Q")
 
 

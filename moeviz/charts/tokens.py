@@ -1,4 +1,4 @@
-"""Pictures of what happened to each token. A token's place on the axis is its number, never its text."""
+"""Charts of what happened to each token. A token's place on the axis is its number, never its text."""
 
 import altair as alt
 import numpy as np
@@ -59,7 +59,7 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
     sides = {"start": (start - 0.5).astype(np.float32), "end": (start + 0.5).astype(np.float32)}
     cells = frame.assign(**sides, shown=frame["text"].map(_visible_categories(frame["text"])))
     cells = cells.drop(columns=["text", "sequence", "num_experts"], errors="ignore")
-    title = "position of the token in the text" if one_text else "token, one text after another"
+    title = "position of the token in the text" if one_text else "token (all texts in a row)"
     scale = (
         alt.Scale(domain=[int(start.min()) - 0.5, int(start.max()) + 0.5], nice=False, zero=False)
         if len(start)
@@ -119,7 +119,7 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart:
 
 
 def token_route(frame: pd.DataFrame) -> alt.LayerChart:
-    """Layer by choice for one token, each cell with its expert's id. Columns: those of `token_routes`."""
+    """Layer by choice for one token, with the expert's id in each cell. Columns: those of `token_routes`."""
     weighted = frame["weight"].notna().any()
     cells = frame.assign(choice=frame["slot"] + 1, shown=frame["text"].map(_visible_categories(frame["text"])))
     cells = cells.drop(columns=["text", "sequence"])
@@ -142,25 +142,25 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
 CHARTS = (
     Chart(
         "Which expert did each token go to, layer by layer?",
-        "Each cell is one token at one layer, coloured by the router's first choice and stronger where its weight is "
-        "higher; the same colour at two layers is not the same expert.",
+        "Each cell is one token at one layer, coloured by the router's first choice and stronger if its weight is "
+        "higher. The same colour in two layers is not the same expert.",
         measure=token_layer,
         draw=top_expert_grid,
         tokens="window",
     ),
     Chart(
         "Which experts of this layer did each token use?",
-        "Each column is a token and each row an expert; a mark means that the router chose it, and its colour says "
-        "with what weight, where the trace has weights.",
+        "Each column is a token and each row an expert. A mark means that the router chose this expert, and its "
+        "colour shows the weight, if the trace has weights.",
         measure=token_expert,
         draw=token_expert_grid,
         layers="one",
         tokens="window",
     ),
     Chart(
-        "Which way did this token take through the model?",
-        "Each row is a layer and each number the id of an expert that the token went to; ids of different layers are "
-        "unrelated.",
+        "Which route did this token take through the model?",
+        "Each row is a layer, and each number is the id of an expert that the token went to. Ids in different layers "
+        "are unrelated.",
         measure=token_routes,
         draw=token_route,
         tokens="one",

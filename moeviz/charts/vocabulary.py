@@ -1,4 +1,4 @@
-"""Pictures of which tokens each expert gets. Token texts come from anyone: they are data under the name `shown`."""
+"""Charts of which tokens each expert gets. Token texts come from anyone: they are data under the name `shown`."""
 
 import altair as alt
 import pandas as pd
@@ -22,14 +22,14 @@ SHARE = "share of the token's occurrences"
 
 
 def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
-    """The first tokens of each expert of one layer, coloured by share. Columns: those of `top_tokens`."""
+    """The top tokens of each expert of one layer, coloured by share. Columns: those of `top_tokens`."""
     cells = frame[frame["rank"] <= COLUMNS]
     experts = cells.groupby("expert")["specialization"].sum().nlargest(MOST_EXPERTS).index
-    some = "" if len(experts) == cells["expert"].nunique() else f" ({len(experts)} with the highest shares)"
+    some = "" if len(experts) == cells["expert"].nunique() else f" (the {len(experts)} with the highest shares)"
     cells = cells[cells["expert"].isin(experts)]
     cells = cells.assign(shown=cells["text"].map(visible)).drop(columns=["text", "layer"])
     base = alt.Chart(cells).encode(
-        x=alt.X("rank:O", title="its tokens, highest share first", axis=alt.Axis(labels=False)),
+        x=alt.X("rank:O", title="tokens of the expert, highest share first", axis=alt.Axis(labels=False)),
         y=alt.Y("expert:O", title=f"expert{some}"),
         tooltip=_token_tooltip(),
     )
@@ -48,9 +48,9 @@ def _token_tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("token_id:Q", title="id (-1: not known)", format="d"),
         alt.Tooltip("expert:Q", format="d"),
         alt.Tooltip("occurrences:Q", format=","),
-        alt.Tooltip("tokens:Q", title="of them at this expert", format=","),
+        alt.Tooltip("tokens:Q", title="of them routed to this expert", format=","),
         alt.Tooltip("specialization:Q", title=SHARE, format=".1%"),
-        alt.Tooltip("chance:Q", title="share by lot, k / E", format=".1%"),
+        alt.Tooltip("chance:Q", title="share at random, k / E", format=".1%"),
     ]
 
 
@@ -73,8 +73,8 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("expert:Q", format="d"),
             alt.Tooltip("assignments:Q", format=","),
             alt.Tooltip("share:Q", title="share of the kind's assignments", format=".1%"),
-            alt.Tooltip("uniform:Q", title="even share", format=".1%"),
-            alt.Tooltip("lift:Q", title="lift: times the expert's load", format=".2f"),
+            alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
+            alt.Tooltip("lift:Q", title="lift: kind's share / expert's load", format=".2f"),
         ],
     )
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
@@ -90,15 +90,15 @@ def _tokens(count: int) -> str:
 
 
 def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
-    """Mean share of a token's favourite expert, layer by layer, with chance. Columns: of `vocabulary_by_layer`."""
+    """Mean share of a token's main expert, layer by layer, with chance level. Columns: of `vocabulary_by_layer`."""
     base = alt.Chart(frame).encode(
         x=theme.layer_axis("orange: tokens shuffled, grey: k / E"),
         tooltip=[
             alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("token_ids:Q", title="tokens of the vocabulary", format=","),
-            alt.Tooltip("specialization:Q", title="share at the main expert", format=".1%"),
+            alt.Tooltip("token_ids:Q", title="tokens in the vocabulary", format=","),
+            alt.Tooltip("specialization:Q", title="share at their main expert", format=".1%"),
             alt.Tooltip("shuffled:Q", title="with tokens shuffled", format=".1%"),
-            alt.Tooltip("chance:Q", title="of one expert by lot, k / E", format=".1%"),
+            alt.Tooltip("chance:Q", title="at random, k / E", format=".1%"),
         ],
     )
     scale = alt.Scale(domain=[0, 1])
@@ -115,7 +115,7 @@ def _mark(base: alt.Chart, color: str) -> alt.Chart:
 
 
 def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
-    """How much the tokens of each expert of one layer keep to it. Columns: those of `vocabulary_specialization`."""
+    """How strongly the tokens of each expert of one layer keep to it. Columns: those of `vocabulary_specialization`."""
     ids = alt.Scale(domain=[int(expert) for expert in frame["expert"]])
     bars = (
         alt.Chart(frame.drop(columns="layer"))
@@ -125,10 +125,10 @@ def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
             y=alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
             tooltip=[
                 alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("token_ids:Q", title="tokens of its own", format=","),
+                alt.Tooltip("token_ids:Q", title="tokens whose main expert it is", format=","),
                 alt.Tooltip("specialization:Q", title="mean share at this expert", format=".1%"),
-                alt.Tooltip("shuffled:Q", title="with tokens shuffled, in the layer", format=".1%"),
-                alt.Tooltip("chance:Q", title="by lot, k / E", format=".1%"),
+                alt.Tooltip("shuffled:Q", title="with tokens shuffled, whole layer", format=".1%"),
+                alt.Tooltip("chance:Q", title="at random, k / E", format=".1%"),
             ],
         )
     )
@@ -138,31 +138,33 @@ def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
 CHARTS = (
     Chart(
         "Which tokens does each expert of this layer get?",
-        "Each row is an expert and shows the tokens that choose it in the largest share of their occurrences; tokens "
-        "that occur fewer than ten times are left out, and ␣ is a space.",
+        "Each row is an expert and shows the tokens that are routed to it in the largest share of their occurrences. "
+        "Tokens that occur fewer than ten times are left out; ␣ is a space.",
         measure=top_tokens,
         draw=top_tokens_table,
         layers="one",
     ),
     Chart(
-        "Which kinds of tokens does each expert of this layer take?",
-        "Each cell is the lift of an expert for a kind, the kind's share of assignments there over that of all tokens: "
-        "2 is twice as much, blank an idle expert; the fewer tokens a kind has, the more of it is luck.",
+        "Which kinds of token does each expert of this layer take?",
+        "Each cell is the lift of an expert for a kind of token: the expert's share of that kind's assignments, "
+        "divided by its share of all assignments. 2 is twice as much; blank is an expert with no tokens. The fewer "
+        "tokens a kind has, the more of it is luck.",
         measure=token_kinds,
         draw=kinds_heatmap,
         layers="one",
     ),
     Chart(
         "Does a token go to the same expert whenever it occurs?",
-        "Each bar is the share of a token's occurrences that choose its main expert, a mean over the vocabulary; only "
-        "what it has above the orange mark, the same with tokens shuffled over the text, means something.",
+        "Each bar is the share of a token's occurrences that go to its main expert, averaged over the vocabulary. "
+        "Only the part above the orange mark, the same measure with the tokens shuffled over the text, is more than "
+        "luck.",
         measure=vocabulary_by_layer,
         draw=vocabulary_of_layers,
     ),
     Chart(
         "Which experts of this layer have tokens of their own?",
-        "Each bar says in what share of their occurrences an expert's own tokens, those that choose it more than any "
-        "other, choose it; the dashed line is luck, and an expert without a bar has no such token.",
+        "An expert's own tokens are those that are routed to it more than to any other. Each bar is the share of "
+        "their occurrences that go to it. The dashed line is luck; an expert without a bar has no tokens of its own.",
         measure=vocabulary_specialization,
         draw=vocabulary_of_experts,
         layers="one",

@@ -121,7 +121,11 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--device-map", metavar="MAP", help="where the weights go: auto, cpu, cuda:0 …")
     trace.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)")
     trace.add_argument("--no-logits", action="store_true", help="record chosen experts and weights only")
-    trace.add_argument("--kernels", action="store_true", help="let moeviz's kernels run the routers, where they can")
+    trace.add_argument(
+        "--kernels",
+        action=argparse.BooleanOptionalAction,
+        help="let moeviz's kernels run the routers, or not (default: on a GPU, where they know the model's routers)",
+    )
     trace.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

@@ -23,6 +23,7 @@ def summary_of(trace: RoutingTrace) -> dict[str, Any]:
     return {
         "model": model.name,
         "site": model.site,
+        "recorded_by": model.recorded_by,
         "caution": model.caution,
         "tokens": {phase: int((trace.tokens["phase"] == phase).sum()) for phase in ("prompt", "generated")},
         "moe_layers": len(model.layers),
@@ -49,6 +50,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"{summary['layer_kind'] + 's':<10} {summary['moe_layers']} with experts{of_all}",
         f"experts    {' or '.join(map(str, experts))} a layer{zero}, {summary['top_k']} a token",
     ]
+    if summary["recorded_by"]:
+        lines.append(f"recorded   by {visible_line(summary['recorded_by'])}")
     if summary["caution"]:
         lines.append(f"caution    {visible_line(summary['caution'])}")
     if summary["generated"]:

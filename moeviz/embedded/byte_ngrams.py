@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 FILE = Path(__file__).parent / "byte_ngrams.npz"
-ORDERS = (1, 3)
 
 
 class ByteModel:

@@ -40,8 +40,8 @@ def table_of(trace: RoutingTrace) -> pd.DataFrame:
     token, layer, slot = np.nonzero(trace.experts.transpose(1, 0, 2) != NO_EXPERT)
     tokens, expert = trace.tokens.iloc[token], trace.experts[layer, token, slot]
     weight = np.full(len(token), np.nan, np.float32) if trace.weights is None else trace.weights[layer, token, slot]
-    columns = {name: tokens[name] for name in ("sequence", "position", "phase", "token_id")}
-    columns["token"] = tokens["text"]
+    columns: dict[str, pd.Series | np.ndarray] = {"sequence": tokens["sequence"], "position": tokens["position"]}
+    columns |= {"phase": tokens["phase"], "token_id": tokens["token_id"], "token": tokens["text"]}
     if LABEL in tokens:
         columns[LABEL] = tokens[LABEL].astype("str")
     columns["layer"] = np.asarray(trace.model.layers, np.int32)[layer]

@@ -37,7 +37,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins a UTF-8 file with one
 def to_csv(trace: RoutingTrace) -> bytes:
     """Write the long table of a trace as CSV in UTF-8."""
     table = table_of(trace)
-    columns = {name: _cells(name, table[name]) for name in table}
+    columns = {name: _cells(name, table[name]) for name in map(str, table)}
     about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
     columns[ABOUT] = [about, *[""] * (len(table) - 1)]
     rows = zip(*columns.values(), strict=True) if len(table) else [[""] * (len(columns) - 1) + [about]]
@@ -91,7 +91,7 @@ def _parsed(data: bytes) -> pd.DataFrame:
     if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
         raise InvalidTrace(f"The first line names more than {MAX_COLUMNS} columns; this is no table of a trace.")
     try:
-        table = csv.read_csv(
+        table: pd.DataFrame = csv.read_csv(
             BytesIO(data if data.endswith(b"\n") else data + b"\n"),
             csv.ReadOptions(autogenerate_column_names=True, block_size=len(data) + 1),
             csv.ParseOptions(newlines_in_values=True),

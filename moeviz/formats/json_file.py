@@ -66,17 +66,17 @@ def _layers(values: np.ndarray | None) -> str:
     return "[" + ",\n".join(json.dumps(layer.tolist()).replace("-Infinity", "null") for layer in values) + "]"
 
 
-def _flat(values: Any, name: str, shape: tuple[int, ...]) -> list:
+def _flat(values: Any, name: str, shape: tuple[int, ...]) -> list[Any]:
     """The numbers in nested lists of that very shape. No array is made before the lists prove as large as it."""
-    values = [values]
+    parts = [values]
     for size, what in zip(shape, ("layers", "tokens", "numbers a token"), strict=True):
-        if not all(isinstance(part, list) and len(part) == size for part in values):
+        if not all(isinstance(part, list) and len(part) == size for part in parts):
             raise InvalidTrace(f"The {name} are not lists of {size} {what}, which is what the model and tokens need.")
-        values = list(chain.from_iterable(values))
-    return values
+        parts = list(chain.from_iterable(parts))
+    return parts
 
 
-def _integers(values: list) -> np.ndarray:
+def _integers(values: list[Any]) -> np.ndarray:
     if not all(type(value) is int and -1 <= value < MAX_EXPERTS for value in values):
         raise InvalidTrace(f"An expert id is not a whole number from -1 to {MAX_EXPERTS - 1}.")
     return np.array(values, np.int16)

@@ -28,7 +28,7 @@ def to_parquet(trace: RoutingTrace) -> bytes:
     facts = json.dumps(facts_beside_table(trace)).encode()
     sink = pa.BufferOutputStream()
     parquet.write_table(table.replace_schema_metadata({**table.schema.metadata, KEY: facts}), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def from_parquet(data: bytes) -> RoutingTrace:
@@ -78,15 +78,16 @@ def _column(name: str, column: pa.ChunkedArray) -> pd.Series:
             raise InvalidTrace(f"Column {name!r} is of type {kind}; it needs to be text.")
         if (size := _unfolded(column)) > MAX_BYTES:
             raise InvalidTrace(f"Column {name!r} unfolds to {size:,} bytes of text; at most {MAX_BYTES:,} are read.")
-        return column.cast(pa.string()).to_pandas()
-    if not (types.is_integer(column.type) or types.is_floating(column.type)):
+        column = column.cast(pa.string())
+    elif not (types.is_integer(column.type) or types.is_floating(column.type)):
         raise InvalidTrace(f"Column {name!r} is of type {column.type}; it needs to hold numbers.")
-    return column.to_pandas()
+    series: pd.Series = column.to_pandas()
+    return series
 
 
 def _unfolded(column: pa.ChunkedArray) -> int:
     """Bytes of text when each row has its own copy."""
     if not types.is_dictionary(column.type):
-        return column.nbytes
+        return int(column.nbytes)
     lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
     return sum(pc.sum(pc.cast(chunk, pa.int64())).as_py() or 0 for chunk in lengths)

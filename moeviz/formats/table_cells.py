@@ -26,21 +26,21 @@ def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
 
     What is absent and has a default gets it. Raises `InvalidTrace` with the row, the first being 1, and the value.
     """
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for name, (low, high, default) in INTEGERS.items():
         if name in table:
             columns[name] = _whole(table[name], low, high, default)
         elif default is not None:
-            columns[name] = np.full(len(table), default)
-    for name, default in TEXTS.items():
+            columns[name] = pd.Series(default, index=table.index, dtype=np.int64)
+    for name, text in TEXTS.items():
         if name in table:
-            columns[name] = table[name].astype("str").fillna(default)
+            columns[name] = table[name].astype("str").fillna(text)
         elif name != LABEL:
-            columns[name] = pd.Series(default, index=table.index, dtype="str")
+            columns[name] = pd.Series(text, index=table.index, dtype="str")
     wrong = ~columns["phase"].isin(PHASES.categories)
     refuse_rows(columns["phase"], wrong, f"be {' or '.join(PHASES.categories)}")
-    columns["weight"] = _weights(table["weight"]) if "weight" in table else np.nan
-    return pd.DataFrame(columns, index=table.index)
+    weights = _weights(table["weight"]) if "weight" in table else np.full(len(table), np.nan)
+    return pd.DataFrame(columns, index=table.index).assign(weight=weights)
 
 
 def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:

@@ -39,7 +39,7 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
     model = dict(_object(facts.get("model"), "model"))
     if model.get("parameters") is not None:
         model["parameters"] = _built(ParameterCounts, _object(model["parameters"], "parameters"), "parameters")
-    info = _built(ModelInfo, model, "model")
+    info: ModelInfo = _built(ModelInfo, model, "model")
     limits = {
         "layers": (info.layers, 0, MAX_INT32),
         "num_experts": (info.num_experts, 1, MAX_EXPERTS),
@@ -51,7 +51,7 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
     return info
 
 
-def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list]:
+def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
     """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files have no place for."""
     if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, LABEL}:
         raise InvalidTrace(f"Trace files have no place for the token column {min(unknown, key=str)!r}.")

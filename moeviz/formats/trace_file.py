@@ -66,9 +66,7 @@ def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             model, tokens = model_of(header), tokens_of(header.get("tokens"))
             slots = (len(model.layers), len(tokens), model.top_k)
             shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
-            arrays = {
-                name: _array(archive, members[name], name, shapes[name]) if name in members else None for name in ARRAYS
-            }
+            arrays = {name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members}
     except UNREADABLE as error:
         raise InvalidTrace(f"This is no .npz trace file, or a damaged one ({str(error)[:200]}).") from error
     return RoutingTrace(model, tokens, **arrays)

@@ -1,4 +1,4 @@
-"""Every acceptance figure of the gallery, system by system."""
+"""Every claim that the gallery checks, system by system."""
 
 import json
 import subprocess
@@ -11,23 +11,24 @@ import pandas as pd
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
-from moeviz.history.systems import SYSTEMS
+from moeviz.history.systems import FOLDERS
 
-# What is checked without being trained here, beside the systems.
-FOLDERS = {name: system.folder for name, system in SYSTEMS.items()} | {"mixtral": "mixtral", "counts": "timeline"}
+WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the folder
 AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
 
 
 def checked(names: Sequence[str] = (), quick: bool = False) -> Iterator[pd.DataFrame]:
-    """The claims of these systems, or of all, in that order, each as soon as it is there.
+    """The claims of these systems, or of all, in that order, each as soon as it has been checked.
 
-    Systems are trained in processes of their own, two at a time. One row per claim. Columns: system str · what str ·
-    ours, paper float64 (paper is NaN where it gives none that holds for our data) · tolerance str · passed bool ·
-    remark str. Raises `MoevizError` for a system that there is not, or whose process ends without an answer.
+    Systems are trained in separate processes, two at a time. One row per claim. Columns: system str · what str · ours,
+    paper float64 (NaN if the paper gives no number that holds for our data) · tolerance str · passed bool · remark str.
+    Raises `MoevizError` for an unknown system, or if its process ends without an answer.
     """
-    if unknown := set(names) - set(FOLDERS):
-        raise MoevizError(f"There is nothing to check by the name {min(unknown)!r}; there are {', '.join(FOLDERS)}.")
-    wanted = [name for name in FOLDERS if name in names or not names]
+    if unknown := set(names) - set(WITH_CHECKS):
+        raise MoevizError(
+            f"There is nothing to check by the name {min(unknown)!r}. Choose from {', '.join(WITH_CHECKS)}."
+        )
+    wanted = [name for name in WITH_CHECKS if name in names or not names]
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         yield from pool.map(lambda name: _in_a_process(name, quick), wanted)
@@ -37,7 +38,7 @@ def checked(names: Sequence[str] = (), quick: bool = False) -> Iterator[pd.DataF
 
 def claims_of(name: str, quick: bool = False) -> pd.DataFrame:
     """The claims of one system. Columns as in `checked`."""
-    module = import_module(f"moeviz.history.{FOLDERS[name]}.checks")
+    module = import_module(f"moeviz.history.{WITH_CHECKS[name]}.checks")
     try:
         claims = module.claims(quick)
     except MoevizError as error:  # a library that is not there
@@ -49,9 +50,9 @@ def _in_a_process(name: str, quick: bool) -> pd.DataFrame:
     command = [sys.executable, "-m", "moeviz.history", name, *(["--quick"] if quick else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        last = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
         raise MoevizError(
-            f"The check of {name} ended without an answer ({last}); run {' '.join(command[1:])} to see why."
+            f"The check of {name} ended without an answer ({last}). Run {' '.join(command[1:])} to see why."
         )
     rows = json.loads(done.stdout)
     return _named(name, [Claim(**{field: row[field] for field in Claim.__slots__}) for row in rows])

@@ -1,75 +1,42 @@
-"""The systems that run here, from 1991 on. A table; each has a folder of its own, loaded when it is asked for."""
+"""The systems that run here, from 1991 on: every folder beside this file that has a `system.py`.
 
-from dataclasses import dataclass
+Nothing else of a system is loaded before it is asked for.
+"""
+
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.shared.system import System
 
 SHIPS_WITH = "trained with the default settings and seed 0"
 
 
-@dataclass(frozen=True, slots=True)
-class System:
-    """One system of the gallery.
-
-    In its folder, `model` has `train(seed=…, watch=…, …)`, whose defaults are the settings that ship; `trace` makes a
-    trace of the result, `picture` the numbers of its paper's picture, `chart` draws them, and `checks` holds what its
-    paper claims.
-    """
-
-    year: str
-    title: str  # of its page
-    folder: str
-    what: str  # in a line
+def _found() -> dict[str, System]:
+    """All rows by folder, in the order of their years."""
+    folders = [path.parent.name for path in Path(__file__).parent.glob("*/system.py") if path.parent.name != "shared"]
+    rows = {folder: import_module(f"moeviz.history.{folder}.system").SYSTEM for folder in folders}
+    return dict(sorted(rows.items(), key=lambda found: found[1].year))
 
 
-SYSTEMS = {
-    "local-experts": System(
-        "1991", "Local experts", "local_experts_1991", "four small experts and a gate tell vowels apart"
-    ),
-    "hierarchical": System(
-        "1994", "Hierarchical mixture", "hierarchical_1994", "a tree of gates, which learns in a few passes"
-    ),
-    "hmm-experts": System(
-        "1996", "HMM experts", "hmm_experts_1996", "hidden Markov models; the gate makes up its mind frame by frame"
-    ),
-    "svm-experts": System(
-        "2002", "SVM experts", "svm_experts_2002", "support vector machines, each with room for so many examples"
-    ),
-    "deep-mixture": System(
-        "2013", "Deep mixture", "deep_mixture_2013", "two layers: the first by where a digit is, the second by what"
-    ),
-    "conditional": System(
-        "2013, 2015",
-        "Conditional computation",
-        "conditional_computation_2015",
-        "a policy switches blocks of a network on",
-    ),
-    "sparsely-gated": System(
-        "2017", "Sparsely gated", "sparsely_gated_2017", "a layer of many experts between two LSTMs, with noisy top-k"
-    ),
-    "switch": System("2021", "Switch", "switch_2021", "one expert a token, and what does not fit is dropped"),
-    "dense": System(
-        "2024", "Dense contrast", "dense_contrast", "a mixture beside two networks without: one as fast, one as large"
-    ),
-}
-
-
-def system(name: str) -> System:
-    """The system of that name. Raises `MoevizError` where there is none."""
-    if name not in SYSTEMS:
-        raise MoevizError(f"There is no system {name!r} to train here; there are {', '.join(SYSTEMS)}.")
-    return SYSTEMS[name]
-
-
-def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
-    """Train a system with its default settings: the same seed, the same result."""
-    return part(name, "model").train(seed=seed, watch=watch)
+EXHIBITS = _found()  # by folder
+FOLDERS = {row.name: folder for folder, row in EXHIBITS.items()}
+SYSTEMS = {row.name: row for row in EXHIBITS.values() if row.trains}
 
 
 def part(name: str, file: str) -> ModuleType:
-    """One file of a system's folder: its `model`, `trace`, `picture`, `chart` or `checks`."""
-    return import_module(f"moeviz.history.{system(name).folder}.{file}")
+    """One file of a system's folder: its `model`, `trace`, `picture`, `chart` or `checks`.
+
+    Raises `MoevizError` where there is no system of that name to train.
+    """
+    if name not in SYSTEMS:
+        raise MoevizError(f"There is no system {name!r} to train here. Choose one of {', '.join(SYSTEMS)}.")
+    return import_module(f"moeviz.history.{FOLDERS[name]}.{file}")
+
+
+def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
+    """Train a system with its default settings; the same seed gives the same result."""
+    return part(name, "model").train(seed=seed, watch=watch)

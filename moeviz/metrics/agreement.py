@@ -1,4 +1,4 @@
-"""Two traces of the same tokens, of two precisions or two checkpoints: where do they choose other experts?"""
+"""Two traces of the same tokens, in two precisions or from two checkpoints: where do they choose different experts?"""
 
 import numpy as np
 import pandas as pd
@@ -8,16 +8,18 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 
 def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray | None = None) -> pd.DataFrame:
-    """How many tokens another trace sends to another set of experts, layer by layer.
+    """What share of tokens another trace sends to a different set of experts, layer by layer.
 
-    One row per layer. Columns: layer int32 · tokens int64 · changed float64 (share of tokens whose set of experts is
-    another one) · tied float64 (share of tokens with another set where `tied` (L, T) says that the reference's choice
-    was a boundary tie; NaN where nobody says) · flipped float64 (changed - tied) · first_changed float64 (share of
-    tokens with another first choice) · overlap float64 (experts of the reference that the other has too, mean share).
+    One row per layer. Columns: layer int32 · tokens int64 · changed float64 (share of tokens whose set of experts
+    differs) · tied float64 (share of tokens with a different set where `tied` (L, T) says that the reference's choice
+    was a tie at the boundary of the top-k; NaN without `tied`) · flipped float64 (changed - tied) · first_changed
+    float64 (share of tokens with a different first choice) · overlap float64 (mean share of the reference's experts
+    that the other trace also has).
 
-    Raises `InvalidTrace` for traces of other tokens, or of other layers.
+    Raises `InvalidTrace` if the traces are of different tokens or different layers.
 
-    Source: counting; overlap is recall of the top-k, as in OLMoE's router saturation (arXiv 2409.02060, section 5.1).
+    Source: simple counting; overlap is recall of the top-k, as in OLMoE's router saturation (arXiv 2409.02060, section
+    5.1).
     """
     _check_alike(reference, other)
     changed = (_sets(reference, other) != _sets(other, reference)).any(axis=2)
@@ -47,18 +49,18 @@ def _check_alike(reference: RoutingTrace, other: RoutingTrace) -> None:
     counts = len(reference.tokens), len(other.tokens)
     if counts[0] != counts[1]:
         raise InvalidTrace(
-            f"Token by token, traces of the same text are compared; these have {counts[0]:,} and {counts[1]:,} tokens. "
-            "Give two of the same prompt."
+            f"Two traces are compared token by token only if they are of the same text; these have {counts[0]:,} and "
+            f"{counts[1]:,} tokens. Give two traces of the same prompt."
         )
     if reference.model.layers != other.model.layers:
         raise InvalidTrace(
-            f"Traces of layers {reference.model.layers} and {other.model.layers} cannot be compared choice by choice; "
-            "give two of models of the same shape."
+            f"Traces of layers {reference.model.layers} and {other.model.layers} cannot be compared choice by choice. "
+            "Give two traces of models with the same layers."
         )
     same = reference.tokens["token_id"].to_numpy() == other.tokens["token_id"].to_numpy()
     if not same.all():
         first = int(np.flatnonzero(~same)[0])
         raise InvalidTrace(
-            f"The traces are of other tokens from token {first} on: {reference.tokens['text'].iloc[first]!r} and "
-            f"{other.tokens['text'].iloc[first]!r}. Give two of the same prompt."
+            f"The traces have different tokens from token {first} on: {reference.tokens['text'].iloc[first]!r} and "
+            f"{other.tokens['text'].iloc[first]!r}. Give two traces of the same prompt."
         )

@@ -1,4 +1,4 @@
-"""Which experts a token chose, as a table of yes and no: for metrics that compare sets of experts."""
+"""Which experts a token chose, as a table of true and false: for metrics that compare sets of experts."""
 
 import numpy as np
 from jaxtyping import Bool, Int16
@@ -7,7 +7,7 @@ from moeviz.routing_trace import NO_EXPERT
 
 
 def chosen_experts(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Bool[np.ndarray, "T E"]:
-    """True where the token has the expert in one of its slots."""
+    """True if the token has the expert in one of its slots."""
     chosen = np.zeros((len(experts), num_experts), bool)
     token, slot = np.nonzero(experts != NO_EXPERT)
     chosen[token, experts[token, slot]] = True

@@ -1,4 +1,4 @@
-"""Which experts of a layer work together on a token. What pairs are by chance depends on the loads, so it is beside."""
+"""Which experts of a layer are chosen together for a token. What chance gives depends on the loads."""
 
 import numpy as np
 import pandas as pd
@@ -13,29 +13,30 @@ CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should h
 
 
 def co_activation(trace: RoutingTrace) -> pd.DataFrame:
-    """How often two experts of a layer are chosen for the same token, beside what chance would give.
+    """How often two experts of a layer are chosen for the same token, next to what chance would give.
 
-    Of the N_i tokens that chose an expert, N_ij chose its partner too; co-activation is N_ij / N_i. It has a direction:
-    an expert with few tokens may always come with a busy one, which seldom comes with it. Over all partners it sums to
-    the other choices of a token, k - 1, and not to 1.
+    Of the N_i tokens routed to an expert, N_ij were also routed to its partner; co-activation is N_ij / N_i. It has a
+    direction: an expert with few tokens may always come with a busy one, which seldom comes with it. Over all partners
+    it sums to the number of other choices of a token, k - 1, and not to 1.
 
-    Chance is co-activation where each token draws its k different experts by lot, in the one way that keeps the load
-    of each expert and favours nothing else (of all such lotteries, the one of highest entropy). With even loads it is
-    (k - 1) / (E - 1) for every pair. N_j / T would be too much: a slot that one expert has taken, another cannot take.
+    Chance is the co-activation if each token drew its k different experts at random, in the one way that keeps the load
+    of each expert and favours nothing else (of all such distributions, the one with the highest entropy). With uniform
+    loads it is (k - 1) / (E - 1) for every pair. N_j / T would be too high: a slot taken by one expert is not free for
+    another.
 
-    One row per layer and ordered pair of different experts, pairs that no token chose too. Columns: layer int32 (the
-    model's own index) · expert int16 · partner int16 · expert_tokens int64 (N_i) · tokens int64 (N_ij) · co_activation
-    float64 (share of the expert's tokens; NaN where it has none) · chance float64 (the same by lot) · lift float64
-    (co_activation / chance; NaN where chance is 0 or there is none) · chance_tokens float64 (N_ij by lot). Raises
-    `InvalidTrace` where a token has one expert only.
+    One row per layer and ordered pair of different experts, including pairs that no token chose. Columns: layer int32
+    (the model's own index) · expert int16 · partner int16 · expert_tokens int64 (N_i) · tokens int64 (N_ij) ·
+    co_activation float64 (share of the expert's tokens; NaN where it has none) · chance float64 (the same at random) ·
+    lift float64 (co_activation / chance; NaN if chance is 0 or missing) · chance_tokens float64 (N_ij expected at
+    random). Raises `InvalidTrace` if each token has only one expert.
 
-    Source: OLMoE (arXiv 2409.02060), section 5.2, 'Expert co-activation', over all pairs; the lottery is the
+    Source: OLMoE (arXiv 2409.02060), section 5.2, 'Expert co-activation', over all pairs; the random draw is the
     conditional Bernoulli distribution of Chen, Dempster & Liu (1994); lift as in Brin et al. (1997), 'interest'.
     """
     if trace.model.top_k < 2:
         raise InvalidTrace(
-            f"Co-activation needs tokens with two experts or more, and {trace.model.name} gives each token one "
-            "(top_k is 1): there are no pairs. Take a trace of a model with a higher top_k."
+            f"Co-activation needs tokens with two experts or more, and {trace.model.name} gives each token one (top_k "
+            "is 1), so there are no pairs. Use a trace of a model with a higher top_k."
         )
     return pd.concat([_pairs_of_layer(trace, row) for row in range(len(trace.model.layers))], ignore_index=True)
 
@@ -65,19 +66,20 @@ def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    ratio: np.ndarray = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+    return ratio
 
 
 def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
-    """How many tokens each two experts would share by lot, with the loads and the filled slots that there are.
+    """How many tokens each pair of experts would share at random, given the loads and the filled slots.
 
-    A token with s filled slots draws one of the sets of s different experts, each as likely as the product of its
+    A token with s filled slots draws a set of s different experts with a probability proportional to the product of its
     experts' weights; the weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
     """
     chosen = chosen[chosen.any(axis=1)]
     counts = chosen.sum(axis=0)
     # An expert that every token has, or none, leaves nothing to chance.
-    pairs = np.outer(counts, counts) / max(len(chosen), 1)
+    pairs: np.ndarray = np.outer(counts, counts) / max(len(chosen), 1)
     free = (counts > 0) & (counts < len(chosen))
     if free.any():
         sizes = np.bincount(chosen[:, free].sum(axis=1))
@@ -89,7 +91,7 @@ def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) ->
     """Weights that give each expert its count of tokens, where sizes[s] tokens draw s experts."""
     tokens = sizes.sum()
     wanted = counts / (tokens - counts)
-    weights = wanted / np.exp(np.log(wanted).mean())
+    weights: np.ndarray = wanted / np.exp(np.log(wanted).mean())
     for _ in range(MAX_ROUNDS):
         drawn = weights * _per_set(weights[None], sizes, taken=1)[0]
         if np.abs(drawn - counts).max() < CLOSE:
@@ -101,7 +103,8 @@ def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) ->
 
 def _pairs_of(weights: Float64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
     without_one = np.where(np.eye(len(weights), dtype=bool), 0, weights)
-    return np.outer(weights, weights) * _per_set(without_one, sizes, taken=2, whole=weights)
+    pairs: np.ndarray = np.outer(weights, weights) * _per_set(without_one, sizes, taken=2, whole=weights)
+    return pairs
 
 
 def _per_set(

@@ -1,7 +1,7 @@
-"""Two traces compared: of two prompts, of two checkpoints, of a prompt and what was generated after it.
+"""Two traces compared: two prompts, two checkpoints, or a prompt and what was generated after it.
 
-An expert id names the same expert only within one model, or in a model that was trained on from it. Where the two
-traces are of other shapes, nothing but the balance of each can stand side by side.
+An expert id names the same expert only within one model, or in a model trained further from it. If the two traces have
+different shapes, only their balance can be compared.
 """
 
 import numpy as np
@@ -22,12 +22,12 @@ BLOCK = 16  # tokens: neighbours are routed alike, so a shuffle that parts them 
 def load_divergence(pair: Pair) -> pd.DataFrame:
     """How differently two traces use the experts of each layer.
 
-    The Jensen-Shannon divergence in bits between the loads of the two: 0 where both use every expert alike, 1 where
-    they share none. Short texts differ by luck alone: `chance` is what two texts of the same lengths show when the
-    tokens of both, in blocks of 16, are dealt out by lot (mean of 50 deals).
+    The Jensen-Shannon divergence in bits between the loads of the two: 0 if both use every expert alike, 1 if they have
+    none in common. Short texts differ by luck alone: `chance` is what two texts of the same lengths show when the
+    tokens of both, in blocks of 16, are divided between two texts at random (mean of 50 divisions).
 
-    One row per layer that both have. Columns: layer int32 · divergence float64 (bits) · chance float64 (bits) · tokens
-    int64, other_tokens int64. Raises `InvalidTrace` where the two have no layer with the same number of experts.
+    One row per layer that both traces have. Columns: layer int32 · divergence float64 (bits) · chance float64 (bits) ·
+    tokens int64, other_tokens int64. Raises `InvalidTrace` if the two have no layer with the same number of experts.
 
     Source: Lin (1991), section IV, with the logarithm to base 2; loads as in OLMoE (arXiv 2409.02060), section 5.
     """
@@ -45,11 +45,12 @@ def load_divergence(pair: Pair) -> pd.DataFrame:
 
 
 def load_difference(pair: Pair) -> pd.DataFrame:
-    """Which experts the one trace uses more than the other.
+    """Which experts one trace uses more than the other.
 
-    One row per layer that both have, and expert. Columns: layer int32 · expert int16 · load, other_load float64 (share
-    of the layer's assignments) · difference float64 (load - other_load, in even shares: 1 is 1/E more of the layer's
-    assignments). Raises `InvalidTrace` where the two have no layer with the same number of experts.
+    One row per expert of each layer that both traces have. Columns: layer int32 · expert int16 · load, other_load
+    float64 (share of the layer's assignments) · difference float64 (load - other_load, as a multiple of the uniform
+    load: 1 is 1/E more of the layer's assignments). Raises `InvalidTrace` if the two have no layer with the same number
+    of experts.
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5.
     """
@@ -59,9 +60,9 @@ def load_difference(pair: Pair) -> pd.DataFrame:
 
 
 def balance_of_both(pair: Pair) -> pd.DataFrame:
-    """How evenly each of two traces shares its work among its experts, layer by layer. They may be of any two models.
+    """How evenly each of two traces divides its work among its experts, layer by layer; any two models will do.
 
-    One row per trace and layer, by the trace's own layers. Columns: those of `balance`, and trace str (A or B).
+    One row per trace and layer, by the trace's own layers. Columns: those of `balance`, and trace str ("A" or "B").
 
     Source: `moeviz.metrics.load.balance`.
     """
@@ -71,9 +72,9 @@ def balance_of_both(pair: Pair) -> pd.DataFrame:
 
 
 def choices_changed(pair: Pair) -> pd.DataFrame:
-    """Where the same tokens go to other experts: of the same text in two checkpoints, or with and without a change.
+    """Where the same tokens go to different experts: in two checkpoints, or with and without a change.
 
-    One row per layer. Columns: those of `set_changes`. Raises `InvalidTrace` where the two are of other tokens.
+    One row per layer. Columns: those of `set_changes`. Raises `InvalidTrace` if the two are of different tokens.
 
     Source: `moeviz.metrics.agreement.set_changes`.
     """
@@ -81,19 +82,19 @@ def choices_changed(pair: Pair) -> pd.DataFrame:
 
 
 def matched(pair: Pair) -> Pair:
-    """Both traces with the layers alone that both have, with as many experts. Raises `InvalidTrace` for none."""
+    """Both traces, cut to the layers that both have with as many experts. `InvalidTrace` if there are none."""
     experts = [dict(zip(trace.model.layers, trace.model.num_experts, strict=True)) for trace in pair]
     common = [layer for layer in experts[0] if experts[0][layer] == experts[1].get(layer)]
     if not common:
-        shapes = (f"{t.model.name}: layers {t.model.layers} of {t.model.num_experts} experts" for t in pair)
+        shapes = (f"{t.model.name}: layers {t.model.layers} with {t.model.num_experts} experts" for t in pair)
         raise InvalidTrace(
-            "Expert by expert, traces of one model are compared, or of checkpoints of it; these are of "
-            f"{'; and of '.join(shapes)}. Choose two traces of the same model."
+            "Traces can be compared expert by expert only if they are from one model or from its checkpoints; these "
+            f"are {'; and '.join(shapes)}. Choose two traces of the same model."
         )
     for trace in pair:
         if trace.tokens.empty:
-            raise InvalidTrace("One of the two traces has no tokens. Choose another.")
-    return tuple(trace.select(layers=common) for trace in pair)
+            raise InvalidTrace("One of the two traces has no tokens, so there is nothing to compare. Choose another.")
+    return pair[0].select(layers=common), pair[1].select(layers=common)
 
 
 def _blocks(trace: RoutingTrace) -> list[Int64[np.ndarray, "N E"]]:

@@ -1,4 +1,4 @@
-"""How sure the routers are. All of it needs router logits: the weights of chosen experts do not tell it."""
+"""How confident the routers are. All of this needs router logits: the weights of the chosen experts do not tell."""
 
 import numpy as np
 import pandas as pd
@@ -10,15 +10,15 @@ QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
 def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
-    """How undecided each layer's router was: 0 where it is certain of one expert, 1 where all seem equally good.
+    """How undecided each layer's router was: 0 if it is certain of one expert, 1 if all seem equally good.
 
     Entropy of the router's probabilities over all experts of the layer, chosen or not: H = -sum p ln p of each token,
     then its mean over tokens. `share` is H / ln E, so that layers with different numbers of experts compare.
 
     One row per layer. Columns: layer int32 · entropy float64 (mean, nats) · maximum float64 (ln E, nats) · share
     float64 (mean of H / ln E) · q10, q25, q50, q75, q90 float64 (quantiles over tokens of H / ln E). A layer with one
-    expert has nothing to decide, and NaN in all shares. Raises `MissingField` where the trace has no logits, or does
-    not say how the router makes probabilities of them.
+    expert has nothing to decide: all its shares are NaN. Raises `MissingField` if the trace has no logits, or does not
+    say how the router turns them into probabilities.
 
     Source: Shannon (1948), section 6, of the routing distribution.
     """
@@ -30,15 +30,15 @@ def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def top_margin(trace: RoutingTrace) -> pd.DataFrame:
-    """How far the router's favourite expert was ahead of the second: 0 is a tie, 1 is no contest.
+    """How far the router's most probable expert was ahead of the second: 0 is a tie, 1 is complete certainty.
 
-    Probability of the most probable expert minus that of the second, of all the layer's experts. The favourite is
-    almost always the first choice, but not under a balancing bias, which moves choices and not probabilities.
+    Probability of the most probable expert minus that of the second, among all experts of the layer. The most probable
+    expert is almost always the first choice, but not under a balancing bias, which moves choices and not probabilities.
 
     One row per layer. Columns: layer int32 · margin float64 (mean over tokens) · top float64 (mean probability of the
-    favourite) · q10, q25, q50, q75, q90 float64 (quantiles over tokens of the margin). A layer with one expert has
-    margin 1. Raises `MissingField` where the trace has no logits, or does not say how the router makes probabilities
-    of them.
+    most probable expert) · q10, q25, q50, q75, q90 float64 (quantiles over tokens of the margin). A layer with one
+    expert has margin 1. Raises `MissingField` if the trace has no logits, or does not say how the router turns them
+    into probabilities.
 
     Source: margin of a classifier, Scheffer, Decomain & Wrobel (2001), of the routing distribution.
     """
@@ -52,7 +52,7 @@ def token_entropy(trace: RoutingTrace) -> pd.DataFrame:
     """Where in the text each router was undecided: the entropy of every token at every layer.
 
     One row per token and layer. Columns: token, sequence, position, text, phase (as in `token_layer`) · layer int32 ·
-    entropy float64 (nats) · share float64 (of ln E; NaN where the layer has one expert). Raises `MissingField` as
+    entropy float64 (nats) · share float64 (of ln E; NaN if the layer has one expert). Raises `MissingField` as
     `router_entropy` does.
 
     Source: Shannon (1948), section 6, of the routing distribution.
@@ -70,7 +70,8 @@ def _entropy(trace: RoutingTrace, why: str) -> np.ndarray:
 
 def _entropy_of_layer(probabilities: np.ndarray) -> np.ndarray:
     p = probabilities.astype(np.float64)
-    return np.abs((p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(axis=-1))
+    entropy: np.ndarray = np.abs((p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(axis=-1))
+    return entropy
 
 
 def _two_highest(probabilities: np.ndarray) -> np.ndarray:

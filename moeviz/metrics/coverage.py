@@ -1,4 +1,4 @@
-"""How many experts a layer needs for its work, and how soon a text has been to how many of them."""
+"""How many experts carry a layer's work, and how soon a text has used how many of them."""
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,14 @@ MAX_ROWS, FEWEST_STEPS, MOST_STEPS = 2_000, 16, 200
 def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
     """How many experts do half of a layer's work, and how many do nearly all of it.
 
-    The smallest n such that the n busiest experts of the layer serve at least that share of its assignments. An even
-    load needs that share of the experts, rounded up. A short text cannot be even, so beside it stands what choosing by
-    lot would need: the same count where each number of tokens is served by as many experts as expected, which is
-    E times the binomial probability of it (n tokens, each with chance k / E; k the mean where slots are empty).
+    The smallest n such that the n busiest experts of the layer carry at least that share of its assignments. A uniform
+    load needs that share of the experts, rounded up. A short text cannot be uniform, so `by_lot` gives what a choice at
+    random would need: the same count if each number of tokens is served by as many experts as expected, which is E
+    times the binomial probability of it (n tokens, each with chance k / E; k is the mean if some slots are empty).
 
     One row per layer and level (50, 75, 90, 95, 99 %). Columns: layer int32 · num_experts int16 (E) · level float64
-    (share of assignments) · needed int16 (0 where nothing was assigned) · even, by_lot int16 (the same, of an even
-    load and by lot) · of_even float64 (needed / even: 1 is an even load).
+    (share of assignments) · needed int16 (0 if nothing was assigned) · even, by_lot int16 (the same, under a uniform
+    load and at random) · of_even float64 (needed / even: 1 is a uniform load).
 
     Source: a Lorenz curve (Lorenz 1905) read at a level, from the busiest expert down.
     """
@@ -34,8 +34,8 @@ def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
             even = -(-percent * num_experts // 100)
             facts = {"layer": layer, "num_experts": num_experts, "level": percent / 100, "needed": needed}
             rows.append(facts | {"even": even, "by_lot": lot, "of_even": needed / even})
-    whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), np.int16)
-    return pd.DataFrame(rows).astype({"layer": np.int32} | whole)
+    whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), "int16")
+    return pd.DataFrame(rows).astype({"layer": "int32"} | whole)
 
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
@@ -49,22 +49,23 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
     logs = np.concatenate([[0.0], np.log(ratios).cumsum()])
     experts = np.exp(logs - logs.max())
     experts *= num_experts / experts.sum()
-    busiest_first = (np.concatenate([[0.0], values[::-1].cumsum()]) for values in (experts * served, experts))
-    needed = np.interp(np.array(LEVELS) / 100 * assignments, *busiest_first)
-    return np.ceil(needed - 1e-6).astype(int).tolist()
+    work, busiest = (np.concatenate([[0.0], values[::-1].cumsum()]) for values in (experts * served, experts))
+    needed = np.interp(np.array(LEVELS) / 100 * assignments, work, busiest)
+    return [int(count) for count in np.ceil(needed - 1e-6)]
 
 
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
-    """How many different experts of each layer a text has been to after its first t tokens.
+    """How many different experts of each layer a text has used after its first t tokens.
 
-    Tokens count in the order of the trace, one sequence after the other. Chance is what choosing k different experts
-    by lot would have touched: of E experts, E(1 - prod(1 - k / E)), with k the filled slots of each token.
+    Tokens are taken in the order of the trace, one sequence after the other. Chance is what choosing k different
+    experts at random would have touched: of E experts, E(1 - prod(1 - k / E)), with k the filled slots of each token.
 
-    One row per layer and t, for t of equal ratios from 1 to T, and all t where they are few: 200 at most, fewer where
-    there are more than 10 layers, so that the whole is about 2,000 rows. Columns: layer int32 · num_experts int16 (E) ·
-    tokens int32 (t) · experts int32 (different ones chosen so far) · chance float64 (experts, expected).
+    One row per layer and t: every t if they are few, otherwise t spaced at equal ratios from 1 to T. There are at most
+    200 values of t, and fewer if there are more than 10 layers, so that the table has about 2,000 rows. Columns: layer
+    int32 · num_experts int16 (E) · tokens int32 (t) · experts int32 (different ones chosen so far) · chance float64
+    (experts, expected).
 
-    Source: counting; the expectation is the coupon collector's.
+    Source: simple counting; the expectation is that of the coupon collector's problem.
     """
     steps, frames = _steps(len(trace.tokens), len(trace.model.layers)), []
     for layer, num_experts, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):

@@ -1,17 +1,17 @@
-"""What an intervention does, in a few figures: a reading of the table that `moeviz.what_if` makes."""
+"""What an intervention does, in a few figures, from the table that `moeviz.what_if` makes."""
 
 import pandas as pd
 
 
 def effect_by_token(effect: pd.DataFrame) -> pd.DataFrame:
-    """What a change of routing does to each token's prediction.
+    """What a change of routing does to the prediction of each token.
 
-    `effect` is the table of `moeviz.what_if`. One row per token. Columns: those of the table, and token int32 (its
-    row) · loss_change float64 (nats: how much worse this token is predicted; NaN for the first of a text) · another
-    bool (whether the likeliest next token is another one).
+    `effect` is the table of `moeviz.what_if`. One row per token. Columns: those of the table, and token int32 (its row)
+    · loss_change float64 (nats: how much worse this token is predicted; NaN for the first token of a text) · another
+    bool (whether a different next token is the most likely).
 
-    Source: loss is the negative logarithm of the probability of the token that came; kl is Kullback and Leibler (1951),
-    plain || changed, of the whole distribution of the next token.
+    Source: loss is the negative logarithm of the probability of the token that actually follows; kl is Kullback and
+    Leibler (1951), KL(plain || changed) of the whole next-token distribution.
     """
     return effect.assign(
         token=pd.RangeIndex(len(effect)).astype("int32"),
@@ -21,7 +21,7 @@ def effect_by_token(effect: pd.DataFrame) -> pd.DataFrame:
 
 
 def effect_summary(effect: pd.DataFrame) -> dict[str, float]:
-    """The same for the whole text: mean loss as it is and changed, mean KL (nats), share of other next tokens."""
+    """The same for the whole text: mean loss without and with the change, mean KL, share of different next tokens."""
     return {
         "loss": float(effect["loss"].mean()),
         "loss_changed": float(effect["loss_changed"].mean()),

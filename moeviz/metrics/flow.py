@@ -12,33 +12,33 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 
 def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
-    """Where the tokens of each expert go next: from first choice at one MoE layer to first choice at the next.
+    """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
 
-    One row per two consecutive MoE layers of the trace and pair of experts that a token took; the pairs that no token
-    took are in `transitions`, of two layers. Columns: from_layer int32 · to_layer int32 (the model's own indices) ·
-    from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1) · chance
-    float64 (share of all tokens that go to to_expert: what `share` is where the layers choose independently) · lift
-    float64 (share / chance). A token without an expert at either layer is left out there. Raises `InvalidTrace` where
-    the trace has one layer.
+    One row per two consecutive MoE layers of the trace and pair of experts that some token took; `transitions`, which
+    is about two layers, also has the pairs that no token took. Columns: from_layer int32 · to_layer int32 (the model's
+    own indices) · from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to
+    1) · chance float64 (share of all tokens that go to to_expert: what `share` is if the layers choose independently) ·
+    lift float64 (share / chance). A token without an expert in one of the two layers is left out. Raises `InvalidTrace`
+    if the trace has only one layer.
 
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
-    Experts (arXiv 2401.04088) look at routing across layers.
+    Experts (arXiv 2401.04088) study routing across layers.
     """
     frames = [transitions(pair) for pair in _consecutive(trace)]
     return pd.concat([frame[frame["tokens"] > 0] for frame in frames], ignore_index=True)
 
 
 def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
-    """How much the expert at one MoE layer tells about the expert at the next, by first choices.
+    """How much the expert in one MoE layer tells about the expert in the next, by first choices.
 
-    `information` is the mutual information of the two first choices in bits: 0 where the layers choose independently,
-    and at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by luck. `shuffled` is
-    that luck: the same with the next layer's tokens shuffled, which keeps both layers' loads (mean of 100 shuffles,
-    seed 0).
+    `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
+    at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by luck. `shuffled` measures
+    that luck: it is the same with the next layer's tokens shuffled, which keeps both layers' loads (mean of 100
+    shuffles, seed 0).
 
     One row per two consecutive MoE layers of the trace. Columns: from_layer int32 · to_layer int32 (the model's own
-    indices) · tokens int64 (that have an expert at both) · information, shuffled, maximum float64 (bits; NaN
-    without tokens). Raises `InvalidTrace` where the trace has one layer.
+    indices) · tokens int64 (that have an expert in both) · information, shuffled, maximum float64 (bits; NaN without
+    tokens). Raises `InvalidTrace` if the trace has only one layer.
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
@@ -48,8 +48,8 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
         rows.append((*pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
-    kinds = {"from_layer": np.int32, "to_layer": np.int32, "tokens": np.int64}
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, np.float64) | kinds)
+    kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
 def _consecutive(trace: RoutingTrace) -> Iterator[RoutingTrace]:
@@ -57,8 +57,8 @@ def _consecutive(trace: RoutingTrace) -> Iterator[RoutingTrace]:
     model = trace.model
     if len(model.layers) < 2:
         raise InvalidTrace(
-            f"Flow goes from one MoE layer to the next, and this trace has one only, {model.layers[0]}: take a trace "
-            "of two layers or more."
+            f"Flow goes from one MoE layer to the next, and this trace has only layer {model.layers[0]}. Use a trace "
+            "with two layers or more."
         )
     first = replace(
         trace, model=replace(model, top_k=1), experts=trace.experts[..., :1].copy(), weights=None, logits=None

@@ -1,5 +1,8 @@
-"""Two layers compared. Expert ids say nothing across layers: expert 3 of one layer is no relation of expert 3 of the
-next, unless the model was built so. So loads are compared by rank, and choices by how well one tells the other."""
+"""Two layers compared: their loads by rank, and their choices by how well one predicts the other.
+
+Expert ids mean nothing across layers: expert 3 of one layer has nothing to do with expert 3 of the next, unless the
+model was built so.
+"""
 
 import numpy as np
 import pandas as pd
@@ -13,12 +16,12 @@ EVENNESS = {"normalised_entropy": 1.0, "jain": 1.0, "gini": 0.0}
 
 
 def ranked_load(trace: RoutingTrace) -> pd.DataFrame:
-    """The loads of two layers side by side, each sorted from its busiest expert to its idlest.
+    """The loads of two layers side by side, each sorted from its busiest expert to its least used one.
 
     Two rows with the same rank are not the same expert: ids of different layers are unrelated.
 
-    One row per layer and expert, by layer and rank. Columns: those of `expert_load`. Raises `InvalidTrace` where the
-    trace does not have exactly two layers.
+    One row per layer and expert, by layer and rank. Columns: those of `expert_load`. Raises `InvalidTrace` if the trace
+    does not have exactly two layers.
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, in order of rank (Zipf 1949).
     """
@@ -27,11 +30,11 @@ def ranked_load(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def balance_of_two(trace: RoutingTrace) -> pd.DataFrame:
-    """How even the work of two layers is, by the three measures that lie between 0 and 1.
+    """How evenly two layers divide their work, by the three measures that lie between 0 and 1.
 
-    One row per layer and measure. Columns: layer int32 · measure str (normalised_entropy, jain, gini) · value float64
-    · even float64 (the measure where all experts do the same) · what `balance` has for the layer: max_over_mean, cv,
-    chance_cv, dead_experts, num_experts. Raises `InvalidTrace` where the trace does not have exactly two layers.
+    One row per layer and measure. Columns: layer int32 · measure str (normalised_entropy, jain, gini) · value float64 ·
+    even float64 (the measure if all experts do the same amount of work) · from `balance`, for the layer: max_over_mean,
+    cv, chance_cv, dead_experts, num_experts. Raises `InvalidTrace` if the trace does not have exactly two layers.
 
     Source: entropy over its maximum, Pielou (1966); fairness index, Jain, Chiu & Hawe (1984, arXiv cs/9809099);
     Gini (1912).
@@ -43,18 +46,19 @@ def balance_of_two(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
-    """Where the tokens of each expert go: from first choice at one layer to first choice at the other.
+    """Where the tokens of each expert go: from the first choice in one layer to the first choice in the other.
 
-    One row per pair of experts, pairs that no token took too. Columns: from_layer int32 · to_layer int32 ·
-    from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN where
-    it has none) · chance float64 (share of all tokens that go to to_expert: what `share` is where the layers choose
-    independently) · lift float64 (share / chance; NaN where either has no tokens). A token without an expert at
-    either layer is left out. Raises `InvalidTrace` where the trace does not have exactly two layers.
+    One row per pair of experts, including pairs that no token took. Columns: from_layer int32 · to_layer int32 ·
+    from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN if it
+    has none) · chance float64 (share of all tokens that go to to_expert: what `share` is if the layers choose
+    independently) · lift float64 (share / chance; NaN if either has no tokens). A token without an expert in one of the
+    two layers is left out. Raises `InvalidTrace` if the trace does not have exactly two layers.
 
     Source: contingency table; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
-    Experts (arXiv 2401.04088) look at routing across layers.
+    Experts (arXiv 2401.04088) study routing across layers.
     """
-    table = _table(*_first_choices(trace), trace.model.num_experts)
+    before, after = _first_choices(trace)
+    table = _table(before, after, trace.model.num_experts)
     row, column = table.sum(axis=1, keepdims=True), table.sum(axis=0, keepdims=True)
     share = _ratio(table, row)
     chance = np.broadcast_to(_ratio(column, column.sum(keepdims=True)), table.shape)
@@ -74,19 +78,19 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def overlap(trace: RoutingTrace) -> pd.DataFrame:
-    """How much one layer's choices tell about the other's, and how often both name the same id.
+    """How much one layer's choices tell about the other's, and how often both choose the same id.
 
-    `mutual information`: bits that the first choice at one layer tells about the first choice at the other; its
-    maximum is the smaller of the two entropies. `shared ids`: share of tokens for which the two layers chose at least
-    one expert id in common. Ids of different layers are unrelated, so shared ids mean something only in a model whose
-    experts keep their identity across layers; elsewhere they stay near chance.
+    `mutual information`: bits that the first choice in one layer tells about the first choice in the other; its maximum
+    is the smaller of the two entropies. `shared ids`: share of tokens for which the two layers chose at least one
+    common expert id. Ids of different layers are unrelated, so shared ids mean something only in a model whose experts
+    keep their identity across layers; elsewhere they stay near chance.
 
     Chance is the same number with the second layer's tokens shuffled (mean of 100 shuffles, seed 0): it keeps both
     layers' loads, and is well above 0 for mutual information in short texts.
 
     One row per measure. Columns: measure str · unit str · value float64 · chance float64 · maximum float64 · share
-    float64 (value / maximum) · chance_share float64. A token without an expert at either layer is left out. Raises
-    `InvalidTrace` where the trace does not have exactly two layers.
+    float64 (value / maximum) · chance_share float64. A token without an expert in one of the two layers is left out.
+    Raises `InvalidTrace` if the trace does not have exactly two layers.
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
@@ -120,8 +124,8 @@ def overlap(trace: RoutingTrace) -> pd.DataFrame:
 def _two_layers(trace: RoutingTrace) -> None:
     if len(trace.model.layers) != 2:
         raise InvalidTrace(
-            f"A comparison of two layers needs exactly two, and this trace has {len(trace.model.layers)}: "
-            "choose two different MoE layers."
+            f"A comparison of two layers needs exactly two layers, and this trace has {len(trace.model.layers)}. "
+            "Choose two different MoE layers."
         )
 
 
@@ -131,7 +135,8 @@ def _routed(trace: RoutingTrace) -> np.ndarray:
 
 
 def _first_choices(trace: RoutingTrace) -> np.ndarray:
-    return trace.experts[:, _routed(trace), 0]
+    choices: np.ndarray = trace.experts[:, _routed(trace), 0]
+    return choices
 
 
 def _table(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
@@ -140,7 +145,9 @@ def _table(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan), where=bottom > 0)
+    unknown = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    ratio: np.ndarray = np.divide(top, bottom, out=unknown, where=bottom > 0)
+    return ratio
 
 
 def _entropy(counts: np.ndarray) -> float:

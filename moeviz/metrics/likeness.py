@@ -1,4 +1,4 @@
-"""Which known kind of text a trace is routed like: its experts beside those of a labelled trace of the same model."""
+"""Which known kind of text a trace is routed like, judged by a labelled trace of the same model."""
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,24 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def label_likeness(trace: RoutingTrace, reference: RoutingTrace) -> pd.DataFrame:
-    """How near a trace's use of experts is to that of each kind of text in a labelled trace, nearest first.
+    """How close a trace's use of experts is to that of each kind of text in a labelled trace, closest first.
 
-    The Jensen-Shannon divergence in bits between the loads of the trace and the loads of a label, mean over layers: 0
-    where both use every expert alike, 1 where they share none. A short text uses few experts by luck, so it is some way
-    from every label; the order says more than the number.
+    The Jensen-Shannon divergence in bits between the loads of the trace and the loads of a label, averaged over layers:
+    0 if both use every expert alike, 1 if they have none in common. A short text uses few experts by luck, so it is at
+    some distance from every label; the order says more than the numbers.
 
-    One row per label, nearest first. Columns: label str · divergence float64 (bits). Raises `MissingField` where the
-    reference has no labels, and `InvalidTrace` where the two are not of the same layers and numbers of experts.
+    One row per label, closest first. Columns: label str · divergence float64 (bits). Raises `MissingField` if the
+    reference has no labels, and `InvalidTrace` if the two do not have the same layers and numbers of experts.
 
     Source: Lin (1991), section IV, with the logarithm to base 2; loads as in OLMoE (arXiv 2409.02060), section 5.
     """
     for fact in ("layers", "num_experts"):
         here, there = getattr(trace.model, fact), getattr(reference.model, fact)
         if here != there:
-            raise InvalidTrace(f"Likeness compares traces of one model; {fact} is {here} here and {there} there.")
+            raise InvalidTrace(
+                f"Only traces of one model can be compared, and {fact} is {here} here and {there} in the labelled "
+                "trace. Use a labelled trace of the same model."
+            )
     loads, labelled = expert_load(trace), load_by_label(reference)
     names, apart = labelled["label"].unique(), []
     for layer, shares in labelled.groupby("layer", sort=False):

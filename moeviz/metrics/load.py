@@ -1,4 +1,4 @@
-"""How the work is shared out among the experts of each layer. Layers are never pooled: their experts are unrelated."""
+"""How the work is divided among the experts of each layer. Layers are never pooled: their experts are unrelated."""
 
 import numpy as np
 import pandas as pd
@@ -10,15 +10,15 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 def expert_load(trace: RoutingTrace) -> pd.DataFrame:
     """How many tokens each expert served, layer by layer.
 
-    The load of an expert is its share of the layer's assignments (filled slots), so the loads of a layer sum to 1. Its
-    share of tokens would sum to k. An even share is 1 / E.
+    The load of an expert is its share of the layer's assignments (filled slots), so the loads of a layer sum to 1. As
+    shares of tokens they would sum to k. The uniform share is 1 / E.
 
-    One row per layer and expert, idle experts too. Columns: layer int32 (the model's own index) · expert int16 ·
-    tokens int64 (that chose this expert) · load float64 (share of assignments; 0 where the layer has none) ·
-    uniform float64 (1 / E) · times_even float64 (load / uniform: 1 is an even share) · rank int16 (1 = busiest of its
-    layer; ties go to the lower id).
+    One row per layer and expert, including unused experts. Columns: layer int32 (the model's own index) · expert int16
+    · tokens int64 (routed to this expert) · load float64 (share of assignments; 0 if the layer has none) · uniform
+    float64 (1 / E) · times_even float64 (load / uniform: 1 is a uniform share) · rank int16 (1 = busiest of its layer;
+    ties go to the lower id).
 
-    Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token in place of its one.
+    Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token instead of one.
     """
     return pd.concat([_load_of_layer(trace, row) for row in range(len(trace.model.layers))], ignore_index=True)
 
@@ -48,14 +48,14 @@ def _counts(trace: RoutingTrace, row: int) -> np.ndarray:
 
 
 def importance(trace: RoutingTrace) -> pd.DataFrame:
-    """How much each router believed in each expert, beside how much it used it.
+    """How probable each router found each expert, next to how much it used it.
 
-    The importance P_i of an expert is the mean over tokens of the router's probability for it. Importance and load
-    both sum to 1 in a layer. Their product over a layer's experts, times E, is the balancing loss of Switch
-    Transformers: 1 where both are even.
+    The importance P_i of an expert is the mean over tokens of the router's probability for it. Importance and load both
+    sum to 1 in a layer. Their product over a layer's experts, times E, is the balancing loss of Switch Transformers: 1
+    if both are uniform.
 
-    One row per layer and expert. Columns: those of `expert_load`, and importance float64. Raises `MissingField` where
-    the trace has no logits, or does not say how the router makes probabilities of them.
+    One row per layer and expert. Columns: those of `expert_load`, and importance float64. Raises `MissingField` if the
+    trace has no logits, or does not say how the router turns them into probabilities.
 
     Source: P_i of Switch Transformers (arXiv 2101.03961), eq. 6.
     """
@@ -66,15 +66,15 @@ def importance(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def balance(trace: RoutingTrace) -> pd.DataFrame:
-    """How evenly each layer shares its work among its experts, by the measures in use.
+    """How evenly each layer divides its work among its experts, by the common measures.
 
-    One row per layer, never pooled: two layers that lean to opposite sides would look balanced together. Columns:
-    layer int32 · num_experts int16 · assignments int64 (filled slots) · the measures of `balance_of_counts` ·
-    chance_cv float64, the coefficient of variation that a router choosing k different experts by lot would show with
-    as many tokens: sqrt(sum of p(1 - p)) / (assignments / E), p = k / E of each token (root mean square, exact).
+    One row per layer, never pooled: two layers with opposite imbalances would look balanced together. Columns: layer
+    int32 · num_experts int16 · assignments int64 (filled slots) · the measures of `balance_of_counts` · chance_cv
+    float64, the coefficient of variation that a router choosing k different experts at random would show over as many
+    tokens: sqrt(sum of p(1 - p)) / (assignments / E), p = k / E of each token (root mean square, exact).
 
-    Source: `balance_of_counts` names one for each measure. That pooling hides imbalance: huggingface/transformers
-    issue 28255.
+    Source: `balance_of_counts` names one for each measure. On pooling hiding imbalance: huggingface/transformers issue
+    28255.
     """
     rows = []
     for row, (layer, num_experts) in enumerate(zip(trace.model.layers, trace.model.num_experts, strict=True)):
@@ -89,19 +89,19 @@ def balance(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def balance_of_counts(counts: Num[np.ndarray, " E"]) -> dict[str, float]:
-    """Measures of how even the assignments of one layer's experts are; `counts` has a number per expert, idle ones too.
+    """Measures of how uniform the assignments of one layer's experts are; `counts` has a number for every expert.
 
-    | measure | definition | even | one expert takes all |
+    | measure | definition | uniform load | one expert takes all |
     |---|---|---|---|
     | max_over_mean | busiest expert / mean | 1 | E |
     | max_violation | max_over_mean - 1, MaxVio of arXiv 2408.15664 | 0 | E - 1 |
     | cv | population standard deviation / mean; its square is the loss of arXiv 1701.06538, eq. 7 | 0 | sqrt(E - 1) |
     | normalised_entropy | entropy of the loads / ln E (Pielou 1966); undefined for one expert | 1 | 0 |
-    | gini | mean absolute difference of two experts / twice the mean (Gini 1912) | 0 | 1 - 1/E |
+    | gini | mean absolute difference between two experts / twice the mean (Gini 1912) | 0 | 1 - 1/E |
     | jain | (sum)^2 / (E x sum of squares), fairness index of arXiv cs/9809099 | 1 | 1/E |
-    | dead_experts | how many experts served no token | 0 | E - 1 |
+    | dead_experts | number of experts that served no token | 0 | E - 1 |
 
-    All are NaN, except dead_experts, where nothing was assigned.
+    All are NaN, except dead_experts, if nothing was assigned.
     """
     counts = np.asarray(counts, np.float64)
     num_experts, total = len(counts), counts.sum()
@@ -126,10 +126,10 @@ MEASURES = ("max_over_mean", "max_violation", "cv", "normalised_entropy", "gini"
 
 
 def coverage(trace: RoutingTrace) -> pd.DataFrame:
-    """How few experts do how much of the work: what the n busiest experts of a layer cover.
+    """What share of a layer's work its n busiest experts do.
 
     One row per layer and n from 0 to E. Columns: layer int32 · experts int16 (n) · share_of_experts float64 (n / E) ·
-    covered float64, the share of assignments that the n busiest experts serve. Under an even load, covered is n / E.
+    covered float64, the share of assignments that the n busiest experts serve. Under a uniform load, covered is n / E.
 
     Source: a Lorenz curve (Lorenz 1905) read from the busiest expert down.
     """
@@ -138,5 +138,5 @@ def coverage(trace: RoutingTrace) -> pd.DataFrame:
         covered = np.concatenate([[0.0], loads.sort_values("rank")["load"].cumsum()])
         experts = np.arange(len(covered), dtype=np.int16)
         columns = {"experts": experts, "share_of_experts": experts / (len(covered) - 1), "covered": covered}
-        frames.append(pd.DataFrame({"layer": np.int32(layer)} | columns))
-    return pd.concat(frames, ignore_index=True)
+        frames.append(pd.DataFrame({"layer": layer} | columns))
+    return pd.concat(frames, ignore_index=True).astype({"layer": np.int32})

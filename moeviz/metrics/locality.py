@@ -1,4 +1,4 @@
-"""How often consecutive tokens go to the same experts, beside what chance would give."""
+"""How often consecutive tokens go to the same experts, next to what chance would give."""
 
 from math import comb
 
@@ -31,18 +31,18 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer.
 
     "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
-    choices"): at least one expert is among the choices of both. Consecutive are tokens of one sequence at positions n
-    and n + 1; sequences are never joined. A token without an expert is in no pair.
+    choices"): at least one expert is among the choices of both. Consecutive tokens are those of one sequence at
+    positions n and n + 1; sequences are never joined. A token without an expert is in no pair.
 
-    Two chances beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and
-    1 - C(E - k, k) / C(E, k) for any of k (12.5 % and 46.4 % with 2 of 8). `load_chance`: two of the layer's tokens
-    drawn independently, with the choices that they made, so that an expert that is busy everywhere does not look like
-    repetition. For the first choice that is the sum of its squared shares, and for any choice the share of pairs of
-    tokens whose experts overlap (where more than 4,096 different sets of experts occur, of 4,096 evenly spaced tokens).
+    Two chance levels stand beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and 1 -
+    C(E - k, k) / C(E, k) for any of k (12.5 % and 46.4 % with 2 of 8). `load_chance`: two of the layer's tokens drawn
+    at random, with the choices that they made, so that an expert that is busy everywhere does not look like locality.
+    For the first choice that is the sum of its squared shares, and for any choice the share of pairs of tokens whose
+    experts overlap (if more than 4,096 different sets of experts occur, among 4,096 evenly spaced tokens).
 
-    One row per layer and choice; with one slot, the first choice only. Columns: layer int32 · choice str · share,
-    uniform_chance, load_chance float64 (of pairs; NaN without any) · pairs int64 (consecutive tokens that both have
-    an expert).
+    One row per layer and choice; with one slot, only the first choice. Columns: layer int32 · choice str · share,
+    uniform_chance, load_chance float64 (of pairs; NaN without any) · pairs int64 (consecutive tokens that both have an
+    expert).
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5.
     """
@@ -54,7 +54,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
 
     One row per layer, label (in the order in which they first appear) and choice. Columns: layer int32 · label str ·
     those of `locality`: both tokens of a pair have the label, and load_chance is of the label's own tokens. Raises
-    `MissingField` where the tokens have no labels.
+    `MissingField` if the tokens have no labels.
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5, whose rows are data sets.
     """
@@ -63,16 +63,16 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
-    """How often a token goes to the same expert as the token before it, beside what was published of Mixtral 8x7B.
+    """How often a token goes to the same expert as the token before it, next to the published figures of Mixtral 8x7B.
 
-    The rows of `locality`, and after them, where every layer of the trace has 8 experts and each token goes to 2, so
-    that chance is the same, one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its
+    The rows of `locality`. If every layer of the trace has 8 experts and each token goes to 2, so that chance is the
+    same, they are followed by one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its
     eight data sets, with the lowest and the highest of them. Those are of another model and other texts: a yardstick,
-    and no part of the trace.
+    not part of the trace.
 
-    Columns: routing str ("this trace", "Mixtral 8x7B, published") · those of `locality` (load_chance was not
-    published, and neither was pairs, which is Int64 here: both are missing there) · lowest, highest float64 (of the
-    data sets; NaN in rows of the trace).
+    Columns: routing str ("this trace", "Mixtral 8x7B, published") · those of `locality` (load_chance and pairs were not
+    published and are missing in those rows; pairs is Int64 here) · lowest, highest float64 (of the data sets; NaN in
+    rows of the trace).
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5.
     """
@@ -106,7 +106,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
                 chosen = chosen_experts(experts[:, :slots], num_experts)
                 facts = {"layer": layer, "label": name, "choice": choice}
                 rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
-    kinds = {"layer": np.int32, "label": "str", "choice": "str", "pairs": np.int64}
+    kinds = {"layer": "int32", "label": "str", "choice": "str", "pairs": "int64"}
     columns = ["layer", "label", "choice", "share", "uniform_chance", "load_chance", "pairs"]
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 

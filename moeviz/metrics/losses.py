@@ -1,4 +1,4 @@
-"""The losses that keep routers in order, as a training run would compute them on this trace. All need logits."""
+"""The auxiliary losses of routers, as a training run would compute them on this trace. All need logits."""
 
 import numpy as np
 import pandas as pd
@@ -7,31 +7,32 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 
 def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
-    """The auxiliary load-balancing loss: how uneven each layer is, in the number that training pushes down.
+    """The auxiliary load-balancing loss: the measure of imbalance that training pushes down, layer by layer.
 
     E x sum over the layer's experts of f_i P_i: f_i says how much expert i was used, P_i is the mean over tokens of the
-    router's probability for it. Without the factor alpha of a training run. Forms in use differ in f_i:
+    router's probability for it. The factor alpha of a training run is left out. The forms in use differ in f_i:
 
-    | column | f_i | even |
+    | column | f_i | uniform load |
     |---|---|---|
     | switch | share of the layer's assignments, all k slots | 1 |
     | first_choice | share of tokens with i in slot 0, as in the paper, whose k is 1 | 1 |
     | transformers | share of tokens with i in any slot, as in `load_balancing_loss_func`: sums to k | k |
 
     `pooled` is what that function returns for the model: it takes f_i and P_i over all layers together and then one
-    sum, as if expert i were the same in all of them. Two layers that lean to opposite sides look even in it.
+    sum, as if expert i were the same in all of them. Two layers with opposite imbalances look balanced in it.
 
-    f_i is of the recorded choices. The function chooses anew from the logits, by softmax, which is the same for
-    softmax routers without a balancing bias, groups or dropped tokens. An even load gives the even value; a layer may
-    come out a little below it, where its rarer experts have the more certain tokens.
+    f_i is computed from the recorded choices. The function in transformers chooses again from the logits, by softmax,
+    which gives the same for softmax routers without a balancing bias, groups or dropped tokens. A uniform load gives
+    the value in the last column; a layer may come out a little below it, if its rarer experts have the more certain
+    tokens.
 
     One row per layer. Columns: layer int32 · num_experts int16 (E) · switch, first_choice, transformers float64 (no
-    unit) · even float64 (k) · pooled float64 (the same in each row; NaN where layers differ in E). All are NaN without
-    tokens. Raises `MissingField` where the trace has no logits, or does not say how the router makes probabilities of
-    them.
+    unit) · even float64 (k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without
+    tokens. Raises `MissingField` if the trace has no logits, or does not say how the router turns them into
+    probabilities.
 
-    Source: Switch Transformers (arXiv 2101.03961), eq. 4 to 6; `load_balancing_loss_func` of transformers' Mixtral.
-    That pooling hides imbalance: huggingface/transformers issue 28255, QwenLM/Qwen3 issue 1418.
+    Source: Switch Transformers (arXiv 2101.03961), eq. 4 to 6; `load_balancing_loss_func` of transformers' Mixtral. On
+    pooling hiding imbalance: huggingface/transformers issue 28255, QwenLM/Qwen3 issue 1418.
     """
     model, tokens = trace.model, len(trace.tokens) or np.nan
     importance = trace.probabilities("The auxiliary loss").sum(axis=1, dtype=np.float64) / tokens
@@ -58,15 +59,15 @@ def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
 
 
 def z_loss(trace: RoutingTrace) -> pd.DataFrame:
-    """How large each router's logits are: the loss that keeps them small, so that routing stays stable in training.
+    """The router z-loss, which keeps logits small so that training stays stable, layer by layer.
 
-    The mean over tokens of (ln sum over experts of exp(logit))^2, without the factor of a training run. Adding the
-    same number to all logits of a token changes none of its choices, but it changes this. Logits that are all 0 give
-    (ln E)^2. The paper's routers choose by softmax; for others the number is the same sum, and says less.
+    The mean over tokens of (ln sum over experts of exp(logit))^2, without the coefficient of a training run. Adding the
+    same number to all logits of a token changes none of its choices, but does change this loss. Logits that are all 0
+    give (ln E)^2. The paper's routers choose by softmax; for others the formula is the same, but the number says less.
 
     One row per layer. Columns: layer int32 · num_experts int16 (E) · z_loss float64 (nats^2; NaN without tokens) ·
     logsumexp float64 (its mean over tokens before squaring, nats) · zero_logits float64 ((ln E)^2). Raises
-    `MissingField` where the trace has no logits.
+    `MissingField` if the trace has no logits.
 
     Source: ST-MoE (arXiv 2202.08906), eq. 5.
     """

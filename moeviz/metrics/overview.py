@@ -11,26 +11,26 @@ COLUMNS = 1024  # about the pixels of a page's width: of more, a browser would l
 
 
 def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFrame:
-    """The first choice of every router over the whole trace, in stretches of tokens where there are many tokens.
+    """The first choice of every router over the whole trace, in stretches of tokens if there are many.
 
     A trace of up to `columns` tokens has a stretch per token. A longer one is cut into at most `columns` stretches of
-    tokens in a row, all equally long but the last. The modal first choice of a stretch is the expert that most of its
-    tokens have as their first choice; of experts equally frequent in it, the one that comes first in the text, so that
-    a tie favours no id. Stretches are counted over the rows of the trace, also where it holds several texts.
+    consecutive tokens, all equally long except the last. The modal first choice of a stretch is the most frequent first
+    choice of its tokens; if several are equally frequent, the one that comes first in the text, so that a tie favours
+    no id. Stretches follow the rows of the trace, even if it holds several texts.
 
-    One row per stretch and layer. Columns: token int32 (row of `trace.tokens` where the stretch begins) · tokens int32
-    (how many it has) · text category (of all of them) · layer int32 · num_experts int16 (of that layer) · expert int16
-    (the modal first choice; -1: none of its tokens got an expert) · share float32 (of the stretch's tokens that have
-    that first choice; at least one in `tokens`, and 0 without an expert) · rank int16 (of that expert among the layer's
-    first choices over the whole trace: 1 = the most frequent, ties to the lower id; 0 without an expert). Raises
-    `InvalidTrace` for a trace without tokens.
+    One row per stretch and layer. Columns: token int32 (row of `trace.tokens` at which the stretch begins) · tokens
+    int32 (how many it has) · text category (of all of them) · layer int32 · num_experts int16 (of that layer) · expert
+    int16 (the modal first choice; -1: none of its tokens got an expert) · share float32 (of the stretch's tokens that
+    have that first choice; at least one in `tokens`, and 0 without an expert) · rank int16 (of that expert among the
+    layer's first choices over the whole trace: 1 = the most frequent, ties to the lower id; 0 without an expert).
+    Raises `InvalidTrace` if the trace has no tokens.
 
-    Source: recorded, not computed, where a stretch is one token; the mode of a sample where it is several. Mixtral of
+    Source: recorded, not computed, if a stretch is one token; the mode of the sample if it is several. Mixtral of
     Experts (arXiv 2401.04088), figure 8, shows first choices token by token.
     """
     model, T = trace.model, len(trace.tokens)
     if not T:
-        raise InvalidTrace("An overview is of tokens, and this trace has 0. Run a prompt, or open another trace.")
+        raise InvalidTrace("An overview needs tokens, and this trace has none. Run a prompt, or open another trace.")
     length = -(-T // columns)
     starts = np.arange(0, T, length, dtype=np.int32)
     sizes = np.minimum(length, T - starts).astype(np.int32)

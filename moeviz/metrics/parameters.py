@@ -12,13 +12,13 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 def parameter_split(trace: RoutingTrace) -> pd.DataFrame:
     """What a model's parameters are for, and how many of each part one token runs through.
 
-    Active parameters are the k of E routed experts that a token is sent to, and all the rest. Makers publish that
-    number by three conventions, so it is given by each: counting everything, without the input embedding (a look-up,
-    not a product), and without both embeddings.
+    Active parameters are the k of E routed experts that a token is sent to, and all the rest. Model makers publish that
+    number by three conventions, so all three are given: counting everything, without the input embedding (a look-up,
+    not a matrix product), and without both embeddings.
 
-    One row per convention and part. Columns: convention str · part str · parameters int64 (all of them) · active
-    int64 (that one token runs through and this convention counts). Raises `MissingField` where the trace does not
-    know its model's parameters.
+    One row per convention and part. Columns: convention str · part str · parameters int64 (all of them) · active int64
+    (that one token runs through and this convention counts). Raises `MissingField` if the trace does not have its
+    model's parameter counts.
 
     Source: Mixtral of Experts (arXiv 2401.04088), section 2.1; `moeviz.parameters` says who counts how.
     """
@@ -38,17 +38,17 @@ def parameter_split(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
-    """How much of the model a text has woken up after its first t tokens.
+    """How much of the model a text has touched after its first t tokens.
 
     Touched parameters are all that at least one of the tokens ran through: each expert that was chosen, once, and
     everything that is not a routed expert. One token touches about the active parameters; a long text may touch all.
 
     One row per t from 1 to T. Columns: tokens int32 (t) · experts int32 (different experts chosen so far, summed over
-    layers) · touched int64 (parameters) · chance float64 (parameters expected where every choice is by lot: of E
+    layers) · touched int64 (parameters) · chance float64 (parameters expected if every choice were random: of E
     experts, E(1 - prod(1 - k/E)) are chosen) · active int64 · total int64 (of the model). Active is by convention
-    'all'. Raises `MissingField` where the trace does not know its model's parameters.
+    'all'. Raises `MissingField` if the trace does not have its model's parameter counts.
 
-    Source: counting; the expectation is the coupon collector's.
+    Source: simple counting; the expectation is that of the coupon collector's problem.
     """
     counts, model = _counts(trace, "The growth of touched parameters"), trace.model
     distinct = np.stack([_distinct(experts) for experts in _with_parameters(trace)])
@@ -84,13 +84,14 @@ def _touched_by_chance(trace: RoutingTrace, counts: ParameterCounts) -> np.ndarr
     num_experts = np.asarray(trace.model.num_experts)[:, None]
     missed = np.cumprod(1 - (trace.experts != NO_EXPERT).sum(axis=2) / num_experts, axis=1)
     sizes = np.asarray(counts.per_expert, np.float64)
-    return counts.total - counts.routed_experts + sizes @ ((num_experts - trace.model.zero_experts) * (1 - missed))
+    experts: np.ndarray = sizes @ ((num_experts - trace.model.zero_experts) * (1 - missed))
+    return counts.total - counts.routed_experts + experts
 
 
 def _counts(trace: RoutingTrace, why: str) -> ParameterCounts:
     if trace.model.parameters is None:
         raise MissingField(
-            f"{why} needs the model's parameter counts, and this trace ({trace.model.backend}) has none. "
-            "Traces of some of a model's layers have none either: take all layers."
+            f"{why} needs the model's parameter counts, and this trace ({trace.model.backend}) has none. If the trace "
+            "holds only some of the model's layers, use one with all of them; otherwise record it again with moeviz."
         )
     return trace.model.parameters

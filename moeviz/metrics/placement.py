@@ -1,4 +1,4 @@
-"""How evenly a layer's work falls on the devices that hold its experts, and how much a better placement would do.
+"""How evenly a layer's work falls on the devices that hold its experts, and how much a better placement would help.
 
 The plans are those of EPLB, DeepSeek's expert parallelism load balancer, in numpy. E experts, R replicas (E and the
 redundant copies of hot experts), N devices.
@@ -17,22 +17,23 @@ SAME, HELD_OUT = JUDGED = ("same tokens", "held-out tokens")
 
 
 def placement(trace: RoutingTrace, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
-    """How much work each device would do, with a layer's experts laid out over several devices in three ways.
+    """How much work each device would do, with a layer's experts placed on several devices in three ways.
 
-    `contiguous`: expert e on device e // (E / N), the default of serving frameworks. `balanced`: as many experts on
-    each device, packed by load. `with copies`: `copies` redundant copies of the hottest experts too; the copies of an
-    expert share its work equally. The two plans are EPLB's with one node. `devices` N is by default the largest of 2,
-    4 and 8 that gives each at least two experts, as many on each; `copies` is by default one a device.
+    `contiguous`: expert e on device e // (E / N), the default of serving frameworks. `balanced`: the same number of
+    experts on each device, packed by load. `with copies`: in addition, `copies` redundant copies of the hottest
+    experts; the copies of an expert share its work equally. The last two are EPLB's plans for one node. `devices` (N)
+    is by default the largest of 2, 4 and 8 that gives every device the same number of experts, at least two; `copies`
+    is by default one per device.
 
-    Judged on the `same tokens`, a plan knew the load that it is judged on, all tokens of the trace: the best case. On
-    `held-out tokens` it was made from the first half of the tokens (in the trace's order, so perhaps from other texts)
-    and is judged on the second half: what serving is like. The fewer the tokens, the more uneven is any placement, by
-    luck alone. Experts that compute nothing are on no device, and their assignments do not count.
+    Judged on the `same tokens`, a plan was made from the very load it is judged on, all tokens of the trace: the best
+    case. On `held-out tokens`, it was made from the first half of the tokens (in the trace's order, so perhaps from
+    other texts) and is judged on the second half, as in serving. The fewer the tokens, the less uniform any placement
+    is, by luck alone. Experts that compute nothing are on no device, and their assignments do not count.
 
     One row per layer, judgement, placement and device. Columns: layer int32 (the model's own index) · judged_on str ·
-    placement str · device int16 · experts int16 (on it, copies too) · load float64 (share of the layer's assignments,
-    so those of a placement sum to 1; 0 where there are none) · even float64 (1 / N) · times_even float64 (load / even).
-    Raises `MoevizError` where experts, or copies, do not divide by devices.
+    placement str · device int16 · experts int16 (on it, including copies) · load float64 (share of the layer's
+    assignments, so those of a placement sum to 1; 0 if there are none) · even float64 (1 / N) · times_even float64
+    (load / even). Raises `MoevizError` if the experts or the copies cannot be divided equally among the devices.
 
     Source: EPLB (github.com/deepseek-ai/EPLB); DeepSeek-V3 (arXiv 2412.19437), section 3.4, 'redundant experts'.
     """
@@ -51,17 +52,17 @@ def placement(trace: RoutingTrace, devices: int | None = None, copies: int | Non
 
 
 def placement_imbalance(trace: RoutingTrace, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
-    """How many even shares the busiest device of each layer carries, under the three placements of `placement`.
+    """The load of each layer's busiest device, as a multiple of the uniform load, under the placements of `placement`.
 
-    All devices wait for the busiest, so 1 is the aim, and 2 takes twice the time of an even placement. Mind which
+    All devices wait for the busiest, so 1 is the aim, and 2 takes twice the time of a uniform placement. Note which
     tokens a placement is judged on: a plan judged on the tokens that it was made from is the best case, and only
     `held-out tokens` tell what to expect.
 
     One row per layer, judgement and placement. Columns: layer int32 · judged_on str · placement str · devices int16 ·
-    copies int16 (of all experts together; 0 where the placement makes none) · imbalance float64 (busiest device / mean;
-    NaN where the layer has no assignments). Raises `MoevizError` as `placement` does.
+    copies int16 (of all experts together; 0 if the placement makes none) · imbalance float64 (busiest device / mean;
+    NaN if the layer has no assignments). Raises `MoevizError` as `placement` does.
 
-    Source: as for `placement`; max / mean - 1 is MaxVio (arXiv 2408.15664) of devices in place of experts.
+    Source: as for `placement`; max / mean - 1 is MaxVio (arXiv 2408.15664) of devices instead of experts.
     """
     loads = placement(trace, devices, copies)
     groups = loads.groupby(["layer", "judged_on", "placement"], sort=False)
@@ -81,18 +82,19 @@ def _sizes(trace: RoutingTrace, row: int, devices: int | None, copies: int | Non
         fitting = [n for n in USUAL_DEVICES if num_experts % n == 0 and num_experts >= 2 * n]
         if not fitting:
             raise MoevizError(
-                f"{where}, and neither 2, 4 nor 8 devices would hold two or more each, as many on every one. Name the "
-                "devices: `placement(trace, devices=...)`, a number that divides the experts."
+                f"{where}, which cannot be divided equally among 2, 4 or 8 devices with at least two on each. Say how "
+                "many devices there are: `placement(trace, devices=...)`, a number that divides the number of experts."
             )
         devices = fitting[0]
     if devices < 1 or num_experts % devices:
         raise MoevizError(
-            f"{where}, which {devices} devices cannot hold in equal numbers. Name a number that divides {num_experts}."
+            f"{where}, which {devices} devices cannot hold in equal numbers. Choose a number of devices that divides "
+            f"{num_experts}."
         )
     copies = devices if copies is None else copies
     if copies < 0 or copies % devices:
         raise MoevizError(
-            f"{copies} copies cannot be spread over {devices} devices in equal numbers. Name a multiple of {devices}."
+            f"{copies} copies cannot be spread over {devices} devices in equal numbers. Choose a multiple of {devices}."
         )
     return devices, copies
 
@@ -115,7 +117,8 @@ def _device_loads(
     replicas: Int64[np.ndarray, " R"], counts: Int64[np.ndarray, " E"], devices: int
 ) -> Float64[np.ndarray, " N"]:
     each = counts / np.bincount(replicas, minlength=len(counts))
-    return each[replicas].reshape(devices, -1).sum(axis=1) / max(counts.sum(), 1)
+    loads: np.ndarray = each[replicas].reshape(devices, -1).sum(axis=1) / max(counts.sum(), 1)
+    return loads
 
 
 def rebalance_experts(
@@ -123,8 +126,9 @@ def rebalance_experts(
 ) -> Int64[np.ndarray, "L R"]:
     """Which expert each replica holds, layer by layer: the first R / N replicas are on device 0, and so on.
 
-    `weights` are the experts' loads. The experts of one of the `groups` stay on one node, where the nodes divide the
-    groups; elsewhere all devices are taken as one node. Raises `MoevizError` where the numbers do not divide.
+    `weights` are the experts' loads. The experts of each of the `groups` stay on one node, if the number of nodes
+    divides the number of groups; otherwise all devices are treated as one node. Raises `MoevizError` if the numbers do
+    not divide.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), `rebalance_experts`, hierarchical and global policy.
     """
@@ -135,20 +139,26 @@ def rebalance_experts(
         groups = nodes = 1
     _divides(experts, "experts", groups, "groups")
     if replicas < experts:
-        raise MoevizError(f"{replicas} replicas cannot hold {experts} experts; a plan needs one each, or more.")
+        raise MoevizError(
+            f"{replicas} replicas cannot hold {experts} experts; a plan needs at least one for each expert. Raise the "
+            "number of replicas."
+        )
     layers = [rebalance_experts_hierarchical(layer, replicas, groups, nodes, devices) for layer in weights]
     return np.stack(layers) if layers else np.zeros((0, replicas), np.int64)
 
 
 def _divides(whole: int, what: str, parts: int, of: str) -> None:
     if parts < 1 or whole % parts:
-        raise MoevizError(f"{whole} {what} do not divide by {parts} {of}, and a plan puts as many on each. Change one.")
+        raise MoevizError(
+            f"{whole} {what} cannot be divided equally among {parts} {of}, and a plan puts the same number on each. "
+            "Change one of the two numbers."
+        )
 
 
 def rebalance_experts_hierarchical(
     weights: Num[np.ndarray, " E"], replicas: int, groups: int, nodes: int, devices: int
 ) -> Int64[np.ndarray, " R"]:
-    """A plan for one layer: groups are packed to nodes, each node copies its hot experts, and packs them to devices.
+    """A plan for one layer: groups are packed onto nodes; each node copies its hot experts and packs them onto devices.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
     """
@@ -171,9 +181,9 @@ def _packed_order(weights: Num[np.ndarray, " n"], packs: int) -> Int64[np.ndarra
 def balanced_packing(
     weights: Num[np.ndarray, " n"], packs: int
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Put n objects into packs of equal numbers and about equal weights: the pack of each object, and its place there.
+    """Put n objects into packs of equal size and about equal weight: the pack of each object, and its place in it.
 
-    The heaviest object left goes to the lightest pack that has room; ties go to the lower id.
+    The heaviest remaining object goes to the lightest pack that is not full; ties go to the lower id.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
     """
@@ -192,7 +202,7 @@ def balanced_packing(
 
 
 def replicate_experts(weights: Num[np.ndarray, " E"], replicas: int) -> Int64[np.ndarray, " R"]:
-    """The expert of each replica: all experts once, then again and again a copy of the one with most load per replica.
+    """The expert of each replica: all experts once, then one copy after another of the one with most load per replica.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
     """

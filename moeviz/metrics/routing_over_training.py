@@ -1,4 +1,4 @@
-"""How early in training routing settles: the same text at an earlier checkpoint and at the final one."""
+"""How early in training the routing settles: the same text at an earlier checkpoint and at the final one."""
 
 from collections.abc import Mapping
 
@@ -17,18 +17,18 @@ IDENTITY = ["sequence", "position", "token_id", "text"]  # of a token
 def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
     """How much of the final routing was already decided at an earlier checkpoint, layer by layer.
 
-    Two traces of the same tokens, by an earlier and by the final checkpoint of one model. Saturation is the share of a
-    token's experts at the earlier checkpoint that it also has at the final one, mean over tokens: for all k choices,
-    and for the first choice alone (slot 0 of both).
+    Two traces of the same tokens, from an earlier and from the final checkpoint of one model. Saturation is the share
+    of a token's experts at the earlier checkpoint that it also has at the final one, mean over tokens: for all k
+    choices, and for the first choice alone (slot 0 of both).
 
-    `chance` is what routers that choose by lot would share: k / E, and 1 / E for the first choice. `load_chance` is
-    what these routers would share if the tokens of the two traces were matched by lot: it is above chance where both
-    have the same favourites.
+    `chance` is what routers that choose at random would share: k / E, and 1 / E for the first choice. `load_chance` is
+    what these routers would share if the tokens of the two traces were matched at random: it is above chance if both
+    favour the same experts.
 
-    One row per layer and choice; with one slot, the first choice only. Columns: layer int32 · choice str ("first
+    One row per layer and choice; with one slot, only the first choice. Columns: layer int32 · choice str ("first
     choice", "all choices") · saturation, chance, load_chance float64 · tokens int64 (that have an expert in both; the
-    others are left out, and without any all three are NaN). Raises `InvalidTrace` where the two traces are not of the
-    same tokens, layers, number of experts and top-k.
+    others are left out, and without any all three are NaN). Raises `InvalidTrace` if the two traces differ in tokens,
+    layers, number of experts or top-k.
 
     Source: OLMoE (arXiv 2409.02060), section 5.1, router saturation.
     """
@@ -45,12 +45,12 @@ def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
 
 
 def saturation_over_training(checkpoints: Mapping[int, RoutingTrace]) -> pd.DataFrame:
-    """When each layer's routing settled: how much of the final routing every recorded moment of training had.
+    """When each layer's routing settled: how much of the final routing every recorded checkpoint already had.
 
     `checkpoints` are traces of the same tokens by how many tokens the model had been trained on; the last of them is
     the final routing, and saturation is 1 there.
 
-    One row per moment, layer and choice. Columns: training_tokens int64 · those of `router_saturation`.
+    One row per checkpoint, layer and choice. Columns: training_tokens int64 · those of `router_saturation`.
 
     Source: OLMoE (arXiv 2409.02060), section 5.1, router saturation over training.
     """
@@ -82,17 +82,17 @@ def _check_same(trace: RoutingTrace, final: RoutingTrace) -> None:
         here, there = getattr(trace.model, fact), getattr(final.model, fact)
         if here != there:
             raise InvalidTrace(
-                f"Router saturation compares two checkpoints of one model; {fact} is {here} in the earlier trace and "
-                f"{there} in the final one."
+                f"Router saturation compares two checkpoints of one model, and {fact} is {here} in the earlier trace "
+                f"and {there} in the final one. Trace the same texts with two checkpoints of one model."
             )
     if len(trace.tokens) != len(final.tokens):
         raise InvalidTrace(
-            f"Router saturation compares the same tokens; the earlier trace has {len(trace.tokens):,} and the final "
-            f"one {len(final.tokens):,}. Trace the same texts with both checkpoints, and generate none."
+            f"Router saturation compares the same tokens, and the earlier trace has {len(trace.tokens):,} and the "
+            f"final one {len(final.tokens):,}. Trace the same texts with both checkpoints, without generating."
         )
     differ = (trace.tokens[IDENTITY] != final.tokens[IDENTITY]).any(axis=1).to_numpy()
     if differ.any():
         raise InvalidTrace(
-            f"Router saturation compares the same tokens; token {differ.argmax()} of the two traces differs. Trace the "
-            "same texts with both checkpoints, and generate none."
+            f"Router saturation compares the same tokens, and token {differ.argmax()} of the two traces differs. "
+            "Trace the same texts with both checkpoints, without generating."
         )

@@ -1,4 +1,4 @@
-"""Any number of traces beside each other, of models that have nothing in common but that they route."""
+"""Any number of traces side by side, of models that have nothing in common except that they route."""
 
 from collections.abc import Mapping
 
@@ -14,18 +14,18 @@ OVER_TIME = "time step"  # a layer of this kind has the experts of the one befor
 
 
 def work_side_by_side(traces: Mapping[str, RoutingTrace]) -> pd.DataFrame:
-    """How the work of each trace's last layer is shared out among its experts, and how sure its router is.
+    """How the work of each trace's last layer is divided among its experts, and how confident its router is.
 
-    Every token counts 1, divided among its experts in proportion to their weights: so do gates that send everything to
-    all experts compare with those that choose one. Weights below 0 count nothing; a token without a positive one counts
-    for its first choice, and where a trace has no weights the experts of a token count alike. A token without an
-    expert counts nothing. Where layers are time steps each token is taken at its end. Shares of a trace sum to 1; an
-    even share is 1 / E. Entropy is the mean of H / ln E over tokens at the last layer: 0 where the router is certain, 1
-    where it has no preference.
+    Every token counts as 1, divided among its experts in proportion to their weights; that way, gates that send
+    everything to all experts can be compared with those that choose one. Weights below 0 count as 0; a token without a
+    positive weight counts for its first choice, and if a trace has no weights, the experts of a token count equally. A
+    token without an expert does not count. If layers are time steps, each token is taken at its last one. The shares of
+    a trace sum to 1; the uniform share is 1 / E. Entropy is the mean of H / ln E over tokens in the last layer: 0 if
+    the router is certain, 1 if it has no preference.
 
-    One row per trace and expert, idle ones too. Columns: trace str · layer int32 (its last) · layer_kind str · expert,
-    num_experts int16 · share float64 · used float64 (experts that a token has, mean) · entropy float64 (NaN where the
-    trace does not say).
+    One row per trace and expert, including unused ones. Columns: trace str · layer int32 (its last) · layer_kind str ·
+    expert, num_experts int16 · share float64 · used float64 (mean number of experts per token) · entropy float64 (NaN
+    if the trace does not say).
 
     Source: importance, Shazeer et al. (arXiv 1701.06538), eq. 6, divided by its sum; Shannon (1948), section 6.
     """
@@ -56,7 +56,8 @@ def _ends(trace: RoutingTrace) -> np.ndarray:
     last = len(trace.model.layers) - 1
     if trace.model.layer_kind != OVER_TIME:
         return np.full(len(trace.tokens), last)
-    return last - (trace.experts[::-1, :, 0] != NO_EXPERT).argmax(axis=0)
+    ends: np.ndarray = last - (trace.experts[::-1, :, 0] != NO_EXPERT).argmax(axis=0)
+    return ends
 
 
 def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarray, "T K"]:
@@ -64,7 +65,8 @@ def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarra
     filled = experts != NO_EXPERT
     parts = filled.astype(np.float64) if weights is None else np.maximum(weights, 0).astype(np.float64)
     parts[:, 0] = np.where((parts.sum(axis=1) == 0) & filled[:, 0], 1, parts[:, 0])
-    return parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    shares: np.ndarray = parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return shares
 
 
 def _entropy(trace: RoutingTrace) -> float:

@@ -1,6 +1,6 @@
-"""Which experts which kind of text uses. A kind is a label of tokens: a domain, a language, a speaker.
+"""Which experts each kind of text uses. A kind is a label of tokens: a domain, a language, a speaker.
 
-Every label weighs the same here, however long its texts are.
+Every label counts the same here, however long its texts are.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,15 @@ MAX_LABELS = 100  # to compare in pairs
 
 
 def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
-    """How the tokens of each label are shared out among the experts, layer by layer.
+    """How the tokens of each label are divided among the experts, layer by layer.
 
-    `share` is of the label's assignments (filled slots) at the layer, so a label's shares sum to 1 and an even share
-    is 1 / E. `share_of_tokens` is of the label's tokens, so it sums to k: OLMoE calls it domain specialization.
+    `share` is a share of the label's assignments (filled slots) in the layer, so a label's shares sum to 1 and the
+    uniform share is 1 / E. `share_of_tokens` is a share of the label's tokens, so it sums to k: OLMoE calls it domain
+    specialization.
 
-    One row per layer, label and expert, idle experts too; labels in the order in which they first appear. Columns:
-    layer int32 (the model's own index) · label str · expert int16 · assignments int64 · share float64 (0 where the
-    label has no assignment) · uniform float64 (1 / E) · share_of_tokens float64. Raises `MissingField` where the
+    One row per layer, label and expert, including unused experts; labels in the order in which they first appear.
+    Columns: layer int32 (the model's own index) · label str · expert int16 · assignments int64 · share float64 (0 if
+    the label has no assignment) · uniform float64 (1 / E) · share_of_tokens float64. Raises `MissingField` if the
     tokens have no labels.
 
     Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; Mixtral of Experts (arXiv 2401.04088),
@@ -53,21 +54,21 @@ def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
 def label_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert of an assignment tells about the label of its token, layer by layer.
 
-    Draw a label, each as likely as any other, and then one of that label's assignments at the layer. `information` is
-    the mutual information of the two in bits: 0 where all labels use the experts in the same proportions. Because
-    labels are drawn first, a label with long texts does not count more than one with short texts.
+    Draw a label, each as likely as any other, and then one of that label's assignments in the layer. `information` is
+    the mutual information of the label and the expert in bits: 0 if all labels use the experts in the same proportions.
+    Because labels are drawn first, a label with long texts does not count more than one with short texts.
 
     A short text uses few experts by luck, and words of one text belong together, so information is above 0 by chance.
-    `shuffled` is that chance: the mean over 100 shuffles (seed 0) of the labels among the texts, where a text, all
-    tokens of one sequence that have one label, stays whole; `shuffled_highest` is the largest of them. With one text
-    a label a shuffle only renames the labels, so both are NaN. With few texts a label, shuffles often come near the
-    true order, and chance is high.
+    `shuffled` is that chance level: the mean over 100 shuffles (seed 0) of the labels among the texts, where a text
+    (all tokens of one sequence that have one label) stays whole; `shuffled_highest` is the largest of them. With one
+    text per label, a shuffle only renames the labels, so both are NaN. With few texts per label, shuffles often come
+    close to the true order, and the chance level is high.
 
-    `maximum` is what information cannot exceed: log2 of the number of labels, reached where no two labels share an
-    expert; or log2(E / k) where that is less, since the k experts of a token differ.
+    `maximum` is what information cannot exceed: log2 of the number of labels, reached if no two labels share an expert;
+    or log2(E / k) if that is less, since the k experts of a token differ.
 
-    One row per layer. Columns: layer int32 · information, shuffled, shuffled_highest, maximum float64 (bits; NaN
-    where the layer has no assignments). Raises `MissingField` where the tokens have no labels.
+    One row per layer. Columns: layer int32 · information, shuffled, shuffled_highest, maximum float64 (bits; NaN if the
+    layer has no assignments). Raises `MissingField` if the tokens have no labels.
 
     Source: Shannon (1948), section 12; with labels equally likely it is the Jensen-Shannon divergence of all labels'
     loads, Lin (1991), section V. A permutation baseline as in Vinh, Epps & Bailey (2010).
@@ -84,24 +85,28 @@ def label_information(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
-    """How differently two labels are routed: 0 where both use the experts alike, 1 bit where they share none.
+    """How differently two labels are routed: 0 bits if both use the experts alike, 1 bit if they have none in common.
 
     The Jensen-Shannon divergence in bits of the two labels' histograms of first choices (slot 0). `shuffled` is its
-    chance: the mean over 100 shuffles (seed 0) of the labels among the texts of the trace, each text kept whole; NaN
-    where each label has one text only.
+    chance level: the mean over 100 shuffles (seed 0) of the labels among the texts of the trace, each text kept whole;
+    NaN if each label has only one text.
 
     One row per layer and pair of labels, each pair once. Columns: layer int32 · label str · other str · divergence,
-    shuffled float64 (bits; NaN where a label has no first choice at the layer). Raises `MissingField` where the
-    tokens have no labels, or only one, and `InvalidTrace` for more than 100 labels.
+    shuffled float64 (bits; NaN if a label has no first choice in the layer). Raises `MissingField` if the tokens have
+    no labels, or only one, and `InvalidTrace` if there are more than 100 labels.
 
     Source: Lin (1991), section IV, with the logarithm to base 2.
     """
     texts = _texts(trace, "A comparison of labels")
     if len(texts.names) == 1:
-        raise MissingField("A comparison of labels needs two of them, and all tokens of this trace have the same one.")
+        raise MissingField(
+            "A comparison of labels needs two or more, and all tokens of this trace have the same label. Trace more "
+            "than one kind of text."
+        )
     if len(texts.names) > MAX_LABELS:
         raise InvalidTrace(
-            f"Labels are compared in pairs, up to {MAX_LABELS} of them; this trace has {len(texts.names):,}."
+            f"Labels are compared in pairs, at most {MAX_LABELS} of them, and this trace has {len(texts.names):,}. "
+            "Trace fewer kinds of text."
         )
     first, second = np.triu_indices(len(texts.names), k=1)
     names, frames = np.array(texts.names, object), []

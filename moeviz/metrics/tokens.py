@@ -1,5 +1,6 @@
-"""What happened to each token. Tokens go by their row in the trace, never by their text: words repeat."""
+"""What happened to each token. Tokens are identified by their row in the trace, never by their text: words repeat."""
 
+import re
 import unicodedata
 
 import numpy as np
@@ -11,6 +12,7 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 _SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
 _COMBINING = {"Mn", "Me"}
+PART_OF_CHARACTER = re.compile(r"⟨.+ \d/\d⟩")  # as `RoutingTrace` writes a token that is one
 
 
 def visible(text: str) -> str:
@@ -34,7 +36,7 @@ def _visible_character(character: str) -> str:
 
 
 def token_columns(trace: RoutingTrace, repeats: int) -> pd.DataFrame:
-    """Who each token is, `repeats` rows each. Columns: token int32 (row of `trace.tokens`) and four of `tokens`."""
+    """Which token a row is about, `repeats` rows each. Columns: token int32 (row of `tokens`) and four of `tokens`."""
     token = np.repeat(np.arange(len(trace.tokens), dtype=np.int32), repeats)
     who = trace.tokens[["sequence", "position", "text", "phase"]].astype({"text": "category"})
     return who.iloc[token].reset_index(drop=True).assign(token=token)[["token", *who.columns]]
@@ -43,11 +45,11 @@ def token_columns(trace: RoutingTrace, repeats: int) -> pd.DataFrame:
 def token_layer(trace: RoutingTrace) -> pd.DataFrame:
     """The first choice of every router for every token.
 
-    First means highest weight, or, where a server gives ids alone, the first that it names.
+    First means highest weight or, if a server gives only ids, the first that it names.
 
     One row per token and layer. Columns: token int32 (row of `trace.tokens`) · sequence int32 · position int32 · text
     category · phase category · layer int32 · num_experts int16 (of that layer) · expert int16 (-1: the token got no
-    expert) · weight float32 (NaN where the trace has no weights).
+    expert) · weight float32 (NaN if the trace has no weights).
 
     Source: Mixtral of Experts (arXiv 2401.04088), figure 8, colours text by first choice.
     """
@@ -62,20 +64,20 @@ def token_layer(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def token_expert(trace: RoutingTrace) -> pd.DataFrame:
-    """Which experts of one layer each token went to, and with what weight.
+    """Which experts of one layer each token went to, and with which weight.
 
-    One row per token and expert of the layer, idle experts too. Columns: token int32 (row of `trace.tokens`) ·
+    One row per token and expert of the layer, including unused experts. Columns: token int32 (row of `trace.tokens`) ·
     sequence int32 · position int32 · text category · phase category · layer int32 · expert int16 · slot int16 (0 =
-    first choice, -1 = not chosen) · weight float32 (0 where not chosen; NaN in all rows where the trace has no
-    weights). Raises `InvalidTrace` for a trace of several layers: choose one with `trace.select(layers=[...])`.
+    first choice, -1 = not chosen) · weight float32 (0 if not chosen; NaN in all rows if the trace has no weights).
+    Raises `InvalidTrace` if the trace has several layers: choose one with `trace.select(layers=[...])`.
 
     Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1.
     """
     model = trace.model
     if len(model.layers) != 1:
         raise InvalidTrace(
-            f"Token by expert shows one layer, and this trace has {len(model.layers)}. Choose one: "
-            "expert ids of different layers are unrelated."
+            f"Token by expert shows one layer, and this trace has {len(model.layers)}. Choose one layer: the expert "
+            "ids of different layers are unrelated."
         )
     shape = (len(trace.tokens), model.num_experts[0])
     slots, weights = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
@@ -92,16 +94,16 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def token_routes(trace: RoutingTrace) -> pd.DataFrame:
-    """The way of one token through all layers: the experts each router chose for it.
+    """The route of one token through all layers: the experts that each router chose for it.
 
     One row per layer and filled slot. Columns: token int32 (0) · sequence int32 · position int32 · text category ·
-    phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 · weight float32 (NaN where the trace
-    has no weights). Raises `InvalidTrace` for a trace of several tokens: choose one with
-    `trace.select(tokens=slice(i, i + 1))`.
+    phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 · weight float32 (NaN if the trace has
+    no weights). Raises `InvalidTrace` if the trace has several tokens: choose one with `trace.select(tokens=slice(i, i
+    + 1))`.
 
     Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1.
     """
     if len(trace.tokens) != 1:
-        raise InvalidTrace(f"A route is of one token, and this trace has {len(trace.tokens)}. Choose one token.")
+        raise InvalidTrace(f"A route is that of one token, and this trace has {len(trace.tokens)}. Choose one token.")
     route = trace.assignments().drop(columns="token")
     return pd.concat([token_columns(trace, len(route)), route], axis=1)

@@ -1,6 +1,6 @@
-"""Which tokens of the vocabulary each expert gets, and what kinds of token text.
+"""Which tokens of the vocabulary each expert gets, and which kinds of token text.
 
-A token of the vocabulary is an id; where a trace has no ids, it is a text.
+A token of the vocabulary is an id or, if a trace has no ids, a text.
 """
 
 import re
@@ -31,19 +31,20 @@ _PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
 
 
 def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) -> pd.DataFrame:
-    """The tokens that keep most to each expert: those that choose it nearly whenever they occur.
+    """The tokens most specific to each expert: those that are routed to it nearly whenever they occur.
 
-    The vocabulary specialization of expert i for token x is N_xi / N_x: of the occurrences of x as input, the share
-    in which the router chose i, in any slot. The shares of a token sum to k over a layer's experts. Few occurrences
+    The vocabulary specialization of expert i for token x is N_xi / N_x: the share of the occurrences of x, as input,
+    for which the router chose i, in any slot. The shares of a token sum to k over a layer's experts. Few occurrences
     give high shares by luck, so tokens that occur fewer than `at_least` times are left out.
 
-    One row per layer, expert and token, `most` tokens an expert, highest share first (ties: the more frequent token,
-    then the one that came first); experts that no such token chose have none. Columns: layer int32 (the model's own
-    index) · expert int16 · rank int16 (from 1) · token_id int32 (-1 where not known) · text str (of the id, exact; the
-    most frequent where it has several) · tokens int64 (N_xi) · occurrences int64 (N_x) · specialization float64 ·
-    chance float64 (k / E). Raises `InvalidTrace` where no token occurs often enough.
+    One row per layer, expert and token: at most `most` tokens per expert, highest share first (ties: the more frequent
+    token, then the one that came first); experts without such tokens have no row. Columns: layer int32 (the model's own
+    index) · expert int16 · rank int16 (from 1) · token_id int32 (-1 if not known) · text str (of the id, exact; the
+    most frequent if it has several) · tokens int64 (N_xi) · occurrences int64 (N_x) · specialization float64 · chance
+    float64 (k / E). Raises `InvalidTrace` if no token occurs often enough.
 
-    Source: OLMoE (arXiv 2409.02060), section 5.4, eq. 8, for input ids, and table 8, which lists a token at one expert.
+    Source: OLMoE (arXiv 2409.02060), section 5.4, eq. 8, for input ids, and table 8, which lists each token under one
+    expert.
     """
     vocabulary = _vocabulary(trace, at_least)
     frames = []
@@ -69,19 +70,20 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
 
 
 def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
-    """How much the tokens of a layer keep to one expert each: the mean over the vocabulary, and what luck would give.
+    """How strongly each token of a layer keeps to one expert: the mean over the vocabulary, and what luck would give.
 
-    Of each token of the vocabulary, the share of its occurrences that choose its main expert, the one that it chooses
-    most often; and the mean over all that occur `at_least` times, each counting once. Some expert comes out first in
-    any few occurrences, and a busy one is everybody's, so that mean is above k / E by luck. `shuffled` is that luck:
-    the mean over 20 shuffles (seed 0) of the tokens among the places of the trace, which keep their experts. Where a
-    token stands in one text only, what the text does to routing counts as the token's.
+    For each token of the vocabulary: the share of its occurrences that are routed to its main expert, the one it is
+    routed to most often. The result is the mean over all tokens that occur at least `at_least` times, each counting
+    once. In a few occurrences some expert always comes out first, and a busy expert is the main expert of many tokens,
+    so this mean is above k / E by luck. `shuffled` measures that luck: the mean over 20 shuffles (seed 0) of the tokens
+    among the positions of the trace, which keep their experts. If a token occurs in only one text, what the text does
+    to the routing counts as the token's doing.
 
     One row per layer. Columns: layer int32 · token_ids int64 (in the mean) · specialization, shuffled float64 (share of
-    a token's occurrences; NaN in a trace without tokens) · chance float64 (k / E). Raises `InvalidTrace` where no token
+    a token's occurrences; NaN if the trace has no tokens) · chance float64 (k / E). Raises `InvalidTrace` if no token
     occurs `at_least` times.
 
-    Source: OLMoE (arXiv 2409.02060), section 5.4, 'per layer', which leaves no token out; the shuffle is ours.
+    Source: OLMoE (arXiv 2409.02060), section 5.4, 'per layer', which leaves no token out; the shuffle is moeviz's own.
     """
     vocabulary = _vocabulary(trace, at_least)
     rng = np.random.default_rng(0)
@@ -96,15 +98,15 @@ def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.Dat
 
 
 def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
-    """How much the tokens of each expert keep to it.
+    """How strongly the tokens of each expert keep to it.
 
-    A token belongs to its main expert, the one that it chooses most often (ties: the lower id), with the share of its
-    occurrences that choose it. An expert's specialization is the mean over the tokens that belong to it, each token of
+    A token belongs to its main expert, the one it is routed to most often (ties: the lower id), with the share of its
+    occurrences that go there. An expert's specialization is the mean over the tokens that belong to it, each token of
     the vocabulary counting once, however often it occurs.
 
     One row per layer and expert. Columns: layer int32 · expert int16 · token_ids int64 (how many belong to it) ·
-    specialization float64 (share of a token's occurrences; NaN where no token belongs to the expert) · shuffled float64
-    (what luck gives, of the layer: see `vocabulary_by_layer`) · chance float64 (k / E). Raises `InvalidTrace` where no
+    specialization float64 (share of a token's occurrences; NaN if no token belongs to the expert) · shuffled float64
+    (what luck gives, for the layer: see `vocabulary_by_layer`) · chance float64 (k / E). Raises `InvalidTrace` if no
     token occurs `at_least` times.
 
     Source: OLMoE (arXiv 2409.02060), section 5.4, 'per expert'; the mean as in its script run_moe_analysis.py.
@@ -120,7 +122,7 @@ def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> 
         belong = np.bincount(main, minlength=num_experts)
         sums = np.bincount(main, share, minlength=num_experts)
         columns = {
-            "layer": np.int32(of_layer.layer),
+            "layer": of_layer.layer,
             "expert": np.arange(num_experts, dtype=np.int16),
             "token_ids": belong,
             "specialization": np.divide(sums, belong, out=np.full(num_experts, np.nan), where=belong > 0),
@@ -128,12 +130,12 @@ def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> 
             "chance": of_layer.chance,
         }
         frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True).astype({"layer": np.int32})
 
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """The tokens of the vocabulary that a trace shows often enough. V of them, in the order in which they appear."""
+    """The tokens of the vocabulary that occur often enough in a trace. V of them, in the order in which they appear."""
 
     row: Int64[np.ndarray, " T"]  # which of them a token of the trace is; -1 = none
     occurrences: Int64[np.ndarray, " V"]
@@ -145,8 +147,9 @@ class _Vocabulary:
         return _counts(self.row, len(self.occurrences), experts, num_experts)
 
     def shares(self, counts: Int64[np.ndarray, "V E"]) -> Float64[np.ndarray, " V"]:
-        """Share of a token's occurrences that choose its main expert."""
-        return counts.max(axis=1) / self.occurrences
+        """Share of a token's occurrences that go to its main expert."""
+        shares: np.ndarray = counts.max(axis=1) / self.occurrences
+        return shares
 
     def mean_share(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
         shares = self.shares(self.counts(experts, num_experts))
@@ -166,7 +169,7 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
     kept = np.flatnonzero(times >= at_least)
     if len(times) and not len(kept):
         raise InvalidTrace(
-            f"Vocabulary specialization needs tokens that occur {at_least} times or more, and here none occurs "
+            f"Vocabulary specialization needs tokens that occur at least {at_least} times, and here no token occurs "
             f"more than {times.max()} times. Trace a longer text, or many texts with `moeviz corpus`."
         )
     row = np.full(len(times), -1)
@@ -179,7 +182,7 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
 
 def _chance(experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
     """k / E, with k the slots that a token has filled on average."""
-    return (experts != NO_EXPERT).sum() / max(len(experts), 1) / num_experts
+    return float((experts != NO_EXPERT).sum()) / max(len(experts), 1) / num_experts
 
 
 def _counts(
@@ -191,17 +194,17 @@ def _counts(
 
 
 def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
-    """How the tokens of each kind of text (words, digits, spaces …) are shared out among the experts, layer by layer.
+    """How the tokens of each kind of text (words, digits, spaces …) are divided among the experts, layer by layer.
 
-    `share` is of the kind's assignments (filled slots) at the layer, so a kind's shares sum to 1. `lift` compares it
-    with the share of all tokens: 1 means that the kind uses the expert as all tokens do, 2 twice as much.
+    `share` is a share of the kind's assignments (filled slots) in the layer, so a kind's shares sum to 1. `lift`
+    compares it with the share of all tokens: 1 means that the kind uses the expert as all tokens do, 2 twice as much.
 
-    One row per layer, kind and expert, idle experts too; kinds that the trace has, in the order of `KINDS`. Columns:
-    layer int32 (the model's own index) · kind str (see `kind_of`) · tokens int64 (of this kind) · expert int16 ·
-    assignments int64 · share float64 (0 where the kind has no assignment) · uniform float64 (1 / E) · share_of_tokens
-    float64 (of the kind's tokens: sums to k) · lift float64 (NaN where no token chose the expert).
+    One row per layer, kind and expert, including unused experts; the kinds that occur in the trace, in the order of
+    `KINDS`. Columns: layer int32 (the model's own index) · kind str (see `kind_of`) · tokens int64 (of this kind) ·
+    expert int16 · assignments int64 · share float64 (0 if the kind has no assignment) · uniform float64 (1 / E) ·
+    share_of_tokens float64 (of the kind's tokens: sums to k) · lift float64 (NaN if no token was routed to the expert).
 
-    Source: domain specialization of OLMoE (arXiv 2409.02060), section 5.3, with kinds of tokens in place of domains.
+    Source: domain specialization of OLMoE (arXiv 2409.02060), section 5.3, with kinds of tokens instead of domains.
     """
     by_text = {text: KINDS.index(kind_of(text)) for text in trace.tokens["text"].unique()}
     kinds, codes = np.unique(trace.tokens["text"].map(by_text).to_numpy(np.int64), return_inverse=True)
@@ -227,7 +230,7 @@ def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def kind_of(text: str) -> str:
-    """The kind of a token's text, one of `KINDS`: what its letters are, or else its digits, or else its signs.
+    """The kind of a token's text, one of `KINDS`: by its letters, or else its digits, or else its other characters.
 
     >>> [kind_of(text) for text in (" the", "42", ",\\n", "\\n", "и", "</s>")]
     ['word, space before', 'digits', 'punctuation', 'space or line break', 'other script', 'special']

@@ -41,7 +41,7 @@ def facts(trace: RoutingTrace) -> dict[str, str]:
         "tokens": f"{len(tokens):,}"
         + (f", {generated:,} of them generated" if generated else "")
         + (f", in {texts:,} texts" if texts > 1 else ""),
-        f"MoE {_layer_word(model)}s": _layers(model),
+        f"MoE {layer_word(model)}s": _layers(model),
         "experts": f"top-{model.top_k} of {_span(model.num_experts)}",
         "score function": model.score_function,
         "parameters": _parameters(model),
@@ -71,7 +71,8 @@ def safe(text: str, most: int = CELL) -> str:
     return escape(visible(text[:most])) + left_out
 
 
-def _layer_word(model: ModelInfo) -> str:
+def layer_word(model: ModelInfo) -> str:
+    """What one step of the trace's axis of layers is called."""
     return model.layer_kind if re.fullmatch(r"[a-z ]{1,20}", model.layer_kind) else "layer"  # a file may say anything
 
 

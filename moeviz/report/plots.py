@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import wrap
+from typing import Literal, cast
 
 import altair as alt
 import pandas as pd
@@ -24,7 +25,9 @@ from moeviz.routing_trace import RoutingTrace
 
 WIDTH = 640  # pixels: pictures under each other cannot be as wide as their page
 LINE = 105  # characters of a line as wide as that
-OWN_SCALES = ("color", "fill", "stroke", "opacity", "strokeOpacity", "size", "shape", "strokeDash")
+OWN_SCALES: dict[str, Literal["independent"]] = dict.fromkeys(
+    ("color", "fill", "stroke", "opacity", "strokeOpacity", "size", "shape", "strokeDash"), "independent"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def plot(
     if charts is None:
         raise MoevizError(f"There is no topic {topic!r}; there are {', '.join(_by_word())}.")
     chosen = choices(trace, layer, layers, token)
-    pictures, reasons = [], []
+    pictures: list[alt.Chart | alt.LayerChart] = []
+    reasons: list[MoevizError] = []
     for chart in charts:
         try:
             pictures.append(
@@ -86,7 +90,8 @@ def plot(
             pictures.append(_titled(_nothing(), chart, visible(str(error))))
     if len(reasons) == len(charts):
         raise reasons[0]
-    return alt.vconcat(*pictures).resolve_scale(**dict.fromkeys(OWN_SCALES, "independent"))
+    whole: alt.VConcatChart = alt.vconcat(*pictures).resolve_scale(**OWN_SCALES)
+    return whole
 
 
 def choices(trace: RoutingTrace, layer: int | None, layers: Sequence[int] | None, token: int | None) -> Choices:
@@ -139,7 +144,7 @@ def with_data_inside(chart: alt.Chart | alt.LayerChart) -> alt.Chart | alt.Layer
         rows, chart.data = alt.to_values(chart.data)["values"], alt.InlineData(values=[])
         chart.data["values"] = rows  # as an argument each row would be checked, here and once more in the whole
     if isinstance(chart, alt.LayerChart):
-        chart.layer = [with_data_inside(layer) for layer in chart.layer]
+        chart.layer = [with_data_inside(cast("alt.Chart | alt.LayerChart", layer)) for layer in chart.layer]
     return chart
 
 
@@ -150,7 +155,8 @@ def _titled(picture: alt.Chart | alt.LayerChart, chart: Chart, words: str) -> al
 
 
 def _nothing() -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=[])).mark_point().properties(height=1)
+    empty: alt.Chart = alt.Chart(alt.InlineData(values=[])).mark_point().properties(height=1)
+    return empty
 
 
 def _by_word() -> dict[str, tuple[Chart, ...]]:

@@ -1,4 +1,4 @@
-"""A page of the history gallery: what was new, its controls, Train and Stop, and what training came to.
+"""A page of the history gallery: what was new, its controls, Train and Stop, and the result of training.
 
 Each system is a row, `Exhibit`, in a file of its own beside this one.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import shared, state
+from moeviz_app.facts import layer_word
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
 from moeviz_app.worker import InLine, News, result
@@ -40,7 +41,7 @@ def exhibit_page(exhibit: Exhibit) -> None:
     st.title(exhibit.title, anchor=False)
     st.markdown(exhibit.new)
     st.latex(exhibit.equation)
-    with st.expander("What does not come out here"):
+    with st.expander("What this does not reproduce"):
         st.markdown(exhibit.not_here)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         settings = exhibit.controls()
@@ -56,7 +57,7 @@ def exhibit_page(exhibit: Exhibit) -> None:
 
 
 def seed_control(name: str) -> int:
-    """Every system starts at random, and the same seed starts it the same."""
+    """Every system starts at random; the same seed gives the same start."""
     return int(st.number_input("Seed", 0, 9999, key=f"{name} seed", persist_state="session", width=120))
 
 
@@ -65,7 +66,7 @@ def _trained(exhibit: Exhibit, settings: dict[str, Any]) -> Any:
     place = st.empty()
     with place.container():
         bar = st.progress(0.0, "Training …")
-        st.button("Stop", key=f"{exhibit.name} stop", help="What was shown before stays.")
+        st.button("Stop", key=f"{exhibit.name} stop", help="The result shown before stays.")
 
     def listen(told: InLine | News) -> None:
         done, says = (0.0, waiting_words(told.ahead, "Training …")) if isinstance(told, InLine) else told.value
@@ -82,25 +83,36 @@ def _trained(exhibit: Exhibit, settings: dict[str, Any]) -> Any:
 
 def _whose(exhibit: Exhibit, found: Any) -> None:
     if found is None:
-        st.text(f"Below is what ships: {SHIPS_WITH}. Train to make your own.")
+        st.text(f"This is the result that ships with moeviz: {SHIPS_WITH}. Train to get your own.")
         return
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.settings.items())
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(f"Below is what you trained: {said}.")
-        st.button("Back to what ships", on_click=state.forget_result, args=(exhibit.name,), key=f"{exhibit.name} back")
+        st.text(f"This is the result that you trained: {said}.")
+        st.button(
+            "Back to the one that ships", on_click=state.forget_result, args=(exhibit.name,), key=f"{exhibit.name} back"
+        )
 
 
 def as_any_trace(name: str, trace: RoutingTrace, common: tuple[Chart, ...]) -> None:
     """The trace, to be taken to the other pages, and some of their charts here: of one layer, the last."""
-    st.subheader("As any trace", anchor=False)
-    st.text(f"A layer here is: {trace.model.layer_kind}. Each page of the menu draws this trace too.")
+    st.subheader("As a trace", anchor=False)
+    st.text(f"{_steps(trace)}Every page of the menu can draw this trace.")
     if trace.model.top_k >= max(trace.model.num_experts):
-        st.text("All experts get every sample here, so their counts are even; weights and the gate tell them apart.")
-    if st.button("Look at it on every page", key=f"{name} look"):
+        st.text(
+            "Every sample goes to all experts here, so their counts are equal; the weights and the gate tell them "
+            "apart."
+        )
+    if st.button("Show it on every page", key=f"{name} look"):
         state.set_trace(trace)
-        st.success("Every page shows this trace now.")
+        st.success("Every page now shows this trace.")
     last = trace.select(layers=trace.model.layers[-1:])
     for chart in common:
         heading(chart)
         with explained():
             picture_and_words(chart, chart.measure(trace if chart.layers == "all" else last))
+
+
+def _steps(trace: RoutingTrace) -> str:
+    """What the charts call layers, where it is something else."""
+    kind = layer_word(trace.model)
+    return "" if kind == "layer" else f"What the charts call layers are {kind}s here. "

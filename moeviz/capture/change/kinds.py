@@ -170,7 +170,7 @@ class Replay:
     def change(self, decision: Decision) -> Choice:
         """The trace's choice; in the router's own order of slots where both chose the same."""
         experts = np.where(self.trace.experts == NO_EXPERT, 0, self.trace.experts)[decision.index]
-        weights = torch.from_numpy(self.trace.weights[decision.index]).to(decision.weights)
+        weights = torch.from_numpy(self.trace.need("weights", "Replay")[decision.index]).to(decision.weights)
         experts = torch.from_numpy(experts).to(decision.experts)
         own_weights, own = decision.weights[decision.kept], decision.experts[decision.kept]
         if experts.shape != own.shape:

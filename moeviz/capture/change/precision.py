@@ -19,7 +19,8 @@ from moeviz.capture.change.apply import ready
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import listen
-from moeviz.capture.record.probe import Swap, own_forward, router_inputs, with_forward
+from moeviz.capture.record.private_names import own_forward, with_forward
+from moeviz.capture.record.probe import Probed, router_inputs
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.run.decoding import Decoding, Sampling, decode
 from moeviz.capture.run.prompts import Run, prepare
@@ -64,14 +65,14 @@ def in_precisions(
     run = prepare(model, prompts, tokenizer, 0)
     names = [name for name in names if name != "float32"]
     exact = replace(run, model=in_precision(run.model, "float32"))
-    swaps = ready(exact)
-    known = tuple(swap.trouble is None for swap in swaps)
-    ties = [{} for _ in swaps]
+    routers = ready(exact)
+    known = tuple(probed.trouble is None for probed in routers)
+    ties = [{} for _ in routers]
     with ExitStack() as stack:
-        for swap, noted in zip(swaps, ties, strict=True):
-            if swap.trouble is None:
-                noting = _noting_ties(swap, [name for name in names if name in DTYPES], noted)
-                stack.enter_context(with_forward(swap.router.module, noting))
+        for probed, noted in zip(routers, ties, strict=True):
+            if probed.trouble is None:
+                noting = _noting_ties(probed, [name for name in names if name in DTYPES], noted)
+                stack.enter_context(with_forward(probed.router.module, noting))
         plain = _trace(exact, "float32")
     kept = (run.batch.attention_mask == 1).flatten().cpu()
     none = torch.zeros(len(kept), dtype=torch.bool)
@@ -124,17 +125,17 @@ def _trace(run: Run, name: str) -> RoutingTrace:
     return assemble(recording, replace(run, info=replace(run.info, dtype=name)), written)
 
 
-def _noting_ties(swap: Swap, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple]:
+def _noting_ties(probed: Probed, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple]:
     """The router's own forward, that also notes which of its choices rounding its logits would change."""
-    own = own_forward(swap.router.module)
+    own = own_forward(probed.router.module)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
         logits, weights, experts, *rest = own(*args, **kwargs)
         chosen = experts.reshape(-1, experts.shape[-1]).sort(dim=-1).values
-        _, bias = router_inputs(swap.family, swap.router.module, args, kwargs)
+        _, bias = router_inputs(probed.family, probed.router.module, args, kwargs)
         for name in names:
             rounded = logits.reshape(len(chosen), -1).to(DTYPES[name])
-            again = route_torch(rounded, swap.family.gating(swap.router.module), bias)
+            again = route_torch(rounded, probed.family.gating(probed.router.module), bias)
             noted[name] = (again.experts.sort(dim=-1).values != chosen).any(dim=-1) | (again.margin == 0)
         return logits, weights, experts, *rest
 

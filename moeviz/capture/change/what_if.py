@@ -15,7 +15,7 @@ from moeviz.capture.change.precision import Precision, in_precision
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import listen
-from moeviz.capture.record.probe import Swap
+from moeviz.capture.record.probe import Probed
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -49,13 +49,13 @@ def what_if(
     Raises `CaptureError` for a change that this model cannot be given, and what `trace` raises.
     """
     run = prepare(model, prompts, tokenizer, 0)
-    swaps = ready(run)
-    plain, logits = _read(run, swaps, None)
+    routers = ready(run)
+    plain, logits = _read(run, routers, None)
     if isinstance(intervention, Precision):
         other = replace(run, model=in_precision(run.model, intervention.name))
         changed, logits_changed = _read(other, (), None)
     else:
-        changed, logits_changed = _read(run, swaps, intervention)
+        changed, logits_changed = _read(run, routers, intervention)
     return WhatIf(plain, changed, _effect(plain, logits, logits_changed))
 
 
@@ -81,13 +81,13 @@ def ablate(
     """
     run = prepare(model, prompts, tokenizer, 0)
     rows = []
-    swaps = ready(run)
-    plain, logits = _read(run, swaps, None)
+    routers = ready(run)
+    plain, logits = _read(run, routers, None)
     shares = _shares(plain if layers is None else plain.select(layers=layers))
     for done, (layer, expert, share) in enumerate(shares, start=1):
         kl = change = 0.0
         if share > 0:
-            _, changed = _read(run, swaps, Mute({layer: (expert,)}))
+            _, changed = _read(run, routers, Mute({layer: (expert,)}))
             effect = _effect(plain, logits, changed)
             kl, change = effect["kl"].mean(), (effect["loss_changed"] - effect["loss"]).mean()
         rows.append((layer, expert, share, kl, change))
@@ -108,11 +108,11 @@ def _shares(trace: RoutingTrace) -> list[tuple[int, int, float]]:
 
 
 @torch.no_grad()
-def _read(run: Run, swaps: tuple[Swap, ...], intervention: Intervention | None) -> tuple[RoutingTrace, Tensor]:
+def _read(run: Run, routers: tuple[Probed, ...], intervention: Intervention | None) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens."""
     batch = run.batch
     kept = batch.attention_mask.flatten() == 1
-    with listen(run.model, keep_logits=True) as recording, intervening(run, swaps, intervention):
+    with listen(run.model, keep_logits=True) as recording, intervening(run, routers, intervention):
         positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
         output = run.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False

@@ -17,8 +17,10 @@ def known_counts() -> pd.DataFrame:
     rows = []
     for name, known in KNOWN_MODELS.items():
         model = parameters_of_config(known.config(), name)
-        active = active_parameters(model.parameters, model.top_k, known.convention)
-        ours = {"total": model.parameters.total / 1e9, "active": active / 1e9}
+        counts = model.parameters
+        assert counts is not None  # a config tells them all
+        active = active_parameters(counts, model.top_k, known.convention)
+        ours = {"total": counts.total / 1e9, "active": active / 1e9}
         published = {"published_total": known.total, "published_active": known.active}
         rows.append({"model": name} | ours | published | {"convention": known.convention, "remark": known.remark})
     return pd.DataFrame(rows)

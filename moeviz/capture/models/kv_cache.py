@@ -47,7 +47,7 @@ def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
     """
     if config.is_encoder_decoder:
         return None
-    model = empty_model(config).to(torch.bfloat16)
+    model = empty_model(config).to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to` without its types
     try:
         grown = [_kept(model, length) for length in LENGTHS]
     except (NotImplementedError, RuntimeError, TypeError, ValueError):  # what this model does has no shapes alone

@@ -5,6 +5,7 @@ Only safetensors weights are read, and code that comes with a checkpoint is neve
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int | None:
         """Tokens that fit into the model's context, prompt and generated ones together; None where it says none."""
-        return context_length(self.model)
+        return context_length(self.model.config)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, special ones included."""
@@ -45,7 +46,7 @@ class LoadedModel:
 def load_model(
     name: str = EMBEDDED,
     *,
-    device_map: str | dict | None = None,
+    device_map: str | dict[str, Any] | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
 ) -> LoadedModel:
@@ -113,14 +114,17 @@ def model_source(name: str) -> str:
     return name
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """Tokens that fit into the model's context, or None where its config sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Tokens that fit into the context of a model with this config, or None where it sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(source, **({"revision": revision} if revision else {}), **SAFE)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, **({"revision": revision} if revision else {}), **SAFE
+        )
+        return config
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFound(
             f"{name!r} is neither a folder of a transformers model here nor a model that the hub gives us: "

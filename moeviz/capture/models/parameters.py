@@ -4,11 +4,12 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from moeviz.capture.routers.declared import Router, find_routers, router_sites
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
@@ -26,7 +27,7 @@ FEW = 2
 IS_LAYER = re.compile(r"\.\d+$")  # a router that stands in the layer itself, beside its dense block
 
 
-def count_parameters(model: nn.Module, routers: Sequence[Router] | None = None) -> ParameterCounts:
+def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = None) -> ParameterCounts:
     """Parameters of `model` by part, each tensor once. Works on the meta device too."""
     routers = find_routers(model) if routers is None else routers
     homes = {id(home.weight): part for part, home in _embeddings(model).items()}
@@ -37,7 +38,7 @@ def count_parameters(model: nn.Module, routers: Sequence[Router] | None = None) 
     return ParameterCounts(**counts, per_expert=per_expert)
 
 
-def describe(model: nn.Module, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:
+def describe(model: PreTrainedModel, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:
     """The facts about `model` that are known before it runs; of one site of its routers, where it has several."""
     routers = find_routers(model, site)
     config = model.config.get_text_config()
@@ -56,15 +57,15 @@ def describe(model: nn.Module, name: str, revision: str | None = None, site: str
     )
 
 
-def auto_class(config: PreTrainedConfig) -> type:
+def auto_class(config: PreTrainedConfig) -> type[Any]:
     """transformers' opener of models that generate text."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def empty_model(config: PreTrainedConfig) -> nn.Module:
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The model that `config` describes, on the meta device: every shape, no memory."""
     with init_empty_weights(include_buffers=False), torch.device("meta"):
-        model = auto_class(config).from_config(config, trust_remote_code=False)
+        model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False)
     model.tie_weights()  # moving to the meta device takes shared matrices apart
     return model
 
@@ -83,6 +84,7 @@ def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> M
     if config.model_type not in ONE_MODULE_AN_EXPERT:
         return whole(empty_model(config), name)
     few, one_more = (whole(empty_model(_with_experts(config, n)), name) for n in (FEW, FEW + 1))
+    assert few.parameters is not None  # `whole` counts them
     parts = {part: getattr(few.parameters, part) for part in PARTS}
     added = {part: getattr(one_more.parameters, part) - count for part, count in parts.items()}
     counts = {part: count + (config.num_experts - FEW) * added[part] for part, count in parts.items()}
@@ -90,7 +92,7 @@ def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> M
     return replace(few, parameters=replace(few.parameters, **counts), num_experts=num_experts)
 
 
-def whole(model: nn.Module, name: str) -> ModelInfo:
+def whole(model: PreTrainedModel, name: str) -> ModelInfo:
     """The facts of all of a model's MoE layers, whatever site their routers are of, one after the other."""
     sites = router_sites(model)
     if len(sites) == 1:
@@ -111,7 +113,7 @@ def _with_experts(config: PreTrainedConfig, number: int) -> PreTrainedConfig:
     return other
 
 
-def _embeddings(model: nn.Module) -> dict[str, nn.Module]:
+def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The embeddings by part; the input embedding last, so that it owns a matrix that serves as both."""
     found = {"output_embedding": model.get_output_embeddings(), "input_embedding": model.get_input_embeddings()}
     return {part: home for part, home in found.items() if home is not None}

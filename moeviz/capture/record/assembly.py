@@ -113,6 +113,7 @@ def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
         "top_k": slots,
         "num_experts": tuple(heard.num_experts for heard in recording.heard),
         "score_function": score_function(recording.logit_samples()),
+        "recorded_by": recording.by,
         "caution": " ".join(sorted({router.odd.caution for router in recording.routers if router.odd} - {""})),
     }
     if heard["caution"]:

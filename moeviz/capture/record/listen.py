@@ -19,6 +19,7 @@ from moeviz.capture.routers.declared import Router, find_routers
 from moeviz.capture.routers.odd_routers import Answer
 from moeviz.errors import CaptureError
 
+LISTENING = "hooks"
 SAMPLE_ROWS = 32  # enough to recognise the score function
 
 
@@ -42,6 +43,7 @@ class Recording:
     read: list[torch.Tensor] = field(default_factory=list)  # the token ids (B, S) of each forward
     heard: list[Heard] = field(default_factory=list)  # one per router
     calls: list[int] = field(default_factory=list)  # which router answered, in order
+    by: str = LISTENING  # see `ModelInfo.recorded_by`
 
     @property
     def site(self) -> str:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 from transformers.activations import SiLUActivation
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
 import moeviz.capture.record.routing_ops  # noqa: F401  registers the operators
+from moeviz.capture.record import private_names
 
 NAME = "moeviz"
 FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (thread time on the embedded model)
@@ -25,8 +25,8 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
     if hidden_states.is_cuda and is_usual(self):
         weights = self.gate_up_proj, self.down_proj
         return torch.ops.moeviz.experts(hidden_states, *weights, top_k_index, top_k_weights)
-    if hidden_states.is_cuda or torch.compiler.is_compiling() or self._is_expert_parallel:
-        return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, top_k_index, top_k_weights)
+    if hidden_states.is_cuda or torch.compiler.is_compiling() or private_names.is_expert_parallel(self):
+        return private_names.experts_implementation("grouped_mm")(self, hidden_states, top_k_index, top_k_weights)
     few = len(hidden_states) <= FEW_TOKENS
     return (_one_by_one if few else _sorted)(self, hidden_states, top_k_index, top_k_weights)
 
@@ -34,9 +34,9 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
 def is_usual(experts: nn.Module) -> bool:
     """Whether experts are SwiGLU with gate and up in one matrix, no biases, and nothing behind: as our kernels are."""
     plain = not (experts.has_bias or experts.is_transposed or experts.has_post_expert_norm)
-    own_gate = type(experts)._apply_gate is not _default_apply_gate  # such as one that clamps
-    swiglu = experts.has_gate and experts.is_concatenated and not own_gate and _is_silu(experts.act_fn)
-    return plain and swiglu and not experts._is_expert_parallel
+    swiglu = experts.has_gate and experts.is_concatenated and _is_silu(experts.act_fn)
+    ours = not private_names.has_own_gate(experts) and not private_names.is_expert_parallel(experts)
+    return plain and swiglu and ours
 
 
 def _is_silu(activation: object) -> bool:
@@ -82,7 +82,7 @@ def _expert(experts: nn.Module, index: int, rows: Tensor) -> Tensor:
     """One expert for rows (n, D), in any of the layouts that transformers' experts have."""
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _linear(experts, first, index, rows)
-    inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    inner = private_names.apply_gate(experts)(inner) if experts.has_gate else experts.act_fn(inner)
     out = _linear(experts, "down_proj", index, inner)
     return experts.post_expert_norm(out) if experts.has_post_expert_norm else out
 
@@ -93,4 +93,4 @@ def _linear(experts: nn.Module, name: str, index: int, rows: Tensor) -> Tensor:
     return linear(rows, weight.T if experts.is_transposed else weight, bias)
 
 
-ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)
+private_names.register_experts(NAME, experts_forward)

@@ -1,7 +1,7 @@
 """Check on a first forward, before anything is replaced, that we decide and compute what the model does itself."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import route_torch
-from moeviz.capture.models.replaced import replaced
 from moeviz.capture.record import our_experts, routing_ops
 from moeviz.capture.record.listen import answers, check_layout, sample_rows
-from moeviz.capture.routers.declared import Router
+from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
+from moeviz.capture.routers.declared import Router, find_routers
 from moeviz.capture.routers.odd_routers import Answer
 from moeviz.capture.routers.router_families import FAMILIES, OTHERS, Family
 from moeviz.errors import CaptureError
@@ -23,88 +23,88 @@ EXPERTS_ERROR = 64  # in units of the dtype's precision, of the largest output: 
 TIE = 1e-5  # ranks this close may be taken either way
 
 
-@dataclass(slots=True)
-class Swap:
-    """A router, the family it is of, and why it keeps its own way where it does."""
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A router as the probe found it."""
 
     router: Router
-    family: Family | None
-    trouble: str | None = None
-    sample: tuple[Tensor | None, ...] = ()  # rows of its own logits (where it has any), weights, experts, on the probe
-    answered: int = 0  # times, on the probe
+    family: Family | None  # how our kernels run it
+    trouble: str | None  # why they cannot; None where they can
+    sample: tuple[Tensor | None, ...]  # rows of its own logits (where it has any), weights, experts
 
 
-def swap_of(router: Router) -> Swap:
-    """What we know of a router before it is checked."""
-    family = FAMILIES.get(router.kind)
-    if family is not None:
-        return Swap(router, family)
-    return Swap(router, None, f"{router.kind} {OTHERS.get(router.kind, 'is not known to moeviz')}")
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a first forward showed."""
 
+    routers: tuple[Probed, ...]
+    experts_trouble: tuple[str, ...]  # why our way to run the experts is not theirs
 
-def own_place(module: nn.Module) -> str:
-    """Where a module's forward stands: accelerate puts its own before it, and keeps the model's."""
-    return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
-
-
-def own_forward(module: nn.Module) -> Callable:
-    """The forward of the model's own code."""
-    return getattr(module, own_place(module))
-
-
-def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager[None]:
-    """Put another forward in the place of the module's own."""
-    return replaced(module, own_place(module), forward)
+    @property
+    def troubles(self) -> list[str]:
+        """Everything that keeps its own way, and why."""
+        of_routers = [probed.trouble for probed in self.routers if probed.trouble]
+        return list(dict.fromkeys([*self.experts_trouble, *of_routers]))
 
 
 @torch.no_grad()
-def check(model: PreTrainedModel, swaps: tuple[Swap, ...]) -> list[str]:
+def probe(model: PreTrainedModel, site: str | None = None) -> Probe:
     """One forward in which all decide and compute twice: their own results go on, ours are compared.
 
-    What is different is noted in the swaps, and returned where it is the experts'.
+    Raises `CaptureError` for a model without routers, or one whose layers run in a loop.
     """
+    routers, samples = find_routers(model, site), {}
+    families = {router.path: FAMILIES.get(router.kind) for router in routers}
+    troubles: dict[str, str | None] = {
+        router.path: f"{router.kind} {OTHERS.get(router.kind, 'is not known to moeviz')}"
+        for router in routers
+        if families[router.path] is None
+    }
+    experts_trouble: list[str] = []
+    with ExitStack() as stack:
+        for router in routers:
+            stack.enter_context(answers(router, _sampling(router, samples)))
+            if family := families[router.path]:
+                stack.enter_context(with_forward(router.module, _checking(router, family, troubles)))
+        for experts in registered_experts(model):
+            stack.enter_context(with_forward(experts, _checking_experts(experts, experts_trouble)))
+        _read_a_few(model)
+    for router in routers:
+        _check_answered_once(router, len(samples.get(router.path, ())))
+    found = (Probed(r, families[r.path], troubles.get(r.path), samples[r.path][0]) for r in routers)
+    return Probe(tuple(found), tuple(experts_trouble))
+
+
+def _read_a_few(model: PreTrainedModel) -> None:
     vocabulary = model.get_input_embeddings().num_embeddings
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     ids = torch.arange(PROBE, device=device)[None, :] * 7 % vocabulary
-    experts_trouble: list[str] = []
-    with ExitStack() as stack:
-        for swap in swaps:
-            stack.enter_context(answers(swap.router, _sampling(swap)))
-            if swap.trouble is None:
-                stack.enter_context(with_forward(swap.router.module, _checking(swap)))
-        for experts in registered_experts(model):
-            stack.enter_context(with_forward(experts, _checking_experts(experts, experts_trouble)))
-        start = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
-        model(input_ids=ids, use_cache=False, **start)
-    for swap in swaps:
-        if swap.answered != 1:
-            raise CaptureError(
-                f"{swap.router.kind} at {swap.router.path} answered {swap.answered} times when the model ran once, "
-                "which moeviz's kernels cannot record. Trace it without them."
-            )
-    return experts_trouble
+    start = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
+    model(input_ids=ids, use_cache=False, **start)
 
 
-def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
-    """The experts that look their implementation up in transformers' registry."""
-    return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+def _check_answered_once(router: Router, times: int) -> None:
+    if times != 1:
+        raise CaptureError(
+            f"{router.kind} at {router.path} answered {times} times when the model ran once, which moeviz's kernels "
+            "cannot record. Trace it without them (kernels=False)."
+        )
 
 
-def _sampling(swap: Swap) -> Callable[[Answer], None]:
+def _sampling(router: Router, samples: dict[str, list]) -> Callable[[Answer], None]:
     def note(answer: Answer) -> None:
-        check_layout(swap.router, answer)
-        swap.sample, swap.answered = sample_rows(answer), swap.answered + 1
+        check_layout(router, answer)
+        samples.setdefault(router.path, []).append(sample_rows(answer))
 
     return note
 
 
-def _checking(swap: Swap) -> Callable[..., tuple]:
-    router = swap.router.module
-    own = own_forward(router)
+def _checking(router: Router, family: Family, troubles: dict[str, str | None]) -> Callable[..., tuple]:
+    own = own_forward(router.module)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
         output = own(*args, **kwargs)
-        swap.trouble = _difference(swap.family, router, args, kwargs, output)
+        troubles[router.path] = difference(family, router.module, args, kwargs, output)
         return output
 
     return forward
@@ -125,7 +125,25 @@ def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., 
     return forward
 
 
-def _difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
+class Differs(Exception):
+    """A router does not decide as our kernels do, and says how."""
+
+
+def check_first_rows(probed: Probed, own: Callable[..., tuple], args: tuple, kwargs: dict) -> None:
+    """Compare the first rows of what a router is given in a run with what its own forward answers.
+
+    Raises `Differs`.
+    """
+    name, hidden = next(iter(kwargs.items())) if not args else (None, args[0])
+    first = hidden.reshape(-1, hidden.shape[-1])[:PROBE]
+    first = first.view(*[1] * (hidden.dim() - 2), *first.shape)
+    args, kwargs = ((), kwargs | {name: first}) if name else ((first, *args[1:]), kwargs)
+    trouble = difference(probed.family, probed.router.module, args, kwargs, own(*args, **kwargs))
+    if trouble:
+        raise Differs(trouble)
+
+
+def difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
     """What is different in our decision; None where it is the same."""
     name = type(router).__name__
     hidden, bias = router_inputs(family, router, args, kwargs)
@@ -139,7 +157,7 @@ def _difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, ou
     if not torch.equal(logits, output[0].view_as(logits)):
         return f"{name} makes other logits than moeviz expects"
     theirs, weights = output[2].reshape(len(logits), -1), output[1].reshape(len(logits), -1)
-    ours, experts = routing_ops.decide(logits, bias, *_scratch(theirs), gating)
+    ours, experts = routing_ops.choose(logits, bias, gating)
     ours, weights = _by_expert(ours, experts), _by_expert(weights, theirs)
     same = (experts.sort(dim=-1).values == theirs.sort(dim=-1).values).all(dim=-1)
     tied = route_torch(logits, gating, bias).margin <= TIE
@@ -149,12 +167,6 @@ def _difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, ou
     if not torch.allclose(ours[same], weights[same].float(), rtol=precision, atol=precision):
         return f"{name} weighs experts otherwise than moeviz expects"
     return None
-
-
-def _scratch(experts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A record that nobody reads, for as many tokens and slots as `experts` (T, K) has."""
-    rows = experts.new_zeros(len(experts) + 1, experts.shape[1], dtype=torch.int16)
-    return rows, rows.float(), experts.new_zeros(1, dtype=torch.int64)
 
 
 def _by_expert(weights: Tensor, experts: Tensor) -> Tensor:

@@ -46,11 +46,21 @@ def decide(
     """What `route` does, without the cost of calling an operator."""
     if logits.is_cuda:
         return _decide_on_cuda(logits, bias, experts_rows, weights_rows, cursor, gating)
-    weights, experts = choose_torch(logits, gating, bias)
+    weights, experts = choose(logits, bias, gating)
     _write(experts_rows, cursor, experts)
     _write(weights_rows, cursor, weights)
     cursor += len(logits)
     return weights, experts
+
+
+def choose(logits: Tensor, bias: Tensor | None, gating: Gating) -> tuple[Tensor, Tensor]:
+    """The decision alone: weights (T, K) and experts (T, K), and no record."""
+    if not logits.is_cuda:
+        return choose_torch(logits, gating, bias)
+    from moe_kernels.router import route as route_alone  # Triton is not there on every system
+
+    weights, experts = route_alone(logits, gating, bias)
+    return weights, experts.long()
 
 
 def _decide_on_cuda(

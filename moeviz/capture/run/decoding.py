@@ -6,11 +6,13 @@ R returned sequences, N generated tokens, V tokens of the vocabulary.
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from inspect import signature
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -106,7 +108,7 @@ def decode(
     decoding.check(model, len(batch.input_ids), sampling)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     try:
-        output = model.generate(
+        output = cast(GenerationMixin, model).generate(
             batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=_generation_config(model, max_new_tokens, decoding),
@@ -136,7 +138,7 @@ def _up_to_the_end(model: PreTrainedModel, generated: Tensor) -> Tensor:
     return generated.masked_fill(is_stop.cumsum(dim=1) > 0, ENDED)
 
 
-def _thrifty(model: PreTrainedModel, batch: Batch) -> dict:
+def _thrifty(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
     """Arguments that a plain forward needs for padded prompts, and that spare it the logits of every token."""
     accepted = signature(model.forward).parameters
     wanted = {"position_ids": (batch.attention_mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}

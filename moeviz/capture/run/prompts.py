@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -57,18 +58,18 @@ def prepare(
     """Open the model where it is a name, and read the prompts, each so many times. Raises what `trace` raises."""
     if isinstance(model, str):
         model = load_model(model)
+    runs = cast(PreTrainedModel, as_written(model.model if isinstance(model, LoadedModel) else model))
     if isinstance(model, LoadedModel):
-        model, tokenizer, info = as_written(model.model), model.tokenizer, model.info
+        tokenizer, info = model.tokenizer, model.info
     else:
-        model = as_written(model)
-        info = describe(model, model.config.name_or_path or model.config.model_type)
+        info = describe(runs, runs.config.name_or_path or runs.config.model_type)
     if site is not None:
-        info = describe(model, info.name, info.revision, site)
+        info = describe(runs, info.name, info.revision, site)
     if tokenizer is None:
-        raise CaptureError(f"{type(model).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
-    batch = _read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
+        raise CaptureError(f"{type(runs).__name__} came without a tokenizer; pass tokenizer=, or the model's path.")
+    batch = _read_prompts(runs, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
     repeated = (part.repeat_interleave(copies, dim=0) for part in (batch.input_ids, batch.attention_mask))
-    return Run(model, tokenizer, info, Batch(*repeated))
+    return Run(runs, tokenizer, info, Batch(*repeated))
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
@@ -96,7 +97,7 @@ def _read_prompts(
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
     longest = max(map(len, ids))
-    _check_context(longest, max_new_tokens, context_length(model))
+    _check_context(longest, max_new_tokens, context_length(model.config))
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
     if model.config.is_encoder_decoder:

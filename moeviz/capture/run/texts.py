@@ -6,11 +6,13 @@ of others name their bytes in different ways, but all of them decode.
 
 from collections.abc import Callable, Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 UNDECODABLE = "\ufffd"  # what decoders put for bytes that are not a whole character
 LONGEST_SPLIT = 8  # tokens; a UTF-8 character has at most 4 bytes, and a token may hold the end of one and the next
 
 
-def token_texts(tokenizer, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """The exact text of each token of a sequence; `⟨é 1/2⟩` for the first of two tokens that make up 'é' together.
 
     Bytes that never become a character, such as a generated half of an emoji, show as the tokenizer's own name for
@@ -23,14 +25,16 @@ def token_texts(tokenizer, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _next_texts(tokenizer, decode: Callable, ids: Sequence[int], start: int) -> list[str]:
+def _next_texts(
+    tokenizer: PreTrainedTokenizerBase, decode: Callable[[tuple[int, ...]], str], ids: Sequence[int], start: int
+) -> list[str]:
     """The text of the token at `start`, or of all tokens that make up whole characters together with it."""
     for end in range(start + 1, min(start + LONGEST_SPLIT, len(ids)) + 1):
         whole = decode(tuple(ids[start:end]))
         if UNDECODABLE not in whole:
             parts = end - start
             return [whole] if parts == 1 else [f"⟨{whole} {i}/{parts}⟩" for i in range(1, parts + 1)]
-    piece = tokenizer.convert_ids_to_tokens(int(ids[start]))
+    piece = str(tokenizer.convert_ids_to_tokens(int(ids[start])))
     return [decode((ids[start],)) if _is_replacement(piece) else f"⟨{piece}⟩"]
 
 
@@ -39,12 +43,12 @@ def _is_replacement(piece: str) -> bool:
     return UNDECODABLE in piece or "ï¿½" in piece
 
 
-def _decoder(tokenizer) -> Callable[[tuple[int, ...]], str]:
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[tuple[int, ...]], str]:
     """Decode ids as they read inside a text: decoders of the SentencePiece kind drop a space at the very start."""
     known: dict[tuple[int, ...], str] = {}
 
     def plain(ids: Sequence[int]) -> str:
-        return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def decode(ids: tuple[int, ...]) -> str:
         if ids not in known:

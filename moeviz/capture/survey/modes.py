@@ -16,15 +16,13 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 
-from moeviz.capture import trace as hf
-from moeviz.capture.record import fused
 from moeviz.capture.record.listen import listen
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.prompts import Batch
-from moeviz.capture.stream import stream
 from moeviz.capture.survey.survey import random_model, read, tokenizer
 from moeviz.capture.survey.witness import Routing, witnessed
+from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -48,12 +46,12 @@ EQUAL, REFUSED = "equal", "refused"
 WEIGHTS = {"rtol": 1e-3, "atol": 1e-5}  # the same sums in another order
 
 
-def way(trace: Callable = hf.trace, prompts: str | list[str] = TWO, **options: object) -> Callable[[str], str]:
+def way(traced: Callable = trace, prompts: str | list[str] = TWO, **options: object) -> Callable[[str], str]:
     """A way of running that is a matter of arguments."""
 
     def run(architecture: str) -> str:
         model = random_model(architecture)
-        return told_apart(trace(model, prompts, tokenizer=tokenizer(), **options), model)
+        return told_apart(traced(model, prompts, tokenizer=tokenizer(), **options), model)
 
     return run
 
@@ -109,7 +107,7 @@ def _compiled(architecture: str) -> str:
     model = random_model(architecture)
     model.compile(backend="eager")
     model(torch.tensor([[5, 6, 7]]))
-    return told_apart(hf.trace(model, TWO, tokenizer=tokenizer(), max_new_tokens=NEW), random_model(architecture))
+    return told_apart(trace(model, TWO, tokenizer=tokenizer(), max_new_tokens=NEW), random_model(architecture))
 
 
 def _compiled_meanwhile(architecture: str) -> str:
@@ -130,8 +128,8 @@ def _offloaded(architecture: str, offload: Callable[[PreTrainedModel, str], obje
     with tempfile.TemporaryDirectory() as folder:
         model = random_model(architecture)
         offload(model, folder)
-        trace = hf.trace(model, TWO, tokenizer=tokenizer(), max_new_tokens=NEW)
-    return told_apart(trace, random_model(architecture))
+        made = trace(model, TWO, tokenizer=tokenizer(), max_new_tokens=NEW)
+    return told_apart(made, random_model(architecture))
 
 
 def _half_on_disk(model: PreTrainedModel, folder: str) -> None:
@@ -163,8 +161,8 @@ def _quantised(architecture: str, config: Callable[[], object]) -> str:
 
 def _as_it_runs(model: PreTrainedModel) -> str:
     with witnessed(model) as testimony:
-        trace = hf.trace(model, ONE, tokenizer=tokenizer())
-    return _difference(trace, [calls[0] for calls in testimony.values() if calls]) or EQUAL
+        made = trace(model, ONE, tokenizer=tokenizer())
+    return _difference(made, [calls[0] for calls in testimony.values() if calls]) or EQUAL
 
 
 def _int8() -> object:
@@ -186,13 +184,14 @@ def _bypassed(architecture: str) -> str:
     block = model.get_submodule(find_routers(model)[-1].block_path)
     block.forward = types.MethodType(lambda _block, hidden, *_args, **_kwargs: hidden, block)
     try:
-        hf.trace(model, TWO, tokenizer=tokenizer())
+        trace(model, TWO, tokenizer=tokenizer())
     except CaptureError as error:
         return REFUSED if "answered 0 times" in str(error) else str(error)
     return "a router that never ran went unnoticed"
 
 
 GENERATE = {"max_new_tokens": NEW}
+KERNELS = {"kernels": True, **GENERATE}
 WAYS: dict[str, Callable[[str], str]] = {
     "prompts, padded on the left": way(),
     "generate": way(**GENERATE),
@@ -203,9 +202,11 @@ WAYS: dict[str, Callable[[str], str]] = {
     "prompt lookup": way(**GENERATE, prompts=ONE, decoding=Decoding(prompt_lookup_num_tokens=3)),
     "assistant drafts": _assisted,
     "streamed": way(_streamed, **GENERATE),
-    "kernels": way(fused.trace, **GENERATE),
-    "kernels, beams": way(fused.trace, **GENERATE, decoding=Decoding(num_beams=3)),
-    "kernels, prompt lookup": way(fused.trace, **GENERATE, prompts=ONE, decoding=Decoding(prompt_lookup_num_tokens=3)),
+    "kernels": way(**KERNELS),
+    "kernels, beams": way(**KERNELS, decoding=Decoding(num_beams=3)),
+    "kernels, prompt lookup": way(
+        partial(trace, kernels=True), **GENERATE, prompts=ONE, decoding=Decoding(prompt_lookup_num_tokens=3)
+    ),
     "compiled before": _compiled,
     "compiled meanwhile": _compiled_meanwhile,
     "CPU offload": partial(_offloaded, offload=lambda model, _folder: cpu_offload(model, torch.device("cpu"))),

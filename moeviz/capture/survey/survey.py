@@ -142,7 +142,7 @@ def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
     same = (np.sort(got.experts) == np.sort(trace.experts)).all() and np.allclose(got.weights, trace.weights, **CLOSE)
     if not same:
         raise CaptureError(f"{run.info.name}: our kernels decide otherwise than the routers, and were let to.")
-    return "; ".join(dict.fromkeys(rows.swap.trouble for rows in record if rows.swap.trouble))
+    return "; ".join(dict.fromkeys(rows.probed.trouble for rows in record if rows.probed.trouble))
 
 
 @cache

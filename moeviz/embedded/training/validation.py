@@ -12,6 +12,8 @@ from moeviz.embedded.training.documents import DOMAINS
 from moeviz.embedded.training.model import TrainingMixtral
 from moeviz.embedded.training.token_files import bytes_per_token, held_out_windows
 
+WINDOWS, LENGTH = 12, 256  # of each domain; tokens in one
+
 
 @dataclass(frozen=True)
 class Report:
@@ -32,11 +34,11 @@ class Report:
 
 
 @torch.no_grad()
-def validate(model: TrainingMixtral, folder: Path, device: str, windows: int = 12, length: int = 256) -> Report:
-    """Read up to `windows` windows of each domain's held-out text."""
+def validate(model: TrainingMixtral, folder: Path, device: str) -> Report:
+    """Read up to `WINDOWS` windows of each domain's held-out text."""
     nats, bits, loads = {}, [], []
     for domain in DOMAINS:
-        ids = torch.from_numpy(held_out_windows(folder, domain, windows, length)).to(device)
+        ids = torch.from_numpy(held_out_windows(folder, domain, WINDOWS, LENGTH)).to(device)
         losses, routings = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
         nats[domain] = float(losses.mean())
         bits.append(nats[domain] / math.log(2) / bytes_per_token(folder, domain))

@@ -1,4 +1,4 @@
-"""The pictures of conditional computation. No topic, since a topic is about any trace."""
+"""The charts of conditional computation. Not topics, since a topic is about any trace."""
 
 import altair as alt
 import pandas as pd
@@ -19,8 +19,8 @@ SHAPES = {LEARNT: "circle", STRAIGHT: "triangle-up", UNIFORM: "square"}
 
 
 def block_probability_heatmap(frame: pd.DataFrame) -> alt.Chart:
-    """Kind of digit by block, coloured by the probability to be on. Columns: those of `blocks_by_digit`."""
-    legend = alt.Legend(title="probability to be on", format="%", orient="top", gradientLength=200)
+    """Kind of digit by block, coloured by the probability of being on. Columns: those of `blocks_by_digit`."""
+    legend = alt.Legend(title="probability of being on", format="%", orient="top", gradientLength=200)
     chart = (
         alt.Chart(frame)
         .mark_rect(stroke=None)
@@ -31,8 +31,8 @@ def block_probability_heatmap(frame: pd.DataFrame) -> alt.Chart:
             tooltip=[
                 alt.Tooltip("digit:Q", format="d"),
                 alt.Tooltip("block:Q", format="d"),
-                alt.Tooltip("probability:Q", title="probability to be on", format=".1%"),
-                alt.Tooltip("on:Q", title="of these digits, had it on", format=".1%"),
+                alt.Tooltip("probability:Q", title="probability of being on", format=".1%"),
+                alt.Tooltip("on:Q", title="share of these digits with the block on", format=".1%"),
                 alt.Tooltip("target:Q", title="target τ", format=".2%"),
             ],
         )
@@ -41,14 +41,14 @@ def block_probability_heatmap(frame: pd.DataFrame) -> alt.Chart:
 
 
 def blocks_on_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """How many digits have how many blocks on, and by lot. Columns: those of `blocks_on`."""
+    """How many digits have how many blocks on, and the same at random. Columns: those of `blocks_on`."""
     base = alt.Chart(frame).encode(
-        x=alt.X("blocks_on:O", title="blocks on (orange: by lot)", axis=theme.ids_axis()),
+        x=alt.X("blocks_on:O", title="blocks on (orange: at random)", axis=theme.ids_axis()),
         tooltip=[
             alt.Tooltip("blocks_on:Q", title="blocks on", format="d"),
             alt.Tooltip("digits:Q", format=","),
             alt.Tooltip("share:Q", title="share of the digits", format=".1%"),
-            alt.Tooltip("by_lot:Q", title="by lot", format=".1%"),
+            alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
         ],
     )
     bars = base.mark_bar(color=theme.MAIN).encode(
@@ -61,7 +61,7 @@ def blocks_on_bars(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def error_against_blocks_on(frame: pd.DataFrame) -> alt.LayerChart:
-    """Error against the share of blocks on, a line a kind of gate. Columns: those of `error_by_blocks`."""
+    """Error against the share of blocks on, one line per kind of gate. Columns: those of `error_by_blocks`."""
     gated = frame[frame["network"].isin(list(COLOURS))]
     legend = alt.Legend(title=None, orient="top", columns=2, symbolStrokeWidth=2, symbolOpacity=1)
     base = alt.Chart(gated).encode(
@@ -97,7 +97,7 @@ def _error(field: str) -> alt.Y:
     axis = alt.Axis(format="%", values=[0.05, 0.1, 0.2, 0.4, 0.8])
     return alt.Y(
         f"{field}:Q",
-        title="wrong, of the test digits",
+        title="share of the test digits classified wrongly",
         scale=alt.Scale(type="log", domainMin=0.04, nice=False),
         axis=axis,
     )
@@ -116,23 +116,23 @@ def _tooltip() -> list[alt.Tooltip]:
 
 BLOCKS_BY_DIGIT = Chart(
     "Which blocks does each digit switch on?",
-    "Each row is a digit and each cell how likely a block is on for it; rows that look alike are computed alike, and a "
-    "row does not sum to 100 %, since each block is on or off by itself.",
+    "Each row is a digit, and each cell is how likely a block is to be on for it. Rows that look alike are computed "
+    "alike; a row does not sum to 100 %, since each block is on or off independently.",
     measure=blocks_by_digit,
     draw=block_probability_heatmap,
 )
 BLOCKS_ON = Chart(
     "How many blocks does a digit have on?",
-    "Each bar is the share of the test digits with so many blocks on, in one draw; the orange mark is what blocks "
-    "drawn by lot, as many in all, would show.",
+    "Each bar is the share of the test digits with so many blocks on, in one sample. The orange mark is what as many "
+    "blocks chosen at random would show.",
     measure=blocks_on,
     draw=blocks_on_bars,
 )
 ERROR_BY_BLOCKS = Chart(
-    "What does it cost to leave blocks off?",
+    "How many errors does it cost to leave blocks off?",
     "Each mark is a network at one target, the mean of three seeds with a line from the best to the worst: lower is "
-    "fewer errors, further left is fewer blocks to compute; the ring is the network above, and the steps of the "
-    "scale of errors are times two.",
+    "fewer errors, further left is fewer blocks to compute. The ring is the network above; each step on the error "
+    "axis doubles the error.",
     measure=error_by_blocks,
     draw=error_against_blocks_on,
 )

@@ -62,14 +62,14 @@ def _against_dense(learnt: list[Conditional], dense: float, target: float) -> Cl
 def _variance(runs: partial) -> Claim:
     """L_v makes a block's probability go with the kind of digit."""
     spread = [np.mean([run.class_spread() for run in runs(variance=weight)]) for weight in (1.0, 0.0)]
-    what = "spread of σ over the kinds of digit, with L_v - without"
+    what = "spread of σ over the kinds of digit, with L_v minus without"
     return Claim(what, float(spread[0] - spread[1]), NOT_PRINTED, "above 0", bool(spread[0] > spread[1]))
 
 
 def _without_losses(runs: partial) -> Claim:
     """Nothing but the errors tells the policy what to do, and more blocks make fewer."""
     on = min(run.on_share for run in runs(sparsity=0.0, variance=0.0))
-    return Claim("share of blocks on without the losses, least of any run", on, NOT_PRINTED, f"above {OPEN}", on > OPEN)
+    return Claim("share of blocks on without the losses, lowest run", on, NOT_PRINTED, f"above {OPEN}", on > OPEN)
 
 
 def _runs(*, seeds: range, **settings: int | float | str) -> list[Conditional]:

@@ -139,13 +139,13 @@ def train(
 
 def _check(settings: dict[str, int | float | str]) -> None:
     if settings["estimator"] not in ESTIMATORS:
-        raise MoevizError(f"Got estimator {settings['estimator']!r}; there are {', '.join(ESTIMATORS)}.")
+        raise MoevizError(f"Got the estimator {settings['estimator']!r}. Choose one of {', '.join(ESTIMATORS)}.")
     if not 0 < settings["target"] <= 1:
-        raise MoevizError(f"Got target {settings['target']}; it is a share of blocks, above 0 and at most 1.")
+        raise MoevizError(f"Got the target {settings['target']}. It is a share of blocks: above 0 and at most 1.")
     weights, counts = (settings["sparsity"], settings["variance"]), (settings["blocks"], settings["epochs"])
     if not all(weight >= 0 for weight in weights) or min(counts) < 1:
         got = ", ".join(f"{name} {settings[name]}" for name in ("sparsity", "variance", "blocks", "epochs"))
-        raise MoevizError(f"Got {got}; the first two are weights of 0 or more, and of the others it takes 1 or more.")
+        raise MoevizError(f"Got {got}. The first two are weights, of at least 0; the others must be at least 1.")
 
 
 def _loss(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moeviz.history.conditional_computation_2015.model import CLASSES, EPOCHS, UNITS, Conditional, train
+from moeviz.history.conditional_computation_2015.model import CLASSES, UNITS, Conditional, train
 
 SWEEP = Path(__file__).with_name("sweep.csv")
 TARGETS = {
@@ -19,10 +19,10 @@ SHOWN = "shown above"
 
 
 def blocks_by_digit(result: Conditional) -> pd.DataFrame:
-    """How likely each kind of digit switches each block on.
+    """How likely each kind of digit is to switch each block on.
 
     `probability` is the mean of σ over the test digits of that kind. The blocks of a kind do not sum to 1 but to the
-    number of blocks that it has on, on average. `target` is τ, what all would be if the policy did not look.
+    average number of blocks that it has on. `target` is τ, what all would be if the policy ignored the digit.
 
     One row per kind and block. Columns: digit int16 · block int16 · probability float64 (0 to 1) · on float64 (share
     of the kind's test digits, in the draw of the trace) · target float64.
@@ -42,13 +42,13 @@ def blocks_by_digit(result: Conditional) -> pd.DataFrame:
 
 
 def blocks_on(result: Conditional) -> pd.DataFrame:
-    """How many blocks the test digits have on, from none to all, beside blocks that are drawn by lot.
+    """How many blocks the test digits have on, from none to all, next to blocks chosen at random.
 
-    By lot is uniform block dropout with as many blocks on in all: the binomial distribution of B blocks, each on with
-    the mean share. A policy that gave each digit the same number of blocks would be a single bar.
+    At random means uniform block dropout with as many blocks on in all: the binomial distribution of B blocks, each on
+    with the mean share. A policy that gave each digit the same number of blocks would be a single bar.
 
     One row per number of blocks. Columns: blocks_on int16 · digits int64 · share float64 (of the test digits) · by_lot
-    float64 (the same by lot). Shares sum to 1.
+    float64 (the same at random). Shares sum to 1.
 
     Source: the independent Bernoullis of E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015).
     """
@@ -62,15 +62,15 @@ def blocks_on(result: Conditional) -> pd.DataFrame:
 
 
 def error_by_blocks(result: Conditional, path: Path = SWEEP) -> pd.DataFrame:
-    """What share of the test digits is told wrong, against the share of blocks that are on.
+    """What share of the test digits is classified wrongly, against the share of blocks that are on.
 
     Learned policy, straight-through and uniform block dropout, each at several targets; two dense networks, which have
-    every unit on; and `result`, named "shown above". Blocks are drawn, for all but the dense. `mean`, `lowest` and
-    `highest` are over three seeds; `result` has one. Most of the computation goes with the blocks on; the policy's
-    own, a sixteenth of the hidden layer's, comes on top and is not in `on_share`.
+    every unit on; and `result`, named "shown above". Blocks are sampled, except in the dense networks. `mean`, `lowest`
+    and `highest` are over three seeds; `result` has one. Most of the computation is done in the blocks that are on;
+    that of the policy itself, a sixteenth of the hidden layer's, comes on top and is not in `on_share`.
 
     One row per network and target. Columns: network str · target float64 (τ) · on_share float64 (of all blocks; 1 for
-    the dense) · mean, lowest, highest float64 (share of test digits that are told wrong) · seeds int64.
+    dense networks) · mean, lowest, highest float64 (share of test digits that are classified wrongly) · seeds int64.
 
     Source: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015), which compares the same
     kinds of network.
@@ -88,7 +88,7 @@ def error_by_blocks(result: Conditional, path: Path = SWEEP) -> pd.DataFrame:
     return pd.concat([rows.reset_index(), pd.DataFrame([own])], ignore_index=True)
 
 
-def sweep(seeds: Iterable[int] = range(3), epochs: int = EPOCHS) -> pd.DataFrame:
+def sweep(seeds: Iterable[int] = range(3)) -> pd.DataFrame:
     """Train every network of `error_by_blocks`: what ships as sweep.csv. Takes minutes.
 
     One row per run. Columns: network str · target float64 · seed int64 · on_share float64 · error float64.
@@ -98,6 +98,6 @@ def sweep(seeds: Iterable[int] = range(3), epochs: int = EPOCHS) -> pd.DataFrame
     rows = []
     for name, estimator, target, blocks in asked:
         for seed in seeds:
-            run = train(estimator, target, blocks=blocks, seed=seed, epochs=epochs)
+            run = train(estimator, target, blocks=blocks, seed=seed)
             rows.append((name, target, seed, run.on_share, run.error))
     return pd.DataFrame(rows, columns=["network", "target", "seed", "on_share", "error"]).round(4)

@@ -7,18 +7,18 @@ from moeviz.history.shared.gates import samples, switched_slots
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-DRAWN = "Which blocks are on was drawn once, as in training: another draw of the same probabilities differs."
-THRESHOLDED = "A block is on where its probability is above 1/2: training drew the blocks, and never did this."
+DRAWN = "Which blocks are on was drawn once, as in training: another draw with the same probabilities differs."
+THRESHOLDED = "A block is on if its probability is above 1/2; in training the blocks were drawn instead."
 
 
 def trace_of(result: Conditional, thresholded: bool = False) -> RoutingTrace:
     """Which blocks of a gated network each test digit switched on.
 
-    A token is one of the 1,000 test digits, alone in its sequence: `text` is the digit, and what the network took it
-    for where that is wrong; `label` the digit. An expert is a block. Gates are independent, so a digit has any number
-    of blocks, none too, and the rows of weights do not sum to 1: a weight is what the block's output is multiplied by,
-    1 where it is on. Their order in the slots is by id and means nothing. Logits are those of the policy, one sigmoid
-    per block; where blocks are dropped uniformly nothing scores them, and there are none.
+    A token is one of the 1,000 test digits, alone in its sequence: `text` is the digit and, if the network got it
+    wrong, what it took it for; `label` is the digit. An expert is a block. Gates are independent, so a digit has any
+    number of blocks, none too, and the rows of weights do not sum to 1: a weight is what the block's output is
+    multiplied by, 1 where it is on. Their order in the slots is by id and means nothing. Logits are those of the
+    policy, one sigmoid per block; where blocks are dropped uniformly nothing scores them, and there are none.
 
     The blocks are those of the draw that gave the answers; with `thresholded` those whose probability is above 1/2,
     and the answers are not told.

@@ -1,4 +1,4 @@
-"""The pictures of the deep mixture of 2013. No topics, since a topic is about one trace."""
+"""The charts of the deep mixture of 2013. Not topics, since a topic is about one trace."""
 
 import altair as alt
 import numpy as np
@@ -21,7 +21,7 @@ UNIT = 13  # pixels of height: about square where the page is wide
 
 
 def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
-    """A panel an expert: its mean gate by place, and by digit below. Columns: those of `gate_by_factor`."""
+    """One panel per expert: its mean gate by position, and by digit below. Columns: those of `gate_by_factor`."""
     cells = _cells(frame)
     panels = cells.drop_duplicates(["layer", "expert"])
     rows = int(panels["row"].max()) + 1
@@ -78,12 +78,12 @@ def _tooltip(*fields: str) -> list[alt.Tooltip]:
         alt.Tooltip("expert:Q", format="d"),
         *(alt.Tooltip(f"{field}:Q", title=titles[field], format="d") for field in fields),
         alt.Tooltip("gate:Q", title="mean gate", format=".3f"),
-        alt.Tooltip("uniform:Q", title="even share", format=".3f"),
+        alt.Tooltip("uniform:Q", title="uniform share", format=".3f"),
     ]
 
 
 def information_bars(frame: pd.DataFrame) -> alt.Chart:
-    """What each layer's gates tell about where and what, side by side. Columns: those of `factor_information`."""
+    """What the gates of each layer tell about where and what, side by side. Columns: those of `factor_information`."""
     bars = (
         alt.Chart(frame)
         .mark_bar()
@@ -107,7 +107,7 @@ def information_bars(frame: pd.DataFrame) -> alt.Chart:
 
 
 def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
-    """Each expert's share, a line an expert, solid in layer 1 and dashed in 2. Columns: those of `share_by_epoch`."""
+    """Each expert's share, a line per expert, solid in layer 1 and dashed in 2. Columns: those of `share_by_epoch`."""
     experts = sorted(int(expert) for expert in frame["expert"].unique())
     layers = sorted(int(layer) for layer in frame["layer"].unique())
     lines = (
@@ -115,7 +115,7 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
         .mark_line(interpolate="linear")
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False)),
-            y=alt.Y("share:Q", title="mean gate (orange: even share)", axis=theme.share_axis()),
+            y=alt.Y("share:Q", title="mean gate (orange: uniform share)", axis=theme.share_axis()),
             color=alt.Color(
                 "expert:N",
                 scale=alt.Scale(domain=experts, range=theme.expert_colours(len(experts))),
@@ -131,7 +131,7 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("layer:Q", format="d"),
                 alt.Tooltip("expert:Q", format="d"),
                 alt.Tooltip("share:Q", title="mean gate", format=".1%"),
-                alt.Tooltip("uniform:Q", title="even share", format=".1%"),
+                alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
             ],
         )
     )
@@ -149,23 +149,24 @@ def _lifted(frame: pd.DataFrame) -> list[alt.Chart]:
 
 
 GATES_BY_PLACE_AND_DIGIT = Chart(
-    "Does a gate go by where a digit is, or by what it is?",
-    "Each panel is an expert: the square is how far and which way a digit was moved, the ten cells below what digit it "
-    "is, and brighter is a higher mean gate; a pattern in the square says where, one below says what.",
+    "Does a gate respond to where a digit is, or to what it is?",
+    "Each panel is an expert: the square shows how far and in which direction a digit was shifted, the ten cells "
+    "below show which digit it is, and brighter is a higher mean gate. A pattern in the square means that the expert "
+    "responds to where the digit is, a pattern below that it responds to what it is.",
     measure=gate_by_factor,
     draw=gates_by_place_and_digit,
 )
 FACTOR_INFORMATION = Chart(
-    "How much does each layer know of where, and of what?",
-    "Each bar is what the mean gates of a layer tell about the place of a digit (where) or about the digit itself "
-    "(what): 0 is nothing, and 1 is all that a choice of one expert could tell.",
+    "How much does each layer know about where, and about what?",
+    "Each bar is how much the mean gates of a layer tell about the position of a digit (where) or about the digit "
+    "itself (what): 0 is nothing, and 1 is the most that the choice of one expert could tell.",
     measure=factor_information,
     draw=information_bars,
 )
 SHARE_BY_EPOCH = Chart(
-    "How did the experts come to share the digits?",
-    "Each line is an expert's mean gate over the training digits of an epoch, solid in layer 1 and dashed in layer 2; "
-    "all lines of a layer sum to 100 %, and one that nears it leaves the others nothing to learn from.",
+    "How did the experts come to divide the digits?",
+    "Each line is an expert's mean gate over the training digits of an epoch, solid in layer 1 and dashed in layer 2. "
+    "The lines of a layer sum to 100 %; a line that comes close to it leaves nothing for the others to learn from.",
     measure=share_by_epoch,
     draw=shares_over_epochs,
 )

@@ -1,4 +1,4 @@
-"""Do the gates of a deep mixture go by where and by what, as its paper of 2013 says?"""
+"""Do the gates of a deep mixture respond to where and to what, as its paper of 2013 says?"""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ def factored(runs: Sequence[DeepMixture]) -> list[Claim]:
         ratios = [_times(run, layer, one, other) for run in _some(runs)]
         what = f"layer {layer}: information on {one} / on {other}, median of {len(ratios)} runs"
         middle = float(np.median(ratios))
-        found.append(Claim(what, middle, NOT_PRINTED, f"{times} or more", middle >= times, _each(ratios, ".1f")))
+        found.append(Claim(what, middle, NOT_PRINTED, f"at least {times}", middle >= times, _each(ratios, ".1f")))
     return found
 
 
@@ -47,8 +47,8 @@ def balanced(runs: Sequence[DeepMixture]) -> list[Claim]:
     """With the constraint all experts are in use at the end, some epochs after it was lifted."""
     least, most = (float(pick(pick(shares(run)["share"]) for run in _some(runs))) for pick in (min, max))
     return [
-        Claim("lowest share of any expert, constraint on", least, NOT_PRINTED, f"{LEAST} or more", least >= LEAST),
-        Claim("highest share of any expert, constraint on", most, NOT_PRINTED, f"{MOST} or less", most <= MOST),
+        Claim("lowest share of any expert, constraint on", least, NOT_PRINTED, f"at least {LEAST}", least >= LEAST),
+        Claim("highest share of any expert, constraint on", most, NOT_PRINTED, f"at most {MOST}", most <= MOST),
     ]
 
 
@@ -56,8 +56,8 @@ def held(runs: Sequence[DeepMixture]) -> list[Claim]:
     """While the constraint holds, no running total is ahead of the mean by more than the margin and a batch."""
     frames = [share_by_epoch(run) for run in _some(runs)]
     lead = max(float(frame.loc[frame["bound"], "lead"].max()) for frame in frames)
-    what = "most samples that an expert is ahead while the constraint holds"
-    return [Claim(what, lead, NOT_PRINTED, f"{MOST_LEAD:g} or less", lead <= MOST_LEAD)]
+    what = "most samples by which an expert is ahead while the constraint holds"
+    return [Claim(what, lead, NOT_PRINTED, f"at most {MOST_LEAD:g}", lead <= MOST_LEAD)]
 
 
 def collapsed(runs: Sequence[DeepMixture]) -> list[Claim]:
@@ -65,7 +65,7 @@ def collapsed(runs: Sequence[DeepMixture]) -> list[Claim]:
     most = [float(shares(run)["share"].max()) for run in _some(runs)]
     what = f"highest share of any expert, constraint off, median of {len(most)} runs"
     middle = float(np.median(most))
-    return [Claim(what, middle, NOT_PRINTED, f"{COLLAPSED} or more", middle >= COLLAPSED, _each(most, ".2f"))]
+    return [Claim(what, middle, NOT_PRINTED, f"at least {COLLAPSED}", middle >= COLLAPSED, _each(most, ".2f"))]
 
 
 def _times(run: DeepMixture, layer: int, one: str, other: str) -> float:
@@ -80,5 +80,5 @@ def _each(values: Sequence[float], digits: str) -> str:
 
 def _some(runs: Sequence[DeepMixture]) -> Sequence[DeepMixture]:
     if not runs:
-        raise MoevizError("Got no run to judge; it takes 1 or more.")
+        raise MoevizError("Got no run to judge; at least 1 is needed.")
     return runs

@@ -110,9 +110,7 @@ def train(
     Raises `MoevizError` for fewer than 2 experts or 1 epoch.
     """
     if experts < 2 or epochs < 1:
-        raise MoevizError(
-            f"Got {experts} experts and {epochs} epochs; it takes 2 experts or more, and 1 epoch or more."
-        )
+        raise MoevizError(f"Got {experts} experts and {epochs} epochs; at least 2 experts and 1 epoch are needed.")
     training, test = digits()
     chance = torch.Generator().manual_seed(seed)
     network = start(experts, chance)
@@ -197,7 +195,7 @@ def _measured(network: Network, test: Digits, watch: Watch) -> dict[str, Any]:
     kept = np.stack([chance.choice(np.flatnonzero(test.digit == kind), PLACES) for kind in range(DIGITS)])
     means, samples, wrong = [], [], 0
     for place in range(PLACES):
-        watch(1.0, f"measuring the gates at place {place + 1} of {PLACES}")
+        watch(1.0, f"measuring the gates at position {place + 1} of {PLACES}")
         scores, logits, gates = network.run(moved(views, everyone, torch.full_like(everyone, place)), unbound)
         sums = torch.zeros(2, DIGITS, gates.shape[2]).index_add(1, digit, gates)
         means.append(sums / of_kind[:, None])

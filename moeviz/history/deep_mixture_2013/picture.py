@@ -1,4 +1,4 @@
-"""The picture of the deep mixture's paper, in numbers: what the gates of each layer go by, where a digit is or what.
+"""The picture of the deep mixture's paper, in numbers: whether the gates respond to where a digit is or to what it is.
 
 L layers, C digits, P places, E experts.
 
@@ -19,10 +19,10 @@ FACTORS = ("where", "what")
 def gate_by_factor(result: DeepMixture) -> pd.DataFrame:
     """The mean gate of every expert for digits at one place, and for digits of one kind: figure 2 of the paper.
 
-    Over all test digits at all 81 places, so that places have the same digits and digits the same places. For one
-    place, or one digit, the gates of a layer's experts sum to 1.
+    Averaged over all test digits at all 81 positions, so that every position has the same digits and every digit the
+    same positions. For one position, or one digit, the gates of a layer's experts sum to 1.
 
-    One row per layer, expert and place, then one per layer, expert and digit. Columns: layer int32 (1 or 2) · expert
+    One row per layer, expert and position, then one per layer, expert and digit. Columns: layer int32 (1 or 2) · expert
     int16 · factor str (where or what) · right, down int16 (pixels from the middle; 0 for what) · digit int16 (-1 for
     where) · gate float64 · uniform float64 (1 / E).
 
@@ -38,17 +38,17 @@ def gate_by_factor(result: DeepMixture) -> pd.DataFrame:
 
 
 def factor_information(result: DeepMixture) -> pd.DataFrame:
-    """How much the gates of each layer tell about where a digit is, and about what it is: 0 nothing, 1 all they could.
+    """How much the gates of each layer tell about where a digit is, and about what it is, from 0 to 1.
 
-    Draw a test digit, a place for it, and then an expert with the probabilities that the gate gives. `information` is
-    the mutual information of the expert and the factor (the 81 places, or the 10 digits), the entropy of the mean gate
-    less the mean entropy of the mean gates by place or digit, in parts of ln E, the entropy of an even share. It is of
-    mean gates, so what a gate does for reasons that are neither counts for nothing.
+    Draw a test digit, a position for it, and then an expert with the probabilities that the gate gives. `information`
+    is the mutual information of the expert and the factor (the 81 positions, or the 10 digits): the entropy of the mean
+    gate minus the mean entropy of the mean gates by position or digit, as a share of ln E, the entropy of a uniform
+    gate. It is computed from mean gates, so whatever a gate does for other reasons does not count.
 
     One row per layer and factor. Columns: layer int32 · factor str (where or what) · information float64 (from 0 to 1).
 
     Source: Shannon (1948), section 12, of the mean gates in figure 2 of Eigen, Ranzato & Sutskever, arXiv 1312.4314
-    (2013). The paper shows the figure and prints no such number.
+    (2013). The paper shows the figure but prints no such number.
     """
     weights = {"where": np.full(result.mean_gate.shape[2], 1.0), "what": result.digits_of_kind}
     rows = [
@@ -61,11 +61,11 @@ def factor_information(result: DeepMixture) -> pd.DataFrame:
 
 
 def shares(result: DeepMixture) -> pd.DataFrame:
-    """Each expert's share of its layer: the mean gate over all test digits at all places, once trained.
+    """Each expert's share of its layer: the mean gate over all test digits at all positions, after training.
 
     One row per layer and expert. Columns: layer int32 (1 or 2) · expert int16 · share float64 (sums to 1 in a layer).
 
-    Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), whose constraint is on running totals of the gate.
+    Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), whose constraint is on running totals of the gates.
     """
     share = _means(result)["where"].mean(axis=1)
     layer, expert = np.indices(share.shape).reshape(2, -1)
@@ -74,10 +74,10 @@ def shares(result: DeepMixture) -> pd.DataFrame:
 
 
 def share_by_epoch(result: DeepMixture) -> pd.DataFrame:
-    """How the experts of each layer came to share: the mean gate over the training digits of each epoch.
+    """How the experts of each layer came to divide the work: the mean gate over the training digits of each epoch.
 
-    `lead` is how far an expert's running total is ahead of the mean of its layer at the end of the epoch, what the
-    constraint is on: the sum of its gate over all samples so far, less that mean.
+    `lead` is how far an expert's running total is ahead of the mean of its layer at the end of the epoch, which is what
+    the constraint limits: the sum of its gate over all samples so far, minus that mean.
 
     One row per epoch, layer and expert. Columns: epoch int32 (from 1) · layer int32 (1 or 2) · expert int16 · share
     float64 (sums to 1 in a layer) · uniform float64 (1 / E) · lead float64 (samples) · bound bool (whether the

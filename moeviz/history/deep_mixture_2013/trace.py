@@ -16,7 +16,7 @@ LABELS = ("digit", "place")
 
 
 def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None) -> RoutingTrace:
-    """How the two gates of a deep mixture shared out 810 test digits: one of each kind at each of the 81 places.
+    """How the two gates of a deep mixture divided 810 test digits: one of each kind at each of the 81 positions.
 
     A token is one sample, alone in its sequence: `text` is "7 moved 2 right, 3 up". `label` is the digit or, with
     "place", which of nine regions it was moved to; each has as many samples as any other. Layers are 1 and 2, as the
@@ -31,9 +31,14 @@ def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None
     experts = result.logits.shape[2]
     slots = experts if slots is None else slots
     if label not in LABELS:
-        raise InvalidTrace(f"Got the label {label!r}; samples are labelled by {' or by '.join(LABELS)}.")
+        raise InvalidTrace(
+            f"Got the label {label!r}. Samples are labelled by {' or by '.join(LABELS)}; choose one of them."
+        )
     if not 1 <= slots <= experts:
-        raise InvalidTrace(f"Got {slots} slots a sample; each layer of this mixture has experts for 1 to {experts}.")
+        raise InvalidTrace(
+            f"Got {slots} slots per sample; each layer of this mixture has experts for 1 to {experts}. Choose a "
+            "number in that range."
+        )
     chosen, weights = soft_slots(result.logits, slots)
     moved = list(zip(*(part.tolist() for part in moves(result.place.astype(np.int64))), strict=True))
     digits = [str(digit) for digit in result.digit]

@@ -1,4 +1,4 @@
-"""A mixture beside two dense networks: what each costs, and how well each guesses the next word."""
+"""A mixture next to two dense networks: what each costs, and how well each predicts the next word."""
 
 import altair as alt
 import pandas as pd
@@ -22,12 +22,14 @@ BELOW = {"sparse": "right", "as fast": "center"}  # which kinds have their numbe
 
 
 def memory_compute_triangle(frame: pd.DataFrame) -> alt.LayerChart:
-    """All against active parameters of a mixture and its twins, twice. Columns: those of `memory_against_compute`."""
+    """Total against active parameters of a mixture and its twins, twice. Columns: those of `memory_against_compute`."""
     numbers = {f"{name}_text": frame[name].map(written) for name in ("total", "active", "multiply_adds")}
     kinds = alt.Scale(domain=list(KINDS), range=list(SHAPES))
     legend = alt.Legend(title=None, orient="bottom", symbolFillColor=theme.NOTE, symbolStrokeColor=theme.NOTE)
     base = alt.Chart(frame.assign(**numbers)).encode(
-        x=alt.X("memory:Q", title="memory: all parameters, of the mixture's", scale=_whole(), axis=theme.share_axis()),
+        x=alt.X(
+            "memory:Q", title="memory: all parameters, share of the mixture's", scale=_whole(), axis=theme.share_axis()
+        ),
         y=alt.Y(
             "compute:Q", title="compute: active parameters", scale=_whole(), axis=alt.Axis(format="%", tickCount=6)
         ),
@@ -41,8 +43,8 @@ def memory_compute_triangle(frame: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("total_text:N", title="parameters"),
             alt.Tooltip("active_text:N", title="active for one word"),
             alt.Tooltip("multiply_adds_text:N", title="multiply-adds for one word"),
-            alt.Tooltip("memory:Q", title="memory, of the mixture's", format=".1%"),
-            alt.Tooltip("compute:Q", title="active, of the mixture's parameters", format=".1%"),
+            alt.Tooltip("memory:Q", title="memory, share of the mixture's", format=".1%"),
+            alt.Tooltip("compute:Q", title="active, share of the mixture's parameters", format=".1%"),
         ],
     )
     corners = pd.DataFrame({"memory": [0.0, 1.0], "compute": [0.0, 1.0]})
@@ -84,7 +86,7 @@ def _sizes(base: alt.Chart) -> list[alt.Chart]:
 
 
 def perplexity_lines(frame: pd.DataFrame) -> alt.LayerChart:
-    """A line for each run, in the colour of its kind. Columns: those of `perplexity_by_step`."""
+    """One line per run, in the colour of its kind. Columns: those of `perplexity_by_step`."""
     base = alt.Chart(frame).encode(
         x=alt.X("step:Q", title="training step", axis=alt.Axis(format=",d", tickCount=6)),
         y=alt.Y(
@@ -122,14 +124,14 @@ def _colour(field: str, values: tuple[str, ...], colours: tuple[str, ...]) -> al
 MEMORY_COMPUTE = Chart(
     "What do a mixture and its dense twins cost?",
     "A mixture needs the memory of the dense network above it, which is as large, and the compute of the one to its "
-    "left, which is as fast; on the dashed line all parameters are active.",
+    "left, which is as fast. On the dashed line all parameters are active.",
     measure=memory_against_compute,
     draw=memory_compute_triangle,
 )
 PERPLEXITY = Chart(
-    "Which guesses the next word best?",
-    "Each line is a run on the same text, the thick one that of this page, and lower is better; lines of one kind "
-    "differ by their seed alone, so kinds differ where all lines of one lie below those of another.",
+    "Which network predicts the next word best?",
+    "Each line is a run on the same text, and the thick one is that of this page; lower is better. Lines of one kind "
+    "differ only by their seed, so two kinds really differ only if all lines of one lie below those of the other.",
     measure=perplexity_by_step,
     draw=perplexity_lines,
 )

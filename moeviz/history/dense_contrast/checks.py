@@ -21,7 +21,7 @@ LEARNT = 80
 
 
 def claims(quick: bool = False) -> list[Claim]:
-    """What each costs is exact. Whether it learns takes a minute, and is left out where it is to be quick."""
+    """What each costs is exact. Whether it learns takes a minute, and is left out of a quick check."""
     found = [_one_block(), *_small_counts(), *_mixtral(), *_compute(), _flat()]
     return found if quick else [*found, _learnt()]
 
@@ -31,7 +31,7 @@ def _one_block() -> Claim:
     mixture, x = _at_work("as large")
     output, _ = mixture(x)
     off = float((output - as_one_block(mixture, x)).abs().max())
-    what = "output with all experts on, furthest from that of one dense block"
+    what = "largest difference of the output with all experts on from that of one dense block"
     return Claim(what, off, 0.0, f"below {SAME_SUM}", off < SAME_SUM, f"outputs reach {output.abs().max():.1f}")
 
 
@@ -40,9 +40,9 @@ def _small_counts() -> list[Claim]:
     sparse, fast, large = (cost(sizes_of(kind=kind)) for kind in KINDS)
     router = sparse.parts["routers"]
     return [
-        _equal("active parameters with all experts on, of all", large.active / large.total, 1),
-        _equal("parameters with all experts on, of the mixture's", large.total / sparse.total, 1),
-        _equal("active parameters of the mixture, but for its routers", sparse.active - router, fast.active),
+        _equal("active parameters with all experts on, as a share of all", large.active / large.total, 1),
+        _equal("parameters with all experts on, as a multiple of the mixture's", large.total / sparse.total, 1),
+        _equal("active parameters of the mixture, except for its routers", sparse.active - router, fast.active),
     ]
 
 
@@ -63,7 +63,7 @@ def _mixtral() -> list[Claim]:
         )
     ]
     ratio = theirs[1] / theirs[0]
-    what = "active of all parameters of Mixtral 8x7B"
+    what = "active share of all parameters of Mixtral 8x7B"
     return [*rows, Claim(what, ratio, PRINTED[1] / PRINTED[0], f"{RATIO} to three digits", round(ratio, 3) == RATIO)]
 
 
@@ -85,7 +85,9 @@ def _compute() -> list[Claim]:
 def _flat() -> Claim:
     """With all experts on, all carry the same."""
     load = expert_load(trace_of(train(kind="as large", steps=QUICK_STEPS)))
-    return _equal("load of the busiest expert with all experts on, in even shares", load["times_even"].max(), 1)
+    return _equal(
+        "load of the busiest expert with all experts on, as a multiple of the uniform load", load["times_even"].max(), 1
+    )
 
 
 def _learnt() -> Claim:

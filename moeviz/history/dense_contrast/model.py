@@ -80,7 +80,7 @@ def train(
     """
     sizes = sizes_of(experts, top_k, kind)
     if steps < 1:
-        raise MoevizError(f"Got {steps} steps; training takes 1 or more.")
+        raise MoevizError(f"Got {steps} steps; training needs at least 1.")
     training, held_out = corpus()
     weights, batches = (torch.Generator().manual_seed(2 * seed + purpose) for purpose in range(2))
     decoder = at_random(sizes, weights)
@@ -98,10 +98,11 @@ def train(
 def sizes_of(experts: int = 8, top_k: int = 2, kind: str = "sparse") -> Sizes:
     """The sizes of the decoder that is trained; with the defaults, a Mixtral in small. Raises `MoevizError`."""
     if kind not in KINDS:
-        raise MoevizError(f"Got the kind {kind!r}; it takes one of {', '.join(KINDS)}.")
+        raise MoevizError(f"Got the kind {kind!r}. Choose one of {', '.join(KINDS)}.")
     if not (2 <= experts <= MOST_EXPERTS and 1 <= top_k <= experts):
         raise MoevizError(
-            f"Got {experts} experts, {top_k} of them for a word; it takes 2 to {MOST_EXPERTS}, and 1 to as many."
+            f"Got {experts} experts, {top_k} of them per word. Choose 2 to {MOST_EXPERTS} experts, and from 1 to all "
+            "of them per word."
         )
     sizes = Sizes(len(english().vocabulary), WIDTH, HIDDEN, LAYERS, HEADS, KEY_HEADS, experts, top_k)
     return KINDS[kind](sizes)

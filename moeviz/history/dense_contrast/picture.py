@@ -1,4 +1,4 @@
-"""A mixture beside its dense twins, in numbers: what each costs, and how well each guesses the next word."""
+"""A mixture next to its dense twins, in numbers: what each costs, and how well each predicts the next word."""
 
 from pathlib import Path
 
@@ -17,16 +17,16 @@ THIS_RUN, OTHERS = "the run on this page", "runs that ship"
 
 
 def memory_against_compute(result: Run) -> pd.DataFrame:
-    """Memory and compute of a mixture and of its dense twins: those trained here, and those of Mixtral 8x7B.
+    """Memory and compute of a mixture and its dense twins: those trained here, and those of Mixtral 8x7B.
 
-    Memory goes with all parameters, compute with those that work on one word (active: K of E experts in each layer,
-    and all the rest, embeddings too). Both are counted from the modules of a decoder of these sizes, which for Mixtral
-    8x7B are laid out without memory. Both stand as shares of the parameters of the mixture. A dense network uses all
-    its parameters for every word, so its shares are equal.
+    Memory depends on all parameters, compute on those that work on one word (active: K of E experts in each layer, and
+    everything else, including embeddings). Both are counted from the modules of a decoder of these sizes, which for
+    Mixtral 8x7B are created without allocating memory. Both are given as shares of the parameters of the mixture. A
+    dense network uses all its parameters for every word, so its shares are equal.
 
     One row per network and kind. Columns: network str (trained here, or Mixtral 8x7B) · kind str (sparse, as fast, as
     large) · total, active int64 (parameters) · multiply_adds int64 (for one word, by matrices; attention between words
-    not counted) · memory, compute float64 (total and active, of the total of the network's mixture).
+    is not counted) · memory, compute float64 (total and active, as shares of the total of the network's mixture).
 
     Source: Jiang et al. (arXiv 2401.04088), section 2.1: "sparse" and "active parameter count".
     """
@@ -43,7 +43,7 @@ def memory_against_compute(result: Run) -> pd.DataFrame:
 
 
 def sweep(seeds: tuple[int, ...] = SEEDS, watch: Watch = unwatched, **settings: int) -> pd.DataFrame:
-    """Train each kind from each of these seeds. `settings` go to `train`.
+    """Train each kind from each of these seeds. `settings` are passed to `train`.
 
     One row per run and recorded step. Columns: kind str · seed int64 · step int64 · perplexity float64 (on held-out
     words).
@@ -65,15 +65,15 @@ def shipped_sweep() -> pd.DataFrame:
 
 
 def perplexity_by_step(result: Run, runs: pd.DataFrame) -> pd.DataFrame:
-    """How well a network guesses the next held-out word while it is trained: one run, beside a sweep over all kinds.
+    """How well a network predicts the next held-out word during training: one run, next to a sweep over all kinds.
 
-    Perplexity is e to the mean loss in nats over all held-out words, each given those before it in its sequence of 48;
-    lower is better. Step 0, before training, is left out.
+    Perplexity is e to the power of the mean loss in nats over all held-out words, each given those before it in its
+    sequence of 48; lower is better. Step 0, before training, is left out.
 
     One row per run and recorded step. Columns: run str (the run on this page, or runs that ship) · kind str · seed
     int64 · step int64 · perplexity float64.
 
-    Source: the measure of Jelinek, Mercer, Bahl & Baker (1977); the comparison is ours.
+    Source: the measure of Jelinek, Mercer, Bahl & Baker (1977); the comparison is our own.
     """
     frame = pd.concat([runs.assign(run=OTHERS), _curve(result).assign(run=THIS_RUN)], ignore_index=True)
     frame = frame.loc[frame["step"] > 0, ["run", "kind", "seed", "step", "perplexity"]]

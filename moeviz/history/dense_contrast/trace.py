@@ -23,8 +23,8 @@ def trace_of(result: Run) -> RoutingTrace:
     layers, words, experts = result.logits.shape
     if not experts:
         raise InvalidTrace(
-            "Got the network that is as fast, which is dense: it has no router to record. Train one that is sparse, or "
-            "as large."
+            'Got the dense network that is as fast: it has no router to record. Train one of the kinds "sparse" or '
+            '"as large".'
         )
     vocabulary = english().vocabulary
     place = np.arange(words)

@@ -1,4 +1,4 @@
-"""The picture of the 1994 paper: error by passes over the data."""
+"""The chart of the 1994 paper: error by passes over the data."""
 
 import altair as alt
 import pandas as pd
@@ -40,9 +40,9 @@ def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 LEARNING_CURVES = Chart(
-    "How often must the experts see the data?",
-    "Each line is the error of a system on its training speakers after so many passes, further left is faster; the "
-    "dashed line is the error at which the paper of 1991 stops.",
+    "How often do the experts have to see the data?",
+    "Each line is the error of a system on its training speakers after so many passes over the data; further left is "
+    "faster. The dashed line is the error at which the paper of 1991 stops.",
     measure=learning_curves,
     draw=error_by_passes,
 )

@@ -85,7 +85,7 @@ def train(data: Vowels | None = None, passes: int = PASSES, seed: int = 0, watch
     pass.
     """
     if passes < 1:
-        raise MoevizError(f"Got {passes} passes over the data; it takes 1 or more.")
+        raise MoevizError(f"Got {passes} passes over the data; at least 1 is needed.")
     data = stand_in() if data is None else data
     inputs, desired = encode(data)
     mine, wanted = inputs[data.training], desired[data.training]

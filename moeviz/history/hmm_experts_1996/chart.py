@@ -1,4 +1,4 @@
-"""The gate of a mixture of hidden Markov models while somebody speaks. No topic, since a topic is about one trace."""
+"""The gate of a mixture of hidden Markov models as somebody speaks. Not a topic, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -9,11 +9,11 @@ from moeviz.history.hmm_experts_1996.picture import gate_over_time, settling
 from moeviz.history.hmm_experts_1996.smyth import shipped_accuracies
 
 FRAME = "frames heard"
-LINES = {"right": "at the expert of its speaker", "settled": "at its last expert for good"}
+LINES = {"right": "with the expert of its speaker", "settled": "with its last expert for good"}
 
 
 def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:
-    """The shares of the gate, one on the other, the speaker's own expert lowest. Columns: those of `gate_over_time`."""
+    """The shares of the gate, stacked, the speaker's own expert at the bottom. Columns: those of `gate_over_time`."""
     frame = frame.assign(
         speaks=frame["speaker"].map(lambda who: f"speaker {who}" if who else "nobody"),
         height=(~frame["own"]).astype(int),
@@ -33,7 +33,7 @@ def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:
             tooltip=[
                 alt.Tooltip("frame:Q", title=FRAME, format="d"),
                 alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("speaks:N", title="speaks for"),
+                alt.Tooltip("speaks:N", title="matched to"),
                 alt.Tooltip("share:Q", title="share of the gate", format=".1%"),
             ],
         )
@@ -51,7 +51,7 @@ def _expert_colour(frame: pd.DataFrame) -> alt.Color:
 
 
 def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of utterances right, and settled, by frames heard. Columns: those of `settling`."""
+    """Share of utterances that are right, and that are settled, by frames heard. Columns: those of `settling`."""
     lines = frame.rename(columns=LINES).melt(["frame", "speaking", "chance"], list(LINES.values()), "what", "share")
     colour = alt.Color(
         "what:N",
@@ -70,19 +70,19 @@ def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("frame:Q", title=FRAME, format="d"),
                 alt.Tooltip("what:N", title="utterance"),
                 alt.Tooltip("share:Q", title="share of utterances", format=".1%"),
-                alt.Tooltip("chance:Q", title="right by lot", format=".1%"),
-                alt.Tooltip("speaking:Q", title="utterances that go on as long", format="d"),
+                alt.Tooltip("chance:Q", title="right at random", format=".1%"),
+                alt.Tooltip("speaking:Q", title="utterances at least this long", format="d"),
             ],
         )
     )
-    return theme.framed(drawn + theme.named_reference(frame.head(1), "chance", "right by lot"), theme.MEDIUM)
+    return theme.framed(drawn + theme.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
 
 
 def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
     """Accuracy of each data set, by assignment and start. Columns: those of `smyth.accuracies`."""
     rows = frame.assign(way=frame["assignment"] + ", " + frame["start"])
     ways = list(dict.fromkeys(rows["way"]))
-    title = "sequences grouped right (dashed: by lot)"
+    title = "sequences grouped correctly (dashed: at random)"
     many = rows.groupby(["way", "assignment", "start", "accuracy"], as_index=False).size()
     dots = (
         alt.Chart(many)
@@ -101,7 +101,7 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
             tooltip=[
                 alt.Tooltip("assignment:N"),
                 alt.Tooltip("start:N"),
-                alt.Tooltip("accuracy:Q", title="sequences grouped right", format=".1%"),
+                alt.Tooltip("accuracy:Q", title="sequences grouped correctly", format=".1%"),
                 alt.Tooltip("size:Q", title="data sets", format="d"),
             ],
         )
@@ -114,22 +114,22 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
 
 GATE_OVER_TIME = Chart(
     "How does the gate make up its mind?",
-    "The height of each colour is the gate's share for that expert after so many frames (6.4 ms each), and the orange "
-    "line is the top of the expert that speaks for this speaker; at 0 nothing has been heard.",
+    "The height of each colour is the gate's share for that expert after so many frames (6.4 ms each). The orange "
+    "line is the top of the expert that is matched to this speaker; at 0 nothing has been heard yet.",
     measure=gate_over_time,
     draw=gate_areas,
 )
 SETTLING = Chart(
     "How soon is the gate sure?",
-    "The lines say how many of the 370 test utterances are with the right expert, and how many with the one that they "
-    "keep, after so many frames; an utterance that is over counts as it ended.",
+    "The lines show what share of the 370 test utterances is with the right expert, and what share with the one that "
+    "they will keep, after so many frames. An utterance that has ended counts as it ended.",
     measure=settling,
     draw=settling_lines,
 )
 SOFT_AND_HARD = Chart(
-    "What is lost when each sequence goes to one expert?",
-    "Each dot is one or more of 20 data sets made by two hidden Markov models, and says how many of its 40 sequences a "
-    "mixture of two groups right: shared out by the posterior (soft) or given to the best expert (hard).",
+    "What is lost when each sequence goes to only one expert?",
+    "Each dot is one or more of 20 data sets made by two hidden Markov models, and shows what share of its 40 "
+    "sequences a mixture of two groups correctly: divided by the posterior (soft) or given to the best expert (hard).",
     measure=shipped_accuracies,
     draw=soft_and_hard,
 )

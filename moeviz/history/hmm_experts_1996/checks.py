@@ -69,7 +69,7 @@ def _recovered(runs: list[Mixture]) -> Claim:
 
 def _told(seeds: int) -> Claim:
     worst = min(train(states=TOLD_STATES, supervised=True, seed=seed).test_share for seed in range(seeds))
-    what = f"share of test utterances recognised by one expert of {TOLD_STATES} states a speaker, lowest of seeds"
+    what = f"share of test utterances recognised by one expert of {TOLD_STATES} states per speaker, lowest of seeds"
     return Claim(what, worst, NOT_PRINTED, f"at least {RECOGNISED}", worst >= RECOGNISED)
 
 

@@ -121,9 +121,9 @@ def fit(
     Raises `MoevizError` as `train` does.
     """
     if assignment not in ASSIGNMENTS or start not in STARTS:
-        raise MoevizError(f"Got {assignment!r} and {start!r}; it takes one of {ASSIGNMENTS} and one of {STARTS}.")
+        raise MoevizError(f"Got {assignment!r} and {start!r}. Choose one of {ASSIGNMENTS} and one of {STARTS}.")
     if experts < 1 or states < 1:
-        raise MoevizError(f"Got {experts} experts of {states} states; it takes 1 or more of each.")
+        raise MoevizError(f"Got {experts} experts with {states} states; at least 1 of each is needed.")
     rng, data = np.random.default_rng(seed), side_by_side(frames)
     groups = (
         k_means(_features(frames), experts, rng)[1] if start == "k-means" else rng.integers(experts, size=len(frames))

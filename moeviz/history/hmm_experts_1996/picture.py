@@ -1,4 +1,4 @@
-"""The picture of a mixture of hidden Markov models, in numbers: the gate makes up its mind while somebody speaks."""
+"""The picture of a mixture of hidden Markov models, in numbers: the gate makes up its mind as somebody speaks."""
 
 import numpy as np
 import pandas as pd
@@ -27,19 +27,19 @@ def slowest(result: Mixture, data: Utterances) -> int:
 def gate_over_time(result: Mixture, data: Utterances, number: int) -> pd.DataFrame:
     """The gate after each frame of one utterance: gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)).
 
-    At frame 0 nothing is heard yet, and the gate is the prior πₖ. An expert speaks for the speaker that most of its
-    training utterances make it match, one expert a speaker; trained by speaker, for that one.
+    At frame 0 nothing has been heard yet, and the gate is the prior πₖ. Each expert is matched to the speaker of most
+    of its training utterances, one expert per speaker; experts trained by speaker belong to that one.
 
     One row per frame and expert, frame by frame. Columns: frame int64 (frames heard so far, from 0; 6.4 ms each) ·
-    expert int16 · speaker int16 (for whom the expert speaks, 1 to 9; 0 where for nobody) · own bool (whether that is
-    who speaks) · share float64 (of the gate; a frame's shares sum to 1).
+    expert int16 · speaker int16 (whom the expert is matched to, 1 to 9; 0 for nobody) · own bool (whether that is the
+    actual speaker) · share float64 (of the gate; a frame's shares sum to 1).
 
-    Raises `MoevizError` where there is no such utterance.
+    Raises `MoevizError` if there is no such utterance.
 
     Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
     """
     if not 0 <= number < len(data.frames):
-        raise MoevizError(f"There is no utterance {number}; these data have 0 to {len(data.frames) - 1}.")
+        raise MoevizError(f"There is no utterance {number}. Choose a number from 0 to {len(data.frames) - 1}.")
     logits = result.logits(Utterances(data.frames[number : number + 1], data.speaker[number : number + 1]))[:, 0]
     shares = np.concatenate([result.prior[None], _softmax(logits)])
     frames, experts = shares.shape
@@ -56,15 +56,16 @@ def gate_over_time(result: Mixture, data: Utterances, number: int) -> pd.DataFra
 
 
 def settling(result: Mixture, data: Utterances) -> pd.DataFrame:
-    """How many utterances are at the right expert, and how many at their last one for good, after so many frames.
+    """How many utterances are with the right expert, and how many with the one that they keep, after so many frames.
 
-    The expert of an utterance is the one with the highest share of the gate. It is right where that expert speaks for
-    who speaks. After its end an utterance counts as it ended, so that every share is of all utterances.
+    The expert of an utterance is the one with the highest share of the gate. It is right if that expert is matched to
+    the actual speaker. After its end, an utterance counts as it ended, so that every share is a share of all
+    utterances.
 
     One row per frame. Columns: frame int64 (frames heard so far, from 1) · settled float64 (share of the utterances
-    that are at their last expert and stay there) · right float64 (share of the utterances) · chance float64 (share
-    right by lot: 1 / K of those whose speaker has an expert, K experts) · speaking int64 (utterances that have so many
-    frames).
+    that are with their last expert and stay there) · right float64 (share of the utterances) · chance float64 (share
+    right at random: 1 / K of those whose speaker has an expert, K experts) · speaking int64 (utterances that have so
+    many frames).
 
     Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
     """

@@ -15,7 +15,6 @@ from jaxtyping import Float64, Int64
 
 from moeviz.history.hmm_experts_1996.experts import log_gate, side_by_side
 from moeviz.history.hmm_experts_1996.model import ASSIGNMENTS, STARTS, fit, matched
-from moeviz.history.shared.results import Watch, unwatched
 
 STAYS = (0.6, 0.4)  # probability that a state is followed by itself, of the first model and of the second
 MEANS = (0.0, 3.0)
@@ -37,15 +36,15 @@ def pair(seed: int, frames: int = FRAMES) -> tuple[tuple[Float64[np.ndarray, "_ 
     return tuple(each[:, None] for each in values), model
 
 
-def accuracy(seed: int, assignment: str, start: str, frames: int = FRAMES) -> float:
+def accuracy(seed: int, assignment: str, start: str) -> float:
     """Share of a data set's sequences that a mixture of two experts with two states groups right: 0.5 is chance."""
-    sequences, model = pair(seed, frames)
+    sequences, model = pair(seed)
     experts, _ = fit(sequences, 2, 2, assignment, start, seed)
     expert = log_gate(experts, side_by_side(sequences))[-1].argmax(axis=1)
     return float((matched(expert, model, 2)[expert] == model).mean())
 
 
-def accuracies(data_sets: int = DATA_SETS, watch: Watch = unwatched) -> pd.DataFrame:
+def accuracies(data_sets: int = DATA_SETS) -> pd.DataFrame:
     """How well soft and hard EM find Smyth's two models, from either start, data set by data set.
 
     Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
@@ -56,10 +55,7 @@ def accuracies(data_sets: int = DATA_SETS, watch: Watch = unwatched) -> pd.DataF
     Source: Smyth, NIPS 9:648-654 (1996), for the two models; their constants are from memory.
     """
     cases = [(assignment, start, seed) for assignment in ASSIGNMENTS for start in STARTS for seed in range(data_sets)]
-    rows = []
-    for number, (assignment, start, seed) in enumerate(cases):
-        watch(number / len(cases), f"data set {seed}, {assignment} from {start}")
-        rows.append((assignment, start, seed, accuracy(seed, assignment, start)))
+    rows = [(assignment, start, seed, accuracy(seed, assignment, start)) for assignment, start, seed in cases]
     frame = pd.DataFrame(rows, columns=["assignment", "start", "data_set", "accuracy"])
     return _typed(frame.assign(found=frame["accuracy"] >= FOUND))
 

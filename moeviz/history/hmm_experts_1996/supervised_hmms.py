@@ -22,8 +22,8 @@ def one_each(data: Utterances, experts: int, states: int, seed: int, watch: Watc
     """
     if experts != SPEAKERS or states < 1:
         raise MoevizError(
-            f"Got {experts} experts of {states} states; with an expert for each of the nine speakers it takes 9, of 1 "
-            "state or more."
+            f"Got {experts} experts with {states} states. With one expert per speaker, 9 experts with at least 1 "
+            "state are needed."
         )
     rng, models = np.random.default_rng(seed), []
     for speaker in range(SPEAKERS):
@@ -53,8 +53,8 @@ def gaussian_hmm(states: int, seed: int) -> Any:
         from hmmlearn.hmm import GaussianHMM
     except ImportError as error:
         raise MoevizError(
-            f"Experts that are told who speaks are fitted by hmmlearn, which is not installed here: {INSTALL}, with a "
-            "Python before 3.14; or train without telling them."
+            f"When the speakers are known, experts are fitted by hmmlearn, which is not installed here. Run {INSTALL} "
+            "with a Python before 3.14, or train with the speakers unknown."
         ) from error
     return GaussianHMM(
         states, n_iter=ITERATIONS, random_state=seed, implementation="log", init_params="stc", covariance_type="diag"

@@ -16,7 +16,7 @@ ENDED = "An utterance has no expert after its last frame, and its logits there a
 def trace_of(
     result: Mixture, data: Utterances | None = None, slots: int | None = None, ends: bool = False
 ) -> RoutingTrace:
-    """How the gate of a mixture of hidden Markov models shared utterances out, after every frame.
+    """How the gate of a mixture of hidden Markov models divided utterances, after every frame.
 
     A token is one utterance, alone in its sequence: `text` is "utterance 12 of speaker 3" and `label` the speaker. A
     layer is the number of frames heard so far, from 1. Utterances differ in length: after its last frame an utterance
@@ -36,13 +36,16 @@ def trace_of(
     experts = len(result.prior)
     slots = experts if slots is None else slots
     if not 1 <= slots <= experts:
-        raise InvalidTrace(f"Got {slots} slots an utterance; this mixture has experts for 1 to {experts}.")
+        raise InvalidTrace(
+            f"Got {slots} slots per utterance; this mixture has experts for 1 to {experts}. Choose a number in that "
+            "range."
+        )
     logits = result.logits(data)[-1:] if ends else result.logits(data)
     logits = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float32)
     chosen, weights = soft_slots(logits, slots)
     over = np.arange(len(logits))[:, None] >= [len(each) for each in data.frames]
     layers = (1,) if ends else tuple(range(1, len(logits) + 1))
-    taught = "told who speaks" if result.settings["supervised"] else f"{result.settings['assignment']} EM"
+    taught = "speakers known" if result.settings["supervised"] else f"{result.settings['assignment']} EM"
     return RoutingTrace(
         model=ModelInfo(
             name=f"mixture of {experts} hidden Markov models, {taught}, seed {result.settings['seed']}",

@@ -39,7 +39,7 @@ def acceptance(seeds: Iterable[int] = range(25), data: Vowels | None = None, exp
     data, seeds = stand_in() if data is None else data, list(seeds)
     if experts not in HIDDEN or len(seeds) < 2:
         raise MoevizError(
-            f"Got {experts} experts and {len(seeds)} seeds; it takes 4 or 8 experts, and two seeds or more."
+            f"Got {experts} experts and {len(seeds)} seeds; 4 or 8 experts and at least two seeds are needed."
         )
     runs = [train(data, experts, seed=seed) for seed in seeds]
     lines = [train(data, 1, seed=seed, step=ALONE_STEP) for seed in seeds[:2]]  # all end in the same place
@@ -89,7 +89,7 @@ def _accuracies(runs: list[Mixture], lines: list[Mixture], data: Vowels) -> list
     """How good the answers are, and that one expert alone would not do."""
     ours = {"training": _mean(run.train_accuracy for run in runs), "test": _mean(run.test_accuracy for run in runs)}
     alone = float(min(run.error_by_epoch[-1] for run in lines))
-    rows = [Claim("average squared error that 1 expert leaves", alone, NOT_PRINTED, "above 0.2", alone > 0.2)]
+    rows = [Claim("average squared error with only 1 expert", alone, NOT_PRINTED, "above 0.2", alone > 0.2)]
     for part, (paper, off) in ACCURACY.items():
         what = f"mean accuracy on the {part} speakers"
         if data.measured:

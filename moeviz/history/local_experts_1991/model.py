@@ -132,7 +132,9 @@ def train(
     Raises `MoevizError` for an error function that is not in ERRORS, or fewer than 1 expert.
     """
     if error not in ERRORS or experts < 1:
-        raise MoevizError(f"Got {experts} experts and error {error!r}; it takes 1 or more, and one of {list(ERRORS)}.")
+        raise MoevizError(
+            f"Got {experts} experts and the error {error!r}. Choose at least 1 expert, and one of {list(ERRORS)}."
+        )
     data = stand_in() if data is None else data
     inputs, desired = encode(data)
     mine, wanted = inputs[data.training], desired[data.training]

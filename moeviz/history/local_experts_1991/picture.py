@@ -18,10 +18,10 @@ def decision_lines(result: Mixture, data: Vowels, at: int = -1) -> pd.DataFrame:
 
     A sample belongs to the expert with the highest mixing proportion. An expert's line is where its output is 0.5; it
     is drawn for the experts to which a sample belongs. The gate's line is where two of these have the same proportion
-    and no other has more.
+    and no other has a larger one.
 
     One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
-    expert int16 (of the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (whether the
+    expert int16 (for the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (whether the
     mixture's answer is on the right side of 0.5; True for lines) · surviving bool (whether the expert survives
     training) · line str ("" for samples; which line this is an end of).
 

@@ -1,4 +1,4 @@
-"""Are Mixtral's parameters what its sizes give, and does the embedded model behave like a small Mixtral?"""
+"""Do Mixtral's parameter counts follow from its sizes, and does the embedded model behave like a small Mixtral?"""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ TOKENS_AT_ONCE = (1, 2, 4, 8, 16, 32)
 
 
 def claims(quick: bool = False) -> list[Claim]:
-    """The counts, and repetition and coverage of the embedded model on its evaluation texts."""
+    """The counts, and locality and coverage of the embedded model on its evaluation texts."""
     found = traces_over_training()
     trace = found[max(found)]
     return [*_counts(), *_locality(trace), *_chance(trace), *_coverage(trace)]
@@ -46,7 +46,7 @@ def _locality(trace: RoutingTrace) -> list[Claim]:
     rows = []
     for choice, frame in locality(trace).groupby("choice", sort=False):
         first, last = frame["share"].iloc[0], frame["share"].iloc[-1]
-        what = f"share of neighbouring tokens with the same {choice}, last layer less first"
+        what = f"share of neighbouring tokens with the same {choice}, last layer minus first"
         rows.append(Claim(what, last - first, NOT_PRINTED, "above 0", bool(last > first), "the embedded model"))
     return rows
 
@@ -57,7 +57,7 @@ def _chance(trace: RoutingTrace) -> list[Claim]:
     tokens = trace.tokens.assign(sequence=np.int32(0), position=np.arange(len(order), dtype=np.int32))
     mixed = locality(RoutingTrace(trace.model, tokens, trace.experts[:, order]))
     off = float((mixed["share"] - mixed["load_chance"]).abs().max())
-    what = "the same of tokens in any order, furthest from what their loads make likely"
+    what = "the same for tokens in any order, largest difference from what their loads make likely"
     return [Claim(what, off, NOT_PRINTED, f"below {NEAR_CHANCE}", off < NEAR_CHANCE, "the embedded model")]
 
 
@@ -67,7 +67,7 @@ def _coverage(trace: RoutingTrace) -> list[Claim]:
     chance, used = (touched.set_index("tokens")[column] for column in ("chance", "experts"))
     formula = [8 * (1 - (3 / 4) ** tokens) for tokens in TOKENS_AT_ONCE]
     off = float(np.abs(chance.loc[list(TOKENS_AT_ONCE)].to_numpy() - formula).max())
-    what = "experts that 1 to 32 tokens use by lot, furthest from 8 (1 − (3/4)^T)"
+    what = "experts that 1 to 32 tokens use at random, furthest from 8 (1 − (3/4)^T)"
     return [
         Claim(
             what, off, NOT_PRINTED, "below 1e-9", off < 1e-9, f"the embedded model: {used.iloc[-1]} of 8 by 32 tokens"

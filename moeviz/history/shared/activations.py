@@ -1,10 +1,10 @@
-"""What squashes the outputs of gates and experts."""
+"""The functions that squash the outputs of gates and experts."""
 
 import numpy as np
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^−z), written so that no z overflows."""
+    """1 / (1 + e^−z), written so that it overflows for no z."""
     return (1 + np.tanh(values / 2)) / 2
 
 

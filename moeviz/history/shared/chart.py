@@ -30,7 +30,7 @@ def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("f1:Q", format=".2f"),
                 alt.Tooltip("f2:Q", format=".2f"),
                 alt.Tooltip("expert:Q", title="goes to expert", format="d"),
-                alt.Tooltip("right:N", title="answered right"),
+                alt.Tooltip("right:N", title="classified correctly"),
             ],
         )
     )
@@ -38,6 +38,6 @@ def formant_plane(frame: pd.DataFrame) -> alt.LayerChart:
     gate = (
         alt.Chart(borders)
         .mark_line(strokeWidth=3, color=theme.CHANCE, strokeDash=list(theme.DASH))
-        .encode(x=x, y=y, detail="line:N", tooltip=alt.Tooltip("line:N", title="the gate is even between"))
+        .encode(x=x, y=y, detail="line:N", tooltip=alt.Tooltip("line:N", title="the gate is undecided between"))
     )
     return theme.framed(points + strokes + gate, theme.MEDIUM + 60)

@@ -1,4 +1,4 @@
-"""One row of `moeviz history check`: what a paper says, beside what we get."""
+"""One row of `moeviz history check`: what a paper says, next to what we get."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ NOT_PRINTED = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ours beside the paper's."""
+    """Our number next to the paper's."""
 
     what: str  # what is measured, with its unit
     ours: float | int

@@ -24,6 +24,7 @@ SHA256 = {
 }
 TEST_DIGITS = 1000
 HELD_OUT_WORDS = 0.1
+VOCABULARY = 2000  # different words, UNKNOWN included
 UNKNOWN = "<unk>"
 
 
@@ -37,7 +38,7 @@ class Digits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Utterances:
-    """N times somebody said the two vowels /ae/: JapaneseVowels."""
+    """N utterances of the two vowels /ae/: JapaneseVowels."""
 
     frames: tuple[Float32[np.ndarray, "_ 12"], ...]  # of each: 12 LPC cepstrum coefficients every 6.4 ms, 7 to 29 times
     speaker: Int64[np.ndarray, " N"]  # who said it, 0 to 8
@@ -45,7 +46,7 @@ class Utterances:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """English as numbers: a word, a number or a sign each."""
+    """English as numbers: each token is a word, a number or a sign."""
 
     training: Int64[np.ndarray, " training"]  # index into the vocabulary; 0 is UNKNOWN
     held_out: Int64[np.ndarray, " held_out"]  # the last tenth of the text
@@ -76,17 +77,17 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
     return _utterances(each, speaker, training), _utterances(each, speaker, ~training)
 
 
-def english(vocabulary: int = 2000) -> Words:
-    """The reference of the Python language, about 100,000 words, of which the rarer are UNKNOWN.
+def english() -> Words:
+    """The Python language reference, about 100,000 words; the rarer ones are UNKNOWN.
 
-    A word that repeats the one before it is left out: rules made of hyphens and stars are an eighth of the text, easy
-    to guess and all the same to a router.
+    A word that repeats the one before it is left out: lines made of hyphens and stars are an eighth of the text, easy
+    to predict, and all the same to a router.
 
     Source: the topics of Python 3.11's help, in the order of their names.
     """
     text = gzip.decompress(_checked("english.txt.gz")).decode()
     words = re.findall(r"[A-Za-z_]+|[0-9]+|[^\sA-Za-z0-9_]", text)
-    known = (UNKNOWN, *(word for word, _ in Counter(words).most_common(vocabulary - 1)))
+    known = (UNKNOWN, *(word for word, _ in Counter(words).most_common(VOCABULARY - 1)))
     index = {word: number for number, word in enumerate(known)}
     numbers = np.array([index.get(word, 0) for word in words])
     end = int(len(numbers) * (1 - HELD_OUT_WORDS))
@@ -105,6 +106,7 @@ def _checked(name: str) -> bytes:
     content = (DATA / name).read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
         raise MoevizError(
-            f"{name} has SHA-256 {found[:12]}…, and the file that ships has {SHA256[name][:12]}…: install moeviz anew."
+            f"{name} has the SHA-256 {found[:12]}…, and the file that ships with moeviz has {SHA256[name][:12]}…. "
+            "Install moeviz again."
         )
     return content

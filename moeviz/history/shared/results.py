@@ -1,4 +1,4 @@
-"""What training a system yields, kept in a file: how the pages of the gallery open without training anything.
+"""The result of training a system, kept in a file: this is how the pages of the gallery open without training anything.
 
 A result is a frozen dataclass of arrays, numbers, text and tuples of them. Each has a field `settings`: the arguments
 of `train` that made it, its seed among them. These give the same result again, bit for bit, on one machine with as many
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 def unwatched(done: float, says: str) -> None:
-    """The `Watch` of who does not care."""
+    """A `Watch` that does nothing."""
 
 
 def save(result: object, path: Path) -> None:
@@ -36,7 +36,7 @@ def save(result: object, path: Path) -> None:
 
 
 def load(kind: type[Result], path: Path) -> Result:
-    """Read a result of this kind. What was a list or a tuple is a tuple."""
+    """Read a result of this kind. Lists come back as tuples."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     rest = json.loads(str(arrays.pop(_REST)))
@@ -45,7 +45,7 @@ def load(kind: type[Result], path: Path) -> Result:
 
 
 def shipped(kind: type[Result]) -> Result:
-    """The result of this kind that ships, beside its class: of the default settings and seed 0.
+    """The result of this kind that ships, next to its class: with the default settings and seed 0.
 
     `python -m benchmarks.history` makes it.
     """

@@ -11,11 +11,11 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 
 def check_samples(trained_on: str, data: Vowels) -> None:
-    """Raise `InvalidTrace` where a system was trained on other vowels than these."""
+    """Raise `InvalidTrace` if a system was trained on other vowels than these."""
     if trained_on != data.source:
         raise InvalidTrace(
-            f"It was trained on other samples ({trained_on}) than these ({data.source}); give the data that it was "
-            "trained on."
+            f"The system was trained on other samples ({trained_on}) than these ({data.source}). Give the data that "
+            "it was trained on."
         )
 
 
@@ -27,7 +27,7 @@ def vowel_trace(
     layer_kind: str,
     slots: int | None = None,
 ) -> RoutingTrace:
-    """A trace of vowels behind a softmax gate: each sample goes to all experts, or to the `slots` likeliest of them.
+    """A trace of vowels behind a softmax gate: each sample goes to all experts, or to the `slots` most probable ones.
 
     A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. Where a logit is
     -inf there is no such expert at that layer.
@@ -37,7 +37,9 @@ def vowel_trace(
     most = logits.shape[-1]
     slots = most if slots is None else slots
     if not 1 <= slots <= most:
-        raise InvalidTrace(f"Got {slots} slots a sample; this system has experts for 1 to {most}.")
+        raise InvalidTrace(
+            f"Got {slots} slots per sample; this system has experts for 1 to {most}. Choose a number in that range."
+        )
     experts, weights = soft_slots(logits, slots)
     missing = np.isneginf(np.take_along_axis(logits, experts.astype(np.int64), axis=-1))
     labels = [VOWELS[vowel] for vowel in data.vowel]

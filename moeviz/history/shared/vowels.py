@@ -1,8 +1,8 @@
-"""The four vowels of Peterson and Barney (1952): first two formants of 75 speakers, who say each vowel twice.
+"""The four vowels of Peterson and Barney (1952): the first two formants of 75 speakers, who say each vowel twice.
 
-`peterson_barney()` is the measured table. It is not shipped: the copies that can be had stand in programs under the
-GPL 3, and nothing licenses the table by itself. It is read from `praat-parselmouth` where that is installed.
-`stand_in()` is drawn from the published averages and needs nothing. No figure of a paper holds for it.
+`peterson_barney()` is the measured table. It does not ship: the available copies are part of programs under the GPL 3,
+and nothing licenses the table by itself. It is read from `praat-parselmouth` if that is installed. `stand_in()` is
+drawn from the published averages and needs nothing. No figure of a paper holds for it.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from jaxtyping import Float64, Int64
 from moeviz.errors import MoevizError
 
 SOURCE = "Peterson & Barney, Control Methods Used in a Study of the Vowels, JASA 24(2):175-184 (1952), table of Praat"
-LICENCE = "none of its own; the copy read here is part of Praat (GPL-3.0-or-later)"
 SHA256 = "4b5e52cf3f20df6aa052b4675b0f5f1b519d8170fd91badcadc7216a80594f8a"
 STAND_IN = "synthetic stand-in drawn from the averages of Peterson & Barney (1952), table II; not their measurements"
 
@@ -54,15 +53,15 @@ class Vowels:
         return self.speaker <= TRAIN_SPEAKERS
 
 
-def stand_in(seed: int = 1952) -> Vowels:
+def stand_in() -> Vowels:
     """600 made-up samples with the published averages of men, women and children, and a plausible spread.
 
     The logarithm of each formant is that of the average, plus a normal deviate of the speaker, of the speaker's
-    vowel, and of the repetition. The same seed, the same samples.
+    vowel, and of the repetition. The same samples every time.
 
     Source: Peterson & Barney (1952), table II, for the averages; the spreads are ours.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1952)
     averages = np.concatenate([np.broadcast_to(means, (people, 4, 2)) for people, means in AVERAGES])
     logs = np.log(averages)[:, :, None, :] + rng.normal(0, SPEAKER_SPREAD, (SPEAKERS, 1, 1, 1))
     logs = logs + rng.normal(0, VOWEL_SPREAD, (SPEAKERS, len(VOWELS), 1, 2))
@@ -72,15 +71,16 @@ def stand_in(seed: int = 1952) -> Vowels:
 
 
 def peterson_barney() -> Vowels:
-    """The 600 measured samples, out of the copy of the table in Praat.
+    """The 600 measured samples, from the copy of the table in Praat.
 
-    Raises `MoevizError` where `praat-parselmouth` is not installed, or holds another table than the one checked.
+    Raises `MoevizError` if `praat-parselmouth` is not installed, or holds a different table from the one that was
+    checked.
     """
     try:
         praat = import_module("parselmouth.praat")
     except ImportError:
         raise MoevizError(
-            "The measured vowels are in praat-parselmouth (GPL-3.0-or-later), which is not installed; install it, or "
+            "The measured vowels are in praat-parselmouth (GPL-3.0-or-later), which is not installed. Install it, or "
             "use stand_in()."
         ) from None
     table = praat.call("Create formant table (Peterson & Barney 1952)")
@@ -94,20 +94,20 @@ def peterson_barney() -> Vowels:
 
 
 def at_hand() -> list[Vowels]:
-    """The stand-in; and the measured samples where they can be read."""
+    """The stand-in; and the measured samples if they can be read."""
     return [stand_in(), *([peterson_barney()] if find_spec("parselmouth") else [])]
 
 
 def read_table(content: bytes) -> Vowels:
     """The measured samples from a CSV of columns Speaker, Vowel, F1, F2, if it is the table that was checked.
 
-    Raises `MoevizError` where its SHA-256 is another one.
+    Raises `MoevizError` if its SHA-256 differs.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
         raise MoevizError(
-            f"The vowel table has SHA-256 {found[:12]}…, and the one checked has {SHA256[:12]}…: use that one, or "
-            "stand_in()."
+            f"The vowel table has the SHA-256 {found[:12]}…, and the one that was checked has {SHA256[:12]}…. Use "
+            "that one, or stand_in()."
         )
     rows = [line.split(",") for line in content.decode().splitlines()[1:]]
     names = list(IN_PRAAT)

@@ -1,4 +1,4 @@
-"""The pictures of the sparsely-gated mixture of 2017. No topic, since a topic is about one trace."""
+"""The charts of the sparsely-gated mixture of 2017. Not topics, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -19,7 +19,7 @@ ROW = 22  # pixels
 
 
 def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
-    """How uneven the experts are, by loss weights, ours beside the paper's. Columns: those of `beside_paper`."""
+    """How far from uniform the experts are, by loss weights, here and in the paper. Columns: of `beside_paper`."""
     headings = frame["measure"].map(HEADINGS)
     placed = frame.assign(row=headings + "|" + frame["setting"], whose=OURS, uneven=frame["ours"] - frame["even"])
     placed = placed.assign(
@@ -30,7 +30,7 @@ def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y("row:N", title=None, scale=alt.Scale(domain=rows), axis=_rows_axis())
     scale = alt.Scale(type="log", domain=[TICKS[0] * 0.8, TICKS[-1]], nice=False)
     axis = alt.Axis(values=TICKS, format="~g", labelOverlap=True)
-    x = alt.X("uneven:Q", title="how uneven (even is 0, far left)", scale=scale, axis=axis)
+    x = alt.X("uneven:Q", title="distance from uniform (uniform is 0, far left)", scale=scale, axis=axis)
     between = alt.Chart(placed.assign(theirs=theirs["uneven"])).mark_rule(color=theme.NOTE, opacity=0.5)
     ranges = alt.Chart(placed).mark_rule(color=theme.PAIR[0], strokeWidth=5, opacity=0.5)
     marks = alt.Chart(pd.concat([placed, theirs])).mark_point(filled=True, size=70, opacity=1)
@@ -80,13 +80,13 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
-    """How busy the busiest expert is over training, by the smooth load and by words. Columns: of `balance_by_step`."""
+    """How busy the busiest expert is during training, by smooth load and by words. Columns: of `balance_by_step`."""
     measures = list(frame["measure"].unique())
     lines = (
         alt.Chart(frame)
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("step:Q", title="step of training (dashed: even)", scale=alt.Scale(nice=False)),
+            x=alt.X("step:Q", title="training step (dashed: uniform)", scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", title="busiest expert / mean", scale=alt.Scale(zero=False)),
             color=alt.Color(
                 "measure:N",
@@ -105,16 +105,17 @@ def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
 
 BALANCE_TABLE = Chart(
     "Which losses keep the experts equally busy?",
-    "Each row is a pair of loss weights, and the further left its marks, the more even the experts; the scale is "
-    "logarithmic, and the pale bar spans our seeds. Ours has 16 experts and the paper's table 6 has 256, so compare "
+    "Each row is a pair of loss weights; the further left its marks, the more uniform the experts' loads. The scale "
+    "is logarithmic, and the pale bar spans our seeds. We have 16 experts and the paper's table 6 has 256, so compare "
     "the order of the rows and not the numbers.",
     measure=beside_paper,
     draw=balance_dots,
 )
 BUSIEST_EXPERT = Chart(
     "Does the gate keep its experts equally busy?",
-    "Each line is the busiest expert over the mean expert, of the words of ten steps: by the smooth load that the loss "
-    "sees, and by the words that experts were given. It begins as by lot, since gates start at 0; 1 is even.",
+    "Each line is the busiest expert divided by the mean expert, over the words of ten steps: by the smooth load that "
+    "the loss sees, and by the words that the experts were given; 1 is uniform. It starts as at random, since gates "
+    "start at 0.",
     measure=balance_by_step,
     draw=busiest_over_steps,
 )

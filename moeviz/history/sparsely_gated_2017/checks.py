@@ -32,7 +32,7 @@ def claims(quick: bool = False) -> list[Claim]:
 
 
 def ordered(runs: pd.DataFrame) -> list[Claim]:
-    """What compares between 16 experts and the paper's 256: which weights are the more even, and in what.
+    """What can be compared between 16 experts and the paper's 256: which weights give more uniform loads, and in what.
 
     `runs` are of `balance_table`, and the mean of their seeds is compared: in single runs weights of 0.01 may be as
     even as those of 0.1. Not asked for are the paper's 17.8 times the mean without a loss, which 16 experts with 2 for
@@ -42,7 +42,7 @@ def ordered(runs: pd.DataFrame) -> list[Claim]:
     """
     mean = runs.groupby(["importance", "load"])[list(MEASURES)].mean()
     if missing := set(PAPER) - set(mean.index):
-        raise MoevizError(f"The table has no run with {setting(*min(missing))}; it takes all six pairs of weights.")
+        raise MoevizError(f"The table has no run with {setting(*min(missing))}; all six pairs of weights are needed.")
     ours, paper = mean[BUSIEST].to_dict(), {pair: row[2] for pair, row in PAPER.items()}
     said = f"seeds: {runs['seed'].nunique()}; 16 experts, the paper has 256"
     busiest = max(ours[pair] for pair in PAPER if pair != NONE)
@@ -54,7 +54,7 @@ def ordered(runs: pd.DataFrame) -> list[Claim]:
         _above(ours, paper, LEVEL, [STRONG], said),
         _variations(mean, WEAK[0], below=True, said=said),
         _variations(mean, LEVEL[0], below=False, said=said),
-        Claim(what, busiest, printed, f"{MOST_WITH_LOSS} or less", busiest <= MOST_WITH_LOSS, said),
+        Claim(what, busiest, printed, f"at most {MOST_WITH_LOSS}", busiest <= MOST_WITH_LOSS, said),
     ]
 
 
@@ -64,7 +64,7 @@ def repeated(again: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
     both = [frame.set_index(key)[measures] for frame in (again, table)]
     apart = float((both[0] - both[1].loc[both[0].index]).abs().max(axis=None))
     what = "largest difference of any measure from the table that ships"
-    return [Claim(what, apart, NOT_PRINTED, f"{MOST_APART} or less", apart <= MOST_APART, f"runs: {len(again)}")]
+    return [Claim(what, apart, NOT_PRINTED, f"at most {MOST_APART}", apart <= MOST_APART, f"runs: {len(again)}")]
 
 
 def parted(without: SparselyGated, strong: SparselyGated) -> list[Claim]:
@@ -78,7 +78,7 @@ def started(run: SparselyGated) -> list[Claim]:
     """Gates of 0 share the first words out evenly, before any loss can. Appendix A says so and gives no number."""
     first = float(run.balance[0, MEASURES.index(BUSIEST)])
     what = f"{BUSIEST} at the first step, gates all 0"
-    return [Claim(what, first, NOT_PRINTED, f"{MOST_AT_START} or less", first <= MOST_AT_START)]
+    return [Claim(what, first, NOT_PRINTED, f"at most {MOST_AT_START}", first <= MOST_AT_START)]
 
 
 def _above(ours: dict, paper: dict, more: Sequence[tuple], less: Sequence[tuple], said: str) -> Claim:

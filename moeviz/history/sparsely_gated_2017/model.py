@@ -150,12 +150,13 @@ def _decisions(routing: Routing) -> dict[str, np.ndarray]:
 def _check(experts: int, top_k: int, groups: int, steps: int, weights: tuple[float, float]) -> None:
     if not 1 <= experts <= MOST_EXPERTS or groups < 0 or (groups and experts % groups):
         raise MoevizError(
-            f"Got {experts} experts in {groups} groups; it takes 1 to {MOST_EXPERTS} experts, and groups of equal size."
+            f"Got {experts} experts in {groups} groups. Choose 1 to {MOST_EXPERTS} experts, and groups of equal size."
         )
     most = min(groups, experts // groups) if groups else experts
     if not 1 <= top_k <= most:
-        raise MoevizError(f"Got top-{top_k} of {experts} experts in {groups} groups; it takes top-1 to top-{most}.")
+        raise MoevizError(f"Got top-{top_k} of {experts} experts in {groups} groups. Choose top-1 to top-{most}.")
     if min(weights) < 0 or steps < 1:
         raise MoevizError(
-            f"Got weights {weights} of the losses and {steps} steps; no weight may be below 0, and it takes a step."
+            f"Got the loss weights {weights} and {steps} steps. Weights must be at least 0, and at least 1 step is "
+            "needed."
         )

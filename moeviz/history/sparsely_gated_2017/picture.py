@@ -1,4 +1,4 @@
-"""How evenly a sparsely-gated mixture keeps its experts busy: over its training, and as table 6 of the paper has it."""
+"""How evenly a sparsely-gated mixture keeps its experts busy: during training, and as in table 6 of the paper."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,11 +25,12 @@ TOGETHER = 10  # steps of training that make a point of the curve
 
 
 def balance_by_step(result: SparselyGated) -> pd.DataFrame:
-    """How much busier than the mean expert the busiest one is, over the training of a sparsely-gated mixture.
+    """How much busier than the mean expert the busiest one is, during the training of a sparsely-gated mixture.
 
-    "max / mean load" is of Load(X), equation 10, which the loss makes even; "max / mean words" counts the words that
-    each expert was given. Both are of one step's words, the noise included, and the mean of ten steps in a row. Even is
-    1. Gates start at 0, so the first words are shared out by lot, which is not quite even.
+    "max / mean load" is that of Load(X), equation 10, which the loss pushes towards uniform; "max / mean words" counts
+    the words that each expert was given. Both are computed from the words of one step, including the noise, and
+    averaged over ten consecutive steps. Uniform is 1. Gates start at 0, so the first words are divided at random, which
+    is not quite uniform.
 
     One row per ten steps and measure. Columns: step int32 (the last of the ten, from 1) · measure str · value float64 ·
     even float64 (1).
@@ -70,24 +71,24 @@ def balance_table(seeds: Iterable[int] = SEEDS, steps: int = STEPS, watch: Watch
 
 
 def shipped_table() -> pd.DataFrame:
-    """What `balance_table` gave when it was written to the file that ships. Columns as there."""
+    """What `balance_table` gave, from the file that ships. Columns as there."""
     return pd.read_csv(TABLE)
 
 
 def beside_paper(runs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """How uneven 16 experts are here under six pairs of loss weights, beside the 256 of the paper's table 6.
+    """How far from uniform 16 experts are here under six pairs of loss weights, next to the 256 of the paper's table 6.
 
     CV is the coefficient of variation, standard deviation / mean, over the experts: of Importance(X), the sums of their
     weights (equation 6), and of Load(X), a smooth count of their words (equation 10). "max / mean load" is the load of
-    the busiest expert over the mean. Ours are of a batch of 1,024 words with noise, the mean of the last 20 steps, then
-    of all seeds. Numbers of 256 experts and of 16 are not the same thing: of 16 none can have more than 8 times the
-    mean, with 2 for a word. What compares is which pair is the more even.
+    the busiest expert divided by the mean. Our numbers are from batches of 1,024 words with noise, averaged over the
+    last 20 steps and then over all seeds. Numbers for 256 experts and for 16 are not the same thing: with 16, and 2 per
+    word, none can have more than 8 times the mean. What can be compared is which pair is closer to uniform.
 
-    `runs` are what `balance_table` gives; those that ship unless given. One row per pair and measure. Columns: setting
-    str (the weights in words) · measure str · ours float64 (mean of the seeds) · lowest, highest float64 (of them) ·
-    paper float64 · even float64 (0, or 1 for max / mean) · seeds int64 (how many).
+    `runs` are what `balance_table` gives; by default those that ship. One row per pair and measure. Columns: setting
+    str (the weights in words) · measure str · ours float64 (mean of the seeds) · lowest, highest float64 (of the seeds)
+    · paper float64 · even float64 (0, or 1 for max / mean) · seeds int64 (how many).
 
-    Source: Shazeer et al. (arXiv 1701.06538), table 6, whose last three columns these are.
+    Source: Shazeer et al. (arXiv 1701.06538), table 6, of which these are the last three columns.
     """
     runs = shipped_table() if runs is None else runs
     rows = []

@@ -1,4 +1,4 @@
-"""Pictures of mixtures of support vector machines. No topic, since a topic is about one trace."""
+"""Charts of mixtures of support vector machines. Not topics, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -30,7 +30,7 @@ WHAT = (theme.CHANCE, theme.MAIN, theme.EXPERT_COLOURS[2])
 
 
 def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """What each expert is to learn from, and what it wanted, with its capacity. Columns: those of `expert_room`."""
+    """What each expert learns from, and what it would have, with its capacity. Columns: those of `expert_room`."""
     bars = (
         alt.Chart(frame.assign(order=frame["part"].map(list(PARTS).index)))
         .mark_bar()
@@ -43,9 +43,9 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("expert:Q", format="d"),
                 alt.Tooltip("part:N"),
                 alt.Tooltip("examples:Q", format=","),
-                alt.Tooltip("turned_away:Q", title="of its first choices, turned away", format=".0%"),
+                alt.Tooltip("turned_away:Q", title="share of its first choices turned away", format=".0%"),
                 alt.Tooltip("capacity:Q", title="capacity, examples", format=","),
-                alt.Tooltip("uniform:Q", title="even share, examples", format=",.0f"),
+                alt.Tooltip("uniform:Q", title="uniform share, examples", format=",.0f"),
             ],
         )
     )
@@ -53,18 +53,18 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of examples without their first choice, with chance. Columns: those of `overflow_by_iteration`."""
+    """Share of examples that do not get their first choice, with chance. Columns: those of `overflow_by_iteration`."""
     bars = (
         alt.Chart(frame)
         .mark_bar(color=theme.MAIN)
         .encode(
-            x=alt.X("iteration:O", title="iteration (dashed: by lot)", axis=theme.ids_axis()),
+            x=alt.X("iteration:O", title="iteration (dashed: at random)", axis=theme.ids_axis()),
             y=alt.Y("overflow:Q", title="share of examples", axis=theme.share_axis()),
             tooltip=[
                 alt.Tooltip("iteration:Q", format="d"),
                 alt.Tooltip("overflow:Q", title="not given to first choice", format=".1%"),
-                alt.Tooltip("by_lot:Q", title="by lot", format=".1%"),
-                alt.Tooltip("busiest:Q", title="most liked expert, even shares", format=".2f"),
+                alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
+                alt.Tooltip("busiest:Q", title="most popular expert, × uniform share", format=".2f"),
             ],
         )
     )
@@ -72,7 +72,7 @@ def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def error_lines(frame: pd.DataFrame) -> alt.Chart:
-    """Errors by iteration, one line a system. Columns: those of `error_by_iteration`."""
+    """Errors by iteration, one line per system. Columns: those of `error_by_iteration`."""
     systems = dict(zip(frame["system"].unique(), [*LINES[: frame["system"].nunique() - 1], theme.NOTE], strict=True))
     chart = (
         alt.Chart(frame)
@@ -94,7 +94,7 @@ def error_lines(frame: pd.DataFrame) -> alt.Chart:
 
 
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
-    """Errors by number of experts, one line a system and kernel. Columns: those of `error_by_experts`."""
+    """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
     dash = alt.StrokeDash(
         "kernel:N",
         scale=alt.Scale(domain=["linear", "rbf"], range=[[1, 0], list(theme.DASH)]),
@@ -128,12 +128,12 @@ def room_lines(frame: pd.DataFrame) -> alt.Chart:
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=True)
         .encode(
-            x=_doubling("capacity_factor", "capacity factor (capacity in even shares)", [1, 2, 4, 8]),
+            x=_doubling("capacity_factor", "capacity factor (capacity / uniform share)", [1, 2, 4, 8]),
             y=alt.Y("share:Q", title="share", axis=theme.share_axis()),
             color=_colour("what", colours, columns=1),
             tooltip=[
                 alt.Tooltip("what:N"),
-                alt.Tooltip("room:Q", title="room c, examples", format=","),
+                alt.Tooltip("room:Q", title="extra capacity c, examples", format=","),
                 alt.Tooltip("capacity_factor:Q", title="capacity factor", format=".2f"),
                 alt.Tooltip("share:Q", format=".1%"),
             ],
@@ -155,52 +155,53 @@ def _doubling(field: str, title: str, values: list[int]) -> alt.X:
 
 
 EXPERT_ROOM = Chart(
-    "Which experts have no room for the examples that would be theirs?",
-    "Blue and grey are what an expert learns from next, at most its capacity N/M + c, which is dashed; orange is what "
-    "the gater would have given it as well, and what another expert got, in whose bar it is grey.",
+    "Which experts are full when examples come to them first?",
+    "Blue and grey are what an expert learns from next: at most its capacity N/M + c, the dashed line. Orange is what "
+    "the gater would also have given it; another expert got this instead, and it is grey in that expert's bar.",
     measure=expert_room,
     draw=room_bars,
 )
 OVERFLOW = Chart(
     "How many examples do not get their first choice?",
     "Each bar is the share of the training examples that found their first choice full; the dashed line is the same "
-    "after a gater that likes experts at random.",
+    "for a gater that prefers experts at random.",
     measure=overflow_by_iteration,
     draw=overflow_bars,
 )
 ERRORS = Chart(
     "Does the gater make up for experts that learn from little?",
-    "Each line is a share of digits told wrong, lower is better; with even weights the same experts count alike, and "
-    "the grey line is one machine that learns from all examples.",
+    "Each line is a share of digits classified wrongly; lower is better. With uniform weights the same experts count "
+    "equally, and the grey line is one machine that learns from all examples.",
     measure=error_by_iteration,
     draw=error_lines,
 )
 SOFT_ERRORS = Chart(
-    "Do several lines do what one cannot?",
-    "Each line is a share of vowels told wrong, lower is better; the grey line is one linear machine, and half wrong "
-    "is no better than chance.",
+    "Can several lines do what a single line cannot?",
+    "Each line is a share of vowels classified wrongly; lower is better. The grey line is one linear machine, and 50 "
+    "% is no better than chance.",
     measure=soft_errors,
     draw=error_lines,
 )
 ERROR_BY_EXPERTS = Chart(
     "Do more experts make fewer errors?",
-    "Each line is the share of test digits told wrong by so many experts, mean of five seeds, drawn through for linear "
-    "experts and dashed for rbf; from green down to blue is what the learning of linear experts is worth, the rest is "
-    "the gater's.",
+    "Each line is the share of test digits that so many experts classify wrongly, the mean of five seeds; it is solid "
+    "for linear experts and dashed for rbf. The distance from green down to blue is what the linear experts' learning "
+    "contributes; the rest is the gater's.",
     measure=error_by_experts,
     draw=error_by_experts_lines,
 )
 WHAT_ROOM_CHANGES = Chart(
-    "What does more room for each expert change?",
-    "From left to right each of 8 linear experts may learn from more, up to no limit: fewer examples are turned away, "
-    "the largest expert takes more of all examples (an even share is 12.5 %), and the error hardly moves.",
+    "What does more capacity for each expert change?",
+    "From left to right, each of 8 linear experts can learn from more examples, up to no limit: fewer examples are "
+    "turned away, the largest expert takes a larger share of all examples (a uniform share is 12.5 %), and the error "
+    "hardly changes.",
     measure=what_room_changes,
     draw=room_lines,
 )
 SVM_LINES = Chart(
-    "How do the machines share the plane out?",
-    "Each mark is one spoken vowel, in the colour of the expert that the gate trusts most with it, and each line is "
-    "where that expert changes its answer.",
+    "How do the machines divide the plane?",
+    "Each mark is one spoken vowel, in the colour of the expert that the gate trusts most with it; each line is where "
+    "that expert changes its answer.",
     measure=svm_lines,
     draw=formant_plane,
 )

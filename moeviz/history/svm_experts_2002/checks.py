@@ -1,4 +1,4 @@
-"""Do mixtures of support vector machines behave as they should? The paper's own data cannot be had here."""
+"""Do mixtures of support vector machines behave as they should? The paper's own data are not available here."""
 
 from collections.abc import Iterable
 from itertools import pairwise

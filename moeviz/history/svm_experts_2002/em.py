@@ -65,15 +65,17 @@ def train(
 ) -> SoftMixture:
     """20 rounds of expectation and maximisation on the first 50 speakers.
 
-    Samples start with the expert of their cluster, or with one drawn by lot (`start`). With `hard` an expert learns
-    from the samples for which it is the most responsible alone, and gets them whole. The data are the stand-in unless
-    given. The same arguments, the same result. `watch` is called before each round.
+    Samples start with the expert of their cluster, or with a random one (`start`). With `hard`, an expert learns only
+    from the samples for which it is the most responsible, and gets them whole. The data are the stand-in unless given.
+    The same arguments, the same result. `watch` is called before each round.
 
     Raises `MoevizError` for a start that is not in STARTS, or other than 1 to 16 experts; and where scikit-learn or
     scipy is missing.
     """
     if start not in STARTS or not 1 <= experts <= 16:
-        raise MoevizError(f"Got {experts} experts and start {start!r}; it takes 1 to 16, and one of {list(STARTS)}.")
+        raise MoevizError(
+            f"Got {experts} experts and the start {start!r}. Choose 1 to 16 experts, and one of {list(STARTS)}."
+        )
     data = stand_in() if data is None else data
     inputs, desired = encode(data)
     to_learn = standardised(inputs[data.training])

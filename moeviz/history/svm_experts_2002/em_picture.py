@@ -1,4 +1,4 @@
-"""How the experts of the soft mixture share the plane of two formants out, and how it gets better, in numbers."""
+"""How the experts of the soft mixture divide the plane of two formants, and how the mixture improves, in numbers."""
 
 import numpy as np
 import pandas as pd

@@ -9,7 +9,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def trace_of(result: SoftMixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
-    """How the gate of a soft mixture of support vector machines shared the vowels out, at each iteration.
+    """How the gate of a soft mixture of support vector machines divided the vowels, at each iteration.
 
     A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is an
     iteration, from 1. The gate is soft, so every sample goes to all K experts, with the mixing proportions as weights,

@@ -209,6 +209,6 @@ def _error(answers: Float64[np.ndarray, " N"], task: Task) -> float:
 def _check(experts: int, room: int, kernel: str, iterations: int) -> None:
     if kernel not in KERNELS or not 1 <= experts <= MOST_EXPERTS or room < 0 or iterations < 1:
         raise MoevizError(
-            f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations; it takes 1 to "
-            f"{MOST_EXPERTS} experts, a room of 0 or more, one of {list(KERNELS)}, and 1 iteration or more."
+            f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations. Choose 1 to "
+            f"{MOST_EXPERTS} experts, a room of at least 0, one of {list(KERNELS)}, and at least 1 iteration."
         )

@@ -1,4 +1,4 @@
-"""What the loop of 2002 comes to, in numbers: which experts are full, what that costs, and what more of them bring."""
+"""The results of the loop of 2002, in numbers: which experts are full, what that costs, and what more experts gain."""
 
 from itertools import product
 from pathlib import Path
@@ -9,7 +9,7 @@ import pandas as pd
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.svm_experts_2002.model import SVMMixture, assign, train
 
-HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, and has room", "sent on by a full expert", "first choice, but full"
+HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, not full", "sent on by a full expert", "first choice, but full"
 SWEEP = Path(__file__).with_name("sweep.csv")
 SEEDS = range(5)
 SWEPT_EXPERTS = {"linear": (2, 4, 8, 16, 32), "rbf": (2, 4, 8, 16)}
@@ -18,15 +18,15 @@ AT = 8  # experts, where room is swept
 
 
 def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
-    """Whom each expert was to learn from by the gater's liking, and whom it did get, at the end of one iteration.
+    """Which examples the gater preferred for each expert, and which it did get, at the end of one iteration.
 
-    Of all training examples. What an expert learns from next is those whose first choice it is and for which it has
-    room, and those sent on by experts that are full; together at most its capacity, N/M + c. Those turned away go to
-    the expert that the gater weighs next highest and that has room.
+    All training examples are counted. An expert learns next from those whose first choice it is, as long as it is not
+    full, and from those sent on by experts that are full; together they are at most its capacity, N/M + c. Those turned
+    away go to the expert with the next highest weight that is not full.
 
     One row per expert and part, three parts each. Columns: iteration int32 (from 1) · expert int16 · part str ·
     examples int64 · capacity int64 (examples) · uniform float64 (N / M) · turned_away float64 (share of those whose
-    first choice the expert is; 0 where there are none).
+    first choice the expert is; 0 if there are none).
 
     Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for the rule.
     """
@@ -50,10 +50,11 @@ def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
 def overflow_by_iteration(result: SVMMixture) -> pd.DataFrame:
     """The share of the training examples that are not given to their first choice, iteration by iteration.
 
-    By lot is the same rule after a gater whose weights are drawn at random: then no expert is liked more than another.
+    At random means the same rule with a gater whose weights are random: then no expert is preferred to another.
 
     One row per iteration. Columns: iteration int32 (from 1) · overflow float64 (share of examples) · by_lot float64
-    (the same) · busiest float64 (examples whose first choice the most liked expert is, in even shares of N/M).
+    (the same) · busiest float64 (examples whose first choice is the most popular expert, as a multiple of the uniform
+    share N/M).
 
     Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for the rule; the tokens that
     overflow in Switch Transformers (arXiv 2101.03961), section 2.2, are the same count.
@@ -73,10 +74,10 @@ def overflow_by_iteration(result: SVMMixture) -> pd.DataFrame:
 
 
 def error_by_iteration(result: SVMMixture) -> pd.DataFrame:
-    """How many digits are called odd that are even, or the reverse, iteration by iteration.
+    """The share of digits classified wrongly as odd or even, iteration by iteration.
 
-    With even weights the experts of the same iteration count alike; in iteration 1, where they learn from random parts,
-    that is the paper's uniform mixture.
+    With uniform weights the experts of the same iteration count equally; in iteration 1, where they learn from random
+    parts, that is the paper's uniform mixture.
 
     One row per iteration and system. Columns: iteration int32 (from 1) · system str · error float64 (share of digits).
 
@@ -85,7 +86,7 @@ def error_by_iteration(result: SVMMixture) -> pd.DataFrame:
     systems = {
         "gater, test": result.test_error,
         "gater, training": result.train_error,
-        "even weights, test": result.even_error,
+        "uniform weights, test": result.even_error,
         "one machine, test": np.full(len(result.test_error), result.single_error),
     }
     return long_errors(systems)
@@ -99,7 +100,7 @@ def long_errors(systems: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def sweep(watch: Watch = unwatched) -> pd.DataFrame:
-    """Train with each number of experts, and 8 experts with each room, by five seeds: minutes. Written as SWEEP.
+    """Train with each number of experts, and 8 experts with each extra capacity, five seeds: minutes. Written as SWEEP.
 
     One row per training. Columns: kernel str · experts int64 · room int64 · shuffled bool · seed int64 ·
     capacity_factor float64 ((N/M + c) / (N/M)) · single, uniform, gated float64 (test errors) · overflow float64 (share
@@ -121,16 +122,16 @@ def swept() -> pd.DataFrame:
 
 
 def error_by_experts() -> pd.DataFrame:
-    """Test error by number of experts with room 1: mean of five seeds, from the table that ships.
+    """Test error by number of experts with extra capacity c = 1: mean of five seeds, from the table that ships.
 
-    The control are linear experts that learn from classes dealt out anew among all images, so they know nothing: what
-    is right is the gater's. Its four hidden units, and a line from each expert, tell odd from even by themselves the
-    better the more experts there are.
+    The control are linear experts that learn from classes assigned to the images at random, so they know nothing: any
+    success is the gater's. With four hidden units and a line from each expert, it tells odd from even by itself, and
+    does so better the more experts there are.
 
     One row per kernel, system and number of experts. Columns: kernel str · system str · experts int64 · error float64
     (share of the 1,000 test digits) · lowest, highest float64 (of the seeds).
 
-    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002); the control is ours.
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002); the control is our own.
     """
     table = swept()
     table = table[table["room"] == 1]
@@ -144,12 +145,13 @@ def error_by_experts() -> pd.DataFrame:
 
 
 def what_room_changes() -> pd.DataFrame:
-    """What 8 linear experts do with more and more room: mean of five seeds, from the table that ships.
+    """What 8 linear experts do with more and more capacity: mean of five seeds, from the table that ships.
 
-    The capacity factor is the capacity N/M + c in even shares N/M: 1 is no room to choose, 8 is no limit at all.
+    The capacity factor is the capacity N/M + c divided by the uniform share N/M: 1 leaves no choice, 8 is no limit at
+    all.
 
-    One row per room and measure. Columns: room int64 (examples, c) · capacity_factor float64 · what str · share float64
-    (of the training examples; of the test digits for the error).
+    One row per extra capacity and measure. Columns: room int64 (examples, c) · capacity_factor float64 · what str ·
+    share float64 (of the training examples; of the test digits for the error).
 
     Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for c; Switch Transformers
     (arXiv 2101.03961), section 2.2, for the capacity factor.

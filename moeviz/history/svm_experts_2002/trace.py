@@ -10,8 +10,8 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 VIEWS = ("both", "first choice", "assigned")
 CAUTION = (
-    "All experts answer for every digit, with weights of any sign; here stand only the expert that weighs most and, "
-    "where that was full, the one that learns from the digit instead."
+    "All experts answer for every digit, with weights of any sign. Shown here are only the expert with the highest "
+    "weight and, if that one was full, the one that learns from the digit instead."
 )
 
 
@@ -33,7 +33,7 @@ def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
     Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002).
     """
     if view not in VIEWS:
-        raise InvalidTrace(f"Got view {view!r}; it is one of {list(VIEWS)}.")
+        raise InvalidTrace(f"Got the view {view!r}. Choose one of {list(VIEWS)}.")
     iterations, kept, experts = result.weights.shape
     first, given = (part[:, :kept].astype(np.int16) for part in (result.first_choice, result.assigned))
     elsewhere = np.where(given == first, np.int16(NO_EXPERT), given)

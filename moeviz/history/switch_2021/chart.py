@@ -1,4 +1,4 @@
-"""The pictures of the Switch Transformer of 2021. No topic, since a topic is about one trace."""
+"""The charts of the Switch Transformer of 2021. Not topics, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
@@ -12,14 +12,14 @@ FATES = ("served", "dropped")
 
 
 def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
-    """Words that choose each expert, served and dropped, with its capacity. Columns: those of `expert_queues`."""
+    """Words routed to each expert, served and dropped, with its capacity. Columns: those of `expert_queues`."""
     fate = alt.Scale(domain=list(FATES), range=list(theme.PAIR))
     bars = (
         alt.Chart(frame.assign(order=frame["fate"].map(FATES.index)))
         .mark_bar()
         .encode(
             x=alt.X("expert:O", title="expert (dashed: its capacity)", axis=theme.ids_axis()),
-            y=alt.Y("words:Q", title="words that choose it"),
+            y=alt.Y("words:Q", title="words routed to it"),
             color=alt.Color("fate:N", scale=fate, legend=alt.Legend(title=None, orient="top")),
             order="order:Q",
             tooltip=[
@@ -28,7 +28,7 @@ def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
                 alt.Tooltip("words:Q", format=","),
                 alt.Tooltip("share:Q", title="share of all words", format=".1%"),
                 alt.Tooltip("capacity:Q", title="capacity, words", format=","),
-                alt.Tooltip("even:Q", title="even share, words", format=",.0f"),
+                alt.Tooltip("even:Q", title="uniform share, words", format=",.0f"),
             ],
         )
     )
@@ -58,7 +58,7 @@ def drop_rate_lines(frame: pd.DataFrame) -> alt.LayerChart:
 
 def _over_steps(frame: pd.DataFrame) -> alt.Chart:
     return alt.Chart(frame).encode(
-        x=alt.X("step:Q", title="step of training (dashed grey: by lot)", scale=alt.Scale(nice=False)),
+        x=alt.X("step:Q", title="training step (dashed grey: at random)", scale=alt.Scale(nice=False)),
         y=alt.Y("dropped:Q", title="share of words dropped", axis=theme.share_axis()),
         tooltip=[
             alt.Tooltip("run:N"),
@@ -66,7 +66,7 @@ def _over_steps(frame: pd.DataFrame) -> alt.Chart:
             alt.Tooltip("aux_weight:Q", title="aux weight"),
             alt.Tooltip("step:Q", title="from step", format="d"),
             alt.Tooltip("dropped:Q", title="words dropped", format=".1%"),
-            alt.Tooltip("by_lot:Q", title="by lot", format=".1%"),
+            alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
         ],
     )
 
@@ -83,7 +83,7 @@ def dropped_by_place_lines(frame: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("stage:N"),
             alt.Tooltip("sequence:Q", title="place", format="d"),
             alt.Tooltip("dropped:Q", title="words dropped", format=".1%"),
-            alt.Tooltip("mean:Q", title="of all places", format=".1%"),
+            alt.Tooltip("mean:Q", title="mean over all places", format=".1%"),
         ],
     )
     means = base.mark_rule(strokeDash=list(theme.DASH), strokeWidth=2).encode(y="mean:Q")
@@ -92,23 +92,23 @@ def dropped_by_place_lines(frame: pd.DataFrame) -> alt.LayerChart:
 
 EXPERT_QUEUES = Chart(
     "Which words find their expert full?",
-    "Each bar is the words that choose an expert, of about 1,000 held-out words routed as one batch; what stands above "
-    "the dashed line, the expert's capacity, came too late, goes to no expert and passes as it is.",
+    "Each bar is the words routed to an expert, out of about 1,000 held-out words routed as one batch. What is above "
+    "the dashed line, the expert's capacity, came too late: it goes to no expert and passes through unchanged.",
     measure=expert_queues,
     draw=queues_of_experts,
 )
 DROP_RATES = Chart(
     "What keeps words from being dropped?",
-    "Each line is the share of a batch's words that were dropped while training went on: blue with the auxiliary loss "
-    "and orange without, by capacity factor; the wide grey line is the run on this page, and the dashed one what it "
-    "would drop if each word chose its expert by lot.",
+    "Each line is the share of a batch's words that were dropped during training: blue with the auxiliary loss and "
+    "orange without it, by capacity factor. The wide grey line is the run on this page, and the dashed line is what "
+    "it would drop if each word's expert were chosen at random.",
     measure=drop_rates,
     draw=drop_rate_lines,
 )
 DROPPED_BY_PLACE = Chart(
-    "Are the last words of a batch dropped most?",
-    "Each point is the share of dropped words of the sequence at this place in the batch; experts serve a batch in its "
-    "order, so where there is no room for all, the late ones are left out.",
+    "Are the last words of a batch dropped most often?",
+    "Each point is the share of dropped words in the sequence at this place in the batch. Experts serve a batch in "
+    "order, so if there are too many words, the late ones are dropped.",
     measure=dropped_by_place,
     draw=dropped_by_place_lines,
 )

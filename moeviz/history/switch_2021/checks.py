@@ -1,4 +1,4 @@
-"""Does a tiny Switch Transformer drop tokens, and keep from it, as its paper of 2021 says?"""
+"""Does a tiny Switch Transformer drop tokens, and learn not to, as its paper of 2021 says?"""
 
 import pandas as pd
 import torch
@@ -47,7 +47,7 @@ def against_the_twin(runs: pd.DataFrame) -> list[Claim]:
     ratios = switch.div(twin, level="seed").groupby("capacity_factor").max()
     return [
         Claim(
-            f"perplexity, Switch / dense twin of as many multiplications, capacity factor {factor:g}",
+            f"perplexity, Switch / dense twin with as many multiplications, capacity factor {factor:g}",
             float(ratio),
             NOT_PRINTED,
             "below 1",
@@ -60,7 +60,7 @@ def against_the_twin(runs: pd.DataFrame) -> list[Claim]:
 def uniform() -> Claim:
     """Eight experts, each as probable as the others and chosen as often."""
     loss = float(balancing_loss(torch.full((64, 8), 1 / 8), torch.arange(64) % 8))
-    return Claim("auxiliary loss / α where routing is uniform", loss, 1.0, "exactly", loss == 1)
+    return Claim("auxiliary loss / α if routing is uniform", loss, 1.0, "exactly", loss == 1)
 
 
 def _by_capacity(late: pd.Series) -> list[Claim]:
@@ -70,7 +70,7 @@ def _by_capacity(late: pd.Series) -> list[Claim]:
         table = late[weight].unstack("capacity_factor")
         for less, more in zip(table.columns, table.columns[1:], strict=False):
             change = float((table[more] - table[less]).max())
-            what = f"share of words dropped at capacity factor {more:g}, less that at {less:g}, aux weight {weight:g}"
+            what = f"share of words dropped at capacity factor {more:g}, minus that at {less:g}, aux weight {weight:g}"
             claims.append(Claim(what, change, NOT_PRINTED, "below 0", change < 0))
     return claims
 
@@ -96,7 +96,7 @@ def _without_loss(late: pd.Series) -> list[Claim]:
     rise = (alone - balanced).dropna().groupby("capacity_factor").min()
     return [
         Claim(
-            f"share of words dropped without the auxiliary loss, less that with it, capacity factor {factor:g}",
+            f"share of words dropped without the auxiliary loss, minus that with it, capacity factor {factor:g}",
             float(more),
             NOT_PRINTED,
             "above 0",

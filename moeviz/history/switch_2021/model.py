@@ -200,8 +200,11 @@ def _result(
 
 def _check(experts: int, capacity_factor: float, aux_weight: float, steps: int) -> None:
     if not 1 <= experts <= MOST_EXPERTS or steps < 1:
-        raise MoevizError(f"Got {experts} experts and {steps} steps; it takes 1 to {MOST_EXPERTS}, and 1 or more.")
+        raise MoevizError(
+            f"Got {experts} experts and {steps} steps; from 1 to {MOST_EXPERTS} experts and at least 1 step are needed."
+        )
     if not (0 < capacity_factor < math.inf and 0 <= aux_weight < math.inf):
         raise MoevizError(
-            f"Got capacity factor {capacity_factor} and aux weight {aux_weight}; it takes one above 0, and 0 or more."
+            f"Got the capacity factor {capacity_factor} and the aux weight {aux_weight}. Choose a factor above 0 and "
+            "a weight of at least 0."
         )

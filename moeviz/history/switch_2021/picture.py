@@ -28,9 +28,9 @@ def sweep(
 ) -> pd.DataFrame:
     """Train each kind of Switch Transformer, and the dense twin, from each of these seeds.
 
-    `settings` go to `train`. One row per run and ten steps. Columns: dense bool · capacity_factor, aux_weight float64
-    (NaN in the twin) · seed int64 · step int64 (the first of the ten, from 0) · dropped float64 (share of the words of
-    these steps) · perplexity float64 (of the run, when it was trained, on held-out words).
+    `settings` are passed to `train`. One row per run and ten steps. Columns: dense bool · capacity_factor, aux_weight
+    float64 (NaN in the twin) · seed int64 · step int64 (the first of the ten, from 0) · dropped float64 (share of the
+    words of these steps) · perplexity float64 (of the run, when it was trained, on held-out words).
 
     Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2; Table 1 has these capacity factors.
     """
@@ -49,20 +49,20 @@ def sweep(
 
 
 def shipped_sweep() -> pd.DataFrame:
-    """The sweep that ships, of 8 experts and the default settings. Columns: those of `sweep`."""
+    """The sweep that ships, with 8 experts and the default settings. Columns: those of `sweep`."""
     return pd.read_csv(SWEEP)
 
 
 def twin_perplexity(runs: pd.DataFrame) -> float:
-    """The dense twin's perplexity on held-out words, a mean over the seeds of a sweep."""
+    """The dense twin's perplexity on held-out words, the mean over the seeds of a sweep."""
     return float(runs.loc[runs["dense"]].groupby("seed")["perplexity"].first().mean())
 
 
 def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
-    """The share of words that are dropped while training goes on: of one run, beside a sweep over capacity factors.
+    """The share of words dropped during training: in one run, next to a sweep over capacity factors.
 
-    A word is dropped where the expert that it chose already has as many words of the batch as its capacity,
-    ⌈words / experts · capacity factor⌉. `by_lot` is the share that would be if each word drew its expert by lot.
+    A word is dropped if the expert chosen for it already has as many words of the batch as its capacity, ⌈words /
+    experts · capacity factor⌉. `by_lot` is the share that would be dropped if each word's expert were chosen at random.
     Lines of the sweep are means over its seeds.
 
     One row per line and ten steps. Columns: run str · capacity_factor, aux_weight float64 · step int64 (the first of
@@ -82,13 +82,13 @@ def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def expert_queues(result: Switch) -> pd.DataFrame:
-    """How many of about 1,000 held-out words each expert is asked to serve, and how many are over its capacity.
+    """How many of about 1,000 held-out words each expert is chosen for, and how many exceed its capacity.
 
-    The words are one group: capacity, ⌈words / experts · capacity factor⌉, is counted over all of them, and who
-    comes first is served first. Shares are of words, each of which chooses one expert, so they sum to 1.
+    The words are one group: capacity, ⌈words / experts · capacity factor⌉, is counted over all of them, first come,
+    first served. Shares are shares of words, each of which goes to one expert, so they sum to 1.
 
     One row per expert and fate. Columns: expert int16 · fate str (served or dropped) · words int64 · share float64 ·
-    capacity int64 (words) · even float64 (words, if all experts had as many).
+    capacity int64 (words) · even float64 (words, if all experts had the same number).
 
     Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2, figure 3 and equation 3.
     """
@@ -109,15 +109,15 @@ def expert_queues(result: Switch) -> pd.DataFrame:
 
 
 def dropped_by_place(result: Switch) -> pd.DataFrame:
-    """The share of words that are dropped by their sequence's place in the batch, early and late in training.
+    """The share of dropped words by their sequence's place in the batch, early and late in training.
 
-    Experts serve the words of a batch in its order, so those at its end find them full. Early are the first 20 steps,
-    late the last 50. The sequences of a batch are drawn at random: nothing but their place tells them apart.
+    Experts serve the words of a batch in order, so those at its end find the experts full. Early means the first 20
+    steps, late the last 50. The sequences of a batch are drawn at random: only their place tells them apart.
 
     One row per stage and sequence. Columns: stage str · sequence int64 (place in the batch, from 1) · dropped float64
     (share of the words at this place) · mean float64 (share of all words of the stage).
 
-    Source: the order is that of the paper's pseudo code (arXiv 2101.03961, appendix F); the picture is ours.
+    Source: the order is that of the paper's pseudocode (arXiv 2101.03961, appendix F); the chart is our own.
     """
     stages = {"first 20 steps": EARLY, "last 50 steps": LATE}
     frames = []
@@ -129,7 +129,7 @@ def dropped_by_place(result: Switch) -> pd.DataFrame:
 
 
 def dropped_by_lot(experts: int, capacity_factor: float, words: int = SEQUENCES * WORDS) -> float:
-    """The share of words that are dropped on average where each draws its expert by lot.
+    """The share of words dropped on average if each word's expert is chosen at random.
 
     E · E[max(0, n − C)] / words, n binomial with chance 1 / E, C the capacity.
 

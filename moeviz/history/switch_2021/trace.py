@@ -24,7 +24,7 @@ def trace_of(result: Switch) -> RoutingTrace:
     """
     settings, words, experts = result.settings, *result.logits.shape
     if settings["dense"]:
-        raise InvalidTrace("Got the dense twin, which has no router to record; train a Switch Transformer instead.")
+        raise InvalidTrace("Got the dense twin, which has no router to record. Train a Switch Transformer instead.")
     vocabulary = english().vocabulary
     texts = [vocabulary[word] for word in result.words]
     place = np.arange(words)
@@ -40,8 +40,10 @@ def trace_of(result: Switch) -> RoutingTrace:
             score_function="softmax",
             num_layers=2,
             dtype="float32",
-            caution=f"{result.dropped.sum()} of {words} words were dropped: capacity factor "
-            f"{settings['capacity_factor']:g}, counted over all of them.",
+            caution=(
+                f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
+                f"{settings['capacity_factor']:g}, and capacity is counted over all of them."
+            ),
         ),
         tokens=tokens.assign(label=pd.Series([_kind(text) for text in texts], dtype="str")),
         experts=served.astype(np.int16)[None, :, None],

@@ -1,4 +1,4 @@
-"""How large MoE systems have been since 1991. No topic, since a topic is about one trace."""
+"""How large MoE systems have been since 1991. Not a topic, since a topic is about one trace."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ LEAP = 1.5  # a system is named where it is so many times as large as any before
 def parameters_over_time(frame: pd.DataFrame) -> alt.LayerChart:
     """Total and active parameters of each system by its date. Columns: those of `timeline`.
 
-    Systems without a published total are left out. Named are those that are half as large again as any before them.
+    Systems without a published total are left out. Those at least half as large again as any before them are named.
     """
     sized = frame[frame["total"].notna()].sort_values("year", kind="stable")
     words = {f"{kind}_text": sized[kind].map(_or_unknown(written)) for kind in KINDS}
@@ -115,9 +115,10 @@ def _or_unknown(write: Callable[[float], str]) -> Callable[[float], str]:
 
 
 TIMELINE = Chart(
-    "How large have MoE systems been, and how much of one works at a time?",
-    "A circle is all of a system's parameters and the diamond below it those that one input runs through, on a "
-    "logarithmic axis; hollow marks are from memory, and a circle without a diamond has no published active count.",
+    "How large have MoE systems been, and how much of each works at a time?",
+    "A circle is all parameters of a system, and the diamond below it is the parameters that one input runs through, "
+    "on a logarithmic axis. Hollow marks are numbers from memory; a circle without a diamond has no published active "
+    "count.",
     measure=timeline,
     draw=parameters_over_time,
 )

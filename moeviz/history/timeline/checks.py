@@ -7,7 +7,7 @@ from moeviz.history.timeline.published_counts import UNITS, published_counts
 
 
 def claims(quick: bool = False) -> list[Claim]:
-    """Shazeer's nine and Switch's four. Where a paper leaves a size open, some reading must give the printed count."""
+    """Shazeer's nine and Switch's four. If a paper leaves a size open, some reading must give the printed count."""
     return [_claim(readings) for _, readings in published_counts().groupby("system", sort=False)]
 
 

@@ -1,4 +1,4 @@
-"""Parameter counts that papers printed, counted again from the sizes they printed beside them."""
+"""Parameter counts that papers print, counted again from the sizes that they print."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -105,10 +105,10 @@ def readings() -> dict[str, tuple[Callable[..., int], dict[str, object]]]:
 
 
 def published_counts() -> pd.DataFrame:
-    """Whether the counts that two papers printed follow from the sizes that they printed.
+    """Whether the parameter counts that two papers print follow from the sizes that they print.
 
-    A count agrees where ours, rounded to as many digits as the paper printed, is the printed one. Where a paper leaves
-    a size open or contradicts itself, there is a row for each reading.
+    A count agrees if ours, rounded to as many digits as the paper prints, is the printed one. If a paper leaves a size
+    open or contradicts itself, there is a row for each reading.
 
     One row per system and reading. Columns: system str · counted str (what the count includes) · ours int64 (exact
     parameters) · printed float64 (in `unit`) · unit str ("million", "billion") · agrees bool · remark str.

@@ -1,4 +1,4 @@
-"""The Mixture-of-Experts systems since 1991, with what was published of their size: a table that ships."""
+"""The Mixture-of-Experts systems since 1991, with what was published about their size: a table that ships."""
 
 from pathlib import Path
 
@@ -6,25 +6,24 @@ import numpy as np
 import pandas as pd
 
 TABLE = Path(__file__).with_name("timeline.csv")
-STATUS = ("read", "secondary", "memory")
 NUMBERS = ("total", "active", "experts", "top_k")
 
 
 def timeline() -> pd.DataFrame:
-    """The systems since 1991, in order of their dates, with their published sizes and where these come from.
+    """The systems since 1991, by date, with their published sizes and the sources.
 
     Active parameters are those that one input runs through, by each maker's own convention: makers differ on whether
-    embeddings count. Nothing is filled in: what no source says is missing.
+    embeddings count. Nothing is filled in: if no source gives a number, it is missing.
 
-    `status` says how the least checked number of the row was checked: "read" in the primary text, "secondary" in a
-    text that quotes it, "memory" not at all.
+    `status` says how the least checked number of the row was checked: "read" means in the primary text, "secondary" in
+    a text that quotes it, "memory" not at all.
 
-    One row per system. Columns: date str ("2017-01", or "1991" where no month is known) · year float64 (decimal; the
+    One row per system. Columns: date str ("2017-01", or "1991" if the month is not known) · year float64 (decimal; the
     middle of the month, or the year itself) · name, family str · total, active float64 (parameters) · experts float64
     (routed experts in one MoE layer) · top_k float64 (experts that one input runs through) · source, status str ·
-    remark str (what the numbers leave out, or on what sources disagree; may be empty). Missing numbers are NaN.
+    remark str (what the numbers leave out, or where the sources disagree; may be empty). Missing numbers are NaN.
 
-    Source: the papers and announcements that the column `source` names.
+    Source: the papers and announcements named in the column `source`.
     """
     frame = pd.read_csv(TABLE, dtype=dict.fromkeys(NUMBERS, np.float64) | {"date": "str"})
     frame["remark"] = frame["remark"].fillna("")

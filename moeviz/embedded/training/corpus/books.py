@@ -85,7 +85,7 @@ def bible(packages: Packages, source: str) -> Iterator[Document]:
         yield Document(source, f"chapter {book}:{chapter}", text)
 
 
-def sword_bible(packages: Packages, source: str = "sword-rv1909") -> Iterator[Document]:
+def sword_bible(packages: Packages) -> Iterator[Document]:
     """The Reina-Valera of 1909 from a SWORD module, a document about 4,000 characters.
 
     The module is a zText: a `.bzs` of (offset, size, inflated size) a block, and a `.bzz` of the blocks, deflated OSIS.
@@ -97,7 +97,7 @@ def sword_bible(packages: Packages, source: str = "sword-rv1909") -> Iterator[Do
         for number, (offset, size, _) in enumerate(struct.iter_unpack("<III", index)):
             text = _verses(zlib.decompress(blocks[offset : offset + size])) if size else ""
             for part, start in enumerate(range(0, len(text), BIBLE_PIECE)):
-                yield Document(source, f"{testament}#{number}.{part}", text[start : start + BIBLE_PIECE])
+                yield Document("sword-rv1909", f"{testament}#{number}.{part}", text[start : start + BIBLE_PIECE])
 
 
 def _verses(osis: bytes) -> str:

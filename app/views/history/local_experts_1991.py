@@ -1,0 +1,82 @@
+"""Adaptive mixtures of local experts, 1991: the experts divide the vowels among themselves."""
+
+from functools import partial
+
+import streamlit as st
+from moeviz_app.facts import figures
+from moeviz_app.show import heading, picture_and_words
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+
+from moeviz.charts import NAMED
+from moeviz.history.local_experts_1991.chart import DECISION_LINES
+from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, Mixture, train
+from moeviz.history.local_experts_1991.trace import trace_of
+from moeviz.history.shared.results import shipped
+from moeviz.history.shared.vowels import stand_in
+
+NAME = "local-experts"
+BY_LABEL = NAMED["label_load_heatmap"]
+EQUATIONS = r"""\begin{aligned}
+E_1 & = \left(d - \textstyle\sum_i p_i o_i\right)^2 \\
+E_2 & = \textstyle\sum_i p_i \left(d - o_i\right)^2 \\
+E_3 & = -\log \textstyle\sum_i p_i \exp\left(-\tfrac{1}{2}(d - o_i)^2\right)
+\end{aligned}"""
+
+
+def _controls() -> dict[str, object]:
+    experts = st.select_slider("Experts", (2, 4, 8), 4, key=f"{NAME} experts", persist_state="session", width=160)
+    meaning = "The three above, in their order: the mixture answers, one expert answers, a likelihood."
+    options = {"index": 2, "key": f"{NAME} error", "persist_state": "session", "width": 220, "help": meaning}
+    error = st.selectbox("Error function", list(ERRORS), **options)
+    return {"experts": experts, "error": error, "seed": seed_control(NAME)}
+
+
+def _show(result: Mixture) -> None:
+    data = stand_in()
+    st.text(f"The vowels are a {data.source}.")
+    ended = f"{result.epochs:,} epochs" if result.epochs is not None else f"not within {MAX_EPOCHS:,} epochs"
+    figures(
+        {
+            "Error 0.08 reached": (
+                ended,
+                "The paper stops at this average squared error on its training speakers.",
+            ),
+            "Experts left": (str(len(result.surviving)), "Experts that are given at least one training sample."),
+            "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
+            "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),
+        }
+    )
+    epoch = st.select_slider("Epoch", result.recorded, result.recorded[-1], lambda epoch: f"{epoch:,}")
+    heading(DECISION_LINES)
+    picture_and_words(DECISION_LINES, DECISION_LINES.measure(result, data, result.recorded.index(epoch)))
+    heading(BY_LABEL)
+    winners = trace_of(result, slots=1).select(layers=[epoch])
+    picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
+
+
+page = partial(
+    exhibit_page,
+    Exhibit(
+        name=NAME,
+        title="Local experts",
+        new=(
+            "1991: several small networks compete for the cases, and a gate learns which of them should answer. With "
+            "the third error function, the expert that fits a case best also learns it fastest, and so the experts "
+            "part ways. Of four or eight experts, two or three were left at the end (Jacobs, Jordan, Nowlan and "
+            "Hinton, *Neural Computation* 3, 79–87)."
+        ),
+        not_here=(
+            "That the third error function is the better one: all three end with two experts, and the third needs the "
+            "most epochs. That eight experts are faster than four. The paper does not print its step size, and the "
+            "number of epochs depends on it. The measured vowels do not ship with moeviz, so these are drawn from "
+            "their published averages."
+        ),
+        equation=EQUATIONS,
+        controls=_controls,
+        train=train,
+        shipped=partial(shipped, Mixture),
+        show=_show,
+        trace_of=trace_of,
+        common=(),
+    ),
+)

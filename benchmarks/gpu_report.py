@@ -1,0 +1,197 @@
+"""What moeviz does on the GPU of this machine, on one page: the GPU tests, and the kernels' benchmark.
+
+    python -m benchmarks.gpu_report [--output FILE] [--rounds N]        or: make gpu-report
+
+Runs `pytest -m gpu`, the kernels' own tests (on a GPU they run compiled), and `benchmarks.kernels`; then writes a page
+in Markdown. Exit code: 0 where all of it went well, 1 where a test or the benchmark failed (the page says which), 2
+without a CUDA GPU (nothing is run, and no page is written).
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+PAGE = Path(__file__).parent.parent / "docs" / "gpu-report.md"
+TESTS = ("-m gpu", "tests/test_kernels_router.py tests/test_kernels_experts.py")
+PACKAGES = ("moeviz", "torch", "triton", "transformers")
+FAILED, NO_GPU = 1, 2
+WITHOUT = (
+    "There is no CUDA GPU here, so nothing was run and no report was written. "
+    "Run `make gpu-report` on a machine that has one."
+)
+
+Result = dict[str, Any]  # of `benchmarks.kernels`: case, us (microseconds by way), floor_us
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of pytest came to."""
+
+    command: str
+    passed: int
+    failed: tuple[str, ...]  # names
+    skipped: int
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Something ran, and nothing failed."""
+        return bool(self.passed) and not self.failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run everything, write the page, and say how it went; see the module for the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="where the page goes")
+    parser.add_argument("--rounds", type=int, default=200, help="of the benchmark")
+    asked = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print(WITHOUT, file=sys.stderr)
+        return NO_GPU
+    with TemporaryDirectory() as folder:
+        tests = [tests_of(chosen, Path(folder) / "tests.xml") for chosen in TESTS]
+        measured = benchmark(asked.rounds, Path(folder) / "kernels.json")
+    asked.output.write_text(page(facts(), tests, measured))
+    print(f"Written to {asked.output}.")
+    return 0 if measured and all(run.good for run in tests) else FAILED
+
+
+def tests_of(chosen: str, report: Path) -> Outcome:
+    """Run these tests in a process of their own."""
+    command = f"python -m pytest {chosen}"
+    report.unlink(missing_ok=True)
+    subprocess.run([sys.executable, "-m", "pytest", *chosen.split(), f"--junitxml={report}"], check=False)
+    if not report.exists():
+        return Outcome(command, 0, ("pytest itself: it wrote no report",), 0, 0.0)
+    return read_report(command, report.read_text())
+
+
+def read_report(command: str, report: str) -> Outcome:
+    """Counts and names out of pytest's report in JUnit's XML."""
+    cases = list(ET.fromstring(report).iter("testcase"))
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    names = tuple(f"{case.get('classname')}.{case.get('name')}" for case in failed)
+    seconds = sum(float(case.get("time", 0)) for case in cases)
+    return Outcome(command, len(cases) - len(failed) - len(skipped), names, len(skipped), seconds)
+
+
+def benchmark(rounds: int, results: Path) -> dict[str, Any] | None:
+    """What `benchmarks.kernels` measures, in a process of its own; None where it failed."""
+    command = [sys.executable, "-m", "benchmarks.kernels", "--rounds", str(rounds), "--json", str(results)]
+    done = subprocess.run(command, check=False)
+    return json.loads(results.read_text()) if done.returncode == 0 else None
+
+
+def facts() -> dict[str, str]:
+    """The device, the versions and the date."""
+    device = torch.cuda.get_device_properties(0)
+    driver = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+    return {
+        "GPU": f"{device.name}, {device.total_memory / 1e9:.0f} GB, compute capability {device.major}.{device.minor}",
+        "driver": driver or "not known",
+        "CUDA of torch": str(torch.version.cuda),
+        **{package: version(package) for package in PACKAGES},
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        "commit": _said("git", "describe", "--always", "--dirty") or "not known",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _said(program: str, *arguments: str) -> str:
+    """What a program prints; nothing where it is not there or fails."""
+    if shutil.which(program) is None:
+        return ""
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def page(about: dict[str, str], tests: list[Outcome], measured: dict[str, Any] | None) -> str:
+    """The whole page in Markdown."""
+    parts = [
+        "# GPU report",
+        "Written by `make gpu-report`, which runs the tests that need a GPU and the kernels' benchmark on one machine.",
+        table(["", ""], [[name, value] for name, value in about.items()]),
+        "## Tests",
+        *tests_part(tests),
+        "## Speed",
+        *(speed_part(measured) if measured else ["**The benchmark failed**, so there are no times."]),
+        "## Commands",
+        "\n".join(f"    {line}" for line in (*(run.command for run in tests), "python -m benchmarks.kernels")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def tests_part(tests: list[Outcome]) -> list[str]:
+    """Passed, failed and skipped by command; and the names of what failed."""
+    rows = [
+        [f"`{run.command}`", str(run.passed), str(len(run.failed)), str(run.skipped), f"{run.seconds:.0f}"]
+        for run in tests
+    ]
+    said = [table(["command", "passed", "failed", "skipped", "seconds"], rows)]
+    if failed := [name for run in tests for name in run.failed]:
+        said.append("**Failed:**\n\n" + "\n".join(f"- `{name}`" for name in failed))
+    if any(not run.passed for run in tests):
+        said.append("**A command ran no test that passed.**")
+    return said
+
+
+def speed_part(measured: dict[str, Any]) -> list[str]:
+    """Times in microseconds, and what each is of ours."""
+    results: list[Result] = measured["results"]
+    routers = [result for result in results if result["case"].startswith("router")]
+    others = [result for result in results if not result["case"].startswith("router")]
+    return [
+        "Median times of one call in microseconds, each arm replayed as a CUDA graph, all arms in turn. In brackets: "
+        f"the time divided by plain, which is moeviz's kernel. A copy on this GPU moves {measured['copy'] / 1e12:.2f} "
+        "TB/s; floor is the time that this takes for the bytes that must be moved.",
+        "### What recording costs",
+        "The router without a record (plain), with one (traced), and plain once more (again): a difference as small as "
+        "that one is noise.",
+        times(routers, ["plain", "traced", "again"]),
+        "### The router beside other ways",
+        "plain + copies: the decision copied after the launch, as engines do. transformers: its own PyTorch code, and "
+        "the same through torch.compile. public structure: rounds of maximum and gather, as in public Triton routers.",
+        times(routers, ["plain", "plain + copies", "transformers", "torch.compile", "public structure"]),
+        "### Dispatch, experts and whole blocks",
+        times(others, ["plain", "torch.sort", "grouped_mm", "stock"]),
+        "### Goals",
+        measured["goals"],
+    ]
+
+
+def times(results: list[Result], ways: list[str]) -> str:
+    """A row a case: the time of each way, and in brackets its ratio to plain. A way without a time is left empty."""
+
+    def cell(result: Result, way: str) -> str:
+        found = result["us"].get(way)
+        if found is None:
+            return ""
+        return f"{found:.2f}" if way == "plain" else f"{found:.2f} ({found / result['us']['plain']:.2f})"
+
+    floors = [f"{result['floor_us']:.2f}" if "floor_us" in result else "" for result in results]
+    cells = [[cell(result, way) for way in ways] for result in results]
+    rows = [[result["case"], *row, floor] for result, row, floor in zip(results, cells, floors, strict=True)]
+    return table(["case", *ways, "floor"], rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What the site generates while it is built."""

@@ -1,0 +1,114 @@
+"""The gallery: every chart there is, drawn by running the code that stands beside it."""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from _ext import history_charts
+from _ext.docstrings import markdown_of
+from _ext.pictures import FOLDER, picture
+from moeviz.charts import TOPICS
+from moeviz.charts.chart import Chart
+from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.effect import EFFECT
+from moeviz.charts.overview import WHOLE_TRACE, described
+from moeviz.charts.routing_over_training import SATURATION
+from moeviz.report.plots import about, choices, part_of
+
+TRACES = '''\
+import moeviz
+from moeviz.embedded.routing_over_training import traces_over_training
+
+PROMPT = """The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.
+def total(prices):
+    return sum(prices)
+12 + 30 = 42
+"""
+model = moeviz.load_model()
+trace = moeviz.trace(model, PROMPT, max_new_tokens=24)
+*_, labelled = traces_over_training().values()  # 60 texts of 15 kinds: a trace that ships
+'''
+CHANGED = """\
+result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
+plain, changed = result.plain, result.changed
+"""
+LAYER, TOKEN = 3, 4
+OF_LABELS = "Specialization"  # the topic that is about a labelled trace
+BESIDE: Mapping[Chart, str] = {
+    WHOLE_TRACE: "labelled",
+    SATURATION: "traces_over_training()",
+    EFFECT: "result.effect",
+    **dict.fromkeys(COMPARISONS, "(plain, changed)"),
+}
+
+
+@cache
+def made() -> dict[str, Any]:
+    """The names that the example code makes, by running it."""
+    names: dict[str, Any] = {}
+    exec(TRACES + CHANGED, names)
+    return names
+
+
+def topics() -> str:
+    """All charts of one trace, topic by topic."""
+    return "\n\n".join([_code(TRACES), *(part for topic in TOPICS for part in _topic(topic))])
+
+
+def _topic(topic: str) -> Iterator[str]:
+    name = "labelled" if topic == OF_LABELS else "trace"
+    trace = made()[name]
+    chosen = choices(trace, LAYER, None, TOKEN)
+    yield f"## {topic}"
+    yield _code(call(name, topic))
+    for chart in TOPICS[topic]:
+        frame = chart.measure(part_of(trace, chart, chosen))
+        yield entry(chart, frame, about(trace, chart, chosen))
+
+
+def call(name: str, topic: str) -> str:
+    """The code that draws a topic: its method, by the topic's word, which for some is no name in Python."""
+    words = (topic.lower().replace("-", "_"), topic.lower())
+    word = next(word for word in words if word in dir(made()[name].plot))
+    method = f"{name}.plot.{word}" if word.isidentifier() else f'getattr({name}.plot, "{word}")'
+    return f"{method}(layer={LAYER}, token={TOKEN})" if topic == "Tokens" else f"{method}(layer={LAYER})"
+
+
+def beside() -> str:
+    """The charts of several traces, of a change, of a training, and of a long trace as a whole."""
+    parts = [_code(f"{TRACES}\n{CHANGED}")]
+    for chart, of in BESIDE.items():
+        frame = chart.measure(eval(of, made()))
+        parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
+    return "\n\n".join(parts)
+
+
+def view() -> str:
+    """`moeviz.view` of the example trace, in a frame: its page lies beside the pictures."""
+    (FOLDER / "pictures").mkdir(exist_ok=True)
+    made()["moeviz"].view(made()["trace"]).save(FOLDER / "pictures" / "view.html")
+    return '<iframe class="view" src="../pictures/view.html" title="Routing of the example trace"></iframe>'
+
+
+def history() -> str:
+    """The pictures of the systems that came before, drawn from the results that ship."""
+    parts = []
+    for heading, charts in history_charts.by_system():
+        parts += [f"## {heading}", *(entry(chart, frame) for chart, frame in charts)]
+    return "\n\n".join(parts)
+
+
+def entry(chart: Chart, frame: Any, part: str = "", of: str = "", level: str = "###") -> str:
+    """One chart: its question, its picture, how to read it, how it is computed, and where in the code."""
+    drawn = picture(chart.draw(frame), chart.key, f"{chart.question} {chart.reading}")
+    code = f"`{chart.measure.__module__}.{chart.measure.__name__}`, drawn by `{chart.draw.__name__}`"
+    what = f" of `{of}`" if of else ""
+    return (
+        f"{level} {chart.question}\n\n{drawn}\n\n{part}{chart.reading}\n\n"
+        f"<details><summary>How is this computed?</summary>\n\n{markdown_of(chart.method)}\n\n"
+        f"In the code: {code}{what}.\n\n</details>"
+    )
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text.rstrip()}\n```"

@@ -1,0 +1,96 @@
+"""Pages are Markdown with marks in them, which are filled in while the site is built.
+
+    <!-- generated: commands -->      what the function of that name in GENERATED gives
+    <!-- file: kernels/README.md -->  a file of the repository, so that it is written once
+    <!-- part: CONTRIBUTING.md -->    the same without its title, and with its headings one level down
+
+So a table is never copied by hand, and nothing of it can be out of date.
+"""
+
+import posixpath
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from _ext import gallery, reference, tables
+
+ROOT = Path(__file__).parents[2]
+MARK = re.compile(r"^<!-- (generated|file|part): ([\w./-]+) -->$", re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+HEADING = re.compile(r"^(#+ )", re.MULTILINE)
+TITLE = re.compile(r"\A# .*\n+")
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "architecture": tables.architecture,
+    "capture": reference.capture,
+    "charts": reference.charts,
+    "commands": reference.commands,
+    "families": tables.families,
+    "formats": reference.formats,
+    "front-door": reference.front_door,
+    "gallery": gallery.topics,
+    "gallery-beside": gallery.beside,
+    "gallery-history": gallery.history,
+    "glossary": tables.glossary,
+    "how-to": partial(tables.contents, "how-to", "How to"),
+    "kernels": reference.kernels,
+    "known-models": tables.known_models,
+    "menu": tables.menu,
+    "metrics": reference.metrics,
+    "middle": reference.middle,
+    "report": reference.report,
+    "screenshot": tables.screenshot,
+    "settings": tables.settings,
+    "streamlit": tables.streamlit,
+    "suffixes": tables.suffixes,
+    "systems": tables.systems,
+    "topics": tables.topics,
+    "tutorials": partial(tables.contents, "tutorials", "Tutorials"),
+    "view": gallery.view,
+    "ways": tables.ways,
+}
+# Files that are pages of the site: a link to one leads to the page.
+SITE = {
+    "CHANGELOG.md": "/changelog.md",
+    "CONTRIBUTING.md": "/developing.md",
+    "README.md": "/index.md",
+    "kernels/README.md": "/background/kernels.md",
+    "moeviz/embedded/MODEL_CARD.md": "/background/model-card.md",
+    "moeviz/embedded/EVALUATION.md": "/background/evaluation.md",
+}
+
+
+def filled(text: str) -> str:
+    """A page with its marks filled in. Raises `KeyError` for a mark that names nothing."""
+    return MARK.sub(_filling, text)
+
+
+def _filling(mark: re.Match) -> str:
+    kind, name = mark.groups()
+    if kind == "generated":
+        return GENERATED[name]()
+    return file(name) if kind == "file" else _lowered(TITLE.sub("", file(name)))
+
+
+def _lowered(text: str) -> str:
+    """Headings one level down; what looks like one in a block of code stays."""
+    parts = text.split("```")
+    return "```".join(HEADING.sub(r"#\1", part) if number % 2 == 0 else part for number, part in enumerate(parts))
+
+
+def file(path: str) -> str:
+    """A Markdown file of the repository. Its links lead to pages of the site, or become the path of what they name."""
+    return LINK.sub(partial(_link, posixpath.dirname(path)), (ROOT / path).read_text(encoding="utf-8"))
+
+
+def _link(folder: str, found: re.Match) -> str:
+    words, target, anchor = found[1], found[2], found[3] or ""
+    if "://" in target or target.startswith("mailto:"):
+        return found[0]
+    there = posixpath.normpath(posixpath.join(folder, target))
+    if there in SITE:
+        return f"[{words}]({SITE[there]}{anchor})"
+    if there.startswith("docs/") and there.endswith(".md"):
+        return f"[{words}](/{there.removeprefix('docs/')}{anchor})"
+    return f"`{there}`" if words.strip("`") in there else f"{words} (`{there}`)"

@@ -1,0 +1,62 @@
+"""Charts as SVG files: in light and dark, for a wide and for a narrow page. Drawn by vl-convert, without a network."""
+
+import html
+import re
+from pathlib import Path
+
+import altair as alt
+import vl_convert
+
+from moeviz.report.plots import with_data_inside
+
+FOLDER = Path(__file__).parents[2] / "build" / "docs-pictures"  # Sphinx copies what is in it beside the pages
+WIDTHS = {"": 720, "-narrow": 340}  # pixels
+TEXT, LINES, GRID = "#1c2030", "#8d8f96", "#e0dfd9"  # on a light page
+ON_DARK = {TEXT: "#e9e8e3", LINES: "#7c7f8a", GRID: "#33363f"}
+AXIS = {"labelColor": TEXT, "titleColor": TEXT, "domainColor": LINES, "tickColor": LINES, "gridColor": GRID}
+CONFIG = {
+    "aria": False,
+    "background": None,
+    "view": {"stroke": GRID},
+    "axis": AXIS,
+    "legend": {"labelColor": TEXT, "titleColor": TEXT},
+    "header": {"labelColor": TEXT, "titleColor": TEXT},
+    "title": {"color": TEXT, "subtitleColor": TEXT},
+    "text": {"color": TEXT},
+}
+SIZE = re.compile(r'width="[\d.]+" height="[\d.]+"')
+VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+FOLDER.mkdir(parents=True, exist_ok=True)
+
+
+def picture(chart: alt.Chart | alt.LayerChart, key: str, alternative: str) -> str:
+    """The HTML that shows a chart, whose files are written beside the pages; `alternative` for who sees none.
+
+    It is for a page in a folder of the site: the files are one level up.
+    """
+    spec = with_data_inside(chart).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
+    folder = FOLDER / "pictures"
+    folder.mkdir(exist_ok=True)
+    sizes = {}
+    for suffix, width in WIDTHS.items():
+        drawn = _svg(spec | {"width": width})
+        sizes[suffix] = SIZE.search(drawn)[0]
+        (folder / f"{key}{suffix}.svg").write_text(drawn, encoding="utf-8")
+        for light, dark in ON_DARK.items():
+            drawn = drawn.replace(f'"{light}"', f'"{dark}"')
+        (folder / f"{key}{suffix}-dark.svg").write_text(drawn, encoding="utf-8")
+    return f'<div class="chart">{"".join(_shown(key, theme, alternative, sizes) for theme in ("", "-dark"))}</div>'
+
+
+def _svg(spec: dict) -> str:
+    return vl_convert.vegalite_to_svg(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
+
+
+def _shown(key: str, theme: str, alternative: str, sizes: dict[str, str]) -> str:
+    """With its size, so that nothing moves when it is loaded."""
+    return (
+        f'<picture class="only-{"dark" if theme else "light"}"><source media="(max-width: 640px)" '
+        f'srcset="../pictures/{key}-narrow{theme}.svg" {sizes["-narrow"]}><img src="../pictures/{key}{theme}.svg" '
+        f'{sizes[""]} alt="{html.escape(alternative)}" loading="lazy"></picture>'
+    )

@@ -1,0 +1,163 @@
+"""Tables of the site, each from the table in the code that it is about."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from _ext.charts_need import needs
+from _ext.words import MORE
+
+ROOT = Path(__file__).parents[2]
+READERS = ("student", "researcher", "serving-engineer", "trainer")  # the order of their tutorials
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    r"""A table in Markdown.
+
+    >>> table(["a", "b"], [(1, "x|y")])
+    '| a | b |\n| --- | --- |\n| 1 | x\\|y |'
+    """
+    lines = [head, ["---"] * len(head), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def contents(folder: str, caption: str) -> str:
+    """A table of contents of the pages in a folder; nothing where it has none."""
+    names = [page.stem for page in (ROOT / "docs" / folder).glob("*.md")]
+    names.sort(key=lambda name: (READERS.index(name) if name in READERS else len(READERS), name))
+    lines = "\n".join(f"{folder}/{name}" for name in names)
+    return f"```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{lines}\n```" if names else ""
+
+
+def screenshot() -> str:
+    """The app's first page in light and dark, where the pictures of the README are there."""
+    shown = []
+    for theme in ("light", "dark"):
+        if (ROOT / f"docs/pictures/first-page-{theme}.png").exists():
+            words = "The app: a prompt, its tokens in the colours of their experts, and a picture of all layers"
+            shown.append(f"```{{image}} /pictures/first-page-{theme}.png\n:class: only-{theme}\n:alt: {words}\n```")
+    return "\n\n".join(shown)
+
+
+def families() -> str:
+    """How moeviz reads each architecture of transformers."""
+    from moeviz.capture.routers.families import families as read
+
+    frame = read().drop(columns="exact")
+    return table([*frame], frame.to_numpy().tolist())
+
+
+def known_models() -> str:
+    """Our counts of well-known models, beside what their makers say."""
+    from moeviz.capture.models.known_counts import known_counts
+
+    head = ("model", "total", "published", "active", "published", "active, counted", "remark")
+    rows = known_counts().itertuples(index=False)
+    return table(head, (_counted(row) for row in rows))
+
+
+def _counted(row) -> tuple[str, ...]:
+    figures = (row.total, row.published_total, row.active, row.published_active)
+    return (
+        row.model,
+        *("" if figure != figure else f"{figure:.4g} B" for figure in figures),
+        row.convention,
+        row.remark,
+    )
+
+
+def ways() -> str:
+    """Every way of running that is held against a plain forward, and on which families."""
+    from moeviz.capture.survey.modes import EQUAL, FAMILIES, REFUSED, WAYS
+
+    said = {"router bypassed": f"{REFUSED}, with a sentence"}
+    said |= dict.fromkeys(("int8", "int4"), f"{EQUAL}, where torchao is installed")
+    rows = [(way, said.get(way, EQUAL)) for way in WAYS]
+    return f"{table(('way of running', 'the trace, on each of the families'), rows)}\n\nThe families: " + (
+        ", ".join(f"`{family}`" for family in FAMILIES) + "."
+    )
+
+
+def topics() -> str:
+    """Every chart of a trace: its question, how it is read, what it needs."""
+    from moeviz.charts import TOPICS
+
+    parts = []
+    for topic, charts in TOPICS.items():
+        rows = [
+            (f"[{chart.question}](/gallery/charts.md#{anchor(chart.question)})", chart.reading, needs(chart))
+            for chart in charts
+        ]
+        parts += [f"## {topic}", table(("question", "how to read the answer", "needs"), rows)]
+    return "\n\n".join(parts)
+
+
+def anchor(heading: str) -> str:
+    """The anchor that MyST gives a heading, which is GitHub's.
+
+    >>> anchor("How few experts do most of the work?")
+    'how-few-experts-do-most-of-the-work'
+    """
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def menu() -> str:
+    """The pages of the app, in the groups of its menu."""
+    from moeviz_app.views.menu import MENU
+
+    return table(("group", "pages"), ((group or "first", ", ".join(pages)) for group, pages in MENU.items()))
+
+
+def systems() -> str:
+    """The systems of the history that can be trained."""
+    from moeviz.history.systems import SYSTEMS
+
+    rows = ((row.year, row.title, f"`{name}`", row.what) for name, row in SYSTEMS.items())
+    return table(("year", "page of the app", "name", "what it is"), rows)
+
+
+def suffixes() -> str:
+    """The file formats: how each is called, and whether it is read back."""
+    from moeviz.formats.exports import EXPORTS
+
+    rows = ((f"`{row.suffix}`", row.label, f"`{row.mime}`", "yes" if row.read else "no") for row in EXPORTS)
+    return table(("suffix", "button in the app", "media type", "read back"), rows)
+
+
+def settings() -> str:
+    """The table in the docstring of `app/settings.py`, with each meaning in one line."""
+    docstring = ast.get_docstring(ast.parse((ROOT / "app/settings.py").read_text(encoding="utf-8"))) or ""
+    rows: list[list[str]] = []
+    for line in re.findall(r"^\|(.*)\|$", docstring, re.MULTILINE):
+        cells = [cell.strip() for cell in line.split("|")]
+        if cells[0] or not rows:
+            rows.append(cells)
+        else:  # the meaning goes on
+            rows[-1][-1] += f" {cells[-1]}"
+    return table(rows[0], [(f"`{name}`", *rest) for name, *rest in rows[2:]])
+
+
+def streamlit() -> str:
+    """The file that says how Streamlit serves the app."""
+    return f"```toml\n{(ROOT / 'app/.streamlit/config.toml').read_text(encoding='utf-8').rstrip()}\n```"
+
+
+def architecture() -> str:
+    """The rooms of the house and their arrows, as `python tests/house.py` prints them."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        import house
+    finally:
+        sys.path.pop(0)
+    return f"```text\n{house.report(ROOT)}\n```"
+
+
+def glossary() -> str:
+    """The words of the field: those of the app's charts, and more."""
+    from moeviz_app.glossary import GLOSSARY
+
+    words = MORE | GLOSSARY
+    lines = [f"{word}\n  {words[word][0].upper()}{words[word][1:]}" for word in sorted(words, key=str.lower)]
+    return "```{glossary}\n" + "\n\n".join(lines) + "\n```"

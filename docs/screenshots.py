@@ -1,0 +1,99 @@
+"""The pictures of the README and of the tutorials: real screenshots of the app, made anew by one command.
+
+    python -m docs.screenshots [NAME …]        all of them, or those named; into docs/pictures/
+
+Each is an address of the app, which repeats a view, opened in Chromium in a window of a given size. Their colours are
+reduced to 256, which nobody sees and which makes a third of the bytes. Look at them before you commit them.
+"""
+
+import sys
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlencode
+
+from moeviz_app.views.run import EXAMPLES
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.browser import Server, chromium, served
+
+FOLDER = Path(__file__).parent / "pictures"
+DRAWN = ".stVegaLiteChart canvas"
+TO_THE_TOP = "element => { element.style.scrollMarginTop = '2.5rem'; element.scrollIntoView(); }"  # below the menu
+WIDTH = 1100  # of a window in CSS pixels: three columns of the first page fit, and a README is not much wider
+
+
+@dataclass(frozen=True, slots=True)
+class Screenshot:
+    """A page of the app, what is asked of it, and how much of it is seen."""
+
+    name: str
+    page: str  # as in the address; "" is the first one
+    asked: dict[str, str | int]
+    height: int
+    top: str = ""  # the element that the picture begins with; "": the top of the page
+    press: str = ""  # a button to press first
+    scheme: Literal["light", "dark"] = "light"
+
+
+FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 3, "token": 4}
+SCREENSHOTS = (
+    Screenshot("first-page-light", "", FIRST_PAGE, 890, top="hr"),
+    Screenshot("first-page-dark", "", FIRST_PAGE, 890, top="hr", scheme="dark"),
+    Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press="Read it both ways"),
+    Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 700),
+    Screenshot("routing-over-training", "routing-over-training", {}, 620),
+)
+
+
+def main(names: list[str]) -> None:
+    """Take the screenshots of these names; of none: all."""
+    unknown = set(names) - {shot.name for shot in SCREENSHOTS}
+    if unknown:
+        sys.exit(f"There is no screenshot {', '.join(unknown)}; there are {', '.join(s.name for s in SCREENSHOTS)}.")
+    FOLDER.mkdir(exist_ok=True)
+    with served() as server, sync_playwright() as playwright:
+        browser = chromium(playwright)
+        for shot in SCREENSHOTS:
+            if not names or shot.name in names:
+                FOLDER.joinpath(f"{shot.name}.png").write_bytes(small(taken(shot, server, browser)))
+        browser.close()
+
+
+def taken(shot: Screenshot, server: Server, browser: Browser) -> bytes:
+    """The PNG of one page, once all of it is drawn."""
+    size = {"width": WIDTH, "height": shot.height}
+    page = browser.new_page(viewport=size, color_scheme=shot.scheme, device_scale_factor=1.25)
+    page.set_default_timeout(60_000)  # the first page also loads the model
+    page.goto(f"{server.url}/{shot.page}?{urlencode(shot.asked)}")
+    if shot.press:
+        page.get_by_role("button", name=shot.press).click()
+    wait(page)
+    if shot.top:
+        page.locator(shot.top).first.evaluate(TO_THE_TOP)
+    page.mouse.move(0, 0)
+    png = page.screenshot(animations="disabled", caret="hide")
+    page.close()
+    return png
+
+
+def wait(page: Page) -> None:
+    """Until the script has ended and a chart is there; then until nothing comes any more."""
+    expect(page.locator(DRAWN).first).to_be_visible()
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    page.wait_for_load_state("networkidle")
+    page.wait_for_function("() => document.fonts.status === 'loaded'")
+    page.wait_for_timeout(1_000)  # charts settle into the width of their page
+
+
+def small(png: bytes) -> bytes:
+    """The same picture with 256 colours of its own."""
+    made = BytesIO()
+    Image.open(BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+    return made.getvalue()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,65 @@
+"""Private names of transformers and accelerate, all of them, for what replaces routers and experts.
+
+Kernels and interventions put other functions in the place of a model's own, which no public hook allows. Whatever they
+need from inside those libraries is here, so that a release that renames it breaks this file alone, and
+`make test-versions` says so. Plain listening does not import it: it rests on public hooks.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
+
+from moeviz.capture.models.replaced import replaced
+
+
+def own_place(module: nn.Module) -> str:
+    """Where a module's forward stands: accelerate puts its own before it, and keeps the model's."""
+    return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
+
+
+def own_forward(module: nn.Module) -> Callable:
+    """The forward of the model's own code."""
+    return getattr(module, own_place(module))
+
+
+def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager[None]:
+    """Put another forward in the place of the module's own."""
+    return replaced(module, own_place(module), forward)
+
+
+def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
+    """The experts that look their implementation up in transformers' registry."""
+    return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+
+
+def is_expert_parallel(experts: nn.Module) -> bool:
+    """Whether experts are spread over devices by expert."""
+    return experts._is_expert_parallel
+
+
+def has_own_gate(experts: nn.Module) -> bool:
+    """Whether experts combine gate and up in their own way, such as one that clamps."""
+    return type(experts)._apply_gate is not _default_apply_gate
+
+
+def apply_gate(experts: nn.Module) -> Callable:
+    """How experts combine gate and up."""
+    return experts._apply_gate
+
+
+def with_experts(config: object, implementation: str) -> AbstractContextManager[None]:
+    """Let the experts of a model with this config run by that implementation of the registry."""
+    return replaced(config, "_experts_implementation_internal", implementation)
+
+
+def register_experts(name: str, forward: Callable) -> None:
+    """Add an implementation to the registry."""
+    ALL_EXPERTS_FUNCTIONS.register(name, forward)
+
+
+def experts_implementation(name: str) -> Callable:
+    """One of transformers' own implementations."""
+    return ALL_EXPERTS_FUNCTIONS[name]

@@ -1,0 +1,135 @@
+"""The ways in which a job is run and its routers are recorded: by listening, or by moeviz's kernels.
+
+Each is a context manager: inside the block the model may run, and what it yields gives the recording so far. Plain
+listening imports nothing that replaces a part of the model.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from moeviz.capture.change.kinds import Intervention
+from moeviz.capture.models.compiled import uncompiled
+from moeviz.capture.record.listen import Recording, hearing, reading
+from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.run.decoding import Decoding, Sampling, expected_rows
+from moeviz.capture.run.prompts import Run
+from moeviz.errors import CaptureError
+
+if TYPE_CHECKING:
+    from moeviz.capture.record.probe import Probe
+
+Kernels = bool | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `trace` and `stream` were asked for."""
+
+    run: Run
+    max_new_tokens: int
+    sampling: Sampling
+    decoding: Decoding
+    kernels: Kernels
+    intervention: Intervention | None
+    keep_logits: bool
+    site: str | None
+
+
+class NotByKernels(Exception):
+    """The kernels cannot run this job, for the reason that it says in a sentence."""
+
+
+def wants_kernels(job: Job) -> bool:
+    """Whether the kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
+    if isinstance(job.kernels, bool):
+        return job.kernels
+    if job.kernels != "auto":
+        raise CaptureError(f'kernels is {job.kernels!r}; it can be True, False or "auto".')
+    if job.run.model.device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from moeviz.capture.routers.router_families import FAMILIES
+
+    return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.site))
+
+
+@contextmanager
+def by_listening(job: Job) -> Iterator[Callable[[], Recording]]:
+    """The model's own routers, and hooks that keep what they return."""
+    model = job.run.model
+    with uncompiled(model), _changed(job), hearing(model, job.keep_logits, job.site) as recording:
+        yield lambda: recording
+
+
+@contextmanager
+def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
+    """Our kernels in the place of the routers, recording as they decide; under an intervention hooks record.
+
+    Raises `NotByKernels` where a router does not decide as they do, and `CaptureError` where they were asked for by
+    name and cannot record the model at all.
+    """
+    from moeviz.capture.record.probe import Differs
+
+    with uncompiled(job.run.model):
+        found = _probed(job)
+        way = _kernels_record if job.intervention is None else _kernels_decide
+        try:
+            with way(job, found) as so_far:
+                yield so_far
+        except Differs as difference:
+            raise NotByKernels(f"On this text {difference}.") from difference
+
+
+@contextmanager
+def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
+    from moeviz.capture.record.fused import fusing, how, recorded
+
+    model, site = job.run.model, found.routers[0].router.site
+    read: list[Tensor] = []
+    rows = expected_rows(job.run.batch, job.max_new_tokens, job.decoding)
+    with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read):
+        yield lambda: recorded(record, read, job.keep_logits, how(model, found))
+
+
+@contextmanager
+def _kernels_decide(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
+    """What the intervention makes of their decisions is what counts, and hooks hear that."""
+    from moeviz.capture.record.fused import deciding, how
+
+    model = job.run.model
+    hooks = hearing(model, job.keep_logits, job.site)
+    with deciding(model, found), _changed(job, found), hooks as recording:
+        yield lambda: replace(recording, by=how(model, found))
+
+
+def _probed(job: Job) -> "Probe":
+    """What the kernels can run of a model; or `NotByKernels`."""
+    from moeviz.capture.record.fused import tell
+    from moeviz.capture.record.probe import probe
+
+    try:
+        found = probe(job.run.model, job.site)
+    except CaptureError as error:
+        if job.kernels is True:
+            raise
+        raise NotByKernels(str(error)) from error
+    if all(router.trouble for router in found.routers):
+        raise NotByKernels(f"moeviz's kernels run none of these routers: {found.routers[0].trouble}.")
+    tell(found)
+    return found
+
+
+def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[None]:
+    """The block in which routers decide what the job's intervention makes of their decisions."""
+    if job.intervention is None:
+        return nullcontext()
+    from moeviz.capture.change.apply import check_can_change, intervening
+    from moeviz.capture.record.probe import probe
+
+    check_can_change(job.run)
+    found = found or probe(job.run.model, job.site)
+    return intervening(job.run, found.routers, job.intervention, job.max_new_tokens)

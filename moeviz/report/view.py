@@ -1,0 +1,194 @@
+"""A trace to click through, as one piece of HTML: the strip of its tokens and the map of token by layer, linked.
+
+It needs no server and fetches nothing: Vega, which draws the map, travels in it (packed, 0.4 MB), and its
+Content-Security-Policy forbids the rest. Token texts and names are a stranger's: in it they are packed data that
+`view.js` puts into text nodes, or escaped.
+"""
+
+import gzip
+import json
+from base64 import b64encode
+from functools import cache, cached_property
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from moeviz.charts import theme
+from moeviz.charts.linked_grid import LINKED, map_height
+from moeviz.errors import MoevizError
+from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
+from moeviz.report.notebook import caution, layer_word, safe
+from moeviz.report.plots import with_data_inside
+from moeviz.routing_trace import RoutingTrace
+
+HERE = Path(__file__).parent
+MAX_CELLS = 16_384  # of more, a browser needs seconds for the first picture
+MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing
+LONGEST = 300  # characters of a token
+AROUND, LINE = 170, 30  # pixels of all but the strip and the map, and of a line of the strip
+MOST_LINES, LETTERS_A_LINE = 6, 120  # of the strip in a notebook
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+TOO_OLD = "This view is drawn by JavaScript, in browsers from 2023 on."
+
+
+class View:
+    """A trace as a page to click through: shown by a notebook, or saved as a file that any browser opens.
+
+    Raises `MoevizError` for a trace without tokens, for one that is too large to draw, and where vl-convert-python,
+    which brings Vega, is not installed.
+
+        >>> from moeviz.samples import sample_trace
+        >>> View(sample_trace(tokens=20))
+        <View of 20 tokens through 'sample': open it in a notebook, or .save("view.html")>
+    """
+
+    def __init__(self, trace: RoutingTrace) -> None:
+        _check(trace)
+        self.trace = trace
+
+    def __repr__(self) -> str:
+        what = f"{_number(len(self.trace.tokens), 'token')} through {visible(self.trace.model.name)!r}"
+        return f'<View of {what}: open it in a notebook, or .save("view.html")>'
+
+    @cached_property
+    def html(self) -> str:
+        """The whole page. It needs nothing but a browser."""
+        return _page(self.trace)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to a file, and return its path."""
+        path = Path(path)
+        path.write_text(self.html, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        """The page in a frame: some notebooks run no script of an output itself, and none may touch its styles."""
+        name = f"Routing of {visible(self.trace.model.name)}"
+        return (
+            f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" title="{escape(name)}" '
+            f'style="width: 100%; height: {_height(self.trace)}px; border: 0"></iframe>'
+        )
+
+
+def _check(trace: RoutingTrace) -> None:
+    layers, tokens = len(trace.model.layers), len(trace.tokens)
+    most = max(1, min(theme.MAX_TOKENS, MAX_CELLS // layers))
+    if not tokens:
+        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
+    if tokens > most:
+        raise MoevizError(
+            f"A view shows {most} tokens at most where a model has {layers} MoE layers, and this trace has {tokens:,}. "
+            f"Choose a stretch of it: moeviz.view(trace.select(tokens=slice(0, {most})))."
+        )
+    if find_spec("vl_convert") is None:
+        raise MoevizError('A view needs vl-convert-python, which brings Vega: `pip install "moeviz[notebook]"`.')
+
+
+def _height(trace: RoutingTrace) -> int:
+    """Pixels of a frame that holds the page, which no script may ask it. The strip has what is left, and scrolls."""
+    text, tokens = trace.tokens["text"], len(trace.tokens)
+    letters, breaks = int(text.str.len().sum()) + 3 * tokens, int(text.str.count("\n").sum())
+    lines = min(MOST_LINES, -(-letters // LETTERS_A_LINE) + breaks) + bool(trace.model.caution)
+    return AROUND + LINE * lines + map_height(len(trace.model.layers), tokens)
+
+
+def _page(trace: RoutingTrace) -> str:
+    name = safe(trace.model.name)
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Routing of {name}</title><style>{_file('view.css')}</style></head><body>",
+        f"<header><h1>{name}</h1> <span>{safe(_facts(trace))}</span>{caution(trace)}</header>",
+        f'<main aria-busy="true"><p class="waiting">{TOO_OLD}</p></main>',
+        f"<footer>{LINKED.reading}</footer>",
+        f'<script type="text/plain" id="vega">{_vega()}</script>',
+        f'<script type="text/plain" id="data">{_packed(json.dumps(_data(trace)))}</script>',
+        f'<script type="module">{_file("view.js")}</script></body></html>\n',
+    ]
+    return "\n".join(parts)
+
+
+def _facts(trace: RoutingTrace) -> str:
+    model = trace.model
+    counts = sorted({min(model.num_experts), max(model.num_experts)})
+    layers = _number(len(model.layers), f"MoE {layer_word(model)}")
+    return (
+        f"{_number(len(trace.tokens), 'token')} · {layers} · top-{model.top_k} of {'–'.join(map(str, counts))} experts"
+    )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _data(trace: RoutingTrace) -> dict[str, Any]:
+    """What `view.js` knows of the trace. Layers and tokens go by their places; -1 is no expert."""
+    model, weights = trace.model, trace.weights
+    first = trace.experts[..., 0]
+    focus = [theme.focus(experts) for experts in first]
+    return {
+        "chart": _chart(trace),
+        "tokens": _tokens(trace),
+        "layers": list(model.layers),
+        "word": layer_word(model),
+        "experts": trace.experts.tolist(),
+        "weights": None if weights is None else weights.astype(float).round(3).tolist(),
+        "colours": [theme.expert_colours(count, own) for count, own in zip(model.num_experts, focus, strict=True)],
+        "focus": focus,
+        "other": theme.OTHER,
+    }
+
+
+def _chart(trace: RoutingTrace) -> dict[str, Any]:
+    chart: alt.LayerChart = LINKED.draw(LINKED.measure(trace))
+    return with_data_inside(chart).to_dict()
+
+
+def _tokens(trace: RoutingTrace) -> list[dict[str, Any]]:
+    tokens = trace.tokens[["text", "position", "phase"]].astype({"phase": "str"}).assign(mark=_marks(trace))
+    return [
+        row
+        | {
+            "text": visible(row["text"][:LONGEST]) + "…" * (len(row["text"]) > LONGEST),
+            "part": PART_OF_CHARACTER.fullmatch(row["text"]) is not None,
+            "breaks": min(row["text"].count("\n"), MOST_LINE_BREAKS),
+        }
+        for row in tokens.to_dict("records")
+    ]
+
+
+def _marks(trace: RoutingTrace) -> list[str]:
+    """What stands before each token: where the next of several texts begins, or what was generated; mostly nothing."""
+    sequence, phase = trace.tokens["sequence"], trace.tokens["phase"].astype("str")
+    begins = sequence != sequence.shift()
+    generated = (phase == "generated") & (begins | (phase.shift() == "prompt"))
+    texts = [f"text {number + 1}" if sequence.nunique() > 1 else "" for number in sequence]
+    return [
+        text if first and text else "generated" if now else ""
+        for text, first, now in zip(texts, begins, generated, strict=True)
+    ]
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed, packed."""
+    import vl_convert
+
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return _packed(vl_convert.javascript_bundle(vl_version=version))
+
+
+def _packed(text: str) -> str:
+    """Compressed, and in letters that no page and no attribute takes for its own."""
+    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _file(name: str) -> str:
+    return (HERE / name).read_text("utf-8")
