@@ -4,9 +4,6 @@ import os
 
 import torch
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are imported, so it is set first
 
@@ -19,6 +16,8 @@ from playwright.sync_api import sync_playwright
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
+torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 LONG = ("browser", "training", "survey", "package", "docs")
 
 
