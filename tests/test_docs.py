@@ -30,9 +30,8 @@ MODULES = [
     *(m.name for m in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if not m.name.endswith("__main__")),
 ]
 EXTENSIONS = [f"_ext.{module.name}" for module in pkgutil.iter_modules([str(DOCS / "_ext")])]
-# The pages, but for those that test_readme.py runs; and the examples of `--help`, which the reference shows.
-FILES = sorted(path for path in DOCS.rglob("*.md") if path.parent.name not in ("tutorials", "how-to"))
-TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+# What is written in the pages' own words, and the examples of `--help`, which the reference shows.
+TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 TEXTS["moeviz --help"] = reference.commands()
 SHELL = ("", "console", "sh", "bash", "shell")
 ELSEWHERE = ("tutorials/", "how-to/")  # run in tests/test_readme.py, where what they print is looked at too
