@@ -28,7 +28,7 @@ SYSTEMS = {row.name: row for row in EXHIBITS.values() if row.trains}
 
 
 def part(name: str, file: str) -> ModuleType:
-    """One file of a system's folder: its `model`, `trace`, `picture`, `chart` or `checks`.
+    """One file of a system's folder: its `model`, `trace`, `picture`, `chart`, `shown` or `checks`.
 
     Raises `MoevizError` where there is no system of that name to train.
     """

@@ -8,8 +8,8 @@ class System:
     """One system of the gallery: a row in the file `system.py` of its folder.
 
     In the same folder, `model` has `train(seed=…, watch=…, …)`, whose defaults are the settings that ship; `trace`
-    makes a trace of the result, `picture` the numbers of its paper's picture, `chart` draws them, and `checks` holds
-    what its paper claims.
+    makes a trace of the result, `picture` the numbers of its paper's picture, `chart` draws them, `shown` has each
+    chart with what it is drawn from, and `checks` holds what its paper claims.
     """
 
     name: str  # on the command line

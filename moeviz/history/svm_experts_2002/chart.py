@@ -93,6 +93,16 @@ def error_lines(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(chart, theme.MEDIUM)
 
 
+def soft_error_lines(frame: pd.DataFrame) -> alt.Chart:
+    """The same of the soft mixture. Columns: those of `soft_errors`."""
+    return error_lines(frame)
+
+
+def svm_plane(frame: pd.DataFrame) -> alt.LayerChart:
+    """The plane of 1991, shared out among support vector machines. Columns: those of `svm_lines`."""
+    return formant_plane(frame)
+
+
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
     dash = alt.StrokeDash(
@@ -180,7 +190,7 @@ SOFT_ERRORS = Chart(
     "Each line is a share of vowels classified wrongly; lower is better. The grey line is one linear machine, and 50 "
     "% is no better than chance.",
     measure=soft_errors,
-    draw=error_lines,
+    draw=soft_error_lines,
 )
 ERROR_BY_EXPERTS = Chart(
     "Do more experts make fewer errors?",
@@ -203,5 +213,5 @@ SVM_LINES = Chart(
     "Each mark is one spoken vowel, in the colour of the expert that the gate trusts most with it; each line is where "
     "that expert changes its answer.",
     measure=svm_lines,
-    draw=formant_plane,
+    draw=svm_plane,
 )
