@@ -40,8 +40,8 @@ def trace_name(trace: RoutingTrace) -> None:
     revision = f" at {model.revision}" if model.revision else ""
     dtype = f" in {model.dtype}" if model.dtype else ""
     site = f" (its {model.site} routers)" if model.site else ""
-    by = f", by {model.recorded_by}" if model.recorded_by else ""
-    st.text(f"{tokens:,} tokens through {model.name}{revision}{site}, recorded in {model.backend}{by}{dtype}")
+    by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
+    st.text(f"{tokens:,} tokens through {model.name}{revision}{site}{dtype}, recorded by {by}")
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 

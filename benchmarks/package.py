@@ -34,7 +34,7 @@ PROMPT = "Il fait froid."
 EXTRAS = ("streamlit", "scikit-learn", "scipy", "hmmlearn", "vl-convert-python")
 IMPORTS = 9
 SECONDS_TO_START = 90
-IMPORT = "import time; start = time.perf_counter(); import moeviz; print(time.perf_counter() - start)"
+IMPORT = "import time; start = time.process_time(); import moeviz; print(time.process_time() - start)"
 HAS = f"""
 from importlib.metadata import PackageNotFoundError, version
 for name in {EXTRAS}:
@@ -55,6 +55,7 @@ from streamlit import config
 config._main_script_path = str(Path(moeviz_app.__file__).with_name("main.py"))  # as `streamlit run` sets it
 print(*map(config.get_option, ("client.showErrorDetails", "server.maxUploadSize", "browser.gatherUsageStats")))
 """
+Row = tuple[str, object, bool]
 
 
 class Environment:
@@ -87,22 +88,29 @@ class Environment:
 
 def main() -> int:
     """Build, install, use, and print."""
-    wheel, sdist = built()
-    rows: list[tuple[str, object, bool]] = [
-        (file.name, f"{file.stat().st_size / 1e6:.1f} MB", True) for file in (wheel, sdist)
-    ]
+    all_good = True
     with TemporaryDirectory() as empty:
-        tools = Environment("tools", Path(empty))
-        tools.install("twine>=6")
-        checked = tools.run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist))
-        rows.append(
-            ("twine check --strict", "passed" if not checked.returncode else checked.stdout, not checked.returncode)
-        )
-        rows += plain(Environment("plain", Path(empty)), wheel, sdist)
-        rows += with_app(Environment("app", Path(empty)), wheel)
-    for name, value, good in rows:
-        print(f"{'ok' if good else 'NO':3} {name:62} {value}")
-    return int(not all(good for *_, good in rows))
+        for name, value, good in rows(Path(empty)):
+            print(f"{'ok' if good else 'NO':3} {name:62} {value}", flush=True)
+            all_good &= good
+    return int(not all_good)
+
+
+def rows(empty: Path) -> Iterator[Row]:
+    """What is measured, its value, and whether it is as it should be."""
+    wheel, sdist = built()
+    for file in (wheel, sdist):
+        yield file.name, f"{file.stat().st_size / 1e6:.1f} MB", True
+    tools = Environment("tools", empty)
+    tools.install("twine>=6")
+    checked = tools.run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist))
+    yield (
+        "twine check --strict",
+        "failed: " + checked.stdout if checked.returncode else "passed",
+        not checked.returncode,
+    )
+    yield from plain(Environment("plain", empty), wheel, sdist)
+    yield from with_app(Environment("app", empty), wheel)
 
 
 def built() -> tuple[Path, Path]:
@@ -113,7 +121,7 @@ def built() -> tuple[Path, Path]:
     return wheel, sdist
 
 
-def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[tuple[str, object, bool]]:
+def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[Row]:
     """The library and its command line, and what they say of the rest."""
     yield "plain: pip install, s", f"{env.install(str(wheel)):.0f}", True
     has = env.run("python", "-c", HAS).stdout.split()
@@ -132,12 +140,12 @@ def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[tuple[str, obj
     yield "sdist in its place: moeviz trace", *traced(env)
 
 
-def sizes(name: str, env: Environment) -> Iterator[tuple[str, object, bool]]:
+def sizes(name: str, env: Environment) -> Iterator[Row]:
     """How large an installation is, and how long one waits for `import moeviz`."""
     torch = "torch$|torch-|torchgen|functorch|nvidia|triton"
     yield f"{name}: site-packages, MB", f"{env.megabytes():,.0f} ({env.megabytes(torch):,.0f} without torch)", True
     times = [float(env.run("python", "-c", IMPORT).stdout) for _ in range(IMPORTS)]
-    yield f"{name}: import moeviz, s (median, least)", f"{statistics.median(times):.2f}, {min(times):.2f}", True
+    yield f"{name}: import moeviz, CPU s (median, least)", f"{statistics.median(times):.2f}, {min(times):.2f}", True
 
 
 def traced(env: Environment) -> tuple[str, bool]:
@@ -150,7 +158,7 @@ def traced(env: Environment) -> tuple[str, bool]:
     return f"t.csv, {len(table.read_text().splitlines()) - 1} rows", True
 
 
-def with_app(env: Environment, wheel: Path) -> Iterator[tuple[str, object, bool]]:
+def with_app(env: Environment, wheel: Path) -> Iterator[Row]:
     """The app, from an empty folder, in a browser."""
     yield "[app]: pip install, s", f"{env.install(f'{wheel}[app]'):.0f}", True
     has = env.run("python", "-c", HAS).stdout.split()
@@ -162,7 +170,7 @@ def with_app(env: Environment, wheel: Path) -> Iterator[tuple[str, object, bool]
         browser = chromium(playwright)
         page, foreign, frames = browser.new_page(), [], []
         page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)
-        page.on("websocket", lambda socket: socket.on("framereceived", frames.append))
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
         answer = page.goto(url)
         page.get_by_text("Context", exact=True).wait_for(timeout=SECONDS_TO_START * 1000)
         page.screenshot(path=PLACE / "app.png")
@@ -173,7 +181,7 @@ def with_app(env: Environment, wheel: Path) -> Iterator[tuple[str, object, bool]
         browser.close()
 
 
-def said_by_server(frames: list[bytes]) -> Iterator[tuple[str, object, bool]]:
+def said_by_server(frames: list[bytes]) -> Iterator[Row]:
     """The settings that the server tells every browser."""
     session = next(filter(None, map(new_session, frames)))
     colour = session.custom_theme.light.primary_color

@@ -21,6 +21,7 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 from sphinx.cmd.build import main
 sys.exit(main(sys.argv[1:]))
 """
+STRAIGHT = str.maketrans("‘’“”", "''\"\"")  # Sphinx sets quotes as a printer does
 LOADS = {"script": ("src",), "img": ("src", "srcset"), "source": ("src", "srcset"), "iframe": ("src",)}
 LOADED_LINKS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "manifest"}
 FOREIGN = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
@@ -49,9 +50,9 @@ class Site:
         return {name for html in self.pages.values() for name in re.findall(r'\bid="([^"]+)"', html)}
 
 
-def build(folder: Path) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, source: Path = DOCS) -> subprocess.CompletedProcess[str]:
     """Build the site as `make docs` does, where every connection is refused."""
-    options = ["-E", "-W", "--keep-going", "-q", "-d", str(folder / "doctrees"), str(DOCS), str(folder / "site")]
+    options = ["-E", "-W", "--keep-going", "-q", "-d", str(folder / "doctrees"), str(source), str(folder / "site")]
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_NETWORK, *options], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -64,7 +65,7 @@ def text_of(html: str) -> str:
     'top-k & more'
     """
     bare = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", bare))).strip()
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", bare)).translate(STRAIGHT)).strip()
 
 
 def foreign(html: str) -> list[str]:

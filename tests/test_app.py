@@ -174,7 +174,7 @@ def test_the_kernels_are_switched_in_the_options_and_the_page_says_who_recorded(
     app.selectbox(key=state.KERNELS).set_value(chosen)
     run(app, "Il fait froid.")
     assert not app.exception
-    assert any(text.value.endswith(f"recorded in transformers, by {by} in float32") for text in app.text)
+    assert any(text.value.endswith(f"in float32, recorded by {by} in transformers") for text in app.text)
 
 
 def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):

@@ -55,6 +55,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
 WITH_COMMANDS = [name for name, text in TEXTS.items() if list(commands_of(text)) and not name.startswith(ELSEWHERE)]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
     """All blocks of a page one after the other, as somebody would type them."""
@@ -64,6 +65,7 @@ def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
         exec(compile(block, name, "exec"), names)
 
 
+@pytest.mark.docs
 def test_python_in_the_gallery_runs():
     names = gallery.made()
     assert names["trace"].tokens["phase"].nunique() == 2 and "label" in names["labelled"].tokens
@@ -103,6 +105,7 @@ def why_not(words: list[str]) -> str:
     return "" if all(Path(file).exists() for file in files) else "reads a file of somebody's own"
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_in_the_pages_run(name, tmp_path, monkeypatch, capsys):
     """One after the other, in a folder where `trace.*` are traces; without those that need a network or minutes."""

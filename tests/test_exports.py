@@ -448,7 +448,7 @@ def test_a_plain_parquet_file_opens_like_a_plain_csv():
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"name": ["x"]}, r"columns \['name'\]; a trace needs position, layer, expert"),
+        ({"name": ["x"]}, r"columns \['name'\], and a trace also needs position, layer, expert"),
         ({"position": [[1]], "layer": [0], "expert": [0]}, "'position' is of type list"),
         ({"position": [True], "layer": [0], "expert": [0]}, "'position' is of type bool"),
         ({"position": ["0"], "layer": [0], "expert": [0]}, "'position' is of type string"),

@@ -129,7 +129,7 @@ def test_the_wheel_holds_what_is_easily_left_behind(built):
         "moeviz/history/shared/data/english.txt.gz",
         "moeviz_app/main.py",
         "moeviz_app/components/strip.js",
-        "moeviz_app/views/history/switch.py",
+        "moeviz_app/views/history/gallery.py",
         "moe_kernels/router.py",
     }
 
@@ -159,6 +159,7 @@ def test_the_source_distribution_brings_its_tests_and_how_the_model_was_made(bui
         "Makefile",
         "requirements.txt",
         "app/main.py",
+        ".streamlit/config.toml",
         "app/.streamlit/config.toml",
         "kernels/compile_check.py",
         "moeviz/embedded/training/train.py",

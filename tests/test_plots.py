@@ -55,9 +55,9 @@ def test_pictures_under_each_other_are_a_valid_specification_with_its_data(topic
 def test_the_topics_are_listed_and_another_is_an_attribute_error(trace):
     assert dir(trace.plot) == sorted(topic.lower() for topic in TOPICS)
     assert not hasattr(trace.plot, "weather")
-    with pytest.raises(AttributeError, match="no topic 'weather'; there are tokens, load,"):
+    with pytest.raises(AttributeError, match=r"no topic 'weather'\. Choose one of tokens, load,"):
         _ = trace.plot.weather
-    with pytest.raises(MoevizError, match="no topic 'weather'; there are tokens, load,"):
+    with pytest.raises(MoevizError, match=r"no topic 'weather'\. Choose one of tokens, load,"):
         plot(trace, "weather")
 
 
@@ -109,9 +109,9 @@ def test_one_layer_cannot_be_compared(trace):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"layer": 9}, r"'sample' has no MoE layer 9; it has \(0, 1, 2, 3\)"),
+        ({"layer": 9}, r"'sample' has no MoE layer 9\. Choose one of \(0, 1, 2, 3\)"),
         ({"layers": (0, 9)}, "no MoE layer 9"),
-        ({"layers": (1, 1)}, r"two different ones of \(0, 1, 2, 3\); got layers=\(1, 1\)"),
+        ({"layers": (1, 1)}, r"two different layers of \(0, 1, 2, 3\); got layers=\(1, 1\)"),
         ({"layers": ()}, r"got layers=\(\)"),
         ({"token": 32}, r"Got token=32\. .* from 0 to 31"),
         ({"token": -1}, "Got token=-1"),

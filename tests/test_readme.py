@@ -8,12 +8,15 @@ import contextlib
 import io
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from moeviz_app.views.menu import MENU
 from reading import Block, blocks, commands, links, missing, same
 
-from moeviz.cli.arguments import parser
+import moeviz
+from moeviz.cli.arguments import TOPICS, parser
 from moeviz.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +101,16 @@ def test_a_stranger_reads_the_readme_to_its_end():
 
 def test_the_readme_leads_to_every_tutorial_and_how_to():
     assert {*TUTORIALS, *HOW_TO} <= {(ROOT / link).resolve() for link in links(README)}
+
+
+def test_the_readme_s_table_names_pages_topics_and_functions_that_there_are():
+    rows = re.findall(r"^\| [^*|]+\? \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", README.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) > 10
+    pages = {*MENU, *(name for names in MENU.values() for name in names)}
+    assert {page for cell, _, _ in rows for page in cell.split(", ")} <= pages
+    assert {topic for _, cell, _ in rows for topic in re.findall(r"--topic ([\w-]+)", cell)} <= set(TOPICS)
+    for module, name in (found for *_, cell in rows for found in re.findall(r"`(\w+)\.(\w+)`", cell)):
+        assert hasattr(moeviz, name) if module == "moeviz" else find_spec(f"moeviz.metrics.{name}"), name
 
 
 def test_the_readme_s_tree_is_that_of_the_folders():

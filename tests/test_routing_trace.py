@@ -50,8 +50,8 @@ def changed(trace: RoutingTrace, field: str, place: tuple, value: float) -> Rout
         ({"parameters": replace(COUNTS, per_expert=(15,))}, "but its model lists 1 expert sizes"),
         ({"layers": (0, 1, 1, 2)}, r"different and in ascending order; got \(0, 1, 1, 2\)"),
         ({"layers": (3, 2, 1, 0)}, r"different and in ascending order; got \(3, 2, 1, 0\)"),
-        ({"top_k": 3}, "2 slots per token, but its model says top_k is 3"),
-        ({"num_experts": (9, 8, 8, 8)}, r"logits have shape \(4, 32, 8\); they need \(4, 32, 9\)"),
+        ({"top_k": 3}, "2 slots per token, but its model says that top_k is 3"),
+        ({"num_experts": (9, 8, 8, 8)}, r"logits have the shape \(4, 32, 8\); they must have \(4, 32, 9\)"),
         ({"num_experts": (1, 8, 8, 8)}, "in layer 0, token .*; that layer has experts 0 to 0"),
     ],
 )

@@ -35,7 +35,7 @@ FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
 def corpus_page() -> None:
     """Give labelled texts, trace them one after the other, and see which experts each label uses."""
     st.title("Corpus", anchor=False)
-    st.markdown("Give texts with a label each, such as a language or a topic, and see which experts each label uses.")
+    st.markdown("Give labelled texts, by language or topic for example, and see which experts each label uses.")
     name = state.value(state.MODEL) or settings.SETTINGS.models[0]
     with explained():
         texts = _texts()

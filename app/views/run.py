@@ -85,7 +85,7 @@ def _model_choice() -> str:
 
 def _how() -> None:
     """In which dtype and on which device the model is opened."""
-    with st.expander("How it is loaded"):
+    with st.expander("Loading options"):
         for key, label in ((state.DTYPE, "dtype"), (state.DEVICE, "Device, as accelerate names it")):
             st.selectbox(
                 label,

@@ -53,7 +53,7 @@ def known_models() -> str:
     """Our counts of well-known models, beside what their makers say."""
     from moeviz.capture.models.known_counts import known_counts
 
-    head = ("model", "total", "published", "active", "published", "active, counted", "remark")
+    head = ("model", "total", "published", "active", "published", "active counts", "remark")
     rows = known_counts().itertuples(index=False)
     return table(head, (_counted(row) for row in rows))
 
@@ -62,7 +62,7 @@ def _counted(row) -> tuple[str, ...]:
     figures = (row.total, row.published_total, row.active, row.published_active)
     return (
         row.model,
-        *("" if figure != figure else f"{figure:.4g} B" for figure in figures),
+        *("" if figure != figure else f"{figure:.4g}" for figure in figures),
         row.convention,
         row.remark,
     )

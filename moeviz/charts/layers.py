@@ -141,7 +141,7 @@ CHARTS = (
         layers="two",
     ),
     Chart(
-        "Where do the tokens of one expert go in the other layer?",
+        "Where do the tokens of each expert go in the other layer?",
         "Each row is an expert of the first layer, and its cells show what share of its tokens had each first choice "
         "in the other layer; blank is none. In the row of an expert with few tokens, every cell is bright.",
         measure=transitions,

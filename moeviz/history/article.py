@@ -152,5 +152,5 @@ CORRECTIONS = (
 
 
 def corrections() -> pd.DataFrame:
-    """What the article got wrong. Columns: the article says, rather, source, all str."""
-    return pd.DataFrame(CORRECTIONS).rename(columns={"says": "the article says"})
+    """What the article got wrong. Columns: the article says, in fact, source, all str."""
+    return pd.DataFrame(CORRECTIONS).rename(columns={"says": "the article says", "rather": "in fact"})

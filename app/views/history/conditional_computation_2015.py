@@ -52,11 +52,11 @@ def _show(result: Conditional) -> None:
                 f"{result.error:.1%}",
                 "Share of 1,000 test digits; blocks are sampled, as in training. Mean of five samples.",
             ),
-            "Blocks on at 1/2": (
+            "Blocks on (p > ½)": (
                 f"{result.threshold_on_share:.1%}",
                 "Share of all blocks: on if the probability is above 1/2, instead of sampled.",
             ),
-            "Errors at 1/2": (
+            "Errors (p > ½)": (
                 f"{result.threshold_error:.1%}",
                 "Share of 1,000 test digits; nothing is sampled, so other blocks are on.",
             ),

@@ -115,4 +115,4 @@ def as_any_trace(name: str, trace: RoutingTrace, common: tuple[Chart, ...]) -> N
 def _steps(trace: RoutingTrace) -> str:
     """What the charts call layers, where it is something else."""
     kind = layer_word(trace.model)
-    return "" if kind == "layer" else f"What the charts call layers are {kind}s here. "
+    return "" if kind.endswith("layer") else f"In the charts of this trace, layers are {kind}s. "

@@ -15,11 +15,11 @@ from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
 
 
-def ready(run: Run, site: str | None = None) -> tuple[Probed, ...]:
+def ready(run: Run) -> tuple[Probed, ...]:
     """The routers of a model, and which of them can choose again: checked on a forward."""
     check_can_change(run)
     with alone(run.model):
-        return probe(run.model, site).routers
+        return probe(run.model).routers
 
 
 def check_can_change(run: Run) -> None:

@@ -129,7 +129,7 @@ BLOCKS_ON = Chart(
     draw=blocks_on_bars,
 )
 ERROR_BY_BLOCKS = Chart(
-    "How many errors does it cost to leave blocks off?",
+    "How much accuracy does leaving blocks off cost?",
     "Each mark is a network at one target, the mean of three seeds with a line from the best to the worst: lower is "
     "fewer errors, further left is fewer blocks to compute. The ring is the network above; each step on the error "
     "axis doubles the error.",

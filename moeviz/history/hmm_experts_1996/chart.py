@@ -9,7 +9,7 @@ from moeviz.history.hmm_experts_1996.picture import gate_over_time, settling
 from moeviz.history.hmm_experts_1996.smyth import shipped_accuracies
 
 FRAME = "frames heard"
-LINES = {"right": "with the expert of its speaker", "settled": "with its last expert for good"}
+LINES = {"right": "with its speaker's expert", "settled": "with its final expert"}
 
 
 def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:

@@ -155,7 +155,7 @@ def _doubling(field: str, title: str, values: list[int]) -> alt.X:
 
 
 EXPERT_ROOM = Chart(
-    "Which experts are full when examples come to them first?",
+    "Which experts are too full for the examples that prefer them?",
     "Blue and grey are what an expert learns from next: at most its capacity N/M + c, the dashed line. Orange is what "
     "the gater would also have given it; another expert got this instead, and it is grey in that expert's bar.",
     measure=expert_room,
@@ -169,7 +169,7 @@ OVERFLOW = Chart(
     draw=overflow_bars,
 )
 ERRORS = Chart(
-    "Does the gater make up for experts that learn from little?",
+    "Does the gater make up for experts that learn from few examples?",
     "Each line is a share of digits classified wrongly; lower is better. With uniform weights the same experts count "
     "equally, and the grey line is one machine that learns from all examples.",
     measure=error_by_iteration,
