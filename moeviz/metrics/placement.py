@@ -77,7 +77,7 @@ def placement_imbalance(trace: RoutingTrace, devices: int | None = None, copies:
 def _sizes(trace: RoutingTrace, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
     """Devices and copies, given or usual, after a check that they fit this layer."""
     num_experts = trace.model.num_experts[row] - trace.model.zero_experts
-    where = f"Layer {trace.model.layers[row]} has {num_experts} experts"
+    where = f"Layer {trace.model.layers[row]} has {num_experts} expert{'s' * (num_experts != 1)}"
     if devices is None:
         fitting = [n for n in USUAL_DEVICES if num_experts % n == 0 and num_experts >= 2 * n]
         if not fitting:

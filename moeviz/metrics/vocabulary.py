@@ -168,9 +168,10 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
     times = np.bincount(codes)
     kept = np.flatnonzero(times >= at_least)
     if len(times) and not len(kept):
+        often = "once" if times.max() == 1 else f"{times.max()} times"
         raise InvalidTrace(
             f"Vocabulary specialization needs tokens that occur at least {at_least} times, and here no token occurs "
-            f"more than {times.max()} times. Trace a longer text, or many texts with `moeviz corpus`."
+            f"more than {often}. Trace a longer text, or many texts with `moeviz corpus`."
         )
     row = np.full(len(times), -1)
     row[kept] = np.arange(len(kept))
