@@ -107,7 +107,7 @@ def watched(server: Server, browser: Browser, path: str = "", **options):
     expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact
     yield page
     context.close()
-    assert not wrong
+    assert not wrong, wrong
 
 
 def is_foreign(url: str) -> bool:
