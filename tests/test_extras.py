@@ -47,16 +47,16 @@ from moeviz_app.views.menu import GALLERY
 from streamlit.testing.v1 import AppTest
 
 drawn, said = {}, {}
-for file in GALLERY.values():
-    script = "from moeviz_app.views.history.%s import %s_page as page\\npage()" % (file, file)
+for title, folder in GALLERY.items():
+    script = "from moeviz_app.views.menu import PAGES\\nPAGES[%r]()" % title
     app = AppTest.from_string(script, default_timeout=120).run()
-    assert not app.exception, (file, app.exception)
-    drawn[file] = len(app.get("vega_lite_chart"))
-    if file in ("hmm_experts", "svm_experts"):
+    assert not app.exception, (folder, app.exception)
+    drawn[folder] = len(app.get("vega_lite_chart"))
+    if folder in ("hmm_experts_1996", "svm_experts_2002"):
         (train,) = (button for button in app.button if button.label == "Train")
         train.click().run()
-        assert not app.exception, (file, app.exception)
-        said[file] = [text.value for text in app.text]
+        assert not app.exception, (folder, app.exception)
+        said[folder] = [text.value for text in app.text]
 print(json.dumps({"drawn": drawn, "said": said}))
 """
 SKLEARN = 'Training this system needs scikit-learn, which is not installed here: `pip install "moeviz[history]"`.'
@@ -92,8 +92,8 @@ def test_every_page_of_the_gallery_draws_without_what_trains_it_and_training_say
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert all(count >= 2 for count in found["drawn"].values()), found["drawn"]
-    assert SKLEARN in found["said"]["svm_experts"]
-    assert SCIPY in found["said"]["hmm_experts"]
+    assert SKLEARN in found["said"]["svm_experts_2002"]
+    assert SCIPY in found["said"]["hmm_experts_1996"]
 
 
 def test_the_app_without_streamlit_is_one_sentence():
