@@ -78,7 +78,7 @@ def _published_lines(facts: dict[str, Any]) -> list[str]:
     active = ""
     if published["active"] is not None:
         counted = published["convention"].replace("all", "counting everything")
-        active = f", {published['active']:g} active, counted {counted}"
+        active = f", {published['active']:g} active, {counted}"
     return [f"Its maker says {published['total']:g} billion{active}{remark}. The config is moeviz's own copy."]
 
 
