@@ -54,9 +54,7 @@ finally:
 def test_python_m_moeviz_is_the_command():
     done = subprocess.run([sys.executable, "-m", "moeviz", "convert", "a.txt", "b.csv"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert (
-        done.stderr.startswith("moeviz: 'a.txt' does not have the suffix of") and done.stderr.count("\n") == 1
-    )
+    assert done.stderr.startswith("moeviz: 'a.txt' does not have the suffix of") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)
