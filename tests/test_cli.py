@@ -54,7 +54,7 @@ finally:
 def test_python_m_moeviz_is_the_command():
     done = subprocess.run([sys.executable, "-m", "moeviz", "convert", "a.txt", "b.csv"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("moeviz: 'a.txt' has no suffix of a trace") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("moeviz: 'a.txt' does not have the suffix of") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
 def test_a_wrong_suffix_is_said_before_the_model_is_loaded(monkeypatch, capsys):
     monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
     assert main(["trace", "x", "-o", "trace.xls"]) == 1
-    assert "'trace.xls' has no suffix of a trace" in capsys.readouterr().err
+    assert "'trace.xls' does not have the suffix of a trace" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("prompt", "sentence"), [("", "prompt"), ("\udcff", "not text in UTF-8")])
@@ -252,9 +252,9 @@ def test_the_texts_that_ship_are_several_a_label():
         ("a.txt", b" \n", "'a.txt' is empty"),
         ("a.jsonl", b'{"label": "x", "text": "y"}\n{"label": ', "'a.jsonl', line 2 is not JSON"),
         ("a.jsonl", b"\n[1]", "'a.jsonl', line 2 is not a JSON object"),
-        ("a.jsonl", b'{"label": "x"}', "line 1 has no 'text' with some text in it"),
-        ("a.jsonl", b'{"label": "", "text": "y"}', "line 1 has no 'label' with some text in it"),
-        ("a.jsonl", b'{"label": 3, "text": "y"}', "line 1 has no 'label' with some text in it"),
+        ("a.jsonl", b'{"label": "x"}', "line 1 has no 'text' with text in it"),
+        ("a.jsonl", b'{"label": "", "text": "y"}', "line 1 has no 'label' with text in it"),
+        ("a.jsonl", b'{"label": 3, "text": "y"}', "line 1 has no 'label' with text in it"),
         ("a.jsonl", b'{"label": "x", "text": "\\ud800"}', "line 1 has half a character in its 'text'"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
     ],
@@ -270,7 +270,7 @@ def test_a_corpus_file_that_holds_no_texts_gets_one_sentence(name, content, sent
 def test_a_layer_that_the_corpus_model_lacks_is_said_before_it_runs(corpus, monkeypatch, capsys):
     monkeypatch.setattr("moeviz.capture.corpus.trace", pytest.fail)
     assert main(["corpus", *corpus, "--layer", "99"]) == 1
-    assert "embedded has no MoE layer 99; it has (0, 1" in capsys.readouterr().err
+    assert "embedded has no MoE layer 99. Choose one of (0, 1" in capsys.readouterr().err
 
 
 def test_of_many_experts_the_busiest_of_each_label_are_named():
@@ -304,7 +304,7 @@ def test_params_prints_the_numbers_of_every_convention(capsys):
 def test_params_of_a_well_known_model_stand_beside_its_maker_s_without_a_network(capsys):
     assert main(["params", "mistralai/Mixtral-8x7B-v0.1"]) == 0
     assert "46,702,792,704" in (out := capsys.readouterr().out)
-    assert "Its maker says 46.7 billion, 12.9 active, which is counted with everything" in out
+    assert "Its maker says 46.7 billion, 12.9 active, counting everything" in out
     assert main(["params", "--known", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) >= 15 and rows[0]["total"] == pytest.approx(46.70, abs=0.01)
@@ -388,7 +388,7 @@ def test_convert_keeps_everything_and_says_what_stays_behind(trace, trace_path, 
 def test_a_damaged_file_gets_one_sentence(tmp_path, capsys):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
     assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.csv")]) == 1
-    assert capsys.readouterr().err.startswith("moeviz: This is no .npz trace file")
+    assert capsys.readouterr().err.startswith("moeviz: This is not a .npz trace file")
     assert not (tmp_path / "b.csv").exists()
 
 
@@ -437,7 +437,7 @@ def test_a_summary_says_what_is_not_as_in_most_models():
     trace = sample_trace(layers=2)
     odd = replace(trace.model, num_experts=(9, 8), site="encoder", layer_kind="unrolled layer", zero_experts=1)
     text = summary_text(summary_of(replace(trace, model=odd, logits=None)))
-    assert "8 or 9 a layer, the last 1 of which compute nothing, 2 a token" in text
+    assert "8 or 9 per layer, the last 1 of which compute nothing, 2 per token" in text
     assert "its encoder routers\n" in text and "unrolled layers 2 with experts\n" in text
 
 

@@ -131,7 +131,7 @@ def test_who_watches_sees_each_epoch_and_may_stop(data):
 def test_what_cannot_be_trained_is_refused_with_a_sentence(data):
     with pytest.raises(MoevizError, match="cooperative"):
         train(data, error="squared")
-    with pytest.raises(MoevizError, match="1 or more"):
+    with pytest.raises(MoevizError, match="at least 1 expert"):
         train(data, experts=0)
     with pytest.raises(MoevizError, match="4 or 8 experts"):
         acceptance(range(3), experts=5)

@@ -201,7 +201,7 @@ def test_who_watches_hears_of_each_batch_and_may_stop():
 
 
 def test_what_cannot_be_trained_or_traced_or_judged_is_refused_with_a_sentence(ships):
-    with pytest.raises(MoevizError, match="2 experts or more"):
+    with pytest.raises(MoevizError, match="at least 2 experts"):
         train(experts=1)
     with pytest.raises(MoevizError, match="1 epoch are needed"):
         train(epochs=0)
@@ -209,7 +209,7 @@ def test_what_cannot_be_trained_or_traced_or_judged_is_refused_with_a_sentence(s
         trace_of(ships, "colour")
     with pytest.raises(InvalidTrace, match="1 to 4"):
         trace_of(ships, slots=5)
-    with pytest.raises(MoevizError, match="1 or more"):
+    with pytest.raises(MoevizError, match="at least 1 is needed"):
         check.collapsed([])
 
 

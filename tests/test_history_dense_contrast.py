@@ -159,8 +159,8 @@ def test_who_watches_sees_each_step_and_may_stop():
         ({"kind": "dense"}, "as fast"),
         ({"experts": 1}, "2 to 64"),
         ({"top_k": 9}, "8 experts, 9 of them"),
-        ({"top_k": 0}, "1 to as many"),
-        ({"steps": 0}, "1 or more"),
+        ({"top_k": 0}, "from 1 to all"),
+        ({"steps": 0}, "at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_a_sentence(settings, says):

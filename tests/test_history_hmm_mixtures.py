@@ -211,8 +211,8 @@ def test_who_watches_sees_each_iteration_and_may_stop():
     [
         ({"assignment": "firm"}, "'firm'"),
         ({"start": "zero"}, "'zero'"),
-        ({"experts": 0}, "1 or more"),
-        ({"states": 0}, "1 or more"),
+        ({"experts": 0}, "at least 1"),
+        ({"states": 0}, "at least 1"),
         ({"experts": 5, "supervised": True}, "9 experts"),
     ],
 )

@@ -256,7 +256,7 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence():
         train(groups=3)
     with pytest.raises(MoevizError, match="256 experts"):
         train(experts=300)
-    with pytest.raises(MoevizError, match="below 0"):
+    with pytest.raises(MoevizError, match="at least 0"):
         train(load=-1.0)
     with pytest.raises(MoevizError, match="a step"):
         train(steps=0)

@@ -47,7 +47,7 @@ def test_a_folder_without_a_config_is_named(tmp_path):
 
 
 def test_an_unreachable_hub_id_is_named(offline):
-    with pytest.raises(ModelNotFound, match="'nobody/nothing' is neither a folder"):
+    with pytest.raises(ModelNotFound, match="'nobody/nothing' is neither a local folder"):
         load_model("nobody/nothing")
 
 

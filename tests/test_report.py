@@ -296,7 +296,7 @@ def test_a_report_is_a_format_that_is_written_and_not_read(trace, no_topics, tmp
     write_trace(trace, path)
     assert path.read_bytes() == html_report(trace)
     for read in (lambda: read_trace(path), lambda: read_bytes(b"", "x.HTML")):
-        with pytest.raises(InvalidTrace, match=r"is a report for people .* is \.csv, \.parquet, \.json, \.npz\.$"):
+        with pytest.raises(InvalidTrace, match=r"is a report for people .*: \.csv, \.parquet, \.json, \.npz\.$"):
             read()
 
 
