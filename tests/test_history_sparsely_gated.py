@@ -258,7 +258,7 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence():
         train(experts=300)
     with pytest.raises(MoevizError, match="at least 0"):
         train(load=-1.0)
-    with pytest.raises(MoevizError, match="a step"):
+    with pytest.raises(MoevizError, match="at least 1 step"):
         train(steps=0)
 
 

@@ -38,7 +38,7 @@ def words(pictures: alt.VConcatChart) -> list[str]:
 
 @every_topic
 def test_a_topic_shows_each_of_its_charts_under_its_question_with_its_reading(topic, complete):
-    pictures = getattr(complete.plot, topic.lower())(token=3)
+    pictures = getattr(complete.plot, topic.lower().replace("-", "_"))(token=3)
     assert titles(pictures) == [chart.question for chart in TOPICS[topic]]
     for chart, said in zip(TOPICS[topic], words(pictures), strict=True):
         assert said.endswith(chart.reading)
@@ -53,7 +53,7 @@ def test_pictures_under_each_other_are_a_valid_specification_with_its_data(topic
 
 
 def test_the_topics_are_listed_and_another_is_an_attribute_error(trace):
-    assert dir(trace.plot) == sorted(topic.lower() for topic in TOPICS)
+    assert dir(trace.plot) == sorted(topic.lower().replace("-", "_") for topic in TOPICS)
     assert not hasattr(trace.plot, "weather")
     with pytest.raises(AttributeError, match=r"no topic 'weather'\. Choose one of tokens, load,"):
         _ = trace.plot.weather

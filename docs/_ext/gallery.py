@@ -67,10 +67,8 @@ def _topic(topic: str) -> Iterator[str]:
 
 
 def call(name: str, topic: str) -> str:
-    """The code that draws a topic: its method, by the topic's word, which for some is no name in Python."""
-    words = (topic.lower().replace("-", "_"), topic.lower())
-    word = next(word for word in words if word in dir(made()[name].plot))
-    method = f"{name}.plot.{word}" if word.isidentifier() else f'getattr({name}.plot, "{word}")'
+    """The code that draws a topic."""
+    method = f"{name}.plot.{topic.lower().replace('-', '_')}"
     return f"{method}(layer={LAYER}, token={TOKEN})" if topic == "Tokens" else f"{method}(layer={LAYER})"
 
 

@@ -77,8 +77,8 @@ def _published_lines(facts: dict[str, Any]) -> list[str]:
     remark = f" ({published['remark']})" if published["remark"] else ""
     active = ""
     if published["active"] is not None:
-        counted = published["convention"].replace("all", "with both embeddings")
-        active = f", {published['active']:g} active, counted {counted}"
+        counted = published["convention"].replace("all", "counting everything")
+        active = f", {published['active']:g} active, {counted}"
     return [f"Its maker says {published['total']:g} billion{active}{remark}. The config is moeviz's own copy."]
 
 

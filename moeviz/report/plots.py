@@ -75,7 +75,7 @@ def plot(
     that sentence is raised as an error. Token-by-token charts show the first 256 tokens: choose others with
     `trace.select`.
     """
-    charts = _by_word().get(topic.lower())
+    charts = _by_word().get(_word(topic))
     if charts is None:
         raise MoevizError(f"There is no topic {topic!r}. Choose one of {', '.join(_by_word())}.")
     chosen = choices(trace, layer, layers, token)
@@ -163,4 +163,9 @@ def _nothing() -> alt.Chart:
 
 
 def _by_word() -> dict[str, tuple[Chart, ...]]:
-    return {topic.lower(): charts for topic, charts in TOPICS.items()}
+    return {_word(topic): charts for topic, charts in TOPICS.items()}
+
+
+def _word(topic: str) -> str:
+    """A topic as a name in Python."""
+    return topic.lower().replace("-", "_")
