@@ -10,6 +10,8 @@ import pytest
 from moeviz.errors import MoevizError
 from moeviz.history.shared.extra import history_extra
 
+pytestmark = pytest.mark.package  # each in a process of its own
+
 ROOT = Path(__file__).parent.parent
 HISTORY = ("sklearn", "scipy", "hmmlearn", "joblib", "threadpoolctl")
 EXTRAS = (*HISTORY, "streamlit", "vl_convert")
