@@ -11,7 +11,7 @@ That Python runs a package's `__init__.py` before its modules does not count.
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -159,11 +159,17 @@ def room_of(file: str) -> str:
     return folder
 
 
-def rooms_of(graph: Graph) -> Graph:
+def floor_of(file: str) -> str:
+    """The same, coarser: a folder of `moeviz/` with all that is in it, `app` and `kernels` are one room each."""
+    parts = file.split("/")
+    return "/".join(parts[:2]) if parts[0] == "moeviz" else parts[0]
+
+
+def rooms_of(graph: Graph, room: Callable[[str], str] = room_of) -> Graph:
     """Which rooms each room imports from."""
-    rooms: Graph = {room_of(file): set() for file in graph}
+    rooms: Graph = {room(file): set() for file in graph}
     for file, targets in graph.items():
-        rooms[room_of(file)] |= {room_of(target) for target in targets} - {room_of(file)}
+        rooms[room(file)] |= {room(target) for target in targets} - {room(file)}
     return rooms
 
 
@@ -191,7 +197,9 @@ def report(root: Path) -> str:
     lines = [f"{room:45} {sizes[room]:3} files   -> {', '.join(sorted(rooms[room])) or '-'}" for room in sorted(rooms)]
     arrows, of_files, of_rooms = sum(map(len, rooms.values())), circles(graph), circles(rooms)
     largest = f", the largest of {max(map(len, of_files))} files" if of_files else ""
+    coarse = rooms_of(graph, floor_of)
     lines += ["", f"{len(graph)} files in {len(rooms)} rooms, {arrows} arrows between rooms"]
+    lines += [f"with each folder of moeviz/ as one: {len(coarse)} rooms, {sum(map(len, coarse.values()))} arrows"]
     lines += [f"circles of files: {len(of_files)}{largest}", f"circles of rooms: {len(of_rooms)}"]
     lines += [f"  {' '.join(sorted(circle))}" for circle in of_rooms]
     return "\n".join(lines)
