@@ -144,7 +144,7 @@ def _frames(tokens: int) -> list[alt.Chart]:
 
 
 def _chosen_text(tokens: int) -> alt.Chart:
-    """The text of the chosen token under its column, where there is no room for those of all."""
+    """The text of the chosen token under its column, where the texts of all columns do not fit."""
     text = alt.ExprRef(f"width / {tokens} >= {WORD} ? '' : names[token]")
     align = alt.ExprRef(f"token < {tokens} / 12 ? 'left' : token > {tokens} * 11 / 12 ? 'right' : 'center'")
     mark = alt.Chart(ONE_ROW).mark_text(
