@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
+from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import VIEWERS, RoutingTrace
 
@@ -47,6 +48,7 @@ __all__ = [
     "CaptureError",
     "Decoding",
     "Exchange",
+    "ExpertCounts",
     "Force",
     "InvalidPrompt",
     "InvalidTrace",

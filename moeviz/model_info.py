@@ -1,9 +1,13 @@
 """What a trace knows about its model: facts that the arrays cannot hold. Inert, like the trace."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from moeviz.errors import InvalidTrace
+
 ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
+SlotOrder = Literal["weight", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,16 @@ class ModelInfo:
     # or "kernels (Triton, 4 of 6 routers)" where those ran only some. "" where the source does not say.
     recorded_by: str = ""
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
+    # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
+    slot_order: SlotOrder = "weight"
+
+    def with_layers(self, layers: Collection[int]) -> tuple["ModelInfo", list[int]]:
+        """The facts about some layers only, and which of the L these are. Raises `InvalidTrace` for one not there.
+
+        Parameters are counted for whole models, so these facts have none.
+        """
+        if missing := set(layers) - set(self.layers):
+            raise InvalidTrace(f"{self.name} has no MoE layer {min(missing)}. Choose from {self.layers}.")
+        kept = [row for row, layer in enumerate(self.layers) if layer in layers]
+        layers, num_experts = (tuple(of_all[row] for row in kept) for of_all in (self.layers, self.num_experts))
+        return replace(self, parameters=None, layers=layers, num_experts=num_experts), kept

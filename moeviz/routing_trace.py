@@ -9,18 +9,20 @@ Shape letters, used throughout moeviz:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int16
+from jaxtyping import Bool, Float32, Int16
 
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
+NOT_RECORDED = -2  # in all slots of a token at a layer: it was routed, and the source does not say where
 NO_TOKEN_ID = -1  # the source does not say which token of the vocabulary this is
 PHASES = pd.CategoricalDtype(["prompt", "generated"])
 # What draws a trace stands above it, unknown to this file: the front door, `moeviz/__init__.py`, puts it here.
@@ -44,10 +46,12 @@ class RoutingTrace:
               `token_id` int32, NO_TOKEN_ID if unknown · `text` str, exact, except that a token which holds only a
               part of a character reads `⟨é 1/2⟩` · `phase` prompt or generated. Optional: `label`, a class such as a
               domain. Padding, and the last sampled token (it never went through a router), are not here.
-    experts   ids, highest weight first, NO_EXPERT = empty slot.
+    experts   ids, highest weight first (or in an unknown order, where `model.slot_order` says so) · NO_EXPERT = empty
+              slot · NOT_RECORDED = the source does not say; then it says so of all slots of that token at that layer.
     weights   the factor on that expert's output as the model applies it: after renormalising and scaling. They need
-              not sum to 1. 0 in an empty slot.
-    logits    router output before score function and balancing bias; -inf if a layer has fewer than E experts.
+              not sum to 1. 0 in an empty slot, and where nothing was recorded.
+    logits    router output before score function and balancing bias; -inf if a layer has fewer than E experts. None
+              where any token is not recorded.
 
     Raises `InvalidTrace` if the arrays and the facts about the model do not fit together.
     """
@@ -92,6 +96,68 @@ class RoutingTrace:
             )
         return normalised_scores(logits, self.model.score_function)
 
+    @property
+    def filled(self) -> Bool[np.ndarray, "L T K"]:
+        """Which slots hold an expert."""
+        holds: np.ndarray = self.experts >= 0
+        return holds
+
+    @property
+    def recorded(self) -> Bool[np.ndarray, "L T"]:
+        """At which layers the source says where each token went: to experts, or to none."""
+        says: np.ndarray = self.experts[..., 0] != NOT_RECORDED
+        return says
+
+    def first_choices(self, why: str) -> Int16[np.ndarray, "L T"]:
+        """The expert with the highest weight; NO_EXPERT or NOT_RECORDED as in `experts`.
+
+        Raises `MissingField`, with a sentence that starts with `why`, where the order of slots is not known.
+        """
+        if self.model.slot_order == "unknown" and self.model.top_k > 1:
+            raise MissingField(
+                f"{why} needs each token's first choice, the expert with the highest weight, and the trace of "
+                f"{self.model.name!r} does not say which of a token's {self.model.top_k} experts that is. Record "
+                "router weights too."
+            )
+        first: np.ndarray = self.experts[..., 0]
+        return first
+
+    def counts(self) -> ExpertCounts:
+        """How many tokens each expert got."""
+        return self._counts(np.zeros(len(self.tokens), np.int64), ("",), "all")
+
+    def counts_by_label(self, why: str = "This") -> ExpertCounts:
+        """The same for each label of the tokens, in the order in which they first appear.
+
+        Raises `MissingField`, with a sentence that starts with `why`, if the tokens have no labels.
+        """
+        labels, codes = self.labels(why)
+        return self._counts(codes, tuple(labels), "label")
+
+    def labels(self, why: str) -> tuple[list[str], np.ndarray]:
+        """The labels in the order in which they first appear, and for each token (T,) which of them it has.
+
+        Raises `MissingField`, with a sentence that starts with `why`, if the tokens have no labels.
+        """
+        if "label" not in self.tokens:
+            raise MissingField(
+                f"{why} needs tokens with a label, and this trace has none. Record a labelled trace with `moeviz "
+                "corpus`, or open the evaluation set on the app's Traces page."
+            )
+        codes, names = pd.factorize(self.tokens["label"])
+        return [str(name) for name in names], codes
+
+    def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:
+        layers, experts = self.experts.shape[0], max(self.model.num_experts)
+        assignments = np.zeros((len(groups), layers, experts), np.int64)
+        tokens = np.zeros((len(groups), layers), np.int64)
+        for row, chosen in enumerate(self.experts):
+            token, slot = np.nonzero(chosen >= 0)
+            cells = group[token] * experts + chosen[token, slot]
+            assignments[:, row] = np.bincount(cells, minlength=len(groups) * experts).reshape(-1, experts)
+            tokens[:, row] = np.bincount(group[self.recorded[row]], minlength=len(groups))
+        return ExpertCounts(self.model, assignments, tokens, groups, kind)
+
     def assignments(self) -> pd.DataFrame:
         """One row per filled slot, by layer, token and slot: the long form of the trace.
 
@@ -100,7 +166,7 @@ class RoutingTrace:
 
         Source: OLMoE (arXiv 2409.02060), section 5, counts specialization over these rows.
         """
-        layer, token, slot = np.nonzero(self.experts != NO_EXPERT)
+        layer, token, slot = np.nonzero(self.filled)
         weight = np.float32("nan") if self.weights is None else self.weights[layer, token, slot]
         return pd.DataFrame(
             {
@@ -118,14 +184,10 @@ class RoutingTrace:
         Metrics of one layer, or of two to compare, are metrics of such a trace. Parameter counts are counts of whole
         models, so a trace without some layers has none.
         """
-        model, rows = self.model, slice(None) if tokens is None else tokens
-        kept = list(range(len(model.layers)))
-        if layers is not None:
-            if missing := set(layers) - set(model.layers):
-                raise InvalidTrace(f"{model.name} has no MoE layer {min(missing)}. Choose from {model.layers}.")
-            kept = [kept for kept in kept if model.layers[kept] in set(layers)]
-            layers, num_experts = (tuple(of_all[i] for i in kept) for of_all in (model.layers, model.num_experts))
-            model = replace(model, parameters=None, layers=layers, num_experts=num_experts)
+        model, kept = (
+            (self.model, list(range(len(self.model.layers)))) if layers is None else self.model.with_layers(layers)
+        )
+        rows = slice(None) if tokens is None else tokens
         weights, logits = (None if part is None else part[kept][:, rows] for part in (self.weights, self.logits))
         if logits is not None:
             logits = logits[..., : max(model.num_experts)]
@@ -170,11 +232,11 @@ def sort_slots(
     Routers do not keep that order themselves: many take `topk(sorted=False)`. Equal weights keep their order.
     """
     key = np.zeros(experts.shape, np.float32) if weights is None else -weights
-    order = np.argsort(np.where(experts == NO_EXPERT, np.float32("inf"), key), axis=-1, kind="stable")
+    order = np.argsort(np.where(experts < 0, np.float32("inf"), key), axis=-1, kind="stable")
     experts = np.take_along_axis(experts, order, -1)
     if weights is None:
         return experts, None
-    return experts, np.where(experts == NO_EXPERT, np.float32(0), np.take_along_axis(weights, order, -1))
+    return experts, np.where(experts < 0, np.float32(0), np.take_along_axis(weights, order, -1))
 
 
 def token_frame(
@@ -246,17 +308,24 @@ def _check_tokens(tokens: pd.DataFrame) -> None:
 
 def _check_values(trace: RoutingTrace) -> None:
     counts = np.asarray(trace.model.num_experts)[:, None, None]
-    outside = (trace.experts < NO_EXPERT) | (trace.experts >= counts)
+    outside = (trace.experts < NOT_RECORDED) | (trace.experts >= counts)
     if outside.any():
         layer, token, _ = np.argwhere(outside)[0]
         raise InvalidTrace(
             f"Got expert {trace.experts[outside][0]} in layer {trace.model.layers[layer]}, token {token}; that layer "
             f"has experts 0 to {trace.model.num_experts[layer] - 1}."
         )
+    missing = trace.experts == NOT_RECORDED
+    if (missing.any(axis=-1) != missing.all(axis=-1)).any():
+        raise InvalidTrace("Some slots of a token at a layer are not recorded; they must be all of them, or none.")
+    if trace.logits is not None and missing.any():
+        raise InvalidTrace("A trace in which some tokens are not recorded has no logits. Leave the logits out.")
     if trace.weights is not None:
+        if trace.model.slot_order == "unknown":
+            raise InvalidTrace("A trace with weights has its slots in order of weight; slot_order cannot be 'unknown'.")
         if not np.isfinite(trace.weights).all():
             raise InvalidTrace("The weights contain NaN or infinity; a router's weights must be finite numbers.")
-        filled = trace.experts != NO_EXPERT
+        filled = trace.filled
         if (trace.weights[~filled] != 0).any():
             raise InvalidTrace("An empty slot has a weight; it must be 0.")
         if (filled[..., 1:] & ((np.diff(trace.weights) > 0) | ~filled[..., :-1])).any():

@@ -1,4 +1,4 @@
-"""The edges where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
+"""Edges where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
 
 # 1. A checkpoint without one of its weights.
 

@@ -7,7 +7,6 @@ import pandas as pd
 from jaxtyping import Bool
 
 from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.labels import labels_of
 from moeviz.routing_trace import RoutingTrace
 
 FIRST_CHOICE = "first choice"
@@ -58,7 +57,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5, whose rows are data sets.
     """
-    names, codes = labels_of(trace, "Locality by label")
+    names, codes = trace.labels("Locality by label")
     return _locality(trace, codes, names)
 
 

@@ -11,7 +11,6 @@ from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.divergence import divergences, entropy
-from moeviz.metrics.labels import labels_of
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 SHUFFLES = 100
@@ -33,7 +32,7 @@ def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
     Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; Mixtral of Experts (arXiv 2401.04088),
     figure 7, draws the share of assignments.
     """
-    names, codes = labels_of(trace, "Load by label")
+    names, codes = trace.labels("Load by label")
     tokens = np.bincount(codes, minlength=len(names))[:, None]
     frames = []
     for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
@@ -142,7 +141,7 @@ class _Texts:
 
 
 def _texts(trace: RoutingTrace, why: str) -> _Texts:
-    names, codes = labels_of(trace, why)
+    names, codes = trace.labels(why)
     pairs = np.stack([codes, trace.tokens["sequence"].to_numpy(np.int64)], axis=1)
     texts, text_of_token = np.unique(pairs, axis=0, return_inverse=True)
     rng = np.random.default_rng(0)
