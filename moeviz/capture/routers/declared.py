@@ -74,8 +74,8 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
 
     Raises
     ------
-    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found; experts
-    without a router; a site that it does not have.
+    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found, or one that
+    is to choose more experts than there are; experts without a router; a site that it does not have.
     """
     routers = _all_routers(model)
     sites = list(dict.fromkeys(router.site for router in routers))
@@ -148,6 +148,11 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
             "`top_k`."
         )
     zero = odd.zero_experts(module) if odd else 0
+    if num_experts < 1 or not 1 <= top_k <= num_experts + zero:
+        raise CaptureError(
+            f"The router of {type(model).__name__} at {path} is to choose {top_k} of {num_experts + zero} experts. There "
+            "must be at least one expert, and no more can be chosen than there are: check the config."
+        )
     return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, odd)
 
 
