@@ -1,4 +1,4 @@
-"""Names of files, folders and models, from anyone: short enough for a sentence, and refused where no file can have them."""
+"""Names of files and models, from anyone: cut to fit a sentence, and refused where no file can have them."""
 
 import os
 from pathlib import PurePath
@@ -14,7 +14,12 @@ def quoted(name: object, most: int = MOST_SHOWN) -> str:
     "'aaa…' (5,000 characters)"
     """
     text = str(name)
-    return repr(text) if len(text) <= most else f"{text[:most] + '…'!r} ({len(text):,} characters)"
+    return repr(cut(text, most)) + (f" ({len(text):,} characters)" if len(text) > most else "")
+
+
+def cut(text: str, most: int = MOST_SHOWN) -> str:
+    """A text without its end, where it is endless."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def why_no_file(name: str | PurePath) -> str:

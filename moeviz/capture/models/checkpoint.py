@@ -3,13 +3,14 @@
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.names import quoted
+from moeviz.names import cut, quoted
 
 NAMED, LONGEST_NAME, LONGEST_COMPLAINT = 3, 100, 300
 SPEAKS_FOR_ITSELF = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)  # its message is a sentence
@@ -29,18 +30,19 @@ def reading(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[Non
 
 
 def check_weights(name: str, loading: dict[str, Any]) -> None:
-    """Raise `ModelNotFound` where `loading`, transformers' report, says that weights are missing or of another shape."""
+    """Raise `ModelNotFound` where `loading`, transformers' report, has weights missing or of another shape."""
     missing, mismatched = loading["missing_keys"], loading["mismatched_keys"]
-    lacks = []
+    shapes = [f"{key} is {_shape(found)}, not {_shape(wanted)}" for key, found, wanted in mismatched]
+    troubles = []
     if missing:
-        lacks.append(f"lacks {_weights(missing)} of the model: {_listed(missing)}")
-    if mismatched:
-        shapes = [f"{key} is {_shape(found)}, not {_shape(wanted)}" for key, found, wanted in mismatched]
-        lacks.append(f"has {_weights(shapes)} of another shape than its config says: {_listed(shapes)}")
-    if lacks:
+        troubles.append(f"lacks {_weights(missing)} of the model ({_listed(missing)})")
+    if shapes:
+        troubles.append(f"has {_weights(shapes)} of another shape than its config says ({_listed(shapes)})")
+    if troubles:
+        instead = "their place" if len(missing) + len(shapes) > 1 else "its place"
         raise ModelNotFound(
-            f"The checkpoint {quoted(name)} {'; and it '.join(lacks)}. The model would run on random numbers in their "
-            "place. Use the complete checkpoint, with the config.json that belongs to it."
+            f"The checkpoint {quoted(name)} {' and '.join(troubles)}, so the model would run on random numbers in "
+            f"{instead}. Use the complete checkpoint, with the config.json that belongs to it."
         )
 
 
@@ -49,16 +51,16 @@ def caution_of(loading: dict[str, Any], config: PreTrainedConfig) -> str:
     left_out = [key for key in loading["unexpected_keys"] if not _predicts_further(key, config)]
     if not left_out:
         return ""
-    return f"The model runs without {_weights(left_out)} of its checkpoint, for which it has no place: {_listed(left_out)}."
+    return f"The checkpoint holds {_weights(left_out)} for which this model has no place: {_listed(left_out)}."
 
 
 def _predicts_further(key: str, config: PreTrainedConfig) -> bool:
     """Whether a weight is of the layers for multi-token prediction, which DeepSeek and others number as the last."""
     text = config.get_text_config()
-    first, found = getattr(text, "num_hidden_layers", None), re.search(r"(?:^|\.)layers\.(\d+)\.", key)
-    if first is None or found is None:
-        return False
-    return first <= int(found[1]) < first + (getattr(text, "num_nextn_predict_layers", None) or 0)
+    first: int | None = getattr(text, "num_hidden_layers", None)
+    further: int = getattr(text, "num_nextn_predict_layers", None) or 0
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", key)
+    return first is not None and found is not None and first <= int(found[1]) < first + further
 
 
 def _weights(of: Collection[str]) -> str:
@@ -75,17 +77,22 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _complaint(error: Exception) -> str:
-    """The first line of an error, and the next where the first only announces it; as the end of a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    while len(lines) > 1 and lines[0].endswith(":"):
-        lines[:2] = [f"{lines[0]} {lines[1]}"]
-    said = _line(lines[0] if lines else "", LONGEST_COMPLAINT)
+    """The first line of an error, or all of it where the first only announces the rest; as the end of a sentence."""
+    if parts := _not_put_together(error):
+        return f"some of the weights that {_listed(parts)} is made of are missing, or of another shape."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    said = _line(" ".join(lines) if lines[0].endswith(":") else lines[0], LONGEST_COMPLAINT)
     if not isinstance(error, SPEAKS_FOR_ITSELF) or not said:
         said = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return said if said.endswith((".", "!", "?", "…")) else f"{said}."
 
 
+def _not_put_together(error: Exception) -> list[str]:
+    """The weights that transformers could not join from those of the checkpoint: it names them in its log alone."""
+    reports = (frame.f_locals.get("loading_info") for frame, _ in walk_tb(error.__traceback__))
+    return [key for report in reports for key in getattr(report, "conversion_errors", ())][:NAMED]
+
+
 def _line(text: str, most: int) -> str:
     """A stranger's text on one line, cut; what a terminal would obey is spelled out."""
-    cut = text if len(text) <= most else f"{text[:most]}…"
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut(text, most))

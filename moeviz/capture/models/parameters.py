@@ -65,13 +65,13 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def empty_model(config: PreTrainedConfig, name: str) -> PreTrainedModel:
+def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrainedModel:
     """The model that `config` describes, on the meta device: every shape, no memory.
 
     Raises `CaptureError`, with the model's `name`, for a config that makes no sense or that is of no such model.
     """
-    says = f"{quoted(name)} is a {quoted(config.model_type)} model, and transformers builds no text-generating model"
-    with reading(f"{says} from its config", CaptureError):
+    what = f"{quoted(name or config.model_type)} is a {config.model_type} model"
+    with reading(f"{what}, and transformers builds no text-generating model from its config", CaptureError):
         with init_empty_weights(include_buffers=False), torch.device("meta"):
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False)
         model.tie_weights()  # moving to the meta device takes shared matrices apart
