@@ -404,5 +404,8 @@ def test_the_tokenizers_that_transformers_makes_of_nothing_are_refused_and_one_o
     assert len(AutoTokenizer.from_pretrained(copy)) == 2  # no error: two special tokens, and none for any text
     with pytest.raises(ModelNotFound, match="comes without a tokenizer"):
         load_model(str(copy))
+    (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    with pytest.raises(ModelNotFound, match="comes without a tokenizer"):  # it reads every word as unknown
+        load_model(str(copy))
     (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
     assert load_model(str(copy)).count_tokens("abc") == 4

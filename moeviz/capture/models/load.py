@@ -173,9 +173,8 @@ def _weights(
 def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokenizerBase:
     with reading(f"The tokenizer of {quoted(name)} did not load"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_at(revision), **SAFE)
-    if len(tokenizer) <= len(
-        tokenizer.added_tokens_decoder
-    ):  # transformers makes an empty one where there are no files
+    # Where there are no files, transformers makes one of special tokens alone (T5's knows the space too).
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:
         raise ModelNotFound(
             f"The model {quoted(name)} comes without a tokenizer: no files in it say how text becomes tokens. Save its "
             "tokenizer beside it (save_pretrained)."
