@@ -17,6 +17,7 @@ from moeviz.cli.arguments import parser
 from moeviz.cli.io import check_output, load, note, progress, read_prompt, records, write
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import MoevizError
+from moeviz.names import cut
 
 if TYPE_CHECKING:
     pass
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MoevizError as error:
         note(str(error))
     except OSError as error:
-        note(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        note(f"{error.strerror or error}: {cut(str(error.filename))}" if error.filename else str(error))
     return 1
 
 

@@ -1,7 +1,7 @@
 """What a model is to read: prompts as one batch, padded on the left, checked against its context."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -64,7 +64,7 @@ def prepare(
     else:
         info = describe(runs, runs.config.name_or_path or runs.config.model_type)
     if site is not None:
-        info = describe(runs, info.name, info.revision, site)
+        info = replace(describe(runs, info.name, info.revision, site), caution=info.caution)
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
     batch = _read_prompts(runs, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
