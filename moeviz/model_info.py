@@ -58,3 +58,6 @@ class ModelInfo:
     # or "kernels (Triton, 4 of 6 routers)" where those ran only some. "" where the source does not say.
     recorded_by: str = ""
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
+    # How tokens were generated: "greedy", "sampled at temperature 0.8, seed 3", "beam search with 4 beams", "the
+    # checkpoint's own settings: …". "" where none were, or the source does not say.
+    decoding: str = ""

@@ -8,8 +8,9 @@ import torch
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.run import decoding as module
+from moeviz.capture.run import generate as module
 from moeviz.capture.run.decoding import Decoding, Sampling
+from moeviz.capture.run.drawing import drawing
 from moeviz.capture.survey.modes import EQUAL, FAMILIES, ONE, REFUSED, TWO, WAYS, outcome
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -69,7 +70,12 @@ def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(m
         (ONE, Decoding(num_return_sequences=2), Sampling(), "same every time"),
         (ONE, Decoding(num_beams=2, num_return_sequences=3), Sampling(), "2 beams cannot give 3 sequences"),
         (ONE, Decoding(num_beams=2), Sampling(1.0), "Beam search takes the most likely"),
-        (ONE, Decoding(cache_implementation="no such"), Sampling(), "cannot generate this way with MixtralForCausalLM"),
+        (
+            ONE,
+            Decoding(cache_implementation="no such"),
+            Sampling(),
+            "is 'no such'; it must be one of 'static'",
+        ),
     ],
 )
 def test_what_cannot_go_together_is_a_sentence(prompts, decoding, sampling, says, model, tokenizer):
@@ -85,7 +91,7 @@ def test_a_model_does_not_draft_for_itself(model, tokenizer):
 def test_draws_follow_the_probabilities():
     """10,000 draws of Gumbel's trick, against the softmax: each share within four standard errors."""
     scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    draw = module._drawing(Sampling(temperature=2.0, seed=5))
+    draw = drawing(Sampling(temperature=2.0, seed=5))
     taken = draw(torch.zeros(10_000, 1, dtype=torch.long), scores.repeat(10_000, 1)).argmax(-1)
     shares, expected = torch.bincount(taken, minlength=4) / 10_000, (scores / 2).softmax(-1)
     assert ((shares - expected).abs() < 4 * (expected * (1 - expected) / 10_000).sqrt()).all()
