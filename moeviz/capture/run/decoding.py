@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from moeviz.capture.run.values import check_values
 from moeviz.errors import CaptureError
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT: Literal["checkpoint"] = "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Decoding:
 HowToDecode = Decoding | Literal["checkpoint"]
 
 
-def check_asked(sampling: object, decoding: object, growing: bool) -> None:
+def check_asked(sampling: object, decoding: object, growing: bool = False) -> None:
     """Raise `CaptureError` for settings that are none, that cannot be combined, or that cannot be streamed."""
     if not isinstance(sampling, Sampling):
         raise CaptureError(f"sampling is a {type(sampling).__name__}; it must be a moeviz.Sampling.")

@@ -58,7 +58,9 @@ def _generated(model: PreTrainedModel, batch: Batch, plan: Plan, watching: list[
                 stopping_criteria=watching,
                 assistant_model=plan.decoding.assistant_model,
             )
-    except (ValueError, TypeError, IndexError, ImportError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, IndexError, ImportError, RuntimeError) as error:
         if any(watched.raised is error for watched in watching) or not (own or isinstance(error, ValueError)):
             raise
         how = "as this checkpoint's own settings say" if own else f"this way with {type(model).__name__}"

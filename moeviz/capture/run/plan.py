@@ -20,7 +20,6 @@ NOT_TRACED = {  # settings of a checkpoint under which a trace would not be of w
     "guidance_scale": "it reads every token twice",
     "max_time": "it ends a text by the clock",
 }
-OFF: tuple[Any, ...] = (None, False, 1, [], "")
 ALWAYS: dict[str, Any] = {  # what decides nothing about the text
     "use_cache": True,
     "disable_compile": True,
@@ -125,7 +124,8 @@ def _checkpoint_s_own(model: PreTrainedModel, max_new_tokens: int) -> _Settled:
             "model.generation_config, or leave decoding out."
         )
     for name, why in NOT_TRACED.items():
-        if getattr(config, name) not in OFF:
+        value = getattr(config, name)
+        if value and not (name == "guidance_scale" and value == 1):
             raise CaptureError(
                 f"The checkpoint's own settings ask for {name}, which moeviz cannot record: {why}. Change "
                 "model.generation_config, or leave decoding out."
@@ -144,12 +144,12 @@ def _words_of_checkpoint(config: GenerationConfig, seed: int) -> str:
         del drawn["top_p"]
     main = _words(config.num_beams, config.num_return_sequences, drawn if config.do_sample else {})
     silent = SAID if config.do_sample else SAID + OF_SAMPLING
-    plain = vars(_settled(ALWAYS, {}))
+    plain = vars(_settled(ALWAYS | {"max_new_tokens": config.max_new_tokens}, {}))
     more = [
-        f"{name.replace('_', ' ')} {_short(value)}"
-        for name, value in vars(config).items()
-        if name in plain and value not in (plain[name], config.max_new_tokens if name == "max_new_tokens" else None)
-        if name not in silent and (not name.endswith("_token_id") or name.startswith("forced"))
+        f"{name.replace('_', ' ')} {_short(getattr(config, name))}"
+        for name, usual in plain.items()
+        if getattr(config, name) != usual and name not in silent and not name.startswith("_")
+        if not name.endswith("_token_id") or name.startswith("forced")
     ]
     return ", ".join([f"the checkpoint's own settings: {main}", *more])
 
