@@ -55,7 +55,7 @@ HOSTILE = {  # a value of each field that would change the text, or stop it, whe
     "typical_p": 0.1,
     "epsilon_cutoff": 0.5,
     "eta_cutoff": 0.5,
-    "repetition_penalty": 50.0,
+    "repetition_penalty": 0.001,
     "encoder_repetition_penalty": 50.0,
     "length_penalty": -9.0,
     "no_repeat_ngram_size": 1,
