@@ -42,6 +42,8 @@ def trace_name(trace: RoutingTrace) -> None:
     site = f" (its {model.site} routers)" if model.site else ""
     by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
     st.text(f"{tokens:,} tokens through {model.name}{revision}{site}{dtype}, recorded by {by}")
+    if model.decoding:
+        st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 

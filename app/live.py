@@ -30,9 +30,11 @@ def run_live(run: Run) -> RoutingTrace:
     """
     from moeviz.capture.run.decoding import Sampling
 
-    sampling = Sampling(temperature=run.temperature, seed=run.seed)
+    temperature = run.temperature if run.decoding is None else 0.0
+    sampling = Sampling(temperature=temperature, seed=run.seed)
     kernels = "auto" if run.kernels is None else run.kernels == "on"
-    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site, "kernels": kernels}
+    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "decoding": run.decoding}
+    options |= {"site": run.site, "kernels": kernels}
 
     def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
         log_moment("model begins")

@@ -16,7 +16,8 @@ from moeviz.capture.change.kinds import Intervention
 from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.record.listen import Recording, hearing, reading
 from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.decoding import Decoding, Sampling, expected_rows
+from moeviz.capture.run.generate import expected_rows
+from moeviz.capture.run.plan import Plan
 from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
 
@@ -31,9 +32,7 @@ class Job:
     """What `trace` and `stream` were asked for."""
 
     run: Run
-    max_new_tokens: int
-    sampling: Sampling
-    decoding: Decoding
+    plan: Plan
     kernels: Kernels
     intervention: Intervention | None
     keep_logits: bool
@@ -90,7 +89,7 @@ def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording
 
     model, site = job.run.model, found.routers[0].router.site
     read: list[Tensor] = []
-    rows = expected_rows(job.run.batch, job.max_new_tokens, job.decoding)
+    rows = expected_rows(job.run.batch, job.plan)
     with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read):
         yield lambda: recorded(record, read, job.keep_logits, how(model, found))
 
@@ -132,4 +131,4 @@ def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[N
 
     check_can_change(job.run)
     found = found or probe(job.run.model, job.site)
-    return intervening(job.run, found.routers, job.intervention, job.max_new_tokens)
+    return intervening(job.run, found.routers, job.intervention, job.plan.max_new_tokens)

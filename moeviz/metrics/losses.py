@@ -12,7 +12,7 @@ def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     E x sum over the layer's experts of f_i P_i: f_i says how much expert i was used, P_i is the mean over tokens of the
     router's probability for it. The factor alpha of a training run is left out. The forms in use differ in f_i:
 
-    | column | f_i | uniform load |
+    | column | f_i | loss under a uniform load |
     |---|---|---|
     | switch | share of the layer's assignments, all k slots | 1 |
     | first_choice | share of tokens with i in slot 0, as in the paper, whose k is 1 | 1 |
@@ -27,9 +27,9 @@ def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     tokens.
 
     One row per layer. Columns: layer int32 · num_experts int16 (E) · switch, first_choice, transformers float64 (no
-    unit) · even float64 (k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without
-    tokens. Raises `MissingField` if the trace has no logits, or does not say how the router turns them into
-    probabilities.
+    unit) · even float64 (no share: the value of `transformers`, and of `pooled`, under a perfectly uniform load, which
+    is k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without tokens. Raises
+    `MissingField` if the trace has no logits, or does not say how the router turns them into probabilities.
 
     Source: Switch Transformers (arXiv 2101.03961), eq. 4 to 6; `load_balancing_loss_func` of transformers' Mixtral. On
     pooling hiding imbalance: huggingface/transformers issue 28255, QwenLM/Qwen3 issue 1418.

@@ -41,6 +41,7 @@ def facts(trace: RoutingTrace) -> dict[str, str]:
         "tokens": f"{len(tokens):,}"
         + (f", {generated:,} of them generated" if generated else "")
         + (f", in {texts:,} texts" if texts > 1 else ""),
+        "generation": model.decoding,
         f"MoE {layer_word(model)}s": _layers(model),
         "experts": f"top-{model.top_k} of {_span(model.num_experts)}",
         "score function": model.score_function,
