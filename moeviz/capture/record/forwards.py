@@ -18,6 +18,14 @@ from moeviz.errors import CaptureError
 
 BEGAN, ENDED = -1, -2  # of a forward of the model, among the indices of routers
 OUTPUT_CAPTURING = "transformers.utils.output_capturing"  # its hooks keep what a module returns, and change nothing
+NESTED = (
+    "something ran it inside one of its own forwards, or a forward was interrupted. moeviz cannot tell which answers "
+    "count. Remove forward hooks that run the model, and record again."
+)
+AGAIN = (
+    "something ran a part of the model again inside a forward, or left a part out. moeviz cannot tell which answers "
+    "count. Remove forward hooks that do so, and record again."
+)
 
 
 @dataclass(slots=True)
@@ -43,25 +51,22 @@ class Forwards:
             raise CaptureError(self._disorder(order, names))
 
     def _disorder(self, order: Sequence[int], names: Sequence[str]) -> str:
-        times = len(self.read)
+        times, ran = len(self.read), f"The model ran {_times(len(self.read))}"
+        for index, name in enumerate(names):
+            if index not in self.calls:
+                return (
+                    f"{ran}, but its router {name} answered 0 times. A fused kernel may bypass it; load the model "
+                    "without replaced kernels (use_kernels=False)."
+                )
+        if [call for call in self.calls if call < 0] != [BEGAN, ENDED] * times:
+            return f"{ran}, but not one time after the other: {NESTED}"
         for index, name in enumerate(names):
             answered, expected = self.calls.count(index), times * order.count(index)
-            if not answered:
-                return (
-                    f"The model ran {_times(times)}, but its router {name} answered 0 times. A fused kernel may bypass "
-                    "it; load the model without replaced kernels (use_kernels=False)."
-                )
             if answered != expected:
                 return (
-                    f"The model ran {_times(times)}, and its router {name} answered {_times(answered)} instead of "
-                    f"{expected}. Something ran a part of the model again, or left a part out, so moeviz cannot tell "
-                    "which answers count. Remove forward hooks that do so, and record again."
+                    f"{ran}, and its router {name} answered {_times(answered)} instead of {_times(expected)}: {AGAIN}"
                 )
-        return (
-            f"The model ran {_times(times)}, and its routers did not answer in the order of its layers. Something ran "
-            "a part of the model inside a forward, so moeviz cannot tell which answers count. Remove forward hooks "
-            "that do so, and record again."
-        )
+        return f"{ran}, and its routers did not answer in the order of its layers: {AGAIN}"
 
 
 def _times(number: int) -> str:
