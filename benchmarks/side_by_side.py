@@ -27,7 +27,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         paths = os.pathsep.join(map(str, (folder, folder / "kernels")))
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, "--child"]
+        command = [sys.executable, "-P", __file__, "--child"]  # without the folder of this file
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
         if Path(self.process.stdout.readline().strip()).parent.parent != folder:
