@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
 from moeviz.capture.change.kinds import Intervention
 from moeviz.capture.models.compiled import uncompiled
-from moeviz.capture.record.listen import Recording, hearing, reading
+from moeviz.capture.record.listen import Recording, hearing
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.run.generate import expected_rows
 from moeviz.capture.run.plan import Plan
@@ -80,18 +78,17 @@ def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
             with way(job, found) as so_far:
                 yield so_far
         except Differs as difference:
-            raise NotByKernels(f"On this text {difference}.") from difference
+            raise NotByKernels(str(difference)) from difference
 
 
 @contextmanager
 def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
     from moeviz.capture.record.fused import fusing, how, recorded
 
-    model, site = job.run.model, found.routers[0].router.site
-    read: list[Tensor] = []
+    model = job.run.model
     rows = expected_rows(job.run.batch, job.plan)
-    with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read):
-        yield lambda: recorded(record, read, job.keep_logits, how(model, found))
+    with fusing(model, found, rows, job.keep_logits) as record:
+        yield lambda: recorded(record, job.keep_logits, how(model, found))
 
 
 @contextmanager

@@ -34,8 +34,8 @@ class Sequences:
 
 def assemble(recording: Recording, run: Run, written: Written) -> RoutingTrace:
     """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
-    recording = unrolled(recording)
     recording.check()
+    recording = unrolled(recording)
     met = _sequences(run, recording.site, written)
     where = _places(recording.read, met)[met.kept]
     experts = pad([part[where] for part in recording.rows("experts")], NO_EXPERT)
