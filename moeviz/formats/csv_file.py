@@ -20,9 +20,10 @@ import pyarrow as pa
 from pyarrow import csv
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.assignments_table import facts_beside_table, table_of, trace_of_table
+from moeviz.formats.assignments_table import table_of, trace_of_table
 from moeviz.formats.short_floats import short_floats
 from moeviz.formats.table_cells import NUMBERS, TEXTS
+from moeviz.formats.table_facts import facts_beside_table
 from moeviz.formats.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from pyarrow import parquet, types
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.assignments_table import MAX_ROWS, facts_beside_table, table_of, trace_of_table
+from moeviz.formats.assignments_table import MAX_ROWS, table_of, trace_of_table
 from moeviz.formats.table_cells import INTEGERS, TEXTS
+from moeviz.formats.table_facts import facts_beside_table
 from moeviz.formats.trace_facts import MAX_BYTES, MAX_FACTS_BYTES, check_size, parse_json, shown
 from moeviz.routing_trace import RoutingTrace
 
