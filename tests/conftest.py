@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from browser import SIZES, chromium, served, watched
+from hypothesis import settings
 from playwright.sync_api import sync_playwright
 
 from moeviz.routing_trace import RoutingTrace
@@ -18,6 +19,8 @@ from moeviz.samples import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
+settings.load_profile("moeviz")
 LONG = ("browser", "training", "survey", "package", "docs")
 
 

@@ -293,7 +293,7 @@ def plain(text: str) -> RoutingTrace:
 
 def test_a_plain_csv_needs_position_layer_and_expert_only():
     trace = plain("layer,position,expert\n3,1,4\n3,0,2\n7,0,1\n7,1,0\n7,1,5")
-    assert trace.model == ModelInfo("from by hand.csv", "file", (3, 7), (5, 6), 2)
+    assert trace.model == ModelInfo("from by hand.csv", "file", (3, 7), (5, 6), 2, slot_order="unknown")
     assert trace.experts.tolist() == [[[2, -1], [4, -1]], [[1, -1], [0, 5]]]
     assert trace.weights is None and trace.logits is None
     expected = token_frame(np.zeros(2), np.arange(2), ["", ""])
@@ -365,7 +365,7 @@ def test_a_plain_csv_with_enormous_numbers_makes_no_enormous_arrays():
 
 def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
     rows = [f"{i},{i},0" for i in range(6000)]
-    with pytest.raises(InvalidTrace, match=r"6000 layers, 6000 tokens and 1 slots"):
+    with pytest.raises(InvalidTrace, match=r"6,000 layers, 6,000 tokens and 1 slots, 36,000,000 cells in all, and at most 1,048,576"):
         plain("position,layer,expert\n" + "\n".join(rows))
 
 
@@ -399,13 +399,36 @@ def edited_csv(edit) -> bytes:
         (lambda about: about["model"].update(num_experts=[3, 2]), "Got expert 3 in layer 1"),
         (
             lambda about: about["model"].update(top_k=30_000, layers=[*range(2000)], num_experts=[4] * 2000),
-            "2000 layers",
+            "2,000 layers",
         ),
         (lambda about: about.update(weights=False), "its rows disagree"),
         (lambda about: about.pop("idle_tokens"), "tokens have no"),
-        (lambda about: about["idle_tokens"].update(row=[1, 1]), "does not fit 4 tokens"),
-        (lambda about: about["idle_tokens"].update(row=[1, 99]), "does not fit 4 tokens"),
-        (lambda about: about["idle_tokens"].update(row="13"), "does not fit 4 tokens"),
+        (lambda about: about["idle_tokens"].update(row=[1, 1]), "unknown column 'row'"),
+        (lambda about: about.update(format="moeviz trace v1"), "rows None .* does not fit 4 tokens"),
+        (lambda about: about.pop("token_order"), "None as the order of the tokens, which does not fit 4 tokens"),
+        (lambda about: about.update(token_order=[[0, 3]]), "the order of 3 tokens, and the table has 4"),
+        (lambda about: about.update(token_order=[[0, 3], [2, 1]]), "the order of the tokens, which does not fit"),
+        (lambda about: about.update(token_order=[[1, 4]]), "the order of the tokens, which does not fit"),
+        (lambda about: about.update(token_order=[[0, 10**18]]), "the order of the tokens, which does not fit"),
+        (lambda about: about.update(token_order=[[0, 4, 1]]), "the order of the tokens, which does not fit"),
+        (lambda about: about.update(token_order=[[0.0, 4]]), "the order of the tokens, which does not fit"),
+        (lambda about: about.update(token_order=[[True, 3], [0, 1]]), "the order of the tokens, which does not fit"),
+        (lambda about: about.pop("not_recorded"), "None for not_recorded; it must give tokens by layer"),
+        (lambda about: about.update(not_recorded=[[0, 1]]), "it must give tokens by layer"),
+        (lambda about: about.update(not_recorded={"2": [[0, 1]]}), r"by layer, one of \(1, 5\)"),
+        (lambda about: about.update(not_recorded={"5": [[0, 1]]}), "layer 5 .* and the table has rows of them"),
+        (lambda about: about.update(not_recorded={"5": [[1, 1], [1, 1]]}), "that layer 5 did not record"),
+        (lambda about: about.update(not_recorded={"5": [[1, -1]]}), "that layer 5 did not record"),
+        (lambda about: about.update(not_recorded={"5": [[4, 1]]}), "that layer 5 did not record"),
+        (lambda about: about.update(not_recorded={"5": [[1, 1]] * 9}), "that layer 5 did not record"),
+        (lambda about: about.update(not_recorded={"5": {"1": 1}}), "that layer 5 did not record"),
+        (lambda about: about.update(not_recorded={"5": [[1]]}), "that layer 5 did not record"),
+        (
+            lambda about: about["model"].update(num_experts=[32_767] * 3, layers=[1, 5, 6]),
+            "3 layers of up to 32,767 experts, 98,301 in all, and at most 65,536 are read",
+        ),
+        (lambda about: about["model"].update(slot_order="unknown"), "slot_order cannot be 'unknown'"),
+        (lambda about: about["model"].update(slot_order="alphabet"), "slot_order is 'alphabet'"),
         (lambda about: about["idle_tokens"].pop("label"), "only one of the two has labels"),
     ],
 )
@@ -513,7 +536,7 @@ def test_json_is_strict_and_says_minus_infinity_as_null():
         (lambda content: content["experts"].pop(), "experts are not lists of 2 layers"),
         (lambda content: content["experts"][0].pop(), "lists of 4 tokens"),
         (lambda content: content["experts"][0][0].pop(), "lists of 2 numbers per token"),
-        (lambda content: content["experts"][0][0].__setitem__(0, "3"), "not a whole number from -1 to 32766"),
+        (lambda content: content["experts"][0][0].__setitem__(0, "3"), "not a whole number from -2 to 32766"),
         (lambda content: content["experts"][0][0].__setitem__(0, 2.0), "not a whole number"),
         (lambda content: content["experts"][0][0].__setitem__(0, 10**30), "not a whole number"),
         (

@@ -44,15 +44,13 @@ def by_hand() -> RoutingTrace:
 
 def test_co_activation_by_hand(by_hand):
     frame = co_activation(by_hand)
-    assert len(frame) == 5 * 4 and (frame["layer"] == 3).all()
+    assert len(frame) == 4 * 3 and (frame["layer"] == 3).all()
     pairs = frame.set_index(["expert", "partner"])
     for pair in ((0, 1), (1, 0), (2, 3), (3, 2)):
         assert pairs.loc[pair, ["expert_tokens", "tokens", "co_activation"]].tolist() == [2, 2, 1]
         assert pairs.loc[pair, ["chance", "lift", "chance_tokens"]].tolist() == pytest.approx([1 / 3, 3, 2 / 3])
     assert pairs.loc[(0, 2), ["tokens", "co_activation", "lift"]].tolist() == [0, 0, 0]
-    idle = pairs.loc[4]
-    assert idle[["co_activation", "chance", "lift"]].isna().all(axis=None)
-    assert (idle[["expert_tokens", "tokens", "chance_tokens"]] == 0).all(axis=None)
+    assert 4 not in frame["expert"].tolist() and 4 not in frame["partner"].tolist()
     kinds = ["int32", "int16", "int16", "int64", "int64", *["float64"] * 4]
     assert frame.dtypes.astype(str).tolist() == kinds
 
@@ -111,7 +109,29 @@ def test_a_token_without_an_expert_is_no_token(by_hand):
 
 def test_no_tokens_raise_no_alarm(trace):
     frame = co_activation(trace.select(layers=(0,), tokens=slice(0, 0)))
-    assert len(frame) == 56 and frame["co_activation"].isna().all()
+    assert frame.empty and frame.dtypes.equals(co_activation(trace).dtypes)
+
+
+def test_unused_ids_change_nothing(by_hand):
+    """Neither how many there are, nor where they stand among those in use."""
+    frame = co_activation(by_hand)
+    pd.testing.assert_frame_equal(co_activation(routed([(0, 1), (1, 0), (2, 3), (2, 3)], 32_767)), frame)
+    high = co_activation(routed([(7, 90), (90, 7), (500, 32_766), (500, 32_766)], 32_767))
+    names = np.array([7, 90, 500, 32_766], np.int16)
+    pd.testing.assert_frame_equal(high, frame.assign(expert=names[frame["expert"]], partner=names[frame["partner"]]))
+
+
+def test_blocks_of_any_size_give_the_same_numbers(monkeypatch):
+    trace = sample_trace(layers=2, tokens=200, top_k=8, experts=64)
+    whole = co_activation(trace)
+    monkeypatch.setattr("moeviz.metrics.co_activation.BLOCK", 1000)
+    pd.testing.assert_frame_equal(co_activation(trace), whole, check_exact=True)
+
+
+def test_more_pairs_than_we_make_are_refused_with_both_numbers():
+    tokens = [(expert, expert + 1) for expert in range(0, 2000, 2)]
+    with pytest.raises(InvalidTrace, match=r"layer 3 .* 2,000 experts that occur x 2,000 partners, 4,000,000 cells"):
+        co_activation(routed(tokens, 2000))
 
 
 def test_one_expert_a_token_makes_no_pairs():
@@ -137,7 +157,7 @@ def test_the_heat_map_of_many_experts_says_what_it_leaves_out():
     chart = charts.co_activation_heatmap(frame)
     assert set(chart.data["expert"]) == set(range(64))
     assert chart.to_dict()["encoding"]["x"]["title"][1:] == [
-        "64 of 256 experts: those in the most frequent pairs",
+        "64 of 66 experts with tokens: those in the most frequent pairs",
         "not shown: 1.0% of all co-activations",
     ]
 

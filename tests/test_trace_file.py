@@ -200,9 +200,15 @@ def test_a_header_that_is_no_json_object_is_refused(members, text):
         from_trace_file(npz(members | {"header.npy": content}))
 
 
-@pytest.mark.parametrize("version", ["moeviz trace v2", None, 1, ["moeviz trace v1"]])
-def test_another_version_is_refused_by_name(with_header, version):
-    with pytest.raises(InvalidTrace, match="this version of moeviz reads 'moeviz trace v1'"):
+@pytest.mark.parametrize("version", ["moeviz trace", "trace v1", None, 1, ["moeviz trace v1"]])
+def test_another_format_is_refused_by_name(with_header, version):
+    with pytest.raises(InvalidTrace, match="reads 'moeviz trace v2' and older. Save the trace again"):
+        from_trace_file(with_header(lambda header: header.update(format=version)))
+
+
+@pytest.mark.parametrize("version", ["moeviz trace v3", "moeviz trace v27"])
+def test_a_file_of_a_later_version_asks_for_an_update(with_header, version):
+    with pytest.raises(InvalidTrace, match=f"is '{version}', .* reads up to 'moeviz trace v2'. Update moeviz"):
         from_trace_file(with_header(lambda header: header.update(format=version)))
 
 

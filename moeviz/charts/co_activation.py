@@ -53,7 +53,7 @@ def _drawn(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
     shown = frame["tokens"].where(frame["expert"].isin(ids) & frame["partner"].isin(ids), 0).sum()
     hidden = 1 - shown / max(frame["tokens"].sum(), 1)
     return ids, [
-        f"{len(ids)} of {len(every)} experts: those in the most frequent pairs",
+        f"{len(ids)} of {len(every)} experts with tokens: those in the most frequent pairs",
         f"not shown: {hidden:.1%} of all co-activations",
     ]
 
@@ -98,7 +98,7 @@ def _most_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
 CHARTS = (
     Chart(
         "Which experts of this layer are chosen for the same tokens?",
-        "Each row is an expert (blank: no tokens), and its cells show what share of its tokens also went to each "
+        "Each row is an expert that some token chose, and its cells show what share of its tokens also went to each "
         "other expert. A bright column is an expert that is chosen along with every other; in the row of an expert "
         "with few tokens, a bright cell may be luck.",
         measure=co_activation,

@@ -189,6 +189,7 @@ def _history(args: Namespace) -> int:
 def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.cli.metrics import measured
+    from moeviz.cli.terminal import frame_texts, print_tables
     from moeviz.formats.exports import read_trace
 
     trace = read_trace(args.trace)
@@ -200,9 +201,12 @@ def _metrics(args: Namespace) -> int:
         except MoevizError as error:
             note(str(error))
     if args.json:
-        print(json.dumps({name: records(frame) for name, frame in tables.items()}))
+        print_tables(tables)
     for name, frame in {} if args.json else tables.items():
-        print(f"{name}\n{frame_text(frame)}\n")
+        print(name)
+        for text in frame_texts(frame):
+            print(text)
+        print()
     return 0 if tables else 1
 
 

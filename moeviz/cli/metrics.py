@@ -5,12 +5,16 @@ from argparse import Namespace
 import pandas as pd
 
 from moeviz.charts.chart import Chart
-from moeviz.errors import MissingField
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.budget import CELLS_A_SLOT, MAX_CELLS
 from moeviz.routing_trace import RoutingTrace
 
 
 def measured(chart: Chart, trace: RoutingTrace, args: Namespace) -> pd.DataFrame:
-    """The numbers of one chart; those of one layer for each layer in turn."""
+    """The numbers of one chart; those of one layer for each layer in turn.
+
+    Raises `MissingField` where an option is missing, and `InvalidTrace` if all layers together are too large a table.
+    """
     name = chart.measure.__name__
     if args.layers:
         trace = trace.select(layers=args.layers)
@@ -21,5 +25,18 @@ def measured(chart: Chart, trace: RoutingTrace, args: Namespace) -> pd.DataFrame
             raise MissingField(f"{name} is about one token. Give --token N, from 0 to {len(trace.tokens) - 1}.")
         trace = trace.select(tokens=slice(args.token, args.token + 1))
     if chart.layers == "one":
-        return pd.concat([chart.measure(trace.select(layers=[layer])) for layer in trace.model.layers])
+        return _layer_by_layer(chart, trace)
     return chart.measure(trace)
+
+
+def _layer_by_layer(chart: Chart, trace: RoutingTrace) -> pd.DataFrame:
+    frames, rows, most = [], 0, max(MAX_CELLS, CELLS_A_SLOT * trace.experts.size)
+    for layer in trace.model.layers:
+        frames.append(chart.measure(trace.select(layers=[layer])))
+        rows += len(frames[-1])
+        if rows > most:
+            raise InvalidTrace(
+                f"{chart.measure.__name__} of {len(trace.model.layers)} layers has more than the {most:,} rows that "
+                "are made of a trace of this size. Give fewer layers with --layers."
+            )
+    return pd.concat(frames)

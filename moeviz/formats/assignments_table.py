@@ -8,15 +8,18 @@
 | token | str | the token's text |
 | label | str | only in traces with labels |
 | layer | int32 | the model's own index of the layer |
-| slot | int16 | 0 = the expert with the highest weight |
+| slot | int16 | 0 = the expert with the highest weight, where the order of slots is known |
 | expert | int16 | its id |
 | weight | float32 | the factor on the expert's output, empty if unknown |
 | logit, probability | float32 | of that expert, only in traces that know them |
 
 The logits of the experts that were not chosen are not here, so a trace that is read back has none: `.npz` and `.json`
-keep them.
+keep them. Nor do the rows say why a token has none at a layer; the facts beside the table do (`table_facts`). Rows may
+come in any order.
 """
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,20 +27,22 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.table_cells import TEXTS, checked_columns, refuse_rows
-from moeviz.formats.trace_facts import LABEL, MAX_EXPERTS, facts_of, model_of, shown, tokens_as_json, tokens_of
+from moeviz.formats.table_facts import all_tokens, mark_not_recorded
+from moeviz.formats.trace_facts import LABEL, MAX_EXPERTS, check_experts, model_of, shown
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
 
 REQUIRED = ("position", "layer", "expert")
 COLUMNS = ("sequence", "position", "phase", "token_id", "token", "layer", "slot", "expert", "weight")
 MAX_ROWS = 2**23  # 61 layers of 8 experts for 17,000 tokens; a larger trace is a case for .npz
 MAX_CELLS = 2**25  # layers x tokens x slots of the trace that a table describes
+SMALL, CELLS_A_ROW = 2**20, 16  # of which a small table may describe SMALL, and a larger one so many for each row
 UNNAMED = "a table that does not say"
 
 
 def table_of(trace: RoutingTrace) -> pd.DataFrame:
     """The long table of a trace, ordered by token, layer and slot. Columns: see the module."""
-    token, layer, slot = np.nonzero(trace.experts.transpose(1, 0, 2) != NO_EXPERT)
+    token, layer, slot = np.nonzero(trace.filled.transpose(1, 0, 2))
     tokens, expert = trace.tokens.iloc[token], trace.experts[layer, token, slot]
     weight = np.full(len(token), np.nan, np.float32) if trace.weights is None else trace.weights[layer, token, slot]
     columns: dict[str, pd.Series | np.ndarray] = {"sequence": tokens["sequence"], "position": tokens["position"]}
@@ -55,26 +60,15 @@ def table_of(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
-    """What the rows cannot say: the model, how many rows there are, whether weights are known, tokens without a row."""
-    filled = trace.experts != NO_EXPERT
-    idle = np.flatnonzero(~filled.any(axis=(0, 2)))
-    return {
-        **facts_of(trace),
-        "rows": int(filled.sum()),
-        "weights": trace.weights is not None,
-        "idle_tokens": {"row": idle.tolist(), **tokens_as_json(trace.tokens.iloc[idle])},
-    }
-
-
 def trace_of_table(table: pd.DataFrame, facts: dict[str, Any] | None = None) -> RoutingTrace:
     """A trace from its long table.
 
     With the facts from `facts_beside_table`, the result is the same trace, without its logits. Without them, it can be
     any table with the columns `position`, `layer` and `expert`; the rest is taken from the rows. Tokens are then in
-    order of sequence and position, and slots in order of `slot`, otherwise of the rows, and by weight if there are
-    weights; each layer has as many experts as its highest id implies. Columns with other names, and logits, are not
-    read.
+    order of sequence and position, and slots by weight if there are weights, otherwise in order of `slot`; with
+    neither, their order is unknown. Ties go to the lower slot, or else to the lower expert. Each layer has as many
+    experts as its highest id implies. A token without a row at a layer is not recorded there. Columns with other names,
+    and logits, are not read. The order of rows never matters.
 
     Raises `InvalidTrace`, which names the row (the first is 1) and the value.
     """
@@ -97,14 +91,18 @@ def _plain_trace(columns: pd.DataFrame) -> RoutingTrace:
     token, tokens = np.argsort(order)[token], tokens.iloc[order].reset_index(drop=True)
     layers, layer = np.unique(columns["layer"], return_inverse=True)
     group = token * len(layers) + layer
-    twice = pd.Series(group * MAX_EXPERTS + columns["expert"].to_numpy()).duplicated()
+    expert = columns["expert"].to_numpy()
+    twice = pd.Series(group * MAX_EXPERTS + expert).duplicated()
     refuse_rows(columns["expert"], twice, "be another one: this token has that expert at this layer already")
-    slot = _ranks(group, columns.get("slot"))
-    counts = np.zeros(len(layers), np.int64)
-    np.maximum.at(counts, layer, columns["expert"].to_numpy() + 1)
-    model = ModelInfo(UNNAMED, "file", tuple(layers.tolist()), tuple(counts.tolist()), int(slot.max()) + 1)
+    slot = _ranks(group, columns["slot"].to_numpy() if "slot" in columns else expert)
+    counts, top_k = np.zeros(len(layers), np.int64), int(slot.max()) + 1
+    np.maximum.at(counts, layer, expert + 1)
+    ordered = "slot" in columns or columns["weight"].notna().all() or top_k == 1
+    model = ModelInfo(UNNAMED, "file", tuple(layers.tolist()), tuple(counts.tolist()), top_k)
+    check_experts(model)
     experts, weights = sort_slots(*_dense(columns, model, layer, token, len(tokens), slot))
-    return RoutingTrace(model, tokens, experts, weights)
+    experts[(experts == NO_EXPERT).all(axis=-1)] = NOT_RECORDED
+    return RoutingTrace(model if ordered else replace(model, slot_order="unknown"), tokens, experts, weights)
 
 
 def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any]) -> RoutingTrace:
@@ -114,14 +112,14 @@ def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any]) -> RoutingTrace:
             f"The table has {len(columns)} rows, and its facts say {shown(facts.get('rows'))}, so it was cut or "
             "edited. Remove the facts (in a CSV, the column 'about') to open it as a plain table."
         )
-    token, tokens = _tokens(columns)
-    token, tokens = _with_idle_tokens(token, tokens, facts.get("idle_tokens"))
+    token, tokens = all_tokens(*_tokens(columns), facts)
     layer = np.searchsorted(model.layers, columns["layer"]).clip(max=len(model.layers) - 1)
     refuse_rows(
         columns["layer"], np.asarray(model.layers)[layer] != columns["layer"], f"be one of {shown(model.layers)}"
     )
     refuse_rows(columns["slot"], columns["slot"] >= model.top_k, f"be from 0 to {model.top_k - 1}")
     experts, weights = _dense(columns, model, layer, token, len(tokens), columns["slot"].to_numpy())
+    mark_not_recorded(experts, model, facts)
     stated = facts.get("weights") is True
     if len(columns) and stated != (weights is not None):
         raise InvalidTrace(
@@ -146,31 +144,8 @@ def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     return token, frame.assign(label=tokens[LABEL]) if LABEL in tokens else frame
 
 
-def _with_idle_tokens(token: np.ndarray, tokens: pd.DataFrame, idle: Any) -> tuple[np.ndarray, pd.DataFrame]:
-    """Put the tokens that fill no slot, and so have no row in the table, back in their places."""
-    idle = dict(idle) if isinstance(idle, dict) else {}
-    rows, idle = idle.pop("row", None), tokens_of(idle)
-    count = len(tokens) + len(idle)
-    places = isinstance(rows, list) and all(type(row) is int and 0 <= row < count for row in rows)
-    if not places or not len(idle) == len(rows) == len(set(rows)):
-        raise InvalidTrace(
-            f"The facts list the rows {shown(rows)} as tokens without an expert, which does not fit {count} tokens. "
-            "Remove the facts to open it as a plain table."
-        )
-    if len(tokens) and len(idle) and list(tokens.columns) != list(idle.columns):
-        raise InvalidTrace(
-            "The tokens of the rows and those of the facts differ: only one of the two has labels. Remove the facts "
-            "to open it as a plain table."
-        )
-    place = np.setdiff1d(np.arange(count), rows)
-    both = pd.concat([part for part in (tokens, idle) if len(part)] or [idle], ignore_index=True)
-    order = np.argsort(np.concatenate([place, np.asarray(rows, np.int64)]))
-    return place[token], both.iloc[order].reset_index(drop=True)
-
-
-def _ranks(group: np.ndarray, slot: pd.Series | None) -> np.ndarray:
-    """0, 1, 2 … within each group, in the order of `slot`, or of the rows where there is none."""
-    given = np.arange(len(group)) if slot is None else slot.to_numpy()
+def _ranks(group: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """0, 1, 2 … within each group, in the order of the numbers that are given, which must differ."""
     order = np.lexsort((given, group))
     ordered = group[order]
     again = np.append(False, (np.diff(ordered) == 0) & (np.diff(given[order]) == 0))
@@ -189,10 +164,12 @@ def _dense(
     columns: pd.DataFrame, model: ModelInfo, layer: np.ndarray, token: np.ndarray, tokens: int, slot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     shape = (len(model.layers), tokens, model.top_k)
-    if shape[0] * shape[1] * shape[2] > MAX_CELLS:
+    cells, most = prod(shape), min(MAX_CELLS, max(SMALL, CELLS_A_ROW * len(columns)))
+    if cells > most:
         raise InvalidTrace(
-            "The table describes {} layers, {} tokens and {} slots".format(*shape)
-            + f", more than {MAX_CELLS:,} cells. Use .npz for a trace of that size."
+            "The table describes {:,} layers, {:,} tokens and {:,} slots".format(*shape)
+            + f", {cells:,} cells in all, and at most {most:,} are read from {len(columns):,} rows. Use .npz for a "
+            "trace like that."
         )
     experts = np.full(shape, NO_EXPERT, np.int16)
     experts[layer, token, slot] = columns["expert"]

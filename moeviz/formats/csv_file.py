@@ -5,14 +5,15 @@ first row, empty in every other. With it, the file opens here as the same trace.
 weights have as many digits as float32 needs, and no more.
 
 A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
-like that, or with a tab, a line break or an apostrophe, gets an apostrophe in front, which is removed when it is read.
+like that, in any of their forms and behind any blanks and invisible characters, or with a tab, a line break or an
+apostrophe, gets an apostrophe in front, which is removed when it is read.
 
 `pandas.read_csv` turns tokens such as `null` and `NA` into missing values. To keep them, call it with
 `keep_default_na=False, na_values={"weight": "", "logit": "", "probability": ""}`.
 """
 
 import json
-import re
+import unicodedata
 from io import BytesIO
 
 import pandas as pd
@@ -20,16 +21,17 @@ import pyarrow as pa
 from pyarrow import csv
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.assignments_table import facts_beside_table, table_of, trace_of_table
+from moeviz.formats.assignments_table import table_of, trace_of_table
 from moeviz.formats.short_floats import short_floats
 from moeviz.formats.table_cells import NUMBERS, TEXTS
+from moeviz.formats.table_facts import facts_beside_table
 from moeviz.formats.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 
 ABOUT = "about"
 ESCAPED = tuple(name for name in TEXTS if name != "phase")
-# Blanks and characters of no width do not stop a spreadsheet. The last four are the full-width forms of = + - @.
-FORMULA = re.compile("['\t\r\n]|[\\s\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\\-@＝＋－＠]")
+FORMULA = ("=", "+", "-", "@")
+UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode: controls, formats, blanks. They stop no spreadsheet
 MAX_COLUMNS = 100
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins a UTF-8 file with one
 
@@ -70,7 +72,12 @@ def escape_formula(text: str) -> str:
     >>> escape_formula("=1+1"), escape_formula("two"), escape_formula("'s")
     ("'=1+1", 'two', "''s")
     """
-    return f"'{text}" if FORMULA.match(text) else text
+    return f"'{text}" if text.startswith(("'", "\t", "\r", "\n")) or _is_formula(text) else text
+
+
+def _is_formula(text: str) -> bool:
+    seen = next((character for character in text if unicodedata.category(character) not in UNSEEN), "")
+    return unicodedata.normalize("NFKC", seen) in FORMULA  # full-width, small and raised forms too
 
 
 def _cells(name: str, column: pd.Series) -> list[str]:

@@ -1,10 +1,11 @@
 """JSON: the whole trace as text, for any language.
 
     {
-      "format":  "moeviz trace v1",
+      "format":  "moeviz trace v2",
       "model":   {"name": ..., "layers": [...], "num_experts": [...], "top_k": ...},       the fields of ModelInfo
       "tokens":  {"sequence": [...], "position": [...], "token_id": [...], "text": [...], "phase": [...]},    T each
-      "experts": [[[expert, ...], ...], ...],        layers x tokens x slots, highest weight first, -1 = empty slot
+      "experts": [[[expert, ...], ...], ...],        layers x tokens x slots, highest weight first, unless the model's
+                                                     slot_order is "unknown"; -1 = empty slot, -2 = not recorded
       "weights": [[[weight, ...], ...], ...],        the same shape, or null for the whole of it
       "logits":  [[[logit, ...], ...], ...]          layers x tokens x experts, or null; one null = no such expert
     }
@@ -29,7 +30,7 @@ from moeviz.formats.trace_facts import (
     tokens_as_json,
     tokens_of,
 )
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
 
 def to_json(trace: RoutingTrace) -> bytes:
@@ -83,10 +84,10 @@ def _flat(values: Any, name: str, shape: tuple[int, ...]) -> list[Any]:
 
 
 def _integers(values: list[Any]) -> np.ndarray:
-    if not all(type(value) is int and -1 <= value < MAX_EXPERTS for value in values):
+    if not all(type(value) is int and NOT_RECORDED <= value < MAX_EXPERTS for value in values):
         raise InvalidTrace(
-            f"An expert id is not a whole number from -1 to {MAX_EXPERTS - 1}. Use ids in that range, and -1 for an "
-            "empty slot."
+            f"An expert id is not a whole number from {NOT_RECORDED} to {MAX_EXPERTS - 1}. Use ids in that range, -1 "
+            "for an empty slot, and -2 where the source does not say."
         )
     return np.array(values, np.int16)
 

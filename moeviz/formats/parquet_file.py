@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 from pyarrow import parquet, types
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.assignments_table import MAX_ROWS, facts_beside_table, table_of, trace_of_table
+from moeviz.formats.assignments_table import MAX_ROWS, table_of, trace_of_table
 from moeviz.formats.table_cells import INTEGERS, TEXTS
+from moeviz.formats.table_facts import facts_beside_table
 from moeviz.formats.trace_facts import MAX_BYTES, MAX_FACTS_BYTES, check_size, parse_json, shown
 from moeviz.routing_trace import RoutingTrace
 
 KEY = b"moeviz"
+MAX_TEXT_BYTES, TEXT_A_BYTE = 2**26, 16  # of text for each row of a small file, or of a larger one, by its size
 READ = (*INTEGERS, *TEXTS, "weight")
 UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, TypeError)
 
@@ -52,7 +54,8 @@ def from_parquet(data: bytes) -> RoutingTrace:
         raise InvalidTrace(
             f"This is not a Parquet file, or it is damaged: {str(error)[:200]}. Write it again, or use another format."
         ) from error
-    columns = {name: _column(name, table.column(name)) for name in names}
+    most = min(MAX_BYTES, max(MAX_TEXT_BYTES, TEXT_A_BYTE * len(data)))
+    columns = {name: _column(name, table.column(name), most) for name in names}
     if facts is None:
         return trace_of_table(pd.DataFrame(columns, columns=names or file.schema_arrow.names))
     check_size(facts, MAX_FACTS_BYTES)
@@ -73,15 +76,15 @@ def _check_names(names: list[str]) -> None:
         raise InvalidTrace(f"Several columns of the table have the same name: {shown(names)}. Rename or remove them.")
 
 
-def _column(name: str, column: pa.ChunkedArray) -> pd.Series:
+def _column(name: str, column: pa.ChunkedArray, most: int) -> pd.Series:
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if name in TEXTS:
         if not (types.is_string(kind) or types.is_large_string(kind)):
             raise InvalidTrace(f"Column {name!r} is of type {kind}; it must be text.")
-        if (size := _unfolded(column)) > MAX_BYTES:
+        if (size := _unfolded(column)) > most:
             raise InvalidTrace(
-                f"Column {name!r} unpacks to {size:,} bytes of text, and at most {MAX_BYTES:,} are read. Use .npz for "
-                "more."
+                f"Column {name!r} unpacks to {size:,} bytes of text, and at most {most:,} are read from a file of this "
+                "size. Use .npz for more."
             )
         column = column.cast(pa.string())
     elif not (types.is_integer(column.type) or types.is_floating(column.type)):

@@ -4,6 +4,7 @@ A file comes from anyone. Whatever its JSON holds, reading it gives the facts or
 """
 
 import json
+import re
 from dataclasses import MISSING, asdict, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,12 +16,14 @@ from moeviz.errors import InvalidTrace
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
 
-FORMAT = "moeviz trace v1"
+FORMAT = "moeviz trace v2"
+OLDER = ("moeviz trace v1",)  # that are still read
 MAX_BYTES = 2**30  # of a file, and of what it unpacks to
 MAX_FACTS_BYTES = 2**26  # of the JSON in a packed file: Python needs some ten times as much memory for it
 MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
 MAX_EXPERTS = 2**15 - 1  # expert ids are int16
+MAX_ALL_EXPERTS = 2**16  # of all layers together; the largest model has 30,720
 TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
 LABEL = "label"
 
@@ -34,11 +37,7 @@ def facts_of(trace: RoutingTrace) -> dict[str, Any]:
 
 def model_of(facts: dict[str, Any]) -> ModelInfo:
     """The model's facts, checked one by one. Raises `InvalidTrace`."""
-    if facts.get("format") != FORMAT:
-        raise InvalidTrace(
-            f"The file's format is {shown(facts.get('format'))}, and this version of moeviz reads {FORMAT!r}. Save "
-            "the trace again, or update moeviz."
-        )
+    _check_format(facts.get("format"))
     model = dict(_object(facts.get("model"), "model"))
     if model.get("parameters") is not None:
         model["parameters"] = _built(ParameterCounts, _object(model["parameters"], "parameters"), "parameters")
@@ -51,7 +50,18 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
     for name, (values, low, high) in limits.items():
         if not values or not all(low <= value <= high for value in values):
             raise InvalidTrace(f"The model's {name} are {shown(values)}; they must be from {low} to {high}.")
+    check_experts(info)
     return info
+
+
+def check_experts(model: ModelInfo) -> None:
+    """Raise `InvalidTrace` for more experts than we read: whatever is made of a trace has a number for each."""
+    layers, experts = len(model.layers), max(model.num_experts)
+    if layers * experts > MAX_ALL_EXPERTS:
+        raise InvalidTrace(
+            f"The model has {layers:,} layers of up to {experts:,} experts, {layers * experts:,} in all, and at most "
+            f"{MAX_ALL_EXPERTS:,} are read. Leave some layers out, or number the experts from 0."
+        )
 
 
 def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
@@ -120,6 +130,20 @@ def shown(value: Any) -> str:
 def is_text(value: Any) -> bool:
     """True for a string that UTF-8 can hold: JSON can smuggle in half a character (a lone surrogate)."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _check_format(found: Any) -> None:
+    if found in (FORMAT, *OLDER):
+        return
+    if isinstance(found, str) and re.fullmatch(r"moeviz trace v\d+", found):
+        raise InvalidTrace(
+            f"The file's format is {shown(found)}, and this version of moeviz reads up to {FORMAT!r}. Update moeviz to "
+            "open it."
+        )
+    raise InvalidTrace(
+        f"The file's format is {shown(found)}, and this version of moeviz reads {FORMAT!r} and older. Save the trace "
+        "again."
+    )
 
 
 def _is_token_fact(name: str, value: Any) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.budget import check_cells
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 
@@ -24,6 +25,7 @@ def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray |
     _check_alike(reference, other)
     changed = (_sets(reference, other) != _sets(other, reference)).any(axis=2)
     ties = np.full(len(changed), np.nan) if tied is None else (changed & tied).mean(axis=1)
+    check_cells("Overlap", reference.experts.size, 2**24, 1024, choices=reference.experts.size, slots=other.model.top_k)
     filled = reference.experts != NO_EXPERT
     shared = filled & (reference.experts[..., None] == other.experts[..., None, :]).any(axis=3)
     return pd.DataFrame(

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.budget import check_cells
 from moeviz.metrics.chosen import chosen_experts
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
 CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should have
+BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
 def co_activation(trace: RoutingTrace) -> pd.DataFrame:
@@ -24,11 +26,11 @@ def co_activation(trace: RoutingTrace) -> pd.DataFrame:
     loads it is (k - 1) / (E - 1) for every pair. N_j / T would be too high: a slot taken by one expert is not free for
     another.
 
-    One row per layer and ordered pair of different experts, including pairs that no token chose. Columns: layer int32
-    (the model's own index) · expert int16 · partner int16 · expert_tokens int64 (N_i) · tokens int64 (N_ij) ·
-    co_activation float64 (share of the expert's tokens; NaN where it has none) · chance float64 (the same at random) ·
-    lift float64 (co_activation / chance; NaN if chance is 0 or missing) · chance_tokens float64 (N_ij expected at
-    random). Raises `InvalidTrace` if each token has only one expert.
+    One row per layer and ordered pair of different experts that some token chose, including pairs that none chose
+    together. Columns: layer int32 (the model's own index) · expert int16 · partner int16 · expert_tokens int64 (N_i) ·
+    tokens int64 (N_ij) · co_activation float64 (share of the expert's tokens) · chance float64 (the same at random) ·
+    lift float64 (co_activation / chance; NaN if chance is 0) · chance_tokens float64 (N_ij expected at random). Raises
+    `InvalidTrace` if each token has only one expert, or if so many experts occur that there are too many pairs.
 
     Source: OLMoE (arXiv 2409.02060), section 5.2, 'Expert co-activation', over all pairs; the random draw is the
     conditional Bernoulli distribution of Chen, Dempster & Liu (1994); lift as in Brin et al. (1997), 'interest'.
@@ -42,19 +44,17 @@ def co_activation(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
-    num_experts = trace.model.num_experts[row]
-    chosen = chosen_experts(trace.experts[row], num_experts)
-    ones = chosen.astype(np.float32)
-    together = ones.T @ ones  # exact up to 16 million tokens
-    expert, partner = np.nonzero(~np.eye(num_experts, dtype=bool))
-    alone = together.diagonal().astype(np.int64)[expert]
-    tokens = together[expert, partner].astype(np.int64)
+    ids, chosen = _experts_that_occur(trace, row)
+    together = _together(chosen)
+    expert, partner = np.nonzero(~np.eye(len(ids), dtype=bool))
+    alone = together.diagonal()[expert]
+    tokens = together[expert, partner]
     by_lot = pairs_by_lot(chosen)[expert, partner]
     return pd.DataFrame(
         {
-            "layer": np.int32(trace.model.layers[row]),
-            "expert": expert.astype(np.int16),
-            "partner": partner.astype(np.int16),
+            "layer": np.full(len(expert), trace.model.layers[row], np.int32),
+            "expert": ids[expert],
+            "partner": ids[partner],
             "expert_tokens": alone,
             "tokens": tokens,
             "co_activation": _ratio(tokens, alone),
@@ -63,6 +63,25 @@ def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
             "chance_tokens": by_lot,
         }
     )
+
+
+def _experts_that_occur(trace: RoutingTrace, row: int) -> tuple[Int16[np.ndarray, " O"], Bool[np.ndarray, "T O"]]:
+    """Ids in ascending order, and which token has which of them: a trace may name id 32,766 and use three experts."""
+    experts, filled = trace.experts[row], trace.filled[row]
+    ids = np.unique(experts[filled])
+    what = f"Co-activation in layer {trace.model.layers[row]}"
+    check_cells(what, experts.size, experts_that_occur=len(ids), partners=len(ids))
+    among = np.where(filled, np.searchsorted(ids, experts), -1).astype(np.int16)
+    return ids, chosen_experts(among, len(ids))
+
+
+def _together(chosen: Bool[np.ndarray, "T O"]) -> Int64[np.ndarray, "O O"]:
+    """How many tokens each pair of experts shares; on the diagonal, how many each has."""
+    together, step = np.zeros((chosen.shape[1],) * 2, np.int64), max(1, BLOCK // max(chosen.shape[1], 1))
+    for start in range(0, len(chosen), step):
+        ones = chosen[start : start + step].astype(np.float32)
+        together += (ones.T @ ones).astype(np.int64)  # exact: at most as many tokens as a block has
+    return together
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -102,8 +121,11 @@ def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) ->
 
 
 def _pairs_of(weights: Float64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
-    without_one = np.where(np.eye(len(weights), dtype=bool), 0, weights)
-    pairs: np.ndarray = np.outer(weights, weights) * _per_set(without_one, sizes, taken=2, whole=weights)
+    pairs, step = np.outer(weights, weights), max(1, BLOCK // (len(weights) * len(sizes)))
+    for start in range(0, len(weights), step):
+        rows = np.arange(start, min(start + step, len(weights)))
+        without_one = np.where(rows[:, None] == np.arange(len(weights)), 0, weights)
+        pairs[rows] *= _per_set(without_one, sizes, taken=2, whole=weights)
     return pairs
 
 

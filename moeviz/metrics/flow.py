@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.layers import overlap, transitions
+from moeviz.metrics.layers import first_choices_of_two, overlap
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 
@@ -24,8 +24,19 @@ def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    frames = [transitions(pair) for pair in _consecutive(trace)]
-    return pd.concat([frame[frame["tokens"] > 0] for frame in frames], ignore_index=True)
+    return pd.concat([_taken(pair) for pair in _consecutive(trace)], ignore_index=True)
+
+
+def _taken(pair: RoutingTrace) -> pd.DataFrame:
+    before, after = first_choices_of_two(pair).astype(np.int64)
+    key, tokens = np.unique(before * pair.model.num_experts[1] + after, return_counts=True)
+    from_expert, to_expert = np.divmod(key, pair.model.num_experts[1])
+    share = tokens / np.bincount(before)[from_expert]
+    chance = np.bincount(after)[to_expert] / max(len(after), 1)
+    columns = {"from_expert": from_expert.astype(np.int16), "to_expert": to_expert.astype(np.int16), "tokens": tokens}
+    layers = (np.full(len(key), layer, np.int32) for layer in pair.model.layers)
+    ends = dict(zip(("from_layer", "to_layer"), layers, strict=True))
+    return pd.DataFrame(ends | columns | {"share": share, "chance": chance, "lift": share / chance})
 
 
 def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.budget import check_cells
 from moeviz.metrics.load import balance, expert_load
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -57,8 +58,10 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
     Source: contingency table; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    before, after = _first_choices(trace)
-    table = _table(before, after, trace.model.num_experts)
+    before, after = first_choices_of_two(trace)
+    sizes = trace.model.num_experts
+    check_cells("Transitions", trace.experts.size, experts=sizes[0], experts_of_the_other_layer=sizes[1])
+    table = _table(before, after, sizes)
     row, column = table.sum(axis=1, keepdims=True), table.sum(axis=0, keepdims=True)
     share = _ratio(table, row)
     chance = np.broadcast_to(_ratio(column, column.sum(keepdims=True)), table.shape)
@@ -94,7 +97,8 @@ def overlap(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
-    kept = _routed(trace)
+    kept, slots = _routed(trace), trace.model.top_k
+    check_cells("Shared ids", trace.experts.size, 2**24, 1024, tokens=len(kept), slots=slots, slots_of_the_other=slots)
     first, second = trace.experts[:, kept]
     a, b = first[:, 0], second[:, 0]
     rng = np.random.default_rng(0)
@@ -134,7 +138,8 @@ def _routed(trace: RoutingTrace) -> np.ndarray:
     return np.flatnonzero((trace.experts[..., 0] != NO_EXPERT).all(axis=0))
 
 
-def _first_choices(trace: RoutingTrace) -> np.ndarray:
+def first_choices_of_two(trace: RoutingTrace) -> np.ndarray:
+    """The first choices in both layers of the tokens that have an expert in both."""
     choices: np.ndarray = trace.experts[:, _routed(trace), 0]
     return choices
 
@@ -157,9 +162,8 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _mutual_information(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> float:
-    joint = _table(a, b, sizes)
-    separate = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
-    return max(separate - _entropy(joint.ravel()), 0.0)
+    joint = np.unique(a.astype(np.int64) * sizes[1] + b, return_counts=True)[1]
+    return max(_entropy(np.bincount(a)) + _entropy(np.bincount(b)) - _entropy(joint), 0.0)
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:

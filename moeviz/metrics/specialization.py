@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.budget import check_cells
 from moeviz.metrics.divergence import divergences, entropy
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -33,6 +34,7 @@ def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
     figure 7, draws the share of assignments.
     """
     names, codes = trace.labels("Load by label")
+    check_cells("Load by label", trace.experts.size, labels=len(names), experts=sum(trace.model.num_experts))
     tokens = np.bincount(codes, minlength=len(names))[:, None]
     frames = []
     for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
@@ -108,6 +110,8 @@ def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
             "Trace fewer kinds of text."
         )
     first, second = np.triu_indices(len(texts.names), k=1)
+    most = max(trace.model.num_experts)
+    check_cells("A comparison of labels", trace.experts.size, pairs_of_labels=len(first), experts=most)
     names, frames = np.array(texts.names, object), []
     for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
         counts = texts.counts(experts[:, :1], num_experts)
@@ -144,6 +148,7 @@ def _texts(trace: RoutingTrace, why: str) -> _Texts:
     names, codes = trace.labels(why)
     pairs = np.stack([codes, trace.tokens["sequence"].to_numpy(np.int64)], axis=1)
     texts, text_of_token = np.unique(pairs, axis=0, return_inverse=True)
+    check_cells(why, trace.experts.size, texts=len(texts), experts=max(trace.model.num_experts))
     rng = np.random.default_rng(0)
     shuffles = [rng.permutation(len(texts)) for _ in range(SHUFFLES if len(texts) > len(names) else 0)]
     return _Texts(names, text_of_token.ravel(), texts[:, 0], shuffles)

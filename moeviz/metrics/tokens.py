@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.budget import check_cells
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 _SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
@@ -80,6 +81,7 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
             "ids of different layers are unrelated."
         )
     shape = (len(trace.tokens), model.num_experts[0])
+    check_cells("Token by expert", trace.experts.size, tokens=shape[0], experts=shape[1])
     slots, weights = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
     token, slot = np.nonzero(trace.experts[0] != NO_EXPERT)
     expert = trace.experts[0, token, slot]

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.budget import check_cells
 from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, RoutingTrace
 
 AT_LEAST = 10  # occurrences of a token; OLMoE's table 8 leaves out the others too
@@ -173,6 +174,7 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
             f"Vocabulary specialization needs tokens that occur at least {at_least} times, and here no token occurs "
             f"more than {often}. Trace a longer text, or many texts with `moeviz corpus`."
         )
+    check_cells("The vocabulary", trace.experts.size, tokens=len(kept), experts=max(trace.model.num_experts))
     row = np.full(len(times), -1)
     row[kept] = np.arange(len(kept))
     forms = tokens[["token_id", "text"]].assign(code=codes).value_counts(sort=False).reset_index()

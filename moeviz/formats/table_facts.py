@@ -1,0 +1,112 @@
+"""What the rows of a table cannot say, in JSON beside them, and what is read from it.
+
+| key | meaning |
+|---|---|
+| format, model | as in every trace file |
+| rows | how many the table has |
+| weights | whether they are known |
+| idle_tokens | the tokens without a row: columns as in JSON |
+| token_order | the place of each token among all tokens by sequence and position, as runs |
+| not_recorded | for each layer in which some tokens are not recorded, by its index: those tokens, as runs |
+
+Files of `moeviz trace v1` have neither of the last two, and the places of the idle tokens instead (`row`).
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.formats.runs import numbers_of, runs_of
+from moeviz.formats.trace_facts import FORMAT, facts_of, shown, tokens_as_json, tokens_of
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
+
+PLAIN = "Remove the facts to open it as a plain table."
+
+
+def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
+    """The facts of a trace for its table, ready for JSON."""
+    filled, layers = trace.filled, zip(trace.model.layers, trace.recorded, strict=True)
+    missing = {str(layer): runs_of(np.flatnonzero(~recorded)) for layer, recorded in layers if not recorded.all()}
+    return {
+        **facts_of(trace),
+        "rows": int(filled.sum()),
+        "weights": trace.weights is not None,
+        "idle_tokens": tokens_as_json(trace.tokens.iloc[np.flatnonzero(~filled.any(axis=(0, 2)))]),
+        "token_order": runs_of(np.argsort(_by_place(trace.tokens))),
+        "not_recorded": missing,
+    }
+
+
+def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -> tuple[np.ndarray, pd.DataFrame]:
+    """The tokens of the rows and those without a row, in the order of the trace; and the token of each row.
+
+    `tokens` stand in order of first appearance, which is no order to trust: a table may have been sorted.
+    """
+    older, idle = facts["format"] != FORMAT, facts.get("idle_tokens")
+    columns = dict(idle) if isinstance(idle, dict) else {}
+    rows = columns.pop("row", None) if older else None
+    without = tokens_of(columns)
+    if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
+        raise InvalidTrace(
+            f"The tokens of the rows and those of the facts differ: only one of the two has labels. {PLAIN}"
+        )
+    both = pd.concat([part for part in (tokens, without) if len(part)] or [without], ignore_index=True)
+    order = _order_of_v1(both, len(tokens), token, rows) if older else _stated_order(both, facts.get("token_order"))
+    place = np.argsort(order)
+    return place[token], both.iloc[order].reset_index(drop=True)
+
+
+def mark_not_recorded(experts: np.ndarray, model: ModelInfo, facts: dict[str, Any]) -> None:
+    """Write NOT_RECORDED into the slots of which the facts say so."""
+    if facts["format"] != FORMAT:
+        return
+    missing, layers = facts.get("not_recorded"), {str(layer): row for row, layer in enumerate(model.layers)}
+    if not isinstance(missing, dict) or not missing.keys() <= layers.keys():
+        raise InvalidTrace(
+            f"The facts say {shown(missing)} for not_recorded; it must give tokens by layer, one of "
+            f"{shown(model.layers)}. {PLAIN}"
+        )
+    for layer, runs in missing.items():
+        tokens = numbers_of(runs, experts.shape[1], f"the tokens that layer {layer} did not record")
+        if (experts[layers[layer], tokens] >= 0).any():
+            raise InvalidTrace(
+                f"The facts say of layer {layer} that some tokens are not recorded, and the table has rows of them. "
+                f"{PLAIN}"
+            )
+        experts[layers[layer], tokens] = NOT_RECORDED
+
+
+def _by_place(tokens: pd.DataFrame) -> np.ndarray:
+    order: np.ndarray = np.lexsort((tokens["position"], tokens["sequence"]))
+    return order
+
+
+def _stated_order(tokens: pd.DataFrame, runs: Any) -> np.ndarray:
+    ranks = numbers_of(runs, len(tokens), "the order of the tokens")
+    if len(ranks) != len(tokens):
+        raise InvalidTrace(
+            f"The facts give the order of {len(ranks):,} tokens, and the table has {len(tokens):,}. {PLAIN}"
+        )
+    order: np.ndarray = _by_place(tokens)[ranks]
+    return order
+
+
+def _order_of_v1(tokens: pd.DataFrame, with_rows: int, token: np.ndarray, rows: Any) -> np.ndarray:
+    """By sequence and position, as every trace of moeviz was, unless the places of the idle tokens tell of another.
+
+    Then it is the order of the rows, as long as nobody sorted them.
+    """
+    places = isinstance(rows, list) and all(type(row) is int and 0 <= row < len(tokens) for row in rows)
+    if not places or not len(tokens) - with_rows == len(rows) == len(set(rows)):
+        raise InvalidTrace(
+            f"The facts list the rows {shown(rows)} as tokens without an expert, which does not fit {len(tokens)} "
+            f"tokens. {PLAIN}"
+        )
+    sorted_order = _by_place(tokens)
+    if np.array_equal(np.argsort(sorted_order)[with_rows:], rows) or (np.diff(token) < 0).any():
+        return sorted_order
+    order: np.ndarray = np.argsort(np.concatenate([np.setdiff1d(np.arange(len(tokens)), rows), rows]).astype(np.int64))
+    return order
