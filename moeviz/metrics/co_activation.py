@@ -6,12 +6,14 @@ from jaxtyping import Bool, Float64, Int64
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.chosen import chosen_experts
+from moeviz.metrics.recorded import of_each_layer
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
 CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should have
 
 
+@of_each_layer
 def co_activation(trace: RoutingTrace) -> pd.DataFrame:
     """How often two experts of a layer are chosen for the same token, next to what chance would give.
 
