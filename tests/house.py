@@ -65,11 +65,12 @@ MAY_IMPORT = {
     "moeviz/samples.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "",
-    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts",
-    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
+    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
     "moeviz/model_info.py": "moeviz.errors",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
+    "moeviz/viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
 

@@ -1,17 +1,4 @@
 """Edges where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
-"""The edges where a trace, or a what-if, was once wrong without a word: twelve points, each with its tests."""
-
-import json
-from pathlib import Path
-
-import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
-
-import moeviz
-from moeviz.errors import MoevizError
-"""Where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
 
 import copy
 import json
@@ -20,18 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from foreign import calling, here
+from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
 
 import moeviz
 from moeviz import Decoding, Sampling
-
-import pytest
-import torch
-from foreign import calling, here
-
-import moeviz
 from moeviz.capture.record.listen import listen
+from moeviz.errors import MoevizError
 
 TEXT = "Il fait froid."
 
@@ -379,6 +364,8 @@ def test_a_file_name_that_is_not_utf_8_is_no_label(tmp_path, capsys):
     file.write_text("Il fait froid.")
     assert main(["corpus", str(file)]) == 1
     assert "is not text in UTF-8" in capsys.readouterr().err
+
+
 NAN, INF = float("nan"), float("inf")
 SETTINGS_THAT_ARE_NONE = {
     "temperature": [-1, -0.5, INF, NAN, 1e-40, "1", True, None],
