@@ -202,7 +202,7 @@ def test_a_header_that_is_no_json_object_is_refused(members, text):
 
 @pytest.mark.parametrize("version", ["moeviz trace", "trace v1", None, 1, ["moeviz trace v1"]])
 def test_another_format_is_refused_by_name(with_header, version):
-    with pytest.raises(InvalidTrace, match="reads 'moeviz trace v2' and older. Save the trace again"):
+    with pytest.raises(InvalidTrace, match=r"reads 'moeviz trace v2' and older\. Save the trace again"):
         from_trace_file(with_header(lambda header: header.update(format=version)))
 
 

@@ -29,9 +29,10 @@ def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     tokens.
 
     One row per layer. Columns: layer int32 · num_experts int16 (E) · switch, first_choice, transformers float64 (no
-    unit) · even float64 (no share: the value of `transformers`, and of `pooled`, under a perfectly uniform load, k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without
-    tokens, and first_choice if the trace does not say which experts are first choices. Raises `MissingField` if the
-    trace has no logits, or does not say how the router turns them into probabilities.
+    unit) · even float64 (no share: the value of `transformers`, and of `pooled`, under a perfectly uniform load, which
+    is k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without tokens, and
+    first_choice if the trace does not say which experts are first choices. Raises `MissingField` if the trace has no
+    logits, or does not say how the router turns them into probabilities.
 
     Source: Switch Transformers (arXiv 2101.03961), eq. 4 to 6; `load_balancing_loss_func` of transformers' Mixtral. On
     pooling hiding imbalance: huggingface/transformers issue 28255, QwenLM/Qwen3 issue 1418.
