@@ -1,5 +1,7 @@
 """Models with adapters: PEFT puts LoRA's layers into the model, and a wrapper around it that changes nothing."""
 
+from typing import Any, cast
+
 from torch import nn
 
 from moeviz.errors import CaptureError
@@ -12,11 +14,11 @@ def without_wrapper(model: nn.Module) -> nn.Module:
     """
     if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
         return model
-    config = model.active_peft_config
+    wrapper: Any = model
+    config = wrapper.active_peft_config
     if config.is_prompt_learning:
         raise CaptureError(
             f"This {type(model).__name__} learns its prompt ({type(config).__name__}): it reads vectors that are no "
             "tokens, and moeviz cannot tell their routing from that of the tokens. Trace the model without the adapter."
         )
-    inner: nn.Module = model.get_base_model()
-    return inner
+    return cast(nn.Module, wrapper.get_base_model())

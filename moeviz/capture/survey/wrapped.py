@@ -1,10 +1,10 @@
 """Models that something else has been done to: compiled for speed, trained with checkpoints, adapted by LoRA."""
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -21,15 +21,14 @@ from moeviz.capture.trace import trace
 NEW = 3
 
 
-def _compiled(architecture: str, mode: str, kernels: bool = False) -> str:
+def _compiled(architecture: str, mode: str) -> str:
     """Compiled by Inductor and run once before it is traced."""
     torch._dynamo.reset()
     model, ids = random_model(architecture), torch.tensor([[5, 6, 7]])
     model.compile(mode=mode)
     model(ids)
-    return told_apart(
-        trace(model, ONE, tokenizer=tokenizer(), max_new_tokens=NEW, kernels=kernels), random_model(architecture)
-    )
+    made = trace(model, ONE, tokenizer=tokenizer(), max_new_tokens=NEW)
+    return told_apart(made, random_model(architecture))
 
 
 def _with_backward(architecture: str, checkpoints: bool) -> str:
@@ -52,18 +51,29 @@ def _with_backward(architecture: str, checkpoints: bool) -> str:
 
 def _adapted(architecture: str, targets: Callable[[PreTrainedModel], dict], as_peft: bool, **options: object) -> str:
     """With LoRA of random weights, handed over as the PeftModel or as the model inside it."""
+    if importlib.util.find_spec("peft") is None:
+        return f"{NOT_TRIED}: peft is not installed"
     model = random_model(architecture)
     try:
-        wrapped = get_peft_model(model, LoraConfig(r=4, init_lora_weights=False, **targets(model))).eval()
+        wrapped = with_lora(model, targets(model))
     except (ValueError, NotImplementedError) as error:
         return f"{NOT_TRIED}: PEFT does not adapt it ({str(error).splitlines()[0]})"
     return as_it_runs(wrapped.get_base_model(), handed=wrapped if as_peft else None, **options)
 
 
+def with_lora(model: PreTrainedModel, targets: dict) -> nn.Module:
+    """A PeftModel around it."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=4, init_lora_weights=False, **targets)).eval()
+
+
 def _generated(architecture: str, targets: Callable[[PreTrainedModel], dict]) -> str:
     """A PeftModel that generates."""
+    if importlib.util.find_spec("peft") is None:
+        return f"{NOT_TRIED}: peft is not installed"
     model = random_model(architecture)
-    wrapped = get_peft_model(model, LoraConfig(r=4, init_lora_weights=False, **targets(model))).eval()
+    wrapped = with_lora(model, targets(model))
     made = trace(wrapped, ONE, tokenizer=tokenizer(), max_new_tokens=NEW)
     return told_apart(made, wrapped.get_base_model())
 
