@@ -56,7 +56,7 @@ parser = argparse.ArgumentParser(
 parser.add_argument("names", nargs="*", metavar="NAME", help="architectures, for --ways")
 parser.add_argument("--ways", action="store_true", help="the ways of running")
 parser.add_argument("--only", default="", metavar="WORD", help="ways of running whose name has this in it")
-parser.add_argument("--write", action="store_true", help="make the table anew")
+parser.add_argument("--write", action="store_true", help="make the table anew, or its rows of these ways")
 arguments = parser.parse_args()
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
