@@ -20,7 +20,8 @@ from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, tex
 
 import moeviz
 from moeviz.capture.routers.families import families
-from moeviz.capture.survey.modes import FAMILIES, WAYS
+from moeviz.capture.survey.matrix import WAYS
+from moeviz.capture.survey.modes import FAMILIES
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.linked_grid import LINKED

@@ -69,15 +69,15 @@ def _counted(row) -> tuple[str, ...]:
 
 
 def ways() -> str:
-    """Every way of running that is held against a plain forward, and on which families."""
-    from moeviz.capture.survey.modes import EQUAL, FAMILIES, REFUSED, WAYS
+    """Every way of running that is held against what the experts received, and what came of it."""
+    from moeviz.capture.survey.matrix import counted, surveyed_ways
+    from moeviz.capture.survey.modes import FAMILIES
 
-    said = {"router bypassed": f"{REFUSED}, with a sentence"}
-    said |= dict.fromkeys(("int8", "int4"), f"{EQUAL}, where torchao is installed")
-    rows = [(way, said.get(way, EQUAL)) for way in WAYS]
-    return f"{table(('way of running', 'the trace, on each of the families'), rows)}\n\nThe families: " + (
-        ", ".join(f"`{family}`" for family in FAMILIES) + "."
-    )
+    found = surveyed_ways()
+    rows = [(row.way, *(n or "" for n in (row.equal, row.refused, row.not_tried))) for row in found.itertuples()]
+    families = ", ".join(f"`{family}`" for family in FAMILIES)
+    columns = ("way of running", "architectures: equal", "refused", "cannot be tried")
+    return f"{table(columns, rows)}\n\nIn all: {counted(found)}. Where twelve were tried, they are {families}."
 
 
 def topics() -> str:

@@ -18,6 +18,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import Recording
 from moeviz.capture.record.locks import alone
+from moeviz.capture.run.autocast import autocast_of_caller
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
 from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
 from moeviz.capture.run.plan import Plan, plan_for
@@ -166,7 +167,7 @@ class _Cancelled(BaseException):
 def _growing(job: Job) -> Iterator[RoutingTrace]:
     """The model runs in a thread of its own, and takes turns with the caller."""
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
-    turns, cancelled = threading.Semaphore(0), threading.Event()
+    turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
@@ -179,7 +180,8 @@ def _growing(job: Job) -> Iterator[RoutingTrace]:
 
     def work() -> None:
         try:
-            _recorded(job, watching)
+            with autocast():
+                _recorded(job, watching)
             made.put(None)
         except BaseException as error:  # raised again where the traces are taken
             made.put(error)

@@ -27,6 +27,8 @@ SITES = {
 }
 OTHER_SITE = "feed-forward"
 SITE_BY_DEFAULT = (OTHER_SITE, "text", "encoder")
+ADAPTED = "ParamWrapper"  # PEFT's, around a module of which LoRA changes a parameter
+INSIDE = ".base_layer"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +49,7 @@ class Router:
     @property
     def block_path(self) -> str:
         """Path of the MoE block that holds the router."""
-        return self.path.rpartition(".")[0]
+        return place_of(self.path).rpartition(".")[0]
 
     @property
     def kind(self) -> str:
@@ -137,12 +139,14 @@ def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
 def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str) -> Router:
     module, index = parts[path], LAYER_INDEX.search(path)
     odd = ODD_ROUTERS.get(type(module).__name__)
-    block_path = path.rpartition(".")[0]
+    place = place_of(path)
+    block_path = place.rpartition(".")[0]
     block = parts[block_path]
-    experts = _experts(path, parts, odd.experts if odd else ("experts",))
-    num_experts = _first_number("num_experts", module, *experts.values(), block)
+    experts = _experts(place, parts, odd.experts if odd else ("experts",))
+    num_experts = _first_number("num_experts", module, *map(inmost, experts.values()), block)
     top_k = (odd.top_k(module) if odd else None) or _first_number("top_k", module, block)
-    if index is None or not experts or num_experts is None or top_k is None:
+    adapted = type(parts[place]).__name__ == ADAPTED
+    if index is None or not experts or num_experts is None or top_k is None or (place != path and not adapted):
         raise CaptureError(
             f"{type(model).__name__} declares {type(module).__name__} at {path} as a router, but moeviz does not know "
             "its form: it needs a layer index in the path, an `experts` module next to the router, `num_experts` and "
@@ -155,6 +159,20 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
             "needs at least one expert, and can choose no more than there are: check the config."
         )
     return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, odd)
+
+
+def place_of(path: str) -> str:
+    """Where in its block a router stands, which an adapter may wrap."""
+    while path.endswith(INSIDE):
+        path = path.removesuffix(INSIDE)
+    return path
+
+
+def inmost(part: nn.Module) -> nn.Module:
+    """A module without the adapters around it."""
+    while type(part).__name__ == ADAPTED:
+        part = part.get_submodule(INSIDE[1:])
+    return part
 
 
 def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:

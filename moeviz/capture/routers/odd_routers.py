@@ -18,6 +18,7 @@ from moeviz.routing_trace import NO_EXPERT
 
 Answer = tuple  # (logits or None, weights, expert ids), and what else a router answers with
 Reader = Callable[[nn.Module, tuple, tuple], Answer]
+LEAST_LOGARITHM = -104.0  # below the logarithm of every float32 above 0
 
 
 def _as_it_comes(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -30,15 +31,23 @@ def _decided_by_the_block(_router: nn.Module, given: tuple, answer: tuple) -> An
 
 
 def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """Logarithms of probabilities are logits, up to a number that is the same for all experts of a token."""
-    return answer[0].log(), *answer[1:3]
+    """Logarithms of probabilities are logits, up to a number that is the same for all experts of a token.
+
+    A probability too small for its dtype is 0, and -inf would say that there is no such expert.
+    """
+    return answer[0].log().clamp(min=LEAST_LOGARITHM), *answer[1:3]
 
 
 def _scores_of_all(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The scores of experts that were not chosen are 0."""
+    """The best logits are chosen, and the scores of all other experts are 0; rounding makes some of the chosen 0 too.
+
+    Where an expert beside the best logits has a score, someone has changed the scores, and it is they that count.
+    """
     scores, logits = answer
-    weights, experts = scores.topk(router.top_k, dim=-1)
-    return logits, weights, experts
+    experts = logits.topk(router.top_k, dim=-1).indices
+    changed = scores.scatter(-1, experts, 0).any(dim=-1, keepdim=True)
+    experts = torch.where(changed, scores.topk(router.top_k, dim=-1).indices, experts)
+    return logits, scores.gather(-1, experts), experts
 
 
 def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -58,16 +67,24 @@ def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answ
 
 
 def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The weights of all experts: 0 where one was not chosen, or was full."""
+    """The weights of all experts: 0 where one was not chosen, was full, or has a weight that was rounded to 0.
+
+    Which of these it is, the answer does not say. What adds nothing is shown as dropped, and the trace warns of it.
+    """
     _mask, weights_of_all, logits = answer
     weights, experts = weights_of_all.topk(2, dim=-1)
     return logits, weights, experts.masked_fill(weights == 0, NO_EXPERT)
 
 
-def _with_a_class_for_skipping(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """A token that skips the experts answers with expert 0 and weight 0; its class is the last one."""
+def _with_a_class_for_skipping(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """A token that skips the experts answers with expert 0 and weight 0; its class is the last one.
+
+    So does one whose bias sends it to expert 0 where the probability of 0 is rounded to 0: the choice tells them apart.
+    """
     logits, weights, experts, *_states = answer
-    return logits, weights, experts.masked_fill(weights == 0, logits.shape[-1] - 1)
+    ranks = logits.softmax(dim=-1).float() + router.balancing_biases
+    skips = (weights == 0) & (experts == 0) & (ranks.argmax(dim=-1, keepdim=True) != 0)
+    return logits, weights, experts.masked_fill(skips, logits.shape[-1] - 1)
 
 
 def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -143,7 +160,8 @@ ODD_ROUTERS: dict[str, Odd] = {
         top_k=lambda _router: 2,
         caution=(
             "The experts of NllbMoe in transformers 5.24 read the router's mask as expert ids, so experts 0 and 1 run "
-            "whatever the router decides; the trace holds what the router decides."
+            "whatever the router decides; the trace holds what the router decides. A second expert whose weight is "
+            "rounded to 0, which half precision does, is shown as dropped."
         ),
     ),
     "SwitchTransformersTop1Router": Odd("a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1),

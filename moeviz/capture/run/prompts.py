@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from moeviz.capture.models.adapted import without_wrapper
 from moeviz.capture.models.compiled import as_written
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
@@ -61,7 +62,8 @@ def prepare(
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
     if isinstance(model, str):
         model = load_model(model)
-    runs = cast(PreTrainedModel, as_written(model.model if isinstance(model, LoadedModel) else model))
+    given = as_written(model.model if isinstance(model, LoadedModel) else model)
+    runs = cast(PreTrainedModel, without_wrapper(given))
     if isinstance(model, LoadedModel):
         tokenizer, info = model.tokenizer, model.info
     else:

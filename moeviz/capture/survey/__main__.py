@@ -1,24 +1,66 @@
-"""Survey the installed transformers: `python -m moeviz.capture.survey`; --write makes the table of families anew."""
+"""Survey the installed transformers. Both write their table anew with --write.
+
+python -m moeviz.capture.survey [--write]           every architecture against what its experts receive
+python -m moeviz.capture.survey --ways [NAME ...]   every way of running, on all architectures or on those named
+"""
 
 import argparse
+import logging
 import sys
+import warnings
 
+import pandas as pd
 import transformers
 
 from moeviz.capture.survey.table import YES, table_of, write_table
 from moeviz.capture.survey.tiny_models import architectures
 
-parser = argparse.ArgumentParser(prog="python -m moeviz.capture.survey", description=__doc__)
-parser.add_argument("--write", action="store_true", help="make the table of families anew")
+
+def _families(write: bool) -> None:
+    found = table_of(architectures())
+    if write:
+        write_table(found)
+    exact = found.groupby("architecture")["exact"].agg(lambda answers: (answers == YES).all())
+    kernels = found.groupby("architecture")["kernels"].agg(lambda answers: (answers == YES).all())
+    sys.stdout.write(found.to_string(index=False) + "\n")
+    sys.stdout.write(
+        f"transformers {transformers.__version__}: {exact.sum()} of {len(exact)} architectures exact, "
+        f"{kernels.sum()} run by moeviz's kernels\n"
+    )
+
+
+def _ways(names: list[str], only: str, write: bool) -> None:
+    from moeviz.capture.survey.held import EQUAL
+    from moeviz.capture.survey.matrix import WAYS, cells, counted, summed, write_ways
+
+    warnings.simplefilter("ignore")  # of compilers and accelerate, about models as tiny as these
+    logging.disable(logging.CRITICAL)
+    rows = []
+    for way in (way for way in WAYS if only in way):
+        found = list(cells([way], names))
+        rows.append(summed(found))
+        for cell in found:
+            if cell.outcome != EQUAL:
+                sys.stdout.write(f"    {cell.architecture}: {cell.outcome}: {cell.says.splitlines()[0]}\n")
+        sys.stdout.write(f"{way}: {counted(rows[-1])}\n")
+        sys.stdout.flush()
+    table = pd.concat(rows, ignore_index=True)
+    if write:
+        write_ways(table)
+    sys.stdout.write(f"{table.to_string(index=False)}\n{counted(table)}\n")
+
+
+parser = argparse.ArgumentParser(
+    prog="python -m moeviz.capture.survey", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("names", nargs="*", metavar="NAME", help="architectures, for --ways")
+parser.add_argument("--ways", action="store_true", help="the ways of running")
+parser.add_argument("--only", default="", metavar="WORD", help="ways of running whose name has this in it")
+parser.add_argument("--write", action="store_true", help="make the table anew, or its rows of these ways")
 arguments = parser.parse_args()
 transformers.logging.set_verbosity_error()
-found = table_of(architectures())
-if arguments.write:
-    write_table(found)
-exact = found.groupby("architecture")["exact"].agg(lambda answers: (answers == YES).all())
-kernels = found.groupby("architecture")["kernels"].agg(lambda answers: (answers == YES).all())
-sys.stdout.write(found.to_string(index=False) + "\n")
-sys.stdout.write(
-    f"transformers {transformers.__version__}: {exact.sum()} of {len(exact)} architectures exact, "
-    f"{kernels.sum()} run by moeviz's kernels\n"
-)
+transformers.logging.disable_progress_bar()
+if arguments.ways:
+    _ways(arguments.names, arguments.only, arguments.write)
+else:
+    _families(arguments.write)

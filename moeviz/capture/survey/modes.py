@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
@@ -19,12 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 from moeviz.capture.record.listen import listen
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.run.prompts import Batch
-from moeviz.capture.survey.survey import random_model, read, tokenizer
-from moeviz.capture.survey.witness import Routing, witnessed
+from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, told_apart
+from moeviz.capture.survey.survey import random_model, tokenizer
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.routing_trace import RoutingTrace
 
 FAMILIES = (
     "mixtral",
@@ -40,10 +38,8 @@ FAMILIES = (
     "lfm2_moe",
     "minimax_m2",
 )
-ONE, TWO = "To be, or not to be, or to", ["To be", "12 + 7 = 19, und heute ist es kalt"]
+TWO = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 NEW = 6
-EQUAL, REFUSED = "equal", "refused"
-WEIGHTS = {"rtol": 1e-3, "atol": 1e-5}  # the same sums in another order
 
 
 def way(traced: Callable = trace, prompts: str | list[str] = TWO, **options: object) -> Callable[[str], str]:
@@ -54,33 +50,6 @@ def way(traced: Callable = trace, prompts: str | list[str] = TWO, **options: obj
         return told_apart(traced(model, prompts, tokenizer=tokenizer(), **options), model)
 
     return run
-
-
-def told_apart(trace: RoutingTrace, model: PreTrainedModel) -> str:
-    """EQUAL, or where the trace differs from what the experts receive of its finished sequences."""
-    for sequence, tokens in trace.tokens.groupby("sequence"):
-        ids = torch.tensor([tokens["token_id"].tolist()])
-        with witnessed(model) as testimony:
-            read(model, Batch(ids, torch.ones_like(ids)))
-        received = [calls[0] for calls in testimony.values() if calls]
-        part = trace.select(tokens=(trace.tokens["sequence"] == sequence).to_numpy())
-        if trouble := _difference(part, received):
-            return f"sequence {sequence}, {trouble}"
-    return EQUAL
-
-
-def _difference(trace: RoutingTrace, received: list[Routing]) -> str:
-    if len(received) != len(trace.experts):
-        return f"{len(received)} layers were witnessed, and {len(trace.experts)} recorded"
-    for layer, routing in enumerate(received):
-        for token, expected in enumerate(routing):
-            pairs = zip(trace.experts[layer, token].tolist(), trace.weights[layer, token].tolist(), strict=True)
-            told = {expert: weight for expert, weight in pairs if expert != NO_EXPERT and weight}
-            if set(told) != set(expected):
-                return f"layer {layer}, token {token}: recorded {sorted(told)}, received {sorted(expected)}"
-            if not all(np.isclose(told[e], w, **WEIGHTS) for e, w in expected.items() if w is not None):
-                return f"layer {layer}, token {token}: recorded {told}, received {expected}"
-    return ""
 
 
 def _streamed(model: PreTrainedModel, prompts: list[str], **options: object) -> RoutingTrace:
@@ -121,7 +90,7 @@ def _compiled_meanwhile(architecture: str) -> str:
         model(ids)
     recording.check()
     same = all((a == b).all() for a, b in zip(recording.rows("experts"), expected.rows("experts"), strict=True))
-    return EQUAL if same else "other experts than uncompiled"
+    return EQUAL if same else f"{WRONG}: other experts than uncompiled"
 
 
 def _offloaded(architecture: str, offload: Callable[[PreTrainedModel, str], object]) -> str:
@@ -143,26 +112,15 @@ def _half_on_disk(model: PreTrainedModel, folder: str) -> None:
     dispatch_model(model, where, main_device="cpu", offload_dir=folder)
 
 
-def _in_precision(architecture: str, dtype: torch.dtype) -> str:
-    """The prompt as it runs: rounding makes another of a second run, so the witness hears this one."""
-    return _as_it_runs(random_model(architecture).to(dtype))
-
-
 def _quantised(architecture: str, config: Callable[[], object]) -> str:
     """Linear layers by torchao; transformers' experts and routers are no Linear, and stay as they are."""
     if importlib.util.find_spec("torchao") is None:
-        return "not tried: torchao is not installed"
+        return f"{NOT_TRIED}: torchao is not installed"
     with tempfile.TemporaryDirectory() as folder:
         random_model(architecture).save_pretrained(folder)
         quantised = TorchAoConfig(config())
         model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantised, device_map="cpu").eval()
-        return _as_it_runs(model)
-
-
-def _as_it_runs(model: PreTrainedModel) -> str:
-    with witnessed(model) as testimony:
-        made = trace(model, ONE, tokenizer=tokenizer())
-    return _difference(made, [calls[0] for calls in testimony.values() if calls]) or EQUAL
+        return as_it_runs(model)
 
 
 def _int8() -> object:
@@ -183,11 +141,8 @@ def _bypassed(architecture: str) -> str:
     model = random_model(architecture)
     block = model.get_submodule(find_routers(model)[-1].block_path)
     block.forward = types.MethodType(lambda _block, hidden, *_args, **_kwargs: hidden, block)
-    try:
-        trace(model, TWO, tokenizer=tokenizer())
-    except CaptureError as error:
-        return REFUSED if "answered 0 times" in str(error) else str(error)
-    return "a router that never ran went unnoticed"
+    trace(model, TWO, tokenizer=tokenizer())
+    return f"{WRONG}: a router that never ran went unnoticed"
 
 
 GENERATE = {"max_new_tokens": NEW}
@@ -212,17 +167,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     "CPU offload": partial(_offloaded, offload=lambda model, _folder: cpu_offload(model, torch.device("cpu"))),
     "disk offload": partial(_offloaded, offload=lambda model, folder: disk_offload(model, folder, torch.device("cpu"))),
     "half on disk": partial(_offloaded, offload=_half_on_disk),
-    "bfloat16": partial(_in_precision, dtype=torch.bfloat16),
-    "float16": partial(_in_precision, dtype=torch.float16),
     "int8": partial(_quantised, config=_int8),
     "int4": partial(_quantised, config=_int4),
     "router bypassed": _bypassed,
 }
-
-
-def outcome(architecture: str, name: str) -> str:
-    """EQUAL, REFUSED, or what is not supported and why."""
-    try:
-        return WAYS[name](architecture)
-    except CaptureError as error:
-        return f"not supported: {error}"

@@ -1,7 +1,7 @@
 """What the experts received, heard where they run: a witness of routing that knows nothing of routers.
 
 A witness tells for every module with experts and for every token which experts got it and, where that can be seen, with
-which weights. Experts that got a token with weight 0 are left out: they add nothing.
+which weights; a weight of 0 is told too, where the experts are given ids.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,19 +10,45 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from moeviz.capture.routers.declared import inmost
+
 Routing = list[dict[int, float | None]]  # of one block: expert -> weight, a token after the other
-Testimony = dict[str, list[Routing]]  # by the path of the module that was heard, one routing a call
+
+
+class Testimony(dict[str, "Calls"]):
+    """What was witnessed: by the path of a module, and of all of them in the order in which they ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[tuple[str, Routing]] = []
+
+    def calls(self, path: str) -> "Calls":
+        """Where to write down what the module at this path receives."""
+        return self.setdefault(path, Calls(path, self.order))
+
+
+class Calls(list[Routing]):
+    """What one module received, one routing a call."""
+
+    def __init__(self, path: str, order: list[tuple[str, Routing]]) -> None:
+        super().__init__()
+        self.path, self.order = path, order
+
+    def append(self, routing: Routing) -> None:
+        """One more call."""
+        super().append(routing)
+        self.order.append((self.path, routing))
 
 
 @contextmanager
 def witnessed(model: nn.Module) -> Iterator[Testimony]:
     """Inside the block, what the experts of `model` receive is written down."""
-    heard: Testimony = {}
+    heard = Testimony()
     with ExitStack() as stack:
         for path, part in model.named_modules():
             for name, attend in WITNESSES.items():
-                if type(part).__name__ == name or (name == STANDARD and _is_standard(path, part)):
-                    for hook in attend(part, heard.setdefault(path, [])):
+                if type(part).__name__ == name or (name == STANDARD and _is_standard(path, inmost(part))):
+                    for hook in attend(part, heard.calls(path)):
                         stack.callback(hook.remove)
                     break
         yield heard
@@ -32,23 +58,19 @@ def _is_standard(path: str, part: nn.Module) -> bool:
     return path.rpartition(".")[2] == "experts" and type(part).__name__ not in WITNESSES
 
 
-def _ids_and_weights(experts: nn.Module, calls: list[Routing]) -> list:
+def _ids_and_weights(experts: nn.Module, calls: Calls) -> list:
     """Experts that are given (hidden states, expert ids, weights)."""
 
     def note(_module: nn.Module, given: tuple, named: dict) -> None:
         tensors = [*given, *named.values()]
         ids = next(part for part in tensors if not part.is_floating_point())
         weights = next(part for part in tensors if part.is_floating_point() and part.shape == ids.shape)
-        calls.append([_row(*row) for row in zip(ids.tolist(), weights.tolist(), strict=True)])
+        calls.append([dict(zip(*row, strict=True)) for row in zip(ids.tolist(), weights.tolist(), strict=True)])
 
     return [experts.register_forward_pre_hook(note, with_kwargs=True)]
 
 
-def _row(experts: list[int], weights: list[float]) -> dict[int, float]:
-    return {expert: weight for expert, weight in zip(experts, weights, strict=True) if weight != 0}
-
-
-def _masks(experts: nn.Module, calls: list[Routing]) -> list:
+def _masks(experts: nn.Module, calls: Calls) -> list:
     """A ModuleDict of experts that is given (hidden states, mask, weights); each expert's rows are found again."""
     given: dict[str, Tensor] = {}
 
@@ -74,7 +96,7 @@ def _places(rows: Tensor, among: Tensor) -> list[int]:
     return same.nonzero()[:, 1].tolist()
 
 
-def _scaled_inputs(experts: nn.Module, calls: list[Routing]) -> list:
+def _scaled_inputs(experts: nn.Module, calls: Calls) -> list:
     """Experts that are given every token, E times, scaled: by 0 where it was not sent to them."""
 
     def note(module: nn.Module, given: tuple) -> None:
@@ -85,7 +107,7 @@ def _scaled_inputs(experts: nn.Module, calls: list[Routing]) -> list:
     return [experts.register_forward_pre_hook(note)]
 
 
-def _sorted_rows(block: nn.Module, calls: list[Routing]) -> list:
+def _sorted_rows(block: nn.Module, calls: Calls) -> list:
     """Linear layers of experts that are given the tokens of expert 0, then those of 1, and how many each has."""
     met: dict[str, Tensor] = {}
 
@@ -105,7 +127,7 @@ def _sorted_rows(block: nn.Module, calls: list[Routing]) -> list:
     ]
 
 
-def _looked_up(embedding_holder: nn.Module, calls: list[Routing]) -> list:
+def _looked_up(embedding_holder: nn.Module, calls: Calls) -> list:
     """Experts that are rows of an embedding."""
 
     def note(_module: nn.Module, given: tuple) -> None:
@@ -115,7 +137,7 @@ def _looked_up(embedding_holder: nn.Module, calls: list[Routing]) -> list:
 
 
 STANDARD = "experts"
-WITNESSES: dict[str, Callable[[nn.Module, list[Routing]], list]] = {
+WITNESSES: dict[str, Callable[[nn.Module, Calls], list]] = {
     "SwitchTransformersExperts": _masks,
     "NllbMoeExperts": _masks,
     "Llama4TextExperts": _scaled_inputs,
