@@ -18,6 +18,7 @@ from moeviz.capture.record.locks import alone
 from moeviz.capture.routers.declared import Router, find_routers
 from moeviz.capture.routers.odd_routers import Answer
 from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
 
 LISTENING = "hooks"
 SAMPLE_ROWS = 32  # enough to recognise the score function
@@ -35,6 +36,14 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What an intervention asked for, so that what was recorded is held against it."""
+
+    own: list[Heard]  # what each router decided itself, one per router
+    check_held: Callable[[RoutingTrace, np.ndarray, np.ndarray], None]  # trace, own ids and weights (L, T, K)
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What every router of a model returned while `listen` was on."""
 
@@ -44,6 +53,7 @@ class Recording:
     heard: list[Heard] = field(default_factory=list)  # one per router
     calls: list[int] = field(default_factory=list)  # which router answered, in order
     by: str = LISTENING  # see `ModelInfo.recorded_by`
+    asked: Asked | None = None  # what routers were to decide otherwise
 
     @property
     def site(self) -> str:

@@ -1,32 +1,45 @@
-"""Routers that answer otherwise than transformers' routers do: a row and a small reader each.
+"""Routers that answer otherwise than transformers' routers do: a row, a small reader, and a writer beside it.
 
 Most routers of transformers return (logits, weights, expert ids) from their forward, a child `experts` stands beside
 them, and the model declares them. What is not so has a row here, by the class of the router, in transformers 5.24; the
 survey (`moeviz.capture.survey`) holds each of them against what the experts received.
 
 A reader gets the router, the arguments of what it answered to, and the answer; it gives (logits, weights, expert ids):
-logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped.
+logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped. A writer gets the same and another
+decision, weights and ids (T, K); it gives the answer that says so in the router's own form, so that an intervention
+reaches the experts. A router that has a reader of its own and no writer can be recorded and not changed.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT
 
 Answer = tuple  # (logits or None, weights, expert ids), and what else a router answers with
 Reader = Callable[[nn.Module, tuple, tuple], Answer]
+Writer = Callable[[nn.Module, tuple, Tensor, Tensor], tuple]  # (router, its answer, weights, expert ids)
 
 
 def _as_it_comes(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
     return answer
 
 
+def _in_its_place(_router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    shape = (*answer[2].shape[:-1], -1)
+    return answer[0], weights.view(shape), experts.view(shape), *answer[3:]
+
+
 def _decided_by_the_block(_router: nn.Module, given: tuple, answer: tuple) -> Answer:
     weights, experts = answer
     return given[0], weights, experts
+
+
+def _decision_alone(_block: nn.Module, _answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    return weights, experts
 
 
 def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -35,10 +48,15 @@ def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
 
 
 def _scores_of_all(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The scores of experts that were not chosen are 0."""
+    """The scores of experts that were not chosen are 0. One that was may have rounded to 0: then its logit tells."""
     scores, logits = answer
-    weights, experts = scores.topk(router.top_k, dim=-1)
-    return logits, weights, experts
+    experts = logits.masked_fill(scores != 0, torch.inf).topk(router.top_k, dim=-1).indices
+    return logits, scores.gather(-1, experts), experts
+
+
+def _into_scores_of_all(_router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    scores, logits = answer
+    return torch.zeros_like(scores).scatter(-1, experts, weights), logits
 
 
 def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -48,6 +66,12 @@ def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer
     experts, weights = torch.empty_like(order), torch.empty_like(sorted_weights)
     experts[order], weights[order] = sorted_experts, sorted_weights
     return logits, weights.view(-1, router.top_k), experts.view(-1, router.top_k)
+
+
+def _into_order_of_experts(router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    order = experts.flatten().argsort(stable=True)
+    counts = experts.flatten().bincount(minlength=router.num_experts).tolist()
+    return order, order // experts.shape[-1], weights.flatten()[order], counts, answer[4]
 
 
 def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -67,7 +91,18 @@ def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answ
 def _with_a_class_for_skipping(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
     """A token that skips the experts answers with expert 0 and weight 0; its class is the last one."""
     logits, weights, experts, *_states = answer
-    return logits, weights, experts.masked_fill(weights == 0, logits.shape[-1] - 1)
+    skips = (weights == 0) & (experts == 0)
+    return logits, weights, experts.masked_fill(skips, logits.shape[-1] - 1)
+
+
+def _with_expert_0_for_skipping(router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    skips = experts == router.num_experts
+    if (skips & (weights != 0)).any() or ((experts == 0) & (weights == 0)).any():
+        raise CaptureError(
+            f"{type(router).__name__} says that a token skips the experts by sending it to expert 0 with weight 0, so "
+            "expert 0 cannot be given weight 0 otherwise, nor skipping another weight. Change other experts."
+        )
+    return _in_its_place(router, answer, weights, experts.masked_fill(skips, 0))
 
 
 def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -82,6 +117,10 @@ def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
     return None, weights, experts_of_pairs.gather(-1, position)
 
 
+# What all others answer with, for what reads and writes without a row.
+PLAIN_WRITER: Writer = _in_its_place
+
+
 def _own_top_k(router: nn.Module) -> int | None:
     return getattr(router, "top_k", None)
 
@@ -91,6 +130,7 @@ class Odd(NamedTuple):
 
     oddity: str  # in a few words, for the table of families
     read: Reader = _as_it_comes
+    write: Writer | None = None  # for a reader of its own; None where no other decision can be put in the answer
     method: str = ""  # of the block: what decides, where the router module alone does not
     experts: tuple[str, ...] = ("experts",)  # beside the router, or in it
     top_k: Callable[[nn.Module], int | None] = _own_top_k
@@ -98,13 +138,23 @@ class Odd(NamedTuple):
     factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
     caution: str = ""  # what a person must know before trusting the trace
 
+    @property
+    def writer(self) -> Writer | None:
+        """What puts another decision in the router's answer; None where nothing does."""
+        return _in_its_place if self.read is _as_it_comes else self.write
+
+    @property
+    def keeps_top_k(self) -> bool:
+        """Whether the form of the answer fixes the number of experts a token."""
+        return self.read is not _as_it_comes
+
 
 def _averaged(block: nn.Module) -> float:
     return 0.5 if block.num_shared_experts and block.shared_expert_combination_strategy == "average" else 1.0
 
 
 _SCALED_BY_THE_BLOCK = Odd("its block scales the sum of the experts", factor=lambda block: block.routed_scaling_factor)
-_GEMMA = Odd("returns probabilities", _probabilities, top_k=lambda router: router.config.top_k_experts)
+_GEMMA = Odd("returns probabilities", _probabilities, _in_its_place, top_k=lambda router: router.config.top_k_experts)
 
 ODD_ROUTERS: dict[str, Odd] = {
     "BeamTopKRouter": _SCALED_BY_THE_BLOCK,
@@ -115,7 +165,7 @@ ODD_ROUTERS: dict[str, Odd] = {
         "divides by top-k, and its block multiplies by it", factor=lambda block: block.router.top_k
     ),
     "Cohere2MoeTopKRouter": Odd("its block averages routed and shared experts", factor=_averaged),
-    "DbrxRouter": Odd("its block decides", _decided_by_the_block, method="route_tokens_to_experts"),
+    "DbrxRouter": Odd("its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"),
     "DeepseekV4HashRouter": Odd("the first layers look experts up by token id; not declared"),
     "DogeCDMoE": Odd(
         "no router module; pairs of product keys",
@@ -131,9 +181,12 @@ ODD_ROUTERS: dict[str, Odd] = {
     "Gemma4TextRouter": _GEMMA,
     "Ernie4_5_VLMoeMoeTopKRouter": Odd("one router for text, one for images; the block is declared"),
     "JetMoeTopKGating": Odd(
-        "sorted by expert; a second router in attention", _sorted_by_expert, experts=("input_linear", "output_linear")
+        "sorted by expert; a second router in attention",
+        _sorted_by_expert,
+        _into_order_of_experts,
+        experts=("input_linear", "output_linear"),
     ),
-    "Llama4Router": Odd("scores of all experts, which scale the experts' input", _scores_of_all),
+    "Llama4Router": Odd("scores of all experts, which scale the experts' input", _scores_of_all, _into_scores_of_all),
     "LongcatFlashTopkRouter": Odd(
         "some experts compute nothing", zero_experts=lambda router: router.n_routed_experts - router.num_experts
     ),
@@ -147,5 +200,10 @@ ODD_ROUTERS: dict[str, Odd] = {
         ),
     ),
     "SwitchTransformersTop1Router": Odd("a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1),
-    "ZayaRouter": Odd("a class for skipping the experts", _with_a_class_for_skipping, zero_experts=lambda _router: 1),
+    "ZayaRouter": Odd(
+        "a class for skipping the experts",
+        _with_a_class_for_skipping,
+        _with_expert_0_for_skipping,
+        zero_experts=lambda _router: 1,
+    ),
 }
