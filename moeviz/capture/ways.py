@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from moeviz.capture.change.kinds import Intervention
+from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.record.listen import Asked, Recording, hearing, reading
 from moeviz.capture.routers.declared import find_routers

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
 from moeviz.capture.change.held import Routing
-from moeviz.capture.change.kinds import Choice, Decision, Intervention, Replay
+from moeviz.capture.change.intervention import Choice, Decision, Intervention
+from moeviz.capture.change.kinds import Replay
 from moeviz.capture.change.limits import Limits
 from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.record.listen import Asked, Heard
@@ -43,7 +44,7 @@ def check_can_change(run: Run) -> None:
     """Raise `CaptureError` for a model that no intervention reaches."""
     if run.model.config.is_encoder_decoder:
         raise CaptureError(
-            f"{type(run.model).__name__} has an encoder and a decoder; what-if reads decoder-only models."
+            f"{type(run.model).__name__} has an encoder and a decoder; interventions reach decoder-only models."
         )
 
 
@@ -130,7 +131,7 @@ def _changed(probed: Probed, change: Change) -> Iterator[None]:
     method = router.odd.method if router.odd else ""
     own = getattr(router.block, method) if method else own_forward(router.module)
 
-    def decide(*args: Tensor, **kwargs: Tensor) -> tuple:
+    def decide(*args: object, **kwargs: object) -> tuple:
         answer = own(*args, **kwargs)
         logits, *decided = (None if p is None else p.reshape(-1, p.shape[-1]) for p in router.decided(args, answer))
 
@@ -144,9 +145,9 @@ def _changed(probed: Probed, change: Change) -> Iterator[None]:
         written[get_ident()] = _ids_and_weights(answer, experts.numel())
         return answer
 
-    with with_method(router.block, method, decide) if method else with_forward(router.module, decide):
-        with _checking_what_experts_are_given(router, written):
-            yield
+    instead = with_method(router.block, method, decide) if method else with_forward(router.module, decide)
+    with instead, _checking_what_experts_are_given(router, written):
+        yield
 
 
 def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_k: int) -> tuple:

@@ -58,8 +58,9 @@ def check(asked: object, layer: int, is_so: np.ndarray, otherwise: str) -> None:
     """Raise `CaptureError` unless it is so for every token (T,)."""
     if not is_so.all():
         raise CaptureError(
-            f"{type(asked).__name__} did not come through at layer {layer}: for {(~is_so).sum()} of {len(is_so)} tokens "
-            f"{otherwise}. A trace of this run would not be of the change that you asked for. Please report this model."
+            f"{type(asked).__name__} did not come through at layer {layer}: for {(~is_so).sum()} of {len(is_so)} "
+            f"tokens {otherwise}. A trace of this run would not be of the change that you asked for. Please report "
+            "this model."
         )
 
 

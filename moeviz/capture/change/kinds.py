@@ -9,14 +9,13 @@
 To choose again, moeviz must know how a router decides: that is so where its kernels can run it, and it is checked on
 the model itself. Other routers can still be muted without choosing again, exchanged and replayed.
 
-Where a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), choosing again obeys
-that limit. A muted expert counts nothing in the score of its group. The group of a forced expert is kept, as one of the
-groups that a token may have.
+Where a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), choosing again
+obeys that limit. A muted expert counts nothing in the score of its group. The group of a forced expert is kept, as one
+of the groups that a token may have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from moeviz.capture.change import held
 from moeviz.capture.change.held import Routing
+from moeviz.capture.change.intervention import Choice, Decision
 from moeviz.capture.change.limits import (
     Experts,
     Layers,
@@ -37,40 +37,6 @@ from moeviz.capture.change.limits import (
 )
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-
-Choice = tuple[Tensor, Tensor]  # weights (T, K), experts (T, K)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one router decided in one forward. T tokens, K slots, E experts."""
-
-    layer: int  # the model's own index
-    index: int  # which of the trace's layers that is
-    limits: Limits
-    weights: Tensor  # (T, K)
-    experts: Tensor  # (T, K)
-    kept: Tensor  # (T,) bool: no padding
-    factor: float  # what the block multiplies its experts' sum by besides
-    again: Callable[[Tensor | None, int | None], Choice]  # choose again: pushed (E,), as `choose_torch` has it; top-k
-
-
-@runtime_checkable
-class Intervention(Protocol):
-    """Something that changes what routers decide."""
-
-    def check(self, layers: Layers, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` where a model with these limits by layer, and these tokens, cannot be given it."""
-
-    def change(self, decision: Decision) -> Choice:
-        """Weights and experts in place of those that the router chose; the same tensors where it leaves them alone."""
-
-    def check_held(self, changed: Routing, own: Routing, layers: Layers) -> None:
-        """Raise `CaptureError` where a run did not do it.
-
-        changed   what was recorded in that run.
-        own       what the routers decided in it themselves, before they were changed.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +85,8 @@ class Mute:
         for layer, now, before in held.pairs(changed, own):
             muted = _of_layer(self.experts, layer)
             if self.reroute and muted:
-                held.check(self, layer, ~np.isin(now.experts, muted).any(axis=-1), "a muted expert has a slot")
+                without = np.logical_not(np.isin(now.experts, muted).any(axis=-1))
+                held.check(self, layer, without, "a muted expert has a slot")
                 held.check(self, layer, held.filled(now) == held.filled(before), "a slot is empty")
             else:
                 expected = held.by_expert(before, layers[layer].num_experts)
@@ -301,6 +268,6 @@ def _push(decision: Decision, experts: Sequence[int], value: float) -> Tensor:
 
 def _too_few(layer: int, limits: Limits, muted: set[int], what: str) -> CaptureError:
     return CaptureError(
-        f"Layer {layer} has {limits}, and each token takes {limits.top_k}: with {len(muted)} muted, {what}. Mute fewer, "
-        "or mute with reroute=False."
+        f"Layer {layer} has {limits}, and each token takes {limits.top_k}: with {len(muted)} muted, {what}. Mute "
+        "fewer, or mute with reroute=False."
     )

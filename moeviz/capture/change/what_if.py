@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.change.apply import intervening, ready
-from moeviz.capture.change.kinds import Intervention, Mute
+from moeviz.capture.change.intervention import Intervention
+from moeviz.capture.change.kinds import Mute
 from moeviz.capture.change.precision import Precision, in_precision
 from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.models.load import LoadedModel
@@ -117,7 +118,7 @@ def _shares(trace: RoutingTrace) -> list[tuple[int, int, float]]:
 
 @torch.no_grad()
 def _read(run: Run, routers: tuple[Probed, ...], intervention: Intervention | None) -> tuple[RoutingTrace, Tensor]:
-    """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: a model in training reads in eval."""
+    """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
     batch, model = run.batch, run.model
     kept = batch.attention_mask.flatten() == 1
     site = routers[0].router.site if routers else None

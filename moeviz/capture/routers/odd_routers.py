@@ -162,7 +162,7 @@ ODD_ROUTERS: dict[str, Odd] = {
     "MiniMaxM3VLTopKRouter": _SCALED_BY_THE_BLOCK,
     "Step3p7TopKRouter": _SCALED_BY_THE_BLOCK,
     "OpenAIPrivacyFilterTopKRouter": Odd(
-        "divides by top-k, and its block multiplies by it", factor=lambda block: block.router.top_k
+        "divides by top-k, and its block multiplies by it", factor=lambda block: block.num_experts
     ),
     "Cohere2MoeTopKRouter": Odd("its block averages routed and shared experts", factor=_averaged),
     "DbrxRouter": Odd("its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"),

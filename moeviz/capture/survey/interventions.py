@@ -1,22 +1,24 @@
-"""Hold a change of the routing against the same change made by other means (`other_means.py`), architecture by architecture.
+"""Hold changes of the routing against the same changes made by other means (`other_means.py`), in every architecture.
 
 A run is "obeyed" where ids and weights of every layer are what the experts received in the other run, and the routers'
 logits and the model's are the same. Anything else must be a sentence of ours. A change that changes nothing is wrong:
 then it was not tried. Beside it, whether the trace that kernels record is the one that hooks record.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moeviz.capture.change.kinds import Exchange, Force, Intervention, Mute, Replay, TopK
+from moeviz.capture.change.intervention import Intervention
+from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
+from moeviz.capture.record.probe import probe
 from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.capture.routers.families import OBEYED
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.survey import other_means
 from moeviz.capture.survey.other_means import Renamed
@@ -26,7 +28,7 @@ from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
 
-OBEYED, EQUAL = "obeyed", "equal"
+EQUAL = "equal"
 WRONG, ERROR = "wrong: ", "error: "
 TEXT = "12 + 7 = 19, und heute ist es kalt"
 
@@ -127,22 +129,31 @@ def outcome(subject: Subject, kind: str) -> str:
         return f"{ERROR}{type(error).__name__}: {error}"
     with ExitStack() as stack:
         renamed = {r.path: stack.enter_context(others(subject, r)) for r in subject.routers}
+        factors = {router.path: router.factor for router in subject.routers}
         testimony, logits, output = _read(subject, changed)
     if torch.allclose(outputs[-1], subject.output, **CLOSE):
         return f"{WRONG}it changes nothing"
-    return _difference(subject, changed, testimony, renamed) or _unlike(changed, logits, outputs[-1], output) or OBEYED
+    return (
+        _difference(subject, changed, testimony, renamed, factors)
+        or _unlike(changed, logits, outputs[-1], output)
+        or OBEYED
+    )
 
 
 def by_kernels(subject: Subject) -> str:
-    """EQUAL where the kernels record what hooks do, or why they do not."""
+    """EQUAL where the kernels record what hooks do, or why they run none of these routers."""
     try:
         got = trace(subject.model, TEXT, tokenizer=tokenizer(), site=subject.site, kernels=True)
+        routers = probe(subject.model, subject.site).routers
     except MoevizError as refusal:
         return str(refusal)
+    except Exception as error:
+        return f"{ERROR}{type(error).__name__}: {error}"
     same = (np.sort(got.experts) == np.sort(subject.plain.experts)).all()
     if not (same and np.allclose(got.weights, subject.plain.weights, **CLOSE)):
         return f"{WRONG}the kernels record something else"
-    return EQUAL if got.model.recorded_by.startswith("kernels") else f"recorded by {got.model.recorded_by}"
+    paths = {router.path for router in subject.routers}
+    return next((found.trouble for found in routers if found.trouble and found.router.path in paths), EQUAL)
 
 
 def _read(subject: Subject, like: RoutingTrace) -> tuple[Testimony, np.ndarray | None, Tensor]:
@@ -155,7 +166,12 @@ def _read(subject: Subject, like: RoutingTrace) -> tuple[Testimony, np.ndarray |
 
 
 def _exchanged_everywhere(subject: Subject) -> RoutingTrace:
-    """What is recorded while experts are exchanged after the routers, with the ids that the experts know."""
+    """What is recorded while experts are exchanged after the routers, with the ids that the experts know.
+
+    Of routers whose answer cannot be written, the trace as it is: they must refuse it.
+    """
+    if any(router.writer is None for router in subject.routers):
+        return subject.plain
     with ExitStack() as stack:
         for router in subject.routers:
             stack.enter_context(other_means.exchanged(router, *subject.busiest(router)))
@@ -167,15 +183,22 @@ def _exchanged_everywhere(subject: Subject) -> RoutingTrace:
     return replace(recorded, experts=experts)
 
 
-def _difference(subject: Subject, changed: RoutingTrace, testimony: Testimony, renamed: dict[str, Renamed]) -> str:
+def _difference(
+    subject: Subject,
+    changed: RoutingTrace,
+    testimony: Testimony,
+    renamed: dict[str, Renamed],
+    factors: dict[str, float],
+) -> str:
     """How the changed trace differs from what the experts received; "" where it does not."""
     for layer, router in enumerate(find_routers(subject.model, subject.site)):
         places = (*router.experts, router.block_path, router.path)
+        factor = factors.get(router.path, router.factor)
         received = next(testimony[place] for place in places if testimony.get(place)).pop(0)
         for token, row in enumerate(received):
             expected, told = renamed.get(router.path, dict)(row), _told(changed, layer, token)
             right = set(told) == set(expected) and all(
-                weight is None or np.isclose(told[expert], weight * router.factor, **CLOSE)
+                weight is None or np.isclose(told[expert], weight * factor, **CLOSE)
                 for expert, weight in expected.items()
             )
             if not right:
@@ -215,26 +238,3 @@ def _output_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def rows_of(architecture: str, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[dict[str, str]]:
-    """A row per class of router and site."""
-    for subject in subjects(architecture):
-        names = {"architecture": architecture, "router": subject.routers[0].kind, "site": subject.site}
-        yield names | {kind: outcome(subject, kind) for kind in kinds} | {"kernels": by_kernels(subject)}
-
-
-def table_of(architectures: Sequence[str]) -> pd.DataFrame:
-    """The table of interventions of these architectures."""
-    return pd.DataFrame([row for name in architectures for row in rows_of(name)])
-
-
-def counts(table: pd.DataFrame) -> str:
-    """How many cells of kinds of interventions are obeyed, refused, wrong or an error."""
-    cells = pd.Series(table[list(KINDS)].to_numpy().ravel())
-    obeyed, wrong, errors = cells == OBEYED, cells.str.startswith(WRONG), cells.str.startswith(ERROR)
-    refused = ~(obeyed | wrong | errors)
-    return (
-        f"{obeyed.sum()} obeyed of {len(cells)}, {refused.sum()} refused, {wrong.sum()} wrong, "
-        f"{errors.sum()} other exceptions"
-    )

@@ -20,6 +20,7 @@ from moeviz.capture.routers.declared import Router
 Renamed = Callable[[dict], dict]  # expert -> weight of a token, as a witness hears it; as it should be recorded
 SCALED_INPUTS = "Llama4Router"
 IN_TWO_PARTS = "JetMoeTopKGating"
+MULTIPLIES_BY_TOP_K = "OpenAIPrivacyFilterMLP"
 
 
 @contextmanager
@@ -78,6 +79,8 @@ def with_top_k(router: Router, top_k: int) -> Iterator[Renamed]:
         for part in (router.module, router.block):
             if hasattr(part, "top_k"):
                 stack.enter_context(replaced(part, "top_k", top_k))
+        if type(router.block).__name__ == MULTIPLIES_BY_TOP_K:
+            stack.enter_context(replaced(router.block, "num_experts", top_k))
         yield _as_heard
 
 
