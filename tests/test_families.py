@@ -3,13 +3,18 @@
 import pytest
 import transformers
 
-from moeviz.capture.routers.families import families, surveyed_version
+from moeviz.capture.routers.families import OBEYED, families, interventions, surveyed_version
+from moeviz.capture.survey.interventions import EQUAL, ERROR, KINDS, WRONG
+from moeviz.capture.survey.interventions_table import intervention_rows
 from moeviz.capture.survey.survey import survey
 from moeviz.capture.survey.table import YES, rows_of
 from moeviz.capture.survey.tiny_models import architectures
 
 AGAIN = "run `python -m moeviz.capture.survey --write`, read what changed, and give what is new a reader"
-TABLE = families()
+CHANGED = "run `python -m moeviz.capture.survey --interventions --write`, and read what changed"
+TABLE, INTERVENTIONS = families(), interventions()
+# One of each way of answering, of limiting the choice, and of being refused.
+SOME = ("mixtral", "deepseek_v3", "jetmoe", "dbrx", "llama4", "zaya", "doge", "switch_transformers")
 
 
 def test_the_table_has_every_architecture_of_the_installed_transformers():
@@ -32,3 +37,34 @@ def test_what_is_not_exact_is_named_with_its_reason():
     inexact = TABLE[TABLE["exact"] != YES]
     assert set(inexact["architecture"]) == {"nllb_moe"}
     assert inexact["exact"].str.startswith("no: ").all()
+
+
+def test_every_change_is_obeyed_or_refused_with_a_sentence():
+    cells = INTERVENTIONS[[*KINDS, "kernels"]].to_numpy().ravel().tolist()
+    assert not [cell for cell in cells if cell.startswith((WRONG, ERROR))]
+    refused = {cell for cell in cells if cell not in (OBEYED, EQUAL)}
+    assert all(len(cell.split()) > 3 for cell in refused)
+    assert list(zip(*(INTERVENTIONS[n] for n in ("architecture", "router", "site")), strict=True)) == list(
+        zip(*(TABLE[n] for n in ("architecture", "router", "site")), strict=True)
+    )
+
+
+def test_the_kernels_column_of_both_tables_says_the_same():
+    runs = (TABLE["kernels"] == YES).tolist()
+    assert (INTERVENTIONS["kernels"] == EQUAL).tolist() == runs
+
+
+def check_changes(architecture):
+    told = INTERVENTIONS[INTERVENTIONS["architecture"] == architecture].to_dict("records")
+    assert list(intervention_rows(architecture)) == told, f"It is otherwise now: {CHANGED}."
+
+
+@pytest.mark.parametrize("architecture", SOME)
+def test_a_sample_of_architectures_obeys_changes_as_the_table_says(architecture):
+    check_changes(architecture)
+
+
+@pytest.mark.survey
+@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in SOME])
+def test_an_architecture_obeys_changes_as_the_table_says(architecture):
+    check_changes(architecture)

@@ -9,12 +9,14 @@ from fused_models import FAMILIES
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
+from moe_kernels.gating import Gating
+from moe_kernels.reference import choose_torch
 from moeviz.capture.change import what_if as module
 from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
 from moeviz.capture.change.what_if import ablate, what_if
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.survey.survey import random_model
-from moeviz.capture.trace import trace
+from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 
 TEXT = "12 + 7 = 19, und heute ist es kalt"
@@ -186,6 +188,22 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (TopK(9), "1 to 8 experts, not 9"),
         (TopK(1, (4,)), "no MoE layer 4"),
         (Exchange(0, 1, 9), "experts 0 to 7, not 9"),
+        (Exchange(0, 1, 1), "cannot be exchanged with itself"),
+        (Mute({0: (-1,)}), "experts 0 to 7, not -1"),
+        (Mute({0: (True,)}), "experts 0 to 7, not True"),
+        (Force({0: (np.int64(8),)}), "experts 0 to 7, not 8"),
+        (Mute({0: (1.0,)}), r"experts 0 to 7, not 1\.0"),
+        (Mute({True: (1,)}), "no MoE layer True"),
+        (Mute({0: 3}), r"several expert ids a layer, such as \{3: \(1, 4\)\}, not 3"),
+        (Mute((0, 1)), r"takes experts by layer, such as .*, not \(0, 1\)"),
+        (Mute({0: ()}), "Mute names no expert"),
+        (Force({}), "Force names no expert"),
+        (Mute({0: range(8)}), "at most 6 can be muted, not 8"),
+        (TopK(0), "1 to 8 experts, not 0"),
+        (TopK(True), "1 to 8 experts, not True"),
+        (TopK(2.0), r"1 to 8 experts, not 2\.0"),
+        (TopK(1, ()), "TopK names no layer"),
+        (moeviz.Sampling(), "not something that routers can be given"),
     ],
 )
 def test_a_change_that_cannot_be_says_why(intervention, says, tokenizer):
@@ -208,3 +226,108 @@ def test_a_router_that_cannot_choose_again_says_what_can_be_done(tokenizer):
         what_if(model, TEXT, Mute({1: (0,)}), tokenizer=tokenizer)
     silent = what_if(model, TEXT, Mute({1: (0,)}, reroute=False), tokenizer=tokenizer)
     assert (silent.effect["kl"] >= 0).all()
+
+
+def test_ids_may_be_numpy_s_and_named_twice_and_all_may_be_silenced(tokenizer):
+    model = tiny_model(CONFIGS["mixtral"])
+    once = what_if(model, TEXT, Mute({0: (1, 4)}), tokenizer=tokenizer).changed
+    twice = what_if(model, TEXT, Mute({np.int32(0): np.array([4, 1, 1])}), tokenizer=tokenizer).changed
+    assert once.equals(twice)
+    assert what_if(model, TEXT, TopK(np.int64(1)), tokenizer=tokenizer).changed.model.top_k == 1
+    silent = what_if(model, TEXT, Mute({0: range(8)}, reroute=False), tokenizer=tokenizer).changed
+    assert (silent.weights[0] == 0).all() and (silent.weights[1] > 0).all()
+
+
+def test_experts_that_compute_nothing_are_muted_and_forced_as_the_others(tokenizer):
+    model = random_model("longcat_flash")  # 8 and 9 compute nothing
+    layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
+    forced = what_if(model, TEXT, Force({layer: (9,)}), tokenizer=tokenizer).changed
+    assert (forced.experts[0] == 9).any(axis=-1).all()
+    muted = what_if(model, TEXT, Mute({layer: (8, 9)}), tokenizer=tokenizer).changed
+    assert (muted.experts[0] < 8).all()
+
+
+def test_a_token_whose_groups_have_too_few_experts_left_is_refused(tokenizer):
+    """A bias keeps groups 0 and 1 of four, and each has one expert left where a token takes four."""
+    model = tiny_model(CONFIGS["deepseek_v3"])
+    with torch.no_grad():
+        model.model.layers[1].mlp.gate.e_score_correction_bias[:8] += 10
+    muted = {1: (0, 1, 2, 4, 5, 6)}
+    with pytest.raises(
+        CaptureError, match=r"with 6 muted, too few are left in them for \d+ of 13 tokens|reroute=False"
+    ):
+        what_if(model, TEXT, Mute(muted), tokenizer=tokenizer)
+    silent = what_if(model, TEXT, Mute(muted, reroute=False), tokenizer=tokenizer)
+    assert not silent.changed.weights[0][np.isin(silent.changed.experts[0], muted[1])].any()
+
+
+def test_a_muted_expert_counts_nothing_in_the_score_of_its_group():
+    gating = Gating(8, 2, "sigmoid", groups=2, groups_kept=1, group_score="top2_sum")
+    logits = torch.tensor([[9.0, 0.0, -1.0, -2.0, 1.0, 1.0, 0.0, 0.0]])
+    assert choose_torch(logits, gating)[1].tolist() == [[0, 1]]
+    without_the_best = torch.tensor([-torch.inf, 0, 0, 0, 0, 0, 0, 0])
+    assert choose_torch(logits, gating, None, without_the_best)[1].tolist() == [[4, 5]]
+    one_left_each = torch.tensor([0.0, *[-torch.inf] * 3, -torch.inf, -torch.inf, -torch.inf, 0])
+    assert choose_torch(logits, gating, None, one_left_each)[1][0, 0].item() == 0  # 1 + 0 is more than 0.5 + 0
+
+
+def disobeying(kind, **does):
+    """The same intervention, whose change is another: what the check after the run is for."""
+    return type(kind.__name__, (kind,), does)
+
+
+def left_alone(_self, decision):
+    return decision.weights, decision.experts
+
+
+def halved(_self, decision):
+    return decision.weights / 2, decision.experts
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "says"),
+    [
+        (Mute, ({0: (0, 1, 2, 3)},), "a muted expert has a slot"),
+        (Mute, ({0: (0, 1, 2, 3)}, False), "an expert has another weight"),
+        (Force, ({0: (6,)},), "forced expert 6 was not chosen"),
+        (TopK, (3,), "another number of slots"),
+        (Exchange, (0, 0, 1), "an expert has another weight"),
+    ],
+)
+def test_a_run_that_did_not_do_what_was_asked_gives_no_trace(kind, arguments, says, tokenizer):
+    model = tiny_model(CONFIGS["mixtral"])
+    intervention = disobeying(kind, change=left_alone)(*arguments)
+    for run in (
+        lambda: what_if(model, TEXT, intervention, tokenizer=tokenizer),
+        lambda: trace(model, TEXT, tokenizer=tokenizer, intervention=intervention),
+        lambda: trace(model, TEXT, tokenizer=tokenizer, intervention=intervention, kernels=True, max_new_tokens=2),
+        lambda: list(stream(model, TEXT, tokenizer=tokenizer, intervention=intervention, max_new_tokens=2)),
+    ):
+        with pytest.raises(CaptureError, match=f"{kind.__name__} did not come through at layer 0: .*{says}"):
+            run()
+
+
+def test_a_replay_that_was_not_followed_gives_no_trace(tokenizer):
+    model = tiny_model(CONFIGS["mixtral"])
+    own = trace(model, TEXT, tokenizer=tokenizer)
+    with pytest.raises(CaptureError, match="Replay did not come through at layer 0"):
+        what_if(model, TEXT, disobeying(Replay, change=halved)(own), tokenizer=tokenizer)
+
+
+def test_experts_that_are_given_something_else_than_the_router_answers_are_noticed(tokenizer):
+    """A hook of the user's, behind the router: the trace would say one thing, and the model do another."""
+    model = tiny_model(CONFIGS["mixtral"])
+    behind = model.model.layers[1].mlp.experts.register_forward_pre_hook(lambda _m, given: (*given[:2], given[2] * 2))
+    with pytest.raises(CaptureError, match="The experts of layer 1 were given other ids or weights"):
+        what_if(model, TEXT, Mute({0: (1,)}), tokenizer=tokenizer)
+    behind.remove()
+    what_if(model, TEXT, Mute({0: (1,)}), tokenizer=tokenizer)
+
+
+def test_a_trace_in_train_mode_may_be_changed_and_the_model_stays_in_training(tokenizer):
+    """One run is compared with nothing: what is chosen again is chosen from the same jittered logits."""
+    model = random_model("dbrx").train()
+    own = trace(model, TEXT, tokenizer=tokenizer)
+    assert own.model.layers and all(part.training for part in model.modules())
+    trace(model, TEXT, tokenizer=tokenizer, intervention=Mute({0: (1,)}, reroute=False))
+    assert all(part.training for part in model.modules())

@@ -23,6 +23,7 @@ TITLE = re.compile(r"\A# .*\n+")
 
 GENERATED: dict[str, Callable[[], str]] = {
     "architecture": tables.architecture,
+    "by-kernels": tables.by_kernels,
     "capture": reference.capture,
     "charts": reference.charts,
     "commands": reference.commands,
@@ -35,6 +36,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "glossary": tables.glossary,
     "how-to": partial(tables.contents, "how-to", "How to"),
     "kernels": reference.kernels,
+    "interventions": tables.interventions,
     "known-models": tables.known_models,
     "menu": tables.menu,
     "metrics": reference.metrics,

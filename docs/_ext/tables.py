@@ -49,6 +49,42 @@ def families() -> str:
     return table([*frame], frame.to_numpy().tolist())
 
 
+def interventions() -> str:
+    """Which changes of the routing which architectures obey, and the sentence of each refusal."""
+    from moeviz.capture.routers.families import OBEYED
+    from moeviz.capture.routers.families import interventions as read
+
+    frame = read()
+    kinds = [name for name in frame if name not in ("architecture", "router", "site", "kernels")]
+    whole = frame[(frame[kinds] == OBEYED).all(axis=1)]
+    rest = frame.drop(whole.index).to_dict("records")
+    rows = [
+        (row["architecture"], row["site"], ", ".join(kind for kind in kinds if row[kind] == said) or "none", said)
+        for row in rest
+        for said in dict.fromkeys(row[kind] for kind in kinds if row[kind] != OBEYED)
+    ]
+    cells = frame[kinds].to_numpy().ravel()
+    return (
+        f"**{(cells == OBEYED).sum()} of {len(cells)} changes are obeyed; the others are refused with the sentences "
+        f"below.** All of {', '.join(kinds)} are obeyed by:\n\n{_names(whole)}.\n\n"
+        + table(("architecture", "site", "refused", "what moeviz says"), rows)
+    )
+
+
+def by_kernels() -> str:
+    """Which architectures the kernels record as hooks do, and why the others are not run by them."""
+    from moeviz.capture.routers.families import interventions as read
+
+    frame = read()
+    alike = frame[frame["kernels"] == "equal"]
+    rows = frame.drop(alike.index)[["architecture", "router", "site", "kernels"]].to_numpy().tolist()
+    return f"Equal: {_names(alike)}.\n\n" + table(("architecture", "router", "site", "what moeviz says"), rows)
+
+
+def _names(frame) -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(frame["architecture"]))
+
+
 def known_models() -> str:
     """Our counts of well-known models, beside what their makers say."""
     from moeviz.capture.models.known_counts import known_counts

@@ -25,14 +25,23 @@ def scores_torch(logits: Tensor, gating: Gating) -> Tensor:
     return logits.sigmoid() if gating.score == "sigmoid" else torch.nn.functional.softplus(logits).sqrt()
 
 
-def choose_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Weights (T, K) float32 and experts (T, K) int64 alone: the fast way through torch, for CPUs."""
-    if gating.is_softmax_over_winners and gating.groups == 1 and bias is None:
+def choose_torch(
+    logits: Tensor, gating: Gating, bias: Tensor | None = None, pushed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weights (T, K) float32 and experts (T, K) int64 alone: the fast way through torch, for CPUs.
+
+    pushed   (E,): inf for experts that rank above all others, -inf for those that are not there, 0 for the rest. An
+             expert that is not there counts nothing in the score of its group. It is chosen only where too few others
+             are left in the groups kept, and what that means is for the caller to say.
+    """
+    if gating.is_softmax_over_winners and gating.groups == 1 and bias is None and pushed is None:
         top, experts = logits.float().sort(dim=-1, descending=True, stable=True)  # compares, so -0 ties with 0
         weights = top[:, : gating.top_k].softmax(dim=-1)
         return weights if gating.scale == 1 else weights * gating.scale, experts[:, : gating.top_k]
     scores, rank = _scores_and_rank(logits, gating, bias)
-    experts = _ranked(rank, _kept(rank, gating))[0][:, : gating.top_k]
+    if pushed is not None:
+        rank = torch.where(pushed == 0, rank, pushed)
+    experts = _ranked(rank, _kept(rank, gating, pushed is not None))[0][:, : gating.top_k]
     return _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating), experts
 
 
@@ -55,12 +64,15 @@ def _scores_and_rank(logits: Tensor, gating: Gating, bias: Tensor | None) -> tup
     return scores, scores if bias is None else scores + bias.float()
 
 
-def _kept(rank: Tensor, gating: Gating) -> Tensor:
+def _kept(rank: Tensor, gating: Gating, some_are_out: bool = False) -> Tensor:
     """Which experts are in one of the groups kept, (T, E) bool."""
     if gating.groups == 1:
         return torch.ones_like(rank, dtype=torch.bool)
     grouped = _plain_zero(rank).unflatten(1, (gating.groups, gating.group_size)).sort(dim=-1, descending=True).values
-    value = grouped[..., 0] if gating.group_score == "max" else grouped[..., 0] + grouped[..., 1]
+    second = grouped[..., min(1, gating.group_size - 1)]
+    if some_are_out:
+        second = second.masked_fill(second == -torch.inf, 0)
+    value = grouped[..., 0] if gating.group_score == "max" else grouped[..., 0] + second
     best = _plain_zero(value).sort(dim=-1, descending=True, stable=True).indices[:, : gating.groups_kept]
     kept = torch.zeros_like(value, dtype=torch.bool).scatter_(1, best, True)
     return kept.repeat_interleave(gating.group_size, dim=1)

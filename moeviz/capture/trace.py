@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.kinds import Intervention
+from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import Recording

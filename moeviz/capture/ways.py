@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from moeviz.capture.change.kinds import Intervention
+from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.models.compiled import uncompiled
-from moeviz.capture.record.listen import Recording, hearing
+from moeviz.capture.record.listen import Asked, Recording, hearing
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.run.generate import expected_rows
 from moeviz.capture.run.plan import Plan
@@ -58,8 +58,9 @@ def wants_kernels(job: Job) -> bool:
 def by_listening(job: Job) -> Iterator[Callable[[], Recording]]:
     """The model's own routers, and hooks that keep what they return."""
     model = job.run.model
-    with uncompiled(model), _changed(job), hearing(model, job.keep_logits, job.site) as recording:
-        yield lambda: recording
+    hooks = hearing(model, job.keep_logits, job.site)
+    with uncompiled(model), _changed(job) as asked, hooks as recording:
+        yield lambda: replace(recording, asked=asked)
 
 
 @contextmanager
@@ -98,8 +99,8 @@ def _kernels_decide(job: Job, found: "Probe") -> Iterator[Callable[[], Recording
 
     model = job.run.model
     hooks = hearing(model, job.keep_logits, job.site)
-    with deciding(model, found), _changed(job, found), hooks as recording:
-        yield lambda: replace(recording, by=how(model, found))
+    with deciding(model, found), _changed(job, found) as asked, hooks as recording:
+        yield lambda: replace(recording, by=how(model, found), asked=asked)
 
 
 def _probed(job: Job) -> "Probe":
@@ -119,7 +120,7 @@ def _probed(job: Job) -> "Probe":
     return found
 
 
-def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[None]:
+def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[Asked | None]:
     """The block in which routers decide what the job's intervention makes of their decisions."""
     if job.intervention is None:
         return nullcontext()

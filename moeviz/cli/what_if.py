@@ -6,7 +6,9 @@ from argparse import Namespace
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.kinds import Exchange, Experts, Force, Intervention, Mute, Replay, TopK
+from moeviz.capture.change.intervention import Intervention
+from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
+from moeviz.capture.change.limits import Experts
 from moeviz.capture.change.precision import InPrecision, Precision
 from moeviz.capture.change.what_if import WhatIf
 from moeviz.cli.terminal import frame_text
@@ -23,7 +25,7 @@ def intervention_of(args: Namespace) -> Intervention | Precision:
         return Replay(read_trace(args.replay))
     if args.exchange:
         return Exchange(*args.exchange)
-    if args.experts_per_token:
+    if args.experts_per_token is not None:
         return TopK(args.experts_per_token)
     if args.force:
         return Force(_experts(args.force))

@@ -1,79 +1,202 @@
-"""Let routers decide otherwise while a model runs: what `interventions.py` says, in place of what they decided."""
+"""Let routers decide otherwise while a model runs: what `kinds.py` says, in place of what they decided.
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+A router's answer is read as recording reads it, changed, and written back in the router's own form
+(`routers/odd_routers.py`). Where the experts are given ids and weights, what they are given is compared with that; and
+every trace of such a run is held against what was asked (`held.py`).
+"""
 
-from torch import Tensor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from threading import get_ident
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
-from moeviz.capture.change.kinds import Choice, Decision, Intervention, Replay
+from moeviz.capture.change.held import Routing
+from moeviz.capture.change.intervention import Choice, Decision, Intervention
+from moeviz.capture.change.kinds import Replay
+from moeviz.capture.change.limits import Limits
+from moeviz.capture.models.compiled import uncompiled
+from moeviz.capture.record.listen import Asked, Heard
 from moeviz.capture.record.locks import alone
-from moeviz.capture.record.private_names import own_forward, with_forward
+from moeviz.capture.record.private_names import own_forward, with_forward, with_method
 from moeviz.capture.record.probe import Probed, probe, router_inputs
+from moeviz.capture.routers.declared import Router
 from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+Written = dict[int, tuple[Tensor, Tensor] | None]  # by thread: ids and weights that a router answered with
 
 
-def ready(run: Run) -> tuple[Probed, ...]:
+def ready(run: Run, site: str | None = None) -> tuple[Probed, ...]:
     """The routers of a model, and which of them can choose again: checked on a forward."""
     check_can_change(run)
-    with alone(run.model):
-        return probe(run.model).routers
+    with alone(run.model), uncompiled(run.model):
+        return probe(run.model, site).routers
 
 
 def check_can_change(run: Run) -> None:
     """Raise `CaptureError` for a model that no intervention reaches."""
     if run.model.config.is_encoder_decoder:
         raise CaptureError(
-            f"{type(run.model).__name__} has an encoder and a decoder; what-if reads decoder-only models."
+            f"{type(run.model).__name__} has an encoder and a decoder; interventions reach decoder-only models."
         )
 
 
 @contextmanager
 def intervening(
     run: Run, routers: tuple[Probed, ...], intervention: Intervention | None, max_new_tokens: int = 0
-) -> Iterator[None]:
+) -> Iterator[Asked | None]:
     """Inside the block the routers decide what the intervention makes of their decisions.
+
+    What it yields goes into the recording of the run, so that its traces are held against what was asked. Begin to
+    record inside the block: then what is recorded is what was changed.
 
     Raises `CaptureError` where the model cannot be given it.
     """
+    if intervention is None:
+        yield None
+        return
+    if not isinstance(intervention, Intervention):
+        raise CaptureError(
+            f"{intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange or Replay."
+        )
+    if isinstance(intervention, Replay) and max_new_tokens:
+        raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
+    kept = run.batch.attention_mask.flatten() == 1
+    limits = {probed.router.layer: _limits(probed) for probed in routers}
+    intervention.check(limits, run.batch.input_ids.flatten()[kept].cpu().numpy())
+    own = [Heard() for _ in routers]
     with ExitStack() as stack:
-        if isinstance(intervention, Replay) and max_new_tokens:
-            raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
-        if intervention is not None:
-            kept = run.batch.attention_mask.flatten() == 1
-            experts = dict(zip(run.info.layers, run.info.num_experts, strict=True))
-            intervention.check(experts, run.info.top_k, run.batch.input_ids.flatten()[kept].cpu().numpy())
-            for index, probed in enumerate(routers):
-                change = _changed(probed, index, kept, intervention)
-                stack.enter_context(with_forward(probed.router.module, change))
+        for index, probed in enumerate(routers):
+            change = Change(intervention, index, limits[probed.router.layer], kept, own[index])
+            stack.enter_context(_changed(probed, change))
+        yield Asked(own, _check(intervention, limits, own))
+
+
+def _limits(probed: Probed) -> Limits:
+    router = probed.router
+    if router.writer is None:
+        raise CaptureError(
+            f"moeviz can record what {router.kind} decides, but has no way to make it decide otherwise "
+            f"({router.odd.oddity if router.odd else ''})."
+        )
+    top_k = probed.sample[2].shape[-1]
+    if probed.family is None or probed.trouble:
+        return Limits(router.num_experts, top_k, ceiling=MAX_TOP_K)
+    gating = probed.family.gating(router.module)
+    return Limits(router.num_experts, top_k, gating.groups, gating.groups_kept, MAX_TOP_K)
+
+
+def _check(intervention: Intervention, limits: dict[int, Limits], own: list[Heard]) -> Callable:
+    def check_held(trace: RoutingTrace, experts: np.ndarray, weights: np.ndarray) -> None:
+        precision = max(torch.finfo(heard.weights[0].dtype).eps for heard in own)
+        decided = Routing(trace.model.layers, experts, weights, precision)
+        recorded = replace(decided, experts=trace.experts, weights=trace.need("weights", "Holding a change"))
+        intervention.check_held(recorded, decided, limits)
+
+    return check_held
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be made of one router's decisions."""
+
+    intervention: Intervention
+    index: int  # which of the trace's layers it is
+    limits: Limits
+    kept: Tensor  # (T,) of the prompts: no padding
+    own: Heard  # gets its own decisions
+
+    def of(self, router: Router, weights: Tensor, experts: Tensor, again: Callable) -> Choice:
+        """Weights and experts (T, K) in place of these."""
+        self.own.experts.append(experts.to(torch.int16))
+        self.own.weights.append((weights if router.factor == 1 else weights * router.factor).detach())
+        whole = len(self.kept) == len(weights)  # the prompts, and not what is generated after them
+        kept = self.kept.to(weights.device) if whole else weights.new_ones(len(weights)).bool()
+        return self.intervention.change(
+            Decision(router.layer, self.index, self.limits, weights, experts, kept, router.factor, again)
+        )
+
+
+@contextmanager
+def _changed(probed: Probed, change: Change) -> Iterator[None]:
+    """Inside the block the router answers with what is made of its decision."""
+    router, written = probed.router, Written()
+    method = router.odd.method if router.odd else ""
+    own = getattr(router.block, method) if method else own_forward(router.module)
+
+    def decide(*args: object, **kwargs: object) -> tuple:
+        answer = own(*args, **kwargs)
+        logits, *decided = (None if p is None else p.reshape(-1, p.shape[-1]) for p in router.decided(args, answer))
+
+        def again(pushed: Tensor | None, top_k: int | None) -> Choice:
+            weights, experts = _choose_again(probed, logits, args, kwargs, pushed, top_k)
+            return weights.to(decided[0].dtype), experts.to(decided[1].dtype)
+
+        weights, experts = change.of(router, *decided, again)
+        if weights is not decided[0] or experts is not decided[1]:
+            answer = _write(router, answer, weights, experts, decided[1].shape[-1])
+        written[get_ident()] = _ids_and_weights(answer, experts.numel())
+        return answer
+
+    instead = with_method(router.block, method, decide) if method else with_forward(router.module, decide)
+    with instead, _checking_what_experts_are_given(router, written):
         yield
 
 
-def _changed(probed: Probed, index: int, kept: Tensor, intervention: Intervention) -> Callable[..., tuple]:
-    router = probed.router
-    own = own_forward(router.module)
+def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_k: int) -> tuple:
+    if router.odd and router.odd.keeps_top_k and experts.shape[-1] != top_k:
+        raise CaptureError(
+            f"{router.kind} gives every token {top_k} experts, in a form of its own that has no place for "
+            f"{experts.shape[-1]}."
+        )
+    return router.writer(router.module, answer, weights, experts)
 
-    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
-        output = own(*args, **kwargs)
-        flat = [part.reshape(-1, part.shape[-1]) for part in output[:3]]
 
-        def again(bias: Tensor | None, top_k: int | None) -> Choice:
-            weights, experts = _choose_again(probed, flat[0], args, kwargs, bias, top_k)
-            return weights.to(flat[1].dtype), experts.to(flat[2].dtype)
+def _checking_what_experts_are_given(router: Router, written: Written) -> AbstractContextManager[None]:
+    """Where experts are given ids and weights, these must be what the router's answer says."""
+    if len(router.experts) != 1:
+        return nullcontext()
+    (experts,) = router.experts.values()
 
-        real = kept.to(flat[2].device) if len(kept) == len(flat[2]) else flat[2].new_ones(len(flat[2])).bool()
-        facts = (router.layer, index, router.num_experts, *flat[1:], real, router.factor)
-        weights, experts = intervention.change(Decision(*facts, again))
-        shape = (*output[2].shape[:-1], -1)
-        return output[0], weights.view(shape), experts.view(shape), *output[3:]
+    def compare(_experts: nn.Module, args: tuple, kwargs: dict) -> None:
+        said = written.pop(get_ident(), None)
+        given = said and _ids_and_weights((*args, *kwargs.values()), said[0].numel())
+        if said and given and not all(torch.equal(one, other.to(one)) for one, other in zip(given, said, strict=True)):
+            raise CaptureError(
+                f"The experts of layer {router.layer} were given other ids or weights than {router.kind} was made to "
+                "answer with. A trace of this run would not be of the change that you asked for. Please report this "
+                "model."
+            )
 
-    return forward
+    return _hook(experts, compare)
+
+
+def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None:
+    """The two of these that are expert ids and weights, of so many slots in all; None where that cannot be told."""
+    tensors = [part.flatten() for part in parts if isinstance(part, Tensor) and part.numel() == size]
+    ids = [part for part in tensors if not part.is_floating_point()]
+    weights = [part for part in tensors if part.is_floating_point()]
+    return (ids[0], weights[0]) if len(ids) == len(weights) == 1 else None
+
+
+@contextmanager
+def _hook(module: nn.Module, hook: Callable) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _choose_again(
-    probed: Probed, logits: Tensor, args: tuple, kwargs: dict, bias: Tensor | None, top_k: int | None
+    probed: Probed, logits: Tensor, args: tuple, kwargs: dict, pushed: Tensor | None, top_k: int | None
 ) -> Choice:
     if probed.trouble:
         raise CaptureError(
@@ -84,5 +207,4 @@ def _choose_again(
     gating = probed.family.gating(probed.router.module)
     if top_k is not None:
         gating = replace(gating, top_k=top_k)
-    biases = [part.float() for part in (own_bias, bias) if part is not None]
-    return choose_torch(logits, gating, sum(biases) if biases else None)
+    return choose_torch(logits, gating, own_bias, pushed)

@@ -8,48 +8,35 @@
 
 To choose again, moeviz must know how a router decides: that is so where its kernels can run it, and it is checked on
 the model itself. Other routers can still be muted without choosing again, exchanged and replayed.
+
+Where a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), choosing again
+obeys that limit. A muted expert counts nothing in the score of its group. The group of a forced expert is kept, as one
+of the groups that a token may have.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from moeviz.capture.change import held
+from moeviz.capture.change.held import Routing
+from moeviz.capture.change.intervention import Choice, Decision
+from moeviz.capture.change.limits import (
+    Experts,
+    Layers,
+    Limits,
+    check_expert,
+    check_experts,
+    check_layers,
+    is_whole,
+    kept,
+    shown,
+)
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
-
-Choice = tuple[Tensor, Tensor]  # weights (T, K), experts (T, K)
-Experts = Mapping[int, Sequence[int]]  # expert ids by the model's own index of the layer
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one router decided in one forward. T tokens, K slots, E experts."""
-
-    layer: int  # the model's own index
-    index: int  # which of the trace's layers that is
-    num_experts: int
-    weights: Tensor  # (T, K)
-    experts: Tensor  # (T, K)
-    kept: Tensor  # (T,) bool: no padding
-    factor: float  # what the block multiplies its experts' sum by besides
-    again: Callable[
-        [Tensor | None, int | None], Choice
-    ]  # choose again, with a bias (E,) on the ranks and another top-k
-
-
-@runtime_checkable
-class Intervention(Protocol):
-    """Something that changes what routers decide."""
-
-    def check(self, layers: Mapping[int, int], top_k: int, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` where a model with so many experts by layer, this top-k and these tokens cannot be."""
-
-    def change(self, decision: Decision) -> Choice:
-        """Weights and experts in place of those that the router chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +49,49 @@ class Mute:
     experts: Experts
     reroute: bool = True
 
-    def check(self, layers: Mapping[int, int], top_k: int, token_ids: np.ndarray) -> None:
+    def check(self, layers: Layers, token_ids: np.ndarray) -> None:
         """Raise `CaptureError` for experts that are not there, or where too few are left to choose from."""
-        _check_experts(self.experts, layers)
-        for layer, muted in self.experts.items():
-            if self.reroute and layers[layer] - len(set(muted)) < top_k:
+        check_experts("Mute", self.experts, layers)
+        for layer, ids in self.experts.items():
+            limits, muted = layers[layer], {int(expert) for expert in ids}
+            if not self.reroute or limits.left(muted) >= limits.top_k:
+                continue
+            if limits.groups == 1:
                 raise CaptureError(
-                    f"Layer {layer} has {layers[layer]} experts, and each token takes {top_k}: at most "
-                    f"{layers[layer] - top_k} can be muted, not {len(set(muted))}. Or mute with reroute=False."
+                    f"Layer {layer} has {limits.num_experts} experts, and each token takes {limits.top_k}: at most "
+                    f"{limits.num_experts - limits.top_k} can be muted, not {len(muted)}. Or mute with reroute=False."
                 )
+            raise _too_few(layer, limits, muted, f"at most {limits.left(muted)} are left in them")
 
     def change(self, decision: Decision) -> Choice:
         """The next best experts, or the same without the muted ones."""
-        muted = self.experts.get(decision.layer)
+        muted = _of_layer(self.experts, decision.layer)
         if not muted:
             return decision.weights, decision.experts
-        if self.reroute:
-            return decision.again(_bias(decision, muted, -torch.inf), None)
-        silent = torch.isin(decision.experts, decision.experts.new_tensor(list(muted)))
-        return decision.weights.masked_fill(silent, 0), decision.experts
+        if not self.reroute:
+            return decision.weights.masked_fill(_are(decision.experts, muted), 0), decision.experts
+        weights, experts = decision.again(_push(decision, muted, -torch.inf), None)
+        out_of_reach = _are(experts, muted)[decision.kept].any(dim=-1)
+        if out_of_reach.any():
+            tokens = f"too few are left in them for {int(out_of_reach.sum())} of {len(out_of_reach)} tokens"
+            raise _too_few(decision.layer, decision.limits, set(muted), tokens)
+        return weights, experts
+
+    def check_held(self, changed: Routing, own: Routing, layers: Layers) -> None:
+        """Raise `CaptureError` where a muted expert has a weight; with rerouting, where it has a slot or one is empty.
+
+        Without rerouting all other weights must be the router's own.
+        """
+        for layer, now, before in held.pairs(changed, own):
+            muted = _of_layer(self.experts, layer)
+            if self.reroute and muted:
+                without = np.logical_not(np.isin(now.experts, muted).any(axis=-1))
+                held.check(self, layer, without, "a muted expert has a slot")
+                held.check(self, layer, held.filled(now) == held.filled(before), "a slot is empty")
+            else:
+                expected = held.by_expert(before, layers[layer].num_experts)
+                expected[:, muted] = 0
+                held.check_weights(self, layer, now, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +100,35 @@ class Force:
 
     experts: Experts
 
-    def check(self, layers: Mapping[int, int], top_k: int, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` for experts that are not there, or more than a token has slots."""
-        _check_experts(self.experts, layers)
-        for layer, forced in self.experts.items():
-            if len(set(forced)) > top_k:
+    def check(self, layers: Layers, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for experts that are not there, more than a token has slots, or of too many groups."""
+        check_experts("Force", self.experts, layers)
+        for layer, ids in self.experts.items():
+            limits, forced = layers[layer], {int(expert) for expert in ids}
+            if len(forced) > limits.top_k:
                 raise CaptureError(
-                    f"A token takes {top_k} experts; {len(set(forced))} cannot be forced at layer {layer}."
+                    f"A token takes {limits.top_k} experts; {len(forced)} cannot be forced at layer {layer}."
+                )
+            groups = {expert // limits.group_size for expert in forced}
+            if len(groups) > limits.groups_kept:
+                raise CaptureError(
+                    f"Layer {layer} has {limits}, and experts {sorted(forced)} are in {len(groups)} groups. Force "
+                    f"experts of {kept(limits)} at most."
                 )
 
     def change(self, decision: Decision) -> Choice:
         """The forced experts, and the router's best beside them."""
-        forced = self.experts.get(decision.layer)
+        forced = _of_layer(self.experts, decision.layer)
         if not forced:
             return decision.weights, decision.experts
-        return decision.again(_bias(decision, forced, torch.inf), None)
+        return decision.again(_push(decision, forced, torch.inf), None)
+
+    def check_held(self, changed: Routing, own: Routing, layers: Layers) -> None:
+        """Raise `CaptureError` where a forced expert was not chosen."""
+        for layer, now, _ in held.pairs(changed, own):
+            for expert in _of_layer(self.experts, layer):
+                there = (now.experts == expert).any(axis=-1)
+                held.check(self, layer, there, f"forced expert {expert} was not chosen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +138,33 @@ class TopK:
     top_k: int
     layers: tuple[int, ...] | None = None
 
-    def check(self, layers: Mapping[int, int], top_k: int, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` for layers that are not there, or more slots than experts."""
-        _check_layers(self.layers or (), layers)
-        if not 1 <= self.top_k <= min(layers.values()):
-            raise CaptureError(f"Each token can take 1 to {min(layers.values())} experts, not {self.top_k}.")
+    def check(self, layers: Layers, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for layers that are not there, or more slots than a token can have experts."""
+        asked = tuple(layers) if self.layers is None else tuple(self.layers)
+        check_layers(asked, layers)
+        if not asked:
+            raise CaptureError("TopK names no layer. Name one or more, or leave `layers` out for all.")
+        tightest = min(asked, key=lambda layer: layers[layer].most)
+        limits = layers[tightest]
+        if not is_whole(self.top_k) or not 1 <= self.top_k <= limits.most:
+            why = f" Layer {tightest} has {limits}." if limits.most < limits.num_experts and limits.groups > 1 else ""
+            why = why or (" That is what moeviz can choose." if limits.most < limits.num_experts else "")
+            raise CaptureError(f"Each token can take 1 to {limits.most} experts, not {shown(self.top_k)}.{why}")
 
     def change(self, decision: Decision) -> Choice:
         """The router's best so many."""
-        if self.layers is not None and decision.layer not in self.layers:
+        if not self._is_at(decision.layer):
             return decision.weights, decision.experts
-        return decision.again(None, self.top_k)
+        return decision.again(None, int(self.top_k))
+
+    def check_held(self, changed: Routing, own: Routing, layers: Layers) -> None:
+        """Raise `CaptureError` where a token has another number of experts."""
+        for layer, now, _ in held.pairs(changed, own):
+            if self._is_at(layer):
+                held.check(self, layer, held.filled(now) == self.top_k, "another number of slots is filled")
+
+    def _is_at(self, layer: int) -> bool:
+        return self.layers is None or layer in self.layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +175,29 @@ class Exchange:
     one: int
     other: int
 
-    def check(self, layers: Mapping[int, int], top_k: int, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` for experts that are not there."""
-        _check_experts({self.layer: (self.one, self.other)}, layers)
+    def check(self, layers: Layers, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for experts that are not there, or the same one twice."""
+        check_layers((self.layer,), layers)
+        for expert in (self.one, self.other):
+            check_expert(self.layer, expert, layers)
+        if self.one == self.other:
+            raise CaptureError(f"Expert {self.one} cannot be exchanged with itself. Name two experts.")
 
     def change(self, decision: Decision) -> Choice:
         """The same choice with the two ids exchanged."""
         if decision.layer != self.layer:
             return decision.weights, decision.experts
         is_one, is_other = (decision.experts == expert for expert in (self.one, self.other))
-        return decision.weights, decision.experts.masked_fill(is_one, self.other).masked_fill(is_other, self.one)
+        exchanged = decision.experts.masked_fill(is_one, int(self.other)).masked_fill(is_other, int(self.one))
+        return decision.weights, exchanged
+
+    def check_held(self, changed: Routing, own: Routing, layers: Layers) -> None:
+        """Raise `CaptureError` where the decision is not the router's own with the two ids exchanged."""
+        for layer, now, before in held.pairs(changed, own):
+            expected = held.by_expert(before, layers[layer].num_experts)
+            if layer == self.layer:
+                expected[:, [self.one, self.other]] = expected[:, [self.other, self.one]]
+            held.check_weights(self, layer, now, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +206,14 @@ class Replay:
 
     trace: RoutingTrace
 
-    def check(self, layers: Mapping[int, int], top_k: int, token_ids: np.ndarray) -> None:
+    def check(self, layers: Layers, token_ids: np.ndarray) -> None:
         """Raise `CaptureError` for a trace of other layers, other experts, or without weights."""
-        model = self.trace.model
-        if dict(zip(model.layers, model.num_experts, strict=True)) != dict(layers) or self.trace.weights is None:
+        model, experts = self.trace.model, {layer: limits.num_experts for layer, limits in layers.items()}
+        if dict(zip(model.layers, model.num_experts, strict=True)) != experts or self.trace.weights is None:
             raise CaptureError(
                 f"The trace to replay is of {model.name}: layers {model.layers}, {model.num_experts} experts"
                 f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, and the same layers "
-                f"and experts as the model that runs: {dict(layers)}."
+                f"and experts as the model that runs: {experts}."
             )
         if not self.trace.recorded.all():
             raise CaptureError(
@@ -185,6 +239,14 @@ class Replay:
         same = weights == own_weights * decision.factor
         return _put(decision, torch.where(same, own_weights, weights / decision.factor), experts)
 
+    def check_held(self, changed: Routing, own: Routing, layers: Layers) -> None:
+        """Raise `CaptureError` where the decision is not that of the trace, up to the rounding of the model's dtype."""
+        weights = self.trace.need("weights", "Replay")
+        replayed = Routing(changed.layers, self.trace.experts, weights, changed.precision)
+        for layer, now, asked in held.pairs(changed, replayed):
+            expected = held.by_expert(asked, layers[layer].num_experts)
+            held.check_weights(self, layer, now, expected, changed.precision)
+
 
 def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
     """These rows in place of the tokens'. Padding keeps its own, or gets the first of them where slots are others."""
@@ -195,19 +257,22 @@ def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
     return own[0].index_copy(0, row, weights), own[1].index_copy(0, row, experts)
 
 
-def _bias(decision: Decision, experts: Sequence[int], value: float) -> Tensor:
-    bias = torch.zeros(decision.num_experts, device=decision.weights.device)
-    bias[list(experts)] = value
-    return bias
+def _of_layer(experts: Experts, layer: int) -> list[int]:
+    return sorted({int(expert) for expert in experts.get(layer, ())})
 
 
-def _check_layers(asked: Sequence[int], layers: Mapping[int, int]) -> None:
-    if missing := [layer for layer in asked if layer not in layers]:
-        raise CaptureError(f"The model has no MoE layer {missing[0]}; it has {tuple(layers)}.")
+def _are(experts: Tensor, ids: Sequence[int]) -> Tensor:
+    return torch.isin(experts, experts.new_tensor(ids))
 
 
-def _check_experts(experts: Experts, layers: Mapping[int, int]) -> None:
-    _check_layers(tuple(experts), layers)
-    for layer, ids in experts.items():
-        if outside := [expert for expert in ids if not 0 <= expert < layers[layer]]:
-            raise CaptureError(f"Layer {layer} has experts 0 to {layers[layer] - 1}, not {outside[0]}.")
+def _push(decision: Decision, experts: Sequence[int], value: float) -> Tensor:
+    pushed = torch.zeros(decision.limits.num_experts, device=decision.weights.device)
+    pushed[list(experts)] = value
+    return pushed
+
+
+def _too_few(layer: int, limits: Limits, muted: set[int], what: str) -> CaptureError:
+    return CaptureError(
+        f"Layer {layer} has {limits}, and each token takes {limits.top_k}: with {len(muted)} muted, {what}. Mute "
+        "fewer, or mute with reroute=False."
+    )

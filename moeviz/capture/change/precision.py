@@ -85,7 +85,7 @@ def in_precisions(
 
 
 def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """A copy of a model in another precision; see `in_precisions`."""
+    """A copy of a model in another precision, in eval mode; see `in_precisions`."""
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise CaptureError(
             f"Some weights of {type(model).__name__} lie on disk, and a copy in another precision needs them all in "
@@ -93,7 +93,7 @@ def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
         )
     if name not in NAMES:
         raise CaptureError(f"There is no precision {name!r}; take one of {', '.join(NAMES)}.")
-    other = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))
+    other = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # nothing may be drawn where two compare
     if name == "int8":
         with torch.no_grad():
             for weights in _quantised(other):

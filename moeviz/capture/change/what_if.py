@@ -1,6 +1,7 @@
 """What if the routers decided otherwise: trace, next tokens and loss, beside those of the model as it is."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.change.apply import intervening, ready
-from moeviz.capture.change.kinds import Intervention, Mute
+from moeviz.capture.change.intervention import Intervention
+from moeviz.capture.change.kinds import Mute
 from moeviz.capture.change.precision import Precision, in_precision
+from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.replaced import in_eval
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import listen
+from moeviz.capture.record.listen import hearing
+from moeviz.capture.record.locks import alone
 from moeviz.capture.record.probe import Probed
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
 from moeviz.routing_trace import RoutingTrace
@@ -46,13 +51,17 @@ def what_if(
     likeliest as it is) · next_token_changed int32 · probability float64 (of `next_token`) · probability_changed float64
     (of the same token).
 
-    Raises `CaptureError` for a change that this model cannot be given, and what `trace` raises.
+    Both are read in eval mode, whatever mode the model is in: dropout and jitter would be drawn anew each time.
+
+    Raises `CaptureError` for a change that this model cannot be given or that did not come through, and what `trace`
+    raises.
     """
     run = prepare(model, prompts, tokenizer, 0)
     routers = ready(run)
     plain, logits = _read(run, routers, None)
     if isinstance(intervention, Precision):
-        other = replace(run, model=in_precision(run.model, intervention.name))
+        model = in_precision(run.model, intervention.name)
+        other = replace(run, model=model, info=replace(run.info, dtype=intervention.name))
         changed, logits_changed = _read(other, (), None)
     else:
         changed, logits_changed = _read(run, routers, intervention)
@@ -109,15 +118,19 @@ def _shares(trace: RoutingTrace) -> list[tuple[int, int, float]]:
 
 @torch.no_grad()
 def _read(run: Run, routers: tuple[Probed, ...], intervention: Intervention | None) -> tuple[RoutingTrace, Tensor]:
-    """The trace, and the logits (T, V) after each of its tokens."""
-    batch = run.batch
+    """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
+    batch, model = run.batch, run.model
     kept = batch.attention_mask.flatten() == 1
-    with listen(run.model, keep_logits=True) as recording, intervening(run, routers, intervention):
-        positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
-        output = run.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
-        )
-    trace = assemble(recording, run, nothing_written(batch))
+    site = routers[0].router.site if routers else None
+    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
+    with ExitStack() as stack:
+        for block in (alone(model), in_eval(model), uncompiled(model)):
+            stack.enter_context(block)
+        asked = stack.enter_context(intervening(run, routers, intervention))
+        recording = stack.enter_context(hearing(model, keep_logits=True, site=site))
+        output = model(**given, use_cache=False)
+    trace = assemble(replace(recording, asked=asked), run, nothing_written(batch))
     return trace, output.logits.flatten(0, 1)[kept.to(output.logits.device)]
 
 

@@ -1,7 +1,9 @@
-"""Set an attribute for a while."""
+"""Change an object for the time of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from torch import nn
 
 
 @contextmanager
@@ -17,3 +19,16 @@ def replaced(holder: object, attribute: str, value: object) -> Iterator[None]:
             delattr(holder, attribute)
         else:
             setattr(holder, attribute, before)
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """Inside the block nothing is drawn: no dropout, no jitter. Every part is then in the mode that it was in."""
+    trained = [part for part in model.modules() if part.training]
+    for part in trained:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True

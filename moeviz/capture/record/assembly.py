@@ -33,18 +33,29 @@ class Sequences:
 
 
 def assemble(recording: Recording, run: Run, written: Written) -> RoutingTrace:
-    """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
+    """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other.
+
+    Raises `CaptureError` where that cannot be told, and where an intervention is not what was recorded.
+    """
     recording.check()
     recording = unrolled(recording)
     met = _sequences(run, recording.site, written)
     where = _places(recording.read, met)[met.kept]
-    experts = pad([part[where] for part in recording.rows("experts")], NO_EXPERT)
-    weights = pad([part[where] for part in recording.rows("weights")], 0.0)
-    experts, weights = sort_slots(experts, weights)
+    experts, weights = sort_slots(*_decisions(recording, where))
     logits = None
     if recording.keep_logits and all(heard.logits for heard in recording.heard):
         logits = pad([part[where] for part in recording.rows("logits")], -np.inf)
-    return RoutingTrace(_facts(recording, run.info, experts.shape[-1]), _tokens(run, met), experts, weights, logits)
+    facts = _facts(recording, run.info, experts.shape[-1])
+    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits)
+    if (asked := recording.asked) is not None:
+        asked.check_held(trace, *_decisions(replace(recording, heard=asked.own), where))
+    return trace
+
+
+def _decisions(recording: Recording, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Expert ids and weights (L, T, K) of the tokens at these places."""
+    experts = pad([part[where] for part in recording.rows("experts")], NO_EXPERT)
+    return experts, pad([part[where] for part in recording.rows("weights")], 0.0)
 
 
 def _sequences(run: Run, site: str, written: Written) -> Sequences:

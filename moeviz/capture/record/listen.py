@@ -19,6 +19,7 @@ from moeviz.capture.routers.declared import Router, find_routers
 from moeviz.capture.routers.looped import order_of
 from moeviz.capture.routers.odd_routers import Answer
 from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
 
 LISTENING = "hooks"
 SAMPLE_ROWS = 32  # enough to recognise the score function
@@ -36,6 +37,14 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What an intervention asked for, so that what was recorded is held against it."""
+
+    own: list[Heard]  # what each router decided itself, one per router
+    check_held: Callable[[RoutingTrace, np.ndarray, np.ndarray], None]  # trace, own ids and weights (L, T, K)
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What every router of a model returned while `listen` was on."""
 
@@ -45,6 +54,7 @@ class Recording:
     forwards: Forwards
     heard: list[Heard] = field(default_factory=list)  # one per router
     by: str = LISTENING  # see `ModelInfo.recorded_by`
+    asked: Asked | None = None  # what routers were to decide otherwise
 
     @property
     def read(self) -> list[torch.Tensor]:

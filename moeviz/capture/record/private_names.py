@@ -42,6 +42,11 @@ def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager
     return replaced(module, own_place(module), in_turn)
 
 
+def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractContextManager[None]:
+    """The same for a method that decides in a module's forward."""
+    return replaced(holder, name, method)
+
+
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
     """The experts that look their implementation up in transformers' registry."""
     return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]

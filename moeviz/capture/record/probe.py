@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import route_torch
+from moeviz.capture.models.replaced import in_eval
 from moeviz.capture.record import our_experts, routing_ops
 from moeviz.capture.record.listen import answers, check_layout, sample_rows
 from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
@@ -62,6 +63,7 @@ def probe(model: PreTrainedModel, site: str | None = None) -> Probe:
     }
     experts_trouble: list[str] = []
     with ExitStack() as stack:
+        stack.enter_context(in_eval(model))  # jitter would be drawn anew for each of the two
         for router in routers:
             stack.enter_context(answers(router, _sampling(router, samples)))
             if family := families[router.path]:

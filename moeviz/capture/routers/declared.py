@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from moeviz.capture.routers.odd_routers import ODD_ROUTERS, Answer, Odd
+from moeviz.capture.routers.odd_routers import ODD_ROUTERS, PLAIN_WRITER, Answer, Odd, Writer
 from moeviz.errors import CaptureError
 from moeviz.names import quoted
 
@@ -65,8 +65,17 @@ class Router:
         """What the router answered, as (logits, weights, expert ids)."""
         if self.odd is None:
             return answer
-        logits, weights, experts = self.odd.read(self.module, given, answer)[:3]
+        logits, weights, experts = self.decided(given, answer)
         return logits, weights if self.odd.factor is None else weights * self.factor, experts
+
+    def decided(self, given: tuple, answer: tuple) -> Answer:
+        """The same before the block multiplies the weights by `factor`."""
+        return (answer if self.odd is None else self.odd.read(self.module, given, answer))[:3]
+
+    @property
+    def writer(self) -> Writer | None:
+        """What puts another decision in the router's answer; None where nothing does."""
+        return PLAIN_WRITER if self.odd is None else self.odd.writer
 
 
 def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 TABLE = Path(__file__).with_name("families.csv")
+INTERVENTIONS = TABLE.with_name("interventions.csv")
+OBEYED = "obeyed"
 
 
 def surveyed_version() -> str:
@@ -25,3 +27,16 @@ def families() -> pd.DataFrame:
     Source: `python -m moeviz.capture.survey`, which ran a tiny random model of each.
     """
     return pd.read_csv(TABLE, comment="#", dtype="str", keep_default_na=False)
+
+
+def interventions() -> pd.DataFrame:
+    """Which changes of the routing each architecture obeys; one row per class of router and site.
+
+    Columns, all str: architecture · router (its class) · site · Mute · Mute, no rerouting · Force · TopK · Exchange ·
+    Replay (each "obeyed", or the sentence of the refusal) · kernels ("equal" where moeviz's kernels record the trace
+    that hooks record, or why they do not run this router).
+
+    Source: `python -m moeviz.capture.survey --interventions`, which held each change of a tiny random model against the
+    same change made by other means.
+    """
+    return pd.read_csv(INTERVENTIONS, comment="#", dtype="str", keep_default_na=False)

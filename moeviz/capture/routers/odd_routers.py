@@ -1,33 +1,46 @@
-"""Routers that answer otherwise than transformers' routers do: a row and a small reader each.
+"""Routers that answer otherwise than transformers' routers do: a row, a small reader, and a writer beside it.
 
 Most routers of transformers return (logits, weights, expert ids) from their forward, a child `experts` stands beside
 them, and the model declares them. What is not so has a row here, by the class of the router, in transformers 5.24; the
 survey (`moeviz.capture.survey`) holds each of them against what the experts received.
 
 A reader gets the router, the arguments of what it answered to, and the answer; it gives (logits, weights, expert ids):
-logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped.
+logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped. A writer gets the same and another
+decision, weights and ids (T, K); it gives the answer that says so in the router's own form, so that an intervention
+reaches the experts. A router that has a reader of its own and no writer can be recorded and not changed.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT
 
 Answer = tuple  # (logits or None, weights, expert ids), and what else a router answers with
 Reader = Callable[[nn.Module, tuple, tuple], Answer]
 LEAST_LOGARITHM = -104.0  # below the logarithm of every float32 above 0
+Writer = Callable[[nn.Module, tuple, Tensor, Tensor], tuple]  # (router, its answer, weights, expert ids)
 
 
 def _as_it_comes(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
     return answer
 
 
+def _in_its_place(_router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    shape = (*answer[2].shape[:-1], -1)
+    return answer[0], weights.view(shape), experts.view(shape), *answer[3:]
+
+
 def _decided_by_the_block(_router: nn.Module, given: tuple, answer: tuple) -> Answer:
     weights, experts = answer
     return given[0], weights, experts
+
+
+def _decision_alone(_block: nn.Module, _answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    return weights, experts
 
 
 def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -39,15 +52,15 @@ def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
 
 
 def _scores_of_all(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The best logits are chosen, and the scores of all other experts are 0; rounding makes some of the chosen 0 too.
-
-    Where an expert beside the best logits has a score, someone has changed the scores, and it is they that count.
-    """
+    """The scores of experts that were not chosen are 0. One that was may have rounded to 0: then its logit tells."""
     scores, logits = answer
-    experts = logits.topk(router.top_k, dim=-1).indices
-    changed = scores.scatter(-1, experts, 0).any(dim=-1, keepdim=True)
-    experts = torch.where(changed, scores.topk(router.top_k, dim=-1).indices, experts)
+    experts = logits.masked_fill(scores != 0, torch.inf).topk(router.top_k, dim=-1).indices
     return logits, scores.gather(-1, experts), experts
+
+
+def _into_scores_of_all(_router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    scores, logits = answer
+    return torch.zeros_like(scores).scatter(-1, experts, weights), logits
 
 
 def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -57,6 +70,12 @@ def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer
     experts, weights = torch.empty_like(order), torch.empty_like(sorted_weights)
     experts[order], weights[order] = sorted_experts, sorted_weights
     return logits, weights.view(-1, router.top_k), experts.view(-1, router.top_k)
+
+
+def _into_order_of_experts(router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    order = experts.flatten().argsort(stable=True)
+    counts = experts.flatten().bincount(minlength=router.num_experts).tolist()
+    return order, order // experts.shape[-1], weights.flatten()[order], counts, answer[4]
 
 
 def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -82,9 +101,20 @@ def _with_a_class_for_skipping(router: nn.Module, _given: tuple, answer: tuple) 
     So does one whose bias sends it to expert 0 where the probability of 0 is rounded to 0: the choice tells them apart.
     """
     logits, weights, experts, *_states = answer
-    ranks = logits.softmax(dim=-1).float() + router.balancing_biases
-    skips = (weights == 0) & (experts == 0) & (ranks.argmax(dim=-1, keepdim=True) != 0)
+    scores = logits.softmax(dim=-1)
+    chosen = (scores.float() + router.balancing_biases).argmax(dim=-1, keepdim=True)
+    skips = (weights == 0) & (experts == 0) & ((chosen != 0) | (scores[..., :1] != 0))
     return logits, weights, experts.masked_fill(skips, logits.shape[-1] - 1)
+
+
+def _with_expert_0_for_skipping(router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    skips = experts == router.num_experts
+    if (skips & (weights != 0)).any() or ((experts == 0) & (weights == 0)).any():
+        raise CaptureError(
+            f"{type(router).__name__} says that a token skips the experts by sending it to expert 0 with weight 0, so "
+            "expert 0 cannot be given weight 0 otherwise, nor skipping another weight. Change other experts."
+        )
+    return _in_its_place(router, answer, weights, experts.masked_fill(skips, 0))
 
 
 def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
@@ -99,6 +129,10 @@ def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
     return None, weights, experts_of_pairs.gather(-1, position)
 
 
+# What all others answer with, for what reads and writes without a row.
+PLAIN_WRITER: Writer = _in_its_place
+
+
 def _own_top_k(router: nn.Module) -> int | None:
     return getattr(router, "top_k", None)
 
@@ -108,6 +142,7 @@ class Odd(NamedTuple):
 
     oddity: str  # in a few words, for the table of families
     read: Reader = _as_it_comes
+    write: Writer | None = None  # for a reader of its own; None where no other decision can be put in the answer
     method: str = ""  # of the block: what decides, where the router module alone does not
     experts: tuple[str, ...] = ("experts",)  # beside the router, or in it
     top_k: Callable[[nn.Module], int | None] = _own_top_k
@@ -115,13 +150,23 @@ class Odd(NamedTuple):
     factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
     caution: str = ""  # what a person must know before trusting the trace
 
+    @property
+    def writer(self) -> Writer | None:
+        """What puts another decision in the router's answer; None where nothing does."""
+        return _in_its_place if self.read is _as_it_comes else self.write
+
+    @property
+    def keeps_top_k(self) -> bool:
+        """Whether the form of the answer fixes the number of experts a token."""
+        return self.read is not _as_it_comes
+
 
 def _averaged(block: nn.Module) -> float:
     return 0.5 if block.num_shared_experts and block.shared_expert_combination_strategy == "average" else 1.0
 
 
 _SCALED_BY_THE_BLOCK = Odd("its block scales the sum of the experts", factor=lambda block: block.routed_scaling_factor)
-_GEMMA = Odd("returns probabilities", _probabilities, top_k=lambda router: router.config.top_k_experts)
+_GEMMA = Odd("returns probabilities", _probabilities, _in_its_place, top_k=lambda router: router.config.top_k_experts)
 
 ODD_ROUTERS: dict[str, Odd] = {
     "BeamTopKRouter": _SCALED_BY_THE_BLOCK,
@@ -129,10 +174,10 @@ ODD_ROUTERS: dict[str, Odd] = {
     "MiniMaxM3VLTopKRouter": _SCALED_BY_THE_BLOCK,
     "Step3p7TopKRouter": _SCALED_BY_THE_BLOCK,
     "OpenAIPrivacyFilterTopKRouter": Odd(
-        "divides by top-k, and its block multiplies by it", factor=lambda block: block.router.top_k
+        "divides by top-k, and its block multiplies by it", factor=lambda block: block.num_experts
     ),
     "Cohere2MoeTopKRouter": Odd("its block averages routed and shared experts", factor=_averaged),
-    "DbrxRouter": Odd("its block decides", _decided_by_the_block, method="route_tokens_to_experts"),
+    "DbrxRouter": Odd("its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"),
     "DeepseekV4HashRouter": Odd("the first layers look experts up by token id; not declared"),
     "DogeCDMoE": Odd(
         "no router module; pairs of product keys",
@@ -148,9 +193,12 @@ ODD_ROUTERS: dict[str, Odd] = {
     "Gemma4TextRouter": _GEMMA,
     "Ernie4_5_VLMoeMoeTopKRouter": Odd("one router for text, one for images; the block is declared"),
     "JetMoeTopKGating": Odd(
-        "sorted by expert; a second router in attention", _sorted_by_expert, experts=("input_linear", "output_linear")
+        "sorted by expert; a second router in attention",
+        _sorted_by_expert,
+        _into_order_of_experts,
+        experts=("input_linear", "output_linear"),
     ),
-    "Llama4Router": Odd("scores of all experts, which scale the experts' input", _scores_of_all),
+    "Llama4Router": Odd("scores of all experts, which scale the experts' input", _scores_of_all, _into_scores_of_all),
     "LongcatFlashTopkRouter": Odd(
         "some experts compute nothing", zero_experts=lambda router: router.n_routed_experts - router.num_experts
     ),
@@ -165,5 +213,10 @@ ODD_ROUTERS: dict[str, Odd] = {
         ),
     ),
     "SwitchTransformersTop1Router": Odd("a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1),
-    "ZayaRouter": Odd("a class for skipping the experts", _with_a_class_for_skipping, zero_experts=lambda _router: 1),
+    "ZayaRouter": Odd(
+        "a class for skipping the experts",
+        _with_a_class_for_skipping,
+        _with_expert_0_for_skipping,
+        zero_experts=lambda _router: 1,
+    ),
 }

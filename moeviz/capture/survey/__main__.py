@@ -2,6 +2,7 @@
 
 python -m moeviz.capture.survey [--write]           every architecture against what its experts receive
 python -m moeviz.capture.survey --ways [NAME ...]   every way of running, on all architectures or on those named
+python -m moeviz.capture.survey --interventions     changes of the routing, and the kernels, against other means
 """
 
 import argparse
@@ -12,24 +13,28 @@ import warnings
 import pandas as pd
 import transformers
 
+from moeviz.capture.survey.interventions_table import counts, interventions_of, write_interventions
 from moeviz.capture.survey.table import YES, table_of, write_table
 from moeviz.capture.survey.tiny_models import architectures
 
 
-def _families(write: bool) -> None:
+def _families(write: bool) -> tuple[pd.DataFrame, str]:
     found = table_of(architectures())
     if write:
         write_table(found)
     exact = found.groupby("architecture")["exact"].agg(lambda answers: (answers == YES).all())
     kernels = found.groupby("architecture")["kernels"].agg(lambda answers: (answers == YES).all())
-    sys.stdout.write(found.to_string(index=False) + "\n")
-    sys.stdout.write(
-        f"transformers {transformers.__version__}: {exact.sum()} of {len(exact)} architectures exact, "
-        f"{kernels.sum()} run by moeviz's kernels\n"
-    )
+    return found, f"{exact.sum()} of {len(exact)} architectures exact, {kernels.sum()} run by moeviz's kernels"
 
 
-def _ways(names: list[str], only: str, write: bool) -> None:
+def _interventions(write: bool) -> tuple[pd.DataFrame, str]:
+    found = interventions_of(architectures())
+    if write:
+        write_interventions(found)
+    return found, counts(found)
+
+
+def _ways(names: list[str], only: str, write: bool) -> tuple[pd.DataFrame, str]:
     from moeviz.capture.survey.held import EQUAL
     from moeviz.capture.survey.matrix import WAYS, cells, counted, summed, write_ways
 
@@ -47,7 +52,7 @@ def _ways(names: list[str], only: str, write: bool) -> None:
     table = pd.concat(rows, ignore_index=True)
     if write:
         write_ways(table)
-    sys.stdout.write(f"{table.to_string(index=False)}\n{counted(table)}\n")
+    return table, counted(table)
 
 
 parser = argparse.ArgumentParser(
@@ -55,12 +60,14 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("names", nargs="*", metavar="NAME", help="architectures, for --ways")
 parser.add_argument("--ways", action="store_true", help="the ways of running")
+parser.add_argument("--interventions", action="store_true", help="changes of the routing, and the kernels")
 parser.add_argument("--only", default="", metavar="WORD", help="ways of running whose name has this in it")
 parser.add_argument("--write", action="store_true", help="make the table anew, or its rows of these ways")
 arguments = parser.parse_args()
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 if arguments.ways:
-    _ways(arguments.names, arguments.only, arguments.write)
+    table, says = _ways(arguments.names, arguments.only, arguments.write)
 else:
-    _families(arguments.write)
+    table, says = (_interventions if arguments.interventions else _families)(arguments.write)
+sys.stdout.write(f"{table.to_string(index=False)}\ntransformers {transformers.__version__}: {says}\n")
