@@ -34,6 +34,14 @@ def logits_of(model, tokenizer, intervention, prompts=PROMPTS):
     return module._read(run, module.ready(run), intervention)[1]
 
 
+def untyped(kind, *fields):
+    """As a user makes it, whose arguments no type checker reads."""
+    made = object.__new__(kind)
+    for name, value in zip(kind.__dataclass_fields__, fields, strict=True):
+        object.__setattr__(made, name, value)
+    return made
+
+
 def routing(trace):
     """(layer, token) -> {expert: weight}, without weights of 0."""
     rows = zip(trace.experts.reshape(-1, trace.model.top_k), trace.weights.reshape(-1, trace.model.top_k), strict=True)
@@ -190,20 +198,19 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (Exchange(0, 1, 9), "experts 0 to 7, not 9"),
         (Exchange(0, 1, 1), "cannot be exchanged with itself"),
         (Mute({0: (-1,)}), "experts 0 to 7, not -1"),
-        (Mute({0: (True,)}), "experts 0 to 7, not True"),
-        (Force({0: (np.int64(8),)}), "experts 0 to 7, not 8"),
-        (Mute({0: (1.0,)}), r"experts 0 to 7, not 1\.0"),
-        (Mute({True: (1,)}), "no MoE layer True"),
-        (Mute({0: 3}), r"several expert ids a layer, such as \{3: \(1, 4\)\}, not 3"),
-        (Mute((0, 1)), r"takes experts by layer, such as .*, not \(0, 1\)"),
+        (untyped(Mute, {0: (True,)}, True), "experts 0 to 7, not True"),
+        (untyped(Force, {0: (np.int64(8),)}), "experts 0 to 7, not 8"),
+        (untyped(Mute, {0: (1.0,)}, True), r"experts 0 to 7, not 1\.0"),
+        (untyped(Mute, {True: (1,)}, True), "no MoE layer True"),
+        (untyped(Mute, {0: 3}, True), r"several expert ids a layer, such as \{3: \(1, 4\)\}, not 3"),
+        (untyped(Mute, (0, 1), True), r"takes experts by layer, such as .*, not \(0, 1\)"),
         (Mute({0: ()}), "Mute names no expert"),
         (Force({}), "Force names no expert"),
         (Mute({0: range(8)}), "at most 6 can be muted, not 8"),
         (TopK(0), "1 to 8 experts, not 0"),
-        (TopK(True), "1 to 8 experts, not True"),
-        (TopK(2.0), r"1 to 8 experts, not 2\.0"),
+        (untyped(TopK, True, None), "1 to 8 experts, not True"),
+        (untyped(TopK, 2.0, None), r"1 to 8 experts, not 2\.0"),
         (TopK(1, ()), "TopK names no layer"),
-        (moeviz.Sampling(), "not something that routers can be given"),
     ],
 )
 def test_a_change_that_cannot_be_says_why(intervention, says, tokenizer):
@@ -231,9 +238,9 @@ def test_a_router_that_cannot_choose_again_says_what_can_be_done(tokenizer):
 def test_ids_may_be_numpy_s_and_named_twice_and_all_may_be_silenced(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     once = what_if(model, TEXT, Mute({0: (1, 4)}), tokenizer=tokenizer).changed
-    twice = what_if(model, TEXT, Mute({np.int32(0): np.array([4, 1, 1])}), tokenizer=tokenizer).changed
+    twice = what_if(model, TEXT, untyped(Mute, {np.int32(0): np.array([4, 1, 1])}, True), tokenizer=tokenizer).changed
     assert once.equals(twice)
-    assert what_if(model, TEXT, TopK(np.int64(1)), tokenizer=tokenizer).changed.model.top_k == 1
+    assert what_if(model, TEXT, untyped(TopK, np.int64(1), None), tokenizer=tokenizer).changed.model.top_k == 1
     silent = what_if(model, TEXT, Mute({0: range(8)}, reroute=False), tokenizer=tokenizer).changed
     assert (silent.weights[0] == 0).all() and (silent.weights[1] > 0).all()
 
@@ -253,9 +260,7 @@ def test_a_token_whose_groups_have_too_few_experts_left_is_refused(tokenizer):
     with torch.no_grad():
         model.model.layers[1].mlp.gate.e_score_correction_bias[:8] += 10
     muted = {1: (0, 1, 2, 4, 5, 6)}
-    with pytest.raises(
-        CaptureError, match=r"with 6 muted, too few are left in them for \d+ of 13 tokens|reroute=False"
-    ):
+    with pytest.raises(CaptureError, match=r"with 6 muted, too few are left in them for \d+ of \d+ tokens"):
         what_if(model, TEXT, Mute(muted), tokenizer=tokenizer)
     silent = what_if(model, TEXT, Mute(muted, reroute=False), tokenizer=tokenizer)
     assert not silent.changed.weights[0][np.isin(silent.changed.experts[0], muted[1])].any()

@@ -14,8 +14,9 @@ obeys that limit. A muted expert counts nothing in the score of its group. The g
 of the groups that a token may have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -257,7 +258,7 @@ def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
     return own[0].index_copy(0, row, weights), own[1].index_copy(0, row, experts)
 
 
-def _of_layer(experts: Experts, layer: int) -> list[int]:
+def _of_layer(experts: Mapping[Any, Any], layer: int) -> list[int]:
     return sorted({int(expert) for expert in experts.get(layer, ())})
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -50,14 +51,14 @@ def kept(limits: Limits) -> str:
 Layers = Mapping[int, Limits]  # by the model's own index of the layer
 
 
-def check_layers(asked: Sequence[int], layers: Layers) -> None:
+def check_layers(asked: Sequence[object], layers: Layers) -> None:
     """Raise `CaptureError` for a layer that the model does not have."""
     for layer in asked:
         if not is_whole(layer) or layer not in layers:
             raise CaptureError(f"The model has no MoE layer {shown(layer)}; it has {tuple(layers)}.")
 
 
-def check_experts(what: object, experts: Experts, layers: Layers) -> None:
+def check_experts(what: object, experts: object, layers: Layers) -> None:
     """Raise `CaptureError` unless `experts` names some, all of which are there."""
     if not isinstance(experts, Mapping):
         raise CaptureError(f"{what} takes experts by layer, such as {{3: (1, 4)}}, not {experts!r}.")
@@ -71,7 +72,7 @@ def check_experts(what: object, experts: Experts, layers: Layers) -> None:
         raise CaptureError(f"{what} names no expert. Name one or more by layer, such as {{3: (1, 4)}}.")
 
 
-def check_expert(layer: int, expert: object, layers: Layers) -> None:
+def check_expert(layer: Any, expert: Any, layers: Layers) -> None:
     """Raise `CaptureError` for an expert that the layer does not have."""
     if not is_whole(expert) or not 0 <= expert < layers[layer].num_experts:
         raise CaptureError(f"Layer {layer} has experts 0 to {layers[layer].num_experts - 1}, not {shown(expert)}.")
