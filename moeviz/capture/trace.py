@@ -20,7 +20,7 @@ from moeviz.capture.record.listen import Recording
 from moeviz.capture.record.locks import alone
 from moeviz.capture.run.autocast import autocast_of_caller
 from moeviz.capture.run.decoding import Decoding, Progress, Sampling, Watch, counted, decode, written
-from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.prompts import nothing_written, prepare
 from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
 from moeviz.routing_trace import RoutingTrace
 
@@ -142,11 +142,13 @@ class _Cancelled(BaseException):
 def _growing(job: Job) -> Iterator[RoutingTrace]:
     """The model runs in a thread of its own, and takes turns with the caller."""
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
+    nothing = nothing_written(job.run.batch)
     turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
-            made.put(assemble(so_far(), job.run, written(job.run.model, generated, None, job.decoding.drafts)))
+            done = written(job.run.model, generated, None, job.decoding.drafts) if generated.numel() else nothing
+            made.put(assemble(so_far(), job.run, done))
             turns.acquire()
             if cancelled.is_set():
                 raise _Cancelled
