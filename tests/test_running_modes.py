@@ -308,6 +308,12 @@ def test_a_stream_that_is_left_stops_the_model_before_its_next_token(model, toke
     assert len(trace(model, ONE, tokenizer=tokenizer).tokens)
 
 
+def test_a_model_without_a_head_streams_its_prompt(tokenizer):
+    model = tiny_model(CONFIGS["mixtral"]).model
+    (made,) = moeviz.stream(model, ONE, tokenizer=tokenizer, max_new_tokens=0)
+    assert made.equals(trace(model, ONE, tokenizer=tokenizer))
+
+
 def test_a_stream_raises_what_the_model_raises(model, tokenizer):
     with pytest.raises(InvalidPrompt, match="prompt is empty"):
         moeviz.stream(model, "", tokenizer=tokenizer, max_new_tokens=3)

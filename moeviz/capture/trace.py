@@ -22,7 +22,7 @@ from moeviz.capture.run.autocast import autocast_of_caller
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
 from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
 from moeviz.capture.run.plan import Plan, plan_for
-from moeviz.capture.run.prompts import Run, prepare
+from moeviz.capture.run.prompts import Run, nothing_written, prepare
 from moeviz.capture.run.values import check_new_tokens
 from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
 from moeviz.routing_trace import RoutingTrace
@@ -167,11 +167,13 @@ class _Cancelled(BaseException):
 def _growing(job: Job) -> Iterator[RoutingTrace]:
     """The model runs in a thread of its own, and takes turns with the caller."""
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
+    nothing = nothing_written(job.run.batch)
     turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
-            made.put(assemble(so_far(), job.run, written(job.run.model, generated, None, job.plan.decoding.drafts)))
+            done = written(job.run.model, generated, None, job.plan.decoding.drafts) if generated.numel() else nothing
+            made.put(assemble(so_far(), job.run, done))
             turns.acquire()
             if cancelled.is_set():
                 raise _Cancelled
