@@ -10,6 +10,7 @@ from moeviz.metrics.tokens import token_expert, token_layer, token_routes, visib
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 OTHERS = "other"
+NO_ORDER = "its experts, in no known order"
 
 
 def top_expert_grid(frame: pd.DataFrame) -> alt.Chart:
@@ -152,15 +153,17 @@ def _missing_columns(cells: pd.DataFrame, x: alt.X) -> alt.Chart:
 def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     """Layer by choice for one token, with the expert's id in each cell. Columns: those of `token_routes`."""
     weighted = frame["weight"].notna().any()
-    title = "choice (1 = highest weight)" if weighted else "choice" if frame["ordered"].all() else "in no known order"
+    title = "choice (1 = highest weight)" if weighted else "choice" if frame["ordered"].all() else NO_ORDER
     cells = frame.assign(choice=frame["slot"] + 1, shown=frame["text"].map(_visible_categories(frame["text"])))
     cells = cells.drop(columns=["text", "sequence", "ordered"])
-    x = alt.X("choice:O", title=title, axis=alt.Axis(labelAngle=0))
+    axis = alt.Axis(labelAngle=0) if title != NO_ORDER else alt.Axis(labels=False, ticks=False)
+    x = alt.X("choice:O", title=title, axis=axis)
     y = alt.Y("layer:O", title="layer")
+    choice = [_whole("choice")] if title != NO_ORDER else []
     base = alt.Chart(cells[cells["expert"] >= 0]).encode(
         x=x,
         y=y,
-        tooltip=[*token_tooltip(), _whole("layer"), _whole("choice"), _whole("expert"), *_weight_tooltip(frame)],
+        tooltip=[*token_tooltip(), _whole("layer"), *choice, _whole("expert"), *_weight_tooltip(frame)],
     )
     without = _without_expert(cells[cells["expert"] < 0], x, y)
     if not weighted:
