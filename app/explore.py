@@ -46,7 +46,7 @@ def _tokens() -> None:
         if trace.ordered:
             _heatmap(trace)
         else:
-            show(NAMED["token_expert_grid"], trace)
+            _experts_of_layer(trace)
     with route:
         _route(trace)
     links.write()
@@ -101,6 +101,16 @@ def _heatmap(trace: RoutingTrace) -> None:
             alt=alternative(chart),
         )
         log_moment("first chart sent")
+        particulars(chart, frame)
+
+
+def _experts_of_layer(trace: RoutingTrace) -> None:
+    """In place of the heat map, for a trace that has no first choices."""
+    chart = NAMED["token_expert_grid"]
+    heading(chart)
+    with explained():
+        frame = chart.measure(part_of(trace, chart))
+        st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
         particulars(chart, frame)
 
 

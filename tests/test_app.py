@@ -481,3 +481,34 @@ def test_drawing_the_first_page_loads_no_weights(monkeypatch):
     app = first_page()
     assert not app.exception
     assert [metric.value for metric in app.metric if metric.label == "Context"] == ["1,024"]
+
+
+def test_the_first_page_of_a_trace_without_first_choices_says_so_once_and_shows_the_sets_of_experts():
+    trace = sample_trace(tokens=MAX_TOKENS + 10)
+    turned = trace.experts[..., ::-1].copy()
+    trace = replace(trace, model=replace(trace.model, slot_order="unknown"), experts=turned, weights=None, logits=None)
+    app = page("moeviz_app.explore.explore", trace)
+    assert not app.exception
+    said = [text.value for text in app.text if "highest weight" in text.value]
+    assert len(said) == 1 and "only the ids of their experts" in said[0]
+    assert "Which experts of this layer did each token use?" in [heading.value for heading in app.subheader]
+
+
+def test_the_first_page_says_what_is_not_recorded():
+    trace = sample_trace()
+    experts, weights = trace.experts.copy(), trace.weights.copy()
+    experts[:, 4:9], weights[:, 4:9] = -2, 0
+    experts[:, 20], weights[:, 20] = -1, 0
+    app = page("moeviz_app.explore.explore", replace(trace, experts=experts, weights=weights, logits=None))
+    assert not app.exception
+    assert {metric.label: metric.value for metric in app.metric}["Not recorded"] == "5"
+    assert app.caption[0].value == "–: the token got no expert. ?, hatched: its experts are not recorded."
+
+
+def test_a_page_of_a_trace_without_any_routing_says_so():
+    trace = sample_trace()
+    nothing = trace.experts * 0 - 2
+    nothing = replace(trace, experts=nothing.astype(trace.experts.dtype), weights=None, logits=None)
+    for app in (page("moeviz_app.explore.explore", nothing), topic_page("Load", nothing)):
+        assert not app.exception
+        assert any("No routing is recorded for any of these 32 tokens" in text.value for text in app.text)

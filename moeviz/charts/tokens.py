@@ -10,6 +10,7 @@ from moeviz.metrics.tokens import token_expert, token_layer, token_routes, visib
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 OTHERS = "other"
+NO_ORDER = "its experts, in no known order"
 
 
 def top_expert_grid(frame: pd.DataFrame) -> alt.Chart:
@@ -103,7 +104,7 @@ def _weight_tooltip(frame: pd.DataFrame) -> list[alt.Tooltip]:
     return [alt.Tooltip("weight:Q", format=".3f")] if frame["weight"].notna().any() else []
 
 
-def token_expert_grid(frame: pd.DataFrame) -> alt.Chart:
+def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
     """Token by expert of one layer, coloured by weight. Columns: those of `token_expert`."""
     theme.at_most_max_tokens(frame)
     num_experts = int(frame["expert"].max()) + 1 if len(frame) else 1
@@ -111,6 +112,8 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart:
     cells = cells.assign(choice=cells["slot"] + 1, upper=cells["expert"] + 0.5, lower=cells["expert"] - 0.5)
     choice = [_whole("choice")] if frame["ordered"].all() else []
     missing = cells["slot"] == NOT_RECORDED
+    if missing.any():
+        x = x.title([x["title"], f"pale: {theme.NOT_RECORDED}"])
     weighted = frame["weight"].notna().any()
     legend = alt.Legend(title="weight", orient="top", gradientLength=160)
     colour = (
@@ -144,22 +147,23 @@ def _missing_columns(cells: pd.DataFrame, x: alt.X) -> alt.Chart:
     """A pale column for each token of which the trace does not say where it went."""
     columns = cells.drop_duplicates("token").assign(which=theme.NOT_RECORDED)
     tooltip = [*token_tooltip(), alt.Tooltip("which:N", title="expert")]
-    x = x.title([x.title, f"pale: {theme.NOT_RECORDED}"])
     return alt.Chart(columns).mark_rect(stroke=None, color=theme.PALE).encode(x=x, x2="end:Q", tooltip=tooltip)
 
 
 def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     """Layer by choice for one token, with the expert's id in each cell. Columns: those of `token_routes`."""
     weighted = frame["weight"].notna().any()
-    title = "choice (1 = highest weight)" if weighted else "choice" if frame["ordered"].all() else "in no known order"
+    title = "choice (1 = highest weight)" if weighted else "choice" if frame["ordered"].all() else NO_ORDER
     cells = frame.assign(choice=frame["slot"] + 1, shown=frame["text"].map(_visible_categories(frame["text"])))
     cells = cells.drop(columns=["text", "sequence", "ordered"])
-    x = alt.X("choice:O", title=title, axis=alt.Axis(labelAngle=0))
+    axis = alt.Axis(labelAngle=0) if title != NO_ORDER else alt.Axis(labels=False, ticks=False)
+    x = alt.X("choice:O", title=title, axis=axis)
     y = alt.Y("layer:O", title="layer")
+    choice = [_whole("choice")] if title != NO_ORDER else []
     base = alt.Chart(cells[cells["expert"] >= 0]).encode(
         x=x,
         y=y,
-        tooltip=[*token_tooltip(), _whole("layer"), _whole("choice"), _whole("expert"), *_weight_tooltip(frame)],
+        tooltip=[*token_tooltip(), _whole("layer"), *choice, _whole("expert"), *_weight_tooltip(frame)],
     )
     without = _without_expert(cells[cells["expert"] < 0], x, y)
     if not weighted:

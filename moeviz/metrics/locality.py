@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.recorded import of_each_layer, of_tokens
 from moeviz.routing_trace import RoutingTrace
 
 FIRST_CHOICE = "first choice"
@@ -66,6 +66,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, codes, names)
 
 
+@of_tokens
 def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, next to the published figures of Mixtral 8x7B.
 
