@@ -18,6 +18,7 @@ class Run:
     device_map: str | None = None
     site: str | None = None  # which routers, in a model with several kinds
     kernels: str | None = None  # "on" or "off"; None: by kernels on a GPU, where they know the model's routers
+    decoding: str | None = None  # "checkpoint": as its own settings say; None: by temperature and seed alone
 
     @property
     def how(self) -> How:
@@ -26,6 +27,6 @@ class Run:
 
     def parameters(self) -> dict[str, str]:
         """As the query of an address; what is as it always is stays out."""
-        more = ("new_tokens", "temperature", "seed", "dtype", "device_map", "site", "kernels")
+        more = ("new_tokens", "temperature", "seed", "dtype", "device_map", "site", "kernels", "decoding")
         given = {name: str(value) for name in more if (value := getattr(self, name))}
         return {"prompt": self.prompt, "model": self.model} | given

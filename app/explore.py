@@ -3,16 +3,16 @@
 import streamlit as st
 from moeviz_app import links, state
 from moeviz_app.choices import choose_layer, choose_window
-from moeviz_app.components.strip import token_strip
+from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import alternative, explained, heading, part_of, particulars, say, show, trace_to_draw
 from moeviz_app.timing import log_moment
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 
@@ -35,10 +35,18 @@ def explore() -> None:
 def _tokens() -> None:
     """Strip, heat map and route. A fragment: a click here redraws these three and nothing else."""
     trace = state.current_trace()
+    if not trace.ordered:
+        say(
+            f"This trace does not say which of a token's {trace.model.top_k} experts has the highest weight. So tokens "
+            "have no colours here, only the ids of their experts, and pictures of first choices are left out."
+        )
     strip(trace)
     heatmap, route = st.columns([3, 2], gap="large")
     with heatmap:
-        _heatmap(trace)
+        if trace.ordered:
+            _heatmap(trace)
+        else:
+            show(NAMED["token_expert_grid"], trace)
     with route:
         _route(trace)
     links.write()
@@ -46,15 +54,22 @@ def _tokens() -> None:
 
 def strip(trace: RoutingTrace) -> None:
     """The tokens, coloured by their first-choice expert at the chosen layer; and the choice of layer and window."""
-    if state.windows(trace) > 1:
+    if state.windows(trace) > 1 and trace.ordered and trace.recorded.any():
         _overview(trace)
     choose_window(trace)
     choose_layer(trace)
     (layer,), rows = state.chosen_layers("one"), state.window()
-    at = trace.model.layers.index(layer)
-    busiest = theme.focus(trace.experts[at, rows.start : rows.stop, 0])
-    colours = theme.expert_colours(trace.model.num_experts[at], busiest)
+    colours = colours_of(trace, layer, rows)
     token_strip(trace, layer, rows, state.selected_token(), colours, state.pick_from_strip, state.STRIP)
+    _explain_marks(trace, layer, rows)
+
+
+def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
+    """What stands under a token that has no expert here, as far as there are such tokens."""
+    first = trace.experts[trace.model.layers.index(layer), rows.start : rows.stop, 0]
+    words = {NO_EXPERT: "–: the token got no expert.", NOT_RECORDED: "?, hatched: its experts are not recorded."}
+    if said := [meaning for mark, meaning in words.items() if (first == mark).any()]:
+        st.caption(" ".join(said))
 
 
 def _overview(trace: RoutingTrace) -> None:

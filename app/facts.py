@@ -42,6 +42,8 @@ def trace_name(trace: RoutingTrace) -> None:
     site = f" (its {model.site} routers)" if model.site else ""
     by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
     st.text(f"{tokens:,} tokens through {model.name}{revision}{site}{dtype}, recorded by {by}")
+    if model.decoding:
+        st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 
@@ -60,6 +62,7 @@ def trace_facts(trace: RoutingTrace) -> None:
                 "Experts that a token can use, out of how many.",
             ),
         }
+        | _not_recorded(trace)
         | _parameters(model)
         | _touched(trace)
         | _likeness(trace)
@@ -81,8 +84,18 @@ def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:
     }
 
 
+def _not_recorded(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
+    """How many tokens the trace says nothing of; nothing if there are none."""
+    if not (missing := int((~trace.recorded).any(axis=0).sum())):
+        return {}
+    meaning = (
+        "Tokens whose experts the trace does not give, at some layers or at all. No number here counts them there."
+    )
+    return {"Not recorded": (f"{missing:,}", meaning)}
+
+
 def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
-    if trace.model.parameters is None or not len(trace.tokens):
+    if trace.model.parameters is None or not trace.recorded.all(axis=0).any():
         return {}
     touched = int(touched_growth(trace)["touched"].iloc[-1])
     return {"Touched": (touched, f"{touched:,} that at least one of these tokens ran through.")}
@@ -90,7 +103,7 @@ def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
 
 def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     """Which kind of text it is routed like: known for the embedded model alone, whose kinds of text ship with it."""
-    if trace.model.name != EMBEDDED or not len(trace.tokens):
+    if trace.model.name != EMBEDDED or not trace.recorded.any():
         return {}
     reference = shared.evaluation_routing()
     if (trace.model.layers, trace.model.num_experts) != (reference.model.layers, reference.model.num_experts):

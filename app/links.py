@@ -64,6 +64,7 @@ def _run_of(asked: dict[str, str]) -> Run:
         *(asked[name] if asked.get(name) in known else None for name, known in state.HOW.items()),
         asked.get("site"),
         asked["kernels"] if asked.get("kernels") in state.KERNELS_CHOICES else None,
+        asked["decoding"] if asked.get("decoding") in state.DECODING_CHOICES else None,
     )
 
 
@@ -79,6 +80,7 @@ def _fill_in(run: Run) -> None:
         state.DEVICE: run.device_map,
         state.SITE: run.site,
         state.KERNELS: run.kernels,
+        state.DECODING: run.decoding,
     }
     for key, value in values.items():
         state.set_value(key, value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.asked import Run
-from moeviz_app.components.strip import token_strip
+from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.timing import log_moment
 from moeviz_app.worker import InLine, News, result
 
@@ -30,9 +30,11 @@ def run_live(run: Run) -> RoutingTrace:
     """
     from moeviz.capture.run.decoding import Sampling
 
-    sampling = Sampling(temperature=run.temperature, seed=run.seed)
+    temperature = run.temperature if run.decoding is None else 0.0
+    sampling = Sampling(temperature=temperature, seed=run.seed)
     kernels = "auto" if run.kernels is None else run.kernels == "on"
-    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "site": run.site, "kernels": kernels}
+    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "decoding": run.decoding}
+    options |= {"site": run.site, "kernels": kernels}
 
     def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
         log_moment("model begins")
@@ -82,10 +84,9 @@ def _strip_so_far(trace: RoutingTrace) -> None:
     layer = state.value(state.LAYER)
     if layer not in trace.model.layers:
         layer = state.middle_layer(trace)
-    at, end = trace.model.layers.index(layer), len(trace.tokens)
+    end = len(trace.tokens)
     rows = range(max(0, end - theme.MAX_TOKENS), end)
-    colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, rows.start :, 0]))
-    token_strip(trace, layer, rows, None, colours)
+    token_strip(trace, layer, rows, None, colours_of(trace, layer, rows))
 
 
 def waiting_words(ahead: int, otherwise: str) -> str:

@@ -18,6 +18,7 @@ from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import ModelNotFound
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
+from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | 
 
 def _check_on_offer(name: str) -> None:
     if name not in settings.SETTINGS.models and not settings.may_name_any_model():
-        raise ModelNotFound(f"{name!r} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}.")
+        raise ModelNotFound(
+            f"{quoted(name)} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}."
+        )
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo, ParameterCounts
-from moeviz.routing_trace import VIEWERS, RoutingTrace
+from moeviz.routing_trace import RoutingTrace
+from moeviz.viewers import VIEWERS
 
 if TYPE_CHECKING:
     from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK

@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.model_info import ModelInfo
+from moeviz.viewers import VIEWERS
 
 GroupKind = Literal["all", "label", "step"]
 
@@ -28,7 +29,7 @@ class ExpertCounts:
     assignments  tokens sent to each expert; 0 for the ids that a layer with fewer than E experts does not have.
     tokens       tokens that were counted in each layer. Fewer assignments than tokens x K mean dropped tokens.
     groups       names of the G groups, all different: labels are str, steps are whole numbers from 0 in ascending
-                 order. `("",)` where everything is counted together.
+                 order. `("",)` if everything is counted together.
     group_kind   "all", "label" or "step".
 
     Raises `InvalidTrace` if the numbers and the facts about the model do not fit together.
@@ -78,6 +79,11 @@ class ExpertCounts:
         assignments = self.assignments[:, kept, : max(model.num_experts)]
         return replace(self, model=model, assignments=assignments, tokens=self.tokens[:, kept])
 
+    @property
+    def plot(self) -> Any:
+        """Charts of these counts, one method per topic: `counts.plot.load()`."""
+        return VIEWERS["plot"](self)
+
     def equals(self, other: "ExpertCounts") -> bool:
         """True if every fact and every number is the same."""
         mine, theirs = (((c.model, c.groups, c.group_kind), (c.assignments, c.tokens)) for c in (self, other))
@@ -124,9 +130,9 @@ def _check_groups(counts: ExpertCounts) -> None:
     if counts.group_kind == "all" and groups != ("",):
         raise InvalidTrace(f"Counts of everything together have one group without a name; got {groups}.")
     kind = int if counts.group_kind == "step" else str
-    if not groups or len(set(groups)) != len(groups) or not all(type(group) is kind for group in groups):
+    if len(set(groups)) != len(groups) or not all(type(group) is kind for group in groups):
         raise InvalidTrace(f"The groups of counts must be different {counts.group_kind}s; got {groups}.")
-    if kind is int and (list(groups) != sorted(groups) or groups[0] < 0):
+    if groups and kind is int and (list(groups) != sorted(groups) or groups[0] < 0):
         raise InvalidTrace(f"The steps of counts must be in ascending order, from 0 on; got {groups}.")
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.errors import InvalidPrompt
+from moeviz.names import is_text, quoted
 
 A_LINE = '{"label": "French", "text": "Il fait froid."}'
 
@@ -19,13 +20,21 @@ def texts_of_files(files: Iterable[tuple[str, bytes]]) -> list[tuple[str, str]]:
     pairs = []
     for path, data in ((PurePath(name), data) for name, data in files):
         text = _decoded(data, path)
-        pairs += _texts_of_lines(text, path.name) if path.suffix.lower() == ".jsonl" else [(path.stem, text)]
+        pairs += _texts_of_lines(text, path.name) if path.suffix.lower() == ".jsonl" else [(_label(path), text)]
     return pairs
 
 
 def texts_that_ship() -> list[tuple[str, str]]:
     """The (label, text) pairs of the held-out texts that ship with the embedded model."""
     return [(text.label, text.text) for text in evaluation_set()]
+
+
+def _label(path: PurePath) -> str:
+    if not is_text(path.stem):
+        raise InvalidPrompt(
+            f"The file name {quoted(path.name)} is not text in UTF-8, so it cannot be a label. Rename the file."
+        )
+    return path.stem
 
 
 def _decoded(data: bytes, path: PurePath) -> str:

@@ -64,6 +64,9 @@ class ModelInfo:
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
     slot_order: SlotOrder = "weight"
+    # How tokens were generated: "greedy", "sampled at temperature 0.8, seed 3", "beam search with 4 beams", "the
+    # checkpoint's own settings: …". "" where none were, or the source does not say.
+    decoding: str = ""
 
     def with_layers(self, layers: Collection[int]) -> tuple["ModelInfo", list[int]]:
         """The facts about some layers only, and which of the L these are. Raises `InvalidTrace` for one not there.

@@ -8,7 +8,7 @@ Shape letters, used throughout moeviz:
     L  MoE layers     T  routed tokens     K  slots (top-k)     E experts (of the layer with the most)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,14 +19,13 @@ from jaxtyping import Bool, Float32, Int16
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo
+from moeviz.viewers import VIEWERS
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
 NOT_RECORDED = -2  # in all slots of a token at a layer: it was routed, and the source does not say where
 NO_TOKEN_ID = -1  # the source does not say which token of the vocabulary this is
 PHASES = pd.CategoricalDtype(["prompt", "generated"])
-# What draws a trace stands above it, unknown to this file: the front door, `moeviz/__init__.py`, puts it here.
-VIEWERS: dict[Literal["plot", "html"], Callable[["RoutingTrace"], Any]] = {}
 TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
     "sequence": "int32",
     "position": "int32",
@@ -108,12 +107,17 @@ class RoutingTrace:
         says: np.ndarray = self.experts[..., 0] != NOT_RECORDED
         return says
 
+    @property
+    def ordered(self) -> bool:
+        """Whether slot 0 is each token's first choice, the expert with the highest weight."""
+        return self.model.slot_order == "weight" or self.model.top_k == 1
+
     def first_choices(self, why: str) -> Int16[np.ndarray, "L T"]:
         """The expert with the highest weight; NO_EXPERT or NOT_RECORDED as in `experts`.
 
         Raises `MissingField`, with a sentence that starts with `why`, where the order of slots is not known.
         """
-        if self.model.slot_order == "unknown" and self.model.top_k > 1:
+        if not self.ordered:
             raise MissingField(
                 f"{why} needs each token's first choice, the expert with the highest weight, and the trace of "
                 f"{self.model.name!r} does not say which of a token's {self.model.top_k} experts that is. Record "
@@ -123,8 +127,8 @@ class RoutingTrace:
         return first
 
     def counts(self) -> ExpertCounts:
-        """How many tokens each expert got."""
-        return self._counts(np.zeros(len(self.tokens), np.int64), ("",), "all")
+        """How many tokens each expert got. Tokens that are not recorded at a layer do not count there."""
+        return self._counts(np.zeros(1, np.int64), ("",), "all")
 
     def counts_by_label(self, why: str = "This") -> ExpertCounts:
         """The same for each label of the tokens, in the order in which they first appear.
@@ -132,7 +136,7 @@ class RoutingTrace:
         Raises `MissingField`, with a sentence that starts with `why`, if the tokens have no labels.
         """
         labels, codes = self.labels(why)
-        return self._counts(codes, tuple(labels), "label")
+        return self._counts(codes.astype(np.int64), tuple(labels), "label")
 
     def labels(self, why: str) -> tuple[list[str], np.ndarray]:
         """The labels in the order in which they first appear, and for each token (T,) which of them it has.
@@ -148,15 +152,14 @@ class RoutingTrace:
         return [str(name) for name in names], codes
 
     def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:
-        layers, experts = self.experts.shape[0], max(self.model.num_experts)
-        assignments = np.zeros((len(groups), layers, experts), np.int64)
-        tokens = np.zeros((len(groups), layers), np.int64)
-        for row, chosen in enumerate(self.experts):
-            token, slot = np.nonzero(chosen >= 0)
-            cells = group[token] * experts + chosen[token, slot]
-            assignments[:, row] = np.bincount(cells, minlength=len(groups) * experts).reshape(-1, experts)
-            tokens[:, row] = np.bincount(group[self.recorded[row]], minlength=len(groups))
-        return ExpertCounts(self.model, assignments, tokens, groups, kind)
+        """`group` says of each token which of the G it is in, or has one number for all of them."""
+        G, width = len(groups), max(self.model.num_experts) - NOT_RECORDED
+        first = (group * width - NOT_RECORDED)[:, None]  # in a row: not recorded, empty, then every expert
+        found = [np.bincount((first + chosen).ravel(), minlength=G * width) for chosen in self.experts]
+        table = np.stack(found).reshape(len(found), G, width).swapaxes(0, 1)
+        sizes = np.bincount(np.broadcast_to(group, len(self.tokens)), minlength=G)
+        tokens = sizes[:, None] - table[..., 0] // self.model.top_k
+        return ExpertCounts(self.model, table[..., -NOT_RECORDED:], tokens, groups, kind)
 
     def assignments(self) -> pd.DataFrame:
         """One row per filled slot, by layer, token and slot: the long form of the trace.
@@ -210,6 +213,9 @@ class RoutingTrace:
             and self.tokens.equals(other.tokens)
             and all(_same(getattr(self, f), getattr(other, f)) for f in ARRAYS)
         )
+
+
+Counted = RoutingTrace | ExpertCounts  # what a metric takes that needs no more than counts
 
 
 def normalised_scores(logits: Float32[np.ndarray, "*rows E"], function: str) -> Float32[np.ndarray, "*rows E"]:

@@ -150,6 +150,18 @@ def test_generated_tokens_are_marked_and_the_seed_repeats_them():
     assert drawn[phases.index("generated")]["mark"] == "generated"
 
 
+def test_the_checkpoint_s_own_settings_are_a_choice_and_the_page_says_which_they_are():
+    app = first_page()
+    app.slider(key=state.NEW_TOKENS).set_value(3).run()
+    app.slider(key=state.TEMPERATURE).set_value(1.0).run()
+    app.selectbox(key=state.DECODING).set_value("checkpoint").run()
+    assert app.slider(key=state.TEMPERATURE).disabled and not app.number_input(key=state.SEED).disabled
+    run(app, "One day")
+    assert not app.exception
+    own = "the checkpoint's own settings: sampled at temperature 0.7, top-k 40, seed 0"
+    assert f"How tokens were generated: {own}" in [text.value for text in app.text]
+
+
 def test_the_chosen_token_shows_its_way_through_the_layers(trace):
     app = first_page(trace)
     before = pictures(app)

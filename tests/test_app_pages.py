@@ -219,7 +219,7 @@ def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
 
 
 def test_a_run_says_in_its_address_all_that_its_trace_depends_on():
-    run = Run("x", "m", 3, 0.75, settings.HIGHEST_SEED, "bfloat16", "cpu", "decoder")
+    run = Run("x", "m", 3, 0.75, settings.HIGHEST_SEED, "bfloat16", "cpu", "decoder", "on", "checkpoint")
     assert run.parameters() == {
         "prompt": "x",
         "model": "m",
@@ -229,6 +229,8 @@ def test_a_run_says_in_its_address_all_that_its_trace_depends_on():
         "dtype": "bfloat16",
         "device_map": "cpu",
         "site": "decoder",
+        "kernels": "on",
+        "decoding": "checkpoint",
     }
 
 

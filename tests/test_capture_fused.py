@@ -93,7 +93,7 @@ def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
         stock = model(IDS, use_cache=False).logits
         with fused.fused(model, 2 * IDS.numel(), keep_logits=True) as record:
             assert [rows.probed.trouble for rows in record] == [None] * len(find_routers(model))
-            assert model.config._experts_implementation == NAME
+            assert all("forward" in vars(experts) for experts in registered_experts(model))
             eager = model(IDS, use_cache=False).logits
             counter = torch._dynamo.testing.CompileCounter()
             torch._dynamo.reset()
@@ -152,7 +152,7 @@ def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
     model = tiny_model(FAMILIES["mixtral"])
     monkeypatch.setattr(probe.our_experts, "experts_forward", lambda _self, hidden, _ids, _weights: hidden)
     with caplog.at_level(logging.INFO, logger="moeviz.capture"), fused.fused(model, 10):
-        assert model.config._experts_implementation != NAME
+        assert not any("forward" in vars(experts) for experts in registered_experts(model))
     assert "MixtralExperts computes otherwise" in caplog.text
 
 
@@ -166,7 +166,6 @@ def test_an_error_inside_puts_everything_back(tokenizer):
     with pytest.raises(KeyboardInterrupt):
         trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=5, progress=stop)
     assert not [module for module in model.modules() if "forward" in vars(module)]
-    assert model.config._experts_implementation != NAME
     with fused.fused(model, 5), pytest.raises(CaptureError, match="being recorded already"), fused.fused(model, 5):
         pass
 
@@ -291,7 +290,7 @@ except moeviz.CaptureError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     imported, refused = done.stdout.splitlines()
-    assert imported.split() == ["hooks", "assembly", "listen", "locks", "loops"]
+    assert imported.split() == ["hooks", "assembly", "forwards", "listen", "locks", "loops"]
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."
 
 

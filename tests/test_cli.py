@@ -130,6 +130,20 @@ def test_kernels_give_the_same_trace(tmp_path):
     assert [trace.model.recorded_by for trace in traces] == ["hooks", "kernels (plain torch)"]
 
 
+def test_the_checkpoint_s_own_settings_are_an_option(tmp_path, capsys):
+    path, options = str(tmp_path / "out.npz"), ["--max-new-tokens", "3", "--decoding", "checkpoint", "--seed", "4"]
+    assert main(["trace", "Il fait froid.", *options, "-o", path]) == 0
+    own = "the checkpoint's own settings: sampled at temperature 0.7, top-k 40, seed 4"
+    assert f"decoding   {own}" in capsys.readouterr().out and read_trace(path).model.decoding == own
+    assert main(["trace", "Il fait froid.", *options, "--num-beams", "2"]) == 1
+    assert "Leave out the options for beams" in capsys.readouterr().err
+
+
+def test_settings_that_are_none_are_refused_before_the_model_is_opened(capsys):
+    assert main(["trace", "Il fait", "--model", "/no/such/folder", "--temperature", "1", "--top-p", "0"]) == 1
+    assert "Sampling's top_p is 0.0; it must be a number above 0" in capsys.readouterr().err
+
+
 def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Il neige.\n"))
     path = tmp_path / "out.json"

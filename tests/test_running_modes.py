@@ -8,8 +8,9 @@ import torch
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.run import decoding as module
+from moeviz.capture.run import generate as module
 from moeviz.capture.run.decoding import Decoding, Sampling
+from moeviz.capture.run.drawing import drawing
 from moeviz.capture.survey.modes import EQUAL, FAMILIES, ONE, REFUSED, TWO, WAYS, outcome
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -69,7 +70,12 @@ def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(m
         (ONE, Decoding(num_return_sequences=2), Sampling(), "same every time"),
         (ONE, Decoding(num_beams=2, num_return_sequences=3), Sampling(), "2 beams cannot give 3 sequences"),
         (ONE, Decoding(num_beams=2), Sampling(1.0), "Beam search takes the most likely"),
-        (ONE, Decoding(cache_implementation="no such"), Sampling(), "cannot generate this way with MixtralForCausalLM"),
+        (
+            ONE,
+            Decoding(cache_implementation="no such"),
+            Sampling(),
+            "is 'no such'; it must be one of 'static'",
+        ),
     ],
 )
 def test_what_cannot_go_together_is_a_sentence(prompts, decoding, sampling, says, model, tokenizer):
@@ -85,7 +91,7 @@ def test_a_model_does_not_draft_for_itself(model, tokenizer):
 def test_draws_follow_the_probabilities():
     """10,000 draws of Gumbel's trick, against the softmax: each share within four standard errors."""
     scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    draw = module._drawing(Sampling(temperature=2.0, seed=5))
+    draw = drawing(Sampling(temperature=2.0, seed=5))
     taken = draw(torch.zeros(10_000, 1, dtype=torch.long), scores.repeat(10_000, 1)).argmax(-1)
     shares, expected = torch.bincount(taken, minlength=4) / 10_000, (scores / 2).softmax(-1)
     assert ((shares - expected).abs() < 4 * (expected * (1 - expected) / 10_000).sqrt()).all()
@@ -95,6 +101,96 @@ def test_a_draw_is_not_moved_by_what_others_draw_meanwhile(model, tokenizer):
     options = {"tokenizer": tokenizer, "max_new_tokens": 6, "sampling": Sampling(1.0, seed=2)}
     alone = trace(model, ONE, **options)
     assert trace(model, ONE, progress=lambda *_: torch.rand(3), **options).equals(alone)
+
+
+OWN = {
+    "greedy": {"repetition_penalty": 0.5},
+    "drawn": {"do_sample": True, "temperature": 0.9, "top_k": 200, "min_p": 0.0001},
+    "drawn with a static cache": {"do_sample": True, "cache_implementation": "static", "use_cache": False},
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 1},
+    "drawn beams": {"num_beams": 3, "do_sample": True},
+    "3 drawn of each": {"do_sample": True, "num_return_sequences": 3, "max_length": 7},
+}
+
+
+@pytest.mark.parametrize("settings", OWN.values(), ids=OWN)
+def test_under_the_checkpoint_s_own_settings_the_text_is_that_of_generate(settings, tokenizer):
+    model = tiny_model(CONFIGS["mixtral"])
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    read = tokenizer(TWO, padding=True, padding_side="left", return_tensors="pt")
+    mask = read["attention_mask"]
+    torch.manual_seed(5)
+    plain = model.generate(read["input_ids"], attention_mask=mask, max_new_tokens=6)
+    got = trace(model, TWO, tokenizer=tokenizer, max_new_tokens=6, decoding="checkpoint", sampling=Sampling(seed=5))
+    written = [part["token_id"].tolist() for _, part in got.tokens.groupby("sequence")]
+    kept = mask.repeat_interleave(len(plain) // 2, dim=0).bool()
+    width = mask.shape[1]
+    assert written == [
+        row[:width][ours].tolist() + row[width:-1].tolist() for row, ours in zip(plain, kept, strict=True)
+    ]
+
+
+def test_a_seed_disturbs_no_one_s_draws_and_no_one_disturbs_it(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "do_sample", True)
+    settings = model.generation_config.to_dict()
+    options = {"tokenizer": tokenizer, "max_new_tokens": 6, "decoding": "checkpoint"}
+    before = torch.get_rng_state()
+    first = trace(model, ONE, **options, sampling=Sampling(seed=2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert trace(model, ONE, **options, sampling=Sampling(seed=2), progress=lambda *_: torch.rand(3)).equals(first)
+    assert not trace(model, ONE, **options, sampling=Sampling(seed=3)).tokens.equals(first.tokens)
+    assert model.generation_config.to_dict() == settings
+
+
+def test_the_trace_says_how_its_tokens_were_generated(model, tokenizer, monkeypatch):
+    def says(max_new_tokens=2, **options):
+        return trace(model, ONE, tokenizer=tokenizer, max_new_tokens=max_new_tokens, **options).model.decoding
+
+    assert says(0) == says(0, decoding="checkpoint") == "" and says() == "greedy"
+    assert says(sampling=Sampling(0.8, top_p=0.9, seed=3)) == "sampled at temperature 0.8, top-p 0.9, seed 3"
+    beams = Decoding(num_beams=3, num_return_sequences=2)
+    assert says(decoding=beams) == "beam search with 3 beams, 2 sequences of each prompt"
+    monkeypatch.setattr(model.generation_config, "min_p", 0.1)
+    assert says(decoding="checkpoint") == "the checkpoint's own settings: greedy"
+    monkeypatch.setattr(model.generation_config, "do_sample", True)
+    monkeypatch.setattr(model.generation_config, "suppress_tokens", list(range(100)))
+    assert says(decoding="checkpoint", sampling=Sampling(seed=1)) == (
+        "the checkpoint's own settings: sampled at temperature 1, top-k 50, seed 1, min p 0.1, suppress tokens of 100 "
+        "entries"
+    )
+
+
+def test_with_the_checkpoint_s_own_settings_sampling_gives_a_seed_alone(model, tokenizer):
+    with pytest.raises(CaptureError, match="the checkpoint says how tokens are drawn"):
+        trace(model, ONE, tokenizer=tokenizer, max_new_tokens=3, decoding="checkpoint", sampling=Sampling(0.8))
+
+
+def test_the_checkpoint_s_beams_are_not_streamed_and_its_draws_are(model, tokenizer, monkeypatch):
+    options = {"tokenizer": tokenizer, "max_new_tokens": 4, "decoding": "checkpoint", "sampling": Sampling(seed=1)}
+    monkeypatch.setattr(model.generation_config, "do_sample", True)
+    assert list(moeviz.stream(model, ONE, **options))[-1].equals(trace(model, ONE, **options))
+    monkeypatch.setattr(model.generation_config, "num_beams", 2)
+    with pytest.raises(CaptureError, match="Stream a single beam"):
+        moeviz.stream(model, ONE, **options)
+
+
+def test_whole_numbers_of_other_kinds_are_numbers(model, tokenizer):
+    """A temperature of 1, and numpy's: transformers wants a float and an int, and is given them."""
+    options = {"tokenizer": tokenizer, "max_new_tokens": 3}
+    sampling = Sampling(1.0, top_k=50, seed=1)
+    expected = trace(model, ONE, **options, sampling=sampling)
+    for name, value in {"temperature": 1, "top_k": np.int64(50), "seed": np.uint32(1)}.items():
+        object.__setattr__(sampling, name, value)  # past the types that these tests enforce
+    assert trace(model, ONE, **options, sampling=sampling).equals(expected)
+
+
+def test_what_a_watcher_raises_comes_out_as_it_is(model, tokenizer):
+    def stop(*_):
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match=r"^enough$"):
+        trace(model, ONE, tokenizer=tokenizer, max_new_tokens=3, progress=stop, decoding=Decoding(num_beams=2))
 
 
 def test_a_stream_grows_by_a_token_and_ends_as_the_trace(model, tokenizer):

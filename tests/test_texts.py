@@ -16,7 +16,18 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def sentencepiece():
     """A Llama-like tokenizer: ▁ for a space, bytes for what it does not know, a leading space dropped on decode."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁the", "▁", "cat", "the"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁the",
+        "▁",
+        "cat",
+        "the",
+        "ï¿½",
+        "\ufffd",
+    ]
     backend = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, [], byte_fallback=True, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
@@ -43,10 +54,28 @@ def test_a_broken_character_shows_the_tokenizer_s_own_name(tokenizer):
     assert token_texts(tokenizer, smile[:2]) == [f"⟨{p}⟩" for p in tokenizer.convert_ids_to_tokens(smile[:2])]
 
 
-def test_the_replacement_character_itself_is_text(tokenizer):
-    ids = tokenizer("a\ufffdb", add_special_tokens=False)["input_ids"]
-    texts = token_texts(tokenizer, ids)
-    assert texts[0] == "a" and texts[-1] == "b" and len(texts) == len(ids)
+@pytest.mark.parametrize("text", ["a\ufffdb", "\ufffd", "\ufffd\ufffd", "é\ufffd😀"])
+def test_a_replacement_character_that_was_typed_is_a_character_like_any_other(tokenizer, text):
+    texts = token_texts(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+    parts = [f"⟨\ufffd {i}/3⟩" for i in (1, 2, 3)]
+    assert "".join(texts).replace("".join(parts), "\ufffd") == text.replace(
+        "😀", "".join(f"⟨😀 {i}/4⟩" for i in range(1, 5))
+    )
+
+
+def test_a_typed_replacement_character_does_not_hide_a_broken_one_beside_it(tokenizer, sentencepiece):
+    smile, typed = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("😀", "\ufffd"))
+    whole = [f"⟨\ufffd {i}/3⟩" for i in (1, 2, 3)]
+    broken = [f"⟨{name}⟩" for name in tokenizer.convert_ids_to_tokens([*smile[:2], *typed[:2]])]
+    assert token_texts(tokenizer, [*smile[:2], *typed, *typed[:2]]) == [*broken[:2], *whole, *broken[2:]]
+    ids = sentencepiece.convert_tokens_to_ids(["<0xF0>", "<0xEF>", "<0xBF>", "<0xBD>", "<0xEF>", "<0xBF>"])
+    assert token_texts(sentencepiece, ids) == ["⟨<0xF0>⟩", *whole, "⟨<0xEF>⟩", "⟨<0xBF>⟩"]
+
+
+def test_the_characters_by_which_bytes_are_named_are_text_too(tokenizer, sentencepiece):
+    assert "⟨ï" not in "".join(token_texts(tokenizer, tokenizer("ï¿½")["input_ids"]))
+    ids = sentencepiece.convert_tokens_to_ids(["ï¿½", "<0xF0>", "\ufffd", "<0xF0>", "ï¿½"])
+    assert token_texts(sentencepiece, ids) == ["ï¿½", "⟨<0xF0>⟩", "\ufffd", "⟨<0xF0>⟩", "ï¿½"]
 
 
 def test_sentencepiece_keeps_leading_spaces(sentencepiece):

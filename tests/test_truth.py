@@ -1,8 +1,138 @@
 """Edges where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
 
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import calling, here
+from safetensors.torch import load_file, save_file
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
+
+import moeviz
+from moeviz import Decoding, Sampling
+from moeviz.capture.record.listen import listen
+from moeviz.errors import MoevizError
+
+TEXT = "Il fait froid."
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return moeviz.load_model()
+
+
 # 1. A checkpoint without one of its weights.
 
+WEIGHTS = "model.safetensors"
+ROUTER = "model.layers.1.mlp.gate.weight"
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """The folder of a tiny OLMoE with 2 layers and 16 experts."""
+    tiny_model(CONFIGS["olmoe"]).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(file: Path, change) -> None:
+    """The same safetensors file with other tensors."""
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        (ROUTER, ROUTER),
+        ("lm_head.weight", "lm_head.weight"),  # the config does not tie it to the embeddings
+        (".0.mlp.experts.3.gate_proj", "model.layers.0.mlp.experts.gate_up_proj"),
+        (".0.mlp.experts.3.", "model.layers.0.mlp.experts.down_proj"),
+        (".0.mlp.experts.", "model.layers.0.mlp.experts.down_proj"),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(checkpoint, part, named):
+    rewrite(checkpoint / WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if part in key])
+    with pytest.raises(MoevizError) as refused:
+        moeviz.trace(str(checkpoint), "To be")
+    assert named in str(refused.value)
+
+
+def test_the_first_few_missing_weights_are_named_and_the_others_counted(checkpoint):
+    rewrite(checkpoint / WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if key != ROUTER])
+    with pytest.raises(MoevizError, match=r"lacks 24 weights of the model \(.*norm.* … and 21 more\).* random numbers"):
+        moeviz.load_model(str(checkpoint))
+
+
+def test_a_router_of_another_shape_is_refused_with_both_shapes(checkpoint):
+    rewrite(checkpoint / WEIGHTS, lambda tensors: tensors.update({ROUTER: torch.zeros(12, 32)}))
+    with pytest.raises(MoevizError, match=f"{ROUTER} is 12 x 32, not 16 x 32"):
+        moeviz.load_model(str(checkpoint))
+
+
+def test_a_weight_that_the_index_names_and_its_shard_lacks_is_refused_by_its_name(checkpoint):
+    (checkpoint / WEIGHTS).unlink()
+    tiny_model(CONFIGS["olmoe"]).save_pretrained(checkpoint, max_shard_size="200KB")
+    index = json.loads((checkpoint / f"{WEIGHTS}.index.json").read_text())
+    rewrite(checkpoint / index["weight_map"][ROUTER], lambda tensors: tensors.pop(ROUTER))
+    with pytest.raises(MoevizError, match=f"lacks 1 weight of the model .{ROUTER}."):
+        moeviz.load_model(str(checkpoint))
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_weights_for_which_the_model_has_no_place_are_in_the_caution_of_its_traces(checkpoint, kernels):
+    rewrite(checkpoint / WEIGHTS, lambda tensors: tensors.update({"model.layers.1.mlp.bias": torch.zeros(16)}))
+    caution = moeviz.trace(str(checkpoint), "To be", kernels=kernels).model.caution
+    assert caution == "The checkpoint holds 1 weight for which this model has no place: model.layers.1.mlp.bias."
+
+
 # 2. Answers that are not of this forward: other threads, and hooks of the user's own.
+
+
+def test_a_thread_that_calls_the_stack_adds_no_layers(embedded):
+    model, expected = embedded.model, moeviz.trace(embedded, TEXT)
+    ids = embedded.tokenizer(TEXT, return_tensors="pt").input_ids
+    with calling(model.model.layers[2], lambda: model.model(ids)) as gave:
+        got = moeviz.trace(embedded, TEXT)
+    assert gave and got.model.layers == expected.model.layers
+    assert got.equals(expected)
+
+
+def test_a_thread_that_calls_the_model_is_not_recorded(embedded):
+    model, expected = embedded.model, moeviz.trace(embedded, TEXT, max_new_tokens=2)
+    ids = embedded.tokenizer(TEXT, return_tensors="pt").input_ids
+    with listen(model) as recording, calling(model.model, lambda: model(ids + 1)):
+        here(lambda: model(ids))
+    assert [read.tolist() for read in recording.read] == [ids.tolist()]
+    with calling(model.model, lambda: model(ids + 1)):
+        assert moeviz.trace(embedded, TEXT, max_new_tokens=2).equals(expected)
+
+
+def test_a_hook_that_runs_a_block_again_is_refused(embedded):
+    block = embedded.model.model.layers[3].mlp
+    tokens = len(moeviz.trace(embedded, TEXT).tokens)
+    again = torch.linspace(-1, 1, block.gate.weight.shape[1]).expand(1, tokens, -1)
+    with calling(block, lambda: block(again), here, after=True), pytest.raises(moeviz.CaptureError, match="again"):
+        moeviz.trace(embedded, TEXT)
+
+
+def test_a_thread_that_calls_a_model_with_an_intervention_gets_what_the_model_gives(embedded):
+    model = embedded.model
+    ids = embedded.tokenizer(TEXT, return_tensors="pt").input_ids
+    expected = here(lambda: model.model(ids).last_hidden_state)
+    mute = moeviz.Mute(dict.fromkeys(range(6), (0, 1, 2)))
+    with calling(
+        model.model.layers[2], lambda: model.model(ids).last_hidden_state, times={1}
+    ) as gave:  # 0 is the probe's
+        moeviz.trace(embedded, TEXT, intervention=mute)
+    assert gave and all(torch.equal(got, expected) for got in gave)
+
 
 # 3. Interventions on routers that answer in a way of their own.
 
@@ -12,13 +142,330 @@
 
 # 6. The checkpoint's own generation settings.
 
+PROMPT = "Il fait froid"
+ITS_TOKENS = {"bos_token_id", "eos_token_id", "decoder_start_token_id"}  # what starts and ends a text is its own
+WAYS = {
+    "greedy": {},
+    "drawn": {"sampling": Sampling(1.0, top_k=500, seed=3)},
+    "beams": {"decoding": Decoding(num_beams=3, num_return_sequences=2)},
+}
+HOSTILE = {  # a value of each field that would change the text, or stop it, where it has any effect
+    "max_length": 5,
+    "max_new_tokens": 2,
+    "min_length": 100,
+    "min_new_tokens": 50,
+    "early_stopping": "never",
+    "max_time": 1e-9,
+    "stop_strings": ["e"],
+    "do_sample": True,
+    "num_beams": 3,
+    "use_mtp": True,
+    "use_cache": False,
+    "cache_implementation": "quantized",
+    "cache_config": {"backend": "none"},
+    "max_cache_len": 3,
+    "temperature": 9.0,
+    "top_k": 1,
+    "top_p": 0.01,
+    "min_p": 0.9,
+    "top_h": 0.1,
+    "typical_p": 0.1,
+    "epsilon_cutoff": 0.5,
+    "eta_cutoff": 0.5,
+    "repetition_penalty": 0.001,
+    "encoder_repetition_penalty": 50.0,
+    "length_penalty": -9.0,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": lambda written: [[token] for token in written],
+    "renormalize_logits": True,
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": 7,
+    "remove_invalid_values": True,
+    "exponential_decay_length_penalty": (1, 9.0),
+    "suppress_tokens": lambda written: written,
+    "begin_suppress_tokens": lambda written: written,
+    "sequence_bias": lambda written: {(token,): -100.0 for token in written},
+    "token_healing": True,
+    "guidance_scale": 9.0,
+    "watermarking_config": WatermarkingConfig(bias=50.0),
+    "num_return_sequences": 3,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "output_scores": True,
+    "output_logits": True,
+    "return_dict_in_generate": False,
+    "pad_token_id": 7,
+    "encoder_no_repeat_ngram_size": 1,
+    "is_assistant": True,
+    "num_assistant_tokens": 1,
+    "num_assistant_tokens_schedule": "heuristic",
+    "assistant_confidence_threshold": 0.99,
+    "prompt_lookup_num_tokens": 3,
+    "max_matching_ngram_size": 9,
+    "assistant_early_exit": 1,
+    "assistant_lookbehind": 1,
+    "target_lookbehind": 1,
+    "assistant_ensemble_weight": 0.5,
+    "speculation_type": "dflash",
+    "compile_config": CompileConfig(),
+    "disable_compile": False,
+    "continuous_batching_config": None,  # deprecated: any value warns
+    "low_memory": True,
+    "penalty_alpha": 0.9,
+    "dola_layers": "high",
+    "diversity_penalty": 9.0,
+    "num_beam_groups": 3,
+    "constraints": ["x"],
+    "force_words_ids": [[7]],
+    "prefill_chunk_size": 1,
+    "transformers_version": "0.0.1",
+    "_from_model_config": True,
+}
+
+
+@pytest.fixture(scope="module")
+def writer():
+    """A model, and a function that traces it in each of the ways under given settings of its checkpoint."""
+    model, tokenizer = tiny_model(CONFIGS["mixtral"]), tiny_tokenizer()
+    options = {"tokenizer": tokenizer, "max_new_tokens": 6}
+    model.generation_config.eos_token_id = 6823  # the fourth token that it writes, so that a length can be forced
+    plain = model.generation_config
+
+    def write(**settings):
+        model.generation_config = copy.deepcopy(plain)
+        for name, value in settings.items():
+            setattr(model.generation_config, name, value)
+        try:
+            return {way: moeviz.trace(model, PROMPT, **options, **WAYS[way]) for way in WAYS}
+        finally:
+            model.generation_config = plain
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def clean(writer):
+    return writer()
+
+
+def test_every_field_of_a_generation_config_has_a_hostile_value():
+    assert set(vars(GenerationConfig())) == set(HOSTILE) | ITS_TOKENS
+
+
+@pytest.mark.parametrize("field", HOSTILE)
+def test_what_sampling_and_decoding_say_is_done_whatever_the_checkpoint_says(field, writer, clean):
+    written = {int(token) for trace in clean.values() for token in trace.tokens["token_id"]}
+    value = HOSTILE[field](sorted(written)) if callable(HOSTILE[field]) else HOSTILE[field]
+    hostile = writer(**{field: value})
+    for way, trace in clean.items():
+        assert hostile[way].equals(trace), way
+
+
+def test_a_checkpoint_s_own_settings_are_a_choice_with_a_name():
+    model, tokenizer = tiny_model(CONFIGS["mixtral"]), tiny_tokenizer()
+    model.generation_config.eos_token_id = None
+    model.generation_config.suppress_tokens = [6823]
+    read = tokenizer(PROMPT, return_tensors="pt")
+    plain = model.generate(read["input_ids"], attention_mask=read["attention_mask"], max_new_tokens=6)
+    options = {"tokenizer": tokenizer, "max_new_tokens": 6}
+    try:
+        own = moeviz.trace(model, PROMPT, **options, decoding="checkpoint")
+    except Exception as error:  # before, jaxtyping's or AttributeError
+        pytest.fail(f"{type(error).__name__}: {error}")
+    assert own.tokens["token_id"].tolist() == plain[0, :-1].tolist()
+    assert own.model.decoding == "the checkpoint's own settings: greedy, suppress tokens [6823]"
+    asked = moeviz.trace(model, PROMPT, **options)
+    assert 6823 in asked.tokens["token_id"].tolist() and asked.model.decoding == "greedy"
+
+
 # 7. A token that skips the experts, and a what-if in train mode.
 
 # 8. A table whose rows were sorted.
 
 # 9. A typed U+FFFD, and what is named a share.
 
+
+@pytest.mark.parametrize("text", ["a\ufffdb", "\ufffd", "é\ufffd\ufffd"])
+def test_a_typed_replacement_character_is_shown_as_itself(text):
+    from moeviz.capture.run.texts import token_texts
+
+    tokenizer = tiny_tokenizer()  # that of the embedded model: the character is three of its tokens
+    shown = "".join(token_texts(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]))
+    assert shown.replace("⟨\ufffd 1/3⟩⟨\ufffd 2/3⟩⟨\ufffd 3/3⟩", "\ufffd") == text
+
+
+def test_the_auxiliary_loss_under_a_uniform_load_is_called_a_loss():
+    from moeviz.charts.losses import aux_loss_by_layer
+    from moeviz.metrics.losses import aux_loss
+    from moeviz.samples import sample_trace
+
+    trace = sample_trace()
+    frame = aux_loss(trace)
+    assert (frame["even"] == trace.model.top_k).all()  # the key stays
+    titles = json.dumps(aux_loss_by_layer(frame).to_dict())
+    assert '"the loss under a uniform load"' in titles
+    assert "no share" in aux_loss.__doc__
+
+
 # 10. A sentence where a traceback came.
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        (WEIGHTS, b""),
+        (WEIGHTS, b"\x02\0\0\0\0\0\0\0[]"),
+        ("config.json", b"null"),
+        ("config.json", b'{"model_type": "olmoe", "hidden_size": -32}'),
+        ("config.json", b'{"model_type": "olmoe", "num_experts": "16"}'),
+        ("config.json", b'{"model_type": "olmoe", "num_experts": 0}'),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer_config.json", b"[]"),
+        (f"{WEIGHTS}.index.json", b"[]"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_sentence(checkpoint, file, data):
+    if "index" in file:
+        (checkpoint / WEIGHTS).unlink()
+    (checkpoint / file).write_bytes(data)
+    with pytest.raises(MoevizError) as refused:
+        moeviz.load_model(str(checkpoint))
+    assert str(refused.value).endswith(".") and len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "/a" * 3000, "a\0b", "a\udcff", "a\ud800b", "~nobody-of-that-name/x"])
+def test_a_name_that_no_model_can_have_is_one_short_sentence(name, monkeypatch):
+    from moeviz.capture.models.load import load_model, model_facts
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for opened in (load_model, model_facts):
+        with pytest.raises(MoevizError) as refused:
+            opened(name)
+        assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "a\ud800b"])
+def test_a_name_that_no_file_can_have_is_one_short_sentence(name, capsys):
+    from moeviz.cli.main import main
+
+    with pytest.raises(MoevizError) as refused:
+        moeviz.read_trace(f"{name}.npz")
+    assert len(str(refused.value)) < 500
+    for command in (["metrics", f"{name}.npz"], ["convert", "x.npz", f"{name}.csv"], ["corpus", name]):
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("moeviz: ") and len(said) < 500 and said.count("\n") == 1
+
+
+def test_a_file_name_that_is_not_utf_8_is_no_label(tmp_path, capsys):
+    from moeviz.cli.main import main
+
+    file = tmp_path / "fran\udce7ais.txt"
+    file.write_text("Il fait froid.")
+    assert main(["corpus", str(file)]) == 1
+    assert "is not text in UTF-8" in capsys.readouterr().err
+
+
+NAN, INF = float("nan"), float("inf")
+SETTINGS_THAT_ARE_NONE = {
+    "temperature": [-1, -0.5, INF, NAN, 1e-40, "1", True, None],
+    "top_k": [0, -3, 2.5, NAN, "5", True],
+    "top_p": [2, 0, 0.0, -0.1, NAN, "0.9", True],
+    "seed": [-1, 2**64, 10**5000, 1.5, "3", None],
+    "num_beams": [0, -1, 2.5, "2", True, None],
+    "num_return_sequences": [0, -1, 1.5, "2", None],
+    "cache_implementation": ["no such", "", 3, True],
+    "prefill_chunk_size": [0, -1, 2.5, "4"],
+    "prompt_lookup_num_tokens": [0, -2, 1.5, "3"],
+    "assistant_model": ["gpt2", 3],
+    "max_new_tokens": [-1, 10**12, 2.0, 1e12, NAN, "5", True, None],
+    "sampling": ["hot", {"temperature": 1.0}],
+    "decoding": ["greedy", {}, ["checkpoint"]],
+}
+TRY_THEM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import json
+from dataclasses import fields
+from test_truth import SETTINGS_THAT_ARE_NONE
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+import moeviz
+from moeviz import Decoding, Sampling
+
+model, tokenizer, forwards, found = tiny_model(CONFIGS["mixtral"]), tiny_tokenizer(), [], []
+model.register_forward_pre_hook(lambda *_: forwards.append(1))
+
+def options(name, value):
+    given = {"max_new_tokens": 2}
+    if name in {field.name for field in fields(Sampling)}:
+        return given | {"sampling": Sampling(**{"temperature": 1.0} | {name: value})}
+    if name in {field.name for field in fields(Decoding)}:
+        return given | {"decoding": Decoding(**{name: value})}
+    return given | {name: value}
+
+def says(run):
+    forwards.clear()
+    try:
+        run()
+    except Exception as error:
+        return [type(error).__name__, str(error), len(forwards)]
+    return ["nothing", "", len(forwards)]
+
+for name, values in SETTINGS_THAT_ARE_NONE.items():
+    for number, value in enumerate(values):
+        given = options(name, value)
+        ways = {
+            "trace": lambda: moeviz.trace(model, "Il fait", tokenizer=tokenizer, **given),
+            "stream": lambda: list(moeviz.stream(model, "Il fait", tokenizer=tokenizer, **given)),
+            "nowhere": lambda: moeviz.trace("/no/such/folder", "Il fait", **given),
+        }
+        found += [[name, number, way, *says(run)] for way, run in ways.items()]
+print(json.dumps(found))
+"""
+
+
+def test_settings_that_are_none_are_refused_by_a_sentence_before_any_model_is_opened_or_runs():
+    """In a process of its own: the types that these tests enforce would be in the way of the sentences."""
+    command = [sys.executable, "-W", "ignore", "-c", TRY_THEM, str(Path(__file__).parent)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert len(found) == 3 * sum(map(len, SETTINGS_THAT_ARE_NONE.values()))
+    wrong = [
+        row for row in found if row[3] not in ("CaptureError", "InvalidPrompt") or row[5] or " must be " not in row[4]
+    ]
+    assert [row for row in wrong if "Cannot generate" not in row[4]] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"stop_strings": ["e"]}, "stop_strings, which moeviz cannot record: it ends a text by its characters"),
+        ({"token_healing": True}, "token_healing, which moeviz cannot record: it changes the prompt"),
+        ({"guidance_scale": 2.0}, "guidance_scale, which moeviz cannot record"),
+        ({"max_time": 1.0}, "max_time, which moeviz cannot record"),
+        ({"num_beams": 0}, "The checkpoint's own num_beams is 0; it must be a whole number from 1"),
+        ({"num_return_sequences": 2}, "do not hold: Greedy methods"),
+        ({"do_sample": True, "temperature": -1.0}, "own temperature is -1.0; it must be 0, or a number from"),
+        (
+            {"do_sample": True, "top_p": -1.0},
+            "cannot generate as this checkpoint's own settings say: `top_p` has to be",
+        ),
+        ({"penalty_alpha": 0.9, "top_k": 4}, "ask for contrastive search, which moeviz cannot record"),
+        ({"num_beams": 4, "num_beam_groups": 2}, "ask for group beam search"),
+        ({"prompt_lookup_num_tokens": 3}, "ask for assisted generation"),
+        ({"dola_layers": "high"}, "ask for dola generation"),
+        ({"early_stopping": "soon"}, "do not hold"),
+        ({"num_beams": "four"}, "The checkpoint's own num_beams is 'four'"),
+    ],
+)
+def test_settings_of_a_checkpoint_that_cannot_be_followed_are_a_sentence(settings, says):
+    model, forwards = tiny_model(CONFIGS["mixtral"]), []
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    with pytest.raises(moeviz.CaptureError) as refusal:
+        moeviz.trace(model, PROMPT, tokenizer=tiny_tokenizer(), max_new_tokens=3, decoding="checkpoint")
+    assert says in str(refusal.value) and not forwards
+
 
 # 11. A small table that names a large expert.
 

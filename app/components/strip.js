@@ -24,7 +24,7 @@ function element(tag, className, text) {
 }
 
 function drawToken(token, isSelected) {
-  const drawn = element("span", ["token", token.phase, token.part ? "part" : ""].join(" ").trim(), token.text);
+  const drawn = element("span", ["token", token.phase, token.part ? "part" : "", token.missing ? "missing" : ""].join(" ").trim(), token.text);
   drawn.append(element("sub", "", token.expert));
   drawn.setAttribute("role", "option");
   drawn.setAttribute("aria-selected", String(isSelected));

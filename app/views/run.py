@@ -124,11 +124,23 @@ def _sites(name: str) -> list[str]:
     return shared.model_facts(name).site.split(" and ")
 
 
-def _options() -> tuple[int, float, int]:
-    """How many tokens to generate, at what temperature, from which seed."""
+def _options() -> tuple[int, float, int, str | None]:
+    """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say."""
     with st.expander("Also generate tokens"):
         new_tokens = st.slider(
             "Tokens to generate", 0, settings.SETTINGS.max_new_tokens, key=state.NEW_TOKENS, persist_state="session"
+        )
+        decoding = st.selectbox(
+            "How each token is chosen",
+            state.DECODING_CHOICES,
+            format_func={"checkpoint": "as the checkpoint's own settings say"}.get,
+            index=None,
+            placeholder="by the temperature and the seed below",
+            help="Many checkpoints come with settings for generation: a temperature, penalties for repetition and "
+            "others. With them the model writes as it does in transformers' generate().",
+            key=state.DECODING,
+            persist_state="session",
+            disabled=new_tokens == 0,
         )
         temperature = st.slider(
             "Temperature: 0 always takes the most likely token; higher is more random",
@@ -136,7 +148,7 @@ def _options() -> tuple[int, float, int]:
             settings.HIGHEST_TEMPERATURE,
             key=state.TEMPERATURE,
             persist_state="session",
-            disabled=new_tokens == 0,
+            disabled=new_tokens == 0 or decoding is not None,
         )
         seed = st.number_input(
             "Seed: the same seed gives the same tokens",
@@ -144,15 +156,16 @@ def _options() -> tuple[int, float, int]:
             settings.HIGHEST_SEED,
             key=state.SEED,
             persist_state="session",
-            disabled=new_tokens == 0 or temperature == 0,
+            disabled=new_tokens == 0 or (temperature == 0 and decoding is None),
         )
-    return new_tokens, temperature, seed
+    return new_tokens, temperature, seed, decoding
 
 
-def _run(name: str, new_tokens: int, temperature: float, seed: int) -> None:
+def _run(name: str, new_tokens: int, temperature: float, seed: int, decoding: str | None) -> None:
     most = settings.SETTINGS.max_new_tokens  # whatever a browser sends
     how = state.how()
     site = state.value(state.SITE) if len(_sites(name)) > 1 else None
     prompt = state.value(state.PROMPT)
     kernels = state.value(state.KERNELS)
-    record(Run(prompt, name, min(new_tokens, most), temperature, seed, how.dtype, how.device_map, site, kernels))
+    tokens = min(new_tokens, most)
+    record(Run(prompt, name, tokens, temperature, seed, how.dtype, how.device_map, site, kernels, decoding))

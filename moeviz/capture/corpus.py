@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.capture.run.decoding import Progress
+from moeviz.capture.run.generate import Progress
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo

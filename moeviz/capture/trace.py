@@ -18,8 +18,11 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import Recording
 from moeviz.capture.record.locks import alone
-from moeviz.capture.run.decoding import Decoding, Progress, Sampling, Watch, counted, decode, written
-from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
+from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
+from moeviz.capture.run.plan import Plan, plan_for
+from moeviz.capture.run.prompts import Run, prepare
+from moeviz.capture.run.values import check_new_tokens
 from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
 from moeviz.routing_trace import RoutingTrace
 
@@ -34,7 +37,7 @@ def trace(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_new_tokens: int = 0,
     sampling: Sampling | None = None,
-    decoding: Decoding | None = None,
+    decoding: HowToDecode | None = None,
     kernels: Kernels = "auto",
     intervention: Intervention | None = None,
     keep_logits: bool = True,
@@ -48,7 +51,10 @@ def trace(
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
     sampling        how tokens are drawn (`Sampling`); default: the likeliest.
-    decoding        how generation runs: beams, several sequences, drafts, caches (`Decoding`).
+    decoding        how generation runs: beams, several sequences, drafts, caches (`Decoding`). These and `sampling` are
+                    followed to the letter, whatever generation settings come with the checkpoint. "checkpoint" follows
+                    those instead, as `model.generate()` does: only `sampling`'s seed counts then, and it draws what
+                    `torch.manual_seed(seed)` would. `trace.model.decoding` says how it was.
     kernels         True runs the routers by moeviz's kernels, which write the record as they decide (Triton on a GPU,
                     plain torch elsewhere); False listens to the model's own. "auto": the kernels on a CUDA device
                     where they know every router of the model, listening elsewhere. `trace.model.recorded_by` says
@@ -64,9 +70,9 @@ def trace(
 
     Raises
     ------
-    InvalidPrompt: empty, or too long for the model's context. CaptureError: a dense model, routing that did not come
-    through, an intervention that the model cannot be given, or kernels that cannot record it. ModelNotFound: no such
-    model.
+    InvalidPrompt: empty, or too long for the model's context. CaptureError: settings that cannot be, a dense model,
+    routing that did not come through, an intervention that the model cannot be given, or kernels that cannot record
+    it. ModelNotFound: no such model.
 
     The tokens of a decoder beside an encoder are its start token and what it generates. A layer that runs several
     times in one forward is as many layers of the trace, and `layer_kind` says so.
@@ -79,9 +85,8 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `odd_routers.py` has those that answer otherwise.
     """
-    decoding = decoding or Decoding()
-    run = prepare(model, prompts, tokenizer, max_new_tokens, site, decoding.copies)
-    job = Job(run, max_new_tokens, sampling or Sampling(), decoding, kernels, intervention, keep_logits, site)
+    run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site)
+    job = Job(run, plan, kernels, intervention, keep_logits, site)
     watch = counted(progress, max_new_tokens)
     with alone(run.model):
         return _recorded(job, lambda _so_far: watch)
@@ -94,7 +99,7 @@ def stream(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_new_tokens: int,
     sampling: Sampling | None = None,
-    decoding: Decoding | None = None,
+    decoding: HowToDecode | None = None,
     kernels: Kernels = "auto",
     intervention: Intervention | None = None,
     keep_logits: bool = True,
@@ -110,10 +115,30 @@ def stream(
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
-    decoding, sampling = decoding or Decoding(), sampling or Sampling()
-    run = prepare(model, prompts, tokenizer, max_new_tokens, site, decoding.copies)
-    decoding.check(run.model, len(run.batch.input_ids), sampling, growing=True)
-    return _growing(Job(run, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site))
+    run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, growing=True)
+    return _growing(Job(run, plan, kernels, intervention, keep_logits, site))
+
+
+def _planned(
+    model: LoadedModel | nn.Module | str,
+    prompts: str | Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    decoding: HowToDecode | None,
+    site: str | None,
+    growing: bool = False,
+) -> tuple[Run, Plan]:
+    """The prompts read, and how to go on from them: refused before the model is opened where that can be known."""
+    sampling = Sampling() if sampling is None else sampling
+    decoding = Decoding() if decoding is None else decoding
+    check_new_tokens(max_new_tokens)
+    check_asked(sampling, decoding, growing)
+    run = prepare(model, prompts, tokenizer, max_new_tokens, site)
+    plan = plan_for(run.model, max_new_tokens, sampling, decoding, growing)
+    batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
+    plan.decoding.check(run.model, len(batch.input_ids))
+    return replace(run, batch=batch, info=info), plan
 
 
 def _recorded(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
@@ -130,7 +155,7 @@ def _run(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     way = by_kernels if job.kernels else by_listening
     with way(job) as so_far:
         run = job.run
-        made = decode(run.model, run.batch, job.max_new_tokens, job.sampling, job.decoding, watching(so_far))
+        made = decode(run.model, run.batch, job.plan, watching(so_far))
         return assemble(so_far(), run, made)
 
 
@@ -145,7 +170,7 @@ def _growing(job: Job) -> Iterator[RoutingTrace]:
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
-            made.put(assemble(so_far(), job.run, written(job.run.model, generated, None, job.decoding.drafts)))
+            made.put(assemble(so_far(), job.run, written(job.run.model, generated, None, job.plan.decoding.drafts)))
             turns.acquire()
             if cancelled.is_set():
                 raise _Cancelled

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
 from moeviz.capture.change.kinds import Intervention
 from moeviz.capture.models.compiled import uncompiled
-from moeviz.capture.record.listen import Recording, hearing, reading
+from moeviz.capture.record.listen import Recording, hearing
 from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.decoding import Decoding, Sampling, expected_rows
+from moeviz.capture.run.generate import expected_rows
+from moeviz.capture.run.plan import Plan
 from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
 
@@ -31,9 +30,7 @@ class Job:
     """What `trace` and `stream` were asked for."""
 
     run: Run
-    max_new_tokens: int
-    sampling: Sampling
-    decoding: Decoding
+    plan: Plan
     kernels: Kernels
     intervention: Intervention | None
     keep_logits: bool
@@ -81,18 +78,17 @@ def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
             with way(job, found) as so_far:
                 yield so_far
         except Differs as difference:
-            raise NotByKernels(f"On this text {difference}.") from difference
+            raise NotByKernels(str(difference)) from difference
 
 
 @contextmanager
 def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
     from moeviz.capture.record.fused import fusing, how, recorded
 
-    model, site = job.run.model, found.routers[0].router.site
-    read: list[Tensor] = []
-    rows = expected_rows(job.run.batch, job.max_new_tokens, job.decoding)
-    with fusing(model, found, rows, job.keep_logits) as record, reading(model, site, read):
-        yield lambda: recorded(record, read, job.keep_logits, how(model, found))
+    model = job.run.model
+    rows = expected_rows(job.run.batch, job.plan)
+    with fusing(model, found, rows, job.keep_logits) as record:
+        yield lambda: recorded(record, job.keep_logits, how(model, found))
 
 
 @contextmanager
@@ -132,4 +128,4 @@ def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[N
 
     check_can_change(job.run)
     found = found or probe(job.run.model, job.site)
-    return intervening(job.run, found.routers, job.intervention, job.max_new_tokens)
+    return intervening(job.run, found.routers, job.intervention, job.plan.max_new_tokens)

@@ -12,6 +12,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.tokens import token_layer, visible
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 GUTTER = 44  # pixels left of the cells, for layers
 ABOVE = 2  # room for a frame
@@ -78,7 +79,7 @@ def _short(text: str) -> str:
 
 
 def _cells(frame: pd.DataFrame) -> alt.Chart:
-    """One row a cell that has an expert: token and layer by their places, expert, colour, and how strong it is."""
+    """One row a cell that is not empty: token and layer by their places, expert, colour, and how strong it is."""
     highest = frame["weight"].max()
     strength = FAINTEST + (1 - FAINTEST) * frame["weight"] / highest if highest > 0 else pd.Series(1.0, frame.index)
     cells = pd.DataFrame(
@@ -87,15 +88,15 @@ def _cells(frame: pd.DataFrame) -> alt.Chart:
             "row": pd.factorize(frame["layer"])[0],
             "expert": frame["expert"],
             "colour": _colours(frame),
-            "strength": strength.round(2),
+            "strength": strength.round(2).where(frame["expert"] >= 0, 1.0),
         }
     )
-    return alt.Chart(cells[frame["expert"] >= 0])
+    return alt.Chart(cells[frame["expert"] != NO_EXPERT])
 
 
 def _colours(frame: pd.DataFrame) -> pd.Series:
     """The colour of each row's expert, layer by layer: ids of different layers are unrelated."""
-    colour = pd.Series("", index=frame.index, dtype="str")
+    colour = pd.Series("", index=frame.index, dtype="str").mask(frame["expert"] == NOT_RECORDED, theme.PALE)
     for _, rows in frame[frame["expert"] >= 0].groupby("layer", sort=False):
         colours = theme.expert_colours(int(rows["num_experts"].iloc[0]), theme.focus(rows["expert"]))
         colour.loc[rows.index] = [colours[expert] for expert in rows["expert"]]
@@ -114,6 +115,8 @@ def _tiles(cells: alt.Chart, height: int, tokens: int) -> alt.Chart:
 
 def _ids(cells: alt.Chart, tokens: int) -> alt.Chart:
     """Ids of experts, where the page is wide enough: black or white, by the tile's colour over the page's."""
+    if (cells.data["expert"] < 0).any():
+        cells = cells.transform_filter("datum.expert >= 0")
     seen = "datum.strength * luminance(datum.colour) + (1 - datum.strength) * luminance(paper)"
     return (
         cells.transform_filter(f"width / {tokens} >= {ID} + (datum.expert > 99 ? 8 : 0)")

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.errors import MoevizError
+from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL, THIS_TRACE, locality_beside_mixtral
 
 PUBLISHED = "published "  # before the index of a layer of another model, on the axis of this one's layers
@@ -13,7 +13,13 @@ PUBLISHED = "published "  # before the index of a layer of another model, on the
 
 def repeated_first_choice(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of tokens with the first choice of the token before. Columns: those of `locality_beside_mixtral`."""
-    return _bars(frame[frame["choice"] == FIRST_CHOICE], "pairs with the same first choice")
+    first = frame[frame["choice"] == FIRST_CHOICE]
+    if not (first["routing"] == THIS_TRACE).any():
+        raise MissingField(
+            "This chart compares first choices, and this trace does not say which of a token's experts has the highest "
+            "weight. Use the chart of shared experts: it needs no order."
+        )
+    return _bars(first, "pairs with the same first choice")
 
 
 def repeated_any_choice(frame: pd.DataFrame) -> alt.LayerChart:

@@ -33,7 +33,7 @@ def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], 
     tooltip = [
         alt.Tooltip("place:N", title="layer"),
         alt.Tooltip(f"{field}:Q", title="auxiliary loss", format=".3f"),
-        alt.Tooltip("even:Q", title="with a uniform load", format=".0f"),
+        alt.Tooltip("even:Q", title="the loss under a uniform load", format=".0f"),
     ]
     y = alt.Y(f"{field}:Q", title="auxiliary loss")
     colour = alt.Color("what:N", scale=scale, legend=names)
@@ -59,9 +59,9 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 CHARTS = (
     Chart(
         "How large is the load-balancing loss of each layer?",
-        "Each bar is the auxiliary loss of one layer, as transformers computes it (a uniform load gives k, the dashed "
-        "line). The grey bar is what transformers reports for the whole model, where layers with opposite imbalances "
-        "cancel out.",
+        "Each bar is the auxiliary loss of one layer, as transformers computes it. The dashed line is its value under "
+        "a perfectly uniform load: k. The grey bar is what transformers reports for the whole model, where layers with "
+        "opposite imbalances cancel out.",
         measure=aux_loss,
         draw=aux_loss_by_layer,
     ),

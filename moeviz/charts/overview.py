@@ -18,6 +18,7 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import NOT_RECORDED
 
 BRUSH = "brush"  # the selection, by the columns' `start`
 HOVERED = 512  # columns that can be pointed at: narrower than a finger or a mouse can hold
@@ -55,6 +56,15 @@ def first_choice_overview(frame: pd.DataFrame) -> alt.LayerChart:
 
 def _colours(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list[str], str]:
     """The place of each cell's colour (0 = no expert, so none), names and colours from 1 on, and the legend's title."""
+    place, domain, colours, title = _colours_of_experts(frame)
+    missing = frame["expert"] == NOT_RECORDED
+    if missing.any():
+        domain, colours = [*domain, theme.NOT_RECORDED], [*colours, theme.PALE]
+        place = place.mask(missing, len(domain))
+    return place, domain, colours, title
+
+
+def _colours_of_experts(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list[str], str]:
     num_experts = int(frame["num_experts"].max())
     if num_experts <= len(theme.EXPERT_COLOURS):
         domain = [str(expert) for expert in range(num_experts)]
@@ -124,16 +134,19 @@ def _shown(text: str) -> str:
 def png(pixels: UInt8[np.ndarray, "H W"], colours: Sequence[str]) -> str:
     """An image as a data URL: each pixel the place of its colour among `colours`, from 1; 0 is transparent.
 
+    A colour is #rrggbb, or #rrggbbaa if it is partly transparent.
+
     Written here, since a PNG with a palette is four chunks and zlib, and an imaging library would be one more thing to
     install with the library. Source: PNG specification, third edition (W3C), sections 5 and 11.
     """
     height, width = pixels.shape
-    palette = bytes(3) + b"".join(bytes.fromhex(colour.removeprefix("#")) for colour in colours)
+    parts_of = [bytes.fromhex(f"{colour.removeprefix('#')}ff"[:8]) for colour in colours]
+    palette, alpha = bytes(3) + b"".join(part[:3] for part in parts_of), b"\0" + b"".join(part[3:] for part in parts_of)
     lines = np.pad(pixels, ((0, 0), (1, 0)))  # each line begins with its filter: 0, none
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
         (b"PLTE", palette),
-        (b"tRNS", b"\0"),
+        (b"tRNS", alpha.rstrip(b"\xff")),
         (b"IDAT", zlib.compress(lines.tobytes())),
         (b"IEND", b""),
     )

@@ -25,6 +25,8 @@ EXPERT_COLOURS = (
     "#AA4499",
 )
 OTHER = "#9a9a9a"  # experts beyond the focus
+NOT_RECORDED = "not recorded"  # what legends and tooltips call a token of which the source does not say where it went
+PALE = "#80808040"  # its cells, on a light page and on a dark one
 FOCUS = 8  # how many experts keep a colour where there are more than EXPERT_COLOURS
 CHANCE = "#cc7722"  # even-share and chance lines, seen on MAIN too
 NOTE = "#767676"  # other lines and their names: contrast over 4 on white and on dark

@@ -39,6 +39,7 @@ EXAMPLES = {
     "trace": """examples:
   moeviz trace "Il fait froid."
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
+  moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --json | jq .busiest""",
     "what-if": """examples:
@@ -120,6 +121,11 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     )
     trace.add_argument(
         "--seed", type=_number(int, 0), default=0, metavar="N", help="the same seed gives the same tokens"
+    )
+    trace.add_argument(
+        "--decoding",
+        choices=("checkpoint",),
+        help="generate as the checkpoint's own settings say, in place of the options above and below; --seed holds",
     )
     trace.add_argument("--num-beams", type=_number(int, 1), default=1, metavar="N", help="beam search with N beams")
     trace.add_argument(

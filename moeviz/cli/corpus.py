@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from moeviz.cli.terminal import frame_text, visible_line
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
 from moeviz.labelled_texts import texts_of_files
 from moeviz.metrics.locality import locality_by_label
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.model_info import ModelInfo
+from moeviz.names import quoted, why_no_file
 from moeviz.routing_trace import RoutingTrace
 
 MEASURES = (label_information, load_by_label, label_divergence, locality_by_label)
@@ -19,8 +20,17 @@ BUSIEST = 5  # of more
 
 
 def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """The (label, text) pairs of files on disk. Raises `OSError` for a file that cannot be read."""
-    return texts_of_files((path, Path(path).read_bytes()) for path in paths)
+    """The (label, text) pairs of files on disk.
+
+    Raises `OSError` for a file that cannot be read, and `InvalidPrompt` for a name that no file can have.
+    """
+    return texts_of_files((path, _contents(path)) for path in paths)
+
+
+def _contents(path: str) -> bytes:
+    if why := why_no_file(path):
+        raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
+    return Path(path).read_bytes()
 
 
 def check_layer(layer: int | None, model: ModelInfo) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.errors import InvalidPrompt
+from moeviz.names import cut
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ def load(name: str, **options: Any) -> "LoadedModel":
     """Open a model, and say so."""
     from moeviz.capture.models.load import load_model
 
-    note(f"loading {name}")
+    note(f"loading {cut(name)}")
     return load_model(name, **options)
 
 

@@ -17,6 +17,7 @@ from moeviz.cli.arguments import parser
 from moeviz.cli.io import check_output, load, note, progress, read_prompt, records, write
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import MoevizError
+from moeviz.names import cut
 
 if TYPE_CHECKING:
     pass
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MoevizError as error:
         note(str(error))
     except OSError as error:
-        note(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        note(f"{error.strerror or error}: {cut(str(error.filename))}" if error.filename else str(error))
     return 1
 
 
@@ -60,16 +61,18 @@ def _app(args: Namespace) -> int:
 def _trace(args: Namespace) -> int:
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.decoding import check_asked
     from moeviz.capture.trace import trace
-    from moeviz.cli.trace import decoding_of, summary_of, summary_text
+    from moeviz.cli.trace import decoding_of, sampling_of, summary_of, summary_text
 
+    sampling, decoding = sampling_of(args), decoding_of(args)
+    check_asked(sampling, decoding)  # before the model is opened
     result = trace(
         load(args.model, device_map=args.device_map, dtype=args.dtype),
         prompt,
         max_new_tokens=args.max_new_tokens,
-        sampling=Sampling(args.temperature, args.top_k, args.top_p, args.seed),
-        decoding=decoding_of(args),
+        sampling=sampling,
+        decoding=decoding,
         kernels="auto" if args.kernels is None else args.kernels,
         keep_logits=not args.no_logits,
         site=args.site,

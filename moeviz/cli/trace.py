@@ -5,15 +5,29 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.decoding import CHECKPOINT, Decoding, HowToDecode, Sampling
 from moeviz.cli.terminal import frame_text, visible_line
+from moeviz.errors import CaptureError
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import RoutingTrace
 
 
-def decoding_of(args: Namespace) -> Decoding:
+def sampling_of(args: Namespace) -> Sampling:
+    """How tokens are to be drawn."""
+    return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+
+
+def decoding_of(args: Namespace) -> HowToDecode:
     """How generation is to run."""
-    return Decoding(args.num_beams, args.num_return_sequences, args.cache, args.prefill_chunk_size, args.prompt_lookup)
+    ways = Decoding(args.num_beams, args.num_return_sequences, args.cache, args.prefill_chunk_size, args.prompt_lookup)
+    if args.decoding is None:
+        return ways
+    if ways != Decoding():
+        raise CaptureError(
+            "With --decoding checkpoint the checkpoint says how generation runs. Leave out the options for beams, "
+            "sequences, caches, chunks and drafts, or --decoding."
+        )
+    return CHECKPOINT
 
 
 def summary_of(trace: RoutingTrace) -> dict[str, Any]:
@@ -24,6 +38,7 @@ def summary_of(trace: RoutingTrace) -> dict[str, Any]:
         "model": model.name,
         "site": model.site,
         "recorded_by": model.recorded_by,
+        "decoding": model.decoding,
         "caution": model.caution,
         "tokens": {phase: int((trace.tokens["phase"] == phase).sum()) for phase in ("prompt", "generated")},
         "moe_layers": len(model.layers),
@@ -52,6 +67,8 @@ def summary_text(summary: dict[str, Any]) -> str:
     ]
     if summary["recorded_by"]:
         lines.append(f"recorded   by {visible_line(summary['recorded_by'])}")
+    if summary["decoding"]:
+        lines.append(f"decoding   {visible_line(summary['decoding'])}")
     if summary["caution"]:
         lines.append(f"caution    {visible_line(summary['caution'])}")
     if summary["generated"]:

@@ -24,6 +24,7 @@ from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
 from moeviz.formats.trace_facts import MAX_BYTES
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
+from moeviz.names import quoted, why_no_file
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -74,6 +75,8 @@ def export_for(filename: str | Path) -> Export:
 
 
 def _row(filename: str | Path) -> Export:
+    if why := why_no_file(filename):
+        raise InvalidTrace(f"No file can be called {quoted(filename)}: the name {why}.")
     suffix = PurePath(filename).suffix.lower()
     for export in EXPORTS:
         if export.suffix == suffix:
@@ -109,7 +112,8 @@ def read_bytes(data: bytes, filename: str) -> RoutingTrace:
 def read_trace(path: str | Path) -> RoutingTrace:
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file.
 
-    Raises `InvalidTrace` if the file does not hold a trace, and `OSError` if it cannot be read.
+    Raises `InvalidTrace` if the file does not hold a trace, or has a name that no file can have, and `OSError` if it
+    cannot be read.
     """
     path = Path(path)
     _reader(path)

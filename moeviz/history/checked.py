@@ -12,6 +12,7 @@ import pandas as pd
 from moeviz.errors import MoevizError
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.systems import FOLDERS
+from moeviz.names import quoted
 
 WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the folder
 AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
@@ -26,7 +27,7 @@ def checked(names: Sequence[str] = (), quick: bool = False) -> Iterator[pd.DataF
     """
     if unknown := set(names) - set(WITH_CHECKS):
         raise MoevizError(
-            f"There is nothing to check by the name {min(unknown)!r}. Choose from {', '.join(WITH_CHECKS)}."
+            f"There is nothing to check by the name {quoted(min(unknown))}. Choose from {', '.join(WITH_CHECKS)}."
         )
     wanted = [name for name in WITH_CHECKS if name in names or not names]
     pool = ThreadPoolExecutor(AT_ONCE)

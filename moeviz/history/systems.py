@@ -11,6 +11,7 @@ from typing import Any
 from moeviz.errors import MoevizError
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.shared.system import System
+from moeviz.names import quoted
 
 SHIPS_WITH = "trained with the default settings and seed 0"
 
@@ -33,7 +34,7 @@ def part(name: str, file: str) -> ModuleType:
     Raises `MoevizError` where there is no system of that name to train.
     """
     if name not in SYSTEMS:
-        raise MoevizError(f"There is no system {name!r} to train here. Choose one of {', '.join(SYSTEMS)}.")
+        raise MoevizError(f"There is no system {quoted(name)} to train here. Choose one of {', '.join(SYSTEMS)}.")
     return import_module(f"moeviz.history.{FOLDERS[name]}.{file}")
 
 

@@ -2,49 +2,67 @@
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int16
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.budget import check_cells
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import of_tokens
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 
+@of_tokens
 def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray | None = None) -> pd.DataFrame:
     """What share of tokens another trace sends to a different set of experts, layer by layer.
 
-    One row per layer. Columns: layer int32 · tokens int64 · changed float64 (share of tokens whose set of experts
-    differs) · tied float64 (share of tokens with a different set where `tied` (L, T) says that the reference's choice
-    was a tie at the boundary of the top-k; NaN without `tied`) · flipped float64 (changed - tied) · first_changed
-    float64 (share of tokens with a different first choice) · overlap float64 (mean share of the reference's experts
-    that the other trace also has).
+    One row per layer at which tokens are recorded in both. Columns: layer int32 · tokens int64 (those) · changed
+    float64 (share of tokens whose set of experts differs) · tied float64 (share of tokens with a different set where
+    `tied` (L, T) says that the reference's choice was a tie at the boundary of the top-k; NaN without `tied`) · flipped
+    float64 (changed - tied) · first_changed float64 (share of tokens with a different first choice; NaN if a trace does
+    not say which that is) · overlap float64 (mean share of the reference's experts that the other trace also has).
 
-    Raises `InvalidTrace` if the traces are of different tokens or different layers.
+    Raises `InvalidTrace` if the traces are of different tokens or different layers, and `MissingField` if no token is
+    recorded in both.
 
     Source: simple counting; overlap is recall of the top-k, as in OLMoE's router saturation (arXiv 2409.02060, section
     5.1).
     """
     _check_alike(reference, other)
-    changed = (_sets(reference, other) != _sets(other, reference)).any(axis=2)
-    ties = np.full(len(changed), np.nan) if tied is None else (changed & tied).mean(axis=1)
     check_cells("Overlap", reference.experts.size, 2**24, 1024, choices=reference.experts.size, slots=other.model.top_k)
-    filled = reference.experts != NO_EXPERT
-    shared = filled & (reference.experts[..., None] == other.experts[..., None, :]).any(axis=3)
-    return pd.DataFrame(
-        {
-            "layer": np.array(reference.model.layers, np.int32),
-            "tokens": np.int64(changed.shape[1]),
-            "changed": changed.mean(axis=1),
-            "tied": ties,
-            "flipped": changed.mean(axis=1) - ties,
-            "first_changed": (reference.experts[..., 0] != other.experts[..., 0]).mean(axis=1),
-            "overlap": shared.sum(axis=(1, 2)) / np.maximum(filled.sum(axis=(1, 2)), 1),
-        }
-    )
+    rows = []
+    for row, layer in enumerate(reference.model.layers):
+        both = (reference.experts[row, :, 0] != NOT_RECORDED) & (other.experts[row, :, 0] != NOT_RECORDED)
+        if both.any() or not len(both):
+            mine, theirs = reference.experts[row, both], other.experts[row, both]
+            facts = {"layer": layer, "tokens": len(mine)}
+            rows.append(facts | _changes(mine, theirs, None if tied is None else tied[row, both]))
+    if not rows:
+        raise MissingField("No token is recorded in both traces, so there is nothing to compare. Choose another trace.")
+    known = reference.ordered and other.ordered
+    frame = pd.DataFrame(rows).astype({"layer": np.int32, "tokens": np.int64})
+    return frame.assign(first_changed=frame["first_changed"] if known else np.nan)
 
 
-def _sets(trace: RoutingTrace, beside: RoutingTrace) -> np.ndarray:
+def _changes(
+    mine: Int16[np.ndarray, "T K"], theirs: Int16[np.ndarray, "T J"], tied: np.ndarray | None
+) -> dict[str, float]:
+    """How the choices of one layer differ: `first_changed` takes slot 0 for the first choice."""
+    changed = (_sets(mine, theirs) != _sets(theirs, mine)).any(axis=1)
+    ties = np.nan if tied is None else (changed & tied).mean()
+    filled = mine >= 0
+    shared = filled & (mine[..., None] == theirs[:, None, :]).any(axis=2)
+    return {
+        "changed": changed.mean(),
+        "tied": ties,
+        "flipped": changed.mean() - ties,
+        "first_changed": (mine[:, 0] != theirs[:, 0]).mean(),
+        "overlap": shared.sum() / max(filled.sum(), 1),
+    }
+
+
+def _sets(experts: Int16[np.ndarray, "T K"], beside: Int16[np.ndarray, "T J"]) -> np.ndarray:
     """The sorted experts of each token, with empty slots where the other trace has more."""
-    missing = max(beside.experts.shape[2] - trace.experts.shape[2], 0)
-    return np.sort(np.pad(trace.experts, ((0, 0), (0, 0), (0, missing)), constant_values=NO_EXPERT))
+    missing = max(beside.shape[1] - experts.shape[1], 0)
+    return np.sort(np.pad(experts, ((0, 0), (0, missing)), constant_values=NO_EXPERT))
 
 
 def _check_alike(reference: RoutingTrace, other: RoutingTrace) -> None:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float64, Int16, Int64
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.budget import check_cells
 from moeviz.metrics.chosen import chosen_experts
+from moeviz.metrics.recorded import of_each_layer
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
@@ -14,6 +15,7 @@ CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should h
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
+@of_each_layer
 def co_activation(trace: RoutingTrace) -> pd.DataFrame:
     """How often two experts of a layer are chosen for the same token, next to what chance would give.
 

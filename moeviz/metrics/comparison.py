@@ -4,21 +4,28 @@ An expert id names the same expert only within one model, or in a model trained 
 different shapes, only their balance can be compared.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Int16, Int64
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.agreement import set_changes
 from moeviz.metrics.divergence import divergences
 from moeviz.metrics.load import balance, expert_load
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import check_recorded, of_tokens
+from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
 Pair = tuple[RoutingTrace, RoutingTrace]
+CountedPair = tuple[Counted, Counted]
+C = TypeVar("C", RoutingTrace, ExpertCounts, Counted)
 SHUFFLES = 50
 BLOCK = 16  # tokens: neighbours are routed alike, so a shuffle that parts them would promise too little
 
 
+@of_tokens
 def load_divergence(pair: Pair) -> pd.DataFrame:
     """How differently two traces use the experts of each layer.
 
@@ -27,24 +34,24 @@ def load_divergence(pair: Pair) -> pd.DataFrame:
     tokens of both, in blocks of 16, are divided between two texts at random (mean of 50 divisions).
 
     One row per layer that both traces have. Columns: layer int32 · divergence float64 (bits) · chance float64 (bits) ·
-    tokens int64, other_tokens int64. Raises `InvalidTrace` if the two have no layer with the same number of experts.
+    tokens int64, other_tokens int64 (recorded at the layer). Raises `InvalidTrace` if the two have no layer with the
+    same number of experts.
 
     Source: Lin (1991), section IV, with the logarithm to base 2; loads as in OLMoE (arXiv 2409.02060), section 5.
     """
-    one, other = matched(pair)
-    blocks = [_blocks(trace) for trace in (one, other)]
-    deals = _deals(*(len(part[0]) for part in blocks))
     rows = []
-    for at, layer in enumerate(one.model.layers):
-        mine, theirs = (part[at] for part in blocks)
+    one, other = matched(pair)
+    for at, (layer, num_experts) in enumerate(zip(one.model.layers, one.model.num_experts, strict=True)):
+        recorded = [experts[experts[:, 0] != NOT_RECORDED] for experts in (one.experts[at], other.experts[at])]
+        mine, theirs = (_blocks(experts, num_experts) for experts in recorded)
         both = np.concatenate([mine, theirs])
-        chance = [_bits(both[deal], both[~deal]) for deal in deals]
-        rows.append((layer, _bits(mine, theirs), float(np.mean(chance))))
-    frame = pd.DataFrame(rows, columns=["layer", "divergence", "chance"]).astype({"layer": np.int32})
-    return frame.assign(tokens=np.int64(len(one.tokens)), other_tokens=np.int64(len(other.tokens)))
+        chance = [_bits(both[deal], both[~deal]) for deal in _deals(len(mine), len(theirs))]
+        rows.append((layer, _bits(mine, theirs), float(np.mean(chance)), *map(len, recorded)))
+    frame = pd.DataFrame(rows, columns=["layer", "divergence", "chance", "tokens", "other_tokens"])
+    return frame.astype({"layer": np.int32, "tokens": np.int64, "other_tokens": np.int64})
 
 
-def load_difference(pair: Pair) -> pd.DataFrame:
+def load_difference(pair: CountedPair) -> pd.DataFrame:
     """Which experts one trace uses more than the other.
 
     One row per expert of each layer that both traces have. Columns: layer int32 · expert int16 · load, other_load
@@ -59,7 +66,7 @@ def load_difference(pair: Pair) -> pd.DataFrame:
     return both.assign(difference=(both["load"] - both["other_load"]) / both["uniform"]).drop(columns="uniform")
 
 
-def balance_of_both(pair: Pair) -> pd.DataFrame:
+def balance_of_both(pair: CountedPair) -> pd.DataFrame:
     """How evenly each of two traces divides its work among its experts, layer by layer; any two models will do.
 
     One row per trace and layer, by the trace's own layers. Columns: those of `balance`, and trace str ("A" or "B").
@@ -71,6 +78,7 @@ def balance_of_both(pair: Pair) -> pd.DataFrame:
     )
 
 
+@of_tokens
 def choices_changed(pair: Pair) -> pd.DataFrame:
     """Where the same tokens go to different experts: in two checkpoints, or with and without a change.
 
@@ -81,8 +89,11 @@ def choices_changed(pair: Pair) -> pd.DataFrame:
     return set_changes(*pair)
 
 
-def matched(pair: Pair) -> Pair:
-    """Both traces, cut to the layers that both have with as many experts. `InvalidTrace` if there are none."""
+def matched(pair: tuple[C, C]) -> tuple[C, C]:
+    """Both traces, or counts, cut to the layers that both have with as many experts, and with something recorded.
+
+    Raises `InvalidTrace` if there are no such layers.
+    """
     experts = [dict(zip(trace.model.layers, trace.model.num_experts, strict=True)) for trace in pair]
     common = [layer for layer in experts[0] if experts[0][layer] == experts[1].get(layer)]
     if not common:
@@ -91,22 +102,32 @@ def matched(pair: Pair) -> Pair:
             "Traces can be compared expert by expert only if they are from one model or from its checkpoints; these "
             f"are {'; and '.join(shapes)}. Choose two traces of the same model."
         )
-    for trace in pair:
-        if trace.tokens.empty:
-            raise InvalidTrace("One of the two traces has no tokens, so there is nothing to compare. Choose another.")
+    counted = [set(_counted(trace)) for trace in pair]
+    if not all(counted):
+        raise InvalidTrace("One of the two traces has no tokens, so there is nothing to compare. Choose another.")
+    common = [layer for layer in common if layer in counted[0] & counted[1]]
+    if not common:
+        raise MissingField("The two traces have no layer that is recorded in both. Choose another trace.")
     return pair[0].select(layers=common), pair[1].select(layers=common)
 
 
-def _blocks(trace: RoutingTrace) -> list[Int64[np.ndarray, "N E"]]:
-    """How often each expert was chosen in each block of neighbouring tokens, a table a layer."""
-    block = np.arange(len(trace.tokens)) // BLOCK
-    tables = []
-    for experts, num_experts in zip(trace.experts, trace.model.num_experts, strict=True):
-        token, slot = np.nonzero(experts != NO_EXPERT)
-        table = np.zeros((block[-1] + 1, num_experts), np.int64)
-        np.add.at(table, (block[token], experts[token, slot]), 1)
-        tables.append(table)
-    return tables
+def _counted(trace: Counted) -> list[int]:
+    """The layers at which tokens are recorded, or were counted."""
+    if isinstance(trace, RoutingTrace):
+        check_recorded(trace)
+        some = trace.recorded.sum(axis=1)
+    else:
+        some = trace.tokens.sum(axis=0)
+    return [layer for layer, count in zip(trace.model.layers, some.tolist(), strict=True) if count]
+
+
+def _blocks(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "N E"]:
+    """How often each expert was chosen in each block of neighbouring tokens."""
+    block = np.arange(len(experts)) // BLOCK
+    token, slot = np.nonzero(experts >= 0)
+    table = np.zeros((block[-1] + 1, num_experts), np.int64)
+    np.add.at(table, (block[token], experts[token, slot]), 1)
+    return table
 
 
 def _deals(first: int, second: int) -> list[np.ndarray]:

@@ -3,19 +3,21 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import LayerCounts, counted_layers, of_each_layer
+from moeviz.routing_trace import Counted, RoutingTrace
 
 LEVELS = (50, 75, 90, 95, 99)  # per cent of assignments
 MAX_ROWS, FEWEST_STEPS, MOST_STEPS = 2_000, 16, 200
 
 
-def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
+def experts_needed(trace: Counted) -> pd.DataFrame:
     """How many experts do half of a layer's work, and how many do nearly all of it.
 
     The smallest n such that the n busiest experts of the layer carry at least that share of its assignments. A uniform
     load needs that share of the experts, rounded up. A short text cannot be uniform, so `by_lot` gives what a choice at
     random would need: the same count if each number of tokens is served by as many experts as expected, which is E
-    times the binomial probability of it (n tokens, each with chance k / E; k is the mean if some slots are empty).
+    times the binomial probability of it (n tokens, each with chance k / E; k is the mean if some slots are empty). A
+    token without an expert is not one of the n, except in counts alone, which do not tell.
 
     One row per layer and level (50, 75, 90, 95, 99 %). Columns: layer int32 · num_experts int16 (E) · level float64
     (share of assignments) · needed int16 (0 if nothing was assigned) · even, by_lot int16 (the same, under a uniform
@@ -24,11 +26,10 @@ def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
     Source: a Lorenz curve (Lorenz 1905) read at a level, from the busiest expert down.
     """
     rows = []
-    for layer, num_experts, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
-        filled = experts != NO_EXPERT
-        counts = np.bincount(experts[filled], minlength=num_experts)
+    for found in counted_layers(trace):
+        layer, num_experts, counts = found.layer, found.num_experts, found.counts[0]
         served = np.sort(counts)[::-1].cumsum()
-        by_lot = _needed_by_lot(int(filled.any(axis=1).sum()), int(filled.sum()), num_experts)
+        by_lot = _needed_by_lot(_served_tokens(trace, found), int(counts.sum()), num_experts)
         for percent, lot in zip(LEVELS, by_lot, strict=True):
             needed = int(np.searchsorted(100 * served, percent * served[-1])) + 1 if served[-1] else 0
             even = -(-percent * num_experts // 100)
@@ -36,6 +37,12 @@ def experts_needed(trace: RoutingTrace) -> pd.DataFrame:
             rows.append(facts | {"even": even, "by_lot": lot, "of_even": needed / even})
     whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), "int16")
     return pd.DataFrame(rows).astype({"layer": "int32"} | whole)
+
+
+def _served_tokens(trace: Counted, found: LayerCounts) -> int:
+    if isinstance(trace, RoutingTrace):
+        return int((trace.experts[found.row] >= 0).any(axis=1).sum())
+    return int(found.tokens[0])
 
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
@@ -54,10 +61,12 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
     return [int(count) for count in np.ceil(needed - 1e-6)]
 
 
+@of_each_layer
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
     """How many different experts of each layer a text has used after its first t tokens.
 
-    Tokens are taken in the order of the trace, one sequence after the other. Chance is what choosing k different
+    Tokens are taken in the order of the trace, one sequence after the other; those that are not recorded at a layer do
+    not count there. Chance is what choosing k different
     experts at random would have touched: of E experts, E(1 - prod(1 - k / E)), with k the filled slots of each token.
 
     One row per layer and t: every t if they are few, otherwise t spaced at equal ratios from 1 to T. There are at most
@@ -69,7 +78,7 @@ def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
     """
     steps, frames = _steps(len(trace.tokens), len(trace.model.layers)), []
     for layer, num_experts, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
-        missed = np.cumprod(1 - (experts != NO_EXPERT).sum(axis=1) / num_experts)
+        missed = np.cumprod(1 - (experts >= 0).sum(axis=1) / num_experts)
         columns = {
             "layer": np.int32(layer),
             "num_experts": np.int16(num_experts),
@@ -90,6 +99,6 @@ def _steps(tokens: int, layers: int) -> np.ndarray:
 
 def _distinct(experts: np.ndarray) -> np.ndarray:
     """How many different experts the layer has chosen after each token."""
-    token, slot = np.nonzero(experts != NO_EXPERT)
+    token, slot = np.nonzero(experts >= 0)
     _, first = np.unique(experts[token, slot], return_index=True)
     return np.bincount(token[first], minlength=len(experts)).cumsum().astype(np.int32)

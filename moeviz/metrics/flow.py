@@ -1,16 +1,17 @@
 """How tokens flow from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.layers import first_choices_of_two, overlap
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import of_tokens
+from moeviz.routing_trace import RoutingTrace
 
 
+@of_tokens
 def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
 
@@ -18,8 +19,9 @@ def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     is about two layers, also has the pairs that no token took. Columns: from_layer int32 · to_layer int32 (the model's
     own indices) · from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to
     1) · chance float64 (share of all tokens that go to to_expert: what `share` is if the layers choose independently) ·
-    lift float64 (share / chance). A token without an expert in one of the two layers is left out. Raises `InvalidTrace`
-    if the trace has only one layer.
+    lift float64 (share / chance). A token without an expert in one of the two layers is left out, and so is one that is
+    not recorded in both; two layers in which no token is have no rows. Raises `InvalidTrace` if the trace has only one
+    layer, and `MissingField` if it does not say which experts are first choices.
 
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
@@ -39,6 +41,7 @@ def _taken(pair: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(ends | columns | {"share": share, "chance": chance, "lift": share / chance})
 
 
+@of_tokens
 def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in the next, by first choices.
 
@@ -49,13 +52,14 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
 
     One row per two consecutive MoE layers of the trace. Columns: from_layer int32 · to_layer int32 (the model's own
     indices) · tokens int64 (that have an expert in both) · information, shuffled, maximum float64 (bits; NaN without
-    tokens). Raises `InvalidTrace` if the trace has only one layer.
+    tokens). Two layers in which no token is recorded have no row. Raises `InvalidTrace` if the trace has only one
+    layer, and `MissingField` if it does not say which experts are first choices.
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
     rows = []
     for pair in _consecutive(trace):
-        tokens = int((pair.experts != NO_EXPERT).all(axis=(0, 2)).sum())
+        tokens = int((pair.experts >= 0).all(axis=(0, 2)).sum())
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
         rows.append((*pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
@@ -63,8 +67,8 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-def _consecutive(trace: RoutingTrace) -> Iterator[RoutingTrace]:
-    """Each two consecutive MoE layers of the trace, with nothing but the first choice of each token."""
+def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
+    """Each two consecutive MoE layers that tokens are recorded in, with nothing but the first choice of each token."""
     model = trace.model
     if len(model.layers) < 2:
         raise InvalidTrace(
@@ -72,7 +76,14 @@ def _consecutive(trace: RoutingTrace) -> Iterator[RoutingTrace]:
             "with two layers or more."
         )
     first = replace(
-        trace, model=replace(model, top_k=1), experts=trace.experts[..., :1].copy(), weights=None, logits=None
+        trace,
+        model=replace(model, top_k=1),
+        experts=trace.first_choices("Flow")[..., None].copy(),
+        weights=None,
+        logits=None,
     )
-    for layer, following in zip(model.layers, model.layers[1:], strict=False):
-        yield first.select(layers=(layer, following))
+    pairs = [first.select(layers=pair) for pair in zip(model.layers, model.layers[1:], strict=False)]
+    together = [pair for pair in pairs if trace.tokens.empty or pair.recorded.all(axis=0).any()]
+    if not together:
+        raise MissingField("No token is recorded at two consecutive MoE layers. Choose other tokens.")
+    return together

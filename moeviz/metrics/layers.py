@@ -6,17 +6,19 @@ model was built so.
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int16
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.budget import check_cells
 from moeviz.metrics.load import balance, expert_load
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import of_tokens, recorded_together
+from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 100
 EVENNESS = {"normalised_entropy": 1.0, "jain": 1.0, "gini": 0.0}
 
 
-def ranked_load(trace: RoutingTrace) -> pd.DataFrame:
+def ranked_load(trace: Counted) -> pd.DataFrame:
     """The loads of two layers side by side, each sorted from its busiest expert to its least used one.
 
     Two rows with the same rank are not the same expert: ids of different layers are unrelated.
@@ -30,7 +32,7 @@ def ranked_load(trace: RoutingTrace) -> pd.DataFrame:
     return expert_load(trace).sort_values(["layer", "rank"], ignore_index=True)
 
 
-def balance_of_two(trace: RoutingTrace) -> pd.DataFrame:
+def balance_of_two(trace: Counted) -> pd.DataFrame:
     """How evenly two layers divide their work, by the three measures that lie between 0 and 1.
 
     One row per layer and measure. Columns: layer int32 · measure str (normalised_entropy, jain, gini) · value float64 ·
@@ -46,6 +48,7 @@ def balance_of_two(trace: RoutingTrace) -> pd.DataFrame:
     return frame.assign(even=frame["measure"].map(EVENNESS).astype(np.float64))
 
 
+@of_tokens
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
     """Where the tokens of each expert go: from the first choice in one layer to the first choice in the other.
 
@@ -53,7 +56,8 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
     from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN if it
     has none) · chance float64 (share of all tokens that go to to_expert: what `share` is if the layers choose
     independently) · lift float64 (share / chance; NaN if either has no tokens). A token without an expert in one of the
-    two layers is left out. Raises `InvalidTrace` if the trace does not have exactly two layers.
+    two layers is left out, and so is one that is not recorded in both. Raises `InvalidTrace` if the trace does not have
+    exactly two layers, and `MissingField` if it does not say which experts are first choices.
 
     Source: contingency table; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
@@ -80,6 +84,7 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
+@of_tokens
 def overlap(trace: RoutingTrace) -> pd.DataFrame:
     """How much one layer's choices tell about the other's, and how often both choose the same id.
 
@@ -92,40 +97,30 @@ def overlap(trace: RoutingTrace) -> pd.DataFrame:
     layers' loads, and is well above 0 for mutual information in short texts.
 
     One row per measure. Columns: measure str · unit str · value float64 · chance float64 · maximum float64 · share
-    float64 (value / maximum) · chance_share float64. A token without an expert in one of the two layers is left out.
-    Raises `InvalidTrace` if the trace does not have exactly two layers.
+    float64 (value / maximum) · chance_share float64. A token without an expert in one of the two layers is left out,
+    and so is one that is not recorded in both. If the trace does not say which experts are first choices, there are
+    only shared ids. Raises `InvalidTrace` if the trace does not have exactly two layers.
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
+    _two_layers(trace)
+    trace = recorded_together(trace)
     kept, slots = _routed(trace), trace.model.top_k
     check_cells("Shared ids", trace.experts.size, 2**24, 1024, tokens=len(kept), slots=slots, slots_of_the_other=slots)
     first, second = trace.experts[:, kept]
-    a, b = first[:, 0], second[:, 0]
     rng = np.random.default_rng(0)
-    orders = [rng.permutation(len(a)) for _ in range(SHUFFLES)]
-    sizes = trace.model.num_experts
-    maximum = min(_entropy(np.bincount(a)), _entropy(np.bincount(b)))
-    rows = {
-        ("mutual information", "bits", maximum): (
-            _mutual_information(a, b, sizes),
-            np.mean([_mutual_information(a, b[order], sizes) for order in orders]),
-        ),
-        ("shared ids", "share of tokens", 1.0): (
-            _shared(first, second),
-            np.mean([_shared(first, second[order]) for order in orders]),
-        ),
-    }
-    frame = pd.DataFrame(
-        [(name, unit, value, chance, top) for (name, unit, top), (value, chance) in rows.items()],
-        columns=["measure", "unit", "value", "chance", "maximum"],
-    )
+    orders = [rng.permutation(len(first)) for _ in range(SHUFFLES)]
+    rows = [_information(first[:, 0], second[:, 0], trace.model.num_experts, orders)] if trace.ordered else []
+    luck = float(np.mean([_shared(first, second[order]) for order in orders]))
+    rows.append(("shared ids", "share of tokens", _shared(first, second), luck, 1.0))
+    frame = pd.DataFrame(rows, columns=["measure", "unit", "value", "chance", "maximum"])
     return frame.assign(
         share=_ratio(frame["value"].to_numpy(), frame["maximum"].to_numpy()),
         chance_share=_ratio(frame["chance"].to_numpy(), frame["maximum"].to_numpy()),
     )
 
 
-def _two_layers(trace: RoutingTrace) -> None:
+def _two_layers(trace: Counted) -> None:
     if len(trace.model.layers) != 2:
         raise InvalidTrace(
             f"A comparison of two layers needs exactly two layers, and this trace has {len(trace.model.layers)}. "
@@ -133,14 +128,24 @@ def _two_layers(trace: RoutingTrace) -> None:
         )
 
 
+def _information(
+    a: Int16[np.ndarray, " T"], b: Int16[np.ndarray, " T"], sizes: tuple[int, ...], orders: list[np.ndarray]
+) -> tuple[str, str, float, float, float]:
+    """The row about mutual information."""
+    luck = np.mean([_mutual_information(a, b[order], sizes) for order in orders])
+    maximum = min(_entropy(np.bincount(a)), _entropy(np.bincount(b)))
+    return "mutual information", "bits", _mutual_information(a, b, sizes), float(luck), maximum
+
+
 def _routed(trace: RoutingTrace) -> np.ndarray:
-    _two_layers(trace)
-    return np.flatnonzero((trace.experts[..., 0] != NO_EXPERT).all(axis=0))
+    return np.flatnonzero((trace.experts[..., 0] >= 0).all(axis=0))
 
 
 def first_choices_of_two(trace: RoutingTrace) -> np.ndarray:
     """The first choices in both layers of the tokens that have an expert in both."""
-    choices: np.ndarray = trace.experts[:, _routed(trace), 0]
+    _two_layers(trace)
+    trace = recorded_together(trace)
+    choices: np.ndarray = trace.first_choices("A table of transitions")[:, _routed(trace)]
     return choices
 
 
@@ -168,5 +173,5 @@ def _mutual_information(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) ->
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:
     """Share of tokens that have at least one id in both; empty slots match nothing."""
-    same = (first[:, :, None] == second[:, None, :]) & (first[:, :, None] != NO_EXPERT)
+    same = (first[:, :, None] == second[:, None, :]) & (first[:, :, None] >= 0)
     return float(same.any(axis=(1, 2)).mean()) if len(first) else float("nan")

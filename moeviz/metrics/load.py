@@ -2,12 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Num
+from jaxtyping import Int64, Num
 
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import LayerCounts, counted_layers, of_tokens
+from moeviz.routing_trace import Counted, RoutingTrace
 
 
-def expert_load(trace: RoutingTrace) -> pd.DataFrame:
+def expert_load(trace: Counted) -> pd.DataFrame:
     """How many tokens each expert served, layer by layer.
 
     The load of an expert is its share of the layer's assignments (filled slots), so the loads of a layer sum to 1. As
@@ -20,18 +21,18 @@ def expert_load(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token instead of one.
     """
-    return pd.concat([_load_of_layer(trace, row) for row in range(len(trace.model.layers))], ignore_index=True)
+    frames = [_load_of_layer(found.layer, found.counts[0]) for found in counted_layers(trace)]
+    return pd.concat(frames, ignore_index=True)
 
 
-def _load_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
-    num_experts = trace.model.num_experts[row]
-    tokens = _counts(trace, row)
+def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> pd.DataFrame:
+    num_experts = len(tokens)
     load = tokens / max(tokens.sum(), 1)
     rank = np.empty(num_experts, np.int16)
     rank[np.argsort(-tokens, kind="stable")] = np.arange(1, num_experts + 1)
     return pd.DataFrame(
         {
-            "layer": np.int32(trace.model.layers[row]),
+            "layer": np.int32(layer),
             "expert": np.arange(num_experts, dtype=np.int16),
             "tokens": tokens,
             "load": load,
@@ -42,11 +43,7 @@ def _load_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
     )
 
 
-def _counts(trace: RoutingTrace, row: int) -> np.ndarray:
-    experts = trace.experts[row]
-    return np.bincount(experts[experts != NO_EXPERT], minlength=trace.model.num_experts[row])
-
-
+@of_tokens
 def importance(trace: RoutingTrace) -> pd.DataFrame:
     """How probable each router found each expert, next to how much it used it.
 
@@ -65,27 +62,36 @@ def importance(trace: RoutingTrace) -> pd.DataFrame:
     return expert_load(trace).assign(importance=np.concatenate(means))
 
 
-def balance(trace: RoutingTrace) -> pd.DataFrame:
+def balance(trace: Counted) -> pd.DataFrame:
     """How evenly each layer divides its work among its experts, by the common measures.
 
     One row per layer, never pooled: two layers with opposite imbalances would look balanced together. Columns: layer
     int32 · num_experts int16 · assignments int64 (filled slots) · the measures of `balance_of_counts` · chance_cv
     float64, the coefficient of variation that a router choosing k different experts at random would show over as many
-    tokens: sqrt(sum of p(1 - p)) / (assignments / E), p = k / E of each token (root mean square, exact).
+    tokens: sqrt(sum of p(1 - p)) / (assignments / E), p = k / E of each token (root mean square, exact). Counts alone
+    do not say how many slots each token filled: p is then the mean over tokens, which is the same if no slot is empty.
 
     Source: `balance_of_counts` names one for each measure. On pooling hiding imbalance: huggingface/transformers issue
     28255.
     """
     rows = []
-    for row, (layer, num_experts) in enumerate(zip(trace.model.layers, trace.model.num_experts, strict=True)):
-        counts = _counts(trace, row)
-        p = (trace.experts[row] != NO_EXPERT).sum(axis=1) / num_experts
-        mean = counts.mean()
-        chance = np.sqrt((p * (1 - p)).sum()) / mean if mean else np.nan
-        facts = {"layer": layer, "num_experts": num_experts, "assignments": counts.sum()}
+    for found in counted_layers(trace):
+        counts, mean = found.counts[0], found.counts[0].mean()
+        chance = np.sqrt(_variance(trace, found)) / mean if mean else np.nan
+        facts = {"layer": found.layer, "num_experts": found.num_experts, "assignments": counts.sum()}
         rows.append(facts | balance_of_counts(counts) | {"chance_cv": chance})
     kinds = {"layer": np.int32, "num_experts": np.int16, "assignments": np.int64, "dead_experts": np.int16}
     return pd.DataFrame(rows).astype(kinds)
+
+
+def _variance(trace: Counted, found: LayerCounts) -> float:
+    """How much an expert's number of tokens would vary if tokens chose at random, with as many slots filled."""
+    if isinstance(trace, RoutingTrace):
+        p = (trace.experts[found.row] >= 0).sum(axis=1) / found.num_experts
+        return float((p * (1 - p)).sum())
+    tokens = int(found.tokens[0])
+    mean = found.counts.sum() / max(tokens, 1) / found.num_experts
+    return float(tokens * mean * (1 - mean))
 
 
 def balance_of_counts(counts: Num[np.ndarray, " E"]) -> dict[str, float]:
@@ -125,7 +131,7 @@ def balance_of_counts(counts: Num[np.ndarray, " E"]) -> dict[str, float]:
 MEASURES = ("max_over_mean", "max_violation", "cv", "normalised_entropy", "gini", "jain")
 
 
-def coverage(trace: RoutingTrace) -> pd.DataFrame:
+def coverage(trace: Counted) -> pd.DataFrame:
     """What share of a layer's work its n busiest experts do.
 
     One row per layer and n from 0 to E. Columns: layer int32 · experts int16 (n) · share_of_experts float64 (n / E) ·

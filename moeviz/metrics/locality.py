@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from moeviz.metrics.chosen import chosen_experts
+from moeviz.metrics.recorded import of_each_layer
 from moeviz.routing_trace import RoutingTrace
 
 FIRST_CHOICE = "first choice"
@@ -26,12 +27,14 @@ MIXTRAL_TABLE_5 = {
 }
 
 
+@of_each_layer
 def locality(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer.
 
     "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
     choices"): at least one expert is among the choices of both. Consecutive tokens are those of one sequence at
-    positions n and n + 1; sequences are never joined. A token without an expert is in no pair.
+    positions n and n + 1; sequences are never joined. A token without an expert is in no pair, and neither is one that
+    is not recorded.
 
     Two chance levels stand beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and 1 -
     C(E - k, k) / C(E, k) for any of k (12.5 % and 46.4 % with 2 of 8). `load_chance`: two of the layer's tokens drawn
@@ -39,7 +42,8 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
     For the first choice that is the sum of its squared shares, and for any choice the share of pairs of tokens whose
     experts overlap (if more than 4,096 different sets of experts occur, among 4,096 evenly spaced tokens).
 
-    One row per layer and choice; with one slot, only the first choice. Columns: layer int32 · choice str · share,
+    One row per layer and choice; with one slot, only the first choice, and without it if the trace does not say which
+    expert that is. Columns: layer int32 · choice str · share,
     uniform_chance, load_chance float64 (of pairs; NaN without any) · pairs int64 (consecutive tokens that both have an
     expert).
 
@@ -48,6 +52,7 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, np.zeros(len(trace.tokens), np.int64), [""]).drop(columns="label")
 
 
+@of_each_layer
 def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
 
@@ -86,7 +91,7 @@ def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
 def _published(columns: pd.Index) -> pd.DataFrame:
     figures, rows = np.array(list(MIXTRAL_TABLE_5.values())) / 100, []
     for place, layer in enumerate(MIXTRAL_LAYERS):
-        for at, (choice, slots) in enumerate(_choices(2)):
+        for at, (choice, slots) in enumerate([(FIRST_CHOICE, 1), (_several(2), 2)]):
             shares = figures[:, place + at * len(MIXTRAL_LAYERS)]
             facts = {"routing": MIXTRAL, "layer": layer, "choice": choice, "share": shares.mean()}
             chance = _uniform_chance(np.array([slots]), np.array([slots]), 8)
@@ -101,7 +106,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
     pairs = [_consecutive(trace.tokens, rows_of_group) for rows_of_group in tokens]
     for experts, layer, num_experts in zip(trace.experts, model.layers, model.num_experts, strict=True):
         for name, own, (before, after) in zip(names, tokens, pairs, strict=True):
-            for choice, slots in _choices(model.top_k):
+            for choice, slots in _choices(trace):
                 chosen = chosen_experts(experts[:, :slots], num_experts)
                 facts = {"layer": layer, "label": name, "choice": choice}
                 rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
@@ -110,10 +115,14 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 
 
-def _choices(top_k: int) -> list[tuple[str, int]]:
+def _choices(trace: RoutingTrace) -> list[tuple[str, int]]:
     """What a choice is called, and of how many slots it is."""
-    several = "first or second choice" if top_k == 2 else f"any of {top_k} choices"
-    return [(FIRST_CHOICE, 1)] + [(several, top_k)] * (top_k > 1)
+    top_k = trace.model.top_k
+    return [(FIRST_CHOICE, 1)] * trace.ordered + [(_several(top_k), top_k)] * (top_k > 1)
+
+
+def _several(top_k: int) -> str:
+    return "first or second choice" if top_k == 2 else f"any of {top_k} choices"
 
 
 def _consecutive(tokens: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

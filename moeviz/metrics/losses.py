@@ -3,19 +3,21 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import of_tokens
+from moeviz.routing_trace import RoutingTrace
 
 
+@of_tokens
 def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     """The auxiliary load-balancing loss: the measure of imbalance that training pushes down, layer by layer.
 
     E x sum over the layer's experts of f_i P_i: f_i says how much expert i was used, P_i is the mean over tokens of the
     router's probability for it. The factor alpha of a training run is left out. The forms in use differ in f_i:
 
-    | column | f_i | uniform load |
+    | column | f_i | loss under a uniform load |
     |---|---|---|
     | switch | share of the layer's assignments, all k slots | 1 |
-    | first_choice | share of tokens with i in slot 0, as in the paper, whose k is 1 | 1 |
+    | first_choice | share of tokens whose first choice is i, as in the paper, whose k is 1 | 1 |
     | transformers | share of tokens with i in any slot, as in `load_balancing_loss_func`: sums to k | k |
 
     `pooled` is what that function returns for the model: it takes f_i and P_i over all layers together and then one
@@ -27,9 +29,9 @@ def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     tokens.
 
     One row per layer. Columns: layer int32 · num_experts int16 (E) · switch, first_choice, transformers float64 (no
-    unit) · even float64 (k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without
-    tokens. Raises `MissingField` if the trace has no logits, or does not say how the router turns them into
-    probabilities.
+    unit) · even float64 (no share: the value of `transformers`, and of `pooled`, under a perfectly uniform load, k) · pooled float64 (the same in each row; NaN if layers differ in E). All are NaN without
+    tokens, and first_choice if the trace does not say which experts are first choices. Raises `MissingField` if the
+    trace has no logits, or does not say how the router turns them into probabilities.
 
     Source: Switch Transformers (arXiv 2101.03961), eq. 4 to 6; `load_balancing_loss_func` of transformers' Mixtral. On
     pooling hiding imbalance: huggingface/transformers issue 28255, QwenLM/Qwen3 issue 1418.
@@ -41,7 +43,7 @@ def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     num_experts = np.asarray(model.num_experts)
     f = {
         "switch": chosen / np.where(assignments == 0, np.nan, assignments),
-        "first_choice": first / tokens,
+        "first_choice": first / (tokens if trace.ordered else np.nan),
         "transformers": chosen / tokens,
     }
     pooled = (f["transformers"].mean(axis=0) * importance.mean(axis=0)).sum() * num_experts[0]
@@ -55,9 +57,10 @@ def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
     """How many tokens have each expert in one of their first `slots` slots: layers by experts."""
     width = max(trace.model.num_experts)
     chosen = trace.experts[..., :slots]
-    return np.stack([np.bincount(layer[layer != NO_EXPERT], minlength=width) for layer in chosen])
+    return np.stack([np.bincount(layer[layer >= 0], minlength=width) for layer in chosen])
 
 
+@of_tokens
 def z_loss(trace: RoutingTrace) -> pd.DataFrame:
     """The router z-loss, which keeps logits small so that training stays stable, layer by layer.
 

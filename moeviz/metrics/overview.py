@@ -5,11 +5,13 @@ import pandas as pd
 from jaxtyping import Float, Int16
 
 from moeviz.errors import InvalidTrace
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import of_tokens
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 COLUMNS = 1024  # about the pixels of a page's width: of more, a browser would leave out some, and not say which
 
 
+@of_tokens
 def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFrame:
     """The first choice of every router over the whole trace, in stretches of tokens if there are many.
 
@@ -20,10 +22,11 @@ def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFr
 
     One row per stretch and layer. Columns: token int32 (row of `trace.tokens` at which the stretch begins) · tokens
     int32 (how many it has) · text category (of all of them) · layer int32 · num_experts int16 (of that layer) · expert
-    int16 (the modal first choice; -1: none of its tokens got an expert) · share float32 (of the stretch's tokens that
-    have that first choice; at least one in `tokens`, and 0 without an expert) · rank int16 (of that expert among the
-    layer's first choices over the whole trace: 1 = the most frequent, ties to the lower id; 0 without an expert).
-    Raises `InvalidTrace` if the trace has no tokens.
+    int16 (the modal first choice; -1: none of its tokens got an expert; -2: none is recorded) · share float32 (of the
+    stretch's recorded tokens that have that first choice; at least one in `tokens`, and 0 without an expert) · rank
+    int16 (of that expert among the layer's first choices over the whole trace: 1 = the most frequent, ties to the lower
+    id; 0 without an expert). Raises `InvalidTrace` if the trace has no tokens, and `MissingField` if it does not say
+    which experts are first choices, or nothing at all.
 
     Source: recorded, not computed, if a stretch is one token; the mode of the sample if it is several. Mixtral of
     Experts (arXiv 2401.04088), figure 8, shows first choices token by token.
@@ -36,9 +39,9 @@ def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFr
     sizes = np.minimum(length, T - starts).astype(np.int32)
     found = [
         _modal(first, length, num_experts)
-        for first, num_experts in zip(trace.experts[..., 0], model.num_experts, strict=True)
+        for first, num_experts in zip(trace.first_choices("An overview"), model.num_experts, strict=True)
     ]
-    expert, votes, rank = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
+    expert, share, rank = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
     every = np.repeat(np.arange(len(starts)), len(model.layers))
     texts = trace.tokens["text"].tolist()
     text = pd.Series(["".join(texts[s : s + length]) for s in starts], dtype="str").astype("category")
@@ -50,7 +53,7 @@ def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFr
             "layer": np.tile(np.asarray(model.layers, np.int32), len(starts)),
             "num_experts": np.tile(np.asarray(model.num_experts, np.int16), len(starts)),
             "expert": expert.ravel(),
-            "share": (votes / sizes[:, None]).astype(np.float32).ravel(),
+            "share": share.astype(np.float32).ravel(),
             "rank": rank.ravel(),
         }
     )
@@ -59,15 +62,18 @@ def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFr
 def _modal(
     first: Int16[np.ndarray, " T"], length: int, num_experts: int
 ) -> tuple[Int16[np.ndarray, " S"], Float[np.ndarray, " S"], Int16[np.ndarray, " S"]]:
-    """For each stretch of one layer: the modal first choice, how many tokens made it, and its rank in the layer."""
-    stretch, filled = np.arange(len(first)) // length, first != NO_EXPERT
+    """For each stretch of one layer: the modal first choice, the share of its tokens, and its rank in the layer."""
+    stretch, filled = np.arange(len(first)) // length, first >= 0
     stretches = int(stretch[-1]) + 1
     cell = stretch[filled] * num_experts + first[filled]
     votes = np.zeros(stretches * length)
     votes[: len(first)][filled] = np.bincount(cell, minlength=stretches * num_experts)[cell]
     winner = votes.reshape(stretches, length).argmax(axis=1) + np.arange(stretches) * length  # the earliest of the best
-    expert = first[winner]
-    return expert, votes[winner], np.where(expert == NO_EXPERT, np.int16(0), _ranks(first[filled], num_experts)[expert])
+    recorded = np.bincount(stretch[first != NOT_RECORDED], minlength=stretches)
+    none = np.where(recorded > 0, np.int16(NO_EXPERT), np.int16(NOT_RECORDED))
+    expert = np.where(votes[winner] > 0, first[winner], none)
+    rank = np.where(expert < 0, np.int16(0), _ranks(first[filled], num_experts)[np.maximum(expert, 0)])
+    return expert, votes[winner] / np.maximum(recorded, 1), rank
 
 
 def _ranks(first: Int16[np.ndarray, " chosen"], num_experts: int) -> Int16[np.ndarray, " E"]:

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MissingField
+from moeviz.metrics.recorded import of_tokens, recorded_together
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.routing_trace import NO_EXPERT, Counted, RoutingTrace
 
 
-def parameter_split(trace: RoutingTrace) -> pd.DataFrame:
+def parameter_split(trace: Counted) -> pd.DataFrame:
     """What a model's parameters are for, and how many of each part one token runs through.
 
     Active parameters are the k of E routed experts that a token is sent to, and all the rest. Model makers publish that
@@ -37,11 +38,14 @@ def parameter_split(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["convention", "part", "parameters", "active"])
 
 
+@of_tokens
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     """How much of the model a text has touched after its first t tokens.
 
     Touched parameters are all that at least one of the tokens ran through: each expert that was chosen, once, and
     everything that is not a routed expert. One token touches about the active parameters; a long text may touch all.
+
+    Tokens that are not recorded at every layer are left out, as what they ran through is not known.
 
     One row per t from 1 to T. Columns: tokens int32 (t) · experts int32 (different experts chosen so far, summed over
     layers) · touched int64 (parameters) · chance float64 (parameters expected if every choice were random: of E
@@ -51,6 +55,7 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     Source: simple counting; the expectation is that of the coupon collector's problem.
     """
     counts, model = _counts(trace, "The growth of touched parameters"), trace.model
+    trace = recorded_together(trace)
     distinct = np.stack([_distinct(experts) for experts in _with_parameters(trace)])
     experts = distinct.sum(axis=0)
     changes = np.flatnonzero(np.diff(experts, prepend=-1))
@@ -75,20 +80,20 @@ def _with_parameters(trace: RoutingTrace) -> np.ndarray:
 
 def _distinct(experts: np.ndarray) -> np.ndarray:
     """How many different experts one layer has chosen after each token."""
-    token, slot = np.nonzero(experts != NO_EXPERT)
+    token, slot = np.nonzero(experts >= 0)
     _, first = np.unique(experts[token, slot], return_index=True)
     return np.bincount(token[first], minlength=len(experts)).cumsum()
 
 
 def _touched_by_chance(trace: RoutingTrace, counts: ParameterCounts) -> np.ndarray:
     num_experts = np.asarray(trace.model.num_experts)[:, None]
-    missed = np.cumprod(1 - (trace.experts != NO_EXPERT).sum(axis=2) / num_experts, axis=1)
+    missed = np.cumprod(1 - (trace.experts >= 0).sum(axis=2) / num_experts, axis=1)
     sizes = np.asarray(counts.per_expert, np.float64)
     experts: np.ndarray = sizes @ ((num_experts - trace.model.zero_experts) * (1 - missed))
     return counts.total - counts.routed_experts + experts
 
 
-def _counts(trace: RoutingTrace, why: str) -> ParameterCounts:
+def _counts(trace: Counted, why: str) -> ParameterCounts:
     if trace.model.parameters is None:
         raise MissingField(
             f"{why} needs the model's parameter counts, and this trace ({trace.model.backend}) has none. If the trace "

@@ -9,14 +9,15 @@ import pandas as pd
 from jaxtyping import Float64, Int64, Num
 
 from moeviz.errors import MoevizError
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import LayerCounts, counted_layers
+from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
 USUAL_DEVICES = (8, 4, 2)  # of a machine
 CONTIGUOUS, BALANCED, COPIES = PLACEMENTS = ("contiguous", "balanced", "with copies")
 SAME, HELD_OUT = JUDGED = ("same tokens", "held-out tokens")
 
 
-def placement(trace: RoutingTrace, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
+def placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
     """How much work each device would do, with a layer's experts placed on several devices in three ways.
 
     `contiguous`: expert e on device e // (E / N), the default of serving frameworks. `balanced`: the same number of
@@ -28,7 +29,8 @@ def placement(trace: RoutingTrace, devices: int | None = None, copies: int | Non
     Judged on the `same tokens`, a plan was made from the very load it is judged on, all tokens of the trace: the best
     case. On `held-out tokens`, it was made from the first half of the tokens (in the trace's order, so perhaps from
     other texts) and is judged on the second half, as in serving. The fewer the tokens, the less uniform any placement
-    is, by luck alone. Experts that compute nothing are on no device, and their assignments do not count.
+    is, by luck alone. Counts alone do not tell their tokens apart: with them, there are only `same tokens`. Experts
+    that compute nothing are on no device, and their assignments do not count.
 
     One row per layer, judgement, placement and device. Columns: layer int32 (the model's own index) · judged_on str ·
     placement str · device int16 · experts int16 (on it, including copies) · load float64 (share of the layer's
@@ -38,11 +40,10 @@ def placement(trace: RoutingTrace, devices: int | None = None, copies: int | Non
     Source: EPLB (github.com/deepseek-ai/EPLB); DeepSeek-V3 (arXiv 2412.19437), section 3.4, 'redundant experts'.
     """
     frames = []
-    half = len(trace.tokens) // 2
-    for row, layer in enumerate(trace.model.layers):
-        n, extra = _sizes(trace, row, devices, copies)
-        first, second = _counts(trace, row, slice(half)), _counts(trace, row, slice(half, None))
-        for judged_on, planned, judged in ((SAME, first + second, first + second), (HELD_OUT, first, second)):
+    for found in counted_layers(trace):
+        layer = found.layer
+        n, extra = _sizes(trace, found.row, devices, copies)
+        for judged_on, planned, judged in _judgements(trace, found):
             for name, replicas in _placements(planned, n, extra).items():
                 load = _device_loads(replicas, judged, n)
                 columns = {"layer": np.int32(layer), "judged_on": judged_on, "placement": name}
@@ -51,7 +52,7 @@ def placement(trace: RoutingTrace, devices: int | None = None, copies: int | Non
     return pd.concat(frames, ignore_index=True).astype({"judged_on": "str", "placement": "str"})
 
 
-def placement_imbalance(trace: RoutingTrace, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
+def placement_imbalance(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
     """The load of each layer's busiest device, as a multiple of the uniform load, under the placements of `placement`.
 
     All devices wait for the busiest, so 1 is the aim, and 2 takes twice the time of a uniform placement. Note which
@@ -74,7 +75,7 @@ def placement_imbalance(trace: RoutingTrace, devices: int | None = None, copies:
     return frame.assign(imbalance=frame["imbalance"].where(frame["imbalance"] > 0)).astype(kinds)
 
 
-def _sizes(trace: RoutingTrace, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
+def _sizes(trace: Counted, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
     """Devices and copies, given or usual, after a check that they fit this layer."""
     num_experts = trace.model.num_experts[row] - trace.model.zero_experts
     where = f"Layer {trace.model.layers[row]} has {num_experts} expert{'s' * (num_experts != 1)}"
@@ -99,11 +100,17 @@ def _sizes(trace: RoutingTrace, row: int, devices: int | None, copies: int | Non
     return devices, copies
 
 
-def _counts(trace: RoutingTrace, row: int, tokens: slice) -> Int64[np.ndarray, " E"]:
-    """Assignments of each expert that computes something."""
-    experts, num_experts = trace.experts[row, tokens], trace.model.num_experts[row]
-    counts = np.bincount(experts[experts != NO_EXPERT], minlength=num_experts)
-    return counts[: num_experts - trace.model.zero_experts]
+def _judgements(trace: Counted, found: LayerCounts) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """The counts that a plan is made from and those that it is judged on, of the experts that compute something."""
+    computing = found.num_experts - trace.model.zero_experts
+    every = found.counts[0, :computing]
+    if not isinstance(trace, RoutingTrace):
+        return [(SAME, every, every)]
+    experts = trace.experts[found.row]
+    experts = experts[experts[:, 0] != NOT_RECORDED]
+    half = experts[: len(experts) // 2]
+    first = np.bincount(half[half >= 0], minlength=found.num_experts)[:computing]
+    return [(SAME, every, every), (HELD_OUT, first, every - first)]
 
 
 def _placements(counts: Int64[np.ndarray, " E"], devices: int, copies: int) -> dict[str, np.ndarray]:

@@ -8,12 +8,14 @@ from jaxtyping import Bool
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.chosen import chosen_experts
+from moeviz.metrics.recorded import of_tokens
 from moeviz.routing_trace import RoutingTrace
 
 SAME = ("layers", "num_experts", "top_k")  # facts of the model
 IDENTITY = ["sequence", "position", "token_id", "text"]  # of a token
 
 
+@of_tokens
 def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
     """How much of the final routing was already decided at an earlier checkpoint, layer by layer.
 
@@ -25,7 +27,8 @@ def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
     what these routers would share if the tokens of the two traces were matched at random: it is above chance if both
     favour the same experts.
 
-    One row per layer and choice; with one slot, only the first choice. Columns: layer int32 · choice str ("first
+    One row per layer and choice; with one slot, only the first choice, and without it if a trace does not say which
+    expert that is. Columns: layer int32 · choice str ("first
     choice", "all choices") · saturation, chance, load_chance float64 · tokens int64 (that have an expert in both; the
     others are left out, and without any all three are NaN). Raises `InvalidTrace` if the two traces differ in tokens,
     layers, number of experts or top-k.
@@ -34,7 +37,8 @@ def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
     """
     _check_same(trace, final)
     model, rows = trace.model, []
-    choices = {"all choices": model.top_k, "first choice": 1} if model.top_k > 1 else {"first choice": 1}
+    choices = {"all choices": model.top_k} if model.top_k > 1 else {}
+    choices |= {"first choice": 1} if trace.ordered and final.ordered else {}
     for earlier, later, layer, num_experts in zip(
         trace.experts, final.experts, model.layers, model.num_experts, strict=True
     ):

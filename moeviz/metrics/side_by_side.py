@@ -8,7 +8,8 @@ from jaxtyping import Float64
 
 from moeviz.errors import MissingField
 from moeviz.metrics.confidence import router_entropy
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import check_recorded
+from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
 OVER_TIME = "time step"  # a layer of this kind has the experts of the one before it
 
@@ -19,9 +20,9 @@ def work_side_by_side(traces: Mapping[str, RoutingTrace]) -> pd.DataFrame:
     Every token counts as 1, divided among its experts in proportion to their weights; that way, gates that send
     everything to all experts can be compared with those that choose one. Weights below 0 count as 0; a token without a
     positive weight counts for its first choice, and if a trace has no weights, the experts of a token count equally. A
-    token without an expert does not count. If layers are time steps, each token is taken at its last one. The shares of
-    a trace sum to 1; the uniform share is 1 / E. Entropy is the mean of H / ln E over tokens in the last layer: 0 if
-    the router is certain, 1 if it has no preference.
+    token without an expert does not count, nor does one that is not recorded. If layers are time steps, each token is
+    taken at its last one. The shares of a trace sum to 1; the uniform share is 1 / E. Entropy is the mean of H / ln E
+    over tokens in the last layer: 0 if the router is certain, 1 if it has no preference.
 
     One row per trace and expert, including unused ones. Columns: trace str · layer int32 (its last) · layer_kind str ·
     expert, num_experts int16 · share float64 · used float64 (mean number of experts per token) · entropy float64 (NaN
@@ -34,9 +35,11 @@ def work_side_by_side(traces: Mapping[str, RoutingTrace]) -> pd.DataFrame:
 
 def _of(name: str, trace: RoutingTrace) -> pd.DataFrame:
     at, num_experts = _ends(trace), trace.model.num_experts[-1]
-    experts = trace.experts[at, np.arange(len(at))]
-    parts = _parts(experts, None if trace.weights is None else trace.weights[at, np.arange(len(at))])
-    filled = experts != NO_EXPERT
+    check_recorded(trace.select(layers=trace.model.layers[-1:]))
+    token = np.flatnonzero(trace.experts[at, np.arange(len(at)), 0] != NOT_RECORDED)
+    experts = trace.experts[at[token], token]
+    parts = _parts(experts, None if trace.weights is None else trace.weights[at[token], token])
+    filled = experts >= 0
     work = np.bincount(experts[filled], weights=parts[filled], minlength=num_experts)
     columns = {
         "trace": pd.Series([name] * num_experts, dtype="str"),
@@ -56,13 +59,13 @@ def _ends(trace: RoutingTrace) -> np.ndarray:
     last = len(trace.model.layers) - 1
     if trace.model.layer_kind != OVER_TIME:
         return np.full(len(trace.tokens), last)
-    ends: np.ndarray = last - (trace.experts[::-1, :, 0] != NO_EXPERT).argmax(axis=0)
+    ends: np.ndarray = last - (trace.experts[::-1, :, 0] >= 0).argmax(axis=0)
     return ends
 
 
 def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarray, "T K"]:
     """What each slot of a token counts; those of a token that has an expert sum to 1."""
-    filled = experts != NO_EXPERT
+    filled = experts >= 0
     parts = filled.astype(np.float64) if weights is None else np.maximum(weights, 0).astype(np.float64)
     parts[:, 0] = np.where((parts.sum(axis=1) == 0) & filled[:, 0], 1, parts[:, 0])
     shares: np.ndarray = parts / np.maximum(parts.sum(axis=1, keepdims=True), np.finfo(float).tiny)

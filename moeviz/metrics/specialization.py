@@ -12,20 +12,22 @@ from jaxtyping import Int16, Int64
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.budget import check_cells
 from moeviz.metrics.divergence import divergences, entropy
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import counted_layers, of_each_layer
+from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 100
 MAX_LABELS = 100  # to compare in pairs
 
 
-def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
+def load_by_label(trace: Counted) -> pd.DataFrame:
     """How the tokens of each label are divided among the experts, layer by layer.
 
     `share` is a share of the label's assignments (filled slots) in the layer, so a label's shares sum to 1 and the
     uniform share is 1 / E. `share_of_tokens` is a share of the label's tokens, so it sums to k: OLMoE calls it domain
     specialization.
 
-    One row per layer, label and expert, including unused experts; labels in the order in which they first appear.
+    One row per layer, label and expert, including unused experts; labels in the order in which they first appear, and
+    only those that have tokens recorded at the layer.
     Columns: layer int32 (the model's own index) · label str · expert int16 · assignments int64 · share float64 (0 if
     the label has no assignment) · uniform float64 (1 / E) · share_of_tokens float64. Raises `MissingField` if the
     tokens have no labels.
@@ -33,25 +35,27 @@ def load_by_label(trace: RoutingTrace) -> pd.DataFrame:
     Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; Mixtral of Experts (arXiv 2401.04088),
     figure 7, draws the share of assignments.
     """
-    names, codes = trace.labels("Load by label")
-    check_cells("Load by label", trace.experts.size, labels=len(names), experts=sum(trace.model.num_experts))
-    tokens = np.bincount(codes, minlength=len(names))[:, None]
-    frames = []
-    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
-        counts = _counts(codes, len(names), experts, num_experts)
+    by_label, frames = trace.counts_by_label("Load by label"), []
+    budget = int(by_label.tokens.sum()) * trace.model.top_k
+    check_cells("Load by label", budget, labels=len(by_label.groups), experts=sum(trace.model.num_experts))
+    for found in counted_layers(trace, by_label):
+        some, num_experts = found.tokens > 0, found.num_experts
+        counts, tokens = found.counts[some], found.tokens[some, None]
+        names = np.array(by_label.groups, object)[some]
         columns = {
-            "layer": np.int32(layer),
-            "label": pd.Series(np.repeat(np.array(names, object), num_experts), dtype="str"),
+            "layer": np.int32(found.layer),
+            "label": pd.Series(np.repeat(names, num_experts), dtype="str"),
             "expert": np.tile(np.arange(num_experts, dtype=np.int16), len(names)),
             "assignments": counts.ravel(),
             "share": (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).ravel(),
             "uniform": 1 / num_experts,
-            "share_of_tokens": (counts / np.maximum(tokens, 1)).ravel(),
+            "share_of_tokens": (counts / tokens).ravel(),
         }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
+@of_each_layer
 def label_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert of an assignment tells about the label of its token, layer by layer.
 
@@ -85,16 +89,18 @@ def label_information(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32})
 
 
+@of_each_layer
 def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
     """How differently two labels are routed: 0 bits if both use the experts alike, 1 bit if they have none in common.
 
-    The Jensen-Shannon divergence in bits of the two labels' histograms of first choices (slot 0). `shuffled` is its
+    The Jensen-Shannon divergence in bits of the two labels' histograms of first choices. `shuffled` is its
     chance level: the mean over 100 shuffles (seed 0) of the labels among the texts of the trace, each text kept whole;
     NaN if each label has only one text.
 
     One row per layer and pair of labels, each pair once. Columns: layer int32 · label str · other str · divergence,
     shuffled float64 (bits; NaN if a label has no first choice in the layer). Raises `MissingField` if the tokens have
-    no labels, or only one, and `InvalidTrace` if there are more than 100 labels.
+    no labels, or only one, or if the trace does not say which experts are first choices, and `InvalidTrace` if there
+    are more than 100 labels.
 
     Source: Lin (1991), section IV, with the logarithm to base 2.
     """
@@ -113,8 +119,9 @@ def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
     most = max(trace.model.num_experts)
     check_cells("A comparison of labels", trace.experts.size, pairs_of_labels=len(first), experts=most)
     names, frames = np.array(texts.names, object), []
-    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
-        counts = texts.counts(experts[:, :1], num_experts)
+    choices = trace.first_choices("A comparison of labels")
+    for experts, layer, num_experts in zip(choices, trace.model.layers, trace.model.num_experts, strict=True):
+        counts = texts.counts(experts[:, None], num_experts)
         chance = [divergences(texts.by_label(counts[order]), first, second) for order in texts.shuffles]
         columns = {
             "layer": np.int32(layer),
@@ -158,7 +165,7 @@ def _counts(
     groups: np.ndarray, num_groups: int, experts: Int16[np.ndarray, "T K"], num_experts: int
 ) -> Int64[np.ndarray, "G E"]:
     """How often each group of tokens chose each expert."""
-    token, slot = np.nonzero(experts != NO_EXPERT)
+    token, slot = np.nonzero(experts >= 0)
     cells = groups[token] * num_experts + experts[token, slot]
     return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
 
@@ -174,7 +181,7 @@ def _information(counts: Int64[np.ndarray, "D E"]) -> float:
 
 
 def _maximum(counts: Int64[np.ndarray, "D E"], experts: Int16[np.ndarray, "T K"]) -> float:
-    filled = (experts != NO_EXPERT).sum(axis=1)
+    filled = (experts >= 0).sum(axis=1)
     if not filled.any():
         return np.nan
     labels = (counts.sum(axis=1) > 0).sum()

@@ -8,7 +8,8 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.budget import check_cells
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.metrics.recorded import of_tokens
+from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
 _SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
@@ -43,14 +44,16 @@ def token_columns(trace: RoutingTrace, repeats: int) -> pd.DataFrame:
     return who.iloc[token].reset_index(drop=True).assign(token=token)[["token", *who.columns]]
 
 
+@of_tokens
 def token_layer(trace: RoutingTrace) -> pd.DataFrame:
     """The first choice of every router for every token.
 
-    First means highest weight or, if a server gives only ids, the first that it names.
+    First means highest weight or, if a server gives only ids in that order, the first that it names.
 
     One row per token and layer. Columns: token int32 (row of `trace.tokens`) · sequence int32 · position int32 · text
     category · phase category · layer int32 · num_experts int16 (of that layer) · expert int16 (-1: the token got no
-    expert) · weight float32 (NaN if the trace has no weights).
+    expert; -2: the trace does not say) · weight float32 (NaN if the trace has no weights). Raises `MissingField` if the
+    trace does not say which expert a token's first choice was, or nothing at all.
 
     Source: Mixtral of Experts (arXiv 2401.04088), figure 8, colours text by first choice.
     """
@@ -59,18 +62,21 @@ def token_layer(trace: RoutingTrace) -> pd.DataFrame:
     return token_columns(trace, len(model.layers)).assign(
         layer=np.tile(np.asarray(model.layers, np.int32), tokens),
         num_experts=np.tile(np.asarray(model.num_experts, np.int16), tokens),
-        expert=trace.experts[..., 0].T.ravel(),
+        expert=trace.first_choices("Token by layer").T.ravel(),
         weight=weights,
     )
 
 
+@of_tokens
 def token_expert(trace: RoutingTrace) -> pd.DataFrame:
     """Which experts of one layer each token went to, and with which weight.
 
     One row per token and expert of the layer, including unused experts. Columns: token int32 (row of `trace.tokens`) ·
     sequence int32 · position int32 · text category · phase category · layer int32 · expert int16 · slot int16 (0 =
-    first choice, -1 = not chosen) · weight float32 (0 if not chosen; NaN in all rows if the trace has no weights).
-    Raises `InvalidTrace` if the trace has several layers: choose one with `trace.select(layers=[...])`.
+    first choice, -1 = not chosen, -2 = the trace does not say where this token went) · weight float32 (0 if not chosen;
+    NaN in all rows if the trace has no weights) · ordered bool (False: the slots are in no known order, and 0 is not
+    the first choice). Raises `InvalidTrace` if the trace has several layers: choose one with
+    `trace.select(layers=[...])`.
 
     Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1.
     """
@@ -83,7 +89,8 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
     shape = (len(trace.tokens), model.num_experts[0])
     check_cells("Token by expert", trace.experts.size, tokens=shape[0], experts=shape[1])
     slots, weights = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
-    token, slot = np.nonzero(trace.experts[0] != NO_EXPERT)
+    slots[~trace.recorded[0]] = NOT_RECORDED
+    token, slot = np.nonzero(trace.experts[0] >= 0)
     expert = trace.experts[0, token, slot]
     slots[token, expert] = slot
     weights[token, expert] = np.float32("nan") if trace.weights is None else trace.weights[0, token, slot]
@@ -91,21 +98,32 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
         weights[:] = np.nan
     experts = np.tile(np.arange(shape[1], dtype=np.int16), shape[0])
     return token_columns(trace, shape[1]).assign(
-        layer=np.int32(model.layers[0]), expert=experts, slot=slots.ravel(), weight=weights.ravel()
+        layer=np.int32(model.layers[0]),
+        expert=experts,
+        slot=slots.ravel(),
+        weight=weights.ravel(),
+        ordered=trace.ordered,
     )
 
 
+@of_tokens
 def token_routes(trace: RoutingTrace) -> pd.DataFrame:
     """The route of one token through all layers: the experts that each router chose for it.
 
-    One row per layer and filled slot. Columns: token int32 (0) · sequence int32 · position int32 · text category ·
-    phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 · weight float32 (NaN if the trace has
-    no weights). Raises `InvalidTrace` if the trace has several tokens: choose one with `trace.select(tokens=slice(i, i
-    + 1))`.
+    One row per layer and filled slot; a layer without any has one row. Columns: token int32 (0) · sequence int32 ·
+    position int32 · text category · phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 (-1:
+    the token got none; -2: the trace does not say) · weight float32 (NaN if the trace has no weights, or the row no
+    expert) · ordered bool (False: the slots are in no known order). Raises `InvalidTrace` if the trace has several
+    tokens: choose one with `trace.select(tokens=slice(i, i + 1))`.
 
     Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1.
     """
     if len(trace.tokens) != 1:
         raise InvalidTrace(f"A route is that of one token, and this trace has {len(trace.tokens)}. Choose one token.")
-    route = trace.assignments().drop(columns="token")
-    return pd.concat([token_columns(trace, len(route)), route], axis=1)
+    chosen = trace.assignments().drop(columns="token")
+    none = trace.experts[:, 0, 0]
+    without = pd.DataFrame({"layer": np.asarray(trace.model.layers, np.int32), "slot": np.int16(0), "expert": none})
+    without = without[none < 0].assign(weight=np.float32("nan"))
+    route = pd.concat([chosen, without]) if len(without) else chosen
+    route = route.sort_values(["layer", "slot"], kind="stable", ignore_index=True)
+    return pd.concat([token_columns(trace, len(route)), route], axis=1).assign(ordered=trace.ordered)

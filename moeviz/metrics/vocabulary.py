@@ -13,7 +13,8 @@ from jaxtyping import Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.budget import check_cells
-from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, RoutingTrace
+from moeviz.metrics.recorded import of_each_layer
+from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 AT_LEAST = 10  # occurrences of a token; OLMoE's table 8 leaves out the others too
 SHUFFLES = 20
@@ -31,6 +32,7 @@ _SPECIAL = re.compile(r"<[|｜].*[|｜]>|</?s>|<(pad|unk|bos|eos|mask)>|\[(CLS|S
 _PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
 
 
+@of_each_layer
 def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) -> pd.DataFrame:
     """The tokens most specific to each expert: those that are routed to it nearly whenever they occur.
 
@@ -41,8 +43,8 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
     One row per layer, expert and token: at most `most` tokens per expert, highest share first (ties: the more frequent
     token, then the one that came first); experts without such tokens have no row. Columns: layer int32 (the model's own
     index) · expert int16 · rank int16 (from 1) · token_id int32 (-1 if not known) · text str (of the id, exact; the
-    most frequent if it has several) · tokens int64 (N_xi) · occurrences int64 (N_x) · specialization float64 · chance
-    float64 (k / E). Raises `InvalidTrace` if no token occurs often enough.
+    most frequent if it has several) · tokens int64 (N_xi) · occurrences int64 (N_x, of tokens recorded at the layer) ·
+    specialization float64 · chance float64 (k / E). Raises `InvalidTrace` if no token occurs often enough.
 
     Source: OLMoE (arXiv 2409.02060), section 5.4, eq. 8, for input ids, and table 8, which lists each token under one
     expert.
@@ -70,6 +72,7 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
     return pd.concat(frames, ignore_index=True)
 
 
+@of_each_layer
 def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
     """How strongly each token of a layer keeps to one expert: the mean over the vocabulary, and what luck would give.
 
@@ -98,6 +101,7 @@ def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.Dat
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32, "token_ids": np.int64})
 
 
+@of_each_layer
 def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
     """How strongly the tokens of each expert keep to it.
 
@@ -185,17 +189,18 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
 
 def _chance(experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
     """k / E, with k the slots that a token has filled on average."""
-    return float((experts != NO_EXPERT).sum()) / max(len(experts), 1) / num_experts
+    return float((experts >= 0).sum()) / max(len(experts), 1) / num_experts
 
 
 def _counts(
     groups: Int64[np.ndarray, " T"], num_groups: int, experts: Int16[np.ndarray, "T K"], num_experts: int
 ) -> Int64[np.ndarray, "G E"]:
-    token, slot = np.nonzero((experts != NO_EXPERT) & (groups >= 0)[:, None])
+    token, slot = np.nonzero((experts >= 0) & (groups >= 0)[:, None])
     cells = groups[token] * num_experts + experts[token, slot]
     return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
 
 
+@of_each_layer
 def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
     """How the tokens of each kind of text (words, digits, spaces …) are divided among the experts, layer by layer.
 

@@ -41,8 +41,11 @@ def facts(trace: RoutingTrace) -> dict[str, str]:
         "tokens": f"{len(tokens):,}"
         + (f", {generated:,} of them generated" if generated else "")
         + (f", in {texts:,} texts" if texts > 1 else ""),
+        "generation": model.decoding,
+        "not recorded": _not_recorded(trace),
         f"MoE {layer_word(model)}s": _layers(model),
         "experts": f"top-{model.top_k} of {_span(model.num_experts)}",
+        "order of a token's experts": "" if trace.ordered else "not known",
         "score function": model.score_function,
         "parameters": _parameters(model),
         "fields": ", ".join(fields),
@@ -69,6 +72,15 @@ def safe(text: str, most: int = CELL) -> str:
     """A stranger's text as text of a page: escaped, what would vanish or reorder made visible, and not endless."""
     left_out = f"… ({len(text):,} characters)" if len(text) > most else ""
     return escape(visible(text[:most])) + left_out
+
+
+def _not_recorded(trace: RoutingTrace) -> str:
+    missing = ~trace.recorded
+    tokens, everywhere = int(missing.any(axis=0).sum()), int(missing.all(axis=0).sum())
+    if not tokens:
+        return ""
+    where = "at every layer" if tokens == everywhere else "at some layers or at all"
+    return f"the experts of {tokens:,} token{'s' * (tokens > 1)}, {where}"
 
 
 def layer_word(model: ModelInfo) -> str:

@@ -7,6 +7,7 @@ Token texts, names and labels are a stranger's: in it they are escaped text.
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
 import pandas as pd
 
 from moeviz.charts import TOPICS, theme
@@ -16,7 +17,7 @@ from moeviz.report.notebook import caution, facts_table, safe
 from moeviz.report.pictures import check_installed, picture
 from moeviz.report.plots import Choices, about, choices, part_of, with_data_inside
 from moeviz.report.style import TOKEN_COLOURS, sheet
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 MAX_ROWS = 200  # of a table of numbers
 MAX_TOKENS = 2_000  # of the text
@@ -61,29 +62,49 @@ def _contents() -> str:
 
 
 def _text(trace: RoutingTrace, layer: int) -> str:
-    """The tokens, each in the colour of its first-choice expert, with that expert's id."""
+    """The tokens, each in the colour of its first-choice expert, with that expert's id; or with the ids of all."""
     at, shown = trace.model.layers.index(layer), min(len(trace.tokens), MAX_TOKENS)
-    experts = trace.experts[at, :shown, 0].tolist()
-    colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, :shown, 0]))
+    experts = trace.experts[at, :shown]
+    colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(experts[:, 0])) if trace.ordered else []
     rows = trace.tokens.iloc[:shown]
     several = trace.tokens["sequence"].nunique() > 1
     pieces: list[str] = []
     before: tuple[int | None, str] = (None, "")
-    for expert, text, sequence, phase in zip(experts, rows["text"], rows["sequence"], rows["phase"], strict=True):
+    for chosen, text, sequence, phase in zip(experts, rows["text"], rows["sequence"], rows["phase"], strict=True):
         if several and sequence != before[0]:
             pieces.append(f"{'<br>' if pieces else ''}<i>text {sequence + 1}</i>")
         if phase == "generated" and (sequence, phase) != before:
             pieces.append("<i>generated</i>")
         before = (sequence, phase)
-        pieces.append(_token(text, expert, colours, phase))
+        pieces.append(_token(text, chosen, colours, phase))
     left_out = len(trace.tokens) - shown
     more = f"<p>{left_out:,} more tokens are not shown here.</p>" if left_out else ""
     return (
         "<section><h2>Text</h2>"
-        f"<p>Each token in the colour of its first-choice expert in layer {layer}, whose id is the small number"
-        f"{_grey(trace, at)}. Dots under a token: it was generated. ␣ is a space, ⏎ a line break.</p>"
+        f"<p>{_legend(trace, at)}{_without_expert(experts)} Dots under a token: it was generated. ␣ is a space, ⏎ a "
+        "line break.</p>"
         f'<div class="text">{"".join(pieces)}</div>{more}</section>'
     )
+
+
+def _legend(trace: RoutingTrace, at: int) -> str:
+    layer = trace.model.layers[at]
+    if not trace.ordered:
+        return (
+            f"The small numbers are the ids of each token's experts in layer {layer}. Tokens have no colours, since "
+            "this trace does not say which expert was a token's first choice."
+        )
+    return (
+        f"Each token in the colour of its first-choice expert in layer {layer}, whose id is the small number"
+        f"{_grey(trace, at)}."
+    )
+
+
+def _without_expert(experts: np.ndarray) -> str:
+    """What the marks of tokens without an expert mean, as far as they occur."""
+    dropped = " – is a token without an expert." if (experts[:, 0] == NO_EXPERT).any() else ""
+    missing = " ? is one whose experts are not recorded." if (experts[:, 0] == NOT_RECORDED).any() else ""
+    return dropped + missing
 
 
 def _grey(trace: RoutingTrace, at: int) -> str:
@@ -91,10 +112,14 @@ def _grey(trace: RoutingTrace, at: int) -> str:
     return f"; the {theme.FOCUS} most frequent here have colours, the others are grey" if many else ""
 
 
-def _token(text: str, expert: int, colours: Sequence[str], phase: str) -> str:
-    colour = "" if expert == NO_EXPERT else f"c{TOKEN_COLOURS.index(colours[expert])}"
+def _token(text: str, experts: np.ndarray, colours: Sequence[str], phase: str) -> str:
+    """`colours` has one entry per expert, or none; then all ids are given."""
+    first = int(experts[0])
+    colour = f"c{TOKEN_COLOURS.index(colours[first])}" if colours and first >= 0 else ""
+    colour = "missing" if first == NOT_RECORDED else colour
     names = " ".join(filter(None, (colour, phase if phase == "generated" else "")))
-    number = "–" if expert == NO_EXPERT else expert
+    ids = ", ".join(map(str, experts[experts >= 0][: 1 if colours else None]))
+    number = ids or ("?" if first == NOT_RECORDED else "–")
     after = "<br>" if "\n" in text else ""
     return f'<span class="{names}">{safe(text, TOKEN)}<sub>{number}</sub></span>{after}'
 

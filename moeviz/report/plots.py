@@ -1,5 +1,7 @@
 """Charts of a trace in a notebook, one method per topic: `trace.plot.load()`, `trace.plot.tokens(token=3)`.
 
+The same for counts alone: `counts.plot.load()`; a chart that needs more says so.
+
 The topics and their charts are those of `moeviz.charts.TOPICS`, each by its lower-case word.
 
     >>> from moeviz.samples import sample_trace
@@ -20,8 +22,10 @@ import pandas as pd
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
+from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.recorded import COUNTS_ALONE
 from moeviz.metrics.tokens import visible
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted
 
 WIDTH = 640  # pixels: pictures under each other cannot be as wide as their page
 LINE = 105  # characters of a line as wide as that
@@ -40,9 +44,9 @@ class Choices:
 
 
 class Plots:
-    """The pictures of one trace: `dir` lists the topics, and calling one draws it. See `plot` for the arguments."""
+    """The pictures of one trace, or of counts: `dir` lists the topics, and calling one draws it, as `plot` says."""
 
-    def __init__(self, trace: RoutingTrace) -> None:
+    def __init__(self, trace: Counted) -> None:
         self._trace = trace
 
     def __getattr__(self, topic: str) -> Callable[..., alt.VConcatChart]:
@@ -61,7 +65,7 @@ class Plots:
 
 
 def plot(
-    trace: RoutingTrace,
+    trace: Counted,
     topic: str,
     layer: int | None = None,
     layers: Sequence[int] | None = None,
@@ -95,7 +99,7 @@ def plot(
     return whole
 
 
-def choices(trace: RoutingTrace, layer: int | None, layers: Sequence[int] | None, token: int | None) -> Choices:
+def choices(trace: Counted, layer: int | None, layers: Sequence[int] | None, token: int | None) -> Choices:
     """What was asked for, checked, and the defaults for what was not. Raises `InvalidTrace`."""
     has = trace.model.layers
     pair = tuple(sorted({has[0], has[-1]} if layers is None else layers))
@@ -104,12 +108,14 @@ def choices(trace: RoutingTrace, layer: int | None, layers: Sequence[int] | None
     one = has[len(has) // 2] if layer is None else layer
     if missing := {one, *pair} - set(has):
         raise InvalidTrace(f"{trace.model.name!r} has no MoE layer {min(missing)}. Choose one of {has}.")
-    if token is not None and not 0 <= token < len(trace.tokens):
+    if isinstance(trace, ExpertCounts):
+        token = None
+    elif token is not None and not 0 <= token < len(trace.tokens):
         raise InvalidTrace(f"Got token={token}. A token is a row of trace.tokens, from 0 to {len(trace.tokens) - 1}.")
     return Choices(one, pair, token)
 
 
-def part_of(trace: RoutingTrace, chart: Chart, chosen: Choices) -> RoutingTrace:
+def part_of(trace: Counted, chart: Chart, chosen: Choices) -> Counted:
     """The layers and tokens that a chart is about. Raises `MissingField` if there are too few, or none."""
     if chart.layers == "two" and len(chosen.layers) != 2:
         raise MissingField(
@@ -117,6 +123,10 @@ def part_of(trace: RoutingTrace, chart: Chart, chosen: Choices) -> RoutingTrace:
         )
     if chart.layers != "all":
         trace = trace.select(layers=[chosen.layer] if chart.layers == "one" else chosen.layers)
+    if isinstance(trace, ExpertCounts):
+        if chart.tokens != "all":
+            raise MissingField(COUNTS_ALONE)
+        return trace
     if chart.tokens == "one":
         if chosen.token is None:
             raise MissingField(f"This is about one token. Give token=…, a row from 0 to {len(trace.tokens) - 1}.")
@@ -124,7 +134,7 @@ def part_of(trace: RoutingTrace, chart: Chart, chosen: Choices) -> RoutingTrace:
     return trace.select(tokens=slice(0, theme.MAX_TOKENS)) if chart.tokens == "window" else trace
 
 
-def about(trace: RoutingTrace, chart: Chart, chosen: Choices) -> str:
+def about(trace: Counted, chart: Chart, chosen: Choices) -> str:
     """Which part of the trace a chart shows, in short sentences; empty if it shows all of it."""
     said = {"all": "", "one": f"Layer {chosen.layer}. ", "two": f"Layers {' and '.join(map(str, chosen.layers))}. "}
     words = said[chart.layers]
@@ -135,7 +145,7 @@ def about(trace: RoutingTrace, chart: Chart, chosen: Choices) -> str:
     return words
 
 
-def drawn(chart: Chart, trace: RoutingTrace, chosen: Choices) -> alt.Chart | alt.LayerChart:
+def drawn(chart: Chart, trace: Counted, chosen: Choices) -> alt.Chart | alt.LayerChart:
     """A chart's picture of its part of the trace, with its data inside."""
     return with_data_inside(chart.draw(chart.measure(part_of(trace, chart, chosen))))
 

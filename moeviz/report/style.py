@@ -33,6 +33,7 @@ th, td { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: top; un
 .text { direction: ltr; font: .92rem/2.1 ui-monospace, monospace }
 .text span { display: inline-block; max-width: 100%; padding: 0 3px; margin: 1px; border-radius: 4px; line-height: 1.4;
   unicode-bidi: isolate; white-space: pre-wrap; vertical-align: bottom; border-bottom: 2px solid transparent }
+.text .missing { background: repeating-linear-gradient(135deg, var(--line) 0 1px, transparent 1px 5px) }
 .text .generated { border-bottom: 2px dotted CanvasText }
 .text i { margin: 0 .4rem; padding-left: .4rem; border-left: 3px solid ACCENT; font: .8rem system-ui, sans-serif }
 sub { margin-left: 3px; font-size: .68em }

@@ -63,6 +63,10 @@ function choices(token, layer) {
   return all.filter(({ expert }) => expert >= 0);
 }
 
+function missing(token, layer) { // -2: the source does not say; -1: no expert
+  return data.experts[layer][token][0] === -2;
+}
+
 function paint(element, colour) {
   element.style.background = colour ?? "";
   element.style.color = colour ? ink(colour) : "";
@@ -83,7 +87,7 @@ function sentence({ token, layer }) { // as nodes
     nodes.push(paint(make("span", "chip", `expert ${expert}`), data.colours[layer][expert]));
     nodes.push(weight === null ? " " : ` ${slot ? "" : "weight "}${weight.toFixed(3)} `);
   });
-  return [...nodes, chosen.length ? "" : "no expert ", phase === "generated" ? "· generated" : ""];
+  return [...nodes, chosen.length ? "" : missing(token, layer) ? "not recorded " : "no expert ", phase === "generated" ? "· generated" : ""];
 }
 
 // ---- choosing ----
@@ -146,7 +150,8 @@ function showLayer(layer) {
   bar.replaceChildren(steps(layer), legend(layer));
   pieces.forEach((made, i) => {
     const [first] = choices(i, layer);
-    paint(made, first && data.colours[layer][first.expert]).lastChild.textContent = first ? first.expert : "–";
+    paint(made, first && data.colours[layer][first.expert]).lastChild.textContent = first ? first.expert : missing(i, layer) ? "?" : "–";
+    made.classList.toggle("missing", missing(i, layer));
   });
 }
 

@@ -20,6 +20,7 @@ import altair as alt
 from moeviz.charts import theme
 from moeviz.charts.linked_grid import LINKED, map_height
 from moeviz.errors import MoevizError
+from moeviz.metrics.recorded import check_recorded
 from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
 from moeviz.report.notebook import caution, layer_word, safe
 from moeviz.report.plots import with_data_inside
@@ -82,6 +83,8 @@ def _check(trace: RoutingTrace) -> None:
     most = max(1, min(theme.MAX_TOKENS, MAX_CELLS // layers))
     if not tokens:
         raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
+    check_recorded(trace)
+    trace.first_choices("A view")
     if tokens > most:
         raise MoevizError(
             f"A view shows {most} tokens at most where a model has {layers} MoE layers, and this trace has {tokens:,}. "
@@ -108,12 +111,16 @@ def _page(trace: RoutingTrace) -> str:
         f"<title>Routing of {name}</title><style>{_file('view.css')}</style></head><body>",
         f"<header><h1>{name}</h1> <span>{safe(_facts(trace))}</span>{caution(trace)}</header>",
         f'<main aria-busy="true"><p class="waiting">{TOO_OLD}</p></main>',
-        f"<footer>{LINKED.reading}</footer>",
+        f"<footer>{LINKED.reading}{_missing(trace)}</footer>",
         f'<script type="text/plain" id="vega">{_vega()}</script>',
         f'<script type="text/plain" id="data">{_packed(json.dumps(_data(trace)))}</script>',
         f'<script type="module">{_file("view.js")}</script></body></html>\n',
     ]
     return "\n".join(parts)
+
+
+def _missing(trace: RoutingTrace) -> str:
+    return "" if trace.recorded.all() else " Pale cells, and hatched tokens with a ?, are not recorded."
 
 
 def _facts(trace: RoutingTrace) -> str:
@@ -130,9 +137,9 @@ def _number(count: int, what: str) -> str:
 
 
 def _data(trace: RoutingTrace) -> dict[str, Any]:
-    """What `view.js` knows of the trace. Layers and tokens go by their places; -1 is no expert."""
+    """What `view.js` knows of the trace. Layers and tokens go by their places; -1 is no expert, -2 not recorded."""
     model, weights = trace.model, trace.weights
-    first = trace.experts[..., 0]
+    first = trace.first_choices("A view")
     focus = [theme.focus(experts) for experts in first]
     return {
         "chart": _chart(trace),

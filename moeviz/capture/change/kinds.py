@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from moeviz.errors import CaptureError
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.routing_trace import RoutingTrace
 
 Choice = tuple[Tensor, Tensor]  # weights (T, K), experts (T, K)
 Experts = Mapping[int, Sequence[int]]  # expert ids by the model's own index of the layer
@@ -161,6 +161,11 @@ class Replay:
                 f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, and the same layers "
                 f"and experts as the model that runs: {dict(layers)}."
             )
+        if not self.trace.recorded.all():
+            raise CaptureError(
+                f"The trace to replay does not say where {int((~self.trace.recorded).any(axis=0).sum())} of its tokens "
+                "went. It needs the experts of every token at every layer."
+            )
         if not np.array_equal(self.trace.tokens["token_id"], token_ids):
             raise CaptureError(
                 f"The trace to replay is of {len(self.trace.tokens)} other tokens than the {len(token_ids)} of the "
@@ -169,7 +174,7 @@ class Replay:
 
     def change(self, decision: Decision) -> Choice:
         """The trace's choice; in the router's own order of slots where both chose the same."""
-        experts = np.where(self.trace.experts == NO_EXPERT, 0, self.trace.experts)[decision.index]
+        experts = np.where(self.trace.experts < 0, 0, self.trace.experts)[decision.index]
         weights = torch.from_numpy(self.trace.need("weights", "Replay")[decision.index]).to(decision.weights)
         experts = torch.from_numpy(experts).to(decision.experts)
         own_weights, own = decision.weights[decision.kept], decision.experts[decision.kept]

@@ -22,7 +22,8 @@ from moeviz.capture.record.listen import listen
 from moeviz.capture.record.private_names import own_forward, with_forward
 from moeviz.capture.record.probe import Probed, router_inputs
 from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.decoding import Decoding, Sampling, decode
+from moeviz.capture.run.generate import decode
+from moeviz.capture.run.plan import PROMPTS_ALONE
 from moeviz.capture.run.prompts import Run, prepare
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
@@ -121,7 +122,7 @@ def _rounded(weights: Tensor) -> Tensor:
 
 def _trace(run: Run, name: str) -> RoutingTrace:
     with listen(run.model, keep_logits=True) as recording:
-        written = decode(run.model, run.batch, 0, Sampling(), Decoding())
+        written = decode(run.model, run.batch, PROMPTS_ALONE)
     return assemble(recording, replace(run, info=replace(run.info, dtype=name)), written)
 
 

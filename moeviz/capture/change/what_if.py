@@ -17,7 +17,7 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import listen
 from moeviz.capture.record.probe import Probed
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.routing_trace import RoutingTrace
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -102,7 +102,7 @@ def _shares(trace: RoutingTrace) -> list[tuple[int, int, float]]:
     """(layer, expert, its share of the layer's assignments)."""
     shares = []
     for layer, count, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
-        loads = np.bincount(experts[experts != NO_EXPERT], minlength=count)
+        loads = np.bincount(experts[experts >= 0], minlength=count)
         shares += [(layer, expert, float(load)) for expert, load in enumerate(loads / max(loads.sum(), 1))]
     return shares
 

@@ -3,20 +3,24 @@
 Only safetensors weights are read, and code that comes with a checkpoint is never run.
 """
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.declared import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
-from moeviz.errors import CaptureError, ModelNotFound
+from moeviz.errors import ModelNotFound
 from moeviz.model_info import ModelInfo
+from moeviz.names import is_text, quoted, why_no_file
 
+log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
 
 
@@ -55,37 +59,33 @@ def load_model(
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
     dtype        default: float32 for the embedded model, else what the checkpoint says.
 
-    Raises ------ ModelNotFound: there is no model there. CaptureError: a dense model, or one that moeviz cannot record;
-    known from its config, before any weights are loaded.
+    Raises
+    ------
+    ModelNotFound: there is no model there, its files are damaged, or its checkpoint lacks weights of the model.
+    CaptureError: a dense model, or one that moeviz cannot record; known from its config, before any weights are loaded.
+
+    Weights of the checkpoint for which the model has no place are named in `info.caution`, and so in every trace.
     """
     source = model_source(name)
     config = _config(name, source, revision)
-    find_routers(_on_meta(name, config))
+    find_routers(empty_model(config, name))
     if dtype is None:
         dtype = torch.float32 if name == EMBEDDED else "auto"
     if device_map is None and torch.cuda.is_available():
         device_map = "auto"
-    where = {"revision": revision} if revision else {}
-    try:
-        model = auto_class(config).from_pretrained(
-            source, config=config, dtype=dtype, device_map=device_map, use_safetensors=True, **where, **SAFE
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, **where, **SAFE)
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(f"The model {name!r} has a config, but it did not load: {_first_line(error)}") from error
-    return LoadedModel(model.eval(), tokenizer, describe(model, name, getattr(config, "_commit_hash", None)))
+    model, caution = _weights(name, source, config, revision, dtype=dtype, device_map=device_map)
+    tokenizer = _tokenizer(name, source, revision)
+    info = replace(describe(model, name, getattr(config, "_commit_hash", None)), caution=caution)
+    return LoadedModel(model, tokenizer, info)
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
     """What a model's config alone says about it: layers, experts, parameters. No weights are loaded.
 
-    Well-known models (`known_models.py`) need no network, unless a revision is asked for.
+    Well-known models (`known_models.py`) need no network, unless a revision is asked for. Raises what `load_model`
+    raises before it loads weights.
     """
-    config = model_config(name, revision)
-    try:
-        return parameters_of_config(config, name)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CaptureError(f"The config of {name!r} does not build a model: {_first_line(error)}") from error
+    return parameters_of_config(model_config(name, revision), name)
 
 
 def model_config(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -99,14 +99,21 @@ def model_source(name: str) -> str:
     """Where transformers finds the model of this name: a folder on this machine, or a hub id as it is."""
     if name == EMBEDDED:
         return str(embedded_path())
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return str(folder)
-    if folder.is_dir():
-        raise ModelNotFound(f"The folder {name!r} contains no config.json. Give the folder that save_pretrained wrote.")
+    _check_name(name)
+    folder = _folder(name)
+    try:
+        if (folder / "config.json").is_file():
+            return str(folder)
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise ModelNotFound(f"The folder {quoted(name)} cannot be opened: {error.strerror}.") from error
+    if is_folder:
+        raise ModelNotFound(
+            f"The folder {quoted(name)} contains no config.json. Give the folder that save_pretrained wrote."
+        )
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name or not name.strip():
         raise ModelNotFound(
-            f"There is no model at {name!r}. Give the folder of a transformers checkpoint, a hub id such as "
+            f"There is no model at {quoted(name)}. Give the folder of a transformers checkpoint, a hub id such as "
             f"'allenai/OLMoE-1B-7B-0924', or {EMBEDDED!r} for the model that ships with moeviz."
         )
     return name
@@ -117,28 +124,63 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            source, **({"revision": revision} if revision else {}), **SAFE
-        )
-        return config
-    except (OSError, ValueError, KeyError) as error:
+def _check_name(name: str) -> None:
+    if why := why_no_file(name):
+        raise ModelNotFound(f"There is no model at {quoted(name)}: the name {why}.")
+    if not is_text(name):
         raise ModelNotFound(
-            f"{name!r} is neither a local folder with a transformers model nor a model that the hub gives us: "
-            f"{_first_line(error)}"
-        ) from error
+            f"The name {quoted(name)} is not text in UTF-8, and transformers opens no folder of such a name. Rename it."
+        )
 
 
-def _on_meta(name: str, config: PreTrainedConfig) -> PreTrainedModel:
+def _folder(name: str) -> Path:
     try:
-        return empty_model(config)
-    except ValueError as error:
-        raise CaptureError(
-            f"{name!r} is a {config.model_type} model, and transformers has no text-generating form of it: "
-            f"{_first_line(error)}"
-        ) from error
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ModelNotFound(f"There is no model at {quoted(name)}: {error}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
+    says = f"{quoted(name)} is neither a local folder with a transformers model nor a model that the hub gives us"
+    if Path(source).is_dir():
+        says = f"The config.json of {quoted(name)} is not one that transformers reads"
+    with reading(says):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, **_at(revision), **SAFE)
+    return config
+
+
+def _weights(
+    name: str, source: str, config: PreTrainedConfig, revision: str | None, **how: Any
+) -> tuple[PreTrainedModel, str]:
+    """The model with its weights, all of them from the checkpoint, and what to know before trusting it."""
+    with reading(f"The model {quoted(name)} has a config, but it did not load"):
+        model, loading = auto_class(config).from_pretrained(
+            source,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else the error names none of them
+            **how,
+            **_at(revision),
+            **SAFE,
+        )
+    check_weights(name, loading)
+    if caution := caution_of(loading, config):
+        log.warning("%s", caution)
+    return model.eval(), caution
+
+
+def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokenizerBase:
+    with reading(f"The tokenizer of {quoted(name)} did not load"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_at(revision), **SAFE)
+    # Where there are no files, transformers makes one of special tokens alone (T5's knows the space too).
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:
+        raise ModelNotFound(
+            f"The model {quoted(name)} comes without a tokenizer: no files in it say how text becomes tokens. Save its "
+            "tokenizer beside it (save_pretrained)."
+        )
+    return tokenizer
+
+
+def _at(revision: str | None) -> dict[str, str]:
+    return {"revision": revision} if revision else {}

@@ -11,8 +11,11 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
+from moeviz.capture.models.checkpoint import reading
 from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.errors import CaptureError
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
+from moeviz.names import quoted
 
 # The first pattern found in a parameter's path says what it does. Routers and routed experts are known by their
 # modules, and come before these.
@@ -62,11 +65,16 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model that `config` describes, on the meta device: every shape, no memory."""
-    with init_empty_weights(include_buffers=False), torch.device("meta"):
-        model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False)
-    model.tie_weights()  # moving to the meta device takes shared matrices apart
+def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrainedModel:
+    """The model that `config` describes, on the meta device: every shape, no memory.
+
+    Raises `CaptureError`, with the model's `name`, for a config that makes no sense or that is of no such model.
+    """
+    what = f"{quoted(name or config.model_type)} is a {config.model_type} model"
+    with reading(f"{what}, and transformers builds no text-generating model from its config", CaptureError):
+        with init_empty_weights(include_buffers=False), torch.device("meta"):
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False)
+        model.tie_weights()  # moving to the meta device takes shared matrices apart
     return model
 
 
@@ -82,8 +90,8 @@ def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> M
     """
     name = name or config.model_type
     if config.model_type not in ONE_MODULE_AN_EXPERT:
-        return whole(empty_model(config), name)
-    few, one_more = (whole(empty_model(_with_experts(config, n)), name) for n in (FEW, FEW + 1))
+        return whole(empty_model(config, name), name)
+    few, one_more = (whole(empty_model(_with_experts(config, n), name), name) for n in (FEW, FEW + 1))
     assert few.parameters is not None  # `whole` counts them
     parts = {part: getattr(few.parameters, part) for part in PARTS}
     added = {part: getattr(one_more.parameters, part) - count for part, count in parts.items()}

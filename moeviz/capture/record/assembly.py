@@ -34,8 +34,8 @@ class Sequences:
 
 def assemble(recording: Recording, run: Run, written: Written) -> RoutingTrace:
     """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other."""
-    recording = unrolled(recording)
     recording.check()
+    recording = unrolled(recording)
     met = _sequences(run, recording.site, written)
     where = _places(recording.read, met)[met.kept]
     experts = pad([part[where] for part in recording.rows("experts")], NO_EXPERT)
@@ -109,15 +109,16 @@ def _tokens(run: Run, met: Sequences):
 
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
     """What the recording tells of the model, beside what was known of it before it ran."""
+    of_routers = sorted({router.odd.caution for router in recording.routers if router.odd} - {""})
+    if of_routers:
+        log.warning("%s", " ".join(of_routers))
     heard = {
         "top_k": slots,
         "num_experts": tuple(heard.num_experts for heard in recording.heard),
         "score_function": score_function(recording.logit_samples()),
         "recorded_by": recording.by,
-        "caution": " ".join(sorted({router.odd.caution for router in recording.routers if router.odd} - {""})),
+        "caution": " ".join([info.caution] * bool(info.caution) + of_routers),
     }
-    if heard["caution"]:
-        log.warning("%s", heard["caution"])
     if is_unrolled(recording.routers):  # the parameters of a layer would count once a pass
         layers = tuple(router.layer for router in recording.routers)
         heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}

@@ -9,18 +9,21 @@ that returns. All is as before when the block ends.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moeviz.capture.record import our_experts, routing_ops
+from moeviz.capture.record.forwards import Forwards, check_nobody_is_later, reading
 from moeviz.capture.record.listen import Heard, Recording, answers
 from moeviz.capture.record.locks import alone
-from moeviz.capture.record.private_names import own_forward, registered_experts, with_experts, with_forward
-from moeviz.capture.record.probe import Probe, Probed, check_first_rows, probe, router_inputs
+from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
+from moeviz.capture.record.probe import Differs, Probe, Probed, check_first_rows, probe, router_inputs
 from moeviz.capture.routers.odd_routers import Answer
+from moeviz.errors import CaptureError
 
 log = logging.getLogger("moeviz.capture")
 
@@ -30,11 +33,24 @@ class Rows:
     """The record of one router, filled from the first row on; the last row is a spare. R rows."""
 
     probed: Probed
+    index: int  # of the router
+    forwards: Forwards  # of the model, the same for all routers
     experts: Tensor  # (R + 1, K) int16
     weights: Tensor  # (R + 1, K), in the router's dtype
     logits: Tensor | None  # (R + 1, E)
     cursor: Tensor  # (1,) int64
     logits_cursor: Tensor  # (1,) int64
+    given: list[int] = field(default_factory=list)  # how many rows each call had; none of calls in a compiled graph
+
+    def begins(self) -> bool:
+        """Whether a call is of a forward that is recorded; one that a graph is being made of is."""
+        return torch.compiler.is_compiling() or self.forwards.running()
+
+    def ended(self, rows: int) -> None:
+        """Note a call that was recorded."""
+        if not torch.compiler.is_compiling():
+            self.forwards.calls.append(self.index)
+            self.given.append(rows)
 
 
 @contextmanager
@@ -42,6 +58,9 @@ def fused(
     model: PreTrainedModel, tokens: int, keep_logits: bool = True, site: str | None = None
 ) -> Iterator[tuple[Rows, ...]]:
     """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
+
+    Other threads may run the model meanwhile: what they get is what it gives, and none of it is recorded. A graph that
+    torch.compile makes inside the block records whichever thread runs it, so run it in one.
 
     Raises `CaptureError` for a model without routers, one whose layers run in a loop, or one that is being recorded
     already.
@@ -57,10 +76,13 @@ def fused(
 def fusing(model: PreTrainedModel, found: Probe, tokens: int, keep_logits: bool = True) -> Iterator[tuple[Rows, ...]]:
     """The same for who has probed the model, and sees to it that nobody else records it.
 
-    Inside the block a router whose first rows are not decided as it decides raises `Differs`.
+    Inside the block a router whose first rows are not decided as it decides raises `Differs`, and so does one with a
+    forward hook of somebody else's: it runs after the record is written, and may change the decision.
     """
-    record = tuple(_rows(probed, tokens, keep_logits) for probed in found.routers)
+    forwards = Forwards()
+    record = tuple(_rows(probed, i, forwards, tokens, keep_logits) for i, probed in enumerate(found.routers))
     with ExitStack() as stack:
+        stack.enter_context(reading(model, found.routers[0].router.site, forwards, in_graphs=True))
         for rows in record:
             stack.enter_context(_recording(rows))
         stack.enter_context(_our_experts(model, found))
@@ -94,24 +116,21 @@ def tell(found: Probe) -> None:
 def _recording(rows: Rows) -> AbstractContextManager[None]:
     """The router decides our way, or its own, and what it decides is kept."""
     router = rows.probed.router
-    if rows.probed.trouble and router.odd:
+    if rows.probed.trouble:
         return answers(router, _keep(rows))
-    own_way = rows.probed.trouble is not None
-    return with_forward(router.module, _observed(rows) if own_way else _routing(rows.probed, rows))
+    return with_forward(router.module, _routing(rows.probed, rows))
 
 
 @contextmanager
 def _our_experts(model: PreTrainedModel, found: Probe) -> Iterator[None]:
     """Experts in transformers' registry run our way, which on a CPU is faster; their own where that is another."""
-    same = not found.experts_trouble
-    configs = {id(experts.config): experts.config for experts in registered_experts(model) if same}
     with ExitStack() as stack:
-        for config in configs.values():
-            stack.enter_context(with_experts(config, our_experts.NAME))
+        for experts in [] if found.experts_trouble else registered_experts(model):
+            stack.enter_context(with_forward(experts, partial(our_experts.experts_forward, experts)))
         yield
 
 
-def _rows(probed: Probed, tokens: int, keep_logits: bool) -> Rows:
+def _rows(probed: Probed, index: int, forwards: Forwards, tokens: int, keep_logits: bool) -> Rows:
     logits, weights, experts = probed.sample
     device = torch.device("cpu") if weights.device.type == "meta" else weights.device
     keep_logits = keep_logits and logits is not None
@@ -120,7 +139,8 @@ def _rows(probed: Probed, tokens: int, keep_logits: bool) -> Rows:
         return torch.zeros(tokens + 1, like.shape[-1], dtype=dtype or like.dtype, device=device)
 
     cursors = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
-    return Rows(probed, zeros(experts, torch.int16), zeros(weights), zeros(logits) if keep_logits else None, *cursors)
+    parts = zeros(experts, torch.int16), zeros(weights), zeros(logits) if keep_logits else None
+    return Rows(probed, index, forwards, *parts, *cursors)
 
 
 def _routing(probed: Probed, rows: Rows | None = None) -> Callable[..., tuple]:
@@ -130,9 +150,14 @@ def _routing(probed: Probed, rows: Rows | None = None) -> Callable[..., tuple]:
     numbers = [getattr(gating, name) for name in routing_ops.GATING]
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not torch.compiler.is_compiling() and unchecked:
-            unchecked.clear()
-            check_first_rows(probed, own, args, kwargs)
+        if rows is not None and not rows.begins():
+            return own(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            if rows is not None and router._forward_hooks:
+                _check_hooks(router)
+            if unchecked:
+                unchecked.clear()
+                check_first_rows(probed, own, args, kwargs)
         hidden, bias = router_inputs(family, router, args, kwargs)
         logits = family.logits(router, hidden)
         if rows is None:
@@ -141,51 +166,50 @@ def _routing(probed: Probed, rows: Rows | None = None) -> Callable[..., tuple]:
             weights, experts = torch.ops.moeviz.route(logits, bias, rows.experts, rows.weights, rows.cursor, *numbers)
         else:
             weights, experts = routing_ops.decide(logits, bias, rows.experts, rows.weights, rows.cursor, gating)
-        if rows is not None and rows.logits is not None:
-            routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+        if rows is not None:
+            if rows.logits is not None:
+                routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+            rows.ended(len(logits))
         return logits, weights.to(family.weight_dtype(hidden, logits)), experts
 
     return forward
 
 
-def _observed(rows: Rows) -> Callable[..., tuple]:
-    """The router's own forward, recorded from what it returns."""
-    own, keep = own_forward(rows.probed.router.module), _keep(rows)
-
-    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
-        output = own(*args, **kwargs)
-        keep(output)
-        return output
-
-    return forward
+def _check_hooks(router: nn.Module) -> None:
+    try:
+        check_nobody_is_later(router)
+    except CaptureError as error:
+        raise Differs(str(error)) from error
 
 
 def _keep(rows: Rows) -> Callable[[Answer], None]:
     def keep(answer: Answer) -> None:
+        if not rows.begins():
+            return
         logits, weights, experts = (None if p is None else p.reshape(-1, p.shape[-1]) for p in answer[:3])
         routing_ops.keep(rows.weights, rows.cursor.clone(), weights)
         routing_ops.keep(rows.experts, rows.cursor, experts)
         if rows.logits is not None:
             routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+        rows.ended(len(experts))
 
     return keep
 
 
-def recorded(record: tuple[Rows, ...], read: list[Tensor], keep_logits: bool, by: str = "kernels") -> Recording:
-    """The record by the forwards that read these token ids (B, S): what `listen` gives."""
-    sizes = [tokens.numel() for tokens in read]
+def recorded(record: tuple[Rows, ...], keep_logits: bool, by: str = "kernels") -> Recording:
+    """The record by the forwards that were read: what `listen` gives. Of a model that did not run compiled."""
     heard = []
     for rows in record:
         router, sample = rows.probed.router, rows.probed.sample
         weights = rows.weights if rows.probed.trouble else rows.weights * router.factor
-        parts = [_steps(part, rows, sizes) for part in (rows.experts, weights)]
-        logits = [] if rows.logits is None else _steps(rows.logits, rows, sizes)
+        parts = [_steps(part, rows) for part in (rows.experts, weights)]
+        logits = [] if rows.logits is None else _steps(rows.logits, rows)
         heard.append(Heard(*parts, logits, router.num_experts, None if sample[0] is None else sample))
     routers = tuple(rows.probed.router for rows in record)
-    return Recording(routers, keep_logits, read, heard, [*range(len(routers))] * len(read), by)
+    return Recording(routers, keep_logits, tuple(range(len(routers))), record[0].forwards, heard, by)
 
 
-def _steps(part: Tensor, rows: Rows, sizes: list[int]) -> list[Tensor]:
+def _steps(part: Tensor, rows: Rows) -> list[Tensor]:
     filled = part[: int(rows.cursor)]
-    # Another number of rows than the steps have stays in one piece, and `Recording.check` names it.
-    return list(filled.split(sizes if len(filled) == sum(sizes) else [len(filled)]))
+    # Rows that were lost for want of room leave it in one piece, and `Recording.check` names it.
+    return list(filled.split(rows.given if len(filled) == sum(rows.given) else [len(filled)]))

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from moeviz.capture.models.compiled import uncompiled
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.record.forwards import ENDED, Forwards, answering, listening, reading
 from moeviz.capture.record.locks import alone
 from moeviz.capture.routers.declared import Router, find_routers
+from moeviz.capture.routers.looped import order_of
 from moeviz.capture.routers.odd_routers import Answer
 from moeviz.errors import CaptureError
 
@@ -25,7 +26,7 @@ SAMPLE_ROWS = 32  # enough to recognise the score function
 
 @dataclass(slots=True)
 class Heard:
-    """What one router returned, one entry per forward of the model."""
+    """What one router returned, one entry per call: one per forward of the model, unless its layer runs in a loop."""
 
     experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
     weights: list[torch.Tensor] = field(default_factory=list)  # of the same shape
@@ -40,10 +41,15 @@ class Recording:
 
     routers: tuple[Router, ...]
     keep_logits: bool
-    read: list[torch.Tensor] = field(default_factory=list)  # the token ids (B, S) of each forward
+    order: tuple[int, ...]  # in which order a forward of this model calls them: indices of `routers`
+    forwards: Forwards
     heard: list[Heard] = field(default_factory=list)  # one per router
-    calls: list[int] = field(default_factory=list)  # which router answered, in order
     by: str = LISTENING  # see `ModelInfo.recorded_by`
+
+    @property
+    def read(self) -> list[torch.Tensor]:
+        """The token ids (B, S) of each forward."""
+        return self.forwards.read
 
     @property
     def site(self) -> str:
@@ -51,16 +57,11 @@ class Recording:
         return self.routers[0].site
 
     def check(self) -> None:
-        """Raise `CaptureError` unless every router answered in every forward, for every token."""
-        for router, heard in zip(self.routers, self.heard, strict=True):
-            fired, rows = len(heard.experts), [ids.numel() // ids.shape[-1] for ids in heard.experts]
-            if fired != len(self.read):
-                raise CaptureError(
-                    f"The model ran {len(self.read)} times, but its router {router.path} "
-                    f"({router.kind}) answered {fired} times. A fused kernel may bypass it, or its "
-                    "layer may run in a loop; load the model without replaced kernels (use_kernels=False)."
-                )
-            if rows != [tokens.numel() for tokens in self.read]:
+        """Raise `CaptureError` unless every router answered when it should in every forward, for every token."""
+        self.forwards.check(self.order, [f"{router.path} ({router.kind})" for router in self.routers])
+        for index, (router, heard) in enumerate(zip(self.routers, self.heard, strict=True)):
+            rows = [ids.numel() // ids.shape[-1] for ids in heard.experts]
+            if rows != [tokens.numel() for tokens in self.read for _ in range(self.order.count(index))]:
                 raise CaptureError(
                     f"Router {router.path} answered for {sum(rows)} tokens, but the model read "
                     f"{sum(tokens.numel() for tokens in self.read)}; moeviz cannot tell which is which."
@@ -79,11 +80,12 @@ class Recording:
 
 @contextmanager
 def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
-    """Record the routers of `model`, of one site, in every forward that runs inside the `with` block.
+    """Record the routers of `model`, of one site, in every forward that this thread runs inside the `with` block.
 
     The model computes exactly what it computes without; a compiled one runs as it was written. Listening ends with the
     block, whatever happens in it. One listener at a time per model: a second thread waits, the same thread gets a
-    `CaptureError`.
+    `CaptureError`. Other threads may run the model meanwhile: what they get is what it gives, and none of it is
+    recorded.
     """
     with alone(model), hearing(model, keep_logits, site) as recording:
         yield recording
@@ -93,10 +95,10 @@ def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None)
 def hearing(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
     """The same for who sees to it that nobody else listens."""
     routers = find_routers(model, site)
-    recording = Recording(routers, keep_logits, heard=[Heard() for _ in routers])
+    recording = Recording(routers, keep_logits, order_of(model, routers), Forwards(), [Heard() for _ in routers])
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model))
-        stack.enter_context(reading(model, recording.site, recording.read))
+        stack.enter_context(reading(model, recording.site, recording.forwards))
         kinds = [router.kind for router in routers]
         for index, router in enumerate(routers):
             first_of_class = kinds.index(router.kind) == index
@@ -106,54 +108,30 @@ def hearing(model: nn.Module, keep_logits: bool = False, site: str | None = None
 
 
 @contextmanager
-def reading(model: nn.Module, site: str, read: list[torch.Tensor]) -> Iterator[None]:
-    """Inside the block, `read` gets the token ids (B, S) of each forward of the part that a site's routers are in."""
-    stacks = {"encoder": "get_encoder", "decoder": "get_decoder"}
-    reader = getattr(model, stacks[site])() if site in stacks else model
-
-    @torch.compiler.disable
-    def note(_reader: nn.Module, args: tuple, kwargs: dict) -> None:
-        read.append((args[0] if args else kwargs["input_ids"]).detach().clone())
-
-    handle = reader.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def answers(router: Router, note: Callable[[Answer], None]) -> Iterator[None]:
-    """Inside the block, `note` gets what the router answers."""
-    if router.odd is not None and router.odd.method:
-        own = getattr(router.block, router.odd.method)
+    """Inside the block, `note` gets what the router answers to this thread."""
 
-        def wrapped(*given: torch.Tensor) -> tuple:
-            answer = own(*given)
-            note(router.read(given, answer))
-            return answer
-
-        with replaced(router.block, router.odd.method, wrapped):
-            yield
-        return
-
-    def hook(_module: nn.Module, given: tuple, answer: tuple) -> None:
+    def read(given: tuple, answer: tuple) -> None:
         note(answer if router.odd is None else router.read(given, answer))
 
-    handle = router.module.register_forward_hook(hook)
-    try:
+    if router.odd is not None and router.odd.method:
+        with answering(router.block, router.odd.method, read):
+            yield
+        return
+    with listening(router.module, read):
         yield
-    finally:
-        handle.remove()
 
 
 def _note_routing(recording: Recording, index: int, first_of_class: bool) -> Callable[[Answer], None]:
     router, heard, keep_logits = recording.routers[index], recording.heard[index], recording.keep_logits
 
+    calls = recording.forwards.calls
+
     # Runs once per layer and generated token, so it does the least it can: shapes are put right in `Recording.rows`.
-    @torch.compiler.disable
     def note(answer: Answer) -> None:
-        recording.calls.append(index)
+        if not calls or calls[-1] == ENDED:  # no forward of the model runs
+            return
+        calls.append(index)
         if not heard.experts:
             check_layout(router, answer)
             heard.num_experts = router.num_experts if answer[0] is None else answer[0].shape[-1]

@@ -1,4 +1,4 @@
-"""Models that run some layers several times in one forward: every pass becomes layers of its own."""
+"""Models that run some layers several times in one forward (`looped.py`): every pass becomes layers of its own."""
 
 from dataclasses import replace
 
@@ -9,15 +9,13 @@ LAYER_KIND = "unrolled layer"
 
 
 def unrolled(recording: Recording) -> Recording:
-    """What was heard with each call of a router in a forward as a layer; as it is where each was called once.
+    """A checked recording with each call of a router in a forward as a layer; as it is where each is called once.
 
     A layer's index is then its depth: layers 0, 1 and 2 of which 1 and 2 run twice become 0, 1, 2, 3 and 4.
     """
-    forwards = len(recording.read)
-    order = recording.calls[: len(recording.calls) // max(forwards, 1)]
-    once = len(order) == len(recording.routers)
-    if once or recording.calls != order * forwards or len(set(order)) != len(recording.routers):
-        return recording  # and where the calls are no whole number of the same passes, `check` says so
+    order = recording.order
+    if len(order) == len(recording.routers):
+        return recording
     routers, heard, depth = [], [], 0
     for place, index in enumerate(order):
         router, last = recording.routers[index], routers[-1].layer - depth if routers else -1
@@ -25,7 +23,7 @@ def unrolled(recording: Recording) -> Recording:
             depth += last + 1 - router.layer
         routers.append(replace(router, layer=router.layer + depth))
         heard.append(_call(recording.heard[index], order[:place].count(index), order.count(index)))
-    return replace(recording, routers=tuple(routers), heard=heard)
+    return replace(recording, routers=tuple(routers), heard=heard, order=tuple(range(len(routers))))
 
 
 def _call(heard: Heard, number: int, of: int) -> Heard:

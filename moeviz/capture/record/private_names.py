@@ -7,7 +7,10 @@ need from inside those libraries is here, so that a release that renames it brea
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from threading import get_ident
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
@@ -26,8 +29,17 @@ def own_forward(module: nn.Module) -> Callable:
 
 
 def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager[None]:
-    """Put another forward in the place of the module's own."""
-    return replaced(module, own_place(module), forward)
+    """Put another forward in the place of the module's own, for the thread that does so; others get its own.
+
+    A graph that torch.compile makes meanwhile has the other forward, whichever thread runs it.
+    """
+    own, thread = own_forward(module), get_ident()
+
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        ours = torch.compiler.is_compiling() or get_ident() == thread
+        return (forward if ours else own)(*args, **kwargs)
+
+    return replaced(module, own_place(module), in_turn)
 
 
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
@@ -48,11 +60,6 @@ def has_own_gate(experts: nn.Module) -> bool:
 def apply_gate(experts: nn.Module) -> Callable:
     """How experts combine gate and up."""
     return experts._apply_gate
-
-
-def with_experts(config: object, implementation: str) -> AbstractContextManager[None]:
-    """Let the experts of a model with this config run by that implementation of the registry."""
-    return replaced(config, "_experts_implementation_internal", implementation)
 
 
 def register_experts(name: str, forward: Callable) -> None:

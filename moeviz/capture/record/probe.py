@@ -86,8 +86,9 @@ def _read_a_few(model: PreTrainedModel) -> None:
 def _check_answered_once(router: Router, times: int) -> None:
     if times != 1:
         raise CaptureError(
-            f"{router.kind} at {router.path} answered {times} times when the model ran once, which moeviz's kernels "
-            "cannot record. Trace it without them (kernels=False)."
+            f"{router.kind} at {router.path} answered {times} times when the model ran once, and moeviz's kernels and "
+            "interventions are for routers that answer once. Trace the model as it is (kernels=False), without forward "
+            "hooks that run a part of it again."
         )
 
 
@@ -126,7 +127,7 @@ def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., 
 
 
 class Differs(Exception):
-    """A router does not decide as our kernels do, and says how."""
+    """A router does not decide as our kernels do: how, in a sentence."""
 
 
 def check_first_rows(probed: Probed, own: Callable[..., tuple], args: tuple, kwargs: dict) -> None:
@@ -140,7 +141,7 @@ def check_first_rows(probed: Probed, own: Callable[..., tuple], args: tuple, kwa
     args, kwargs = ((), kwargs | {name: first}) if name else ((first, *args[1:]), kwargs)
     trouble = difference(probed.family, probed.router.module, args, kwargs, own(*args, **kwargs))
     if trouble:
-        raise Differs(trouble)
+        raise Differs(f"On this text {trouble}.")
 
 
 def difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from moeviz.capture.routers.odd_routers import ODD_ROUTERS, Answer, Odd
 from moeviz.errors import CaptureError
+from moeviz.names import quoted
 
 LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
 # Where a model has routers of several kinds: a word in their path, and the name of the site.
@@ -74,15 +75,15 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
 
     Raises
     ------
-    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found; experts
-    without a router; a site that it does not have.
+    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found, or one that
+    is to choose more experts than there are; experts without a router; a site that it does not have.
     """
     routers = _all_routers(model)
     sites = list(dict.fromkeys(router.site for router in routers))
     if site is None:
         site = next((name for name in SITE_BY_DEFAULT if name in sites), sites[0])
     if site not in sites:
-        raise CaptureError(f"{type(model).__name__} has no routers at {site!r}; {_sites_of(sites)}.")
+        raise CaptureError(f"{type(model).__name__} has no routers at {quoted(site)}; {_sites_of(sites)}.")
     found = sorted((router for router in routers if router.site == site), key=lambda router: router.layer)
     for one, other in pairwise(found):
         if one.layer == other.layer:
@@ -148,6 +149,11 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
             "`top_k`."
         )
     zero = odd.zero_experts(module) if odd else 0
+    if num_experts < 1 or not 1 <= top_k <= num_experts + zero:
+        raise CaptureError(
+            f"The router of {type(model).__name__} at {path} is to choose {top_k} of {num_experts + zero} experts. It "
+            "needs at least one expert, and can choose no more than there are: check the config."
+        )
     return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, odd)
 
 

@@ -1,7 +1,7 @@
 """What a model is to read: prompts as one batch, padded on the left, checked against its context."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -21,6 +21,10 @@ class Batch:
 
     input_ids: torch.Tensor  # (B, S)
     attention_mask: torch.Tensor  # (B, S), 0 = padding
+
+    def repeated(self, copies: int) -> "Batch":
+        """Each prompt so many times, one after the other."""
+        return Batch(*(part.repeat_interleave(copies, dim=0) for part in (self.input_ids, self.attention_mask)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,8 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase | None,
     max_new_tokens: int,
     site: str | None = None,
-    copies: int = 1,
 ) -> Run:
-    """Open the model if it is given by name, and read the prompts, each so many times. Raises what `trace` raises."""
+    """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
     if isinstance(model, str):
         model = load_model(model)
     runs = cast(PreTrainedModel, as_written(model.model if isinstance(model, LoadedModel) else model))
@@ -64,12 +67,11 @@ def prepare(
     else:
         info = describe(runs, runs.config.name_or_path or runs.config.model_type)
     if site is not None:
-        info = describe(runs, info.name, info.revision, site)
+        info = replace(describe(runs, info.name, info.revision, site), caution=info.caution)
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
     batch = _read_prompts(runs, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
-    repeated = (part.repeat_interleave(copies, dim=0) for part in (batch.input_ids, batch.attention_mask))
-    return Run(runs, tokenizer, info, Batch(*repeated))
+    return Run(runs, tokenizer, info, batch)
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
@@ -92,8 +94,6 @@ def _read_prompts(
 
     An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.
     """
-    if max_new_tokens < 0:
-        raise InvalidPrompt(f"Cannot generate {max_new_tokens} tokens. Give 0 or more.")
     if not prompts or not all(prompts):
         raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
     ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]

@@ -1,7 +1,8 @@
 """The text of each token, readable even if one character is split over several tokens.
 
-Works with any tokenizer, through `decode` alone: token ids of byte-level BPE, of SentencePiece with byte fallback and
-of others name their bytes in different ways, but all of them decode.
+Works with any tokenizer, through `decode`: token ids of byte-level BPE, of SentencePiece with byte fallback and of
+others name their bytes in different ways, but all of them decode. The names of tokens only tell a U+FFFD that the text
+holds from the one that a decoder puts for bytes that are not a whole character.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,41 +10,45 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 UNDECODABLE = "\ufffd"  # what decoders put for bytes that are not a whole character
+IN_BYTE_LEVEL, IN_BYTE_FALLBACK = "ï¿½", "<0xEF><0xBF><0xBD>"  # how tokenizers name its three bytes
 LONGEST_SPLIT = 8  # tokens; a UTF-8 character has at most 4 bytes, and a token may hold the end of one and the next
+Decode = Callable[[tuple[int, ...]], str]
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """The exact text of each token of a sequence; `⟨é 1/2⟩` for the first of two tokens that make up 'é' together.
 
     Bytes that never become a character, such as a generated half of an emoji, show as the tokenizer's own name for
-    them: `⟨<0xF0>⟩`.
+    them: `⟨<0xF0>⟩`. A U+FFFD that the text itself holds is a character like any other.
     """
     decode = _decoder(tokenizer)
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
     texts: list[str] = []
     while len(texts) < len(ids):
-        texts += _next_texts(tokenizer, decode, ids, len(texts))
+        ahead = slice(len(texts), len(texts) + LONGEST_SPLIT)
+        texts += _next_texts(decode, tuple(ids[ahead]), names[ahead])
     return texts
 
 
-def _next_texts(
-    tokenizer: PreTrainedTokenizerBase, decode: Callable[[tuple[int, ...]], str], ids: Sequence[int], start: int
-) -> list[str]:
-    """The text of the token at `start`, or of all tokens that make up whole characters together with it."""
-    for end in range(start + 1, min(start + LONGEST_SPLIT, len(ids)) + 1):
-        whole = decode(tuple(ids[start:end]))
-        if UNDECODABLE not in whole:
-            parts = end - start
+def _next_texts(decode: Decode, ids: tuple[int, ...], names: list[str]) -> list[str]:
+    """The text of the first token, or of all tokens that make up whole characters together with it."""
+    for parts in range(1, len(ids) + 1):
+        whole = decode(ids[:parts])
+        if whole.count(UNDECODABLE) == _typed(whole, "".join(names[:parts])):
             return [whole] if parts == 1 else [f"⟨{whole} {i}/{parts}⟩" for i in range(1, parts + 1)]
-    piece = str(tokenizer.convert_ids_to_tokens(int(ids[start])))
-    return [decode((ids[start],)) if _is_replacement(piece) else f"⟨{piece}⟩"]
+    return [f"⟨{names[0]}⟩"]
 
 
-def _is_replacement(piece: str) -> bool:
-    """True where the text itself holds U+FFFD: as it is, or as byte-level BPE writes its three bytes."""
-    return UNDECODABLE in piece or "ï¿½" in piece
+def _typed(whole: str, names: str) -> int:
+    """How many U+FFFD the text itself holds, by the tokens' names: as they are, or as their three bytes.
+
+    Where the text holds the very characters by which byte-level BPE names those bytes, they decode to themselves.
+    """
+    byte_level = names.count(IN_BYTE_LEVEL) - whole.count(IN_BYTE_LEVEL)
+    return names.count(UNDECODABLE) + names.count(IN_BYTE_FALLBACK) + max(byte_level, 0)
 
 
-def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[tuple[int, ...]], str]:
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
     """Decode ids as they read inside a text: decoders of the SentencePiece kind drop a space at the very start."""
     known: dict[tuple[int, ...], str] = {}
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.fused import fused, recorded
-from moeviz.capture.record.listen import Recording, listen, reading
+from moeviz.capture.record.listen import Recording, listen
 from moeviz.capture.record.loops import unrolled
 from moeviz.capture.routers.declared import Router, find_routers, router_sites
 from moeviz.capture.run.prompts import Batch, Run, decoder_start, nothing_written
@@ -134,9 +134,9 @@ def _unscaled(model: PreTrainedModel, router: Router) -> str:
 def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
     """Why our kernels do not run some of the routers; "" where they run all, and then the trace must be the same."""
     try:
-        with fused(run.model, run.batch.input_ids.numel(), site=site) as record, reading(run.model, site, ids := []):
+        with fused(run.model, run.batch.input_ids.numel(), site=site) as record:
             read(run.model, run.batch)
-            got = assemble(recorded(record, ids, keep_logits=True), run, nothing_written(run.batch))
+            got = assemble(recorded(record, keep_logits=True), run, nothing_written(run.batch))
     except CaptureError as error:
         return str(error)
     same = (np.sort(got.experts) == np.sort(trace.experts)).all() and np.allclose(got.weights, trace.weights, **CLOSE)

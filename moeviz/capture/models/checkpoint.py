@@ -1,0 +1,98 @@
+"""What a checkpoint's files lack or have too much of, and what their readers complain of: each in one sentence."""
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+from moeviz.errors import CaptureError, ModelNotFound
+from moeviz.names import cut, quoted
+
+NAMED, LONGEST_NAME, LONGEST_COMPLAINT = 3, 100, 300
+SPEAKS_FOR_ITSELF = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)  # its message is a sentence
+
+
+@contextmanager
+def reading(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[None]:
+    """Around a call of transformers that reads a stranger's files, and around nothing of ours.
+
+    What a damaged file makes it raise can be anything: KeyError, ZeroDivisionError, an Exception of the tokenizers. All
+    of it becomes `kind`, with `says` and the first line of the complaint.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{says}: {_complaint(error)}") from error
+
+
+def check_weights(name: str, loading: dict[str, Any]) -> None:
+    """Raise `ModelNotFound` where `loading`, transformers' report, has weights missing or of another shape."""
+    missing, mismatched = loading["missing_keys"], loading["mismatched_keys"]
+    shapes = [f"{key} is {_shape(found)}, not {_shape(wanted)}" for key, found, wanted in mismatched]
+    troubles = []
+    if missing:
+        troubles.append(f"lacks {_weights(missing)} of the model ({_listed(missing)})")
+    if shapes:
+        troubles.append(f"has {_weights(shapes)} of another shape than its config says ({_listed(shapes)})")
+    if troubles:
+        instead = "their place" if len(missing) + len(shapes) > 1 else "its place"
+        raise ModelNotFound(
+            f"The checkpoint {quoted(name)} {' and '.join(troubles)}, so the model would run on random numbers in "
+            f"{instead}. Use the complete checkpoint, with the config.json that belongs to it."
+        )
+
+
+def caution_of(loading: dict[str, Any], config: PreTrainedConfig) -> str:
+    """A sentence on weights that the checkpoint has and the model does not; "" where there are none of interest."""
+    left_out = [key for key in loading["unexpected_keys"] if not _predicts_further(key, config)]
+    if not left_out:
+        return ""
+    return f"The checkpoint holds {_weights(left_out)} for which this model has no place: {_listed(left_out)}."
+
+
+def _predicts_further(key: str, config: PreTrainedConfig) -> bool:
+    """Whether a weight is of the layers for multi-token prediction, which DeepSeek and others number as the last."""
+    text = config.get_text_config()
+    first: int | None = getattr(text, "num_hidden_layers", None)
+    further: int = getattr(text, "num_nextn_predict_layers", None) or 0
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", key)
+    return first is not None and found is not None and first <= int(found[1]) < first + further
+
+
+def _weights(of: Collection[str]) -> str:
+    return f"{len(of):,} weight{'s' * (len(of) > 1)}"
+
+
+def _shape(sizes: Collection[int]) -> str:
+    return " x ".join(map(str, sizes)) or "a number"
+
+
+def _listed(names: Collection[str]) -> str:
+    first = ", ".join(_line(name, LONGEST_NAME) for name in sorted(names)[:NAMED])
+    return first + (f" … and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def _complaint(error: Exception) -> str:
+    """The first line of an error, or all of it where the first only announces the rest; as the end of a sentence."""
+    if parts := _not_put_together(error):
+        return f"some of the weights that {_listed(parts)} is made of are missing, or of another shape."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    said = _line(" ".join(lines) if lines[0].endswith(":") else lines[0], LONGEST_COMPLAINT)
+    if not isinstance(error, SPEAKS_FOR_ITSELF) or not said:
+        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
+
+
+def _not_put_together(error: Exception) -> list[str]:
+    """The weights that transformers could not join from those of the checkpoint: it names them in its log alone."""
+    reports = (frame.f_locals.get("loading_info") for frame, _ in walk_tb(error.__traceback__))
+    return [key for report in reports for key in getattr(report, "conversion_errors", ())][:NAMED]
+
+
+def _line(text: str, most: int) -> str:
+    """A stranger's text on one line, cut; what a terminal would obey is spelled out."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut(text, most))
