@@ -3,7 +3,8 @@
     python -m benchmarks.side_by_side FOLDER [--rounds N]
 
 Printed is, for each way of `benchmarks.capture` and each length, the CPU time of its thread here / there: the median
-over rounds of the ratio of two forwards that ran one after the other, in random order, and the middle half.
+over rounds of the ratio of two forwards that ran one after the other, in random order, the middle half, and the ratio
+of the fastest forwards, which other work on the machine moves least.
 """
 
 import argparse
@@ -73,16 +74,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=300, help="pairs of forwards for each line (default 300)")
     wanted = parser.parse_args()
     here, there = Checkout(HERE), Checkout(wanted.folder.resolve())
-    print(f"{'tokens':>6}  {'way':<22}{'here / there':>12}   middle half")
+    print(f"{'tokens':>6}  {'way':<22}{'here / there':>12}   {'middle half':<16}{'fastest':>8}")
     for tokens in LENGTHS:
-        ratios: dict[str, list[float]] = {way: [] for way in WAYS}
+        times: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(wanted.rounds + WARM_UP):
             for way in random.sample(WAYS, len(WAYS)):
                 took = {checkout: checkout.seconds(tokens, way) for checkout in random.sample((here, there), 2)}
-                ratios[way].append(took[here] / took[there])
-        for way, found in ratios.items():
-            low, middle, high = statistics.quantiles(found[WARM_UP:], n=4)
-            print(f"{tokens:>6}  {way:<22}{middle:>12.3f}   {low:.3f} to {high:.3f}", flush=True)
+                times[way].append((took[here], took[there]))
+        for way, pairs in times.items():
+            low, middle, high = statistics.quantiles([ours / theirs for ours, theirs in pairs[WARM_UP:]], n=4)
+            fastest = min(ours for ours, _ in pairs) / min(theirs for _, theirs in pairs)
+            print(f"{tokens:>6}  {way:<22}{middle:>12.3f}   {low:.3f} to {high:.3f}  {fastest:>8.3f}", flush=True)
     here.close()
     there.close()
 

@@ -142,6 +142,21 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
         caplog.clear()
 
 
+def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(monkeypatch):
+    model = tiny_model(FAMILIES["olmoe"])
+    monkeypatch.setattr(probe, "FAMILIES", {})
+    with torch.no_grad(), fused.fused(model, 3 * IDS.numel()) as record:
+        model(IDS, use_cache=False)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager")
+        for _ in range(2):
+            compiled(IDS, use_cache=False)
+        for rows in record:
+            assert int(rows.cursor) == 3 * IDS.numel()
+            torch.testing.assert_close(rows.experts[:12], rows.experts[12:24])
+            torch.testing.assert_close(rows.experts[:12], rows.experts[24:36])
+
+
 def test_lfm2_scores_in_its_own_precision():
     for dtype, trouble in {torch.float32: None, torch.bfloat16: "rounds its scores to torch.bfloat16"}.items():
         with fused.fused(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:

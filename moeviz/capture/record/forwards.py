@@ -74,10 +74,10 @@ def _times(number: int) -> str:
 
 
 @contextmanager
-def reading(model: nn.Module, site: str, forwards: Forwards, in_graphs: bool = False) -> Iterator[None]:
+def reading(model: nn.Module, site: str, forwards: Forwards, one_graph: bool = False) -> Iterator[None]:
     """Inside the block `forwards` is told of each forward of the part that a site's routers are in.
 
-    in_graphs   True for a model that torch.compile is to make one graph of: what runs in the graph is not noted.
+    one_graph   True for a model that torch.compile may make one graph of: what runs in the graph is not noted.
     """
     stacks = {"encoder": "get_encoder", "decoder": "get_decoder"}
     reader = getattr(model, stacks[site])() if site in stacks else model
@@ -93,8 +93,8 @@ def reading(model: nn.Module, site: str, forwards: Forwards, in_graphs: bool = F
             forwards.calls.append(ENDED)
 
     # First and last of all hooks, so that what others' hooks run lies between.
-    before = reader.register_forward_pre_hook(_hook(began, in_graphs), prepend=True)
-    after = reader.register_forward_hook(_hook(ended, in_graphs), with_kwargs=True)
+    before = reader.register_forward_pre_hook(_hook(began, one_graph), prepend=True)
+    after = reader.register_forward_hook(_hook(ended, one_graph), with_kwargs=True)
     try:
         yield
     finally:
@@ -112,9 +112,9 @@ def _token_ids(reader: nn.Module, args: tuple, kwargs: dict, _output: object) ->
     return ids.detach().clone()
 
 
-def _hook(note: Callable[..., None], in_graphs: bool = False) -> Callable[..., None]:
+def _hook(note: Callable[..., None], one_graph: bool = False) -> Callable[..., None]:
     """A hook that notes; while torch.compile makes a graph, it breaks the graph to note, or notes nothing."""
-    while_compiling = _nothing if in_graphs else torch.compiler.disable(note)
+    while_compiling = _nothing if one_graph else torch.compiler.disable(note)
 
     def hook(*given: object) -> None:
         (while_compiling if torch.compiler.is_compiling() else note)(*given)

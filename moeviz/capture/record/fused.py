@@ -60,7 +60,7 @@ def fused(
     """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
 
     Other threads may run the model meanwhile: what they get is what it gives, and none of it is recorded. A graph that
-    torch.compile makes inside the block records whichever thread runs it, so run it in one.
+    torch.compile makes inside the block records whichever thread runs it, so run it in one thread.
 
     Raises `CaptureError` for a model without routers, one whose layers run in a loop, or one that is being recorded
     already.
@@ -81,8 +81,9 @@ def fusing(model: PreTrainedModel, found: Probe, tokens: int, keep_logits: bool 
     """
     forwards = Forwards()
     record = tuple(_rows(probed, i, forwards, tokens, keep_logits) for i, probed in enumerate(found.routers))
+    one_graph = all(probed.trouble is None for probed in found.routers)  # hooks on routers break it
     with ExitStack() as stack:
-        stack.enter_context(reading(model, found.routers[0].router.site, forwards, in_graphs=True))
+        stack.enter_context(reading(model, found.routers[0].router.site, forwards, one_graph))
         for rows in record:
             stack.enter_context(_recording(rows))
         stack.enter_context(_our_experts(model, found))
