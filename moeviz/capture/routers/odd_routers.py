@@ -116,6 +116,11 @@ class Odd(NamedTuple):
     caution: str = ""  # what a person must know before trusting the trace
 
 
+def _top_k_of_the_router(block: nn.Module) -> float:
+    router = getattr(block.router, "base_layer", block.router)  # which LoRA wraps
+    return float(router.top_k)
+
+
 def _averaged(block: nn.Module) -> float:
     return 0.5 if block.num_shared_experts and block.shared_expert_combination_strategy == "average" else 1.0
 
@@ -129,7 +134,7 @@ ODD_ROUTERS: dict[str, Odd] = {
     "MiniMaxM3VLTopKRouter": _SCALED_BY_THE_BLOCK,
     "Step3p7TopKRouter": _SCALED_BY_THE_BLOCK,
     "OpenAIPrivacyFilterTopKRouter": Odd(
-        "divides by top-k, and its block multiplies by it", factor=lambda block: block.router.top_k
+        "divides by top-k, and its block multiplies by it", factor=_top_k_of_the_router
     ),
     "Cohere2MoeTopKRouter": Odd("its block averages routed and shared experts", factor=_averaged),
     "DbrxRouter": Odd("its block decides", _decided_by_the_block, method="route_tokens_to_experts"),
