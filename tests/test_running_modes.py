@@ -39,7 +39,7 @@ def check(way, family):
     cell = outcome(way, family)
     if cell.outcome == NOT_TRIED:
         pytest.skip(cell.says)
-    assert cell.outcome in ({EQUAL, REFUSED} if SURVEYED["refused"][way] else {EQUAL}), cell.says
+    assert cell.outcome in ({EQUAL, REFUSED} if SURVEYED["refused"].get(way, True) else {EQUAL}), cell.says
 
 
 @pytest.mark.survey
@@ -65,7 +65,8 @@ def test_a_model_that_inductor_compiled_is_traced_as_it_was_written(way):
     check(way, "mixtral")
 
 
-@pytest.mark.parametrize("way", ["float16, logits x100", "a hook runs a block again", "a PeftModel", "autocast"])
+@pytest.mark.parametrize("way", ["float16, logits x100", "a PeftModel", "autocast", "a thread calls its stack"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
 def test_a_sample_of_the_ways_of_running_is_right_or_refused(way):
     check(way, "mixtral")
 
@@ -81,6 +82,7 @@ def test_the_table_of_ways_has_every_way_and_nothing_wrong_in_it():
     assert (SURVEYED.sum(axis=1) == [len(tried_on(way)) for way in WAYS]).all()
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
 def test_lora_on_the_routers_sends_tokens_elsewhere_or_the_survey_would_show_nothing(model, tokenizer):
     from moeviz.capture.survey.survey import random_model
     from moeviz.capture.survey.wrapped import lora_on_routers, with_lora
@@ -92,6 +94,7 @@ def test_lora_on_the_routers_sends_tokens_elsewhere_or_the_survey_would_show_not
     assert (one.experts != other.experts).mean() > 0.05
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
 def test_a_model_that_learns_its_prompt_is_refused(tokenizer):
     from peft import PromptTuningConfig, get_peft_model
 

@@ -21,7 +21,7 @@ NOISE = ("jitter_noise", "router_jitter_noise", "input_jitter_noise")
 OWN_SCORES = "router_gate.weight"  # of a router whose scores are not one an expert
 
 
-def sharpened(model: PreTrainedModel, by: float) -> PreTrainedModel:
+def sharpened(model: PreTrainedModel, by: int) -> PreTrainedModel:
     """The model with router logits so many times as large."""
     for site in router_sites(model):
         for weight in {id(w): w for w in map(scores, find_routers(model, site)) if w is not None}.values():
@@ -35,7 +35,7 @@ def scores(router: Router) -> Tensor | None:
     return next((p for n, p in reversed(named) if len(p) == router.num_experts or n == OWN_SCORES), None)
 
 
-def _in_precision(architecture: str, dtype: torch.dtype, by: float = 1, kernels: bool = False) -> str:
+def _in_precision(architecture: str, dtype: torch.dtype, by: int = 1, kernels: bool = False) -> str:
     model = sharpened(random_model(architecture), by).to(dtype)
     if dtype == torch.float64:
         model.set_experts_implementation("eager")  # the one that knows it

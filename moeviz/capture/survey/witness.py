@@ -15,18 +15,6 @@ from moeviz.capture.routers.declared import inmost
 Routing = list[dict[int, float | None]]  # of one block: expert -> weight, a token after the other
 
 
-class Testimony(dict[str, "Calls"]):
-    """What was witnessed: by the path of a module, and of all of them in the order in which they ran."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.order: list[tuple[str, Routing]] = []
-
-    def calls(self, path: str) -> "Calls":
-        """Where to write down what the module at this path receives."""
-        return self.setdefault(path, Calls(path, self.order))
-
-
 class Calls(list[Routing]):
     """What one module received, one routing a call."""
 
@@ -38,6 +26,18 @@ class Calls(list[Routing]):
         """One more call."""
         super().append(routing)
         self.order.append((self.path, routing))
+
+
+class Testimony(dict[str, Calls]):
+    """What was witnessed: by the path of a module, and of all of them in the order in which they ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[tuple[str, Routing]] = []
+
+    def calls(self, path: str) -> Calls:
+        """Where to write down what the module at this path receives."""
+        return self.setdefault(path, Calls(path, self.order))
 
 
 @contextmanager
