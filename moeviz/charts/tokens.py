@@ -103,7 +103,7 @@ def _weight_tooltip(frame: pd.DataFrame) -> list[alt.Tooltip]:
     return [alt.Tooltip("weight:Q", format=".3f")] if frame["weight"].notna().any() else []
 
 
-def token_expert_grid(frame: pd.DataFrame) -> alt.Chart:
+def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
     """Token by expert of one layer, coloured by weight. Columns: those of `token_expert`."""
     theme.at_most_max_tokens(frame)
     num_experts = int(frame["expert"].max()) + 1 if len(frame) else 1
@@ -144,7 +144,7 @@ def _missing_columns(cells: pd.DataFrame, x: alt.X) -> alt.Chart:
     """A pale column for each token of which the trace does not say where it went."""
     columns = cells.drop_duplicates("token").assign(which=theme.NOT_RECORDED)
     tooltip = [*token_tooltip(), alt.Tooltip("which:N", title="expert")]
-    x = x.title([x.title, f"pale: {theme.NOT_RECORDED}"])
+    x = x.title([x["title"], f"pale: {theme.NOT_RECORDED}"])
     return alt.Chart(columns).mark_rect(stroke=None, color=theme.PALE).encode(x=x, x2="end:Q", tooltip=tooltip)
 
 
