@@ -51,18 +51,24 @@ def turned(count: int, top_k: int) -> list[str]:
 
 TABLES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "two rows, expert 32,766 in both layers": (".csv", lambda: rows([f"0,0,{HIGH}", f"1,1,{HIGH}"])),
-    "one token of two layers, ids 0 and 32,766": (".csv", lambda: rows([f"0,{n},{e}" for n in (0, 1) for e in (0, HIGH)])),
+    "one token of two layers, ids 0 and 32,766": (
+        ".csv",
+        lambda: rows([f"0,{n},{e}" for n in (0, 1) for e in (0, HIGH)]),
+    ),
     "two rows, layer 2,147,483,646": (".csv", lambda: rows(["0,2147483646,0", "2147483646,5,1"])),
-    "10,000 layers, each with expert 32,766": (".csv", lambda: rows([f"0,{layer},{HIGH}" for layer in range(10_000)])),
-    "65,536 layers of one expert": (".csv", lambda: rows([f"{n % 3},{n},0" for n in range(65_536)])),
+    "4,000 layers, each with expert 32,766": (".csv", lambda: rows([f"0,{layer},{HIGH}" for layer in range(4_000)])),
+    "4,096 layers of sixteen experts": (".csv", lambda: rows([f"{n % 3},{n},{n % 16}" for n in range(4_096)])),
     "one token of 32,767 slots": (".csv", lambda: rows([f"0,0,{expert}" for expert in range(HIGH + 1)])),
-    "8,000 tokens, 8,000 layers": (".csv", lambda: rows([f"{n},{n},0" for n in range(8_000)])),
+    "4,000 tokens, 4,000 layers": (".csv", lambda: rows([f"{n},{n},0" for n in range(4_000)])),
     "16,000 tokens, each with two experts of its own": (".csv", lambda: rows(turned(16_000, 2))),
     "1,000 labels and 1,000 sequences, expert 32,766": (
         ".csv",
         lambda: rows([f"{n},0,0,{HIGH - n},{n}" for n in range(1_000)], "sequence,position,layer,expert,label\n"),
     ),
-    "1,400 experts in 1,400 pairs": (".csv", lambda: rows([f"{t},0,{(t + s) % 1_400}" for t in range(1_400) for s in (0, 1)])),
+    "1,400 experts in 1,400 pairs": (
+        ".csv",
+        lambda: rows([f"{t},0,{(t + s) % 1_400}" for t in range(1_400) for s in (0, 1)]),
+    ),
     "one text of 30,000 characters in 2,000 rows": (".parquet", long_texts),
 }
 
@@ -104,7 +110,9 @@ def print_table(folder: Path, only: str) -> int:
 def peak(way: str, path: Path) -> tuple[float, str]:
     """The highest memory of a process in MB, and the first sentence that it said."""
     command = [sys.executable, "-m", "benchmarks.hostile_tables", "--run", way, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
     size, *said = done.stdout.splitlines() or [f"nan: {done.stderr[-300:]}"]
     if done.returncode:
         raise SystemExit(f"{way} {path.name}: exit code {done.returncode}: {done.stderr[-2000:]}")
@@ -117,7 +125,7 @@ def run_metrics(path: Path) -> None:
     from moeviz.cli.main import main as moeviz
 
     said = io.StringIO()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):
         for topic in TOPICS:
             for option in ([], ["--json"], ["--token", "0"]):
                 moeviz(["metrics", str(path), "--topic", topic, *option])
@@ -132,7 +140,6 @@ def run_app(path: Path) -> None:
     logging.disable(logging.CRITICAL)
     from moeviz_app import state
     from streamlit.testing.v1 import AppTest
-
 
     def traces() -> None:
         from moeviz_app.views.traces import traces_page

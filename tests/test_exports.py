@@ -364,9 +364,9 @@ def test_a_plain_csv_with_enormous_numbers_makes_no_enormous_arrays():
 
 
 def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
-    rows = [f"{i},{i},0" for i in range(6000)]
+    rows = [f"{i},{i},0" for i in range(4000)]
     with pytest.raises(
-        InvalidTrace, match=r"6,000 layers, 6,000 tokens and 1 slots, 36,000,000 cells in all, and at most 1,048,576"
+        InvalidTrace, match=r"4,000 layers, 4,000 tokens and 1 slots, 16,000,000 cells in all, and at most 1,048,576"
     ):
         plain("position,layer,expert\n" + "\n".join(rows))
 

@@ -165,9 +165,14 @@ def test_equal_weights_of_a_plain_table_go_by_the_lower_expert():
 
 
 def test_more_experts_than_we_read_are_refused_before_anything_is_made():
-    rows = "".join(f"0,{layer},32766\n" for layer in range(10_000))
-    with pytest.raises(InvalidTrace, match=r"10,000 layers of up to 32,767 experts, 327,670,000 in all, .* 65,536"):
+    rows = "".join(f"0,{layer},32766\n" for layer in range(4_000))
+    with pytest.raises(InvalidTrace, match=r"4,000 layers of up to 32,767 experts, 131,068,000 in all, .* 65,536"):
         plain("position,layer,expert\n" + rows)
+
+
+def test_more_layers_than_we_read_are_refused():
+    with pytest.raises(InvalidTrace, match="5,000 layers, and at most 4,096 are read"):
+        plain("position,layer,expert\n" + "".join(f"0,{layer},0\n" for layer in range(5_000)))
 
 
 @EVERY

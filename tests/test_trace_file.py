@@ -208,7 +208,7 @@ def test_another_format_is_refused_by_name(with_header, version):
 
 @pytest.mark.parametrize("version", ["moeviz trace v3", "moeviz trace v27"])
 def test_a_file_of_a_later_version_asks_for_an_update(with_header, version):
-    with pytest.raises(InvalidTrace, match=f"is '{version}', .* reads up to 'moeviz trace v2'. Update moeviz"):
+    with pytest.raises(InvalidTrace, match=rf"is '{version}', .* reads up to 'moeviz trace v2'\. Update moeviz"):
         from_trace_file(with_header(lambda header: header.update(format=version)))
 
 

@@ -1,6 +1,8 @@
 """Edges where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
 
 import copy
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -8,9 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from any_trace import any_trace
 from foreign import calling, here
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
@@ -19,6 +32,10 @@ import moeviz
 from moeviz import Decoding, Sampling
 from moeviz.capture.record.listen import listen
 from moeviz.errors import MoevizError
+from moeviz.formats.csv_file import escape_formula, to_csv
+from moeviz.formats.exports import read_bytes
+from moeviz.formats.parquet_file import to_parquet
+from moeviz.samples import sample_trace
 
 TEXT = "Il fait froid."
 
@@ -541,6 +558,34 @@ def test_a_change_that_changes_nothing_has_no_effect_in_train_mode(family):
 
 # 8. A table whose rows were sorted.
 
+
+def csv_sorted(data: bytes, key) -> bytes:
+    """A CSV as a spreadsheet saves it after its rows were sorted: the facts move with their row."""
+    names, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    out = io.StringIO()
+    csv.writer(out).writerows([names, *sorted(rows, key=lambda row: key(dict(zip(names, row, strict=True))))])
+    return out.getvalue().encode()
+
+
+@pytest.mark.parametrize("column", ["expert", "weight", "layer", "slot", "token"])
+def test_a_csv_that_a_spreadsheet_sorted_reopens_as_the_same_trace(column):
+    trace = replace(sample_trace(tokens=40), logits=None)
+    assert read_bytes(csv_sorted(to_csv(trace), lambda row: row[column]), "sorted.csv").equals(trace)
+
+
+def parquet_sorted(data: bytes, rng: np.random.Generator) -> bytes:
+    table, sink = parquet.read_table(io.BytesIO(data)), pa.BufferOutputStream()
+    parquet.write_table(table.take(pa.array(rng.permutation(len(table)), pa.int64())), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@given(drawn=any_trace(not_recorded=st.just(0), slot_order=st.just("weight")))
+def test_a_table_reopens_as_the_same_trace_in_whatever_order_its_rows_come(drawn):
+    trace, rng = drawn.trace(), np.random.default_rng(drawn.seed)
+    assert read_bytes(csv_sorted(to_csv(trace), lambda _: rng.random()), "x.csv").equals(trace)
+    assert read_bytes(parquet_sorted(to_parquet(trace), rng), "x.parquet").equals(trace)
+
+
 # 9. A typed U+FFFD, and what is named a share.
 
 
@@ -728,4 +773,72 @@ def test_settings_of_a_checkpoint_that_cannot_be_followed_are_a_sentence(setting
 
 # 11. A small table that names a large expert.
 
+ABOVE_IDLE = """
+import contextlib, io, resource, sys
+from moeviz.cli.main import main
+from moeviz.formats.exports import write_trace
+from moeviz.samples import sample_trace
+
+resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+said = io.StringIO()
+
+def peak(path):
+    with contextlib.redirect_stdout(said):
+        main(["metrics", path, "--topic", sys.argv[2], "--json"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+
+write_trace(sample_trace(), sys.argv[1] + ".npz")
+idle = peak(sys.argv[1] + ".npz")
+said.truncate(said.seek(0))
+print(peak(sys.argv[1]) - idle)
+print(said.getvalue())
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "topic", "says"),
+    [
+        (["0,0,0", "0,0,32766"], "co-activation", '"expert":32766,"partner":0'),
+        (["0,0,32766", "0,1,32766"], "flow", '"from_expert":32766,"to_expert":32766'),
+        ([f"0,{layer},32766" for layer in range(3_000)], "load", "3,000 layers of up to 32,767 experts, 98,301,000 in"),
+    ],
+)
+def test_a_small_table_that_names_a_large_expert_takes_little_memory(rows, topic, says, tmp_path):
+    """At most 300 MB more than the sample trace, and the numbers or one sentence."""
+    path = tmp_path / "small.csv"
+    path.write_text("\n".join(["position,layer,expert", *rows]))
+    done = subprocess.run([sys.executable, "-c", ABOVE_IDLE, path, topic], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr.splitlines()[-1]
+    assert says in done.stdout.replace(" ", "") + done.stderr
+    assert int(done.stdout.splitlines()[0]) < 300
+
+
 # 12. Invisible characters before a formula.
+
+UNSEEN = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in ("Cc", "Cf", "Zs", "Zl", "Zp")]
+FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "﹦", "﹢", "﹣", "﹫")
+
+
+def test_nothing_invisible_before_a_formula_lets_a_spreadsheet_run_it():
+    assert len(UNSEEN) > 200
+    texts = [f"{unseen}{start}1" for unseen in UNSEEN for start in FORMULAS]
+    assert [text for text in texts if escape_formula(text) != f"'{text}"] == []
+
+
+@given(
+    texts=st.lists(
+        st.tuples(
+            st.text(st.sampled_from(UNSEEN), max_size=3), st.sampled_from(("", "'", *FORMULAS)), st.text(max_size=3)
+        ),
+        max_size=9,
+    )
+)
+def test_texts_that_look_like_formulas_come_back_as_they_were(texts):
+    trace = replace(sample_trace(tokens=len(texts)), logits=None)
+    tokens = trace.tokens.assign(text=pd.Series(["".join(parts) for parts in texts], dtype="str"))
+    assert read_bytes(to_csv(replace(trace, tokens=tokens)), "x.csv").equals(replace(trace, tokens=tokens))
+    cells = [
+        row["token"] for row in csv.DictReader(io.StringIO(to_csv(replace(trace, tokens=tokens)).decode(), newline=""))
+    ]
+    seen = ["".join(c for c in cell if c not in UNSEEN) for cell in cells]
+    assert not [cell for cell in seen if cell.startswith(FORMULAS)]

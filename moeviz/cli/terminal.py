@@ -32,7 +32,7 @@ def print_tables(tables: dict[str, "pd.DataFrame"]) -> None:
             rows = frame.iloc[start : start + ROWS].to_json(orient="records", double_precision=15)  # NaN is null
             sys.stdout.write((", " if start else "") + rows[1:-1])
         sys.stdout.write("]")
-    sys.stdout.write(("}" if tables else "{}") + "\n")
+    sys.stdout.write("}\n" if tables else "{}\n")
 
 
 def visible_line(text: str) -> str:

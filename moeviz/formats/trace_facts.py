@@ -23,6 +23,7 @@ MAX_FACTS_BYTES = 2**26  # of the JSON in a packed file: Python needs some ten t
 MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
 MAX_EXPERTS = 2**15 - 1  # expert ids are int16
+MAX_LAYERS = 2**12
 MAX_ALL_EXPERTS = 2**16  # of all layers together; the largest model has 30,720
 TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
 LABEL = "label"
@@ -55,8 +56,10 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
 
 
 def check_experts(model: ModelInfo) -> None:
-    """Raise `InvalidTrace` for more experts than we read: whatever is made of a trace has a number for each."""
+    """Raise `InvalidTrace` for more layers or experts than we read: what is made of a trace has numbers for each."""
     layers, experts = len(model.layers), max(model.num_experts)
+    if layers > MAX_LAYERS:
+        raise InvalidTrace(f"The model has {layers:,} layers, and at most {MAX_LAYERS:,} are read. Leave some out.")
     if layers * experts > MAX_ALL_EXPERTS:
         raise InvalidTrace(
             f"The model has {layers:,} layers of up to {experts:,} experts, {layers * experts:,} in all, and at most "

@@ -19,5 +19,5 @@ def check_cells(what: str, slots: int, most: int = MAX_CELLS, a_slot: int = CELL
         product = " x ".join(f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items())
         raise InvalidTrace(
             f"{what} would be a table of {product}, {cells:,} cells in all, and at most {most:,} are made of a trace "
-            "of this size. Choose fewer of them: `select` takes layers and tokens."
+            "of this size. Choose fewer layers or tokens."
         )

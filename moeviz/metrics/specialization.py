@@ -35,9 +35,10 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
     Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; Mixtral of Experts (arXiv 2401.04088),
     figure 7, draws the share of assignments.
     """
+    if isinstance(trace, RoutingTrace):
+        labels, _ = trace.labels("Load by label")
+        check_cells("Load by label", trace.experts.size, labels=len(labels), experts=sum(trace.model.num_experts))
     by_label, frames = trace.counts_by_label("Load by label"), []
-    budget = int(by_label.tokens.sum()) * trace.model.top_k
-    check_cells("Load by label", budget, labels=len(by_label.groups), experts=sum(trace.model.num_experts))
     for found in counted_layers(trace, by_label):
         some, num_experts = found.tokens > 0, found.num_experts
         counts, tokens = found.counts[some], found.tokens[some, None]
