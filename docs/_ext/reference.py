@@ -56,7 +56,16 @@ def _named(module: str, name: str) -> str:
 
 def middle() -> str:
     """The files between models and pictures."""
-    names = ("routing_trace", "model_info", "errors", "parameters", "footprint", "labelled_texts", "samples")
+    names = (
+        "routing_trace",
+        "expert_counts",
+        "model_info",
+        "errors",
+        "parameters",
+        "footprint",
+        "labelled_texts",
+        "samples",
+    )
     return "\n\n".join(_module(f"moeviz.{name}") for name in names)
 
 

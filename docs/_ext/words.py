@@ -22,8 +22,8 @@ MORE = {
     "capacity": "how many tokens an expert takes from a batch at most; the capacity factor is its multiple of the "
     "uniform load.",
     "dropped": "said of a token that found its expert full and went on without it: an empty slot of the trace.",
-    "not recorded": "said of a token that was routed if the source does not say to which experts; unlike a dropped one, "
-    "it is left out of every number.",
+    "not recorded": "said of a token that was routed if the source does not say to which experts; unlike a "
+    "dropped one, it is left out of every number.",
     "counts alone": "how many tokens each expert got, without which tokens they were: `ExpertCounts`.",
     "co-activation": "that two experts of a layer are chosen for the same token.",
     "locality": "that a token goes to the expert that the token before it went to.",
