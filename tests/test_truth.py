@@ -6,11 +6,8 @@ import io
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
-from pathlib import Path
-
-import numpy as np
 import unicodedata
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
