@@ -42,7 +42,7 @@ def embedded():
     return moeviz.load_model()
 
 
-TEXT = "12 + 7 = 19, und heute ist es kalt"
+NUMBERS_AND_WORDS = "12 + 7 = 19, und heute ist es kalt"
 
 # 1. A checkpoint without one of its weights.
 
@@ -189,7 +189,7 @@ def experts_that_give_nothing(model, architecture, layer, expert):
 @pytest.mark.parametrize("architecture", ["jetmoe", "llama4", "dbrx", "gemma4"])
 def test_silencing_an_expert_does_what_taking_its_weights_away_does(architecture):
     model, tokenizer = a_model(architecture)
-    plain = moeviz.trace(model, TEXT, tokenizer=tokenizer)
+    plain = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer)
     layer = plain.model.layers[-1]
     expert = busiest(plain, layer)
     ids = torch.tensor([plain.tokens["token_id"].tolist()])
@@ -199,7 +199,7 @@ def test_silencing_an_expert_does_what_taking_its_weights_away_does(architecture
             after = model(ids).logits[0].double()
     kl = (before.softmax(-1) * (before.log_softmax(-1) - after.log_softmax(-1))).sum(-1).numpy()
     silent = moeviz.Mute({layer: (expert,)}, reroute=False)
-    found = outcome_of(lambda: moeviz.what_if(model, TEXT, silent, tokenizer=tokenizer))
+    found = outcome_of(lambda: moeviz.what_if(model, NUMBERS_AND_WORDS, silent, tokenizer=tokenizer))
     assert isinstance(found, moeviz.WhatIf), found
     assert kl.mean() > 0
     np.testing.assert_allclose(found.effect["kl"], kl, rtol=1e-3, atol=1e-12)
@@ -216,12 +216,12 @@ def outcome_of(work):
 @pytest.mark.parametrize("architecture", ["jetmoe", "llama4", "dbrx", "zaya"])
 def test_exchanged_experts_get_each_other_s_tokens_in_every_form_of_answer(architecture):
     model, tokenizer = a_model(architecture)
-    plain = moeviz.trace(model, TEXT, tokenizer=tokenizer)
+    plain = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer)
     layer = plain.model.layers[-1]
     one = busiest(plain, layer)
     other = busiest(plain, layer, apart_from=[one, *range(8, max(plain.model.num_experts))])
     change = moeviz.Exchange(layer, one, other)
-    changed = outcome_of(lambda: moeviz.trace(model, TEXT, tokenizer=tokenizer, intervention=change))
+    changed = outcome_of(lambda: moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=change))
     assert isinstance(changed, moeviz.RoutingTrace), changed
     expected = np.select([plain.experts[-1] == one, plain.experts[-1] == other], [other, one], plain.experts[-1])
     np.testing.assert_array_equal(changed.experts[-1], expected)
@@ -232,7 +232,7 @@ def test_exchanged_experts_get_each_other_s_tokens_in_every_form_of_answer(archi
 def test_a_router_that_cannot_be_changed_is_refused_by_name():
     model, tokenizer = a_model("doge")
     for change in (moeviz.Mute({1: (0,)}, reroute=False), moeviz.Exchange(1, 0, 5)):
-        failed = outcome_of(lambda change=change: moeviz.what_if(model, TEXT, change, tokenizer=tokenizer))
+        failed = outcome_of(lambda change=change: moeviz.what_if(model, NUMBERS_AND_WORDS, change, tokenizer=tokenizer))
         assert isinstance(failed, moeviz.CaptureError) and "DogeCDMoE" in str(failed), failed
 
 
@@ -250,7 +250,9 @@ def test_experts_that_are_forced_are_chosen_or_refused_where_their_groups_are_to
     model, tokenizer = grouped_model()
     for forced in ((0, 5), (0, 1, 2, 15), (0, 5, 10), (0, 5, 10, 15)):
         change = moeviz.Force({1: forced})
-        changed = outcome_of(lambda change=change: moeviz.trace(model, TEXT, tokenizer=tokenizer, intervention=change))
+        changed = outcome_of(
+            lambda change=change: moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=change)
+        )
         if len({expert // 4 for expert in forced}) > 2:
             assert isinstance(changed, moeviz.CaptureError) and "4 groups" in str(changed), changed
         else:
@@ -263,7 +265,7 @@ def test_nothing_goes_to_muted_experts_however_few_each_group_has_left(left):
     model, tokenizer = grouped_model()
     muted = tuple(expert for expert in range(16) if expert % 4 >= left)
     change = moeviz.Mute({1: muted})
-    changed = outcome_of(lambda: moeviz.trace(model, TEXT, tokenizer=tokenizer, intervention=change))
+    changed = outcome_of(lambda: moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=change))
     if left == 1:
         assert isinstance(changed, moeviz.CaptureError) and "at most 2 are left" in str(changed), changed
     else:
@@ -278,7 +280,9 @@ def test_more_experts_than_a_token_can_have_are_refused_before_the_model_runs():
     wide = tiny_model(MixtralConfig(**SHAPE, num_hidden_layers=1, num_local_experts=32, num_experts_per_tok=2))
     for model, top_k, says in ((grouped, 9, "1 to 8 experts, not 9"), (wide, 20, "1 to 16 experts, not 20")):
         change = moeviz.TopK(top_k)
-        failed = outcome_of(lambda m=model, c=change: moeviz.trace(m, TEXT, tokenizer=tokenizer, intervention=c))
+        failed = outcome_of(
+            lambda m=model, c=change: moeviz.trace(m, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=c)
+        )
         assert isinstance(failed, moeviz.CaptureError) and says in str(failed), failed
 
 
@@ -521,11 +525,11 @@ def test_a_checkpoint_s_own_settings_are_a_choice_with_a_name():
 
 def test_a_muted_expert_of_zaya_is_not_shown_as_skipping():
     model, tokenizer = a_model("zaya")
-    plain = moeviz.trace(model, TEXT, tokenizer=tokenizer)
+    plain = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer)
     layer, index = plain.model.layers[0], 0
     expert = busiest(plain, layer, apart_from=(0, 8))
     silent = moeviz.Mute({layer: (expert,)}, reroute=False)
-    changed = moeviz.trace(model, TEXT, tokenizer=tokenizer, intervention=silent)
+    changed = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=silent)
     np.testing.assert_array_equal(changed.experts[index], plain.experts[index])
     assert (changed.weights[index][changed.experts[index] == expert] == 0).all()
     assert (plain.weights[index][plain.experts[index] == expert] > 0).any()
@@ -545,9 +549,9 @@ def test_a_change_that_changes_nothing_has_no_effect_in_train_mode(family):
         model, tokenizer = a_model("dbrx")
         for block in model.transformer.blocks:
             block.ffn.router.moe_jitter_eps = 0.3
-    own = moeviz.trace(model, TEXT, tokenizer=tokenizer)
+    own = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer)
     model.train()
-    found = outcome_of(lambda: moeviz.what_if(model, TEXT, moeviz.Replay(own), tokenizer=tokenizer))
+    found = outcome_of(lambda: moeviz.what_if(model, NUMBERS_AND_WORDS, moeviz.Replay(own), tokenizer=tokenizer))
     assert isinstance(found, moeviz.WhatIf), found
     assert (found.effect["kl"] == 0).all()
     assert all(part.training for part in model.modules())
