@@ -11,6 +11,7 @@ from labels import labelled
 
 from moeviz import MissingField, ModelInfo, MoevizError, ParameterCounts, RoutingTrace
 from moeviz.capture.change.kinds import Replay
+from moeviz.capture.change.limits import Limits
 from moeviz.charts import NAMED, theme
 from moeviz.charts.linked_grid import LINKED
 from moeviz.charts.overview import WHOLE_TRACE, png
@@ -268,9 +269,9 @@ def test_a_pixel_may_be_partly_transparent():
 
 def test_a_trace_that_does_not_say_where_tokens_went_is_not_replayed():
     trace = without(complete(), GONE)
-    layers = dict(zip(trace.model.layers, trace.model.num_experts, strict=True))
+    layers = {layer: Limits(E, 2) for layer, E in zip(trace.model.layers, trace.model.num_experts, strict=True)}
     with pytest.raises(CaptureError, match="does not say where 48 of its tokens went"):
-        Replay(trace).check(layers, 2, trace.tokens["token_id"].to_numpy())
+        Replay(trace).check(layers, trace.tokens["token_id"].to_numpy())
 
 
 def test_the_report_marks_them_and_says_what_the_mark_means(by_hand):
