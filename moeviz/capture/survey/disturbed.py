@@ -65,7 +65,7 @@ def _call_its_stack(model: PreTrainedModel) -> None:
     stack = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     batch = _foreign()
     with torch.no_grad():
-        stack(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        stack(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 
 def _hooked(architecture: str, hook: Callable[[Router], object], kernels: bool = False) -> str:
