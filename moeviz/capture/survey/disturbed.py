@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from moeviz.capture.routers.declared import Router, find_routers
 from moeviz.capture.run.prompts import Batch
-from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, same
+from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, not_running, same
 from moeviz.capture.survey.modes import FAMILIES
 from moeviz.capture.survey.survey import random_model, read, tokenizer
 from moeviz.capture.trace import trace
@@ -72,6 +72,8 @@ def _hooked(architecture: str, hook: Callable[[Router], object], kernels: bool =
     """A trace of a model with hooks of the user's, of which the quiet one has none."""
     quiet, model = _quiet(architecture, kernels), random_model(architecture)
     hook(find_routers(model)[-1])
+    if why := not_running(model):  # with such a hook
+        return why
     return same(_traced(model, kernels), quiet)
 
 
