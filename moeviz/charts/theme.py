@@ -37,8 +37,8 @@ DASH = (5, 4)
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
 BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
 DIVERGING = alt.SchemeParams(name="blueorange", extent=[1, 0])  # blue above 0
-# "× as much as …": orange is more, blue is less, and 1× is the page's own grey, so that what is uniform recedes. The dark
-# end of "less" is kept dim: unused experts must not shine. Apart under every colour blindness.
+# "× as much as …": orange is more, blue is less, and 1× is the page's own grey, so that what is uniform recedes. On a
+# dark page the end of "less" is dim: unused experts must not shine. Apart under every colour blindness.
 LESS_TO_MORE = {
     "light": ("#3B78B8", "#9CC3E4", "#F1EFE8", "#F3B26B", "#B04A00"),
     "dark": ("#3F7FBF", "#2F5278", "#2B2F3B", "#8F5115", "#FFB060"),
