@@ -75,7 +75,7 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     ticks = alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
     x = alt.X("share:Q", title="share of the token's occurrences", axis=ticks, scale=alt.Scale(domain=[0, 1.2]))
     names = alt.Axis(labelFont="monospace", labelLimit=110, labelOverlap=False)
-    y = alt.Y("shown:N", sort=alt.EncodingSortField("rank"), title=None, axis=names)
+    y = alt.Y("shown:N", sort=None, title=None, axis=names)
     base = alt.Chart(rows).encode(x=x, y=y, tooltip=tips)
     faded = alt.condition(pick, alt.value(1), alt.value(0.35))
     bars = base.mark_bar(color=theme.MAIN, cursor="pointer", cornerRadiusEnd=2).encode(opacity=faded).add_params(pick)
@@ -98,7 +98,7 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     ]
     if lost:
         tips.append(alt.Tooltip("loss_change:Q", format="+.3f", title="nats lost without it"))
-    y = alt.Y("label:N", sort=list(rows["label"]), title=None, axis=alt.Axis(labelLimit=120, labelOverlap=False))
+    y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=120, labelOverlap=False))
     end = 1.25 * max(float(frame["times"].max()), 2.0)
     ticks = alt.Axis(tickCount=5, format="~g")
     x = alt.X("times:Q", title="of its tokens, × uniform", axis=ticks, scale=alt.Scale(domain=[0, end], nice=False))

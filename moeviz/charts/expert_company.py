@@ -112,7 +112,7 @@ def router_rows_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     rows = theme.compact(frame.assign(name="expert " + frame["other"].astype(str)))
     tips = [alt.Tooltip("other:O", title="expert"), alt.Tooltip("cosine:Q", format="+.3f")]
     tips.append(alt.Tooltip("norm:Q", format=".3f", title="norm of its row"))
-    y = alt.Y("name:N", sort=list(rows["name"]), title=None, axis=alt.Axis(labelOverlap=False))
+    y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelOverlap=False))
     x = alt.X("cosine:Q", title="cosine of the two router rows", scale=alt.Scale(domain=[-1, 1.15], nice=False))
     base = alt.Chart(rows).encode(x=x, y=y, tooltip=tips)
     number = base.mark_text(align="left", dx=4, color=theme.NOTE, fontSize=11)
