@@ -341,7 +341,7 @@ def test_an_unused_expert_is_marked_and_a_large_atlas_is_of_one_layer():
     trace = sample_trace(layers=60, tokens=64, top_k=8, experts=512)
     frame = LOADS.measure(trace, 1, 3)
     assert (frame["tokens"] == 0).any()
-    assert "datum.tokens === 0" in json.dumps(LOADS.draw(frame).to_dict()["layer"][1]["transform"])
+    assert LOADS.draw(frame).layer[1].transform[0].filter == "datum.tokens === 0"
     drawn = [LOADS.draw(frame), COMPANY.draw(COMPANY.measure(trace, 1, 3))]
     atlas = ATLAS.measure(labelled(trace), 1, 3)
     assert len(atlas) > ATLAS_CELLS

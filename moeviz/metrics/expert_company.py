@@ -77,8 +77,8 @@ def expert_flow(trace: RoutingTrace, layer: int, expert: int, shared: pd.DataFra
         if 0 <= at < len(layers):
             there = frame[(frame["layer"] == layers[at]) & (frame["tokens"] > 0)]
             top = there.sort_values("tokens", ascending=False, kind="stable").head(STRONGEST).sort_values("expert")
-            facts = {"side": side, "place": np.arange(len(top)), "shown": len(top)}
-            parts.append(top.assign(**facts, num_experts=trace.model.num_experts[at]))
+            top = top.assign(side=side, place=np.arange(len(top)), shown=len(top))
+            parts.append(top.assign(num_experts=trace.model.num_experts[at]))
     columns = ["side", "layer", "expert", "place", "tokens", "share", "times", "shown", "num_experts"]
     kinds = dict.fromkeys(("place", "shown", "num_experts"), "int16")
     return pd.concat(parts, ignore_index=True)[columns].astype(kinds | {"side": "str"})

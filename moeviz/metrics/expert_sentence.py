@@ -44,7 +44,7 @@ def _of_kinds(kinds: pd.DataFrame | None) -> str:
         return ""
     clear = kinds[kinds["stands_out"] & (kinds["share"] >= kinds["share"].iloc[0] / SECOND_TO_FIRST)].head(MOST_KINDS)
     named = [
-        f"{_percent(kind.share)} of {visible(kind.label)} "
+        f"{_percent(kind.share)} of {visible(str(kind.label))} "
         f"({_many(kind.tokens, 'token')} in {_many(kind.texts, 'text')})"
         for kind in clear.itertuples()
     ]
@@ -56,7 +56,7 @@ def _of_tokens(tokens: pd.DataFrame) -> str:
     clear = clear[clear["text"].map(kind_of) != SPECIAL].head(MOST_TOKENS)
     if not len(clear):
         return ""
-    named = [f"“{visible(token.text)}” ({token.tokens} of {token.occurrences})" for token in clear.itertuples()]
+    named = [f"“{visible(str(token.text))}” ({token.tokens} of {token.occurrences})" for token in clear.itertuples()]
     return f"{'Every' if (clear['share'] == 1).all() else 'Nearly every'} {_and(named)} goes to it."
 
 

@@ -138,7 +138,7 @@ def _spread(order: np.ndarray, codes: np.ndarray, texts: np.ndarray) -> np.ndarr
 def _around(trace: RoutingTrace, at: int) -> tuple[str, str, str, str, int]:
     """(before, text, after, label, sequence) of a token."""
     tokens = trace.tokens
-    sequence = int(tokens["sequence"].iat[at])
+    sequence = int(tokens["sequence"].to_numpy()[at])
     near = slice(max(at - REACH, 0), at + 1 + REACH)
     same: Bool[np.ndarray, " N"] = (tokens["sequence"].iloc[near] == sequence).to_numpy()
     here, texts = at - near.start, tokens["text"].iloc[near].tolist()
