@@ -14,6 +14,7 @@ CELL, TOKEN = "cell", "token"  # names of the selections: an expert of a map, a 
 NUMBERS_UP_TO = 16  # experts of a layer, and layers, whose numbers have place in the cells
 ROW, LEAST_ROW, ROWS = 28, 6, 480  # pixels of a row of a map, and of all its rows
 BAR = 22  # pixels of a bar
+AROUND, BESIDE = 145, 75  # pixels that axis and legend take of a map, and the axis of bars
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
 
 
@@ -55,7 +56,7 @@ def _places(frame: pd.DataFrame) -> alt.Chart:
 def _framed(layers: list[alt.Chart], frame: pd.DataFrame) -> alt.LayerChart:
     rows = frame["layer"].nunique()
     height = int(max(min(ROW, ROWS / rows), LEAST_ROW) * rows)
-    return theme.framed(alt.layer(*layers), height + 115, canvas=True)
+    return theme.framed(alt.layer(*layers), height + AROUND, canvas=True)
 
 
 def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -81,7 +82,7 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     bars = base.mark_bar(color=theme.MAIN, cursor="pointer", cornerRadiusEnd=2).encode(opacity=faded).add_params(pick)
     counts = base.mark_text(align="left", dx=4, color=theme.NOTE, fontSize=11).encode(text="count:N")
     usual = alt.Chart(rows.head(1)).mark_rule(color=theme.CHANCE, strokeDash=list(theme.DASH), strokeWidth=2)
-    return theme.framed(alt.layer(bars, counts, usual.encode(x="usual:Q")), BAR * len(rows) + 60)
+    return theme.framed(alt.layer(bars, counts, usual.encode(x="usual:Q")), BAR * len(rows) + BESIDE)
 
 
 def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -108,7 +109,7 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     if lost:
         number = base.mark_text(align="right", fontSize=11.5, fontWeight=600, color=theme.NOTE)
         layers.append(number.encode(x=alt.value("width"), text=alt.Text("loss_change:Q", format="+.3f")))
-    return theme.framed(alt.layer(*layers), BAR * len(rows) + 60)
+    return theme.framed(alt.layer(*layers), BAR * len(rows) + BESIDE)
 
 
 LOADS = Chart(

@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.expert import BAR, CELL
+from moeviz.charts.expert import BAR, BESIDE, CELL
 from moeviz.metrics.expert import expert_atlas, expert_weights
 from moeviz.metrics.expert_company import expert_flow
 from moeviz.metrics.router_rows import router_neighbours
@@ -118,7 +118,7 @@ def router_rows_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     number = base.mark_text(align="left", dx=4, color=theme.NOTE, fontSize=11)
     number = number.encode(text=alt.Text("cosine:Q", format="+.2f"), x=alt.X("right:Q"))
     number = number.transform_calculate(right="max(datum.cosine, 0)")
-    return theme.framed(alt.layer(base.mark_bar(color=theme.MAIN), number), BAR * len(rows) + 60)
+    return theme.framed(alt.layer(base.mark_bar(color=theme.MAIN), number), BAR * len(rows) + BESIDE)
 
 
 FLOW = Chart(

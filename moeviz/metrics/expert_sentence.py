@@ -62,10 +62,10 @@ def _of_tokens(tokens: pd.DataFrame) -> str:
 
 def _nothing(kinds: pd.DataFrame | None) -> str:
     if kinds is None:
-        return "No token stands out: what it takes is what chance would give it."
+        return "No token stands out: chance could explain which ones it takes."
     if kinds["luck"].isna().all():
         return "No token stands out. With one text of each kind, no kind can be told from its text."
-    return "No kind of text and no token stands out: what it takes is what chance would give it."
+    return "No kind of text and no token stands out: chance could explain what it takes."
 
 
 def _many(number: int, word: str) -> str:
