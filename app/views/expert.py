@@ -83,7 +83,7 @@ def _title(asked: Seen) -> None:
             if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
                 _go(asked, *to)
     if asked.trace.model.name != EMBEDDED:
-        st.caption(plain(asked.trace.model.name))
+        _note(asked.trace.model.name)
 
 
 def _go(asked: Seen, layer: int, expert: int) -> None:
@@ -105,7 +105,7 @@ def _numbers(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None)
         said.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
     st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
     if 0 < facts.tokens < FEW:
-        st.caption(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
+        _note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
 
 
 def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
@@ -133,7 +133,7 @@ def _serves(asked: Seen, tokens: pd.DataFrame) -> None:
         count = asked.trace.model.num_experts[asked.trace.model.layers.index(asked.layer)]
         colour = theme.expert_colours(count, (asked.expert,))[asked.expert]
         keyword_in_context(lines, colour, key="contexts")
-        st.caption(_of_lines(lines, tokens, code))
+        _note(_of_lines(lines, tokens, code))
 
 
 def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
@@ -212,8 +212,13 @@ def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> 
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         with st.popover("⋯", width="content", help="Numbers, method, files"):
             _belongings(chart, frame)
-        st.caption(chart.reading)
+        _note(chart.reading)
     return shown
+
+
+def _note(text: str) -> None:
+    """Small, in the page's own ink: a caption's is too pale on a light page."""
+    st.markdown(f":small[{plain(text)}]")
 
 
 def _belongings(chart: Chart, frame: pd.DataFrame) -> None:

@@ -105,7 +105,9 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     x = alt.X("times:Q", title="of its tokens, × uniform", axis=ticks, scale=alt.Scale(domain=[0, end], nice=False))
     base = alt.Chart(rows).encode(y=y, tooltip=tips)
     layers = [base.mark_bar().encode(x=x, x2=alt.datum(1), color=theme.times_colour("times", dark=dark))]
-    layers.append(alt.Chart(rows.head(1)).mark_rule(color=theme.NOTE).encode(x=alt.datum(1, type="quantitative")))
+    layers.append(
+        alt.Chart(rows.head(1)).mark_rule(color=theme.NOTE, aria=False).encode(x=alt.datum(1, type="quantitative"))
+    )
     if lost:
         number = base.mark_text(align="right", fontSize=11.5, fontWeight=600, color=theme.NOTE)
         layers.append(number.encode(x=alt.value("width"), text=alt.Text("loss_change:Q", format="+.3f")))
