@@ -52,6 +52,22 @@ def write() -> None:
         st.query_params.from_dict(wanted)
 
 
+def stay() -> None:
+    """Leave the address as the page or a link wrote it: another one would hold back who goes back."""
+    recent.set_address(st.query_params.to_dict())
+
+
+def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, str]:
+    """The query of the page of an expert, as this trace shows it; of None, as the held-out texts do."""
+    where = {"layer": str(layer), "expert": str(expert)}
+    if trace is None:
+        return where
+    run = recent.run_of(trace)
+    if run is not None and len(run.prompt) <= LONGEST:
+        return run.parameters() | where | {"seen": "trace"}
+    return where | {"model": trace.model.name, "seen": "trace"}
+
+
 def _run_of(asked: dict[str, str]) -> Run:
     """The run that an address asks for, within what this deployment allows."""
     most = settings.SETTINGS

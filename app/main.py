@@ -19,7 +19,7 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
 
 from moeviz_app import links
 from moeviz_app.timing import log_moment
-from moeviz_app.views.menu import menu
+from moeviz_app.views.menu import EXPERT, menu
 
 STYLE = """<style>
 [data-testid='stMainBlockContainer'] {padding-top: 4rem} /* the room of the bar above, no more */
@@ -34,5 +34,8 @@ page = st.navigation(menu(), position="top")
 st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
 links.follow()
 page.run()
-links.write()
+if page.url_path == EXPERT:
+    links.stay()
+else:
+    links.write()
 log_moment("script ends")

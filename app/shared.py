@@ -14,6 +14,7 @@ from moeviz_app.worker import Done, InLine, News, Worker
 
 import moeviz
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.embedded.reference import muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import ModelNotFound
 from moeviz.history.systems import SYSTEMS
@@ -77,8 +78,15 @@ def at_work(
     name: str, how: How, work: Callable[["LoadedModel", Callable[[Any], None]], Any]
 ) -> Iterator[InLine | News | Done]:
     """Have the model's own thread do `work(model, tell)`; see `moeviz_app.worker.Worker.ask`. Close it to cancel."""
-    loaded = model(name, how)
-    return _worker(name, how).ask(lambda tell: work(loaded, tell))
+    return asking(name, how)(work)
+
+
+def asking(
+    name: str, how: How
+) -> Callable[[Callable[["LoadedModel", Callable[[Any], None]], Any]], Iterator[InLine | News | Done]]:
+    """The same to be called later, from any thread: the model is loaded here and now."""
+    loaded, worker = model(name, how), _worker(name, how)
+    return lambda work: worker.ask(lambda tell: work(loaded, tell))
 
 
 def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | News | Done]:
@@ -158,6 +166,18 @@ def known_models() -> pd.DataFrame:
 def evaluation_routing() -> RoutingTrace:
     """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
     return over_training()[max(over_training())]
+
+
+@st.cache_resource(show_spinner=False)
+def reference() -> RoutingTrace:
+    """The same with weights: what the page of an expert shows before anything is asked of the model."""
+    return reference_routing()
+
+
+@st.cache_resource(show_spinner=False)
+def reference_muted() -> pd.DataFrame:
+    """What each kind of those texts loses without each expert of the embedded model."""
+    return muted_experts()
 
 
 @st.cache_resource(show_spinner=False)

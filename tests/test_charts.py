@@ -19,6 +19,8 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
+from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.linked_grid import LINKED
 from moeviz.charts.marked_token import with_marked_token
 from moeviz.charts.routing_over_training import SATURATION
@@ -30,6 +32,7 @@ from moeviz.samples import sample_trace
 
 GOLDEN = Path(__file__).parent / "golden"
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
+OF_ONE_EXPERT = [LOADS, TOKENS, KINDS, COMPANY, FLOW, WEIGHTS, ATLAS, ROWS]
 VARYING = {"$schema", "config", "data", "datasets", "views"}
 every_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
 
@@ -88,6 +91,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "overview",  # of long traces, above the strip
         "linked_grid",  # of `moeviz.view`
         "vocabulary",  # a part of specialization
+        *("expert", "expert_company"),  # of one expert, on its own page
         *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
@@ -125,7 +129,9 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {chart.key for chart in [*CHARTS, SATURATION, EFFECT, LINKED, *COMPARISONS, *HISTORY_CHARTS]}
+    known = {
+        chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, LINKED, *COMPARISONS, *HISTORY_CHARTS]
+    }
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
@@ -294,6 +300,75 @@ def test_token_texts_are_data_and_made_visible():
     cells = vocabulary.top_tokens_table(top_tokens(trace)).data
     assert {"⟨U+202E⟩prose", "∅", "␣each"} <= set(cells["shown"])
     assert "text" not in cells
+
+
+def of_one_expert(chart) -> pd.DataFrame:
+    """What a chart of the page of an expert draws of the sample trace."""
+    trace = labelled(repeated(sample_trace()))
+    if chart is ROWS:
+        other = np.arange(8)
+        return chart.measure(
+            pd.DataFrame({"layer": 1, "expert": 3, "other": other, "cosine": 0.5 - other / 7, "norm": 1.0}), 1, 3
+        )
+    frame = chart.measure(trace, 1, 3)
+    return frame.assign(loss_change=0.25) if chart is KINDS else frame
+
+
+@pytest.mark.parametrize("chart", OF_ONE_EXPERT, ids=lambda chart: chart.key)
+def test_one_expert_is_drawn(chart, request):
+    frame = of_one_expert(chart)
+    spec = chart.draw(frame).to_dict()
+    check_golden(chart, spec, request)
+    assert chart.question.endswith("?") and chart.reading.endswith(".")
+    assert "Columns:" in chart.method and "Source" in chart.method
+    assert spec["width"] == "container"
+    dark = json.dumps(steady(chart.draw(frame, dark=True).to_dict()))
+    assert (theme.LESS_TO_MORE["dark"][0] in dark) == (theme.LESS_TO_MORE["light"][0] in json.dumps(steady(spec)))
+
+
+def test_tokens_and_labels_of_one_expert_are_data_and_made_visible():
+    trace = labelled(repeated(sample_trace()), ("![p](http://example.com/p.png)", "\u202eprose"))
+    texts = {"The": "datum.x", " router": "\u202ex", " sends": "⟨U+202E⟩x"}
+    trace = replace(trace, tokens=trace.tokens.assign(text=trace.tokens["text"].replace(texts)))
+    for chart in (TOKENS, KINDS, ATLAS):
+        spec = json.dumps(steady(chart.draw(chart.measure(trace, 1, 3)).to_dict()), ensure_ascii=False)
+        assert not [text for text in ("datum.x", "example.com", "\u202e", "⟨U") if text in spec]
+    rows = TOKENS.draw(TOKENS.measure(trace, 1, 3)).layer[0].data
+    assert rows["shown"].is_unique and not rows["shown"].str.contains("\u202e").any()
+
+
+def test_an_unused_expert_is_marked_and_a_large_atlas_is_of_one_layer():
+    trace = sample_trace(layers=60, tokens=64, top_k=8, experts=512)
+    frame = LOADS.measure(trace, 1, 3)
+    assert (frame["tokens"] == 0).any()
+    assert LOADS.draw(frame).layer[1].transform[0].filter == "datum.tokens === 0"
+    drawn = [LOADS.draw(frame), COMPANY.draw(COMPANY.measure(trace, 1, 3))]
+    atlas = ATLAS.measure(labelled(trace), 1, 3)
+    assert len(atlas) > ATLAS_CELLS
+    drawn.append(ATLAS.draw(atlas))
+    assert drawn[-1].layer[0].data["layer"].unique().tolist() == [1]
+    for chart in drawn:
+        assert sum(arrow_bytes(frame) for frame in tables(chart)) < 1_000_000
+
+
+def test_times_as_much_have_one_scale_from_a_quarter_to_four():
+    for page, dark in (("light", False), ("dark", True)):
+        colour = theme.times_colour("times", dark=dark).to_dict()
+        assert colour["legend"] is None
+        assert colour["scale"]["domain"] == [0.25, 0.5, 1, 2, 4] and colour["scale"]["clamp"]
+        assert colour["scale"]["range"] == list(theme.LESS_TO_MORE[page])
+
+
+@pytest.mark.parametrize("page", ["light", "dark"])
+def test_numbers_on_the_scale_can_be_read(page):
+    """At its stops; `times_ink` turns to the other ink between them."""
+    strong = {
+        "light": ("#ffffff", lambda times: times > 3.1 or times < 0.32),
+        "dark": ("#000000", lambda times: times > 2.2),
+    }
+    ink, turns = strong[page]
+    for times, colour in zip(theme.TIMES, theme.LESS_TO_MORE[page], strict=True):
+        assert _contrast(ink if turns(times) else theme.INK[page], colour) >= 3.4, (times, colour)
 
 
 @pytest.mark.parametrize("chart", COMPARISONS, ids=lambda chart: chart.key)

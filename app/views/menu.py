@@ -6,6 +6,7 @@ from importlib import import_module
 import streamlit as st
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.corpus import corpus_page
+from moeviz_app.views.expert import expert_page
 from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.overview import overview_page
 from moeviz_app.views.routing_over_training import routing_over_training_page
@@ -19,6 +20,7 @@ from moeviz.charts import TOPICS
 from moeviz.history.systems import EXHIBITS
 
 FIRST = "Run"
+EXPERT = "expert"  # address of the page of one expert, which has no entry: every expert's id leads there
 # The pages of the history gallery: files of views/history by title. They train with torch and scikit-learn, so each is
 # loaded when somebody opens it.
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
@@ -69,7 +71,8 @@ def menu() -> dict[str, list[st.Page]]:
         st.Page(partial(_lead_on, name), title=name, url_path=old, visibility="hidden")
         for old, name in OLD_ADDRESSES.items()
     ]
-    return pages | {"": [*pages[""], *moved]}
+    of_expert = st.Page(expert_page, title="Expert", url_path=EXPERT, visibility="hidden")
+    return pages | {"": [*pages[""], of_expert, *moved]}
 
 
 def _lead_on(name: str) -> None:

@@ -4,6 +4,7 @@ Text, axes and background are left to the page, which may be light or dark. What
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -38,6 +39,14 @@ DASH = (5, 4)
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
 BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
 DIVERGING = alt.SchemeParams(name="blueorange", extent=[1, 0])  # blue above 0
+# "× as much as …": orange is more, blue is less, and 1× is the page's own grey, so that what is uniform recedes. On a
+# dark page the end of "less" is dim: unused experts must not shine. Apart under every colour blindness.
+LESS_TO_MORE = {
+    "light": ("#3B78B8", "#9CC3E4", "#F1EFE8", "#F3B26B", "#B04A00"),
+    "dark": ("#3F7FBF", "#2F5278", "#2B2F3B", "#8F5115", "#FFB060"),
+}
+TIMES = (0.25, 0.5, 1, 2, 4)  # where those colours stand: half and twice are equally far from 1
+INK = {"light": "#1C2030", "dark": "#E9E8E3"}  # numbers in cells and frames around them
 
 MAX_TOKENS = 256  # in one picture: more cells take over a second to draw
 SHORT, MEDIUM, MAX_HEIGHT = 220, 360, 760
@@ -119,6 +128,38 @@ def layer_colour() -> alt.Color:
     """Layers from first to last, where each is a line or a dot."""
     legend = alt.Legend(title="layer", orient="top", gradientLength=160, format="d", tickMinStep=1)
     return alt.Color("layer:Q", scale=alt.Scale(scheme=VIRIDIS), legend=legend)
+
+
+def times_colour(field: str, title: str | None = None, dark: bool = False) -> alt.Color:
+    """Colour of "times as much as …", on a log2 scale around 1; what is below ¼ or above 4 has the colour of that end.
+
+    `field` holds the times themselves, 0 included. A legend stands above the chart where there is a `title`; a chart
+    with one is drawn on a canvas (see `framed`).
+    """
+    scale = alt.Scale(
+        type="log", base=2, domain=list(TIMES), range=list(LESS_TO_MORE[_page(dark)]), clamp=True, interpolate="lab"
+    )
+    words = "{'0.25': '¼×', '0.5': '½×'}[datum.value] || datum.value + '×'"
+    legend = alt.Legend(
+        title=title,
+        titleLimit=420,
+        orient="top",
+        gradientLength=160,
+        gradientThickness=10,
+        values=list(TIMES),
+        labelExpr=words,
+    )
+    return alt.Color(field, type="quantitative", scale=scale, legend=legend if title else None)
+
+
+def times_ink(field: str, dark: bool = False) -> dict[str, Any]:
+    """Colour of a number that stands on such a colour: black or white, whichever can be read on it."""
+    strong = f"datum.{field} > 2.2" if dark else f"datum.{field} > 3.1 || datum.{field} < 0.32"
+    return alt.condition(strong, alt.value("#000000" if dark else "#ffffff"), alt.value(INK[_page(dark)]))
+
+
+def _page(dark: bool) -> str:
+    return "dark" if dark else "light"
 
 
 def reference(frame: pd.DataFrame, field: str, color: str = CHANCE) -> alt.Chart:

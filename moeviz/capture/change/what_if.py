@@ -1,6 +1,6 @@
 """What if the routers decided otherwise: trace, next tokens and loss, beside those of the model as it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -22,6 +22,7 @@ from moeviz.capture.record.listen import hearing
 from moeviz.capture.record.locks import alone
 from moeviz.capture.record.probe import Probed
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
+from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -74,6 +75,7 @@ def ablate(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     layers: Sequence[int] | None = None,
+    experts: Collection[tuple[int, int]] | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Mute each expert that the prompts use, one at a time, and rank them by what that does.
@@ -84,6 +86,7 @@ def ablate(
     the model predicts worse without it). Experts that no token uses change nothing: 0.
 
     layers     the model's own indices; default: all that have experts.
+    experts    only these, as (layer, expert) pairs; default: all of those layers.
     progress   called with (done, total) after each expert. Raise in it to stop.
 
     Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
@@ -92,7 +95,7 @@ def ablate(
     rows = []
     routers = ready(run)
     plain, logits = _read(run, routers, None)
-    shares = _shares(plain if layers is None else plain.select(layers=layers))
+    shares = _shares(plain if layers is None else plain.select(layers=layers), experts)
     for done, (layer, expert, share) in enumerate(shares, start=1):
         kl = change = 0.0
         if share > 0:
@@ -107,13 +110,20 @@ def ablate(
     return frame.sort_values("kl", ascending=False, kind="stable", ignore_index=True)
 
 
-def _shares(trace: RoutingTrace) -> list[tuple[int, int, float]]:
+def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> list[tuple[int, int, float]]:
     """(layer, expert, its share of the layer's assignments)."""
     shares = []
     for layer, count, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
         loads = np.bincount(experts[experts >= 0], minlength=count)
         shares += [(layer, expert, float(load)) for expert, load in enumerate(loads / max(loads.sum(), 1))]
-    return shares
+    if only is None:
+        return shares
+    if missing := set(only) - {(layer, expert) for layer, expert, _ in shares}:
+        layer, expert = min(missing)
+        raise CaptureError(
+            f"{trace.model.name} has no expert {expert} in layer {layer} to mute. Choose one that it has."
+        )
+    return [share for share in shares if share[:2] in set(only)]
 
 
 @torch.no_grad()

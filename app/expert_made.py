@@ -1,0 +1,170 @@
+"""What the page of an expert has made where a trace lacks it: weights, the loss without the expert, router rows."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import kept, recent, settings, shared, state
+from moeviz_app.background import Background, Piece
+from moeviz_app.expert_seen import Seen, go
+from moeviz_app.live import waiting_words
+from moeviz_app.shared import AS_IT_IS, How
+from moeviz_app.show import explained
+from moeviz_app.worker import result
+
+from moeviz.errors import InvalidPrompt
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
+
+JOB = "work for an expert"  # one at a time: a visitor's own
+SECONDS_BETWEEN_LOOKS = 0.7
+Pairs = Sequence[tuple[str, str]]
+
+
+def muted(seen: Seen) -> pd.DataFrame | None:
+    """What each kind of text loses without the expert, where that is known; see `muted_by_label`."""
+    return shared.reference_muted() if seen.held_out else kept.kept(_name("muted", seen))
+
+
+def rows(seen: Seen) -> pd.DataFrame | None:
+    """The geometry of the layer's router, where that is known; see `router_geometry`."""
+    return kept.kept(_rows_name(seen))
+
+
+def offer_muting(seen: Seen) -> None:
+    """A button that has the loss without the expert computed in the background; then how far it is."""
+    words = f"Read the texts without expert {seen.expert}"
+    why = (
+        "Every text is read twice: as the model is, and with this expert muted, so that its router takes the next best."
+    )
+    _offer(_name("muted", seen), words, why, lambda: _muting(seen), lambda parts: pd.concat(parts, ignore_index=True))
+
+
+def offer_weights(seen: Seen) -> None:
+    """A button that has the texts traced again, with weights; the trace then takes the place of the one on screen."""
+
+    def show(parts: list[RoutingTrace]) -> RoutingTrace:
+        from moeviz.capture.corpus import joined
+
+        trace = joined(parts)
+        return trace if "label" in seen.trace.tokens else _unlabelled(trace)
+
+    name = _name("weights", seen)
+    _offer(
+        name,
+        "Read the texts again, with weights",
+        "The new trace joins your recent ones.",
+        lambda: _reading(seen),
+        show,
+    )
+    if (trace := kept.kept(name)) is not None and trace is not state.current_trace():
+        state.set_trace(trace)
+        go(seen.layer, seen.expert, trace)
+
+
+def offer_rows(seen: Seen) -> None:
+    """A button that has the model loaded and its router looked at."""
+    if not st.button("Compare the router's rows", help=f"Loads {_quoted(seen)} if it is not in memory yet."):
+        return
+    with explained():
+        from moeviz.capture.routers.geometry import router_geometry
+
+        def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
+            return router_geometry(loaded.model, [seen.layer])
+
+        found = result(shared.at_work(seen.trace.model.name, _how(seen), work), lambda _told: None)
+        kept.keep(_rows_name(seen), found)
+        st.rerun()
+
+
+def _offer(name: str, words: str, why: str, begin: Callable[[], Background], finish: Callable[[list], Any]) -> None:
+    running = state.result(JOB)
+    if running is not None and running[0] == name:
+        st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish)
+    elif st.button(words, help=why, key=f"begin {name}"):
+        with explained():
+            if running is not None:
+                running[1].stop()
+            state.keep_result(JOB, (name, begin()))
+            st.rerun()
+
+
+def _watch(name: str, job: Background, finish: Callable[[list], Any]) -> None:
+    """How far it is, and Stop; the result once it is there."""
+    with explained():
+        try:
+            found = job.found
+        except Exception:
+            state.forget_result(JOB)
+            raise
+        if found is not None:
+            kept.keep(name, finish(found))
+        if found is not None or st.button("Stop", key=f"stop {name}", help="Nothing is kept if you stop."):
+            job.stop()
+            state.forget_result(JOB)
+            st.rerun(scope="app")
+        st.progress(job.done / job.total, waiting_words(job.ahead, f"{job.done} of {job.total} parts read"))
+
+
+def _muting(seen: Seen) -> Background:
+    from moeviz.capture.muting import muted_by_label
+
+    def piece(label: str, pairs: Pairs) -> Piece:
+        def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> pd.DataFrame:
+            return muted_by_label(loaded, pairs, experts=[(seen.layer, seen.expert)], progress=lambda *at: tell(at))
+
+        return work
+
+    pairs = _pairs(seen)
+    kinds = dict.fromkeys(label for label, _ in pairs)
+    pieces = [piece(kind, [pair for pair in pairs if pair[0] == kind]) for kind in kinds]
+    return Background(shared.asking(seen.trace.model.name, _how(seen)), pieces)
+
+
+def _reading(seen: Seen) -> Background:
+    from moeviz.capture.corpus import trace_corpus
+
+    def piece(pair: tuple[str, str]) -> Piece:
+        return lambda loaded, _tell: trace_corpus(loaded, [pair])
+
+    return Background(shared.asking(seen.trace.model.name, _how(seen)), [piece(pair) for pair in _pairs(seen)])
+
+
+def _pairs(seen: Seen) -> Pairs:
+    """The texts of the trace. Raises `CaptureError` where the model reads them otherwise, `InvalidPrompt` if long."""
+    from moeviz.capture.muting import texts_of_trace
+
+    pairs = texts_of_trace(shared.model(seen.trace.model.name, _how(seen)), seen.trace)
+    most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in pairs)
+    if given > most:
+        raise InvalidPrompt(f"The texts of this trace have {given:,} characters, and {most:,} are allowed here.")
+    return pairs
+
+
+def _how(seen: Seen) -> How:
+    """How the model is opened: as for the run that made the trace, where one did."""
+    run = recent.run_of(seen.trace)
+    return AS_IT_IS if run is None else run.how
+
+
+def _unlabelled(trace: RoutingTrace) -> RoutingTrace:
+    from dataclasses import replace
+
+    return replace(trace, tokens=trace.tokens.drop(columns="label"))
+
+
+def _name(what: str, seen: Seen) -> str:
+    return f"{what} of {seen.key}"
+
+
+def _rows_name(seen: Seen) -> str:
+    return f"router rows of {seen.trace.model.name} {_how(seen)} {seen.layer}"
+
+
+def _quoted(seen: Seen) -> str:
+    from moeviz_app.plain import plain
+
+    return plain(seen.trace.model.name)

@@ -1,0 +1,234 @@
+"""The page of one expert: what it serves, with whom, from where to where, and what is lost without it."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from moeviz_app.components.kwic import keyword_in_context
+from moeviz_app.downloads import table_as_csv
+from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
+from moeviz_app.expert_seen import Seen, go, seen, steps
+from moeviz_app.facts import layer_word
+from moeviz_app.plain import plain
+from moeviz_app.show import explained, heading, say
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.expert import CELL, COMPANY, KINDS, LOADS, TOKEN, TOKENS
+from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
+from moeviz.embedded import EMBEDDED
+from moeviz.metrics.expert import expert_numbers, loss_of_all, with_losses
+from moeviz.metrics.expert_company import FEW
+from moeviz.metrics.expert_sentence import what_it_does
+from moeviz.metrics.expert_tokens import contexts
+from moeviz.metrics.router_rows import row_norms
+from moeviz.report.pictures import installed, svg
+from moeviz.report.plots import with_data_inside
+
+
+def expert_page() -> None:
+    """One expert of one layer, named in the address."""
+    title = st.empty()
+    with explained():
+        asked = seen()
+        with title.container():
+            _title(asked)
+        _draw(asked)
+
+
+def _draw(asked: Seen) -> None:
+    trace, where = asked.trace, (asked.layer, asked.expert)
+    tokens = TOKENS.measure(trace, *where)
+    kinds, lost = KINDS.measure(trace, *where) if "label" in trace.tokens else None, muted(asked)
+    if kinds is not None and lost is not None:
+        kinds = with_losses(kinds, lost, *where)
+    head, beside = st.columns([5, 3], gap="large")
+    with head:
+        if asked.trouble:
+            say(asked.trouble)
+        st.markdown(f"##### {plain(what_it_does(trace, *where, tokens, kinds))}")
+        _numbers(asked, kinds, lost)
+    with beside:
+        _map(LOADS, LOADS.measure(trace, *where), asked)
+    _serves(asked, tokens)
+    shared_tokens = COMPANY.measure(trace, *where)
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        _kinds(asked, kinds, lost)
+    with right:
+        _flow(asked, shared_tokens)
+        _weights(asked)
+    heading(COMPANY)
+    _map(COMPANY, shared_tokens, asked)
+    if kinds is not None:
+        heading(ATLAS)
+        _map(ATLAS, ATLAS.measure(trace, *where), asked)
+    _rows(asked)
+
+
+def _title(asked: Seen) -> None:
+    layers, (layer, expert) = asked.trace.model.layers, (asked.layer, asked.expert)
+    row, counts = layers.index(layer), asked.trace.model.num_experts
+    word = layer_word(asked.trace.model)
+    before, after = (row - 1) % len(layers), (row + 1) % len(layers)
+    steps = {
+        "‹ expert": (layer, (expert - 1) % counts[row]),
+        "expert ›": (layer, (expert + 1) % counts[row]),
+        f"‹ {word}": (layers[before], min(expert, counts[before] - 1)),
+        f"{word} ›": (layers[after], min(expert, counts[after] - 1)),
+    }
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(f"{word.capitalize()} {layer}, expert {expert}", anchor=False, width="content")
+        for sign, to in steps.items():
+            if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
+                _go(asked, *to)
+    if asked.trace.model.name != EMBEDDED:
+        _note(asked.trace.model.name)
+
+
+def _go(asked: Seen, layer: int, expert: int) -> None:
+    go(layer, expert, None if asked.held_out else asked.trace)
+
+
+def _numbers(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
+    """Its load, its say, and what the model loses without it: one line, since four boxes fill a phone."""
+    (facts,) = expert_numbers(asked.trace, asked.layer, asked.expert).itertuples(index=False)
+    said = [
+        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
+        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
+    ]
+    if pd.notna(facts.first_choice):
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them".replace("%", " %"))
+    if pd.notna(facts.mean_weight):
+        said.append(f"mean weight {facts.mean_weight:.2f}")
+    if lost is not None:
+        said.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
+    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
+    if 0 < facts.tokens < FEW:
+        _note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
+
+
+def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
+    words = f"muted, the model loses **{of_all:.3f}** nats a token"
+    if kinds is None or kinds["loss_change"].isna().all():
+        return words
+    most = kinds.loc[kinds["loss_change"].idxmax()]
+    return f"{words}, most in {plain(most['label'])}: {most['loss_change']:.2f}"
+
+
+@st.fragment
+def _serves(asked: Seen, tokens: pd.DataFrame) -> None:
+    """Its tokens, and they in their text. A fragment: a click on a bar changes the lines beside it and nothing else."""
+    code, (left, right) = None, st.columns([2, 3], gap="large")
+    with left:
+        heading(TOKENS)
+        if len(tokens):
+            chosen = _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
+            code = next((int(point["code"]) for point in chosen.selection.get(TOKEN, [])), None)
+        else:
+            st.text("No token occurs often enough here and keeps to it.")
+    with right:
+        st.subheader("Where in the text does it have them?", anchor=False)
+        lines = contexts(asked.trace, asked.layer, asked.expert, code)
+        count = asked.trace.model.num_experts[asked.trace.model.layers.index(asked.layer)]
+        colour = theme.expert_colours(count, (asked.expert,))[asked.expert]
+        keyword_in_context(lines, colour, key="contexts")
+        _note(_of_lines(lines, tokens, code))
+
+
+def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
+    if not len(lines):
+        return "It has no token here."
+    order = "in the order of the text" if lines["weight"].isna().all() else "highest weight first (last column)"
+    if code is None:
+        return f"{len(lines)} of its tokens, at most two a token and, of several texts, three a text; {order}."
+    has = int(tokens.loc[tokens["code"] == code, "tokens"].iloc[0])
+    return f"{len(lines)} of the {has} that it has of this token; {order}. Click the bar again for all tokens."
+
+
+def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
+    heading(KINDS)
+    if kinds is None:
+        st.text("The tokens of this trace have no labels, so there are no kinds of text to compare.")
+        if asked.trace.model.name == EMBEDDED and st.button("See the held-out texts"):
+            go(asked.layer, asked.expert, None)
+    else:
+        _picture(KINDS, kinds, asked)
+    if lost is None:
+        st.text("What is lost without this expert has not been computed for these texts.")
+        offer_muting(asked)
+
+
+def _flow(asked: Seen, shared_tokens: pd.DataFrame) -> None:
+    heading(FLOW)
+    frame = FLOW.measure(asked.trace, asked.layer, asked.expert, shared_tokens)
+    if len(frame):
+        _picture(FLOW, frame, asked)
+    elif len(asked.trace.model.layers) == 1:
+        st.text("This trace has one MoE layer, so its tokens come from no other and go to no other.")
+    else:
+        st.text("None of its tokens was recorded a layer before or after.")
+
+
+def _weights(asked: Seen) -> None:
+    heading(WEIGHTS)
+    if asked.trace.weights is None:
+        st.text("This trace has expert ids alone. How much weight each has was not recorded.")
+        offer_weights(asked)
+        return
+    frame = WEIGHTS.measure(asked.trace, asked.layer, asked.expert)
+    if len(frame):
+        _picture(WEIGHTS, frame, asked)
+    else:
+        st.text("It is chosen for no token here.")
+
+
+def _rows(asked: Seen) -> None:
+    heading(ROWS)
+    geometry = rows(asked)
+    if geometry is None:
+        st.text("This is a fact about the model's weights, which a trace does not hold.")
+        offer_rows(asked)
+        return
+    (norm,) = row_norms(geometry, asked.layer, asked.expert).itertuples(index=False)
+    others = f"those of its layer are {norm.lowest:.2f} to {norm.highest:.2f}, the median {norm.median:.2f}"
+    st.text(f"The norm of its row is {norm.norm:.2f}; {others}.")
+    _picture(ROWS, ROWS.measure(geometry, asked.layer, asked.expert), asked)
+
+
+def _map(chart: Chart, frame: pd.DataFrame, asked: Seen) -> None:
+    """A picture of many experts, each a way to its page."""
+    chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)
+    if points := chosen.selection.get(CELL):
+        (point,) = points
+        _go(asked, int(point["layer"]), int(point["expert"]))
+
+
+def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> Any:
+    """The picture, how to read it, and a menu of what belongs to it."""
+    dark = st.context.theme.type == "dark"
+    alt = f"{chart.question} {chart.reading} The same numbers are in the menu below."
+    shown = st.altair_chart(chart.draw(frame, dark=dark), key=f"{chart.key} {asked.key} {steps()}", alt=alt, **options)
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        with st.popover("⋯", width="content", help="Numbers, method, files"):
+            _belongings(chart, frame)
+        _note(chart.reading)
+    return shown
+
+
+def _note(text: str) -> None:
+    """Small, in the page's own ink: a caption's is too pale on a light page."""
+    st.markdown(f":small[{plain(text)}]")
+
+
+def _belongings(chart: Chart, frame: pd.DataFrame) -> None:
+    st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
+    name = f"moeviz-{chart.key.replace('_', '-')}"
+    files = [("CSV", "text/csv", lambda: table_as_csv(frame))]
+    if installed():
+        files.append(("SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame)))))
+    with st.container(horizontal=True):
+        for kind, mime, make in files:
+            file, key = f"{name}.{kind.lower()}", f"{chart.key} {kind}"
+            st.download_button(kind, make, file, mime, on_click="ignore", key=key, icon=":material/download:")
+    st.text(chart.method)

@@ -1,0 +1,153 @@
+"""Which tokens keep to an expert, and the places in the text where it has them."""
+
+import re
+from collections.abc import Iterable
+from math import exp, lgamma, log
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int64
+
+from moeviz.metrics.expert import has_token, row_of
+from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
+
+KEEPS = 1.2  # times its usual share, from which on a token keeps to an expert at all
+A_TOKEN, A_TEXT = 2, 3  # most contexts of the same token, and from the same text: else one of them fills the list
+REACH = 40  # tokens before and after that a context is taken from
+LEFT, RIGHT = 60, 60  # and characters
+PART = re.compile(r"⟨(.) (\d)/\d⟩")  # of a character that is split over tokens
+
+
+def enough_occurrences(tokens: int) -> int:
+    """How often a token must occur, in so many tokens, for its share to tell something: 2 in a text, 10 in a corpus."""
+    return int(np.clip(tokens // 200, 2, 10))
+
+
+def keeping_tokens(
+    trace: RoutingTrace, layer: int, expert: int, at_least: int | None = None, most: int = 14
+) -> pd.DataFrame:
+    """The tokens of the vocabulary that keep to an expert: of their occurrences, it has more than it has of all tokens.
+
+    `luck` is how likely any token of the trace would keep to the expert like this if it took its usual share of every
+    token's occurrences at random: the binomial tail, times the number of tokens that occur often enough (at most 1).
+    Occurrences in one text are not independent, so `texts` says in how many the token occurs.
+
+    at_least   occurrences below which a token is left out; default: 2, and up to 10 in a trace of 2,000 tokens or more.
+
+    One row per token with at least 1.2 times the usual share, highest share first (ties: the more frequent token, then
+    the one that came first), at most `most`. Columns: rank int16 (from 1) · code int64 (which token: see `token_codes`)
+    · token_id int32 (-1 if not known) · text str (exact) · tokens int64 (that the expert has) · occurrences int64 ·
+    texts int64 · share float64 (tokens / occurrences) · usual float64 (the expert's share of all tokens) · lift float64
+    (share / usual) · luck float64. Raises as `row_of`.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.4, eq. 8, for input ids; lift as in Brin et al. (1997), 'interest'.
+    """
+    has, recorded = has_token(trace, layer, expert), trace.recorded[row_of(trace, layer, expert)]
+    codes, usual = token_codes(trace), has.sum() / max(recorded.sum(), 1)
+    size = int(codes.max(initial=-1)) + 1
+    times, tokens = (np.bincount(codes[rows], minlength=size) for rows in (recorded, has))
+    least = enough_occurrences(int(recorded.sum())) if at_least is None else at_least
+    share = tokens / np.maximum(times, 1)
+    found = np.flatnonzero((times >= least) & (tokens > 0) & (share >= KEEPS * usual))
+    found = found[np.lexsort((-times[found], -share[found]))][:most]
+    tested = int((times >= least).sum())
+    first = np.flatnonzero(~pd.Series(codes).duplicated())  # codes count up in the order of first appearance
+    rows = trace.tokens.iloc[first[found]]
+    columns = {
+        "rank": np.arange(1, len(found) + 1, dtype=np.int16),
+        "code": found,
+        "token_id": rows["token_id"].to_numpy(),
+        "text": pd.Series(rows["text"].to_numpy(object), dtype="str"),
+        "tokens": tokens[found],
+        "occurrences": times[found],
+        "texts": [int(trace.tokens["sequence"][recorded & (codes == code)].nunique()) for code in found],
+        "share": share[found],
+        "usual": float(usual),
+        "lift": share[found] / max(usual, 1e-12),
+        "luck": [min(1.0, tested * _tail(int(tokens[code]), int(times[code]), float(usual))) for code in found],
+    }
+    return pd.DataFrame(columns).astype({"code": np.int64, "texts": np.int64, "luck": np.float64})
+
+
+def token_codes(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
+    """Which token of the vocabulary each one is, counted in the order of first appearance: by id, or else by text."""
+    unknown = trace.tokens["token_id"] == NO_TOKEN_ID
+    if not unknown.any():
+        ids: np.ndarray = pd.factorize(trace.tokens["token_id"])[0].astype(np.int64)
+        return ids
+    keys = pd.MultiIndex.from_arrays([trace.tokens["token_id"], trace.tokens["text"].where(unknown, "")])
+    codes: np.ndarray = pd.factorize(keys)[0].astype(np.int64)
+    return codes
+
+
+def _tail(hits: int, tries: int, chance: float) -> float:
+    """How likely at least so many of so many tries succeed."""
+    if chance >= 1 or hits <= 0:
+        return 1.0
+    logs = [
+        lgamma(tries + 1) - lgamma(n + 1) - lgamma(tries - n + 1) + n * log(chance) + (tries - n) * log(1 - chance)
+        for n in range(hits, tries + 1)
+    ]
+    return min(1.0, sum(map(exp, logs)))
+
+
+def contexts(trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14) -> pd.DataFrame:
+    """The tokens of an expert in their text, highest weight first; without weights, in the order of the trace.
+
+    Of one token of the vocabulary (a `code` of `token_codes`); or of all, then at most twice the same token and three
+    times from the same of several texts.
+
+    One row per place, at most `most`. Columns: token int32 (row of `trace.tokens`) · before str, text str, after str
+    (characters that would vanish or reorder the line are made visible in `text`, and spaces elsewhere) · label str (""
+    without labels) · sequence int32 · weight float64 (NaN without weights). Raises as `row_of`.
+
+    Source: keyword in context, Luhn (1960).
+    """
+    row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
+    codes = token_codes(trace)
+    rows = np.flatnonzero(has if code is None else has & (codes == code))
+    weight = _weights(trace, row, expert, rows)
+    order = rows if trace.weights is None else rows[np.argsort(-weight, kind="stable")]
+    weights = dict(zip(rows.tolist(), weight.tolist(), strict=True))
+    chosen = (order if code is not None else _spread(order, codes, trace.tokens["sequence"].to_numpy()))[:most]
+    lines = [(at, *_around(trace, at), weights[at]) for at in chosen.tolist()]
+    columns = ["token", "before", "text", "after", "label", "sequence", "weight"]
+    kinds = {"token": "int32", "sequence": "int32", "weight": "float64"}
+    strings = dict.fromkeys(("before", "text", "after", "label"), "str")
+    return pd.DataFrame(lines, columns=columns).astype(kinds | strings)
+
+
+def _weights(trace: RoutingTrace, row: int, expert: int, rows: np.ndarray) -> np.ndarray:
+    if trace.weights is None:
+        return np.full(len(rows), np.nan)
+    own = trace.experts[row, rows] == expert
+    weights: np.ndarray = trace.weights[row, rows][own].astype(np.float64)
+    return weights
+
+
+def _spread(order: np.ndarray, codes: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Of these rows the first few of each token and, where there are several texts, of each text."""
+    frame = pd.DataFrame({"row": order, "code": codes[order], "text": texts[order]})
+    kept = frame[frame.groupby("code").cumcount() < A_TOKEN]
+    if len(np.unique(texts)) > 1:
+        kept = kept[kept.groupby("text").cumcount() < A_TEXT]
+    return kept["row"].to_numpy(np.int64)
+
+
+def _around(trace: RoutingTrace, at: int) -> tuple[str, str, str, str, int]:
+    """(before, text, after, label, sequence) of a token."""
+    tokens = trace.tokens
+    sequence = int(tokens["sequence"].to_numpy()[at])
+    near = slice(max(at - REACH, 0), at + 1 + REACH)
+    same: Bool[np.ndarray, " N"] = (tokens["sequence"].iloc[near] == sequence).to_numpy()
+    here, texts = at - near.start, tokens["text"].iloc[near].tolist()
+    before = _line(text for text, kept in zip(texts[:here], same[:here], strict=True) if kept)
+    after = _line(text for text, kept in zip(texts[here + 1 :], same[here + 1 :], strict=True) if kept)
+    label = str(tokens["label"].iat[at]) if "label" in tokens else ""
+    return before[-LEFT:], visible(texts[here]), after[:RIGHT], label, sequence
+
+
+def _line(texts: Iterable[str]) -> str:
+    whole = PART.sub(lambda part: part[1] if part[2] == "1" else "", "".join(texts))
+    return "".join(character if character.isprintable() else " " for character in whole)
