@@ -60,7 +60,11 @@ def test_the_same_seed_gives_the_same_tree_and_another_seed_another(result):
     for each in fields(result):
         assert np.array_equal(getattr(result, each.name), getattr(again, each.name)), each.name
     assert not np.array_equal(result.roots[0], other.roots[0])
-    assert trace_of(shipped(Hierarchy)).equals(trace_of(result))
+    ships, made = trace_of(shipped(Hierarchy)), trace_of(result)
+    assert ships.model == made.model and ships.tokens.equals(made.tokens)
+    assert np.array_equal(ships.experts, made.experts)
+    for one, other in ((ships.weights, made.weights), (ships.logits, made.logits)):
+        assert np.allclose(one, other, rtol=1e-5, atol=1e-6)  # another processor rounds sums in another order
 
 
 def test_who_watches_may_stop():
