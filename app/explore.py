@@ -49,7 +49,7 @@ def _tokens() -> None:
             _experts_of_layer(trace)
     with route:
         _route(trace)
-    links.write()
+    links.write(links.FIRST)
 
 
 def strip(trace: RoutingTrace) -> None:

@@ -1,19 +1,23 @@
 """A link repeats a view: the page in its path; prompt, model, generation, layer and token in its query.
 
 The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work. A
-trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed.
+trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed, and any
+web page can lead a browser here, so it runs nothing by itself but what is in memory already.
 """
 
 from typing import Any
 
 import streamlit as st
-from moeviz_app import recent, settings, state
+from moeviz_app import recent, settings, shared, state
 from moeviz_app.asked import Run
+from moeviz_app.components.address import write_address
 from moeviz_app.live import run_live
 from moeviz_app.show import explained
 
+from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
 
+FIRST = ""  # path of the first page
 LONGEST = 1500  # characters of a prompt that an address can hold everywhere
 
 
@@ -24,22 +28,38 @@ def record(run: Run) -> RoutingTrace:
     return trace
 
 
-def follow() -> None:
-    """Show what the address asks for, where that is not what is on screen: at the first visit, and after going back."""
+def follow(page: str) -> None:
+    """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
     asked = st.query_params.to_dict()
-    if "prompt" not in asked or asked == recent.address() or recent.on_its_way(asked):
-        return
-    with explained():
-        run = _run_of(asked)
-        if recent.run_of(state.current_trace()) != run:
-            known = recent.trace_of(run)
-            record(run) if known is None else state.set_trace(known, run)
-        _fill_in(run)
-        state.point_at(_number(asked.get("layer")), _number(asked.get("token")))
+    if recent.asks(page, asked) and "prompt" in asked:
+        with explained():
+            run = _run_of(asked)
+            if recent.run_of(state.current_trace()) != run:  # else what is being typed would be lost
+                _show(run)
+                _fill_in(run)
+            state.point_at(_number(asked.get("layer")), _number(asked.get("token")))
 
 
-def write() -> None:
-    """Let the address say what is on screen."""
+def _show(run: Run) -> None:
+    """What the run made, or makes where its model is at hand; else it waits for somebody to press Run.
+
+    Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
+    """
+    shared.check_on_offer(run.model)
+    if (known := recent.trace_of(run)) is not None:
+        state.set_trace(known, run)
+    elif shared.at_hand(run.model, run.how) and not run.new_tokens:
+        record(run)
+    else:
+        what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
+        state.wait(
+            f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
+            "themselves. Look at the prompt on the Explore page, and press Run there.",
+        )
+
+
+def write(page: str) -> None:
+    """Let the address of this page say what is on screen."""
     trace = state.current_trace()
     run = recent.run_of(trace)
     wanted = {}
@@ -47,14 +67,13 @@ def write() -> None:
         wanted = run.parameters() | {"layer": str(state.chosen_layers("one")[0])}
         if (token := state.selected_token()) is not None:
             wanted["token"] = str(token)
-    recent.set_address(wanted)
-    if st.query_params.to_dict() != wanted:
-        st.query_params.from_dict(wanted)
+    recent.set_address(page, wanted)
+    write_address(wanted)
 
 
-def stay() -> None:
+def stay(page: str) -> None:
     """Leave the address as the page or a link wrote it: another one would hold back who goes back."""
-    recent.set_address(st.query_params.to_dict())
+    recent.set_address(page, st.query_params.to_dict())
 
 
 def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, str]:

@@ -17,25 +17,37 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
     sys.modules["moeviz_app"] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules["moeviz_app"])
 
-from moeviz_app import links
+from moeviz_app import links, state
+from moeviz_app.show import say
 from moeviz_app.timing import log_moment
-from moeviz_app.views.menu import EXPERT, menu
+from moeviz_app.views.menu import EXPERT, FIRST, draw_further, draw_menu, menu
 
 STYLE = """<style>
-[data-testid='stMainBlockContainer'] {padding-top: 4rem} /* the room of the bar above, no more */
+[data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
+[data-testid='stHeader'] button {pointer-events: auto}
+[data-testid='stMainBlockContainer'] {padding: 0.5rem clamp(0.9rem, 3vw, 2.5rem) 3rem}
 [data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
 .katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
 @media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
 </style>"""
 
 log_moment("script begins")
-st.html(STYLE)
-page = st.navigation(menu(), position="top")
+page = st.navigation(menu(), position="hidden")
 st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
-links.follow()
+st.html(STYLE)
+draw_menu(page.title)
+notice = st.empty()
+links.follow(page.url_path)
+if state.waiting() is not None:
+    with notice.container():
+        say(state.waiting())
 page.run()
+if state.waiting() is None:  # the page ran it
+    notice.empty()
+if page.title == FIRST:
+    draw_further(FIRST, FIRST)
 if page.url_path == EXPERT:
-    links.stay()
-else:
-    links.write()
+    links.stay(page.url_path)
+elif page.title != FIRST:  # which writes it at every choice
+    links.write(page.url_path)
 log_moment("script ends")

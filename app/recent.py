@@ -8,8 +8,9 @@ import streamlit as st
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
-_RECENT, _RUNS, _ADDRESS, _BEFORE, _WIDGETS = "recent", "runs", "address", "address before", "widgets"
+_RECENT, _RUNS, _ADDRESS, _HEARD, _WRITTEN = "recent", "runs", "address", "address heard", "addresses written"
 RECENT_TRACES = 8
+MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat yet
 TITLE = 40  # characters
 
 
@@ -60,28 +61,30 @@ def trace_of(run: Hashable) -> RoutingTrace | None:
 
 
 def address() -> dict[str, str]:
-    """What the address said when we wrote it last."""
+    """The query of the address as we wrote it last."""
     return st.session_state.get(_ADDRESS, {})
 
 
-def set_address(query: dict[str, str]) -> None:
-    """Remember what the address says from now on, and what it said before."""
-    if query != address():
-        st.session_state[_BEFORE] = address()
+def set_address(page: str, query: dict[str, str]) -> None:
+    """Remember what the address of the page says from now on."""
     st.session_state[_ADDRESS] = query
-    st.session_state[_WIDGETS] = _widgets()
+    written = [place for place in st.session_state.get(_WRITTEN, []) if place != (page, query)]
+    st.session_state[_WRITTEN] = [*written, (page, query)][-MOST_ON_THEIR_WAY:]
 
 
-def on_its_way(query: dict[str, str]) -> bool:
-    """Whether this is the address before the last with something clicked: the browser had not heard of the last yet.
+def asks(page: str, query: dict[str, str]) -> bool:
+    """Whether the browser comes to an address of its own accord: by a link, by a bookmark, or by going back.
 
-    Who goes back asks for it too, but has clicked nothing on the page.
+    It does not where it says the address that it said before, since a browser hears of a new one only after the page is
+    drawn; nor where it says one that we wrote meanwhile, be that one or several ago.
     """
-    then, now = st.session_state.get(_WIDGETS, {}), _widgets()
-    clicked = any(then[key] != now[key] for key in then.keys() & now.keys())  # Streamlit drops what is not drawn
-    return clicked and query == st.session_state.get(_BEFORE)
-
-
-def _widgets() -> dict[str, Any]:
-    """What the widgets hold, and whatever else of a visitor's is a plain value."""
-    return {key: value for key, value in st.session_state.items() if isinstance(value, str | int | float | None)}
+    place, written = (page, query), st.session_state.get(_WRITTEN, [])
+    before = st.session_state.get(_HEARD)
+    st.session_state[_HEARD] = place
+    if place in written:
+        st.session_state[_WRITTEN] = written[written.index(place) + 1 :]
+        return False
+    if place == before:
+        return False
+    st.session_state[_WRITTEN] = []
+    return True

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import pandas as pd
 import streamlit as st
@@ -14,6 +15,7 @@ from moeviz_app.worker import Done, InLine, News, Worker
 
 import moeviz
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.reference import muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import ModelNotFound
@@ -42,7 +44,7 @@ AS_IT_IS = How()
 
 def model_facts(name: str) -> ModelInfo:
     """What the config of that model says: no weights are loaded for it."""
-    _check_on_offer(name)
+    check_on_offer(name)
     return _facts(name)
 
 
@@ -61,7 +63,7 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
 
 def context_length(name: str) -> int | None:
     """Tokens that fit into a model's context, by its config alone; None where that sets no limit."""
-    _check_on_offer(name)
+    check_on_offer(name)
     return _context_length(name)
 
 
@@ -70,7 +72,7 @@ def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
 
     Raises `ModelNotFound` where it is not on offer, and `CaptureError` where there is not the memory for it.
     """
-    _check_on_offer(name)
+    check_on_offer(name)
     return _load(name, how)
 
 
@@ -94,7 +96,13 @@ def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | 
     return _worker("the history gallery", AS_IT_IS).ask(work)
 
 
-def _check_on_offer(name: str) -> None:
+def at_hand(name: str, how: How) -> bool:
+    """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory."""
+    return (name, how) == (EMBEDDED, AS_IT_IS) or (name, how) in _in_memory()
+
+
+def check_on_offer(name: str) -> None:
+    """Raise `ModelNotFound` if this visitor may not have that model."""
     if name not in settings.SETTINGS.models and not settings.may_name_any_model():
         raise ModelNotFound(
             f"{quoted(name)} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}."
@@ -125,7 +133,14 @@ def _load(name: str, how: How) -> "LoadedModel":
     with _building():
         loaded = moeviz.load_model(name, dtype=how.dtype, device_map=how.device_map)
     _freeze()
+    _in_memory()[name, how] = loaded
     return loaded
+
+
+@st.cache_resource(show_spinner=False)
+def _in_memory() -> WeakValueDictionary:
+    """The models that `_load` holds at the moment, by name and how they are opened."""
+    return WeakValueDictionary()
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)

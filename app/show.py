@@ -107,7 +107,7 @@ def trace_to_draw() -> RoutingTrace | None:
     """The trace on screen; or None, after the page has said why there is nothing to draw."""
     trace = state.current_trace()
     if trace is None:
-        say("There is no trace yet. Run a prompt on the Run page, or open a trace file on the Traces page.")
+        say("There is no trace yet. Run a prompt on the Explore page, or open a trace file on the Traces page.")
     elif trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
         return None

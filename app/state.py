@@ -37,7 +37,7 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "effect",
 )
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
-_BRUSHED, _OVERVIEWS = "brushed", "overviews"
+_BRUSHED, _OVERVIEWS, _PAGES, _WAITING = "brushed", "overviews", "pages", "waiting"
 CELL = "cell"  # the selection in the token by layer chart
 
 
@@ -56,7 +56,7 @@ def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
     for key, layer in defaults.items():
         if st.session_state.get(key) not in layers:
             st.session_state[key] = layer
-    st.session_state.update({_TRACE: trace, WINDOW: 1})
+    st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None})
     remember(trace, run)
     turn_page()
 
@@ -64,11 +64,33 @@ def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
 def point_at(layer: int | None, token: int | None) -> None:
     """Choose this layer and this token, as far as the trace has them."""
     trace = current_trace()
+    if trace is None:
+        return
     if layer in trace.model.layers:
         st.session_state[LAYER] = layer
     if token is not None and token < len(trace.tokens):
         st.session_state[WINDOW] = token // MAX_TOKENS + 1
         st.session_state[_TOKEN] = token
+
+
+def set_pages(pages: dict[str, st.Page]) -> None:
+    """Let every page lead to every other, by its title."""
+    st.session_state[_PAGES] = pages
+
+
+def page(title: str) -> st.Page:
+    """The page of that title."""
+    return st.session_state[_PAGES][title]
+
+
+def waiting() -> str | None:
+    """Why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
+    return st.session_state.get(_WAITING)
+
+
+def wait(why: str) -> None:
+    """Let what a link asks for wait."""
+    st.session_state[_WAITING] = why
 
 
 def how() -> How:

@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -24,7 +25,7 @@ from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
-from tests.browser import Server, chromium, section_of, served
+from tests.browser import Server, chromium, go_to, served
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 
@@ -56,8 +57,7 @@ def first_page(browser: Browser, server: Server) -> float:
 def walk(page: Page, visit: Visit, of: str) -> None:
     """Open the page of each topic."""
     for topic in on_canvas():
-        section_of(page, topic).click()
-        visit.measure(f"{of}: {topic}", page.get_by_role("menuitem", name=topic, exact=True).click)
+        visit.measure(f"{of}: {topic}", partial(go_to, page, topic))
 
 
 def open_big(page: Page) -> None:
@@ -65,8 +65,7 @@ def open_big(page: Page) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "big.npz"
         write_trace(sample_trace(**BIG), file)
-        section_of(page, "Traces").click()
-        page.get_by_role("menuitem", name="Traces", exact=True).click()
+        go_to(page, "Traces")
         page.locator("input[type=file]").set_input_files(file)
         page.get_by_text("Opened.").wait_for()
 

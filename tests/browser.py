@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-from moeviz_app.views.menu import MENU
-from playwright.sync_api import Browser, Locator, Page, Playwright, expect
+from moeviz_app.views.menu import FIRST, MENU
+from playwright.sync_api import Browser, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +114,11 @@ def is_foreign(url: str) -> bool:
     return urlparse(url).scheme in ("http", "https", "ws", "wss") and urlparse(url).hostname not in OWN
 
 
-def section_of(page: Page, name: str) -> Locator:
-    """The part of the menu above that a page is in; one that is never there for the first page."""
-    (group,) = (group for group, names in MENU.items() if name in names)
-    return page.get_by_test_id("stTopNavSection").filter(has_text=group or "no part")
+def go_to(page: Page, name: str) -> None:
+    """By the links above: the part of the app that a page is in, then the page."""
+    (part,) = (part for part, names in MENU.items() if name in names)
+    page.locator(".st-key-menu").get_by_role("link", name=part, exact=True).click()
+    if name != MENU[part][0]:
+        page.locator(".st-key-submenu").get_by_role("link", name=name, exact=True).click()
+    if name != FIRST:
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()

@@ -221,7 +221,7 @@ def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
 def test_a_page_without_a_trace_says_where_to_get_one(topic):
     app = topic_page(topic)
     assert not app.exception
-    assert "Run a prompt on the Run page" in sentences(app)
+    assert "Run a prompt on the Explore page" in sentences(app)
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])

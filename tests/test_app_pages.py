@@ -144,17 +144,45 @@ def visit(**query: str) -> AppTest:
     return app.run()
 
 
+def address(app: AppTest) -> dict[str, str]:
+    """What the browser's address is to end in: written there, where the harness has none."""
+    return app.session_state["address"]
+
+
 def test_the_address_repeats_the_view():
     app = run(visit(), "Il fait froid.")
-    assert app.query_params == {"prompt": "Il fait froid.", "model": "embedded", "layer": "3"}
-    other = visit(prompt="Il fait froid.", model="embedded", layer="2", token="4", new_tokens="3")
+    assert address(app) == {"prompt": "Il fait froid.", "model": "embedded", "layer": "3"}
+    other = visit(**address(app) | {"layer": "2", "token": "4"})
     assert not other.exception
     trace = other.session_state["trace"]
-    assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid.", max_new_tokens=3))
+    assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
     assert (other.session_state[state.LAYER], other.session_state["token"]) == (2, 4)
     assert other.text_area(key=state.PROMPT).value == "Il fait froid."
-    assert other.slider(key=state.NEW_TOKENS).value == 3
-    assert other.query_params["token"] == "4"
+    assert address(other)["token"] == "4"
+
+
+def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch):
+    """Any web page can lead a browser to this machine: that may cost nothing, and fetch nothing."""
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
+    with monkeypatch.context() as watched:
+        watched.setattr(shared, "at_work", pytest.fail)
+        app = visit(prompt="One day", new_tokens="3", seed="5")
+        assert not app.exception and "trace" not in app.session_state
+        assert "press Run there" in sentences(app)
+        app.run()
+        assert "press Run there" in sentences(app), "it says so as long as nothing is run"
+    assert (app.text_area(key=state.PROMPT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 3)
+    run(app, "One day")
+    assert "press Run there" not in sentences(app)
+    assert address(app)["new_tokens"] == "3" and address(app)["seed"] == "5"
+    monkeypatch.setattr(shared, "_load", pytest.fail)
+    assert "a model that is not loaded" in sentences(visit(prompt="One day", model="/some/folder"))
+
+
+def test_a_link_to_a_model_in_memory_runs():
+    shared.model("embedded", shared.How("bfloat16"))
+    app = visit(prompt="One day", dtype="bfloat16")
+    assert not app.exception and app.session_state["trace"].model.dtype == "bfloat16"
 
 
 def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch):
@@ -171,12 +199,13 @@ def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch
 def test_a_click_that_carries_the_address_of_before_does_not_go_back():
     """The browser had not heard of the new address when the visitor moved a slider."""
     app = run(run(visit(), "Il fait froid."), "One day")
-    later, address = app.session_state["trace"], dict(app.query_params)
-    app.query_params["prompt"] = "Il fait froid."
+    later, now = app.session_state["trace"], address(app)
+    for name, value in (now | {"prompt": "Il fait froid."}).items():
+        app.query_params[name] = value
     app.select_slider(key=state.LAYER).set_value(1).run()
     assert not app.exception
     assert app.session_state["trace"] is later and app.text_area(key=state.PROMPT).value == "One day"
-    assert app.query_params == address | {"layer": "1"}
+    assert address(app) == now | {"layer": "1"}
 
 
 @pytest.mark.parametrize(
@@ -206,10 +235,10 @@ def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
     app = run(visit(), "Il fait froid.")
     app.session_state["trace"] = trace
     app.run()
-    assert app.query_params == {}
+    assert address(app) == {}
     assert Run("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
     app = run(visit(), "a " * (LONGEST // 2 + 1))
-    assert not app.exception and app.query_params == {}
+    assert not app.exception and address(app) == {}
 
 
 def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
@@ -246,7 +275,7 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
     app = run(app, "One day")
     assert not app.exception
     assert app.session_state["trace"].model.site == "decoder"
-    assert app.query_params["site"] == "decoder"
+    assert address(app)["site"] == "decoder"
 
 
 def test_the_timeline_shows_all_families_or_those_chosen():

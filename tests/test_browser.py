@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browser import SIZES, section_of, served, watched
+from browser import SIZES, go_to, served, watched
 from playwright.sync_api import Locator, Page, expect
 
 import moeviz
@@ -31,21 +31,6 @@ def run(page: Page, prompt: str) -> None:
     page.get_by_role("button", name=re.compile("^Run")).click()
     expect(page.locator(DRAWN).first).to_be_visible()
     expect(tokens(page).first).to_be_visible()
-
-
-def go_to(page: Page, name: str) -> None:
-    """By the menu above, or on a phone by the list at the side."""
-    aside = page.get_by_test_id("stExpandSidebarButton")
-    if aside.is_visible():
-        aside.click()
-    section = section_of(page, name)
-    if section.is_visible():
-        section.click()
-        page.get_by_role("menuitem", name=name, exact=True).click()
-    else:
-        page.get_by_role("link", name=name, exact=True).first.click()
-    if name != "Run":
-        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
 
 
 def tokens(page: Page) -> Locator:
@@ -91,7 +76,7 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go_to(page, "Run")
+    go_to(page, "Explore")
     expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
 
 
@@ -237,7 +222,7 @@ def test_what_strangers_wrote_is_shown_as_text(page, tmp_path):
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go_to(page, "Run")
+    go_to(page, "Explore")
     expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
     tokens(page).nth(1).click()
     expect(picture(page, WAY)).to_be_visible()
@@ -258,7 +243,7 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, 
         page = context.new_page()
         page.goto(f"{fresh.url}/{path}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
-        expect(page.get_by_role("link", name="Run")).to_be_visible()
+        expect(page.get_by_role("link", name="Explore")).to_be_visible()
         context.close()
 
 
@@ -273,7 +258,7 @@ def test_an_old_address_leads_on_to_the_page_under_its_new_name(browser, server,
     context.close()
 
 
-def test_an_address_repeats_the_view_and_going_back_shows_the_view_before(page, browser, server):
+def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, browser, server):
     run(page, "Il fait froid.")
     slider(page).press("ArrowRight")
     expect(page).to_have_url(re.compile("layer=4$"))
@@ -289,9 +274,11 @@ def test_an_address_repeats_the_view_and_going_back_shows_the_view_before(page, 
 
     run(page, "One day")
     expect(page).to_have_url(re.compile("prompt=One"))
+    go_to(page, "Load")
+    expect(page).to_have_url(re.compile("/load.*prompt=One"))
     page.go_back()
-    expect(tokens(page).last).to_have_text(re.compile(r"^\."))
-    expect(page).to_have_url(re.compile("prompt=Il"))
+    expect(page).to_have_url(re.compile("/[?]prompt=One"))
+    expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
 def test_the_tour_takes_a_newcomer_by_the_hand(page):
@@ -309,7 +296,7 @@ def test_the_tour_takes_a_newcomer_by_the_hand(page):
 def test_a_layer_stays_chosen_from_page_to_page(page):
     run(page, PROMPT)
     chosen = slider(page).get_attribute("aria-valuetext")
-    for name in ("Tokens", "Co-activation", "Run", "Load"):
+    for name in ("Tokens", "Co-activation", "Explore", "Load"):
         go_to(page, name)
         expect(slider(page)).to_have_attribute("aria-valuetext", chosen)
 

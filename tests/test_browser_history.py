@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from browser import SIZES
+from browser import SIZES, go_to
 from playwright.sync_api import Page, expect
-from test_browser import DRAWN, go_to
+from test_browser import DRAWN
 
 pytestmark = pytest.mark.browser
 

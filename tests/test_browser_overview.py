@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from browser import go_to
 from playwright.sync_api import Locator, Page, expect
-from test_browser import go_to, overflow, picture, strip_of, tokens
+from test_browser import overflow, picture, strip_of, tokens
 
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.formats.exports import EXPORTS
@@ -35,7 +36,7 @@ def open_trace(page: Page, trace: RoutingTrace, go: Callable[[Page, str], None] 
         {"name": f"long{export.suffix}", "mimeType": export.mime, "buffer": export.write(trace)}
     )
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go(page, "Run")
+    go(page, "Explore")
     expect(overview(page)).to_be_visible()
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SIZES, watched
+from browser import SIZES, go_to, watched
 from moeviz_app.views.menu import FIRST, GALLERY, MENU
 from playwright.sync_api import Page, expect
-from test_browser import DRAWN, PROMPT, go_to, overflow, run
+from test_browser import DRAWN, PROMPT, overflow, run
 
 from moeviz.charts import TOPICS
 from moeviz.formats.exports import write_trace

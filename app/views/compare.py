@@ -23,9 +23,9 @@ def compare_page() -> None:
     offered = _offered(recent.traces())
     if len(offered) < 2:
         say(
-            "This page compares two traces, and there are fewer than two so far. Run two prompts on the Run page, or "
-            "one that also generates tokens; open a trace file on the Traces page; or change the routing on the What "
-            "if page."
+            "This page compares two traces, and there are fewer than two so far. Run two prompts on the Explore page, "
+            "or one that also generates tokens; open a trace file on the Traces page; or change the routing on the "
+            "What if page."
         )
         return
     pair = _chosen(offered)

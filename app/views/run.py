@@ -37,7 +37,7 @@ def run_page() -> None:
         facts = st.container()
         options = _options()
     with facts:
-        known = _facts(name)
+        known = _facts(name) if asked or state.waiting() is None else False  # a link fetches nothing
     if asked and known:
         with happening.container(), explained():
             _run(name, *options)

@@ -140,10 +140,10 @@ def anchor(heading: str) -> str:
 
 
 def menu() -> str:
-    """The pages of the app, in the groups of its menu."""
+    """The pages of the app, by the parts in its menu."""
     from moeviz_app.views.menu import MENU
 
-    return table(("group", "pages"), ((group or "first", ", ".join(pages)) for group, pages in MENU.items()))
+    return table(("part", "pages"), ((part, ", ".join(pages)) for part, pages in MENU.items()))
 
 
 def systems() -> str:

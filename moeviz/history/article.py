@@ -79,7 +79,7 @@ POINTS = (
     ),
     Point(
         "MoEs allows only relevant parts of the LLM to be activated for a specific task",
-        "Run",
+        "Explore",
         "Type a prompt to see which experts each token activates, layer by layer.",
     ),
     Point(

@@ -24,7 +24,7 @@ log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedModel:
     """A model ready to be traced, with its tokenizer and the facts that are known before it runs."""
 
