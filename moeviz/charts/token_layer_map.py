@@ -74,9 +74,9 @@ def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
     theme.at_most_max_tokens(frame)
     facts = facts_of(frame)
     cells, images = cells_of(frame), images_of(frame, facts)
-    chart = _layered(facts, cells.iloc[:0] if images else cells, images)
     height = marks.row_height(len(facts.layers)) * len(facts.layers) + theme.AROUND
-    return theme.framed(chart + _legend(facts, bool((frame["expert"] == NOT_RECORDED).any())), height, canvas=True)
+    legend = _legend(facts, bool((frame["expert"] == NOT_RECORDED).any()))
+    return theme.framed(_layered(facts, cells.iloc[:0] if images else cells, images, legend), height, canvas=True)
 
 
 def images_of(frame: pd.DataFrame, facts: MapFacts) -> list[str]:
@@ -129,7 +129,7 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
 
 
 def _layered(
-    facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequence[str], **size: Any
+    facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequence[str], *others: alt.Chart, **more: Any
 ) -> alt.LayerChart:
     tokens, layers = len(facts.names), len(facts.layers)
     x, y = marks.places(tokens, layers)
@@ -143,11 +143,11 @@ def _layered(
     elif tokens * marks.ID <= marks.WIDEST and marks.row_height(layers) >= marks.ID_HEIGHT:
         parts.append(marks.ids(whole))
     parts += [*marks.beginnings(facts.beginnings), *marks.frames(), marks.chosen_text(tokens)]
-    # Params come last, and sizes first: Altair copies all of a chart's texts at each further step.
-    return alt.layer(*parts, view=alt.ViewBackground(stroke=None), **size).add_params(*_params(facts))
+    # All at once: Altair copies every text and number of a chart at each further step.
+    return alt.layer(*others, *parts, params=_params(facts), view=alt.ViewBackground(stroke=None), **more)
 
 
-def _params(facts: MapFacts) -> list[alt.Parameter]:
+def _params(facts: MapFacts) -> list[alt.VariableParameter]:
     """The choice, what the marks know of the trace, and the pixels of one cell."""
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
     state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "transparent"}
@@ -159,8 +159,8 @@ def _params(facts: MapFacts) -> list[alt.Parameter]:
         "down": f"(height || {marks.row_height(layers) * layers}) / {layers}",
     }
     return [
-        *(alt.param(name=name, value=value) for name, value in (state | known).items()),
-        *(alt.param(name=name, expr=expr) for name, expr in size.items()),
+        *(alt.VariableParameter(name, value=value) for name, value in (state | known).items()),
+        *(alt.VariableParameter(name, expr=expr) for name, expr in size.items()),
     ]
 
 

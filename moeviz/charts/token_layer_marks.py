@@ -37,10 +37,10 @@ def labels_height(tokens: int) -> int:
     return WORDS if tokens * WORD <= WIDEST else NUMBERS
 
 
-def lit() -> dict[str, Any]:
+def lit() -> alt.OpacityValue:
     """Opacity of a stripe and its id."""
     hot = "hot[0] < 0 || datum.layer == hot[0] && datum.expert == hot[1]"
-    return alt.value(alt.ExprRef(f"{hot} ? 1 : {DIM}"))
+    return alt.OpacityValue(alt.ExprRef(f"{hot} ? 1 : {DIM}"))
 
 
 def ids(cells: alt.Chart) -> alt.Chart:
@@ -63,11 +63,11 @@ def image(images: Sequence[str]) -> alt.Chart:
         rows = rows.transform_filter("datum.split == split")
     return rows.mark_image(aspect=False, smooth=False, tooltip=None).encode(
         url="url:N",
-        x=alt.value(0),
-        x2=alt.value("width"),
-        y=alt.value(0),
-        y2=alt.value("height"),
-        opacity=alt.value(alt.ExprRef(f"hot[0] < 0 ? 1 : {DIM}")),
+        x=alt.XValue(0),
+        x2=alt.X2Value("width"),
+        y=alt.YValue(0),
+        y2=alt.Y2Value("height"),
+        opacity=alt.OpacityValue(alt.ExprRef(f"hot[0] < 0 ? 1 : {DIM}")),
     )
 
 
@@ -83,14 +83,15 @@ def beginnings(places: list[int]) -> list[alt.Chart]:
 def frames() -> list[alt.Chart]:
     """A frame around the chosen column, and one around the chosen cell, which is seen where cells are thin too."""
     half = f"max(0.5, {NARROWEST / 2} / across)"
-    column = {"x": _at("token - 0.5"), "x2": _at("token + 0.5"), "y": alt.value(0), "y2": alt.value("height")}
-    cell = {"x": _at(f"token - {half}"), "x2": _at(f"token + {half}"), "y": _at("layer"), "y2": _at("layer + 1")}
-    return [_frame("token < 0", **column), _frame("token < 0 || layer < 0", **cell)]
+    whole = alt.YValue(0), alt.Y2Value("height")
+    row = alt.YDatum(alt.ExprRef("layer"), type="quantitative"), alt.Y2Datum(alt.ExprRef("layer + 1"))
+    return [_frame("token < 0", "0.5", whole), _frame("token < 0 || layer < 0", half, row)]
 
 
-def _frame(unseen: str, **place: Any) -> alt.Chart:
+def _frame(unseen: str, half: str, down: tuple[alt.SchemaBase, alt.SchemaBase]) -> alt.Chart:
     mark = alt.Chart(ONE_ROW).mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=2.5, tooltip=None)
-    return mark.encode(**place, opacity=alt.value(alt.ExprRef(f"{unseen} ? 0 : 1")))
+    across = _at(f"token - {half}"), alt.X2Datum(alt.ExprRef(f"token + {half}"))
+    return mark.encode(*across, *down, alt.OpacityValue(alt.ExprRef(f"{unseen} ? 0 : 1")))
 
 
 def chosen_text(tokens: int) -> alt.Chart:
@@ -100,11 +101,11 @@ def chosen_text(tokens: int) -> alt.Chart:
     mark = alt.Chart(ONE_ROW).mark_text(
         align=align, baseline="top", dy=6, fontSize=12, fontWeight="bold", color=alt.ExprRef("ink"), tooltip=None
     )
-    return mark.encode(x=_at("token"), y=alt.value("height"), text=alt.value(text))
+    return mark.encode(_at("token"), alt.YValue("height"), alt.TextValue(text))
 
 
-def _at(expression: str) -> dict[str, Any]:
-    return alt.datum(alt.ExprRef(expression), type="quantitative")
+def _at(token: str) -> alt.XDatum:
+    return alt.XDatum(alt.ExprRef(token), type="quantitative")
 
 
 def places(tokens: int, layers: int) -> tuple[alt.X, alt.Y]:
@@ -138,7 +139,7 @@ def _layer_axis(layers: int) -> alt.Axis:
     seen = f"{place} == layer || {place} % {every} == 0 && (layer < 0 || abs({place} - layer) >= {every})"
     return _axis(
         title="layer",
-        values=[row + 0.5 for row in range(layers)],
+        values=alt.ExprRef(f"sequence(0.5, {layers})"),
         labelExpr=f"{seen} ? layers[{place}] : ''",
         labelFontWeight=_bold(f"{place} == layer"),
     )
