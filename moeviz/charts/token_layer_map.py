@@ -22,12 +22,14 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts import token_layer_marks as marks
 from moeviz.charts.token_layer_images import LEAST, cell_images
+from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
 LETTERS = 9  # of a token on the axis
 OTHERS = "other"
+CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells needs
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class MapFacts:
 
 
 def facts_of(frame: pd.DataFrame) -> MapFacts:
-    """The facts for a frame of `token_choices`."""
+    """The facts for a frame of `token_choices`. Raises `MoevizError` if it has no tokens."""
+    if frame.empty:
+        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
     tokens, ordered = frame.drop_duplicates("token"), bool(frame["ordered"].all())
     changed = [tokens[column] != tokens[column].shift() for column in ("sequence", "phase")]
     return MapFacts(
@@ -107,8 +111,9 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
 def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequence[str] = ()) -> alt.LayerChart:
     """The map for a page that is linked to it, and sets its width.
 
-    Columns of `cells`: token and layer (places) · slot · expert (-2: not recorded) · weight, if there are weights. With
-    `images` (see `images_of`) they are those of the hot layer alone.
+    Columns of `cells`: token and layer (places) · slot · expert (-2: not recorded) · weight, if there are weights; with
+    the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are those of the
+    hot layer alone.
     """
     many, row = len(facts.layers), marks.row_height(len(facts.layers))
     return _layered(
@@ -136,7 +141,7 @@ def _layered(
     whole = _parts(facts, cells)
     if images:
         whole = whole.transform_filter("datum.layer == hot[0] && datum.expert == hot[1]")
-    tips = [] if images or not isinstance(cells, pd.DataFrame) else _tooltip(cells)
+    tips = _tooltip(cells) if isinstance(cells, pd.DataFrame) and "shown" in cells and not images else []
     parts = [_stripes(whole, tips).encode(x=x, x2="end:Q", y=y, y2="bottom:Q")]
     if images:
         parts.insert(0, marks.image(images))
