@@ -6,69 +6,11 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.tokens import token_expert, token_layer, token_routes, visible
-from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
+from moeviz.charts.token_layer_map import token_layer_map
+from moeviz.metrics.tokens import token_choices, token_expert, token_routes, visible
+from moeviz.routing_trace import NOT_RECORDED
 
-OTHERS = "other"
 NO_ORDER = "its experts, in no known order"
-
-
-def top_expert_grid(frame: pd.DataFrame) -> alt.Chart:
-    """Token by layer, coloured by first choice. Columns: those of `token_layer`."""
-    theme.at_most_max_tokens(frame)
-    colour, domain, range_, title = _expert_colour(frame)
-    cells, x = token_axis(frame.assign(colour=colour)[frame["expert"] != NO_EXPERT])
-    expert: list[alt.Tooltip] = [_whole("expert")]
-    if missing := bool((frame["expert"] == NOT_RECORDED).any()):
-        cells = cells.assign(which=cells["expert"].astype(str).where(cells["expert"] >= 0, theme.NOT_RECORDED))
-        expert = [alt.Tooltip("which:N", title="expert")]
-    chart = alt.Chart(cells).mark_rect(stroke=None)
-    encoding = {
-        "x": x,
-        "x2": "end:Q",
-        "y": alt.Y("layer:O", title="layer"),
-        "color": alt.Color(
-            "colour:N",
-            scale=alt.Scale(domain=domain, range=range_),
-            legend=alt.Legend(
-                title=title, orient="top", symbolType="square", columns=9 if OTHERS not in domain else 5, titleLimit=330
-            ),
-        ),
-        "tooltip": [*token_tooltip(), _whole("layer"), *expert, *_weight_tooltip(frame)],
-    }
-    if frame["weight"].notna().any():
-        scale = alt.Scale(domain=[0, float(frame["weight"].max())], range=[0.5, 1], clamp=True)
-        opacity = alt.Opacity("weight:Q", scale=scale, legend=None)
-        encoding["opacity"] = alt.condition("datum.expert < 0", alt.value(1), opacity) if missing else opacity
-    cell = alt.selection_point(name="cell", fields=["token"], on="click", empty=False)
-    chart = chart.encode(**encoding).add_params(cell)
-    return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)
-
-
-def _expert_colour(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list[str], str]:
-    """A colour name for each cell, with the scale's domain and range, and the legend's title."""
-    colour, domain, colours, title = _colours_of_experts(frame)
-    missing = frame["expert"] == NOT_RECORDED
-    if missing.any():
-        colour, domain, colours = (
-            colour.mask(missing, theme.NOT_RECORDED),
-            [*domain, theme.NOT_RECORDED],
-            [*colours, theme.PALE],
-        )
-    return colour, domain, colours, title
-
-
-def _colours_of_experts(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list[str], str]:
-    num_experts = int(frame["num_experts"].max()) if len(frame) else 1
-    if num_experts <= len(theme.EXPERT_COLOURS):
-        domain = [str(expert) for expert in range(num_experts)]
-        return frame["expert"].astype(str), domain, theme.expert_colours(num_experts), "expert"
-    colour = pd.Series(OTHERS, index=frame.index, dtype="str")
-    for _, cells in frame.groupby("layer", sort=False):
-        places = {expert: str(place) for place, expert in enumerate(theme.focus(cells["expert"]), start=1)}
-        colour.loc[cells.index] = cells["expert"].map(places).fillna(OTHERS)
-    domain = [*(str(place) for place in range(1, theme.FOCUS + 1)), OTHERS]
-    return colour, domain, [*theme.EXPERT_COLOURS[: theme.FOCUS], theme.OTHER], "1 = the layer's busiest expert here"
 
 
 def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
@@ -189,10 +131,11 @@ def _without_expert(cells: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
 CHARTS = (
     Chart(
         "Which expert did each token go to, layer by layer?",
-        "Each cell is one token at one layer, coloured by the router's first choice and stronger if its weight is "
-        "higher. The same colour in two layers is not the same expert.",
-        measure=token_layer,
-        draw=top_expert_grid,
+        "Each cell is one token at one layer, in the colours of its experts: the first choice on top, each as high as "
+        "its share of the weight. Of more than two experts, the first choice alone is drawn; where no order is known, "
+        "all are, equally high and in order of id. The same colour in two layers is not the same expert.",
+        measure=token_choices,
+        draw=token_layer_map,
         tokens="window",
     ),
     Chart(

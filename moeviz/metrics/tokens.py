@@ -37,7 +37,7 @@ def _visible_character(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in _UNSEEN else character
 
 
-def token_columns(trace: RoutingTrace, repeats: int) -> pd.DataFrame:
+def token_columns(trace: RoutingTrace, repeats: int | np.ndarray) -> pd.DataFrame:
     """Which token a row is about, `repeats` rows each. Columns: token int32 (row of `tokens`) and four of `tokens`."""
     token = np.repeat(np.arange(len(trace.tokens), dtype=np.int32), repeats)
     who = trace.tokens[["sequence", "position", "text", "phase"]].astype({"text": "category"})
@@ -64,6 +64,34 @@ def token_layer(trace: RoutingTrace) -> pd.DataFrame:
         num_experts=np.tile(np.asarray(model.num_experts, np.int16), tokens),
         expert=trace.first_choices("Token by layer").T.ravel(),
         weight=weights,
+    )
+
+
+@of_tokens
+def token_choices(trace: RoutingTrace) -> pd.DataFrame:
+    """The experts of every token at every layer, with their weights.
+
+    One row per token, layer and filled slot; a layer at which a token has none has one row. Columns: token int32 (row
+    of `trace.tokens`) · sequence int32 · position int32 · text category · phase category · layer int32 · num_experts
+    int16 (of that layer) · slot int16 (0 = highest weight) · expert int16 (-1: the token got none; -2: the trace does
+    not say) · weight float32 (NaN if the trace has no weights, or the row no expert) · ordered bool (False: the slots
+    are in no known order, and 0 is not the first choice). Raises `MissingField` if no routing is recorded at all.
+
+    Source: recorded, not computed; the gating values G(x) of Mixtral of Experts (arXiv 2401.04088), section 2.1, whose
+    figure 8 colours text by first choice.
+    """
+    rows = trace.filled.swapaxes(0, 1).copy()  # T x L x K
+    rows[..., 0] |= ~rows.any(axis=-1)
+    token, layer, slot = np.nonzero(rows)
+    expert = trace.experts[layer, token, slot]
+    weight = np.float32("nan") if trace.weights is None else trace.weights[layer, token, slot]
+    return token_columns(trace, rows.sum(axis=(1, 2))).assign(
+        layer=np.asarray(trace.model.layers, np.int32)[layer],
+        num_experts=np.asarray(trace.model.num_experts, np.int16)[layer],
+        slot=slot.astype(np.int16),
+        expert=expert,
+        weight=np.where(expert >= 0, weight, np.float32("nan")),
+        ordered=trace.ordered,
     )
 
 

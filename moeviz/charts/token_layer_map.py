@@ -1,0 +1,251 @@
+"""Token by layer, each cell split among its experts: one drawing for pages, reports, notebooks and exports.
+
+A chart's choice is some of its params, which are signals for whoever holds its Vega view:
+
+    token, layer   the chosen places, from 0; -1: none
+    hot            the place of a layer and one of its experts, whose stripes stay while all others dim; [-1, -1]: none
+    split          1: all choices of a token; 0: its first choice alone
+    ink, paper     colours of the page
+
+Its scales `x` and `y` turn a pixel back into a place: a token's column has its place in the middle, a layer's row
+begins at its place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts import token_layer_marks as marks
+from moeviz.charts.token_layer_images import LEAST, cell_images
+from moeviz.errors import MoevizError
+from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
+
+MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
+LETTERS = 9  # of a token on the axis
+OTHERS = "other"
+CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells needs
+
+
+@dataclass(frozen=True)
+class MapFacts:
+    """What a map shows besides its cells. Tokens and layers go by their places, from 0."""
+
+    layers: list[int]  # the model's own indices
+    names: list[str]  # texts of the tokens, made visible and cut
+    positions: list[int]
+    colours: list[list[str]]  # by layer and expert
+    beginnings: list[int]  # tokens at which the next of several texts begins, or what was generated
+    slots: int
+    ordered: bool  # whether slot 0 is the first choice
+
+
+def facts_of(frame: pd.DataFrame) -> MapFacts:
+    """The facts for a frame of `token_choices`. Raises `MoevizError` if it has no tokens."""
+    if frame.empty:
+        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
+    tokens, ordered = frame.drop_duplicates("token"), bool(frame["ordered"].all())
+    changed = [tokens[column] != tokens[column].shift() for column in ("sequence", "phase")]
+    return MapFacts(
+        layers=sorted(frame["layer"].unique().tolist()),
+        names=[_short(text) for text in tokens["text"]],
+        positions=tokens["position"].tolist(),
+        colours=[_colours(rows, ordered) for _, rows in frame.groupby("layer")],
+        beginnings=[place for place, new in enumerate(changed[0] | changed[1]) if new and place],
+        slots=int(frame["slot"].max()) + 1,
+        ordered=ordered,
+    )
+
+
+def _colours(rows: pd.DataFrame, ordered: bool) -> list[str]:
+    """Colours of one layer's experts: where there are many, for those that are most often a first choice."""
+    experts = rows["expert"][rows["slot"] == 0] if ordered else rows["expert"]
+    return theme.expert_colours(int(rows["num_experts"].iloc[0]), theme.focus(experts))
+
+
+def _short(text: str) -> str:
+    shown = visible(text)
+    return shown if len(shown) <= LETTERS else shown[: LETTERS - 1] + "…"
+
+
+def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
+    """Token by layer, each cell split among its experts. Columns: those of `token_choices`."""
+    theme.at_most_max_tokens(frame)
+    facts = facts_of(frame)
+    cells, images = cells_of(frame), images_of(frame, facts)
+    height = marks.row_height(len(facts.layers)) * len(facts.layers) + theme.AROUND
+    legend = _legend(facts, bool((frame["expert"] == NOT_RECORDED).any()))
+    chart = _layered(facts, cells.iloc[:0] if images else cells, images, height, legend)
+    return theme.framed(chart, height, canvas=True)
+
+
+def images_of(frame: pd.DataFrame, facts: MapFacts) -> list[str]:
+    """The cells of a frame of `token_choices` as images for `map_of`, if they are too many to be marks; else none."""
+    layers = len(facts.layers)
+    if len(facts.names) * layers * min(facts.slots, 2) <= MOST_STRIPES:
+        return []
+    return cell_images(frame, facts.colours, marks.row_height(layers))
+
+
+def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `map_of` draws, for a frame of `token_choices`; and what a tooltip says of each."""
+    shown = {text: visible(text) for text in frame["text"].unique()}
+    return pd.DataFrame(
+        {
+            "token": pd.factorize(frame["token"])[0].astype(np.int16),
+            "layer": pd.factorize(frame["layer"], sort=True)[0].astype(np.int16),
+            "slot": frame["slot"],
+            "expert": frame["expert"],
+            "weight": frame["weight"],
+            "shown": frame["text"].map(shown),
+            "position": frame["position"],
+            "phase": frame["phase"],
+        }
+    )[frame["expert"].to_numpy() != NO_EXPERT]
+
+
+def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequence[str] = ()) -> alt.LayerChart:
+    """The map for a page that is linked to it, and sets its width.
+
+    Columns of `cells`: token and layer (places) · slot · expert (-2: not recorded) · weight, if there are weights; with
+    the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are those of the
+    hot layer alone.
+    """
+    return _layered(
+        facts,
+        cells,
+        images,
+        marks.row_height(len(facts.layers)) * len(facts.layers),
+        width=600,
+        # Nothing is laid out anew at a click, and the cells begin where the padding says.
+        autosize=alt.AutoSizeParams(type="none"),
+        padding={
+            "left": marks.GUTTER,
+            "top": marks.ABOVE,
+            "right": marks.BESIDE,
+            "bottom": marks.labels_height(len(facts.names)),
+        },
+    )
+
+
+def _layered(
+    facts: MapFacts,
+    cells: pd.DataFrame | alt.NamedData,
+    images: Sequence[str],
+    height: int,
+    *others: alt.Chart,
+    **more: Any,
+) -> alt.LayerChart:
+    tokens, layers = len(facts.names), len(facts.layers)
+    x, y = marks.places(tokens, layers)
+    whole = _parts(facts, cells)
+    if images:
+        whole = whole.transform_filter("datum.layer == hot[0] && datum.expert == hot[1]")
+    tips = _tooltip(cells) if isinstance(cells, pd.DataFrame) and "shown" in cells and not images else []
+    parts = [_stripes(whole, tips).encode(x=x, x2="end:Q", y=y, y2="bottom:Q")]
+    if images:
+        parts.insert(0, marks.image(images))
+    elif tokens * marks.ID <= marks.WIDEST and marks.row_height(layers) >= marks.ID_HEIGHT:
+        parts.append(marks.ids(whole))
+    parts += [*marks.beginnings(facts.beginnings), *marks.frames(), marks.chosen_text(tokens)]
+    # All at once: Altair copies every text and number of a chart at each further step.
+    bare = alt.ViewBackground(stroke=None)
+    return alt.layer(*others, *parts, params=_params(facts, height), view=bare, height=height, **more)
+
+
+def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
+    """The choice, what the marks know of the trace, and the pixels of one cell."""
+    split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
+    state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "transparent"}
+    own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
+    known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
+    size = {  # width and height are 0 where the map is one of several pictures
+        "across": f"(width || {marks.USUAL}) / {len(facts.names)}",
+        "down": f"(height || {height}) / {len(facts.layers)}",
+    }
+    return [
+        *(alt.VariableParameter(name, value=value) for name, value in (state | known).items()),
+        *(alt.VariableParameter(name, expr=expr) for name, expr in size.items()),
+    ]
+
+
+def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:
+    """Each choice from `top` to `bottom`, in its colour: the parts of a cell lie on each other, and leave it a gap."""
+    of_expert = f"colours[datum.layer][datum.expert] || '{theme.OTHER}'"
+    inside = "(down > 8 ? 1 - 1 / down : 1)"
+    return (
+        alt.Chart(cells)
+        .transform_filter("split || datum.slot == 0")
+        .transform_calculate(share=f"isValid(datum.weight) ? max(datum.weight, {LEAST}) : 1")
+        .transform_stack(
+            stack="share",
+            as_=["from", "to"],
+            groupby=["layer", "token"],
+            sort=[alt.SortField("slot" if facts.ordered else "expert")],
+            offset="normalize",
+        )
+        .transform_calculate(
+            start="datum.token - 0.5",
+            end="datum.token + 0.5",
+            top=f"datum.layer + datum.from * {inside}",
+            bottom=f"datum.layer + datum.to * {inside}",
+            colour=f"datum.expert < 0 ? '{theme.PALE}' : {of_expert}",
+        )
+    )
+
+
+def _stripes(cells: alt.Chart, tips: list[alt.Tooltip]) -> alt.Chart:
+    """The parts themselves, with a pixel between columns that are wide enough."""
+    if tips:
+        which = f"datum.expert < 0 ? '{theme.NOT_RECORDED}' : datum.expert"
+        cells = cells.transform_calculate(at="layers[datum.layer]", which=which)
+    beside = alt.ExprRef("across > 6 ? -1 : 0")
+    return cells.mark_rect(stroke=None, x2Offset=beside, tooltip=None).encode(
+        color=alt.Color("colour:N", scale=None), opacity=marks.lit(), tooltip=tips or alt.Undefined
+    )
+
+
+def _tooltip(cells: pd.DataFrame) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("shown:N", title="token"),  # so called, since Vega makes an image or a heading of some names
+        alt.Tooltip("position:Q", format="d"),
+        alt.Tooltip("phase:N"),
+        alt.Tooltip("at:Q", title="layer", format="d"),
+        alt.Tooltip("which:N", title="expert"),
+        *([alt.Tooltip("weight:Q", format=".3f")] if cells["weight"].notna().any() else []),
+    ]
+
+
+def _legend(facts: MapFacts, missing: bool) -> alt.Chart:
+    """What the colours are, by marks of no size."""
+    title, named = _named_colours(facts)
+    named |= {theme.NOT_RECORDED: theme.PALE} if missing else {}
+    legend = alt.Legend(
+        title=title,
+        titleLimit=330,
+        orient="top",
+        symbolType="square",
+        symbolOpacity=1,
+        columns=9 if OTHERS not in named else 5,
+    )
+    scale = alt.Scale(domain=list(named), range=list(named.values()))
+    rows = alt.Chart(alt.InlineData(values=[{"named": name} for name in named]))
+    return rows.mark_rect(opacity=0, tooltip=None).encode(
+        fill=alt.Fill("named:N", scale=scale, legend=legend if named else None),
+        **{side: alt.value(0) for side in ("x", "x2", "y", "y2")},
+    )
+
+
+def _named_colours(facts: MapFacts) -> tuple[str, dict[str, str]]:
+    """The legend's title and its colours; none where a colour means another thing from layer to layer."""
+    many = [len(row) > len(theme.EXPERT_COLOURS) for row in facts.colours]
+    if all(many):
+        ranks = {str(place): colour for place, colour in enumerate(theme.EXPERT_COLOURS[: theme.FOCUS], start=1)}
+        return "1 = the layer's busiest expert here", ranks | {OTHERS: theme.OTHER}
+    longest = [] if any(many) else max(facts.colours, key=len)
+    return "expert", {str(expert): colour for expert, colour in enumerate(longest)}
