@@ -22,6 +22,7 @@ from moeviz.routing_trace import RoutingTrace
 
 KINDS = 3
 A_PASSAGE, A_HABIT = 5, 4  # tokens in a row, occurrences of a token: fewer are not worth a word
+A_PART = 2 / 3  # of the tokens, at most: of an expert that has more, the busiest tells, and no passage
 CHANCE = log(LUCK / KINDS)
 
 
@@ -41,8 +42,9 @@ def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Fin
     busiest   the expert that has at least 1.5 times a uniform share of the tokens, and 1.5 times its usual one. Chance:
               tokens choose it as often as the larger of the two, in runs as long as here. At most exp(-n KL(share, that
               share)), with n = T (1 - r) / (1 + r) independent tokens; r is the correlation of neighbours.
-    passage   the run of at least 5 tokens that one expert has. Chance: the layer's tokens in any order. (T - m + S)
-              C(T - l, m - l) / C(T, m) runs of l or more are then to be expected, exactly, if the text is in one piece.
+    passage   the run of at least 5 tokens that one expert has, of at most two thirds of all. Chance: the layer's tokens
+              in any order. (T - m + S) C(T - l, m - l) / C(T, m) runs of l or more are then to be expected, exactly, if
+              the text is in one piece.
     habit     the token of which one expert has every occurrence, at least 4. Chance: the layer's tokens in any order.
               C(T - n, m - n) / C(T, m) for n occurrences.
 
@@ -136,7 +138,8 @@ def _say_busiest(
 def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
     best, place = chance, None
     for one in layers:
-        long = np.flatnonzero(one.length >= A_PASSAGE)
+        part = one.tokens <= A_PART * len(one.recorded)
+        long = np.flatnonzero((one.length >= A_PASSAGE) & part[one.expert])
         if not len(long):
             continue
         has, tokens = one.tokens[one.expert[long]], len(one.recorded)
