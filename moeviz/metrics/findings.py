@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int16, Int64
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert import LUCK, STANDS_OUT
 from moeviz.metrics.expert_tokens import token_codes
+from moeviz.metrics.luck import divergence
 from moeviz.metrics.runs import LayerRuns, all_in_one, runs_of_layers
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
 from moeviz.metrics.words import layer_word, percent, quoted
@@ -95,7 +96,7 @@ def _busiest(
         tokens = _independent(one, share)
         if others:  # what is usual was counted too, on so many tokens
             tokens = tokens * others / (len(one.recorded) + others)
-        luck = np.where(share >= STANDS_OUT * known, -tokens * _divergence(share, known), 0.0)
+        luck = np.where(share >= STANDS_OUT * known, -tokens * divergence(share, known), 0.0)
         if luck.min() <= best:
             best, place = luck.min(), (one, int(luck.argmin()), uniform, usual if others else None)
     return None if place is None else _say_busiest(trace, *place)
@@ -109,15 +110,6 @@ def _independent(one: LayerRuns, share: Float64[np.ndarray, " E"]) -> Float64[np
     alike = np.clip(alike, 0, 1 - 1 / max(tokens, 1))
     independent: np.ndarray = tokens * (1 - alike) / (1 + alike)
     return independent
-
-
-def _divergence(share: Float64[np.ndarray, " E"], known: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
-    """KL divergence, in nats, of one coin from another."""
-    tiny = np.finfo(np.float64).tiny
-    heads = share * np.log(np.maximum(share, tiny) / np.maximum(known, tiny))
-    tails = (1 - share) * np.log(np.maximum(1 - share, tiny) / np.maximum(1 - known, tiny))
-    total: np.ndarray = heads + tails
-    return total
 
 
 def _say_busiest(

@@ -1,6 +1,9 @@
 """How sentences say numbers, names and tokens. Of strangers' text they quote what is there: for text nodes only."""
 
 import re
+from typing import Any
+
+import pandas as pd
 
 from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
@@ -27,5 +30,16 @@ def percent(share: float) -> str:
 
 def quoted(trace: RoutingTrace, token: int) -> str:
     """The text of a token between quotation marks, without the space before a word."""
-    shown = visible(str(trace.tokens["text"].iat[token])).strip("␣") or "␣"
-    return f"“{shown if len(shown) <= LONGEST_QUOTE else shown[: LONGEST_QUOTE - 1] + '…'}”"
+    return f"“{short(str(trace.tokens['text'].iat[token]).strip(' ') or ' ')}”"
+
+
+def short(name: object) -> str:
+    """A stranger's name, its characters made visible, no longer than a quoted token."""
+    shown = visible(str(name))
+    return shown if len(shown) <= LONGEST_QUOTE else shown[: LONGEST_QUOTE - 1] + "…"
+
+
+def one_row(frame: pd.DataFrame, at: Any) -> Any:
+    """A row of a frame to read fields of, whole numbers as whole numbers."""
+    (row,) = frame.loc[[at]].itertuples(index=False)
+    return row
