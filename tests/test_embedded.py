@@ -1,8 +1,9 @@
 """The model that ships: small enough, offline, and with experts that tell languages, code and sums apart."""
 
 import re
+import subprocess
+import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,12 @@ import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.embedded import embedded_path
 from moeviz.embedded.evaluate import page as evaluation
+from moeviz.embedded.example import EXAMPLE, example_trace
 from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
 from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.routing_over_training import router_saturation
 
-GOLDEN = Path(__file__).parent / "data" / "embedded_routing.npz"
 EVALUATION = (embedded_path() / "EVALUATION.md").read_text()
 CARD = (embedded_path() / "MODEL_CARD.md").read_text()
 NEAR = 2e-3  # logits differ less than this between machines
@@ -76,12 +77,12 @@ def test_all_that_is_needed_ships_and_is_small():
     assert sum(sizes.values()) < 45_000_000
 
 
-def test_the_routing_of_a_fixed_prompt_is_the_recorded_one(request, model):
+def test_the_example_that_ships_is_what_the_model_does_now(request, model):
     """The same ids but for near ties, and the same numbers up to what another machine's arithmetic may change."""
     trace = moeviz.trace(model, EXAMPLES["Mixed"])
     if request.config.getoption("--update-golden"):
-        moeviz.write_trace(trace, GOLDEN)
-    golden = moeviz.read_trace(GOLDEN)
+        moeviz.write_trace(trace, EXAMPLE)
+    golden = example_trace()
     assert trace.tokens.equals(golden.tokens)
     np.testing.assert_allclose(trace.logits, golden.logits, atol=NEAR)
     chosen, recorded = (np.sort(t.experts, axis=-1) for t in (trace, golden))
@@ -90,6 +91,12 @@ def test_the_routing_of_a_fixed_prompt_is_the_recorded_one(request, model):
     assert decided.mean() > 0.95
     assert (chosen == recorded).all(axis=-1)[decided].all()
     np.testing.assert_allclose(trace.weights[decided], golden.weights[decided], atol=NEAR)
+
+
+def test_the_example_is_read_without_torch():
+    code = "import moeviz.embedded.example as it, sys; it.example_trace(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert EXAMPLE.stat().st_size < 20_000
 
 
 def test_example_prompts_use_the_experts_differently(model):

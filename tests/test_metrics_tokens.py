@@ -5,7 +5,7 @@ import pytest
 
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes, visible
+from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes, visible, written_text
 from moeviz.routing_trace import token_frame
 
 
@@ -110,3 +110,38 @@ def test_frames_of_no_tokens_are_empty(trace):
 )
 def test_what_would_vanish_or_reorder_is_made_visible(text, shown):
     assert visible(text) == shown
+
+
+def written(texts, phase=None, generated=0, sequence=None, positions=None):
+    count = len(texts)
+    phases = ["prompt"] * (count - generated) + ["generated"] * generated
+    sequence, positions = np.array(sequence or [0] * count), np.array(positions or range(count))
+    trace = RoutingTrace(
+        model=ModelInfo("by hand", "test", layers=(0,), num_experts=(2,), top_k=1),
+        tokens=token_frame(sequence, positions, texts, phase=phases),
+        experts=np.zeros((1, count, 1), np.int16),
+    )
+    return written_text(trace, phase)
+
+
+def test_the_text_is_as_it_was_written_prompt_and_generated_told_apart():
+    texts = ["<s>", "The", " sea\n", " is", " calm"]
+    assert written(texts) == "The sea\n is calm"
+    assert written(texts, "prompt", generated=2) == "The sea\n"
+    assert written(texts, "generated", generated=2) == " is calm"
+    assert written(texts, "generated") == ""
+
+
+def test_a_split_character_is_one_where_all_its_parts_are_there_and_else_is_said_to_be_a_part():
+    parts = ["⟨é 1/2⟩", "⟨é 2/2⟩"]
+    assert written(["caf", *parts, "!"]) == "café!"
+    assert written(["caf", *parts], "prompt", generated=1) == "caf⟨é 1/2⟩"
+    assert written(["caf", *parts], "generated", generated=1) == "⟨é 2/2⟩"
+    assert written(["⟨é 1/2⟩", "⟨è 2/2⟩", "⟨<0xF0>⟩"]) == "⟨é 1/2⟩⟨è 2/2⟩⟨<0xF0>⟩"
+
+
+def test_texts_are_a_line_apart_and_a_special_token_that_was_written_stays():
+    assert (
+        written(["<s>", "a", "<s>", "b</s>", "</s>"], sequence=[0, 0, 1, 1, 1], positions=[0, 1, 0, 1, 2])
+        == "a\nb</s></s>"
+    )

@@ -123,6 +123,7 @@ def test_the_wheel_holds_what_is_easily_left_behind(built):
         "moeviz/capture/routers/families.csv",
         "moeviz/embedded/model.safetensors",
         "moeviz/embedded/tokenizer.json",
+        "moeviz/embedded/example.npz",
         "moeviz/embedded/routing_over_training/tokens-0000262144.npz",
         "moeviz/history/timeline/timeline.csv",
         "moeviz/history/switch_2021/shipped.npz",

@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,8 @@ from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 _SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
 _COMBINING = {"Mn", "Me"}
-PART_OF_CHARACTER = re.compile(r"⟨.+ \d/\d⟩")  # as `RoutingTrace` writes a token that is one
+SPECIAL_TOKEN = re.compile(r"<[|｜].*[|｜]>|</?s>|<(pad|unk|bos|eos|mask)>|\[(CLS|SEP|PAD|UNK|MASK|/?INST)\]")
+PART_OF_CHARACTER = re.compile(r"⟨(.+) (\d)/(\d)⟩")  # as `RoutingTrace` writes a token that is one
 
 
 def visible(text: str) -> str:
@@ -35,6 +38,35 @@ def _visible_character(character: str) -> str:
     if character in _SHOWN_AS:
         return _SHOWN_AS[character]
     return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in _UNSEEN else character
+
+
+def written_text(trace: RoutingTrace, phase: Literal["prompt", "generated"] | None = None) -> str:
+    """The text of a trace's tokens as it was written, for reading; of the prompt or of what was generated, if asked.
+
+    A character that is split over tokens is one character where all its parts are there, and otherwise the parts that
+    are, as the trace names them: `⟨é 1/2⟩`. A special token that begins a text is left out: tokenizers put it there.
+    Several texts are a line apart. The text is a stranger's: for a text node, never for HTML or Markdown.
+
+    >>> from moeviz.samples import sample_trace
+    >>> written_text(sample_trace(tokens=4)), written_text(sample_trace(tokens=4), "generated")
+    ('The router sends each', ' each')
+    """
+    added = (trace.tokens["position"] == 0) & trace.tokens["text"].map(lambda text: bool(SPECIAL_TOKEN.fullmatch(text)))
+    tokens = trace.tokens[~added if phase is None else ~added & (trace.tokens["phase"] == phase)]
+    texts = ("".join(_whole(text["text"].tolist())) for _, text in tokens.groupby("sequence", sort=False))
+    return "\n".join(texts)
+
+
+def _whole(texts: list[str]) -> Iterator[str]:
+    """The texts of tokens, with the parts of a character that are all there as the character."""
+    at = 0
+    while at < len(texts):
+        parts = []
+        if (first := PART_OF_CHARACTER.fullmatch(texts[at])) and first[2] == "1":
+            parts = [f"⟨{first[1]} {part}/{first[3]}⟩" for part in range(1, int(first[3]) + 1)]
+        whole = bool(parts) and texts[at : at + len(parts)] == parts
+        yield str(first[1]) if first and whole else texts[at]
+        at += len(parts) if whole else 1
 
 
 def token_columns(trace: RoutingTrace, repeats: int | np.ndarray) -> pd.DataFrame:

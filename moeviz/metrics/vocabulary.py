@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int16, Int64
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.budget import check_cells
 from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.tokens import SPECIAL_TOKEN
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 AT_LEAST = 10  # occurrences of a token; OLMoE's table 8 leaves out the others too
@@ -28,7 +29,7 @@ SPACE, DIGITS, PUNCTUATION, WORD, INSIDE, SCRIPT, SPECIAL = KINDS = (
     "special",
 )
 # Names of control tokens in common tokenizers, a byte that never became a character, and no text at all.
-_SPECIAL = re.compile(r"<[|｜].*[|｜]>|</?s>|<(pad|unk|bos|eos|mask)>|\[(CLS|SEP|PAD|UNK|MASK|/?INST)\]|⟨.+⟩|")
+_SPECIAL = re.compile(rf"{SPECIAL_TOKEN.pattern}|⟨.+⟩|")
 _PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
 
 

@@ -1,0 +1,183 @@
+"""What is most worth seeing in a trace: at most three sentences, each counted, and none where chance would do.
+
+Of each kind of sentence, every layer and expert that it could name is compared. The one that chance explains least is
+named if chance would bring such a one, anywhere in the trace, at most once in sixty times: with three kinds, once in
+twenty (Bonferroni).
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int16, Int64
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.expert import LUCK, STANDS_OUT
+from moeviz.metrics.expert_tokens import token_codes
+from moeviz.metrics.luck import divergence
+from moeviz.metrics.runs import LayerRuns, all_in_one, runs_of_layers
+from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.metrics.words import layer_word, percent, quoted
+from moeviz.routing_trace import RoutingTrace
+
+KINDS = 3
+A_PASSAGE, A_HABIT = 5, 4  # tokens in a row, occurrences of a token: fewer are not worth a word
+A_PART = 2 / 3  # of the tokens, at most: of an expert that has more, the busiest tells, and no passage
+CHANCE = log(LUCK / KINDS)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, and the place where it is seen. It quotes tokens as they are: for a text node, never for HTML."""
+
+    sentence: str
+    layer: int  # the model's own index
+    token: int  # row of `trace.tokens`
+    expert: int | None
+
+
+def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Finding]:
+    """The busiest expert, the passage that one expert has, and the token that keeps to one: as far as they stand out.
+
+    busiest   the expert that has at least 1.5 times a uniform share of the tokens, and 1.5 times its usual one. Chance:
+              tokens choose it as often as the larger of the two, in runs as long as here. At most exp(-n KL(share, that
+              share)), with n = T (1 - r) / (1 + r) independent tokens; r is the correlation of neighbours.
+    passage   the run of at least 5 tokens that one expert has, of at most two thirds of all. Chance: the layer's tokens
+              in any order. (T - m + S) C(T - l, m - l) / C(T, m) runs of l or more are then to be expected, exactly, if
+              the text is in one piece.
+    habit     the token of which one expert has every occurrence, at least 4. Chance: the layer's tokens in any order.
+              C(T - n, m - n) / C(T, m) for n occurrences.
+
+    m of the T tokens recorded at a layer go to the expert, in S stretches of text. Each chance is multiplied by the
+    number of experts of all layers, and for habits also by that of the tokens that occur often enough.
+
+    usual   a trace of other texts by the same model, for what each expert has of them. Raises `InvalidTrace` if its
+            layers or experts are others.
+
+    Source: Chernoff (1952) for the binomial tail; Feller (1968), chapter II.5, for runs in random order.
+
+    >>> from moeviz.samples import sample_trace
+    >>> findings(sample_trace(layers=1, tokens=8))
+    []
+    """
+    layers = runs_of_layers(trace)
+    compared = log(max(sum(len(found.tokens) for found in layers), 1))
+    before = None if usual is None else _usual_shares(trace, usual)
+    found = (
+        _busiest(trace, layers, CHANCE - compared, before),
+        _passage(trace, layers, CHANCE - compared),
+        _habit(trace, layers, CHANCE - compared),
+    )
+    return [finding for finding in found if finding]
+
+
+def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> dict[int, tuple[Float64[np.ndarray, " E"], int]]:
+    """Which share of other texts each expert has, and of how many tokens that is, layer by layer."""
+    if (usual.model.layers, usual.model.num_experts) != (trace.model.layers, trace.model.num_experts):
+        raise InvalidTrace(
+            f"What is usual for {trace.model.name} cannot be read from a trace with other MoE layers or experts. Use "
+            "one of the same model."
+        )
+    return {one.layer: (one.tokens / len(one.recorded), len(one.recorded)) for one in runs_of_layers(usual)}
+
+
+def _busiest(
+    trace: RoutingTrace,
+    layers: list[LayerRuns],
+    chance: float,
+    before: dict[int, tuple[Float64[np.ndarray, " E"], int]] | None,
+) -> Finding | None:
+    best, place = chance, None
+    for one in layers:
+        share, uniform = one.tokens / len(one.recorded), one.filled / len(one.tokens)
+        usual, others = (before or {}).get(one.layer, (np.zeros(len(share)), 0))
+        known = np.maximum(uniform, usual)
+        tokens = _independent(one, share)
+        if others:  # what is usual was counted too, on so many tokens
+            tokens = tokens * others / (len(one.recorded) + others)
+        luck = np.where(share >= STANDS_OUT * known, -tokens * divergence(share, known), 0.0)
+        if luck.min() <= best:
+            best, place = luck.min(), (one, int(luck.argmin()), uniform, usual if others else None)
+    return None if place is None else _say_busiest(trace, *place)
+
+
+def _independent(one: LayerRuns, share: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
+    """How many independent tokens tell as much as these, of which neighbours are alike."""
+    tokens = len(one.recorded)
+    both = (one.tokens - one.runs) / max(tokens - one.stretches, 1)  # neighbours that the expert has together
+    alike = (both - share**2) / np.maximum(share * (1 - share), 1 / max(tokens, 1))
+    alike = np.clip(alike, 0, 1 - 1 / max(tokens, 1))
+    independent: np.ndarray = tokens * (1 - alike) / (1 + alike)
+    return independent
+
+
+def _say_busiest(
+    trace: RoutingTrace, one: LayerRuns, expert: int, uniform: float, usual: Float64[np.ndarray, " E"] | None
+) -> Finding:
+    share = one.tokens[expert] / len(one.recorded)
+    what = "this text" if trace.tokens["sequence"].nunique() == 1 else "these texts"
+    where = f"{layer_word(trace.model).capitalize()} {one.layer}"
+    text = f"{where} sends {percent(share)} of {what} to expert {expert}: {share / uniform:.1f}× a uniform share"
+    if usual is not None:
+        ratio = (
+            f"{share / usual[expert]:.1f}× what it gets of other texts" if usual[expert] else "no other text goes there"
+        )
+        text += f", and {ratio}"
+    return Finding(f"{text}.", one.layer, int(one.start[one.expert == expert][0]), expert)
+
+
+def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
+    best, place = chance, None
+    for one in layers:
+        part = one.tokens <= A_PART * len(one.recorded)
+        long = np.flatnonzero((one.length >= A_PASSAGE) & part[one.expert])
+        if not len(long):
+            continue
+        has, tokens = one.tokens[one.expert[long]], len(one.recorded)
+        luck = np.log(tokens - has + one.stretches) + all_in_one(tokens, has, one.length[long])
+        if luck.min() <= best:
+            best, place = luck.min(), (one, int(long[luck.argmin()]))
+    if place is None:
+        return None
+    one, run = place
+    start, length, expert = (int(of_runs[run]) for of_runs in (one.start, one.length, one.expert))
+    share = percent(one.tokens[expert] / len(one.recorded))
+    ends = f"From {quoted(trace, start)} to {quoted(trace, start + length - 1)}"
+    text = f"{ends}, {length} tokens in a row go to expert {expert} at {layer_word(trace.model)} {one.layer}"
+    return Finding(f"{text}, which has {share} of all tokens.", one.layer, start, expert)
+
+
+def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
+    codes = token_codes(trace)
+    special = pd.Series(trace.tokens["text"].to_numpy(object)).map(kind_of).to_numpy() == SPECIAL
+    best, place = chance, None
+    for one in layers:
+        times = np.bincount(codes[one.recorded], minlength=int(codes.max()) + 1)
+        times[codes[special]] = 0  # put there by the tokenizer, not by who wrote
+        often = np.flatnonzero(times >= A_HABIT)
+        code, expert = _kept(trace.experts[trace.model.layers.index(one.layer)], codes, times, len(one.tokens))
+        if not len(code):
+            continue
+        luck = log(len(often)) + all_in_one(len(one.recorded), one.tokens[expert], times[code])
+        if luck.min() <= best:
+            best, at = luck.min(), int(luck.argmin())
+            place = (one, int(expert[at]), np.intersect1d(np.flatnonzero(codes == code[at]), one.recorded))
+    return None if place is None else _say_habit(trace, *place)
+
+
+def _kept(
+    chosen: Int16[np.ndarray, "T K"], codes: Int64[np.ndarray, " T"], times: Int64[np.ndarray, " C"], experts: int
+) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """The tokens that occur often enough and have one expert wherever they occur, and these experts."""
+    token, slot = np.nonzero((chosen >= 0) & (times[codes] >= A_HABIT)[:, None])
+    pairs, counts = np.unique(codes[token] * experts + chosen[token, slot], return_counts=True)
+    code, expert = np.divmod(pairs, experts)
+    kept = counts == times[code]
+    return code[kept], expert[kept]
+
+
+def _say_habit(trace: RoutingTrace, one: LayerRuns, expert: int, rows: Int64[np.ndarray, " N"]) -> Finding:
+    share = percent(one.tokens[expert] / len(one.recorded))
+    text = f"All {len(rows)} times, {quoted(trace, int(rows[0]))} goes to expert {expert} at {layer_word(trace.model)} "
+    return Finding(f"{text}{one.layer}, which has {share} of all tokens.", one.layer, int(rows[0]), expert)
