@@ -1,4 +1,4 @@
-"""A page with the explorer alone, for tests/test_browser_explorer.py. The address says of which trace, and what is said.
+"""A page with the explorer alone, for tests/test_browser_explorer.py. Its address says what is shown.
 
 `trace`, `layers`, `tokens`, `top_k`, `experts`: see `explorer_traces.made`. `stale`: the text has changed.
 """
@@ -20,11 +20,12 @@ def trace_of(kind: str, layers: int, tokens: int, top_k: int, experts: int):
 
 sizes = [int(ask(name, usual)) for name, usual in (("layers", 6), ("tokens", 52), ("top_k", 2), ("experts", 8))]
 trace = trace_of(ask("trace", "whole"), *sizes)
-st.button("Run again")
-if st.button("Go elsewhere"):
-    st.session_state["elsewhere"] = (trace.model.layers[-1], 1)
-if st.button("Another trace"):
-    st.session_state["other"] = True
+with st.container(horizontal=True):
+    st.button("Run again")
+    if st.button("Go elsewhere"):
+        st.session_state["elsewhere"] = (trace.model.layers[-1], 1)
+    if st.button("Another trace"):
+        st.session_state["other"] = True
 if st.session_state.get("other"):
     trace = trace_of("whole", 3, 12, 1, 4)
 if "live" in st.query_params:

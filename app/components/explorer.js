@@ -43,7 +43,7 @@ class Explorer {
   buildStripAlone() {
     this.root.replaceChildren(this.strip.box);
     this.strip.draw();
-    this.strip.box.scrollTop = this.strip.box.scrollHeight;
+    this.strip.freeze();
   }
 
   isShown() {
@@ -61,7 +61,7 @@ class Explorer {
   choose({ layer = this.layer, token = this.token }) {
     if (this.pinned?.layer !== layer) this.pinned = null;
     const before = this.strip.window;
-    Object.assign(this, { layer, token });
+    Object.assign(this, { layer, token, hover: null }); // what was pointed at may be gone
     this.draw();
     if (before !== this.strip.window) this.map.setBrush();
     clearTimeout(this.reporting);

@@ -12,6 +12,7 @@ import streamlit as st
 from moeviz_app.components.explorer_data import packed, packed_strip
 
 from moeviz.charts.theme import MAX_TOKENS
+from moeviz.errors import InvalidTrace
 from moeviz.routing_trace import RoutingTrace
 
 HERE = Path(__file__).parent
@@ -65,6 +66,8 @@ def explorer(
     that was chosen, and the view stays as it is; another place is followed. `link` says the query of an expert's page;
     see `links.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
     """
+    if not len(trace.tokens):
+        raise InvalidTrace("There is nothing to explore: this trace has no tokens. Run a text, or open another trace.")
     if key is None:
         _component(data=_live(trace, at))
         return Chosen(None, None)

@@ -65,7 +65,6 @@ class Card {
     const count = trace.counts[layer];
     const ids = list.map((choice) => choice.expert);
     if (list.length === count) return count > 1 ? `${Name} uses all its ${count} experts.` : `${Name} has one expert.`;
-    if (!trace.data.ordered) ids.sort((a, b) => a - b);
     return `${Name}'s router picks expert${ids.length > 1 ? "s" : ""} ${listed(ids)} of ${count}.`;
   }
 

@@ -45,6 +45,7 @@ class LayerMap {
     box.onkeydown = (event) => this.onKey(event);
     new ResizeObserver(() => this.draw()).observe(box);
     this.ready = this.embed().catch((error) => {
+      vega = null;
       console.warn(error);
       this.giveUp(NO_MAP);
     });

@@ -20,6 +20,12 @@ class Strip {
     this.fill();
   }
 
+  // Only to look at.
+  freeze() {
+    Object.assign(this.box, { onclick: null, onpointerover: null, onpointerleave: null, onkeydown: null });
+    this.box.scrollTop = this.box.scrollHeight;
+  }
+
   at(event, act) {
     const piece = event.target.closest(".token");
     if (piece) act(Number(piece.dataset.token));
@@ -96,10 +102,10 @@ class Strip {
   piece(token) {
     const { trace } = this.explorer;
     const classes = ["token", trace.generated[token] ? "generated" : "prompt", trace.parts.has(token) ? "part" : ""];
-    const made = make("span", classes.join(" ").trim(), trace.data.texts[token], { role: "option", "aria-selected": "false" });
+    const made = make("span", classes.join(" ").trim(), null, { role: "option", "aria-selected": "false" });
     made.tabIndex = -1;
     made.dataset.token = token;
-    return holding(made, make("sub"));
+    return holding(made, make("bdi", "", trace.data.texts[token]), make("sub"));
   }
 
   draw() {

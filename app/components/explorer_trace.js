@@ -18,7 +18,7 @@ class Trace {
     this.word = data.word;
   }
 
-  // The experts of a token, in the order of its slots; without weights where the trace has none.
+  // The experts of a token, highest weight first; by id, where no order is known. Without weights where the trace has none.
   chosen(layer, token) {
     const from = (layer * this.T + token) * this.slots;
     const list = [];
@@ -26,7 +26,7 @@ class Trace {
       const expert = this.experts[at];
       if (expert >= 0) list.push({ expert, weight: this.weights ? this.weights[at] : null });
     }
-    return list;
+    return this.data.ordered ? list : list.sort((a, b) => a.expert - b.expert);
   }
 
   isRecorded(layer, token) {
@@ -62,7 +62,6 @@ class Trace {
     const ids = this.chosen(layer, token).map((choice) => choice.expert);
     if (!ids.length) return this.isRecorded(layer, token) ? "–" : "?";
     if (this.data.ordered) return String(ids[0]);
-    ids.sort((a, b) => a - b);
     return ids.slice(0, MOST_IDS).join(", ") + (ids.length > MOST_IDS ? " …" : "");
   }
 
