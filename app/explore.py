@@ -88,13 +88,14 @@ def _overview(trace: RoutingTrace) -> None:
 
 
 def _heatmap(trace: RoutingTrace) -> None:
-    chart, token = NAMED["top_expert_grid"], state.selected_token()
+    chart, token = NAMED["token_layer_map"], state.selected_token()
     heading(chart)
     with explained():
         frame = chart.measure(part_of(trace, chart))
-        start = None if token is None else _place(trace, token)
+        rows = state.window()
+        place = token - rows.start if token is not None and token in rows else None
         st.altair_chart(
-            with_marked_token(chart.draw(frame), start),
+            with_marked_token(chart.draw(frame), frame, place),
             key=state.heatmap_key(),
             on_select=state.pick_from_heatmap,
             selection_mode=state.CELL,
@@ -112,13 +113,6 @@ def _experts_of_layer(trace: RoutingTrace) -> None:
         frame = chart.measure(part_of(trace, chart))
         st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
         particulars(chart, frame)
-
-
-def _place(trace: RoutingTrace, token: int) -> int:
-    """Where the chart's axis has that token: at its position in a single text, at its row among several."""
-    rows = state.window()
-    one_text = trace.tokens["sequence"].iloc[rows.start : rows.stop].nunique() == 1
-    return int(trace.tokens["position"].iloc[token]) if one_text else token - rows.start
 
 
 def _route(trace: RoutingTrace) -> None:

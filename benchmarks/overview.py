@@ -35,9 +35,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.app import MILLISECONDS, main_thread
 from moeviz.charts.overview import first_choice_overview, with_window
-from moeviz.charts.tokens import top_expert_grid
+from moeviz.charts.token_layer_map import token_layer_map
 from moeviz.metrics.overview import modal_first_choice
-from moeviz.metrics.tokens import token_layer
+from moeviz.metrics.tokens import token_choices, token_layer
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 from tests.browser import ROOT, chromium
@@ -115,9 +115,9 @@ def cells(trace: RoutingTrace) -> alt.Chart:
     return chart.properties(height=360, width="container")
 
 
-def window(trace: RoutingTrace) -> alt.Chart:
+def window(trace: RoutingTrace) -> alt.LayerChart:
     """The detail."""
-    return top_expert_grid(token_layer(trace.select(tokens=slice(0, WINDOW))))
+    return token_layer_map(token_choices(trace.select(tokens=slice(0, WINDOW))))
 
 
 DRAWN: dict[str, Callable[[RoutingTrace], alt.Chart | alt.LayerChart]] = {

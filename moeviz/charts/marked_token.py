@@ -1,26 +1,30 @@
-"""One token marked on a picture of many."""
+"""One token marked on the map of token by layer, and its columns to click."""
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
+from moeviz.charts.token_layer_map import facts_of
+
+CELL = "cell"  # the selection, by the columns' `token`
 
 
-def with_marked_token(chart: alt.Chart, start: int | None) -> alt.LayerChart:
-    """`chart`, whose x axis is `theme`'s token axis, with a frame around the column of the token at `start`.
+def with_marked_token(chart: alt.LayerChart, frame: pd.DataFrame, place: int | None) -> alt.LayerChart:
+    """`chart`, which is the map of this `frame` of `token_choices`, with a frame around the token at `place`.
 
-    Without a token, or with one that the picture does not show, the frame is there too and not seen: a picture whose
-    data alone change is redrawn faster, and keeps its zoom. It stays within the axis, or the picture would shrink.
+    Without a token, the frame is there too and not seen: a picture whose data alone change is redrawn faster.
     """
-    seen = start is not None and bool((chart.data["start"] == start - 0.5).any())
-    left = start - 0.5 if seen else float(chart.data["start"].min())
-    column = pd.DataFrame({"start": [left], "end": [left + 1], "seen": [int(seen)]})
-    frame = (
-        alt.Chart(column)
-        .mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None)
-        .encode(x="start:Q", x2="end:Q", strokeOpacity=alt.StrokeOpacity("seen:Q", scale=None))
+    facts = facts_of(frame)
+    token = np.arange(len(facts.names), dtype=np.int32)
+    start = (token - 0.5).astype(np.float32)
+    columns = pd.DataFrame(
+        {"token": token, "start": start, "end": start + 1, "shown": facts.names, "position": facts.positions}
     )
-    height, usermeta = chart.height, chart.usermeta
-    inner = chart.copy(deep=True)
-    inner.height = inner.width = inner.usermeta = alt.Undefined  # these belong to the whole picture
-    return alt.layer(inner, frame).properties(width="container", height=height, usermeta=usermeta)
+    tips = [alt.Tooltip("shown:N", title="token"), alt.Tooltip("position:Q", format="d")]
+    clicked = alt.selection_point(name=CELL, fields=["token"], on="click", empty=False)
+    places = alt.Chart(columns).mark_rect(opacity=0).encode(x="start:Q", x2="end:Q", tooltip=tips).add_params(clicked)
+    marked = columns.iloc[[place or 0]][["start", "end"]].assign(seen=int(place is not None))
+    mark = alt.Chart(marked).mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None)
+    frames = mark.encode(x="start:Q", x2="end:Q", strokeOpacity=alt.StrokeOpacity("seen:Q", scale=None))
+    return chart + frames + places

@@ -167,6 +167,32 @@ def with_window(chart: alt.LayerChart, rows: range) -> alt.LayerChart:
     return chart + frame
 
 
+def linked_overview(frame: pd.DataFrame) -> alt.LayerChart:
+    """The overview for a page that holds its Vega view, and sets its width.
+
+    Its choice is signals of the view: `token`, a row of the trace that a line stands on (-1: none), and `from` and
+    `to`, between which a window has its frame; and `ink`, the page's own colour.
+    """
+    names = {"token": -1, "from": -0.5, "to": -0.5, "ink": theme.NOTE}
+    token, start, end = (alt.datum(alt.ExprRef(name), type="quantitative") for name in ("token", "from", "to"))
+    one, ink = alt.Chart(alt.InlineData(values=[{}])), alt.ExprRef("ink")
+    line = one.mark_rule(strokeWidth=2, stroke=ink, tooltip=None)
+    window = one.mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None)
+    words = {"labelColor": ink, "titleColor": ink}
+    return (
+        (
+            first_choice_overview(frame)
+            + line.encode(x=token, opacity=alt.value(alt.ExprRef("token < 0 ? 0 : 1")))
+            + window.encode(x=start, x2=end, opacity=alt.value(alt.ExprRef("from < to ? 1 : 0")))
+        )
+        .add_params(*(alt.param(name=name, value=value) for name, value in names.items()))
+        .properties(width=600)
+        .configure_axis(**words)
+        .configure_legend(**words)
+        .configure_view(stroke=None)
+    )
+
+
 def brushed_window(brush: Sequence[float], tokens: int) -> range:
     """The rows that a brush covers in a trace of so many `tokens`: from its left edge on, and at most MAX_TOKENS.
 

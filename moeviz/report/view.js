@@ -117,7 +117,7 @@ function under(event) {
 function cell(event) { // the place under the pointer, on the chart's own scales
   if (!view) return at;
   const box = map.querySelector("canvas").getBoundingClientRect(), pad = view.padding();
-  const token = Math.floor(view.scale("x").invert(event.clientX - box.left - pad.left));
+  const token = Math.round(view.scale("x").invert(event.clientX - box.left - pad.left));
   const layer = Math.floor(view.scale("y").invert(event.clientY - box.top - pad.top));
   return { token: token < 0 ? at.token : clamp(token, T), layer: layer < L ? clamp(layer, L) : at.layer };
 }

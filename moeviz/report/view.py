@@ -17,11 +17,12 @@ from typing import Any
 
 import altair as alt
 
-from moeviz.charts import theme
-from moeviz.charts.linked_grid import LINKED, map_height
+from moeviz.charts import NAMED, theme
+from moeviz.charts.token_layer_map import CELLS, cells_of, facts_of, images_of, map_of
+from moeviz.charts.token_layer_marks import map_height
 from moeviz.errors import MoevizError
 from moeviz.metrics.recorded import check_recorded
-from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
+from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
 from moeviz.report.notebook import caution, layer_word, safe
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
@@ -111,7 +112,7 @@ def _page(trace: RoutingTrace) -> str:
         f"<title>Routing of {name}</title><style>{_file('view.css')}</style></head><body>",
         f"<header><h1>{name}</h1> <span>{safe(_facts(trace))}</span>{caution(trace)}</header>",
         f'<main aria-busy="true"><p class="waiting">{TOO_OLD}</p></main>',
-        f"<footer>{LINKED.reading}{_missing(trace)}</footer>",
+        f"<footer>{NAMED['token_layer_map'].reading}{_missing(trace)}</footer>",
         f'<script type="text/plain" id="vega">{_vega()}</script>',
         f'<script type="text/plain" id="data">{_packed(json.dumps(_data(trace)))}</script>',
         f'<script type="module">{_file("view.js")}</script></body></html>\n',
@@ -155,7 +156,11 @@ def _data(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _chart(trace: RoutingTrace) -> dict[str, Any]:
-    spec: dict[str, Any] = with_data_inside(LINKED.draw(LINKED.measure(trace))).to_dict()
+    frame = token_choices(trace)
+    facts = facts_of(frame)
+    images = images_of(frame, facts)
+    cells = cells_of(frame)[CELLS].iloc[: 0 if images else None]
+    spec: dict[str, Any] = with_data_inside(map_of(facts, cells, images)).to_dict()
     return spec
 
 

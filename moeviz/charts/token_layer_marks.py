@@ -1,0 +1,155 @@
+"""What lies on and around the cells of a token by layer map: ids, frames, lines, and the axes of its places.
+
+All of it reads the params that `token_layer_map` names; `across` and `down` are the pixels of one cell.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from moeviz.charts import theme
+
+GUTTER, ABOVE, BESIDE = 44, 2, 2  # pixels left of the cells, for layers; and room for a frame
+WORDS, NUMBERS = 64, 26  # pixels under the cells, for tokens: their texts, or positions alone
+LOWEST_ROW, HIGHEST_ROW, MAX_ROWS = 5, 28, 380  # pixels of a layer's row, and of all of them
+WIDEST, USUAL = 1400, 640  # pixels of a page, about; and of a picture that does not know how wide it is
+WORD, ID, ID_HEIGHT = 12, 13, 11  # pixels of a cell from which a token's text fits under it, and an id into it
+LONGER_ID = 8  # pixels that an id of three digits takes more
+APART = 34  # pixels between two positions on the axis
+NARROWEST = 10  # pixels of the frame around a cell
+DIM = 0.18  # opacity of stripes that are not of the hot expert
+ONE_ROW = alt.InlineData(values=[{}])  # for a mark whose place is what the params say
+
+
+def row_height(layers: int) -> int:
+    """Pixels of one layer's row where there are so many."""
+    return int(max(LOWEST_ROW, min(HIGHEST_ROW, MAX_ROWS / layers)))
+
+
+def map_height(layers: int, tokens: int) -> int:
+    """Pixels of the whole picture that `map_of` makes."""
+    return ABOVE + row_height(layers) * layers + labels_height(tokens)
+
+
+def labels_height(tokens: int) -> int:
+    """Pixels under the cells."""
+    return WORDS if tokens * WORD <= WIDEST else NUMBERS
+
+
+def lit() -> alt.OpacityValue:
+    """Opacity of a stripe and its id."""
+    hot = "hot[0] < 0 || datum.layer == hot[0] && datum.expert == hot[1]"
+    return alt.OpacityValue(alt.ExprRef(f"{hot} ? 1 : {DIM}"))
+
+
+def ids(cells: alt.Chart) -> alt.Chart:
+    """Ids of experts where there is room, black or white, whichever can be read."""
+    room = f"across >= {ID} + (datum.expert > 99 ? {LONGER_ID} : 0)"
+    return (
+        cells.transform_filter(f"datum.expert >= 0 && {room} && (datum.bottom - datum.top) * down >= {ID_HEIGHT}")
+        .transform_calculate(
+            middle="(datum.top + datum.bottom) / 2", on="luminance(datum.colour) > 0.179 ? '#000' : '#fff'"
+        )
+        .mark_text(fontSize=11, tooltip=None)
+        .encode(x="token:Q", y="middle:Q", text="expert:Q", color=alt.Color("on:N", scale=None), opacity=lit())
+    )
+
+
+def image(images: Sequence[str]) -> alt.Chart:
+    """All cells as the pixels of an image, by first choice and split where these are two."""
+    rows = alt.Chart(alt.InlineData(values=[{"url": url, "split": place} for place, url in enumerate(images)]))
+    if len(images) > 1:
+        rows = rows.transform_filter("datum.split == split")
+    return rows.mark_image(aspect=False, smooth=False, tooltip=None).encode(
+        url="url:N",
+        x=alt.XValue(0),
+        x2=alt.X2Value("width"),
+        y=alt.YValue(0),
+        y2=alt.Y2Value("height"),
+        opacity=alt.OpacityValue(alt.ExprRef(f"hot[0] < 0 ? 1 : {DIM}")),
+    )
+
+
+def beginnings(places: list[int]) -> list[alt.Chart]:
+    """A line where generated tokens begin, and one where the next of several texts does; it is seen on any colour."""
+    lines = alt.Chart(alt.InlineData(values=[{"place": place - 0.5} for place in places])).encode(x="place:Q")
+    return [
+        lines.mark_rule(color=alt.ExprRef(colour), strokeWidth=width, tooltip=None)
+        for colour, width in (("paper", 4), ("ink", 2))
+    ]
+
+
+def frames() -> list[alt.Chart]:
+    """A frame around the chosen column, and one around the chosen cell, which is seen where cells are thin too."""
+    half = f"max(0.5, {NARROWEST / 2} / across)"
+    whole = alt.YValue(0), alt.Y2Value("height")
+    row = alt.YDatum(alt.ExprRef("layer"), type="quantitative"), alt.Y2Datum(alt.ExprRef("layer + 1"))
+    return [_frame("token < 0", "0.5", whole), _frame("token < 0 || layer < 0", half, row)]
+
+
+def _frame(unseen: str, half: str, down: tuple[alt.SchemaBase, alt.SchemaBase]) -> alt.Chart:
+    mark = alt.Chart(ONE_ROW).mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=2.5, tooltip=None)
+    across = _at(f"token - {half}"), alt.X2Datum(alt.ExprRef(f"token + {half}"))
+    return mark.encode(*across, *down, alt.OpacityValue(alt.ExprRef(f"{unseen} ? 0 : 1")))
+
+
+def chosen_text(tokens: int) -> alt.Chart:
+    """The text of the chosen token under its column, where the texts of all columns do not fit."""
+    text = alt.ExprRef(f"token < 0 || across >= {WORD} ? '' : names[token]")
+    align = alt.ExprRef(f"token < {tokens} / 12 ? 'left' : token > {tokens} * 11 / 12 ? 'right' : 'center'")
+    mark = alt.Chart(ONE_ROW).mark_text(
+        align=align, baseline="top", dy=6, fontSize=12, fontWeight="bold", color=alt.ExprRef("ink"), tooltip=None
+    )
+    return mark.encode(_at("token"), alt.YValue("height"), alt.TextValue(text))
+
+
+def _at(token: str) -> alt.XDatum:
+    return alt.XDatum(alt.ExprRef(token), type="quantitative")
+
+
+def places(tokens: int, layers: int) -> tuple[alt.X, alt.Y]:
+    """Tokens from left to right, each around its place; layers from top to bottom, each from its place to the next."""
+    across = alt.Scale(domain=[-0.5, tokens - 0.5], nice=False, zero=False)
+    down = alt.Scale(domain=[layers, 0], nice=False, zero=False)
+    return alt.X("start:Q", scale=across, axis=_token_axis(tokens)), alt.Y(
+        "top:Q", scale=down, axis=_layer_axis(layers)
+    )
+
+
+def _token_axis(tokens: int) -> alt.Axis:
+    """The tokens' texts where there is room for them, else positions, but none near the chosen token's text."""
+    words, between = f"across >= {WORD}", f"ceil({APART} / across)"
+    crowded = f"token >= 0 && abs(datum.value - token) < 2 * {between}"
+    return _axis(
+        title=None,
+        values=alt.ExprRef(f"sequence(0, {tokens}, {words} ? 1 : {between})"),
+        labelExpr=f"{words} ? names[datum.value] : {crowded} ? '' : positions[datum.value]",
+        labelFontWeight=_bold("datum.value == token"),
+        labelAngle=alt.ExprRef(f"{words} ? -56 : 0"),
+        labelAlign=alt.ExprRef(f"{words} ? 'right' : 'center'"),
+        labelBaseline="top",
+        labelLimit=WORDS,
+    )
+
+
+def _layer_axis(layers: int) -> alt.Axis:
+    """The model's own index of each layer, or of some where rows are thin, and of the chosen one always."""
+    place, every = "floor(datum.value)", "ceil(13 / down)"
+    seen = f"{place} == layer || {place} % {every} == 0 && (layer < 0 || abs({place} - layer) >= {every})"
+    return _axis(
+        title="layer",
+        values=alt.ExprRef(f"sequence(0.5, {layers})"),
+        labelExpr=f"{seen} ? layers[{place}] : ''",
+        labelFontWeight=_bold(f"{place} == layer"),
+    )
+
+
+def _axis(**own: Any) -> alt.Axis:
+    bare = {"grid": False, "domain": False, "ticks": False, "titleColor": alt.ExprRef("ink"), "titleFontWeight": 400}
+    every = {"labelOverlap": False, "labelFlush": False, "tickCount": 9999}  # fewer would be thinned out
+    return alt.Axis(labelColor=alt.ExprRef("ink"), labelFontSize=12, labelPadding=6, **bare, **every, **own)
+
+
+def _bold(test: str) -> dict[str, Any]:
+    return {"condition": {"test": test, "value": 700}, "value": 400}
