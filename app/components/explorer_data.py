@@ -14,7 +14,7 @@ from moeviz_app.components.strip import MOST_LINE_BREAKS, beginnings
 from moeviz_app.facts import layer_word
 
 from moeviz.charts import theme
-from moeviz.charts.overview import BRUSH, first_choice_overview
+from moeviz.charts.overview import BRUSH, linked_overview
 from moeviz.charts.token_layer_map import facts_of, images_of, map_of
 from moeviz.errors import MissingField
 from moeviz.metrics.overview import modal_first_choice
@@ -103,17 +103,6 @@ def _token_by_layer(trace: RoutingTrace) -> dict[str, Any]:
 
 def _overview(trace: RoutingTrace) -> dict[str, Any]:
     return {"chart": linked_overview(modal_first_choice(trace)).to_dict(), "images": False, "overview": BRUSH}
-
-
-def linked_overview(frame):
-    ends = [alt.datum(alt.ExprRef(name), type="quantitative") for name in ("token", "from", "to")]
-    one = alt.Chart(alt.Data(values=[{}]))
-    marked = one.mark_rule(strokeWidth=2, stroke=alt.ExprRef("ink"), tooltip=None).encode(x=ends[0])
-    window = one.mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None).encode(x=ends[1], x2=ends[2])
-    state = [alt.param(name=name, value=0) for name in ("token", "from", "to")] + [
-        alt.param(name="ink", value="#1C2030")
-    ]
-    return (first_choice_overview(frame) + marked + window).add_params(*state).properties(width=600)
 
 
 def vega_loader() -> str | None:
