@@ -43,7 +43,8 @@ def token_strip(
     """
     at = trace.model.layers.index(layer)
     tokens = [_token(trace, at, row, colours) for row in rows]
-    _mark_beginnings(tokens, trace, rows)
+    for row, mark in beginnings(trace, rows).items():
+        tokens[row - rows.start]["mark"] = mark
     data = {
         "tokens": tokens,
         "start": rows.start,
@@ -89,13 +90,14 @@ def _choice(ids: list[int], missing: bool) -> dict[str, str]:
     return {"expert": mark, "choice": f"expert{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"}
 
 
-def _mark_beginnings(tokens: list[dict[str, Any]], trace: RoutingTrace, rows: range) -> None:
-    """Say in the strip where the generated tokens begin, and where the next of several texts does."""
-    sequence, phase = trace.tokens["sequence"], trace.tokens["phase"]
-    several = sequence.iloc[-1] > 0
-    for token, row in zip(tokens, rows, strict=True):
-        first = row == 0 or sequence.iloc[row] != sequence.iloc[row - 1]
+def beginnings(trace: RoutingTrace, rows: range) -> dict[int, str]:
+    """Where in these rows the generated tokens begin, and where the next of several texts does, in words."""
+    sequence, phase = trace.tokens["sequence"].to_numpy(), trace.tokens["phase"].to_numpy()
+    several, marks = len(sequence) > 0 and sequence[-1] > 0, {}
+    for row in rows:
+        first = row == 0 or sequence[row] != sequence[row - 1]
         if first and several:
-            token["mark"] = f"text {sequence.iloc[row] + 1}"
-        elif phase.iloc[row] == "generated" and (first or phase.iloc[row - 1] == "prompt"):
-            token["mark"] = "generated"
+            marks[row] = f"text {sequence[row] + 1}"
+        elif phase[row] == "generated" and (first or phase[row - 1] == "prompt"):
+            marks[row] = "generated"
+    return marks

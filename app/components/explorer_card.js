@@ -1,0 +1,108 @@
+// The card: one token at one layer. The drawing, a sentence about it, ways to the experts' pages, and the token's way.
+
+const MOST_LINKS = 3;
+const CLOSE = 2; // points between the last that was chosen and the first that was not
+
+class Card {
+  constructor(explorer) {
+    this.explorer = explorer;
+    const { trace } = explorer;
+    const move = (by) => () => explorer.choose({ token: clamped(explorer.token + by, trace.T - 1) });
+    this.which = make("span", "which");
+    const ways = [button("step", "‹", "Token before", move(-1)), button("step", "›", "Next token", move(1))];
+    this.drawing = new Drawing(explorer);
+    this.words = make("p", "words");
+    this.links = make("div", "links");
+    this.stops = trace.layers.map((_, layer) => button("stop", "", "", () => explorer.choose({ layer })));
+    const route = make("div", "route", null, { role: "group", "aria-label": `The token's way through all ${trace.word}s` });
+    this.route = holding(route, make("span", "name", "Its way:"), ...this.stops);
+    this.box = make("section", "card", null, { "aria-label": `The chosen token at the chosen ${trace.word}` });
+    holding(this.box, holding(make("div", "who"), this.which, ...ways), this.drawing.box, this.words, this.links, this.route);
+  }
+
+  draw() {
+    const { layer, token, trace } = this.explorer;
+    const text = trace.data.sequences ? ` of text ${trace.data.sequences[token] + 1}` : "";
+    this.which.textContent = `Token #${trace.positions[token]}${text}${trace.generated[token] ? ", generated" : ""}`;
+    this.drawing.draw();
+    this.words.textContent = this.told();
+    const shown = trace.chosen(layer, token).slice(0, MOST_LINKS);
+    this.links.replaceChildren(...shown.map(({ expert }) => this.explorer.link(layer, expert, "more", `What does expert ${expert} do? →`)));
+    if (this.drawn !== token) this.stops.forEach((stop, at) => this.fill(stop, at));
+    this.drawn = token;
+    this.mark(layer);
+  }
+
+  // One layer on the token's way: the buttons stay, so that the keyboard stays where it is.
+  fill(stop, layer) {
+    const { token, trace } = this.explorer;
+    const name = trace.sentence(layer, token);
+    filled(stop, null, { "aria-label": name, title: name });
+    const ids = trace.chosen(layer, token).slice(0, MOST_LINKS);
+    const shown = ids.map(({ expert }) => make("i", "", expert, { style: painted(trace.colour(layer, expert)) }));
+    stop.replaceChildren(...(shown.length ? shown : [make("i", "none", trace.mark(layer, token))]));
+  }
+
+  mark(layer) {
+    this.stops.forEach((stop, at) => stop.setAttribute("aria-pressed", String(at === layer)));
+    const { offsetTop: top } = this.stops[layer];
+    const { scrollTop, clientHeight } = this.route;
+    if (top < scrollTop || top > scrollTop + clientHeight - 20) this.route.scrollTop = top - clientHeight / 2;
+  }
+
+  told() {
+    const { layer, token, trace } = this.explorer;
+    const list = trace.chosen(layer, token);
+    const name = trace.nameOfLayer(layer);
+    const Name = name[0].toUpperCase() + name.slice(1);
+    if (!trace.isRecorded(layer, token)) return `Where ${name} sent this token is not recorded.`;
+    if (!list.length) return `${Name} gave this token no expert: it was dropped.`;
+    return [this.picked(list, Name), this.weights(list), this.unused(list), this.next(list)].filter(Boolean).join(" ");
+  }
+
+  picked(list, Name) {
+    const { layer, trace } = this.explorer;
+    const count = trace.counts[layer];
+    const ids = list.map((choice) => choice.expert);
+    if (list.length === count) return count > 1 ? `${Name} uses all its ${count} experts.` : `${Name} has one expert.`;
+    return `${Name}'s router picks expert${ids.length > 1 ? "s" : ""} ${listed(ids)} of ${count}.`;
+  }
+
+  weights(list) {
+    const { trace } = this.explorer;
+    if (list[0].weight === null) {
+      if (list.length < 2) return "Its weight is not recorded.";
+      return trace.data.ordered ? "Their weights are not recorded." : "Which of them has the most weight is not recorded.";
+    }
+    const weighed = trace.weighed(list);
+    if (list.length < 2) return `What it answers is weighted ${weighed[0]}.`;
+    if (list.length > 8) return `What they answer is added, weighted from ${weighed[0]} to ${weighed.at(-1)}.`;
+    return `What they answer is added, weighted ${listed(weighed)}.`;
+  }
+
+  // Slots that hold no expert, and experts that compute nothing.
+  unused(list) {
+    const { layer, trace } = this.explorer;
+    const empty = Math.min(trace.slots, trace.counts[layer]) - list.length;
+    const idle = list.filter(({ expert }) => expert >= trace.counts[layer] - trace.data.zero).map(({ expert }) => expert);
+    const said = [];
+    if (empty > 0) said.push(`${empty} of its ${trace.slots} slots ${empty > 1 ? "are" : "is"} empty.`);
+    if (idle.length) said.push(`Expert${idle.length > 1 ? "s" : ""} ${listed(idle)} compute${idle.length > 1 ? "" : "s"} nothing.`);
+    return said.join(" ");
+  }
+
+  // How near the router was to another choice, by its scores.
+  next(list) {
+    const { layer, token, trace } = this.explorer;
+    const count = trace.counts[layer];
+    if (!trace.scores || list.length >= count) return "";
+    const chosen = new Set(list.map((choice) => choice.expert));
+    const scores = Array.from({ length: count }, (_, expert) => trace.score(layer, token, expert));
+    const last = Math.min(...list.map(({ expert }) => scores[expert]));
+    const best = Math.max(...scores.filter((_, expert) => !chosen.has(expert)));
+    const points = 100 * (last - best);
+    if (points < 0) return "By score alone it would have picked others: this router does not go by scores alone.";
+    const said = points < 0.1 ? "less than 0.1" : points.toFixed(points < CLOSE ? 1 : 0);
+    return `${points < CLOSE ? "A close call: the" : "The"} next best was ${said} points behind.`;
+  }
+}

@@ -1,0 +1,46 @@
+"""A page with the explorer alone, for tests/test_browser_explorer.py. Its address says what is shown.
+
+`trace`, `layers`, `tokens`, `top_k`, `experts`: see `explorer_traces.made`. `stale`: the text has changed.
+"""
+
+import streamlit as st
+from explorer_traces import STAND_IN, made
+from moeviz_app import links
+from moeviz_app.components.explorer import explorer
+
+st.set_page_config(layout="wide")
+ask = st.query_params.get
+
+
+@st.cache_resource
+def trace_of(kind: str, layers: int, tokens: int, top_k: int, experts: int):
+    """The same trace in every rerun, as a page keeps it."""
+    return made(kind, layers, tokens, top_k, experts)
+
+
+sizes = [int(ask(name, usual)) for name, usual in (("layers", 6), ("tokens", 52), ("top_k", 2), ("experts", 8))]
+trace = trace_of(ask("trace", "whole"), *sizes)
+with st.container(horizontal=True):
+    st.button("Run again")
+    if st.button("Go elsewhere"):
+        st.session_state["elsewhere"] = (trace.model.layers[-1], 1)
+    if st.button("Another trace"):
+        st.session_state["other"] = True
+if st.session_state.get("other"):
+    trace = trace_of("whole", 3, 12, 1, 4)
+if "live" in st.query_params:
+    explorer(trace, (trace.model.layers[0], len(trace.tokens) - 1))
+    st.stop()
+
+
+@st.fragment
+def shown():
+    start = st.session_state.get("elsewhere", (trace.model.layers[1 % len(trace.model.layers)], 2))
+    found = STAND_IN if len(trace.tokens) > 20 else ()
+    chosen = explorer(trace, start, found, stale="stale" in st.query_params, key="explorer", link=links.of_expert)
+    st.text(f"At {chosen.at}")
+    if chosen.opened:
+        st.text(f"Opened {chosen.opened}")
+
+
+shown()
