@@ -43,12 +43,12 @@ class Server:
 
 
 @contextmanager
-def served(**environment: str) -> Iterator[Server]:
-    """The app on a free port of this machine, until the block ends."""
+def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
+    """The app, or another script, on a free port of this machine, until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
     server = subprocess.Popen(
         command,
