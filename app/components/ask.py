@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from moeviz_app import state
-from moeviz_app.show import say
 
 HERE = Path(__file__).parent
 TOO_LONG = (  # the browser fills in how many there are
@@ -131,11 +129,11 @@ def hand_on(key: str, run: Mapping[str, Any]) -> None:
 
 
 def _remembered(key: str) -> Box:
-    return state.value(f"{key} box") or Box()
+    return st.session_state.get(f"{key} box", Box())
 
 
 def _remember(key: str, box: Box) -> None:
-    state.set_value(f"{key} box", box)
+    st.session_state[f"{key} box"] = box
 
 
 def _nothing() -> None:
@@ -151,7 +149,7 @@ def _checked(run: Mapping[str, Any] | None, most_chars: int, chat: bool) -> dict
     if run is None or not (text := _text(run, "")).strip():
         return None
     if len(text) > most_chars:
-        say(TOO_LONG.format(most=most_chars).format(count=f"{len(text):,}"))
+        st.error(TOO_LONG.format(most=most_chars).format(count=f"{len(text):,}"))
         return None
     if not chat:
         return {"text": text}
