@@ -1,4 +1,4 @@
-"""All that a visitor keeps over reruns: this file and `recent.py` alone touch session_state.
+"""All that a visitor keeps over reruns: this file, `recent.py` and the prompt box alone touch session_state.
 
 One visitor has one trace, one chosen layer, one pair of layers and one chosen token; every page shows those. Widgets
 keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`.

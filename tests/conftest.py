@@ -45,6 +45,15 @@ def ids_only_trace(trace) -> RoutingTrace:
     return replace(trace, weights=None, logits=None)
 
 
+@pytest.fixture
+def box_of_widgets(monkeypatch):
+    """Streamlit's AppTest runs no JavaScript: the prompt box is plain widgets, which do what the box does."""
+    from moeviz_app.components import ask
+    from plain_box import plain_box
+
+    monkeypatch.setattr(ask, "draw", plain_box)
+
+
 @pytest.fixture(scope="session")
 def server():
     with served(MOEVIZ_MAX_NEW_TOKENS="900") as running:  # enough for a run to be stopped
