@@ -1,10 +1,13 @@
-"""What a visitor looks at: a layer, a pair of layers, a stretch of tokens."""
+"""What a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
 
 import streamlit as st
 from moeviz_app import state
+from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.facts import layer_word
+from moeviz_app.show import alternative, heading, particulars
 
-from moeviz.routing_trace import RoutingTrace
+from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 MANY_LAYERS = 2  # fewer leave nothing to choose
 
@@ -43,3 +46,38 @@ def choose_window(trace: RoutingTrace) -> None:
         st.pagination(windows, key=state.WINDOW, on_change=state.turn_page, persist_state="session")
         rows = state.window()
         st.text(f"tokens {rows.start:,} to {rows.stop - 1:,} of {len(trace.tokens):,}")
+
+
+def choose_token(trace: RoutingTrace) -> None:
+    """A token, in the strip of all: coloured by first choice at a layer that is chosen too, as is the window."""
+    if state.windows(trace) > 1 and trace.ordered and trace.recorded.any():
+        _overview(trace)
+    choose_window(trace)
+    choose_layer(trace)
+    (layer,), rows = state.chosen_layers("one"), state.window()
+    colours = colours_of(trace, layer, rows)
+    token_strip(trace, layer, rows, state.selected_token(), colours, state.pick_from_strip, state.STRIP)
+    _explain_marks(trace, layer, rows)
+
+
+def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
+    """What stands under a token that has no expert here, as far as there are such tokens."""
+    first = trace.experts[trace.model.layers.index(layer), rows.start : rows.stop, 0]
+    words = {NO_EXPERT: "–: the token got no expert.", NOT_RECORDED: "?, hatched: its experts are not recorded."}
+    if said := [meaning for mark, meaning in words.items() if (first == mark).any()]:
+        st.caption(" ".join(said))
+
+
+def _overview(trace: RoutingTrace) -> None:
+    """The whole of a long trace. A brush in it chooses the window, as the pages below it do for the keyboard."""
+    frame = WHOLE_TRACE.measure(trace)
+    chart = described(frame)
+    heading(chart)
+    st.altair_chart(
+        with_window(chart.draw(frame), state.window()),
+        key=state.overview_key(),
+        on_select=state.pick_from_overview,
+        selection_mode=BRUSH,
+        alt=alternative(chart),
+    )
+    particulars(chart, frame)

@@ -26,6 +26,14 @@ STYLE = """<style>
 [data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
 [data-testid='stHeader'] button {pointer-events: auto}
 [data-testid='stMainBlockContainer'] {padding: 0.5rem clamp(0.9rem, 3vw, 2.5rem) 3rem}
+[data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] {gap: 0.6rem}
+[class*='st-key-refused-'] {border-color: #c0362c; background: color-mix(in srgb, #c0362c 9%, transparent)}
+.st-key-tagline button, .st-key-menu a {min-height: 2rem; padding-block: 0}
+.st-key-tagline em {font-style: normal; opacity: .8}
+@media (max-width: 640px) {
+  .st-key-tagline em {display: none}
+  .st-key-tagline > div:first-child {flex-basis: 100%}
+}
 [data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
 .katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
 @media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}

@@ -10,6 +10,7 @@
 | MOEVIZ_MAX_WAITING      | 20         | runs that may wait for one model; more are told that it is busy               |
 | MOEVIZ_MAX_CORPUS_CHARS | 300000     | characters of all the texts of one corpus                                     |
 | MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
+| MOEVIZ_WARM_UP          | 1          | 1: the embedded model is loaded while the first visitor reads the example     |
 | MOEVIZ_TIMING           | 0          | 1: lines on stderr say when a run begins, the model ends, the chart is sent   |
 """
 
@@ -35,6 +36,7 @@ class Settings:
     max_waiting: int
     max_corpus_chars: int
     max_upload_mb: int
+    warm_up: bool
     timing: bool
 
 
@@ -49,6 +51,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_waiting=_count(environment, "MOEVIZ_MAX_WAITING", 20),
         max_corpus_chars=_count(environment, "MOEVIZ_MAX_CORPUS_CHARS", 300_000),
         max_upload_mb=_count(environment, "MOEVIZ_MAX_UPLOAD_MB", 50),
+        warm_up=_switch(environment, "MOEVIZ_WARM_UP") is not False,
         timing=_switch(environment, "MOEVIZ_TIMING") or False,
     )
 

@@ -16,6 +16,7 @@ from moeviz_app.worker import Done, InLine, News, Worker
 import moeviz
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.embedded import EMBEDDED
+from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import ModelNotFound
@@ -53,8 +54,47 @@ def model_facts_of_known(name: str) -> ModelInfo:
     return _facts(name)
 
 
+def facts_at_hand(name: str) -> ModelInfo:
+    """The same; of the model that ships, as long as torch is not here, from the example's trace."""
+    return example().model if name == EMBEDDED and not torch_is_here() else model_facts(name)
+
+
+def torch_is_here() -> bool:
+    """Whether what runs models has been imported, so that asking for its facts takes no time."""
+    return _arrived().is_set()
+
+
+@st.cache_resource(show_spinner=False)
+def bring_torch() -> None:
+    """Import what runs models: whoever asks first does, and others wait. It takes seconds."""
+    import moeviz.capture.models.load
+    import moeviz.capture.models.memory
+    import moeviz.capture.trace  # noqa: F401
+
+    _arrived().set()
+
+
+@st.cache_resource(show_spinner=False)
+def _arrived() -> threading.Event:
+    return threading.Event()
+
+
+@st.cache_resource(show_spinner=False)
+def warm_up() -> None:
+    """Once, after the first page is sent: bring torch and the model that ships, while the visitor looks at it."""
+    if settings.SETTINGS.warm_up:
+        threading.Thread(target=_warm_up, name="moeviz-warm-up", daemon=True).start()
+
+
+def _warm_up() -> None:
+    bring_torch()
+    if EMBEDDED in settings.SETTINGS.models:
+        _load(EMBEDDED, AS_IT_IS)
+
+
 def memory(name: str, how: How) -> tuple[int, int | None]:
     """Bytes that a model takes, and bytes that are free for it where it is to go (None: the system does not say)."""
+    bring_torch()
     from moeviz.capture.models.memory import bytes_free, bytes_needed
 
     facts = model_facts(name)
@@ -111,6 +151,7 @@ def check_on_offer(name: str) -> None:
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def _facts(name: str) -> ModelInfo:
+    bring_torch()
     from moeviz.capture.models.load import model_facts
 
     with _building():
@@ -119,6 +160,7 @@ def _facts(name: str) -> ModelInfo:
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def _context_length(name: str) -> int | None:
+    bring_torch()
     from moeviz.capture.models.load import context_length, model_config
 
     return context_length(model_config(name))
@@ -126,6 +168,7 @@ def _context_length(name: str) -> int | None:
 
 @st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner="Loading the model …")
 def _load(name: str, how: How) -> "LoadedModel":
+    bring_torch()
     from moeviz.capture.models.memory import check_room
 
     facts = model_facts(name)
@@ -172,10 +215,24 @@ def gallery() -> dict[str, RoutingTrace]:
 @st.cache_resource(show_spinner="Counting …")
 def known_models() -> pd.DataFrame:
     """Exact parameter counts of the models whose configurations ship, beside what their makers say."""
+    bring_torch()
     from moeviz.capture.models.known_counts import known_counts
 
     with _building():
         return known_counts()
+
+
+@st.cache_resource(show_spinner=False)
+def example() -> RoutingTrace:
+    """What a page shows before anything has been run."""
+    return example_trace()
+
+
+def usual(model: ModelInfo) -> RoutingTrace | None:
+    """How other texts are routed by that model: known for the one whose texts ship, and has the layers it says."""
+    known = reference()
+    same = (known.model.name, known.model.layers, known.model.num_experts, known.model.top_k)
+    return known if same == (model.name, model.layers, model.num_experts, model.top_k) else None
 
 
 def evaluation_routing() -> RoutingTrace:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 import pandas as pd
 import streamlit as st
@@ -15,21 +16,27 @@ from moeviz.report.pictures import installed, svg
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 
+EXAMPLE = "**Example, recorded beforehand.**"
 
-def say(sentence: str) -> None:
+
+def say(sentence: str, error: bool = False) -> None:
     """Show a sentence that may quote a stranger: as plain text, since Markdown can load pictures from anywhere."""
-    with st.container(border=True, horizontal=True, wrap=False):
-        st.markdown(":material/info:", width="content")
+    key = f"refused {crc32(sentence.encode())}" if error else None  # main.py colours what is so called
+    with st.container(border=True, horizontal=True, wrap=False, key=key):
+        st.markdown(":material/error:" if error else ":material/info:", width="content")
         st.text(sentence, width="stretch")
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Where the block cannot do what it should, show why in its place. The one place that catches MoevizError."""
+def explained(error: bool = False) -> Iterator[None]:
+    """Where the block cannot do what it should, show why in its place. The one place that catches MoevizError.
+
+    As an `error` if the visitor has asked for it: what cannot be drawn of a trace is none.
+    """
     try:
         yield
-    except MoevizError as error:
-        say(str(error))
+    except MoevizError as why:
+        say(str(why), error)
 
 
 def heading(chart: Chart) -> None:
@@ -103,12 +110,17 @@ def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
     return trace
 
 
+def example_note(what_to_do: str) -> None:
+    """Say that what is drawn is nothing that this visitor has run."""
+    st.markdown(f"{EXAMPLE} {what_to_do}")
+
+
 def trace_to_draw() -> RoutingTrace | None:
     """The trace on screen; or None, after the page has said why there is nothing to draw."""
-    trace = state.current_trace()
-    if trace is None:
-        say("There is no trace yet. Run a prompt on the Explore page, or open a trace file on the Traces page.")
-    elif trace.tokens.empty:
+    trace = state.shown_trace()
+    if state.is_example():
+        example_note("Run a prompt on the Explore page, or open a trace file on the Traces page.")
+    if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
         return None
     return trace

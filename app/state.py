@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from typing import Any, Literal
 
 import streamlit as st
+from moeviz_app import shared
 from moeviz_app.recent import remember
 from moeviz_app.shared import How
 
@@ -15,19 +16,19 @@ from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.routing_trace import RoutingTrace
 
-PROMPT, EXAMPLE, MODEL = "prompt", "example", "model"
+PROMPT, MODEL = "prompt", "model"
 NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
 LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
-WINDOW, STRIP, HEATMAP, UPLOAD = "window", "strip", "heatmap", "upload"
+WINDOW, STRIP, UPLOAD = "window", "strip", "upload"
 MOMENT, TRAINING_LAYER = "moment", "training_layer"
-_TRACE, _TOKEN, _OPENED, _HEATMAPS, _LIVE = "trace", "token", "opened", "heatmaps", "live"
+_TRACE, _TOKEN, _OPENED, _LIVE = "trace", "token", "opened", "live"
 DTYPE, DEVICE, SITE, KERNELS = "dtype", "device_map", "site", "kernels"
 KERNELS_CHOICES = ("on", "off")
 DECODING = "decoding"
 DECODING_CHOICES = ("checkpoint",)
 HOW = {DTYPE: ("float32", "bfloat16", "float16"), DEVICE: ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3")}
 FAMILIES, READING, _RESULTS = "families", "reading", "results"
-TEXTS, TEXT_FILES, SOURCE, TOUR = "texts", "text_files", "source", "tour"
+TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
 CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "change",
     "changed_layer",
@@ -37,8 +38,8 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "effect",
 )
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
-_BRUSHED, _OVERVIEWS, _PAGES, _WAITING = "brushed", "overviews", "pages", "waiting"
-CELL = "cell"  # the selection in the token by layer chart
+_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _PLACED = "brushed", "overviews", "pages", "waiting", "placed"
+FOUND = "found"  # a trace, and what is worth seeing in it
 
 
 def current_trace() -> RoutingTrace | None:
@@ -46,26 +47,48 @@ def current_trace() -> RoutingTrace | None:
     return st.session_state.get(_TRACE)
 
 
+def shown_trace() -> RoutingTrace:
+    """That trace; before the first run, the example that ships."""
+    if (trace := current_trace()) is None:
+        trace = shared.example()
+        _choose_layers(trace)
+    return trace
+
+
+def is_example() -> bool:
+    """Whether nothing has been run or opened yet."""
+    return current_trace() is None
+
+
 def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
     """Show `trace` from now on, and remember which run made it.
 
-    A layer that it has too stays chosen; the token does not.
+    A layer that it has too stays chosen, until a page points at another; the token does not.
     """
+    _choose_layers(trace)
+    st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None, _PLACED: False})
+    remember(trace, run)
+    turn_page()
+
+
+def _choose_layers(trace: RoutingTrace) -> None:
+    """Some of its layers, where those that are chosen are none of them."""
     layers = trace.model.layers
     defaults = {LAYER: middle_layer(trace), FIRST_LAYER: layers[0], SECOND_LAYER: layers[-1]}
     for key, layer in defaults.items():
         if st.session_state.get(key) not in layers:
             st.session_state[key] = layer
-    st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None})
-    remember(trace, run)
-    turn_page()
+
+
+def is_placed() -> bool:
+    """Whether somebody has pointed at a place of this trace already."""
+    return st.session_state.get(_PLACED, False)
 
 
 def point_at(layer: int | None, token: int | None) -> None:
     """Choose this layer and this token, as far as the trace has them."""
-    trace = current_trace()
-    if trace is None:
-        return
+    trace = shown_trace()
+    st.session_state[_PLACED] = True
     if layer in trace.model.layers:
         st.session_state[LAYER] = layer
     if token is not None and token < len(trace.tokens):
@@ -142,24 +165,6 @@ def selected_token() -> int | None:
 def pick_from_strip() -> None:
     """Callback of the token strip."""
     st.session_state[_TOKEN] = int(st.session_state[STRIP].pick)
-    chart = st.session_state.get(heatmap_key())  # pages other than the first have a strip without it
-    if chart is not None and chart.selection.get(CELL):
-        st.session_state[_HEATMAPS] = st.session_state.get(_HEATMAPS, 0) + 1
-
-
-def heatmap_key() -> str:
-    """Widget key of the token by layer chart.
-
-    The browser tells of a selection only when it changes, and nobody can change it from here. So when the strip takes
-    over from the chart, a new chart takes its place, in which every token can be clicked.
-    """
-    return f"{HEATMAP} {st.session_state.get(_HEATMAPS, 0)}"
-
-
-def pick_from_heatmap() -> None:
-    """Callback of the token by layer chart, which counts tokens from the start of the window."""
-    if points := st.session_state[heatmap_key()].selection.get(CELL):
-        st.session_state[_TOKEN] = window().start + int(points[0]["token"])
 
 
 def turn_page() -> None:
@@ -195,7 +200,7 @@ def window() -> range:
     if (brushed := st.session_state.get(_BRUSHED)) is not None:
         return brushed
     start = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS
-    return range(start, min(start + MAX_TOKENS, len(current_trace().tokens)))
+    return range(start, min(start + MAX_TOKENS, len(shown_trace().tokens)))
 
 
 def overview_key() -> str:
@@ -206,7 +211,7 @@ def overview_key() -> str:
 def pick_from_overview() -> None:
     """Callback of the overview. Without a brush the page holds again; with one, it is the page where that begins."""
     brush = st.session_state[overview_key()].selection.get(BRUSH)
-    rows = brushed_window(brush["start"], len(current_trace().tokens)) if brush else None
+    rows = brushed_window(brush["start"], len(shown_trace().tokens)) if brush else None
     st.session_state.update({_TOKEN: None, _BRUSHED: rows})
     if rows is not None:
         st.session_state[WINDOW] = rows.start // MAX_TOKENS + 1
@@ -233,10 +238,3 @@ def set_value(key: str, value: object) -> None:
 def start_with(key: str, value: object) -> None:
     """Give a widget its first value."""
     st.session_state.setdefault(key, value)
-
-
-def use_example(texts: dict[str, str]) -> None:
-    """Callback of the examples: put the chosen one into the prompt."""
-    if (name := st.session_state[EXAMPLE]) is not None:
-        st.session_state[PROMPT] = texts[name]
-        st.session_state[EXAMPLE] = None

@@ -18,6 +18,7 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
+os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")
@@ -56,7 +57,7 @@ def box_of_widgets(monkeypatch):
 
 @pytest.fixture(scope="session")
 def server():
-    with served(MOEVIZ_MAX_NEW_TOKENS="900") as running:  # enough for a run to be stopped
+    with served(MOEVIZ_MAX_NEW_TOKENS="900", MOEVIZ_WARM_UP="1") as running:  # enough for a run to be stopped
         yield running
 
 

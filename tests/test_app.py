@@ -11,6 +11,8 @@ from moeviz_app import settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem, table_as_csv
 from moeviz_app.settings import read_settings
+from moeviz_app.views.explore import EXPLORER
+from plain_box import RUN, TEXT, example
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 from tiny_models import DENSE
@@ -18,12 +20,15 @@ from tiny_models import DENSE
 import moeviz
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
+from moeviz.embedded.example import example_trace
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.formats.exports import EXPORTS
+from moeviz.metrics.findings import findings
 from moeviz.metrics.parameters import touched_growth
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 
+pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
 config._main_script_path = str(MAIN)  # as `streamlit run` does, so that the app's own settings hold here too
 SECONDS = 120
@@ -80,8 +85,8 @@ def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
 
 
 def run(app: AppTest, prompt: str) -> AppTest:
-    app.text_area(key=state.PROMPT).set_value(prompt)
-    return next(button for button in app.button if button.label == "Run").click().run()
+    app.text_area(key=TEXT).set_value(prompt)
+    return app.button(key=RUN).click().run()
 
 
 def pictures(app: AppTest) -> int:
@@ -92,9 +97,21 @@ def sentences(app: AppTest) -> str:
     return "\n".join(text.value for text in app.text)
 
 
-def strip(app: AppTest) -> dict:
-    (drawn,) = app.get("bidi_component")
-    return json.loads(drawn.proto.json)
+def drawn(app: AppTest, key: str) -> dict:
+    """What the page gives to the component of that key; `strip` on pages of topics, `explorer` on the first."""
+    (found,) = (node for node in app.get("bidi_component") if node.proto.id.endswith(f"-{key}"))
+    return json.loads(found.proto.json)
+
+
+def strip(trace: RoutingTrace, layer: int | None = None, window: int = 1) -> dict:
+    """The strip of the Tokens page."""
+    app = topic_page("Tokens", trace)
+    if layer is not None:
+        app.select_slider(key=state.LAYER).set_value(layer)
+    app.session_state[state.WINDOW] = window
+    app.run()
+    assert not app.exception
+    return drawn(app, state.STRIP)
 
 
 def with_texts(trace: RoutingTrace, texts: tuple[str, ...]) -> RoutingTrace:
@@ -110,16 +127,18 @@ def real_trace() -> RoutingTrace:
     return moeviz.trace("embedded", "Il fait froid.\ndef f(x):\n    return x", max_new_tokens=4)
 
 
-def test_the_first_page_says_what_to_do_and_what_the_model_is():
+def test_the_first_page_shows_the_example_and_what_the_model_is():
     app = first_page()
     assert not app.exception
-    assert pictures(app) == 0
-    assert "**Run** sends the prompt" in app.info[0].value
-    facts = {metric.label: metric.value for metric in app.metric}
+    said = [markdown.value for markdown in app.markdown]
+    assert "**Example, recorded beforehand.**" in said
     info = moeviz.load_model().info
+    assert any(f"{len(info.layers)} MoE layers of {info.num_experts[0]} experts" in words for words in said)
+    assert drawn(app, EXPLORER)["id"] == drawn(first_page(example_trace()), EXPLORER)["id"]
+    facts = {metric.label: metric.value for metric in app.metric}
     assert facts["MoE layers"] == f"{len(info.layers)} of {info.num_layers}"
-    assert facts["Experts"] == str(info.num_experts[0])
-    assert {"Parameters", "Active", "Context"} <= set(facts)
+    run(app, "One day")
+    assert "**Example, recorded beforehand.**" not in [markdown.value for markdown in app.markdown]
 
 
 def test_run_shows_the_trace_that_the_library_records():
@@ -127,15 +146,16 @@ def test_run_shows_the_trace_that_the_library_records():
     assert not app.exception
     assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
     assert pictures(app) > 0
-    assert strip(app)["tokens"][0]["text"] == "<s>"
+    assert drawn(app, EXPLORER)["texts"][0] == "<s>"
     touched = touched_growth(app.session_state["trace"])["touched"].iloc[-1]
     assert any(fact.label == "Touched" and f"{touched:,}" in fact.help for fact in app.metric)
 
 
-def test_an_example_fills_the_prompt():
+def test_an_example_fills_the_prompt_and_runs():
     app = first_page()
-    app.get("button_group")[0].set_value("German").run()
-    assert "das Meer" in app.text_area(key=state.PROMPT).value
+    app.button(key=example("German")).click().run()
+    assert "das Meer" in app.text_area(key=TEXT).value
+    assert "das Meer" in "".join(app.session_state["trace"].tokens["text"])
 
 
 def test_generated_tokens_are_marked_and_the_seed_repeats_them():
@@ -144,10 +164,11 @@ def test_generated_tokens_are_marked_and_the_seed_repeats_them():
     app.slider(key=state.TEMPERATURE).set_value(1.0).run()
     first = run(app, "One day").session_state["trace"]
     assert run(app, "One day").session_state["trace"].equals(first)
-    drawn = strip(app)["tokens"]
-    phases = [token["phase"] for token in drawn]
+    tokens = strip(first)["tokens"]
+    phases = [token["phase"] for token in tokens]
     assert phases == list(first.tokens["phase"])
-    assert drawn[phases.index("generated")]["mark"] == "generated"
+    assert tokens[phases.index("generated")]["mark"] == "generated"
+    assert drawn(app, "written")["given"] == "<s>One day"
 
 
 def test_the_checkpoint_s_own_settings_are_a_choice_and_the_page_says_which_they_are():
@@ -163,14 +184,24 @@ def test_the_checkpoint_s_own_settings_are_a_choice_and_the_page_says_which_they
 
 
 def test_the_chosen_token_shows_its_way_through_the_layers(trace):
-    app = first_page(trace)
+    app = topic_page("Tokens", trace)
     before = pictures(app)
-    assert "Click a token" in sentences(app)
+    assert "none is selected" in sentences(app)
     app.session_state["token"] = 3
     app.run()
-    assert "Click a token" not in sentences(app)
+    assert "none is selected" not in sentences(app)
     assert pictures(app) == before + 1
-    assert strip(app)["selected"] == 3
+    assert drawn(app, state.STRIP)["selected"] == 3
+
+
+def test_the_explorer_opens_at_the_first_finding_and_then_where_the_visitor_is(trace):
+    app = first_page(example_trace())
+    first = findings(example_trace(), shared.reference())[0]
+    assert drawn(app, EXPLORER)["at"] == [first.layer, first.token]
+    assert [app.session_state[state.LAYER], app.session_state["token"]] == [first.layer, first.token]
+    app.session_state[state.LAYER], app.session_state["token"] = 1, 7
+    app.run()
+    assert drawn(app, EXPLORER)["at"] == [1, 7]
 
 
 def test_a_caution_stands_beside_the_trace_as_plain_text(trace):
@@ -190,21 +221,16 @@ def test_the_kernels_are_switched_in_the_options_and_the_page_says_who_recorded(
 
 
 def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
-    app = first_page(trace)
-    app.select_slider(key=state.LAYER).set_value(2).run()
-    drawn = strip(app)["tokens"]
-    assert [token["expert"] for token in drawn] == [str(expert) for expert in trace.experts[2, :, 0]]
-    assert len({token["colour"] for token in drawn if token["expert"] == drawn[0]["expert"]}) == 1
+    tokens = strip(trace, layer=2)["tokens"]
+    assert [token["expert"] for token in tokens] == [str(expert) for expert in trace.experts[2, :, 0]]
+    assert len({token["colour"] for token in tokens if token["expert"] == tokens[0]["expert"]}) == 1
 
 
 def test_a_long_trace_is_drawn_a_window_at_a_time():
     trace = sample_trace(layers=2, tokens=MAX_TOKENS + 10)
-    app = first_page(trace)
-    assert len(strip(app)["tokens"]) == MAX_TOKENS
-    app.session_state[state.WINDOW] = 2
-    app.run()
-    assert not app.exception
-    assert [token["position"] for token in strip(app)["tokens"]] == list(range(MAX_TOKENS, MAX_TOKENS + 10))
+    assert len(strip(trace)["tokens"]) == MAX_TOKENS
+    positions = [token["position"] for token in strip(trace, window=2)["tokens"]]
+    assert positions == list(range(MAX_TOKENS, MAX_TOKENS + 10))
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -218,10 +244,11 @@ def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_page_without_a_trace_says_where_to_get_one(topic):
+def test_a_page_without_a_trace_shows_the_example_and_says_where_to_get_another(topic):
     app = topic_page(topic)
     assert not app.exception
-    assert "Run a prompt on the Explore page" in sentences(app)
+    assert any("Run a prompt on the Explore page" in markdown.value for markdown in app.markdown)
+    assert "6 tokens through embedded" not in sentences(app) and "tokens through embedded" in sentences(app)
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])
@@ -236,8 +263,7 @@ def test_a_trace_without_tokens_is_explained(topic):
 def test_a_dropped_token_has_no_expert_and_no_colour(trace):
     experts, weights = trace.experts.copy(), trace.weights.copy()
     experts[0, 3], weights[0, 3] = NO_EXPERT, 0
-    app = first_page(replace(trace, experts=experts, weights=weights))
-    dropped = strip(app)["tokens"][3]
+    dropped = strip(replace(trace, experts=experts, weights=weights))["tokens"][3]
     assert (dropped["choice"], dropped["expert"], dropped["colour"]) == ("no expert", "–", None)
 
 
@@ -292,7 +318,7 @@ def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
     app = run(first_page(trace), prompt)
     limit = moeviz.load_model().max_tokens
     assert f"a prompt of {limit:,} tokens fits" in sentences(app)
-    assert app.text_area(key=state.PROMPT).value == prompt
+    assert app.text_area(key=TEXT).value == prompt
     assert app.session_state["trace"] is trace
 
 
@@ -480,18 +506,18 @@ def test_drawing_the_first_page_loads_no_weights(monkeypatch):
     monkeypatch.setattr(moeviz, "load_model", lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
     app = first_page()
     assert not app.exception
-    assert [metric.value for metric in app.metric if metric.label == "Context"] == ["1,024"]
+    assert [metric.value for metric in app.metric if metric.label == "Context"] == (
+        ["1,024"] if shared.torch_is_here() else []
+    )
 
 
 def test_the_first_page_of_a_trace_without_first_choices_says_so_once_and_shows_the_sets_of_experts():
     trace = sample_trace(tokens=MAX_TOKENS + 10)
     turned = trace.experts[..., ::-1].copy()
     trace = replace(trace, model=replace(trace.model, slot_order="unknown"), experts=turned, weights=None, logits=None)
-    app = page("moeviz_app.explore.explore", trace)
+    app = first_page(trace)
     assert not app.exception
-    said = [text.value for text in app.text if "highest weight" in text.value]
-    assert len(said) == 1 and "only the ids of their experts" in said[0]
-    assert "Which experts of this layer did each token use?" in [heading.value for heading in app.subheader]
+    assert drawn(app, EXPLORER)["ordered"] is False
 
 
 def test_the_first_page_says_what_is_not_recorded():
@@ -499,9 +525,11 @@ def test_the_first_page_says_what_is_not_recorded():
     experts, weights = trace.experts.copy(), trace.weights.copy()
     experts[:, 4:9], weights[:, 4:9] = -2, 0
     experts[:, 20], weights[:, 20] = -1, 0
-    app = page("moeviz_app.explore.explore", replace(trace, experts=experts, weights=weights, logits=None))
+    trace = replace(trace, experts=experts, weights=weights, logits=None)
+    app = first_page(trace)
     assert not app.exception
     assert {metric.label: metric.value for metric in app.metric}["Not recorded"] == "5"
+    app = topic_page("Tokens", trace)
     assert app.caption[0].value == "–: the token got no expert. ?, hatched: its experts are not recorded."
 
 
@@ -509,6 +537,6 @@ def test_a_page_of_a_trace_without_any_routing_says_so():
     trace = sample_trace()
     nothing = trace.experts * 0 - 2
     nothing = replace(trace, experts=nothing.astype(trace.experts.dtype), weights=None, logits=None)
-    for app in (page("moeviz_app.explore.explore", nothing), topic_page("Load", nothing)):
+    for app in (first_page(nothing), topic_page("Load", nothing)):
         assert not app.exception
         assert any("No routing is recorded for any of these 32 tokens" in text.value for text in app.text)

@@ -8,6 +8,7 @@ from moeviz_app import settings, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.links import LONGEST
 from moeviz_app.views.menu import GALLERY
+from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
 from test_app import MAIN, SECONDS, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
@@ -16,6 +17,8 @@ import moeviz
 from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.samples import sample_trace
+
+pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
 
 def compare(*traces) -> AppTest:
@@ -157,7 +160,7 @@ def test_the_address_repeats_the_view():
     trace = other.session_state["trace"]
     assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
     assert (other.session_state[state.LAYER], other.session_state["token"]) == (2, 4)
-    assert other.text_area(key=state.PROMPT).value == "Il fait froid."
+    assert other.text_area(key=TEXT).value == "Il fait froid."
     assert address(other)["token"] == "4"
 
 
@@ -171,7 +174,7 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
         assert "press Run there" in sentences(app)
         app.run()
         assert "press Run there" in sentences(app), "it says so as long as nothing is run"
-    assert (app.text_area(key=state.PROMPT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 3)
+    assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 3)
     run(app, "One day")
     assert "press Run there" not in sentences(app)
     assert address(app)["new_tokens"] == "3" and address(app)["seed"] == "5"
@@ -197,14 +200,15 @@ def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch
 
 
 def test_a_click_that_carries_the_address_of_before_does_not_go_back():
-    """The browser had not heard of the new address when the visitor moved a slider."""
+    """The browser had not heard of the new address when the visitor chose another layer."""
     app = run(run(visit(), "Il fait froid."), "One day")
     later, now = app.session_state["trace"], address(app)
     for name, value in (now | {"prompt": "Il fait froid."}).items():
         app.query_params[name] = value
-    app.select_slider(key=state.LAYER).set_value(1).run()
+    app.session_state[state.LAYER] = 1
+    app.run()
     assert not app.exception
-    assert app.session_state["trace"] is later and app.text_area(key=state.PROMPT).value == "One day"
+    assert app.session_state["trace"] is later and app.text_area(key=TEXT).value == "One day"
     assert address(app) == now | {"layer": "1"}
 
 

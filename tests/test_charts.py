@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from labels import labelled
+from moeviz.charts.marked_token import CELL, with_marked_token
 
 import moeviz.charts
 import moeviz.metrics
@@ -21,7 +22,6 @@ from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
-from moeviz.charts.marked_token import CELL, with_marked_token
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label

@@ -9,10 +9,10 @@ from moeviz_app import state
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.corpus import corpus_page
 from moeviz_app.views.expert import expert_page
+from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.overview import overview_page
 from moeviz_app.views.routing_over_training import routing_over_training_page
-from moeviz_app.views.run import run_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
 from moeviz_app.views.traces import traces_page
@@ -81,7 +81,7 @@ def _exhibit(folder: str) -> None:
 
 
 PAGES = {
-    FIRST: run_page,
+    FIRST: explore_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
     "Compare": compare_page,
     "What if": what_if_page,

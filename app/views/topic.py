@@ -1,8 +1,7 @@
 """The page of one topic: each of its charts, and a choice of layers and tokens if they need one."""
 
 import streamlit as st
-from moeviz_app.choices import choose_layer, choose_two_layers, choose_window
-from moeviz_app.explore import strip
+from moeviz_app.choices import choose_layer, choose_token, choose_two_layers, choose_window
 from moeviz_app.facts import trace_name
 from moeviz_app.show import show, trace_to_draw
 
@@ -27,7 +26,7 @@ def _choices(topic: str, trace: RoutingTrace) -> None:
     if "two" in layers:
         choose_two_layers(trace)
     if "one" in tokens:
-        strip(trace)
+        choose_token(trace)
         return
     if "one" in layers:
         choose_layer(trace)

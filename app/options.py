@@ -1,0 +1,130 @@
+"""The model of the first page, and how it runs: what the visitor may choose beside the prompt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+from moeviz_app import settings, shared, state
+from moeviz_app.asked import Run
+from moeviz_app.facts import model_facts
+from moeviz_app.shared import How
+
+from moeviz.embedded import EMBEDDED
+from moeviz.model_info import ModelInfo
+
+SAMPLED = 0.8  # temperature of the embedded model: with the most likely token alone it repeats itself
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a prompt is to run."""
+
+    new_tokens: int
+    temperature: float
+    seed: int
+    decoding: str | None
+    how: How
+    site: str | None
+    kernels: str | None
+
+    def run(self, asked: Mapping[str, Any], model: str) -> Run:
+        """The run of what the prompt box says, with everything that its trace depends on."""
+        generates = self.new_tokens > 0
+        return Run(
+            asked["text"],
+            model,
+            self.new_tokens,
+            self.temperature if generates else 0.0,
+            self.seed if generates else 0,
+            self.how.dtype,
+            self.how.device_map,
+            self.site,
+            self.kernels,
+            self.decoding if generates else None,
+            asked.get("chat", False),
+            asked.get("system", ""),
+        )
+
+
+def choose_model() -> str:
+    """Which model: one of those on offer, or whatever this visitor may type."""
+    free = settings.may_name_any_model()
+    return st.selectbox(
+        "Model: choose one, or type a folder or a Hugging Face id" if free else "Model",
+        settings.SETTINGS.models,
+        accept_new_options=free,
+        key=state.MODEL,
+        persist_state="session",
+    )
+
+
+def choose_options(name: str, info: ModelInfo | None) -> Options:
+    """How many tokens to generate and how, which routers to record, and how the model is opened."""
+    if info is not None and shared.torch_is_here():
+        model_facts(info, shared.memory(name, state.how()), shared.context_length(name))
+    sites = [] if info is None else info.site.split(" and ")
+    if len(sites) > 1:
+        st.radio("Which routers to record", sites, key=state.SITE, horizontal=True, persist_state="session")
+    new_tokens, temperature, seed, decoding = _generation(name)
+    how, kernels = _loading()
+    site = state.value(state.SITE) if len(sites) > 1 else None
+    return Options(new_tokens, temperature, seed, decoding, how, site, kernels)
+
+
+def _generation(name: str) -> tuple[int, float, int, str | None]:
+    """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say."""
+    most = settings.SETTINGS.max_new_tokens
+    new_tokens = st.slider(
+        "Tokens to generate after the prompt", 0, most, key=state.NEW_TOKENS, persist_state="session"
+    )
+    decoding = st.selectbox(
+        "How each token is chosen",
+        state.DECODING_CHOICES,
+        format_func={"checkpoint": "as the checkpoint's own settings say"}.get,
+        index=None,
+        placeholder="by the temperature and the seed below",
+        help="Many checkpoints come with settings for generation: a temperature, penalties for repetition and "
+        "others. With them the model writes as it does in transformers' generate().",
+        key=state.DECODING,
+        persist_state="session",
+        disabled=new_tokens == 0,
+    )
+    state.start_with(state.TEMPERATURE, SAMPLED if name == EMBEDDED else 0.0)
+    temperature = st.slider(
+        "Temperature: 0 always takes the most likely token; higher is more random",
+        0.0,
+        settings.HIGHEST_TEMPERATURE,
+        key=state.TEMPERATURE,
+        persist_state="session",
+        disabled=new_tokens == 0 or decoding is not None,
+    )
+    seed = st.number_input(
+        "Seed: the same seed gives the same tokens",
+        0,
+        settings.HIGHEST_SEED,
+        key=state.SEED,
+        persist_state="session",
+        disabled=new_tokens == 0 or (temperature == 0 and decoding is None),
+    )
+    return min(new_tokens, most), temperature, seed, decoding  # whatever a browser sends
+
+
+def _loading() -> tuple[How, str | None]:
+    """In which dtype and on which device the model is opened, and whose code runs its routers."""
+    for key, label, placeholder in (
+        (state.DTYPE, "dtype", "as the checkpoint says"),
+        (state.DEVICE, "Device, as accelerate names it", "a GPU if there is one"),
+    ):
+        st.selectbox(label, state.HOW[key], index=None, placeholder=placeholder, key=key, persist_state="session")
+    kernels = st.selectbox(
+        "Routers run by",
+        state.KERNELS_CHOICES,
+        format_func={"on": "moeviz's kernels", "off": "the model's own code"}.get,
+        index=None,
+        placeholder="moeviz's kernels on a GPU, where they know the model's routers",
+        help="The kernels record as they decide, and are compared with the model's own routers in every run.",
+        key=state.KERNELS,
+        persist_state="session",
+    )
+    return state.how(), kernels

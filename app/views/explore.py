@@ -1,0 +1,144 @@
+"""The first page: what to run, in one block; under it the answer, whole on the first screen."""
+
+from dataclasses import replace
+
+import streamlit as st
+from moeviz_app import links, recent, settings, shared, state
+from moeviz_app.asked import Run
+from moeviz_app.components.ask import Asked, ask
+from moeviz_app.components.explorer import explorer
+from moeviz_app.components.written import written
+from moeviz_app.downloads import downloads
+from moeviz_app.examples import EXAMPLES, MIXED
+from moeviz_app.facts import layer_word, trace_facts
+from moeviz_app.links import record
+from moeviz_app.options import Options, choose_model, choose_options
+from moeviz_app.plain import plain
+from moeviz_app.show import EXAMPLE, explained, say, show
+from moeviz_app.timing import log_moment
+
+from moeviz.charts import NAMED
+from moeviz.embedded import EMBEDDED
+from moeviz.metrics.findings import Finding, findings
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
+BOX, EXPLORER = "prompt box", "explorer"  # keys of the two components
+
+
+def explore_page() -> None:
+    """What to run; then the tokens, every layer, and one layer as it is."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline"):
+        line, note = st.container(), st.empty()
+        name, options, info = _model_and_options()
+    line.markdown(_headline(info))
+    if state.is_example():
+        note.markdown(EXAMPLE, width="content")
+    asked = _box()
+    happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
+    if asked.run is not None:
+        answer.empty()
+        with happening.container(), explained(error=True):
+            record(options.run(asked.run, name))
+            happening.empty()
+            note.empty()
+    with answer.container():
+        _answer(options, name)
+    shared.warm_up()
+
+
+def _model_and_options() -> tuple[str, Options, ModelInfo | None]:
+    """The chosen model, how it is to run, and what is known of it before; the reason on the page, where it is not."""
+    refused = st.container()
+    with st.popover("Model and options", icon=":material/tune:", width="content"):
+        name = choose_model()
+        about = st.container()
+        info = None
+        if state.waiting() is None:  # a link fetches nothing
+            with refused, explained(error=True):
+                info = shared.facts_at_hand(name)
+        with about:
+            options = choose_options(name, info)
+    return name, options, info
+
+
+def _headline(info: ModelInfo | None) -> str:
+    words = "**See which experts fire, token by token**"
+    if info is None:
+        return words
+    kind, most, least = layer_word(info), max(info.num_experts), min(info.num_experts)
+    experts = f"{most} experts" if most == least else f"{least} to {most} experts"
+    who = "the small Mixtral that ships with moeviz" if info.name == EMBEDDED else plain(info.name)
+    return f"{words} *· {who}: {len(info.layers)} MoE {kind}s of {experts}, {info.top_k} for each token*"
+
+
+def _box() -> Asked:
+    """The prompt; what it holds is kept for other pages and for links."""
+    state.start_with(state.PROMPT, EXAMPLES[MIXED])
+    ran = _run_on_screen()
+    asked = ask(
+        state.value(state.PROMPT),
+        EXAMPLES,
+        settings.SETTINGS.max_prompt_chars,
+        ran=None if ran is None else ran.prompt,
+        can_stop=True,
+        key=BOX,
+    )
+    state.set_value(state.PROMPT, asked.text)
+    return asked
+
+
+def _run_on_screen() -> Run | None:
+    """What made the trace on screen; None for one that came in a file."""
+    return Run(EXAMPLES[MIXED], EMBEDDED) if state.is_example() else recent.run_of(state.shown_trace())
+
+
+def _answer(options: Options, name: str) -> None:
+    trace = state.shown_trace()
+    if trace.tokens.empty:
+        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        return
+    written(trace, key="written")
+    with explained():
+        _linked(trace, _is_stale(options, name))
+    trace_facts(trace)
+    for chart in OVERVIEW:
+        show(chart, trace)
+    st.subheader("Download this trace", anchor=False)
+    downloads(trace)
+
+
+def _is_stale(options: Options, name: str) -> bool:
+    """Whether model or options are others than those of the run on screen. Of the text the box itself tells."""
+    ran = _run_on_screen()
+    if ran is None:
+        return False
+    return options.run({"text": ran.prompt, "chat": ran.chat, "system": ran.system}, name) != replace(ran)
+
+
+@st.fragment
+def _linked(trace: RoutingTrace, stale: bool) -> None:
+    """The explorer. A fragment: a choice in it writes the address, and nothing of the page is drawn anew."""
+    found = _found(trace)
+    if not state.is_placed():
+        first = found[0] if found else None
+        state.point_at(*((state.middle_layer(trace), 0) if first is None else (first.layer, first.token)))
+    (layer,) = state.chosen_layers("one")
+    at = (layer, state.selected_token() or 0)
+    chosen = explorer(trace, at, found, stale=stale, key=EXPLORER, link=links.of_expert)
+    log_moment("first chart sent")
+    if chosen.at is not None:
+        state.point_at(*chosen.at)
+    links.write(links.FIRST)
+    if chosen.opened is not None:
+        st.switch_page(state.page("Expert"), query_params=links.of_expert(trace, *chosen.opened))
+
+
+def _found(trace: RoutingTrace) -> list[Finding]:
+    """What is worth seeing in it, counted once a trace; against other texts, for the model whose texts ship."""
+    before = state.value(state.FOUND)
+    if before is None or before[0] is not trace:
+        before = (trace, findings(trace, shared.usual(trace.model)))
+        state.set_value(state.FOUND, before)
+    return before[1]
