@@ -37,7 +37,7 @@ def explore_page() -> None:
         note.markdown(EXAMPLE, width="content")
     asked = _box()
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
-    if asked.run is not None:
+    if asked.run is not None and (info is not None or state.waiting() is not None):
         answer.empty()
         with happening.container(), explained(error=True):
             record(options.run(asked.run, name))
