@@ -21,12 +21,11 @@ from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
-from moeviz.charts.linked_grid import LINKED
-from moeviz.charts.marked_token import with_marked_token
+from moeviz.charts.marked_token import CELL, with_marked_token
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
-from moeviz.metrics.tokens import token_expert, token_layer
+from moeviz.metrics.tokens import token_choices, token_expert
 from moeviz.metrics.vocabulary import top_tokens
 from moeviz.samples import sample_trace
 
@@ -89,7 +88,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "theme",
         "marked_token",
         "overview",  # of long traces, above the strip
-        "linked_grid",  # of `moeviz.view`
+        *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
         "vocabulary",  # a part of specialization
         *("expert", "expert_company"),  # of one expert, on its own page
         *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
@@ -129,9 +128,7 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {
-        chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, LINKED, *COMPARISONS, *HISTORY_CHARTS]
-    }
+    known = {chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, *COMPARISONS, *HISTORY_CHARTS]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
@@ -166,53 +163,59 @@ def test_column_names_are_plain(chart):
     assert all(re.fullmatch(r"[a-z_0-9]+", field) for field in fields)
 
 
+def _map(trace: RoutingTrace):
+    return TOPICS["Tokens"][0].draw(token_choices(trace))
+
+
+def _cells(chart) -> pd.DataFrame:
+    """The rows of its stripes."""
+    return next(layer.data for layer in chart.layer if isinstance(layer.data, pd.DataFrame))
+
+
+def marked(trace: RoutingTrace, place: int | None):
+    return with_marked_token(_map(trace), token_choices(trace), place)
+
+
 def test_a_click_on_a_token_is_the_selection_cell():
-    spec = _top_expert_grid(sample_trace()).to_dict()
-    (selection,) = spec["params"]
-    assert selection["name"] == "cell"
+    spec = marked(sample_trace(), None).to_dict()
+    (selection,) = [param for param in spec["params"] if "select" in param]
+    assert selection["name"] == CELL
     assert selection["select"]["fields"] == ["token"]
     assert spec["usermeta"] == {"embedOptions": {"renderer": "canvas"}}
 
 
-def _top_expert_grid(trace: RoutingTrace):
-    return TOPICS["Tokens"][0].draw(token_layer(trace))
-
-
 def test_repeated_words_keep_a_cell_each():
-    data = _top_expert_grid(sample_trace(layers=2, tokens=32)).data
-    assert len(data) == 64
-    assert data.groupby("layer")["start"].nunique().tolist() == [32, 32]
+    data = _cells(_map(sample_trace(layers=2, tokens=32)))
+    assert len(data) == 2 * 64
+    assert data.groupby("layer")["token"].nunique().tolist() == [32, 32]
 
 
 def test_the_mark_of_a_token_frames_its_cells():
-    grid = _top_expert_grid(sample_trace())
-    mark = with_marked_token(grid, 5).layer[1].data.iloc[0]
-    cells = grid.data[grid.data["token"] == 5]
-    assert set(cells["start"]) == {mark["start"]}
-    assert set(cells["end"]) == {mark["end"]}
+    *_, frame, columns = marked(sample_trace(), 5).layer
+    (column,) = columns.data[columns.data["token"] == 5].to_dict("records")
+    assert frame.data.iloc[0].to_dict() == {"start": column["start"], "end": column["end"], "seen": 1}
+    assert (column["start"], column["end"]) == (4.5, 5.5)
 
 
-@pytest.mark.parametrize("start", [None, 3])
-def test_a_token_outside_the_picture_is_marked_unseen_and_inside_the_axis(start):
-    grid = _top_expert_grid(sample_trace().select(tokens=slice(10, 20)))
-    mark = with_marked_token(grid, start).layer[1].data.iloc[0]
-    assert mark.to_dict() == {"start": 9.5, "end": 10.5, "seen": 0}
+def test_without_a_token_the_mark_is_unseen_and_inside_the_axis():
+    *_, frame, _ = marked(sample_trace().select(tokens=slice(10, 20)), None).layer
+    assert frame.data.iloc[0].to_dict() == {"start": -0.5, "end": 0.5, "seen": 0}
 
 
 def test_token_text_is_made_visible():
-    assert "⏎" in set(_top_expert_grid(sample_trace()).data["shown"])
+    assert "⏎" in set(_cells(_map(sample_trace()))["shown"])
 
 
 def test_a_token_without_an_expert_has_no_cell(trace):
     experts, weights = trace.experts.copy(), trace.weights.copy()
     experts[0, 5], weights[0, 5] = -1, 0
     dropped = replace(trace, experts=experts, weights=weights)
-    assert len(_top_expert_grid(dropped).data) == 4 * 32 - 1
+    assert len(_cells(_map(dropped))) == 2 * (4 * 32 - 1)
 
 
 def test_too_many_tokens_are_refused_and_not_cut():
     trace = sample_trace(layers=1, tokens=theme.MAX_TOKENS + 1)
-    for chart, frame in zip(TOPICS["Tokens"], (token_layer(trace), token_expert(trace)), strict=False):
+    for chart, frame in zip(TOPICS["Tokens"], (token_choices(trace), token_expert(trace)), strict=False):
         with pytest.raises(MoevizError, match="shows at most 256 tokens, and got 257"):
             chart.draw(frame)
 

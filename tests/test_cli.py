@@ -362,7 +362,7 @@ def test_metrics_of_one_token_need_one(trace_path, capsys):
     for token in ([], ["--token", "32"]):
         assert main(["metrics", trace_path, "--topic", "tokens", *token]) == 0
         out, err = capsys.readouterr()
-        assert "Give --token N, from 0 to 31" in err and "token_layer" in out and "token_routes" not in out
+        assert "Give --token N, from 0 to 31" in err and "token_choices" in out and "token_routes" not in out
 
 
 def test_what_a_trace_does_not_hold_is_said_beside_what_it_does(ids_only_trace, tmp_path, capsys):

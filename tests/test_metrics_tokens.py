@@ -5,7 +5,7 @@ import pytest
 
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.tokens import token_expert, token_layer, token_routes, visible
+from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes, visible
 from moeviz.routing_trace import token_frame
 
 
@@ -34,6 +34,25 @@ def test_token_layer_has_the_first_choice_of_every_token_at_every_layer(by_hand)
     assert frame["text"].tolist() == ["the"] * 4 + ["end"] * 2
 
 
+def test_token_choices_has_every_filled_slot_and_a_row_where_there_is_none(by_hand):
+    frame = token_choices(by_hand)
+    assert frame["token"].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert frame["layer"].tolist() == [1, 1, 4, 1, 1, 4, 4, 1, 4, 4]
+    assert frame["slot"].tolist() == [0, 1, 0, 0, 1, 0, 1, 0, 0, 1]
+    assert frame["expert"].tolist() == [2, 0, 0, 1, 2, 1, 0, -1, 1, 0]
+    weights = pytest.approx([0.7, 0.3, 0.9, 0.6, 0.4, 0.8, 0.2, np.nan, 0.5, 0.5], nan_ok=True)
+    assert frame["weight"].tolist() == weights
+    assert frame["num_experts"].tolist() == [3, 3, 2, 3, 3, 2, 2, 3, 2, 2]
+    assert frame["text"].tolist() == ["the"] * 7 + ["end"] * 3
+    assert frame.dtypes.astype(str).to_dict() == {
+        **dict.fromkeys(("token", "sequence", "position", "layer"), "int32"),
+        **dict.fromkeys(("text", "phase"), "category"),
+        **dict.fromkeys(("num_experts", "slot", "expert"), "int16"),
+        "weight": "float32",
+        "ordered": "bool",
+    }
+
+
 def test_token_expert_has_a_row_for_every_expert_chosen_or_not(by_hand):
     frame = token_expert(by_hand.select(layers=[1]))
     assert frame["expert"].tolist() == [0, 1, 2] * 3
@@ -46,6 +65,7 @@ def test_without_weights_only_the_choices_are_told(ids_only_trace):
     assert frame["weight"].isna().all()
     assert (frame["slot"] >= 0).sum() == 32 * 2
     assert token_layer(ids_only_trace)["weight"].isna().all()
+    assert token_choices(ids_only_trace)["weight"].isna().all()
 
 
 def test_token_expert_refuses_several_layers(by_hand):
@@ -68,7 +88,7 @@ def test_a_route_is_of_one_token(by_hand):
 
 def test_frames_of_no_tokens_are_empty(trace):
     empty = trace.select(layers=[0], tokens=slice(0, 0))
-    assert len(token_layer(empty)) == len(token_expert(empty)) == 0
+    assert len(token_layer(empty)) == len(token_choices(empty)) == len(token_expert(empty)) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from moeviz import MissingField, ModelInfo, MoevizError, ParameterCounts, Routin
 from moeviz.capture.change.kinds import Replay
 from moeviz.capture.change.limits import Limits
 from moeviz.charts import NAMED, theme
-from moeviz.charts.linked_grid import LINKED
 from moeviz.charts.overview import WHOLE_TRACE, png
 from moeviz.errors import CaptureError
 from moeviz.metrics.agreement import set_changes
@@ -26,7 +25,7 @@ from moeviz.metrics.locality import locality
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.metrics.side_by_side import work_side_by_side
-from moeviz.metrics.tokens import token_expert, token_layer, token_routes
+from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes
 from moeviz.report.plots import choices, drawn, part_of
 from moeviz.routing_trace import NOT_RECORDED, token_frame
 from moeviz.samples import sample_trace
@@ -34,9 +33,8 @@ from moeviz.samples import sample_trace
 every_chart = pytest.mark.parametrize("chart", NAMED.values(), ids=list(NAMED))
 GONE = np.arange(240) % 5 == 2  # tokens that are not recorded
 # Neighbours, tokens as they stand in the text, and pictures with a place for each token.
-OF_PLACES = {"repeated_first_choice", "repeated_any_choice", "top_expert_grid", "token_expert_grid", "token_route"}
+OF_PLACES = {"repeated_first_choice", "repeated_any_choice", "token_layer_map", "token_expert_grid", "token_route"}
 OF_FIRST_CHOICES = {
-    "top_expert_grid",
     "label_divergence_grid",
     "layer_transitions",
     "flow_ribbons",
@@ -169,6 +167,7 @@ def test_what_is_filled_and_what_is_recorded(by_hand):
 
 def test_tokens_are_told_apart_where_they_are_listed(by_hand):
     assert token_layer(by_hand)["expert"].tolist() == [1, 0, -1, 0, -2, 0, 2, 0]
+    assert token_choices(by_hand)["expert"].tolist() == [1, 0, 0, -1, 0, -2, 0, 2, 0]
     slots = token_expert(by_hand.select(layers=[0])).groupby("token")["slot"].apply(list).tolist()
     assert slots == [[1, 0, -1], [-1, -1, -1], [-2, -2, -2], [-1, -1, 0]]
     routes = [token_routes(by_hand.select(tokens=slice(t, t + 1)))["expert"].tolist() for t in range(4)]
@@ -247,15 +246,22 @@ def test_traces_side_by_side_leave_them_out():
 
 def test_pictures_name_what_is_not_recorded_only_if_there_is_some():
     trace, whole = without(complete(), GONE).select(tokens=slice(0, 60)), complete().select(tokens=slice(0, 60))
-    for chart in (NAMED["top_expert_grid"], WHOLE_TRACE):
-        assert theme.NOT_RECORDED in str(chart.draw(chart.measure(trace)).to_dict())
-        assert theme.NOT_RECORDED not in str(chart.draw(chart.measure(whole)).to_dict())
-    assert theme.PALE in str(LINKED.draw(LINKED.measure(trace)).to_dict())
+    for chart in (NAMED["token_layer_map"], WHOLE_TRACE):
+        assert theme.NOT_RECORDED in _legend(chart.draw(chart.measure(trace)).to_dict())
+        assert theme.NOT_RECORDED not in _legend(chart.draw(chart.measure(whole)).to_dict())
     part = trace.select(layers=[1])
     assert f"pale: {theme.NOT_RECORDED}" in str(NAMED["token_expert_grid"].draw(token_expert(part)).to_dict())
     one = without(complete(), GONE, slice(1, 3)).select(tokens=slice(2, 3))
     route = NAMED["token_route"].draw(token_routes(one)).to_dict()
     assert theme.NOT_RECORDED in str(route)
+
+
+def _legend(spec: dict) -> list[str]:
+    """What a picture's legend names."""
+    encodings = [part["encoding"] for part in spec["layer"]]
+    scales = [encoding.get(channel, {}).get("scale") for encoding in encodings for channel in ("color", "fill")]
+    (named,) = [scale["domain"] for scale in scales if scale]
+    return named
 
 
 def test_a_pixel_may_be_partly_transparent():

@@ -129,8 +129,14 @@ def test_a_long_text_is_drawn_from_its_beginning_and_says_so():
 
 def test_more_rows_than_altair_takes_are_drawn_all_the_same():
     trace = sample_trace(layers=24, tokens=theme.MAX_TOKENS)
-    spec = trace.plot.tokens().to_dict()
+    spec = trace.plot.confidence().to_dict()
     assert max(len(rows) for rows in spec["datasets"].values()) == 24 * theme.MAX_TOKENS
+
+
+def test_a_picture_among_others_says_nothing_of_the_whole(complete):
+    """Vega-Lite takes padding, autosize and config from a whole specification alone."""
+    pictures = plot(complete, "Tokens", token=3).to_dict()["vconcat"]
+    assert not {"padding", "autosize", "config", "usermeta"} & {key for picture in pictures for key in picture}
 
 
 def test_a_stranger_s_name_in_a_sentence_cannot_reorder_it(ids_only_trace):

@@ -24,7 +24,6 @@ from moeviz.capture.survey.matrix import WAYS
 from moeviz.capture.survey.modes import FAMILIES
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
-from moeviz.charts.linked_grid import LINKED
 from moeviz.cli.arguments import COMMANDS
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.formats.assignments_table import COLUMNS
@@ -182,18 +181,13 @@ def test_every_chart_that_there_is_is_drawn_in_the_gallery(site):
     drawn = {path.name for path in (site.folder / "pictures").iterdir()}
     for chart in every_chart():
         assert text_of(chart.question) in text
-        if chart is not LINKED:  # drawn by `moeviz.view`, to be clicked
-            assert missing({f"{chart.key}{kind}.svg" for kind in PICTURES}, drawn) == set()
+        assert missing({f"{chart.key}{kind}.svg" for kind in PICTURES}, drawn) == set()
     assert "view.html" in drawn and "no_such_chart.svg" not in drawn
 
 
 def every_chart() -> list[Chart]:
-    """Every row of a table of charts in the library, found by its type; those of one expert are on its page alone."""
-    files = [
-        *(ROOT / "moeviz/charts").glob("[!e]*.py"),
-        ROOT / "moeviz/charts/effect.py",
-        *(ROOT / "moeviz/history").glob("*/chart.py"),
-    ]
+    """Every row of a table of charts in the library, found by its type."""
+    files = [*(ROOT / "moeviz/charts").glob("*.py"), *(ROOT / "moeviz/history").glob("*/chart.py")]
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if file.stem[:2] != "__"]
     members = [vars(importlib.import_module(name)).values() for name in names]
     found = [row for values in members for value in values for row in (value if isinstance(value, tuple) else [value])]

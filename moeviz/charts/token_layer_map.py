@@ -80,7 +80,8 @@ def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
     cells, images = cells_of(frame), images_of(frame, facts)
     height = marks.row_height(len(facts.layers)) * len(facts.layers) + theme.AROUND
     legend = _legend(facts, bool((frame["expert"] == NOT_RECORDED).any()))
-    return theme.framed(_layered(facts, cells.iloc[:0] if images else cells, images, legend), height, canvas=True)
+    chart = _layered(facts, cells.iloc[:0] if images else cells, images, height, legend)
+    return theme.framed(chart, height, canvas=True)
 
 
 def images_of(frame: pd.DataFrame, facts: MapFacts) -> list[str]:
@@ -115,13 +116,12 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
     the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are those of the
     hot layer alone.
     """
-    many, row = len(facts.layers), marks.row_height(len(facts.layers))
     return _layered(
         facts,
         cells,
         images,
+        marks.row_height(len(facts.layers)) * len(facts.layers),
         width=600,
-        height=row * many,
         # Nothing is laid out anew at a click, and the cells begin where the padding says.
         autosize=alt.AutoSizeParams(type="none"),
         padding={
@@ -134,7 +134,12 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
 
 
 def _layered(
-    facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequence[str], *others: alt.Chart, **more: Any
+    facts: MapFacts,
+    cells: pd.DataFrame | alt.NamedData,
+    images: Sequence[str],
+    height: int,
+    *others: alt.Chart,
+    **more: Any,
 ) -> alt.LayerChart:
     tokens, layers = len(facts.names), len(facts.layers)
     x, y = marks.places(tokens, layers)
@@ -149,19 +154,19 @@ def _layered(
         parts.append(marks.ids(whole))
     parts += [*marks.beginnings(facts.beginnings), *marks.frames(), marks.chosen_text(tokens)]
     # All at once: Altair copies every text and number of a chart at each further step.
-    return alt.layer(*others, *parts, params=_params(facts), view=alt.ViewBackground(stroke=None), **more)
+    bare = alt.ViewBackground(stroke=None)
+    return alt.layer(*others, *parts, params=_params(facts, height), view=bare, height=height, **more)
 
 
-def _params(facts: MapFacts) -> list[alt.VariableParameter]:
+def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
     """The choice, what the marks know of the trace, and the pixels of one cell."""
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
     state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "transparent"}
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
-    layers, tokens = len(facts.layers), len(facts.names)
     size = {  # width and height are 0 where the map is one of several pictures
-        "across": f"(width || {marks.USUAL}) / {tokens}",
-        "down": f"(height || {marks.row_height(layers) * layers}) / {layers}",
+        "across": f"(width || {marks.USUAL}) / {len(facts.names)}",
+        "down": f"(height || {height}) / {len(facts.layers)}",
     }
     return [
         *(alt.VariableParameter(name, value=value) for name, value in (state | known).items()),

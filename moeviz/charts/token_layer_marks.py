@@ -19,6 +19,7 @@ LONGER_ID = 8  # pixels that an id of three digits takes more
 APART = 34  # pixels between two positions on the axis
 NARROWEST = 10  # pixels of the frame around a cell
 DIM = 0.18  # opacity of stripes that are not of the hot expert
+CHOSEN = "max(token, 0)"  # where there is no choice, what is not seen is within the picture, or it would shrink
 ONE_ROW = alt.InlineData(values=[{}])  # for a mark whose place is what the params say
 
 
@@ -84,13 +85,14 @@ def frames() -> list[alt.Chart]:
     """A frame around the chosen column, and one around the chosen cell, which is seen where cells are thin too."""
     half = f"max(0.5, {NARROWEST / 2} / across)"
     whole = alt.YValue(0), alt.Y2Value("height")
-    row = alt.YDatum(alt.ExprRef("layer"), type="quantitative"), alt.Y2Datum(alt.ExprRef("layer + 1"))
+    layer = "max(layer, 0)"
+    row = alt.YDatum(alt.ExprRef(layer), type="quantitative"), alt.Y2Datum(alt.ExprRef(f"{layer} + 1"))
     return [_frame("token < 0", "0.5", whole), _frame("token < 0 || layer < 0", half, row)]
 
 
 def _frame(unseen: str, half: str, down: tuple[alt.SchemaBase, alt.SchemaBase]) -> alt.Chart:
     mark = alt.Chart(ONE_ROW).mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=2.5, tooltip=None)
-    across = _at(f"token - {half}"), alt.X2Datum(alt.ExprRef(f"token + {half}"))
+    across = _at(f"{CHOSEN} - {half}"), alt.X2Datum(alt.ExprRef(f"{CHOSEN} + {half}"))
     return mark.encode(*across, *down, alt.OpacityValue(alt.ExprRef(f"{unseen} ? 0 : 1")))
 
 
@@ -101,7 +103,7 @@ def chosen_text(tokens: int) -> alt.Chart:
     mark = alt.Chart(ONE_ROW).mark_text(
         align=align, baseline="top", dy=6, fontSize=12, fontWeight="bold", color=alt.ExprRef("ink"), tooltip=None
     )
-    return mark.encode(_at("token"), alt.YValue("height"), alt.TextValue(text))
+    return mark.encode(_at(CHOSEN), alt.YValue("height"), alt.TextValue(text))
 
 
 def _at(token: str) -> alt.XDatum:
