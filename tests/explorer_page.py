@@ -1,6 +1,7 @@
 """A page with the explorer alone, for tests/test_browser_explorer.py. Its address says what is shown.
 
 `trace`, `layers`, `tokens`, `top_k`, `experts`: see `explorer_traces.made`. `stale`: the text has changed.
+`live`: a run that goes on.
 """
 
 import streamlit as st
@@ -39,6 +40,8 @@ def shown():
     found = STAND_IN if len(trace.tokens) > 20 else ()
     chosen = explorer(trace, start, found, stale="stale" in st.query_params, key="explorer", link=links.of_expert)
     st.text(f"At {chosen.at}")
+    if "echo" in st.query_params and chosen.at:
+        st.session_state["elsewhere"] = chosen.at  # a page that gives back the place that it was told last
     if chosen.opened:
         st.text(f"Opened {chosen.opened}")
 
