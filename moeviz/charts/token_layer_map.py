@@ -26,7 +26,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
-CELLS = alt.NamedData("cells")  # rows that a page brings itself
+BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
 LETTERS = 9  # of a token on the axis
 OTHERS = "other"
