@@ -11,6 +11,7 @@ from moeviz_app.components import explorer as component
 from moeviz_app.components.explorer_data import MOST_SCORES, MOST_TOKENS, STEPS, packed, packed_strip, vega_loader
 
 from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import NOT_RECORDED
 from moeviz.samples import sample_trace
 
 
@@ -86,6 +87,12 @@ def test_a_long_trace_has_the_overview_and_a_short_one_the_map():
 def test_a_trace_without_an_overview_says_why():
     data = packed(made("unordered", layers=2, tokens=MOST_TOKENS + 8))
     assert data["spec"] is None and "first choice" in data["instead"]
+
+
+def test_a_trace_in_which_nothing_is_recorded_says_why_there_is_no_map(ids_only_trace):
+    trace = replace(ids_only_trace, experts=np.full_like(ids_only_trace.experts, NOT_RECORDED))
+    data = packed(trace)
+    assert data["spec"] is None and data["instead"]
 
 
 def test_the_loader_of_streamlit_s_charts_is_found():

@@ -63,8 +63,9 @@ def explorer(
     """Draw `trace`, opened `at` a layer and a token, and return what was chosen.
 
     Without a `key` it is only to look at: the last tokens of a run that goes on. Give the same `at` again, or the place
-    that was chosen, and the view stays as it is; another place is followed. `link` says the query of an expert's page;
-    see `links.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
+    that was chosen, and the view stays as it is; another place is followed. The same is better, as the argument of a
+    fragment is: with another one, all data is sent anew. `link` says the query of an expert's page; see
+    `links.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
     """
     if not len(trace.tokens):
         raise InvalidTrace("There is nothing to explore: this trace has no tokens. Run a text, or open another trace.")
