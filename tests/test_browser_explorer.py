@@ -212,7 +212,7 @@ def test_a_rerun_keeps_the_view_and_what_has_the_keyboard(opened):
 
 
 def test_a_server_that_repeats_what_it_was_told_does_not_turn_the_view_back(opened):
-    page = opened("echo=1")
+    page = opened("keep=1")
     for token in (4, 9, 14):
         tokens(page).nth(token).click()
         expect(told(page)).to_have_text(f"At (1, {token})")
@@ -227,6 +227,13 @@ def test_a_server_that_repeats_what_it_was_told_does_not_turn_the_view_back(open
     expect(chosen(page)).to_have_attribute("data-token", "21")
     page.get_by_role("button", name="Go elsewhere").click()
     expect(chosen(page)).to_have_attribute("data-token", "1")
+    page.get_by_role("button", name="Run again").click()
+    settled(page)
+    expect(chosen(page)).to_have_attribute("data-token", "1")
+    tokens(page).nth(21).click()  # where it was before
+    expect(told(page)).to_have_text("At (5, 21)")
+    settled(page)
+    expect(chosen(page)).to_have_attribute("data-token", "21")
 
 
 def test_another_place_that_the_server_names_is_followed_and_another_trace_is_drawn(opened):

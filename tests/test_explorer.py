@@ -110,15 +110,20 @@ def test_without_the_loader_no_chart_is_sent(monkeypatch, tmp_path, trace):
 
 
 def test_what_a_browser_tells_is_checked(trace):
-    id_, told = 7, component._chosen
-    assert told(trace, id_, [1, 2, id_], None) == ((1, 2), None)
-    assert told(trace, id_, [1, 2, 8], None) == (None, None)  # of another trace
+    id_ = packed(trace)["id"]
+
+    def told(at, opened=None):
+        return component.told(trace, {"at": at, "open": opened})
+
+    assert component.told(trace, {}) == (None, None)
+    assert told([1, 2, id_]) == ((1, 2), None)
+    assert told([1, 2, id_ + 1]) == (None, None)  # of another trace
     for wrong in ([9, 2, id_], [1, 99, id_], [1, -1, id_], ["1", 2, id_], [1.0, 2, id_], {}, "x", None):
-        assert told(trace, id_, wrong, None) == (None, None)
+        assert told(wrong) == (None, None)
     asked = {"expert": [1, 3], "at": [1, 2], "id": id_}
-    assert told(trace, id_, None, asked) == ((1, 2), (1, 3))
-    for wrong in ({"expert": [1, 8]}, {"expert": [9, 0]}, {"expert": "x"}, {"id": 8}):
-        assert told(trace, id_, None, asked | wrong).opened is None
+    assert told(None, asked) == ((1, 2), (1, 3))
+    for wrong in ({"expert": [1, 8]}, {"expert": [9, 0]}, {"expert": "x"}, {"id": id_ + 1}):
+        assert told(None, asked | wrong).opened is None
 
 
 def test_the_end_of_a_run_that_goes_on_is_sent():
