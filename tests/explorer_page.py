@@ -1,12 +1,13 @@
 """A page with the explorer alone, for tests/test_browser_explorer.py. Its address says what is shown.
 
 `trace`, `layers`, `tokens`, `top_k`, `experts`: see `explorer_traces.made`. `stale`: the text has changed.
+`live`: a run that goes on. `keep`: the page gives back the place that it was told last.
 """
 
 import streamlit as st
 from explorer_traces import STAND_IN, made
 from moeviz_app import links
-from moeviz_app.components.explorer import explorer
+from moeviz_app.components.explorer import explorer, told
 
 st.set_page_config(layout="wide")
 ask = st.query_params.get
@@ -33,11 +34,18 @@ if "live" in st.query_params:
     st.stop()
 
 
+def keep():
+    """Of a page that keeps the place itself, and gives it back."""
+    if (at := told(trace, st.session_state["explorer"]).at) is not None:
+        st.session_state["elsewhere"] = at
+
+
 @st.fragment
 def shown():
     start = st.session_state.get("elsewhere", (trace.model.layers[1 % len(trace.model.layers)], 2))
     found = STAND_IN if len(trace.tokens) > 20 else ()
-    chosen = explorer(trace, start, found, stale="stale" in st.query_params, key="explorer", link=links.of_expert)
+    stale, on_choice = "stale" in st.query_params, keep if "keep" in st.query_params else None
+    chosen = explorer(trace, start, found, stale=stale, key="explorer", link=links.of_expert, on_choice=on_choice)
     st.text(f"At {chosen.at}")
     if chosen.opened:
         st.text(f"Opened {chosen.opened}")

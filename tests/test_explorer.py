@@ -11,6 +11,7 @@ from moeviz_app.components import explorer as component
 from moeviz_app.components.explorer_data import MOST_SCORES, MOST_TOKENS, STEPS, packed, packed_strip, vega_loader
 
 from moeviz.errors import InvalidTrace
+from moeviz.routing_trace import NOT_RECORDED
 from moeviz.samples import sample_trace
 
 
@@ -88,6 +89,12 @@ def test_a_trace_without_an_overview_says_why():
     assert data["spec"] is None and "first choice" in data["instead"]
 
 
+def test_a_trace_in_which_nothing_is_recorded_says_why_there_is_no_map(ids_only_trace):
+    trace = replace(ids_only_trace, experts=np.full_like(ids_only_trace.experts, NOT_RECORDED))
+    data = packed(trace)
+    assert data["spec"] is None and data["instead"]
+
+
 def test_the_loader_of_streamlit_s_charts_is_found():
     """A guard: its name is Streamlit's own affair. Where it is gone, the explorer has a sentence in the map's place."""
     assert vega_loader()
@@ -103,15 +110,20 @@ def test_without_the_loader_no_chart_is_sent(monkeypatch, tmp_path, trace):
 
 
 def test_what_a_browser_tells_is_checked(trace):
-    id_, told = 7, component._chosen
-    assert told(trace, id_, [1, 2, id_], None) == ((1, 2), None)
-    assert told(trace, id_, [1, 2, 8], None) == (None, None)  # of another trace
+    id_ = packed(trace)["id"]
+
+    def told(at, opened=None):
+        return component.told(trace, {"at": at, "open": opened})
+
+    assert component.told(trace, {}) == (None, None)
+    assert told([1, 2, id_]) == ((1, 2), None)
+    assert told([1, 2, id_ + 1]) == (None, None)  # of another trace
     for wrong in ([9, 2, id_], [1, 99, id_], [1, -1, id_], ["1", 2, id_], [1.0, 2, id_], {}, "x", None):
-        assert told(trace, id_, wrong, None) == (None, None)
+        assert told(wrong) == (None, None)
     asked = {"expert": [1, 3], "at": [1, 2], "id": id_}
-    assert told(trace, id_, None, asked) == ((1, 2), (1, 3))
-    for wrong in ({"expert": [1, 8]}, {"expert": [9, 0]}, {"expert": "x"}, {"id": 8}):
-        assert told(trace, id_, None, asked | wrong).opened is None
+    assert told(None, asked) == ((1, 2), (1, 3))
+    for wrong in ({"expert": [1, 8]}, {"expert": [9, 0]}, {"expert": "x"}, {"id": id_ + 1}):
+        assert told(None, asked | wrong).opened is None
 
 
 def test_the_end_of_a_run_that_goes_on_is_sent():

@@ -210,7 +210,7 @@ def test_numbers_are_those_of_the_metric_and_say_how_many_are_left_out(trace, pl
     assert set(loads) <= set(cells)
     monkeypatch.setattr(report, "TOPICS", {"Tokens": TOPICS["Tokens"]})
     long = Page(html_report(sample_trace(layers=2, tokens=300)))
-    assert "The first 200 of 512 rows. " in long.text
+    assert "The first 200 of 1,024 rows. " in long.text
     assert "The first 256 of 300 tokens. " in long.text
 
 
@@ -256,11 +256,23 @@ def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
     assert "img" not in page.tags
 
 
-def test_pictures_of_a_large_model_are_bitmaps_and_small_enough_to_send(monkeypatch):
+def test_pictures_of_a_large_model_are_small_enough_to_send(monkeypatch):
+    """The cells of its map are an image inside the picture."""
     monkeypatch.setattr(report, "TOPICS", {"Tokens": TOPICS["Tokens"][:1]})
     data = html_report(sample_trace(layers=48, tokens=256, top_k=8, experts=128))
     assert len(data) < 1_000_000
-    assert b"data:image/png;base64," in data and b"data:image/svg" not in data
+    for picture in vector_pictures(data):
+        tree = ElementTree.fromstring(picture)
+        (image,) = [part for part in tree.iter() if part.tag.endswith("}image")]
+        assert {value[:22] for name, value in image.attrib.items() if name.endswith("href")} == {
+            "data:image/png;base64,"
+        }
+
+
+def test_a_picture_of_very_many_marks_is_a_bitmap(monkeypatch):
+    monkeypatch.setattr(report, "TOPICS", {"Confidence": TOPICS["Confidence"]})
+    data = html_report(sample_trace(layers=24, tokens=256))
+    assert len(data) < 1_000_000 and b"data:image/png;base64," in data
 
 
 def test_a_bitmap_keeps_its_pixels_in_fewer_bytes(trace):
@@ -341,7 +353,7 @@ def test_it_opens_from_a_disk_with_every_picture_and_without_an_error_or_a_reque
     page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
     page.goto(file.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    widths = page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
+    widths = page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.clientWidth)))")
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     shown = page.locator(".text span").all_inner_texts()
     page.close()

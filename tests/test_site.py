@@ -39,7 +39,7 @@ from _ext import charts_need, docstrings, pages, reference, tables
 pytestmark = pytest.mark.docs
 ROOMS = ("moeviz.capture", "moeviz.charts", "moeviz.formats", "moeviz.metrics", "moeviz.report", "moe_kernels")
 PICTURES = ("", "-dark", "-narrow", "-narrow-dark")
-TITLES = [f"gallery/{name}.html" for name in ("charts", "beside", "history")]
+TITLES = [f"gallery/{name}.html" for name in ("charts", "beside", "expert", "history")]
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,12 @@ class Explorer {
 
   // ---- choosing ----
 
-  choose({ layer = this.layer, token = this.token }) {
+  choose(to) {
+    if ("layer" in to) this.bar.stop(); // Play would go on from there
+    this.show(to);
+  }
+
+  show({ layer = this.layer, token = this.token }) {
     if (this.pinned?.layer !== layer) this.pinned = null;
     const before = this.strip.window;
     Object.assign(this, { layer, token, hover: null }); // what was pointed at may be gone

@@ -18,7 +18,7 @@ from moeviz.routing_trace import RoutingTrace
 HERE = Path(__file__).parent
 HTML = "<div class='frame'><div class='explorer'></div></div>"  # two, since a container query asks what is around
 SCRIPTS = ("parts", "trace", "strip", "bar", "map", "table", "drawing", "card")
-SHEETS = ("explorer.css", "explorer_card.css")
+SHEETS = ("explorer.css", "explorer_strip.css", "explorer_card.css")
 Place = tuple[int, int]
 Link = Callable[[RoutingTrace | None, int, int], Mapping[str, str]]
 
@@ -59,12 +59,17 @@ def explorer(
     stale: bool = False,
     key: str | None = None,
     link: Link | None = None,
+    on_choice: Callable[[], None] | None = None,
 ) -> Chosen:
     """Draw `trace`, opened `at` a layer and a token, and return what was chosen.
 
     Without a `key` it is only to look at: the last tokens of a run that goes on. Give the same `at` again, or the place
-    that was chosen, and the view stays as it is; another place is followed. `link` says the query of an expert's page;
-    see `links.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
+    that was chosen, and the view stays as it is; another place is followed. The same is better, as the argument of a
+    fragment is: with another one, all data is sent anew. `link` says the query of an expert's page; see
+    `links.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
+
+    What was chosen last stays in `Chosen.at` when the server names another place. A page that does (the browser's back
+    button) keeps the place itself: `on_choice` is called before the run in which there is news, and `told` reads it.
     """
     if not len(trace.tokens):
         raise InvalidTrace("There is nothing to explore: this trace has no tokens. Run a text, or open another trace.")
@@ -78,8 +83,22 @@ def explorer(
         "stale": stale,
         "live": False,
     }
-    told = _component(data=data, key=key, on_at_change=_nothing, on_open_change=_nothing)
-    return _chosen(trace, data["id"], told.at, told.open)
+    return told(trace, _component(data=data, key=key, on_at_change=on_choice or _nothing, on_open_change=_nothing))
+
+
+def told(trace: RoutingTrace, state: Any) -> Chosen:
+    """What the browser tells, as far as it is about this trace and fits it. `state` is what Streamlit keeps for it."""
+    layers, counts, asked = trace.model.layers, trace.model.num_experts, None
+    at, opened, id_ = state.get("at"), state.get("open"), packed(trace)["id"]
+    match opened:
+        case {"expert": [int(layer), int(expert)], "at": [int(), int()] as place, "id": about} if about == id_:
+            at = [*place, id_]
+            if layer in layers and 0 <= expert < counts[layers.index(layer)]:
+                asked = (layer, expert)
+    match at:
+        case [int(layer), int(token), about] if about == id_ and layer in layers and 0 <= token < len(trace.tokens):
+            return Chosen((layer, token), asked)
+    return Chosen(None, asked)
 
 
 def _live(trace: RoutingTrace, at: Place | None) -> dict[str, Any]:
@@ -98,20 +117,6 @@ def _constant(link: Link, trace: RoutingTrace) -> dict[str, str]:
     """What the addresses of all experts of a trace have in common."""
     query = link(trace, trace.model.layers[0], 0)
     return {name: value for name, value in query.items() if name not in ("layer", "expert")}
-
-
-def _chosen(trace: RoutingTrace, id_: int, at: Any, opened: Any) -> Chosen:
-    """What the browser tells, as far as it is about this trace and fits it."""
-    layers, counts, asked = trace.model.layers, trace.model.num_experts, None
-    match opened:
-        case {"expert": [int(layer), int(expert)], "at": [int(), int()] as place, "id": about} if about == id_:
-            at = [*place, id_]
-            if layer in layers and 0 <= expert < counts[layers.index(layer)]:
-                asked = (layer, expert)
-    match at:
-        case [int(layer), int(token), about] if about == id_ and layer in layers and 0 <= token < len(trace.tokens):
-            return Chosen((layer, token), asked)
-    return Chosen(None, asked)
 
 
 def _nothing() -> None:

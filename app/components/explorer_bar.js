@@ -41,11 +41,11 @@ class Bar {
 
   start() {
     const { explorer } = this;
-    explorer.choose({ layer: 0 });
+    explorer.show({ layer: 0 });
     this.play.textContent = "❚❚ Pause";
     this.timer = setInterval(() => {
       const goesOn = explorer.root.isConnected && explorer.layer < explorer.trace.L - 1;
-      if (goesOn) explorer.choose({ layer: explorer.layer + 1 });
+      if (goesOn) explorer.show({ layer: explorer.layer + 1 });
       else this.stop();
     }, STEP_MS);
   }

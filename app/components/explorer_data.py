@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import altair as alt
 import numpy as np
 import streamlit as st
 from moeviz_app.components.strip import MOST_LINE_BREAKS, beginnings
-from moeviz_app.facts import layer_word
 
 from moeviz.charts import theme
 from moeviz.charts.overview import BRUSH, linked_overview
-from moeviz.charts.token_layer_map import facts_of, images_of, map_of
+from moeviz.charts.token_layer_map import BROUGHT, facts_of, images_of, map_of
 from moeviz.errors import MissingField
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
@@ -25,8 +23,9 @@ MOST_SCORES = (
     300_000  # of them are sent, in 0.8 MB; of a larger trace, the card shows the chosen experts' weights alone
 )
 MOST_TOKENS = 1_024  # in the map: of more, the overview stands in its place
+LETTERS = 20  # of what one step of axis L is called: a stranger's file may say anything
 STEPS = 65_535  # of a score between 0 and 1
-KEPT = 4  # traces whose data is kept: a rerun sends the same again
+KEPT = 12  # traces whose data is kept: a rerun sends the same again
 
 
 @lru_cache(KEPT)
@@ -50,7 +49,7 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
         "sequences": tokens["sequence"].tolist() if several else None,
         "marks": beginnings(trace, range(len(texts))),
         "layers": list(model.layers),
-        "word": layer_word(model),
+        "word": model.layer_kind[:LETTERS] or "layer",
         "counts": list(model.num_experts),
         "zero": model.zero_experts,
         "slots": model.top_k,
@@ -97,7 +96,7 @@ def _token_by_layer(trace: RoutingTrace) -> dict[str, Any]:
     frame = token_choices(trace)
     facts = facts_of(frame)
     images = images_of(frame, facts)
-    chart = map_of(facts, alt.NamedData("cells"), images)
+    chart = map_of(facts, BROUGHT, images)
     return {"chart": chart.to_dict(), "images": bool(images), "overview": None}
 
 

@@ -113,7 +113,7 @@ class Drawing {
     const inked = (from) => (level > high - from ? `fill:${inkOn(colour)};stroke:none` : "");
     shape(link, "text", { x: x(expert), y: y(expert) + 17, class: "id", style: inked(5) }, expert);
     if (score === null) return;
-    const style = inked(high - 18) + small;
+    const style = inked(high - 12) + small;
     shape(link, "text", { x: x(expert), y: y(expert) + high - 7, class: "score", style }, percent(score));
   }
 

@@ -10,8 +10,9 @@ class Strip {
     this.box = make("div", "strip", null, { role: "listbox", "aria-orientation": "horizontal" });
     this.where = make("span");
     this.pages = make("div", "pages");
-    const turn = (by) => () => explorer.choose({ token: clamped(this.window[0] + by * MOST_PIECES, explorer.trace.T - 1) });
-    const ways = [button("step", "‹", "Tokens before these", turn(-1)), button("step", "›", "Tokens after these", turn(1))];
+    const before = () => this.page(this.window[0] - MOST_PIECES);
+    const after = () => this.page(this.window[1]);
+    const ways = [button("step", "‹", "Tokens before these", before), button("step", "›", "Tokens after these", after)];
     if (explorer.trace.T > MOST_PIECES) holding(this.pages, this.where, ...ways);
     this.box.onclick = (event) => this.at(event, (token) => this.choose(token));
     this.box.onpointerover = (event) => this.at(event, (token) => explorer.say(explorer.layer, token));
@@ -75,6 +76,15 @@ class Strip {
     if (from === this.window[0] && to === this.window[1]) return;
     this.window = [from, to];
     this.fill();
+  }
+
+  // A whole window from that token on, whose first is chosen.
+  page(from) {
+    const { T } = this.explorer.trace;
+    const start = clamped(from, Math.max(0, T - MOST_PIECES));
+    this.turnTo(start, Math.min(start + MOST_PIECES, T));
+    this.explorer.choose({ token: start });
+    this.explorer.map.setBrush();
   }
 
   // The stretch in which a token is seen, with as much before it as after.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cache
+from inspect import signature
 from typing import Any
 
 from _ext import history_charts
@@ -11,6 +12,8 @@ from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
+from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.report.plots import about, choices, part_of
@@ -32,7 +35,12 @@ CHANGED = """\
 result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
 """
-LAYER, TOKEN = 3, 4
+ROUTERS = """\
+from moeviz.capture.routers.geometry import router_geometry
+
+rows = router_geometry(model.model)
+"""
+LAYER, TOKEN, EXPERT = 3, 4, 1
 OF_LABELS = "Specialization"  # the topic that is about a labelled trace
 BESIDE: Mapping[Chart, str] = {
     WHOLE_TRACE: "labelled",
@@ -40,13 +48,18 @@ BESIDE: Mapping[Chart, str] = {
     EFFECT: "result.effect",
     **dict.fromkeys(COMPARISONS, "(plain, changed)"),
 }
+OF_ONE_EXPERT: Mapping[Chart, str] = {
+    **dict.fromkeys((LOADS, TOKENS, KINDS, COMPANY, FLOW, ATLAS), "labelled"),
+    WEIGHTS: "trace",
+    ROWS: "rows",
+}
 
 
 @cache
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED, names)
+    exec(TRACES + CHANGED + ROUTERS, names)
     return names
 
 
@@ -81,6 +94,14 @@ def beside() -> str:
     return "\n\n".join(parts)
 
 
+def one_expert() -> str:
+    """The charts of one expert, which are on its page in the app."""
+    parts = [_code(f"{TRACES}\n{ROUTERS}")]
+    for chart, of in OF_ONE_EXPERT.items():
+        parts.append(entry(chart, chart.measure(made()[of], LAYER, EXPERT), of=of, level="##"))
+    return "\n\n".join(parts)
+
+
 def view() -> str:
     """`moeviz.view` of the example trace, in a frame: its page lies beside the pictures."""
     (FOLDER / "pictures").mkdir(exist_ok=True)
@@ -98,7 +119,9 @@ def history() -> str:
 
 def entry(chart: Chart, frame: Any, part: str = "", of: str = "", level: str = "###") -> str:
     """One chart: its question, its picture, how to read it, how it is computed, and where in the code."""
-    drawn = picture(chart.draw(frame), chart.key, f"{chart.question} {chart.reading}")
+    by_page = "dark" in signature(chart.draw).parameters  # its colours are others on a dark page
+    dark = chart.draw(frame, dark=True) if by_page else None  # type: ignore[call-arg]
+    drawn = picture(chart.draw(frame), chart.key, f"{chart.question} {chart.reading}", dark)
     code = f"`{chart.measure.__module__}.{chart.measure.__name__}`, drawn by `{chart.draw.__name__}`"
     what = f" of `{of}`" if of else ""
     return (

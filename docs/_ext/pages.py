@@ -32,6 +32,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "front-door": reference.front_door,
     "gallery": gallery.topics,
     "gallery-beside": gallery.beside,
+    "gallery-expert": gallery.one_expert,
     "gallery-history": gallery.history,
     "glossary": tables.glossary,
     "how-to": partial(tables.contents, "how-to", "How to"),

@@ -30,12 +30,15 @@ VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 FOLDER.mkdir(parents=True, exist_ok=True)
 
 
-def picture(chart: alt.Chart | alt.LayerChart, key: str, alternative: str) -> str:
+def picture(
+    chart: alt.Chart | alt.LayerChart, key: str, alternative: str, dark: alt.Chart | alt.LayerChart | None = None
+) -> str:
     """The HTML that shows a chart, whose files are written beside the pages; `alternative` for who sees none.
 
-    It is for a page in a folder of the site: the files are one level up.
+    It is for a page in a folder of the site: the files are one level up. `dark` is the chart for a dark page, where
+    more than the colours of words and lines differ.
     """
-    spec = with_data_inside(chart).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
+    spec, on_dark = (_spec(drawn) for drawn in (chart, dark or chart))
     folder = FOLDER / "pictures"
     folder.mkdir(exist_ok=True)
     sizes = {}
@@ -43,10 +46,15 @@ def picture(chart: alt.Chart | alt.LayerChart, key: str, alternative: str) -> st
         drawn = _svg(spec | {"width": width})
         sizes[suffix] = SIZE.search(drawn)[0]
         (folder / f"{key}{suffix}.svg").write_text(drawn, encoding="utf-8")
-        for light, dark in ON_DARK.items():
-            drawn = drawn.replace(f'"{light}"', f'"{dark}"')
+        drawn = _svg(on_dark | {"width": width}) if dark else drawn
+        for light, other in ON_DARK.items():
+            drawn = drawn.replace(f'"{light}"', f'"{other}"')
         (folder / f"{key}{suffix}-dark.svg").write_text(drawn, encoding="utf-8")
     return f'<div class="chart">{"".join(_shown(key, theme, alternative, sizes) for theme in ("", "-dark"))}</div>'
+
+
+def _spec(chart: alt.Chart | alt.LayerChart) -> dict:
+    return with_data_inside(chart).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
 
 
 def _svg(spec: dict) -> str:

@@ -26,6 +26,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
+BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
 LETTERS = 9  # of a token on the axis
 OTHERS = "other"
@@ -161,7 +162,7 @@ def _layered(
 def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
     """The choice, what the marks know of the trace, and the pixels of one cell."""
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
-    state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "transparent"}
+    state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "#ffffff"}
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
     size = {  # width and height are 0 where the map is one of several pictures
