@@ -91,7 +91,7 @@ def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> 
 
 def alternative(chart: Chart) -> str:
     """What a screen reader says in place of the picture."""
-    return f"{chart.question} {chart.reading} The same numbers are in the menu ⋯ of the chart."
+    return f"{chart.question} {chart.reading} The same numbers are in its menu."
 
 
 def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
