@@ -1,13 +1,12 @@
 """The facts about a model or a trace, as a row of numbers."""
 
-import re
-
 import streamlit as st
 from moeviz_app import shared
 
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.parameters import touched_growth
+from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
@@ -67,11 +66,6 @@ def trace_facts(trace: RoutingTrace) -> None:
         | _touched(trace)
         | _likeness(trace)
     )
-
-
-def layer_word(info: ModelInfo) -> str:
-    """What one step of axis L is called, for labels: those are Markdown, and a trace may come in a stranger's file."""
-    return info.layer_kind if re.fullmatch(r"[a-z ]{1,20}", info.layer_kind) else "layer"
 
 
 def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:

@@ -8,10 +8,12 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import state
 from moeviz_app.downloads import table_as_csv
+from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
 
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.metrics.said import said
 from moeviz.report.pictures import installed, svg
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
@@ -53,7 +55,10 @@ def show(chart: Chart, trace: RoutingTrace) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
     heading(chart)
     with explained():
-        picture_and_words(chart, chart.measure(part_of(trace, chart)))
+        frame = chart.measure(part_of(trace, chart))
+        if layer_word(trace.model) == "layer" and (sentence := said(chart.key, frame)):  # it speaks of layers
+            st.text(sentence)
+        picture_and_words(chart, frame)
 
 
 def picture_and_words(chart: Chart, frame: pd.DataFrame) -> None:
@@ -66,16 +71,22 @@ def picture_and_words(chart: Chart, frame: pd.DataFrame) -> None:
 
 
 def particulars(chart: Chart, frame: pd.DataFrame) -> None:
-    """How to read a picture, the numbers behind it, how they came about, and a file of them."""
-    st.markdown(chart.reading)
-    with st.container(horizontal=True, gap="small"):
-        with st.popover("Numbers", width="content"):
-            st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
-        with st.popover("How is this computed?", width="content"):
-            st.text(chart.method)
-        if installed():
-            _download(chart, "SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame))))
-        _download(chart, "CSV", "text/csv", lambda: table_as_csv(frame))
+    """How to read a picture, and a menu of what belongs to it."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame)
+        st.markdown(chart.reading)
+
+
+def menu(chart: Chart, frame: pd.DataFrame) -> None:
+    """The numbers behind a picture, how they came about, and files of both."""
+    with st.popover("⋯", width="content", help="Numbers, method, files"):
+        st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
+        with st.container(horizontal=True, gap="small"):
+            _download(chart, "CSV", "text/csv", lambda: table_as_csv(frame))
+            if installed():
+                _download(chart, "SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame))))
+        st.markdown("**How is this computed?**")
+        st.text(chart.method)
 
 
 def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> None:
@@ -87,7 +98,7 @@ def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> 
 
 def alternative(chart: Chart) -> str:
     """What a screen reader says in place of the picture."""
-    return f"{chart.question} {chart.reading} The same numbers are in the table next to it."
+    return f"{chart.question} {chart.reading} The same numbers are in its menu."
 
 
 def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:

@@ -24,7 +24,9 @@ from moeviz.embedded.example import example_trace
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.findings import findings
+from moeviz.metrics.load import expert_load
 from moeviz.metrics.parameters import touched_growth
+from moeviz.metrics.said import said
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 
@@ -271,9 +273,8 @@ def test_a_dropped_token_has_no_expert_and_no_colour(trace):
 def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
     app = topic_page(topic, ids_only_trace)
     assert not app.exception
-    methods, whose_trace = pictures(app), 1
-    explanations = len(app.text) - methods - whose_trace
-    assert pictures(app) + explanations == len(TOPICS[topic])
+    explanations = [icon for icon in app.markdown if icon.value == ":material/info:"]
+    assert pictures(app) + len(explanations) == len(TOPICS[topic])
     if topic == "Confidence":
         assert sentences(app).count("and this trace (sample) has none.") == len(TOPICS[topic])
 
@@ -290,6 +291,14 @@ def test_every_chart_says_how_its_numbers_are_computed(real_trace):
     app = topic_page("Load", real_trace)
     for chart in TOPICS["Load"]:
         assert chart.method.splitlines()[0] in sentences(app)
+
+
+def test_a_chart_says_what_stands_out_and_keeps_silent_where_nothing_does_or_layers_are_none():
+    trace = sample_trace(tokens=200)
+    told = said("load_heatmap", expert_load(trace))
+    assert told and told in sentences(topic_page("Load", trace))
+    steps = replace(trace, model=replace(trace.model, layer_kind="time step"))
+    assert told not in sentences(topic_page("Load", steps))
 
 
 def test_the_same_layer_cannot_be_compared_with_itself(trace):

@@ -305,8 +305,10 @@ def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(page,
     run(page, PROMPT)
     go_to(page, "Load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
+        page.get_by_test_id("stPopover").get_by_role("button").first.click()
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).first.click()
+        page.keyboard.press("Escape")
         assert download.value.suggested_filename == f"moeviz-load-heatmap.{kind.lower()}"
         download.value.save_as(tmp_path / kind)
         assert (tmp_path / kind).read_text("utf-8").startswith(begins)

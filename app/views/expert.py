@@ -5,12 +5,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from moeviz_app.components.kwic import keyword_in_context
-from moeviz_app.downloads import table_as_csv
 from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.expert_seen import Seen, go, seen, steps
 from moeviz_app.facts import layer_word
 from moeviz_app.plain import plain
-from moeviz_app.show import explained, heading, say
+from moeviz_app.show import alternative, explained, heading, menu, say
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
@@ -22,8 +21,6 @@ from moeviz.metrics.expert_company import FEW
 from moeviz.metrics.expert_sentence import what_it_does
 from moeviz.metrics.expert_tokens import contexts
 from moeviz.metrics.router_rows import row_norms
-from moeviz.report.pictures import installed, svg
-from moeviz.report.plots import with_data_inside
 
 
 def expert_page() -> None:
@@ -207,11 +204,10 @@ def _map(chart: Chart, frame: pd.DataFrame, asked: Seen) -> None:
 def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> Any:
     """The picture, how to read it, and a menu of what belongs to it."""
     dark = st.context.theme.type == "dark"
-    alt = f"{chart.question} {chart.reading} The same numbers are in the menu below."
-    shown = st.altair_chart(chart.draw(frame, dark=dark), key=f"{chart.key} {asked.key} {steps()}", alt=alt, **options)
+    key = f"{chart.key} {asked.key} {steps()}"
+    shown = st.altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        with st.popover("⋯", width="content", help="Numbers, method, files"):
-            _belongings(chart, frame)
+        menu(chart, frame)
         _note(chart.reading)
     return shown
 
@@ -219,16 +215,3 @@ def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> 
 def _note(text: str) -> None:
     """Small, in the page's own ink: a caption's is too pale on a light page."""
     st.markdown(f":small[{plain(text)}]")
-
-
-def _belongings(chart: Chart, frame: pd.DataFrame) -> None:
-    st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
-    name = f"moeviz-{chart.key.replace('_', '-')}"
-    files = [("CSV", "text/csv", lambda: table_as_csv(frame))]
-    if installed():
-        files.append(("SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame)))))
-    with st.container(horizontal=True):
-        for kind, mime, make in files:
-            file, key = f"{name}.{kind.lower()}", f"{chart.key} {kind}"
-            st.download_button(kind, make, file, mime, on_click="ignore", key=key, icon=":material/download:")
-    st.text(chart.method)

@@ -1,9 +1,9 @@
 """A trace in a few lines of HTML, as notebooks and the report show it. All text in it is a stranger's, and escaped."""
 
-import re
 from html import escape
 
 from moeviz.metrics.tokens import visible
+from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
@@ -81,11 +81,6 @@ def _not_recorded(trace: RoutingTrace) -> str:
         return ""
     where = "at every layer" if tokens == everywhere else "at some layers or at all"
     return f"the experts of {tokens:,} token{'s' * (tokens > 1)}, {where}"
-
-
-def layer_word(model: ModelInfo) -> str:
-    """What one step of the trace's axis of layers is called."""
-    return model.layer_kind if re.fullmatch(r"[a-z ]{1,20}", model.layer_kind) else "layer"  # a file may say anything
 
 
 def _layers(model: ModelInfo) -> str:

@@ -23,7 +23,8 @@ from moeviz.charts.token_layer_marks import map_height
 from moeviz.errors import MoevizError
 from moeviz.metrics.recorded import check_recorded
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
-from moeviz.report.notebook import caution, layer_word, safe
+from moeviz.metrics.words import layer_word
+from moeviz.report.notebook import caution, safe
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 
