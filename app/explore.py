@@ -4,6 +4,7 @@ import streamlit as st
 from moeviz_app import links, state
 from moeviz_app.choices import choose_layer, choose_window
 from moeviz_app.components.strip import colours_of, token_strip
+from moeviz_app.components.written import written
 from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import alternative, explained, heading, part_of, particulars, say, show, trace_to_draw
@@ -40,6 +41,7 @@ def _tokens() -> None:
             f"This trace does not say which of a token's {trace.model.top_k} experts has the highest weight. So tokens "
             "have no colours here, only the ids of their experts, and pictures of first choices are left out."
         )
+    written(trace, "written")
     strip(trace)
     heatmap, route = st.columns([3, 2], gap="large")
     with heatmap:

@@ -81,6 +81,8 @@ def _run_of(asked: dict[str, str]) -> Run:
         asked.get("site"),
         asked["kernels"] if asked.get("kernels") in state.KERNELS_CHOICES else None,
         asked["decoding"] if asked.get("decoding") in state.DECODING_CHOICES else None,
+        chat=asked.get("chat") == str(True),
+        system=asked["system"][: most.max_prompt_chars] if asked.get("system") else None,
     )
 
 

@@ -17,7 +17,7 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
     sys.modules["moeviz_app"] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules["moeviz_app"])
 
-from moeviz_app import links
+from moeviz_app import links, state
 from moeviz_app.timing import log_moment
 from moeviz_app.views.menu import EXPERT, menu
 
@@ -32,6 +32,7 @@ log_moment("script begins")
 st.html(STYLE)
 page = st.navigation(menu(), position="top")
 st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
+state.keep_held()
 links.follow()
 page.run()
 if page.url_path == EXPERT:

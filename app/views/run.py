@@ -2,7 +2,7 @@
 
 import streamlit as st
 from moeviz_app import settings, shared, state
-from moeviz_app.asked import Run
+from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.explore import explore
 from moeviz_app.facts import model_facts
 from moeviz_app.links import record
@@ -80,7 +80,13 @@ def _model_choice() -> str:
         accept_new_options=free,
         key=state.MODEL,
         persist_state="session",
+        on_change=_as_usual,
     )
+
+
+def _as_usual() -> None:
+    """Another model was chosen: it writes as that one does unless asked otherwise."""
+    state.set_value(state.TEMPERATURE, usual_temperature(state.value(state.MODEL)))
 
 
 def _how() -> None:
@@ -126,6 +132,7 @@ def _sites(name: str) -> list[str]:
 
 def _options() -> tuple[int, float, int, str | None]:
     """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say."""
+    state.start_with(state.TEMPERATURE, usual_temperature(state.value(state.MODEL)))
     with st.expander("Also generate tokens"):
         new_tokens = st.slider(
             "Tokens to generate", 0, settings.SETTINGS.max_new_tokens, key=state.NEW_TOKENS, persist_state="session"

@@ -1,0 +1,25 @@
+// A text, and what a model wrote after it. Both come from strangers: they are only ever put into text nodes.
+
+const announce = (running) => window.dispatchEvent(new CustomEvent("moeviz:running", { detail: running }));
+
+function part(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".written");
+  root.hidden = !data.continued;
+  root.replaceChildren(part("span", data.given), part("ins", data.continued));
+  root.scrollTop = root.scrollHeight;
+  if (data.run === null) return undefined;
+
+  const stop = () => setTriggerValue("stop", true);
+  window.addEventListener("moeviz:stop", stop);
+  announce(true);
+  return () => {
+    window.removeEventListener("moeviz:stop", stop);
+    announce(false);
+  };
+}

@@ -1,0 +1,64 @@
+"""The text of a trace as text: what was given, and after it what the model wrote; and the sign that a run goes on.
+
+The sign sends `moeviz:running` to the prompt box (`moeviz_app.components.ask`), and hears `moeviz:stop` from it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+
+import streamlit as st
+
+from moeviz.metrics.tokens import PART_OF_CHARACTER
+from moeviz.routing_trace import RoutingTrace
+
+HERE = Path(__file__).parent
+HTML = '<p class="written" role="group" aria-label="The text so far"></p>'
+_PART = re.compile(r"⟨(.+) (\d)/\d⟩", re.DOTALL)
+
+_component = st.components.v2.component(
+    "moeviz_written",
+    html=HTML,
+    css=(HERE / "written.css").read_text("utf-8"),
+    js=(HERE / "written.js").read_text("utf-8"),
+)
+
+
+def written(trace: RoutingTrace, key: str | None = None) -> None:
+    """Draw the text of the trace's first sequence with generated tokens; nothing where none has any."""
+    given, continued = text_of(trace)
+    if continued:
+        _component(key=key, data={"given": given, "continued": continued, "run": None})
+
+
+def going_on(on_stop: Callable[[], None], key: str) -> None:
+    """Tell the prompt box that a run goes on, for as long as this stays on the page. Its Stop calls `on_stop`."""
+    _component(key=key, data={"given": "", "continued": "", "run": monotonic()}, on_stop_change=on_stop)
+
+
+def text_of(trace: RoutingTrace) -> tuple[str, str]:
+    """Prompt and continuation of the first sequence that has one; two empty strings where none has."""
+    generated = trace.tokens["phase"] == "generated"
+    if not generated.any():
+        return "", ""
+    tokens = trace.tokens[trace.tokens["sequence"] == trace.tokens.loc[generated, "sequence"].iloc[0]]
+    phases = ("prompt", "generated")
+    given, continued = (joined(tokens.loc[tokens["phase"] == phase, "text"].tolist()) for phase in phases)
+    return given, continued
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Tokens as one text: a character that is split over several stands once, where its first part is.
+
+    >>> joined(["caf", "⟨é 1/2⟩", "⟨é 2/2⟩", "!"])
+    'café!'
+    """
+    return "".join(_whole(text) for text in texts)
+
+
+def _whole(text: str) -> str:
+    if PART_OF_CHARACTER.fullmatch(text) is None:
+        return text
+    found = _PART.fullmatch(text)
+    return found[1] if found is not None and found[2] == "1" else ""
