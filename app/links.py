@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import recent, settings, state
-from moeviz_app.asked import Run
+from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.live import run_live
 from moeviz_app.show import explained
 
@@ -92,7 +92,7 @@ def _fill_in(run: Run) -> None:
         state.PROMPT: run.prompt,
         state.MODEL: run.model,
         state.NEW_TOKENS: run.new_tokens,
-        state.TEMPERATURE: run.temperature,
+        state.TEMPERATURE: run.temperature if run.new_tokens else usual_temperature(run.model),
         state.SEED: run.seed,
         state.DTYPE: run.dtype,
         state.DEVICE: run.device_map,

@@ -175,4 +175,5 @@ def _run(name: str, new_tokens: int, temperature: float, seed: int, decoding: st
     prompt = state.value(state.PROMPT)
     kernels = state.value(state.KERNELS)
     tokens = min(new_tokens, most)
+    temperature = temperature if tokens else 0.0  # an address says it where it counts
     record(Run(prompt, name, tokens, temperature, seed, how.dtype, how.device_map, site, kernels, decoding))
