@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import recent, settings, shared, state
-from moeviz_app.asked import Run
+from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.components.address import write_address
 from moeviz_app.live import run_live
 from moeviz_app.show import explained
@@ -100,6 +100,8 @@ def _run_of(asked: dict[str, str]) -> Run:
         asked.get("site"),
         asked["kernels"] if asked.get("kernels") in state.KERNELS_CHOICES else None,
         asked["decoding"] if asked.get("decoding") in state.DECODING_CHOICES else None,
+        chat=asked.get("chat") == str(True),
+        system=asked["system"][: most.max_prompt_chars] if asked.get("system") else None,
     )
 
 
@@ -109,7 +111,7 @@ def _fill_in(run: Run) -> None:
         state.PROMPT: run.prompt,
         state.MODEL: run.model,
         state.NEW_TOKENS: run.new_tokens,
-        state.TEMPERATURE: run.temperature,
+        state.TEMPERATURE: run.temperature if run.new_tokens else usual_temperature(run.model),
         state.SEED: run.seed,
         state.DTYPE: run.dtype,
         state.DEVICE: run.device_map,

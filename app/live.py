@@ -1,4 +1,4 @@
-"""A run while it goes on: the place in line, how far it is, its tokens in the strip as they come, and Stop."""
+"""A run while it goes on: the place in line, how far it is, its text and its strip as they come, and Stop."""
 
 import time
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.asked import Run
 from moeviz_app.components.strip import colours_of, token_strip
+from moeviz_app.components.written import going_on, written
 from moeviz_app.timing import log_moment
 from moeviz_app.worker import InLine, News, result
 
@@ -26,7 +27,7 @@ def run_live(run: Run) -> RoutingTrace:
     """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
 
     Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
-    before its next token.
+    before its next token. What it had by then is still held, for `state.keep_held`.
     """
     from moeviz.capture.run.decoding import Sampling
 
@@ -34,7 +35,7 @@ def run_live(run: Run) -> RoutingTrace:
     sampling = Sampling(temperature=temperature, seed=run.seed)
     kernels = "auto" if run.kernels is None else run.kernels == "on"
     options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "decoding": run.decoding}
-    options |= {"site": run.site, "kernels": kernels}
+    options |= {"site": run.site, "kernels": kernels, "chat": run.chat, "system": run.system}
 
     def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
         log_moment("model begins")
@@ -49,9 +50,14 @@ def run_live(run: Run) -> RoutingTrace:
     with place.container():
         picture = Picture(run.new_tokens)
     try:
-        return result(shared.at_work(run.model, run.how, work), picture.listen)
+        trace = result(shared.at_work(run.model, run.how, work), picture.listen)
+    except Exception:
+        state.forget_held()
+        raise
     finally:
         place.empty()
+    state.forget_held()
+    return trace
 
 
 class Picture:
@@ -62,7 +68,8 @@ class Picture:
         self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
         if max_new_tokens:
             st.button("Stop", on_click=state.keep_held, help="What has been generated so far is kept.")
-        self.strip = st.empty()
+        going_on(state.keep_held, "going on")
+        self.text, self.strip = st.empty(), st.empty()
 
     def listen(self, told: InLine | News) -> None:
         """Show the place in line, or the trace so far; a picture now and then, since a browser needs time for it."""
@@ -74,6 +81,8 @@ class Picture:
         generated = int((trace.tokens["phase"] == "generated").sum()) // trace.tokens["sequence"].nunique() + 1
         self.bar.progress(generated / max(self.total, 1), f"{generated} of {self.total} tokens generated")
         if self.total and trace is not self.shown and time.monotonic() > self.drawn + SECONDS_BETWEEN_PICTURES:
+            with self.text.container():
+                written(trace)
             with self.strip.container():
                 _strip_so_far(trace)
             self.shown, self.drawn = trace, time.monotonic()

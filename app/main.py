@@ -44,6 +44,7 @@ page = st.navigation(menu(), position="hidden")
 st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
 st.html(STYLE)
 draw_menu(page.title)
+state.keep_held()
 notice = st.empty()
 links.follow(page.url_path)
 if state.waiting() is not None:

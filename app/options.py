@@ -6,14 +6,11 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import settings, shared, state
-from moeviz_app.asked import Run
+from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.facts import model_facts
 from moeviz_app.shared import How
 
-from moeviz.embedded import EMBEDDED
 from moeviz.model_info import ModelInfo
-
-SAMPLED = 0.8  # temperature of the embedded model: with the most likely token alone it repeats itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class Options:
             self.kernels,
             self.decoding if generates else None,
             asked.get("chat", False),
-            asked.get("system", ""),
+            asked.get("system") or None,
         )
 
 
@@ -56,7 +53,13 @@ def choose_model() -> str:
         accept_new_options=free,
         key=state.MODEL,
         persist_state="session",
+        on_change=_as_usual,
     )
+
+
+def _as_usual() -> None:
+    """Another model was chosen: it writes as that one does unless asked otherwise."""
+    state.set_value(state.TEMPERATURE, usual_temperature(state.value(state.MODEL)))
 
 
 def choose_options(name: str, info: ModelInfo | None) -> Options:
@@ -90,7 +93,7 @@ def _generation(name: str) -> tuple[int, float, int, str | None]:
         persist_state="session",
         disabled=new_tokens == 0,
     )
-    state.start_with(state.TEMPERATURE, SAMPLED if name == EMBEDDED else 0.0)
+    state.start_with(state.TEMPERATURE, usual_temperature(name))
     temperature = st.slider(
         "Temperature: 0 always takes the most likely token; higher is more random",
         0.0,

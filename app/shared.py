@@ -141,6 +141,12 @@ def at_hand(name: str, how: How) -> bool:
     return (name, how) == (EMBEDDED, AS_IT_IS) or (name, how) in _in_memory()
 
 
+def chats(name: str, how: How) -> bool:
+    """Whether that model takes turns of a chat, by its tokenizer's template: known once it is in memory."""
+    loaded = _in_memory().get((name, how))
+    return bool(loaded is not None and getattr(loaded.tokenizer, "chat_template", None))
+
+
 def check_on_offer(name: str) -> None:
     """Raise `ModelNotFound` if this visitor may not have that model."""
     if name not in settings.SETTINGS.models and not settings.may_name_any_model():

@@ -132,7 +132,7 @@ def hold(trace: RoutingTrace) -> None:
 
 
 def keep_held() -> None:
-    """Callback of Stop: show what the run had."""
+    """Callback of Stop, and first of all in every script: show what a run had that something else has ended."""
     if (trace := st.session_state.pop(_LIVE, None)) is not None:
         set_trace(trace)
 

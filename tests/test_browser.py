@@ -159,12 +159,26 @@ def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(pa
     stop = page.get_by_role("button", name="Stop")
     stop.click()
     expect(stop).to_be_hidden()
-    expect(tokens(page)).not_to_have_count(count)  # once the page is drawn anew
+    expect(tokens(page).nth(count)).to_be_visible()  # once the page is drawn anew
     assert count < tokens(page).count() < count + 900
+    expect(page.get_by_role("group", name="The text so far").locator("ins")).to_be_visible()  # apart from the prompt
     page.get_by_role("slider", name="Tokens to generate").press("Home")
     page.get_by_role("textbox", name="Prompt").fill("One day")
     page.get_by_role("button", name=re.compile("^Run")).click()
     expect(tokens(page).last).to_have_text(re.compile("day"))  # the model is free again
+
+
+def test_a_page_that_is_left_while_a_run_goes_on_keeps_what_was_shown(page):
+    run(page, PROMPT)
+    count = tokens(page).count()
+    page.get_by_text("Also generate tokens").click()
+    page.get_by_role("slider", name="Tokens to generate").press("End")
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    expect(page.get_by_text("generated", exact=True)).to_be_visible()
+    go_to(page, "Traces")
+    go_to(page, "Run")
+    expect(tokens(page).nth(count)).to_be_visible()
+    assert count < tokens(page).count() < count + 900
 
 
 def test_two_visitors_who_run_at_once_get_their_own_traces(server, browser, page):

@@ -1,7 +1,5 @@
 """The first page: what to run, in one block; under it the answer, whole on the first screen."""
 
-from dataclasses import replace
-
 import streamlit as st
 from moeviz_app import links, recent, settings, shared, state
 from moeviz_app.asked import Run
@@ -35,7 +33,7 @@ def explore_page() -> None:
     line.markdown(_headline(info))
     if state.is_example():
         note.markdown(EXAMPLE, width="content")
-    asked = _box()
+    asked = _box(name)
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
     if asked.run is not None and (info is not None or state.waiting() is not None):
         answer.empty()
@@ -73,7 +71,7 @@ def _headline(info: ModelInfo | None) -> str:
     return f"{words} *· {who}: {len(info.layers)} MoE {kind}s of {experts}, {info.top_k} for each token*"
 
 
-def _box() -> Asked:
+def _box(name: str) -> Asked:
     """The prompt; what it holds is kept for other pages and for links."""
     state.start_with(state.PROMPT, EXAMPLES[MIXED])
     ran = _run_on_screen()
@@ -83,6 +81,7 @@ def _box() -> Asked:
         settings.SETTINGS.max_prompt_chars,
         ran=None if ran is None else ran.prompt,
         can_stop=True,
+        chat=shared.chats(name, state.how()),
         key=BOX,
     )
     state.set_value(state.PROMPT, asked.text)
@@ -114,7 +113,7 @@ def _is_stale(options: Options, name: str) -> bool:
     ran = _run_on_screen()
     if ran is None:
         return False
-    return options.run({"text": ran.prompt, "chat": ran.chat, "system": ran.system}, name) != replace(ran)
+    return options.run({"text": ran.prompt, "chat": ran.chat, "system": ran.system}, name) != ran
 
 
 @st.fragment

@@ -43,6 +43,8 @@ def trace(
     intervention: Intervention | None = None,
     keep_logits: bool = True,
     site: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -66,14 +68,17 @@ def trace(
     keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
     site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",
                     "feed-forward" (the default) or "attention", "text" (the default) or "images".
+    chat            True sends each text as a user's turn, written out by the tokenizer's chat template; the tokens that
+                    the template adds are tokens of the prompt.
+    system          with chat: the system prompt.
     progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
                     token. Raise in it to stop.
 
     Raises
     ------
-    InvalidPrompt: empty, or too long for the model's context. CaptureError: settings that cannot be, a dense model,
-    routing that did not come through, an intervention that the model cannot be given, or kernels that cannot record
-    it. ModelNotFound: no such model.
+    InvalidPrompt: empty, too long for the model's context, or refused by the chat template. CaptureError: settings
+    that cannot be, no chat template, a dense model, routing that did not come through, an intervention that the model
+    cannot be given, or kernels that cannot record it. ModelNotFound: no such model.
 
     The tokens of a decoder beside an encoder are its start token and what it generates. A layer that runs several
     times in one forward is as many layers of the trace, and `layer_kind` says so.
@@ -86,7 +91,7 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `odd_routers.py` has those that answer otherwise.
     """
-    run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site)
+    run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system)
     job = Job(run, plan, kernels, intervention, keep_logits, site)
     watch = counted(progress, max_new_tokens)
     with alone(run.model):
@@ -105,6 +110,8 @@ def stream(
     intervention: Intervention | None = None,
     keep_logits: bool = True,
     site: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
 
@@ -116,7 +123,9 @@ def stream(
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
-    run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, growing=True)
+    run, plan = _planned(
+        model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system, growing=True
+    )
     return _growing(Job(run, plan, kernels, intervention, keep_logits, site))
 
 
@@ -128,6 +137,8 @@ def _planned(
     sampling: Sampling | None,
     decoding: HowToDecode | None,
     site: str | None,
+    chat: bool,
+    system: str | None,
     growing: bool = False,
 ) -> tuple[Run, Plan]:
     """The prompts read, and how to go on from them: refused before the model is opened where that can be known."""
@@ -135,7 +146,7 @@ def _planned(
     decoding = Decoding() if decoding is None else decoding
     check_new_tokens(max_new_tokens)
     check_asked(sampling, decoding, growing)
-    run = prepare(model, prompts, tokenizer, max_new_tokens, site)
+    run = prepare(model, prompts, tokenizer, max_new_tokens, site, chat, system)
     plan = plan_for(run.model, max_new_tokens, sampling, decoding, growing)
     batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
     plan.decoding.check(run.model, len(batch.input_ids))

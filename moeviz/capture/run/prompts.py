@@ -12,6 +12,7 @@ from moeviz.capture.models.adapted import without_wrapper
 from moeviz.capture.models.compiled import as_written
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
+from moeviz.capture.run.chat import check_chat, turns
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 
@@ -58,8 +59,11 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase | None,
     max_new_tokens: int,
     site: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
 ) -> Run:
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
+    check_chat(chat, system)
     if isinstance(model, str):
         model = load_model(model)
     given = as_written(model.model if isinstance(model, LoadedModel) else model)
@@ -72,7 +76,9 @@ def prepare(
         info = replace(describe(runs, info.name, info.revision, site), caution=info.caution)
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
-    batch = _read_prompts(runs, tokenizer, [prompts] if isinstance(prompts, str) else list(prompts), max_new_tokens)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    ids = _token_ids(tokenizer, turns(tokenizer, texts, system) if chat else texts, special=not chat)
+    batch = _in_one_batch(runs, ids, max_new_tokens)
     return Run(runs, tokenizer, info, batch)
 
 
@@ -89,18 +95,22 @@ def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
     return Batch(ids, torch.ones_like(ids))
 
 
-def _read_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
-) -> Batch:
-    """Tokenise, check against the context, and pad on the left: generation goes on from the right end.
+def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], special: bool) -> list[list[int]]:
+    """Tokenise. A chat template writes its own special tokens: then the tokenizer adds none."""
+    if not prompts or not all(prompts):
+        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
+    how = {} if special else {"add_special_tokens": False}
+    ids = [tokenizer(prompt, verbose=False, **how)["input_ids"] for prompt in prompts]
+    if not all(ids):
+        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
+    return ids
+
+
+def _in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: int) -> Batch:
+    """Check against the context, and pad on the left: generation goes on from the right end.
 
     An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.
     """
-    if not prompts or not all(prompts):
-        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
-    if not all(ids):
-        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
     longest = max(map(len, ids))
     _check_context(longest, max_new_tokens, context_length(model.config))
     device = torch.device("cpu") if model.device.type == "meta" else model.device

@@ -1,0 +1,59 @@
+"""A run of the first page: what it writes stands as text, and what ends it loses nothing that was shown."""
+
+import pytest
+from moeviz_app import live, state
+from moeviz_app.asked import Run, usual_temperature
+from moeviz_app.components.written import joined, text_of
+from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
+from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
+from test_app import first_page, run
+
+import moeviz
+from moeviz.errors import CaptureError
+
+
+@pytest.fixture(scope="module")
+def made():
+    return moeviz.trace("embedded", "Il fait", max_new_tokens=6)
+
+
+def test_prompt_and_continuation_are_told_apart(made):
+    given, continued = text_of(made)
+    assert given == "<s>Il fait"
+    assert given + continued == joined(made.tokens["text"].tolist())
+    assert text_of(moeviz.trace("embedded", "Il fait")) == ("", "")
+
+
+def test_a_character_of_several_tokens_stands_once():
+    assert joined(["caf", "⟨é 1/2⟩", "⟨é 2/2⟩", "⟨<0xF0>⟩", " ⟨a 1/2⟩"]) == "café⟨<0xF0>⟩ ⟨a 1/2⟩"
+
+
+def test_the_embedded_model_samples_unless_asked_otherwise():
+    app = first_page()
+    assert app.slider(key=state.TEMPERATURE).value == usual_temperature("embedded") == 0.8
+    app.slider(key=state.NEW_TOKENS).set_value(5).run()
+    trace = run(app, "One day").session_state["trace"]
+    assert trace.model.decoding == "sampled at temperature 0.8, seed 0"
+    assert usual_temperature("some/other") == 0.0
+
+
+@pytest.mark.parametrize(("ends", "kept"), [(RerunException(RerunData()), True), (CaptureError("No."), False)])
+def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, made, ends, kept):
+    """A click elsewhere ends the script with RerunException; then the next script begins."""
+    app = first_page(moeviz.trace("embedded", "Before"))
+    before = app.session_state["trace"]
+
+    def breaks_off(_heard, _listen):
+        state.hold(made)
+        raise ends
+
+    monkeypatch.setattr(live, "result", breaks_off)
+    run(app, "Il fait")
+    app.run()
+    assert not app.exception
+    assert app.session_state["trace"] is (made if kept else before)
+
+
+def test_a_link_repeats_a_chat():
+    asked = Run("a", "embedded", chat=True, system="Be brief.")
+    assert asked.parameters() == {"prompt": "a", "model": "embedded", "chat": "True", "system": "Be brief."}
