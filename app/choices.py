@@ -48,11 +48,16 @@ def choose_window(trace: RoutingTrace) -> None:
         st.text(f"tokens {rows.start:,} to {rows.stop - 1:,} of {len(trace.tokens):,}")
 
 
-def choose_token(trace: RoutingTrace) -> None:
-    """A token, in the strip of all: coloured by first choice at a layer that is chosen too, as is the window."""
+def choose_stretch(trace: RoutingTrace) -> None:
+    """The same, in a picture of all of it where there is one."""
     if state.windows(trace) > 1 and trace.ordered and trace.recorded.any():
         _overview(trace)
     choose_window(trace)
+
+
+def choose_token(trace: RoutingTrace) -> None:
+    """A token, in the strip of all: coloured by first choice at a layer that is chosen too, as is the window."""
+    choose_stretch(trace)
     choose_layer(trace)
     (layer,), rows = state.chosen_layers("one"), state.window()
     colours = colours_of(trace, layer, rows)

@@ -11,6 +11,7 @@ import streamlit as st
 from moeviz_app import recent, settings, shared, state
 from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.components.address import write_address
+from moeviz_app.components.ask import fill_in
 from moeviz_app.live import run_live
 from moeviz_app.show import explained
 
@@ -107,6 +108,7 @@ def _run_of(asked: dict[str, str]) -> Run:
 
 def _fill_in(run: Run) -> None:
     """Let the first page's widgets hold what was asked for."""
+    fill_in(state.BOX)
     values: dict[str, Any] = {
         state.PROMPT: run.prompt,
         state.MODEL: run.model,

@@ -66,8 +66,6 @@ class Picture:
     def __init__(self, max_new_tokens: int) -> None:
         self.bar = st.progress(0.0, "The model is reading the prompt …")
         self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
-        if max_new_tokens:
-            st.button("Stop", on_click=state.keep_held, help="What has been generated so far is kept.")
         going_on(state.keep_held, "going on")
         self.text, self.strip = st.empty(), st.empty()
 

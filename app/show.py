@@ -21,24 +21,30 @@ from moeviz.routing_trace import RoutingTrace
 EXAMPLE = "**Example, recorded beforehand.**"
 
 
-def say(sentence: str, error: bool = False) -> None:
+def say(sentence: str) -> None:
     """Show a sentence that may quote a stranger: as plain text, since Markdown can load pictures from anywhere."""
-    key = f"refused {crc32(sentence.encode())}" if error else None  # main.py colours what is so called
-    with st.container(border=True, horizontal=True, wrap=False, key=key):
-        st.markdown(":material/error:" if error else ":material/info:", width="content")
+    with st.container(border=True, horizontal=True, wrap=False):
+        st.markdown(":material/info:", width="content")
+        st.text(sentence, width="stretch")
+
+
+def refuse(sentence: str) -> None:
+    """The same in the colours of an error: what the visitor has asked for was not done."""
+    with st.container(border=True, horizontal=True, wrap=False, key=f"refused {crc32(sentence.encode())}"):
+        st.markdown(":material/error:", width="content")  # main.py colours what is so called
         st.text(sentence, width="stretch")
 
 
 @contextmanager
-def explained(error: bool = False) -> Iterator[None]:
+def explained(tell: Callable[[str], None] = say) -> Iterator[None]:
     """Where the block cannot do what it should, show why in its place. The one place that catches MoevizError.
 
-    As an `error` if the visitor has asked for it: what cannot be drawn of a trace is none.
+    `refuse` is the way to tell what went wrong with something that the visitor has asked for.
     """
     try:
         yield
     except MoevizError as why:
-        say(str(why), error)
+        tell(str(why))
 
 
 def heading(chart: Chart) -> None:

@@ -16,7 +16,7 @@ from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.routing_trace import RoutingTrace
 
-PROMPT, MODEL = "prompt", "model"
+PROMPT, MODEL, BOX = "prompt", "model", "prompt box"
 NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
 LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, UPLOAD = "window", "strip", "upload"
@@ -38,7 +38,14 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "effect",
 )
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
-_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _PLACED = "brushed", "overviews", "pages", "waiting", "placed"
+_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _PLACED, _REFUSED = (
+    "brushed",
+    "overviews",
+    "pages",
+    "waiting",
+    "placed",
+    "refused",
+)
 FOUND = "found"  # a trace, and what is worth seeing in it
 
 
@@ -66,7 +73,7 @@ def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
     A layer that it has too stays chosen, until a page points at another; the token does not.
     """
     _choose_layers(trace)
-    st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None, _PLACED: False})
+    st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
     remember(trace, run)
     turn_page()
 
@@ -106,6 +113,11 @@ def page(title: str) -> st.Page:
     return st.session_state[_PAGES][title]
 
 
+def choose(layer: int, token: int) -> None:
+    """Choose a layer and a token that are on screen, so that no page needs turning."""
+    st.session_state.update({LAYER: layer, _TOKEN: token})
+
+
 def waiting() -> str | None:
     """Why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
     return st.session_state.get(_WAITING)
@@ -114,6 +126,16 @@ def waiting() -> str | None:
 def wait(why: str) -> None:
     """Let what a link asks for wait."""
     st.session_state[_WAITING] = why
+
+
+def refused() -> str | None:
+    """Why the run that was asked for last was not done; None where it was."""
+    return st.session_state.get(_REFUSED)
+
+
+def keep_refused(why: str | None) -> None:
+    """Let that be told until another run is asked for."""
+    st.session_state[_REFUSED] = why
 
 
 def how() -> How:

@@ -375,7 +375,7 @@ def test_a_dense_model_is_one_sentence(offered, tmp_path):
     offered(str(tmp_path))
     app = run(first_page(), "text")
     assert not app.exception
-    assert sentences(app).count("router") == 1 and "trace" not in app.session_state
+    assert sentences(app).count("declares no router") == 1 and "trace" not in app.session_state
 
 
 def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch):

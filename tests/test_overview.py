@@ -2,14 +2,16 @@
 
 import base64
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from moeviz_app import state
+from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from test_app import page, pictures, sentences, strip
+from test_app import drawn, first_page, pictures, sentences, topic_page
 
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.charts import theme
@@ -26,10 +28,11 @@ from moeviz.charts.overview import (
 )
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.overview import modal_first_choice
-from moeviz.metrics.tokens import token_layer
+from moeviz.metrics.tokens import token_layer, visible
 from moeviz.routing_trace import NO_EXPERT, token_frame
 from moeviz.samples import sample_trace
 
+pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MEGABYTE = 1_000_000
 
 
@@ -68,8 +71,13 @@ def picture_of(trace: RoutingTrace) -> np.ndarray:
 
 
 def long_page(trace: RoutingTrace) -> AppTest:
-    """What stands under a run, in the test harness."""
-    return page("moeviz_app.explore.explore", trace)
+    """The first page with that trace, in the test harness."""
+    return first_page(trace)
+
+
+def tokens_page(trace: RoutingTrace) -> AppTest:
+    """The page on which a token of any trace is chosen."""
+    return topic_page("Tokens", trace)
 
 
 def rgb(colour: str) -> list[int]:
@@ -222,26 +230,40 @@ def test_a_brush_is_cut_to_whole_tokens_of_the_trace_and_to_what_can_be_drawn(br
 
 
 @pytest.mark.parametrize(("layers", "tokens", "experts"), [(32, 4096, 8), (32, 4096, 128), (60, 16384, 128)])
-def test_no_message_with_a_chart_is_over_a_megabyte(layers, tokens, experts):
-    app = long_page(random_trace(layers, tokens, experts))
+def test_no_message_is_too_large_for_a_browser(layers, tokens, experts):
+    trace = random_trace(layers, tokens, experts)
+    app = long_page(trace)
     assert not app.exception
-    overview = app.get("vega_lite_chart")[0].proto
-    assert "data:image/png;base64," in str(overview.datasets)
-    assert overview.ByteSize() < 200_000
+    sent = drawn(app, EXPLORER)
+    assert len(json.dumps(sent)) < 4 * MEGABYTE
+    assert (len(sent["texts"]) == tokens) == (trace.experts.size <= MOST_ASSIGNMENTS)
     assert max(chart.proto.ByteSize() for chart in app.get("vega_lite_chart")) < MEGABYTE
 
 
+def test_a_trace_that_is_too_large_is_explored_a_stretch_at_a_time():
+    trace = random_trace(60, 16384, 128)
+    app = long_page(trace)
+    assert "tokens 0 to 255 of 16,384" in sentences(app)
+    app.session_state["brushed"] = range(100, 130)
+    app.session_state["token"] = 107
+    app.run()
+    assert not app.exception
+    sent = drawn(app, EXPLORER)
+    assert sent["texts"] == [visible(text) for text in trace.tokens["text"][100:130]]
+    assert sent["at"][1] == 7, "by its place in the stretch"
+
+
 def test_only_a_trace_of_several_windows_has_an_overview():
-    short, long = (long_page(sample_trace(layers=2, tokens=theme.MAX_TOKENS + more)) for more in (0, 1))
+    short, long = (tokens_page(sample_trace(layers=2, tokens=theme.MAX_TOKENS + more)) for more in (0, 1))
     assert pictures(long) == pictures(short) + 1
     assert "Each column is one token and each row" in "\n".join(text.value for text in long.markdown)
 
 
 def test_what_was_brushed_is_on_screen_until_a_page_is_turned():
-    app = long_page(sample_trace(layers=2, tokens=600))
+    app = tokens_page(sample_trace(layers=2, tokens=600))
     app.session_state["brushed"] = range(100, 130)
     app.run()
-    assert [token["position"] for token in strip(app)["tokens"]] == list(range(100, 130))
+    assert [token["position"] for token in drawn(app, state.STRIP)["tokens"]] == list(range(100, 130))
     assert "tokens 100 to 129 of 600" in sentences(app)
     app.session_state["brushed"] = None
     app.session_state[state.WINDOW] = 3

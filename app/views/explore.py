@@ -1,8 +1,11 @@
 """The first page: what to run, in one block; under it the answer, whole on the first screen."""
 
+from dataclasses import replace
+
 import streamlit as st
 from moeviz_app import links, recent, settings, shared, state
 from moeviz_app.asked import Run
+from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
 from moeviz_app.components.explorer import explorer
 from moeviz_app.components.written import written
@@ -12,7 +15,7 @@ from moeviz_app.facts import layer_word, trace_facts
 from moeviz_app.links import record
 from moeviz_app.options import Options, choose_model, choose_options
 from moeviz_app.plain import plain
-from moeviz_app.show import EXAMPLE, explained, say, show
+from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
 
 from moeviz.charts import NAMED
@@ -22,7 +25,8 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
-BOX, EXPLORER = "prompt box", "explorer"  # keys of the two components
+MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
+EXPLORER = "explorer"  # its key
 
 
 def explore_page() -> None:
@@ -37,10 +41,14 @@ def explore_page() -> None:
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
     if asked.run is not None and (info is not None or state.waiting() is not None):
         answer.empty()
-        with happening.container(), explained(error=True):
+        note.empty()
+        state.keep_refused(None)
+        with happening.container(), explained(state.keep_refused):
             record(options.run(asked.run, name))
-            happening.empty()
-            note.empty()
+        st.rerun()  # with the box knowing which text was run
+    if (why := state.refused()) is not None:
+        with happening.container():
+            refuse(why)
     with answer.container():
         _answer(options, name)
     shared.warm_up()
@@ -54,7 +62,7 @@ def _model_and_options() -> tuple[str, Options, ModelInfo | None]:
         about = st.container()
         info = None
         if state.waiting() is None:  # a link fetches nothing
-            with refused, explained(error=True):
+            with refused, explained(refuse):
                 info = shared.facts_at_hand(name)
         with about:
             options = choose_options(name, info)
@@ -82,7 +90,7 @@ def _box(name: str) -> Asked:
         ran=None if ran is None else ran.prompt,
         can_stop=True,
         chat=shared.chats(name, state.how()),
-        key=BOX,
+        key=state.BOX,
     )
     state.set_value(state.PROMPT, asked.text)
     return asked
@@ -123,15 +131,26 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     if not state.is_placed():
         first = found[0] if found else None
         state.point_at(*((state.middle_layer(trace), 0) if first is None else (first.layer, first.token)))
-    (layer,) = state.chosen_layers("one")
-    at = (layer, state.selected_token() or 0)
-    chosen = explorer(trace, at, found, stale=stale, key=EXPLORER, link=links.of_expert)
+    rows = _rows(trace)
+    part = trace if len(rows) == len(trace.tokens) else trace.select(tokens=slice(rows.start, rows.stop))
+    (layer,), token = state.chosen_layers("one"), state.selected_token()
+    at = (layer, token - rows.start if token in rows else 0)
+    seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
+    chosen = explorer(part, at, seen, stale=stale, key=EXPLORER, link=lambda _, *where: links.of_expert(trace, *where))
     log_moment("first chart sent")
     if chosen.at is not None:
-        state.point_at(*chosen.at)
+        state.choose(chosen.at[0], chosen.at[1] + rows.start)
     links.write(links.FIRST)
     if chosen.opened is not None:
         st.switch_page(state.page("Expert"), query_params=links.of_expert(trace, *chosen.opened))
+
+
+def _rows(trace: RoutingTrace) -> range:
+    """The tokens that go to the browser: all, or a stretch of a trace that is too large for it."""
+    if trace.experts.size <= MOST_ASSIGNMENTS:
+        return range(len(trace.tokens))
+    choose_stretch(trace)
+    return state.window()
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:
