@@ -170,7 +170,7 @@ def test_generated_tokens_are_marked_and_the_seed_repeats_them():
     phases = [token["phase"] for token in tokens]
     assert phases == list(first.tokens["phase"])
     assert tokens[phases.index("generated")]["mark"] == "generated"
-    assert drawn(app, "written")["given"] == "<s>One day"
+    assert drawn(app, "written")["given"] == "One day"
 
 
 def test_the_checkpoint_s_own_settings_are_a_choice_and_the_page_says_which_they_are():

@@ -334,7 +334,7 @@ def test_tokens_past_the_strip_s_window_are_turned_to(opened):
 
 def test_a_stale_answer_says_so(opened):
     page = opened("stale=1")
-    expect(page.get_by_role("status").filter(has_text="The text above has changed.")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="What you ask for has changed.")).to_be_visible()
 
 
 def test_tokens_of_a_run_that_goes_on_are_only_to_look_at(opened):

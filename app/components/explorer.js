@@ -1,6 +1,7 @@
 // Strip, findings, map and card of one trace. What is chosen lives here, so a choice is drawn at once; the server hears of
 // it a moment later.
 
+const STALE = "What you ask for has changed. Run draws it anew.";
 const REPORT_MS = 400;
 const MOST_TOLD = 16; // choices that the server may still answer
 
@@ -181,6 +182,22 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     root.view = new Explorer(root, data, send, null);
   }
   root.classList.toggle("live", data.live);
-  root.classList.toggle("stale", data.stale);
-  if (root.view.notice) root.view.notice.textContent = data.stale ? "The text above has changed. Run draws it anew." : "";
+  listen(root, data);
+}
+
+// The prompt box tells, while somebody types, whether its text is no longer that of the trace.
+function listen(root, data) {
+  if (root.heard) window.removeEventListener("moeviz:stale", root.heard);
+  root.heard = ({ detail }) => {
+    root.changed = detail;
+    dim(root, data);
+  };
+  if (!data.live) window.addEventListener("moeviz:stale", root.heard);
+  dim(root, data);
+}
+
+function dim(root, data) {
+  const stale = data.stale || (root.changed === true && !data.live);
+  root.classList.toggle("stale", stale);
+  if (root.view.notice) root.view.notice.textContent = stale ? STALE : "";
 }

@@ -3,19 +3,17 @@
 The sign sends `moeviz:running` to the prompt box (`moeviz_app.components.ask`), and hears `moeviz:stop` from it.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
 import streamlit as st
 
-from moeviz.metrics.tokens import PART_OF_CHARACTER
+from moeviz.metrics.tokens import written_text
 from moeviz.routing_trace import RoutingTrace
 
 HERE = Path(__file__).parent
 HTML = '<p class="written" role="group" aria-label="The text so far"></p>'
-_PART = re.compile(r"⟨(.+) (\d)/\d⟩", re.DOTALL)
 
 _component = st.components.v2.component(
     "moeviz_written",
@@ -39,26 +37,10 @@ def going_on(on_stop: Callable[[], None], key: str) -> None:
 
 def text_of(trace: RoutingTrace) -> tuple[str, str]:
     """Prompt and continuation of the first sequence that has one; two empty strings where none has."""
-    generated = trace.tokens["phase"] == "generated"
+    generated = (trace.tokens["phase"] == "generated").to_numpy()
     if not generated.any():
         return "", ""
-    tokens = trace.tokens[trace.tokens["sequence"] == trace.tokens.loc[generated, "sequence"].iloc[0]]
-    phases = ("prompt", "generated")
-    given, continued = (joined(tokens.loc[tokens["phase"] == phase, "text"].tolist()) for phase in phases)
-    return given, continued
-
-
-def joined(texts: Sequence[str]) -> str:
-    """Tokens as one text: a character that is split over several stands once, where its first part is.
-
-    >>> joined(["caf", "⟨é 1/2⟩", "⟨é 2/2⟩", "!"])
-    'café!'
-    """
-    return "".join(_whole(text) for text in texts)
-
-
-def _whole(text: str) -> str:
-    if PART_OF_CHARACTER.fullmatch(text) is None:
-        return text
-    found = _PART.fullmatch(text)
-    return found[1] if found is not None and found[2] == "1" else ""
+    one = trace.select(
+        tokens=(trace.tokens["sequence"] == trace.tokens["sequence"].iloc[generated.argmax()]).to_numpy()
+    )
+    return written_text(one, "prompt"), written_text(one, "generated")

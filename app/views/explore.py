@@ -1,13 +1,14 @@
 """The first page: what to run, in one block; under it the answer, whole on the first screen."""
 
 from dataclasses import replace
+from functools import partial
 
 import streamlit as st
 from moeviz_app import links, recent, settings, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
-from moeviz_app.components.explorer import explorer
+from moeviz_app.components.explorer import Place, explorer, told
 from moeviz_app.components.written import written
 from moeviz_app.downloads import downloads
 from moeviz_app.examples import EXAMPLES, MIXED
@@ -27,6 +28,7 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
+GIVEN = "given"  # a trace, rows of it, where the explorer is in them, and where it was told to be
 
 
 def explore_page() -> None:
@@ -133,16 +135,39 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         state.point_at(*((state.middle_layer(trace), 0) if first is None else (first.layer, first.token)))
     rows = _rows(trace)
     part = trace if len(rows) == len(trace.tokens) else trace.select(tokens=slice(rows.start, rows.stop))
-    (layer,), token = state.chosen_layers("one"), state.selected_token()
-    at = (layer, token - rows.start if token in rows else 0)
     seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
-    chosen = explorer(part, at, seen, stale=stale, key=EXPLORER, link=lambda _, *where: links.of_expert(trace, *where))
+    chosen = explorer(
+        part,
+        _given(trace, rows),
+        seen,
+        stale=stale,
+        key=EXPLORER,
+        link=lambda _, *where: links.of_expert(trace, *where),
+        on_choice=partial(_choose, trace, part, rows),
+    )
     log_moment("first chart sent")
-    if chosen.at is not None:
-        state.choose(chosen.at[0], chosen.at[1] + rows.start)
     links.write(links.FIRST)
     if chosen.opened is not None:
         st.switch_page(state.page("Expert"), query_params=links.of_expert(trace, *chosen.opened))
+
+
+def _given(trace: RoutingTrace, rows: range) -> Place:
+    """Where the explorer is to be: what it was given before where it has told that it is there, or all is sent anew."""
+    (layer,), token = state.chosen_layers("one"), state.selected_token()
+    here = (layer, token - rows.start if token in rows else 0)
+    before = state.value(GIVEN)
+    if before is None or before[0] is not trace or before[1:3] != (rows, here):
+        before = (trace, rows, here, here)
+        state.set_value(GIVEN, before)
+    return before[3]
+
+
+def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
+    """Callback of the explorer."""
+    if (place := told(part, state.value(EXPLORER)).at) is not None:
+        state.choose(place[0], place[1] + rows.start)
+        if (before := state.value(GIVEN)) is not None and before[0] is trace and before[1] == rows:
+            state.set_value(GIVEN, (trace, rows, place, before[3]))
 
 
 def _rows(trace: RoutingTrace) -> range:
