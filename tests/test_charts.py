@@ -17,7 +17,7 @@ from moeviz.charts.marked_token import CELL, with_marked_token
 import moeviz.charts
 import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
-from moeviz.charts import TOPICS, specialization, theme, vocabulary
+from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
@@ -352,6 +352,19 @@ def test_an_unused_expert_is_marked_and_a_large_atlas_is_of_one_layer():
     assert drawn[-1].layer[0].data["layer"].unique().tolist() == [1]
     for chart in drawn:
         assert sum(arrow_bytes(frame) for frame in tables(chart)) < 1_000_000
+
+
+def test_load_is_centred_on_uniform_and_an_unused_expert_has_a_sign_that_is_seen():
+    chart = NAMED["load_heatmap"]
+    frame = chart.measure(sample_trace(layers=2, tokens=6, experts=64))
+    for page, dark in (("light", False), ("dark", True)):
+        cells, unused = chart.picture(frame, dark=dark).to_dict()["layer"]
+        assert cells["encoding"]["color"]["scale"]["range"] == list(theme.LESS_TO_MORE[page])
+        assert unused["transform"] == [{"filter": "datum.tokens === 0"}]
+        assert _contrast(unused["mark"]["color"], theme.LESS_TO_MORE[page][0]) >= 3.4
+    assert (frame["tokens"] == 0).any()
+    bars = NAMED["load_bars"]
+    assert all(bars.picture(frame, dark).layer[0].mark.color == theme.MAIN for dark in (False, True))
 
 
 def test_times_as_much_have_one_scale_from_a_quarter_to_four():
