@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from browser import SIZES, served
 from moeviz_app import settings
 from moeviz_app.settings import read_settings
 from plain_box import RUN, TEXT
+from playwright.sync_api import expect
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from moeviz.formats.exports import write_trace
+from moeviz.samples import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
@@ -25,6 +28,13 @@ def started_with(monkeypatch):
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, trace_file=str(path)))
 
     return start
+
+
+def traces_page() -> None:
+    """The page alone."""
+    from moeviz_app.views.traces import traces_page
+
+    traces_page()
 
 
 def visit(page: str = "", **query: str) -> AppTest:
@@ -78,3 +88,31 @@ def test_a_file_that_has_gone_is_told_and_the_app_works(started_with, tmp_path):
 def test_the_file_to_begin_with_comes_from_the_environment():
     assert read_settings({"MOEVIZ_OPEN": "/tmp/x.npz"}).trace_file == "/tmp/x.npz"
     assert read_settings({}).trace_file is read_settings({"MOEVIZ_OPEN": ""}).trace_file is None
+
+
+@pytest.mark.parametrize(("ours", "streamlit", "said"), [(20, 50, 20), (200, 50, 50)])
+def test_the_traces_page_says_how_large_a_file_may_be_and_how_a_larger_one_opens(monkeypatch, ours, streamlit, said):
+    """The lower of two limits."""
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_upload_mb=ours))
+    monkeypatch.setattr("streamlit.get_option", {"server.maxUploadSize": streamlit}.get)
+    app = AppTest.from_function(traces_page).run()
+    assert not app.exception
+    (words,) = [text.value for text in app.markdown if "Files up to" in text.value]
+    assert words == f":small[Files up to {said} MB. Open a larger one on your own machine with `moeviz app FILE`.]"
+
+
+@pytest.mark.browser
+def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens_so(browser, tmp_path):
+    path = tmp_path / "large.csv"
+    write_trace(sample_trace(tokens=5000), path)
+    assert path.stat().st_size > 2**20
+    with (
+        served(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)) as running,
+        browser.new_context(**SIZES["desktop"]) as context,
+    ):
+        page = context.new_page()
+        page.goto(f"{running.url}/traces")
+        expect(page.get_by_text("5,000 tokens through sample")).to_be_visible()
+        page.locator("input[type=file]").set_input_files(path)
+        expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words
+        expect(page.get_by_text("Files up to 1 MB. Open a larger one on your own machine")).to_be_visible()
