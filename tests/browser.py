@@ -1,6 +1,7 @@
 """The app in a real Chromium: for tests/test_browser.py and benchmarks/app.py."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from moeviz_app.views.menu import FIRST, MENU
-from playwright.sync_api import Browser, Page, Playwright, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 
 ROOT = Path(__file__).parent.parent
@@ -99,15 +100,35 @@ def watched(server: Server, browser: Browser, path: str = "", **options):
     context = browser.new_context(**options)
     context.set_default_timeout(MILLISECONDS)
     page, wrong = context.new_page(), []
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on("console", lambda said: wrong.append(said.text) if is_fault(said) else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
     page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
     page.goto(server.url + path)
-    expect(page.get_by_text("Context", exact=True)).to_be_visible()  # the last fact
+    if urlparse(page.url).path == "/":
+        drawn(page)
+    else:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        settled(page)
     yield page
     context.close()
     assert not wrong, wrong
+
+
+def settled(page: Page) -> None:
+    """Wait until no script runs: what is being drawn anew is pale, and a click on it may be lost."""
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+
+
+def drawn(page: Page) -> None:
+    """Wait until the first page shows a trace."""
+    expect(page.locator(".map[data-drawn] canvas")).to_be_visible()
+    settled(page)
+
+
+def is_fault(said: ConsoleMessage) -> bool:
+    """Whether it is an error; but under any address but the first, Streamlit asks for two files that are not there."""
+    return said.type == "error" and re.search(r"/[^/]+/_stcore/(health|host-config)$", said.location["url"]) is None
 
 
 def is_foreign(url: str) -> bool:
@@ -120,5 +141,7 @@ def go_to(page: Page, name: str) -> None:
     page.locator(".st-key-menu").get_by_role("link", name=part, exact=True).click()
     if name != MENU[part][0]:
         page.locator(".st-key-submenu").get_by_role("link", name=name, exact=True).click()
-    if name != FIRST:
+    if name == FIRST:
+        drawn(page)
+    else:
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browser import SIZES, go_to, served, watched
+from browser import SIZES, drawn, go_to, served, settled, watched
 from playwright.sync_api import Locator, Page, expect
 
 import moeviz
@@ -25,16 +25,51 @@ def recorded() -> RoutingTrace:
     return moeviz.trace(moeviz.load_model(), PROMPT)
 
 
+def box(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="Prompt", exact=True)
+
+
+def press_run(page: Page) -> None:
+    page.get_by_role("button", name="Run", exact=True).click()
+
+
 def run(page: Page, prompt: str) -> None:
-    """Type a prompt and run it, and wait for the strip and the first chart."""
-    page.get_by_role("textbox", name="Prompt").fill(prompt)
-    page.get_by_role("button", name=re.compile("^Run")).click()
-    expect(page.locator(DRAWN).first).to_be_visible()
-    expect(tokens(page).first).to_be_visible()
+    """Type a prompt and run it, and wait until its trace is on the page."""
+    box(page).fill(prompt)
+    press_run(page)
+    ran(page, prompt)
+
+
+def ran(page: Page, prompt: str) -> None:
+    """Wait until the trace of this prompt is on the page: the address says so, and the script has run once more."""
+    page.wait_for_function("text => new URLSearchParams(location.search).get('prompt') === text", arg=prompt)
+    drawn(page)
+
+
+def ask_for(page: Page, how_many: str) -> None:
+    """Among the options: none, or as many tokens to generate as there may be."""
+    page.get_by_role("button", name="Model and options").click()
+    page.get_by_role("slider", name="Tokens to generate").press({"none": "Home", "all": "End"}[how_many])
+    settled(page)
+    page.keyboard.press("Escape")
 
 
 def tokens(page: Page) -> Locator:
     return page.get_by_role("listbox", name=re.compile("^Tokens")).get_by_role("option")
+
+
+def chosen(page: Page) -> Locator:
+    return page.get_by_role("option", selected=True)
+
+
+def layer(page: Page) -> Locator:
+    """The button of the layer that the explorer shows."""
+    return page.locator(".steps [aria-pressed=true]")
+
+
+def choose_layer(page: Page, of_model: int) -> None:
+    page.get_by_role("button", name=f"layer {of_model}", exact=True).click()
+    expect(layer(page)).to_have_text(str(of_model))
 
 
 def picture(page: Page, question: str) -> Locator:
@@ -55,11 +90,11 @@ def slider(page: Page) -> Locator:
 
 def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     run(page, PROMPT)
-    layers = recorded.model.layers
-    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2]))
-
-    slider(page).press("ArrowRight")
-    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
+    choose_layer(page, 3)
+    expect(tokens(page)).to_have_text(strip_of(recorded, 3))
+    choose_layer(page, 4)
+    expect(tokens(page)).to_have_text(strip_of(recorded, 4))
+    expect(page).to_have_url(re.compile("layer=4"))
 
     with page.expect_download() as download:
         page.locator(".st-key-trace-csv button").click()
@@ -72,59 +107,40 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     np.testing.assert_allclose(opened.weights, recorded.weights, atol=1e-6, rtol=0)
 
     page.reload()  # the address repeats the view
-    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
+    expect(tokens(page)).to_have_text(strip_of(recorded, 4))
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
     go_to(page, "Explore")
-    expect(tokens(page)).to_have_text(strip_of(recorded, layers[len(layers) // 2 + 1]))
+    choose_layer(page, 2)
+    expect(tokens(page)).to_have_text(strip_of(recorded, 2))
 
 
-def test_a_clicked_token_shows_its_way_through_the_layers(page, recorded):
+def test_a_token_that_was_clicked_shows_its_way_on_the_topic_s_page_too(page):
     run(page, PROMPT)
-    hint = page.get_by_text("Click a token in the text or in the chart")
-    expect(hint).to_be_visible()
     tokens(page).nth(3).click()
+    expect(page.get_by_text("Token #3", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile("token=3"))
+    go_to(page, "Tokens")
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
-    expect(hint).to_be_hidden()
     expect(picture(page, WAY)).to_be_visible()
 
 
-def test_a_token_can_be_chosen_on_the_topic_s_page_too(page):
-    run(page, PROMPT)
-    go_to(page, "Tokens")
+def test_a_token_can_be_chosen_on_the_topic_s_page_too(server, browser):
+    visitor = watched(server, browser, "/tokens")
+    page = next(visitor)
     expect(page.get_by_text("This is about one token, and none is selected.")).to_be_visible()
     tokens(page).nth(3).click()
     expect(picture(page, WAY)).to_be_visible()
+    go_to(page, "Explore")
+    expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
+    assert next(visitor, None) is None
 
 
-def test_a_click_in_the_heat_map_selects_the_token_in_the_strip(page):
+def test_the_strip_of_the_topic_s_page_can_be_walked_with_the_keys(page):
     run(page, PROMPT)
-    click_heatmap(page)
-    expect(page.get_by_role("option", selected=True)).to_have_count(1)
-    expect(picture(page, WAY)).to_be_visible()
-
-
-def test_the_heat_map_selects_a_token_again_after_the_strip_chose_another(page):
-    run(page, PROMPT)
-    click_heatmap(page)
-    selected = page.get_by_role("option", selected=True)
-    expect(selected).to_have_count(1)
-    name = selected.get_attribute("aria-label")
-    tokens(page).first.click()
-    expect(page.locator(".st-key-heatmap-0")).to_have_count(0)  # the strip has taken over
-    click_heatmap(page)
-    expect(selected).to_have_attribute("aria-label", name)
-
-
-def click_heatmap(page: Page) -> None:
-    """A click on a token to the right of the middle."""
-    heatmap = picture(page, "Which expert did each token go to, layer by layer?")
-    heatmap.click(position={"x": 400, "y": 110})
-
-
-def test_the_strip_can_be_walked_with_the_keys(page):
-    run(page, PROMPT)
+    go_to(page, "Tokens")
+    settled(page)
     first, third = tokens(page).first, tokens(page).nth(2)
     first.focus()
     page.keyboard.press("ArrowRight")
@@ -133,6 +149,7 @@ def test_the_strip_can_be_walked_with_the_keys(page):
     page.keyboard.press("Enter")
     expect(picture(page, WAY)).to_be_visible()
     expect(third).to_have_attribute("aria-selected", "true")
+    settled(page)
     expect(third).to_be_focused()  # after the rerun too
     page.keyboard.press("End")
     expect(tokens(page).last).to_be_focused()
@@ -143,40 +160,40 @@ def test_the_strip_can_be_walked_with_the_keys(page):
 
 
 def test_the_keyboard_runs_the_prompt(page):
-    page.get_by_role("textbox", name="Prompt").fill("One day")
-    page.get_by_role("textbox", name="Prompt").press("ControlOrMeta+Enter")
-    expect(tokens(page).first).to_be_visible()
-    expect(tokens(page).last).to_have_text(re.compile("day"))
+    for keys, prompt in {"ControlOrMeta+Enter": "One day", "Enter": "Two days"}.items():
+        box(page).fill(prompt)
+        box(page).press(keys)
+        ran(page, prompt)
+        expect(tokens(page).last).to_have_text(re.compile("^␣day"))
+
+
+def generate(page: Page) -> int:
+    """Run PROMPT, then let the model go on until it is stopped; how many tokens the prompt has."""
+    run(page, PROMPT)
+    count = tokens(page).count()
+    ask_for(page, "all")
+    press_run(page)
+    expect(page.get_by_text("generated", exact=True)).to_be_visible()  # in the strip, while the model goes on
+    return count
 
 
 def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(page):
-    run(page, PROMPT)
-    count = tokens(page).count()
-    page.get_by_text("Also generate tokens").click()
-    page.get_by_role("slider", name="Tokens to generate").press("End")
-    page.get_by_role("button", name=re.compile("^Run")).click()
-    expect(page.get_by_text("generated", exact=True)).to_be_visible()  # in the strip, while the model goes on
+    count = generate(page)
     stop = page.get_by_role("button", name="Stop")
     stop.click()
     expect(stop).to_be_hidden()
-    expect(tokens(page).nth(count)).to_be_visible()  # once the page is drawn anew
+    drawn(page)  # once the page is drawn anew
     assert count < tokens(page).count() < count + 900
     expect(page.get_by_role("group", name="The text so far").locator("ins")).to_be_visible()  # apart from the prompt
-    page.get_by_role("slider", name="Tokens to generate").press("Home")
-    page.get_by_role("textbox", name="Prompt").fill("One day")
-    page.get_by_role("button", name=re.compile("^Run")).click()
-    expect(tokens(page).last).to_have_text(re.compile("day"))  # the model is free again
+    ask_for(page, "none")
+    run(page, "One day")  # the model is free again
+    expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
 def test_a_page_that_is_left_while_a_run_goes_on_keeps_what_was_shown(page):
-    run(page, PROMPT)
-    count = tokens(page).count()
-    page.get_by_text("Also generate tokens").click()
-    page.get_by_role("slider", name="Tokens to generate").press("End")
-    page.get_by_role("button", name=re.compile("^Run")).click()
-    expect(page.get_by_text("generated", exact=True)).to_be_visible()
+    count = generate(page)
     go_to(page, "Traces")
-    go_to(page, "Run")
+    go_to(page, "Explore")
     expect(tokens(page).nth(count)).to_be_visible()
     assert count < tokens(page).count() < count + 900
 
@@ -186,12 +203,13 @@ def test_two_visitors_who_run_at_once_get_their_own_traces(server, browser, page
     other = next(other_visitor)
     prompts = {page: "Il fait froid.", other: "12 + 7 = 19"}
     for visitor, prompt in prompts.items():
-        visitor.get_by_role("textbox", name="Prompt").fill(prompt)
+        box(visitor).fill(prompt)
     for visitor in prompts:
-        visitor.get_by_role("button", name=re.compile("^Run")).click()
+        press_run(visitor)
     for visitor, prompt in prompts.items():
-        trace = moeviz.trace(moeviz.load_model(), prompt)
-        expect(tokens(visitor)).to_have_text(strip_of(trace, trace.model.layers[len(trace.model.layers) // 2]))
+        ran(visitor, prompt)
+        choose_layer(visitor, 3)
+        expect(tokens(visitor)).to_have_text(strip_of(moeviz.trace(moeviz.load_model(), prompt), 3))
     for _ in other_visitor:
         pass
 
@@ -199,20 +217,24 @@ def test_two_visitors_who_run_at_once_get_their_own_traces(server, browser, page
 def test_an_empty_prompt_leaves_the_last_drawing(page):
     run(page, PROMPT)
     count = tokens(page).count()
-    page.get_by_role("textbox", name="Prompt").fill("")
-    page.get_by_role("button", name=re.compile("^Run")).click()
-    expect(page.get_by_text("The prompt is empty.")).to_be_visible()
+    box(page).fill("")
+    press_run(page)
+    expect(page.get_by_text("There is no text yet.")).to_be_visible()
     expect(tokens(page)).to_have_count(count)
 
 
 def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(page):
     run(page, PROMPT)
     count = tokens(page).count()
+    page.get_by_role("button", name="Model and options").click()
     model = page.get_by_role("combobox", name="Model: choose one, or type")
     model.fill("./no/such/model")
     model.press("Enter")
     expect(page.get_by_text("There is no model at './no/such/model'.")).to_be_visible()
-    page.get_by_role("button", name=re.compile("^Run")).click()
+    settled(page)
+    page.keyboard.press("Escape")
+    press_run(page)
+    settled(page)
     expect(page.get_by_text("There is no model at './no/such/model'.")).to_have_count(1)
     expect(tokens(page)).to_have_count(count)
 
@@ -239,6 +261,9 @@ def test_what_strangers_wrote_is_shown_as_text(page, tmp_path):
     go_to(page, "Explore")
     expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
     tokens(page).nth(1).click()
+    expect(page.get_by_text("Token #1", exact=True)).to_be_visible()
+    assert page.locator(".explorer").locator("img, script").count() == 0
+    go_to(page, "Tokens")
     expect(picture(page, WAY)).to_be_visible()
     assert page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script").count() == 0
 
@@ -272,22 +297,24 @@ def test_an_old_address_leads_on_to_the_page_under_its_new_name(browser, server,
     context.close()
 
 
+def path_of(page: Page) -> str:
+    """Its address without the machine, to be opened by somebody else."""
+    return urlsplit(page.url)._replace(scheme="", netloc="").geturl()
+
+
 def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, browser, server):
     run(page, "Il fait froid.")
-    slider(page).press("ArrowRight")
-    expect(page).to_have_url(re.compile("layer=4$"))
+    choose_layer(page, 5)
     tokens(page).nth(2).click()
-    expect(page).to_have_url(re.compile("token=2$"))
-    first = page.url
+    expect(page).to_have_url(re.compile("layer=5&token=2$"))
 
-    visitor = watched(server, browser, **SIZES["phone"], path=urlsplit(first)._replace(scheme="", netloc="").geturl())
+    visitor = watched(server, browser, path_of(page), **SIZES["phone"])
     other = next(visitor)
     expect(tokens(other).nth(2)).to_have_attribute("aria-selected", "true")
-    expect(slider(other)).to_have_attribute("aria-valuetext", "4")
+    expect(layer(other)).to_have_text("5")
     assert next(visitor, None) is None
 
     run(page, "One day")
-    expect(page).to_have_url(re.compile("prompt=One"))
     go_to(page, "Load")
     expect(page).to_have_url(re.compile("/load.*prompt=One"))
     page.go_back()
@@ -295,24 +322,18 @@ def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(pa
     expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
-def test_the_tour_takes_a_newcomer_by_the_hand(page):
-    page.get_by_role("button", name="One-minute tour").click()
-    for step in range(1, 5):
-        expect(page.get_by_text(f"{step} of 5")).to_be_visible()
-        page.get_by_role("button", name="Next").click()
-    page.get_by_role("button", name="Back").click()
-    page.get_by_role("button", name="Next").click()
-    page.get_by_role("button", name="Start").click()
-    expect(page.get_by_role("dialog")).to_be_hidden()
-    run(page, PROMPT)
-
-
 def test_a_layer_stays_chosen_from_page_to_page(page):
     run(page, PROMPT)
-    chosen = slider(page).get_attribute("aria-valuetext")
-    for name in ("Tokens", "Co-activation", "Explore", "Load"):
+    choose_layer(page, 1)
+    expect(page).to_have_url(re.compile("layer=1"))
+    for name in ("Tokens", "Co-activation", "Load"):
         go_to(page, name)
-        expect(slider(page)).to_have_attribute("aria-valuetext", chosen)
+        expect(slider(page)).to_have_attribute("aria-valuetext", "1")
+    slider(page).press("ArrowRight")
+    expect(slider(page)).to_have_attribute("aria-valuetext", "2")
+    settled(page)
+    go_to(page, "Explore")
+    expect(layer(page)).to_have_text("2")
 
 
 def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(page, tmp_path):

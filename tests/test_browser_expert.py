@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browser import SIZES
+from browser import SIZES, settled
 from playwright.sync_api import Page, expect
 from test_browser import overflow
 
@@ -26,10 +26,6 @@ def on_expert(server, browser):
     yield opened
     for context in contexts:
         context.close()
-
-
-def settled(page: Page) -> None:
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
 
 
 def title(page: Page):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SIZES, go_to, watched
+from browser import SIZES, go_to, settled, watched
 from moeviz_app.views.menu import FIRST, GALLERY, MENU
 from playwright.sync_api import Page, expect
 from test_browser import DRAWN, PROMPT, overflow, run
@@ -42,7 +42,7 @@ def test_every_page_is_drawn_and_has_no_grave_fault(server, browser, size, schem
     twice = (size, scheme) in (("desktop", "dark"), ("phone", "light"))  # each size and scheme once: there are many
     for name in [name for name in NAMES if twice or name not in GALLERY]:
         go_to(page, name)
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()  # what is being redrawn is pale
+        settled(page)
         if name in TOPICS:
             expect(page.locator(DRAWN).first).to_be_visible()
         assert overflow(page) == 0, name
@@ -83,6 +83,6 @@ def test_what_strangers_wrote_stays_text_on_every_page(page, tmp_path):
     expect(page.get_by_text("Opened.")).to_be_visible()
     for name in NAMES:
         go_to(page, name)
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        settled(page)
         assert page.locator("img[src='x'], img[src*='example.com'], a[href*='example.com']").count() == 0, name
         assert overflow(page) == 0, name

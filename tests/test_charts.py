@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from labels import labelled
-from moeviz.charts.marked_token import CELL, with_marked_token
 
 import moeviz.charts
 import moeviz.metrics
@@ -87,7 +86,6 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
     charts = {module.name for module in pkgutil.iter_modules(moeviz.charts.__path__)} - {
         "chart",
         "theme",
-        "marked_token",
         "overview",  # of long traces, above the strip
         "to_expert",  # a click on a mark that is an expert
         *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
@@ -194,34 +192,10 @@ def _cells(chart) -> pd.DataFrame:
     return next(layer.data for layer in chart.layer if isinstance(layer.data, pd.DataFrame))
 
 
-def marked(trace: RoutingTrace, place: int | None):
-    return with_marked_token(_map(trace), token_choices(trace), place)
-
-
-def test_a_click_on_a_token_is_the_selection_cell():
-    spec = marked(sample_trace(), None).to_dict()
-    (selection,) = [param for param in spec["params"] if "select" in param]
-    assert selection["name"] == CELL
-    assert selection["select"]["fields"] == ["token"]
-    assert spec["usermeta"] == {"embedOptions": {"renderer": "canvas"}}
-
-
 def test_repeated_words_keep_a_cell_each():
     data = _cells(_map(sample_trace(layers=2, tokens=32)))
     assert len(data) == 2 * 64
     assert data.groupby("layer")["token"].nunique().tolist() == [32, 32]
-
-
-def test_the_mark_of_a_token_frames_its_cells():
-    *_, frame, columns = marked(sample_trace(), 5).layer
-    (column,) = columns.data[columns.data["token"] == 5].to_dict("records")
-    assert frame.data.iloc[0].to_dict() == {"start": column["start"], "end": column["end"], "seen": 1}
-    assert (column["start"], column["end"]) == (4.5, 5.5)
-
-
-def test_without_a_token_the_mark_is_unseen_and_inside_the_axis():
-    *_, frame, _ = marked(sample_trace().select(tokens=slice(10, 20)), None).layer
-    assert frame.data.iloc[0].to_dict() == {"start": -0.5, "end": 0.5, "seen": 0}
 
 
 def test_token_text_is_made_visible():
