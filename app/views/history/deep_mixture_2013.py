@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
 
 from moeviz.charts import NAMED
 from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
@@ -14,7 +14,7 @@ from moeviz.history.deep_mixture_2013.trace import LABELS, trace_of
 from moeviz.history.shared.results import shipped
 
 NAME = "deep-mixture"
-BY_LABEL = NAMED["label_load_heatmap"]
+BY_LABEL = experts_of_each("digit or place")
 FLOW = NAMED["flow_ribbons"]
 HOW_SURE = NAMED["entropy_by_layer"]
 EQUATION = r"""\begin{aligned}

@@ -4,7 +4,7 @@ Each system is a row, `Exhibit`, in a file of its own beside this one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -14,6 +14,7 @@ from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
 from moeviz_app.worker import InLine, News, result
 
+from moeviz.charts import NAMED
 from moeviz.charts.chart import Chart
 from moeviz.history.systems import SHIPS_WITH
 from moeviz.routing_trace import RoutingTrace
@@ -54,6 +55,11 @@ def exhibit_page(exhibit: Exhibit) -> None:
         found = exhibit.shipped() if found is None else found
         exhibit.show(found)
         as_any_trace(exhibit.name, exhibit.trace_of(found), exhibit.common)
+
+
+def experts_of_each(kind: str) -> Chart:
+    """Which experts each label uses, asked in the words of a system whose labels are no kinds of text."""
+    return replace(NAMED["label_load_heatmap"], question=f"Which experts does each {kind} use?")
 
 
 def seed_control(name: str) -> int:

@@ -5,9 +5,8 @@ from functools import partial
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
 
-from moeviz.charts import NAMED
 from moeviz.history.hierarchical_1994.chart import LEARNING_CURVES
 from moeviz.history.hierarchical_1994.model import Hierarchy, train
 from moeviz.history.hierarchical_1994.trace import trace_of
@@ -15,7 +14,7 @@ from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import stand_in
 
 NAME = "hierarchical"
-BY_LABEL = NAMED["label_load_heatmap"]
+BY_LABEL = experts_of_each("vowel")
 
 EQUATIONS = r"""\begin{gathered}
 P(d \mid x) = \sum_i g_i(x) \sum_j g_{j|i}(x)\, P_{ij}(d \mid x) \\

@@ -5,9 +5,9 @@ from functools import partial
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
 
-from moeviz.charts import NAMED, confidence, specialization
+from moeviz.charts import confidence, specialization
 from moeviz.history.hmm_experts_1996.chart import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
 from moeviz.history.hmm_experts_1996.model import ASSIGNMENTS, STARTS, Mixture, train
 from moeviz.history.hmm_experts_1996.picture import names, slowest
@@ -17,7 +17,7 @@ from moeviz.history.shared.datasets import japanese_vowels
 from moeviz.history.shared.results import shipped
 
 NAME = "hmm-experts"
-BY_LABEL = NAMED["label_load_heatmap"]
+BY_LABEL = experts_of_each("speaker")
 COMMON = tuple(
     chart
     for chart in (*specialization.CHARTS, *confidence.CHARTS)

@@ -5,9 +5,8 @@ from functools import partial
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
 
-from moeviz.charts import NAMED
 from moeviz.history.local_experts_1991.chart import DECISION_LINES
 from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, Mixture, train
 from moeviz.history.local_experts_1991.trace import trace_of
@@ -15,7 +14,7 @@ from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import stand_in
 
 NAME = "local-experts"
-BY_LABEL = NAMED["label_load_heatmap"]
+BY_LABEL = experts_of_each("vowel")
 EQUATIONS = r"""\begin{aligned}
 E_1 & = \left(d - \textstyle\sum_i p_i o_i\right)^2 \\
 E_2 & = \textstyle\sum_i p_i \left(d - o_i\right)^2 \\

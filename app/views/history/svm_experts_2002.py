@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
 
 from moeviz.charts import NAMED
 from moeviz.history.shared.results import shipped
@@ -31,7 +31,7 @@ from moeviz.routing_trace import RoutingTrace
 NAME = "svm-experts"
 LOOP, SOFT, HARD = "loop of 2002, digits", "soft EM, vowels", "hard EM, vowels"
 VIEWS = ("first choice", "assigned")
-BY_LABEL = NAMED["label_load_heatmap"]
+BY_LABEL = experts_of_each("digit")
 INFORMATION = NAMED["information_by_layer"]
 TOGETHER = NAMED["co_activation_heatmap"]
 STEADY = NAMED["flow_information"]

@@ -5,12 +5,10 @@ from functools import partial
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
 
 from moeviz.charts.load import CHARTS as LOAD
 from moeviz.charts.load import load_against_importance
-from moeviz.charts.specialization import CHARTS as SPECIALIZATION
-from moeviz.charts.specialization import label_load_heatmap
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
 from moeviz.history.shared.results import shipped
@@ -20,7 +18,7 @@ from moeviz.history.switch_2021.picture import EARLY, LATE, shipped_sweep, twin_
 from moeviz.history.switch_2021.trace import trace_of
 
 NAME = "switch"
-COMMON = (label_load_heatmap, top_tokens_table, load_against_importance)
+COMMON = (top_tokens_table, load_against_importance)
 EQUATIONS = r"""\begin{aligned}
 p(x) &= \mathrm{softmax}(h(x)) \\
 i &= \arg\max_j p_j(x) \\
@@ -87,6 +85,9 @@ page = partial(
         shipped=partial(shipped, Switch),
         show=_show,
         trace_of=trace_of,
-        common=tuple(chart for chart in (*SPECIALIZATION, *VOCABULARY, *LOAD) if chart.draw in COMMON),
+        common=(
+            experts_of_each("kind of word"),
+            *(chart for chart in (*VOCABULARY, *LOAD) if chart.draw in COMMON),
+        ),
     ),
 )
