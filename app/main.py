@@ -18,7 +18,7 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
     spec.loader.exec_module(sys.modules["moeviz_app"])
 
 from moeviz_app import links, state
-from moeviz_app.show import say
+from moeviz_app.show import explained, say
 from moeviz_app.timing import log_moment
 from moeviz_app.views.menu import EXPERT, FIRST, draw_further, draw_menu, menu
 
@@ -45,6 +45,8 @@ st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layou
 st.html(STYLE)
 draw_menu(page.title)
 state.keep_held()
+with explained():
+    state.begin()
 notice = st.empty()
 links.follow(page.url_path)
 if state.waiting() is not None:

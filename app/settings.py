@@ -10,6 +10,8 @@
 | MOEVIZ_MAX_WAITING      | 20         | runs that may wait for one model; more are told that it is busy               |
 | MOEVIZ_MAX_CORPUS_CHARS | 300000     | characters of all the texts of one corpus                                     |
 | MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
+| MOEVIZ_OPEN             | not set    | a trace file that every visitor sees until they run or open something: what   |
+|                         |            | `moeviz app FILE` sets                                                        |
 | MOEVIZ_WARM_UP          | 1          | 1: the embedded model is loaded while the first visitor reads the example     |
 | MOEVIZ_TIMING           | 0          | 1: lines on stderr say when a run begins, the model ends, the chart is sent   |
 """
@@ -36,6 +38,7 @@ class Settings:
     max_waiting: int
     max_corpus_chars: int
     max_upload_mb: int
+    trace_file: str | None  # what is on screen at first; None: the example that ships
     warm_up: bool
     timing: bool
 
@@ -51,6 +54,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_waiting=_count(environment, "MOEVIZ_MAX_WAITING", 20),
         max_corpus_chars=_count(environment, "MOEVIZ_MAX_CORPUS_CHARS", 300_000),
         max_upload_mb=_count(environment, "MOEVIZ_MAX_UPLOAD_MB", 50),
+        trace_file=environment.get("MOEVIZ_OPEN") or None,
         warm_up=_switch(environment, "MOEVIZ_WARM_UP") is not False,
         timing=_switch(environment, "MOEVIZ_TIMING") or False,
     )

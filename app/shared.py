@@ -19,7 +19,7 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
-from moeviz.errors import ModelNotFound
+from moeviz.errors import ModelNotFound, MoevizError
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -232,6 +232,23 @@ def known_models() -> pd.DataFrame:
 def example() -> RoutingTrace:
     """What a page shows before anything has been run."""
     return example_trace()
+
+
+def opened_file() -> RoutingTrace | None:
+    """The trace that this server was started with, read once; None where it was started without.
+
+    Raises `InvalidTrace` where the file holds none, and `MoevizError` where it cannot be read any more.
+    """
+    path = settings.SETTINGS.trace_file
+    return None if path is None else _trace_in(path)
+
+
+@st.cache_resource(max_entries=1, show_spinner="Reading the trace …")
+def _trace_in(path: str) -> RoutingTrace:
+    try:
+        return moeviz.read_trace(path)
+    except OSError as error:
+        raise MoevizError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def usual(model: ModelInfo) -> RoutingTrace | None:

@@ -71,9 +71,14 @@ def picture_and_words(chart: Chart, frame: pd.DataFrame) -> None:
     """The picture of these numbers, and beside it what is to be said about them."""
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
-        st.altair_chart(chart.draw(frame), key=chart.key, alt=alternative(chart))
+        st.altair_chart(chart.picture(frame, dark=on_dark()), key=chart.key, alt=alternative(chart))
     with words:
         particulars(chart, frame)
+
+
+def on_dark() -> bool:
+    """Whether the visitor's page is dark."""
+    return st.context.theme.type == "dark"
 
 
 def particulars(chart: Chart, frame: pd.DataFrame) -> None:

@@ -46,6 +46,7 @@ _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _PLACED, _REFUSED = (
     "placed",
     "refused",
 )
+_BEGUN = "begun"
 FOUND = "found"  # a trace, and what is worth seeing in it
 
 
@@ -60,6 +61,14 @@ def shown_trace() -> RoutingTrace:
         trace = shared.example()
         _choose_layers(trace)
     return trace
+
+
+def begin() -> None:
+    """At the first script of a visit: show the trace that the server was started with, if any."""
+    if not st.session_state.get(_BEGUN, False):
+        st.session_state[_BEGUN] = True  # also where it raises: it is told once
+        if (trace := shared.opened_file()) is not None:
+            set_trace(trace)
 
 
 def is_example() -> bool:

@@ -3,13 +3,16 @@
 import pytest
 from moeviz_app import live, state
 from moeviz_app.asked import Run, usual_temperature
-from moeviz_app.components.written import joined, text_of
+from moeviz_app.components.written import text_of
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 from test_app import first_page, run
 
 import moeviz
 from moeviz.errors import CaptureError
+from moeviz.metrics.tokens import written_text
+
+pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +22,9 @@ def made():
 
 def test_prompt_and_continuation_are_told_apart(made):
     given, continued = text_of(made)
-    assert given == "<s>Il fait"
-    assert given + continued == joined(made.tokens["text"].tolist())
+    assert given == "Il fait"
+    assert given + continued == written_text(made)
     assert text_of(moeviz.trace("embedded", "Il fait")) == ("", "")
-
-
-def test_a_character_of_several_tokens_stands_once():
-    assert joined(["caf", "⟨é 1/2⟩", "⟨é 2/2⟩", "⟨<0xF0>⟩", " ⟨a 1/2⟩"]) == "café⟨<0xF0>⟩ ⟨a 1/2⟩"
 
 
 def test_the_embedded_model_samples_unless_asked_otherwise():

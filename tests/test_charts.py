@@ -12,12 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from labels import labelled
-from moeviz.charts.marked_token import CELL, with_marked_token
 
 import moeviz.charts
 import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
-from moeviz.charts import TOPICS, specialization, theme, vocabulary
+from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
@@ -86,7 +85,6 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
     charts = {module.name for module in pkgutil.iter_modules(moeviz.charts.__path__)} - {
         "chart",
         "theme",
-        "marked_token",
         "overview",  # of long traces, above the strip
         *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
         "vocabulary",  # a part of specialization
@@ -172,34 +170,10 @@ def _cells(chart) -> pd.DataFrame:
     return next(layer.data for layer in chart.layer if isinstance(layer.data, pd.DataFrame))
 
 
-def marked(trace: RoutingTrace, place: int | None):
-    return with_marked_token(_map(trace), token_choices(trace), place)
-
-
-def test_a_click_on_a_token_is_the_selection_cell():
-    spec = marked(sample_trace(), None).to_dict()
-    (selection,) = [param for param in spec["params"] if "select" in param]
-    assert selection["name"] == CELL
-    assert selection["select"]["fields"] == ["token"]
-    assert spec["usermeta"] == {"embedOptions": {"renderer": "canvas"}}
-
-
 def test_repeated_words_keep_a_cell_each():
     data = _cells(_map(sample_trace(layers=2, tokens=32)))
     assert len(data) == 2 * 64
     assert data.groupby("layer")["token"].nunique().tolist() == [32, 32]
-
-
-def test_the_mark_of_a_token_frames_its_cells():
-    *_, frame, columns = marked(sample_trace(), 5).layer
-    (column,) = columns.data[columns.data["token"] == 5].to_dict("records")
-    assert frame.data.iloc[0].to_dict() == {"start": column["start"], "end": column["end"], "seen": 1}
-    assert (column["start"], column["end"]) == (4.5, 5.5)
-
-
-def test_without_a_token_the_mark_is_unseen_and_inside_the_axis():
-    *_, frame, _ = marked(sample_trace().select(tokens=slice(10, 20)), None).layer
-    assert frame.data.iloc[0].to_dict() == {"start": -0.5, "end": 0.5, "seen": 0}
 
 
 def test_token_text_is_made_visible():
@@ -352,6 +326,19 @@ def test_an_unused_expert_is_marked_and_a_large_atlas_is_of_one_layer():
     assert drawn[-1].layer[0].data["layer"].unique().tolist() == [1]
     for chart in drawn:
         assert sum(arrow_bytes(frame) for frame in tables(chart)) < 1_000_000
+
+
+def test_load_is_centred_on_uniform_and_an_unused_expert_has_a_sign_that_is_seen():
+    chart = NAMED["load_heatmap"]
+    frame = chart.measure(sample_trace(layers=2, tokens=6, experts=64))
+    for page, dark in (("light", False), ("dark", True)):
+        cells, unused = chart.picture(frame, dark=dark).to_dict()["layer"]
+        assert cells["encoding"]["color"]["scale"]["range"] == list(theme.LESS_TO_MORE[page])
+        assert unused["transform"] == [{"filter": "datum.tokens === 0"}]
+        assert _contrast(unused["mark"]["color"], theme.LESS_TO_MORE[page][0]) >= 3.4
+    assert (frame["tokens"] == 0).any()
+    bars = NAMED["load_bars"]
+    assert all(bars.picture(frame, dark).layer[0].mark.color == theme.MAIN for dark in (False, True))
 
 
 def test_times_as_much_have_one_scale_from_a_quarter_to_four():

@@ -1,5 +1,6 @@
 """What `moeviz app` starts, for whom, and that nothing but moeviz is on the page."""
 
+import os
 import runpy
 import shutil
 import socket
@@ -14,6 +15,7 @@ from streamlit import config
 from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser
 from moeviz.cli.main import main
+from moeviz.formats.exports import write_trace
 
 ROOT = Path(__file__).parent.parent
 MAIN = ROOT / "app" / "main.py"
@@ -26,6 +28,8 @@ def started(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(runpy, "run_module", lambda name, run_name, alter_sys: calls.append((name, *sys.argv)))
     monkeypatch.setattr(sys, "argv", ["moeviz"])
+    monkeypatch.setenv("MOEVIZ_OPEN", "")  # so that it is as it was, when the test is over
+    monkeypatch.delenv("MOEVIZ_OPEN")
     monkeypatch.chdir(tmp_path)  # and back, when the test is over
     return calls
 
@@ -42,8 +46,51 @@ def test_app_starts_streamlit_in_the_folder_where_the_user_is(started):
 
 def test_app_opens_to_other_machines_when_told_to(started):
     assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 0
-    options = dict(zip(started[0][4::2], started[0][5::2], strict=True))  # the last of two counts
-    assert options == {"--server.port": "8080", "--server.address": "0.0.0.0"}
+    assert started[0][4:] == ("--server.port", "8080", "--server.address", "localhost", "--server.address=0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mine.npz",),
+        ("mine.npz", "--server.address", "0.0.0.0"),
+        ("--server.address", "0.0.0.0", "--port", "8080", "mine.npz"),
+    ],
+    ids=" ".join,
+)
+def test_app_opens_a_file_wherever_it_stands_among_the_options(started, words, trace):
+    write_trace(trace, "mine.npz")
+    assert main(["app", "--no-browser", *words]) == 0
+    assert started[0][-1] == ("--server.address=0.0.0.0" if len(words) > 1 else "localhost")
+    assert os.environ["MOEVIZ_OPEN"] == str(Path("mine.npz").resolve())
+
+
+def test_app_without_a_file_opens_none(started):
+    assert main(["app", "--no-browser", "--server.address", "0.0.0.0"]) == 0
+    assert "MOEVIZ_OPEN" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("none.npz", "No such file or directory: none.npz"),
+        ("notes.txt", "'notes.txt' does not have the suffix of a trace."),
+        ("report.html", "'report.html' is for people"),
+        ("broken.json", "JSON"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_before_anything_is_served(started, capsys, name, sentence):
+    Path("broken.json").write_text("{")
+    assert main(["app", "--no-browser", name]) == 1
+    assert not started and "MOEVIZ_OPEN" not in os.environ
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("moeviz: ") and sentence in line
+
+
+def test_a_word_that_nothing_takes_is_not_handed_to_streamlit(started, capsys):
+    with pytest.raises(SystemExit):
+        main(["app", "one.npz", "two.npz"])
+    assert "unrecognized arguments: two.npz" in capsys.readouterr().err and not started
 
 
 def test_app_opens_a_browser_once_the_server_answers(monkeypatch):

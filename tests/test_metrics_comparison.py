@@ -51,7 +51,7 @@ def test_differences_of_load_are_in_even_shares_and_sum_to_nothing(trace):
     found = load_difference((one, other))
     first = found[found["layer"] == 0].set_index("expert")["difference"]
     experts = trace.model.num_experts[0]
-    assert first.loc[[0, 1, 2]].tolist() == pytest.approx([0, experts / 2, -experts / 2])
+    assert first.loc[[0, 1, 2]].tolist() == pytest.approx([0, -experts / 2, experts / 2])
     assert found.groupby("layer")["difference"].sum().tolist() == pytest.approx([0] * 4)
     assert found["load"].tolist() == expert_load(one)["load"].tolist()
 

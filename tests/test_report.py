@@ -308,7 +308,7 @@ def test_a_report_is_a_format_that_is_written_and_not_read(trace, no_topics, tmp
     write_trace(trace, path)
     assert path.read_bytes() == html_report(trace)
     for read in (lambda: read_trace(path), lambda: read_bytes(b"", "x.HTML")):
-        with pytest.raises(InvalidTrace, match=r"is a report for people .*: \.csv, \.parquet, \.json, \.npz\.$"):
+        with pytest.raises(InvalidTrace, match=r"is for people to look at .*: \.csv, \.parquet, \.json, \.npz\.$"):
             read()
 
 
@@ -318,7 +318,7 @@ def test_convert_writes_a_report_and_refuses_to_read_one(trace, no_topics, tmp_p
     assert main(["convert", str(source), str(target)]) == 0
     assert target.read_bytes().startswith(b"<!doctype html>")
     assert main(["convert", str(target), str(source)]) == 1
-    assert "is a report for people" in capsys.readouterr().err
+    assert "is for people to look at" in capsys.readouterr().err
 
 
 def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, monkeypatch, capsys):
@@ -330,7 +330,7 @@ def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, mo
     assert main(["trace", "Il fait froid.", "-o", str(tmp_path / "t.html")]) == 1
     said = capsys.readouterr()
     assert 'pip install "moeviz[report]"' in said.err and "loading" not in said.err
-    with pytest.raises(InvalidTrace, match="is a report for people"):
+    with pytest.raises(InvalidTrace, match="is for people to look at"):
         read_bytes(b"", "x.html")
 
 

@@ -3,7 +3,7 @@
 import streamlit as st
 from moeviz_app import recent, state
 from moeviz_app.facts import trace_name
-from moeviz_app.show import explained, heading, part_of, picture_and_words, say
+from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, say
 
 from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
@@ -71,5 +71,7 @@ def _side_by_side(pair: tuple[RoutingTrace, RoutingTrace]) -> None:
         with column, explained():
             st.text(f"Trace {label}")
             frame = chart.measure(part_of(trace, chart))
-            st.altair_chart(chart.draw(frame), key=f"{chart.key} {label}", alt=f"Trace {label}: {chart.question}")
+            st.altair_chart(
+                chart.picture(frame, dark=on_dark()), key=f"{chart.key} {label}", alt=f"Trace {label}: {chart.question}"
+            )
     st.markdown(chart.reading)

@@ -32,12 +32,15 @@ def traces_page() -> None:
 def _open() -> None:
     readable = [export for export in EXPORTS if export.read]
     formats = ", ".join(export.label for export in readable)
+    most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
     upload = st.file_uploader(
         f"A trace file written by moeviz: {formats}. It is read in memory and not kept.",
         type=[export.suffix for export in readable],
-        max_upload_size=settings.SETTINGS.max_upload_mb,
+        max_upload_size=most,
         key=state.UPLOAD,
     )
+    # Beside it at all times: a browser refuses a larger file by itself, and the server never hears of it.
+    st.markdown(f":small[Files up to {most} MB. Open a larger one on your own machine with `moeviz app FILE`.]")
     if upload is None or state.already_opened(upload.file_id):
         return
     with explained():

@@ -16,9 +16,15 @@ class Chart:
     question: str  # the chart's title, ends in "?"
     reading: str  # one sentence: how to read it
     measure: Callable[..., pd.DataFrame]  # of a trace; of several, for charts that belong to no topic
-    draw: Callable[[pd.DataFrame], alt.Chart | alt.LayerChart]
+    draw: Callable[..., alt.Chart | alt.LayerChart]
     layers: Literal["all", "one", "two"] = "all"  # how many layers the trace given to `measure` may have
     tokens: Literal["all", "window", "one"] = "all"  # and tokens; a window has theme.MAX_TOKENS at most
+
+    themed: bool = False  # whether `draw` takes `dark`, for colours that suit a dark page
+
+    def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:
+        """The picture of these numbers, for a light page or a dark one where that makes a difference."""
+        return self.draw(frame, dark=dark) if self.themed else self.draw(frame)
 
     @property
     def key(self) -> str:

@@ -40,7 +40,7 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
                 "difference:Q",
                 scale=alt.Scale(scheme=theme.DIVERGING, domain=[-most or -1, most or 1], domainMid=0),
                 legend=alt.Legend(
-                    title="used more in A (blue) or in B (orange), × uniform load",
+                    title="used more in A (blue, below 0) or in B (orange), × uniform load",
                     orient="top",
                     gradientLength=200,
                     titleLimit=330,

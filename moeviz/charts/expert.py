@@ -15,14 +15,15 @@ NUMBERS_UP_TO = 16  # experts of a layer, and layers, whose numbers have place i
 ROW, LEAST_ROW, ROWS = 28, 6, 480  # pixels of a row of a map, and of all its rows
 BAR = 22  # pixels of a bar
 AROUND, BESIDE = 145, 75  # pixels that axis and legend take of a map, and the axis of bars
-CROSS = "M-1,-1L1,1M-1,1L1,-1"
 
 
 def expert_load_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """Every expert by its load, one of them framed; a click chooses another."""
     layers = _map(frame[["layer", "expert", "times", "tokens", "here"]], "load, × uniform", dark)
     unused = _places(layers[0].data).transform_filter("datum.tokens === 0")
-    layers.insert(1, unused.mark_point(shape=CROSS, size=30, color=theme.NOTE, strokeWidth=1.5, cursor="pointer"))
+    layers.insert(
+        1, unused.mark_point(shape=theme.CROSS, size=30, color=theme.ON_LEAST, strokeWidth=1.5, cursor="pointer")
+    )
     return _framed(layers, frame)
 
 

@@ -8,25 +8,22 @@ from moeviz.charts.chart import Chart
 from moeviz.metrics.load import balance, coverage, expert_load, importance
 
 SHARE = "share of assignments"
+MANY_EXPERTS = 64  # past which the sign of an unused expert is small
 
 
-def load_heatmap(frame: pd.DataFrame) -> alt.Chart:
+def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """Layer by expert, coloured by load as a multiple of the uniform load. Columns: those of `expert_load`."""
-    chart = (
-        alt.Chart(theme.compact(frame.drop(columns="rank")))
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color(
-                "times_even:Q",
-                scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
-                legend=alt.Legend(title="load, × uniform (1 = uniform)", orient="top", gradientLength=200),
-            ),
-            tooltip=load_tooltip(),
-        )
+    base = alt.Chart(theme.compact(frame.drop(columns="rank"))).encode(
+        x=alt.X("expert:O", title="expert (×: no token)", axis=theme.ids_axis()),
+        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+        tooltip=load_tooltip(),
     )
-    return theme.framed(chart, theme.rows_height(frame["layer"].nunique()), canvas=True)
+    cells = base.mark_rect(stroke=None).encode(color=theme.times_colour("times_even", "load, × uniform", dark))
+    small = frame["expert"].nunique() > MANY_EXPERTS
+    unused = base.transform_filter("datum.tokens === 0").mark_point(
+        shape=theme.CROSS, size=6 if small else 60, color=theme.ON_LEAST, strokeWidth=1 if small else 2
+    )
+    return theme.framed(alt.layer(cells, unused), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def load_tooltip() -> list[alt.Tooltip]:
@@ -150,10 +147,11 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
 CHARTS = (
     Chart(
         "Which experts carry the load, layer by layer?",
-        "Each cell is an expert's share of its layer's assignments, as a multiple of the uniform share: 1 is uniform, "
-        "0 is an expert that no token was routed to.",
+        "Each cell is an expert's share of its layer's assignments, as a multiple of the uniform share: orange is more "
+        "and blue less, and a cross is an expert that no token was routed to.",
         measure=expert_load,
         draw=load_heatmap,
+        themed=True,
     ),
     Chart(
         "How is the work of this layer divided among its experts?",

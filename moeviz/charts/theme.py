@@ -35,16 +35,18 @@ ACCENT = "#e8590c"  # a frame around what is selected; no expert has this colour
 MAIN = "#4a8fd0"  # where one colour is enough
 PAIR = ("#4a8fd0", "#cc7722")  # two layers, two kinds
 DASH = (5, 4)
+CROSS = "M-1,-1L1,1M-1,1L1,-1"  # where an expert has no token
 # Viridis without its darkest fifth, which drowns in a dark page.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
 BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
-DIVERGING = alt.SchemeParams(name="blueorange", extent=[1, 0])  # blue above 0
+DIVERGING = "blueorange"  # blue below 0, orange above
 # "× as much as …": orange is more, blue is less, and 1× is the page's own grey, so that what is uniform recedes. On a
 # dark page the end of "less" is dim: unused experts must not shine. Apart under every colour blindness.
 LESS_TO_MORE = {
     "light": ("#3B78B8", "#9CC3E4", "#F1EFE8", "#F3B26B", "#B04A00"),
     "dark": ("#3F7FBF", "#2F5278", "#2B2F3B", "#8F5115", "#FFB060"),
 }
+ON_LEAST = "#ffffff"  # what is written on the colour of least, on a light page and on a dark one
 TIMES = (0.25, 0.5, 1, 2, 4)  # where those colours stand: half and twice are equally far from 1
 INK = {"light": "#1C2030", "dark": "#E9E8E3"}  # numbers in cells and frames around them
 

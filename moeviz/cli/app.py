@@ -12,26 +12,36 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from moeviz.errors import MoevizError
+from moeviz.formats.exports import read_trace
 
 SECONDS_TO_START = 60
+TRACE_FILE = "MOEVIZ_OPEN"  # the app's setting: a trace to begin with
 
 
-def serve_app(port: int, options: Sequence[str] = (), browser: bool = True) -> None:
-    """Serve the app to this machine until somebody stops it, and open it in a browser.
+def serve_app(port: int, options: Sequence[str] = (), browser: bool = True, file: str | None = None) -> None:
+    """Serve the app to this machine until somebody stops it, and open it in a browser; with a trace from a file.
 
     `options` are Streamlit's; `--server.address 0.0.0.0` lets other machines in. Serves in this process, so that
     whoever stops it stops the server, and from the folder that it is in, so that relative paths typed on a page mean
     what they say. Streamlit reads the app's settings beside its `main.py`.
 
-    Raises `MoevizError` where Streamlit is missing.
+    Raises `MoevizError` where Streamlit is missing, and before anything is served what `read_trace` raises.
     """
-    if find_spec("streamlit") is None:
-        raise MoevizError('The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.')
+    check_streamlit()
+    if file is not None:
+        read_trace(file)
+        os.environ[TRACE_FILE] = str(Path(file).resolve())
     sys.argv = ["streamlit", "run", str(main_script()), "--server.port", str(port)]
     sys.argv += ["--server.address", "localhost", *options]  # of two, the last counts
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def check_streamlit() -> None:
+    """Raise `MoevizError` where what serves the app is missing."""
+    if find_spec("streamlit") is None:
+        raise MoevizError('The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.')
 
 
 def main_script() -> Path:

@@ -1,7 +1,8 @@
 """What can be typed after `moeviz`: commands, options, and the examples of each `--help`."""
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 # moeviz.charts.TOPICS, known without loading it
 TOPICS = (
@@ -34,6 +35,7 @@ EXAMPLES = {
   moeviz convert trace.csv trace.parquet""",
     "app": """examples:
   moeviz app
+  moeviz app trace.npz                                open it with this trace on screen, however large the file is
   moeviz app --port 8080 --no-browser
   moeviz app --server.address 0.0.0.0                 open to other machines; unknown options go to Streamlit""",
     "trace": """examples:
@@ -97,7 +99,23 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def with_values(words: Sequence[str]) -> list[str]:
+    """The words of a command, each of Streamlit's options joined to its value, which would else be taken for FILE.
+
+    >>> with_values(["app", "--server.address", "0.0.0.0", "trace.npz"])
+    ['app', '--server.address=0.0.0.0', 'trace.npz']
+    """
+    joined: list[str] = []
+    for word in words:
+        if joined and re.fullmatch(r"--\w+\.\w+", joined[-1]) and not word.startswith("-"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _app_arguments(app: argparse.ArgumentParser) -> None:
+    app.add_argument("file", metavar="FILE", nargs="?", help="show this trace: a .csv, .parquet, .json or .npz file")
     app.add_argument("--port", type=_number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     app.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.arguments import parser
+from moeviz.cli.arguments import parser, with_values
 from moeviz.cli.io import check_output, load, note, progress, read_prompt, records, write
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import MoevizError
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `moeviz` and return its exit code."""
     arguments = parser()
-    args, args.extra = arguments.parse_known_args(argv)
-    if args.extra and args.command != "app":
-        arguments.error(f"unrecognized arguments: {' '.join(args.extra)}")
+    args, args.extra = arguments.parse_known_args(with_values(sys.argv[1:] if argv is None else argv))
+    if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
+        arguments.error(f"unrecognized arguments: {' '.join(unknown)}")
     logging.basicConfig(format="moeviz: %(message)s")
     logging.getLogger("moeviz").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _app(args: Namespace) -> int:
     from moeviz.cli.app import serve_app
 
-    serve_app(args.port, args.extra, browser=not args.no_browser)
+    serve_app(args.port, args.extra, browser=not args.no_browser, file=args.file)
     return 0
 
 

@@ -90,7 +90,7 @@ def _reader(filename: str | Path) -> Callable[[bytes], RoutingTrace]:
         suffixes = ", ".join(export.suffix for export in EXPORTS if export.read)
         name = PurePath(filename).name[:200]
         raise InvalidTrace(
-            f"{name!r} is a report for people and cannot be read back. Open a trace in one of these formats: "
+            f"{name!r} is for people to look at and cannot be read back. Open a trace in one of these formats: "
             f"{suffixes}."
         )
     return read

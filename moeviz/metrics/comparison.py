@@ -52,10 +52,10 @@ def load_divergence(pair: Pair) -> pd.DataFrame:
 
 
 def load_difference(pair: CountedPair) -> pd.DataFrame:
-    """Which experts one trace uses more than the other.
+    """Which experts the second trace uses more, or less, than the first.
 
     One row per expert of each layer that both traces have. Columns: layer int32 · expert int16 · load, other_load
-    float64 (share of the layer's assignments) · difference float64 (load - other_load, as a multiple of the uniform
+    float64 (share of the layer's assignments) · difference float64 (other_load - load, as a multiple of the uniform
     load: 1 is 1/E more of the layer's assignments). Raises `InvalidTrace` if the two have no layer with the same number
     of experts.
 
@@ -63,7 +63,7 @@ def load_difference(pair: CountedPair) -> pd.DataFrame:
     """
     one, other = (expert_load(trace)[["layer", "expert", "load", "uniform"]] for trace in matched(pair))
     both = one.assign(other_load=other["load"].to_numpy())
-    return both.assign(difference=(both["load"] - both["other_load"]) / both["uniform"]).drop(columns="uniform")
+    return both.assign(difference=(both["other_load"] - both["load"]) / both["uniform"]).drop(columns="uniform")
 
 
 def balance_of_both(pair: CountedPair) -> pd.DataFrame:

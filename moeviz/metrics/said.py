@@ -51,7 +51,7 @@ SAID: dict[str, Sentence] = {
 
 # Charts that say nothing, and why.
 SILENT = {
-    "top_expert_grid": "It is the text itself, to look at; `moeviz.metrics.findings` says what stands out in it.",
+    "token_layer_map": "It is the text itself, to look at; `moeviz.metrics.findings` says what stands out in it.",
     "token_expert_grid": "It is the text itself, to look at; `moeviz.metrics.findings` says what stands out in it.",
     "token_route": "It is one token: there is nothing to compare it with.",
     "coverage_curve": "Its numbers are shares without counts, and of a short text a few experts do most by luck.",
