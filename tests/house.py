@@ -56,8 +56,8 @@ MAY_IMPORT = {
     "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/*": f". moeviz.report {INERT}",
-    "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters {INERT} altair",
+    "moeviz/formats/*": f". moeviz.report moeviz.spreadsheets {INERT}",
+    "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
@@ -70,6 +70,7 @@ MAY_IMPORT = {
     "moeviz/model_info.py": "moeviz.errors",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
+    "moeviz/spreadsheets.py": "",
     "moeviz/viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
