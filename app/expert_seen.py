@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from moeviz_app import links, recent, shared, state
+from moeviz_app import recent, shared, state
 from moeviz_app.plain import plain
+from moeviz_app.to_expert import of_expert, one_more_step, steps
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
 from moeviz.routing_trace import RoutingTrace
 
 HELD_OUT, TRACE = "held-out", "trace"  # `seen` in the address
-STEPS = "steps between experts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,9 @@ def seen() -> Seen:
 
 def go(layer: int, expert: int, trace: RoutingTrace | None) -> None:
     """To an expert in the texts of a trace, or (None) in the held-out ones: one step in the browser's history."""
-    st.query_params.from_dict(links.of_expert(trace, layer, expert))
-    state.set_value(STEPS, steps() + 1)
+    st.query_params.from_dict(of_expert(trace, layer, expert))
+    one_more_step()
     st.rerun(scope="app")
-
-
-def steps() -> int:
-    """How often this visitor went on. Part of widgets' keys: a browser that goes back still has the click."""
-    return state.value(STEPS) or 0
 
 
 def _texts(model: str | None) -> dict[str, RoutingTrace]:

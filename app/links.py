@@ -14,12 +14,12 @@ from moeviz_app.components.address import write_address
 from moeviz_app.components.ask import fill_in
 from moeviz_app.live import run_live
 from moeviz_app.show import explained
+from moeviz_app.to_expert import LONGEST
 
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
 
 FIRST = ""  # path of the first page
-LONGEST = 1500  # characters of a prompt that an address can hold everywhere
 
 
 def record(run: Run) -> RoutingTrace:
@@ -75,17 +75,6 @@ def write(page: str) -> None:
 def stay(page: str) -> None:
     """Leave the address as the page or a link wrote it: another one would hold back who goes back."""
     recent.set_address(page, st.query_params.to_dict())
-
-
-def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, str]:
-    """The query of the page of an expert, as this trace shows it; of None, as the held-out texts do."""
-    where = {"layer": str(layer), "expert": str(expert)}
-    if trace is None:
-        return where
-    run = recent.run_of(trace)
-    if run is not None and len(run.prompt) <= LONGEST:
-        return run.parameters() | where | {"seen": "trace"}
-    return where | {"model": trace.model.name, "seen": "trace"}
 
 
 def _run_of(asked: dict[str, str]) -> Run:

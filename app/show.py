@@ -9,6 +9,7 @@ import streamlit as st
 from moeviz_app import state
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
+from moeviz_app.to_expert import follow_click, picture_of_experts
 
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
@@ -59,19 +60,28 @@ def words_of(chart: Chart) -> tuple[str, ...]:
 
 def show(chart: Chart, trace: RoutingTrace) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
+    follow_click(trace)
     heading(chart)
     with explained():
-        frame = chart.measure(part_of(trace, chart))
+        part = part_of(trace, chart)
+        frame = chart.measure(part)
         if layer_word(trace.model) == "layer" and (sentence := said(chart.key, frame)):  # it speaks of layers
             st.text(sentence)
-        picture_and_words(chart, frame)
+        picture_and_words(chart, frame, part if chart.expert else None)
 
 
-def picture_and_words(chart: Chart, frame: pd.DataFrame) -> None:
-    """The picture of these numbers, and beside it what is to be said about them."""
+def picture_and_words(chart: Chart, frame: pd.DataFrame, experts_of: RoutingTrace | None = None) -> None:
+    """The picture of these numbers, and beside it what is to be said about them.
+
+    Its marks lead to the pages of the experts of `experts_of`.
+    """
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
-        st.altair_chart(chart.picture(frame, dark=on_dark()), key=chart.key, alt=alternative(chart))
+        drawn = chart.picture(frame, dark=on_dark())
+        if experts_of is None:
+            st.altair_chart(drawn, key=chart.key, alt=alternative(chart))
+        else:
+            picture_of_experts(chart, drawn, experts_of, alternative(chart))
     with words:
         particulars(chart, frame)
 

@@ -12,8 +12,8 @@ from moeviz_app import shared
 from moeviz_app.asked import Run
 from moeviz_app.background import Background
 from moeviz_app.expert_made import JOB
-from moeviz_app.links import of_expert
 from moeviz_app.plain import plain
+from moeviz_app.to_expert import of_expert
 from moeviz_app.worker import Done, Worker
 from streamlit.testing.v1 import AppTest
 from test_app import HOSTILE, SECONDS, pictures, sentences
@@ -156,7 +156,7 @@ def link_script():
     import streamlit as st
     from moeviz_app import state
     from moeviz_app.asked import Run
-    from moeviz_app.links import of_expert
+    from moeviz_app.to_expert import of_expert
 
     from moeviz.samples import sample_trace
 

@@ -6,7 +6,7 @@ import pytest
 from labels import labelled
 from moeviz_app import settings, shared, state
 from moeviz_app.asked import Run
-from moeviz_app.links import LONGEST
+from moeviz_app.to_expert import LONGEST
 from moeviz_app.views.menu import GALLERY
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
@@ -330,3 +330,54 @@ def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_
     assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
     press(app, "Back to the one that ships")
     assert "This is the result that ships" in sentences(app)
+
+
+def clicked(layer, expert, key="load_heatmap 0"):
+    """What a click on a mark of that chart makes of a visit to the Load page."""
+
+    def script(layer, expert, key):
+        from types import SimpleNamespace
+
+        import streamlit as st
+        from moeviz_app import state, to_expert
+
+        from moeviz.charts import NAMED
+        from moeviz.samples import sample_trace
+
+        point = {"layer": layer, "expert": expert}
+        chosen = [{name: value for name, value in point.items() if value is not None}]
+        st.session_state[key] = SimpleNamespace(selection={"expert": chosen})
+        to_expert._ask(key, NAMED[key.split()[0]], sample_trace().select(layers=[1, 2]).model)
+        st.text(f"{state.value(to_expert.ASKED)} {to_expert.steps()}")
+
+    app = AppTest.from_function(script, default_timeout=SECONDS, args=(layer, expert, key)).run()
+    assert not app.exception
+    return app.text[0].value
+
+
+@pytest.mark.parametrize(
+    "point, asked",
+    [
+        ((2, 5), "(2, 5) 1"),
+        ((2, 32_767), "None 0"),  # the band of all other experts
+        ((2, None), "None 0"),
+        ((None, 5), "None 0"),
+        ((7, 5), "None 0"),
+        ((2, "5"), "None 0"),
+    ],
+)
+def test_a_click_asks_for_an_expert_that_the_model_has(point, asked):
+    assert clicked(*point) == asked
+
+
+def test_a_mark_of_one_layer_need_not_name_it():
+    assert clicked(None, 3, "kinds_heatmap 0") == "(1, 3) 1"
+
+
+def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
+    def ways(topic: str) -> list[str]:
+        app = page("moeviz_app.views.topic.topic_page", trace, topic)
+        return [box.label for box in app.selectbox if box.key.startswith(("layer of", "number of"))]
+
+    assert ways("Load") == ["Layer", "Expert"]
+    assert ways("Losses") == []

@@ -22,6 +22,7 @@ from moeviz.charts.effect import EFFECT
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.charts.to_expert import EXPERT, clickable
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
@@ -86,6 +87,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "chart",
         "theme",
         "overview",  # of long traces, above the strip
+        "to_expert",  # a click on a mark that is an expert
         *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
         "vocabulary",  # a part of specialization
         *("expert", "expert_company"),  # of one expert, on its own page
@@ -105,6 +107,26 @@ def test_asks_a_question_and_says_how_to_read_the_answer(chart):
     assert chart.question.endswith("?")
     assert chart.reading.endswith(".")
     assert "Columns:" in chart.method
+
+
+@pytest.mark.parametrize("chart", [chart for chart in CHARTS if chart.expert], ids=lambda chart: chart.key)
+def test_marks_that_are_experts_can_be_clicked_and_no_other_marks_look_so(chart):
+    part = fitted(labelled(sized(sample_trace())), chart)
+    frame = chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)
+    spec = clickable(chart.picture(frame), ["layer", chart.expert]).to_dict()
+    (chosen,) = (param for param in spec["params"] if param["name"] == EXPERT)
+    assert chosen["select"] == {"type": "point", "fields": ["layer", chart.expert], "on": "click"}
+    hands = list(with_hands(spec))
+    assert {chart.expert in columns for columns, hand in hands if hand} == {True}
+    assert not [columns for columns, hand in hands if chart.expert in columns and not hand]
+    assert "params" not in chart.picture(frame).to_dict(), "files and notebooks have no page to lead to"
+
+
+def with_hands(spec: dict):
+    """For each kind of mark, the columns of its data and whether a hand is over it."""
+    for part in spec.get("layer", [spec]):
+        rows = spec["datasets"][part.get("data", spec.get("data"))["name"]]
+        yield set(rows[0]) if rows else set(), part["mark"].get("cursor") == "pointer"
 
 
 @every_chart

@@ -66,7 +66,7 @@ def explorer(
     Without a `key` it is only to look at: the last tokens of a run that goes on. Give the same `at` again, or the place
     that was chosen, and the view stays as it is; another place is followed. The same is better, as the argument of a
     fragment is: with another one, all data is sent anew. `link` says the query of an expert's page; see
-    `links.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
+    `to_expert.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
 
     What was chosen last stays in `Chosen.at` when the server names another place. A page that does (the browser's back
     button) keeps the place itself: `on_choice` is called before the run in which there is news, and `told` reads it.

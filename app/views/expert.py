@@ -6,10 +6,11 @@ import pandas as pd
 import streamlit as st
 from moeviz_app.components.kwic import keyword_in_context
 from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
-from moeviz_app.expert_seen import Seen, go, seen, steps
+from moeviz_app.expert_seen import Seen, go, seen
 from moeviz_app.facts import layer_word
 from moeviz_app.plain import plain
 from moeviz_app.show import alternative, explained, heading, menu, say
+from moeviz_app.to_expert import steps
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart

@@ -18,6 +18,7 @@ from moeviz_app.options import Options, choose_model, choose_options
 from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
+from moeviz_app.to_expert import of_expert
 
 from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
@@ -142,13 +143,13 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         seen,
         stale=stale,
         key=EXPLORER,
-        link=lambda _, *where: links.of_expert(trace, *where),
+        link=lambda _, *where: of_expert(trace, *where),
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")
     links.write(links.FIRST)
     if chosen.opened is not None:
-        st.switch_page(state.page("Expert"), query_params=links.of_expert(trace, *chosen.opened))
+        st.switch_page(state.page("Expert"), query_params=of_expert(trace, *chosen.opened))
 
 
 def _given(trace: RoutingTrace, rows: range) -> Place:

@@ -4,6 +4,7 @@ import streamlit as st
 from moeviz_app.choices import choose_layer, choose_token, choose_two_layers, choose_window
 from moeviz_app.facts import trace_name
 from moeviz_app.show import show, trace_to_draw
+from moeviz_app.to_expert import choose_expert
 
 from moeviz.charts import TOPICS
 from moeviz.routing_trace import RoutingTrace
@@ -16,6 +17,8 @@ def topic_page(topic: str) -> None:
     if trace is None:
         return
     trace_name(trace)
+    if any(chart.expert for chart in TOPICS[topic]):
+        choose_expert(trace)
     _choices(topic, trace)
     for chart in TOPICS[topic]:
         show(chart, trace)

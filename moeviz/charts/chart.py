@@ -20,6 +20,7 @@ class Chart:
     layers: Literal["all", "one", "two"] = "all"  # how many layers the trace given to `measure` may have
     tokens: Literal["all", "window", "one"] = "all"  # and tokens; a window has theme.MAX_TOKENS at most
 
+    expert: str = ""  # where marks are experts, the column with their ids: a click on one leads to its page
     themed: bool = False  # whether `draw` takes `dark`, for colours that suit a dark page
 
     def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:

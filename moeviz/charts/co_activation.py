@@ -103,6 +103,7 @@ CHARTS = (
         "with few tokens, a bright cell may be luck.",
         measure=co_activation,
         draw=co_activation_heatmap,
+        expert="expert",
         layers="one",
     ),
     Chart(

@@ -172,7 +172,7 @@ def _height(field: str) -> alt.Y:
 def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
     """A band an expert, as wide as the page lets it, and its id where the band has room for it."""
     layers = max(bands["layer"].nunique(), 1)
-    columns = ["layer", "name", "tokens", "share", "top", "bottom", "middle", "colour", "x"]
+    columns = ["layer", "expert", "name", "tokens", "share", "top", "bottom", "middle", "colour", "x"]
     base = alt.Chart(bands[columns]).encode(
         x=x,
         tooltip=[
@@ -224,6 +224,7 @@ CHARTS = (
         "for any two layers.",
         measure=consecutive_transitions,
         draw=flow_ribbons,
+        expert="expert",
     ),
     Chart(
         "How much does the choice in one layer tell about the next?",

@@ -131,6 +131,7 @@ CHARTS = (
         "Experts with the same rank in two layers are not the same expert.",
         measure=ranked_load,
         draw=load_of_two_layers,
+        expert="expert",
         layers="two",
     ),
     Chart(
@@ -146,6 +147,7 @@ CHARTS = (
         "in the other layer; blank is none. In the row of an expert with few tokens, every cell is bright.",
         measure=transitions,
         draw=layer_transitions,
+        expert="from_expert",
         layers="two",
     ),
     Chart(

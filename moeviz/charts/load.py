@@ -151,6 +151,7 @@ CHARTS = (
         "and blue less, and a cross is an expert that no token was routed to.",
         measure=expert_load,
         draw=load_heatmap,
+        expert="expert",
         themed=True,
     ),
     Chart(
@@ -159,6 +160,7 @@ CHARTS = (
         "uniform share.",
         measure=expert_load,
         draw=load_bars,
+        expert="expert",
         layers="one",
     ),
     Chart(
@@ -188,5 +190,6 @@ CHARTS = (
         "assignments than its mean probability, below it for a smaller one.",
         measure=importance,
         draw=load_against_importance,
+        expert="expert",
     ),
 )

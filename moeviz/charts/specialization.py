@@ -112,6 +112,7 @@ CHARTS = (
         "rows that look alike are routed alike.",
         measure=load_by_label,
         draw=label_load_heatmap,
+        expert="expert",
         layers="one",
     ),
     Chart(

@@ -144,6 +144,7 @@ CHARTS = (
         "colour shows the weight, if the trace has weights.",
         measure=token_expert,
         draw=token_expert_grid,
+        expert="expert",
         layers="one",
         tokens="window",
     ),
@@ -153,6 +154,7 @@ CHARTS = (
         "are unrelated.",
         measure=token_routes,
         draw=token_route,
+        expert="expert",
         tokens="one",
     ),
 )

@@ -142,6 +142,7 @@ CHARTS = (
         "Tokens that occur fewer than ten times are left out; ␣ is a space.",
         measure=top_tokens,
         draw=top_tokens_table,
+        expert="expert",
         layers="one",
     ),
     Chart(
@@ -151,6 +152,7 @@ CHARTS = (
         "tokens a kind has, the more of it is luck.",
         measure=token_kinds,
         draw=kinds_heatmap,
+        expert="expert",
         layers="one",
     ),
     Chart(
@@ -167,6 +169,7 @@ CHARTS = (
         "their occurrences that go to it. The dashed line is luck; an expert without a bar has no tokens of its own.",
         measure=vocabulary_specialization,
         draw=vocabulary_of_experts,
+        expert="expert",
         layers="one",
     ),
 )

@@ -1,0 +1,80 @@
+"""The way to the page of an expert: its address, a click on a mark of a chart, and two boxes for the keyboard."""
+
+from functools import partial
+from typing import Any
+
+import streamlit as st
+from moeviz_app import recent, state
+
+from moeviz.charts.chart import Chart
+from moeviz.charts.to_expert import EXPERT, clickable
+from moeviz.metrics.words import layer_word
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+LONGEST = 1500  # characters of a prompt that an address can hold everywhere
+STEPS, ASKED = "steps between experts", "expert that was asked for"
+LAYER, NUMBER = "layer of the expert", "number of the expert"  # the two boxes
+
+
+def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, str]:
+    """The query of the page of an expert, as this trace shows it; of None, as the held-out texts do."""
+    where = {"layer": str(layer), "expert": str(expert)}
+    if trace is None:
+        return where
+    run = recent.run_of(trace)
+    if run is not None and len(run.prompt) <= LONGEST:
+        return run.parameters() | where | {"seen": "trace"}
+    return where | {"model": trace.model.name, "seen": "trace"}
+
+
+def steps() -> int:
+    """How often this visitor went on. Part of widgets' keys: a browser that goes back still has the click."""
+    return state.value(STEPS) or 0
+
+
+def one_more_step() -> None:
+    """The visitor goes on to another expert."""
+    state.set_value(STEPS, steps() + 1)
+
+
+def follow_click(trace: RoutingTrace) -> None:
+    """Go where the last click asked to go: before a page draws, since what it would draw is left at once."""
+    if (where := state.value(ASKED)) is not None:
+        state.set_value(ASKED, None)
+        st.switch_page(state.page("Expert"), query_params=of_expert(trace, *where))
+
+
+def picture_of_experts(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
+    """A chart whose marks are experts of this part of a trace, each a way to its page."""
+    key = f"{chart.key} {steps()}"
+    st.altair_chart(
+        clickable(picture, ["layer", chart.expert]),
+        key=key,
+        alt=alt,
+        on_select=partial(_ask, key, chart, part.model),
+        selection_mode=EXPERT,
+    )
+
+
+def _ask(key: str, chart: Chart, model: ModelInfo) -> None:
+    """Callback of a click. What is no expert of the model is none: the band of all others, the space between."""
+    for point in state.value(key).selection.get(EXPERT, []):
+        only = model.layers[0] if chart.layers != "all" else None  # marks of one layer do not name it
+        layer, expert = point.get("layer", only), point.get(chart.expert)
+        if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
+            state.set_value(ASKED, (int(layer), int(expert)))
+            one_more_step()
+
+
+def choose_expert(trace: RoutingTrace) -> None:
+    """What a click does, and the same by the keyboard."""
+    word, layers = layer_word(trace.model), trace.model.layers
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("Click an expert to see what it does.", width="content")
+        with st.popover("Go to an expert", width="content"), st.container(horizontal=True, vertical_alignment="bottom"):
+            layer = st.selectbox(word.capitalize(), layers, key=f"{LAYER} {id(trace)}", width=120)
+            ids = range(trace.model.num_experts[layers.index(layer)])
+            expert = st.selectbox("Expert", ids, key=f"{NUMBER} {id(trace)} {layer}", width=120)
+            if st.button("Go", key="go to the expert"):
+                st.switch_page(state.page("Expert"), query_params=of_expert(trace, layer, expert))

@@ -1,0 +1,26 @@
+"""A click on a mark that is an expert: pages add it to a chart, since files and notebooks have no page to lead to."""
+
+from typing import Any
+
+import altair as alt
+
+EXPERT = "expert"  # name of the selection
+
+
+def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str]) -> alt.Chart | alt.LayerChart:
+    """The picture with a selection of one mark by these columns of its data, and a hand over such marks.
+
+    In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
+    """
+    chosen = alt.selection_point(name=EXPERT, fields=fields, on="click", empty=False)
+    return _with_hand(picture.copy(), fields[-1], picture.data).add_params(chosen)
+
+
+def _with_hand(picture: alt.Chart | alt.LayerChart, field: str, above: Any) -> alt.Chart | alt.LayerChart:
+    data = above if picture.data is alt.Undefined else picture.data
+    if isinstance(picture, alt.LayerChart):
+        picture.layer = [_with_hand(part, field, data) for part in picture.layer]
+    elif field in getattr(data, "columns", ()):
+        mark = {"type": picture.mark} if isinstance(picture.mark, str) else picture.mark.to_dict()
+        picture.mark = alt.MarkDef(**mark | {"cursor": "pointer"})
+    return picture
