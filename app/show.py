@@ -1,7 +1,9 @@
 """One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 from zlib import crc32
 
 import pandas as pd
@@ -58,16 +60,43 @@ def words_of(chart: Chart) -> tuple[str, ...]:
     return chart.question, chart.reading, *chart.method.split("\n\n")[:2]
 
 
-def show(chart: Chart, trace: RoutingTrace) -> None:
+Told = dict[str, tuple[Any, list[str]]]  # what is lacking: a place on the page, and the questions without an answer
+
+
+def show_all(charts: Iterable[Chart], trace: RoutingTrace) -> None:
+    """Draw these charts; what several of them lack is said once, at the first of them."""
+    told: Told = {}
+    for chart in charts:
+        show(chart, trace, told)
+
+
+def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
     follow_click(trace)
-    heading(chart)
-    with explained():
+    frame = None
+    with explained(partial(_tell_once, chart, {} if told is None else told)):
         part = part_of(trace, chart)
         frame = chart.measure(part)
+    if frame is None:
+        return
+    heading(chart)
+    with explained():
         if layer_word(trace.model) == "layer" and (sentence := said(chart.key, frame)):  # it speaks of layers
             st.text(sentence)
         picture_and_words(chart, frame, part if chart.expert else None)
+
+
+def _tell_once(chart: Chart, told: Told, sentence: str) -> None:
+    """Why a chart is not drawn. What a trace lacks is said after the name of a measure: "… needs router logits"."""
+    lacking = sentence.partition(" needs ")[2] or sentence
+    if lacking not in told:
+        heading(chart)
+        say(sentence)
+        told[lacking] = (st.empty(), [])
+        return
+    place, questions = told[lacking]
+    questions.append(chart.question)
+    place.text(f"The same goes for: {' · '.join(questions)}")
 
 
 def picture_and_words(chart: Chart, frame: pd.DataFrame, experts_of: RoutingTrace | None = None) -> None:

@@ -275,17 +275,25 @@ def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
     app = topic_page(topic, ids_only_trace)
     assert not app.exception
     explanations = [icon for icon in app.markdown if icon.value == ":material/info:"]
-    assert pictures(app) + len(explanations) == len(TOPICS[topic])
+    others = sum(text.value.count("?") for text in app.text if text.value.startswith("The same goes for: "))
+    without_labels = (len(specialization.CHARTS) - 1) * (topic == "Specialization")  # one sentence in place of them
+    assert pictures(app) + len(explanations) + others + without_labels == len(TOPICS[topic])
     if topic == "Confidence":
-        assert sentences(app).count("and this trace (sample) has none.") == len(TOPICS[topic])
+        assert sentences(app).count("and this trace (sample) has none.") == 1, "what several lack is said once"
+        assert others == len(TOPICS[topic]) - 1
 
 
-def test_a_trace_without_labels_is_told_how_to_get_one_with(trace):
+def test_a_trace_without_labels_is_one_sentence_and_a_button_that_brings_texts_with_labels(trace):
     app = topic_page("Specialization", trace)
     assert not app.exception
-    assert sentences(app).count(
-        "Record a labelled trace with `moeviz corpus`, or open the evaluation set on the app's Traces page."
-    ) == len(specialization.CHARTS)
+    assert sentences(app).count("label") == 1
+    assert "embedded model's, not those of this trace" in sentences(app)
+    (button,) = (button for button in app.button if button.label == "Use the evaluation texts")
+    button.click().run()
+    assert not app.exception
+    assert app.session_state["trace"] is shared.evaluation_routing()
+    assert pictures(app) == len(TOPICS["Specialization"])
+    assert "Use the evaluation texts" not in [button.label for button in app.button]
 
 
 def test_every_chart_says_how_its_numbers_are_computed(real_trace):

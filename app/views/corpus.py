@@ -11,7 +11,7 @@ from moeviz_app.choices import choose_layer
 from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.live import waiting_words
-from moeviz_app.show import explained, say, show
+from moeviz_app.show import explained, say, show_all
 from moeviz_app.worker import InLine, News, result
 
 from moeviz.charts import TOPICS
@@ -115,8 +115,7 @@ def _show(trace: RoutingTrace) -> None:
     st.divider()
     trace_facts(trace)
     choose_layer(trace)
-    for chart in TOPICS["Specialization"]:
-        show(chart, trace)
+    show_all(TOPICS["Specialization"], trace)
     st.subheader("Download this trace", anchor=False)
     downloads(trace)
     say("Every other page now shows this trace too.")

@@ -1,12 +1,14 @@
 """The page of one topic: each of its charts, and a choice of layers and tokens if they need one."""
 
 import streamlit as st
+from moeviz_app import shared, state
 from moeviz_app.choices import choose_layer, choose_token, choose_two_layers, choose_window
 from moeviz_app.facts import trace_name
-from moeviz_app.show import show, trace_to_draw
+from moeviz_app.show import say, show_all, trace_to_draw
 from moeviz_app.to_expert import choose_expert
 
-from moeviz.charts import TOPICS
+from moeviz.charts import TOPICS, specialization
+from moeviz.embedded import EMBEDDED
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -20,8 +22,23 @@ def topic_page(topic: str) -> None:
     if any(chart.expert for chart in TOPICS[topic]):
         choose_expert(trace)
     _choices(topic, trace)
-    for chart in TOPICS[topic]:
-        show(chart, trace)
+    charts = TOPICS[topic]
+    if "label" not in trace.tokens and set(specialization.CHARTS) <= set(charts):
+        _offer_labels(trace)
+        charts = tuple(chart for chart in charts if chart not in specialization.CHARTS)
+    show_all(charts, trace)
+
+
+def _offer_labels(trace: RoutingTrace) -> None:
+    """One sentence in place of every chart that compares kinds of text, and the way to see them."""
+    whose = "the embedded model's" if trace.model.name == EMBEDDED else "the embedded model's, not those of this trace"
+    say(
+        "Which kinds of text an expert takes is seen in texts with labels, and this trace has none. The sixty "
+        f"evaluation texts have them, fifteen kinds; their numbers are {whose}."
+    )
+    if st.button("Use the evaluation texts"):
+        state.set_trace(shared.evaluation_routing())
+        st.rerun()
 
 
 def _choices(topic: str, trace: RoutingTrace) -> None:
