@@ -147,6 +147,16 @@ def chats(name: str, how: How) -> bool:
     return bool(loaded is not None and getattr(loaded.tokenizer, "chat_template", None))
 
 
+def added_by_template(name: str, how: How, prompt: str, system: str | None) -> list[int]:
+    """Which tokens of a turn of a chat its template added; none where that cannot be told, or the model is gone."""
+    if not chats(name, how):
+        return []
+    from moeviz.capture.run.chat import added_by_template
+
+    added = added_by_template(_in_memory()[name, how].tokenizer, prompt, system)
+    return [] if added is None else [token for token, is_added in enumerate(added) if is_added]
+
+
 def check_on_offer(name: str) -> None:
     """Raise `ModelNotFound` if this visitor may not have that model."""
     if name not in settings.SETTINGS.models and not settings.may_name_any_model():

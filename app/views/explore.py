@@ -108,6 +108,7 @@ def _answer(options: Options, name: str) -> None:
     trace = state.shown_trace()
     if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        links.write(links.FIRST)
         return
     written(trace, key="written")
     with explained():
@@ -141,6 +142,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         part,
         _given(trace, rows),
         seen,
+        template=[token - rows.start for token in _of_template(trace) if token in rows],
         stale=stale,
         key=EXPLORER,
         link=lambda _, *where: of_expert(trace, *where),
@@ -177,6 +179,11 @@ def _rows(trace: RoutingTrace) -> range:
         return range(len(trace.tokens))
     choose_stretch(trace)
     return state.window()
+
+
+def _of_template(trace: RoutingTrace) -> list[int]:
+    ran = recent.run_of(trace)
+    return shared.added_by_template(ran.model, ran.how, ran.prompt, ran.system) if ran and ran.chat else []
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:
