@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",
+    "moeviz/in_app.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
     "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
@@ -71,6 +72,7 @@ MAY_IMPORT = {
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",
+    "moeviz/own_folder.py": "",
     "moeviz/viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
