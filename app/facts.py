@@ -4,7 +4,7 @@ import streamlit as st
 from moeviz_app import shared
 
 from moeviz.embedded import EMBEDDED
-from moeviz.metrics.likeness import label_likeness
+from moeviz.metrics.likeness import clearly_like, label_likeness
 from moeviz.metrics.parameters import touched_growth
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
@@ -108,9 +108,9 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
         f"Of the {len(others) + 1} kinds of text in the evaluation set, {nearest.label} uses the experts most "
         f"similarly: {nearest.divergence:.2f} bits apart (Jensen-Shannon divergence of the loads, averaged over "
         f"layers; 0 is the same, 1 has no expert in common). Next come {then}; the furthest is {others[-1].label}, at "
-        f"{others[-1].divergence:.2f}."
+        f"{others[-1].divergence:.2f}. A kind is named where each third of the text is closest to it too."
     )
-    return {"Routed like": (nearest.label, meaning)}
+    return {"Routed like": (clearly_like(trace, reference) or "no kind clearly", meaning)}
 
 
 def figures(rows: dict[str, tuple[int | str, str]]) -> None:

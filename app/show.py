@@ -11,7 +11,7 @@ import streamlit as st
 from moeviz_app import state
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
-from moeviz_app.to_expert import follow_click, picture_of_experts
+from moeviz_app.to_expert import follow_click, picture_of_experts, picture_of_pairs
 
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
@@ -83,7 +83,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
     with explained():
         if layer_word(trace.model) == "layer" and (sentence := said(chart.key, frame)):  # it speaks of layers
             st.text(sentence)
-        picture_and_words(chart, frame, part if chart.expert else None)
+        picture_and_words(chart, frame, part)
 
 
 def _tell_once(chart: Chart, told: Told, sentence: str) -> None:
@@ -99,18 +99,20 @@ def _tell_once(chart: Chart, told: Told, sentence: str) -> None:
     place.text(f"The same goes for: {' · '.join(questions)}")
 
 
-def picture_and_words(chart: Chart, frame: pd.DataFrame, experts_of: RoutingTrace | None = None) -> None:
+def picture_and_words(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None = None) -> None:
     """The picture of these numbers, and beside it what is to be said about them.
 
-    Its marks lead to the pages of the experts of `experts_of`.
+    Where it is of `part`, of the trace on screen, a click on an expert or a pair of layers leads on.
     """
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
         drawn = chart.picture(frame, dark=on_dark())
-        if experts_of is None:
-            st.altair_chart(drawn, key=chart.key, alt=alternative(chart))
+        if part is not None and chart.expert:
+            picture_of_experts(chart, drawn, part, alternative(chart))
+        elif part is not None and chart.two_layers:
+            picture_of_pairs(chart, drawn, part, alternative(chart))
         else:
-            picture_of_experts(chart, drawn, experts_of, alternative(chart))
+            st.altair_chart(drawn, key=chart.key, alt=alternative(chart))
     with words:
         particulars(chart, frame)
 

@@ -7,7 +7,7 @@ import streamlit as st
 from moeviz_app import recent, state
 
 from moeviz.charts.chart import Chart
-from moeviz.charts.to_expert import EXPERT, clickable
+from moeviz.charts.to_expert import EXPERT, PAIR, clickable
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -65,6 +65,21 @@ def _ask(key: str, chart: Chart, model: ModelInfo) -> None:
         if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
             state.set_value(ASKED, (int(layer), int(expert)))
             one_more_step()
+
+
+def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
+    """A chart whose marks are pairs of layers: a click on one chooses them."""
+    drawn, chosen = clickable(picture, ["from_layer", "to_layer"], PAIR), partial(_choose_pair, chart.key, part.model)
+    st.altair_chart(drawn, key=chart.key, alt=alt, on_select=chosen, selection_mode=PAIR)
+
+
+def _choose_pair(key: str, model: ModelInfo) -> None:
+    """Callback of a click."""
+    for point in state.value(key).selection.get(PAIR, []):
+        pair = point.get("from_layer"), point.get("to_layer")
+        if set(pair) <= set(model.layers):
+            state.set_value(state.FIRST_LAYER, int(pair[0]))
+            state.set_value(state.SECOND_LAYER, int(pair[1]))
 
 
 def choose_expert(trace: RoutingTrace) -> None:

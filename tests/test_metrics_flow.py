@@ -9,7 +9,7 @@ import pytest
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.charts.flow import REST, flow_ribbons
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.flow import consecutive_information, consecutive_transitions
+from moeviz.metrics.flow import consecutive_information, consecutive_transitions, information_between_layers
 from moeviz.metrics.layers import overlap, transitions
 from moeviz.routing_trace import token_frame
 from moeviz.samples import sample_trace
@@ -167,3 +167,38 @@ def test_thin_ribbons_are_left_out_and_their_share_is_said():
 def test_a_big_trace_stays_a_small_picture():
     ribbons, bands, _ = drawn(sample_trace(layers=48, tokens=256, top_k=8, experts=128))
     assert len(ribbons) <= 1_000 and bands.groupby("layer").size().max() == 16
+
+
+def test_all_pairs_of_layers_are_compared_in_bits(by_hand):
+    """From 1 to 4 one bit, all that there is; from 1 to 5, and from 4 to 5, nothing."""
+    frame = information_between_layers(by_hand).set_index(["from_layer", "to_layer"])
+    assert list(frame.index) == [(1, 4), (1, 5), (4, 5)]
+    assert frame["information"].tolist() == pytest.approx([1, 0, 0])
+    assert frame["maximum"].tolist() == pytest.approx([1, 1, 1])
+    assert frame["above"].tolist() == pytest.approx([1 - frame.loc[(1, 4), "shuffled"], 0, 0])
+    assert set(frame["shuffles"]) == {20}
+
+
+def test_neighbours_are_as_in_the_chart_of_neighbours_and_luck_is_about_the_same():
+    trace = sample_trace(layers=4, tokens=300)
+    of_all = information_between_layers(trace)
+    pairs = of_all[of_all["to_layer"] == of_all["from_layer"] + 1].reset_index(drop=True)
+    neighbours = consecutive_information(trace)
+    for column in ("tokens", "information", "maximum"):
+        assert pairs[column].tolist() == pytest.approx(neighbours[column].tolist())
+    assert pairs["shuffled"].tolist() == pytest.approx(neighbours["shuffled"].tolist(), rel=0.1)
+
+
+def test_many_layers_of_many_experts_are_counted_by_what_occurs_and_too_many_tokens_are_a_sentence(monkeypatch):
+    trace = sample_trace(layers=96, tokens=64, experts=512, top_k=8)
+    frame = information_between_layers(trace)
+    assert len(frame) == 96 * 95 / 2 and set(frame["shuffles"]) == {20}
+    monkeypatch.setattr("moeviz.metrics.flow.MOST_PAIRED", 4560 * 64 - 1)
+    with pytest.raises(InvalidTrace, match="4,560 pairs of layers with 64 tokens each"):
+        information_between_layers(trace)
+
+
+def test_a_pair_in_which_no_token_has_two_experts_has_no_row():
+    trace = first_choices({1: [0, 1, -1, -1], 2: [-1, -1, 1, 0], 3: [0, 1, 0, 1]}, 3)
+    pairs = information_between_layers(trace)[["from_layer", "to_layer"]].to_numpy().tolist()
+    assert pairs == [[1, 3], [2, 3]]

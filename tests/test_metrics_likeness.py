@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moeviz.embedded.reference import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.likeness import label_likeness
+from moeviz.metrics.likeness import clearly_like, label_likeness
 from moeviz.samples import sample_trace
 
 
@@ -58,3 +59,24 @@ def test_a_reference_needs_labels(reference):
 def test_another_model_is_no_reference(reference):
     with pytest.raises(InvalidTrace, match="num_experts"):
         label_likeness(sample_trace(layers=1, tokens=4, experts=8), reference)
+
+
+def test_a_label_is_clear_where_every_third_of_the_text_is_closest_to_it(reference):
+    assert clearly_like(routed([3, 3, 3]), reference) == "French"
+    assert label_likeness(routed([3, 3, 3, 3, 0, 1]), reference)["label"].iloc[0] == "French"
+    assert clearly_like(routed([3, 3, 3, 3, 0, 1]), reference) is None, "its last third is closest to sums"
+    assert clearly_like(routed([3, 3]), reference) is None, "two tokens have no thirds"
+
+
+@pytest.mark.survey
+def test_an_evaluation_text_is_mostly_like_its_kind_and_a_text_of_two_kinds_like_none():
+    whole = reference_routing()
+    texts = whole.tokens["sequence"].to_numpy()
+    labels = whole.tokens.groupby("sequence")["label"].first()
+    judged = [clearly_like(whole.select(tokens=texts == n), whole.select(tokens=texts != n)) for n in labels.index]
+    said = [label == own for label, own in zip(judged, labels, strict=True) if label is not None]
+    assert len(said) >= 0.7 * len(labels) and np.mean(said) > 0.9
+    for one, other in zip(labels.index[::8], labels.index[4::8], strict=False):  # of two kinds, half of each
+        rows = [np.flatnonzero(texts == n) for n in (one, other)]
+        mixed = np.isin(np.arange(len(texts)), np.concatenate([row[: len(row) // 2] for row in rows]))
+        assert clearly_like(whole.select(tokens=mixed), whole.select(tokens=~np.isin(texts, [one, other]))) is None

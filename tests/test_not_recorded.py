@@ -37,6 +37,8 @@ OF_PLACES = {"repeated_first_choice", "repeated_any_choice", "token_layer_map", 
 OF_FIRST_CHOICES = {
     "label_divergence_grid",
     "layer_transitions",
+    "flow_between_layers",
+    "flow_of_two_layers",
     "flow_ribbons",
     "flow_information",
     "repeated_first_choice",

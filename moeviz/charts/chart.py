@@ -21,6 +21,7 @@ class Chart:
     tokens: Literal["all", "window", "one"] = "all"  # and tokens; a window has theme.MAX_TOKENS at most
 
     expert: str = ""  # where marks are experts, the column with their ids: a click on one leads to its page
+    two_layers: bool = False  # whether marks are pairs of layers: a click on one chooses them
     themed: bool = False  # whether `draw` takes `dark`, for colours that suit a dark page
 
     def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:

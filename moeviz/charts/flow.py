@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.flow import consecutive_information, consecutive_transitions
+from moeviz.metrics.flow import consecutive_information, consecutive_transitions, information_between_layers
 
 MAX_LAYERS, MAX_EXPERTS, MAX_RIBBONS = 12, 16, 1_000  # in one picture
 THIN = 0.004  # of the height: over a pixel, and a thinner ribbon is left out
@@ -215,7 +215,55 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(alt.layer(bars, maximum, shuffled), theme.MEDIUM)
 
 
+def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
+    """The same of two layers, however far apart. Columns: those of `consecutive_transitions`."""
+    return flow_ribbons(frame)
+
+
+def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
+    """Layer by later layer, by what one tells about the other. Columns: those of `information_between_layers`."""
+    layers = [int(layer) for layer in np.unique(frame[["from_layer", "to_layer"]])]
+    bits = {"information": "bits", "shuffled": "with tokens shuffled", "above": "above that", "maximum": "maximum"}
+    scale, axis = alt.Scale(domain=layers), theme.ids_axis()
+    title = "bits about the later layer, above shuffled tokens"
+    legend = alt.Legend(title=title, titleLimit=330, orient="top", gradientLength=200)
+    chart = (
+        alt.Chart(theme.compact(frame))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("to_layer:O", title="later layer", scale=scale, axis=axis),
+            y=alt.Y("from_layer:O", title="layer", scale=scale, axis=axis),
+            color=alt.Color("above:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
+            tooltip=[
+                alt.Tooltip("from_layer:Q", title="layer", format="d"),
+                alt.Tooltip("to_layer:Q", title="later layer", format="d"),
+                alt.Tooltip("tokens:Q", format=","),
+                *(alt.Tooltip(f"{field}:Q", title=name, format=".3f") for field, name in bits.items()),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.grid_height(len(layers)), canvas=True)
+
+
 CHARTS = (
+    Chart(
+        "Between which layers does the choice of an expert carry over?",
+        "Each cell is how much the first choice in one layer tells about the first choice in a later one, above what "
+        "luck gives: the same with the tokens shuffled. Click a cell to see those two layers below.",
+        measure=information_between_layers,
+        draw=flow_between_layers,
+        two_layers=True,
+    ),
+    Chart(
+        "How do tokens flow between these two layers?",
+        "Each band is an expert and each ribbon the tokens that have both as their first choice, in the colour of the "
+        "expert in the first layer, and stronger where there are more of them than chance would give. The same colour "
+        "in two layers is not the same expert.",
+        measure=consecutive_transitions,
+        draw=flow_of_two_layers,
+        layers="two",
+        expert="expert",
+    ),
     Chart(
         "How do tokens flow from expert to expert, layer by layer?",
         "Each column is a layer and its bands are experts. Each ribbon is the tokens that go from one first choice to "

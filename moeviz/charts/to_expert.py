@@ -1,18 +1,18 @@
-"""A click on a mark that is an expert: pages add it to a chart, since files and notebooks have no page to lead to."""
+"""A click on an expert or a pair of layers: pages add it to a chart, since files and notebooks lead nowhere."""
 
 from typing import Any
 
 import altair as alt
 
-EXPERT = "expert"  # name of the selection
+EXPERT, PAIR = "expert", "pair"  # names of the selections
 
 
-def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str]) -> alt.Chart | alt.LayerChart:
+def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str = EXPERT) -> alt.Chart | alt.LayerChart:
     """The picture with a selection of one mark by these columns of its data, and a hand over such marks.
 
     In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
     """
-    chosen = alt.selection_point(name=EXPERT, fields=fields, on="click", empty=False)
+    chosen = alt.selection_point(name=name, fields=fields, on="click", empty=False)
     return _with_hand(picture.copy(), fields[-1], picture.data).add_params(chosen)
 
 

@@ -39,6 +39,8 @@ SAID: dict[str, Sentence] = {
     "balance_of_two_layers": layers.said_of_two_balances,
     "layer_transitions": experts.said_of_transitions,
     "layer_overlap": layers.said_of_overlap,
+    "flow_between_layers": layers.said_of_pairs_of_layers,
+    "flow_of_two_layers": experts.said_of_transitions,
     "flow_ribbons": experts.said_of_transitions,
     "flow_information": layers.said_of_information,
     "parameters_by_part": models.said_of_parts,

@@ -159,3 +159,13 @@ def said_of_information(frame: pd.DataFrame) -> str | None:
     row = one_row(told, (told["information"] - told["shuffled"]).idxmax())
     layers = f"Layer {row.from_layer} tells most about the next, layer {row.to_layer}"
     return f"{layers}: {row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}."
+
+
+def said_of_pairs_of_layers(frame: pd.DataFrame) -> str | None:
+    """The layer that tells most about a later one, if one and a half times what shuffled tokens tell."""
+    clear = (frame["information"] >= HALF_MORE * frame["shuffled"]) & (frame["above"] >= BITS)
+    if not clear.any():
+        return None
+    row = one_row(frame, frame.loc[clear, "above"].idxmax())
+    bits = f"{row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}"
+    return f"Of all layers, layer {row.from_layer} tells most about a later one, layer {row.to_layer}: {bits}."
