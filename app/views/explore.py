@@ -18,7 +18,7 @@ from moeviz_app.options import Options, choose_model, choose_options
 from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
-from moeviz_app.to_expert import of_expert
+from moeviz_app.to_expert import of_expert, open_expert
 
 from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
@@ -151,7 +151,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     log_moment("first chart sent")
     links.write(links.FIRST)
     if chosen.opened is not None:
-        st.switch_page(state.page("Expert"), query_params=of_expert(trace, *chosen.opened))
+        open_expert(of_expert(trace, *chosen.opened))
 
 
 def _given(trace: RoutingTrace, rows: range) -> Place:
