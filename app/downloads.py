@@ -2,10 +2,8 @@
 
 import re
 
-import pandas as pd
 import streamlit as st
 
-from moeviz.formats.csv_file import escape_formula
 from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
 
@@ -36,10 +34,3 @@ def file_stem(trace: RoutingTrace) -> str:
     words = re.findall(r"[a-z0-9]+", "".join(trace.tokens["text"].head(WORDS_IN_NAME * 6)).lower())
     parts = ["moeviz", *re.findall(r"[a-z0-9]+", model.lower())[:WORDS_IN_NAME], *words[:WORDS_IN_NAME]]
     return "-".join(parts)[:80]
-
-
-def table_as_csv(frame: pd.DataFrame) -> bytes:
-    """The numbers behind a chart, for a spreadsheet: no token in it runs as a formula."""
-    texts = [name for name, column in frame.items() if not pd.api.types.is_numeric_dtype(column)]
-    safe = frame.assign(**{name: frame[name].astype(str).map(escape_formula) for name in texts})
-    return safe.to_csv(index=False, lineterminator="\r\n").encode()

@@ -1,6 +1,7 @@
 """What the page of an expert has made where a trace lacks it: weights, the loss without the expert, router rows."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 JOB = "work for an expert"  # one at a time: a visitor's own
 SECONDS_BETWEEN_LOOKS = 0.7
+MUTED = "muted"  # folder of what is kept
+HOW_MUTED = 1  # counts up where `muted_by_label` comes to other numbers than before
 Pairs = Sequence[tuple[str, str]]
+Keep = Callable[[str, Any], None]
 
 
 def muted(seen: Seen) -> pd.DataFrame | None:
     """What each kind of text loses without the expert, where that is known; see `muted_by_label`."""
-    return shared.reference_muted() if seen.held_out else kept.kept(_name("muted", seen))
+    if seen.held_out:
+        return shared.reference_muted()
+    return kept.kept_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
 
 
 def rows(seen: Seen) -> pd.DataFrame | None:
@@ -40,7 +46,12 @@ def offer_muting(seen: Seen) -> None:
     why = (
         "Every text is read twice: as the model is, and with this expert muted, so that its router takes the next best."
     )
-    _offer(_name("muted", seen), words, why, lambda: _muting(seen), lambda parts: pd.concat(parts, ignore_index=True))
+
+    def keep(name: str, found: pd.DataFrame) -> None:
+        kept.keep_long(name, MUTED, lambda: _muting_depends(seen), found)
+
+    finish = partial(pd.concat, ignore_index=True)
+    _offer(_name("muted", seen), words, why, lambda: _muting(seen), finish, keep)
 
 
 def offer_weights(seen: Seen) -> None:
@@ -80,10 +91,17 @@ def offer_rows(seen: Seen) -> None:
         st.rerun()
 
 
-def _offer(name: str, words: str, why: str, begin: Callable[[], Background], finish: Callable[[list], Any]) -> None:
+def _offer(
+    name: str,
+    words: str,
+    why: str,
+    begin: Callable[[], Background],
+    finish: Callable[[list], Any],
+    keep: Keep = kept.keep,
+) -> None:
     running = state.result(JOB)
     if running is not None and running[0] == name:
-        st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish)
+        st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep)
     elif st.button(words, help=why, key=f"begin {name}"):
         with explained():
             if running is not None:
@@ -92,7 +110,7 @@ def _offer(name: str, words: str, why: str, begin: Callable[[], Background], fin
             st.rerun()
 
 
-def _watch(name: str, job: Background, finish: Callable[[list], Any]) -> None:
+def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep) -> None:
     """How far it is, and Stop; the result once it is there."""
     with explained():
         try:
@@ -101,7 +119,7 @@ def _watch(name: str, job: Background, finish: Callable[[list], Any]) -> None:
             state.forget_result(JOB)
             raise
         if found is not None:
-            kept.keep(name, finish(found))
+            keep(name, finish(found))
         if found is not None or st.button("Stop", key=f"stop {name}", help="Nothing is kept if you stop."):
             job.stop()
             state.forget_result(JOB)
@@ -122,6 +140,17 @@ def _muting(seen: Seen) -> Background:
     kinds = dict.fromkeys(label for label, _ in pairs)
     pieces = [piece(kind, [pair for pair in pairs if pair[0] == kind]) for kind in kinds]
     return Background(shared.asking(seen.trace.model.name, _how(seen)), pieces)
+
+
+def _muting_depends(seen: Seen) -> str | None:
+    """All that the loss without an expert depends on: the weights, how they are opened, and the texts."""
+    model, tokens, how = seen.trace.model, seen.trace.tokens, _how(seen)
+    weights = shared.weights(model.name, how, model.revision)
+    if weights is None:
+        return None
+    columns = [name for name in ("sequence", "position", "token_id", "label") if name in tokens]
+    texts = tokens[columns].to_csv(index=False)
+    return repr((HOW_MUTED, model.name, weights, how, seen.layer, seen.expert, texts))
 
 
 def _reading(seen: Seen) -> Background:

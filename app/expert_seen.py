@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 from moeviz_app import recent, shared, state
 from moeviz_app.plain import plain
-from moeviz_app.to_expert import of_expert, one_more_step, steps
+from moeviz_app.to_expert import asked_expert, of_expert, one_more_step, steps
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
@@ -34,7 +34,7 @@ class Seen:
 
 def seen() -> Seen:
     """What the address asks for, with the choice of texts drawn. Raises `MissingField` where there is no such trace."""
-    asked = st.query_params.to_dict()
+    asked = asked_expert()
     texts = _texts(asked.get("model"))
     if not texts:
         raise MissingField(

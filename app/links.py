@@ -14,7 +14,7 @@ from moeviz_app.components.address import write_address
 from moeviz_app.components.ask import fill_in
 from moeviz_app.live import run_live
 from moeviz_app.show import explained
-from moeviz_app.to_expert import LONGEST
+from moeviz_app.to_expert import LONGEST, asked_expert
 
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
@@ -73,8 +73,11 @@ def write(page: str) -> None:
 
 
 def stay(page: str) -> None:
-    """Leave the address as the page or a link wrote it: another one would hold back who goes back."""
-    recent.set_address(page, st.query_params.to_dict())
+    """Leave the address of an expert's page as the page or a link wrote it, or write it where none has."""
+    wanted = asked_expert()
+    recent.set_address(page, wanted)
+    if wanted != st.query_params.to_dict():
+        write_address(wanted)
 
 
 def _run_of(asked: dict[str, str]) -> Run:

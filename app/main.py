@@ -32,7 +32,9 @@ STYLE = """<style>
 .st-key-tagline em {font-style: normal; opacity: .8}
 @media (max-width: 640px) {
   .st-key-tagline em {display: none}
+  .st-key-tagline {gap: .4rem !important}
   .st-key-tagline > div:first-child {flex-basis: 100%}
+  .st-key-tagline > :not(:first-child) p {font-size: .85rem}
 }
 [data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
 .katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */

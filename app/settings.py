@@ -81,6 +81,16 @@ def may_name_any_model() -> bool:
     """Whether this visitor may load a folder or an id that the deployment does not list."""
     if SETTINGS.allow_any_model is not None:
         return SETTINGS.allow_any_model
+    return is_local()
+
+
+def may_keep_on_disk() -> bool:
+    """Whether this visitor is the machine's own user, whose folder keeps what took long; not on a server for others."""
+    return SETTINGS.allow_any_model is not False and is_local()
+
+
+def is_local() -> bool:
+    """Whether the visitor's browser is on the server's own machine, as far as that can be told."""
     headers = st.context.headers
     host = re.sub(r":\d+$", "", headers.get("Host", ""))
     return (

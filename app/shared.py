@@ -14,6 +14,7 @@ from moeviz_app import settings
 from moeviz_app.worker import Done, InLine, News, Worker
 
 import moeviz
+from moeviz.capture.models.identity import weights_identity
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.example import example_trace
@@ -141,10 +142,28 @@ def at_hand(name: str, how: How) -> bool:
     return (name, how) == (EMBEDDED, AS_IT_IS) or (name, how) in _in_memory()
 
 
+def weights(name: str, how: How, revision: str | None) -> str | None:
+    """Which weights that name stands for: those in memory or, where it was not loaded, those that would be.
+
+    `revision` is the commit of what a trace was recorded with; None is returned where nobody can know.
+    """
+    return _loaded_weights().get((name, how)) or weights_identity(name, revision)
+
+
 def chats(name: str, how: How) -> bool:
     """Whether that model takes turns of a chat, by its tokenizer's template: known once it is in memory."""
     loaded = _in_memory().get((name, how))
     return bool(loaded is not None and getattr(loaded.tokenizer, "chat_template", None))
+
+
+def added_by_template(name: str, how: How, prompt: str, system: str | None) -> list[int]:
+    """Which tokens of a turn of a chat its template added; none where that cannot be told, or the model is gone."""
+    if not chats(name, how):
+        return []
+    from moeviz.capture.run.chat import added_by_template
+
+    added = added_by_template(_in_memory()[name, how].tokenizer, prompt, system)
+    return [] if added is None else [token for token, is_added in enumerate(added) if is_added]
 
 
 def check_on_offer(name: str) -> None:
@@ -179,8 +198,10 @@ def _load(name: str, how: How) -> "LoadedModel":
 
     facts = model_facts(name)
     check_room(name, facts.parameters.total, how.dtype or facts.dtype, how.device_map)
+    found = weights_identity(name)  # before they are read: a folder may change under us
     with _building():
         loaded = moeviz.load_model(name, dtype=how.dtype, device_map=how.device_map)
+    _loaded_weights()[name, how] = found or loaded.info.revision
     _freeze()
     _in_memory()[name, how] = loaded
     return loaded
@@ -190,6 +211,12 @@ def _load(name: str, how: How) -> "LoadedModel":
 def _in_memory() -> WeakValueDictionary:
     """The models that `_load` holds at the moment, by name and how they are opened."""
     return WeakValueDictionary()
+
+
+@st.cache_resource(show_spinner=False)
+def _loaded_weights() -> dict[tuple[str, How], str | None]:
+    """Which weights `_load` found when it loaded a model last."""
+    return {}
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)

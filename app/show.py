@@ -9,7 +9,6 @@ from zlib import crc32
 import pandas as pd
 import streamlit as st
 from moeviz_app import state
-from moeviz_app.downloads import table_as_csv
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
 from moeviz_app.to_expert import follow_click, picture_of_experts, picture_of_pairs
@@ -20,6 +19,7 @@ from moeviz.metrics.said import said
 from moeviz.report.pictures import installed, svg
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
+from moeviz.spreadsheets import table_as_csv
 
 EXAMPLE = "**Example, recorded beforehand.**"
 

@@ -195,7 +195,7 @@ def selected_token() -> int | None:
 
 def pick_from_strip() -> None:
     """Callback of the token strip."""
-    st.session_state[_TOKEN] = int(st.session_state[STRIP].pick)
+    st.session_state.update({_TOKEN: int(st.session_state[STRIP].pick), _PLACED: True})
 
 
 def turn_page() -> None:

@@ -13,7 +13,7 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 LONGEST = 1500  # characters of a prompt that an address can hold everywhere
-STEPS, ASKED = "steps between experts", "expert that was asked for"
+STEPS, ASKED, QUERY = "steps between experts", "expert that was asked for", "query of the expert"
 LAYER, NUMBER = "layer of the expert", "number of the expert"  # the two boxes
 
 
@@ -26,6 +26,21 @@ def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, 
     if run is not None and len(run.prompt) <= LONGEST:
         return run.parameters() | where | {"seen": "trace"}
     return where | {"model": trace.model.name, "seen": "trace"}
+
+
+def open_expert(query: dict[str, str]) -> None:
+    """Go to the page of an expert, which writes this query into its address: see `asked_expert`.
+
+    Given to `st.switch_page`, it would stand in the browser's history with the page that is left too, and Back would
+    need a step more.
+    """
+    state.set_value(QUERY, query)
+    st.switch_page(state.page("Expert"))
+
+
+def asked_expert() -> dict[str, str]:
+    """The query of the page of an expert: that of the address or, right after `open_expert`, the one given there."""
+    return st.query_params.to_dict() or state.value(QUERY) or {}
 
 
 def steps() -> int:
@@ -42,7 +57,7 @@ def follow_click(trace: RoutingTrace) -> None:
     """Go where the last click asked to go: before a page draws, since what it would draw is left at once."""
     if (where := state.value(ASKED)) is not None:
         state.set_value(ASKED, None)
-        st.switch_page(state.page("Expert"), query_params=of_expert(trace, *where))
+        open_expert(of_expert(trace, *where))
 
 
 def picture_of_experts(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
@@ -92,4 +107,4 @@ def choose_expert(trace: RoutingTrace) -> None:
             ids = range(trace.model.num_experts[layers.index(layer)])
             expert = st.selectbox("Expert", ids, key=f"{NUMBER} {id(trace)} {layer}", width=120)
             if st.button("Go", key="go to the expert"):
-                st.switch_page(state.page("Expert"), query_params=of_expert(trace, layer, expert))
+                open_expert(of_expert(trace, layer, expert))

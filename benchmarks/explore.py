@@ -51,8 +51,9 @@ window.deep = (selector, root = document) => {
   }
   return null;
 };
-window.until = (test, begin) => new Promise((resolve) => {
-  const done = () => resolve(performance.now() - begin);
+window.until = (test, begin) => new Promise((resolve, reject) => {
+  const late = setTimeout(() => reject(new Error(`Not there after a minute: ${test}`)), 60000);
+  const done = () => resolve(performance.now() - begin, clearTimeout(late));
   const look = () => requestAnimationFrame(test() ? done : look);
   look();
 });

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.formats.exports import read_trace, write_trace
+    from moeviz.in_app import RunningApp, open_in_app
     from moeviz.one_call import view
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.change.precision": ("Precision",),
     "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
     "moeviz.formats.exports": ("read_trace", "write_trace"),
+    "moeviz.in_app": ("RunningApp", "open_in_app"),
     "moeviz.one_call": ("view",),
 }
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
@@ -63,12 +65,14 @@ __all__ = [
     "Precision",
     "Replay",
     "RoutingTrace",
+    "RunningApp",
     "Sampling",
     "TopK",
     "WhatIf",
     "__version__",
     "ablate",
     "load_model",
+    "open_in_app",
     "read_trace",
     "stream",
     "trace",

@@ -56,8 +56,10 @@ def box_of_widgets(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def server():
-    with served(MOEVIZ_MAX_NEW_TOKENS="900", MOEVIZ_WARM_UP="1") as running:  # enough for a run to be stopped
+def server(tmp_path_factory):
+    own = str(tmp_path_factory.mktemp("own"))  # not the folder of whoever runs the tests
+    more = {"MOEVIZ_MAX_NEW_TOKENS": "900"}  # enough for a run to be stopped
+    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=own, **more) as running:
         yield running
 
 

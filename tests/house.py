@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",
+    "moeviz/in_app.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
     "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
@@ -56,8 +57,8 @@ MAY_IMPORT = {
     "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/*": f". moeviz.report {INERT}",
-    "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters {INERT} altair",
+    "moeviz/formats/*": f". moeviz.report moeviz.spreadsheets {INERT}",
+    "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
@@ -70,6 +71,8 @@ MAY_IMPORT = {
     "moeviz/model_info.py": "moeviz.errors",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
+    "moeviz/spreadsheets.py": "",
+    "moeviz/own_folder.py": "",
     "moeviz/viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }

@@ -9,7 +9,7 @@ import pytest
 from labels import labelled
 from moeviz_app import settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
-from moeviz_app.downloads import file_stem, table_as_csv
+from moeviz_app.downloads import file_stem
 from moeviz_app.settings import read_settings
 from moeviz_app.views.explore import EXPLORER
 from plain_box import RUN, TEXT, example
@@ -29,6 +29,7 @@ from moeviz.metrics.parameters import touched_growth
 from moeviz.metrics.said import said
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
+from moeviz.spreadsheets import table_as_csv
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MAIN = Path(__file__).parent.parent / "app" / "main.py"

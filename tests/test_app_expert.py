@@ -2,13 +2,14 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import shared
+from moeviz_app import settings, shared
 from moeviz_app.asked import Run
 from moeviz_app.background import Background
 from moeviz_app.expert_made import JOB
@@ -181,6 +182,73 @@ def test_what_is_lost_in_ones_own_text_is_computed_in_the_background_and_kept(ti
     alone = moeviz.ablate(tiny, "Il fait froid à Paris. Il fait froid.", experts=[(0, expert)])
     assert found["loss_change"].item() == pytest.approx(alone["loss_change"].item(), abs=1e-9)
     assert label not in [button.label for button in app.button]
+
+
+@pytest.fixture
+def kept_in(tmp_path, monkeypatch):
+    """The own folder, for weights that are known; who visits is the machine's own user, or is not."""
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path / "mine"))
+
+    def visitor(local: bool, weights: str | None = "3f2a") -> Path:
+        monkeypatch.setattr(settings, "is_local", lambda: local)
+        monkeypatch.setattr(shared, "weights", lambda name, how, revision: weights)
+        return tmp_path / "mine"
+
+    return visitor
+
+
+def muted(tiny: LoadedModel, text: str = "Il fait froid à Paris.") -> AppTest:
+    """A visit in which the loss without an expert has been computed, if it was not known."""
+    trace = moeviz.trace(tiny, text)
+    app = visit(trace, layer="0", expert="3")
+    if "Read the texts without expert 3" in [button.label for button in app.button]:
+        press(app, "Read the texts without expert 3")
+        while JOB in app.session_state["results"]:
+            app.run()
+            assert not app.exception
+    return app
+
+
+def test_the_machine_s_own_user_has_it_at_the_next_visit_too(tiny, on_offer, kept_in, monkeypatch):
+    folder = kept_in(local=True)
+    before = said(muted(tiny))
+    (file,) = folder.rglob("*.*")
+    assert file.parent.name == "muted" and len(file.stem) == 64 and "muted, the model loses **" in before
+    monkeypatch.setattr(shared, "model", None)  # no model is asked for the second time
+    again = visit(moeviz.trace(tiny, "Il fait froid à Paris."), layer="0", expert="3")
+    assert said(again) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expert", "weights"),
+    [("Il fait chaud à Paris.", "3", "3f2a"), ("Il fait froid à Paris.", "4", "3f2a")]
+    + [("Il fait froid à Paris.", "3", other) for other in ("another commit", None)],
+    ids=["other text", "other expert", "other weights", "weights that nobody knows"],
+)
+def test_what_is_kept_holds_for_nothing_else(tiny, on_offer, kept_in, text, expert, weights):
+    kept_in(local=True)
+    muted(tiny)
+    kept_in(local=True, weights=weights)
+    app = visit(moeviz.trace(tiny, text), layer="0", expert=expert)
+    assert "muted, the model loses **" not in said(app)
+
+
+def test_nothing_of_a_visitor_from_elsewhere_is_kept_or_shown_to_one(tiny, on_offer, kept_in):
+    folder = kept_in(local=False)
+    assert "muted, the model loses **" in said(muted(tiny)) and not folder.exists()
+    kept_in(local=True)
+    muted(tiny)
+    assert folder.exists()
+    kept_in(local=False)
+    app = visit(moeviz.trace(tiny, "Il fait froid à Paris."), layer="0", expert="3")
+    assert "muted, the model loses **" not in said(app)
+
+
+@pytest.mark.parametrize(("allowed", "may"), [(None, True), (True, True), (False, False)])
+def test_a_server_for_others_keeps_nothing_on_disk(monkeypatch, kept_in, allowed, may):
+    kept_in(local=True)
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=allowed))
+    assert settings.may_keep_on_disk() == may
 
 
 def test_the_background_waits_its_turn_and_can_be_stopped(tiny, on_offer):

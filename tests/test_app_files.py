@@ -116,3 +116,14 @@ def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens
         page.locator("input[type=file]").set_input_files(path)
         expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words
         expect(page.get_by_text("Files up to 1 MB. Open a larger one on your own machine")).to_be_visible()
+
+
+def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace):
+    made = []
+    monkeypatch.setattr("moeviz.report.all_charts.charts_zip", lambda trace: made.append(trace) or b"PK")
+    app = AppTest.from_function(traces_page)
+    app.session_state["trace"] = trace
+    app.run()
+    assert not app.exception and not made
+    (button,) = (node for node in app.get("download_button") if node.proto.label == "All charts (zip)")
+    assert button.proto.deferred_file_id

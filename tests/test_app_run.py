@@ -1,12 +1,13 @@
 """A run of the first page: what it writes stands as text, and what ends it loses nothing that was shown."""
 
 import pytest
-from moeviz_app import live, state
+from moeviz_app import live, shared, state
 from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.components.written import text_of
+from moeviz_app.views.explore import EXPLORER
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
-from test_app import first_page, run
+from test_app import drawn, first_page, run
 
 import moeviz
 from moeviz.errors import CaptureError
@@ -56,3 +57,21 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
 def test_a_link_repeats_a_chat():
     asked = Run("a", "embedded", chat=True, system="Be brief.")
     assert asked.parameters() == {"prompt": "a", "model": "embedded", "chat": "True", "system": "Be brief."}
+
+
+def test_the_strip_tells_apart_what_a_chat_template_added(monkeypatch):
+    trace = moeviz.trace("embedded", "One day")
+    monkeypatch.setattr(
+        shared, "added_by_template", lambda *asked: [0, 2] if asked[2:] == ("One day", "Be brief.") else []
+    )
+    app = first_page(trace)
+    assert drawn(app, EXPLORER)["template"] == []
+    app.session_state["runs"] = [(trace, Run("One day", "embedded", chat=True, system="Be brief."))]
+    app.run()
+    assert drawn(app, EXPLORER)["template"] == [0, 2]
+
+
+def test_what_a_template_added_is_known_of_a_model_in_memory_alone():
+    assert shared.added_by_template("/no/such/model", shared.AS_IT_IS, "a", None) == []
+    shared.model("embedded")
+    assert shared.added_by_template("embedded", shared.AS_IT_IS, "a", None) == [], "it has no chat template"

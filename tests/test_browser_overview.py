@@ -1,14 +1,13 @@
 """A long trace in a real Chromium: one picture of all of it, and a brush in it that chooses what is drawn below."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser import go_to
+from browser import drawn, go_to
 from playwright.sync_api import Locator, Page, expect
-from test_browser import overflow, picture, strip_of, tokens
+from test_browser import chosen, overflow, picture, slider, strip_of, tokens
 
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.formats.exports import EXPORTS
@@ -28,15 +27,26 @@ def long_trace() -> RoutingTrace:
     return replace(trace, experts=lots, logits=None)
 
 
-def open_trace(page: Page, trace: RoutingTrace, go: Callable[[Page, str], None] = go_to) -> None:
+@pytest.fixture(scope="module")
+def large_trace(long_trace) -> RoutingTrace:
+    """The same with four slots a token: more than one message brings to a browser."""
+    return replace(
+        long_trace,
+        model=replace(long_trace.model, top_k=4),
+        experts=np.stack([(long_trace.experts[:, :, 0] + step) % 8 for step in range(4)], axis=-1),
+        weights=None,
+    )
+
+
+def open_trace(page: Page, trace: RoutingTrace, then: str = "Tokens") -> None:
     """Through the Traces page, as a visitor would."""
     export = next(export for export in EXPORTS if export.suffix == ".npz")
-    go(page, "Traces")
+    go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(
         {"name": f"long{export.suffix}", "mimeType": export.mime, "buffer": export.write(trace)}
     )
     expect(page.get_by_text("Opened.")).to_be_visible()
-    go(page, "Explore")
+    go_to(page, then)
     expect(overview(page)).to_be_visible()
 
 
@@ -61,28 +71,43 @@ def drag(page: Page, start: float, end: float) -> None:
     page.mouse.up()
 
 
-def shown(trace: RoutingTrace, rows: range) -> list[str]:
-    layers = trace.model.layers
-    return strip_of(trace.select(tokens=slice(rows.start, rows.stop)), layers[len(layers) // 2])
+def shown(page: Page, trace: RoutingTrace, rows: range) -> list[str]:
+    """What the strip of the Tokens page should say of these rows, at the layer of its slider."""
+    at = int(slider(page).get_attribute("aria-valuetext"))
+    return strip_of(trace.select(tokens=slice(rows.start, rows.stop)), at)
 
 
-def test_a_brush_in_the_overview_chooses_the_tokens_of_strip_and_heat_map(page, long_trace):
+def test_a_brush_in_the_overview_chooses_the_tokens_of_a_trace_too_large_to_be_explored_at_once(page, large_trace):
+    open_trace(page, large_trace, "Explore")
+    drag(page, 0.5, 0.53)
+    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
+    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
+    rows = window(page)
+    drawn(page)
+    expect(tokens(page)).to_have_text(
+        strip_of(
+            large_trace.select(tokens=slice(rows.start, rows.stop)), int(page.locator(".where").inner_text().split()[0])
+        )
+    )
+    tokens(page).nth(7).click()
+    expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 7} "))
+    go_to(page, "Tokens")
+    expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 7} "))
+
+
+def test_a_brush_in_the_overview_chooses_the_tokens_of_the_strip(page, long_trace):
     open_trace(page, long_trace)
     expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_visible()
-    expect(tokens(page)).to_have_text(shown(long_trace, range(256)))
+    expect(tokens(page)).to_have_text(shown(page, long_trace, range(256)))
 
     drag(page, 0.5, 0.53)
     expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
     expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
     assert 1700 < rows.start < 2200 and 100 < len(rows) < 160  # half of the picture's width is about half of the text
-    expect(tokens(page)).to_have_text(shown(long_trace, rows))
-
-    picture(page, "Which expert did each token go to, layer by layer?").click(position={"x": 300, "y": 200})
-    chosen = page.get_by_role("option", selected=True)
-    expect(chosen).to_have_count(1)
-    at = int(re.match(r"#(\d+)", chosen.get_attribute("aria-label")).group(1))
-    assert at in rows
+    expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
+    tokens(page).nth(3).click()
+    expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 3} "))
 
 
 def test_a_click_in_the_overview_goes_back_to_the_page_and_the_pages_work_from_the_keyboard(page, long_trace):
@@ -92,21 +117,21 @@ def test_a_click_in_the_overview_goes_back_to_the_page_and_the_pages_work_from_t
     expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
     assert len(rows) == 256 and rows.start % 256
-    expect(tokens(page)).to_have_text(shown(long_trace, rows))
+    expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
 
     number = rows.start // 256 + 1
     expect(page.get_by_role("button", name=f"Page {number}", exact=True)).to_have_attribute("aria-current", "page")
     overview(page).click(position={"x": 300, "y": 160})
     start = (number - 1) * 256
     expect(page.get_by_text(f"tokens {start:,} to {start + 255:,} of 4,096")).to_be_visible()
-    expect(tokens(page)).to_have_text(shown(long_trace, range(start, start + 256)))
+    expect(tokens(page)).to_have_text(shown(page, long_trace, range(start, start + 256)))
 
     drag(page, 0.2, 0.25)
     expect(page.get_by_text(f"tokens {start:,} to {start + 255:,} of 4,096")).to_be_hidden()
     page.get_by_role("button", name="Page 16", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("tokens 3,840 to 4,095 of 4,096")).to_be_visible()
-    expect(tokens(page)).to_have_text(shown(long_trace, range(3840, 4096)))
+    expect(tokens(page)).to_have_text(shown(page, long_trace, range(3840, 4096)))
 
 
 def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_trace):
@@ -116,15 +141,16 @@ def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_tra
     assert window(page).stop == TOKENS
 
 
-def test_what_was_brushed_is_drawn_on_the_topic_s_page_too(page, long_trace):
+def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.5, 0.53)
     expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
     expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
+    go_to(page, "Load")
     go_to(page, "Tokens")
     expect(overview(page)).to_be_visible()
-    expect(tokens(page)).to_have_text(shown(long_trace, rows))
+    expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
 
 
 def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace):
@@ -137,10 +163,6 @@ def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace)
 
 
 def test_a_phone_shows_the_overview_without_scrolling_sideways(phone, long_trace):
-    def through_the_sidebar(page: Page, name: str) -> None:
-        page.get_by_test_id("stExpandSidebarButton").click()
-        go_to(page, name)
-
-    open_trace(phone, long_trace, through_the_sidebar)
+    open_trace(phone, long_trace)
     assert overview(phone).bounding_box()["width"] <= 390
     assert overflow(phone) == 0

@@ -12,12 +12,12 @@ import pytest
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.csv_file import escape_formula
 from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
 from moeviz.formats.short_floats import short_floats
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 from moeviz.samples import sample_trace
+from moeviz.spreadsheets import escape_formula
 
 AWKWARD = (
     *(

@@ -29,10 +29,11 @@ import moeviz
 from moeviz import Decoding, Sampling
 from moeviz.capture.record.listen import listen
 from moeviz.errors import MoevizError
-from moeviz.formats.csv_file import escape_formula, to_csv
+from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import read_bytes
 from moeviz.formats.parquet_file import to_parquet
 from moeviz.samples import sample_trace
+from moeviz.spreadsheets import escape_formula
 
 TEXT = "Il fait froid."
 

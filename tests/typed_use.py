@@ -115,6 +115,13 @@ def one_call_draws(trace: moeviz.RoutingTrace) -> None:
     moeviz.view(trace).save("view.html")
 
 
+def in_the_app(trace: moeviz.RoutingTrace) -> None:
+    with moeviz.open_in_app(trace, browser=False) as app:
+        assert_type(app, moeviz.RunningApp)
+        assert_type(app.url, str)
+    moeviz.open_in_app("trace.npz")  # type: ignore[arg-type]
+
+
 def errors() -> str | None:
     try:
         moeviz.read_trace("no such file.csv")

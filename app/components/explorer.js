@@ -2,7 +2,7 @@
 // it a moment later.
 
 const STALE = "What you ask for has changed. Run draws it anew.";
-const REPORT_MS = 400;
+const REPORT_MS = 150; // keys that are held are one choice; and nobody leaves the page sooner
 const MOST_TOLD = 16; // choices that the server may still answer
 
 class Explorer {

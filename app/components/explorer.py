@@ -56,6 +56,7 @@ def explorer(
     at: Place | None,
     findings: Sequence[Finding] = (),
     *,
+    template: Sequence[int] = (),
     stale: bool = False,
     key: str | None = None,
     link: Link | None = None,
@@ -66,7 +67,8 @@ def explorer(
     Without a `key` it is only to look at: the last tokens of a run that goes on. Give the same `at` again, or the place
     that was chosen, and the view stays as it is; another place is followed. The same is better, as the argument of a
     fragment is: with another one, all data is sent anew. `link` says the query of an expert's page; see
-    `to_expert.of_expert`. `stale` dims all, since the text above is no longer that of the trace.
+    `to_expert.of_expert`. `stale` dims all, since the text above is no longer that of the trace. `template` names
+    the tokens that a chat template added.
 
     What was chosen last stays in `Chosen.at` when the server names another place. A page that does (the browser's back
     button) keeps the place itself: `on_choice` is called before the run in which there is news, and `told` reads it.
@@ -80,6 +82,7 @@ def explorer(
         "at": None if at is None else [int(part) for part in at],
         "findings": [_finding(finding) for finding in findings],
         "query": {} if link is None else _constant(link, trace),
+        "template": [int(token) for token in template],
         "stale": stale,
         "live": False,
     }

@@ -89,7 +89,7 @@ class LayerMap {
     if (!this.explorer.isShown()) return made.finalize(); // another trace came meanwhile
     this.view = made.view;
     this.finalize = made.finalize;
-    if (this.isOverview) this.view.addSignalListener(this.spec.overview, (_, brush) => this.onBrush(brush.start));
+    if (this.isOverview) this.view.addSignalListener(this.spec.overview, (_, brush) => this.brushed(brush.start));
     this.setBrush();
     await this.draw();
     this.box.dataset.drawn = "true";
@@ -186,10 +186,14 @@ class LayerMap {
     return (this.drawn = this.view.width(this.inner()).runAsync());
   }
 
+  // Vega tells it in the middle of its own work, and nothing may be drawn before that is done.
+  brushed(range) {
+    if (range && range[0] !== range[1] && !this.isSetting) queueMicrotask(() => this.onBrush(range));
+  }
+
   // The strip shows what is brushed.
   onBrush(range) {
     const { explorer } = this;
-    if (!range || range[0] === range[1] || this.isSetting) return;
     const from = clamped(Math.ceil(range[0]), explorer.trace.T - 1);
     const to = Math.max(from + 1, Math.min(Math.floor(range[1]) + 1, from + MOST_PIECES, explorer.trace.T));
     explorer.strip.turnTo(from, to);

@@ -111,8 +111,9 @@ class Strip {
 
   piece(token) {
     const { trace } = this.explorer;
-    const classes = ["token", trace.generated[token] ? "generated" : "prompt", trace.parts.has(token) ? "part" : ""];
-    const made = make("span", classes.join(" ").trim(), null, { role: "option", "aria-selected": "false" });
+    const classes = ["token", trace.generated[token] ? "generated" : "prompt"];
+    for (const kind of ["part", "template"]) if (trace[`${kind}s`].has(token)) classes.push(kind);
+    const made = make("span", classes.join(" "), null, { role: "option", "aria-selected": "false" });
     made.tabIndex = -1;
     made.dataset.token = token;
     return holding(made, make("bdi", "", trace.data.texts[token]), make("sub"));

@@ -15,6 +15,7 @@ class Trace {
     this.newlines = numbers(data.newlines, Uint8Array);
     this.generated = numbers(data.generated, Uint8Array);
     this.parts = new Set(data.parts);
+    this.templates = new Set(data.template ?? []); // tokens that a chat template added
     this.word = data.word;
   }
 
@@ -85,7 +86,7 @@ class Trace {
   }
 
   sentence(layer, token) {
-    const phase = this.generated[token] ? " · generated" : "";
+    const phase = this.generated[token] ? " · generated" : this.templates.has(token) ? " · of the chat template" : "";
     const choice = `${this.nameOfLayer(layer)} · ${this.choice(layer, token)}`;
     return `#${this.positions[token]} ${this.data.texts[token]} · ${choice}${phase}`;
   }

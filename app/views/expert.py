@@ -46,9 +46,9 @@ def _draw(asked: Seen) -> None:
             say(asked.trouble)
         st.markdown(f"##### {plain(what_it_does(trace, *where, tokens, kinds))}")
         _numbers(asked, kinds, lost)
+        _serves(asked, tokens)
     with beside:
         _map(LOADS, LOADS.measure(trace, *where), asked)
-    _serves(asked, tokens)
     shared_tokens = COMPANY.measure(trace, *where)
     left, right = st.columns([2, 3], gap="large")
     with left:

@@ -18,7 +18,7 @@ from moeviz_app.options import Options, choose_model, choose_options
 from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
-from moeviz_app.to_expert import of_expert
+from moeviz_app.to_expert import of_expert, open_expert
 
 from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
@@ -108,6 +108,7 @@ def _answer(options: Options, name: str) -> None:
     trace = state.shown_trace()
     if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        links.write(links.FIRST)
         return
     written(trace, key="written")
     with explained():
@@ -141,6 +142,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         part,
         _given(trace, rows),
         seen,
+        template=[token - rows.start for token in _of_template(trace) if token in rows],
         stale=stale,
         key=EXPLORER,
         link=lambda _, *where: of_expert(trace, *where),
@@ -149,7 +151,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     log_moment("first chart sent")
     links.write(links.FIRST)
     if chosen.opened is not None:
-        st.switch_page(state.page("Expert"), query_params=of_expert(trace, *chosen.opened))
+        open_expert(of_expert(trace, *chosen.opened))
 
 
 def _given(trace: RoutingTrace, rows: range) -> Place:
@@ -177,6 +179,11 @@ def _rows(trace: RoutingTrace) -> range:
         return range(len(trace.tokens))
     choose_stretch(trace)
     return state.window()
+
+
+def _of_template(trace: RoutingTrace) -> list[int]:
+    ran = recent.run_of(trace)
+    return shared.added_by_template(ran.model, ran.how, ran.prompt, ran.system) if ran and ran.chat else []
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:

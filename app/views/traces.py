@@ -24,7 +24,8 @@ def traces_page() -> None:
     st.markdown(
         "JSON and the trace file keep everything, and the trace file is the smallest. CSV and Parquet are tables; "
         "they leave out the router logits of experts that were not chosen. The HTML report, if it is offered, is one "
-        "file with all the charts, for people to read: it cannot be opened here."
+        "file with all the charts, for people to read. The zip has every chart as a table and, where pictures can be "
+        "drawn here, as SVG. Neither of the two can be opened here."
     )
     downloads(trace)
 

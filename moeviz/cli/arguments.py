@@ -84,7 +84,8 @@ EXAMPLES = {
     "convert": """examples:
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet
-  moeviz convert trace.npz report.html                every chart in one file, for a colleague""",
+  moeviz convert trace.npz report.html                every chart in one file, for a colleague
+  moeviz convert trace.npz charts.zip                 every chart as SVG and CSV""",
 }
 
 
@@ -272,7 +273,9 @@ def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
 def _convert_arguments(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("source", metavar="FROM", help="a .csv, .parquet, .json or .npz file")
     convert.add_argument(
-        "target", metavar="TO", help="the file to write (.html: a report); an existing file is replaced"
+        "target",
+        metavar="TO",
+        help="the file to write (.html: a report, .zip: all charts); an existing file is replaced",
     )
 
 

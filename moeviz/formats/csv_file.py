@@ -13,7 +13,6 @@ apostrophe, gets an apostrophe in front, which is removed when it is read.
 """
 
 import json
-import unicodedata
 from io import BytesIO
 
 import pandas as pd
@@ -27,11 +26,10 @@ from moeviz.formats.table_cells import NUMBERS, TEXTS
 from moeviz.formats.table_facts import facts_beside_table
 from moeviz.formats.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
+from moeviz.spreadsheets import escape_formula
 
 ABOUT = "about"
 ESCAPED = tuple(name for name in TEXTS if name != "phase")
-FORMULA = ("=", "+", "-", "@")
-UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode: controls, formats, blanks. They stop no spreadsheet
 MAX_COLUMNS = 100
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins a UTF-8 file with one
 
@@ -64,20 +62,6 @@ def from_csv(data: bytes) -> RoutingTrace:
         if name in table:
             table[name] = table[name].str.removeprefix("'")
     return trace_of_table(table, facts)
-
-
-def escape_formula(text: str) -> str:
-    """The text as a spreadsheet shows it without running it: with an apostrophe in front if it needs one.
-
-    >>> escape_formula("=1+1"), escape_formula("two"), escape_formula("'s")
-    ("'=1+1", 'two', "''s")
-    """
-    return f"'{text}" if text.startswith(("'", "\t", "\r", "\n")) or _is_formula(text) else text
-
-
-def _is_formula(text: str) -> bool:
-    seen = next((character for character in text if unicodedata.category(character) not in UNSEEN), "")
-    return unicodedata.normalize("NFKC", seen) in FORMULA  # full-width, small and raised forms too
 
 
 def _cells(name: str, column: pd.Series) -> list[str]:

@@ -7,6 +7,7 @@
 | .json | everything | any language |
 | .npz | everything, smallest | moeviz, numpy |
 | .html | every chart, and the first few hundred rows of its numbers | people; it cannot be read back |
+| .zip | every chart as a picture and as a table | people; it cannot be read back |
 
 To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and add a row.
 """
@@ -51,12 +52,19 @@ def _report(trace: RoutingTrace) -> bytes:
     return html_report(trace)
 
 
+def _charts(trace: RoutingTrace) -> bytes:
+    from moeviz.report.all_charts import charts_zip
+
+    return charts_zip(trace)
+
+
 EXPORTS = (
     Export("CSV", ".csv", "text/csv", to_csv, from_csv),
     Export("Parquet", ".parquet", "application/vnd.apache.parquet", to_parquet, from_parquet),
     Export("JSON", ".json", "application/json", to_json, from_json),
     Export("Trace file", ".npz", "application/octet-stream", to_trace_file, from_trace_file),
     Export("HTML report", ".html", "text/html", _report, None, needs="vl_convert"),
+    Export("All charts (zip)", ".zip", "application/zip", _charts, None),
 )
 
 

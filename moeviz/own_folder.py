@@ -1,0 +1,89 @@
+"""The folder of the machine's own user: what took long to compute, for the next time.
+
+| system  | place                                                        |
+|---------|--------------------------------------------------------------|
+| Linux   | `$XDG_DATA_HOME/moeviz`, or `~/.local/share/moeviz`          |
+| macOS   | `~/Library/Application Support/moeviz`                       |
+| Windows | `%LOCALAPPDATA%\\moeviz`, or `~\\AppData\\Local\\moeviz`       |
+
+`MOEVIZ_HOME` names another. It is made when something is first written, for its user alone (0700), and may be removed
+at any time: what was in it is computed anew. The package platformdirs knows these places too; four of them are no
+reason for one more dependency.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+
+log = logging.getLogger("moeviz.own_folder")
+HOME = "MOEVIZ_HOME"
+NAME = "moeviz"
+
+
+def own_folder(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
+    """Where it is, or would be: nothing is made.
+
+    >>> own_folder({"MOEVIZ_HOME": "/data/mine"}).as_posix()
+    '/data/mine'
+    """
+    if environment.get(HOME):
+        return Path(environment[HOME])
+    if system == "darwin":
+        return Path.home() / "Library" / "Application Support" / NAME
+    if system == "win32":
+        local = environment.get("LOCALAPPDATA", "")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / NAME
+    data = environment.get("XDG_DATA_HOME", "")  # by its specification, what is no absolute path does not count
+    return (Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share") / NAME
+
+
+def keep_table(kind: str, name: str, table: pd.DataFrame) -> None:
+    """Write a table into the folder of its kind, whole or not at all. Where that cannot be done, the log says why."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path, data = _file(kind, name), BytesIO()
+    parquet.write_table(pa.Table.from_pandas(table, preserve_index=False), data, write_page_checksum=True)
+    try:
+        _write(path, data.getvalue())
+    except OSError as error:
+        log.warning("%s cannot be written, so this is computed anew the next time: %s", path, error.strerror or error)
+
+
+def kept_table(kind: str, name: str) -> pd.DataFrame | None:
+    """A table that was kept; None where there is none, or where its file is damaged, which the log says."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = _file(kind, name)
+    try:
+        table: pd.DataFrame = parquet.read_table(
+            BytesIO(path.read_bytes()), page_checksum_verification=True
+        ).to_pandas()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        log.warning("%s cannot be read, so this is computed anew: %s", path, str(error).partition("\n")[0])
+        return None
+    return table
+
+
+def _file(kind: str, name: str) -> Path:
+    return own_folder() / kind / f"{name}.parquet"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parents[1].mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

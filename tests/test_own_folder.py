@@ -1,0 +1,94 @@
+"""The folder of the machine's own user: where it is, what may read it, and that damage costs no more than time."""
+
+import os
+import stat
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from moeviz.capture.models.identity import weights_identity
+from moeviz.own_folder import keep_table, kept_table, own_folder
+
+TABLE = pd.DataFrame(
+    {
+        "layer": pd.Series([3, 3], dtype="int32"),
+        "expert": pd.Series([1, 1], dtype="int16"),
+        "label": pd.Series(["French", "=1+1"], dtype="str"),
+        "loss_change": [0.1 + 0.2, float("nan")],
+    }
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder, which is not there yet."""
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path / "deep" / "mine"))
+    return tmp_path / "deep" / "mine"
+
+
+@pytest.mark.parametrize(
+    ("system", "environment", "place"),
+    [
+        ("linux", {}, "~/.local/share/moeviz"),
+        ("linux", {"XDG_DATA_HOME": "/data"}, "/data/moeviz"),
+        ("linux", {"XDG_DATA_HOME": "data"}, "~/.local/share/moeviz"),
+        ("darwin", {"XDG_DATA_HOME": "/data"}, "~/Library/Application Support/moeviz"),
+        ("win32", {"LOCALAPPDATA": "/c/Local"}, "/c/Local/moeviz"),
+        ("win32", {}, "~/AppData/Local/moeviz"),
+        ("linux", {"MOEVIZ_HOME": "/mine", "XDG_DATA_HOME": "/data"}, "/mine"),
+        ("win32", {"MOEVIZ_HOME": "/mine"}, "/mine"),
+    ],
+)
+def test_it_is_where_the_platform_keeps_such_things(system, environment, place):
+    assert own_folder(environment, system) == Path(place).expanduser()
+
+
+def test_what_is_kept_comes_back_with_its_types_and_for_its_owner_alone(home):
+    keep_table("muted", "ab12", TABLE)
+    pd.testing.assert_frame_equal(kept_table("muted", "ab12"), TABLE)
+    (file,) = (home / "muted").iterdir()  # nothing unfinished is left
+    for path, mode in ((home, 0o700), (home / "muted", 0o700), (file, 0o600)):
+        assert os.name == "nt" or stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_asking_makes_no_folder(home):
+    assert kept_table("muted", "ab12") is None and not home.parent.exists()
+
+
+def test_a_damaged_file_is_told_and_written_anew(home, caplog):
+    keep_table("muted", "ab12", TABLE)
+    (file,) = (home / "muted").iterdir()
+    whole = file.read_bytes()
+    at = whole.index(b"French")
+    for broken in (b"", whole[:-9], b"PAR1", whole[:at] + b"Hindi!" + whole[at + 6 :]):
+        file.write_bytes(broken)
+        caplog.clear()
+        assert kept_table("muted", "ab12") is None
+        assert f"{file} cannot be read, so this is computed anew" in caplog.text
+    keep_table("muted", "ab12", TABLE)
+    assert file.read_bytes() == whole and kept_table("muted", "ab12") is not None
+
+
+def test_where_nothing_can_be_written_the_log_says_so_and_no_more_happens(home, caplog):
+    home.parent.mkdir()
+    home.write_text("a file is in its place")
+    keep_table("muted", "ab12", TABLE)
+    assert "cannot be written, so this is computed anew the next time" in caplog.text
+
+
+def test_other_weights_in_the_same_folder_are_other_weights(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"1" * 100)
+    first = weights_identity(str(model))
+    assert first == weights_identity(str(model), "a commit")
+    os.utime(model / "model.safetensors", ns=(1, 1))
+    second = weights_identity(str(model))
+    (model / "config.json").write_text("{}")
+    assert len({first, second, weights_identity(str(model))}) == 3
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "x\0y", "//host/share", "no/such"])
+def test_a_name_that_is_no_folder_stands_for_its_commit_or_for_nothing_known(name):
+    assert weights_identity(name) is None and weights_identity(name, "3f2a") == "3f2a"
