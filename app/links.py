@@ -26,6 +26,7 @@ def record(run: Run) -> RoutingTrace:
     """Run, show the trace, and remember what it was asked for."""
     trace = run_live(run)
     state.set_trace(trace, run)
+    state.point_at_awaited(run)
     return trace
 
 
@@ -34,14 +35,14 @@ def follow(page: str) -> None:
     asked = st.query_params.to_dict()
     if recent.asks(page, asked) and "prompt" in asked:
         with explained():
-            run = _run_of(asked)
+            run, place = _run_of(asked), (_number(asked.get("layer")), _number(asked.get("token")))
             if recent.run_of(state.current_trace()) != run:  # else what is being typed would be lost
-                _show(run)
+                _show(run, *place)
                 _fill_in(run)
-            state.point_at(_number(asked.get("layer")), _number(asked.get("token")))
+            state.point_at(*place)
 
 
-def _show(run: Run) -> None:
+def _show(run: Run, layer: int | None, token: int | None) -> None:
     """What the run made, or makes where its model is at hand; else it waits for somebody to press Run.
 
     Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
@@ -56,6 +57,9 @@ def _show(run: Run) -> None:
         state.wait(
             f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
             "themselves. Look at the prompt on the Explore page, and press Run there.",
+            run,
+            layer,
+            token,
         )
 
 

@@ -59,6 +59,8 @@ if state.waiting() is None:  # the page ran it
     notice.empty()
 if page.title == FIRST:
     draw_further(FIRST, FIRST)
+else:
+    state.set_value(state.GIVEN, None)  # the next explorer is a new one, which has been told nothing
 if page.url_path == EXPERT:
     links.stay(page.url_path)
 elif page.title != FIRST:  # which writes it at every choice

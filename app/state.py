@@ -38,16 +38,18 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "effect",
 )
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
-_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _PLACED, _REFUSED = (
+_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "brushed",
     "overviews",
     "pages",
     "waiting",
+    "awaited",
     "placed",
     "refused",
 )
 _BEGUN = "begun"
 FOUND = "found"  # a trace, and what is worth seeing in it
+GIVEN = "given"  # a trace, rows of it, where the explorer on the page is in them, and where it was told to be
 
 
 def current_trace() -> RoutingTrace | None:
@@ -132,9 +134,17 @@ def waiting() -> str | None:
     return st.session_state.get(_WAITING)
 
 
-def wait(why: str) -> None:
-    """Let what a link asks for wait."""
-    st.session_state[_WAITING] = why
+def wait(why: str, run: Hashable, layer: int | None, token: int | None) -> None:
+    """Let the run that a link asks for wait, and with it the place in its trace."""
+    st.session_state.update({_WAITING: why, _AWAITED: (run, layer, token)})
+
+
+def point_at_awaited(run: Hashable) -> None:
+    """Choose the place that a link named, where this is the run that has waited for somebody to press Run."""
+    if _AWAITED in st.session_state:
+        awaited, layer, token = st.session_state.pop(_AWAITED)
+        if awaited == run:
+            point_at(layer, token)
 
 
 def refused() -> str | None:

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser import drawn, go_to
+from browser import drawn, go_to, settled
 from playwright.sync_api import Locator, Page, expect
 from test_browser import chosen, overflow, picture, slider, strip_of, tokens
+from test_browser_explorer import VIEW
 
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.formats.exports import EXPORTS
@@ -91,6 +92,8 @@ def test_a_brush_in_the_overview_chooses_the_tokens_of_a_trace_too_large_to_be_e
     )
     tokens(page).nth(7).click()
     expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 7} "))
+    page.wait_for_function(f"{VIEW}.told.length")
+    settled(page)
     go_to(page, "Tokens")
     expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 7} "))
 

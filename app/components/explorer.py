@@ -86,7 +86,8 @@ def explorer(
         "stale": stale,
         "live": False,
     }
-    return told(trace, _component(data=data, key=key, on_at_change=on_choice or _nothing, on_open_change=_nothing))
+    listen = on_choice or _nothing
+    return told(trace, _component(data=data, key=key, on_at_change=listen, on_open_change=listen))
 
 
 def told(trace: RoutingTrace, state: Any) -> Chosen:

@@ -29,7 +29,6 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
-GIVEN = "given"  # a trace, rows of it, where the explorer is in them, and where it was told to be
 
 
 def explore_page() -> None:
@@ -158,10 +157,10 @@ def _given(trace: RoutingTrace, rows: range) -> Place:
     """Where the explorer is to be: what it was given before where it has told that it is there, or all is sent anew."""
     (layer,), token = state.chosen_layers("one"), state.selected_token()
     here = (layer, token - rows.start if token in rows else 0)
-    before = state.value(GIVEN)
+    before = state.value(state.GIVEN)
     if before is None or before[0] is not trace or before[1:3] != (rows, here):
         before = (trace, rows, here, here)
-        state.set_value(GIVEN, before)
+        state.set_value(state.GIVEN, before)
     return before[3]
 
 
@@ -169,8 +168,8 @@ def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     """Callback of the explorer."""
     if (place := told(part, state.value(EXPLORER)).at) is not None:
         state.choose(place[0], place[1] + rows.start)
-        if (before := state.value(GIVEN)) is not None and before[0] is trace and before[1] == rows:
-            state.set_value(GIVEN, (trace, rows, place, before[3]))
+        if (before := state.value(state.GIVEN)) is not None and before[0] is trace and before[1] == rows:
+            state.set_value(state.GIVEN, (trace, rows, place, before[3]))
 
 
 def _rows(trace: RoutingTrace) -> range:
