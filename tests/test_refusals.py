@@ -101,7 +101,8 @@ def unknown_columns(drawn: alt.Chart | alt.LayerChart, spec: dict) -> set[str]:
     """Columns that the picture wants to show, and that no table has and no step of the picture itself makes."""
     shown = {channel["field"] for encoding in encodings(spec) for channel in inside(encoding, "field")}
     made = {name for step in inside(spec, "as") for name in as_list(step["as"])}
-    return shown - made - {name for table in tables(drawn) for name in table}
+    own = {name for rows in spec.get("datasets", {}).values() for row in rows for name in row}  # and of no table
+    return shown - made - own - {name for table in tables(drawn) for name in table}
 
 
 def inside(spec: object, key: str) -> list[dict]:
