@@ -74,6 +74,8 @@ def image(images: Sequence[str]) -> alt.Chart:
 
 def beginnings(places: list[int]) -> list[alt.Chart]:
     """A line where generated tokens begin, and one where the next of several texts does; it is seen on any colour."""
+    if not places:
+        return []
     lines = alt.Chart(alt.InlineData(values=[{"place": place - 0.5} for place in places])).encode(x="place:Q")
     return [
         lines.mark_rule(color=alt.ExprRef(colour), strokeWidth=width, tooltip=None)
