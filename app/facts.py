@@ -40,7 +40,7 @@ def trace_name(trace: RoutingTrace) -> None:
     dtype = f" in {model.dtype}" if model.dtype else ""
     site = f" (its {model.site} routers)" if model.site else ""
     by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
-    st.text(f"{tokens:,} tokens through {model.name}{revision}{site}{dtype}, recorded by {by}")
+    st.text(f"{tokens:,} token{'s' * (tokens != 1)} through {model.name}{revision}{site}{dtype}, recorded by {by}")
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:

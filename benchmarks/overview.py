@@ -7,7 +7,7 @@ Each round takes another trace, with experts drawn by lot, and opens one after t
     overview    the whole trace as one picture, as the app shows it
     cells       the same trace as most would draw it: long form, a rectangle a cell, ordinal axes, a list of tooltips
     window      the heat map of 256 of its tokens, as the app shows it
-    page        what the app has under a run: overview, strip, heat map and the rest; then a brush in its overview
+    page        what the app has on its Tokens page: overview, strip and the rest; then a brush in its overview
 
 Printed are medians over the rounds: CPU time of the browser's main thread, which a busy machine does not inflate much,
 and the time on the wall until the last frame is presented, which it does; then the largest message that the server
@@ -50,7 +50,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import streamlit as st
 from moeviz_app import state
-from moeviz_app.explore import explore
+from moeviz_app.views.topic import topic_page
 from benchmarks.overview import DRAWN, trace_of
 
 st.set_page_config(layout="wide")
@@ -62,7 +62,7 @@ elif what == "page":
     trace = trace_of(int(seed))
     if state.current_trace() is not trace:
         state.set_trace(trace)
-    explore()
+    topic_page("Tokens")
 """
 # When something began, when a canvas was last painted, and when the frame with that was presented.
 WATCH = """

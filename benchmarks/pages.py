@@ -25,7 +25,7 @@ from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
-from tests.browser import Server, chromium, go_to, served
+from tests.browser import Server, chromium, drawn, go_to, served
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 
@@ -45,11 +45,11 @@ def on_canvas() -> list[str]:
 
 
 def first_page(browser: Browser, server: Server) -> float:
-    """Milliseconds until a new visitor sees the last fact about the model."""
+    """Milliseconds until a new visitor sees the example's tokens at every layer."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page, start = context.new_page(), time.perf_counter()
     page.goto(server.url)
-    page.get_by_text("Context", exact=True).wait_for(timeout=MILLISECONDS)
+    page.locator(".map[data-drawn] canvas").wait_for(timeout=MILLISECONDS)
     context.close()
     return 1000 * (time.perf_counter() - start)
 
@@ -78,7 +78,7 @@ def main() -> None:
     messages: list[int] = []
     with served() as server, sync_playwright() as playwright:
         browser = chromium(playwright)
-        first_page(browser, server)  # not counted: it loads the model
+        first_page(browser, server)  # not counted: after it the server loads the model
         waits = [first_page(browser, server) for _ in range(rounds)]
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(MILLISECONDS)
@@ -86,9 +86,11 @@ def main() -> None:
         page.on("websocket", lambda socket: socket.on("framereceived", lambda data: messages.append(len(data))))
         page.goto(server.url)
         visit = Visit(page, messages)
-        page.get_by_role("textbox", name="Prompt").fill(prompts()[0])
-        page.get_by_role("button", name="Run").click()
-        page.locator(".stVegaLiteChart canvas").first.wait_for()
+        drawn(page)
+        page.get_by_role("textbox", name="Prompt", exact=True).fill(prompts()[0])
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.wait_for_url("**prompt=**")
+        drawn(page)
         for of in ("64 tokens", "48 x 128"):
             walk(page, visit, of)
             for name in [name for name in visit.found if name.startswith(of)]:

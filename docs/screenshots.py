@@ -17,12 +17,11 @@ from moeviz_app.examples import EXAMPLES
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser import Server, chromium, served
+from tests.browser import Server, chromium, drawn, served
 
 FOLDER = Path(__file__).parent / "pictures"
-DRAWN = ".stVegaLiteChart canvas"
-TO_THE_TOP = "element => { element.style.scrollMarginTop = '2.5rem'; element.scrollIntoView(); }"  # below the menu
-WIDTH = 1100  # of a window in CSS pixels: three columns of the first page fit, and a README is not much wider
+DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
+WIDTH = 1100  # of a window in CSS pixels: strip and card stand side by side, and a README is not much wider
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +32,14 @@ class Screenshot:
     page: str  # as in the address; "" is the first one
     asked: dict[str, str | int]
     height: int
-    top: str = ""  # the element that the picture begins with; "": the top of the page
     press: bool = False  # whether the page's main button is pressed first
     scheme: Literal["light", "dark"] = "light"
 
 
 FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 3, "token": 4}
 SCREENSHOTS = (
-    Screenshot("first-page-light", "", FIRST_PAGE, 890, top="hr"),
-    Screenshot("first-page-dark", "", FIRST_PAGE, 890, top="hr", scheme="dark"),
+    Screenshot("first-page-light", "", FIRST_PAGE, 680),
+    Screenshot("first-page-dark", "", FIRST_PAGE, 680, scheme="dark"),
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
     Screenshot("routing-over-training", "routing-over-training", {}, 620),
@@ -70,9 +68,9 @@ def taken(shot: Screenshot, server: Server, browser: Browser) -> bytes:
     page.goto(f"{server.url}/{shot.page}?{urlencode(shot.asked)}")
     if shot.press:
         page.get_by_test_id("stBaseButton-primary").click()
+    if not shot.page:
+        drawn(page)
     wait(page)
-    if shot.top:
-        page.locator(shot.top).first.evaluate(TO_THE_TOP)
     page.mouse.move(0, 0)
     png = page.screenshot(animations="disabled", caret="hide")
     page.close()

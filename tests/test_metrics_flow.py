@@ -196,6 +196,9 @@ def test_many_layers_of_many_experts_are_counted_by_what_occurs_and_too_many_tok
     monkeypatch.setattr("moeviz.metrics.flow.MOST_PAIRED", 4560 * 64 - 1)
     with pytest.raises(InvalidTrace, match="4,560 pairs of layers with 64 tokens each"):
         information_between_layers(trace)
+    monkeypatch.setattr("moeviz.metrics.flow.MOST_PAIRS", 4559)
+    with pytest.raises(InvalidTrace, match="4,560 pairs of layers would be compared, and at most 4,559 are"):
+        information_between_layers(trace)
 
 
 def test_a_pair_in_which_no_token_has_two_experts_has_no_row():

@@ -19,6 +19,7 @@ from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
 from moeviz_app.to_expert import of_expert, open_expert
+from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
@@ -33,9 +34,11 @@ EXPLORER = "explorer"  # its key
 
 def explore_page() -> None:
     """What to run; then the tokens, every layer, and one layer as it is."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline"):
+    tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
+    trouble = st.container()  # as wide as the page
+    with tagline:
         line, note = st.container(), st.empty()
-        name, options, info = _model_and_options()
+        name, options, info = _model_and_options(trouble)
     line.markdown(_headline(info))
     if state.is_example():
         note.markdown(EXAMPLE, width="content")
@@ -56,15 +59,14 @@ def explore_page() -> None:
     shared.warm_up()
 
 
-def _model_and_options() -> tuple[str, Options, ModelInfo | None]:
-    """The chosen model, how it is to run, and what is known of it before; the reason on the page, where it is not."""
-    refused = st.container()
+def _model_and_options(trouble: DeltaGenerator) -> tuple[str, Options, ModelInfo | None]:
+    """The chosen model, how it is to run, and what is known of it before; in `trouble` the reason, where it is not."""
     with st.popover("Model and options", icon=":material/tune:", width="content"):
         name = choose_model()
         about = st.container()
         info = None
         if state.waiting() is None:  # a link fetches nothing
-            with refused, explained(refuse):
+            with trouble, explained(refuse):
                 info = shared.facts_at_hand(name)
         with about:
             options = choose_options(name, info)

@@ -11,7 +11,7 @@ from moeviz.metrics.layers import first_choices_of_two, overlap
 from moeviz.metrics.recorded import of_tokens
 from moeviz.routing_trace import RoutingTrace
 
-MOST_PAIRED = 2**26  # tokens of all pairs of layers: some seconds
+MOST_PAIRS, MOST_PAIRED = 2**16, 2**26  # pairs of layers, and tokens of all of them: some seconds
 MOST_SHUFFLED, MOST_SHUFFLES = 2**24, 20
 
 
@@ -90,6 +90,10 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
     _several_layers(trace)
     first = trace.first_choices("Flow").astype(np.int32)[:, trace.recorded.any(axis=0)]
     pairs = list(combinations(range(len(first)), 2))
+    if len(pairs) > MOST_PAIRS:
+        raise InvalidTrace(
+            f"{len(pairs):,} pairs of layers would be compared, and at most {MOST_PAIRS:,} are. Choose fewer layers."
+        )
     if (work := len(pairs) * first.shape[1]) > MOST_PAIRED:
         raise InvalidTrace(
             f"{len(pairs):,} pairs of layers with {first.shape[1]:,} tokens each would be compared, and at most "
