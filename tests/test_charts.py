@@ -23,6 +23,8 @@ from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.to_expert import EXPERT, clickable
+from moeviz.charts.token_layer_map import first_letters
+from moeviz.charts.tokens import WITH_TEXTS
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
@@ -196,6 +198,24 @@ def test_repeated_words_keep_a_cell_each():
     data = _cells(_map(sample_trace(layers=2, tokens=32)))
     assert len(data) == 2 * 64
     assert data.groupby("layer")["token"].nunique().tolist() == [32, 32]
+
+
+def test_an_axis_names_the_tokens_of_a_short_text_and_their_positions_otherwise():
+    chart = NAMED["token_expert_grid"]
+    few, many = (sample_trace(layers=1, tokens=tokens) for tokens in (WITH_TEXTS, WITH_TEXTS + 1))
+    x = chart.draw(chart.measure(few)).to_dict()["encoding"]["x"]
+    assert x["title"] == "token of the text" and len(x["axis"]["values"]) == WITH_TEXTS
+    assert chart.draw(chart.measure(many)).to_dict()["encoding"]["x"]["title"].startswith("position")
+
+
+@pytest.mark.parametrize("text", ["'\"}]);x", "\\u0022+1//", "</script>", "${width}"])
+def test_a_token_on_an_axis_is_a_string_of_the_expression_and_nothing_else(text):
+    trace = sample_trace(layers=1, tokens=4)
+    trace = replace(trace, tokens=trace.tokens.assign(text=pd.Series([text] * 4, dtype="str")))
+    chart = NAMED["token_expert_grid"]
+    said = chart.draw(chart.measure(trace)).to_dict()["encoding"]["x"]["axis"]["labelExpr"]
+    names, end = json.JSONDecoder().raw_decode(said[said.index("{") :])
+    assert names["0"] == first_letters(text) and said[said.index("{") + end :].startswith("[datum.value]")
 
 
 def test_token_text_is_made_visible():

@@ -54,7 +54,7 @@ def facts_of(frame: pd.DataFrame) -> MapFacts:
     changed = [tokens[column] != tokens[column].shift() for column in ("sequence", "phase")]
     return MapFacts(
         layers=sorted(frame["layer"].unique().tolist()),
-        names=[_short(text) for text in tokens["text"]],
+        names=[first_letters(text) for text in tokens["text"]],
         positions=tokens["position"].tolist(),
         colours=[_colours(rows, ordered) for _, rows in frame.groupby("layer")],
         beginnings=[place for place, new in enumerate(changed[0] | changed[1]) if new and place],
@@ -69,7 +69,12 @@ def _colours(rows: pd.DataFrame, ordered: bool) -> list[str]:
     return theme.expert_colours(int(rows["num_experts"].iloc[0]), theme.focus(experts))
 
 
-def _short(text: str) -> str:
+def first_letters(text: str) -> str:
+    """A token as an axis names it: what would vanish is visible, and of a long one the beginning is there.
+
+    >>> first_letters(" the"), first_letters("extraordinarily")
+    ('␣the', 'extraord…')
+    """
     shown = visible(text)
     return shown if len(shown) <= LETTERS else shown[: LETTERS - 1] + "…"
 

@@ -1,16 +1,20 @@
 """Charts of what happened to each token. A token's place on the axis is its number, never its text."""
 
+import json
+
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.token_layer_map import token_layer_map
+from moeviz.charts.token_layer_map import first_letters, token_layer_map
 from moeviz.metrics.tokens import token_choices, token_expert, token_routes, visible
 from moeviz.routing_trace import NOT_RECORDED
 
 NO_ORDER = "its experts, in no known order"
+WITH_TEXTS = 64  # tokens of a text that have room for their own names on an axis, in a chart as wide as a page
+WORD, APART, CONCAT = 12, 34, 640  # pixels of a token that its name needs, between two positions, of a chart of several
 
 
 def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
@@ -26,7 +30,31 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
         if len(start)
         else alt.Undefined
     )
+    names = dict(zip(start.tolist(), frame["text"], strict=True))
+    if one_text and 0 < len(names) <= WITH_TEXTS:
+        return cells, alt.X("start:Q", title="token of the text", scale=scale, axis=_texts_axis(names))
     return cells, alt.X("start:Q", title=title, scale=scale, axis=alt.Axis(grid=False, tickMinStep=1, format="d"))
+
+
+def _texts_axis(names: dict[int, str]) -> alt.Axis:
+    """The tokens themselves where they fit, else some of their positions.
+
+    They are a stranger's: in the expression each is a JSON string.
+    """
+    shown = json.dumps({str(position): first_letters(text) for position, text in names.items()})
+    wide = f"(width || {CONCAT}) / {len(names)}"  # pixels of a token; charts side by side have no width of their own
+    some = f"datum.value % ceil({APART} / ({wide})) ? '' : datum.value"
+    return alt.Axis(
+        grid=False,
+        values=list(names),
+        tickCount=len(names),
+        ticks=False,
+        labelExpr=f"{wide} >= {WORD} ? {shown}[datum.value] : {some}",
+        labelAngle=alt.ExprRef(f"{wide} >= {WORD} ? -56 : 0"),
+        labelAlign=alt.ExprRef(f"{wide} >= {WORD} ? 'right' : 'center'"),
+        labelBaseline="top",
+        labelOverlap=False,
+    )
 
 
 def _visible_categories(text: pd.Series) -> dict[str, str]:
