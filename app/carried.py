@@ -168,7 +168,7 @@ def bring_up_pair() -> None:
     waiting: Pair = {}
     for side, (run, part) in pair.items():
         with explained():
-            if (trace := _brought_up(run)) is None:
+            if (trace := _brought_up(run, f"{side} going on")) is None:
                 waiting[side] = run, part
             else:
                 name = next(name for name, other in recent.traces().items() if other is trace)
@@ -178,7 +178,7 @@ def bring_up_pair() -> None:
         _wait(next(iter(waiting.values()))[0])
 
 
-def _brought_up(run: Run) -> RoutingTrace | None:
+def _brought_up(run: Run, key: str) -> RoutingTrace | None:
     """The newest of the recent traces from now on, the one that this run made or makes; None where that is to wait.
 
     Raises `ModelNotFound` if the model is not on offer, and what `run_live` raises.
@@ -186,7 +186,7 @@ def _brought_up(run: Run) -> RoutingTrace | None:
     shared.check_on_offer(run.model)
     trace = recent.trace_of(run)
     if trace is None and shared.at_hand(run.model, run.how) and not run.new_tokens:
-        trace = run_live(run)
+        trace = run_live(run, key)
     if trace is not None:
         recent.remember(trace, run)
     return trace

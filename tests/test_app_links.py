@@ -212,7 +212,7 @@ def test_a_choice_by_hand_ends_what_a_link_still_wants():
     app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
     go_to(app, COMPARE, **pair(replace(ENGLISH, new_tokens=2), FRENCH))
     assert carried._PAIR_ASKED in app.session_state
-    app.selectbox(key=state.FIRST_TRACE).set_value(FRENCH.prompt).run()
+    app.selectbox(key=state.FIRST_TRACE).set_value(ENGLISH.prompt).run()
     assert not app.session_state[carried._PAIR_ASKED]
 
 
