@@ -162,8 +162,8 @@ def forget_pair() -> None:
     state.take(_PAIR_ASKED)
 
 
-def bring_up_pair() -> None:
-    """Let Compare show the traces that a link asked for, and say which of them waits for somebody to press Run."""
+def bring_up_pair() -> bool:
+    """Let Compare show the traces that a link asked for; whether one of them waits for somebody to press Run."""
     pair: Pair = state.value(_PAIR_ASKED) or {}  # until all is done: a run can be interrupted
     waiting: Pair = {}
     for side, (run, part) in pair.items():
@@ -176,6 +176,7 @@ def bring_up_pair() -> None:
     state.set_value(_PAIR_ASKED, waiting)
     if waiting:
         _wait(next(iter(waiting.values()))[0])
+    return bool(waiting)
 
 
 def _brought_up(run: Run, key: str) -> RoutingTrace | None:
@@ -195,8 +196,9 @@ def _brought_up(run: Run, key: str) -> RoutingTrace | None:
 def _wait(run: Run) -> None:
     """Let this run wait on the first page, where no other does yet, which the page has said already."""
     if state.waiting() is None:
+        what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (
-            f"This link compares the run of {quoted(run.prompt)} by {quoted(run.model)}, and links do not start such "
+            f"This link compares a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
             "runs by themselves. Look at the prompt on the Explore page, press Run there, and come back."
         )
         state.wait(why, run, None, None)

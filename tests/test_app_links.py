@@ -166,7 +166,7 @@ def test_a_run_that_generates_waits_and_then_is_compared_part_by_part(monkeypatc
         watched.setattr(shared, "_load", pytest.fail)
         app = visit(COMPARE, **pair(written, written))
         assert sentences(app).count("press Run there") == 1 and "'One day'" in sentences(app)
-        assert "recent" not in app.session_state
+        assert "recent" not in app.session_state and "fewer than two" not in sentences(app)
     app = visit(COMPARE, **query)
     assert len(app.session_state["recent"]) == 1 and "press Run there" in sentences(app)
     app = go_to(app, "")
@@ -192,7 +192,7 @@ def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypat
         monkeypatch.setattr(shared, name, pytest.fail)
     other = replace(FRENCH, model="some/model")
     app = visit(COMPARE, **pair(other, other))
-    assert "by 'some/model', and links do not start" in sentences(app)
+    assert "by 'some/model', a model that is not loaded" in sentences(app)
     assert "by 'some/model'" in sentences(go_to(app, "")), "the first page says it too, and asks nothing of the model"
 
 

@@ -21,14 +21,11 @@ BESIDE = {
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
     st.title("Compare", anchor=False)
-    bring_up_pair()
+    waits = bring_up_pair()
     offered = _offered(recent.traces())
     if len(offered) < 2:
-        say(
-            "This page compares two traces, and there are fewer than two so far. Run two prompts on the Explore page, "
-            "or one that also generates tokens; open a trace file on the Traces page; or change the routing on the "
-            "What if page."
-        )
+        if not waits:
+            _say_where_traces_come_from()
         return
     pair = _chosen(offered)
     for chart in COMPARISONS:
@@ -36,6 +33,14 @@ def compare_page() -> None:
         with explained():
             picture_and_words(chart, chart.measure(pair))
     _side_by_side(pair)
+
+
+def _say_where_traces_come_from() -> None:
+    say(
+        "This page compares two traces, and there are fewer than two so far. Run two prompts on the Explore page, "
+        "or one that also generates tokens; open a trace file on the Traces page; or change the routing on the "
+        "What if page."
+    )
 
 
 def _offered(traces: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
