@@ -1,7 +1,9 @@
-"""What a visitor asks a model for."""
+"""What a visitor asks a model for, and how an address asks for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from moeviz_app import settings, state
 from moeviz_app.shared import How
 
 USUAL_TEMPERATURE = {"embedded": 0.8}  # it repeats itself where the likeliest token is always taken
@@ -40,3 +42,30 @@ class Run:
         more += ("chat", "system")
         given = {name: str(value) for name in more if (value := getattr(self, name))}
         return {"prompt": self.prompt, "model": self.model} | given
+
+
+def asked_run(query: Mapping[str, str]) -> Run:
+    """The run that an address asks for, within what this deployment allows."""
+    most = settings.SETTINGS
+    return Run(
+        query["prompt"][: most.max_prompt_chars],
+        query.get("model", most.models[0]),
+        min(number_in(query.get("new_tokens")) or 0, most.max_new_tokens),
+        min(_fraction(query.get("temperature")), settings.HIGHEST_TEMPERATURE),
+        min(number_in(query.get("seed")) or 0, settings.HIGHEST_SEED),
+        *(query[name] if query.get(name) in known else None for name, known in state.HOW.items()),
+        query.get("site"),
+        query["kernels"] if query.get("kernels") in state.KERNELS_CHOICES else None,
+        query["decoding"] if query.get("decoding") in state.DECODING_CHOICES else None,
+        chat=query.get("chat") == str(True),
+        system=query["system"][: most.max_prompt_chars] if query.get("system") else None,
+    )
+
+
+def number_in(text: str | None) -> int | None:
+    """The number that a part of an address says; None where it says none."""
+    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
+
+
+def _fraction(text: str | None) -> float:
+    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() and len(text) <= 10 else 0.0

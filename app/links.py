@@ -1,18 +1,19 @@
 """A link repeats a view: the page in its path; prompt, model, generation, layer and token in its query.
 
+What a page adds to that is in the table of `carried.py`.
+
 The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work. A
 trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed, and any
 web page can lead a browser here, so it runs nothing by itself but what is in memory already.
 """
 
-from typing import Any
-
 import streamlit as st
-from moeviz_app import recent, settings, shared, state
-from moeviz_app.asked import Run, usual_temperature
+from moeviz_app import recent, shared, state
+from moeviz_app.asked import Run, asked_run, number_in
+from moeviz_app.carried import CARRIED
 from moeviz_app.components.address import write_address
-from moeviz_app.components.ask import fill_in
 from moeviz_app.live import run_live
+from moeviz_app.options import fill_in
 from moeviz_app.show import explained
 from moeviz_app.to_expert import LONGEST, asked_expert
 
@@ -33,13 +34,17 @@ def record(run: Run) -> RoutingTrace:
 def follow(page: str) -> None:
     """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
     asked = st.query_params.to_dict()
-    if recent.asks(page, asked) and "prompt" in asked:
+    if not recent.asks(page, asked):
+        return
+    if "prompt" in asked:
         with explained():
-            run, place = _run_of(asked), (_number(asked.get("layer")), _number(asked.get("token")))
+            run, place = asked_run(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
             if recent.run_of(state.current_trace()) != run:  # else what is being typed would be lost
                 _show(run, *place)
-                _fill_in(run)
+                fill_in(run)
             state.point_at(*place)
+    if page in CARRIED:
+        CARRIED[page].fill_in(asked)
 
 
 def _show(run: Run, layer: int | None, token: int | None) -> None:
@@ -72,6 +77,8 @@ def write(page: str) -> None:
         wanted = run.parameters() | {"layer": str(state.chosen_layers("one")[0])}
         if (token := state.selected_token()) is not None:
             wanted["token"] = str(token)
+    if page in CARRIED:
+        wanted |= CARRIED[page].written()
     recent.set_address(page, wanted)
     write_address(wanted)
 
@@ -82,48 +89,3 @@ def stay(page: str) -> None:
     recent.set_address(page, wanted)
     if wanted != st.query_params.to_dict():
         write_address(wanted)
-
-
-def _run_of(asked: dict[str, str]) -> Run:
-    """The run that an address asks for, within what this deployment allows."""
-    most = settings.SETTINGS
-    return Run(
-        asked["prompt"][: most.max_prompt_chars],
-        asked.get("model", most.models[0]),
-        min(_number(asked.get("new_tokens")) or 0, most.max_new_tokens),
-        min(_fraction(asked.get("temperature")), settings.HIGHEST_TEMPERATURE),
-        min(_number(asked.get("seed")) or 0, settings.HIGHEST_SEED),
-        *(asked[name] if asked.get(name) in known else None for name, known in state.HOW.items()),
-        asked.get("site"),
-        asked["kernels"] if asked.get("kernels") in state.KERNELS_CHOICES else None,
-        asked["decoding"] if asked.get("decoding") in state.DECODING_CHOICES else None,
-        chat=asked.get("chat") == str(True),
-        system=asked["system"][: most.max_prompt_chars] if asked.get("system") else None,
-    )
-
-
-def _fill_in(run: Run) -> None:
-    """Let the first page's widgets hold what was asked for."""
-    fill_in(state.BOX)
-    values: dict[str, Any] = {
-        state.PROMPT: run.prompt,
-        state.MODEL: run.model,
-        state.NEW_TOKENS: run.new_tokens,
-        state.TEMPERATURE: run.temperature if run.new_tokens else usual_temperature(run.model),
-        state.SEED: run.seed,
-        state.DTYPE: run.dtype,
-        state.DEVICE: run.device_map,
-        state.SITE: run.site,
-        state.KERNELS: run.kernels,
-        state.DECODING: run.decoding,
-    }
-    for key, value in values.items():
-        state.set_value(key, value)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
-
-
-def _fraction(text: str | None) -> float:
-    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() and len(text) <= 10 else 0.0

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_PICTURES = 0.3
 
 
-def run_live(run: Run) -> RoutingTrace:
+def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
 
     Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
-    before its next token. What it had by then is still held, for `state.keep_held`.
+    before its next token. What it had by then is still held, for `state.keep_held`. `key` is that of Stop: another one
+    for each run of a script that has several.
     """
     from moeviz.capture.run.decoding import Sampling
 
@@ -48,7 +49,7 @@ def run_live(run: Run) -> RoutingTrace:
     state.forget_held()
     place = st.empty()
     with place.container():
-        picture = Picture(run.new_tokens)
+        picture = Picture(run.new_tokens, key)
     try:
         trace = result(shared.at_work(run.model, run.how, work), picture.listen)
     except Exception:
@@ -63,10 +64,10 @@ def run_live(run: Run) -> RoutingTrace:
 class Picture:
     """What stands on the page while a run goes on."""
 
-    def __init__(self, max_new_tokens: int) -> None:
+    def __init__(self, max_new_tokens: int, key: str) -> None:
         self.bar = st.progress(0.0, "The model is reading the prompt …")
         self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
-        going_on(state.keep_held, "going on")
+        going_on(state.keep_held, key)
         self.text, self.strip = st.empty(), st.empty()
 
     def listen(self, told: InLine | News) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 from moeviz_app import settings, shared, state
 from moeviz_app.asked import Run, usual_temperature
+from moeviz_app.components import ask
 from moeviz_app.facts import model_facts
 from moeviz_app.shared import How
 
@@ -42,6 +43,25 @@ class Options:
             asked.get("chat", False),
             asked.get("system") or None,
         )
+
+
+def fill_in(run: Run) -> None:
+    """Let the first page's widgets hold what a link asks for."""
+    ask.fill_in(state.BOX)
+    values: dict[str, Any] = {
+        state.PROMPT: run.prompt,
+        state.MODEL: run.model,
+        state.NEW_TOKENS: run.new_tokens,
+        state.TEMPERATURE: run.temperature if run.new_tokens else usual_temperature(run.model),
+        state.SEED: run.seed,
+        state.DTYPE: run.dtype,
+        state.DEVICE: run.device_map,
+        state.SITE: run.site,
+        state.KERNELS: run.kernels,
+        state.DECODING: run.decoding,
+    }
+    for key, value in values.items():
+        state.set_value(key, value)
 
 
 def choose_model() -> str:

@@ -271,6 +271,11 @@ def keep(key: str) -> None:
     st.session_state[key] = st.session_state[key]
 
 
+def take(key: str) -> Any:
+    """What is kept under a key, once."""
+    return st.session_state.pop(key, None)
+
+
 def set_value(key: str, value: object) -> None:
     """Let a widget hold something, before it is drawn."""
     st.session_state[key] = value

@@ -2,6 +2,7 @@
 
 import streamlit as st
 from moeviz_app import recent, state
+from moeviz_app.carried import bring_up_pair, forget_pair, part_name
 from moeviz_app.facts import trace_name
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, say
 
@@ -20,13 +21,11 @@ BESIDE = {
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
     st.title("Compare", anchor=False)
+    waits = bring_up_pair()
     offered = _offered(recent.traces())
     if len(offered) < 2:
-        say(
-            "This page compares two traces, and there are fewer than two so far. Run two prompts on the Explore page, "
-            "or one that also generates tokens; open a trace file on the Traces page; or change the routing on the "
-            "What if page."
-        )
+        if not waits:
+            _say_where_traces_come_from()
         return
     pair = _chosen(offered)
     for chart in COMPARISONS:
@@ -34,6 +33,14 @@ def compare_page() -> None:
         with explained():
             picture_and_words(chart, chart.measure(pair))
     _side_by_side(pair)
+
+
+def _say_where_traces_come_from() -> None:
+    say(
+        "This page compares two traces, and there are fewer than two so far. Run two prompts on the Explore page, "
+        "or one that also generates tokens; open a trace file on the Traces page; or change the routing on the "
+        "What if page."
+    )
 
 
 def _offered(traces: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
@@ -44,7 +51,7 @@ def _offered(traces: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
         phases = trace.tokens["phase"]
         if phases.nunique() == len(PHASES.categories):
             offered |= {
-                f"{name} · {phase}": trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
+                part_name(name, phase): trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
             }
     return {name: trace for name, trace in offered.items() if len(trace.tokens)}
 
@@ -58,7 +65,7 @@ def _chosen(offered: dict[str, RoutingTrace]) -> tuple[RoutingTrace, RoutingTrac
     columns = st.columns(2, gap="large")
     for column, key, label in zip(columns, (state.FIRST_TRACE, state.SECOND_TRACE), "AB", strict=True):
         with column:
-            name = st.selectbox(f"Trace {label}", names, key=key, persist_state="session")
+            name = st.selectbox(f"Trace {label}", names, key=key, persist_state="session", on_change=forget_pair)
             trace_name(offered[name])
             pair.append(offered[name])
     return pair[0], pair[1]

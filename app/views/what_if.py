@@ -1,10 +1,10 @@
 """What if the routers decided otherwise: change the routing of a prompt, and see what that does to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from moeviz_app import settings, shared, state
+from moeviz_app import carried, settings, shared, state
 from moeviz_app.facts import figures
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
@@ -28,7 +28,6 @@ CHANGES = {
     "Swap two experts": "Each gets the other's tokens, with the weights that the router gave.",
     "Change precision": "The whole model runs in another precision; its routers decide freely.",
 }
-PRECISIONS = ("bfloat16", "float16", "int8")
 NEXT = ("next_token", "next_token_changed")
 PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
 
@@ -38,6 +37,8 @@ def what_if_page() -> None:
     st.title("What if", anchor=False)
     st.markdown("Change what the routers decide, and see how the routing and the model's predictions change.")
     prompt, name = _prompt_and_model()
+    if state.waiting() is not None:
+        return  # for a model of a stranger's choice, of which nothing may be fetched
     with explained():
         info = shared.model_facts(name)
         change = _change(info)
@@ -61,23 +62,29 @@ def _change(info: ModelInfo) -> Any:
     from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
     from moeviz.capture.change.precision import Precision
 
+    carried.fill_in_change(info)
     kind = st.selectbox("Change", list(CHANGES), key=state.CHANGE, persist_state="session")
     st.text(CHANGES[kind])
     if kind == "Change top-k":
-        return TopK(st.slider("Experts per token", 1, min(info.num_experts), max(info.top_k - 1, 1), key=state.TOP_K))
+        state.start_with(state.TOP_K, max(info.top_k - 1, 1))
+        return TopK(st.slider("Experts per token", 1, min(info.num_experts), key=state.TOP_K))
     if kind == "Change precision":
-        return Precision(st.selectbox("Precision", PRECISIONS, key=state.PRECISION))
+        return Precision(st.selectbox("Precision", carried.PRECISIONS, key=state.PRECISION))
     with st.container(horizontal=True):
-        layer = st.selectbox("Layer", info.layers, index=len(info.layers) // 2, key=state.CHANGED_LAYER)
+        state.start_with(state.CHANGED_LAYER, info.layers[len(info.layers) // 2])
+        layer = st.selectbox("Layer", info.layers, key=state.CHANGED_LAYER)
         ids = range(info.num_experts[info.layers.index(layer)])
         if kind == "Swap two experts":
-            one, other = (
-                st.selectbox(label, ids, index=i, key=f"{state.EXPERTS} {i}")
-                for i, label in enumerate(("Expert", "With expert"))
-            )
-            return Exchange(layer, one, other)
-        experts = st.multiselect("Experts", ids, [_busiest(info, layer)], key=f"{state.EXPERTS} of {layer}")
+            return Exchange(layer, *_two_experts(layer, ids))
+        state.start_with(carried.experts_key(layer), [_busiest(info, layer)])
+        experts = st.multiselect("Experts", ids, key=carried.experts_key(layer))
     return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
+
+
+def _two_experts(layer: int, ids: range) -> Iterator[int]:
+    for expert, (key, label) in enumerate(zip(carried.swap_keys(layer), ("Expert", "With expert"), strict=True)):
+        state.start_with(key, min(expert, ids[-1]))
+        yield st.selectbox(label, ids, key=key)
 
 
 def _busiest(info: ModelInfo, layer: int) -> int:
