@@ -342,7 +342,7 @@ def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(page,
     run(page, PROMPT)
     go_to(page, "Load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
-        page.get_by_test_id("stPopover").get_by_role("button").first.click()
+        page.get_by_test_id("stPopover").filter(has_text="⋯").get_by_role("button").first.click()
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).first.click()
         page.keyboard.press("Escape")

@@ -43,7 +43,7 @@ def test_a_token_filters_the_contexts_and_a_cell_leads_to_another_expert_and_bac
     expect(hits).to_have_text(["br"] * 11)
     assert page.evaluate("history.length") == 2  # a blank one, and this
 
-    canvas = page.get_by_test_id("stVegaLiteChart").first.locator("canvas")
+    canvas = page.get_by_test_id("stVegaLiteChart").locator("canvas").first  # the map of all experts
     expect(canvas).to_be_visible()
     place = canvas.bounding_box()
     page.mouse.click(place["x"] + 0.55 * place["width"], place["y"] + 0.55 * place["height"])

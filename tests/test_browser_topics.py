@@ -47,7 +47,7 @@ def test_a_click_on_an_expert_leads_to_its_page_and_back_in_one_step(on_topic, a
     page = on_topic(address)
     click_in(page, question, across, down)
     expect(title(page)).to_have_text(re.compile(r"Layer \d, expert \d"))
-    assert re.search(r"expert\?.*layer=\d&expert=\d", page.url)
+    expect(page).to_have_url(re.compile(r"expert\?.*layer=\d&expert=\d"))
     page.go_back()
     expect(title(page)).to_have_text(address.capitalize())
     settled(page)
