@@ -90,4 +90,4 @@ def test_layers_one_by_one_are_refused_where_all_together_are_too_many(monkeypat
 def test_the_grid_of_experts_draws_a_token_that_is_not_recorded(ids_only_trace):
     ids_only_trace.experts[0, 3] = NOT_RECORDED
     chart = token_expert_grid(token_expert(ids_only_trace.select(layers=[0]))).to_dict()
-    assert chart["layer"][0]["encoding"]["x"]["title"] == ["position of the token in the text", "pale: not recorded"]
+    assert chart["layer"][0]["encoding"]["x"]["title"] == ["token of the text", "pale: not recorded"]
