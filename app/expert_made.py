@@ -115,7 +115,7 @@ def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep
     with explained():
         try:
             found = job.found
-        except Exception:
+        except Exception:  # of any kind: a job that failed is not asked again
             state.forget_result(JOB)
             raise
         if found is not None:

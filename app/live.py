@@ -52,7 +52,7 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
         picture = Picture(run.new_tokens, key)
     try:
         trace = result(shared.at_work(run.model, run.how, work), picture.listen)
-    except Exception:
+    except Exception:  # of any kind: what a run that failed had is nothing to keep
         state.forget_held()
         raise
     finally:

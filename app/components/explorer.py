@@ -18,7 +18,7 @@ from moeviz.routing_trace import RoutingTrace
 HERE = Path(__file__).parent
 HTML = "<div class='frame'><div class='explorer'></div></div>"  # two, since a container query asks what is around
 SCRIPTS = ("parts", "trace", "strip", "bar", "map", "table", "drawing", "card")
-SHEETS = ("explorer.css", "explorer_strip.css", "explorer_card.css")
+SHEETS = ("explorer.css", "token.css", "explorer_strip.css", "explorer_card.css")
 Place = tuple[int, int]
 Link = Callable[[RoutingTrace | None, int, int], Mapping[str, str]]
 

@@ -22,7 +22,7 @@ MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing and push
 _component = st.components.v2.component(
     "moeviz_token_strip",
     html=HTML,
-    css=(HERE / "strip.css").read_text("utf-8"),
+    css="\n".join((HERE / name).read_text("utf-8") for name in ("token.css", "strip.css")),
     js=(HERE / "strip.js").read_text("utf-8"),
 )
 
