@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from moeviz_app import settings, state
 from moeviz_app.shared import How
 
+LONGEST = 1500  # characters of the texts in an address
 USUAL_TEMPERATURE = {"embedded": 0.8}  # it repeats itself where the likeliest token is always taken
 
 
@@ -35,6 +36,11 @@ class Run:
     def how(self) -> How:
         """How the model is opened."""
         return How(self.dtype, self.device_map)
+
+    @property
+    def fits_an_address(self) -> bool:
+        """Whether every browser and server takes an address with its texts."""
+        return len(self.prompt) + len(self.system or "") <= LONGEST
 
     def parameters(self) -> dict[str, str]:
         """As the query of an address; what is as it always is stays out."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 from moeviz_app import recent, settings, shared, state
-from moeviz_app.asked import Run, asked_run, number_in
+from moeviz_app.asked import LONGEST, Run, asked_run, number_in
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
 from moeviz_app.show import explained, say
-from moeviz_app.to_expert import LONGEST
 
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -135,7 +134,7 @@ def _side(chosen: str | None) -> str | None:
     for name, trace in recent.traces().items():
         run, parts = recent.run_of(trace), {part_name(name, phase): {"part": phase} for phase in PHASES.categories}
         if chosen in (name, *parts):
-            fits = run is not None and len(run.prompt) <= LONGEST
+            fits = run is not None and run.fits_an_address
             return urlencode(run.parameters() | parts.get(chosen, {})) if fits else None
     return None
 
@@ -209,7 +208,7 @@ def _wait(run: Run) -> None:
 def _run_in_address() -> Run | None:
     """The run that made the trace on screen, where the address says it."""
     run = recent.run_of(state.current_trace())
-    return run if run is not None and len(run.prompt) <= LONGEST else None
+    return run if run is not None and run.fits_an_address else None
 
 
 CARRIED = {

@@ -15,7 +15,7 @@ from moeviz_app.components.address import write_address
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
 from moeviz_app.show import explained
-from moeviz_app.to_expert import LONGEST, asked_expert
+from moeviz_app.to_expert import asked_expert
 
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
@@ -73,7 +73,7 @@ def write(page: str) -> None:
     trace = state.current_trace()
     run = recent.run_of(trace)
     wanted = {}
-    if run is not None and len(run.prompt) <= LONGEST:
+    if run is not None and run.fits_an_address:
         wanted = run.parameters() | {"layer": str(state.chosen_layers("one")[0])}
         if (token := state.selected_token()) is not None:
             wanted["token"] = str(token)

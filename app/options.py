@@ -47,7 +47,7 @@ class Options:
 
 def fill_in(run: Run) -> None:
     """Let the first page's widgets hold what a link asks for."""
-    ask.fill_in(state.BOX)
+    ask.fill_in(state.BOX, run.chat, run.system or "")
     values: dict[str, Any] = {
         state.PROMPT: run.prompt,
         state.MODEL: run.model,

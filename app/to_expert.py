@@ -12,7 +12,6 @@ from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-LONGEST = 1500  # characters of a prompt that an address can hold everywhere
 STEPS, ASKED, QUERY = "steps between experts", "expert that was asked for", "query of the expert"
 LAYER, NUMBER = "layer of the expert", "number of the expert"  # the two boxes
 
@@ -23,7 +22,7 @@ def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, 
     if trace is None:
         return where
     run = recent.run_of(trace)
-    if run is not None and len(run.prompt) <= LONGEST:
+    if run is not None and run.fits_an_address:
         return run.parameters() | where | {"seen": "trace"}
     return where | {"model": trace.model.name, "seen": "trace"}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from moeviz.errors import InvalidTrace
+from moeviz.names import listed
 
 ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
 SlotOrder = Literal["weight", "unknown"]
@@ -73,8 +74,9 @@ class ModelInfo:
 
         Parameters are counted for whole models, so these facts have none.
         """
-        if missing := set(layers) - set(self.layers):
-            raise InvalidTrace(f"{self.name} has no MoE layer {min(missing)}. Choose from {self.layers}.")
-        kept = [row for row, layer in enumerate(self.layers) if layer in layers]
+        wanted = set(layers)
+        if missing := wanted - set(self.layers):
+            raise InvalidTrace(f"{self.name} has no MoE layer {min(missing)}. Choose from {listed(self.layers)}.")
+        kept = [row for row, layer in enumerate(self.layers) if layer in wanted]
         layers, num_experts = (tuple(of_all[row] for row in kept) for of_all in (self.layers, self.num_experts))
         return replace(self, parameters=None, layers=layers, num_experts=num_experts), kept

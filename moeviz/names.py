@@ -1,9 +1,10 @@
 """Names of files and models, from anyone: cut to fit a sentence, and refused where no file can have them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import PurePath
 
-MOST_SHOWN = 200  # characters
+MOST_SHOWN, MOST_LISTED = 200, 100  # characters, numbers
 LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
 
 
@@ -20,6 +21,16 @@ def quoted(name: object, most: int = MOST_SHOWN) -> str:
 def cut(text: str, most: int = MOST_SHOWN) -> str:
     """A text without its end, where it is endless."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
+    """Numbers in a row, without the middle where they are many.
+
+    >>> listed(range(3)), listed(range(4096))
+    ('0, 1, 2', '0, 1, 2, …, 4095')
+    """
+    shown = [*numbers[:3], "…", numbers[-1]] if len(numbers) > most else numbers
+    return ", ".join(map(str, shown))
 
 
 def why_no_file(name: str | PurePath) -> str:

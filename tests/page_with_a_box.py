@@ -1,5 +1,7 @@
 """A page that has a prompt box, and says what it hears of it: for tests/test_browser_ask.py."""
 
+from typing import Any
+
 import streamlit as st
 from moeviz_app.components.ask import ask, fill_in
 
@@ -15,9 +17,7 @@ def page_with_a_box() -> None:
     state["scripts"] = state.get("scripts", 0) + 1
     state.setdefault("ran", "At first.")
     chat = bool(state.get("chat"))
-    asked = ask(
-        state["prompt"], EXAMPLES, MOST, ran=state["ran"], can_stop=True, chat=chat, system="Be brief.", key="box"
-    )
+    asked = ask(state["prompt"], EXAMPLES, MOST, ran=state["ran"], can_stop=True, chat=chat, key="box")
     state["prompt"] = asked.text
     if asked.run is not None:
         state["heard"].append(asked.run)
@@ -27,12 +27,13 @@ def page_with_a_box() -> None:
     st.text(f"heard: {state['heard']!r}")
     st.text(f"scripts: {state['scripts']}")
     st.button("Link", on_click=_follow)
+    st.button("Link to a chat", on_click=_follow, args=(True, "Be brief."))
     st.toggle("Has a template", key="chat")
 
 
-def _follow() -> None:
+def _follow(*chat: Any) -> None:
     st.session_state["prompt"] = "From a link."
-    fill_in("box")
+    fill_in("box", *chat)
 
 
 if __name__ == "__main__":

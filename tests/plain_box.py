@@ -30,11 +30,13 @@ def plain_box(key: str, data: dict[str, Any]) -> dict[str, Any]:
     """What `draw` does, and the same result."""
     if st.session_state.get(_FILLINGS) != data["fillings"] or TEXT not in st.session_state:
         st.session_state.update({_FILLINGS: data["fillings"], TEXT: data["text"]})
+        if data["turn"]:
+            st.session_state.update({TURN: True, SYSTEM: data["system"]})
     chips = [st.button(name, key=example(name), on_click=_fill, args=(text,)) for name, text in data["examples"]]
     held = {"text": st.text_area("Prompt", key=TEXT), "fillings": data["fillings"], "chat": False, "system": ""}
     if data["chat"]:
         held["chat"] = st.checkbox("Send as a chat turn", key=TURN)
-        held["system"] = st.text_area("System prompt", data["system"], key=SYSTEM)
+        held["system"] = st.text_area("System prompt", key=SYSTEM)
     if st.button("Run", key=RUN) or any(chips):
         hand_on(key, held | {"press": next(_presses)})
     return held

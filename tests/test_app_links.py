@@ -5,8 +5,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from moeviz_app import carried, settings, shared, state
-from moeviz_app.asked import Run
-from moeviz_app.to_expert import LONGEST
+from moeviz_app.asked import LONGEST, Run
 from moeviz_app.views.what_if import CHANGES
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest

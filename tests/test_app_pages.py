@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from labels import labelled
 from moeviz_app import settings, shared, state
-from moeviz_app.asked import Run
-from moeviz_app.to_expert import LONGEST
+from moeviz_app.asked import LONGEST, Run
 from moeviz_app.views.menu import GALLERY
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest

@@ -232,6 +232,16 @@ def test_run_is_stop_while_a_run_goes_on(page):
     expect(run_button(page)).to_be_visible()
 
 
+def test_a_link_to_a_chat_brings_its_turn_and_system_prompt(page):
+    page.get_by_role("button", name="Link to a chat").click()
+    expect(page.get_by_role("switch", name="Send as a chat turn")).to_be_checked()
+    page.get_by_text("System prompt").click()
+    expect(page.get_by_role("textbox", name="System prompt")).to_have_value("Be brief.")
+    run_button(page).click()
+    asked = {"text": "From a link.", "chat": True, "system": "Be brief."}
+    expect(says(page, "heard")).to_have_text(f"heard: {[asked]!r}")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page, scheme):
     page.emulate_media(color_scheme=scheme)

@@ -168,13 +168,14 @@ function listen(box) {
 
 // What the server wants in the box, or what was typed here since: that wins, also when this page comes back.
 function hold(box) {
-  const { key, text, fillings, system } = box.data;
+  const { key, text, fillings, turn, system } = box.data;
   if (box.fillings === fillings) return;
   const first = box.fillings === null;
   box.fillings = fillings;
   const before = kept.get(key);
   const mine = first && before?.fillings === fillings ? before : null;
-  if (first) [box.system.value, box.turn.checked] = [mine?.system ?? system, mine?.chat ?? false];
+  // An example or a plain link leaves the chat as it was set here.
+  if (first || turn) [box.system.value, box.turn.checked] = [mine?.system ?? system, mine?.chat ?? turn];
   if (box.text.value !== (mine ?? { text }).text) box.text.value = (mine ?? { text }).text;
   kept.set(key, held(box));
   box.told = mine ? null : held(box);

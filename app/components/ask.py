@@ -55,6 +55,8 @@ class Box:
 
     text: str | None = None  # what the page was told last
     fillings: int = 0  # so often the page has wanted another text in it
+    chat: bool = False  # whether what was filled in last is a turn of a chat
+    system: str = ""  # and its system prompt
     runs: int = 0
     asked: dict[str, Any] | None = None  # a run that the page has not been told of yet
     press: Any = None  # of the run that was asked for last
@@ -68,7 +70,6 @@ def ask(
     ran: str | None,
     can_stop: bool = False,
     chat: bool = False,
-    system: str = "",
     key: str,
 ) -> Asked:
     """Draw the box, and say what is in it.
@@ -77,9 +78,10 @@ def ask(
     meanwhile wins over a text that is only repeated, unless `fill_in` came before.
     `ran`: the text of the run on screen. While the box holds another one it says so.
     `can_stop`: whether Run becomes Stop while a run goes on.
-    `chat`: whether the text can be sent as a turn of a chat; `system` is the system prompt to begin with.
+    `chat`: whether the text can be sent as a turn of a chat; it can too where one was filled in.
     """
     before = _remembered(key)
+    chat = chat or before.chat
     filled = text != before.text
     box = replace(before, text=text, fillings=before.fillings + filled)
     _remember(key, box)
@@ -95,19 +97,23 @@ def ask(
         "running": box.asked is not None,
         "can_stop": can_stop,
         "chat": chat,
-        "system": system,
+        "turn": box.chat,
+        "system": box.system,
     }
     held = draw(key, data) or {}
     run = _checked(box.asked, most_chars, chat)
     now = _text(held, text) if held.get("fillings") == box.fillings else text
     now = now if run is None else run["text"]
     _remember(key, replace(box, text=now, asked=None, runs=data["runs"]))  # a run is told once
-    return Asked(now, run, _text(held, system, "system"), chat and held.get("chat") is True)
+    return Asked(now, run, _text(held, box.system, "system"), chat and held.get("chat") is True)
 
 
-def fill_in(key: str) -> None:
-    """The text that the page passes next is wanted in the box, even if it is the one that was passed last."""
-    _remember(key, replace(_remembered(key), text=None))
+def fill_in(key: str, chat: bool = False, system: str = "") -> None:
+    """The text that the page passes next is wanted in the box, even if it is the one that was passed last.
+
+    `chat`: as a turn of a chat, with this system prompt.
+    """
+    _remember(key, replace(_remembered(key), text=None, chat=chat, system=system))
 
 
 @st.fragment

@@ -11,7 +11,7 @@ from moeviz.labelled_texts import texts_of_files
 from moeviz.metrics.locality import locality_by_label
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted, why_no_file
+from moeviz.names import listed, quoted, why_no_file
 from moeviz.routing_trace import RoutingTrace
 
 MEASURES = (label_information, load_by_label, label_divergence, locality_by_label)
@@ -36,7 +36,7 @@ def _contents(path: str) -> bytes:
 def check_layer(layer: int | None, model: ModelInfo) -> None:
     """Raise where the model has no such MoE layer: before it runs, not after."""
     if layer is not None and layer not in model.layers:
-        raise InvalidTrace(f"{model.name} has no MoE layer {layer}. Choose one of {model.layers}.")
+        raise InvalidTrace(f"{model.name} has no MoE layer {layer}. Choose one of {listed(model.layers)}.")
 
 
 def tables(trace: RoutingTrace) -> tuple[dict[str, pd.DataFrame], list[str]]:

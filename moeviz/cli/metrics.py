@@ -7,6 +7,7 @@ import pandas as pd
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.budget import CELLS_A_SLOT, MAX_CELLS
+from moeviz.names import listed
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -19,7 +20,7 @@ def measured(chart: Chart, trace: RoutingTrace, args: Namespace) -> pd.DataFrame
     if args.layers:
         trace = trace.select(layers=args.layers)
     if chart.layers == "two" and len(trace.model.layers) != 2:
-        raise MissingField(f"{name} compares two layers. Give --layers A B, two of {trace.model.layers}.")
+        raise MissingField(f"{name} compares two layers. Give --layers A B, two of {listed(trace.model.layers)}.")
     if chart.tokens == "one":
         if args.token is None or args.token >= len(trace.tokens):
             raise MissingField(f"{name} is about one token. Give --token N, from 0 to {len(trace.tokens) - 1}.")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -89,20 +90,19 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
     """
     _several_layers(trace)
     first = trace.first_choices("Flow").astype(np.int32)[:, trace.recorded.any(axis=0)]
-    pairs = list(combinations(range(len(first)), 2))
-    if len(pairs) > MOST_PAIRS:
+    if (count := comb(len(first), 2)) > MOST_PAIRS:
         raise InvalidTrace(
-            f"{len(pairs):,} pairs of layers would be compared, and at most {MOST_PAIRS:,} are. Choose fewer layers."
+            f"{count:,} pairs of layers would be compared, and at most {MOST_PAIRS:,} are. Choose fewer layers."
         )
-    if (work := len(pairs) * first.shape[1]) > MOST_PAIRED:
+    if (work := count * first.shape[1]) > MOST_PAIRED:
         raise InvalidTrace(
-            f"{len(pairs):,} pairs of layers with {first.shape[1]:,} tokens each would be compared, and at most "
+            f"{count:,} pairs of layers with {first.shape[1]:,} tokens each would be compared, and at most "
             f"{MOST_PAIRED:,} tokens of pairs are. Choose fewer tokens, or compare two layers."
         )
     rng, rows = np.random.default_rng(0), []
     shuffles = int(np.clip(MOST_SHUFFLED // max(work, 1), 1, MOST_SHUFFLES))
     orders = [rng.permutation(first.shape[1]) for _ in range(shuffles)]
-    for a, b in pairs:
+    for a, b in combinations(range(len(first)), 2):
         both = (first[a] >= 0) & (first[b] >= 0)
         if both.any():
             ends = trace.model.layers[a], trace.model.layers[b]
