@@ -21,6 +21,7 @@ from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 
+MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
 EXAMPLE = "**Example, recorded beforehand.**"
 
 
@@ -132,7 +133,9 @@ def particulars(chart: Chart, frame: pd.DataFrame) -> None:
 def menu(chart: Chart, frame: pd.DataFrame) -> None:
     """The numbers behind a picture, how they came about, and files of both."""
     with st.popover("⋯", width="content", help="Numbers, method, files"):
-        st.dataframe(frame, hide_index=True, key=f"{chart.key} numbers")
+        st.dataframe(frame.head(MOST_ROWS), hide_index=True, key=f"{chart.key} numbers")
+        if len(frame) > MOST_ROWS:
+            st.caption(f"The first {MOST_ROWS:,} of {len(frame):,} rows. The CSV has all of them.")
         with st.container(horizontal=True, gap="small"):
             _download(chart, "CSV", "text/csv", lambda: table_as_csv(frame))
             if installed():

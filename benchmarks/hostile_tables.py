@@ -49,6 +49,11 @@ def turned(count: int, top_k: int) -> list[str]:
     return [f"{token},0,{(token * top_k + slot) % HIGH}" for token in range(count) for slot in range(top_k)]
 
 
+def pairs_of(count: int) -> list[str]:
+    """So many tokens of one layer, each with one expert of its own and its neighbour's."""
+    return [f"{token},0,{(token + slot) % count}" for token in range(count) for slot in (0, 1)]
+
+
 TABLES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "two rows, expert 32,766 in both layers": (".csv", lambda: rows([f"0,0,{HIGH}", f"1,1,{HIGH}"])),
     "one token of two layers, ids 0 and 32,766": (
@@ -65,10 +70,8 @@ TABLES: dict[str, tuple[str, Callable[[], bytes]]] = {
         ".csv",
         lambda: rows([f"{n},0,0,{HIGH - n},{n}" for n in range(1_000)], "sequence,position,layer,expert,label\n"),
     ),
-    "1,400 experts in 1,400 pairs": (
-        ".csv",
-        lambda: rows([f"{t},0,{(t + s) % 1_400}" for t in range(1_400) for s in (0, 1)]),
-    ),
+    "1,400 experts in 1,400 pairs": (".csv", lambda: rows(pairs_of(1_400))),
+    "1,000 experts in 1,000 pairs": (".csv", lambda: rows(pairs_of(1_000))),
     "one text of 30,000 characters in 2,000 rows": (".parquet", long_texts),
 }
 

@@ -12,6 +12,7 @@ from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
 CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should have
+MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: of 1,024, more than any model that we know of
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
@@ -72,7 +73,7 @@ def _experts_that_occur(trace: RoutingTrace, row: int) -> tuple[Int16[np.ndarray
     experts, filled = trace.experts[row], trace.filled[row]
     ids = np.unique(experts[filled])
     what = f"Co-activation in layer {trace.model.layers[row]}"
-    check_cells(what, experts.size, experts_that_occur=len(ids), partners=len(ids))
+    check_cells(what, experts.size, MOST_PAIRS, experts_that_occur=len(ids), partners=len(ids))
     among = np.where(filled, np.searchsorted(ids, experts), -1).astype(np.int16)
     return ids, chosen_experts(among, len(ids))
 
