@@ -12,7 +12,7 @@ from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
 CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should have
-MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: of 1,024, more than any model that we know of
+MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: 1,024 experts, more than any model has
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
