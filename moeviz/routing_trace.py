@@ -145,8 +145,8 @@ class RoutingTrace:
         """
         if "label" not in self.tokens:
             raise MissingField(
-                f"{why} needs tokens with a label, and this trace has none. Record a labelled trace with `moeviz "
-                "corpus`, or open the evaluation set on the app's Traces page."
+                f"{why} needs tokens with a label, and this trace has none. Record a labelled trace with “moeviz "
+                "corpus”, or open the evaluation set on the app's Traces page."
             )
         codes, names = pd.factorize(self.tokens["label"])
         return [str(name) for name in names], codes

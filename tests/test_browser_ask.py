@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 SCRIPT = Path(__file__).parent / "page_with_a_box.py"
 LONG = "é" * (MOST + 1)
-TOO_LONG = f"This text has {MOST + 1} characters; at most {MOST} can be run here. Shorten it, or use `moeviz trace`."
+TOO_LONG = f"This text has {MOST + 1} characters; at most {MOST} can be run here. Shorten it, or use “moeviz trace”."
 STALE = """() => {
   window.told = [];
   window.addEventListener("moeviz:stale", (event) => window.told.push(event.detail));

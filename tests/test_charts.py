@@ -270,7 +270,7 @@ def test_too_many_labels_are_refused_and_not_cut():
 @pytest.mark.parametrize("chart", specialization.CHARTS, ids=lambda chart: chart.key)
 def test_a_trace_without_labels_is_told_where_labels_come_from(chart, trace):
     with pytest.raises(
-        MissingField, match=r"this trace has none\. Record a labelled trace with `moeviz corpus`, or .*\.$"
+        MissingField, match=r"this trace has none\. Record a labelled trace with “moeviz corpus”, or .*\.$"
     ):
         chart.measure(fitted(trace, chart))
 

@@ -202,7 +202,7 @@ def test_renaming_the_labels_changes_nothing_else():
 @every_measure
 def test_a_trace_without_labels_says_how_to_get_one_with(measure, trace):
     with pytest.raises(
-        MissingField, match=r"needs tokens with a label, .* Record a labelled trace with `moeviz corpus`"
+        MissingField, match=r"needs tokens with a label, .* Record a labelled trace with “moeviz corpus”"
     ):
         measure(trace)
 

@@ -171,7 +171,7 @@ def test_shares_of_a_token_sum_to_k():
 
 @pytest.mark.parametrize("measure", OF_OFTEN_SEEN)
 def test_a_text_too_short_says_how_much_more_there_must_be(measure):
-    words = r"occur at least 10 times, and here no token occurs more than 4 times\. Trace a longer .*`moeviz corpus`"
+    words = r"occur at least 10 times, and here no token occurs more than 4 times\. Trace a longer .*“moeviz corpus”"
     with pytest.raises(InvalidTrace, match=words):
         measure(sample_trace())
 

@@ -14,7 +14,7 @@ import streamlit as st
 
 HERE = Path(__file__).parent
 TOO_LONG = (  # the browser fills in how many there are
-    "This text has {{count}} characters; at most {most:,} can be run here. Shorten it, or use `moeviz trace`."
+    "This text has {{count}} characters; at most {most:,} can be run here. Shorten it, or use “moeviz trace”."
 )
 HTML = """<div class="ask">
 <div class="top"><div class="chips" role="group" aria-label="Examples: each fills the box and runs"></div>

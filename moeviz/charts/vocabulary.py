@@ -81,7 +81,8 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     if frame["expert"].nunique() > MOST_NUMBERS:
         return theme.framed(alt.layer(cells), height, canvas=True)
     on_cell = alt.condition(alt.datum.lift > theme.BLACK_ABOVE * MOST_LIFT, alt.value("black"), alt.value("white"))
-    numbers = base.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
+    known = base.transform_filter("isValid(datum.lift)")  # an expert without tokens has none
+    numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
     return theme.framed(alt.layer(cells, numbers), height, canvas=True)
 
 

@@ -177,7 +177,7 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
         often = "once" if times.max() == 1 else f"{times.max()} times"
         raise InvalidTrace(
             f"Vocabulary specialization needs tokens that occur at least {at_least} times, and here no token occurs "
-            f"more than {often}. Trace a longer text, or many texts with `moeviz corpus`."
+            f"more than {often}. Trace a longer text, or many texts with “moeviz corpus”."
         )
     check_cells("The vocabulary", trace.experts.size, tokens=len(kept), experts=max(trace.model.num_experts))
     row = np.full(len(times), -1)

@@ -34,7 +34,7 @@ def check_room(name: str, parameters: int, dtype: str | None, device_map: str | 
         raise CaptureError(
             f"{name} needs about {needed / 1000000000.0:,.1f} GB in {dtype or 'float32'}, and "
             f"{free / 1000000000.0:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
-            "machine with more memory; `moeviz params` shows which cards can hold it."
+            "machine with more memory; “moeviz params” shows which cards can hold it."
         )
 
 
