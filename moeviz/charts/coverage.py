@@ -24,7 +24,7 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("num_experts:Q", title="experts in the layer", format="d"),
         ],
     )
-    title = "experts needed, as a share of what a uniform load needs"
+    title = "share of what a uniform load needs"
     legend = alt.Legend(title=title, titleLimit=330, format="%", orient="top", gradientLength=200)
     cells = base.mark_rect(stroke=None).encode(
         color=alt.Color("of_even:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)

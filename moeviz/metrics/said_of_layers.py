@@ -102,7 +102,7 @@ def said_of_aux_loss(frame: pd.DataFrame) -> str | None:
     if not losses.max() >= A_QUARTER_MORE:
         return None
     row = one_row(frame, losses.idxmax())
-    return f"The loss is highest at layer {row.layer}: {row.switch:.2f}, where a uniform load has 1."
+    return f"The loss is highest at layer {row.layer}: {row.transformers:.2f}, where a uniform load has {row.even:.0f}."
 
 
 def said_of_z_loss(frame: pd.DataFrame) -> str | None:
