@@ -97,7 +97,7 @@ def test_every_change_is_read_both_ways(change):
     (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
     assert not app.exception
-    found = app.session_state[state.EFFECT]
+    found, _ = app.session_state[state.EFFECT]
     assert {metric.label for metric in app.metric} >= {"Loss, unchanged", "Loss, changed", "KL", "Next token changed"}
     assert pictures(app) == 3
     assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=state.PROMPT).value))
@@ -105,6 +105,20 @@ def test_every_change_is_read_both_ways(change):
     keep.click().run()
     assert app.session_state["trace"] is found.changed
     assert len(app.session_state["recent"]) == 2
+
+
+def test_what_a_change_did_stands_as_it_was_when_another_model_is_chosen(monkeypatch):
+    app = what_if()
+    (button,) = (button for button in app.button if "with and without" in button.label)
+    button.click().run()
+    _, before = app.session_state[state.EFFECT]
+    assert before["next_token"].map(type).eq(str).all()
+    monkeypatch.setattr("moeviz_app.shared.model", pytest.fail)  # its tokenizer would read other ids
+    app.session_state[state.DTYPE] = "bfloat16"
+    app.run()
+    assert not app.exception and pictures(app) == 3
+    _, after = app.session_state[state.EFFECT]
+    assert after is before
 
 
 def test_a_change_that_cannot_be_made_is_one_sentence():

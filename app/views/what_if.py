@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import streamlit as st
 from moeviz_app import carried, settings, shared, state
 from moeviz_app.facts import figures
@@ -45,7 +46,7 @@ def what_if_page() -> None:
         if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
             state.set_value(state.EFFECT, _run(name, prompt, change))
     if (found := state.value(state.EFFECT)) is not None:
-        _show(found, shared.model(name, state.how()))
+        _show(*found)
 
 
 def _prompt_and_model() -> tuple[str, str]:
@@ -96,13 +97,17 @@ def _busiest(info: ModelInfo, layer: int) -> int:
     return int(load.loc[load["rank"] == 1, "expert"].iloc[0])
 
 
-def _run(name: str, prompt: str, change: Any) -> "WhatIf":
+def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
+    """What the change does, and its numbers with the next tokens as text: by the tokenizer of the model that ran."""
     place = st.empty()
     with place.container():
         bar = st.progress(0.0, "The model reads the prompt twice, with and without the change …")
 
-    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> "WhatIf":
-        return moeviz.what_if(loaded, prompt, change)
+    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple["WhatIf", pd.DataFrame]:
+        found = moeviz.what_if(loaded, prompt, change)
+        frame = EFFECT.measure(found.effect)
+        texts = {name: [loaded.tokenizer.decode([token]) for token in frame[name]] for name in NEXT}
+        return found, frame.assign(**texts)
 
     def listen(told: InLine | News) -> None:
         bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt twice, with and without the change …"))
@@ -113,12 +118,10 @@ def _run(name: str, prompt: str, change: Any) -> "WhatIf":
         place.empty()
 
 
-def _show(found: "WhatIf", loaded: "LoadedModel") -> None:
+def _show(found: "WhatIf", effect: pd.DataFrame) -> None:
     _figures(effect_summary(found.effect))
     heading(EFFECT)
-    frame = EFFECT.measure(found.effect)
-    texts = {name: [loaded.tokenizer.decode([token]) for token in frame[name]] for name in NEXT}
-    picture_and_words(EFFECT, frame.assign(**texts))
+    picture_and_words(EFFECT, effect)
     st.markdown("In the charts below, A is the unchanged model and B the changed one.")
     for chart in PICTURES:
         heading(chart)
