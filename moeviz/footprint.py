@@ -1,6 +1,9 @@
 """How much memory a model needs: bytes of its weights by precision, and how many cards hold it."""
 
 import math
+from dataclasses import dataclass
+
+from moeviz.model_info import ParameterCounts
 
 BITS = (32, 16, 8, 4)  # of a weight. Quantised formats keep scales and some layers besides: 2 to 15 % more
 # What the makers' data sheets say, in GB of 10^9 bytes.
@@ -16,6 +19,37 @@ CARDS = {
     "MI300X": 192,
 }
 FREE = 0.1  # of a card, for activations and what the runtime takes
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What one layer keeps of a text, in values."""
+
+    constant: int
+    per_token: int
+    window: int | None  # tokens kept at most
+
+    def values(self, tokens: int) -> int:
+        """Values kept of so many tokens."""
+        return self.constant + self.per_token * (tokens if self.window is None else min(tokens, self.window))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the memory of a served model depends on. `moeviz.capture.models.served` reads it from a config."""
+
+    name: str
+    parameters: ParameterCounts
+    num_experts: int  # of the layer with the most
+    top_k: int
+    hidden: int  # values that stand for a token between layers
+    vocabulary: int
+    caches: tuple[LayerCache, ...]  # of all layers that keep something of a text
+
+    @property
+    def width(self) -> int:
+        """Inner values of the largest expert: it has three matrices of hidden x width."""
+        return max(self.parameters.per_expert) // (3 * self.hidden)
 
 
 def weight_bytes(parameters: int, bits: int) -> int:

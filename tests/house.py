@@ -52,7 +52,8 @@ MAY_IMPORT = {
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
     f"{INERT} moe_kernels {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
-    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
+    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
+    f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
@@ -60,15 +61,18 @@ MAY_IMPORT = {
     "moeviz/formats/*": f". moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
+    # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
+    "moeviz/serving/plans/*": f". moeviz.serving moeviz.metrics {INERT} torch",
+    "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.names",
     "moeviz/samples.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
-    "moeviz/footprint.py": "",
+    "moeviz/footprint.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
-    "moeviz/model_info.py": "moeviz.errors",
+    "moeviz/model_info.py": "moeviz.errors moeviz.names",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.kv_cache import LayerCache, kv_cache
+from moeviz.capture.models.kv_cache import kv_cache
 from moeviz.capture.models.load import model_config, model_facts
 from moeviz.errors import CaptureError
-from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
+from moeviz.footprint import BITS, CARDS, LayerCache, cards_needed, weight_bytes
 from moeviz.metrics.parameters import touched_growth
 from moeviz.model_info import PARTS, ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters

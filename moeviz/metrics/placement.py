@@ -42,7 +42,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
     frames = []
     for found in counted_layers(trace):
         layer = found.layer
-        n, extra = _sizes(trace, found.row, devices, copies)
+        n, extra = placement_sizes(trace, found.row, devices, copies)
         for judged_on, planned, judged in _judgements(trace, found):
             for name, replicas in _placements(planned, n, extra).items():
                 load = _device_loads(replicas, judged, n)
@@ -75,7 +75,7 @@ def placement_imbalance(trace: Counted, devices: int | None = None, copies: int 
     return frame.assign(imbalance=frame["imbalance"].where(frame["imbalance"] > 0)).astype(kinds)
 
 
-def _sizes(trace: Counted, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
+def placement_sizes(trace: Counted, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
     """Devices and copies, given or usual, after a check that they fit this layer."""
     num_experts = trace.model.num_experts[row] - trace.model.zero_experts
     where = f"Layer {trace.model.layers[row]} has {num_experts} expert{'s' * (num_experts != 1)}"

@@ -6,7 +6,6 @@ layer's share is then a constant (recurrent states) plus so much a token, up to 
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,21 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from moeviz.capture.models.parameters import empty_model
 from moeviz.capture.models.replaced import replaced
 from moeviz.capture.routers.declared import find_routers, router_sites
+from moeviz.footprint import LayerCache
 
 LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCache:
-    """What one layer keeps of a text, in values."""
-
-    constant: int
-    per_token: int
-    window: int | None  # tokens kept at most
-
-    def values(self, tokens: int) -> int:
-        """Values kept of so many tokens."""
-        return self.constant + self.per_token * (tokens if self.window is None else min(tokens, self.window))
 
 
 def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:

@@ -1,0 +1,63 @@
+"""What fits: memory of weights, keys and values, and of a step, and how many cards that takes."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import pandas as pd
+
+from moeviz.errors import MoevizError
+from moeviz.footprint import CARDS, FREE, ServedModel, cards_needed, weight_bytes
+
+MOST_READ = 8192  # tokens that one step reads of a prompt, at most
+VALUE_BYTES = 2  # keys and values, and a step's buffers, are in 16 bits
+LOGIT_BYTES = 4
+
+
+def serving_memory(
+    model: ServedModel, contexts: Sequence[int], batches: Sequence[int] = (1,), bits: Sequence[int] = (16,)
+) -> pd.DataFrame:
+    """How much memory it takes to serve a model, and how many cards of each kind hold it.
+
+    `context`: tokens kept of each sequence. `batch`: sequences at a time. `bits` of a weight; keys, values and buffers
+    are in 16 bits. A step's buffers are an estimate: those of one layer, and the logits. Cards hold nothing twice, with
+    a tenth of each left free; scales of quantised formats come on top.
+
+    One row per precision, context and batch. Columns: model str · weight_bits, context, batch int64 · weight_bytes
+    int64 · routed_bytes int64 (of these, the routed experts) · expert_bytes int64 (one expert of the largest layer) ·
+    kv_bytes_per_token int64 (of a sequence of `context` tokens, so windows count) · kv_bytes int64 · step_bytes int64 ·
+    bytes int64 (all together) · for each card its number of cards int64 · experts_a_layer_ and the card's name int64:
+    how many experts of each MoE layer fit on one card when everything else is on it too; -1 if not even that fits.
+    Raises `MoevizError` for sizes below 1.
+
+    **Source**: keys and values of latent attention: DeepSeek-V2 (arXiv 2405.04434); measured on transformers' caches.
+    """
+    for what, sizes in (("context", contexts), ("batch", batches), ("precision", bits)):
+        if not len(sizes) or min(sizes) < 1:
+            raise MoevizError(f"The {what} must be 1 or more; got {list(sizes)}. Choose other sizes.")
+    return pd.DataFrame([_row(model, *sizes) for sizes in product(bits, contexts, batches)])
+
+
+def _row(model: ServedModel, bits: int, context: int, batch: int) -> dict[str, object]:
+    counts = model.parameters
+    weights, expert = weight_bytes(counts.total, bits), weight_bytes(max(counts.per_expert), bits)
+    routed = weight_bytes(counts.routed_experts, bits)
+    kept = VALUE_BYTES * sum(cache.values(context) for cache in model.caches)
+    step = _step_bytes(model, context, batch)
+    taken = weights + kept * batch + step
+    row = {"model": model.name, "weight_bits": bits, "context": context, "batch": batch}
+    row |= {"weight_bytes": weights, "routed_bytes": routed, "expert_bytes": expert}
+    row |= {"kv_bytes_per_token": kept // context, "kv_bytes": kept * batch, "step_bytes": step, "bytes": taken}
+    row |= {card: cards_needed(taken, card) for card in CARDS}
+    return row | dict(_experts_that_fit(model, taken - routed, sum(counts.per_expert) * bits // 8))
+
+
+def _step_bytes(model: ServedModel, context: int, batch: int) -> int:
+    """Buffers of one layer for the tokens of a step, and the logits of each sequence."""
+    values = 3 * model.hidden + model.top_k * (2 * model.hidden + 3 * model.width)
+    return values * min(MOST_READ, context) * VALUE_BYTES + LOGIT_BYTES * model.vocabulary * batch
+
+
+def _experts_that_fit(model: ServedModel, rest: int, one_a_layer: int) -> Iterator[tuple[str, int]]:
+    for card, gigabytes in CARDS.items():
+        free = int(gigabytes * 1e9 * (1 - FREE)) - rest
+        yield f"experts_a_layer_{card}", min(free // one_a_layer, model.num_experts) if free >= 0 else -1

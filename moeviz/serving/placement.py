@@ -1,0 +1,176 @@
+"""Experts over devices: how uneven the work falls, and to how many devices a token has to go."""
+
+from math import comb
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int, Int64
+
+from moeviz.metrics.budget import check_cells
+from moeviz.metrics.placement import placement_sizes, rebalance_experts
+from moeviz.metrics.recorded import counted_layers
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.requests import LayerSets, layer_sets
+
+CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
+STEP = 64  # tokens of a step whose imbalance is measured
+
+
+def serving_placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
+    """How uneven the devices' work is, and how many devices a token reaches, for four placements of the experts.
+
+    - `contiguous`: expert e on device e // (E / N), the default of serving frameworks
+    - `balanced`: the same number on each device, packed by load (EPLB without copies)
+    - `coactive`: experts that share tokens on one device, whatever their load: the other end of the trade
+    - `copies`: balanced, with redundant copies of the hottest experts (EPLB's global policy)
+
+    A plan is made from the first half of the tokens, and `imbalance_fit` judges it on these; all else judges it on the
+    second half. All devices wait for the busiest, so 1 is the aim. Steps of 64 tokens are less even than their sum, by
+    luck; a server waits for steps.
+
+    One row per layer and placement. Columns: layer int32 · devices int16 (N) · copies int16 (0 for the others) ·
+    placement str · imbalance_fit, imbalance float64 (busiest device / mean, of assignments; copies share an expert's
+    work equally) · step_imbalance float64 (its mean over whole steps of 64 tokens in a row) · reached float64 (devices
+    that hold a token's experts, the mean over tokens; of copies, each expert picks one at random) · reached_by_lot
+    float64 (the same for experts chosen at random) · remote float64 (reached x (1 - 1 / N): devices other than the
+    token's own) · plan str (the experts of each device, devices split by `|`). Dispatch sends remote x hidden size x
+    bytes of a number per token and layer, and combining sends as much back.
+
+    Counts alone give `contiguous`, `balanced` and `copies`, made and judged on all tokens (`imbalance_fit`), and NaN
+    for what needs each token. `devices` and `copies` are by default those of `moeviz.metrics.placement`. Raises
+    `MoevizError` if the experts or the copies cannot be divided equally among the devices.
+
+    **Source**: EPLB (github.com/deepseek-ai/EPLB); device-limited routing: DeepSeek-V2 (arXiv 2405.04434), 2.2.2;
+    experts that go together: ExFlow (arXiv 2401.08383).
+    """
+    if isinstance(trace, RoutingTrace):
+        rows = [row for found in layer_sets(trace) for row in _of_layer(trace, found, devices, copies)]
+    else:
+        rows = [row for found in counted_layers(trace) for row in _of_counts(trace, found, devices, copies)]
+    kinds = {"layer": np.int32, "devices": np.int16, "copies": np.int16, "placement": "str", "plan": "str"}
+    return pd.DataFrame(rows).astype(kinds)
+
+
+def traffic_bytes(remote: float, hidden: int, bits: int = 16, scale_every: int | None = None) -> float:
+    """Bytes that one token sends to other devices at one layer: a vector to each, with scales where it has them.
+
+    >>> traffic_bytes(3.0, 2048), traffic_bytes(3.0, 2048, bits=8, scale_every=128)
+    (12288.0, 6336.0)
+    """
+    return remote * (hidden * bits / 8 + (0 if scale_every is None else hidden / scale_every * 4))
+
+
+def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> Int64[np.ndarray, " E"]:
+    """Experts device by device: the busiest one left, then always the one that shares most tokens with those there.
+
+    Ties go to the lower id. `sets` has -1 where a token has no expert.
+    """
+    check_cells("Experts that share tokens", sets.size, experts=num_experts, experts_with_them=num_experts)
+    members = np.zeros((len(sets), num_experts))
+    token, slot = np.nonzero(sets >= 0)
+    members[token, sets[token, slot]] = 1
+    together = members.T @ members
+    load, order = together.diagonal().copy(), []
+    for _ in range(devices):
+        shared = load.copy()
+        for place in range(num_experts // devices):
+            shared[order] = -1
+            order.append(int(shared.argmax()))
+            shared = together[order[-1]].copy() if place == 0 else shared + together[order[-1]]
+    return np.array(order)
+
+
+def device_loads(plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:
+    """Assignments of each device, where the copies of an expert share its work equally."""
+    each = counts / np.bincount(plan, minlength=counts.shape[-1])
+    return each[..., plan].reshape(*counts.shape[:-1], devices, len(plan) // devices).sum(axis=-1)
+
+
+def devices_reached(
+    plan: Int64[np.ndarray, " S"], sets: Int[np.ndarray, "T K"], num_experts: int, devices: int
+) -> float:
+    """Distinct devices that hold a token's experts, the mean over tokens; each expert picks one of its copies."""
+    held = np.zeros((devices, num_experts + 1))  # the last one for places without an expert, which -1 finds
+    np.add.at(held, (np.repeat(np.arange(devices), len(plan) // devices), plan), 1)
+    elsewhere = 1 - held / np.maximum(held.sum(axis=0), 1)
+    return float(sum((1 - absent[sets].prod(axis=1)).mean() for absent in elsewhere)) if len(sets) else np.nan
+
+
+def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies: int | None) -> list[dict]:
+    E, half = found.num_experts, len(found.run) // 2
+    n, extra = placement_sizes(trace, found.row, devices, copies)
+    first, second = found.sets[:half], found.sets[half:]
+    fit, held_out = _counts(first, E), _counts(second, E)
+    steps = _step_counts(second, E)
+    plans = _plans(fit, n, extra) | {COACTIVE: coactive(first, E, n)}
+    rows = []
+    for name in PLACEMENTS:
+        plan = plans[name]
+        reached = devices_reached(plan, second, E, n)
+        rows.append(
+            _facts(found.layer, n, extra, name, plan)
+            | {"imbalance_fit": _imbalance(plan, fit, n), "imbalance": _imbalance(plan, held_out, n)}
+            | {"step_imbalance": _mean(_imbalance(plan, steps, n)), "reached": reached}
+            | {"reached_by_lot": _by_lot(E, trace.model.top_k, n), "remote": reached * (1 - 1 / n)}
+            | {"plan": plan_text(plan, n)}
+        )
+    return rows
+
+
+def _of_counts(trace: Counted, found, devices: int | None, copies: int | None) -> list[dict]:
+    counts = found.counts.sum(axis=0)[: found.num_experts - trace.model.zero_experts]
+    n, extra = placement_sizes(trace, found.row, devices, copies)
+    return [
+        _facts(found.layer, n, extra, name, plan)
+        | {"imbalance_fit": _imbalance(plan, counts, n), "imbalance": np.nan, "step_imbalance": np.nan}
+        | {"reached": np.nan, "reached_by_lot": _by_lot(len(counts), trace.model.top_k, n), "remote": np.nan}
+        | {"plan": plan_text(plan, n)}
+        for name, plan in _plans(counts, n, extra).items()
+    ]
+
+
+def _plans(counts: Int64[np.ndarray, " E"], devices: int, copies: int) -> dict[str, Int64[np.ndarray, " S"]]:
+    made = {BALANCED: len(counts), COPIES: len(counts) + copies}
+    planned = {name: rebalance_experts(counts[None], slots, 1, 1, devices)[0] for name, slots in made.items()}
+    return {CONTIGUOUS: np.arange(len(counts))} | planned
+
+
+def _facts(layer: int, devices: int, copies: int, name: str, plan: np.ndarray) -> dict[str, object]:
+    return {"layer": layer, "devices": devices, "copies": copies if name == COPIES else 0, "placement": name}
+
+
+def _counts(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, " E"]:
+    return np.bincount(sets[sets >= 0], minlength=num_experts)
+
+
+def _step_counts(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "steps E"]:
+    """Assignments of each whole step of 64 tokens in a row."""
+    steps = len(sets) // STEP
+    whole = sets[: steps * STEP]
+    step = np.broadcast_to(np.arange(len(whole))[:, None] // STEP, whole.shape)[whole >= 0]
+    cells = np.bincount(step * num_experts + whole[whole >= 0], minlength=steps * num_experts)
+    return cells.reshape(steps, num_experts)
+
+
+def _imbalance(plan: np.ndarray, counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:
+    """Busiest device / mean device; NaN without assignments."""
+    loads, total = device_loads(plan, counts, devices), counts.sum(axis=-1)
+    return np.where(total > 0, loads.max(axis=-1) * devices / np.maximum(total, 1), np.nan)
+
+
+def _mean(values: Float64[np.ndarray, " steps"]) -> float:
+    return float(values[~np.isnan(values)].mean()) if (~np.isnan(values)).any() else np.nan
+
+
+def _by_lot(num_experts: int, top_k: int, devices: int) -> float:
+    k = min(top_k, num_experts)
+    return devices * (1 - comb(num_experts - num_experts // devices, k) / comb(num_experts, k))
+
+
+def plan_text(plan: Int64[np.ndarray, " S"], devices: int) -> str:
+    """The experts of each device, devices split by `|`.
+
+    >>> plan_text(np.array([0, 3, 2, 1]), 2)
+    '0 3|2 1'
+    """
+    return "|".join(" ".join(map(str, part)) for part in plan.reshape(devices, -1).tolist())

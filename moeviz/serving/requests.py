@@ -1,0 +1,106 @@
+"""Which experts each step asks for. What all of `moeviz.serving` counts.
+
+A step is one token when text is generated, and a chunk of tokens in a row of one sequence when a prompt is read. It
+requests the distinct experts of its tokens. Experts that compute nothing need no memory and are not requested.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics.recorded import check_recorded
+from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
+
+NONE = -1  # a slot without an expert, or with one that the token has in another slot too
+
+
+class Requests(NamedTuple):
+    """What the steps of one layer request: `expert[i]` is requested at `step[i]`, in ascending order of both."""
+
+    layer: int
+    num_experts: int  # those that compute something
+    steps: int
+    step: Int64[np.ndarray, " n"]
+    expert: Int64[np.ndarray, " n"]
+
+
+class LayerSets(NamedTuple):
+    """The recorded tokens of one layer, and the set of experts of each."""
+
+    row: int  # which of the L it is
+    layer: int
+    num_experts: int  # those that compute something
+    sets: Int[np.ndarray, "T K"]  # ids in ascending order; NONE first
+    run: Int64[np.ndarray, " T"]  # tokens in a row of one sequence have the same number, from 0
+    sequence: Int64[np.ndarray, " T"]  # which sequence, numbered from 0
+
+
+def layer_sets(trace: RoutingTrace) -> Iterator[LayerSets]:
+    """Layer by layer, the set of experts of each recorded token. Raises `MissingField` if nothing is recorded."""
+    check_recorded(trace)
+    places = trace.tokens[["sequence", "position"]].to_numpy()
+    for row, layer in enumerate(trace.model.layers):
+        kept = trace.experts[row, :, 0] != NOT_RECORDED
+        if kept.any():
+            num_experts = trace.model.num_experts[row] - trace.model.zero_experts
+            sets, (_, sequence) = (
+                _sets(trace.experts[row, kept], num_experts),
+                np.unique(places[kept, 0], return_inverse=True),
+            )
+            yield LayerSets(row, layer, num_experts, sets, _runs(places[kept]), sequence)
+
+
+def requests(found: LayerSets, chunk: int = 1) -> Requests:
+    """What the steps of a layer request, with so many tokens a step; the last step of a sequence may be shorter."""
+    step = np.arange(len(found.run)) if chunk == 1 else _steps(found.run, chunk)
+    width = found.num_experts
+    keys = np.where(found.sets < 0, NONE, step[:, None] * width + found.sets).ravel()
+    if chunk > 1:
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=NONE) > 0]
+    keys = keys[keys >= 0]
+    return Requests(found.layer, width, int(step[-1]) + 1, keys // width, keys % width)
+
+
+def check_chunk(chunk: int) -> None:
+    """Raise `MoevizError` for a step of no tokens."""
+    if chunk < 1:
+        raise MoevizError(f"A step cannot have {chunk} tokens. Choose a chunk of one token or more.")
+
+
+def with_tokens(trace: Counted, why: str) -> RoutingTrace:
+    """The trace, or `MissingField` with a sentence that begins with `why`, if there are counts alone."""
+    if not isinstance(trace, RoutingTrace):
+        raise MissingField(
+            f"{why} needs the experts of each token, in order, and the counts of {trace.model.name!r} do not have "
+            "them. Give a trace. What needs no order are the experts of a random batch, placements judged on their "
+            "own tokens, and a cache that keeps a static set."
+        )
+    return trace
+
+
+def _sets(experts: Int[np.ndarray, "T K"], num_experts: int) -> Int[np.ndarray, "T K"]:
+    """Ids in ascending order, each once: what does not compute, is empty, or stands there twice is NONE."""
+    sets = np.sort(np.where(experts < num_experts, experts, NONE), axis=1)
+    sets[sets < 0] = NONE
+    twice = sets[:, 1:] == sets[:, :-1]
+    if (twice & (sets[:, 1:] >= 0)).any():
+        sets[:, 1:][twice] = NONE
+        sets.sort(axis=1)
+    return sets
+
+
+def _runs(places: Int[np.ndarray, "T 2"]) -> Int64[np.ndarray, " T"]:
+    follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == 1)
+    return np.concatenate([[0], np.cumsum(~follows)])
+
+
+def _steps(run: Int64[np.ndarray, " T"], chunk: int) -> Int64[np.ndarray, " T"]:
+    """The step of each token: runs cut into chunks."""
+    place = np.arange(len(run))
+    first = np.diff(run, prepend=-1) > 0
+    place -= np.maximum.accumulate(np.where(first, place, 0))
+    return np.cumsum(place % chunk == 0) - 1

@@ -1,0 +1,375 @@
+"""What routing costs to serve: the reference figures, cases worked by hand, and what must hold of any trace."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from any_trace import any_trace
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from serving_data import figures, reference_trace
+
+from moeviz import ModelInfo, RoutingTrace
+from moeviz.capture.models import served
+from moeviz.capture.models.served import served_model
+from moeviz.errors import CaptureError, InvalidTrace, MissingField, MoevizError
+from moeviz.metrics.placement import placement_imbalance
+from moeviz.routing_trace import token_frame
+from moeviz.samples import sample_trace
+from moeviz.serving.batches import batch_coverage
+from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
+from moeviz.serving.memory import serving_memory
+from moeviz.serving.placement import coactive, devices_reached, serving_placement
+from moeviz.serving.policies import random_depths
+from moeviz.serving.prefetch import prefetch_recall
+from moeviz.serving.requests import layer_sets, requests
+
+EXACT, DRAWN = 1e-9, 0.01
+
+
+def agree(got: pd.DataFrame, wanted: pd.DataFrame, keys: list[str], drawn: float = DRAWN) -> None:
+    """Every column of the reference is there, row by row the same."""
+    got = wanted[keys].merge(got, on=keys)
+    assert len(got) == len(wanted)
+    for name in wanted:
+        if wanted[name].dtype.kind not in "if":
+            assert got[name].tolist() == wanted[name].tolist(), name
+        else:
+            near = drawn if name.startswith("random_w") or (name == "random" and "lru" in wanted) else EXACT
+            np.testing.assert_allclose(got[name].astype(float), wanted[name].astype(float), rtol=0, atol=near)
+
+
+def test_the_cache_of_each_layer_has_the_reference_s_hit_rates():
+    agree(expert_cache(reference_trace()), figures("embedded_cache"), ["layer", "capacity"])
+
+
+@pytest.mark.parametrize("chunk", [16, 64, 256])
+def test_a_cache_for_chunks_of_a_prompt_has_the_reference_s_hit_rates(chunk):
+    """Long chunks are few requests: three draws of `random` scatter, there as here, so those are held to that."""
+    wanted = figures("embedded_cache_chunks")
+    wanted = wanted[wanted["chunk"] == chunk]
+    drawn = DRAWN if chunk == 16 else 6 * spread_of_random(chunk)
+    agree(expert_cache(reference_trace(), chunk=chunk), wanted, ["layer", "capacity"], drawn)
+
+
+def spread_of_random(chunk: int) -> float:
+    """The standard deviation of the mean of three draws, over the second half of the steps, where it is largest."""
+    worst = 0.0
+    for found in layer_sets(reference_trace()):
+        asked = requests(found, chunk)
+        late = asked.step >= asked.steps // 2
+        draws = [random_depths(asked, seed)[late] for seed in range(10)]
+        rates = [np.bincount(depths, minlength=10).cumsum()[1:8] / late.sum() for depths in draws]
+        worst = max(worst, float(np.std(rates, axis=0, ddof=1).max()))
+    return worst / np.sqrt(3)
+
+
+def test_one_cache_for_all_layers_has_the_reference_s_hit_rates():
+    wanted = figures("embedded_cache_global")
+    agree(shared_cache(reference_trace(), wanted["slots"].tolist()), wanted, ["slots"])
+
+
+def test_batches_need_as_many_experts_as_the_reference_says():
+    wanted = figures("embedded_coverage")
+    agree(batch_coverage(reference_trace(), sorted(set(wanted["batch"]))), wanted, ["layer", "batch"])
+
+
+def test_predictors_recall_as_much_as_the_reference_says():
+    agree(prefetch_recall(reference_trace()), figures("embedded_prefetch"), ["layer", "m"])
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_placements_are_those_of_the_reference(devices):
+    wanted = figures("embedded_placement")
+    wanted = wanted[wanted["devices"] == devices]
+    agree(serving_placement(reference_trace(), devices, devices), wanted, ["layer", "placement"])
+
+
+# Cases worked by hand
+
+
+def routed(rows: list[list[int]], num_experts: int, sequences: list[int] | None = None) -> RoutingTrace:
+    """A trace of one layer, 4, with these experts of each token."""
+    sequence = np.array(sequences or [0] * len(rows))
+    position = np.concatenate([np.arange(n) for n in np.bincount(sequence) if n]) if len(rows) else np.zeros(0)
+    model = ModelInfo("by hand", "test", (4,), (num_experts,), len(rows[0]), slot_order="unknown")
+    tokens = token_frame(sequence, position, ["x"] * len(rows))
+    return RoutingTrace(model, tokens, np.array(rows, np.int16)[None])
+
+
+def rates(trace: RoutingTrace, capacity: int, **options) -> dict[str, float]:
+    frame = expert_cache(trace, [capacity], **options)
+    return {name: float(frame[name].iloc[0]) for name in POLICIES}
+
+
+def test_what_each_policy_keeps_by_hand():
+    """Requests 0 1 2 0 0 3 1 2 with room for two.
+
+    lru: 0 1 2 evict a use that comes again soon: only the second 0 in a row hits. lfu: 0 has 1 use when 2 comes, as has
+    1, which was used later; so 0 goes, 0 misses (1 goes), 0 hits, 3 drives out 2, 1 drives out 3, 2 drives out 1.
+    belady: at 2, 1 goes (used after 0); 0 and 0 hit; at 3, 0 goes, not 2; at 1, 3 goes; 2 hits: three. bound: at 2, it
+    does not stay (used last); 0 and 0 hit, 3 does not stay, 1 hits: three. static, of all: 0 (3 uses) and 1: 2 + 1.
+    """
+    found = rates(routed([[0], [1], [2], [0], [0], [3], [1], [2]], 4), 2)
+    wanted = {"lru": 1, "lfu": 1, "belady": 3, "bound": 3, "static": 3}
+    assert {name: found[name] * 8 for name in wanted} == pytest.approx(wanted)
+
+
+def test_a_chunk_requests_each_of_its_experts_once_and_ends_with_its_sequence():
+    trace = routed([[0], [0], [1], [2], [0], [1]], 3, [0, 0, 0, 1, 1, 1])
+    (found,) = layer_sets(trace)
+    asked = requests(found, 2)
+    assert asked.steps == 4
+    assert list(zip(asked.step.tolist(), asked.expert.tolist(), strict=True)) == [
+        (0, 0),
+        (1, 1),
+        (2, 0),
+        (2, 2),
+        (3, 1),
+    ]
+
+
+def test_coverage_by_hand():
+    """Sequences 0 0 1 and 1 2, three experts. Two tokens, one of each sequence: 0 is missing with chance 1/3, 1 with
+    2/3 x 1/2, 2 with 1/2: 3 - 7/6. In a row: 0 0, 0 1 and 1 2: 1, 2, 2. Drawn: shares 2/5 2/5 1/5."""
+    frame = batch_coverage(routed([[0], [0], [1], [1], [2]], 3, [0, 0, 0, 1, 1]), [1, 2, 3])
+    assert frame["sequences"].tolist()[:2] == pytest.approx([1, 3 - 7 / 6]) and np.isnan(frame["sequences"][2])
+    assert frame["consecutive"].tolist() == pytest.approx([1, 5 / 3, 2])
+    assert frame["random"][1] == pytest.approx(3 - 0.36 - 0.36 - 0.64)
+    assert frame["even"][1] == pytest.approx(3 * (1 - (2 / 3) ** 2)) and frame["most"].tolist() == [1, 2, 3]
+
+
+def test_prefetching_by_hand():
+    """Learnt from 0 1 0 1: after 0 comes 1, after 1 comes 0. Judged on 0 1 1 0: of the pairs 0 1, 1 1 and 1 0 two."""
+    frame = prefetch_recall(routed([[0], [1], [0], [1], [0], [1], [1], [0]], 2))
+    assert frame["previous_token"].tolist() == pytest.approx([2 / 3, 1])
+    assert frame["popular"].tolist() == pytest.approx([0.5, 1]) and frame["layer_before"].isna().all()
+    assert frame["recency"].tolist() == pytest.approx([1 / 4, 1])
+
+
+def test_experts_that_share_tokens_go_to_one_device():
+    """0 is the busiest, and goes with 2, with which it has two tokens; what is left is the other device's."""
+    assert coactive(np.array([[0, 2], [0, 2], [0, 1], [1, 3]]), 4, 2).tolist() == [0, 2, 1, 3]
+
+
+def test_devices_that_a_token_reaches_by_hand():
+    """Experts 0 1 | 2 0: tokens {0} one device; {0, 1}: 1, or 2 where 0 picks its other copy; {1, 2}: 2."""
+    plan = np.array([0, 1, 2, 0])
+    assert devices_reached(plan, np.array([[-1, 0]]), 3, 2) == pytest.approx(1)
+    assert devices_reached(plan, np.array([[0, 1]]), 3, 2) == pytest.approx(1.5)
+    assert devices_reached(plan, np.array([[-1, 0], [0, 1], [1, 2]]), 3, 2) == pytest.approx(4.5 / 3)
+
+
+# What must hold of any trace
+
+
+def permuted(trace: RoutingTrace, seed: int = 1) -> RoutingTrace:
+    """The same with the slots of each token in another order."""
+    order = np.random.default_rng(seed).permuted(
+        np.tile(np.arange(trace.model.top_k), (*trace.experts.shape[:2], 1)), axis=-1
+    )
+    model = replace(trace.model, slot_order="unknown")
+    return RoutingTrace(model, trace.tokens, np.take_along_axis(trace.experts, order, -1))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        expert_cache,
+        lambda trace: expert_cache(trace, chunk=7),
+        shared_cache,
+        batch_coverage,
+        prefetch_recall,
+        serving_placement,
+    ],
+)
+def test_nothing_changes_when_slots_are_permuted(metric):
+    trace = sample_trace(layers=3, tokens=90, experts=8, top_k=3)
+    other = permuted(trace)
+    assert (other.experts != trace.experts).any()
+    pd.testing.assert_frame_equal(metric(trace), metric(other), check_exact=True)
+
+
+@st.composite
+def small_routings(draw) -> RoutingTrace:
+    experts, top_k = draw(st.integers(2, 6)), draw(st.integers(1, 3))
+    top_k = min(top_k, experts)
+    sets = st.lists(
+        st.integers(-1, experts - 1), min_size=top_k, max_size=top_k, unique_by=lambda e: e if e >= 0 else object()
+    )
+    rows = draw(st.lists(sets, min_size=1, max_size=9))
+    return rows, experts, draw(st.integers(1, 3))
+
+
+@given(small_routings())
+def test_no_policy_beats_belady_and_nothing_the_bound(drawn):
+    rows, experts, chunk = drawn
+    frame = expert_cache(routed(rows, experts), chunk=chunk).fillna(0)
+    for name in ("lru", "lfu", "random"):
+        assert (frame[name] <= frame["belady"] + 1e-12).all()
+    assert (frame["belady"] <= frame["bound"] + 1e-12).all() and (frame["static"] <= frame["bound"] + 1e-12).all()
+    full = frame[frame["capacity"] == experts]
+    for name in POLICIES:
+        assert (full[name] * full["requests"]).tolist() == pytest.approx(
+            (full["requests"] - full["compulsory"]).tolist()
+        )
+
+
+@given(small_routings(), st.booleans())
+def test_belady_and_the_bound_are_what_a_search_over_all_caches_finds(drawn, bypass):
+    rows, experts, _ = drawn
+    frame = expert_cache(routed(rows, experts)).fillna(0)
+    sets = [frozenset(row) - {-1} for row in rows]
+    for capacity, total, found in zip(
+        frame["capacity"], frame["requests"], frame["bound" if bypass else "belady"], strict=True
+    ):
+        assert found * total == pytest.approx(most_hits(sets, capacity, bypass))
+
+
+def most_hits(sets: list[frozenset[int]], capacity: int, bypass: bool) -> int:
+    """The most hits of any sequence of caches, tried one by one."""
+    best = {frozenset(): 0}
+    for used in sets:
+        after: dict[frozenset[int], int] = {}
+        for held, hits in best.items():
+            there = held | used
+            must = frozenset() if bypass else used if len(used) <= capacity else None
+            for size in range(min(capacity, len(there)) + 1):
+                for kept in map(frozenset, combinations(sorted(there), size)):
+                    if (must is not None and must <= kept) or (must is None and kept <= used and len(kept) == capacity):
+                        after[kept] = max(after.get(kept, 0), hits + len(held & used))
+        best = after
+    return max(best.values())
+
+
+def test_a_cache_of_k_experts_hits_what_neighbours_share():
+    trace = sample_trace(layers=2, tokens=60, experts=8, top_k=3)
+    frame = expert_cache(trace, [3])
+    for name in ("lru", "lfu", "random", "belady"):
+        for experts, rate in zip(trace.experts, frame[name], strict=True):
+            shared = [len({*a} & {*b}) for a, b in zip(experts[:-1].tolist(), experts[1:].tolist(), strict=True)]
+            assert rate == pytest.approx(sum(shared) / experts.size)
+
+
+@settings(max_examples=40, phases=[Phase.generate])
+@given(any_trace(top_k=st.integers(1, 3), most=st.sampled_from((3, 64))))
+def test_any_trace_has_rates_between_zero_and_one(drawn):
+    trace = drawn.trace()
+    if not trace.recorded.any():
+        if len(trace.tokens):
+            with pytest.raises(MissingField, match="No routing is recorded"):
+                expert_cache(trace, [1])
+        return
+    frame = expert_cache(trace, chunk=2)
+    assert frame[list(POLICIES)].fillna(0).stack().between(0, 1).all()
+    covered = batch_coverage(trace, [1, 2, 3])
+    assert (covered["random"] <= covered["even"] + 1e-9).all()
+    assert prefetch_recall(trace).drop(columns=["layer", "m"]).fillna(0).stack().between(0, 1 + 1e-12).all()
+
+
+def test_the_same_imbalance_as_the_page_placement_shows():
+    trace = reference_trace()
+    table = placement_imbalance(trace, 4, 4)
+    wanted = table[table["judged_on"] == "held-out tokens"].set_index(["layer", "placement"])["imbalance"]
+    found = serving_placement(trace, 4, 4).set_index(["layer", "placement"])["imbalance"]
+    for ours, theirs in (("contiguous", "contiguous"), ("balanced", "balanced"), ("copies", "with copies")):
+        for layer in trace.model.layers:
+            assert found[layer, ours] == pytest.approx(wanted[layer, theirs])
+
+
+def test_tokens_that_are_not_recorded_are_nowhere():
+    trace = routed([[0, 1], [1, 2], [2, 3], [0, 3]], 4)
+    holed = trace.experts.copy()
+    holed[0, 1] = -2
+    gone = RoutingTrace(trace.model, trace.tokens, holed)
+    assert expert_cache(gone)["steps"].tolist() == [3] * 4 and expert_cache(gone)["requests"].tolist() == [6] * 4
+
+
+def test_experts_that_compute_nothing_are_not_requested():
+    trace = routed([[0, 3], [0, 3], [1, 3]], 4)
+    nothing = replace(trace, model=replace(trace.model, zero_experts=1))
+    frame = expert_cache(nothing)
+    assert frame["requests"].tolist() == [3] * 3 and frame["capacity"].tolist() == [1, 2, 3]
+
+
+# Counts alone
+
+
+def test_counts_give_what_needs_no_order():
+    trace = sample_trace(layers=2, tokens=64, experts=8, top_k=2)
+    counts = trace.counts()
+    cache, whole = expert_cache(counts), expert_cache(trace)
+    for name in ("layer", "capacity", "requests", "compulsory", "chance", "static"):
+        assert cache[name].tolist() == whole[name].tolist(), name
+    assert cache[["lru", "belady", "bound", "static_warm"]].isna().all(axis=None)
+    covered, all_covered = batch_coverage(counts), batch_coverage(trace)
+    for name in ("random", "even", "most"):
+        assert covered[name].tolist() == all_covered[name].tolist()
+    assert covered[["sequences", "consecutive"]].isna().all(axis=None)
+    placed = serving_placement(counts, 4, 4)
+    assert placed["placement"].tolist()[:3] == ["contiguous", "balanced", "copies"]
+    same = placement_imbalance(trace, 4, 4)
+    same = same[same["judged_on"] == "same tokens"]
+    assert placed["imbalance_fit"].tolist() == pytest.approx(same["imbalance"].tolist())
+    assert placed["imbalance"].isna().all()
+
+
+def test_counts_say_what_needs_the_order_of_tokens():
+    counts = sample_trace().counts()
+    for metric in (prefetch_recall, shared_cache):
+        with pytest.raises(
+            MissingField, match=r"needs the experts of each token, in order, and the counts of .* Give a trace"
+        ):
+            metric(counts)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda trace: expert_cache(trace, [9]), "has 8 experts, so a cache holds from 1 to 8 of them; got 9"),
+        (lambda trace: expert_cache(trace, [0]), "got 0"),
+        (lambda trace: expert_cache(trace, chunk=0), "A step cannot have 0 tokens"),
+        (lambda trace: expert_cache(trace, policies=["mru"]), "There is no cache policy 'mru'. Choose from lru, lfu"),
+        (lambda trace: batch_coverage(trace, [0]), "A batch has one token or more; got 0"),
+        (lambda trace: serving_placement(trace, 3), "3 devices cannot hold in equal numbers"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(call, words):
+    with pytest.raises(MoevizError, match=words):
+        call(sample_trace(experts=8, top_k=2))
+
+
+def test_tables_that_a_small_file_could_ask_for_are_refused_before_they_are_made():
+    for metric in (prefetch_recall, serving_placement):
+        with pytest.raises(InvalidTrace, match=r"would be a table of 20,000 experts x 20,000"):
+            metric(sample_trace(layers=2, tokens=8, experts=20_000, top_k=2))
+
+
+KNOWN = {
+    "Mixtral-8x7B": "mistralai/Mixtral-8x7B-v0.1",
+    "OLMoE-1B-7B": "allenai/OLMoE-1B-7B-0924",
+    "Qwen3-30B-A3B": "Qwen/Qwen3-30B-A3B",
+    "DeepSeek-V2-Lite": "deepseek-ai/DeepSeek-V2-Lite",
+    "DeepSeek-V3": "deepseek-ai/DeepSeek-V3",
+}
+
+
+@pytest.mark.parametrize("model", KNOWN)
+def test_memory_and_cards_are_those_of_the_reference(model):
+    wanted = figures("memory")
+    wanted = wanted[wanted["model"] == model]
+    found = serving_memory(served_model(KNOWN[model]), [4096, 32768], [1, 32], [16, 8]).assign(model=model)
+    agree(found, wanted, ["model", "weight_bits", "context", "batch"])
+
+
+def test_sizes_below_one_are_refused():
+    with pytest.raises(MoevizError, match=r"The context must be 1 or more; got \[0\]"):
+        serving_memory(served_model("embedded"), [0])
+
+
+def test_a_model_whose_cache_is_not_known_is_refused(monkeypatch):
+    monkeypatch.setattr(served, "kv_cache", lambda config: None)
+    with pytest.raises(CaptureError, match="cannot tell how much memory 'embedded' keeps of a text"):
+        served_model("embedded")
