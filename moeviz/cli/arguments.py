@@ -21,6 +21,8 @@ TOPICS = (
 )
 OLD_TOPICS = {"cooperation": "co-activation", "repetition": "locality"}  # as they were once called
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.change.precision.NAMES
+SERVED = ("cache", "coverage", "prefetch", "placement", "memory")
+ENGINES = ("sglang", "tensorrt-llm", "vllm-ascend", "ktransformers", "lmdeploy", "llama.cpp")  # moeviz.serving.plans
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 EXAMPLES = {
     "moeviz": """examples:
@@ -31,6 +33,8 @@ EXAMPLES = {
   moeviz corpus --embedded                            which experts each kind of text uses
   moeviz metrics trace.csv --topic load               how the work is divided
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
+  moeviz serve cache trace.npz                        what the routing costs to serve: hits of a cache
+  moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz families                                     which families of models moeviz reads, and how
   moeviz convert trace.csv trace.parquet""",
     "app": """examples:
@@ -81,6 +85,18 @@ EXAMPLES = {
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5
   moeviz metrics trace.json --topic confidence --json | jq .""",
+    "serve": """examples:
+  moeviz serve cache trace.npz --capacities 2 4       hit rates of caches of two and four experts a layer
+  moeviz serve cache trace.npz --chunk 16             the same where a prompt is read in chunks
+  moeviz serve coverage trace.npz --batch 1 8 32      experts that a batch of tokens needs
+  moeviz serve prefetch trace.npz --json | jq .[0]
+  moeviz serve placement trace.npz --devices 4 --copies 4
+  moeviz serve memory trace.npz --context 8192 --batch 1 32 --bits 16 8
+  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768""",
+    "plan": """examples:
+  moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
+  moeviz plan trace.npz --engine tensorrt-llm --devices 4 --copies 4 -o plan.yaml
+  moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt""",
     "convert": """examples:
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet
@@ -270,6 +286,46 @@ def _metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     metrics.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _serve_arguments(serve: argparse.ArgumentParser) -> None:
+    number, several = _number(int, 1), {"type": _number(int, 1), "nargs": "+", "metavar": "N"}
+    serve.add_argument("what", choices=SERVED, help="which cost")
+    serve.add_argument("file", metavar="FILE", help="a .csv, .parquet, .json or .npz file; for memory, a model too")
+    serve.add_argument("--capacities", **several, help="cache: experts a layer that it holds (default: 1 to all)")
+    serve.add_argument("--chunk", type=number, default=1, metavar="N", help="cache: tokens of a step (default: 1)")
+    serve.add_argument("--shared", action="store_true", help="cache: one for all layers; --capacities count its places")
+    serve.add_argument("--batch", **several, help="coverage: tokens of a batch; memory: sequences at a time")
+    serve.add_argument("--devices", type=number, metavar="N", help="placement: how many devices (default: 8, 4 or 2)")
+    serve.add_argument("--copies", type=_number(int, 0), metavar="R", help="placement: copies of experts, in all")
+    serve.add_argument("--context", default=[8192], **several, help="memory: tokens of a sequence (default: 8192)")
+    serve.add_argument("--bits", default=[16], **several, help="memory: of a weight (default: 16)")
+    _add_phase(serve)
+    serve.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+
+def _plan_arguments(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("file", metavar="FILE", help="a .csv, .parquet, .json or .npz file")
+    plan.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    plan.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
+    plan.add_argument("--devices", type=_number(int, 1), metavar="N", help="how many devices (default: 8, 4 or 2)")
+    plan.add_argument("--copies", type=_number(int, 0), metavar="R", help="copies of experts, in all (default: N)")
+    plan.add_argument("--num-layers", type=_number(int, 1), metavar="N", help="layers of the model, dense ones too")
+    plan.add_argument(
+        "--layers-on-gpu", type=_number(int, 0), metavar="N", help="llama.cpp: MoE layers on the GPU (default: half)"
+    )
+    _add_phase(plan)
+    plan.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def _add_phase(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--phase",
+        choices=("auto", "generated", "prompt", "all"),
+        default="auto",
+        help="which tokens (default: generated ones if there are any; for chunks, those of prompts)",
+    )
+    command.add_argument("--no-repeats", action="store_true", help="leave out what a prefix cache would not run again")
+
+
 def _convert_arguments(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("source", metavar="FROM", help="a .csv, .parquet, .json or .npz file")
     convert.add_argument(
@@ -305,5 +361,7 @@ COMMANDS = {
     "families": ("List the MoE families of transformers that moeviz can record, and how.", _families_arguments),
     "history": ("Train the systems of the past, and check them against their papers.", _history_arguments),
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
+    "serve": ("Say what routing costs to serve. Starts no server: “moeviz app” serves the app.", _serve_arguments),
+    "plan": ("Write the placement of experts that an inference engine reads.", _plan_arguments),
     "convert": ("Convert a trace to another format, given by the suffix.", _convert_arguments),
 }

@@ -210,6 +210,26 @@ def _metrics(args: Namespace) -> int:
     return 0 if tables else 1
 
 
+def _serve(args: Namespace) -> int:
+    from moeviz.cli.serve import heading, served
+
+    table, said = served(args)
+    if args.json:
+        note(said)
+        print(json.dumps(records(table)))
+        return 0
+    print(f"{heading(args.what)}\n{said}\n\n{frame_text(table.round(4))}")
+    return 0
+
+
+def _plan(args: Namespace) -> int:
+    from moeviz.cli.serve import plan_text, planned
+
+    facts = planned(args)
+    print(json.dumps(facts) if args.json else plan_text(facts))
+    return 0
+
+
 def _convert(args: Namespace) -> int:
     from moeviz.formats.exports import export_for, read_trace, write_trace
 
@@ -233,5 +253,7 @@ COMMANDS = {
     "families": _families,
     "history": _history,
     "metrics": _metrics,
+    "serve": _serve,
+    "plan": _plan,
     "convert": _convert,
 }

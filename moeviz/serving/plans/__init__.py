@@ -1,0 +1,1 @@
+"""Which expert goes where, as files that inference engines read."""

@@ -1,0 +1,174 @@
+"""A plan: which expert each slot of each layer holds, made from a trace, checked, and judged on other tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics.placement import placement_sizes, rebalance_experts
+from moeviz.metrics.recorded import counted_layers
+from moeviz.model_info import ModelInfo
+from moeviz.names import listed
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.batches import batch_coverage
+from moeviz.serving.placement import BALANCED, COPIES, device_loads, serving_placement
+
+Layers = dict[int, tuple[int, ...]]  # by the model's own index of a layer
+BATCH = 8  # tokens of a step, for which layers are ranked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertPlan:
+    """Where the experts of a model are to be. Layers have the model's own indices; dense ones are absent."""
+
+    model: ModelInfo
+    num_layers: int | None  # all of the model's, dense ones too; None if the trace does not say
+    devices: int
+    slots: Layers  # the expert in each slot; the first slots / devices are on device 0, and so on
+    loads: Layers  # assignments of each expert
+    by_need: tuple[int, ...]  # layers, those first of which a step reads the largest share of the experts
+    layers_on_gpu: int  # of these, whose experts are on the GPU where an engine places whole layers
+    repaired: int  # slots that EPLB filled otherwise, changed so that no device has an expert twice
+    judged: str  # on which tokens the plan was judged, and how it did
+
+    @property
+    def copies(self) -> int:
+        """Slots that a layer has beyond one for each expert."""
+        return max(len(slots) - len(self.loads[layer]) for layer, slots in self.slots.items())
+
+
+def make_plan(
+    trace: Counted,
+    devices: int | None = None,
+    copies: int | None = None,
+    num_layers: int | None = None,
+    layers_on_gpu: int | None = None,
+) -> ExpertPlan:
+    """Plan from all tokens: copies of the hottest experts, packed so that devices do about the same work (EPLB).
+
+    EPLB may put two copies of an expert on one device, where the second is wasted and some engines refuse it: such
+    slots change places with others (`without_duplicates`). `num_layers` is for traces that do not say how many layers
+    the model has in all; `layers_on_gpu` is for engines that place whole layers (by default, half of them).
+
+    Raises `MoevizError` for numbers that do not divide or that the model does not have, and layers without tokens.
+    """
+    slots: Layers = {}
+    loads: Layers = {}
+    moved, n = 0, 0
+    found = counted_layers(trace)
+    _check_layers(trace, [each.layer for each in found])
+    for each in found:
+        counts = each.counts.sum(axis=0)[: each.num_experts - trace.model.zero_experts]
+        n, extra = placement_sizes(trace, each.row, devices, copies)
+        planned = rebalance_experts(counts[None], len(counts) + extra, 1, 1, n)[0]
+        plan, swaps = without_duplicates(planned, counts, n)
+        slots[each.layer], loads[each.layer] = tuple(plan.tolist()), tuple(counts.tolist())
+        moved += swaps
+    on_gpu = len(found) // 2 if layers_on_gpu is None else layers_on_gpu
+    if not 0 <= on_gpu <= len(found):
+        raise MoevizError(
+            f"The model has {len(found)} MoE layers, so 0 to {len(found)} can be on the GPU; got {on_gpu}."
+        )
+    in_all = num_layers or trace.model.num_layers
+    needs, judged = _by_need(trace), _judged(trace, n, copies)
+    plan = ExpertPlan(trace.model, in_all, n, slots, loads, needs, on_gpu, moved, judged)
+    check_plan(plan)
+    return plan
+
+
+def without_duplicates(
+    plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, " E"], devices: int
+) -> tuple[Int64[np.ndarray, " S"], int]:
+    """The plan with no expert twice on a device, and how many repairs that took.
+
+    Copies beyond one a device become copies of the expert with the next most load per copy. A second copy on a device
+    changes places with a slot of another, so that the busiest device has least to do; of equals, the lower slot. Raises
+    `MoevizError` if there are more slots than one of each expert on each device.
+    """
+    if len(plan) > devices * len(counts):
+        raise MoevizError(
+            f"{len(plan)} slots on {devices} devices cannot hold {len(counts)} experts without one of them being twice "
+            "on a device. Plan with fewer copies."
+        )
+    plan, repairs = plan.copy(), 0
+    while (held := np.bincount(plan, minlength=len(counts))).max() > devices:
+        surplus = np.flatnonzero(plan == held.argmax())[-1]
+        plan[surplus] = np.where(held < devices, counts / held, -1).argmax()
+        repairs += 1
+    while (slot := _duplicate(plan, devices)) is not None:
+        others = _swapped(plan, slot, devices)
+        if not others:
+            raise MoevizError(
+                f"No swap keeps expert {plan[slot]} from being twice on a device. Plan with fewer copies."
+            )
+        plan = min(others, key=lambda other: device_loads(other, counts, devices).max())
+        repairs += 1
+    return plan, repairs
+
+
+def _duplicate(plan: Int64[np.ndarray, " S"], devices: int) -> int | None:
+    """The first slot whose expert its device has already."""
+    room = len(plan) // devices
+    for slot, expert in enumerate(plan.tolist()):
+        if expert in plan[slot // room * room : slot]:
+            return slot
+    return None
+
+
+def _swapped(plan: Int64[np.ndarray, " S"], slot: int, devices: int) -> list[Int64[np.ndarray, " S"]]:
+    """All plans in which this slot has changed places with one on another device, and neither has made a duplicate."""
+    room = len(plan) // devices
+    here = slot // room
+    own, found = set(plan[here * room : (here + 1) * room].tolist()), []
+    for other, expert in enumerate(plan.tolist()):
+        there = plan[other // room * room : (other // room + 1) * room]
+        if other // room != here and expert not in own and plan[slot] not in there:
+            swapped = plan.copy()
+            swapped[[slot, other]] = swapped[[other, slot]]
+            found.append(swapped)
+    return found
+
+
+def check_plan(plan: ExpertPlan) -> None:
+    """Raise `MoevizError` unless every expert has a slot, slots divide, and no device has an expert twice."""
+    for layer, slots in plan.slots.items():
+        experts = range(len(plan.loads[layer]))
+        if missing := set(experts) - set(slots):
+            raise MoevizError(f"Layer {layer} of the plan has no slot for expert {min(missing)}. Plan again.")
+        if unknown := set(slots) - set(experts):
+            raise MoevizError(f"Layer {layer} of the plan has expert {max(unknown)}, of {len(experts)}. Plan again.")
+        if len(slots) % plan.devices:
+            raise MoevizError(f"Layer {layer} has {len(slots)} slots, which {plan.devices} devices cannot share.")
+        if _duplicate(np.array(slots), plan.devices) is not None:
+            raise MoevizError(f"Layer {layer} of the plan has an expert twice on a device. Plan again.")
+
+
+def _check_layers(trace: Counted, found: list[int]) -> None:
+    if missing := sorted(set(trace.model.layers) - set(found)):
+        raise MissingField(
+            f"A plan needs the load of every layer, and nothing is recorded at {listed(missing)}. Record these layers."
+        )
+
+
+def _by_need(trace: Counted) -> tuple[int, ...]:
+    """Layers, those first of which a step reads the largest share of the experts: what they cost in slow memory."""
+    share = batch_coverage(trace, [BATCH]).set_index("layer")["random"]
+    sizes = dict(zip(trace.model.layers, trace.model.num_experts, strict=True))
+    return tuple(sorted(map(int, share.index), key=lambda layer: (-round(share[layer] / sizes[layer], 12), layer)))
+
+
+def _judged(trace: Counted, devices: int, copies: int | None) -> str:
+    """A sentence: how a plan made in this way does on tokens that it was not made from."""
+    if not isinstance(trace, RoutingTrace):
+        return "It could not be judged on other tokens than it was made from: counts do not tell tokens apart."
+    if devices == 1:
+        return f"It is made from all {len(trace.tokens):,} tokens, and was not judged: one device does all the work."
+    table = serving_placement(trace, devices, copies).set_index("placement")
+    chosen, plain = (table.loc[[name], "imbalance"].max() for name in (COPIES, "contiguous"))
+    packed = table.loc[[BALANCED], "imbalance"].max()
+    return (
+        f"It is made from all {len(trace.tokens):,} tokens. Judged on tokens it was not made from (planned from the "
+        f"first half, judged on the second), the busiest device has up to {chosen:.2f} times the mean load; without "
+        f"copies {packed:.2f}, with experts in order {plain:.2f}."
+    )

@@ -1,0 +1,174 @@
+"""`moeviz serve` and `moeviz plan`: rows named as in the reference figures, and what was judged is always said."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from serving_data import figures, reference_trace
+
+from moeviz import ModelInfo, RoutingTrace
+from moeviz.cli.arguments import ENGINES as ENGINE_NAMES
+from moeviz.cli.arguments import SERVED
+from moeviz.cli.main import main
+from moeviz.cli.serve import HEADINGS
+from moeviz.errors import MissingField, MoevizError
+from moeviz.formats.exports import write_trace
+from moeviz.routing_trace import token_frame
+from moeviz.serving.phases import PHASES, repeats, served_tokens
+from moeviz.serving.plans.engines import ENGINES
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("serve") / "trace.npz"
+    write_trace(reference_trace(), path)
+    return str(path)
+
+
+def rows(capsys, *words: str) -> pd.DataFrame:
+    assert main([*words, "--json"]) == 0
+    return pd.DataFrame(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["cache", "--capacities", "2", "4"], "embedded_cache"),
+        (["cache", "--shared", "--capacities", "12"], "embedded_cache_global"),
+        (["coverage", "--batch", "1", "8"], "embedded_coverage"),
+        (["prefetch"], "embedded_prefetch"),
+        (["placement", "--devices", "4", "--copies", "4"], "embedded_placement"),
+    ],
+)
+def test_rows_have_the_columns_of_the_reference(words, name, file, capsys):
+    found, wanted = rows(capsys, "serve", words[0], file, *words[1:]), figures(name)
+    assert set(wanted) <= set(found)
+    if "layer" in wanted:
+        assert sorted(set(found["layer"])) == sorted(set(wanted["layer"]))
+    for column in ("lru", "random", "recency", "reached"):
+        if column in wanted and column != "random":
+            keys = [key for key in ("layer", "capacity", "slots", "m", "devices", "placement") if key in wanted]
+            both = found.merge(wanted, on=keys, suffixes=("", "_wanted"))
+            assert len(both) and np.allclose(both[column], both[f"{column}_wanted"], atol=1e-9)
+
+
+def test_layers_are_the_model_s_own(tmp_path, capsys):
+    trace = reference_trace()
+    moved = replace(trace, model=replace(trace.model, layers=(1, 2, 3, 4, 5, 6), num_layers=7))
+    write_trace(moved, tmp_path / "moved.npz")
+    found = rows(capsys, "serve", "cache", str(tmp_path / "moved.npz"), "--capacities", "2")
+    assert found["layer"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("words", [["embedded"], ["mistralai/Mixtral-8x7B-v0.1"]])
+def test_memory_takes_a_model(words, capsys):
+    found = rows(
+        capsys, "serve", "memory", *words, "--context", "4096", "32768", "--batch", "1", "32", "--bits", "16", "8"
+    )
+    assert set(figures("memory")) <= set(found) and len(found) == 8
+
+
+def test_memory_takes_a_trace_of_a_model(file, capsys):
+    assert rows(capsys, "serve", "memory", file)["model"].tolist() == ["embedded"]
+
+
+@pytest.mark.parametrize("what", SERVED)
+def test_a_person_reads_on_which_tokens_it_was_judged(what, file, capsys):
+    assert main(["serve", what, file]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(HEADINGS[what])
+    assert "config" in said if what == "memory" else "8,502 tokens: those of prompts, as none are generated" in said
+    if what in ("prefetch", "placement"):
+        assert "first half of these, judged on the second" in said
+
+
+def test_help_says_that_nothing_is_served(capsys):
+    for words in (["serve", "--help"], ["--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "Starts no server" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_plan_is_written_with_what_starts_its_engine(engine, file, tmp_path, capsys):
+    path = tmp_path / f"plan{ENGINES[engine].suffix}"
+    assert main(["plan", file, "--engine", engine, "--devices", "4", "--copies", "4", "-o", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert path.stat().st_size and str(path) in said and "start it with: " in said and "made from all 8,502" in said
+    if engine != "llama.cpp":
+        assert "tokens it was not made from" in said
+
+
+def test_a_plan_in_json(file, tmp_path, capsys):
+    path = str(tmp_path / "plan.json")
+    assert main(["plan", file, "--engine", "sglang", "--devices", "4", "--copies", "4", "-o", path, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["devices"] == 4 and facts["copies"] == 4 and facts["repaired"] == 1 and facts["file"] == path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine", "vllm", "-o", "plan.json"], "reads no plan"),
+        (["--engine", "sglang", "-o", "plan.yaml"], "SGLang reads a .json file; got 'plan.yaml'"),
+        (["--engine", "sglang", "--devices", "3", "-o", "plan.json"], "3 devices cannot hold in equal numbers"),
+        (["--engine", "sglang", "-o", "no/such/folder/plan.json"], "No such file or directory"),
+    ],
+)
+def test_a_plan_that_cannot_be_written_is_a_sentence(words, said, file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", file, *words]) == 1
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_lists_of_the_command_line_are_those_of_the_library():
+    assert tuple(ENGINES) == ENGINE_NAMES and tuple(HEADINGS) == SERVED
+
+
+# Which tokens
+
+
+@pytest.fixture
+def written() -> RoutingTrace:
+    """Two prompts of three tokens that begin with the same two, and two generated tokens behind the first."""
+    model = ModelInfo("by hand", "test", (0,), (4,), 1)
+    tokens = token_frame(
+        np.array([0, 0, 0, 0, 0, 1, 1, 1]),
+        np.array([0, 1, 2, 3, 4, 0, 1, 2]),
+        ["x"] * 8,
+        np.array([5, 6, 7, 8, 9, 5, 6, 8]),
+        ["prompt"] * 3 + ["generated"] * 2 + ["prompt"] * 3,
+    )
+    return RoutingTrace(model, tokens, np.arange(8, dtype=np.int16)[None, :, None] % 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "said"),
+    [
+        ({}, 2, "2 tokens: generated ones. Repeated prefixes are kept."),
+        ({"chunk": 2}, 6, "6 tokens: those of prompts."),
+        ({"phase": "prompt", "keep_repeats": False}, 4, "2 of repeated prefixes are left out"),
+        ({"phase": "all", "keep_repeats": False}, 6, "6 tokens: those of prompts and those generated."),
+    ],
+)
+def test_phases_are_apart_and_repeats_go_where_asked(options, count, said, written):
+    found = served_tokens(written, **options)
+    assert len(found.trace.tokens) == count and said in found.said
+
+
+def test_a_token_repeats_only_where_all_before_it_is_the_same(written):
+    """Token 8 stands at place 2 of the second prompt and at place 3 of the first: that is no repeat."""
+    assert np.flatnonzero(repeats(written)).tolist() == [5, 6]
+
+
+def test_what_cannot_be_chosen_is_refused(written):
+    prompts = written.select(tokens=(written.tokens["phase"] == "prompt").to_numpy())
+    with pytest.raises(MissingField, match="There are no such tokens: of 6, 0 are generated"):
+        served_tokens(prompts, "generated")
+    with pytest.raises(MoevizError, match=f"no phase 'decode'. Choose from {', '.join(PHASES)}"):
+        served_tokens(written, "decode")
+    unknown = replace(written, tokens=written.tokens.assign(token_id=np.int32(-1)))
+    with pytest.raises(MissingField, match="the ids of all tokens are needed"):
+        served_tokens(unknown, keep_repeats=False)

@@ -1,0 +1,245 @@
+"""Plans for inference engines: every expert placed, nothing twice on a device, layers counted as each engine does.
+
+No engine runs here. Files are read back by readers of ours, by libraries, and in the ways of the engines' own readers,
+written down anew from their published sources (named at the writers).
+"""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from serving_data import reference_trace
+
+from moeviz import ModelInfo, RoutingTrace
+from moeviz.errors import MissingField, MoevizError
+from moeviz.routing_trace import token_frame
+from moeviz.samples import sample_trace
+from moeviz.serving.plans import slot_maps
+from moeviz.serving.plans.engines import ENGINES, READ_NONE, engine_named, export_plan
+from moeviz.serving.plans.plan import check_plan, make_plan, without_duplicates
+
+MAPS = ("sglang", "tensorrt-llm", "vllm-ascend")
+
+
+def awkward_trace() -> RoutingTrace:
+    """Two dense layers, then three of 16 experts: one where all loads are equal, one where one expert has most."""
+    rng = np.random.default_rng(0)
+    hot = [[0, 1 + token % 15] for token in range(160)]
+    equal = [[token % 16, (token + 8) % 16] for token in range(160)]
+    mixed = [rng.choice(16, 2, replace=False) for _ in range(160)]
+    model = ModelInfo("made up", "test", (2, 3, 4), (16,) * 3, 2, num_layers=5, slot_order="unknown")
+    tokens = token_frame(np.zeros(160), np.arange(160), ["x"] * 160)
+    return RoutingTrace(model, tokens, np.array([equal, hot, mixed], np.int16))
+
+
+TRACES = {"embedded": reference_trace, "made up": awkward_trace}
+every = pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+
+
+@every
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_reads_back_as_the_plan(engine, trace):
+    plan = make_plan(trace(), 4, 4)
+    row = ENGINES[engine]
+    data = export_plan(plan, engine)
+    assert row.read(data, plan.model) == row.holds(plan)
+    assert f"plan{row.suffix}" in row.command(plan, f"plan{row.suffix}")
+
+
+@every
+def test_every_expert_has_a_slot_and_no_device_has_one_twice(trace):
+    plan = make_plan(trace(), 4, 4)
+    for layer, slots in plan.slots.items():
+        assert set(slots) == set(range(len(plan.loads[layer])))
+        devices = np.reshape(slots, (4, -1))
+        assert all(len(set(device)) == len(device) for device in devices.tolist())
+
+
+def test_a_copy_beside_its_own_expert_changes_places():
+    """Layer 4 of the embedded trace is planned with expert 3 twice on device 3 (`2 0 4|7 1 4|5 1 6|3 3 6`)."""
+    plan, swaps = without_duplicates(np.array([2, 0, 4, 7, 1, 4, 5, 1, 6, 3, 3, 6]), np.ones(8, np.int64), 4)
+    assert swaps == 1 and sorted(plan) == sorted([2, 0, 4, 7, 1, 4, 5, 1, 6, 3, 3, 6])
+    assert all(len(set(device)) == 3 for device in plan.reshape(4, 3).tolist())
+    assert make_plan(reference_trace(), 4, 4).repaired > 0
+
+
+def test_copies_beyond_one_a_device_go_to_the_next_expert():
+    """0 has 3 copies for 2 devices: the last becomes a copy of 1 (9 per copy; 2 has 1), then slots change places."""
+    plan, repairs = without_duplicates(np.array([0, 0, 0, 1, 2, 2]), np.array([90, 9, 2]), 2)
+    assert repairs >= 2 and sorted(plan.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert all(sorted(device) == [0, 1, 2] for device in plan.reshape(2, 3).tolist())
+
+
+def test_more_slots_than_all_devices_can_fill_are_refused():
+    with pytest.raises(MoevizError, match="6 slots on 2 devices cannot hold 2 experts without one of them being twice"):
+        without_duplicates(np.array([0, 0, 0, 1, 1, 1]), np.array([9, 1]), 2)
+
+
+# As the engines read
+
+
+@every
+def test_sglang_makes_its_map_from_the_file(trace):
+    """`init_by_mapping(server_args, model_config, **data_dict)`: another key would be a TypeError."""
+    plan = make_plan(trace(), 4, 4)
+    data_dict = json.loads(export_plan(plan, "sglang"))
+
+    def init_by_mapping(physical_to_logical_map):
+        return torch.tensor(physical_to_logical_map)
+
+    table = init_by_mapping(**data_dict)
+    assert table.shape == (plan.num_layers, len(plan.loads[plan.model.layers[0]]) + plan.copies)
+    assert table.shape[1] % plan.devices == 0
+    for row in table.tolist():
+        assert set(row) == set(range(max(row) + 1)), "a logical expert without a physical one"
+    assert tuple(table[plan.model.layers[-1]].tolist()) == plan.slots[plan.model.layers[-1]]
+
+
+@every
+def test_tensorrt_llm_reads_whole_numbers_for_layers(trace):
+    plan = make_plan(trace(), 4, 4)
+    config = yaml.safe_load(export_plan(plan, "tensorrt-llm"))
+    assert {layer: tuple(slots) for layer, slots in config["initial_global_assignments"].items()} == plan.slots
+    assert {len(slots) for slots in plan.slots.values()} == {config["num_slots"]}
+    assert config["layer_updates_per_iter"] == 0 and len(config) == 3
+
+
+@every
+def test_vllm_ascend_makes_one_tensor_of_layers_devices_and_slots(trace):
+    """`_expert_file_to_tensor`; and back as `_export_tensor_to_file` does, where a duplicate would be lost."""
+    plan = make_plan(trace(), 4, 4)
+    data = json.loads(export_plan(plan, "vllm-ascend"))
+    table = torch.tensor(
+        [[device["device_expert"] for device in layer["device_list"]] for layer in data["layer_list"]],
+        dtype=torch.int32,
+    )
+    assert table.shape[:2] == (data["moe_layer_count"], data["layer_list"][0]["device_count"])
+    assert [layer["layer_id"] for layer in data["layer_list"]] == list(range(len(plan.slots)))
+    for row, layer in zip(table.tolist(), plan.slots, strict=True):
+        for device in row:
+            places = [device.index(expert) if expert in device else -1 for expert in range(len(plan.loads[layer]))]
+            assert [places.index(i) for i in range(len(device))] == device
+
+
+@every
+def test_ktransformers_loads_a_tensor_of_counts(trace):
+    """`_load_activation_frequency`: three dimensions are summed over steps; every MoE layer must have counts."""
+    plan = make_plan(trace(), 4, 4)
+    loaded = torch.load(io.BytesIO(export_plan(plan, "ktransformers")), map_location="cpu", weights_only=True)
+    counts = loaded["logical_count"].sum(dim=0)
+    assert counts.shape == (plan.num_layers, len(plan.loads[plan.model.layers[0]]))
+    assert all(counts[layer].sum() > 0 for layer in plan.model.layers)
+    assert all(counts[layer].sum() == 0 for layer in set(range(plan.num_layers)) - set(plan.model.layers))
+
+
+@every
+def test_lmdeploy_makes_a_tensor_of_all_layers(trace):
+    plan = make_plan(trace(), 4, 4)
+    statistic = torch.tensor(json.loads(export_plan(plan, "lmdeploy")), dtype=torch.float32)
+    assert statistic.shape[0] == plan.num_layers
+    assert statistic[plan.model.layers[0]].tolist() == list(plan.loads[plan.model.layers[0]])
+
+
+def test_llama_cpp_keeps_the_layers_on_the_gpu_of_which_a_step_reads_most():
+    """In layer 3 of the made-up trace one expert has half of the work, so a step reads fewest there."""
+    options = [export_plan(make_plan(awkward_trace(), 1, 0, layers_on_gpu=n), "llama.cpp") for n in (3, 2, 1)]
+    assert make_plan(awkward_trace(), 1, 0).by_need == (2, 4, 3)
+    assert options == [b"", rb"-ot 'blk\.(3)\.ffn_.*_exps\.=CPU'", rb"-ot 'blk\.(3|4)\.ffn_.*_exps\.=CPU'"]
+    with pytest.raises(MoevizError, match=r"has 3 MoE layers, so 0 to 3 can be on the GPU; got 4"):
+        make_plan(awkward_trace(), 1, 0, layers_on_gpu=4)
+
+
+# What cannot be
+
+
+def uneven() -> RoutingTrace:
+    trace = sample_trace(layers=2, experts=8, top_k=2)
+    model = replace(trace.model, num_experts=(8, 4))
+    return replace(trace, model=model, experts=np.minimum(trace.experts, 3), logits=None, weights=None)
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "llama.cpp"])
+def test_layers_of_different_sizes_are_refused_by_engines_that_have_one_size(engine):
+    plan = make_plan(uneven(), 2, 2)
+    with pytest.raises(MoevizError, match=r"the same number of experts in every layer, and this model has .* 4 and 8"):
+        export_plan(plan, engine)
+    assert export_plan(plan, "llama.cpp")
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm-ascend", "lmdeploy", "ktransformers"])
+def test_engines_that_count_dense_layers_need_to_know_how_many_there_are(engine):
+    trace = awkward_trace()
+    trace = replace(trace, model=replace(trace.model, num_layers=None))
+    with pytest.raises(MissingField, match=r"does not say how many there are. Say it: `--num-layers`"):
+        export_plan(make_plan(trace, 4, 4), engine)
+    assert export_plan(make_plan(trace, 4, 4, num_layers=5), engine)
+    with pytest.raises(MoevizError, match="The model has 4 layers, counted from 0, and the plan is for layer 4 too"):
+        export_plan(make_plan(trace, 4, 4, num_layers=4), engine)
+
+
+def test_vllm_ascend_refuses_dense_layers_among_the_others():
+    with pytest.raises(MoevizError, match=r"takes all layers after the leading dense ones .* at \[2, 3, 4\] of 9"):
+        export_plan(make_plan(awkward_trace(), 4, 4, num_layers=9), "vllm-ascend")
+
+
+def test_ktransformers_refuses_a_layer_without_counts():
+    trace = awkward_trace()
+    empty = trace.experts.copy()
+    empty[1] = -1
+    with pytest.raises(MissingField, match="needs counts of every MoE layer, and layer 3 has none"):
+        export_plan(make_plan(replace(trace, experts=empty), 4, 4), "ktransformers")
+
+
+def test_a_layer_that_is_not_recorded_has_no_plan():
+    trace = awkward_trace()
+    gone = trace.experts.copy()
+    gone[1] = -2
+    with pytest.raises(MissingField, match=r"nothing is recorded at 3. Record these layers"):
+        make_plan(replace(trace, experts=gone), 4, 4)
+
+
+def test_engines_that_read_no_plan_are_named():
+    for name in READ_NONE:
+        with pytest.raises(MoevizError, match=r"reads no plan: .* Plans can be written for sglang, tensorrt-llm"):
+            engine_named(name)
+    with pytest.raises(MoevizError, match=r"moeviz knows no engine 'tgi'. Plans can be written for sglang"):
+        engine_named("tgi")
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ((0, 1, 2, 0), "no slot for expert 3"),
+        ((0, 1, 2, 3, 1), "5 slots, which 2 devices cannot share"),
+        ((0, 0, 1, 2, 3, 1), "an expert twice on a device"),
+        ((0, 1, 2, 3, 4, 5), "expert 5, of 4"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_not_handed_out(slots, words):
+    plan = make_plan(sample_trace(layers=1, experts=4, top_k=2), 2, 2)
+    with pytest.raises(MoevizError, match=words):
+        check_plan(replace(plan, slots={0: slots}))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_that_would_not_read_back_is_not_handed_out(engine, monkeypatch):
+    wrong = ENGINES[engine]._replace(read=lambda data, model: {0: (1,)})
+    monkeypatch.setitem(ENGINES, engine, wrong)
+    with pytest.raises(MoevizError, match="does not read back as the plan"):
+        export_plan(make_plan(awkward_trace(), 4, 4), engine)
+
+
+def test_it_is_said_on_which_tokens_a_plan_was_judged():
+    said = make_plan(reference_trace(), 4, 4).judged
+    assert "made from all 8,502 tokens" in said and "tokens it was not made from" in said
+    assert "counts do not tell tokens apart" in make_plan(reference_trace().counts(), 4, 4).judged
+    assert make_plan(reference_trace().counts(), 4, 4).slots == make_plan(reference_trace(), 4, 4).slots
+
+
+def test_slots_of_dense_layers_hold_every_expert():
+    rows = json.loads(slot_maps.write_sglang(make_plan(awkward_trace(), 4, 4)))["physical_to_logical_map"]
+    assert rows[0] == rows[1] == [*range(16), 0, 1, 2, 3]
