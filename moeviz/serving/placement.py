@@ -109,7 +109,7 @@ def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies
         reached = devices_reached(plan, second, E, n)
         rows.append(
             _facts(found.layer, n, extra, name, plan)
-            | {"imbalance_fit": _imbalance(plan, fit, n), "imbalance": _imbalance(plan, held_out, n)}
+            | {"imbalance_fit": float(_imbalance(plan, fit, n)), "imbalance": float(_imbalance(plan, held_out, n))}
             | {"step_imbalance": _mean(_imbalance(plan, steps, n)), "reached": reached}
             | {"reached_by_lot": _by_lot(E, trace.model.top_k, n), "remote": reached * (1 - 1 / n)}
             | {"plan": plan_text(plan, n)}
@@ -122,7 +122,7 @@ def _of_counts(trace: Counted, found, devices: int | None, copies: int | None) -
     n, extra = placement_sizes(trace, found.row, devices, copies)
     return [
         _facts(found.layer, n, extra, name, plan)
-        | {"imbalance_fit": _imbalance(plan, counts, n), "imbalance": np.nan, "step_imbalance": np.nan}
+        | {"imbalance_fit": float(_imbalance(plan, counts, n)), "imbalance": np.nan, "step_imbalance": np.nan}
         | {"reached": np.nan, "reached_by_lot": _by_lot(len(counts), trace.model.top_k, n), "remote": np.nan}
         | {"plan": plan_text(plan, n)}
         for name, plan in _plans(counts, n, extra).items()
