@@ -101,7 +101,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--peer", metavar="PYTHON", help="the Python of an environment with moe-policylang")
     wanted = parser.parse_args()
     import tempfile

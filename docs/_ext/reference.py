@@ -79,6 +79,11 @@ def metrics() -> str:
     return _room("moeviz.metrics")
 
 
+def serving() -> str:
+    """Traces become what they cost to serve, and plans."""
+    return _room("moeviz.serving")
+
+
 def charts() -> str:
     """Numbers become pictures."""
     return _room("moeviz.charts")

@@ -162,6 +162,14 @@ def suffixes() -> str:
     return table(("suffix", "button in the app", "media type", "read back"), rows)
 
 
+def engines() -> str:
+    """The inference engines for which plans are written."""
+    from moeviz.serving.plans.engines import ENGINES
+
+    rows = ((row.title, f"`--engine {name}`", f"`{row.suffix}`", row.reads) for name, row in ENGINES.items())
+    return table(("engine", "option", "file", "what it holds"), rows)
+
+
 def settings() -> str:
     """The table in the docstring of `app/settings.py`, with each meaning in one line."""
     docstring = ast.get_docstring(ast.parse((ROOT / "app/settings.py").read_text(encoding="utf-8"))) or ""

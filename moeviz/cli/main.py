@@ -211,14 +211,14 @@ def _metrics(args: Namespace) -> int:
 
 
 def _serve(args: Namespace) -> int:
-    from moeviz.cli.serve import heading, served
+    from moeviz.cli.serve import heading, in_lines, served
 
     table, said = served(args)
     if args.json:
         note(said)
         print(json.dumps(records(table)))
         return 0
-    print(f"{heading(args.what)}\n{said}\n\n{frame_text(table.round(4))}")
+    print(f"{heading(args.what)}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """What `moeviz serve` computes of a trace or a model, and what `moeviz plan` writes."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ HEADINGS = {
 def heading(what: str) -> str:
     """What a table shows, in a sentence or two."""
     return HEADINGS[what]
+
+
+def in_lines(said: str) -> str:
+    """A sentence a line.
+
+    >>> in_lines("Made of 1.5 things. Kept.")
+    'Made of 1.5 things.\\nKept.'
+    """
+    return re.sub(r"(?<=[.;]) (?=[A-Z])", "\n", said)
 
 
 def served(args: Namespace) -> tuple[pd.DataFrame, str]:
@@ -83,4 +93,6 @@ def plan_text(facts: dict[str, Any]) -> str:
     lines = [f"wrote {facts['file']} for {facts['engine']}: {facts['holds']}, {facts['layers']} layers"]
     if facts["repaired"]:
         lines.append(f"{facts['repaired']} slots were changed, so that no device has an expert twice")
-    return "\n".join([*lines, facts["tokens"], facts["judged"], "", f"start it with: {facts['command']}"])
+    return "\n".join(
+        [*lines, in_lines(facts["tokens"]), in_lines(facts["judged"]), "", f"start it with: {facts['command']}"]
+    )

@@ -45,12 +45,10 @@ def layer_sets(trace: RoutingTrace) -> Iterator[LayerSets]:
     for row, layer in enumerate(trace.model.layers):
         kept = trace.experts[row, :, 0] != NOT_RECORDED
         if kept.any():
+            experts, place = (trace.experts[row], places) if kept.all() else (trace.experts[row, kept], places[kept])
             num_experts = trace.model.num_experts[row] - trace.model.zero_experts
-            sets, (_, sequence) = (
-                _sets(trace.experts[row, kept], num_experts),
-                np.unique(places[kept, 0], return_inverse=True),
-            )
-            yield LayerSets(row, layer, num_experts, sets, _runs(places[kept]), sequence)
+            _, sequence = np.unique(place[:, 0], return_inverse=True)
+            yield LayerSets(row, layer, num_experts, _sets(experts, num_experts), _runs(place), sequence)
 
 
 def requests(found: LayerSets, chunk: int = 1) -> Requests:
@@ -84,8 +82,10 @@ def with_tokens(trace: Counted, why: str) -> RoutingTrace:
 
 def _sets(experts: Int[np.ndarray, "T K"], num_experts: int) -> Int[np.ndarray, "T K"]:
     """Ids in ascending order, each once: what does not compute, is empty, or stands there twice is NONE."""
-    sets = np.sort(np.where(experts < num_experts, experts, NONE), axis=1)
-    sets[sets < 0] = NONE
+    sets = np.sort(experts, axis=1)
+    if (sets[:, -1] >= num_experts).any():
+        sets[sets >= num_experts] = NONE
+        sets.sort(axis=1)
     twice = sets[:, 1:] == sets[:, :-1]
     if (twice & (sets[:, 1:] >= 0)).any():
         sets[:, 1:][twice] = NONE

@@ -169,6 +169,6 @@ def _judged(trace: Counted, devices: int, copies: int | None) -> str:
     packed = table.loc[[BALANCED], "imbalance"].max()
     return (
         f"It is made from all {len(trace.tokens):,} tokens. Judged on tokens it was not made from (planned from the "
-        f"first half, judged on the second), the busiest device has up to {chosen:.2f} times the mean load; without "
+        f"first half, judged on the second): the busiest device has up to {chosen:.2f} times the mean load; without "
         f"copies {packed:.2f}, with experts in order {plain:.2f}."
     )
