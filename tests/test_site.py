@@ -37,7 +37,15 @@ sys.path.append(str(DOCS))
 from _ext import charts_need, docstrings, pages, reference, tables
 
 pytestmark = pytest.mark.docs
-ROOMS = ("moeviz.capture", "moeviz.charts", "moeviz.formats", "moeviz.metrics", "moeviz.report", "moe_kernels")
+ROOMS = (
+    "moeviz.capture",
+    "moeviz.charts",
+    "moeviz.formats",
+    "moeviz.metrics",
+    "moeviz.serving",
+    "moeviz.report",
+    "moe_kernels",
+)
 PICTURES = ("", "-dark", "-narrow", "-narrow-dark")
 TITLES = [f"gallery/{name}.html" for name in ("charts", "beside", "expert", "history")]
 
