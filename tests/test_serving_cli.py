@@ -88,7 +88,7 @@ def test_help_says_that_nothing_is_served(capsys):
     for words in (["serve", "--help"], ["--help"]):
         with pytest.raises(SystemExit):
             main(words)
-        assert "Starts no server" in " ".join(capsys.readouterr().out.split())
+        assert "starts no server" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("engine", ENGINES)

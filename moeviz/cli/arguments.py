@@ -361,7 +361,7 @@ COMMANDS = {
     "families": ("List the MoE families of transformers that moeviz can record, and how.", _families_arguments),
     "history": ("Train the systems of the past, and check them against their papers.", _history_arguments),
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
-    "serve": ("Say what routing costs to serve. Starts no server: “moeviz app” serves the app.", _serve_arguments),
+    "serve": ("Say what routing costs to serve. This starts no server; the command app does.", _serve_arguments),
     "plan": ("Write the placement of experts that an inference engine reads.", _plan_arguments),
     "convert": ("Convert a trace to another format, given by the suffix.", _convert_arguments),
 }
