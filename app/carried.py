@@ -198,7 +198,7 @@ def _wait(run: Run) -> None:
         what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (
             f"This link compares a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
-            "runs by themselves. Look at the prompt on the Explore page, press Run there, and come back."
+            "runs by themselves: to start it, press Run on the Explore page, and come back."
         )
         state.wait(why, run, None, None)
         fill_in(run)

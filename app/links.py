@@ -61,7 +61,7 @@ def _show(run: Run, layer: int | None, token: int | None) -> None:
         what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         state.wait(
             f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
-            "themselves. Look at the prompt on the Explore page, and press Run there.",
+            "themselves: to start it, press Run on the Explore page.",
             run,
             layer,
             token,

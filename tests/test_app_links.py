@@ -164,14 +164,14 @@ def test_a_run_that_generates_waits_and_then_is_compared_part_by_part(monkeypatc
     with monkeypatch.context() as watched:
         watched.setattr(shared, "_load", pytest.fail)
         app = visit(COMPARE, **pair(written, written))
-        assert sentences(app).count("press Run there") == 1 and "'One day'" in sentences(app)
+        assert sentences(app).count("press Run on the Explore page") == 1 and "'One day'" in sentences(app)
         assert "recent" not in app.session_state and "fewer than two" not in sentences(app)
     app = visit(COMPARE, **query)
-    assert len(app.session_state["recent"]) == 1 and "press Run there" in sentences(app)
+    assert len(app.session_state["recent"]) == 1 and "press Run on the Explore page" in sentences(app)
     app = go_to(app, "")
     assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 2)
     app = go_to(run(app, "One day"), COMPARE)
-    assert "press Run there" not in sentences(app)
+    assert "press Run on the Explore page" not in sentences(app)
     first, second = compared(app)
     assert first.endswith(" · generated") and second == FRENCH.prompt
     assert dict(parse_qsl(address(app)["first"])) == written | {"part": "generated"}

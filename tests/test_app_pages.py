@@ -185,12 +185,12 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
         watched.setattr(shared, "at_work", pytest.fail)
         app = visit(prompt="One day", new_tokens="3", seed="5")
         assert not app.exception and "trace" not in app.session_state
-        assert "press Run there" in sentences(app)
+        assert "press Run on the Explore page" in sentences(app)
         app.run()
-        assert "press Run there" in sentences(app), "it says so as long as nothing is run"
+        assert "press Run on the Explore page" in sentences(app), "it says so as long as nothing is run"
     assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 3)
     run(app, "One day")
-    assert "press Run there" not in sentences(app)
+    assert "press Run on the Explore page" not in sentences(app)
     assert address(app)["new_tokens"] == "3" and address(app)["seed"] == "5"
     monkeypatch.setattr(shared, "_load", pytest.fail)
     assert "a model that is not loaded" in sentences(visit(prompt="One day", model="/some/folder"))
