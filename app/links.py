@@ -23,9 +23,9 @@ from moeviz.routing_trace import RoutingTrace
 FIRST = ""  # path of the first page
 
 
-def record(run: Run) -> RoutingTrace:
-    """Run, show the trace, and remember what it was asked for."""
-    trace = run_live(run)
+def record(run: Run, key: str = "going on") -> RoutingTrace:
+    """Run, show the trace, and remember what it was asked for. `key`: as in `run_live`."""
+    trace = run_live(run, key)
     state.set_trace(trace, run)
     state.point_at_awaited(run)
     return trace

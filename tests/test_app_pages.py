@@ -6,6 +6,7 @@ import pytest
 from labels import labelled
 from moeviz_app import settings, shared, state
 from moeviz_app.asked import LONGEST, Run
+from moeviz_app.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
@@ -80,6 +81,16 @@ def recent_script():
     st.text(names[0])
     st.text(len(names))
     st.text(newest)
+
+
+def test_who_has_nothing_to_compare_yet_compares_two_examples():
+    app = page("moeviz_app.views.compare.compare_page")
+    (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
+    button.click().run()
+    assert not app.exception and pictures(app) > 2
+    first, second = app.session_state["recent"].values()
+    assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"]))
+    assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"]))
 
 
 def what_if(**changes) -> AppTest:
