@@ -64,7 +64,7 @@ class Door:
             return
         refused = judged(scope, self.settings, self.origins)
         if refused is not None:
-            await _refuse(refused, scope, send)
+            await refuse(refused, scope, send)
         elif self.settings.serve == TEAM and not self._may_pass(scope):
             await self._ask(scope, receive, send)
         else:
@@ -73,6 +73,9 @@ class Door:
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self.app(scope, receive, send)
+            return
+        if counters.value("sessions") >= self.settings.max_sessions:
+            await refuse(Refused("full", "As many tabs are open as this server serves. Try again later."), scope, send)
             return
         counters.count("sessions")
         try:
@@ -93,7 +96,7 @@ class Door:
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the token; where it is given and right, go on to the same page with a cookie."""
         if scope["type"] == "websocket" or self.settings.token is None:
-            await _refuse(Refused("login", "Log in first, at the proxy before this server.", 401), scope, send)
+            await refuse(Refused("login", "Log in first, at the proxy before this server.", 401), scope, send)
             return
         given = await _given_token(receive) if scope["method"] == "POST" else None
         if given is not None and hmac.compare_digest(given.encode(), self.settings.token.encode()):
@@ -208,7 +211,8 @@ def _note(refused: Refused, scope: Scope) -> None:
     log.info("refused: %s", refused.why, extra={"address": cut(_peer(scope)), "path": cut(scope["path"])})
 
 
-async def _refuse(refused: Refused, scope: Scope, send: Send) -> None:
+async def refuse(refused: Refused, scope: Scope, send: Send) -> None:
+    """Count it, log it without what was asked, and say why."""
     _note(refused, scope)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": cut(refused.sentence, 100)})

@@ -26,6 +26,7 @@ from moeviz_app.headers import Headers, security_headers
 from moeviz_app.logs import error_facts, write_lines
 from moeviz_app.peers import is_loopback
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+from moeviz_app.uploads import Uploads
 from moeviz_app.visitors import VisitorCookie
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -39,6 +40,7 @@ WAYS_SAID = {
     TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
     PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
 }
+MESSAGE_MB = 4  # the longest message that a stranger's browser sends: texts of a corpus, in all
 _stopping = threading.Event()
 
 
@@ -54,6 +56,7 @@ def parts() -> dict[str, Any]:
         "middleware": [
             Middleware(Headers, headers=security_headers(ours.frame_ancestors, page)),
             Middleware(Door, settings=ours, origins=origins),
+            Middleware(Uploads, settings=ours),
             Middleware(VisitorCookie),
         ],
         "lifespan": _life,
@@ -80,6 +83,9 @@ def _tell_streamlit(ours: Settings) -> None:
         config.set_option("server.disconnectedSessionTTL", ours.seconds_idle)
     if ours.serve == PUBLIC:
         config.set_option("server.enableAgentApi", False)
+        config.set_option("server.maxWidgetStateSize", MESSAGE_MB)
+    most = min(config.get_option("server.maxUploadSize"), ours.max_upload_mb)
+    config.set_option("server.maxUploadSize", most)
 
 
 def _in_brackets(address: str) -> str:
@@ -129,7 +135,8 @@ async def _healthy(request: Request) -> Response:
 async def _ready(request: Request) -> Response:
     if _stopping.is_set():
         return PlainTextResponse("stopping\n", 503)
-    if counters.value("waiting") >= settings.SETTINGS.max_waiting:
+    full = counters.value("sessions") >= settings.SETTINGS.max_sessions
+    if full or counters.value("waiting") >= settings.SETTINGS.max_waiting:
         return PlainTextResponse("busy\n", 503)
     return PlainTextResponse("ready\n")
 
