@@ -41,6 +41,7 @@ def error_facts(error: BaseException) -> dict[str, Any]:
 def write_lines() -> None:
     """Let every logger that writes, ours, Streamlit's and uvicorn's, write such lines from now on."""
     logging.captureWarnings(True)
+    logging.getLogger("moeviz").setLevel(logging.INFO)
     if not logging.root.handlers:
         logging.root.addHandler(logging.StreamHandler())
     loggers = [each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)]

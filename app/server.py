@@ -52,7 +52,7 @@ def parts() -> dict[str, Any]:
     page = Path(st.__file__).with_name("static") / "index.html"
     origins = config.get_option("server.corsAllowedOrigins")
     return {
-        "routes": [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)],
+        "routes": ROUTES,
         "middleware": [
             Middleware(Headers, headers=security_headers(ours.frame_ancestors, page)),
             Middleware(Door, settings=ours, origins=origins),
@@ -156,3 +156,6 @@ def _count_error(error: Exception) -> None:
     """A bug in a page: the visitor sees that there was one, the log says where."""
     counters.count("script_errors")
     log.error("a page failed", extra=error_facts(error))
+
+
+ROUTES = [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)]

@@ -68,6 +68,7 @@ environment counts before it:
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,7 +249,15 @@ def _count(found: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-SETTINGS = read_settings(os.environ, settings_file(Path()))
+def _read_or_end() -> Settings:
+    """The settings of this process. A sentence ends it where they cannot be had: nothing may be served by others."""
+    try:
+        return read_settings(os.environ, settings_file(Path()))
+    except ValueError as error:
+        sys.exit(f"moeviz: {error}")
+
+
+SETTINGS = _read_or_end()
 
 
 def may_name_any_model() -> bool:
