@@ -37,23 +37,29 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running app, and every line that it has written so far."""
+    """A running app, its process, and every line that it has written so far."""
 
     url: str
     lines: list[str]
+    process: subprocess.Popen
 
 
 @contextmanager
-def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
-    """The app, or a page of tests, on a free port of this machine, until the block ends."""
+def served(
+    script: str = "app/main.py", folder: Path = ROOT, ready_at: str = "You can now view", **environment: str
+) -> Iterator[Server]:
+    """The app, or a page of tests, on a free port of this machine, started in that folder, until the block ends.
+
+    The block begins once the server has written a line that holds `ready_at`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / script), "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
     server = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,7 +71,7 @@ def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
     def read() -> None:
         for line in server.stdout:
             lines.append(line)
-            if "You can now view" in line:
+            if ready_at in line:
                 ready.set()
         ready.set()  # it ended: stop waiting
 
@@ -74,7 +80,7 @@ def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
     try:
         if not ready.wait(SECONDS_TO_START) or server.poll() is not None:
             raise RuntimeError("The app did not start:\n" + "".join(lines))
-        yield Server(f"http://127.0.0.1:{port}", lines)
+        yield Server(f"http://127.0.0.1:{port}", lines, server)
     finally:
         server.terminate()
         server.wait()
