@@ -18,9 +18,7 @@ def downloads(trace: RoutingTrace) -> None:
         for export in (export for export in EXPORTS if export.ready):
             st.download_button(
                 export.label,
-                data=shared.making(
-                    partial(export.write, trace)
-                ),  # without a session, so it holds the trace
+                data=shared.making(partial(export.write, trace)),  # without a session, so it holds the trace
                 file_name=file_stem(trace) + export.suffix,
                 mime=export.mime,
                 on_click="ignore",

@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.peers import visitor_of
 from moeviz_app.worker import Asker
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -101,7 +101,40 @@ def visitor() -> str:
 def address(trusted: Collection[str] = ()) -> str:
     """The network address that this page's visitor comes from; `trusted` are the proxies whose word counts."""
     peer = st.context.ip_address or HERE
-    return visitor_of(peer, st.context.headers.get_all("X-Forwarded-For"), trusted)
+    return address_behind(peer, ",".join(st.context.headers.get_all("X-Forwarded-For")), trusted)
+
+
+def address_behind(peer: str, forwarded: str, trusted: Collection[str]) -> str:
+    """Where a request comes from: its peer or, where that is a listed proxy, what the proxy says.
+
+    Every proxy adds the address of its own peer on the right, so the first from the right that is no listed proxy is
+    the visitor's; what stands further to the left is what a visitor wrote. `trusted` are addresses or networks.
+
+    >>> address_behind("10.0.0.2", "6.6.6.6, 192.0.2.7", ["10.0.0.0/8"])
+    '192.0.2.7'
+    >>> address_behind("203.0.113.9", "192.0.2.7", ["10.0.0.0/8"])  # no proxy of ours: it may say what it likes
+    '203.0.113.9'
+    """
+    networks = [ip_network(one, strict=False) for one in trusted]
+    found = peer
+    for said in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+        if not _within(found, networks):
+            break
+        found = said
+    return _plain(found)
+
+
+def _within(address: str, networks: Collection[Any]) -> bool:
+    try:
+        one = ip_address(_plain(address))
+    except ValueError:
+        return False
+    return any(one in network for network in networks)
+
+
+def _plain(address: str) -> str:
+    """An address as one writes it: without what an IPv6 socket puts before one of IPv4."""
+    return address.removeprefix("::ffff:")
 
 
 def asker(tab: bool = False) -> Asker:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import recorded, settings, shared, state
+from moeviz_app import live, recorded, settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem
 from moeviz_app.settings import read_settings
@@ -346,7 +346,7 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
         raise CaptureError("The router went away.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(moeviz, "stream", breaks_off, raising=False)
+        broken.setattr(moeviz, "trace", breaks_off)
         app = run(first_page(trace), "One day")
         assert "The router went away." in sentences(app)
         assert app.session_state["trace"] is trace
@@ -354,8 +354,15 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
     assert app.session_state["trace"] is not trace
 
 
+def test_a_model_that_fails_is_a_sentence_on_the_page_and_the_whole_story_in_the_log(monkeypatch, trace, caplog):
+    monkeypatch.setattr(moeviz, "trace", lambda *_, **__: 1 / 0)
+    app = run(first_page(trace), "One day")
+    assert "The model failed in this run (ZeroDivisionError)" in sentences(app) and not app.exception
+    assert "division by zero" in caplog.text
+
+
 def test_a_bug_is_loud_in_the_log_and_short_on_the_page(monkeypatch, trace, capsys):
-    monkeypatch.setattr(moeviz, "stream", lambda *_, **__: 1 / 0, raising=False)
+    monkeypatch.setattr(live, "result", lambda *_, **__: 1 / 0)
     app = run(first_page(trace), "One day")
     assert "This app has encountered an error." in app.exception[0].value
     assert "division by zero" in capsys.readouterr().out

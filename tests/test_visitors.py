@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from moeviz_app import visitors
-from moeviz_app.visitors import COOKIE, Pace, TooOften, VisitorCookie
+from moeviz_app.visitors import COOKIE, Pace, TooOften, VisitorCookie, address_behind
 
 
 def answered(headers=(), scheme="http", content=b"text/html; charset=utf-8", kind="http"):
@@ -50,6 +50,24 @@ def test_who_has_a_cookie_keeps_it_and_one_that_is_not_ours_is_replaced():
 def test_only_pages_bring_a_cookie():
     assert given(content=b"text/javascript") is None
     assert given(kind="websocket") is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "found"),
+    [
+        ("192.0.2.7", "", [], "192.0.2.7"),
+        ("192.0.2.7", "6.6.6.6", [], "192.0.2.7"),  # nobody is trusted
+        ("10.0.0.2", "192.0.2.7", ["10.0.0.2"], "192.0.2.7"),
+        ("::ffff:10.0.0.2", "192.0.2.7", ["10.0.0.2"], "192.0.2.7"),
+        ("10.0.0.2", "6.6.6.6, 192.0.2.7", ["10.0.0.2"], "192.0.2.7"),  # what the visitor wrote is on the left
+        ("10.0.0.2", "6.6.6.6, 192.0.2.7, 10.0.0.3", ["10.0.0.0/24"], "192.0.2.7"),
+        ("10.0.0.2", "2001:db8::1", ["10.0.0.2"], "2001:db8::1"),
+        ("10.0.0.2", "nonsense", ["10.0.0.2"], "nonsense"),
+        ("10.0.0.2", "6.6.6.6, nonsense", ["10.0.0.2"], "nonsense"),  # no address is no proxy
+    ],
+)
+def test_forwarded_addresses_count_from_listed_proxies_alone(peer, forwarded, trusted, found):
+    assert address_behind(peer, forwarded, trusted) == found
 
 
 def test_tabs_of_one_browser_are_one_visitor_and_sessions_without_cookies_are_not(monkeypatch):

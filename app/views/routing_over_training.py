@@ -30,7 +30,7 @@ def routing_over_training_page() -> None:
         key=state.MOMENT,
         persist_state="session",
     )
-    trace = recorded[moment]
+    trace = moments[moment]
     layers = trace.model.layers
     middle = layers[len(layers) // 2]
     layer = st.select_slider("Layer", layers, value=middle, key=state.TRAINING_LAYER, persist_state="session")
