@@ -236,9 +236,15 @@ def _config(name: str) -> "PreTrainedConfig":
 def _wanted(name: str, how: How) -> Wanted:
     """What that name stands for in memory: two ways to ask for the same model are one."""
     if (name, how) not in _named:
-        device = _device(how)
-        _named[name, how] = Wanted(name, how.dtype or _facts(name).dtype or "float32", device, how)
+        _named[name, how] = Wanted(name, how.dtype or _own_dtype(name), _device(how), how)
     return _named[name, how]
+
+
+def _own_dtype(name: str) -> str:
+    config = _config(name)
+    from moeviz.capture.models.load import own_dtype
+
+    return own_dtype(name, config)
 
 
 def _device(how: How) -> str:
