@@ -52,15 +52,33 @@ def served(
 
     The block begins once the server has written a line that holds `ready_at`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / script), "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
+    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment) as running:
+        yield running
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def started(
+    command: list[str],
+    url: str,
+    folder: Path = ROOT,
+    ready_at: str = "You can now view",
+    environment: dict | None = None,
+) -> Iterator[Server]:
+    """A server that this command starts, once it has written a line that holds `ready_at`, until the block ends."""
     server = subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | environment,
+        env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,8 +97,8 @@ def served(
     reader.start()
     try:
         if not ready.wait(SECONDS_TO_START) or server.poll() is not None:
-            raise RuntimeError("The app did not start:\n" + "".join(lines))
-        yield Server(f"http://127.0.0.1:{port}", lines, server)
+            raise RuntimeError("The server did not start:\n" + "".join(lines))
+        yield Server(url, lines, server)
     finally:
         server.terminate()
         server.wait()

@@ -18,7 +18,7 @@ from moeviz_app.options import Options, choose_model, choose_options
 from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
-from moeviz_app.to_expert import of_expert, open_expert
+from moeviz_app.to_expert import for_the_address, of_expert, open_expert
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
@@ -146,7 +146,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         template=[token - rows.start for token in _of_template(trace) if token in rows],
         stale=stale,
         key=EXPLORER,
-        link=lambda _, *where: of_expert(trace, *where),
+        link=lambda _, *where: for_the_address(of_expert(trace, *where)),
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")

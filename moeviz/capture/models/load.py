@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
+from moeviz.capture.models.folder import check_inside
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.declared import find_routers
@@ -103,6 +104,7 @@ def model_source(name: str) -> str:
     folder = _folder(name)
     try:
         if (folder / "config.json").is_file():
+            check_inside(name, folder)
             return str(folder)
         is_folder = folder.is_dir()
     except OSError as error:
