@@ -14,6 +14,9 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are imported, so it is set first
+# So are the app's settings, when its first file is imported.
+os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
+os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
 
 from dataclasses import replace
 
@@ -26,8 +29,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
-os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
-os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import streamlit as st
-from moeviz_app import links, recent, settings, shared, state
+from moeviz_app import links, recent, recorded, settings, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
@@ -191,6 +191,6 @@ def _found(trace: RoutingTrace) -> list[Finding]:
     """What is worth seeing in it, counted once a trace; against other texts, for the model whose texts ship."""
     before = state.value(state.FOUND)
     if before is None or before[0] is not trace:
-        before = (trace, findings(trace, shared.usual(trace.model)))
+        before = (trace, findings(trace, recorded.usual(trace.model)))
         state.set_value(state.FOUND, before)
     return before[1]

@@ -126,6 +126,12 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def own_dtype(name: str, config: PreTrainedConfig) -> str:
+    """In which dtype `load_model` opens it unless it is told: "bfloat16"; "auto" where only the weights say."""
+    dtype = torch.float32 if name == EMBEDDED else getattr(config, "dtype", None)
+    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def _check_name(name: str) -> None:
     if why := why_no_file(name):
         raise ModelNotFound(f"There is no model at {quoted(name)}: the name {why}.")
