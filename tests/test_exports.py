@@ -497,7 +497,7 @@ def test_two_parquet_columns_of_one_name_are_refused():
 def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     data = parquet_of({"position": range(1000), "layer": [0] * 1000, "expert": [0] * 1000})
     monkeypatch.delattr("pyarrow.parquet.ParquetFile.read")
-    with pytest.raises(InvalidTrace, match="has 1,000 rows of 1 column, and at most 900"):
+    with pytest.raises(InvalidTrace, match="has 1,000 rows, and at most 900"):
         EXPORTS[1].read(data, 900 * BYTES_A_ROW)
     texts = {"token": [f"{n}" * 200 for n in range(1000)]}  # more than the rows' share of the budget
     with pytest.raises(InvalidTrace, match=r"unpacks to \d{3},\d{3} bytes, and at most 128,000 are read"):

@@ -67,10 +67,8 @@ def check_cells(rows: int, columns: int, max_bytes: int) -> None:
     """Raise `InvalidTrace` for more rows of a table, or cells of a CSV, than the budget is for."""
     most = min(max_bytes // BYTES_A_ROW, max_bytes // (BYTES_A_TEXT * columns))
     if rows > most + 1:  # one names the columns
-        raise InvalidTrace(
-            f"The table has {rows:,} rows of {columns} column{'s' * (columns > 1)}, and at most {most:,} such rows are "
-            "read. Use .npz for more."
-        )
+        what = f"{rows:,} rows" + (f" of {columns} columns" if columns > 1 else "")
+        raise InvalidTrace(f"The table has {what}, and at most {most:,} such rows are read. Use .npz for more.")
 
 
 def trace_of_table(
