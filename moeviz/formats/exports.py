@@ -15,6 +15,7 @@ To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from errno import EISDIR
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
@@ -143,6 +144,26 @@ def read_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     return read_bytes(path.read_bytes(), path.name, max_bytes)
 
 
+def check_target(path: str | Path) -> None:
+    """Raise what `write_trace` would raise there, before there is a trace to write: a run may take hours.
+
+    Raises `InvalidTrace` for an unknown suffix, and `MoevizError` for what is not installed or a place where no file
+    can be written.
+    """
+    path = Path(path)
+    export_for(path)
+    unfinished = _unfinished(path)
+    try:
+        unfinished.touch()
+        unfinished.unlink()
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+    except OSError as error:
+        raise MoevizError(
+            f"{quoted(path)} cannot be written: {error.strerror or error}. Give another place."
+        ) from error
+
+
 def write_trace(trace: RoutingTrace, path: str | Path) -> None:
     """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file, or a report of it to an `.html` file.
 
@@ -151,9 +172,13 @@ def write_trace(trace: RoutingTrace, path: str | Path) -> None:
     """
     path = Path(path)
     data = export_for(path).write(trace)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -21,7 +21,7 @@ from moeviz.routing_trace import RoutingTrace
 KEY = b"moeviz"
 MAX_TEXT_BYTES, TEXT_A_BYTE = 2**26, 16  # of text for each row of a small file, or of a larger one, by its size
 READ = (*INTEGERS, *TEXTS, "weight")
-UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError)
 
 
 def to_parquet(trace: RoutingTrace) -> bytes:

@@ -96,8 +96,9 @@ def tokens_of(columns: Any) -> pd.DataFrame:
         raise InvalidTrace(
             f"The tokens have an unknown column {shown(min(unknown))}. Remove it, or save the trace again."
         )
+    count = len(columns["text"]) if isinstance(columns["text"], list) else None
     for name, values in columns.items():
-        if not isinstance(values, list) or len(values) != len(columns["text"]):
+        if not isinstance(values, list) or len(values) != count:
             raise InvalidTrace(
                 f"The tokens' {name!r} is not a list of the same length as the others. Save the trace again."
             )
