@@ -4,6 +4,7 @@ import streamlit as st
 from moeviz_app import recent, settings, state
 from moeviz_app.asked import Run
 from moeviz_app.carried import bring_up_pair, forget_pair, part_name
+from moeviz_app.earlier import bring_back
 from moeviz_app.examples import EXAMPLES
 from moeviz_app.facts import trace_name
 from moeviz_app.links import record
@@ -26,6 +27,7 @@ BESIDE = {
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
     st.title("Compare", anchor=False)
+    bring_back()
     waits = bring_up_pair()
     offered = _offered(recent.traces())
     if len(offered) < 2:
