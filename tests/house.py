@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "moeviz/footprint.py": "",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
-    "moeviz/model_info.py": "moeviz.errors",
+    "moeviz/model_info.py": "moeviz.errors moeviz.names",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",
