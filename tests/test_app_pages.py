@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import streamlit as st
 from labels import labelled
 from moeviz_app import settings, shared, state
 from moeviz_app.asked import LONGEST, Run
 from moeviz_app.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
-from plain_box import TEXT
+from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
 from test_app import MAIN, SECONDS, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
@@ -187,6 +188,14 @@ def test_the_address_repeats_the_view():
     assert (other.session_state[state.LAYER], other.session_state["token"]) == (2, 4)
     assert other.text_area(key=TEXT).value == "Il fait froid."
     assert address(other)["token"] == "4"
+
+
+def test_a_link_that_waited_no_longer_asks_for_run_once_it_runs(monkeypatch):
+    app = visit(prompt="One day", new_tokens="3")
+    assert "press Run on the Explore page" in sentences(app)
+    monkeypatch.setattr("moeviz_app.links.run_live", lambda *_: st.stop())  # what is on the page while a run goes on
+    app.button(key=RUN).click().run()
+    assert not app.exception and "press Run on the Explore page" not in sentences(app)
 
 
 def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch):

@@ -2,6 +2,7 @@
 
 import streamlit as st
 from moeviz_app import links, state
+from moeviz_app.components.ask import is_asked
 from moeviz_app.show import explained, say
 from moeviz_app.timing import log_moment
 from moeviz_app.views.menu import EXPERT, FIRST, draw_further, draw_menu, menu
@@ -38,7 +39,7 @@ def draw() -> None:
         state.begin()
     notice = st.empty()
     links.follow(page.url_path)
-    if state.waiting() is not None:
+    if state.waiting() is not None and not is_asked(state.BOX):
         with notice.container():
             say(state.waiting())
     page.run()
