@@ -13,6 +13,7 @@ from streamlit.util import calc_hash
 from test_app import MAIN, SECONDS, run, sentences
 
 import moeviz
+from moeviz.charts import NAMED
 from moeviz.samples import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
@@ -141,9 +142,12 @@ def test_a_link_to_compare_shows_the_two_traces():
     app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
     app.selectbox(key=state.FIRST_TRACE).set_value(FRENCH.prompt)
     app.selectbox(key=state.SECOND_TRACE).set_value(ENGLISH.prompt).run()
+    chart = NAMED["aux_loss_by_layer"].question
+    app.selectbox(key=state.BESIDE).set_value(chart).run()
     assert dict(parse_qsl(address(app)["first"])) == FRENCH.parameters()
     other = visit(COMPARE, **address(app))
     assert compared(other) == compared(app) == [FRENCH.prompt, ENGLISH.prompt]
+    assert other.selectbox(key=state.BESIDE).value == chart
     assert address(other) == address(app)
     assert visit(COMPARE).session_state["address"] == {}, "the control"
 

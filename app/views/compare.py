@@ -3,25 +3,18 @@
 import streamlit as st
 from moeviz_app import recent, settings, state
 from moeviz_app.asked import Run
-from moeviz_app.carried import bring_up_pair, forget_pair, part_name
+from moeviz_app.carried import BESIDE, bring_up_pair, forget_pair, part_name
 from moeviz_app.earlier import bring_back
 from moeviz_app.examples import EXAMPLES
 from moeviz_app.facts import trace_name
 from moeviz_app.links import record
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
 
-from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded import EMBEDDED
 from moeviz.routing_trace import PHASES, RoutingTrace
 
 TWO_EXAMPLES = ("English", "Python")
-BESIDE = {
-    chart.question: chart
-    for charts in TOPICS.values()
-    for chart in charts
-    if chart.layers in ("all", "one") and chart.tokens == "all"
-}
 
 
 def compare_page() -> None:
