@@ -14,8 +14,9 @@ from moeviz_app.carried import CARRIED
 from moeviz_app.components.address import write_address
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
+from moeviz_app.short_links import LINKS
 from moeviz_app.show import explained
-from moeviz_app.to_expert import LONGEST, asked_expert
+from moeviz_app.to_expert import LONGEST, asked_expert, for_the_address
 
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
@@ -36,6 +37,8 @@ def follow(page: str) -> None:
     asked = st.query_params.to_dict()
     if not recent.asks(page, asked):
         return
+    with explained():
+        asked = LINKS.shown(asked)
     if "prompt" in asked:
         with explained():
             run, place = asked_run(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
@@ -79,13 +82,14 @@ def write(page: str) -> None:
             wanted["token"] = str(token)
     if page in CARRIED:
         wanted |= CARRIED[page].written()
+    wanted = for_the_address(wanted)
     recent.set_address(page, wanted)
     write_address(wanted)
 
 
 def stay(page: str) -> None:
     """Leave the address of an expert's page as the page or a link wrote it, or write it where none has."""
-    wanted = asked_expert()
+    wanted = for_the_address(asked_expert())
     recent.set_address(page, wanted)
     if wanted != st.query_params.to_dict():
         write_address(wanted)

@@ -25,6 +25,7 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_MAX_PROMPT_CHARS | 8000     | 8000      | 4000     | longest prompt, in characters                          |
 | MOEVIZ_MAX_NEW_TOKENS   | 128      | 128       | 64       | most tokens that one run may generate                  |
 | MOEVIZ_MAX_CORPUS_CHARS | 300000   | 300000    | 50000    | characters of all the texts of one corpus              |
+| MOEVIZ_MAX_SESSIONS     | 100      | 500       | 300      | tabs that may be connected at once                     |
 | MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs that may wait for one model; more are told that   |
 |                         |          |           |          | it is busy                                             |
 | MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser that may wait at once              |
@@ -69,6 +70,7 @@ environment counts before it:
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +91,7 @@ LIMITS = {  # whole numbers of at least 1, where nothing else is set: in private
     "max_prompt_chars": (8000, 8000, 4000),
     "max_new_tokens": (128, 128, 64),
     "max_corpus_chars": (300_000, 300_000, 50_000),
+    "max_sessions": (100, 500, 300),
     "max_waiting": (50, 200, 200),
     "runs_per_visitor": (50, 8, 2),
     "runs_per_address": (50, 200, 100),
@@ -116,6 +119,7 @@ class Settings:
     max_prompt_chars: int
     max_new_tokens: int
     max_corpus_chars: int
+    max_sessions: int
     max_waiting: int
     runs_per_visitor: int
     runs_per_address: int
@@ -249,7 +253,15 @@ def _count(found: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-SETTINGS = read_settings(os.environ, settings_file(Path()))
+def _read_or_end() -> Settings:
+    """The settings of this process. A sentence ends it where they cannot be had: nothing may be served by others."""
+    try:
+        return read_settings(os.environ, settings_file(Path()))
+    except ValueError as error:
+        sys.exit(f"moeviz: {error}")
+
+
+SETTINGS = _read_or_end()
 
 
 def may_name_any_model() -> bool:

@@ -1,12 +1,12 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
-from moeviz_app import recent, settings, shared, state
+from moeviz_app import recent, recorded, settings, state
 from moeviz_app.downloads import downloads
 from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
+from moeviz_app.opened import read_upload
 from moeviz_app.show import explained
-from moeviz_app.uploads import read_upload
 
 from moeviz.formats.exports import EXPORTS
 
@@ -83,5 +83,5 @@ def _open_evaluation() -> None:
         ),
     )
     if asked:
-        state.set_trace(shared.evaluation_routing())
+        state.set_trace(recorded.evaluation_routing())
         st.success("Opened. The Specialization page shows which experts each kind of text uses.")
