@@ -300,7 +300,8 @@ def stop(seconds: float) -> bool:
 def _load(wanted: Wanted) -> "LoadedModel":
     found = weights_identity(wanted.name)  # before they are read: a folder may change under us
     with _building:
-        loaded = moeviz.load_model(wanted.name, dtype=wanted.how.dtype, device_map=wanted.how.device_map)
+        how = {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
+        loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
     _weights[wanted] = found or loaded.info.revision
     _garbage.freeze()
     return loaded

@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 # So are the app's settings, when its first file is imported.
 os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
+os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
 
 from dataclasses import replace
 
