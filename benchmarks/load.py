@@ -29,6 +29,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 import moeviz
 from benchmarks.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.browser import Server, free_port, started
@@ -42,6 +44,7 @@ LIMITS = {  # as for strangers, but of a class that is in a hurry, on one machin
     "MOEVIZ_RUNS_A_MINUTE": "6000",
     "MOEVIZ_RUNS_PER_ADDRESS": "200",
     "MOEVIZ_MAX_NEW_TOKENS": str(LONG_TOKENS),
+    "OMP_NUM_THREADS": "1",  # the model is small: several threads would wait for each other
 }
 COLUMNS = ("variant", "errors", "mixed", "refused", "open50", "open95", "run50", "run95", "runs/s", "MB0", "MB½", "MB1")
 WORDS = (
@@ -146,6 +149,7 @@ def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
 
 def prompts_of(sessions: int) -> list[list[Prompt]]:
     """What each visitor runs in turn: texts of their own, with the library's trace of each."""
+    torch.set_num_threads(1)
     model, chance = moeviz.load_model(), random.Random(0)
     texts = [f"{n}: " + " ".join(chance.choices(WORDS, k=chance.randint(8, 40))) for n in range(sessions * TEXTS_EACH)]
     made = [prompt_of(model, text, 0 if n % 3 else NEW_TOKENS) for n, text in enumerate(texts)]

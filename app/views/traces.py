@@ -5,7 +5,7 @@ from moeviz_app import recent, recorded, settings, state
 from moeviz_app.downloads import downloads
 from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
-from moeviz_app.opening import read_upload
+from moeviz_app.opened import read_upload
 from moeviz_app.show import explained
 
 from moeviz.formats.exports import EXPORTS
@@ -38,7 +38,7 @@ def _open() -> None:
     formats = ", ".join(export.label for export in readable)
     most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
     upload = st.file_uploader(
-        f"A trace file written by moeviz: {formats}. It is read in memory and not kept.",
+        f"A trace file written by moeviz: {formats}. {_what_becomes_of_it()}",
         type=[export.suffix for export in readable],
         max_upload_size=most,
         key=state.UPLOAD,
@@ -50,6 +50,12 @@ def _open() -> None:
     with explained(), st.spinner("Reading the file …"):
         state.open_trace(read_upload(upload.getvalue(), upload.name), upload.file_id)
         st.success("Opened. Every page now shows this trace.")
+
+
+def _what_becomes_of_it() -> str:
+    if settings.may_keep_traces():
+        return "Its trace is kept in your own folder, among the recent ones."
+    return "It is read in memory and not kept."
 
 
 def _recent() -> None:

@@ -19,7 +19,7 @@ from moeviz.capture.models.memory import check_room
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.declared import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
-from moeviz.errors import ModelNotFound
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.names import is_text, quoted, why_no_file
 
@@ -74,6 +74,11 @@ def load_model(
     Weights of the checkpoint for which the model has no place are named in `info.caution`, and so in every trace.
     """
     source = model_source(name)
+    if device_map == "meta":
+        raise CaptureError(
+            "On the device 'meta' weights have shapes and no numbers, so nothing runs there. Choose 'cpu', 'cuda:0' or "
+            "'auto'."
+        )
     config = _config(name, source, revision)
     empty = empty_model(config, name)
     find_routers(empty)
