@@ -73,13 +73,13 @@ def torch_is_here() -> bool:
 
 def bring_torch() -> None:
     """Import what runs models: whoever asks first does, and others wait. It takes seconds."""
-    if _arrived.is_set():
-        return
-    import moeviz.capture.models.load
-    import moeviz.capture.models.memory
-    import moeviz.capture.trace  # noqa: F401
+    with _bringing:
+        if not _arrived.is_set():
+            import moeviz.capture.models.load
+            import moeviz.capture.models.memory
+            import moeviz.capture.trace  # noqa: F401
 
-    _arrived.set()
+            _arrived.set()
 
 
 def warm_up() -> None:
@@ -316,7 +316,7 @@ def _let_go() -> None:
 
 
 _arrived, _warm = threading.Event(), threading.Event()
-_guard = threading.Lock()
+_bringing, _guard = threading.Lock(), threading.Lock()
 _building = threading.Lock()  # counting parameters swaps how torch makes them, for every thread at once
 _lines: dict[str, Worker] = {}
 _named: dict[tuple[str, How], Wanted] = {}
