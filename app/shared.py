@@ -4,6 +4,7 @@ The lines and the models are not in Streamlit's cache, so that "Clear cache" in 
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -287,10 +288,20 @@ def _line(device: str) -> Worker:
         return _lines.setdefault(device, Worker(places, at_rest=_garbage.look_again))
 
 
+def stop(seconds: float) -> bool:
+    """At the end of the server: cancel all runs, and wait so long for them; whether they ended."""
+    end = time.monotonic() + seconds
+    with _guard:
+        lines = list(_lines.values())
+    ended = [line.stop(max(0.0, end - time.monotonic())) for line in lines]
+    return all(ended)
+
+
 def _load(wanted: Wanted) -> "LoadedModel":
     found = weights_identity(wanted.name)  # before they are read: a folder may change under us
     with _building:
-        loaded = moeviz.load_model(wanted.name, dtype=wanted.how.dtype, device_map=wanted.how.device_map)
+        how = {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
+        loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
     _weights[wanted] = found or loaded.info.revision
     _garbage.freeze()
     return loaded

@@ -56,15 +56,14 @@ def inside(root: Path, work: str, command: str, user: str = "0:0") -> list[str]:
     """A command in that root, in a process space of its own, as that user, without any privilege to gain."""
     who, group = user.split(":")
     drop = f"setpriv --reuid {who} --regid {group} --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all"
+    there = f"cd {work} && {command}" if user == "0:0" else f"cd {work} && exec {drop} sh -c {shlex.quote(command)}"
+    run = f"exec /usr/sbin/chroot {root} /bin/sh -c {shlex.quote(there)}"
     mounts = f"mount -t proc proc {root}/proc"
-    run = f"exec chroot {root} /bin/sh -c {shlex.quote(f'cd {work} && exec {drop} sh -c {shlex.quote(command)}')}"
-    if user == "0:0":
-        run = f"exec chroot {root} /bin/sh -c {shlex.quote(f'cd {work} && {command}')}"
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", f"{mounts}; {run}"]
 
 
-def built(root: Path) -> dict:
-    """Run the steps; what the last stage says about how the container is started."""
+def built(root: Path, run: bool) -> dict:
+    """Run the steps, where `run` says so; what the last stage says about how the container is started."""
     said: dict = {"ENV": {}, "USER": "0:0", "ENTRYPOINT": [], "CMD": []}
     work = "/"
     for name, rest in steps(DOCKERFILE.read_text()):
@@ -80,10 +79,10 @@ def built(root: Path) -> dict:
             said[name] = json.loads(rest)
         elif name == "USER":
             said["USER"] = rest
-        elif name == "RUN":
+        elif name == "RUN" and run:
             environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root", **PIP}
             subprocess.run(
-                inside(root, work, rest.replace('${INDEX:+--extra-index-url "$INDEX"}', "")),
+                inside(root, work, rest),
                 env=environment,
                 check=True,
             )
@@ -96,10 +95,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("root", type=Path, help="a bare Debian root with Python, which is written into")
     parser.add_argument("--port", type=int, default=8619, help="in place of the container's 8501 (default: 8619)")
+    parser.add_argument("--built", action="store_true", help="the steps were run before: only start the command")
     args = parser.parse_args()
     root = args.root.resolve()
     prepare(root)
-    said = built(root)
+    said = built(root, not args.built)
     command = shlex.join(said["ENTRYPOINT"] + said["CMD"]).replace("8501", str(args.port))
     environment = {name: value.replace("$PATH", "/usr/bin:/bin") for name, value in said["ENV"].items()}
     begun = time.monotonic()
