@@ -29,8 +29,6 @@ from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from moeviz.capture.models.load import LoadedModel
 
 FACTS_IN_MEMORY = 32
@@ -226,7 +224,7 @@ def _facts(name: str) -> ModelInfo:
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
-def _config(name: str) -> "PreTrainedConfig":
+def _config(name: str) -> Any:
     """Read from a file or from the hub: the one look-up that may take long, so nobody else waits for it."""
     bring_torch()
     from moeviz.capture.models.load import model_config

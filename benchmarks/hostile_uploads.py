@@ -41,7 +41,7 @@ def upload(tab: Tab, url: str, name: str, content: bytes) -> None:
     if status not in (204, 413):
         raise Broke(f"the upload of {name} was answered with {status}: {said[:80]!r}")
     asked = BackMsg()
-    asked.rerun_script.page_script_hash = tab.page
+    asked.rerun_script.page_name = PAGE
     state = asked.rerun_script.widget_states.widgets.add()
     state.id = tab.uploader
     info = state.file_uploader_state_value.uploaded_file_info.add()

@@ -63,7 +63,7 @@ class Tab(Visit):
         self.presses = itertools.count()
         self.trace: dict[str, Any] = {}  # the last that was shown
         self.sentences: list[str] = []
-        self.broken, self.page, self.uploader = "", "", ""
+        self.broken, self.uploader = "", ""
 
     def come(self, page: str = "") -> None:
         """Open a page, and wait until all of it is there."""
@@ -108,8 +108,7 @@ class Tab(Visit):
         """Listen to the end of the last script. Raises `Broke` where a page showed an error."""
         for message in self._messages():
             if message.WhichOneof("type") == "new_session":
-                begun = message.new_session
-                self.session, self.page = begun.initialize.session_id, begun.page_script_hash
+                self.session = message.new_session.initialize.session_id
             if message.WhichOneof("type") == "delta":
                 self._note(message.delta)
             if message.WhichOneof("type") == "script_finished" and message.script_finished != EARLY:
