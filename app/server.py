@@ -7,6 +7,7 @@
 | `/metrics` | what `counters.py` counts, for Prometheus; to whom, MOEVIZ_METRICS_TOKEN says                       |
 """
 
+import asyncio
 import hmac
 import logging
 import os
@@ -23,6 +24,7 @@ import streamlit as st
 from moeviz_app import counters, settings
 from moeviz_app.door import METRICS, Door
 from moeviz_app.headers import Headers, security_headers
+from moeviz_app.idle import let_go_of_idle_tabs
 from moeviz_app.logs import error_facts, write_lines
 from moeviz_app.peers import is_loopback
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
@@ -100,9 +102,11 @@ async def _life(app: st.App) -> AsyncIterator[None]:
     counters.read_gauge("threads", threading.active_count)
     counters.read_gauge("resident_bytes", resident_bytes)
     announce(settings.SETTINGS)
+    idle = asyncio.create_task(let_go_of_idle_tabs())
     try:
         yield
     finally:
+        idle.cancel()
         _stopping.set()
         log.info("moeviz stops")
 
