@@ -62,7 +62,7 @@ def policy(ancestors: Sequence[str], page: str) -> str:
         "script-src": ["'self'", "blob:", *hashes],
         "style-src": ["'self'", "'unsafe-inline'"],
         "img-src": ["'self'", "data:", "blob:"],
-        "font-src": ["'self'"],
+        "font-src": ["'self'", "data:"],
         "connect-src": ["'self'"],
         "media-src": ["'self'"],
         "manifest-src": ["'self'"],

@@ -42,6 +42,7 @@ WAYS_SAID = {
     TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
     PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
 }
+SECONDS_TO_STOP = 10.0
 MESSAGE_MB = 4  # the longest message that a stranger's browser sends: texts of a corpus, in all
 _stopping = threading.Event()
 
@@ -96,7 +97,7 @@ def _in_brackets(address: str) -> str:
 
 @asynccontextmanager
 async def _life(app: st.App) -> AsyncIterator[None]:
-    """Say at start who is let in, and at the end let the runs that go on be cancelled."""
+    """Say at start who is let in; at the end cancel the runs that go on, each within a token."""
     if settings.SETTINGS.log == "json":
         write_lines()
     counters.read_gauge("threads", threading.active_count)
@@ -108,7 +109,9 @@ async def _life(app: st.App) -> AsyncIterator[None]:
     finally:
         idle.cancel()
         _stopping.set()
-        log.info("moeviz stops")
+        shared = sys.modules.get("moeviz_app.shared")  # imported by the first page
+        ended = shared is None or await asyncio.to_thread(shared.stop, SECONDS_TO_STOP)
+        log.info("moeviz stops" if ended else "moeviz stops, though a run did not end in time")
 
 
 def announce(ours: Settings) -> None:

@@ -61,8 +61,8 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_TIMING           | 0        | 0         | 0        | 1: lines on stderr say when a run begins, the model    |
 |                         |          |           |          | ends, the chart is sent                                |
 
-`moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case; the
-environment counts before it:
+`moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case, but
+not `serve`; the environment counts before it:
 
     models = ["embedded", "/models/OLMoE"]
     max_new_tokens = 64
@@ -205,8 +205,8 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
-    """The same as environment variables."""
-    names = {"open" if name == "trace_file" else name for name in Settings.__dataclass_fields__}
+    """The same as environment variables. A file cannot say for whom the app is served: nobody opens it by one."""
+    names = {"open" if name == "trace_file" else name for name in Settings.__dataclass_fields__} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
     return {f"MOEVIZ_{name.upper()}": _as_text(value) for name, value in file.items()}

@@ -4,6 +4,7 @@ The lines and the models are not in Streamlit's cache, so that "Clear cache" in 
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -285,6 +286,15 @@ def _line(device: str) -> Worker:
         places = Places(FILES_IN_ALL, FILES_OF_A_VISITOR, FILES_IN_ALL)
     with _guard:
         return _lines.setdefault(device, Worker(places, at_rest=_garbage.look_again))
+
+
+def stop(seconds: float) -> bool:
+    """At the end of the server: cancel all runs, and wait so long for them; whether they ended."""
+    end = time.monotonic() + seconds
+    with _guard:
+        lines = list(_lines.values())
+    ended = [line.stop(max(0.0, end - time.monotonic())) for line in lines]
+    return all(ended)
 
 
 def _load(wanted: Wanted) -> "LoadedModel":

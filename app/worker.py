@@ -145,6 +145,8 @@ class Worker:
         self._line: dict[str, deque[_Job]] = {}  # by visitor, who has the next turn first; of each, its next job first
         self._at: _Job | None = None  # that has its turn now
         self._at_rest, self._guard, self._running = at_rest, threading.Lock(), False
+        self._stopping, self._resting = False, threading.Event()
+        self._resting.set()
 
     def ask(self, work: Work, asker: Asker = NOBODY) -> Iterator[InLine | News | Done]:
         """Queue the work now, and listen: yields every LISTEN_SECONDS at least, the result last.
@@ -160,9 +162,18 @@ class Worker:
             if not self._running:
                 _start(self._go)
                 self._running = True
+                self._resting.clear()
             self._line.setdefault(asker.visitor, deque()).append(job)
             count("waiting")
         return self._listen(job)
+
+    def stop(self, seconds: float) -> bool:
+        """Take no more work, cancel what there is, and wait so long for its end; whether it came."""
+        with self._guard:
+            self._stopping = True
+            for job in self._jobs():
+                job.cancelled.set()
+        return self._resting.wait(seconds)
 
     def _jobs(self) -> list[_Job]:
         """All in line that somebody listens to, the one whose turn it is included."""
@@ -170,6 +181,8 @@ class Worker:
         return [job for job in [*jobs, *([self._at] if self._at else [])] if not job.cancelled.is_set()]
 
     def _check_places(self, asker: Asker) -> None:
+        if self._stopping:
+            raise Busy("This server is being stopped. Try again in a minute.")
         jobs = self._jobs()
         of_visitor = sum(job.asker.visitor == asker.visitor for job in jobs)
         of_address = sum(job.asker.address == asker.address for job in jobs)
@@ -204,6 +217,7 @@ class Worker:
                     if job.cancelled.is_set() or not job.is_long or job.steps is not None or begun < MOST_BEGUN:
                         return self._take(visitor, job)
             self._running = False
+            self._resting.set()
             return None
 
     def _take(self, visitor: str, job: _Job) -> _Job:

@@ -58,7 +58,9 @@ def test_a_folder_without_the_file_says_nothing(tmp_path):
     assert settings_file(tmp_path) == {}
 
 
-@pytest.mark.parametrize("written", ["max_new_tokns = 3", "serve = public", "max_new_tokens = -3"])
+@pytest.mark.parametrize(
+    "written", ["max_new_tokns = 3", "max_new_tokens = ", "max_new_tokens = -3", 'serve = "public"']
+)
 def test_a_file_that_says_something_else_is_refused(tmp_path, written):
     (tmp_path / "moeviz.toml").write_text(written)
     with pytest.raises(ValueError, match=r"moeviz\.toml|MOEVIZ_MAX_NEW_TOKENS is '-3'"):
