@@ -24,6 +24,7 @@ import streamlit as st
 from moeviz_app import counters, settings
 from moeviz_app.door import METRICS, Door
 from moeviz_app.headers import Headers, security_headers
+from moeviz_app.idle import let_go_of_idle_tabs
 from moeviz_app.logs import error_facts, write_lines
 from moeviz_app.peers import is_loopback
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
@@ -102,9 +103,11 @@ async def _life(app: st.App) -> AsyncIterator[None]:
     counters.read_gauge("threads", threading.active_count)
     counters.read_gauge("resident_bytes", resident_bytes)
     announce(settings.SETTINGS)
+    idle = asyncio.create_task(let_go_of_idle_tabs())
     try:
         yield
     finally:
+        idle.cancel()
         _stopping.set()
         shared = sys.modules.get("moeviz_app.shared")  # imported by the first page
         ended = shared is None or await asyncio.to_thread(shared.stop, SECONDS_TO_STOP)

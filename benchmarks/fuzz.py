@@ -8,10 +8,9 @@ atheris; it needs libFuzzer's Python, 3.11 to 3.13 on Linux), it chooses inputs 
 JSON and columns of a Parquet file are changed one by one and put together again, with right checksums.
 
 Printed for each target: executions, how many ended in a trace (or a parsed command) and how many in a sentence, other
-exceptions, by how many MB executions raised the highest memory of the process
-above that after the valid inputs, and lines of its modules that were
-reached. An input that ends in another exception, or takes more than SECONDS, is kept in the folder:
-those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code 1 if there were any.
+exceptions, by how many MB executions raised the highest memory of the process after the valid inputs, and how many
+lines of its modules were reached. An input that ends in another exception, or takes more than SECONDS, is kept in the
+folder: those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code 1 if there were any.
 
 There is no reader of served responses in moeviz, so there is no target for one.
 """
