@@ -10,6 +10,7 @@ from moeviz_app import shared, state
 from moeviz_app.asked import Run
 from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.components.written import going_on, written
+from moeviz_app.counters import count
 from moeviz_app.timing import log_moment
 from moeviz_app.worker import InLine, News, Tell, result
 
@@ -65,6 +66,8 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     finally:
         place.empty()
     state.forget_held()
+    for phase, tokens in trace.tokens["phase"].value_counts().items():
+        count("tokens", int(tokens), phase=str(phase))
     return trace
 
 

@@ -19,7 +19,8 @@ def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS) ->
 
     Raises what it raises, `ModelNotFound` where it takes longer, and `MoevizError` where too many are looked up.
     """
-    if not _places.acquire(blocking=False):
+    places = _places
+    if not places.acquire(blocking=False):
         raise MoevizError(f"{MOST} other models are being looked up already. Try again in a moment.")
     found: Future[T] = Future()
 
@@ -29,12 +30,12 @@ def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS) ->
         except BaseException as error:  # raised again where somebody waits
             found.set_exception(error)
         finally:
-            _places.release()
+            places.release()
 
     try:
         threading.Thread(target=work, name="moeviz-look-up", daemon=True).start()
     except RuntimeError as error:
-        _places.release()
+        places.release()
         raise MoevizError("This server has run out of threads. Try again in a moment.") from error
     try:
         return found.result(seconds)

@@ -26,10 +26,10 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_MAX_NEW_TOKENS   | 128      | 128       | 64       | most tokens that one run may generate                  |
 | MOEVIZ_MAX_CORPUS_CHARS | 300000   | 300000    | 50000    | characters of all the texts of one corpus              |
 | MOEVIZ_MAX_SESSIONS     | 100      | 500       | 300      | tabs that may be connected at once                     |
-| MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs that may wait for one model; more are told that   |
+| MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs in the line of one device; more are told that     |
 |                         |          |           |          | it is busy                                             |
-| MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser that may wait at once              |
-| MOEVIZ_RUNS_PER_ADDRESS | 50       | 200       | 100      | runs of one address that may wait at once; many        |
+| MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser in line at once, begun or not      |
+| MOEVIZ_RUNS_PER_ADDRESS | 50       | 200       | 100      | runs of one address in line at once; many              |
 |                         |          |           |          | browsers may share one                                 |
 | MOEVIZ_RUNS_A_MINUTE    | 600      | 60        | 20       | runs that one browser may begin in a minute            |
 | MOEVIZ_MAX_UPLOAD_MB    | 50       | 50        | 20       | largest trace file to open, in MB; at most             |

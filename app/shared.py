@@ -29,8 +29,6 @@ from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from moeviz.capture.models.load import LoadedModel
 
 FACTS_IN_MEMORY = 32
@@ -74,13 +72,13 @@ def torch_is_here() -> bool:
 
 def bring_torch() -> None:
     """Import what runs models: whoever asks first does, and others wait. It takes seconds."""
-    if _arrived.is_set():
-        return
-    import moeviz.capture.models.load
-    import moeviz.capture.models.memory
-    import moeviz.capture.trace  # noqa: F401
+    with _bringing:
+        if not _arrived.is_set():
+            import moeviz.capture.models.load
+            import moeviz.capture.models.memory
+            import moeviz.capture.trace  # noqa: F401
 
-    _arrived.set()
+            _arrived.set()
 
 
 def warm_up() -> None:
@@ -226,7 +224,7 @@ def _facts(name: str) -> ModelInfo:
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
-def _config(name: str) -> "PreTrainedConfig":
+def _config(name: str) -> Any:
     """Read from a file or from the hub: the one look-up that may take long, so nobody else waits for it."""
     bring_torch()
     from moeviz.capture.models.load import model_config
@@ -327,7 +325,7 @@ def _let_go() -> None:
 
 
 _arrived, _warm = threading.Event(), threading.Event()
-_guard = threading.Lock()
+_bringing, _guard = threading.Lock(), threading.Lock()
 _building = threading.Lock()  # counting parameters swaps how torch makes them, for every thread at once
 _lines: dict[str, Worker] = {}
 _named: dict[tuple[str, How], Wanted] = {}

@@ -22,6 +22,7 @@ from moeviz_app.failures import in_words
 from moeviz.errors import MoevizError
 
 LISTEN_SECONDS = 0.1  # a page looks up this often, and hears of its end there
+SELDOM = 5  # times that, at most, for one that is far from its turn
 TURN_SECONDS = 0.1  # of a long text, while others wait
 MOST_BEGUN = 16  # long texts that are begun and wait for their next turn: each keeps its attention cache
 Tell = Callable[[Any], None]
@@ -149,7 +150,7 @@ class Worker:
         self._resting.set()
 
     def ask(self, work: Work, asker: Asker = NOBODY) -> Iterator[InLine | News | Done]:
-        """Queue the work now, and listen: yields every LISTEN_SECONDS at least, the result last.
+        """Queue the work now, and listen: yields now and then (more often near its turn), and the result last.
 
         Raises `Busy`, and whatever the work raises. Close the iterator to cancel.
         """
@@ -240,7 +241,8 @@ class Worker:
             while not isinstance(heard, Done):
                 if isinstance(heard, InLine):
                     heard = InLine(self._ahead(job))
-                heard = _latest(job.told) or heard
+                turns = heard.ahead if isinstance(heard, InLine) else 0
+                heard = _latest(job.told, LISTEN_SECONDS * min(1 + turns, SELDOM)) or heard
                 if isinstance(heard, BaseException):
                     raise heard
                 yield heard
@@ -273,11 +275,11 @@ def _start(go: Callable[[], None]) -> None:
         raise Busy("This server has run out of threads, so the run did not begin. Try again in a moment.") from error
 
 
-def _latest(told: SimpleQueue) -> Any:
+def _latest(told: SimpleQueue, seconds: float) -> Any:
     """The last thing told, once there is one; None where nothing comes for a while."""
     latest = None
     try:
-        latest = told.get(timeout=LISTEN_SECONDS)
+        latest = told.get(timeout=seconds)
         while not isinstance(latest, Done | BaseException):
             latest = told.get_nowait()
     except Empty:

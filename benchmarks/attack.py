@@ -11,17 +11,22 @@ memory the process holds. Printed are the four figures that have to be 0 or with
 
 import argparse
 import http.client
+import io
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+import numpy as np
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from moeviz.embedded import embedded_path
+from moeviz.formats.exports import export_for
+from moeviz.samples import sample_trace
 from tests.browser import served
 from tests.visit import Visit
 from tests.watched_folder import WatchedFolder
@@ -195,28 +200,69 @@ def without_end(target: Target, found: Found) -> None:
     ask(target.url, path="/?prompt=" + "x" * 60_000)
 
 
+def bomb() -> bytes:
+    """A trace of one megabyte whose logits unpack to a gigabyte."""
+    plain, packed = io.BytesIO(export_for("x.npz").write(sample_trace())), io.BytesIO()
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            with new.open(name, "w", force_zip64=True) as file:
+                if name != "logits.npy":
+                    file.write(old.read(name))
+                    continue
+                shape = {"descr": "<f4", "fortran_order": False, "shape": (4, 2**20 * 8, 8)}
+                np.lib.format.write_array_header_1_0(file, shape)
+                for _ in range(64):
+                    file.write(bytes(16 * MB))
+    return packed.getvalue()
+
+
+def bombs(target: Target, found: Found) -> None:
+    """Files that unpack to a thousand times their size are opened, eight in one tab."""
+    token, file = xsrf(target.url), bomb()
+    with Visit(target.url) as tab:
+        tab.open("", "traces")
+        elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
+        (widget,) = [each.file_uploader.id for each in elements if each.WhichOneof("type") == "file_uploader"]
+        for number in range(8):
+            put(target.url, tab.session, str(number), file, token)
+            asked = BackMsg()
+            asked.rerun_script.page_name = "traces"
+            state = asked.rerun_script.widget_states.widgets.add()
+            state.id = widget
+            info = state.file_uploader_state_value.uploaded_file_info.add()
+            info.file_id, info.name, info.size = str(number), "bomb.npz", len(file)
+            info.file_urls.file_id = str(number)
+            tab.socket.send(asked.SerializeToString())
+            said = tab.hear()
+            if "The file unpacks to" not in said:
+                found.errors.append("a file that unpacks to a gigabyte was not refused as one")
+
+
+def xsrf(url: str) -> dict[str, str]:
+    """What a browser sends with an upload, to show that it has read the page."""
+    _, headers, _ = ask(url, path="/_stcore/health")
+    cookie = headers.get("set-cookie", "").partition(";")[0]
+    return {"Cookie": cookie, "X-Xsrftoken": cookie.partition("=")[2]}
+
+
+def put(url: str, tab: str, name: str, data: bytes, token: dict[str, str]) -> int:
+    """Upload a file, as a page does: the status, or 0 where the server hung up before all was sent."""
+    head = b'--b\r\nContent-Disposition: form-data; name="f"; filename="x.npz"\r\n\r\n'
+    path, kind = f"/_stcore/upload_file/{tab}/{name}", "multipart/form-data; boundary=b"
+    try:
+        return ask(url, "PUT", path, head + data + b"\r\n--b--\r\n", Content_Type=kind, **token)[0]
+    except OSError:
+        return 0
+
+
 def uploads(target: Target, found: Found) -> None:
     """Files, one after the other, that nobody opens."""
-    _, headers, _ = ask(target.url, path="/_stcore/health")
-    cookie = headers.get("set-cookie", "").partition(";")[0]
-    token = {"Cookie": cookie, "X-Xsrftoken": cookie.partition("=")[2]}
+    token = xsrf(target.url)
     taken = 0
     with Visit(target.url) as tab:
         tab.open()
         for number in range(target.uploads):
-            body = (
-                b'--b\r\nContent-Disposition: form-data; name="f"; filename="x.npz"\r\n\r\n'
-                + bytes(19 * MB)
-                + b"\r\n--b--\r\n"
-            )
-            path = f"/_stcore/upload_file/{tab.session}/{number}"
-            try:
-                status, _, _ = ask(
-                    target.url, "PUT", path, body, Content_Type="multipart/form-data; boundary=b", **token
-                )
-            except OSError:  # refused before all of it was sent
-                continue
-            taken += status == 204
+            taken += put(target.url, tab.session, str(number), bytes(19 * MB), token) == 204
         held = figure(target.url, "resident_bytes")
     if target.uploads and not 0 < taken <= 4:
         found.errors.append(f"{taken} files of 19 MB were taken from one tab")
@@ -231,6 +277,7 @@ ATTACKS: dict[str, Callable[[Target, Found], None]] = {
     "other sites": other_sites,
     "endpoints": endpoints,
     "without end": without_end,
+    "bombs": bombs,
     "uploads": uploads,
 }
 

@@ -8,7 +8,7 @@ trace that is shown is compared with the library's own, made beforehand: texts a
 
     plain        nothing else
     cancelling   ten more visitors press Run and leave: half press Stop, half close the tab
-    hog          one more visitor runs long texts in 24 tabs at once
+    hog          one more visitor runs long texts in 24 tabs at once, with the same pauses
     hostile      one more visitor uploads hostile files all the while
     naive        plain, on the same app with one lock, no line and no freezing: what the ratios are to
 
@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
         warm(running)
         seen.memory.append(megabytes(running))
         visitors = [lambda mine=mine, n=n: visit(running, mine, think, seen, over, n) for n, mine in enumerate(prompts)]
-        others = OTHERS.get(name, lambda *_: [])(running, prompts, over, seen)
+        others = OTHERS[name](running, think, over, seen) if name in OTHERS else []
         threads = [threading.Thread(target=go, daemon=True) for go in [*visitors, *others]]
         for thread in threads:
             thread.start()
@@ -202,7 +202,7 @@ def run_once(tab: Tab, prompt: Prompt, seen: Seen) -> None:
         seen.errors.append(str(error)[:200])
 
 
-def cancelling(running: Server, prompts: list[list[Prompt]], over: threading.Event, seen: Seen) -> list[Callable]:
+def cancelling(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
     """Visitors who begin a long text, and leave it."""
 
     def leave(number: int) -> None:
@@ -219,20 +219,19 @@ def cancelling(running: Server, prompts: list[list[Prompt]], over: threading.Eve
     return [counted(lambda n=n: leave(n), seen) for n in range(CANCELLING)]
 
 
-def hog(running: Server, prompts: list[list[Prompt]], over: threading.Event, seen: Seen) -> list[Callable]:
+def hog(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
     """One visitor with many tabs, each of which runs a long text again and again."""
     headers, long = new_visitor(), prompt_of(moeviz.load_model(), "And so it went on", LONG_TOKENS)
 
-    def insist() -> None:
+    def insist(number: int) -> None:
+        chance = random.Random(number)
         with Tab(running.url, headers) as tab:
             tab.come()
-            while not over.is_set():
-                try:
+            while not over.wait(chance.uniform(0, 2 * think)):
+                with suppress(Refused):
                     tab.run(long)
-                except Refused:
-                    over.wait(1)
 
-    return [counted(insist, seen)] * HOG_TABS
+    return [counted(lambda n=n: insist(n), seen) for n in range(HOG_TABS)]
 
 
 def counted(go: Callable[[], None], seen: Seen) -> Callable[[], None]:
@@ -247,7 +246,7 @@ def counted(go: Callable[[], None], seen: Seen) -> Callable[[], None]:
     return and_count
 
 
-def hostile(running: Server, prompts: list[list[Prompt]], over: threading.Event, seen: Seen) -> list[Callable]:
+def hostile(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
     """One visitor who uploads what is meant to hurt. See `benchmarks.hostile_uploads`."""
     from benchmarks.hostile_uploads import upload_until
 

@@ -63,11 +63,11 @@ class Tab(Visit):
         self.presses = itertools.count()
         self.trace: dict[str, Any] = {}  # the last that was shown
         self.sentences: list[str] = []
-        self.broken = ""
+        self.broken, self.uploader = "", ""
 
-    def come(self) -> None:
-        """Open the page, and wait until all of it is there."""
-        self.send()
+    def come(self, page: str = "") -> None:
+        """Open a page, and wait until all of it is there."""
+        self.send(page=page)
         self.finish()
 
     def press_run(self, prompt: Prompt) -> None:
@@ -107,6 +107,8 @@ class Tab(Visit):
     def finish(self) -> None:
         """Listen to the end of the last script. Raises `Broke` where a page showed an error."""
         for message in self._messages():
+            if message.WhichOneof("type") == "new_session":
+                self.session = message.new_session.initialize.session_id
             if message.WhichOneof("type") == "delta":
                 self._note(message.delta)
             if message.WhichOneof("type") == "script_finished" and message.script_finished != EARLY:
@@ -130,6 +132,8 @@ class Tab(Visit):
         kind = element.WhichOneof("type")
         if kind == "slider":
             self.widgets[element.slider.label] = element.slider.id
+        elif kind == "file_uploader":
+            self.uploader = element.file_uploader.id
         elif kind == "text":
             self.sentences.append(element.text.body)
         elif kind == "exception":
