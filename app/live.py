@@ -10,7 +10,7 @@ from moeviz_app import shared, state
 from moeviz_app.asked import Run
 from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.components.written import going_on, written
-from moeviz_app.server.counters import count
+from moeviz_app.counters import count
 from moeviz_app.timing import log_moment
 from moeviz_app.work.worker import InLine, News, Tell, result
 

@@ -78,7 +78,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from moeviz_app.server.peers import is_from_a_proxy, is_loopback, is_network
+from moeviz_app.peers import is_from_a_proxy, is_loopback, is_network
 
 HIGHEST_TEMPERATURE = 2.0
 HIGHEST_SEED = 2**31 - 1

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import settings
-from moeviz_app.server import visitors
-from moeviz_app.server.counters import count
+from moeviz_app import settings, visitors
+from moeviz_app.counters import count
 from moeviz_app.traces import recorded
 from moeviz_app.work.garbage import Garbage
 from moeviz_app.work.in_turns import in_turns

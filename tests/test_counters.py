@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from moeviz_app.server import counters
+from moeviz_app import counters
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from moeviz_app import settings
-from moeviz_app.server import counters
+from moeviz_app import counters, settings
 from moeviz_app.traces import opened
 from test_budgets import lists_json
 

@@ -14,8 +14,9 @@ from urllib.parse import urlencode
 import pytest
 import streamlit as st
 from browser import ROOT, served
+from moeviz_app import counters
 from moeviz_app.server import assembly as server
-from moeviz_app.server import counters, headers, uploads
+from moeviz_app.server import headers, uploads
 from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
 from starlette.applications import Starlette

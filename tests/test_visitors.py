@@ -5,8 +5,8 @@ from http.cookies import SimpleCookie
 from types import SimpleNamespace
 
 import pytest
-from moeviz_app.server import visitors
-from moeviz_app.server.visitors import COOKIE, Pace, TooOften, VisitorCookie, address_behind
+from moeviz_app import visitors
+from moeviz_app.visitors import COOKIE, Pace, TooOften, VisitorCookie, address_behind
 
 
 def answered(headers=(), scheme="http", content=b"text/html; charset=utf-8", kind="http"):

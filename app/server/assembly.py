@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from moeviz_app import settings
-from moeviz_app.server import counters
+from moeviz_app import counters, settings
+from moeviz_app.peers import is_loopback
 from moeviz_app.server.door import METRICS, Door
 from moeviz_app.server.headers import Headers, security_headers
 from moeviz_app.server.idle import let_go_of_idle_tabs
 from moeviz_app.server.logs import error_facts, write_lines
-from moeviz_app.server.peers import is_loopback
 from moeviz_app.server.uploads import Uploads
-from moeviz_app.server.visitors import VisitorCookie
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+from moeviz_app.visitors import VisitorCookie
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response

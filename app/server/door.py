@@ -12,8 +12,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
-from moeviz_app.server import counters
-from moeviz_app.server.peers import is_among, is_from_a_proxy, is_loopback, is_this_machine
+from moeviz_app import counters
+from moeviz_app.peers import is_among, is_from_a_proxy, is_loopback, is_this_machine
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
 
 from moeviz.names import cut

@@ -2,8 +2,7 @@
 
 import threading
 
-from moeviz_app import settings
-from moeviz_app.server import counters
+from moeviz_app import counters, settings
 from moeviz_app.traces.shelf import check_memory
 
 from moeviz.errors import MoevizError

@@ -10,8 +10,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from moeviz_app import settings
-from moeviz_app.server import counters
+from moeviz_app import counters, settings
 
 from moeviz.errors import MoevizError
 from moeviz.names import quoted

@@ -8,10 +8,10 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings, shared, state
 from moeviz_app.choices import choose_layer
+from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, say, show_all
-from moeviz_app.traces.downloads import downloads
 from moeviz_app.work.worker import InLine, News, result
 
 from moeviz.charts import TOPICS

@@ -10,6 +10,7 @@ from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
 from moeviz_app.components.explorer import Place, explorer, told
 from moeviz_app.components.written import written
+from moeviz_app.downloads import downloads
 from moeviz_app.examples import EXAMPLES, MIXED
 from moeviz_app.facts import layer_word, trace_facts
 from moeviz_app.links import record
@@ -19,7 +20,6 @@ from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
 from moeviz_app.to_expert import for_the_address, of_expert, open_expert
 from moeviz_app.traces import recent, recorded
-from moeviz_app.traces.downloads import downloads
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED

@@ -2,11 +2,11 @@
 
 import streamlit as st
 from moeviz_app import settings, state
+from moeviz_app.downloads import downloads
+from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import explained
 from moeviz_app.traces import recent, recorded
-from moeviz_app.traces.downloads import downloads
-from moeviz_app.traces.earlier import bring_back
 from moeviz_app.traces.opened import read_upload
 
 from moeviz.formats.exports import EXPORTS

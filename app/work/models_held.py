@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from moeviz_app.server.counters import count, gauge
+from moeviz_app.counters import count, gauge
 from moeviz_app.work.failures import in_words
 
 from moeviz.errors import CaptureError

@@ -16,7 +16,7 @@ from inspect import isgeneratorfunction
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from moeviz_app.server.counters import count
+from moeviz_app.counters import count
 from moeviz_app.work.failures import in_words
 
 from moeviz.errors import MoevizError
