@@ -35,7 +35,7 @@ TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class RoutingTrace:
     """What every router decided for every token: recorded, never recomputed.
 
@@ -94,6 +94,12 @@ class RoutingTrace:
                 "it is."
             )
         return normalised_scores(logits, self.model.score_function)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that its arrays and its tokens take."""
+        arrays = sum(int(values.nbytes) for name in ARRAYS if (values := getattr(self, name)) is not None)
+        return arrays + int(self.tokens.memory_usage(deep=True).sum())
 
     @property
     def filled(self) -> Bool[np.ndarray, "L T K"]:
@@ -316,9 +322,10 @@ def _check_values(trace: RoutingTrace) -> None:
     counts = np.asarray(trace.model.num_experts)[:, None, None]
     outside = (trace.experts < NOT_RECORDED) | (trace.experts >= counts)
     if outside.any():
-        layer, token, _ = np.argwhere(outside)[0]
+        place = np.unravel_index(int(outside.argmax()), outside.shape)
+        layer, token, _ = place
         raise InvalidTrace(
-            f"Got expert {trace.experts[outside][0]} in layer {trace.model.layers[layer]}, token {token}; that layer "
+            f"Got expert {trace.experts[place]} in layer {trace.model.layers[layer]}, token {token}; that layer "
             f"has experts 0 to {trace.model.num_experts[layer] - 1}."
         )
     missing = trace.experts == NOT_RECORDED

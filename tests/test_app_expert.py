@@ -1,5 +1,6 @@
 """The page of one expert in Streamlit's own harness: what the address asks for, what is shown, what can be made."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 from labels import labelled
 from moeviz_app import settings, shared
 from moeviz_app.asked import Run
-from moeviz_app.background import Background
 from moeviz_app.expert_made import JOB
 from moeviz_app.plain import plain
 from moeviz_app.to_expert import of_expert
-from moeviz_app.worker import Done, Worker
+from moeviz_app.work.background import Background
+from moeviz_app.work.worker import Done, Worker
 from streamlit.testing.v1 import AppTest
 from test_app import HOSTILE, SECONDS, pictures, sentences
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -81,7 +82,8 @@ def on_offer(tiny, monkeypatch):
     """The tiny model as one that the app can load; its queue."""
     worker = Worker(5)
     monkeypatch.setattr(shared, "model", lambda name, how=shared.AS_IT_IS: tiny)
-    monkeypatch.setattr(shared, "_worker", lambda name, how: worker)
+    monkeypatch.setattr(shared, "_line", lambda device: worker)
+    monkeypatch.setattr(shared, "_in_use", lambda name, how: nullcontext(tiny))
     return worker
 
 

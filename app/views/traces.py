@@ -1,12 +1,15 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
-from moeviz_app import recent, settings, shared, state
+from moeviz_app import settings, state
 from moeviz_app.downloads import downloads
+from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import explained
+from moeviz_app.traces import recent, recorded
+from moeviz_app.traces.opened import read_upload
 
-from moeviz.formats.exports import EXPORTS, read_bytes
+from moeviz.formats.exports import EXPORTS
 
 
 def traces_page() -> None:
@@ -15,10 +18,11 @@ def traces_page() -> None:
     st.subheader("Open a trace", anchor=False)
     _open()
     _open_evaluation()
+    bring_back()
     trace = state.current_trace()
+    _recent()
     if trace is None:
         return
-    _recent()
     st.subheader("The current trace", anchor=False)
     trace_facts(trace)
     st.markdown(
@@ -35,7 +39,7 @@ def _open() -> None:
     formats = ", ".join(export.label for export in readable)
     most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
     upload = st.file_uploader(
-        f"A trace file written by moeviz: {formats}. It is read in memory and not kept.",
+        f"A trace file written by moeviz: {formats}. {_what_becomes_of_it()}",
         type=[export.suffix for export in readable],
         max_upload_size=most,
         key=state.UPLOAD,
@@ -44,21 +48,30 @@ def _open() -> None:
     st.markdown(f":small[Files up to {most} MB. Open a larger one on your own machine with `moeviz app FILE`.]")
     if upload is None or state.already_opened(upload.file_id):
         return
-    with explained():
-        state.open_trace(read_bytes(upload.getvalue(), upload.name), upload.file_id)
+    with explained(), st.spinner("Reading the file …"):
+        state.open_trace(read_upload(upload.getvalue(), upload.name), upload.file_id)
         st.success("Opened. Every page now shows this trace.")
+
+
+def _what_becomes_of_it() -> str:
+    if settings.may_keep_traces():
+        return "Its trace is kept in your own folder, among the recent ones."
+    return "It is read in memory and not kept."
 
 
 def _recent() -> None:
     """The last traces: show one again, or give it another name."""
     names = list(recent.traces())
     shown = next((name for name, trace in recent.traces().items() if trace is state.current_trace()), None)
-    if shown is None:
+    if not names:
         return
     st.subheader("Recent traces", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox("Current trace", names, index=names.index(shown))
-        new = st.text_input("Rename it", value=chosen, max_chars=80)
+        index = None if shown is None else names.index(shown)
+        chosen = st.selectbox("Current trace", names, index=index, placeholder="Choose one to see it")
+        new = st.text_input("Rename it", value=chosen, max_chars=80) if chosen is not None else None
+    if chosen is None:
+        return
     if chosen != shown:
         state.set_trace(recent.traces()[chosen])
         st.rerun()
@@ -77,5 +90,5 @@ def _open_evaluation() -> None:
         ),
     )
     if asked:
-        state.set_trace(shared.evaluation_routing())
+        state.set_trace(recorded.evaluation_routing())
         st.success("Opened. The Specialization page shows which experts each kind of text uses.")

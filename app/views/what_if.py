@@ -9,7 +9,7 @@ from moeviz_app import carried, settings, shared, state
 from moeviz_app.facts import figures
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
-from moeviz_app.worker import InLine, News, result
+from moeviz_app.work.worker import InLine, News, result
 
 import moeviz
 from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
@@ -44,6 +44,7 @@ def what_if_page() -> None:
         info = shared.model_facts(name)
         change = _change(info)
         if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
+            shared.begin_run()
             state.set_value(state.EFFECT, _run(name, prompt, change))
     if (found := state.value(state.EFFECT)) is not None:
         _show(*found)

@@ -41,7 +41,9 @@ EXAMPLES = {
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
   moeviz app --port 8080 --no-browser
-  moeviz app --server.address 0.0.0.0                 open to other machines; unknown options go to Streamlit""",
+  moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
+  moeviz app --team --behind lab.example --login-header X-Remote-User
+  moeviz app --public --server.address 0.0.0.0        for strangers; unknown options go to Streamlit""",
     "trace": """examples:
   moeviz trace "Il fait froid."
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
@@ -135,12 +137,30 @@ def _app_arguments(app: argparse.ArgumentParser) -> None:
     app.add_argument("file", metavar="FILE", nargs="?", help="show this trace: a .csv, .parquet, .json or .npz file")
     app.add_argument("--port", type=_number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     app.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
+    ways = app.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--team", action="store_true", help="serve a group on its own network: a token or a log-in, listed models only"
+    )
+    ways.add_argument("--public", action="store_true", help="serve strangers: listed models only, and strict limits")
+    app.add_argument(
+        "--behind",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="the name by which browsers reach the server, such as lab.example; for each name once",
+    )
+    app.add_argument(
+        "--login-header",
+        metavar="NAME",
+        help="with --team: the header in which a proxy says who has logged in, in place of the token; the proxy's "
+        "address stands in MOEVIZ_TRUSTED_PROXIES",
+    )
 
 
 def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     trace.add_argument("-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz")
-    trace.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(trace)
     trace.add_argument(
         "--max-new-tokens", type=_number(int, 0), default=0, metavar="N", help="how many tokens to generate"
     )
@@ -189,6 +209,13 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    command.add_argument(
+        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+    )
+
+
 def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     what_if.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     change = what_if.add_mutually_exclusive_group(required=True)
@@ -202,7 +229,7 @@ def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     change.add_argument("--replay", metavar="TRACE", help="use the routing of a trace of the same prompt")
     what_if.add_argument("--no-reroute", action="store_true", help="with --mute: nothing takes a muted expert's place")
     what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
-    what_if.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(what_if)
     what_if.add_argument("--json", action="store_true", help="print the effect as JSON")
 
 
@@ -211,15 +238,13 @@ def _ablate_arguments(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument(
         "--layers", type=_number(int, 0), nargs="+", metavar="N", help="only these layers (default: all)"
     )
-    ablate.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(ablate)
     ablate.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _precision_arguments(precision: argparse.ArgumentParser) -> None:
     precision.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
-    precision.add_argument(
-        "--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id"
-    )
+    _add_model(precision)
     precision.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -234,7 +259,7 @@ def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
     corpus.add_argument(
         "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
     )
-    corpus.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(corpus)
     corpus.add_argument(
         "--layer", type=_number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
     )

@@ -12,7 +12,7 @@ from moeviz_app import shared, state
 from moeviz_app.facts import layer_word
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
-from moeviz_app.worker import InLine, News, result
+from moeviz_app.work.worker import InLine, News, result
 
 from moeviz.charts import NAMED
 from moeviz.charts.chart import Chart
@@ -49,6 +49,7 @@ def exhibit_page(exhibit: Exhibit) -> None:
         wanted = st.button("Train", type="primary", key=f"{exhibit.name} train")
     with explained():
         if wanted:
+            shared.begin_run()
             state.keep_result(exhibit.name, _trained(exhibit, settings))
         found = state.result(exhibit.name)
         _whose(exhibit, found)

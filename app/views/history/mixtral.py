@@ -3,6 +3,7 @@
 import streamlit as st
 from moeviz_app import shared
 from moeviz_app.facts import figures, trace_name
+from moeviz_app.traces import recorded
 from moeviz_app.views.history.gallery import as_any_trace
 
 from moeviz.charts import TOPICS
@@ -33,7 +34,7 @@ def page() -> None:
             "the paper is repeated."
         )
     _counts()
-    trace = shared.evaluation_routing()
+    trace = recorded.evaluation_routing()
     trace_name(trace)
     as_any_trace("mixtral", trace, COMMON)
 
