@@ -1,100 +1,273 @@
-"""What a deployment decides, read once from environment variables.
+"""What a deployment decides, read once: from environment variables, or from `moeviz.toml`.
 
-| variable                | default    | meaning                                                                       |
-|-------------------------|------------|-------------------------------------------------------------------------------|
-| MOEVIZ_MODELS           | `embedded` | models on offer, separated by commas: folders, Hugging Face ids, `embedded`   |
-| MOEVIZ_ALLOW_ANY_MODEL  | not set    | 1: anyone may type a folder or an id · 0: nobody · not set: only a browser on |
-|                         |            | the server's own machine. Set it to 0 behind a proxy.                         |
-| MOEVIZ_MAX_PROMPT_CHARS | 8000       | longest prompt, in characters                                                 |
-| MOEVIZ_MAX_NEW_TOKENS   | 128        | most tokens that one run may generate                                         |
-| MOEVIZ_MAX_WAITING      | 20         | runs that may wait for one model; more are told that it is busy               |
-| MOEVIZ_MAX_CORPUS_CHARS | 300000     | characters of all the texts of one corpus                                     |
-| MOEVIZ_MAX_UPLOAD_MB    | 50         | largest trace file to open, in MB; at most `server.maxUploadSize`             |
-| MOEVIZ_OPEN             | not set    | a trace file that every visitor sees until they run or open something: what   |
-|                         |            | `moeviz app FILE` sets                                                        |
-| MOEVIZ_WARM_UP          | 1          | 1: the embedded model is loaded while the first visitor reads the example     |
-| MOEVIZ_TIMING           | 0          | 1: lines on stderr say when a run begins, the model ends, the chart is sent   |
+MOEVIZ_SERVE says for whom the app is served: `private` is one person on their own machine (`moeviz app`), `team` is a
+group on its own network, `public` is strangers. What is not set is as the column of that way says.
+
+| variable                | private  | team      | public   | meaning                                                |
+|-------------------------|----------|-----------|----------|--------------------------------------------------------|
+| MOEVIZ_SERVE            |          |           | public   | `private`, `team` or `public`; not set: public, but    |
+|                         |          |           |          | `moeviz app` sets it by its options                    |
+| MOEVIZ_HOSTS            | loopback | must be   | any      | names by which browsers reach the server, separated by |
+|                         |          | set       |          | commas: what `--behind` names. Requests to others are  |
+|                         |          |           |          | refused                                                |
+| MOEVIZ_TRUSTED_PROXIES  | none     | none      | none     | addresses or networks of proxies, separated by commas: |
+|                         |          |           |          | what these say in `X-Forwarded-For` is a visitor's     |
+|                         |          |           |          | address                                                |
+| MOEVIZ_TOKEN            | none     | made anew | none     | what a visitor must give once, 16 characters or more;  |
+|                         |          |           |          | for a team a new one is made at each start and printed |
+| MOEVIZ_LOGIN_HEADER     | none     | none      | none     | header in which a trusted proxy names who has logged   |
+|                         |          |           |          | in, in place of the token                              |
+| MOEVIZ_MODELS           | embedded | embedded  | embedded | models on offer, separated by commas: folders, Hugging |
+|                         |          |           |          | Face ids, `embedded`                                   |
+| MOEVIZ_ALLOW_ANY_MODEL  | own      | 0         | 0        | 1: anyone may type a folder or an id, never in public  |
+|                         | browser  |           |          | · 0: nobody · not set: in private, a browser on this   |
+|                         |          |           |          | machine                                                |
+| MOEVIZ_MAX_PROMPT_CHARS | 8000     | 8000      | 4000     | longest prompt, in characters                          |
+| MOEVIZ_MAX_NEW_TOKENS   | 128      | 128       | 64       | most tokens that one run may generate                  |
+| MOEVIZ_MAX_CORPUS_CHARS | 300000   | 300000    | 50000    | characters of all the texts of one corpus              |
+| MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs that may wait for one model; more are told that   |
+|                         |          |           |          | it is busy                                             |
+| MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser that may wait at once              |
+| MOEVIZ_RUNS_PER_ADDRESS | 50       | 200       | 100      | runs of one address that may wait at once; many        |
+|                         |          |           |          | browsers may share one                                 |
+| MOEVIZ_RUNS_A_MINUTE    | 600      | 60        | 20       | runs that one browser may begin in a minute            |
+| MOEVIZ_MAX_UPLOAD_MB    | 50       | 50        | 20       | largest trace file to open, in MB; at most             |
+|                         |          |           |          | `server.maxUploadSize`                                 |
+| MOEVIZ_MAX_UNPACKED_MB  | 1000     | 500       | 200      | largest trace that such a file may unpack to, in MB    |
+| MOEVIZ_SECONDS_TO_READ  | 60       | 30        | 10       | seconds that reading such a file may take              |
+| MOEVIZ_SESSION_MB       | 4000     | 1000      | 300      | traces that one browser tab may keep, in MB            |
+| MOEVIZ_PROCESS_MB       | 8000     | 8000      | 2000     | traces that all tabs may keep together, in MB          |
+| MOEVIZ_MODEL_MEMORY_MB  | free     | free      | free     | memory for models on each device, in MB; not set: what |
+|                         |          |           |          | is free there                                          |
+| MOEVIZ_SECONDS_IDLE     | 3600     | 600       | 120      | seconds that a tab whose connection is gone keeps its  |
+|                         |          |           |          | traces, in case it comes back                          |
+| MOEVIZ_PROMPTS_IN_LINKS | 1        | 1         | 1        | 1: addresses hold the prompt, and can be passed on ·   |
+|                         |          |           |          | 0: they hold a short key, which this server knows for  |
+|                         |          |           |          | a day                                                  |
+| MOEVIZ_FRAME_ANCESTORS  | none     | none      | none     | sites that may show the app in a frame, separated by   |
+|                         |          |           |          | commas: `https://huggingface.co`                       |
+| MOEVIZ_METRICS_TOKEN    | none     | none      | none     | what a reader of `/metrics` must send (`Authorization: |
+|                         |          |           |          | Bearer …`); not set: closed in public, else as the     |
+|                         |          |           |          | pages are                                              |
+| MOEVIZ_OPEN             | none     | none      | none     | a trace file that every visitor sees until they run or |
+|                         |          |           |          | open something: what `moeviz app FILE` sets            |
+| MOEVIZ_WARM_UP          | 1        | 1         | 1        | 1: the embedded model is loaded while the first        |
+|                         |          |           |          | visitor reads the example                              |
+| MOEVIZ_LOG              | plain    | json      | json     | `json`: the log is one JSON object a line, without     |
+|                         |          |           |          | prompts                                                |
+| MOEVIZ_TIMING           | 0        | 0         | 0        | 1: lines on stderr say when a run begins, the model    |
+|                         |          |           |          | ends, the chart is sent                                |
+
+`moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case; the
+environment counts before it:
+
+    models = ["embedded", "/models/OLMoE"]
+    max_new_tokens = 64
 """
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
+from moeviz_app.peers import is_from_a_proxy, is_loopback, is_network
 
 HIGHEST_TEMPERATURE = 2.0
 HIGHEST_SEED = 2**31 - 1
+FILE = "moeviz.toml"
+PRIVATE, TEAM, PUBLIC = "private", "team", "public"
+WAYS = (PRIVATE, TEAM, PUBLIC)
+SHORTEST_TOKEN = 16  # characters
+
+LIMITS = {  # whole numbers of at least 1, where nothing else is set: in private, for a team, in public
+    "max_prompt_chars": (8000, 8000, 4000),
+    "max_new_tokens": (128, 128, 64),
+    "max_corpus_chars": (300_000, 300_000, 50_000),
+    "max_waiting": (50, 200, 200),
+    "runs_per_visitor": (50, 8, 2),
+    "runs_per_address": (50, 200, 100),
+    "runs_a_minute": (600, 60, 20),
+    "max_upload_mb": (50, 50, 20),
+    "max_unpacked_mb": (1000, 500, 200),
+    "seconds_to_read": (60, 30, 10),
+    "session_mb": (4000, 1000, 300),
+    "process_mb": (8000, 8000, 2000),
+    "seconds_idle": (3600, 600, 120),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a deployment decides."""
+    """What a deployment decides. A field is the variable of its name; `trace_file` is MOEVIZ_OPEN."""
 
+    serve: str  # one of WAYS
+    hosts: tuple[str, ...]  # none: any in public, loopback alone in private
+    trusted_proxies: tuple[str, ...]
+    token: str | None
+    login_header: str | None
     models: tuple[str, ...]
-    allow_any_model: bool | None  # None: only to a browser on the server's own machine
+    allow_any_model: bool | None  # None: in private, and only to a browser on the server's own machine
     max_prompt_chars: int
     max_new_tokens: int
-    max_waiting: int
     max_corpus_chars: int
+    max_waiting: int
+    runs_per_visitor: int
+    runs_per_address: int
+    runs_a_minute: int
     max_upload_mb: int
+    max_unpacked_mb: int
+    seconds_to_read: int
+    session_mb: int
+    process_mb: int
+    model_memory_mb: int | None  # None: what is free
+    seconds_idle: int
+    prompts_in_links: bool
+    frame_ancestors: tuple[str, ...]
+    metrics_token: str | None
     trace_file: str | None  # what is on screen at first; None: the example that ships
     warm_up: bool
+    log: str  # plain or json
     timing: bool
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in these environment variables. `ValueError` says which variable holds something else."""
-    models = tuple(name.strip() for name in environment.get("MOEVIZ_MODELS", "").split(",") if name.strip())
-    return Settings(
-        models=models or ("embedded",),
-        allow_any_model=_switch(environment, "MOEVIZ_ALLOW_ANY_MODEL"),
-        max_prompt_chars=_count(environment, "MOEVIZ_MAX_PROMPT_CHARS", 8000),
-        max_new_tokens=_count(environment, "MOEVIZ_MAX_NEW_TOKENS", 128),
-        max_waiting=_count(environment, "MOEVIZ_MAX_WAITING", 20),
-        max_corpus_chars=_count(environment, "MOEVIZ_MAX_CORPUS_CHARS", 300_000),
-        max_upload_mb=_count(environment, "MOEVIZ_MAX_UPLOAD_MB", 50),
-        trace_file=environment.get("MOEVIZ_OPEN") or None,
-        warm_up=_switch(environment, "MOEVIZ_WARM_UP") is not False,
-        timing=_switch(environment, "MOEVIZ_TIMING") or False,
+def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in these variables and, where they say nothing, in what a `moeviz.toml` holds.
+
+    `ValueError` says which one holds something else, or is unknown to the file.
+    """
+    found = _from_file(file or {}) | {name: value for name, value in environment.items() if value}
+    serve = _one_of(found, "MOEVIZ_SERVE", WAYS, PUBLIC)
+    settings = Settings(
+        serve=serve,
+        hosts=_names(found, "MOEVIZ_HOSTS"),
+        trusted_proxies=_names(found, "MOEVIZ_TRUSTED_PROXIES"),
+        token=_secret(found, "MOEVIZ_TOKEN"),
+        login_header=found.get("MOEVIZ_LOGIN_HEADER"),
+        models=_names(found, "MOEVIZ_MODELS") or ("embedded",),
+        allow_any_model=_switch(found, "MOEVIZ_ALLOW_ANY_MODEL"),
+        model_memory_mb=_count(found, "MOEVIZ_MODEL_MEMORY_MB", 1) if "MOEVIZ_MODEL_MEMORY_MB" in found else None,
+        prompts_in_links=_switch(found, "MOEVIZ_PROMPTS_IN_LINKS") is not False,
+        frame_ancestors=_names(found, "MOEVIZ_FRAME_ANCESTORS"),
+        metrics_token=_secret(found, "MOEVIZ_METRICS_TOKEN"),
+        trace_file=found.get("MOEVIZ_OPEN"),
+        warm_up=_switch(found, "MOEVIZ_WARM_UP") is not False,
+        log=_one_of(found, "MOEVIZ_LOG", ("plain", "json"), "plain" if serve == PRIVATE else "json"),
+        timing=_switch(found, "MOEVIZ_TIMING") or False,
+        **{name: _count(found, f"MOEVIZ_{name.upper()}", usual[WAYS.index(serve)]) for name, usual in LIMITS.items()},
     )
+    _check(settings)
+    return settings
 
 
-def _switch(environment: Mapping[str, str], name: str) -> bool | None:
-    value = environment.get(name, "")
+def _check(settings: Settings) -> None:
+    """What no way of serving may be without, or may have."""
+    if settings.serve == PUBLIC and settings.allow_any_model:
+        raise ValueError(
+            "MOEVIZ_ALLOW_ANY_MODEL is 1 where strangers are served: they would open folders of this machine. List the "
+            "models in MOEVIZ_MODELS, or serve a team (moeviz app --team)."
+        )
+    if settings.serve == TEAM and not settings.hosts:
+        raise ValueError(
+            "For a team, MOEVIZ_HOSTS must name the host that browsers ask for: moeviz app --team --behind HOST."
+        )
+    if settings.login_header and not settings.trusted_proxies:
+        raise ValueError(
+            "MOEVIZ_LOGIN_HEADER counts only from a proxy that is listed, since anyone could send that header: set "
+            "MOEVIZ_TRUSTED_PROXIES to the proxy's address, 127.0.0.1 for one on this machine."
+        )
+    for proxy in settings.trusted_proxies:
+        if not is_network(proxy):
+            raise ValueError(f"MOEVIZ_TRUSTED_PROXIES has {proxy!r}; it must be addresses or networks: 10.0.0.0/8.")
+    if bad := [site for site in settings.frame_ancestors if not re.fullmatch(r"[\w.:/*'-]+", site)]:
+        raise ValueError(f"MOEVIZ_FRAME_ANCESTORS has {bad[0]!r}; it must be sites such as https://huggingface.co.")
+
+
+def settings_file(folder: Path) -> dict[str, Any]:
+    """What the `moeviz.toml` in that folder holds, if there is one. `ValueError` where it cannot be read."""
+    try:
+        return tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{FILE} cannot be read: {error}") from error
+
+
+def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
+    """The same as environment variables."""
+    names = {"open" if name == "trace_file" else name for name in Settings.__dataclass_fields__}
+    if unknown := sorted(file.keys() - names):
+        raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
+    return {f"MOEVIZ_{name.upper()}": _as_text(value) for name, value in file.items()}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _names(found: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in found.get(name, "").split(",") if part.strip())
+
+
+def _one_of(found: Mapping[str, str], name: str, values: tuple[str, ...], default: str) -> str:
+    value = found.get(name, default)
+    if value not in values:
+        raise ValueError(f"{name} is {value!r}; it must be {', '.join(values[:-1])} or {values[-1]}, or not set.")
+    return value
+
+
+def _secret(found: Mapping[str, str], name: str) -> str | None:
+    value = found.get(name)
+    if value is not None and not re.fullmatch(rf"[!-~]{{{SHORTEST_TOKEN},}}", value):
+        raise ValueError(
+            f"{name} must have at least {SHORTEST_TOKEN} characters, letters, digits and signs without a space, so "
+            'that nobody guesses it: python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
+        )
+    return value
+
+
+def _switch(found: Mapping[str, str], name: str) -> bool | None:
+    value = found.get(name, "")
     if value not in ("", "0", "1"):
         raise ValueError(f"{name} is {value!r}; it must be 0 or 1, or not set.")
     return value == "1" if value else None
 
 
-def _count(environment: Mapping[str, str], name: str, default: int) -> int:
-    value = environment.get(name, str(default))
-    if not value.isdecimal() or int(value) < 1:
+def _count(found: Mapping[str, str], name: str, default: int) -> int:
+    value = found.get(name, str(default))
+    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1, or not set.")
     return int(value)
 
 
-SETTINGS = read_settings(os.environ)
+SETTINGS = read_settings(os.environ, settings_file(Path()))
 
 
 def may_name_any_model() -> bool:
     """Whether this visitor may load a folder or an id that the deployment does not list."""
     if SETTINGS.allow_any_model is not None:
         return SETTINGS.allow_any_model
-    return is_local()
+    return SETTINGS.serve == PRIVATE and is_local()
 
 
 def may_keep_on_disk() -> bool:
     """Whether this visitor is the machine's own user, whose folder keeps what took long; not on a server for others."""
-    return SETTINGS.allow_any_model is not False and is_local()
+    return SETTINGS.serve == PRIVATE and SETTINGS.allow_any_model is not False and is_local()
 
 
 def is_local() -> bool:
-    """Whether the visitor's browser is on the server's own machine, as far as that can be told."""
+    """Whether the visitor's browser is on the server's own machine, as far as that can be told.
+
+    The server lets nobody else in where it is private (see `moeviz_app.server`); this is the second lock.
+    """
     headers = st.context.headers
-    host = re.sub(r":\d+$", "", headers.get("Host", ""))
     return (
         st.context.ip_address in (None, "::ffff:127.0.0.1")  # None is Streamlit's way to say: this machine
-        and host in ("localhost", "127.0.0.1", "[::1]")
-        and "X-Forwarded-For" not in headers
+        and is_loopback(headers.get("Host", ""))
+        and not any(map(is_from_a_proxy, headers))
     )

@@ -316,9 +316,10 @@ def _check_values(trace: RoutingTrace) -> None:
     counts = np.asarray(trace.model.num_experts)[:, None, None]
     outside = (trace.experts < NOT_RECORDED) | (trace.experts >= counts)
     if outside.any():
-        layer, token, _ = np.argwhere(outside)[0]
+        place = np.unravel_index(int(outside.argmax()), outside.shape)
+        layer, token, _ = place
         raise InvalidTrace(
-            f"Got expert {trace.experts[outside][0]} in layer {trace.model.layers[layer]}, token {token}; that layer "
+            f"Got expert {trace.experts[place]} in layer {trace.model.layers[layer]}, token {token}; that layer "
             f"has experts 0 to {trace.model.num_experts[layer] - 1}."
         )
     missing = trace.experts == NOT_RECORDED

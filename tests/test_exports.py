@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
+from moeviz.formats.assignments_table import BYTES_A_ROW, table_of, trace_of_table
 from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
 from moeviz.formats.short_floats import short_floats
 from moeviz.model_info import ModelInfo, ParameterCounts
@@ -220,12 +221,11 @@ def test_a_failed_write_leaves_the_file_that_was_there(trace, tmp_path):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_larger_than_we_read_is_refused_before_it_is_read(tmp_path, monkeypatch):
+def test_a_file_larger_than_we_read_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "large.csv"
     path.write_bytes(b"x" * 100)
-    monkeypatch.setattr("moeviz.formats.exports.MAX_BYTES", 99)
     with pytest.raises(InvalidTrace, match=r"'large\.csv' has 100 bytes"):
-        read_trace(path)
+        read_trace(path, max_bytes=99)
 
 
 # CSV
@@ -371,10 +371,9 @@ def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
         plain("position,layer,expert\n" + "\n".join(rows))
 
 
-def test_a_table_with_too_many_rows_is_refused(trace, monkeypatch):
-    monkeypatch.setattr("moeviz.formats.assignments_table.MAX_ROWS", 10)
+def test_a_table_with_too_many_rows_is_refused(trace):
     with pytest.raises(InvalidTrace, match="256 rows, and at most 10"):
-        EXPORTS[0].read(EXPORTS[0].write(trace))
+        trace_of_table(table_of(trace), max_bytes=10 * BYTES_A_ROW)
 
 
 def edited_csv(edit) -> bytes:
@@ -497,9 +496,12 @@ def test_two_parquet_columns_of_one_name_are_refused():
 
 def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     data = parquet_of({"position": range(1000), "layer": [0] * 1000, "expert": [0] * 1000})
-    monkeypatch.setattr("moeviz.formats.parquet_file.MAX_ROWS", 999)
-    with pytest.raises(InvalidTrace, match="unpacks to 1,000 rows"):
-        EXPORTS[1].read(data)
+    monkeypatch.delattr("pyarrow.parquet.ParquetFile.read")
+    with pytest.raises(InvalidTrace, match="has 1,000 rows, and at most 900"):
+        EXPORTS[1].read(data, 900 * BYTES_A_ROW)
+    texts = {"token": [f"{n}" * 200 for n in range(1000)]}  # more than the rows' share of the budget
+    with pytest.raises(InvalidTrace, match=r"unpacks to \d{3},\d{3} bytes, and at most 128,000 are read"):
+        EXPORTS[1].read(parquet_of(texts), 1000 * BYTES_A_ROW)
 
 
 def test_a_text_that_a_small_parquet_file_repeats_a_million_times_is_refused():

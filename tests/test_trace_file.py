@@ -167,10 +167,11 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(members):
         from_trace_file(bomb, max_bytes=2**20)
 
 
-def test_a_header_too_large_for_json_is_refused(members, monkeypatch):
-    monkeypatch.setattr("moeviz.formats.trace_file.MAX_FACTS_BYTES", 100)
+def test_a_header_too_large_for_json_is_refused(members):
+    budget = 8 * len(members["header.npy"])
+    assert sum(map(len, members.values())) < budget
     with pytest.raises(InvalidTrace, match="header has"):
-        from_trace_file(npz(members))
+        from_trace_file(npz(members), budget)
 
 
 def test_an_array_header_that_promises_more_than_the_member_holds_is_refused(with_header, members):

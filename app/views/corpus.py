@@ -29,6 +29,7 @@ BEGINNING = [
     {"label": "Python", "text": "def total(prices):\n    return sum(prices)\n"},
 ]
 SOURCES = ("Paste", "Upload", "Evaluation set")
+BYTES_A_CHARACTER = 8  # in UTF-8 four, and as much again for the JSON around texts
 FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
 
 
@@ -60,12 +61,21 @@ def _texts() -> Texts:
             max_upload_size=settings.SETTINGS.max_upload_mb,
             key=state.TEXT_FILES,
         )
+        _check_bytes(sum(file.size for file in files))
         return texts_of_files((file.name, file.getvalue()) for file in files)
     table = st.data_editor(
         pd.DataFrame(BEGINNING), num_rows="dynamic", hide_index=True, width="stretch", key=state.TEXTS, row_height=64
     )
     filled = table.dropna()
     return [(str(label), str(text)) for label, text in filled.itertuples(index=False) if label and text]
+
+
+def _check_bytes(given: int) -> None:
+    """More bytes than texts of the longest length could have are not even decoded."""
+    if given > (most := BYTES_A_CHARACTER * settings.SETTINGS.max_corpus_chars):
+        raise InvalidPrompt(
+            f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
+        )
 
 
 def _checked(texts: Texts) -> Texts:

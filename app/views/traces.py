@@ -5,8 +5,9 @@ from moeviz_app import recent, settings, shared, state
 from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import explained
+from moeviz_app.uploads import read_upload
 
-from moeviz.formats.exports import EXPORTS, read_bytes
+from moeviz.formats.exports import EXPORTS
 
 
 def traces_page() -> None:
@@ -44,8 +45,8 @@ def _open() -> None:
     st.markdown(f":small[Files up to {most} MB. Open a larger one on your own machine with `moeviz app FILE`.]")
     if upload is None or state.already_opened(upload.file_id):
         return
-    with explained():
-        state.open_trace(read_bytes(upload.getvalue(), upload.name), upload.file_id)
+    with explained(), st.spinner("Reading the file …"):
+        state.open_trace(read_upload(upload.getvalue(), upload.name), upload.file_id)
         st.success("Opened. Every page now shows this trace.")
 
 

@@ -28,14 +28,17 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.formats.table_cells import TEXTS, checked_columns, refuse_rows
 from moeviz.formats.table_facts import all_tokens, mark_not_recorded
-from moeviz.formats.trace_facts import LABEL, MAX_EXPERTS, check_experts, model_of, shown
+from moeviz.formats.trace_facts import LABEL, MAX_BYTES, MAX_EXPERTS, check_experts, model_of, shown
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
 
 REQUIRED = ("position", "layer", "expert")
 COLUMNS = ("sequence", "position", "phase", "token_id", "token", "layer", "slot", "expert", "weight")
-MAX_ROWS = 2**23  # 61 layers of 8 experts for 17,000 tokens; a larger trace is a case for .npz
-MAX_CELLS = 2**25  # layers x tokens x slots of the trace that a table describes
+BYTES_A_ROW = (
+    128  # of memory, while rows are read. 2**23 rows of the usual budget: 61 layers of 8 experts, 17,000 tokens
+)
+BYTES_A_TEXT = 8  # at least, while a cell of a CSV is read
+BYTES_A_CELL = 32  # of the layers x tokens x slots of the trace that a table describes
 SMALL, CELLS_A_ROW = 2**20, 16  # of which a small table may describe SMALL, and a larger one so many for each row
 UNNAMED = "a table that does not say"
 
@@ -60,7 +63,17 @@ def table_of(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-def trace_of_table(table: pd.DataFrame, facts: dict[str, Any] | None = None) -> RoutingTrace:
+def check_cells(rows: int, columns: int, max_bytes: int) -> None:
+    """Raise `InvalidTrace` for more rows of a table, or cells of a CSV, than the budget is for."""
+    most = min(max_bytes // BYTES_A_ROW, max_bytes // (BYTES_A_TEXT * columns))
+    if rows > most + 1:  # one names the columns
+        what = f"{rows:,} rows" + (f" of {columns} columns" if columns > 1 else "")
+        raise InvalidTrace(f"The table has {what}, and at most {most:,} such rows are read. Use .npz for more.")
+
+
+def trace_of_table(
+    table: pd.DataFrame, facts: dict[str, Any] | None = None, max_bytes: int = MAX_BYTES
+) -> RoutingTrace:
     """A trace from its long table.
 
     With the facts from `facts_beside_table`, the result is the same trace, without its logits. Without them, it can be
@@ -70,10 +83,11 @@ def trace_of_table(table: pd.DataFrame, facts: dict[str, Any] | None = None) -> 
     experts as its highest id implies. A token without a row at a layer is not recorded there. Columns with other names,
     and logits, are not read. The order of rows never matters.
 
-    Raises `InvalidTrace`, which names the row (the first is 1) and the value.
+    `max_bytes` limits the rows, and the layers x tokens x slots that they describe, before arrays are made. Raises
+    `InvalidTrace`, which names the row (the first is 1) and the value.
     """
-    if len(table) > MAX_ROWS:
-        raise InvalidTrace(f"The table has {len(table):,} rows, and at most {MAX_ROWS:,} are read. Use .npz for more.")
+    if len(table) > (most := max_bytes // BYTES_A_ROW):
+        raise InvalidTrace(f"The table has {len(table):,} rows, and at most {most:,} are read. Use .npz for more.")
     if missing := [name for name in (REQUIRED if facts is None else COLUMNS) if name not in table]:
         raise InvalidTrace(
             f"The table has the columns {shown(list(table.columns))}, and a trace also needs {', '.join(missing)}. "
@@ -82,10 +96,10 @@ def trace_of_table(table: pd.DataFrame, facts: dict[str, Any] | None = None) -> 
     columns = checked_columns(table)
     if not len(table) and facts is None:
         raise InvalidTrace("The table has no rows. A trace needs one row per chosen expert.")
-    return _plain_trace(columns) if facts is None else _stated_trace(columns, facts)
+    return _plain_trace(columns, max_bytes) if facts is None else _stated_trace(columns, facts, max_bytes)
 
 
-def _plain_trace(columns: pd.DataFrame) -> RoutingTrace:
+def _plain_trace(columns: pd.DataFrame, max_bytes: int) -> RoutingTrace:
     token, tokens = _tokens(columns)
     order = np.lexsort((tokens["position"], tokens["sequence"]))
     token, tokens = np.argsort(order)[token], tokens.iloc[order].reset_index(drop=True)
@@ -100,12 +114,12 @@ def _plain_trace(columns: pd.DataFrame) -> RoutingTrace:
     ordered = "slot" in columns or columns["weight"].notna().all() or top_k == 1
     model = ModelInfo(UNNAMED, "file", tuple(layers.tolist()), tuple(counts.tolist()), top_k)
     check_experts(model)
-    experts, weights = sort_slots(*_dense(columns, model, layer, token, len(tokens), slot))
+    experts, weights = sort_slots(*_dense(columns, model, (layer, token, slot), len(tokens), max_bytes))
     experts[(experts == NO_EXPERT).all(axis=-1)] = NOT_RECORDED
     return RoutingTrace(model if ordered else replace(model, slot_order="unknown"), tokens, experts, weights)
 
 
-def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any]) -> RoutingTrace:
+def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any], max_bytes: int) -> RoutingTrace:
     model = model_of(facts)
     if facts.get("rows") != len(columns):
         raise InvalidTrace(
@@ -118,7 +132,8 @@ def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any]) -> RoutingTrace:
         columns["layer"], np.asarray(model.layers)[layer] != columns["layer"], f"be one of {shown(model.layers)}"
     )
     refuse_rows(columns["slot"], columns["slot"] >= model.top_k, f"be from 0 to {model.top_k - 1}")
-    experts, weights = _dense(columns, model, layer, token, len(tokens), columns["slot"].to_numpy())
+    place = layer, token, columns["slot"].to_numpy()
+    experts, weights = _dense(columns, model, place, len(tokens), max_bytes)
     mark_not_recorded(experts, model, facts)
     stated = facts.get("weights") is True
     if len(columns) and stated != (weights is not None):
@@ -161,10 +176,10 @@ def _ranks(group: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 
 def _dense(
-    columns: pd.DataFrame, model: ModelInfo, layer: np.ndarray, token: np.ndarray, tokens: int, slot: np.ndarray
+    columns: pd.DataFrame, model: ModelInfo, place: tuple[np.ndarray, ...], tokens: int, max_bytes: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     shape = (len(model.layers), tokens, model.top_k)
-    cells, most = prod(shape), min(MAX_CELLS, max(SMALL, CELLS_A_ROW * len(columns)))
+    cells, most = prod(shape), min(max_bytes // BYTES_A_CELL, max(SMALL, CELLS_A_ROW * len(columns)))
     if cells > most:
         raise InvalidTrace(
             "The table describes {:,} layers, {:,} tokens and {:,} slots".format(*shape)
@@ -172,7 +187,7 @@ def _dense(
             "trace like that."
         )
     experts = np.full(shape, NO_EXPERT, np.int16)
-    experts[layer, token, slot] = columns["expert"]
+    experts[place] = columns["expert"]
     if np.count_nonzero(experts != NO_EXPERT) != len(columns):
         raise InvalidTrace(
             "Two rows of the table fill the same slot: same token, layer and slot. Remove one of the two."
@@ -180,5 +195,5 @@ def _dense(
     if columns["weight"].isna().any():
         return experts, None
     weights = np.zeros(shape, np.float32)
-    weights[layer, token, slot] = columns["weight"]
+    weights[place] = columns["weight"]
     return experts, weights

@@ -20,11 +20,11 @@ import pyarrow as pa
 from pyarrow import csv
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.assignments_table import table_of, trace_of_table
+from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
 from moeviz.formats.short_floats import short_floats
 from moeviz.formats.table_cells import NUMBERS, TEXTS
 from moeviz.formats.table_facts import facts_beside_table
-from moeviz.formats.trace_facts import MAX_FACTS_BYTES, check_size, parse_json
+from moeviz.formats.trace_facts import MAX_BYTES, check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import escape_formula
 
@@ -44,24 +44,25 @@ def to_csv(trace: RoutingTrace) -> bytes:
     return "".join(f"{','.join(row)}\n" for row in [list(columns), *rows]).encode()
 
 
-def from_csv(data: bytes) -> RoutingTrace:
+def from_csv(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     """Read a trace from `to_csv`, or from any CSV with the columns `position`, `layer` and `expert`.
 
     See `moeviz.formats.assignments_table.trace_of_table` for what a plain table can leave out, and for the errors.
+    `max_bytes` is the most that the file may have, and that its rows may take while they are read.
     """
-    check_size(data)
-    table = _parsed(data)
+    check_size(data, max_bytes)
+    table = _parsed(data, max_bytes)
     if ABOUT not in table or table[ABOUT].isna().all():
-        return trace_of_table(table.drop(columns=ABOUT, errors="ignore"))
+        return trace_of_table(table.drop(columns=ABOUT, errors="ignore"), max_bytes=max_bytes)
     about = table[ABOUT].dropna().iloc[0].encode()
-    check_size(about, MAX_FACTS_BYTES)
+    check_facts_size(len(about), "column 'about'", max_bytes)
     facts = parse_json(about, "column 'about'")
     if "expert" in table and facts.get("rows") == 0:
         table = table[table["expert"].notna()]
     for name in ESCAPED:
         if name in table:
             table[name] = table[name].str.removeprefix("'")
-    return trace_of_table(table, facts)
+    return trace_of_table(table, facts, max_bytes)
 
 
 def _cells(name: str, column: pd.Series) -> list[str]:
@@ -76,7 +77,7 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _parsed(data: bytes) -> pd.DataFrame:
+def _parsed(data: bytes, max_bytes: int) -> pd.DataFrame:
     """Every cell as text; an empty cell without quotes is missing. The first row names the columns."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
@@ -84,6 +85,7 @@ def _parsed(data: bytes) -> pd.DataFrame:
             f"The first line names more than {MAX_COLUMNS} columns, so this is not the table of a trace. Give a CSV "
             "with one row per chosen expert."
         )
+    check_cells(data.count(b"\n"), data.partition(b"\n")[0].count(b",") + 1, max_bytes)
     try:
         table: pd.DataFrame = csv.read_csv(
             BytesIO(data if data.endswith(b"\n") else data + b"\n"),

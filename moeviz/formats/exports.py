@@ -37,7 +37,9 @@ class Export:
     suffix: str
     mime: str
     write: Callable[[RoutingTrace], bytes]
-    read: Callable[[bytes], RoutingTrace] | None  # None: it is for people, and holds no trace
+    read: (
+        Callable[[bytes, int], RoutingTrace] | None
+    )  # within a budget of bytes. None: it is for people, and holds no trace
     needs: str = ""  # a module of the optional extra `report`, without which it is not written
 
     @property
@@ -93,7 +95,7 @@ def _row(filename: str | Path) -> Export:
     raise InvalidTrace(f"{PurePath(filename).name[:200]!r} does not have the suffix of a trace. Use one of {suffixes}.")
 
 
-def _reader(filename: str | Path) -> Callable[[bytes], RoutingTrace]:
+def _reader(filename: str | Path) -> Callable[[bytes, int], RoutingTrace]:
     if (read := _row(filename).read) is None:
         suffixes = ", ".join(export.suffix for export in EXPORTS if export.read)
         name = PurePath(filename).name[:200]
@@ -104,33 +106,41 @@ def _reader(filename: str | Path) -> Callable[[bytes], RoutingTrace]:
     return read
 
 
-def read_bytes(data: bytes, filename: str) -> RoutingTrace:
+def read_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     """Read a trace from the bytes of a file, in the format that its name says.
 
-    If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file". Raises
-    `InvalidTrace` for any bytes that are not a trace.
+    If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file".
+    `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` for any bytes that
+    are not a trace, and for those that are one larger than that, or than fits into memory.
     """
-    trace = _reader(filename)(data)
+    try:
+        trace = _reader(filename)(data, max_bytes)
+    except MemoryError as error:
+        raise InvalidTrace(
+            f"{PurePath(filename).name[:200]!r} needs more memory to read than there is here. Save fewer tokens or "
+            "layers, or leave the logits out."
+        ) from error
     if trace.model.name != UNNAMED:
         return trace
     name = PurePath(filename).name[:200].encode(errors="replace").decode()
     return replace(trace, model=replace(trace.model, name=f"from {name}"))
 
 
-def read_trace(path: str | Path) -> RoutingTrace:
+def read_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file.
 
-    Raises `InvalidTrace` if the file does not hold a trace, or has a name that no file can have, and `OSError` if it
-    cannot be read.
+    `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if the file does
+    not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
+    `OSError` if it cannot be read.
     """
     path = Path(path)
     _reader(path)
-    if (size := path.stat().st_size) > MAX_BYTES:
+    if (size := path.stat().st_size) > max_bytes:
         raise InvalidTrace(
-            f"{path.name!r} has {size:,} bytes, and files of up to {MAX_BYTES:,} bytes are read. Save fewer tokens or "
+            f"{path.name!r} has {size:,} bytes, and files of up to {max_bytes:,} bytes are read. Save fewer tokens or "
             "layers, or leave the logits out."
         )
-    return read_bytes(path.read_bytes(), path.name)
+    return read_bytes(path.read_bytes(), path.name, max_bytes)
 
 
 def write_trace(trace: RoutingTrace, path: str | Path) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.formats.short_floats import short_floats
 from moeviz.formats.trace_facts import (
+    MAX_BYTES,
     MAX_EXPERTS,
     check_size,
     facts_of,
@@ -32,6 +33,8 @@ from moeviz.formats.trace_facts import (
 )
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
+BYTES_A_VALUE = 32  # of memory, while a number, a text or a list is read
+
 
 def to_json(trace: RoutingTrace) -> bytes:
     """Write a trace as JSON in UTF-8, one layer a line."""
@@ -41,9 +44,13 @@ def to_json(trace: RoutingTrace) -> bytes:
     return ("{" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "}\n").encode()
 
 
-def from_json(data: bytes) -> RoutingTrace:
-    """Read a trace from `to_json`. Raises `InvalidTrace` if the file holds anything else."""
-    check_size(data)
+def from_json(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
+    """Read a trace from `to_json`. Raises `InvalidTrace` if the file holds anything else.
+
+    `max_bytes` is the most that the file may have, and that its numbers, texts and lists may take while they are read.
+    """
+    check_size(data, max_bytes)
+    _check_values(data, max_bytes)
     content = parse_json(data, "file")
     if unknown := content.keys() - {"format", "model", "tokens", "experts", "weights", "logits"}:
         raise InvalidTrace(
@@ -60,6 +67,15 @@ def from_json(data: bytes) -> RoutingTrace:
         _optional(content.get("weights"), "weights", slots, (int, float)),
         _optional(content.get("logits"), "logits", scores, (int, float, type(None))),
     )
+
+
+def _check_values(data: bytes, max_bytes: int) -> None:
+    values, most = data.count(b",") + 1, max_bytes // BYTES_A_VALUE  # texts may have commas too: an upper bound
+    if values > most:
+        raise InvalidTrace(
+            f"The JSON has up to {values:,} values, and at most {most:,} are read. Save fewer tokens or layers, or use "
+            ".npz."
+        )
 
 
 def _layers(values: np.ndarray | None) -> str:

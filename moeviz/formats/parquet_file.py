@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 from pyarrow import parquet, types
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.assignments_table import MAX_ROWS, table_of, trace_of_table
+from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
 from moeviz.formats.table_cells import INTEGERS, TEXTS
 from moeviz.formats.table_facts import facts_beside_table
-from moeviz.formats.trace_facts import MAX_BYTES, MAX_FACTS_BYTES, check_size, parse_json, shown
+from moeviz.formats.trace_facts import MAX_BYTES, check_facts_size, check_size, parse_json, shown
 from moeviz.routing_trace import RoutingTrace
 
 KEY = b"moeviz"
 MAX_TEXT_BYTES, TEXT_A_BYTE = 2**26, 16  # of text for each row of a small file, or of a larger one, by its size
 READ = (*INTEGERS, *TEXTS, "weight")
-UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, TypeError)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError)
 
 
 def to_parquet(trace: RoutingTrace) -> bytes:
@@ -33,15 +33,17 @@ def to_parquet(trace: RoutingTrace) -> bytes:
     return bytes(sink.getvalue())
 
 
-def from_parquet(data: bytes) -> RoutingTrace:
+def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     """Read a trace from `to_parquet`, or from any Parquet file with the columns `position`, `layer` and `expert`.
 
     See `moeviz.formats.assignments_table.trace_of_table` for what a plain table can leave out, and for the errors.
+    `max_bytes` is the most that the file may have, that it may unpack to, and that its rows may take while they are
+    read.
     """
-    check_size(data)
+    check_size(data, max_bytes)
     try:
         file = parquet.ParquetFile(pa.BufferReader(data))
-        _check_declared_size(file.metadata)
+        _check_declared_size(file.metadata, max_bytes)
         facts = (file.schema_arrow.metadata or {}).get(KEY)
         names = [name for name in file.schema_arrow.names if name in READ]
         _check_names(names)
@@ -54,20 +56,21 @@ def from_parquet(data: bytes) -> RoutingTrace:
         raise InvalidTrace(
             f"This is not a Parquet file, or it is damaged: {str(error)[:200]}. Write it again, or use another format."
         ) from error
-    most = min(MAX_BYTES, max(MAX_TEXT_BYTES, TEXT_A_BYTE * len(data)))
+    most = min(max_bytes, max(MAX_TEXT_BYTES, TEXT_A_BYTE * len(data)))
     columns = {name: _column(name, table.column(name), most) for name in names}
     if facts is None:
-        return trace_of_table(pd.DataFrame(columns, columns=names or file.schema_arrow.names))
-    check_size(facts, MAX_FACTS_BYTES)
-    return trace_of_table(pd.DataFrame(columns), parse_json(facts, "metadata 'moeviz'"))
+        table = pd.DataFrame(columns, columns=names or file.schema_arrow.names)
+        return trace_of_table(table, max_bytes=max_bytes)
+    check_facts_size(len(facts), "metadata 'moeviz'", max_bytes)
+    return trace_of_table(pd.DataFrame(columns), parse_json(facts, "metadata 'moeviz'"), max_bytes)
 
 
-def _check_declared_size(metadata: parquet.FileMetaData) -> None:
+def _check_declared_size(metadata: parquet.FileMetaData, max_bytes: int) -> None:
+    check_cells(metadata.num_rows, 1, max_bytes)
     size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    if metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+    if size > max_bytes:
         raise InvalidTrace(
-            f"The file unpacks to {metadata.num_rows:,} rows in {size:,} bytes, and at most {MAX_ROWS:,} rows in "
-            f"{MAX_BYTES:,} bytes are read. Use .npz for more."
+            f"The file unpacks to {size:,} bytes, and at most {max_bytes:,} are read. Use .npz for more."
         )
 
 

@@ -1,10 +1,15 @@
 """What every trace file says in JSON: its format, the facts about the model, and the tokens. Strict on the way in.
 
 A file comes from anyone. Whatever its JSON holds, reading it gives the facts or one `InvalidTrace`.
+
+Every reader has a budget of bytes, `max_bytes`: of the file, and of what it unpacks to. What Python makes of a part of
+a file can take more than that part: so JSON facts may have a 16th of the budget, and other limits are shares of it too
+(`assignments_table`, `json_file`). A limit is looked at before anything of that size is made.
 """
 
 import json
 import re
+import reprlib
 from dataclasses import MISSING, asdict, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,8 +23,8 @@ from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_fram
 
 FORMAT = "moeviz trace v2"
 OLDER = ("moeviz trace v1",)  # that are still read
-MAX_BYTES = 2**30  # of a file, and of what it unpacks to
-MAX_FACTS_BYTES = 2**26  # of the JSON in a packed file: Python needs some ten times as much memory for it
+MAX_BYTES = 2**30  # of a file, and of what it unpacks to, unless somebody sets another budget
+FACTS_SHARE = 16  # of the budget, a 16th for the JSON in a packed file: Python needs some ten times its bytes
 MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
 MAX_EXPERTS = 2**15 - 1  # expert ids are int16
@@ -27,6 +32,9 @@ MAX_LAYERS = 2**12
 MAX_ALL_EXPERTS = 2**16  # of all layers together; the largest model has 30,720
 TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
 LABEL = "label"
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxtuple, SHORT.maxdict = 3, 20, 20, 20
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 100
 
 
 def facts_of(trace: RoutingTrace) -> dict[str, Any]:
@@ -93,12 +101,11 @@ def tokens_of(columns: Any) -> pd.DataFrame:
             raise InvalidTrace(
                 f"The tokens' {name!r} is not a list of the same length as the others. Save the trace again."
             )
-        for row, value in enumerate(values):
-            if not _is_token_fact(name, value):
-                raise InvalidTrace(
-                    f"Token {row} has the {name} {shown(value)}, which is not possible for a token. Save the trace "
-                    "again."
-                )
+        if not _are_token_facts(name, values):
+            row, value = next((row, value) for row, value in enumerate(values) if not _are_token_facts(name, [value]))
+            raise InvalidTrace(
+                f"Token {row} has the {name} {shown(value)}, which is not possible for a token. Save the trace again."
+            )
     integers = {name: np.asarray(columns[name], np.int32) for name in TOKEN_INTEGERS}
     tokens = token_frame(text=columns["text"], phase=columns["phase"], **integers)
     if LABEL in columns:
@@ -124,15 +131,31 @@ def check_size(data: bytes, max_bytes: int = MAX_BYTES) -> None:
         )
 
 
+def check_facts_size(size: int, what: str, max_bytes: int) -> None:
+    """Raise `InvalidTrace` for more bytes of JSON facts than their share of the budget."""
+    if size > (most := max_bytes // FACTS_SHARE):
+        raise InvalidTrace(
+            f"The file's {what} has {size:,} bytes of JSON, and at most {most:,} are read. Save fewer tokens."
+        )
+
+
 def shown(value: Any) -> str:
-    """A value of any origin, short enough for a sentence."""
-    text = repr(value)
+    """A value of any origin, short enough for a sentence. Only as much of it is spelled out as is shown."""
+    if isinstance(value, str):
+        value = value[:60]
+    text = SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_text(value: Any) -> bool:
     """True for a string that UTF-8 can hold: JSON can smuggle in half a character (a lone surrogate)."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_format(found: Any) -> None:
@@ -149,11 +172,15 @@ def _check_format(found: Any) -> None:
     )
 
 
-def _is_token_fact(name: str, value: Any) -> bool:
+def _are_token_facts(name: str, values: list[Any]) -> bool:
+    """Of a whole column at once: one by one, the tokens of a large file would take minutes."""
+    kinds = set(map(type, values))
     if name in TOKEN_INTEGERS:
         low, high = TOKEN_INTEGERS[name]
-        return type(value) is int and low <= value <= high
-    return value in tuple(PHASES.categories) if name == "phase" else is_text(value)
+        return kinds <= {int} and low <= min(values, default=low) and max(values, default=high) <= high
+    if not kinds <= {str}:
+        return False
+    return set(values) <= set(PHASES.categories) if name == "phase" else is_text("".join(values))
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,0 +1,176 @@
+"""A stranger's file, read in a process of its own: what it does to its reader, it does not do to whoever asked.
+
+The child has no secrets in its environment, no open files but its own, so much memory and so many seconds. It answers
+with a trace file, which is read here as if it were a stranger's too. It imports neither torch nor streamlit.
+
+| limit                   | Linux | macOS | Windows |
+|-------------------------|-------|-------|---------|
+| seconds until it ends   | yes   | yes   | yes     |
+| budget of the readers   | yes   | yes   | yes     |
+| bytes of its answer     | yes   | yes   | when it has ended |
+| memory (`RLIMIT_DATA`)  | yes   | no: the system takes the limit and does not keep it | no |
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.formats.exports import read_bytes
+from moeviz.formats.trace_facts import check_size
+from moeviz.formats.trace_file import from_trace_file, to_trace_file
+from moeviz.routing_trace import RoutingTrace
+
+log = logging.getLogger("moeviz.formats")
+REFUSED, TOO_LARGE, BUG = 3, 4, 5  # exit codes of the child
+OF_ITS_OWN = 2**29  # bytes for Python, numpy, pandas and Arrow themselves
+TIMES = 6  # what is read is in memory up to so many times, with its copies and its checks
+MORE = 2**20  # of an answer: what a trace file has beside its budget
+LONGEST_SENTENCE = 2000
+FEW = "Save fewer tokens or layers, or leave the logits out."
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a file may take: bytes that it may have and unpack to, and seconds; memory follows from the bytes."""
+
+    max_bytes: int
+    seconds: int | float
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the child may have."""
+        return OF_ITS_OWN + TIMES * self.max_bytes
+
+
+def read_elsewhere(data: bytes, filename: str, limits: Limits) -> RoutingTrace:
+    """Read a trace as `read_bytes` does, in a process of its own.
+
+    Raises what `read_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
+    `MoevizError` where no process can be started.
+    """
+    check_size(data, limits.max_bytes)
+    name = repr(PurePath(filename).name[:200])
+    try:
+        with _answer_file() as answer:
+            code = _run(data, filename, limits, answer)
+            said = _read(answer, limits.max_bytes + MORE)
+    except subprocess.TimeoutExpired as error:
+        raise InvalidTrace(
+            f"{name} takes longer than {limits.seconds:,.0f} seconds to read, so it was given up. {FEW}"
+        ) from error
+    except OSError as error:
+        raise MoevizError(
+            f"No process can be started to read {name} in: {error.strerror or error}. Try again later."
+        ) from error
+    if code == 0:
+        return from_trace_file(said, limits.max_bytes)
+    raise _why(code, said, name)
+
+
+def _why(code: int, said: bytes, name: str) -> InvalidTrace:
+    sentence = said[: 4 * LONGEST_SENTENCE].decode(errors="replace")[:LONGEST_SENTENCE]
+    if code == REFUSED:
+        return InvalidTrace(sentence)
+    if code == TOO_LARGE:
+        return InvalidTrace(f"{name} needs more memory to read than a file may take here. {FEW}")
+    if code == BUG:
+        log.error("a file was not read because of a bug: %s", sentence)
+        return InvalidTrace(f"{name} cannot be read: moeviz stumbled over it ({sentence[:200]}). Please report that.")
+    log.error("the process that read a file ended with code %d", code)
+    return InvalidTrace(
+        f"{name} cannot be read: the process that read it was ended (code {code}), as happens where memory is short. "
+        f"{FEW}"
+    )
+
+
+def _run(data: bytes, filename: str, limits: Limits, answer: IO[bytes]) -> int:
+    """The exit code of the child; its answer is in the file."""
+    asked = {"name": filename, "max_bytes": limits.max_bytes, "memory": limits.memory, "seconds": limits.seconds}
+    command = [sys.executable, "-P", "-m", "moeviz.formats.elsewhere"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=answer, stderr=subprocess.DEVNULL, env=_environment()
+    ) as child:
+        try:
+            child.communicate(json.dumps(asked).encode() + b"\n" + data, timeout=limits.seconds)
+        except BaseException:
+            child.kill()
+            raise
+        return child.returncode
+
+
+def _environment() -> dict[str, str]:
+    """What Python needs to start, and where this moeviz is; no tokens."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    paths = [str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _answer_file() -> IO[bytes]:
+    """In memory where the system can: what a visitor opens then lies on no disk, and a full disk is in nobody's way."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("moeviz-answer"), "w+b", buffering=0)  # noqa: PTH123
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _read(answer: IO[bytes], most: int) -> bytes:
+    size = answer.seek(0, os.SEEK_END)
+    answer.seek(0)
+    if size > most:
+        raise InvalidTrace(f"The file unpacks to {size:,} bytes, and at most {most:,} are read. {FEW}")
+    return answer.read(size)
+
+
+def main() -> int:
+    """What the child does: limit itself, read one file from standard input, answer on standard output."""
+    asked = json.loads(sys.stdin.buffer.readline())
+    _limit(asked)
+    try:
+        trace = read_bytes(sys.stdin.buffer.read(asked["max_bytes"] + 1), asked["name"], asked["max_bytes"])
+        code, answer = 0, to_trace_file(trace, zipfile.ZIP_STORED)
+    except MemoryError:
+        code, answer = TOO_LARGE, b""
+    except InvalidTrace as error:
+        code, answer = (TOO_LARGE, b"") if isinstance(error.__cause__, MemoryError) else (REFUSED, _encoded(error))
+    except Exception as error:  # the parent logs it: where, and of what kind, and nothing that the file says
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        code, answer = BUG, f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}".encode()
+    try:
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
+    except OSError:
+        code = TOO_LARGE
+    return code
+
+
+def _encoded(error: Exception) -> bytes:
+    return str(error)[:LONGEST_SENTENCE].encode(errors="replace")
+
+
+def _limit(asked: dict[str, Any]) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's clock, and the readers' budget
+        return
+    seconds, most = int(asked["seconds"]) + 1, asked["max_bytes"] + MORE
+    limits = {"RLIMIT_DATA": asked["memory"], "RLIMIT_CPU": seconds, "RLIMIT_FSIZE": most, "RLIMIT_CORE": 0}
+    for name, value in limits.items():
+        with suppress(ValueError, OSError):  # a lower one holds already
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # nothing is left to tidy up, and what a file has made of memory takes seconds to free

@@ -1,0 +1,43 @@
+"""Whose address counts, and what says that a request was handed on."""
+
+import pytest
+from moeviz_app.peers import is_from_a_proxy, is_loopback, is_this_machine, visitor_of
+
+NEAR = ("127.0.0.1", "10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "visitor"),
+    [
+        ("203.0.113.5", ["198.51.100.7"], NEAR, "203.0.113.5"),  # a stranger says so
+        ("127.0.0.1", ["198.51.100.7"], (), "127.0.0.1"),  # a proxy that is not listed
+        ("127.0.0.1", ["198.51.100.7"], NEAR, "198.51.100.7"),
+        ("127.0.0.1", ["1.2.3.4, 198.51.100.7"], NEAR, "198.51.100.7"),  # the visitor wrote the first
+        ("127.0.0.1", ["1.2.3.4", "198.51.100.7, 10.1.2.3"], NEAR, "198.51.100.7"),  # two proxies
+        ("::ffff:127.0.0.1", ["198.51.100.7"], NEAR, "198.51.100.7"),
+        ("127.0.0.1", ["nonsense"], NEAR, "127.0.0.1"),
+        ("127.0.0.1", [], NEAR, "127.0.0.1"),
+    ],
+)
+def test_a_forwarded_address_counts_from_a_listed_proxy_alone(peer, forwarded, trusted, visitor):
+    assert visitor_of(peer, forwarded, trusted) == visitor
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8501", "127.0.0.1:80", "[::1]:8501", "LOCALHOST"])
+def test_these_hosts_are_this_machine(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "evil.example", "localhost.evil.example", "evil.example:127", "127.0.0.1.nip.io"])
+def test_these_hosts_are_not(host):
+    assert not is_loopback(host)
+
+
+def test_a_peer_is_this_machine_by_its_address_alone():
+    assert all(map(is_this_machine, ("127.0.0.1", "127.3.4.5", "::1", "::ffff:127.0.0.1")))
+    assert not any(map(is_this_machine, ("", "10.0.0.1", "localhost", "::ffff:10.0.0.1", "unix:")))
+
+
+def test_headers_that_hand_on_are_known_in_any_case():
+    assert all(map(is_from_a_proxy, ("X-Forwarded-For", "x-forwarded-prefix", "FORWARDED", "Via", "X-Real-IP")))
+    assert not any(map(is_from_a_proxy, ("Host", "Cookie", "Origin", "Sec-WebSocket-Key")))
