@@ -60,7 +60,7 @@ def asked_run(query: Mapping[str, str]) -> Run:
         min(_fraction(query.get("temperature")), settings.HIGHEST_TEMPERATURE),
         min(number_in(query.get("seed")) or 0, settings.HIGHEST_SEED),
         *(query[name] if query.get(name) in known else None for name, known in state.HOW.items()),
-        query.get("site"),
+        query.get("site") or None,
         query["kernels"] if query.get("kernels") in state.KERNELS_CHOICES else None,
         query["decoding"] if query.get("decoding") in state.DECODING_CHOICES else None,
         chat=query.get("chat") == str(True),

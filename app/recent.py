@@ -4,6 +4,8 @@ from collections.abc import Hashable
 from typing import Any
 
 import streamlit as st
+from moeviz_app import durable
+from moeviz_app.shelf import Shelf
 
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
@@ -16,24 +18,58 @@ TITLE = 40  # characters
 
 def traces() -> dict[str, RoutingTrace]:
     """The visitor's last traces by name, the newest first."""
-    return dict(reversed(st.session_state.get(_RECENT, {}).items()))
+    return dict(reversed(_shelf().listed())) if _RECENT in st.session_state else {}
 
 
-def remember(trace: RoutingTrace, run: Hashable = None) -> None:
-    """Keep a trace among the last ones, under a name, with the run that made it."""
-    named = dict(st.session_state.get(_RECENT, {}))
-    name = next((name for name, other in named.items() if other is trace), None)
-    if name is None:
-        name, number = title_of(trace), 1
-        while name in named:
-            number += 1
-            name = f"{title_of(trace)} ({number})"
-    named.pop(name, None)
-    st.session_state[_RECENT] = dict([*named.items(), (name, trace)][-RECENT_TRACES:])
+def remember(trace: RoutingTrace, run: Any = None) -> None:
+    """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, where it may."""
+    name = next((name for name, other in traces().items() if other is trace), None)
+    known, name = name is not None, name or free_name(title_of(trace))
+    _shelf().put(name, trace, RECENT_TRACES)
     if run is not None:
-        kept = {id(other) for other in traces().values()} - {id(trace)}
-        runs = [pair for pair in st.session_state.get(_RUNS, []) if id(pair[0]) in kept]
-        st.session_state[_RUNS] = [*runs, (trace, run)]
+        _made_by(trace, run)
+    if not known:
+        durable.keep(trace, name, run_of(trace))
+
+
+def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
+    """Keep a trace of an earlier visit as the oldest, if there is a place for it and it is not there yet."""
+    if any(trace.equals(other) for other in traces().values()):
+        return False
+    brought = _shelf().put_last(free_name(title), trace, RECENT_TRACES)
+    if brought and run is not None:
+        _made_by(trace, run)
+    return brought
+
+
+def dropped() -> list[str]:
+    """Names of traces that were taken away since this was asked last, because memory was needed."""
+    names = [*_shelf().dropped] if _RECENT in st.session_state else []
+    if names:
+        _shelf().dropped.clear()
+    return names
+
+
+def free_name(title: str) -> str:
+    """A title, with a number behind it where a recent trace is called so already."""
+    name, number = title, 1
+    while name in traces():
+        number += 1
+        name = f"{title} ({number})"
+    return name
+
+
+def _shelf() -> Shelf:
+    shelf = st.session_state.get(_RECENT)
+    if not isinstance(shelf, Shelf):
+        shelf = st.session_state[_RECENT] = Shelf(shelf)
+    return shelf
+
+
+def _made_by(trace: RoutingTrace, run: Any) -> None:
+    kept = {id(other) for other in traces().values()} - {id(trace)}
+    runs = [pair for pair in st.session_state.get(_RUNS, []) if id(pair[0]) in kept]
+    st.session_state[_RUNS] = _shelf().runs = [*runs, (trace, run)]
 
 
 def title_of(trace: RoutingTrace) -> str:
@@ -45,9 +81,10 @@ def title_of(trace: RoutingTrace) -> str:
 
 def rename(old: str, new: str) -> None:
     """Give one of the recent traces another name; a name that another one has changes nothing."""
-    named, new = st.session_state[_RECENT], new.strip()
-    if new and new not in named:
-        st.session_state[_RECENT] = {new if name == old else name: trace for name, trace in named.items()}
+    named, new = traces(), new.strip()
+    if new and new not in named and old in named:
+        _shelf().rename(old, new)
+        durable.keep(named[old], new, run_of(named[old]))
 
 
 def run_of(trace: RoutingTrace | None) -> Any:

@@ -51,6 +51,8 @@ group on its own network, `public` is strangers. What is not set is as the colum
 |                         |          |           |          | pages are                                              |
 | MOEVIZ_OPEN             | none     | none      | none     | a trace file that every visitor sees until they run or |
 |                         |          |           |          | open something: what `moeviz app FILE` sets            |
+| MOEVIZ_KEEP_TRACES      | 1        | 0         | 0        | 1: in private, recent traces are kept in the own       |
+|                         |          |           |          | folder, and are there again after a restart · 0: not   |
 | MOEVIZ_WARM_UP          | 1        | 1         | 1        | 1: the embedded model is loaded while the first        |
 |                         |          |           |          | visitor reads the example                              |
 | MOEVIZ_LOG              | plain    | json      | json     | `json`: the log is one JSON object a line, without     |
@@ -129,6 +131,7 @@ class Settings:
     frame_ancestors: tuple[str, ...]
     metrics_token: str | None
     trace_file: str | None  # what is on screen at first; None: the example that ships
+    keep_traces: bool
     warm_up: bool
     log: str  # plain or json
     timing: bool
@@ -154,6 +157,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
         frame_ancestors=_names(found, "MOEVIZ_FRAME_ANCESTORS"),
         metrics_token=_secret(found, "MOEVIZ_METRICS_TOKEN"),
         trace_file=found.get("MOEVIZ_OPEN"),
+        keep_traces=_switch(found, "MOEVIZ_KEEP_TRACES") is not False and serve == PRIVATE,
         warm_up=_switch(found, "MOEVIZ_WARM_UP") is not False,
         log=_one_of(found, "MOEVIZ_LOG", ("plain", "json"), "plain" if serve == PRIVATE else "json"),
         timing=_switch(found, "MOEVIZ_TIMING") or False,
@@ -258,6 +262,11 @@ def may_name_any_model() -> bool:
 def may_keep_on_disk() -> bool:
     """Whether this visitor is the machine's own user, whose folder keeps what took long; not on a server for others."""
     return SETTINGS.serve == PRIVATE and SETTINGS.allow_any_model is not False and is_local()
+
+
+def may_keep_traces() -> bool:
+    """Whether this visitor's traces are kept there too."""
+    return SETTINGS.keep_traces and may_keep_on_disk()
 
 
 def is_local() -> bool:

@@ -3,6 +3,7 @@
 import threading
 
 from moeviz_app import counters, settings
+from moeviz_app.shelf import check_memory
 
 from moeviz.errors import MoevizError
 from moeviz.formats.elsewhere import Limits, read_elsewhere
@@ -29,6 +30,7 @@ def read_upload(data: bytes, name: str) -> RoutingTrace:
             raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
         try:
             trace = read_elsewhere(data, name, limits)
+            check_memory(trace, name)
         finally:
             _places.release()
     except MoevizError:

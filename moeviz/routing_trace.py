@@ -35,7 +35,7 @@ TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class RoutingTrace:
     """What every router decided for every token: recorded, never recomputed.
 
@@ -94,6 +94,12 @@ class RoutingTrace:
                 "it is."
             )
         return normalised_scores(logits, self.model.score_function)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that its arrays and its tokens take."""
+        arrays = sum(int(values.nbytes) for name in ARRAYS if (values := getattr(self, name)) is not None)
+        return arrays + int(self.tokens.memory_usage(deep=True).sum())
 
     @property
     def filled(self) -> Bool[np.ndarray, "L T K"]:

@@ -20,6 +20,7 @@ from moeviz.samples import sample_trace
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
 os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
+os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")

@@ -22,6 +22,7 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
+FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
 
 # Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
@@ -57,7 +58,9 @@ MAY_IMPORT = {
     "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/*": f". moeviz.report moeviz.spreadsheets {INERT}",
+    "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
+    "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
+    "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
@@ -68,7 +71,8 @@ MAY_IMPORT = {
     "moeviz/footprint.py": "",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
-    "moeviz/model_info.py": "moeviz.errors",
+    "moeviz/model_info.py": "moeviz.errors moeviz.names",
+    "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",

@@ -3,6 +3,7 @@
 import streamlit as st
 from moeviz_app import recent, state
 from moeviz_app.carried import bring_up_pair, forget_pair, part_name
+from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_name
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, say
 
@@ -21,6 +22,7 @@ BESIDE = {
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
     st.title("Compare", anchor=False)
+    bring_back()
     waits = bring_up_pair()
     offered = _offered(recent.traces())
     if len(offered) < 2:

@@ -3,6 +3,7 @@
 import streamlit as st
 from moeviz_app import recent, settings, shared, state
 from moeviz_app.downloads import downloads
+from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import explained
 from moeviz_app.uploads import read_upload
@@ -16,10 +17,11 @@ def traces_page() -> None:
     st.subheader("Open a trace", anchor=False)
     _open()
     _open_evaluation()
+    bring_back()
     trace = state.current_trace()
+    _recent()
     if trace is None:
         return
-    _recent()
     st.subheader("The current trace", anchor=False)
     trace_facts(trace)
     st.markdown(
@@ -54,12 +56,15 @@ def _recent() -> None:
     """The last traces: show one again, or give it another name."""
     names = list(recent.traces())
     shown = next((name for name, trace in recent.traces().items() if trace is state.current_trace()), None)
-    if shown is None:
+    if not names:
         return
     st.subheader("Recent traces", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox("Current trace", names, index=names.index(shown))
-        new = st.text_input("Rename it", value=chosen, max_chars=80)
+        index = None if shown is None else names.index(shown)
+        chosen = st.selectbox("Current trace", names, index=index, placeholder="Choose one to see it")
+        new = st.text_input("Rename it", value=chosen, max_chars=80) if chosen is not None else None
+    if chosen is None:
+        return
     if chosen != shown:
         state.set_trace(recent.traces()[chosen])
         st.rerun()

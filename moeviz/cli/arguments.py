@@ -124,7 +124,7 @@ def _app_arguments(app: argparse.ArgumentParser) -> None:
 def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     trace.add_argument("-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz")
-    trace.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(trace)
     trace.add_argument(
         "--max-new-tokens", type=_number(int, 0), default=0, metavar="N", help="how many tokens to generate"
     )
@@ -173,6 +173,13 @@ def _trace_arguments(trace: argparse.ArgumentParser) -> None:
     trace.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    command.add_argument(
+        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+    )
+
+
 def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     what_if.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     change = what_if.add_mutually_exclusive_group(required=True)
@@ -186,7 +193,7 @@ def _what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     change.add_argument("--replay", metavar="TRACE", help="use the routing of a trace of the same prompt")
     what_if.add_argument("--no-reroute", action="store_true", help="with --mute: nothing takes a muted expert's place")
     what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
-    what_if.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(what_if)
     what_if.add_argument("--json", action="store_true", help="print the effect as JSON")
 
 
@@ -195,15 +202,13 @@ def _ablate_arguments(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument(
         "--layers", type=_number(int, 0), nargs="+", metavar="N", help="only these layers (default: all)"
     )
-    ablate.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(ablate)
     ablate.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _precision_arguments(precision: argparse.ArgumentParser) -> None:
     precision.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
-    precision.add_argument(
-        "--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id"
-    )
+    _add_model(precision)
     precision.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -218,7 +223,7 @@ def _corpus_arguments(corpus: argparse.ArgumentParser) -> None:
     corpus.add_argument(
         "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
     )
-    corpus.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    _add_model(corpus)
     corpus.add_argument(
         "--layer", type=_number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
     )

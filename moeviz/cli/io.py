@@ -2,7 +2,7 @@
 
 import json
 import sys
-from pathlib import Path
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.errors import InvalidPrompt
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from moeviz.routing_trace import RoutingTrace
 
 
-def load(name: str, **options: Any) -> "LoadedModel":
-    """Open a model, and say so."""
+def load(args: Namespace, **options: Any) -> "LoadedModel":
+    """Open the model of a command, and say so."""
     from moeviz.capture.models.load import load_model
 
-    note(f"loading {cut(name)}")
-    return load_model(name, **options)
+    note(f"loading {cut(args.model)}")
+    return load_model(args.model, check_memory=not args.ignore_memory, **options)
 
 
 def read_prompt(given: str) -> str:
@@ -34,19 +34,18 @@ def read_prompt(given: str) -> str:
 
 
 def check_output(path: str | None) -> None:
-    """What cannot be written is reported now, not after the model has run."""
-    from moeviz.formats.exports import export_for
+    """What cannot be written is reported now, not after the model has run. Raises `MoevizError`."""
+    from moeviz.formats.exports import check_target
 
-    if path:
-        export_for(path)
-        Path(path).parent.stat()
+    if path is not None:
+        check_target(path)
 
 
 def write(trace: "RoutingTrace", path: str | None) -> None:
     """Write a trace, where that was asked for, and say so."""
     from moeviz.formats.exports import write_trace
 
-    if path:
+    if path is not None:
         write_trace(trace, path)
         note(f"wrote {path}")
 

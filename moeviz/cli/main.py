@@ -68,7 +68,7 @@ def _trace(args: Namespace) -> int:
     sampling, decoding = sampling_of(args), decoding_of(args)
     check_asked(sampling, decoding)  # before the model is opened
     result = trace(
-        load(args.model, device_map=args.device_map, dtype=args.dtype),
+        load(args, device_map=args.device_map, dtype=args.dtype),
         prompt,
         max_new_tokens=args.max_new_tokens,
         sampling=sampling,
@@ -90,7 +90,7 @@ def _what_if(args: Namespace) -> int:
     from moeviz.capture.change.what_if import what_if
     from moeviz.cli.what_if import effect_text, intervention_of
 
-    change, model = intervention_of(args), load(args.model)
+    change, model = intervention_of(args), load(args)
     result = what_if(model, prompt, change)
     write(result.changed, args.output)
     print(json.dumps(records(result.effect)) if args.json else effect_text(result, model.tokenizer))
@@ -102,7 +102,7 @@ def _ablate(args: Namespace) -> int:
     from moeviz.capture.change.what_if import ablate
 
     told = partial(progress, says="muted {} of {} experts")
-    ranking = ablate(load(args.model), prompt, layers=args.layers, progress=told)
+    ranking = ablate(load(args), prompt, layers=args.layers, progress=told)
     print(json.dumps(records(ranking)) if args.json else frame_text(ranking.round(4)))
     return 0
 
@@ -112,7 +112,7 @@ def _precision(args: Namespace) -> int:
     from moeviz.capture.change.precision import in_precisions
     from moeviz.cli.what_if import precision_table
 
-    table = precision_table(in_precisions(load(args.model), prompt))
+    table = precision_table(in_precisions(load(args), prompt))
     print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
     return 0
 
@@ -125,7 +125,7 @@ def _corpus(args: Namespace) -> int:
     texts = texts_that_ship() if args.embedded else texts_at(args.files)
     from moeviz.capture.corpus import trace_corpus
 
-    model = load(args.model)
+    model = load(args)
     check_layer(args.layer, model.info)
     result = trace_corpus(model, texts, progress=partial(progress, says="traced {} of {} texts"))
     write(result, args.output)
@@ -213,7 +213,7 @@ def _metrics(args: Namespace) -> int:
 def _convert(args: Namespace) -> int:
     from moeviz.formats.exports import export_for, read_trace, write_trace
 
-    export_for(args.target)
+    check_output(args.target)
     trace = read_trace(args.source)
     write_trace(trace, args.target)
     note(f"wrote {args.target}: {len(trace.tokens):,} tokens, {len(trace.model.layers)} layers")

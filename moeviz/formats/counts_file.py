@@ -1,13 +1,13 @@
 """JSON of counts: `ExpertCounts` as it is, and back.
 
-    {
-      "format":      "moeviz counts v1",
-      "model":       {"name": ..., "layers": [...], "num_experts": [...], "top_k": ...},       the fields of ModelInfo
-      "groups":      ["github", "book"],             labels or steps; [""] where there are none
-      "group_kind":  "label",                        "all", "label" or "step"
-      "assignments": [[[number, ...], ...], ...],    groups x layers x experts
-      "tokens":      [[number, ...], ...]            groups x layers
-    }
+{
+  "format":      "moeviz counts v1",
+  "model":       {"name": ..., "layers": [...], "num_experts": [...], "top_k": ...},       the fields of ModelInfo
+  "groups":      ["github", "book"],             labels or steps; [""] where there are none
+  "group_kind":  "label",                        "all", "label" or "step"
+  "assignments": [[[number, ...], ...], ...],    groups x layers x experts
+  "tokens":      [[number, ...], ...]            groups x layers
+}
 """
 
 import json
@@ -17,9 +17,10 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
+from moeviz.file_limits import is_text, shown
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.source import Source
-from moeviz.formats.trace_facts import FORMAT, is_text, model_of, shown
+from moeviz.formats.trace_facts import FORMAT, model_of
 from moeviz.names import quoted
 
 COUNTS_FORMAT = "moeviz counts v1"
@@ -56,12 +57,14 @@ def counts_in(source: Source) -> ExpertCounts:
     content = source.first
     if not isinstance(content, dict) or content.get("format") != COUNTS_FORMAT:
         raise InvalidTrace(f"{quoted(source.name)} is not a whole file of {COUNTS_FORMAT!r}. Write it again.")
-    groups, kind = content.get("groups"), content.get("group_kind")
-    good = isinstance(groups, list) and all(type(group) is int or is_text(group) for group in groups)
-    if not good or kind not in KINDS or any(type(group) is int and abs(group) >= 2**63 for group in groups):
+    groups, kind = content.get("groups", 0), content.get("group_kind", "")
+    known = isinstance(groups, list) and all(type(group) is int or is_text(group) for group in groups)
+    if not isinstance(groups, list) or not known or kind not in KINDS:
         raise InvalidTrace(f"The groups of the counts are {shown(groups)} of the kind {shown(kind)}. Write it again.")
     model = model_of({**content, "format": FORMAT})
-    assignments, tokens = (whole(content.get(name), n, f"The {name}") for name, n in (("assignments", 3), ("tokens", 2)))
+    assignments, tokens = (
+        whole(content.get(name), n, f"The {name}") for name, n in (("assignments", 3), ("tokens", 2))
+    )
     return ExpertCounts(model, assignments, tokens, tuple(groups), kind)
 
 

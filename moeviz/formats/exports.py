@@ -16,11 +16,13 @@ in `moeviz.formats.importers`: such files are recognised by what is in them, wha
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from errno import EISDIR
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.expert_counts import ExpertCounts
+from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
@@ -29,7 +31,7 @@ from moeviz.formats.importers.source import Source, source_of
 from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
-from moeviz.formats.trace_facts import MAX_BYTES, check_size
+from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.names import quoted, why_no_file
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -135,10 +137,10 @@ def read_trace(
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file, or from what another program wrote.
 
     Files of other programs, and folders of them, are recognised by what is in them, or read as the `format` that is
-    named: `moeviz.formats.importers.table.IMPORTERS` lists them. What such a file does not say is asked for, and given
-    as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if the
-    file does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have,
-    and `OSError` if it cannot be read.
+    named (`moeviz.formats.importers.table.IMPORTERS` lists them). What such a file does not say is asked for, and given
+    as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if it
+    does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
+    `OSError` if it cannot be read.
     """
     return _trace_in(_source(path, max_bytes), format, options)
 
@@ -164,7 +166,7 @@ def read_counted(
     options: ImportOptions = NOTHING_TOLD,
 ) -> Counted:
     """Read a trace, or counts where the file has no more. Files and errors as with `read_trace`."""
-    return _counted_in(_source(path, max_bytes), format, options)
+    return counted_in(_source(path, max_bytes), format, options)
 
 
 def _source(path: str | Path, max_bytes: int) -> Source:
@@ -177,16 +179,17 @@ def _source(path: str | Path, max_bytes: int) -> Source:
 
 
 def _trace_in(source: Source, format: str | None, options: ImportOptions) -> RoutingTrace:
-    found = _counted_in(source, format, options)
+    found = counted_in(source, format, options)
     if isinstance(found, RoutingTrace):
         return found
     raise InvalidTrace(
-        f"{source.name[:200]!r} holds counts of how many tokens each expert got, and not where each token went. Read it "
-        "with moeviz.read_counts, or “moeviz convert” it."
+        f"{source.name[:200]!r} holds counts of how many tokens each expert got, and not where each token went. Read "
+        "it with moeviz.read_counts, or “moeviz convert” it."
     )
 
 
-def _counted_in(source: Source, format: str | None, options: ImportOptions) -> Counted:
+def counted_in(source: Source, format: str | None, options: ImportOptions) -> Counted:
+    """The same for bytes that are in memory: `moeviz.formats.importers.source.Source`."""
     try:
         row = named(format) if format else None if is_ours(source) else recognised(source)
         if row is not None:
@@ -194,8 +197,8 @@ def _counted_in(source: Source, format: str | None, options: ImportOptions) -> C
         return counts_in(source) if is_counts(source) else _own(source)
     except MemoryError as error:
         raise InvalidTrace(
-            f"{source.name[:200]!r} needs more memory to read than there is here. Save fewer tokens or layers, or leave "
-            "the logits out."
+            f"{source.name[:200]!r} needs more memory to read than there is here. Save fewer tokens or layers, or "
+            "leave the logits out."
         ) from error
 
 
@@ -204,14 +207,34 @@ def _own(source: Source) -> RoutingTrace:
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
         raise InvalidTrace(
-            f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything that "
-            f"is recognised by its content. Looked for: {looked_for()}."
+            f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
+            f"that is recognised by its content. Looked for: {looked_for()}."
         )
     trace = _reader(source.name)(source.data, source.max_bytes)
     if trace.model.name != UNNAMED:
         return trace
     name = source.name[:200].encode(errors="replace").decode()
     return replace(trace, model=replace(trace.model, name=f"from {name}"))
+
+
+def check_target(path: str | Path) -> None:
+    """Raise what `write_trace` would raise there, before there is a trace to write: a run may take hours.
+
+    Raises `InvalidTrace` for an unknown suffix, and `MoevizError` for what is not installed or a place where no file
+    can be written.
+    """
+    path = Path(path)
+    export_for(path)
+    unfinished = _unfinished(path)
+    try:
+        unfinished.touch()
+        unfinished.unlink()
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+    except OSError as error:
+        raise MoevizError(
+            f"{quoted(path)} cannot be written: {error.strerror or error}. Give another place."
+        ) from error
 
 
 def write_trace(trace: RoutingTrace, path: str | Path) -> None:
@@ -222,9 +245,13 @@ def write_trace(trace: RoutingTrace, path: str | Path) -> None:
     """
     path = Path(path)
     data = export_for(path).write(trace)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")

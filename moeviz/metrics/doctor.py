@@ -35,14 +35,12 @@ class Finding:
     says: str
 
 
-def examine(
-    counted: Counted, beside: RoutingTrace | None = None, tokens: int | None = None
-) -> pd.DataFrame:
+def examine(counted: Counted, beside: RoutingTrace | None = None, tokens: int | None = None) -> pd.DataFrame:
     """What is not plausible about a trace, or about counts: no row is a good sign.
 
     `beside` is another trace of the same tokens, and `tokens` how many of them met a router, where that is known. The
     order of slots plays no part. One row per finding. Columns: check str (its name, as in `CHECKS`) · layer int32 (-1:
-    all) · token int64 (first row of `tokens` that it is about; -1: all) · rows int64 (how many) · says str (a sentence).
+    all) · token int64 (first row of `tokens` that it is about; -1: all) · rows int64 (how many) · says str.
 
     Source: the checks and their limits were tried on fourteen ways to spoil each of two traces.
     """
@@ -269,7 +267,9 @@ def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Finding]:
     have = len(trace.tokens)
     if tokens is None or tokens == have:
         return
-    what = "the last token is missing" if have == tokens - 1 else "some are missing" if have < tokens else "some are extra"
+    what = (
+        "the last token is missing" if have == tokens - 1 else "some are missing" if have < tokens else "some are extra"
+    )
     says = f"The trace has {have:,} tokens, and {tokens:,} met a router: {what}."
     yield Finding("number", -1, min(have, tokens), abs(tokens - have), says)
 

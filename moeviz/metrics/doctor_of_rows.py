@@ -1,6 +1,7 @@
 """A trace as the doctor looks at it: sets of experts, without an order, and which rows are neighbours."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def rows_of(trace: RoutingTrace) -> Rows:
         recorded.all(axis=0),
         codes,
         neighbours,
-        list(zip(starts[:-1], starts[1:], strict=True)),
+        list(pairwise(starts)),
         trace.weights,
         None if (ids == NO_TOKEN_ID).all() else ids,
     )

@@ -12,7 +12,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
+from moeviz.capture.models.hub import reach
 from moeviz.capture.models.known_models import KNOWN_MODELS
+from moeviz.capture.models.memory import check_room
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.declared import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -22,6 +24,7 @@ from moeviz.names import is_text, quoted, why_no_file
 
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
+WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -53,26 +56,32 @@ def load_model(
     device_map: str | dict[str, Any] | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    check_memory: bool = True,
 ) -> LoadedModel:
     """Open a transformers MoE by the name "embedded", by the path of a folder, or by its id on the hub.
 
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
     dtype        default: float32 for the embedded model, else what the checkpoint says.
+    check_memory compare the size of the weights with the memory that is free, before any of them is read.
 
     Raises
     ------
     ModelNotFound: there is no model there, its files are damaged, or its checkpoint lacks weights of the model.
-    CaptureError: a dense model, or one that moeviz cannot record; known from its config, before any weights are loaded.
+    CaptureError: a dense model, or one that moeviz cannot record, or that does not fit into memory; known from its
+    config, before any weights are loaded.
 
     Weights of the checkpoint for which the model has no place are named in `info.caution`, and so in every trace.
     """
     source = model_source(name)
     config = _config(name, source, revision)
-    find_routers(empty_model(config, name))
+    empty = empty_model(config, name)
+    find_routers(empty)
     if dtype is None:
         dtype = torch.float32 if name == EMBEDDED else "auto"
     if device_map is None and torch.cuda.is_available():
         device_map = "auto"
+    if check_memory:
+        _check_memory(name, empty, dtype, device_map)
     model, caution = _weights(name, source, config, revision, dtype=dtype, device_map=device_map)
     tokenizer = _tokenizer(name, source, revision)
     info = replace(describe(model, name, getattr(config, "_commit_hash", None)), caution=caution)
@@ -140,12 +149,28 @@ def _folder(name: str) -> Path:
         raise ModelNotFound(f"There is no model at {quoted(name)}: {error}") from error
 
 
+def _check_memory(
+    name: str, empty: PreTrainedModel, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None
+) -> None:
+    """Raise `CaptureError` where the weights are larger than what is free, as far as both are known.
+
+    Of quantised weights the config does not say how many bytes they take, and a map of modules may name disks.
+    """
+    if isinstance(device_map, dict) or getattr(empty.config, "quantization_config", None) is not None:
+        return
+    bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
+    parameters = sum(parameter.numel() for parameter in empty.parameters())
+    check_room(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+
+
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
     says = f"{quoted(name)} is neither a local folder with a transformers model nor a model that the hub gives us"
     if Path(source).is_dir():
         says = f"The config.json of {quoted(name)} is not one that transformers reads"
     with reading(says):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, **_at(revision), **SAFE)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source, **reach(source, revision), **_at(revision), **SAFE
+        )
     return config
 
 

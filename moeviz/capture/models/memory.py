@@ -27,14 +27,14 @@ def bytes_free(device_map: str | None) -> int | None:
     return memory + sum(on_gpus.values())
 
 
-def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None) -> None:
-    """Raise `CaptureError` if the model does not fit."""
+def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None, way_around: str = "") -> None:
+    """Raise `CaptureError` if the model does not fit; `way_around` ends the sentence, for those who know better."""
     needed, free = bytes_needed(parameters, dtype), bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(
-            f"{name} needs about {needed / 1000000000.0:,.1f} GB in {dtype or 'float32'}, and "
-            f"{free / 1000000000.0:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
-            "machine with more memory; “moeviz params” shows which cards can hold it."
+            f"{name} needs about {needed / 1e9:,.1f} GB in {dtype or 'float32'}, and "
+            f"{free / 1e9:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
+            f"machine with more memory; “moeviz params” shows which cards can hold it.{way_around}"
         )
 
 

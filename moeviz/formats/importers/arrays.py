@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import shown
+from moeviz.file_limits import shown
 
 NPY = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n")
 SAFETENSORS = {

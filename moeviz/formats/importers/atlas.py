@@ -43,21 +43,28 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
 
 def _of_json(source: Source) -> list[dict[str, Any]]:
     first = source.first
-    records = first["traces"] if "traces" in first else source.rows
+    records = first.get("traces") or source.rows
     kept = [record for at, record in enumerate(records) if record not in records[max(at - 1, 0) : at]]
-    return [{**record, "table": np.array([[row[key] for key in KEYS] for row in record["activations"]])} for record in kept]
+    return [
+        {**record, "table": np.array([[row[key] for key in KEYS] for row in record["activations"]])} for record in kept
+    ]
 
 
 def _of_parquet(source: Source) -> list[dict[str, Any]]:
     frame = rows_of(source, [*KEYS, "text"])
-    texts, records = pd.factorize(frame["text"])[0], []
-    for text in range(int(texts.max()) + 1):
-        at = np.flatnonzero(texts == text)
-        facts = rows_of(source, list(OF_A_TEXT), row=int(at[0]))
-        record = {name: facts[name].iloc[0] for name in facts}
-        record = {name: v.tolist() if hasattr(v, "tolist") else v for name, v in record.items()}
-        records.append({**record, "table": frame[list(KEYS)].to_numpy(np.float64)[at]})
-    return records
+    texts = pd.factorize(frame["text"])[0]
+    first = np.unique(texts, return_index=True)[1]
+    facts = rows_of(source, list(OF_A_TEXT), first.tolist())
+    return [
+        {str(name): _plain(facts[name].iloc[text]) for name in facts}
+        | {"table": frame[list(KEYS)].to_numpy(np.float64)[texts == text]}
+        for text in range(len(first))
+    ]
+
+
+def _plain(cell: Any) -> Any:
+    """A cell of a table without numpy."""
+    return cell.tolist() if isinstance(cell, (np.generic, np.ndarray)) else cell
 
 
 def _part(record: dict[str, Any]) -> tuple[list[int], Part]:

@@ -17,7 +17,9 @@ OF_SGLANG = {"layer_id": "layer", "expert_id": "expert"}
 
 def recognise(source: Source) -> bool:
     """A CSV whose first line names a layer, an expert and a count."""
-    names = {name.strip().strip('"') for name in source.data[:200].partition(b"\n")[0].decode(errors="replace").split(",")}
+    names = {
+        name.strip().strip('"') for name in source.data[:200].partition(b"\n")[0].decode(errors="replace").split(",")
+    }
     return "count" in names and ({"layer", "expert"} <= names or {"layer_id", "expert_id"} <= names)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
 from moeviz.formats.importers.source import BYTES_A_VALUE, Source
-from moeviz.formats.trace_facts import shown
 from moeviz.names import quoted
 
 
@@ -20,7 +20,9 @@ def table_of(data: bytes, source: Source) -> pd.DataFrame:
     try:
         return pd.read_csv(BytesIO(whole), dtype="str", keep_default_na=False, encoding="utf-8", on_bad_lines="error")
     except (ValueError, pd.errors.ParserError) as error:
-        raise InvalidTrace(f"{quoted(source.name)} is no CSV table in UTF-8: {str(error)[:100]}.") from error
+        raise InvalidTrace(
+            f"{quoted(source.name)} is no CSV table in UTF-8: {' '.join(str(error).split())[:100]!r}."
+        ) from error
 
 
 def integers(table: pd.DataFrame, *names: str) -> list[np.ndarray]:

@@ -46,8 +46,8 @@ def _text(line: str, name: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     ids, weights = np.array(left.split("\t"), np.int64), np.array(right.split("\t"), np.float64)
     if len(ids) != len(weights) or len(ids) % top_k:
         raise InvalidTrace(
-            f"A line of {name} has {len(ids):,} ids and {len(weights):,} weights, which are not {top_k} for each token. "
-            f"Is {flag('top_k')} right?"
+            f"A line of {name} has {len(ids):,} ids and {len(weights):,} weights, which are not {top_k} for each "
+            f"token. Is {flag('top_k')} right?"
         )
     if not np.isfinite(weights).all():
         raise InvalidTrace(f"A weight in {name} is not a finite number. Write the file again.")

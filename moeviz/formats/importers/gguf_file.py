@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import shown
+from moeviz.file_limits import shown
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by its type
 TEXT, ARRAY, FLOAT32 = 8, 9, 0

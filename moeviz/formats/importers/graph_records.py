@@ -1,7 +1,7 @@
 """Records in the order in which llama.cpp's graph runs: a layer that comes again begins a pass.
 
-The last layer routes only the last token of a prompt, since the graph drops rows that have no output. The others are not
-recorded there.
+The last layer routes only the last token of a prompt, since the graph drops rows that have no output. The others
+are not recorded there.
 """
 
 import numpy as np

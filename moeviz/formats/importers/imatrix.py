@@ -33,7 +33,9 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     found = _counts(file)
     layers = sorted(found)
     table = np.stack([found[layer] for layer in layers])
-    said = ("Counts of 16,777,216 and more are not exact: llama.cpp counts in float32.",) if table.max() >= EXACT else ()
+    said = (
+        ("Counts of 16,777,216 and more are not exact: llama.cpp counts in float32.",) if table.max() >= EXACT else ()
+    )
     return counts_of(Counted(table, "llama.cpp", layers, cautions=said), source.name, options)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts, is_text, shown
 from moeviz.formats.importers.options import ImportOptions, flag
-from moeviz.formats.trace_facts import MAX_EXPERTS, MAX_LAYERS, check_experts, is_text, shown
 from moeviz.model_info import ModelInfo, SlotOrder
 from moeviz.names import listed
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
@@ -110,18 +110,20 @@ def _number_of_experts(ids: np.ndarray, known: int | None) -> tuple[int, list[st
         )
     if known is not None:
         return known, []
-    said = f"The file does not say how many experts a layer has: {max(highest, 0) + 1} counts those up to the highest id."
+    said = (
+        f"The file does not say how many experts a layer has: {max(highest, 0) + 1} counts those up to the highest id."
+    )
     return max(highest, 0) + 1, [said]
 
 
 def _marked(ids: np.ndarray, layers: Sequence[int]) -> np.ndarray:
     """The ids with the rows marked that were not recorded. Raises `InvalidTrace` where one has an expert twice."""
-    missing = (ids < 0).all(axis=-1)
+    missing = np.asarray((ids < 0).all(axis=-1))
     if ids.shape[2] > 1:
         missing |= (ids == 0).all(axis=-1)
     ids = np.where(missing[..., None], NOT_RECORDED, ids)
     ordered = np.sort(ids, axis=-1)
-    twice = ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any(axis=-1)
+    twice = np.asarray(((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any(axis=-1))
     if twice.any():
         layer, token = np.argwhere(twice)[0]
         raise InvalidTrace(
@@ -135,7 +137,8 @@ def _marked(ids: np.ndarray, layers: Sequence[int]) -> np.ndarray:
 def _stacked(parts: list[np.ndarray | None], rows: list[int]) -> np.ndarray | None:
     if any(part is None for part in parts):
         return None
-    return np.concatenate([part[rows] for part in parts if part is not None], axis=1).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.concatenate([part[rows] for part in parts if part is not None], axis=1).astype(np.float32)
 
 
 def _padded(logits: np.ndarray, experts: int) -> np.ndarray:
@@ -199,8 +202,8 @@ def dense(
     cells, most = shape[0] * shape[1] * shape[2], max(SMALL, CELLS_A_ROW * len(layer))
     if cells > most:
         raise InvalidTrace(
-            f"{len(layer):,} rows describe {shape[0]:,} layers, {shape[1]:,} tokens and {shape[2]:,} slots, and at most "
-            f"{most:,} cells are made of them. The file was damaged: write it again."
+            f"{len(layer):,} rows describe {shape[0]:,} layers, {shape[1]:,} tokens and {shape[2]:,} slots, and at "
+            f"most {most:,} cells are made of them. The file was damaged: write it again."
         )
     ids = np.full(shape, NO_EXPERT, np.int64)
     ids[at, token, slot] = expert
@@ -208,5 +211,6 @@ def dense(
         raise InvalidTrace("Two rows of the file are about the same layer, token and slot. Remove one of the two.")
     filled = [np.zeros(shape, np.float32) for _ in values]
     for table, given in zip(filled, values, strict=True):
-        table[at, token, slot] = given
+        with np.errstate(over="ignore"):  # RoutingTrace refuses the infinity
+            table[at, token, slot] = given
     return layers.tolist(), ids, filled

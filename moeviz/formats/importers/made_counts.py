@@ -8,9 +8,9 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts, GroupKind
+from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts
 from moeviz.formats.importers.made import name_of
 from moeviz.formats.importers.options import ImportOptions, flag
-from moeviz.formats.trace_facts import MAX_EXPERTS, MAX_LAYERS, check_experts
 from moeviz.model_info import ModelInfo
 from moeviz.names import listed
 
@@ -74,7 +74,7 @@ def sparse(
     if shape[0] * shape[1] * shape[2] > MAX_CELLS:
         raise InvalidTrace(f"The counts would be a table of {shape}, and at most {MAX_CELLS:,} cells are made.")
     table = np.zeros(shape, np.int64)
-    np.add.at(table, (0 if group is None else group, at, expert), count)
+    np.add.at(table, (np.zeros(len(at), np.int64) if group is None else group, at, expert), count)
     return layers.tolist(), table if group is not None else table[0]
 
 
@@ -93,7 +93,7 @@ def _kept(table: np.ndarray, counted: Counted, options: ImportOptions) -> tuple[
     every = [int(n) for n in (range(table.shape[1]) if counted.layers is None else counted.layers)]
     if len(every) > MAX_LAYERS or len(every) != table.shape[1]:
         raise InvalidTrace(f"The file names {len(every):,} layers and counts {table.shape[1]:,}.")
-    some = table.any(axis=(0, 2))
+    some = np.asarray(table.any(axis=(0, 2)))
     if not some.any():
         raise InvalidTrace("Every count in the file is 0: nothing was counted. Record again, while requests run.")
     if options.moe_layers is not None:

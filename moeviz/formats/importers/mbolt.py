@@ -23,7 +23,8 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     words = np.frombuffer(source.data, "<i4", len(source.data) // 4)
     if len(words) < 3 or words[1] != 1:
         raise InvalidTrace("The file is not of version 1 of mbolt's traces. Record again with that version.")
-    records, at = [], 3
+    records: list[tuple[int, np.ndarray]] = []
+    at = 3
     while at + 3 <= len(words):
         layer, top_k, tokens = words[at : at + 3].tolist()
         if layer < 0 or not 0 < top_k <= 64 or tokens < 1:

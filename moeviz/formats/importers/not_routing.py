@@ -17,7 +17,7 @@ def why_not(source: Source) -> str:
             "The file is an importance matrix in the legacy format, which has no counts of experts. Make it again with "
             "`llama-imatrix --output-format gguf`."
         )
-    if isinstance(first, dict) and first.keys() & {"physical_to_logical_map", "physical_expert_map", "placement"}:
+    if isinstance(first, dict) and first.keys() & {"physical_to_logical_map", "physical_expert_map"}:
         return "The file is a placement: it says where experts lie, and not how many tokens they got."
     return ""
 

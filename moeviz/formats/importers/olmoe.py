@@ -1,4 +1,4 @@
-"""OLMoE's `c4_results.jsonl`: `input_ids` and `exp_ids` (tokens, K, layers), by logit. Its .pkl files are not opened."""
+"""OLMoE's `c4_results.jsonl`: `input_ids` and `exp_ids` (tokens, K, layers), by logit. Its pickles are not opened."""
 
 import numpy as np
 

@@ -1,11 +1,14 @@
 """Parquet from anyone: what it declares is looked at before it is unpacked."""
 
+from typing import Any
+
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.source import BYTES_A_VALUE, Source
-from moeviz.formats.trace_facts import shown
 from moeviz.names import quoted
+
+BATCH = 4096  # rows that are unpacked at a time
 
 
 def is_parquet(data: bytes) -> bool:
@@ -16,51 +19,50 @@ def is_parquet(data: bytes) -> bool:
 def columns_of(data: bytes) -> list[str]:
     """The names of the columns; none if the file is damaged."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        return list(parquet.ParquetFile(pa.BufferReader(data)).schema_arrow.names)
+        return list(_opened(data).schema_arrow.names)
     except (pa.ArrowException, OSError, ValueError, TypeError):
         return []
 
 
-def rows_of(source: Source, columns: list[str], row: int | None = None) -> pd.DataFrame:
-    """Some columns of all rows, texts kept once each; or of one row. Raises `InvalidTrace` for more than we read."""
+def rows_of(source: Source, columns: list[str], rows: list[int] | None = None) -> pd.DataFrame:
+    """Some columns of all rows, or of some. A text is kept once, however many rows repeat it.
+
+    Raises `InvalidTrace` for more values than we read, and for a damaged file.
+    """
+    import pyarrow as pa
+
+    try:
+        file = _opened(source.data, [name for name in columns if name == "text"])
+        _check(file.metadata, source)
+        batches, left = [], source.max_bytes
+        for batch in file.iter_batches(BATCH, columns=columns):
+            left -= batch.nbytes
+            if left < 0:
+                raise InvalidTrace(f"{quoted(source.name)} unpacks to more than {source.max_bytes:,} bytes. Split it.")
+            batches.append(batch)
+        table = pa.Table.from_batches(batches).unify_dictionaries()
+        table.validate(full=True)
+        frame: pd.DataFrame = (table if rows is None else table.take(rows)).to_pandas()
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise InvalidTrace(f"This Parquet file is damaged: {str(error)[:100]!r}. Write it again.") from error
+    return frame
+
+
+def _opened(data: bytes, dictionaries: list[str] | None = None) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(source.data), read_dictionary=["text"] if row is None else [])
-        _check(file.metadata, columns, source)
-        if row is None:
-            table = file.read(columns=columns)
-        else:
-            table = next(batch for start, batch in _batches(file, columns) if row < start + len(batch)).slice(0)
-            table = pa.Table.from_batches([table.slice(row % BATCH, 1)])
-        table.validate(full=True)
-        frame: pd.DataFrame = table.to_pandas()
-        return frame
-    except (pa.ArrowException, OSError, ValueError, TypeError, StopIteration) as error:
-        raise InvalidTrace(f"This Parquet file is damaged: {str(error)[:100]}. Write it again.") from error
+    return parquet.ParquetFile(pa.BufferReader(data), read_dictionary=dictionaries)
 
 
-BATCH = 1024
-
-
-def _batches(file, columns):  # type: ignore[no-untyped-def]
-    start = 0
-    for batch in file.iter_batches(BATCH, columns=columns):
-        yield start, batch
-        start += len(batch)
-
-
-def _check(metadata, columns: list[str], source: Source) -> None:  # type: ignore[no-untyped-def]
-    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
-    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
-    wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns]
-    values, size = sum(c.num_values for c in wanted), sum(c.total_uncompressed_size for c in wanted)
-    if size > source.max_bytes or values > source.max_bytes // BYTES_A_VALUE:
+def _check(metadata: Any, source: Source) -> None:
+    """By what the file says of itself, but for its columns: of a damaged one, Arrow's own code ends the process."""
+    size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
+    most = source.max_bytes // BYTES_A_VALUE
+    if size > source.max_bytes or metadata.num_rows > most:
         raise InvalidTrace(
-            f"{quoted(source.name)} unpacks to {values:,} values in {size:,} bytes of {shown(columns)}, and at most "
-            f"{source.max_bytes // BYTES_A_VALUE:,} values in {source.max_bytes:,} bytes are read. Split it."
+            f"{quoted(source.name)} unpacks to {metadata.num_rows:,} rows in {size:,} bytes, and at most {most:,} rows "
+            f"in {source.max_bytes:,} bytes are read. Split it."
         )

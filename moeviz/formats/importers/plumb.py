@@ -29,7 +29,5 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
         rows = [[at["layer_id"], e["expert_id"], e["token_count"]] for at in first["layers"] for e in at["experts"]]
     layer, expert, count = whole(rows, 2, "The counts").T
     layers, table = sparse(layer, expert, np.asarray(count))
-    counted = Counted(
-        table, "plumb", layers, complete=False, model=first.get("model_name", ""), cautions=(WINDOW,)
-    )
+    counted = Counted(table, "plumb", layers, complete=False, model=first.get("model_name", ""), cautions=(WINDOW,))
     return counts_of(counted, source.name, options)

@@ -42,10 +42,11 @@ def recognise(source: Source) -> bool:
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
     """The trace of every prompt, one sequence each."""
+    rows: list[Any]
     experts, model = None, ""
     if is_parquet(source.data):
         names = [name for name in OF_PARQUET if name in columns_of(source.data)]
-        rows = rows_of(source, names).rename(columns=OF_PARQUET).to_dict("records")
+        rows = list(rows_of(source, names).rename(columns=OF_PARQUET).to_dict("records"))
     else:
         header, *rows = source.rows
         experts, model = header["num_experts"], header.get("model_name", "")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
 from moeviz.formats.importers.arrays import from_base64
 from moeviz.formats.importers.made import About, Part, trace_of
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.responses import choices, part_of_choice
 from moeviz.formats.importers.source import Source
-from moeviz.formats.trace_facts import shown
 from moeviz.routing_trace import RoutingTrace
 
 DTYPES = ("uint8", "uint16", "int32")

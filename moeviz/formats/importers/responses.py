@@ -9,9 +9,7 @@ from moeviz.formats.importers.made import Part
 from moeviz.formats.importers.options import ImportOptions, flag
 
 
-def part_of(
-    ids: np.ndarray, prompt: int | None, new: int | None, options: ImportOptions, tokens: Any = None
-) -> Part:
+def part_of(ids: np.ndarray, prompt: int | None, new: int | None, options: ImportOptions, tokens: Any = None) -> Part:
     """Rows of one request, (T, L, K): all its tokens but the last, which met no router, from `start` on.
 
     Raises `InvalidTrace` if there are more, or fewer: whether a prefix was left out is not in a response.

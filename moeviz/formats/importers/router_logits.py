@@ -1,7 +1,7 @@
 """`outputs.router_logits` of transformers as somebody saved it: .pt, .npz or .safetensors, a table a layer.
 
-The experts are not in it. They are taken as those of the K highest logits, which is what a router chooses only if it has
-no bias, groups or noise: the trace's caution says so. Padding, if the batch had any, is in it.
+The experts are not in it. They are taken as those of the K highest logits, which is what a router chooses only if it
+has no bias, groups or noise: the trace's caution says so. Padding, if the batch had any, is in it.
 """
 
 import re

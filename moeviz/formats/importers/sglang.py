@@ -49,9 +49,9 @@ def _part(body: dict[str, Any], options: ImportOptions) -> Part:
     expected = prompt + new - 1 - (options.start or 0)
     if len(data) != 4 * expected * layers * top_k:
         raise InvalidTrace(
-            f"The response holds {len(data) // 4:,} expert ids, and {expected:,} tokens x {layers} layers x {top_k} are "
-            f"{expected * layers * top_k:,}. Are {flag('hidden-layers')} and {flag('top-k')} right? If the request left "
-            f"out a known prefix, say where it began with {flag('start')}."
+            f"The response holds {len(data) // 4:,} expert ids, and {expected:,} tokens x {layers} layers x {top_k} "
+            f"are {expected * layers * top_k:,}. Are {flag('hidden-layers')} and {flag('top-k')} right? If the request "
+            f"left out a known prefix, say where it began with {flag('start')}."
         )
     rows = np.frombuffer(data, "<i4").reshape(expected, layers, top_k).astype(np.int64)
     return part_of(rows, prompt, new, options)

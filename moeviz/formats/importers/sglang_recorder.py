@@ -21,13 +21,10 @@ from moeviz.formats.importers.made import About, Part, trace_of
 from moeviz.formats.importers.made_counts import Counted, counts_of
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
-from moeviz.formats.importers.torch_file import from_torch
 from moeviz.routing_trace import RoutingTrace
 
 RING = "The recorder's steps are a ring: if it was full, the oldest are gone, and the order of steps is the ring's."
-NO_REQUESTS = (
-    "The recorder does not say which request a token belongs to: a sequence goes on as long as positions do."
-)
+NO_REQUESTS = "The recorder does not say which request a token belongs to: a sequence goes on as long as positions do."
 DECODE = 2  # forward_mode of a step that generates
 
 
@@ -70,9 +67,7 @@ def _logical(record: dict[str, Any], slots: np.ndarray) -> np.ndarray:
     return table
 
 
-def _by_token(
-    records: list[dict[str, Any]], slots: np.ndarray, source: Source, options: ImportOptions
-) -> RoutingTrace:
+def _by_token(records: list[dict[str, Any]], slots: np.ndarray, source: Source, options: ImportOptions) -> RoutingTrace:
     rows = np.concatenate([whole(record["topk_ids_of_layer"], 3) for record in records], axis=1)
     if rows.max() >= slots.shape[1] or len(rows) != len(slots):
         raise InvalidTrace(f"The file names slot {rows.max()}, and its map has {slots.shape[1]}. Dump it again.")

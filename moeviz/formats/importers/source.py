@@ -1,4 +1,4 @@
-"""A file from elsewhere, or a folder of them: its bytes, and what they are as JSON. Nothing is run, and sizes are bound."""
+"""A file from elsewhere, or a folder of them: its bytes, and what they are as JSON. Nothing is run."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import MAX_BYTES
+from moeviz.file_limits import MAX_BYTES
 from moeviz.names import quoted
 
 BYTES_A_VALUE = 32  # that Python takes for a number or a short text of JSON, as in `json_file`
@@ -47,9 +47,14 @@ class Source:
         if self.data[:64].lstrip()[:1] not in (b"{", b"["):
             return None
         line, _, rest = self.data.partition(b"\n")
-        if rest.strip() and line.rstrip().endswith(b"}") and (value := self._json(line)) is not None:
+        if (
+            rest.strip()
+            and line.rstrip().endswith(b"}")
+            and not self._too_many(line)
+            and (value := self._json(line)) is not None
+        ):
             return value
-        return self._json(self.data)
+        return None if self._too_many(self.data) else self._json(self.data)
 
     @cached_property
     def has_lines(self) -> bool:
@@ -64,6 +69,7 @@ class Source:
 
     def lines_of(self, name: str) -> list[Any]:
         """The JSON lines of one file. A last line that was cut, as by a killed run, is left out."""
+        self._check_values(self.files[name])
         lines = [line for line in self.files[name].split(b"\n") if line.strip()]
         values = [self._json(line) for line in lines]
         if values and values[-1] is None:
@@ -76,17 +82,24 @@ class Source:
 
     def json_of(self, name: str) -> Any:
         """One file as JSON; None if it is none."""
+        self._check_values(self.files[name])
         return self._json(self.files[name])
 
     def _json(self, data: bytes) -> Any:
-        if (values := data.count(b",") + data.count(b"[")) > (most := self.max_bytes // BYTES_A_VALUE):
-            raise InvalidTrace(
-                f"{quoted(self.name)} holds up to {values:,} values as JSON, and at most {most:,} are read. Split it."
-            )
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
             return None
+
+    def _too_many(self, data: bytes) -> bool:
+        return data.count(b",") + data.count(b"[") > self.max_bytes // BYTES_A_VALUE
+
+    def _check_values(self, data: bytes) -> None:
+        if self._too_many(data):
+            raise InvalidTrace(
+                f"{quoted(self.name)} holds up to {data.count(b',') + data.count(b'['):,} values as JSON, and at most "
+                f"{self.max_bytes // BYTES_A_VALUE:,} are read. Split it."
+            )
 
 
 def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:

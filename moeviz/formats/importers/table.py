@@ -115,7 +115,9 @@ OURS = (b'"moeviz trace v', b'"moeviz counts v')
 K, LAYERS = ("top_k",), ("moe_layers",)
 RESPONSE = ("start", "experts", "moe_layers")
 IMPORTERS = (
-    _row(prime_rl, "prime-rl", "prime-rl responses", "trace", "JSON with choices[].routed_experts.shape", may_ask=LAYERS),
+    _row(
+        prime_rl, "prime-rl", "prime-rl responses", "trace", "JSON with choices[].routed_experts.shape", may_ask=LAYERS
+    ),
     _row(
         megatron_response,
         "megatron-response",
@@ -186,7 +188,15 @@ IMPORTERS = (
     ),
     _row(big_moe_on_edge, "big-moe-on-edge", "BigMoeOnEdge traces", "trace", "a first line # route_trace v1"),
     _torch(reap, "reap", "REAP's observer", "counts", "a torch file of {layer: {expert_frequency, …}}"),
-    _row(esft, "esft", "ESFT's expert weights", "trace", "a folder with expert_weights_1.txt", asks=K, may_ask=("experts",)),
+    _row(
+        esft,
+        "esft",
+        "ESFT's expert weights",
+        "trace",
+        "a folder with expert_weights_1.txt",
+        asks=K,
+        may_ask=("experts",),
+    ),
     _row(
         tensorrt_llm,
         "tensorrt-llm",
@@ -194,7 +204,9 @@ IMPORTERS = (
         "counts",
         "a folder with meta_info.json and rank0.safetensors",
     ),
-    _row(atlas, "atlas", "Routing Atlas", "trace", "JSON, lines or Parquet with activations of token_idx and expert_idx"),
+    _row(
+        atlas, "atlas", "Routing Atlas", "trace", "JSON, lines or Parquet with activations of token_idx and expert_idx"
+    ),
     _row(
         policylang,
         "policylang",
@@ -224,10 +236,10 @@ IMPORTERS = (
         may_ask=("experts",),
     ),
     _row(olmoe, "olmoe", "OLMoE's c4_results.jsonl", "trace", "lines with exp_ids", may_ask=("experts",)),
-    _row(
-        moe_infinity, "moe-infinity", "MoE-Infinity traces", "counts", ".npy of floats with three axes", asks=K
+    _row(moe_infinity, "moe-infinity", "MoE-Infinity traces", "counts", ".npy of floats with three axes", asks=K),
+    _torch(
+        transformer_lens, "transformer-lens", "TransformerLens caches", "trace", "a torch file with hook_expert_indices"
     ),
-    _torch(transformer_lens, "transformer-lens", "TransformerLens caches", "trace", "a torch file with hook_expert_indices"),
     Importer(
         "router-logits",
         "router logits of transformers",
@@ -241,7 +253,15 @@ IMPORTERS = (
         "a torch file with a list of tables, .safetensors, or .npz with a number in each name",
         asks=K,
     ),
-    _row(counts_csv, "counts", "plain counts, and SGLang 0.4's", "counts", "CSV with layer,expert,count", asks=K, may_ask=("experts",)),
+    _row(
+        counts_csv,
+        "counts",
+        "plain counts, and SGLang 0.4's",
+        "counts",
+        "CSV with layer,expert,count",
+        asks=K,
+        may_ask=("experts",),
+    ),
     _row(eplb, "eplb", "loads for EPLB", "counts", "a JSON list of lists of numbers", asks=K),
 )
 
@@ -261,7 +281,8 @@ def is_ours(source: Source) -> bool:
 
 def recognised(source: Source) -> Importer | None:
     """The row that knows the file by its content. Raises `InvalidTrace` for one that is not opened, and says why."""
-    return _guarded(partial(_recognised, source), source, "file")
+    row: Importer | None = _guarded(partial(_recognised, source), source, "a file of another program")
+    return row
 
 
 def imported(source: Source, row: Importer, options: ImportOptions) -> Counted:
@@ -280,8 +301,8 @@ def imported(source: Source, row: Importer, options: ImportOptions) -> Counted:
 
 
 def looked_for() -> str:
-    """What files are recognised by, for a sentence about one that fits none."""
-    return "; ".join(f"{row.label} ({row.looks_for})" for row in IMPORTERS)
+    """What there are formats of, for a sentence about a file that fits none."""
+    return ", ".join(row.label for row in IMPORTERS)
 
 
 def _recognised(source: Source) -> Importer | None:
@@ -297,5 +318,5 @@ def _guarded(read: Callable[[], Any], source: Source, what: str) -> Any:
     except DAMAGED as error:
         raise InvalidTrace(
             f"{quoted(source.name)} was taken for {what}, and cannot be read as such: {type(error).__name__}, "
-            f"{str(error)[:100]!r}. It was cut off or damaged, or written by a version that is not known: write it again."
+            f"{str(error)[:100]!r}. It was cut or damaged, or written by a version that we do not know: write it again."
         ) from error

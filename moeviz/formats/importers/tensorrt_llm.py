@@ -34,7 +34,7 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     if any(rank.keys() != ranks[0].keys() for rank in ranks):
         raise InvalidTrace("The ranks did not count the same steps and layers. Give the files of one run.")
     same = len(ranks) > 1 and all(np.array_equal(rank[key], ranks[0][key]) for rank in ranks for key in rank)
-    total = {key: ranks[0][key] if same else sum(rank[key] for rank in ranks) for key in ranks[0]}
+    total = {key: ranks[0][key] if same else np.sum([rank[key] for rank in ranks], axis=0) for key in ranks[0]}
     table, steps, layers = _table(total)
     if table.shape[2] != meta["num_experts"]:
         raise InvalidTrace(f"meta_info.json says {meta['num_experts']} experts, and {table.shape[2]} are counted.")

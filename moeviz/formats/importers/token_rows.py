@@ -27,4 +27,5 @@ def gathered(rows: Sequence[Any], order: np.ndarray, layers: int, dtype: type) -
     """The lists of all rows as an array (L, T, length). Raises `InvalidTrace` if they are not equally long."""
     if len({len(row) for row in rows}) != 1:
         raise InvalidTrace("The tokens of the file do not all have as many experts, or logits. Record it again.")
-    return np.array(rows, dtype)[order].reshape(layers, len(order) // layers, -1)
+    table: np.ndarray = np.array(rows, dtype)[order].reshape(layers, len(order) // layers, -1)
+    return table

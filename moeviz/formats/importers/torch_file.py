@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import shown
+from moeviz.file_limits import shown
 
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 STAND_IN = "reap.metrics OnlineStatsTracker"

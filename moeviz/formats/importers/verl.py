@@ -1,7 +1,7 @@
 """verl's batches: `torch.save(dict(batch.batch))` with `routed_experts` (batch, prompt + response, hidden layers, K).
 
-Prompts are padded on the left and responses on the right; `attention_mask` says which rows are tokens. The last token of
-a sequence met no router, and its row is 0.
+Prompts are padded on the left and responses on the right; `attention_mask` says which rows are tokens. The last token
+of a sequence met no router, and its row is 0.
 """
 
 from typing import Any

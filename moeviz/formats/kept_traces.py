@@ -1,0 +1,152 @@
+"""Traces in a folder of one's own, found again after a restart: each is there whole, or not at all.
+
+A trace is written beside its place, brought to the disk, and then renamed: what a power cut or a `kill -9` interrupts
+is at most that one. Beside the trace, its file says under which title it was kept and which run made it, in the
+comment of the archive. The newest stay; of the rest, the oldest go. A file that cannot be read is set aside under
+another name, and never deleted.
+"""
+
+import json
+import os
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from errno import EFBIG
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES
+from moeviz.formats.trace_file import from_trace_file, to_trace_file
+from moeviz.names import quoted
+from moeviz.routing_trace import RoutingTrace
+
+MOST, MOST_BYTES = 32, 2**29  # traces in the folder, and bytes of their files
+UNREADABLE = ".unreadable"  # behind the name of a file that was set aside
+UNFINISHED = ".part"
+SECONDS_TO_WRITE = 3600  # after which an unfinished file is nobody's any more
+LONGEST_COMMENT = 2**16 - 1  # bytes: what a zip archive can hold
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTrace:
+    """A trace from such a folder, its title, and what it was asked for; {} where that is not known."""
+
+    trace: RoutingTrace
+    title: str
+    run: dict[str, str]
+
+
+def keep_trace(
+    folder: Path,
+    trace: RoutingTrace,
+    title: str,
+    run: Mapping[str, str],
+    most: int = MOST,
+    most_bytes: int = MOST_BYTES,
+) -> Path:
+    """Write a trace into the folder as its newest; one that is there already gets the new title.
+
+    The folder is made for its owner alone (0700). Raises `OSError` where the trace cannot be written.
+    """
+    data = to_trace_file(trace)
+    digest = sha256(data).hexdigest()[:16]
+    data = _with_comment(data, title, run)
+    if len(data) > most_bytes:
+        raise OSError(EFBIG, f"its {len(data):,} bytes are more than the {most_bytes:,} that all of them may have")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    older = kept_traces(folder)
+    path = folder / f"{_number(older):020d}-{digest}.npz"
+    _write(path, data)
+    for other in older:
+        if other.stem.endswith(digest):
+            other.unlink(missing_ok=True)
+    _tidy(folder, most, most_bytes)
+    return path
+
+
+def kept_traces(folder: Path) -> list[Path]:
+    """The files of the folder, the newest first; none where there is no folder."""
+    return sorted((path for path in folder.glob("*.npz") if path.name[:20].isdecimal()), reverse=True)
+
+
+def kept_trace(path: Path, max_bytes: int = MAX_BYTES) -> KeptTrace:
+    """Read one of them. Raises `InvalidTrace` where it holds none: it is then set aside, and that is said."""
+    try:
+        data = path.read_bytes()
+        trace = from_trace_file(data, max_bytes)
+        about = _comment(data)
+    except OSError as error:
+        raise InvalidTrace(f"The kept trace {quoted(path.name)} cannot be read: {error.strerror or error}.") from error
+    except (InvalidTrace, MemoryError) as error:
+        aside = path.with_name(path.name + UNREADABLE)
+        path.replace(aside)
+        raise InvalidTrace(
+            f"The kept trace {quoted(path.name)} cannot be read, and was set aside as {quoted(aside)}: {error}"
+        ) from error
+    return KeptTrace(trace, _text(about.get("title")) or path.stem, _run(about.get("run")))
+
+
+def _number(older: list[Path]) -> int:
+    """Above that of all others, also where the clock was set back."""
+    return max([time.time_ns(), *(int(path.name[:20]) + 1 for path in older[:1])])
+
+
+def _write(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if os.name == "posix":  # else the rename itself may be lost
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _tidy(folder: Path, most: int, most_bytes: int) -> None:
+    """Remove the oldest of too many traces, and what a killed process did not finish."""
+    taken = 0
+    for number, path in enumerate(kept_traces(folder)):
+        taken += path.stat().st_size
+        if number >= most or taken > most_bytes:
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f".*{UNFINISHED}"):
+        if time.time() - path.stat().st_mtime > SECONDS_TO_WRITE:
+            path.unlink(missing_ok=True)
+
+
+def _with_comment(data: bytes, title: str, run: Mapping[str, str]) -> bytes:
+    buffer = BytesIO(data)
+    comment = json.dumps({"title": title, "run": dict(run)}).encode()
+    if len(comment) > LONGEST_COMMENT:
+        comment = json.dumps({"title": title[:200]}).encode()
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = comment
+    return buffer.getvalue()
+
+
+def _comment(data: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        try:
+            about = json.loads(archive.comment or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value.encode(errors="replace").decode()[:200] if isinstance(value, str) else ""
+
+
+def _run(run: Any) -> dict[str, str]:
+    return run if isinstance(run, dict) and all(isinstance(value, str) for value in run.values()) else {}
