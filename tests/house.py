@@ -66,6 +66,7 @@ MAY_IMPORT = {
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.names",
+    "moeviz/published/*": INERT,
     "moeviz/samples.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "",

@@ -65,6 +65,12 @@ def counts_in(source: Source) -> ExpertCounts:
     assignments, tokens = (
         whole(content.get(name), n, f"The {name}") for name, n in (("assignments", 3), ("tokens", 2))
     )
+    shape = (len(groups), len(model.layers), max(model.num_experts))
+    if assignments.shape != shape or tokens.shape != shape[:2]:
+        raise InvalidTrace(
+            f"The assignments and tokens have the shapes {assignments.shape} and {tokens.shape}; by the file's groups and "
+            f"model they must have {shape} and {shape[:2]}. Write it again."
+        )
     return ExpertCounts(model, assignments, tokens, tuple(groups), kind)
 
 

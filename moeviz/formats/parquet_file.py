@@ -55,8 +55,8 @@ def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         table.validate(full=True)
     except UNREADABLE as error:
         raise InvalidTrace(
-            f"This is not a Parquet file, or it is damaged: {' '.join(str(error).split())[:200]}. Write it again, or use "
-            "another format."
+            f"This is not a Parquet file, or it is damaged: {' '.join(str(error).split())[:200]}. Write it again, or "
+            "use another format."
         ) from error
     most = min(max_bytes, max(MAX_TEXT_BYTES, TEXT_A_BYTE * len(data)))
     columns = {name: _column(name, table.column(name), most) for name in names}

@@ -20,19 +20,24 @@ def shift_beside(trace: RoutingTrace, other: RoutingTrace) -> int:
 
 def equal_sets(trace: RoutingTrace, other: RoutingTrace, shift: int) -> float:
     """The share of rows whose set is that of the other trace `shift` rows later, over the layers that both have."""
-    mine, theirs = overlap(len(trace.tokens), len(other.tokens), shift)
-    if mine.start >= mine.stop:
-        return 0.0
+    mine, theirs = rows_at(trace, other, shift)
     shares = []
     for layer in sorted(set(trace.model.layers) & set(other.model.layers)):
         ours, others = (t.experts[t.model.layers.index(layer)] for t in (trace, other))
         if ours.shape[1] != others.shape[1]:
             continue
         ours, others = np.sort(ours[mine], axis=1), np.sort(others[theirs], axis=1)
-        both = (ours[:, 0] != NOT_RECORDED) & (others[:, 0] != NOT_RECORDED)
+        both = (ours[:, :1] != NOT_RECORDED).ravel() & (others[:, :1] != NOT_RECORDED).ravel()
         if both.any():
             shares.append(float((ours == others).all(axis=1)[both].mean()))
     return float(np.mean(shares)) if shares else 0.0
+
+
+def rows_at(trace: RoutingTrace, other: RoutingTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of two traces are of the same sequence, and `shift` positions apart."""
+    keys = [t.tokens["sequence"].to_numpy(np.int64) * 2**32 + t.tokens["position"].to_numpy() for t in (trace, other)]
+    _, mine, theirs = np.intersect1d(keys[0] + shift, keys[1], assume_unique=True, return_indices=True)
+    return mine, theirs
 
 
 def overlap(mine: int, theirs: int, shift: int) -> tuple[slice, slice]:
