@@ -98,7 +98,7 @@ EXAMPLES = {
   moeviz doctor response.json --beside trace.npz      is it a row short?
   moeviz doctor trace.csv --json | jq .[].says""",
     "diff": """examples:
-  moeviz diff trace.npz trace.json
+  moeviz diff served.json trace.npz
   moeviz diff vllm.json transformers.npz --json | jq .shift""",
 }
 
@@ -309,7 +309,7 @@ def _doctor_arguments(doctor: argparse.ArgumentParser) -> None:
 
 
 def _diff_arguments(diff: argparse.ArgumentParser) -> None:
-    diff.add_argument("one", metavar="A", help=ANY)
+    diff.add_argument("source", metavar="A", help=ANY)
     diff.add_argument("other", metavar="B", help="another of the same text")
     diff.add_argument("--json", action="store_true", help="print JSON")
     add_import_options(diff)

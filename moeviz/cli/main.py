@@ -245,7 +245,7 @@ def _diff(args: Namespace) -> int:
     from moeviz.cli.diff import difference, difference_text
     from moeviz.cli.importing import read_one_trace
 
-    found = difference(read_one_trace(args.one, args), read_one_trace(args.other, args))
+    found = difference(read_one_trace(args.source, args), read_one_trace(args.other, args))
     print(json.dumps(found) if args.json else difference_text(found))
     return 0
 

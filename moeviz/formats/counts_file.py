@@ -68,7 +68,7 @@ def counts_in(source: Source) -> ExpertCounts:
     shape = (len(groups), len(model.layers), max(model.num_experts))
     if assignments.shape != shape or tokens.shape != shape[:2]:
         raise InvalidTrace(
-            f"The assignments and tokens have the shapes {assignments.shape} and {tokens.shape}; by the file's groups and "
+            f"The assignments and tokens have the shapes {assignments.shape} and {tokens.shape}; by its groups and "
             f"model they must have {shape} and {shape[:2]}. Write it again."
         )
     return ExpertCounts(model, assignments, tokens, tuple(groups), kind)
