@@ -210,6 +210,11 @@ def _own(source: Source) -> RoutingTrace:
             f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
             f"that is recognised by its content. Looked for: {looked_for()}."
         )
+    if isinstance(source.first, dict | list) and "format" not in source.first:
+        raise InvalidTrace(
+            f"{quoted(source.name)} is JSON, and neither a trace of moeviz, which says its format, nor anything that "
+            f"is recognised by its content. Looked for: {looked_for()}."
+        )
     trace = _reader(source.name)(source.data, source.max_bytes)
     if trace.model.name != UNNAMED:
         return trace

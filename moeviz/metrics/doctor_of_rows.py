@@ -1,4 +1,4 @@
-"""A trace as the doctor looks at it: sets of experts, without an order, and which rows are neighbours."""
+"""A trace as the doctor looks at it: sets of experts without an order; and what it finds."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,6 +6,19 @@ from itertools import pairwise
 import numpy as np
 
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+
+FEW = 8  # tokens: of fewer, chance alone may do what is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is not plausible, and where: the model's own index of the layer, and the first row of `tokens`; -1: none."""
+
+    check: str
+    layer: int
+    token: int
+    rows: int
+    says: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,11 @@ def recognise(source: Source) -> bool:
     names = {
         name.strip().strip('"') for name in source.data[:200].partition(b"\n")[0].decode(errors="replace").split(",")
     }
-    return "count" in names and ({"layer", "expert"} <= names or {"layer_id", "expert_id"} <= names)
+    return (
+        "count" in names
+        and "position" not in names
+        and ({"layer", "expert"} <= names or {"layer_id", "expert_id"} <= names)
+    )
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:

@@ -20,7 +20,7 @@ PLAIN, RANKED = b"layer,expert\n", b"phase,token,layer,rank,expert\n"
 
 def recognise(source: Source) -> bool:
     """A CSV with just these columns."""
-    return source.data.replace(b"\r", b"", 2).startswith((PLAIN, RANKED))
+    return source.data[:64].replace(b"\r", b"").startswith((PLAIN, RANKED))
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:

@@ -87,7 +87,9 @@ def _kept(ids: np.ndarray, about: About, options: ImportOptions) -> tuple[list[i
         return rows, [every[row] for row in rows], []
     empty = [bool((layer == 0).all() or (layer < 0).all()) for layer in ids]
     if ids.shape[2] == 1 and any(empty):
-        options.need("moe_layers", f"Layer {every[empty.index(True)]} of the file holds zeros alone, with top-1 it")
+        options.need(
+            "moe_layers", f"The file of a top-1 model, in which layer {every[empty.index(True)]} holds zeros alone,"
+        )
     if all(empty):
         raise InvalidTrace(
             "Every expert id in the file is 0, as where a fused kernel bypasses what records the routing. Run the "
