@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package
+.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -33,6 +33,12 @@ bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.overview
 	$(BIN)/python -m benchmarks.pages
+
+# Known weaknesses of the packages that the container holds, by an advisory database: this one needs the internet.
+audit: .venv/bin/python
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --requirement deploy/constraints.txt --no-deps --disable-pip
 
 # The documentation site, into build/docs: without a network, and a warning is an error.
 docs: .venv/installed-test

@@ -15,6 +15,7 @@ from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
 from moeviz_app.show import explained, say
 
+from moeviz.charts import TOPICS
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 from moeviz.routing_trace import PHASES, RoutingTrace
@@ -29,6 +30,13 @@ KINDS = {  # of changes, as an address calls them
 ONE_VALUE = {"top-k": state.TOP_K, "precision": state.PRECISION}  # changes of every layer, by the widget's key
 PRECISIONS = ("bfloat16", "float16", "int8")
 CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than that of the trace on screen
+BESIDE = {  # charts that Compare draws of both traces
+    chart.question: chart
+    for charts in TOPICS.values()
+    for chart in charts
+    if chart.layers in ("all", "one") and chart.tokens == "all"
+}
+CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": state.FIRST_TRACE, "second": state.SECOND_TRACE}
 MOST_FIELDS = 30  # of a run in an address
 _CHANGE_ASKED, _PAIR_ASKED = "change that a link asks for", "pair that a link asks for"
@@ -124,9 +132,12 @@ def part_name(name: str, phase: str) -> str:
 
 
 def _pair_written() -> dict[str, str]:
-    """The two traces that are compared, where a link can bring both."""
+    """The two traces that are compared, where a link can bring both, and the chart that is drawn of both."""
     found = {side: _side(state.value(key)) for side, key in SIDES.items()}
-    return {side: text for side, text in found.items() if text} if all(found.values()) else {}
+    if not all(found.values()):
+        return {}
+    chart = BESIDE.get(state.value(state.BESIDE))
+    return {side: text for side, text in found.items() if text} | ({} if chart is None else {CHART: chart.key})
 
 
 def _side(chosen: str | None) -> str | None:
@@ -154,6 +165,8 @@ def _ask_for_pair(query: Mapping[str, str]) -> None:
             pair[side] = asked_run(asked), asked.get("part")
     if pair:
         state.set_value(_PAIR_ASKED, pair)
+        by_key = {chart.key: question for question, chart in BESIDE.items()}
+        _set_if(state.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)
 
 
 def forget_pair() -> None:
@@ -198,7 +211,7 @@ def _wait(run: Run) -> None:
         what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (
             f"This link compares a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
-            "runs by themselves. Look at the prompt on the Explore page, press Run there, and come back."
+            "runs by themselves: to start it, press Run on the Explore page, and come back."
         )
         state.wait(why, run, None, None)
         fill_in(run)

@@ -1,8 +1,10 @@
 """The current trace as files, one for each format of moeviz.formats.exports."""
 
 import re
+from functools import partial
 
 import streamlit as st
+from moeviz_app import shared
 
 from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
@@ -16,7 +18,7 @@ def downloads(trace: RoutingTrace) -> None:
         for export in (export for export in EXPORTS if export.ready):
             st.download_button(
                 export.label,
-                data=lambda export=export: export.write(trace),  # runs without a session, so it holds the trace itself
+                data=shared.making(partial(export.write, trace)),  # without a session, so it holds the trace
                 file_name=file_stem(trace) + export.suffix,
                 mime=export.mime,
                 on_click="ignore",

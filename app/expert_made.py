@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import kept, recent, settings, shared, state
+from moeviz_app import kept, recent, recorded, settings, shared, state
 from moeviz_app.background import Background, Piece
 from moeviz_app.expert_seen import Seen, go
 from moeviz_app.live import waiting_words
@@ -31,7 +31,7 @@ Keep = Callable[[str, Any], None]
 def muted(seen: Seen) -> pd.DataFrame | None:
     """What each kind of text loses without the expert, where that is known; see `muted_by_label`."""
     if seen.held_out:
-        return shared.reference_muted()
+        return recorded.reference_muted()
     return kept.kept_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
 
 
@@ -104,6 +104,7 @@ def _offer(
         st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep)
     elif st.button(words, help=why, key=f"begin {name}"):
         with explained():
+            shared.begin_run()
             if running is not None:
                 running[1].stop()
             state.keep_result(JOB, (name, begin()))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from moeviz_app import recent, shared, state
+from moeviz_app import recent, recorded, state
 from moeviz_app.plain import plain
-from moeviz_app.to_expert import asked_expert, of_expert, one_more_step, steps
+from moeviz_app.to_expert import asked_expert, for_the_address, of_expert, one_more_step, steps
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
@@ -52,7 +52,7 @@ def seen() -> Seen:
 
 def go(layer: int, expert: int, trace: RoutingTrace | None) -> None:
     """To an expert in the texts of a trace, or (None) in the held-out ones: one step in the browser's history."""
-    st.query_params.from_dict(of_expert(trace, layer, expert))
+    st.query_params.from_dict(for_the_address(of_expert(trace, layer, expert)))
     one_more_step()
     st.rerun(scope="app")
 
@@ -61,7 +61,7 @@ def _texts(model: str | None) -> dict[str, RoutingTrace]:
     """The traces that can show an expert of this model, by name; of the one on screen where the address names none."""
     current = state.current_trace()
     wanted = model or (EMBEDDED if current is None else current.model.name)
-    found = {HELD_OUT: shared.reference()} if wanted == EMBEDDED else {}
+    found = {HELD_OUT: recorded.reference()} if wanted == EMBEDDED else {}
     recents = recent.traces() if current is None else {TRACE: current} | recent.traces()
     for name, trace in recents.items():
         known = any(trace is other for other in found.values())

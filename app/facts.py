@@ -1,7 +1,7 @@
 """The facts about a model or a trace, as a row of numbers."""
 
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import recorded
 
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import clearly_like, label_likeness
@@ -99,7 +99,7 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     """Which kind of text it is routed like: known for the embedded model alone, whose kinds of text ship with it."""
     if trace.model.name != EMBEDDED or not trace.recorded.any():
         return {}
-    reference = shared.evaluation_routing()
+    reference = recorded.evaluation_routing()
     if (trace.model.layers, trace.model.num_experts) != (reference.model.layers, reference.model.num_experts):
         return {}  # a stranger's file may call any model by this name
     nearest, *others = label_likeness(trace, reference).itertuples(index=False)

@@ -14,8 +14,9 @@ from moeviz_app.carried import CARRIED
 from moeviz_app.components.address import write_address
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
+from moeviz_app.short_links import LINKS
 from moeviz_app.show import explained
-from moeviz_app.to_expert import asked_expert
+from moeviz_app.to_expert import asked_expert, for_the_address
 
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
@@ -23,9 +24,9 @@ from moeviz.routing_trace import RoutingTrace
 FIRST = ""  # path of the first page
 
 
-def record(run: Run) -> RoutingTrace:
-    """Run, show the trace, and remember what it was asked for."""
-    trace = run_live(run)
+def record(run: Run, key: str = "going on") -> RoutingTrace:
+    """Run, show the trace, and remember what it was asked for. `key`: as in `run_live`."""
+    trace = run_live(run, key)
     state.set_trace(trace, run)
     state.point_at_awaited(run)
     return trace
@@ -36,6 +37,8 @@ def follow(page: str) -> None:
     asked = st.query_params.to_dict()
     if not recent.asks(page, asked):
         return
+    with explained():
+        asked = LINKS.shown(asked)
     if "prompt" in asked:
         with explained():
             run, place = asked_run(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
@@ -61,7 +64,7 @@ def _show(run: Run, layer: int | None, token: int | None) -> None:
         what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         state.wait(
             f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
-            "themselves. Look at the prompt on the Explore page, and press Run there.",
+            "themselves: to start it, press Run on the Explore page.",
             run,
             layer,
             token,
@@ -79,13 +82,14 @@ def write(page: str) -> None:
             wanted["token"] = str(token)
     if page in CARRIED:
         wanted |= CARRIED[page].written()
+    wanted = for_the_address(wanted)
     recent.set_address(page, wanted)
     write_address(wanted)
 
 
 def stay(page: str) -> None:
     """Leave the address of an expert's page as the page or a link wrote it, or write it where none has."""
-    wanted = asked_expert()
+    wanted = for_the_address(asked_expert())
     recent.set_address(page, wanted)
     if wanted != st.query_params.to_dict():
         write_address(wanted)

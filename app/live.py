@@ -1,17 +1,18 @@
 """A run while it goes on: the place in line, how far it is, its text and its strip as they come, and Stop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.asked import Run
 from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.components.written import going_on, written
+from moeviz_app.counters import count
 from moeviz_app.timing import log_moment
-from moeviz_app.worker import InLine, News, result
+from moeviz_app.worker import InLine, News, Tell, result
 
 import moeviz
 from moeviz.charts import theme
@@ -38,26 +39,35 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "decoding": run.decoding}
     options |= {"site": run.site, "kernels": kernels, "chat": run.chat, "system": run.system}
 
-    def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> RoutingTrace:
+    def read(loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
         log_moment("model begins")
-        with closing(moeviz.stream(loaded, run.prompt, **options)) as grown:
-            for trace in grown:
-                tell(trace)
+        trace = moeviz.trace(loaded, run.prompt, **options)
         log_moment("model ends")
         return trace
 
+    def write(loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
+        log_moment("model begins")
+        with closing(moeviz.stream(loaded, run.prompt, **options)) as grown:
+            for trace in grown:
+                yield trace  # others have their turn here
+        log_moment("model ends")
+        return trace
+
+    shared.begin_run()
     state.forget_held()
     place = st.empty()
     with place.container():
         picture = Picture(run.new_tokens, key)
     try:
-        trace = result(shared.at_work(run.model, run.how, work), picture.listen)
+        trace = result(shared.at_work(run.model, run.how, write if run.new_tokens else read), picture.listen)
     except Exception:  # of any kind: what a run that failed had is nothing to keep
         state.forget_held()
         raise
     finally:
         place.empty()
     state.forget_held()
+    for phase, tokens in trace.tokens["phase"].value_counts().items():
+        count("tokens", int(tokens), phase=str(phase))
     return trace
 
 

@@ -1,4 +1,4 @@
-"""Entry point: `streamlit run app/main.py`. Lays out the pages, and keeps the address true.
+"""Entry point: `streamlit run app/main.py`. The server is assembled here, and each page begins here.
 
 The folder is `app`, the package `moeviz_app`: an installed moeviz must not take the name `app` from everybody else.
 """
@@ -17,52 +17,11 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
     sys.modules["moeviz_app"] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules["moeviz_app"])
 
-from moeviz_app import links, state
-from moeviz_app.show import explained, say
-from moeviz_app.timing import log_moment
-from moeviz_app.views.menu import EXPERT, FIRST, draw_further, draw_menu, menu
+if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does something
+    from moeviz_app.views.page import draw
 
-STYLE = """<style>
-[data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
-[data-testid='stHeader'] button {pointer-events: auto}
-[data-testid='stMainBlockContainer'] {padding: 0.5rem clamp(0.9rem, 3vw, 2.5rem) 3rem}
-[data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] {gap: 0.6rem}
-[class*='st-key-refused-'] {border-color: #c0362c; background: color-mix(in srgb, #c0362c 9%, transparent)}
-.st-key-tagline button, .st-key-menu a {min-height: 2rem; padding-block: 0}
-.st-key-tagline em {font-style: normal; opacity: .8}
-@media (max-width: 640px) {
-  .st-key-tagline em {display: none}
-  .st-key-tagline {gap: .4rem !important}
-  .st-key-tagline > div:first-child {flex-basis: 100%}
-  .st-key-tagline > :not(:first-child) p {font-size: .85rem}
-}
-[data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
-.katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
-@media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
-</style>"""
+    draw()
+else:  # Streamlit's server has imported it, once
+    from moeviz_app.server import parts
 
-log_moment("script begins")
-page = st.navigation(menu(), position="hidden")
-st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
-st.html(STYLE)
-draw_menu(page.title)
-state.keep_held()
-with explained():
-    state.begin()
-notice = st.empty()
-links.follow(page.url_path)
-if state.waiting() is not None:
-    with notice.container():
-        say(state.waiting())
-page.run()
-if state.waiting() is None:  # the page ran it
-    notice.empty()
-if page.title == FIRST:
-    draw_further(FIRST, FIRST)
-else:
-    state.set_value(state.GIVEN, None)  # the next explorer is a new one, which has been told nothing
-if page.url_path == EXPERT:
-    links.stay(page.url_path)
-elif page.title != FIRST:  # which writes it at every choice
-    links.write(page.url_path)
-log_moment("script ends")
+    app = st.App(__file__, **parts())

@@ -42,20 +42,10 @@ def is_network(text: str) -> bool:
     return True
 
 
-def visitor_of(peer: str, forwarded: Iterable[str], trusted: Iterable[str]) -> str:
-    """Whose address counts: the peer's or, where that is a trusted proxy, the last one it names that is not.
-
-    `forwarded` are the values of `X-Forwarded-For`, to which each proxy appends the peer that it saw. What stands
-    before that, the peer may have written itself, so nothing of it is read.
-    """
-    networks = [ip_network(each, strict=False) for each in trusted]
-    said = [part.strip() for value in forwarded for part in value.split(",")]
-    visitor = peer
-    while said and any(_address(visitor) in network for network in networks):
-        if _address(said[-1]) is None:
-            break
-        visitor = said.pop()
-    return visitor
+def is_among(address: str, networks: Iterable[str]) -> bool:
+    """Whether an address is one of these, or in one of these networks."""
+    found = _address(address)
+    return found is not None and any(found in ip_network(each, strict=False) for each in networks)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -25,10 +25,11 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_MAX_PROMPT_CHARS | 8000     | 8000      | 4000     | longest prompt, in characters                          |
 | MOEVIZ_MAX_NEW_TOKENS   | 128      | 128       | 64       | most tokens that one run may generate                  |
 | MOEVIZ_MAX_CORPUS_CHARS | 300000   | 300000    | 50000    | characters of all the texts of one corpus              |
-| MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs that may wait for one model; more are told that   |
+| MOEVIZ_MAX_SESSIONS     | 100      | 500       | 300      | tabs that may be connected at once                     |
+| MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs in the line of one device; more are told that     |
 |                         |          |           |          | it is busy                                             |
-| MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser that may wait at once              |
-| MOEVIZ_RUNS_PER_ADDRESS | 50       | 200       | 100      | runs of one address that may wait at once; many        |
+| MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser in line at once, begun or not      |
+| MOEVIZ_RUNS_PER_ADDRESS | 50       | 200       | 100      | runs of one address in line at once; many              |
 |                         |          |           |          | browsers may share one                                 |
 | MOEVIZ_RUNS_A_MINUTE    | 600      | 60        | 20       | runs that one browser may begin in a minute            |
 | MOEVIZ_MAX_UPLOAD_MB    | 50       | 50        | 20       | largest trace file to open, in MB; at most             |
@@ -60,8 +61,8 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_TIMING           | 0        | 0         | 0        | 1: lines on stderr say when a run begins, the model    |
 |                         |          |           |          | ends, the chart is sent                                |
 
-`moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case; the
-environment counts before it:
+`moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case, but
+not `serve`; the environment counts before it:
 
     models = ["embedded", "/models/OLMoE"]
     max_new_tokens = 64
@@ -69,6 +70,7 @@ environment counts before it:
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +91,7 @@ LIMITS = {  # whole numbers of at least 1, where nothing else is set: in private
     "max_prompt_chars": (8000, 8000, 4000),
     "max_new_tokens": (128, 128, 64),
     "max_corpus_chars": (300_000, 300_000, 50_000),
+    "max_sessions": (100, 500, 300),
     "max_waiting": (50, 200, 200),
     "runs_per_visitor": (50, 8, 2),
     "runs_per_address": (50, 200, 100),
@@ -116,6 +119,7 @@ class Settings:
     max_prompt_chars: int
     max_new_tokens: int
     max_corpus_chars: int
+    max_sessions: int
     max_waiting: int
     runs_per_visitor: int
     runs_per_address: int
@@ -201,8 +205,8 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
-    """The same as environment variables."""
-    names = {"open" if name == "trace_file" else name for name in Settings.__dataclass_fields__}
+    """The same as environment variables. A file cannot say for whom the app is served: nobody opens it by one."""
+    names = {"open" if name == "trace_file" else name for name in Settings.__dataclass_fields__} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
     return {f"MOEVIZ_{name.upper()}": _as_text(value) for name, value in file.items()}
@@ -249,7 +253,15 @@ def _count(found: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-SETTINGS = read_settings(os.environ, settings_file(Path()))
+def _read_or_end() -> Settings:
+    """The settings of this process. A sentence ends it where they cannot be had: nothing may be served by others."""
+    try:
+        return read_settings(os.environ, settings_file(Path()))
+    except ValueError as error:
+        sys.exit(f"moeviz: {error}")
+
+
+SETTINGS = _read_or_end()
 
 
 def may_name_any_model() -> bool:

@@ -1,36 +1,41 @@
-"""What all visitors share: models, their queues, recorded traces. The only file with Streamlit's caches."""
+"""What all visitors share: the models in memory, and the lines of those who wait for them.
 
-import atexit
-import gc
+The lines and the models are not in Streamlit's cache, so that "Clear cache" in a browser takes them from nobody.
+"""
+
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from inspect import isgeneratorfunction
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import settings
-from moeviz_app.worker import Done, InLine, News, Worker
+from moeviz_app import recorded, settings, visitors
+from moeviz_app.counters import count
+from moeviz_app.garbage import Garbage
+from moeviz_app.in_turns import in_turns
+from moeviz_app.look_ups import within_seconds
+from moeviz_app.models_held import ModelsHeld, Wanted, Ways
+from moeviz_app.worker import Done, InLine, News, Places, Tell, Work, Worker, result
 
 import moeviz
 from moeviz.capture.models.identity import weights_identity
-from moeviz.charts.routing_over_training import SATURATION
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.example import example_trace
-from moeviz.embedded.reference import muted_experts, reference_routing
-from moeviz.embedded.routing_over_training import traces_over_training
-from moeviz.errors import ModelNotFound, MoevizError
-from moeviz.history.systems import SYSTEMS
+from moeviz.errors import ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
-from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
-MODELS_IN_MEMORY = 2
 FACTS_IN_MEMORY = 32
+FILES = "files"  # the line of those who wait for a file to be made
+FILES_OF_A_VISITOR, FILES_IN_ALL = 8, 100
+Heard = Iterator[InLine | News | Done]
+OfModel = Callable[["LoadedModel", Tell], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,40 +62,36 @@ def model_facts_of_known(name: str) -> ModelInfo:
 
 def facts_at_hand(name: str) -> ModelInfo:
     """The same; of the model that ships, as long as torch is not here, from the example's trace."""
-    return example().model if name == EMBEDDED and not torch_is_here() else model_facts(name)
+    return recorded.example().model if name == EMBEDDED and not torch_is_here() else model_facts(name)
 
 
 def torch_is_here() -> bool:
     """Whether what runs models has been imported, so that asking for its facts takes no time."""
-    return _arrived().is_set()
+    return _arrived.is_set()
 
 
-@st.cache_resource(show_spinner=False)
 def bring_torch() -> None:
     """Import what runs models: whoever asks first does, and others wait. It takes seconds."""
-    import moeviz.capture.models.load
-    import moeviz.capture.models.memory
-    import moeviz.capture.trace  # noqa: F401
+    with _bringing:
+        if not _arrived.is_set():
+            import moeviz.capture.models.load
+            import moeviz.capture.models.memory
+            import moeviz.capture.trace  # noqa: F401
 
-    _arrived().set()
-
-
-@st.cache_resource(show_spinner=False)
-def _arrived() -> threading.Event:
-    return threading.Event()
+            _arrived.set()
 
 
-@st.cache_resource(show_spinner=False)
 def warm_up() -> None:
     """Once, after the first page is sent: bring torch and the model that ships, while the visitor looks at it."""
-    if settings.SETTINGS.warm_up:
+    if settings.SETTINGS.warm_up and not _warm.is_set():
+        _warm.set()
         threading.Thread(target=_warm_up, name="moeviz-warm-up", daemon=True).start()
 
 
 def _warm_up() -> None:
     bring_torch()
     if EMBEDDED in settings.SETTINGS.models:
-        _load(EMBEDDED, AS_IT_IS)
+        _models.get(_wanted(EMBEDDED, AS_IT_IS))
 
 
 def memory(name: str, how: How) -> tuple[int, int | None]:
@@ -105,41 +106,64 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
 def context_length(name: str) -> int | None:
     """Tokens that fit into a model's context, by its config alone; None where that sets no limit."""
     check_on_offer(name)
-    return _context_length(name)
+    config = _config(name)
+    from moeviz.capture.models.load import context_length
+
+    return context_length(config)
 
 
 def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
     """The model of that name, loaded once for everybody.
 
-    Raises `ModelNotFound` where it is not on offer, and `CaptureError` where there is not the memory for it.
+    Raises `ModelNotFound` where it is not on offer, and `CaptureError` where there is not the memory or the device.
     """
     check_on_offer(name)
-    return _load(name, how)
+    wanted = _wanted(name, how)
+    if (held := _models.peek(wanted)) is not None:
+        return held
+    with st.spinner("Loading the model …"):
+        return _models.get(wanted)
 
 
-def at_work(
-    name: str, how: How, work: Callable[["LoadedModel", Callable[[Any], None]], Any]
-) -> Iterator[InLine | News | Done]:
-    """Have the model's own thread do `work(model, tell)`; see `moeviz_app.worker.Worker.ask`. Close it to cancel."""
-    return asking(name, how)(work)
+def begin_run() -> None:
+    """Count a run of this visitor. Raises `TooOften` where that is more than may begin in a minute."""
+    try:
+        _pace.begin(visitors.visitor())
+    except visitors.TooOften:
+        count("refusals", why="pace")
+        raise
 
 
-def asking(
-    name: str, how: How
-) -> Callable[[Callable[["LoadedModel", Callable[[Any], None]], Any]], Iterator[InLine | News | Done]]:
-    """The same to be called later, from any thread: the model is loaded here and now."""
-    loaded, worker = model(name, how), _worker(name, how)
-    return lambda work: worker.ask(lambda tell: work(loaded, tell))
+def at_work(name: str, how: How, work: OfModel) -> Heard:
+    """Have the device's own thread do `work(model, tell)`; see `moeviz_app.worker.Worker.ask`. Close it to cancel.
+
+    What this page has asked for before is cancelled: it waits for one thing at a time.
+    """
+    model(name, how)
+    return _line(_device(how)).ask(_with_model(name, how, work), visitors.asker(tab=True))
 
 
-def training(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[InLine | News | Done]:
-    """Have the history gallery's one thread do `work(tell)`: trainings wait for each other, and for no model."""
-    return _worker("the history gallery", AS_IT_IS).ask(work)
+def asking(name: str, how: How) -> Callable[[OfModel], Heard]:
+    """The same to be called later, from any thread, and beside what the page asks for: the model is loaded now."""
+    model(name, how)
+    line, asker = _line(_device(how)), visitors.asker()
+    return lambda work: line.ask(_with_model(name, how, work), asker)
+
+
+def training(work: Work) -> Heard:
+    """Have the processor's thread do `work(tell)`, step by step, so that others have their turn between."""
+    return _line("cpu").ask(in_turns(work), visitors.asker(tab=True))
+
+
+def making(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
+    """The same for a download: files are made one at a time, in a thread of their own, when a browser asks for them."""
+    asker = visitors.asker()
+    return lambda: result(_line(FILES).ask(lambda _tell: make(), asker), lambda _told: None)
 
 
 def at_hand(name: str, how: How) -> bool:
     """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory."""
-    return (name, how) == (EMBEDDED, AS_IT_IS) or (name, how) in _in_memory()
+    return (name, how) == (EMBEDDED, AS_IT_IS) or _in_memory(name, how) is not None
 
 
 def weights(name: str, how: How, revision: str | None) -> str | None:
@@ -147,22 +171,23 @@ def weights(name: str, how: How, revision: str | None) -> str | None:
 
     `revision` is the commit of what a trace was recorded with; None is returned where nobody can know.
     """
-    return _loaded_weights().get((name, how)) or weights_identity(name, revision)
+    return _weights.get(_named.get((name, how))) or weights_identity(name, revision)
 
 
 def chats(name: str, how: How) -> bool:
     """Whether that model takes turns of a chat, by its tokenizer's template: known once it is in memory."""
-    loaded = _in_memory().get((name, how))
+    loaded = _in_memory(name, how)
     return bool(loaded is not None and getattr(loaded.tokenizer, "chat_template", None))
 
 
 def added_by_template(name: str, how: How, prompt: str, system: str | None) -> list[int]:
     """Which tokens of a turn of a chat its template added; none where that cannot be told, or the model is gone."""
-    if not chats(name, how):
+    loaded = _in_memory(name, how)
+    if loaded is None or not getattr(loaded.tokenizer, "chat_template", None):
         return []
     from moeviz.capture.run.chat import added_by_template
 
-    added = added_by_template(_in_memory()[name, how].tokenizer, prompt, system)
+    added = added_by_template(loaded.tokenizer, prompt, system)
     return [] if added is None else [token for token, is_added in enumerate(added) if is_added]
 
 
@@ -174,143 +199,139 @@ def check_on_offer(name: str) -> None:
         )
 
 
-@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
-def _facts(name: str) -> ModelInfo:
-    bring_torch()
-    from moeviz.capture.models.load import model_facts
-
-    with _building():
-        return model_facts(name)
-
-
-@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
-def _context_length(name: str) -> int | None:
-    bring_torch()
-    from moeviz.capture.models.load import context_length, model_config
-
-    return context_length(model_config(name))
-
-
-@st.cache_resource(max_entries=MODELS_IN_MEMORY, show_spinner="Loading the model …")
-def _load(name: str, how: How) -> "LoadedModel":
-    bring_torch()
-    from moeviz.capture.models.memory import check_room
-
-    facts = model_facts(name)
-    check_room(name, facts.parameters.total, how.dtype or facts.dtype, how.device_map)
-    found = weights_identity(name)  # before they are read: a folder may change under us
-    with _building():
-        loaded = moeviz.load_model(name, dtype=how.dtype, device_map=how.device_map)
-    _loaded_weights()[name, how] = found or loaded.info.revision
-    _freeze()
-    _in_memory()[name, how] = loaded
-    return loaded
-
-
-@st.cache_resource(show_spinner=False)
-def _in_memory() -> WeakValueDictionary:
-    """The models that `_load` holds at the moment, by name and how they are opened."""
-    return WeakValueDictionary()
-
-
-@st.cache_resource(show_spinner=False)
-def _loaded_weights() -> dict[tuple[str, How], str | None]:
-    """Which weights `_load` found when it loaded a model last."""
-    return {}
-
-
-@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
-def _worker(name: str, how: How) -> Worker:
-    return Worker(settings.SETTINGS.max_waiting)
-
-
-@st.cache_resource(show_spinner=False)
-def over_training() -> dict[int, RoutingTrace]:
-    """How the embedded model routed its evaluation texts at each recorded moment of its training."""
-    return traces_over_training()
-
-
-@st.cache_resource(show_spinner=False)
-def saturation() -> pd.DataFrame:
-    """How much of the final routing each of those moments had."""
-    return SATURATION.measure(over_training())
-
-
-@st.cache_resource(show_spinner="Opening the gallery …")
-def gallery() -> dict[str, RoutingTrace]:
-    """How each system of the history gallery routes, as it ships; for Mixtral, the embedded model."""
-    from moeviz.history.shipped_traces import shipped_trace
-
-    traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
-    return traces | {"Mixtral (embedded)": evaluation_routing()}
-
-
 @st.cache_resource(show_spinner="Counting …")
 def known_models() -> pd.DataFrame:
     """Exact parameter counts of the models whose configurations ship, beside what their makers say."""
     bring_torch()
     from moeviz.capture.models.known_counts import known_counts
 
-    with _building():
+    with _building:
         return known_counts()
 
 
-@st.cache_resource(show_spinner=False)
-def example() -> RoutingTrace:
-    """What a page shows before anything has been run."""
-    return example_trace()
+def forget_models() -> None:
+    """Let the models go that nobody uses: for tests."""
+    _models.forget()
 
 
-def opened_file() -> RoutingTrace | None:
-    """The trace that this server was started with, read once; None where it was started without.
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _facts(name: str) -> ModelInfo:
+    config = _config(name)
+    from moeviz.capture.models.parameters import parameters_of_config
 
-    Raises `InvalidTrace` where the file holds none, and `MoevizError` where it cannot be read any more.
-    """
-    path = settings.SETTINGS.trace_file
-    return None if path is None else _trace_in(path)
-
-
-@st.cache_resource(max_entries=1, show_spinner="Reading the trace …")
-def _trace_in(path: str) -> RoutingTrace:
-    try:
-        return moeviz.read_trace(path)
-    except OSError as error:
-        raise MoevizError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
+    with _building:
+        return parameters_of_config(config, name)
 
 
-def usual(model: ModelInfo) -> RoutingTrace | None:
-    """How other texts are routed by that model: known for the one whose texts ship, and has the layers it says."""
-    known = reference()
-    same = (known.model.name, known.model.layers, known.model.num_experts, known.model.top_k)
-    return known if same == (model.name, model.layers, model.num_experts, model.top_k) else None
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _config(name: str) -> Any:
+    """Read from a file or from the hub: the one look-up that may take long, so nobody else waits for it."""
+    bring_torch()
+    from moeviz.capture.models.load import model_config
+
+    return within_seconds(name, lambda: model_config(name))
 
 
-def evaluation_routing() -> RoutingTrace:
-    """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
-    return over_training()[max(over_training())]
+def _wanted(name: str, how: How) -> Wanted:
+    """What that name stands for in memory: two ways to ask for the same model are one."""
+    if (name, how) not in _named:
+        _named[name, how] = Wanted(name, how.dtype or _own_dtype(name), _device(how), how)
+    return _named[name, how]
 
 
-@st.cache_resource(show_spinner=False)
-def reference() -> RoutingTrace:
-    """The same with weights: what the page of an expert shows before anything is asked of the model."""
-    return reference_routing()
+def _own_dtype(name: str) -> str:
+    config = _config(name)
+    from moeviz.capture.models.load import own_dtype
+
+    return own_dtype(name, config)
 
 
-@st.cache_resource(show_spinner=False)
-def reference_muted() -> pd.DataFrame:
-    """What each kind of those texts loses without each expert of the embedded model."""
-    return muted_experts()
+def _device(how: How) -> str:
+    bring_torch()
+    from moeviz.capture.models.memory import device_of
+
+    return device_of(how.device_map)
 
 
-@st.cache_resource(show_spinner=False)
-def _freeze() -> None:
-    # Streamlit collects garbage after every script run, and a walk over all that torch imports takes 0.14 s.
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # what is frozen is not freed at the end, and some libraries complain of that
+def _in_memory(name: str, how: How) -> "LoadedModel | None":
+    wanted = _named.get((name, how))
+    return None if wanted is None else _models.peek(wanted)
 
 
-@st.cache_resource(show_spinner=False)
-def _building() -> threading.Lock:
-    """One for all visitors: counting parameters swaps how torch makes them, for every thread at once."""
-    return threading.Lock()
+def _in_use(name: str, how: How) -> "AbstractContextManager[LoadedModel]":
+    return _models.at_work(_wanted(name, how))
+
+
+def _with_model(name: str, how: How, work: OfModel) -> Work:
+    """Work on a model as work of a line; the model stays in memory from its first turn to its last."""
+
+    def steps(tell: Tell) -> Iterator[Any]:
+        with _in_use(name, how) as loaded:
+            return (yield from work(loaded, tell))
+
+    def whole(tell: Tell) -> Any:
+        with _in_use(name, how) as loaded:
+            return work(loaded, tell)
+
+    return steps if isgeneratorfunction(work) else whole
+
+
+def _line(device: str) -> Worker:
+    """Those who wait for a device, or for a file to be made."""
+    most = settings.SETTINGS
+    places = Places(most.max_waiting, most.runs_per_visitor, most.runs_per_address)
+    if device == FILES:
+        places = Places(FILES_IN_ALL, FILES_OF_A_VISITOR, FILES_IN_ALL)
+    with _guard:
+        return _lines.setdefault(device, Worker(places, at_rest=_garbage.look_again))
+
+
+def stop(seconds: float) -> bool:
+    """At the end of the server: cancel all runs, and wait so long for them; whether they ended."""
+    end = time.monotonic() + seconds
+    with _guard:
+        lines = list(_lines.values())
+    ended = [line.stop(max(0.0, end - time.monotonic())) for line in lines]
+    return all(ended)
+
+
+def _load(wanted: Wanted) -> "LoadedModel":
+    found = weights_identity(wanted.name)  # before they are read: a folder may change under us
+    with _building:
+        how = {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
+        loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
+    _weights[wanted] = found or loaded.info.revision
+    _garbage.freeze()
+    return loaded
+
+
+def _needed(wanted: Wanted) -> int:
+    from moeviz.capture.models.memory import bytes_needed
+
+    return bytes_needed(_facts(wanted.name).parameters.total, wanted.dtype)
+
+
+def _free(device: str) -> int | None:
+    from moeviz.capture.models.memory import bytes_free
+
+    return bytes_free(device)
+
+
+def _let_go() -> None:
+    from moeviz.capture.models.memory import let_go
+
+    _garbage.freeze()  # which thaws: what is frozen is not looked through
+    let_go()
+
+
+_arrived, _warm = threading.Event(), threading.Event()
+_bringing, _guard = threading.Lock(), threading.Lock()
+_building = threading.Lock()  # counting parameters swaps how torch makes them, for every thread at once
+_lines: dict[str, Worker] = {}
+_named: dict[tuple[str, How], Wanted] = {}
+_weights: dict[Wanted | None, str | None] = {}  # which weights `_load` found when it loaded a model last
+_garbage = Garbage()
+_pace = visitors.Pace(settings.SETTINGS.runs_a_minute)
+_budget = settings.SETTINGS.model_memory_mb
+_ways = Ways(lambda wanted: _load(wanted), _needed, _free, _let_go, _budget and _budget * 10**6)
+_models = ModelsHeld(_ways)

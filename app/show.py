@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import state
+from moeviz_app import shared, state
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
 from moeviz_app.to_expert import follow_click, picture_of_experts, picture_of_pairs
@@ -148,7 +148,7 @@ def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> 
     """A file that is only made when somebody asks for it."""
     name = f"moeviz-{chart.key.replace('_', '-')}.{kind.lower()}"
     key = f"{chart.key} {kind.lower()}"
-    st.download_button(kind, make, name, mime, on_click="ignore", key=key, icon=":material/download:")
+    st.download_button(kind, shared.making(make), name, mime, on_click="ignore", key=key, icon=":material/download:")
 
 
 def alternative(chart: Chart) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from typing import Any, Literal
 
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import recorded
 from moeviz_app.recent import remember
 from moeviz_app.shared import How
 
@@ -60,7 +60,7 @@ def current_trace() -> RoutingTrace | None:
 def shown_trace() -> RoutingTrace:
     """That trace; before the first run, the example that ships."""
     if (trace := current_trace()) is None:
-        trace = shared.example()
+        trace = recorded.example()
         _choose_layers(trace)
     return trace
 
@@ -69,7 +69,7 @@ def begin() -> None:
     """At the first script of a visit: show the trace that the server was started with, if any."""
     if not st.session_state.get(_BEGUN, False):
         st.session_state[_BEGUN] = True  # also where it raises: it is told once
-        if (trace := shared.opened_file()) is not None:
+        if (trace := recorded.opened_file()) is not None:
             set_trace(trace)
 
 

@@ -4,10 +4,12 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
-from moeviz_app import recent, state
+from moeviz_app import recent, settings, state
+from moeviz_app.short_links import LINKS
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.to_expert import EXPERT, PAIR, clickable
+from moeviz.errors import MoevizError
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -39,7 +41,16 @@ def open_expert(query: dict[str, str]) -> None:
 
 def asked_expert() -> dict[str, str]:
     """The query of the page of an expert: that of the address or, right after `open_expert`, the one given there."""
-    return st.query_params.to_dict() or state.value(QUERY) or {}
+    try:
+        asked = LINKS.shown(st.query_params.to_dict())
+    except MoevizError:  # which was told where the link was followed
+        asked = {}
+    return asked or state.value(QUERY) or {}
+
+
+def for_the_address(query: dict[str, str]) -> dict[str, str]:
+    """A query as the browser's address may hold it: with what was typed, or with a key in its place."""
+    return query if settings.SETTINGS.prompts_in_links else LINKS.hidden(query)
 
 
 def steps() -> int:

@@ -1,40 +1,71 @@
-"""Trace files that visitors open: each is read in a process of its own, a few at a time, within what is set."""
+"""How much of uploaded files the server keeps: a budget for a tab, and one for all. Streamlit has one for a file alone.
 
-import threading
+Streamlit keeps what a browser sends until the file is closed on the page or the tab is gone, read or not; so whoever
+speaks its protocol could send one file after the other. This is judged before a byte of a file is read.
+"""
 
-from moeviz_app import counters, settings
-from moeviz_app.shelf import check_memory
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
 
-from moeviz.errors import MoevizError
-from moeviz.formats.elsewhere import Limits, read_elsewhere
-from moeviz.formats.trace_facts import check_size
-from moeviz.names import quoted
-from moeviz.routing_trace import RoutingTrace
+from moeviz_app.door import App, Receive, Refused, Scope, Send, header, refuse
+from moeviz_app.settings import Settings
+from streamlit.runtime import Runtime
 
-MB = 10**6
-AT_ONCE = 2  # each may take a processor, and the memory that `Limits` gives it
-_places = threading.BoundedSemaphore(AT_ONCE)
+ROUTE = "/_stcore/upload_file/"
+MB = 2**20
+FILES_A_TAB = 4  # of the largest allowed
+SHARE = 4  # all tabs' files together may be so much of the memory for traces: one part in four
 
 
-def read_upload(data: bytes, name: str) -> RoutingTrace:
-    """The trace in a file that somebody opens in the browser.
+class Uploads:
+    """ASGI middleware: refuses a file that would not fit beside those that are kept or on their way."""
 
-    Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
-    open files for so long that this one does not get its turn.
-    """
-    set_for = settings.SETTINGS
-    limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
-    try:
-        check_size(data, set_for.max_upload_mb * 2**20)  # as Streamlit counts them
-        if not _places.acquire(timeout=limits.seconds):
-            raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
+    def __init__(self, app: App, settings: Settings) -> None:
+        self.app = app
+        self.largest = settings.max_upload_mb * MB
+        self.a_tab = FILES_A_TAB * self.largest
+        self.all = max(settings.process_mb * MB // SHARE, self.largest)
+        self.on_their_way: dict[str, int] = {}  # bytes by tab
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge an upload, and hand on everything else."""
+        if scope["type"] != "http" or scope["method"] != "PUT" or ROUTE not in scope["path"]:
+            await self.app(scope, receive, send)
+            return
+        tab, announced = PurePosixPath(scope["path"]).parent.name, self._announced(scope)
+        if (refused := self._judged(tab, announced)) is not None:
+            await refuse(refused, scope, send)
+            return
+        self.on_their_way[tab] = self.on_their_way.get(tab, 0) + announced
         try:
-            trace = read_elsewhere(data, name, limits)
-            check_memory(trace, name)
+            await self.app(scope, receive, send)
         finally:
-            _places.release()
-    except MoevizError:
-        counters.count("files", end="refused")
-        raise
-    counters.count("files", end="opened")
-    return trace
+            self.on_their_way[tab] -= announced
+            if not self.on_their_way[tab]:
+                del self.on_their_way[tab]
+
+    def _announced(self, scope: Scope) -> int:
+        """How long the request says it is; without a word, as long as Streamlit lets it be."""
+        said = header(scope, "content-length")
+        return int(said) if said.isascii() and said.isdecimal() and len(said) < 16 else self.largest
+
+    def _judged(self, tab: str, announced: int) -> Refused | None:
+        kept = kept_files()
+        here = kept.get(tab, 0) + self.on_their_way.get(tab, 0)
+        everywhere = sum(kept.values()) + sum(self.on_their_way.values())
+        if announced > self.largest + MB:  # what is around the file counts too
+            return Refused("file", f"Files up to {self.largest // MB} MB are taken here.", 413)
+        if here + announced > self.a_tab:
+            return Refused("file", "This tab has sent enough. Close files on the page, then send others.", 413)
+        if everywhere + announced > self.all:
+            return Refused("file", "The server holds as many files as it may. Try again in a few minutes.", 503)
+        return None
+
+
+def kept_files() -> Mapping[str, int]:
+    """The bytes that Streamlit keeps of each tab's files."""
+    if not Runtime.exists():
+        return {}
+    files: Any = Runtime.instance().uploaded_file_mgr
+    return {tab: sum(len(file.data) for file in list(kept.values())) for tab, kept in list(files.file_storage.items())}

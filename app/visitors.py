@@ -16,6 +16,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import streamlit as st
+from moeviz_app import settings
+from moeviz_app.worker import Asker
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.errors import MoevizError
@@ -91,17 +93,15 @@ def visitor() -> str:
 
     A browser that keeps no cookies is as many visitors as it has tabs; their address still counts them together.
     """
-    cookie = st.context.cookies.get(COOKIE, "")
-    context = get_script_run_ctx()
-    session = "" if context is None else context.session_id
-    who = f"cookie {cookie}" if SHAPE.fullmatch(cookie) else f"session {session}"
+    cookie = dict(st.context.cookies).get(COOKIE, "")
+    who = f"cookie {cookie}" if SHAPE.fullmatch(cookie) else f"session {_session()}"
     return hashlib.sha256(who.encode()).hexdigest()
 
 
 def address(trusted: Collection[str] = ()) -> str:
     """The network address that this page's visitor comes from; `trusted` are the proxies whose word counts."""
-    forwarded = st.context.headers.get_all("X-Forwarded-For")
-    return address_behind(st.context.ip_address or HERE, ",".join(forwarded), trusted)
+    peer = st.context.ip_address or HERE
+    return address_behind(peer, ",".join(st.context.headers.get_all("X-Forwarded-For")), trusted)
 
 
 def address_behind(peer: str, forwarded: str, trusted: Collection[str]) -> str:
@@ -135,6 +135,16 @@ def _within(address: str, networks: Collection[Any]) -> bool:
 def _plain(address: str) -> str:
     """An address as one writes it: without what an IPv6 socket puts before one of IPv4."""
     return address.removeprefix("::ffff:")
+
+
+def asker(tab: bool = False) -> Asker:
+    """This page's visitor as one who waits in line; with `tab`, for one thing at a time in this tab."""
+    return Asker(visitor(), address(settings.SETTINGS.trusted_proxies), _session() if tab else None)
+
+
+def _session() -> str:
+    context = get_script_run_ctx()
+    return "" if context is None else context.session_id
 
 
 class Pace:

@@ -8,9 +8,9 @@ atheris; it needs libFuzzer's Python, 3.11 to 3.13 on Linux), it chooses inputs 
 JSON and columns of a Parquet file are changed one by one and put together again, with right checksums.
 
 Printed for each target: executions, how many ended in a trace (or a parsed command) and how many in a sentence, other
-exceptions, the highest memory of the process above that after the valid inputs, and lines of its modules that were
-reached. An input that ends in another exception, or takes more than SECONDS, is kept in the folder:
-those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code 1 if there were any.
+exceptions, by how many MB executions raised the highest memory of the process after the valid inputs, and how many
+lines of its modules were reached. An input that ends in another exception, or takes more than SECONDS, is kept in the
+folder: those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code 1 if there were any.
 
 There is no reader of served responses in moeviz, so there is no target for one.
 """
@@ -86,18 +86,18 @@ class Executed:
     def __init__(self, target: Target, keep: Path, seconds: float) -> None:
         self.target, self.keep, self.ends = target, keep, time.process_time() + seconds
         self.start, self.counts, self.what, self.slowest = time.process_time(), Counter(), [], 0.0
-        self.first_peak = peak()
+        self.risen = 0.0
 
     def __call__(self, data: bytes) -> None:
         """Execute one input."""
-        before = time.process_time()
+        before, highest = time.process_time(), peak()
         self.counts["executions"] += 1
         try:
             self.counts["good" if self.target.execute(data) else "refused"] += 1
         except Exception as error:  # whatever it is: that is what is looked for
             self._keep(data, error)
         taken = time.process_time() - before
-        self.slowest = max(self.slowest, taken)
+        self.slowest, self.risen = max(self.slowest, taken), self.risen + peak() - highest
         if taken > SECONDS:
             self._keep(data, TimeoutError(f"{taken:.0f} seconds"))
 
@@ -118,7 +118,7 @@ class Executed:
     def report(self, by: str, lines: tuple[int, int]) -> str:
         """All of it as a line of JSON."""
         ends = {key: self.counts[key] for key in ("executions", "good", "refused", "others")}
-        numbers = {"mb": peak() - self.first_peak, "slowest": self.slowest, "reached": lines[0], "lines": lines[1]}
+        numbers = {"mb": self.risen, "slowest": self.slowest, "reached": lines[0], "lines": lines[1]}
         return json.dumps(ends | numbers | {"by": by, "what": self.what, "seconds": time.process_time() - self.start})
 
 

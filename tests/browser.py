@@ -37,24 +37,48 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running app, and every line that it has written so far."""
+    """A running app, its process, and every line that it has written so far."""
 
     url: str
     lines: list[str]
+    process: subprocess.Popen
 
 
 @contextmanager
-def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
-    """The app, or a page of tests, on a free port of this machine, until the block ends."""
+def served(
+    script: str = "app/main.py", folder: Path = ROOT, ready_at: str = "You can now view", **environment: str
+) -> Iterator[Server]:
+    """The app, or a page of tests, on a free port of this machine, started in that folder, until the block ends.
+
+    The block begins once the server has written a line that holds `ready_at`.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / script), "--server.port", str(port)]
+    command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
+    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment) as running:
+        yield running
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
+        return free.getsockname()[1]
+
+
+@contextmanager
+def started(
+    command: list[str],
+    url: str,
+    folder: Path = ROOT,
+    ready_at: str = "You can now view",
+    environment: dict | None = None,
+) -> Iterator[Server]:
+    """A server that this command starts, once it has written a line that holds `ready_at`, until the block ends."""
     server = subprocess.Popen(
         command,
-        cwd=ROOT,
-        env=os.environ | environment,
+        cwd=folder,
+        env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,7 +89,7 @@ def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
     def read() -> None:
         for line in server.stdout:
             lines.append(line)
-            if "You can now view" in line:
+            if ready_at in line:
                 ready.set()
         ready.set()  # it ended: stop waiting
 
@@ -73,8 +97,8 @@ def served(script: str = "app/main.py", **environment: str) -> Iterator[Server]:
     reader.start()
     try:
         if not ready.wait(SECONDS_TO_START) or server.poll() is not None:
-            raise RuntimeError("The app did not start:\n" + "".join(lines))
-        yield Server(f"http://127.0.0.1:{port}", lines)
+            raise RuntimeError("The server did not start:\n" + "".join(lines))
+        yield Server(url, lines, server)
     finally:
         server.terminate()
         server.wait()

@@ -1,11 +1,23 @@
-"""Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter."""
+"""Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter. No network."""
 
 import os
+import sys
+import tempfile
+from pathlib import Path
 
+OFFLINE = Path(__file__).parent / "offline"
+sys.path.insert(0, str(OFFLINE))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
+os.environ["MOEVIZ_OUTBOUND"] = str(Path(tempfile.mkdtemp(prefix="moeviz-tests-")) / "outbound")
+import sitecustomize as offline  # tests/offline/sitecustomize.py, which the processes that tests start import too
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are imported, so it is set first
+# So are the app's settings, when its first file is imported.
+os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
+os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
+os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
 
 from dataclasses import replace
 
@@ -18,9 +30,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
-os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
-os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
-os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")
@@ -35,6 +44,16 @@ def pytest_collection_modifyitems(items):
     """Files with long tests first: workers that take file by file then end at about the same time."""
     long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(autouse=True)
+def no_outbound():
+    """No test, and no process that one starts, may try to reach another host; whether it did is asked at the end."""
+    log = Path(os.environ[offline.LOG])
+    before = log.read_text() if log.exists() else ""
+    yield
+    after = log.read_text() if log.exists() else ""
+    assert after == before, f"Asked another host: {after.removeprefix(before)}"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import settings, shared, state
+from moeviz_app import live, recorded, settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem
 from moeviz_app.settings import read_settings
@@ -199,7 +199,7 @@ def test_the_chosen_token_shows_its_way_through_the_layers(trace):
 
 def test_the_explorer_opens_at_the_first_finding_and_then_where_the_visitor_is(trace):
     app = first_page(example_trace())
-    first = findings(example_trace(), shared.reference())[0]
+    first = findings(example_trace(), recorded.reference())[0]
     assert drawn(app, EXPLORER)["at"] == [first.layer, first.token]
     assert [app.session_state[state.LAYER], app.session_state["token"]] == [first.layer, first.token]
     app.session_state[state.LAYER], app.session_state["token"] = 1, 7
@@ -238,7 +238,7 @@ def test_a_long_trace_is_drawn_a_window_at_a_time():
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
-    longer = shared.evaluation_routing()  # vocabularies are told of tokens that occur ten times
+    longer = recorded.evaluation_routing()  # vocabularies are told of tokens that occur ten times
     app = topic_page(topic, longer if topic == "Specialization" else labelled(real_trace))
     assert not app.exception
     one_token = sum(chart.tokens == "one" for chart in TOPICS[topic])
@@ -291,7 +291,7 @@ def test_a_trace_without_labels_is_one_sentence_and_a_button_that_brings_texts_w
     (button,) = (button for button in app.button if button.label == "Use the evaluation texts")
     button.click().run()
     assert not app.exception
-    assert app.session_state["trace"] is shared.evaluation_routing()
+    assert app.session_state["trace"] is recorded.evaluation_routing()
     assert pictures(app) == len(TOPICS["Specialization"])
     assert "Use the evaluation texts" not in [button.label for button in app.button]
 
@@ -346,7 +346,7 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
         raise CaptureError("The router went away.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(moeviz, "stream", breaks_off, raising=False)
+        broken.setattr(moeviz, "trace", breaks_off)
         app = run(first_page(trace), "One day")
         assert "The router went away." in sentences(app)
         assert app.session_state["trace"] is trace
@@ -354,8 +354,15 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
     assert app.session_state["trace"] is not trace
 
 
+def test_a_model_that_fails_is_a_sentence_on_the_page_and_the_whole_story_in_the_log(monkeypatch, trace, caplog):
+    monkeypatch.setattr(moeviz, "trace", lambda *_, **__: 1 / 0)
+    app = run(first_page(trace), "One day")
+    assert "The model failed in this run (ZeroDivisionError)" in sentences(app) and not app.exception
+    assert "division by zero" in caplog.text
+
+
 def test_a_bug_is_loud_in_the_log_and_short_on_the_page(monkeypatch, trace, capsys):
-    monkeypatch.setattr(moeviz, "stream", lambda *_, **__: 1 / 0, raising=False)
+    monkeypatch.setattr(live, "result", lambda *_, **__: 1 / 0)
     app = run(first_page(trace), "One day")
     assert "This app has encountered an error." in app.exception[0].value
     assert "division by zero" in capsys.readouterr().out
@@ -520,7 +527,7 @@ def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):
 
 def test_drawing_the_first_page_loads_no_weights(monkeypatch):
     """What the page says of the model is in its config; the weights wait for Run."""
-    shared._load.clear()
+    shared.forget_models()
     monkeypatch.setattr(moeviz, "load_model", lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
     app = first_page()
     assert not app.exception

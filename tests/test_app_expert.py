@@ -1,5 +1,6 @@
 """The page of one expert in Streamlit's own harness: what the address asks for, what is shown, what can be made."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,8 @@ def on_offer(tiny, monkeypatch):
     """The tiny model as one that the app can load; its queue."""
     worker = Worker(5)
     monkeypatch.setattr(shared, "model", lambda name, how=shared.AS_IT_IS: tiny)
-    monkeypatch.setattr(shared, "_worker", lambda name, how: worker)
+    monkeypatch.setattr(shared, "_line", lambda device: worker)
+    monkeypatch.setattr(shared, "_in_use", lambda name, how: nullcontext(tiny))
     return worker
 
 

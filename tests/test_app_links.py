@@ -13,6 +13,7 @@ from streamlit.util import calc_hash
 from test_app import MAIN, SECONDS, run, sentences
 
 import moeviz
+from moeviz.charts import NAMED
 from moeviz.samples import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
@@ -141,9 +142,12 @@ def test_a_link_to_compare_shows_the_two_traces():
     app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
     app.selectbox(key=state.FIRST_TRACE).set_value(FRENCH.prompt)
     app.selectbox(key=state.SECOND_TRACE).set_value(ENGLISH.prompt).run()
+    chart = NAMED["aux_loss_by_layer"].question
+    app.selectbox(key=state.BESIDE).set_value(chart).run()
     assert dict(parse_qsl(address(app)["first"])) == FRENCH.parameters()
     other = visit(COMPARE, **address(app))
     assert compared(other) == compared(app) == [FRENCH.prompt, ENGLISH.prompt]
+    assert other.selectbox(key=state.BESIDE).value == chart
     assert address(other) == address(app)
     assert visit(COMPARE).session_state["address"] == {}, "the control"
 
@@ -164,14 +168,14 @@ def test_a_run_that_generates_waits_and_then_is_compared_part_by_part(monkeypatc
     with monkeypatch.context() as watched:
         watched.setattr(shared, "_load", pytest.fail)
         app = visit(COMPARE, **pair(written, written))
-        assert sentences(app).count("press Run there") == 1 and "'One day'" in sentences(app)
+        assert sentences(app).count("press Run on the Explore page") == 1 and "'One day'" in sentences(app)
         assert "recent" not in app.session_state and "fewer than two" not in sentences(app)
     app = visit(COMPARE, **query)
-    assert len(app.session_state["recent"]) == 1 and "press Run there" in sentences(app)
+    assert len(app.session_state["recent"]) == 1 and "press Run on the Explore page" in sentences(app)
     app = go_to(app, "")
     assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 2)
     app = go_to(run(app, "One day"), COMPARE)
-    assert "press Run there" not in sentences(app)
+    assert "press Run on the Explore page" not in sentences(app)
     first, second = compared(app)
     assert first.endswith(" · generated") and second == FRENCH.prompt
     assert dict(parse_qsl(address(app)["first"])) == written | {"part": "generated"}

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import streamlit as st
 from labels import labelled
 from moeviz_app import settings, shared, state
 from moeviz_app.asked import LONGEST, Run
+from moeviz_app.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
-from plain_box import TEXT
+from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
 from test_app import MAIN, SECONDS, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
@@ -80,6 +82,16 @@ def recent_script():
     st.text(names[0])
     st.text(len(names))
     st.text(newest)
+
+
+def test_who_has_nothing_to_compare_yet_compares_two_examples():
+    app = page("moeviz_app.views.compare.compare_page")
+    (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
+    button.click().run()
+    assert not app.exception and pictures(app) > 2
+    first, second = app.session_state["recent"].values()
+    assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"]))
+    assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"]))
 
 
 def what_if(**changes) -> AppTest:
@@ -178,6 +190,14 @@ def test_the_address_repeats_the_view():
     assert address(other)["token"] == "4"
 
 
+def test_a_link_that_waited_no_longer_asks_for_run_once_it_runs(monkeypatch):
+    app = visit(prompt="One day", new_tokens="3")
+    assert "press Run on the Explore page" in sentences(app)
+    monkeypatch.setattr("moeviz_app.links.run_live", lambda *_: st.stop())  # what is on the page while a run goes on
+    app.button(key=RUN).click().run()
+    assert not app.exception and "press Run on the Explore page" not in sentences(app)
+
+
 def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch):
     """Any web page can lead a browser to this machine: that may cost nothing, and fetch nothing."""
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
@@ -185,12 +205,12 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
         watched.setattr(shared, "at_work", pytest.fail)
         app = visit(prompt="One day", new_tokens="3", seed="5")
         assert not app.exception and "trace" not in app.session_state
-        assert "press Run there" in sentences(app)
+        assert "press Run on the Explore page" in sentences(app)
         app.run()
-        assert "press Run there" in sentences(app), "it says so as long as nothing is run"
+        assert "press Run on the Explore page" in sentences(app), "it says so as long as nothing is run"
     assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 3)
     run(app, "One day")
-    assert "press Run there" not in sentences(app)
+    assert "press Run on the Explore page" not in sentences(app)
     assert address(app)["new_tokens"] == "3" and address(app)["seed"] == "5"
     monkeypatch.setattr(shared, "_load", pytest.fail)
     assert "a model that is not loaded" in sentences(visit(prompt="One day", model="/some/folder"))

@@ -182,7 +182,10 @@ def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(capsys, 
     path = tmp_path / "none" / "out.csv"
     assert main(["trace", "Il", "-o", str(path)]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err == f"moeviz: No such file or directory: {path.parent}\n"
+    assert (
+        out == ""
+        and err == f"moeviz: {str(path)!r} cannot be written: No such file or directory. Give another place.\n"
+    )
 
 
 # moeviz corpus

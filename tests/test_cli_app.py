@@ -30,6 +30,8 @@ def started(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["moeviz"])
     monkeypatch.setenv("MOEVIZ_OPEN", "")  # so that it is as it was, when the test is over
     monkeypatch.delenv("MOEVIZ_OPEN")
+    for name in ("MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER", "FORWARDED_ALLOW_IPS"):
+        monkeypatch.setenv(name, "")
     monkeypatch.chdir(tmp_path)  # and back, when the test is over
     return calls
 
@@ -44,29 +46,72 @@ def test_app_starts_streamlit_in_the_folder_where_the_user_is(started):
     assert call[4:] == ("--server.port", "8501", "--server.address", "localhost")
 
 
-def test_app_opens_to_other_machines_when_told_to(started):
-    assert main(["app", "--port", "8080", "--no-browser", "--server.address", "0.0.0.0"]) == 0
+@pytest.mark.parametrize(
+    ("words", "way", "hosts"),
+    [
+        ((), "private", ""),
+        (("--team", "--behind", "lab.example"), "team", "lab.example"),
+        (("--team", "--behind", "lab.example", "--behind", "10.0.0.7"), "team", "lab.example,10.0.0.7"),
+        (("--public",), "public", ""),
+        (("--public", "--behind", "moe.example"), "public", "moe.example"),
+    ],
+    ids=" ".join,
+)
+def test_the_options_say_for_whom_the_app_is_served(started, words, way, hosts):
+    assert main(["app", "--no-browser", *words]) == 0
+    assert (os.environ["MOEVIZ_SERVE"], os.environ["MOEVIZ_HOSTS"]) == (way, hosts)
+    assert started[0][4:] == ("--server.port", "8501", "--server.address", "localhost")
+    assert os.environ["FORWARDED_ALLOW_IPS"] == "none"  # uvicorn leaves the peer's address as it is
+
+
+def test_the_environment_says_so_where_no_option_does(started, monkeypatch):
+    monkeypatch.setenv("MOEVIZ_SERVE", "public")
+    assert main(["app", "--no-browser"]) == 0 and os.environ["MOEVIZ_SERVE"] == "public"
+    assert main(["app", "--team", "--behind", "lab.example"]) == 0 and os.environ["MOEVIZ_SERVE"] == "team"
+
+
+def test_a_proxy_s_log_in_is_named_by_an_option(started):
+    assert main(["app", "--team", "--behind", "lab.example", "--login-header", "X-Remote-User"]) == 0
+    assert os.environ["MOEVIZ_LOGIN_HEADER"] == "X-Remote-User"
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.1.7", "lab.example", ""])
+def test_an_address_that_lets_others_in_is_refused_with_what_to_do(started, capsys, address):
+    assert main(["app", "--no-browser", f"--server.address={address}"]) == 1
+    said = capsys.readouterr().err
+    assert "moeviz app --team --behind HOST" in said and "moeviz app --public" in said and not started
+
+
+@pytest.mark.parametrize("words", [("--team", "--behind", "lab.example"), ("--public",)], ids=" ".join)
+def test_for_others_the_app_is_opened_to_other_machines_when_told_to(started, words):
+    assert main(["app", "--port", "8080", *words, "--server.address", "0.0.0.0"]) == 0
     assert started[0][4:] == ("--server.port", "8080", "--server.address", "localhost", "--server.address=0.0.0.0")
+
+
+def test_nobody_is_a_team_and_strangers_at_once(started, capsys):
+    with pytest.raises(SystemExit):
+        main(["app", "--team", "--public"])
+    assert "not allowed with" in capsys.readouterr().err and not started
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ("mine.npz",),
-        ("mine.npz", "--server.address", "0.0.0.0"),
-        ("--server.address", "0.0.0.0", "--port", "8080", "mine.npz"),
+        ("mine.npz", "--server.address", "127.0.0.1"),
+        ("--server.address", "127.0.0.1", "--port", "8080", "mine.npz"),
     ],
     ids=" ".join,
 )
 def test_app_opens_a_file_wherever_it_stands_among_the_options(started, words, trace):
     write_trace(trace, "mine.npz")
     assert main(["app", "--no-browser", *words]) == 0
-    assert started[0][-1] == ("--server.address=0.0.0.0" if len(words) > 1 else "localhost")
+    assert started[0][-1] == ("--server.address=127.0.0.1" if len(words) > 1 else "localhost")
     assert os.environ["MOEVIZ_OPEN"] == str(Path("mine.npz").resolve())
 
 
 def test_app_without_a_file_opens_none(started):
-    assert main(["app", "--no-browser", "--server.address", "0.0.0.0"]) == 0
+    assert main(["app", "--no-browser", "--server.address", "127.0.0.1"]) == 0
     assert "MOEVIZ_OPEN" not in os.environ
 
 

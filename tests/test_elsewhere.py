@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from moeviz_app import counters, settings, uploads
+from moeviz_app import counters, opened, settings
 from test_budgets import lists_json
 
 from moeviz.errors import InvalidTrace, MoevizError
@@ -138,26 +138,26 @@ def counted(end: str) -> str:
 
 def test_uploads_are_read_elsewhere_within_what_is_set(limits, trace, monkeypatch):
     seen = []
-    monkeypatch.setattr(uploads, "read_elsewhere", lambda data, name, limits: seen.append(limits) or trace)
+    monkeypatch.setattr(opened, "read_elsewhere", lambda data, name, limits: seen.append(limits) or trace)
     limits(max_unpacked_mb=7, seconds_to_read=3)
     before = counted("opened")
-    assert uploads.read_upload(b"x", "x.npz") is trace
+    assert opened.read_upload(b"x", "x.npz") is trace
     assert seen == [Limits(7_000_000, 3)] and counted("opened") != before
     limits(max_upload_mb=1)
     with pytest.raises(InvalidTrace, match="1,048,577 bytes, and files of up to 1,048,576"):
-        uploads.read_upload(b"x" * (2**20 + 1), "x.npz")
+        opened.read_upload(b"x" * (2**20 + 1), "x.npz")
     assert len(seen) == 1 and counted("refused")
 
 
 def test_only_so_many_files_are_read_at_once(limits, monkeypatch):
-    monkeypatch.setattr(uploads, "_places", threading.BoundedSemaphore(1))
-    monkeypatch.setattr(uploads, "read_elsewhere", lambda *args: pytest.fail("it has no place"))
+    monkeypatch.setattr(opened, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(opened, "read_elsewhere", lambda *args: pytest.fail("it has no place"))
     limits(seconds_to_read=0)
-    with uploads._places, pytest.raises(MoevizError, match=r"Others are opening files, and 'x\.npz' did not get its"):
-        uploads.read_upload(b"x", "x.npz")
+    with opened._places, pytest.raises(MoevizError, match=r"Others are opening files, and 'x\.npz' did not get its"):
+        opened.read_upload(b"x", "x.npz")
 
 
 def test_the_place_is_free_again_after_a_file_that_was_refused():
-    for _ in range(uploads.AT_ONCE + 1):
+    for _ in range(opened.AT_ONCE + 1):
         with pytest.raises(InvalidTrace):
-            uploads.read_upload(b"", "x.txt")
+            opened.read_upload(b"", "x.txt")

@@ -12,7 +12,7 @@ from importer_files import EXPECTED, FOLDER, READ, REFUSED, copied, differences,
 
 from benchmarks.import_damage import tried
 from moeviz import InvalidTrace, MoevizError, RoutingTrace
-from moeviz.formats.exports import read_counted, read_counts, read_trace, write_trace
+from moeviz.formats.exports import read_bytes, read_counted, read_counts, read_trace, write_trace
 from moeviz.formats.importers import table
 from moeviz.formats.importers.gguf_file import from_gguf
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
@@ -227,6 +227,12 @@ def test_a_file_of_torch_that_would_run_a_program_is_not_opened(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"samples": 1}))
     with pytest.raises(InvalidTrace, match="is a pickle"):
         read_trace(tmp_path / "a.pkl")
+
+
+def test_what_somebody_uploads_is_no_file_of_torch():
+    with pytest.raises(InvalidTrace, match="those are opened only where they lie"):
+        read_bytes((FOLDER / "slime.pt").read_bytes(), "slime.pt")
+    assert read_bytes((FOLDER / "vllm_offline.npy").read_bytes(), "a.npy").experts.shape == (4, 13, 2)
 
 
 def test_a_name_that_a_pickle_makes_as_it_runs_is_refused():

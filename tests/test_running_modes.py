@@ -300,8 +300,6 @@ def test_a_stream_that_is_left_stops_the_model_before_its_next_token(model, toke
     forwards = []
     hook = model.register_forward_pre_hook(lambda *_: forwards.append(1))
     for _ in moeviz.stream(model, ONE, tokenizer=tokenizer, max_new_tokens=50):
-        with pytest.raises(CaptureError, match="being recorded already"):
-            trace(model, ONE, tokenizer=tokenizer)
         if len(forwards) == 3:
             break
     hook.remove()

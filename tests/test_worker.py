@@ -1,12 +1,25 @@
-"""The queue of one model: order, places in line, cancelling, errors, and no more than may wait."""
+"""The line of one device: fair turns, places in line, cancelling, errors, and no more than may wait."""
 
 import threading
 import time
 
 import pytest
-from moeviz_app.worker import Busy, Done, InLine, News, Worker, result
+import torch
+from moeviz_app import worker as worker_module
+from moeviz_app.failures import RunFailed
+from moeviz_app.in_turns import in_turns
+from moeviz_app.worker import Asker, Busy, Done, InLine, News, Places, Worker, result
+
+from moeviz.errors import CaptureError
 
 SECONDS = 30
+ONE, OTHER = Asker("one", "here"), Asker("other", "here")
+
+
+@pytest.fixture(autouse=True)
+def a_step_a_turn(monkeypatch):
+    """Turns last one step here, so that their order does not depend on the clock."""
+    monkeypatch.setattr(worker_module, "TURN_SECONDS", -1.0)
 
 
 def until(condition):
@@ -17,7 +30,7 @@ def until(condition):
         time.sleep(0.001)
 
 
-def held_up(worker):
+def held_up(worker, asker=worker_module.NOBODY):
     """Work that has begun and waits to be let go, and its iterator."""
     go, begun = threading.Event(), threading.Event()
 
@@ -26,9 +39,29 @@ def held_up(worker):
         go.wait(SECONDS)
         return "first"
 
-    heard = worker.ask(work)
+    heard = worker.ask(work, asker)
     assert begun.wait(SECONDS)
     return go, heard
+
+
+def end_of(heard):
+    return result(heard, lambda _told: None)
+
+
+def short(name, done):
+    return lambda _tell: done.append(name)
+
+
+def long(name, done, steps=3):
+    """Work in steps: each notes its name."""
+
+    def work(_tell):
+        for step in range(steps):
+            done.append(name)
+            yield step
+        return name
+
+    return work
 
 
 def test_news_come_in_order_and_the_result_last():
@@ -43,27 +76,109 @@ def test_news_come_in_order_and_the_result_last():
     assert news == sorted(news)
 
 
+def test_a_long_text_s_steps_are_news_and_what_it_returns_is_the_result():
+    heard = list(Worker(5).ask(long("text", [])))
+    assert heard[-1] == Done("text")
+    assert {told.value for told in heard if isinstance(told, News)} <= {0, 1, 2}
+
+
 def test_who_waits_hears_how_many_are_before():
     worker = Worker(5)
     go, first = held_up(worker)
     second, third = (worker.ask(lambda _tell, name=name: name) for name in ("second", "third"))
     assert next(second) == InLine(1) and next(third) == InLine(2)
     go.set()
-    assert [result(heard, lambda _told: None) for heard in (first, second, third)] == ["first", "second", "third"]
+    assert [end_of(heard) for heard in (first, second, third)] == ["first", "second", "third"]
 
 
-def test_more_than_may_wait_are_refused_and_those_that_left_do_not_count():
-    worker = Worker(1)
-    go, first = held_up(worker)
-    second = worker.ask(lambda _tell: pytest.fail("nobody waits for this any more"))
-    next(second)
-    with pytest.raises(Busy, match="with 1 already waiting"):
-        worker.ask(lambda _tell: None)
-    second.close()
-    third = worker.ask(lambda _tell: "third")
+def test_visitors_take_turns_however_many_runs_one_of_them_has_asked_for():
+    worker, done = Worker(50), []
+    go, _first = held_up(worker, ONE)
+    hog = [worker.ask(short(f"one {n}", done), ONE) for n in range(20)]
+    late = worker.ask(short("other", done), OTHER)
+    assert next(late) == InLine(2), "the run that is on, and one of the twenty"
     go.set()
-    assert result(first, lambda _told: None) == "first"
-    assert result(third, lambda _told: None) == "third"
+    for heard in [*hog, late]:
+        end_of(heard)
+    assert done[:3] == ["one 0", "other", "one 1"]
+
+
+def test_a_short_prompt_waits_for_a_step_of_a_long_text_and_not_for_the_text():
+    worker, done = Worker(50), []
+    go, _first = held_up(worker)
+    text = worker.ask(long("text", done, steps=50), ONE)
+    prompt = worker.ask(short("prompt", done), OTHER)
+    go.set()
+    end_of(prompt)
+    assert end_of(text) == "text"
+    assert done.index("prompt") == 1 and done.count("text") == 50
+
+
+def test_a_short_prompt_comes_between_long_texts_of_the_same_visitor_too():
+    worker, done = Worker(50), []
+    go, _first = held_up(worker)
+    texts = [worker.ask(long(name, done, steps=9), ONE) for name in "ab"]
+    prompt = worker.ask(short("prompt", done), ONE)
+    go.set()
+    for heard in [*texts, prompt]:
+        end_of(heard)
+    assert done[:5] == ["a", "b", "prompt", "a", "b"]
+
+
+def test_no_more_long_texts_are_begun_than_memory_is_meant_for_and_short_prompts_pass_them(monkeypatch):
+    monkeypatch.setattr(worker_module, "MOST_BEGUN", 2)
+    worker, done = Worker(50), []
+    go, _first = held_up(worker)
+    texts = [worker.ask(long(name, done, steps=3), Asker(name, "here")) for name in "abc"]
+    prompt = worker.ask(short("prompt", done), OTHER)
+    go.set()
+    for heard in [*texts, prompt]:
+        end_of(heard)
+    assert done.index("prompt") <= 2
+    assert done.index("c") > done.index("a") and done[: done.index("c")].count("a") == 3, "c waits for a's end"
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        (Places(1, 9, 9), "This server already has 1 run in line, and takes no more"),
+        (Places(9, 1, 9), "You already have 1 run in line"),
+        (Places(9, 9, 1), "Your network already has 1 run in line"),
+    ],
+)
+def test_more_than_may_wait_are_refused_and_those_that_left_do_not_count(places, says):
+    worker = Worker(places)
+    go, first = held_up(worker, ONE)
+    with pytest.raises(Busy, match=says):
+        worker.ask(lambda _tell: None, ONE)
+    next(first)
+    first.close()
+    second = worker.ask(lambda _tell: "second", ONE)
+    go.set()
+    assert end_of(second) == "second"
+
+
+def test_what_another_visitor_has_in_line_leaves_ones_own_places():
+    worker = Worker(Places(9, 1, 2))
+    go, _first = held_up(worker, ONE)
+    mine = worker.ask(lambda _tell: "mine", OTHER)
+    with pytest.raises(Busy, match="Your network already has 2 runs"):
+        worker.ask(lambda _tell: None, Asker("third", "here"))
+    elsewhere = worker.ask(lambda _tell: "elsewhere", Asker("third", "there"))
+    go.set()
+    assert [end_of(mine), end_of(elsewhere)] == ["mine", "elsewhere"]
+
+
+def test_a_tab_that_asks_anew_has_cancelled_what_it_asked_before():
+    worker, done = Worker(Places(9, 1, 9)), []
+    go, _first = held_up(worker)
+    worker.ask(short("before", done), Asker("one", "here", tab="a"))
+    with pytest.raises(Busy):
+        worker.ask(short("elsewhere", done), Asker("one", "here", tab="b"))
+    again = worker.ask(short("again", done), Asker("one", "here", tab="a"))
+    go.set()
+    end_of(again)
+    assert done == ["again"]
 
 
 def test_work_that_nobody_hears_ends_when_it_next_tells_something():
@@ -82,17 +197,121 @@ def test_work_that_nobody_hears_ends_when_it_next_tells_something():
     next(heard)
     heard.close()
     assert ended.wait(SECONDS)
-    assert result(worker.ask(lambda _tell: "free again"), lambda _told: None) == "free again"
+    assert end_of(worker.ask(lambda _tell: "free again")) == "free again"
 
 
-def test_an_error_is_raised_where_one_listens_and_the_worker_goes_on():
+def test_a_long_text_that_nobody_hears_is_closed_at_its_next_turn():
+    closed, worker = threading.Event(), Worker(5)
+
+    def work(_tell):
+        try:
+            while True:
+                yield
+        finally:
+            closed.set()
+
+    heard = worker.ask(work)
+    while not isinstance(next(heard), News):
+        pass
+    heard.close()
+    assert closed.wait(SECONDS)
+    assert end_of(worker.ask(lambda _tell: "free again")) == "free again"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ZeroDivisionError("secret path"), r"The model failed in this run \(ZeroDivisionError\)"),
+        (MemoryError(), "There was not enough memory in this run"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "There was not enough memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "not enough"),
+        (RuntimeError("can't start new thread"), "ran out of threads"),
+        (CaptureError("no such thing"), "^no such thing$"),
+    ],
+)
+@pytest.mark.parametrize("is_long", [False, True])
+def test_what_fails_is_told_in_a_sentence_and_the_line_goes_on(error, says, is_long, caplog):
+    def work(_tell):
+        raise error
+
+    def steps(_tell):
+        yield 1
+        raise error
+
     worker = Worker(5)
-    with pytest.raises(ZeroDivisionError):
-        list(worker.ask(lambda _tell: 1 / 0))
-    assert result(worker.ask(lambda _tell: 7), lambda _told: None) == 7
+    with pytest.raises((RunFailed, CaptureError), match=says) as told:
+        list(worker.ask(steps if is_long else work))
+    assert "secret" not in str(told.value)
+    assert isinstance(error, CaptureError) or str(error) in caplog.text, "the log has the whole of it"
+    assert end_of(worker.ask(lambda _tell: 7)) == 7
 
 
-def test_no_thread_stays_when_there_is_no_work():
+def test_a_thread_that_cannot_start_is_told_and_the_line_goes_on(monkeypatch):
     worker = Worker(5)
-    assert result(worker.ask(lambda _tell: 7), lambda _told: None) == 7
+
+    def no_thread(_self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(Busy, match="run out of threads"):
+            worker.ask(lambda _tell: pytest.fail("it was refused"))
+    assert end_of(worker.ask(lambda _tell: 7)) == 7
+
+
+def test_the_clock_of_the_machine_may_jump(monkeypatch):
+    """Only the monotonic clock counts; one that is set back or forth changes no turn."""
+    monkeypatch.setattr(time, "time", lambda: pytest.fail("the wall clock was read"))
+    worker, done = Worker(5), []
+    texts = [worker.ask(long(name, done), Asker(name, "")) for name in "ab"]
+    assert [end_of(heard) for heard in texts] == ["a", "b"]
+
+
+def test_no_thread_stays_when_there_is_no_work_and_the_line_is_then_at_rest():
+    rested = threading.Event()
+    worker = Worker(5, at_rest=rested.set)
+    assert end_of(worker.ask(lambda _tell: 7)) == 7
+    assert rested.wait(SECONDS)
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "moeviz-worker"])
+
+
+def test_work_that_tells_how_far_it_is_gives_its_turn_away_there():
+    worker, done = Worker(5), []
+
+    def training(tell):
+        for step in range(3):
+            done.append("training")
+            tell(step)
+        return "trained"
+
+    go, _first = held_up(worker)
+    trained = worker.ask(in_turns(training), ONE)
+    prompt = worker.ask(short("prompt", done), OTHER)
+    go.set()
+    end_of(prompt)
+    assert end_of(trained) == "trained"
+    assert done == ["training", "prompt", "training", "training"]
+
+
+def test_training_that_nobody_waits_for_ends_at_its_next_step_and_what_it_raises_is_told():
+    worker, ended = Worker(5), threading.Event()
+
+    def forever(tell):
+        try:
+            while True:
+                tell(0)
+        finally:
+            ended.set()
+
+    heard = worker.ask(in_turns(forever))
+    while not isinstance(next(heard), News):
+        pass
+    heard.close()
+    assert ended.wait(SECONDS)
+
+    def fails(_tell):
+        raise CaptureError("no")
+
+    with pytest.raises(CaptureError, match="no"):
+        list(worker.ask(in_turns(fails)))
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "moeviz-in-turns"])

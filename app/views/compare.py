@@ -1,22 +1,20 @@
 """Two traces side by side: two prompts, two models, prompt against generation, with and without a change."""
 
 import streamlit as st
-from moeviz_app import recent, state
-from moeviz_app.carried import bring_up_pair, forget_pair, part_name
+from moeviz_app import recent, settings, state
+from moeviz_app.asked import Run
+from moeviz_app.carried import BESIDE, bring_up_pair, forget_pair, part_name
 from moeviz_app.earlier import bring_back
+from moeviz_app.examples import EXAMPLES
 from moeviz_app.facts import trace_name
-from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, say
+from moeviz_app.links import record
+from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
 
-from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
+from moeviz.embedded import EMBEDDED
 from moeviz.routing_trace import PHASES, RoutingTrace
 
-BESIDE = {
-    chart.question: chart
-    for charts in TOPICS.values()
-    for chart in charts
-    if chart.layers in ("all", "one") and chart.tokens == "all"
-}
+TWO_EXAMPLES = ("English", "Python")
 
 
 def compare_page() -> None:
@@ -43,6 +41,11 @@ def _say_where_traces_come_from() -> None:
         "or one that also generates tokens; open a trace file on the Traces page; or change the routing on the "
         "What if page."
     )
+    if EMBEDDED in settings.SETTINGS.models and st.button(f"Compare two examples: {' and '.join(TWO_EXAMPLES)}"):
+        with explained(refuse):
+            for name in reversed(TWO_EXAMPLES):
+                record(Run(EXAMPLES[name], EMBEDDED), key=f"{name} goes on")
+            st.rerun()
 
 
 def _offered(traces: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:

@@ -96,6 +96,7 @@ def _run(name: str, texts: Texts) -> RoutingTrace:
     def work_on(text: tuple[str, str]) -> Callable[["LoadedModel", Callable[[Any], None]], RoutingTrace]:
         return lambda loaded, _tell: trace_corpus(loaded, [text])
 
+    shared.begin_run()
     place, start, traces = st.empty(), time.monotonic(), []
     with place.container():
         bar = st.progress(0.0, "The model reads the texts …")

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import streamlit as st
-from moeviz_app import links, recent, settings, shared, state
+from moeviz_app import links, recent, recorded, settings, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
@@ -18,7 +18,7 @@ from moeviz_app.options import Options, choose_model, choose_options
 from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
-from moeviz_app.to_expert import of_expert, open_expert
+from moeviz_app.to_expert import for_the_address, of_expert, open_expert
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
@@ -146,7 +146,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         template=[token - rows.start for token in _of_template(trace) if token in rows],
         stale=stale,
         key=EXPLORER,
-        link=lambda _, *where: of_expert(trace, *where),
+        link=lambda _, *where: for_the_address(of_expert(trace, *where)),
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")
@@ -191,6 +191,6 @@ def _found(trace: RoutingTrace) -> list[Finding]:
     """What is worth seeing in it, counted once a trace; against other texts, for the model whose texts ship."""
     before = state.value(state.FOUND)
     if before is None or before[0] is not trace:
-        before = (trace, findings(trace, shared.usual(trace.model)))
+        before = (trace, findings(trace, recorded.usual(trace.model)))
         state.set_value(state.FOUND, before)
     return before[1]

@@ -1,7 +1,7 @@
 """The page of one topic: each of its charts, and a choice of layers and tokens if they need one."""
 
 import streamlit as st
-from moeviz_app import shared, state
+from moeviz_app import recorded, state
 from moeviz_app.choices import choose_layer, choose_token, choose_two_layers, choose_window
 from moeviz_app.facts import trace_name
 from moeviz_app.show import say, show_all, trace_to_draw
@@ -37,7 +37,7 @@ def _offer_labels(trace: RoutingTrace) -> None:
         f"evaluation texts have them, fifteen kinds; their numbers are {whose}."
     )
     if st.button("Use the evaluation texts"):
-        state.set_trace(shared.evaluation_routing())
+        state.set_trace(recorded.evaluation_routing())
         st.rerun()
 
 

@@ -1,12 +1,12 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
-from moeviz_app import recent, settings, shared, state
+from moeviz_app import recent, recorded, settings, state
 from moeviz_app.downloads import downloads
 from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
+from moeviz_app.opened import read_upload
 from moeviz_app.show import explained
-from moeviz_app.uploads import read_upload
 
 from moeviz.formats.exports import EXPORTS
 from moeviz.formats.importers.table import OTHER_SUFFIXES
@@ -39,8 +39,8 @@ def _open() -> None:
     formats = ", ".join(export.label for export in readable)
     most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
     upload = st.file_uploader(
-        f"A trace file written by moeviz ({formats}), or routing that vLLM or another program wrote. It is read in "
-        "memory and not kept.",
+        f"A trace file written by moeviz ({formats}), or routing that vLLM or another program wrote. "
+        + _what_becomes_of_it(),
         type=[*(export.suffix for export in readable), *OTHER_SUFFIXES],
         max_upload_size=most,
         key=state.UPLOAD,
@@ -52,6 +52,12 @@ def _open() -> None:
     with explained(), st.spinner("Reading the file …"):
         state.open_trace(read_upload(upload.getvalue(), upload.name), upload.file_id)
         st.success("Opened. Every page now shows this trace.")
+
+
+def _what_becomes_of_it() -> str:
+    if settings.may_keep_traces():
+        return "Its trace is kept in your own folder, among the recent ones."
+    return "It is read in memory and not kept."
 
 
 def _recent() -> None:
@@ -85,5 +91,5 @@ def _open_evaluation() -> None:
         ),
     )
     if asked:
-        state.set_trace(shared.evaluation_routing())
+        state.set_trace(recorded.evaluation_routing())
         st.success("Opened. The Specialization page shows which experts each kind of text uses.")

@@ -44,6 +44,7 @@ def what_if_page() -> None:
         info = shared.model_facts(name)
         change = _change(info)
         if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
+            shared.begin_run()
             state.set_value(state.EFFECT, _run(name, prompt, change))
     if (found := state.value(state.EFFECT)) is not None:
         _show(*found)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.replaced import unchanged
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import Recording
 from moeviz.capture.record.locks import alone
@@ -118,8 +119,9 @@ def stream(
         for trace in moeviz.stream(model, "Once upon a time", max_new_tokens=50):
             ...
 
-    The last one is what `trace` returns. Generation waits while the loop works on a trace. To cancel, leave the loop,
-    or `close()` the generator: the model stops before its next token. The model is being recorded until then.
+    The last one is what `trace` returns. Generation waits while the loop works on a trace; the model is free meanwhile,
+    unchanged, so other recordings of it may take their turn, and each of several streams gives what it gives alone. To
+    cancel, leave the loop, or `close()` the generator: the model stops before its next token.
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
@@ -176,7 +178,7 @@ class _Cancelled(BaseException):
 
 
 def _growing(job: Job) -> Iterator[RoutingTrace]:
-    """The model runs in a thread of its own, and takes turns with the caller."""
+    """The model runs in a thread of its own, and takes turns with the caller; between turns the model is anybody's."""
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
     nothing = nothing_written(job.run.batch)
     turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
@@ -184,31 +186,56 @@ def _growing(job: Job) -> Iterator[RoutingTrace]:
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
             done = written(job.run.model, generated, None, job.plan.decoding.drafts) if generated.numel() else nothing
-            made.put(assemble(so_far(), job.run, done))
-            turns.acquire()
-            if cancelled.is_set():
-                raise _Cancelled
+            grown = assemble(so_far(), job.run, done)
+            with unchanged():
+                made.put(grown)
+                wait_for_a_turn()
 
         return hand_over
 
+    def wait_for_a_turn() -> None:
+        turns.acquire()
+        if cancelled.is_set():
+            raise _Cancelled
+
     def work() -> None:
         try:
+            wait_for_a_turn()
             with autocast():
                 _recorded(job, watching)
             made.put(None)
         except BaseException as error:  # raised again where the traces are taken
             made.put(error)
 
+    worker = threading.Thread(target=work, name="moeviz-stream", daemon=True)
+
+    def stop() -> None:
+        cancelled.set()
+        turns.release()
+        worker.join()
+
+    worker.start()
+    try:
+        while (grown := _next(job, turns, made, stop)) is not None:
+            yield grown
+    finally:
+        stop()
+
+
+def _next(
+    job: Job,
+    turns: threading.Semaphore,
+    made: SimpleQueue[RoutingTrace | BaseException | None],
+    stop: Callable[[], None],
+) -> RoutingTrace | None:
+    """Give the model's thread a turn, with nobody else at the model; None after the last."""
     with alone(job.run.model):
-        worker = threading.Thread(target=work, name="moeviz-stream", daemon=True)
-        worker.start()
+        turns.release()
         try:
-            while (grown := made.get()) is not None:
-                if isinstance(grown, BaseException):
-                    raise grown
-                yield grown
-                turns.release()
-        finally:
-            cancelled.set()
-            turns.release()
-            worker.join()
+            grown: RoutingTrace | BaseException | None = made.get()
+        except BaseException:  # an interrupt: nothing of ours may be on the model when others come to it
+            stop()
+            raise
+    if isinstance(grown, BaseException):
+        raise grown
+    return grown

@@ -123,15 +123,15 @@ def places(tokens: int, layers: int) -> tuple[alt.X, alt.Y]:
 
 def _token_axis(tokens: int) -> alt.Axis:
     """The tokens' texts where there is room for them, else positions, but none near the chosen token's text."""
-    words, between = f"across >= {WORD}", f"ceil({APART} / across)"
+    words, slanting, between = f"across >= {WORD}", f"across >= {WORD} && across < {WORDS}", f"ceil({APART} / across)"
     crowded = f"token >= 0 && abs(datum.value - token) < 2 * {between}"
     return _axis(
         title=None,
         values=alt.ExprRef(f"sequence(0, {tokens}, {words} ? 1 : {between})"),
         labelExpr=f"{words} ? names[datum.value] : {crowded} ? '' : positions[datum.value]",
         labelFontWeight=_bold("datum.value == token"),
-        labelAngle=alt.ExprRef(f"{words} ? -56 : 0"),
-        labelAlign=alt.ExprRef(f"{words} ? 'right' : 'center'"),
+        labelAngle=alt.ExprRef(f"{slanting} ? -56 : 0"),
+        labelAlign=alt.ExprRef(f"{slanting} ? 'right' : 'center'"),
         labelBaseline="top",
         labelLimit=WORDS,
     )

@@ -15,6 +15,7 @@ from moeviz.routing_trace import NOT_RECORDED
 NO_ORDER = "its experts, in no known order"
 WITH_TEXTS = 64  # tokens of a text that have room for their own names on an axis, in a chart as wide as a page
 WORD, APART, CONCAT = 12, 34, 640  # pixels of a token that its name needs, between two positions, of a chart of several
+STRAIGHT = 64  # pixels of a token from which its name need not slant; also the longest name
 
 
 def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
@@ -43,6 +44,7 @@ def _texts_axis(names: dict[int, str]) -> alt.Axis:
     """
     shown = json.dumps({str(position): first_letters(text) for position, text in names.items()})
     wide = f"(width || {CONCAT}) / {len(names)}"  # pixels of a token; charts side by side have no width of their own
+    slanting = f"{wide} >= {WORD} && {wide} < {STRAIGHT}"
     some = f"datum.value % ceil({APART} / ({wide})) ? '' : datum.value"
     return alt.Axis(
         grid=False,
@@ -50,9 +52,10 @@ def _texts_axis(names: dict[int, str]) -> alt.Axis:
         tickCount=len(names),
         ticks=False,
         labelExpr=f"{wide} >= {WORD} ? {shown}[datum.value] : {some}",
-        labelAngle=alt.ExprRef(f"{wide} >= {WORD} ? -56 : 0"),
-        labelAlign=alt.ExprRef(f"{wide} >= {WORD} ? 'right' : 'center'"),
+        labelAngle=alt.ExprRef(f"{slanting} ? -56 : 0"),
+        labelAlign=alt.ExprRef(f"{slanting} ? 'right' : 'center'"),
         labelBaseline="top",
+        labelLimit=STRAIGHT,
         labelOverlap=False,
     )
 

@@ -16,21 +16,44 @@ from moeviz.formats.exports import read_trace
 
 SECONDS_TO_START = 60
 TRACE_FILE = "MOEVIZ_OPEN"  # the app's setting: a trace to begin with
+WAY, HOSTS, LOGIN_HEADER = "MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER"  # and for whom it is served
+PRIVATE = "private"
+UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes for the peer's address, before the app
 
 
-def serve_app(port: int, options: Sequence[str] = (), browser: bool = True, file: str | None = None) -> None:
-    """Serve the app to this machine until somebody stops it, and open it in a browser; with a trace from a file.
+def serve_app(
+    port: int,
+    options: Sequence[str] = (),
+    browser: bool = True,
+    file: str | None = None,
+    *,
+    way: str | None = None,
+    behind: Sequence[str] = (),
+    login_header: str | None = None,
+) -> None:
+    """Serve the app until somebody stops it, and open it in a browser; with a trace from a file.
 
-    `options` are Streamlit's; `--server.address 0.0.0.0` lets other machines in. Serves in this process, so that
-    whoever stops it stops the server, and from the folder that it is in, so that relative paths typed on a page mean
-    what they say. Streamlit reads the app's settings beside its `main.py`.
+    `way` says for whom: "private" is this machine alone, "team" a group, "public" strangers; None is what the variable
+    MOEVIZ_SERVE says, and private without it. `behind` are the names by which browsers reach it, `login_header` is the
+    header in which a proxy says who has logged in. `options` are Streamlit's. Serves in this process, so that whoever
+    stops it stops the server, and from the folder that it is in, so that relative paths typed on a page mean what they
+    say. Streamlit reads the app's settings beside its `main.py`.
 
-    Raises `MoevizError` where Streamlit is missing, and before anything is served what `read_trace` raises.
+    Raises `MoevizError` where Streamlit is missing, and where an option would let others in while it is private; and
+    before anything is served what `read_trace` raises.
     """
     check_streamlit()
+    way = way or os.environ.get(WAY) or PRIVATE
+    check_address(way, options)
     if file is not None:
         read_trace(file)
         os.environ[TRACE_FILE] = str(Path(file).resolve())
+    os.environ[WAY] = way
+    os.environ[UVICORN_TRUSTS] = "none"  # the app asks MOEVIZ_TRUSTED_PROXIES
+    if behind:
+        os.environ[HOSTS] = ",".join(behind)
+    if login_header:
+        os.environ[LOGIN_HEADER] = login_header
     sys.argv = ["streamlit", "run", str(main_script()), "--server.port", str(port)]
     sys.argv += ["--server.address", "localhost", *options]  # of two, the last counts
     if browser:
@@ -42,6 +65,17 @@ def check_streamlit() -> None:
     """Raise `MoevizError` where what serves the app is missing."""
     if find_spec("streamlit") is None:
         raise MoevizError('The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.')
+
+
+def check_address(way: str, options: Sequence[str]) -> None:
+    """Raise `MoevizError` where one of Streamlit's options opens to other machines what is for this one alone."""
+    given = [option.partition("=")[2] for option in options if option.startswith("--server.address=")]
+    if way == PRIVATE and given and given[-1] not in ("localhost", "127.0.0.1", "::1"):
+        raise MoevizError(
+            f"`moeviz app` serves this machine alone, and --server.address {given[-1]} would let others in. For a "
+            "group: moeviz app --team --behind HOST, where HOST is the name that they type into their browsers. For "
+            "strangers: moeviz app --public. Then give the address too."
+        )
 
 
 def main_script() -> Path:

@@ -42,7 +42,9 @@ EXAMPLES = {
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
   moeviz app --port 8080 --no-browser
-  moeviz app --server.address 0.0.0.0                 open to other machines; unknown options go to Streamlit""",
+  moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
+  moeviz app --team --behind lab.example --login-header X-Remote-User
+  moeviz app --public --server.address 0.0.0.0        for strangers; unknown options go to Streamlit""",
     "trace": """examples:
   moeviz trace "Il fait froid."
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
@@ -133,6 +135,24 @@ def _app_arguments(app: argparse.ArgumentParser) -> None:
     app.add_argument("file", metavar="FILE", nargs="?", help="show this trace: a .csv, .parquet, .json or .npz file")
     app.add_argument("--port", type=_number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     app.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
+    ways = app.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--team", action="store_true", help="serve a group on its own network: a token or a log-in, listed models only"
+    )
+    ways.add_argument("--public", action="store_true", help="serve strangers: listed models only, and strict limits")
+    app.add_argument(
+        "--behind",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="the name by which browsers reach the server, such as lab.example; for each name once",
+    )
+    app.add_argument(
+        "--login-header",
+        metavar="NAME",
+        help="with --team: the header in which a proxy says who has logged in, in place of the token; the proxy's "
+        "address stands in MOEVIZ_TRUSTED_PROXIES",
+    )
 
 
 def _trace_arguments(trace: argparse.ArgumentParser) -> None:

@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _app(args: Namespace) -> int:
     from moeviz.cli.app import serve_app
 
-    serve_app(args.port, args.extra, browser=not args.no_browser, file=args.file)
+    way = "team" if args.team else "public" if args.public else None
+    whose = {"way": way, "behind": args.behind, "login_header": args.login_header}
+    serve_app(args.port, args.extra, browser=not args.no_browser and way is None, file=args.file, **whose)
     return 0
 
 

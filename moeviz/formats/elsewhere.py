@@ -1,8 +1,7 @@
 """A stranger's file, read in a process of its own: what it does to its reader, it does not do to whoever asked.
 
 The child has no secrets in its environment, no open files but its own, so much memory and so many seconds. It answers
-with a trace file, which is read here as if it were a stranger's too. It imports no streamlit, and torch only
-for a file that torch.save wrote.
+with a trace file, which is read here as if it were a stranger's too. It imports neither torch nor streamlit.
 
 | limit                   | Linux | macOS | Windows |
 |-------------------------|-------|-------|---------|

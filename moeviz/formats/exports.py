@@ -29,6 +29,7 @@ from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.formats.importers.source import Source, source_of
 from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
 from moeviz.formats.trace_facts import check_size
@@ -121,10 +122,15 @@ def read_bytes(
 
     If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file".
     `max_bytes` is the most that the file may have, and that it may unpack to; `options` is what a foreign file does not
-    say. Raises `InvalidTrace` for any bytes that are not a trace, and for those that are one larger than that, or than
+    say. Raises `InvalidTrace` for files of torch, which hold a pickle and are read from a path alone, for any bytes that are not a trace, and for those that are one larger than that, or than
     fits into memory.
     """
     check_size(data, max_bytes)
+    if is_torch(data):
+        raise InvalidTrace(
+            f"{quoted(PurePath(filename).name)} is a file of torch, and those are opened only where they lie, by “moeviz "
+            "convert”. Convert it to .npz first."
+        )
     return _trace_in(Source(PurePath(filename).name, {PurePath(filename).name: data}, max_bytes), None, options)
 
 

@@ -20,7 +20,7 @@ from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 
 KEY = b"moeviz"
-MAX_TEXT_BYTES, TEXT_A_BYTE = 2**26, 16  # of text for each row of a small file, or of a larger one, by its size
+MAX_TEXT_BYTES, TEXT_A_BYTE = 2**23, 16  # of text for each row of a small file, or of a larger one, by its size
 READ = (*INTEGERS, *TEXTS, "weight")
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError)
 

@@ -49,6 +49,7 @@ def exhibit_page(exhibit: Exhibit) -> None:
         wanted = st.button("Train", type="primary", key=f"{exhibit.name} train")
     with explained():
         if wanted:
+            shared.begin_run()
             state.keep_result(exhibit.name, _trained(exhibit, settings))
         found = state.result(exhibit.name)
         _whose(exhibit, found)

@@ -1,7 +1,7 @@
 """Mixtral 8x7B, 2023: its exact counts, and the embedded model, a small one of its kind, next to what was published."""
 
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import recorded, shared
 from moeviz_app.facts import figures, trace_name
 from moeviz_app.views.history.gallery import as_any_trace
 
@@ -33,7 +33,7 @@ def page() -> None:
             "the paper is repeated."
         )
     _counts()
-    trace = shared.evaluation_routing()
+    trace = recorded.evaluation_routing()
     trace_name(trace)
     as_any_trace("mixtral", trace, COMMON)
 

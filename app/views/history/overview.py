@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import recorded
 from moeviz_app.show import explained, heading, picture_and_words
 
 from moeviz.charts.side_by_side import SIDE_BY_SIDE
@@ -20,7 +20,7 @@ def overview_page(page_of: Callable[[str], st.Page]) -> None:
     )
     with explained():
         heading(SIDE_BY_SIDE)
-        picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(shared.gallery()))
+        picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
     for row in EXHIBITS.values():
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(row.year, width=90)

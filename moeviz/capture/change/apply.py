@@ -21,6 +21,7 @@ from moeviz.capture.change.intervention import Choice, Decision, Intervention
 from moeviz.capture.change.kinds import Replay
 from moeviz.capture.change.limits import Limits
 from moeviz.capture.models.compiled import uncompiled
+from moeviz.capture.models.replaced import changed
 from moeviz.capture.record.listen import Asked, Heard
 from moeviz.capture.record.locks import alone
 from moeviz.capture.record.private_names import own_forward, with_forward, with_method
@@ -188,11 +189,8 @@ def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None
 
 @contextmanager
 def _hook(module: nn.Module, hook: Callable) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with changed(lambda: module.register_forward_pre_hook(hook, with_kwargs=True).remove):
         yield
-    finally:
-        handle.remove()
 
 
 def _choose_again(

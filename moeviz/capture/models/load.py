@@ -12,13 +12,14 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
+from moeviz.capture.models.folder import check_inside
 from moeviz.capture.models.hub import reach
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_room
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.declared import find_routers
 from moeviz.embedded import EMBEDDED, embedded_path
-from moeviz.errors import ModelNotFound
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.names import is_text, quoted, why_no_file
 
@@ -73,6 +74,11 @@ def load_model(
     Weights of the checkpoint for which the model has no place are named in `info.caution`, and so in every trace.
     """
     source = model_source(name)
+    if device_map == "meta":
+        raise CaptureError(
+            "On the device 'meta' weights have shapes and no numbers, so nothing runs there. Choose 'cpu', 'cuda:0' or "
+            "'auto'."
+        )
     config = _config(name, source, revision)
     empty = empty_model(config, name)
     find_routers(empty)
@@ -112,6 +118,7 @@ def model_source(name: str) -> str:
     folder = _folder(name)
     try:
         if (folder / "config.json").is_file():
+            check_inside(name, folder)
             return str(folder)
         is_folder = folder.is_dir()
     except OSError as error:
@@ -131,6 +138,12 @@ def model_source(name: str) -> str:
 def context_length(config: PreTrainedConfig) -> int | None:
     """Tokens that fit into the context of a model with this config, or None where it sets no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def own_dtype(name: str, config: PreTrainedConfig) -> str:
+    """In which dtype `load_model` opens it unless it is told: "bfloat16"; "auto" where only the weights say."""
+    dtype = torch.float32 if name == EMBEDDED else getattr(config, "dtype", None)
+    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _check_name(name: str) -> None:

@@ -1,5 +1,6 @@
 """Whether a model fits, before it is loaded: bytes of its weights against free bytes."""
 
+import gc
 from pathlib import Path
 
 import torch
@@ -27,13 +28,37 @@ def bytes_free(device_map: str | None) -> int | None:
     return memory + sum(on_gpus.values())
 
 
+def device_of(device_map: str | None) -> str:
+    """Where a model is opened: "cpu", "cuda:1", or "auto" where it may be spread over several GPUs.
+
+    Raises `CaptureError` for a GPU that is not there.
+
+    >>> device_of("cpu")
+    'cpu'
+    """
+    gpus = torch.cuda.device_count()
+    if device_map in (None, "auto"):
+        return {0: "cpu", 1: "cuda:0"}.get(gpus, "auto")
+    if device_map != "cpu" and device_map not in [f"cuda:{number}" for number in range(gpus)]:
+        has = f"only {', '.join(f'cuda:{number}' for number in range(gpus))}" if gpus else "no GPU that torch can use"
+        raise CaptureError(f"The device is {device_map}, and this machine has {has}. Choose another one.")
+    return device_map
+
+
+def let_go() -> None:
+    """Give the memory of models that nobody holds any more back to the system."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None, way_around: str = "") -> None:
     """Raise `CaptureError` if the model does not fit; `way_around` ends the sentence, for those who know better."""
     needed, free = bytes_needed(parameters, dtype), bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(
-            f"{name} needs about {needed / 1e9:,.1f} GB in {dtype or 'float32'}, and "
-            f"{free / 1e9:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
+            f"{name} needs about {needed / 1000000000.0:,.1f} GB in {dtype or 'float32'}, and "
+            f"{free / 1000000000.0:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
             f"machine with more memory; “moeviz params” shows which cards can hold it.{way_around}"
         )
 

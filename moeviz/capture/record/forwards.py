@@ -13,7 +13,7 @@ from threading import get_ident
 import torch
 from torch import nn
 
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.models.replaced import Undo, changed, replaced
 from moeviz.errors import CaptureError
 
 BEGAN, ENDED = -1, -2  # of a forward of the model, among the indices of routers
@@ -93,13 +93,11 @@ def reading(model: nn.Module, site: str, forwards: Forwards, one_graph: bool = F
             forwards.calls.append(ENDED)
 
     # First and last of all hooks, so that what others' hooks run lies between.
-    before = reader.register_forward_pre_hook(_hook(began, one_graph), prepend=True)
-    after = reader.register_forward_hook(_hook(ended, one_graph), with_kwargs=True)
-    try:
+    first, last = _hook(began, one_graph), _hook(ended, one_graph)
+    before = changed(lambda: reader.register_forward_pre_hook(first, prepend=True).remove)
+    after = changed(lambda: reader.register_forward_hook(last, with_kwargs=True).remove)
+    with before, after:
         yield
-    finally:
-        before.remove()
-        after.remove()
 
 
 def _token_ids(reader: nn.Module, args: tuple, kwargs: dict, _output: object) -> torch.Tensor:
@@ -133,18 +131,24 @@ def listening(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Iterat
     Raises `CaptureError` in the call where a hook that was registered later could still change what it returns.
     """
     thread, hooks = get_ident(), module._forward_hooks
+    place = -1  # of our hook among the module's: another one whenever it is put on
 
     def noted(_module: nn.Module, given: tuple, answer: tuple) -> None:
         if get_ident() == thread:
-            if [*hooks][-1] != handle.id:
-                check_nobody_is_later(module, handle.id)
+            if [*hooks][-1] != place:
+                check_nobody_is_later(module, place)
             note(given, answer)
 
-    handle = module.register_forward_hook(_hook(noted))
-    try:
+    hook = _hook(noted)
+
+    def put() -> Undo:
+        nonlocal place
+        handle = module.register_forward_hook(hook)
+        place = handle.id
+        return handle.remove
+
+    with changed(put):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

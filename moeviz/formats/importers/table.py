@@ -111,7 +111,7 @@ def _torch(module: ModuleType, name: str, label: str, becomes: str, looks_for: s
     return Importer(name, label, becomes, recognise, read, looks_for, **options)
 
 
-OTHER_SUFFIXES = (".jsonl", ".npy", ".pt", ".bin")  # of files that become traces without being told anything
+OTHER_SUFFIXES = (".jsonl", ".npy", ".bin")  # of files that become traces without being told anything
 OURS = (b'"moeviz trace v', b'"moeviz counts v')
 K, LAYERS = ("top_k",), ("moe_layers",)
 RESPONSE = ("start", "experts", "moe_layers")

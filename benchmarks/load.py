@@ -1,0 +1,274 @@
+"""A class of fifty: what the server does when many visitors run prompts, and whether anybody sees another's trace.
+
+    python -m benchmarks.load [--sessions N] [--think S] [--minutes M] [--variant NAME] [--all] [--write FILE]
+
+Each visitor is a web socket session that speaks Streamlit's own protocol, opens the page, then runs prompts one after
+the other, with a pause of 0 to 2S seconds between: two in three are read, one in three goes on for 16 tokens. Every
+trace that is shown is compared with the library's own, made beforehand: texts and expert ids. The variants:
+
+    plain        nothing else
+    cancelling   ten more visitors press Run and leave: half press Stop, half close the tab
+    hog          one more visitor runs long texts in 24 tabs at once, with the same pauses
+    hostile      one more visitor uploads hostile files all the while
+    naive        plain, on the same app with one lock, no line and no freezing: what the ratios are to
+
+Of each it prints a row: errors (bugs and mixed traces, with the first of them below), runs that were told to try again,
+seconds to open the page and to a run's trace (median and 95th percentile), runs a second, and the server's memory in MB
+at the start, in the middle and at the end. `--all` runs plain for --minutes (default 10) and the others for 3 minutes,
+one after the other. Clients and server share this machine, so compare rows, not machines.
+"""
+
+import argparse
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import moeviz
+from benchmarks.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
+from tests.browser import Server, free_port, started
+
+VARIANTS = ("plain", "cancelling", "hog", "hostile", "naive")
+TEXTS_EACH, NEW_TOKENS = 6, 16
+LONG_TOKENS, HOG_TABS, CANCELLING = 128, 24, 10
+MINUTES, MINUTES_OF_A_VARIANT = 10.0, 3.0
+LIMITS = {  # as for strangers, but of a class that is in a hurry, on one machine
+    "MOEVIZ_SERVE": "public",
+    "MOEVIZ_RUNS_A_MINUTE": "6000",
+    "MOEVIZ_RUNS_PER_ADDRESS": "200",
+    "MOEVIZ_MAX_NEW_TOKENS": str(LONG_TOKENS),
+    "OMP_NUM_THREADS": "1",  # the model is small: several threads would wait for each other
+}
+COLUMNS = ("variant", "errors", "mixed", "refused", "open50", "open95", "run50", "run95", "runs/s", "MB0", "MB½", "MB1")
+WORDS = (
+    "the",
+    "river",
+    "of",
+    "light",
+    "ran",
+    "under",
+    "a",
+    "stone",
+    "bridge",
+    "while",
+    "12 + 7 = 19",
+    "für",
+    "il fait froid",
+)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the visitors saw."""
+
+    opened: list[float] = field(default_factory=list)  # seconds
+    ran: list[float] = field(default_factory=list)
+    refused: int = 0
+    errors: list[str] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)  # MB
+
+
+def main() -> None:
+    """Run one variant, or all of them, and print the table as it grows."""
+    asked = arguments()
+    rows = [(asked.variant, asked.minutes)]
+    if asked.all:
+        rows = [(name, asked.minutes if name == "plain" else MINUTES_OF_A_VARIANT) for name in VARIANTS]
+    tell(asked.write, f"{asked.sessions} sessions, think {asked.think:g} s, {os.cpu_count()} cores")
+    tell(asked.write, "  ".join(f"{name:>10}" for name in COLUMNS))
+    errors = 0
+    for name, minutes in rows:
+        seen = loaded(name, asked.sessions, asked.think, 60 * minutes)
+        tell(asked.write, "  ".join(f"{value:>10}" for value in row(name, seen, 60 * minutes)))
+        for error in dict.fromkeys(seen.errors[:5]):
+            tell(asked.write, f"           {error}")
+        errors += len(seen.errors) * (name != "naive")
+    sys.exit(bool(errors))
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=50)
+    parser.add_argument("--think", type=float, default=2.0, help="mean pause between two runs, in seconds")
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--variant", choices=VARIANTS, default="plain")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--write", metavar="FILE", help="append the table to a file too, row by row")
+    return parser.parse_args()
+
+
+def tell(path: str | None, line: str) -> None:
+    """Print a line of the table, and add it to a file where one is named."""
+    print(line, flush=True)
+    if path is not None:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def row(name: str, seen: Seen, seconds: float) -> list[str]:
+    """The figures of a variant."""
+    mixed = sum("mixed" in error for error in seen.errors)
+    times = [f"{share:.2f}" for times in (seen.opened, seen.ran) for share in (at(times, 0.5), at(times, 0.95))]
+    memory = [f"{value:.0f}" for value in (seen.memory[0], seen.memory[len(seen.memory) // 2], seen.memory[-1])]
+    counted = [str(len(seen.errors) - mixed), str(mixed), str(seen.refused)]
+    return [name, *counted, *times, f"{len(seen.ran) / seconds:.2f}", *memory]
+
+
+def at(times: list[float], share: float) -> float:
+    """A percentile; not a number where nothing was measured."""
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
+
+
+def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
+    """One variant on a server of its own."""
+    prompts = prompts_of(sessions)
+    seen, over = Seen(), threading.Event()
+    with server(naive=name == "naive") as running:
+        warm(running)
+        seen.memory.append(megabytes(running))
+        visitors = [lambda mine=mine, n=n: visit(running, mine, think, seen, over, n) for n, mine in enumerate(prompts)]
+        others = OTHERS[name](running, think, over, seen) if name in OTHERS else []
+        threads = [threading.Thread(target=go, daemon=True) for go in [*visitors, *others]]
+        for thread in threads:
+            thread.start()
+        watch(running, seen, seconds)
+        over.set()
+        for thread in threads:
+            thread.join(180)
+        seen.errors += [line for line in running.lines if "Traceback" in line]
+    return seen
+
+
+def prompts_of(sessions: int) -> list[list[Prompt]]:
+    """What each visitor runs in turn: texts of their own, with the library's trace of each."""
+    torch.set_num_threads(1)
+    model, chance = moeviz.load_model(), random.Random(0)
+    texts = [f"{n}: " + " ".join(chance.choices(WORDS, k=chance.randint(8, 40))) for n in range(sessions * TEXTS_EACH)]
+    made = [prompt_of(model, text, 0 if n % 3 else NEW_TOKENS) for n, text in enumerate(texts)]
+    return [made[n::sessions] for n in range(sessions)]
+
+
+@contextmanager
+def server(naive: bool = False, **more: str) -> Iterator[Server]:
+    """The app on a free port; where a benchmark asks for it, made naive."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.wrapped_server", *["--naive"] * naive, "--server.port", str(port)]
+    command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
+    with started(command, f"http://127.0.0.1:{port}", environment=LIMITS | more) as running:
+        yield running
+
+
+def warm(running: Server) -> None:
+    """The first visitor waits for torch and for the model; no other does."""
+    with Tab(running.url, new_visitor()) as tab:
+        tab.come()
+        tab.run(prompt_of(moeviz.load_model(), "warm", 0))
+
+
+def visit(running: Server, mine: list[Prompt], think: float, seen: Seen, over: threading.Event, number: int) -> None:
+    """Open the page, then run one's prompts in turn until it is over."""
+    chance = random.Random(number)
+    over.wait(chance.uniform(0, think))
+    try:
+        begun = time.monotonic()
+        with Tab(running.url, new_visitor()) as tab:
+            tab.come()
+            seen.opened.append(time.monotonic() - begun)
+            for turn in range(10**9):
+                if over.wait(chance.uniform(0, 2 * think)):
+                    return
+                run_once(tab, mine[turn % len(mine)], seen)
+    except Exception as error:  # of any kind: it is counted and told
+        seen.errors.append(f"{type(error).__name__}: {error}"[:200])
+
+
+def run_once(tab: Tab, prompt: Prompt, seen: Seen) -> None:
+    """One run of a visitor, and how long it took."""
+    begun = time.monotonic()
+    try:
+        tab.run(prompt)
+        seen.ran.append(time.monotonic() - begun)
+    except Refused:
+        seen.refused += 1
+    except Broke as error:
+        seen.errors.append(str(error)[:200])
+
+
+def cancelling(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
+    """Visitors who begin a long text, and leave it."""
+
+    def leave(number: int) -> None:
+        chance, long = random.Random(-1 - number), Prompt("And so it went on", LONG_TOKENS, {})
+        while not over.is_set():
+            with Tab(running.url, new_visitor()) as tab:
+                tab.come()
+                tab.press_run(long)
+                over.wait(chance.uniform(0.2, 2))
+                if number % 2:
+                    tab.stop()
+                    tab.finish()
+
+    return [counted(lambda n=n: leave(n), seen) for n in range(CANCELLING)]
+
+
+def hog(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
+    """One visitor with many tabs, each of which runs a long text again and again."""
+    headers, long = new_visitor(), prompt_of(moeviz.load_model(), "And so it went on", LONG_TOKENS)
+
+    def insist(number: int) -> None:
+        chance = random.Random(number)
+        with Tab(running.url, headers) as tab:
+            tab.come()
+            while not over.wait(chance.uniform(0, 2 * think)):
+                with suppress(Refused):
+                    tab.run(long)
+
+    return [counted(lambda n=n: insist(n), seen) for n in range(HOG_TABS)]
+
+
+def counted(go: Callable[[], None], seen: Seen) -> Callable[[], None]:
+    """The same, with what goes wrong among the errors."""
+
+    def and_count() -> None:
+        try:
+            go()
+        except Exception as error:  # of any kind: it is counted and told
+            seen.errors.append(f"{type(error).__name__}: {error}"[:200])
+
+    return and_count
+
+
+def hostile(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
+    """One visitor who uploads what is meant to hurt. See `benchmarks.hostile_uploads`."""
+    from benchmarks.hostile_uploads import upload_until
+
+    return [counted(lambda: upload_until(over, running.url), seen)]
+
+
+OTHERS = {"cancelling": cancelling, "hog": hog, "hostile": hostile}
+
+
+def watch(running: Server, seen: Seen, seconds: float) -> None:
+    """The server's memory, in the meantime."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(2.0, seconds / 10))
+        seen.memory.append(megabytes(running))
+
+
+def megabytes(running: Server) -> float:
+    """Of memory that the server's process holds."""
+    pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The app's server with something added, for benchmarks: `python -m benchmarks.wrapped_server [--naive] OPTIONS`.
+
+--naive    the same app as one would write it first: one lock around the model, no line, no turns, and garbage is
+           collected among all that torch imported after every script.
+
+On the signal USR1 it collects garbage and writes what it holds to stderr: `moeviz inspected {"hooks": 0, …}`. All other
+options are those of `streamlit run`.
+"""
+
+import gc
+import json
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from moeviz_app import shared
+from moeviz_app.failures import in_words
+from moeviz_app.worker import Done
+
+MAIN = Path(__file__).parent.parent / "app" / "main.py"
+INSPECTED = "moeviz inspected "
+
+
+def main() -> None:
+    """Serve until somebody stops it."""
+    options = sys.argv[1:]
+    if "--naive" in options:
+        options.remove("--naive")
+        make_naive()
+    signal.signal(signal.SIGUSR1, lambda *_: inspect())
+    sys.argv = ["streamlit", "run", str(MAIN), *options]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def make_naive() -> None:
+    """One lock in place of the lines, and no freezing."""
+    lock = threading.Lock()
+
+    def at_work(name: str, how: shared.How, work: Callable[..., Any]) -> Iterator[Done]:
+        loaded = shared.model(name, how)
+        with lock:
+            try:
+                yield Done(_to_the_end(work(loaded, lambda _news: None)))
+            except Exception as error:
+                raise in_words(error) from error
+
+    shared.at_work = at_work
+    shared._garbage.freeze = lambda: None
+
+
+def _to_the_end(made: Any) -> Any:
+    if not isinstance(made, Iterator):
+        return made
+    while True:
+        try:
+            next(made)
+        except StopIteration as end:
+            return end.value
+
+
+def inspect() -> None:
+    """What is to be as it was at the end."""
+    gc.unfreeze()
+    gc.collect()
+    parts = [part for held in shared._models._held.values() for part in held.loaded.model.modules()]
+    found = {
+        "hooks": sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts),
+        "replaced": sum("forward" in vars(part) for part in parts),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "objects": len(gc.get_objects()),
+    }
+    gc.freeze()
+    sys.stderr.write(INSPECTED + json.dumps(found) + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""A public server under attack, in short; `python -m benchmarks.attack` is the long form."""
+
+import sys
+
+import pytest
+from browser import served
+from watched_folder import WatchedFolder
+
+from benchmarks import attack
+
+
+@pytest.fixture
+def decoy(tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("Linux's kernel alone says which folders were opened")
+    return attack.unlisted_model(tmp_path)
+
+
+def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory(decoy, capsys):
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+        found = attack.attack(server.url, decoy, links=12, uploads=6)
+    assert (found.loaded, found.read, found.framed, found.errors) == (0, 0, 0, [])
+    assert found.more_mb < attack.MORE_MB
+
+
+def test_the_same_attack_on_a_private_server_opens_the_folder(decoy):
+    """The control: what the attack forges is what a browser would send, and the kernel tells of it."""
+    with served(MOEVIZ_WARM_UP="0", MOEVIZ_SERVE="private") as server, WatchedFolder(decoy) as folder:
+        attack.forged_choices(attack.Target(server.url, decoy, 1, 0), attack.Found())
+        assert folder.seen

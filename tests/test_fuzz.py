@@ -1,0 +1,93 @@
+"""What fuzzing found, read again: each ends well or in one sentence; and that the fuzzing would find more."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import fuzz
+from benchmarks.fuzz_targets import TARGETS, link_seeds
+from moeviz.errors import InvalidTrace
+
+FOUND = sorted(fuzz.FOUND.iterdir())
+
+
+@pytest.fixture
+def ready(monkeypatch, tmp_path):
+    """Let a target change what it changes in this process, for one test."""
+
+    def prepare(name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        if name == "cli":
+            for place in ("moeviz.cli.main.load", "moeviz.cli.families.differences"):
+                monkeypatch.setattr(place, None)
+            for place in ("trained", "check"):
+                monkeypatch.setattr(f"moeviz.cli.history.{place}", None)
+            monkeypatch.setattr("benchmarks.fuzz_targets.tempfile.mkdtemp", lambda prefix: str(tmp_path))
+            TARGETS[name].prepare()
+
+    return prepare
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.name)
+def test_what_was_found_is_read_or_refused_in_a_sentence(path, ready, monkeypatch):
+    target = TARGETS[path.name.partition("-")[0]]
+    monkeypatch.setattr("sys.stdin", None)
+    ready(target.name)
+    assert target.execute(path.read_bytes()) in (True, False)
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet", "json", "npz", "links"])
+def test_the_valid_inputs_are_good_and_each_way_to_change_one_changes_it(name):
+    target = TARGETS[name]
+    seeds = target.seeds()
+    assert all(target.execute(data) for data in seeds)
+    for mutation in target.mutations:
+        assert any(mutation(seeds[0], random.Random(seed)) != seeds[0] for seed in range(9)), mutation
+
+
+@given(st.sampled_from(link_seeds()), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4))
+def test_whatever_a_link_says_a_page_takes_what_it_knows_and_ignores_the_rest(data, seeds):
+    for seed in seeds:
+        data = TARGETS["links"].mutate(data, seed)
+    TARGETS["links"].execute(data)
+
+
+@given(st.sampled_from(["csv", "parquet", "json", "npz"]), st.integers(0, 2), st.integers(0, 2**32 - 1))
+def test_a_damaged_file_is_read_or_refused_in_a_sentence(name, which, seed):
+    target = TARGETS[name]
+    target.execute(target.mutate(target.seeds()[which], seed))
+
+
+def test_another_exception_is_found_and_its_input_kept(tmp_path, monkeypatch):
+    """The control."""
+
+    def stumble(data: bytes) -> bool:
+        raise {b"a": TypeError("a bug"), b"b": InvalidTrace("refused, one may think")}.get(data, MemoryError())
+
+    target = fuzz.Target("csv", ".csv", (), list, (), stumble)
+    executed = fuzz.Executed(target, tmp_path, 60)
+    for data in (b"a", b"b", b"c", b"a"):
+        executed(data)
+    assert executed.counts["others"] == 4 and len(executed.what) == 3  # kept once for each place and kind
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"a", b"b", b"c"}
+    assert executed.what[0].startswith("TypeError at test_fuzz.py:")
+
+
+def test_lines_that_are_reached_are_counted_and_no_others(tmp_path):
+    reached = fuzz.Reached(("moeviz.formats.runs",))
+    import numpy as np
+
+    from moeviz.formats.runs import numbers_of, runs_of
+
+    with reached:
+        runs_of(np.array([1, 2, 3]))
+    few, there = reached.lines()
+    with reached, pytest.raises(InvalidTrace):
+        numbers_of([[5, 5]], 3, "tokens")
+    assert 0 < few < reached.lines()[0] <= there
+    assert Path(next(iter(reached.files))).name == "runs.py"

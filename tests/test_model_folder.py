@@ -1,0 +1,87 @@
+"""A model's folder leads nowhere else: no link, no index, no code and no pickle of it."""
+
+import json
+import shutil
+
+import pytest
+
+import moeviz
+from moeviz.embedded import embedded_path
+from moeviz.errors import ModelNotFound
+
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model that loads."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in FILES:
+        shutil.copy(embedded_path() / name, model)
+    return model
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_out_of_the_folder_is_refused_before_it_is_followed(folder, tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(folder / name, elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(ModelNotFound, match=rf"a link that leads out of it: '{name}'"):
+        moeviz.load_model(str(folder))
+
+
+def test_a_link_in_a_folder_below_counts_too(folder, tmp_path):
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "x.jinja").symlink_to("/etc/passwd")
+    with pytest.raises(ModelNotFound, match="leads out of it"):
+        moeviz.load_model(str(folder))
+
+
+def test_a_link_within_the_folder_and_a_link_to_the_folder_are_let_be(folder, tmp_path):
+    (folder / "weights").mkdir()
+    shutil.move(folder / "model.safetensors", folder / "weights" / "model.safetensors")
+    (folder / "model.safetensors").symlink_to("weights/model.safetensors")
+    (tmp_path / "by another name").symlink_to(folder)
+    assert moeviz.load_model(str(tmp_path / "by another name")).info.layers
+
+
+def test_a_snapshot_of_the_hub_s_cache_may_link_to_the_files_of_its_own_model(folder, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "3f2a", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in FILES:
+        shutil.copy(folder / name, blobs / f"blob-{name}")
+        (snapshot / name).symlink_to(f"../../blobs/blob-{name}")
+    assert moeviz.load_model(str(snapshot)).info.layers
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(folder / "config.json")
+    with pytest.raises(ModelNotFound, match="leads out of it"):
+        moeviz.load_model(str(snapshot))
+
+
+@pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "/etc/passwd", "a/../../b.safetensors", "\0"])
+def test_an_index_that_names_weights_elsewhere_is_refused(folder, shard):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
+    with pytest.raises(ModelNotFound, match="an index of weights that leads out of it"):
+        moeviz.load_model(str(folder))
+
+
+@pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "[" * 100_000])
+def test_an_index_that_is_none_is_told_by_its_reader(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ModelNotFound, match="did not load"):
+        moeviz.load_model(str(folder))
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_run(folder, tmp_path):
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelNotFound):
+        moeviz.load_model(str(folder))
+    assert not ran.exists()

@@ -1,0 +1,205 @@
+"""The server itself, as a process: its routes, its headers, its log, its end; and the requests that no page sends."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlencode
+
+import pytest
+import streamlit as st
+from browser import ROOT, served
+from moeviz_app import counters, headers, server, uploads
+from moeviz_app.settings import read_settings
+from moeviz_app.uploads import MB, Uploads
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from streamlit.web.server.app_discovery import discover_asgi_app
+from visit import Visit
+from websockets.exceptions import InvalidStatus
+
+from benchmarks.attack import ask
+
+TOKEN = "a-token-that-nobody-guesses"
+SECRET = "aPromptThatNoLogMayHold"
+SECONDS_TO_END = 15
+
+
+def test_streamlit_finds_the_app_with_its_routes_in_the_script_that_it_is_told_to_run():
+    found = discover_asgi_app(ROOT / "app" / "main.py")
+    assert (found.is_asgi_app, found.import_string) == (True, "main:app")
+
+
+def test_a_private_server_answers_this_machine_and_says_the_same_headers_always():
+    with served(MOEVIZ_WARM_UP="0") as running:
+        for path, status in (
+            ("/", 200),
+            ("/load", 200),
+            ("/healthz", 200),
+            ("/readyz", 200),
+            ("/_stcore/metrics", 404),
+        ):
+            answer, found, _ = ask(running.url, path=path)
+            assert answer == status, path
+            assert "frame-ancestors 'none'" in found["content-security-policy"]
+            assert found["x-content-type-options"] == "nosniff" and found["referrer-policy"] == "same-origin"
+        answer, found, said = ask(running.url, path="/", X_Real_IP="127.0.0.1")
+        assert answer == 403 and b"moeviz app --public" in said and found["x-frame-options"] == "DENY"
+        with pytest.raises(InvalidStatus):
+            Visit(running.url, headers={"X-Forwarded-For": "127.0.0.1"})
+        with Visit(running.url) as tab:
+            assert "Example, recorded beforehand" in tab.open()
+            _, _, said = ask(running.url, path="/metrics")
+            assert b"moeviz_sessions 1\n" in said
+        assert "(private)" in "".join(running.lines)
+
+
+def test_a_team_gives_its_token_then_sees_the_page_and_may_type_no_folder(tmp_path):
+    (tmp_path / "moeviz.toml").write_text('hosts = ["127.0.0.1"]\n')
+    with served(MOEVIZ_SERVE="team", MOEVIZ_WARM_UP="0", folder=tmp_path, ready_at="Token: ") as running:
+        (line,) = [line for line in running.lines if "Token: " in line]
+        status, _, said = ask(running.url)
+        assert status == 401 and b'name="token"' in said and b"Streamlit" not in said
+        with pytest.raises(InvalidStatus):
+            Visit(running.url)
+        body = urlencode({"token": line.partition("Token: ")[2].strip()}).encode()
+        status, found, _ = ask(running.url, "POST", "/load", body)
+        assert (status, found["location"]) == (303, "/load")
+        cookie = {"Cookie": found["set-cookie"].partition(";")[0]}
+        assert ask(running.url, **cookie)[0] == 200 and ask(running.url, path="/metrics", **cookie)[0] == 200
+        with Visit(running.url, headers=cookie) as tab:
+            assert "is not available here" in tab.open(urlencode({"prompt": "Once", "model": str(tmp_path)}))
+
+
+def test_the_log_of_a_public_server_is_json_and_holds_no_prompt_and_it_ends_in_time_with_tabs_open():
+    with served(MOEVIZ_SERVE="public", MOEVIZ_WARM_UP="0") as running:
+        ask(running.url, path="/_stcore/metrics?prompt=" + SECRET)
+        tab = Visit(running.url)
+        with tab:
+            tab.open(urlencode({"prompt": SECRET, "model": "embedded"}))
+            assert SECRET in str(tab.said)
+            with Visit(running.url) as other:
+                other.send(urlencode({"prompt": "Once " * 200, "model": "embedded"}))
+                begun = time.monotonic()
+                running.process.send_signal(signal.SIGTERM)
+                running.process.wait(SECONDS_TO_END)
+                assert time.monotonic() - begun < SECONDS_TO_END
+    text = "".join(running.lines)
+    assert SECRET not in text
+    lines = [json.loads(line) for line in running.lines if line.startswith("{")]
+    assert [line["message"] for line in lines if line["logger"] == "moeviz.app"] == [
+        server.WAYS_SAID["public"],
+        "refused: closed",
+        "moeviz stops",
+    ]
+    assert "Traceback" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("way", "address"), [("private", None), ("private", "0.0.0.0"), ("team", "127.0.0.1")], ids=str
+)
+def test_a_server_does_not_start_where_it_was_not_said_who_may_come_in(way, address, tmp_path):
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", "0"]
+    command += [] if address is None else ["--server.address", address]
+    environment = os.environ | {"MOEVIZ_SERVE": way}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ended.returncode != 0 and "moeviz app --team --behind HOST" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """The routes alone, under settings that a test chooses."""
+
+    def under(**environment):
+        monkeypatch.setattr(server.settings, "SETTINGS", read_settings(environment))
+        monkeypatch.setattr(counters, "_values", {})
+        app = Starlette(routes=server.ROUTES)
+        return TestClient(app)
+
+    return under
+
+
+def test_metrics_are_closed_to_strangers_unless_they_bring_their_token(client):
+    assert client(MOEVIZ_SERVE="public").get("/metrics").status_code == 404
+    open_to_some = client(MOEVIZ_SERVE="public", MOEVIZ_METRICS_TOKEN=TOKEN)
+    assert open_to_some.get("/metrics").status_code == 401
+    assert open_to_some.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}x"}).status_code == 401
+    answer = open_to_some.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 200 and "# TYPE moeviz_runs_total counter" in answer.text
+    assert client(MOEVIZ_SERVE="private").get("/metrics").status_code == 200
+
+
+def test_a_full_server_is_alive_and_not_ready(client):
+    small = client(MOEVIZ_MAX_WAITING="3", MOEVIZ_MAX_SESSIONS="2")
+    assert small.get("/readyz").text == "ready\n"
+    counters.gauge("waiting", 3)
+    assert small.get("/readyz").status_code == 503 and small.get("/healthz").status_code == 200
+    counters.gauge("waiting", 0)
+    counters.gauge("sessions", 2)
+    assert small.get("/readyz").text == "busy\n"
+
+
+def test_sites_that_a_setting_names_may_frame_the_app_and_no_others():
+    page = Path(st.__file__).with_name("static") / "index.html"
+    found = headers.security_headers(("https://huggingface.co", "https://*.hf.space"), page)
+    assert "frame-ancestors https://huggingface.co https://*.hf.space" in found["Content-Security-Policy"]
+    assert "X-Frame-Options" not in found
+
+
+def test_no_rule_lets_a_script_of_another_host_run_or_one_that_is_made_of_text():
+    rules = dict(rule.split(" ", 1) for rule in headers.policy((), "<script>a</script>").split("; "))
+    assert rules["script-src"].startswith("'self' blob: 'sha256-") and rules["default-src"] == "'none'"
+    assert "unsafe-eval" not in str(rules) and "http" not in str(rules) and "*" not in str(rules)
+    assert [name for name, value in rules.items() if "unsafe-inline" in value] == ["style-src"]
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    """Upload a file into a tab: the status. Files of 1 MB at most, so 4 MB a tab, and a quarter of 40 MB in all."""
+    kept: dict = {}
+    manager = SimpleNamespace(file_storage=kept)
+    monkeypatch.setattr(uploads.Runtime, "exists", lambda: True)
+    monkeypatch.setattr(uploads.Runtime, "instance", lambda: SimpleNamespace(uploaded_file_mgr=manager))
+    ours = read_settings({"MOEVIZ_MAX_UPLOAD_MB": "1", "MOEVIZ_PROCESS_MB": "40"})
+
+    async def app(scope, receive, send):
+        tab = scope["path"].split("/")[-2]
+        kept.setdefault(tab, {})[len(kept.get(tab, ()))] = SimpleNamespace(data=bytes(MB))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    door = Uploads(app, ours)
+
+    def put(tab, length=str(MB), method="PUT"):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        lengths = [] if length is None else [(b"content-length", length.encode())]
+        scope = {"type": "http", "method": method, "path": f"/_stcore/upload_file/{tab}/f", "headers": lengths}
+        asyncio.run(door(scope, None, send))
+        return sent[0]["status"]
+
+    put.kept, put.door = kept, door
+    return put
+
+
+def test_a_tab_keeps_four_files_and_all_tabs_a_quarter_of_the_traces_budget(budget):
+    assert [budget("one") for _ in range(5)] == [204, 204, 204, 204, 413]
+    assert [budget("two", None) for _ in range(5)] == [204, 204, 204, 204, 413]  # one that does not say how long it is
+    assert [budget("three") for _ in range(3)] == [204, 204, 503]
+    budget.kept.pop("one")  # its tab is gone
+    assert budget("three") == 204
+    assert not budget.door.on_their_way
+
+
+def test_a_file_that_says_it_is_too_long_is_not_begun(budget):
+    assert budget("one", str(3 * MB)) == 413 and not budget.kept
+    assert budget("one", "9" * 5000) == 204  # no number: as long as may be, and Streamlit judges it
+    assert budget("one", str(3 * MB), method="DELETE") == 204
