@@ -158,3 +158,11 @@ def test_systemd_understands_the_service(tmp_path):
         ["systemd-analyze", "verify", str(tmp_path / "moeviz.service")], capture_output=True, text=True
     )
     assert "moeviz.service" not in said.stderr, said.stderr
+
+
+def test_every_promise_names_tests_that_there_are():
+    rows = re.findall(r"^\| \*\*.*$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 10
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/.]+)`", row)
+        assert named and all((ROOT / path).exists() for path in named), row

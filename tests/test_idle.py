@@ -1,6 +1,7 @@
 """Tabs whose time is over: let go without another one coming or going."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -63,4 +64,5 @@ def test_it_is_looked_again_and_again_until_the_server_ends(monkeypatch):
         with pytest.raises(asyncio.CancelledError):
             await looking
 
-    asyncio.run(serve())
+    with ThreadPoolExecutor(1) as elsewhere:  # in this thread a loop may run already, that of Playwright
+        elsewhere.submit(asyncio.run, serve()).result()
