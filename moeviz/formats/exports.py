@@ -122,14 +122,14 @@ def read_bytes(
 
     If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file".
     `max_bytes` is the most that the file may have, and that it may unpack to; `options` is what a foreign file does not
-    say. Raises `InvalidTrace` for files of torch, which hold a pickle and are read from a path alone, for any bytes that are not a trace, and for those that are one larger than that, or than
-    fits into memory.
+    say. Raises `InvalidTrace` for any bytes that are not a trace; for those that are one larger than that, or than fits
+    into memory; and for files of torch, which hold a pickle, and are read from a path alone.
     """
     check_size(data, max_bytes)
     if is_torch(data):
         raise InvalidTrace(
-            f"{quoted(PurePath(filename).name)} is a file of torch, and those are opened only where they lie, by “moeviz "
-            "convert”. Convert it to .npz first."
+            f"{quoted(PurePath(filename).name)} is a file of torch, and those are opened only where they lie, by "
+            "“moeviz convert”. Convert it to .npz first."
         )
     return _trace_in(Source(PurePath(filename).name, {PurePath(filename).name: data}, max_bytes), None, options)
 
