@@ -97,7 +97,8 @@ def test_margins_explain_what_noise_does(one):
 def test_margins_are_not_said_where_a_bias_decides(one):
     other = np.argsort(one.logits, axis=-1)[..., :2].astype(np.int16)  # the lowest logits
     biased = replace(one, experts=other, weights=None)
-    assert engine_difference((biased, one))["by_margin"].isna().all()
+    assert engine_difference((biased, biased))["margin_equal"].isna().all()
+    assert engine_difference((one, one))["margin_equal"].notna().all()
 
 
 def test_ties_are_counted(one):
