@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
     """A value of any origin, short enough for a sentence. Only as much of it is spelled out as is shown."""
     if isinstance(value, str):
         value = value[:60]
-    text = SHORT.repr(value)
+    text = SHORT.repr(value).replace("\n", " ")  # an array has lines
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

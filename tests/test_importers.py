@@ -12,6 +12,7 @@ from importer_files import EXPECTED, FOLDER, READ, REFUSED, copied, differences,
 
 from benchmarks.import_damage import tried
 from moeviz import InvalidTrace, MoevizError, RoutingTrace
+from moeviz.file_limits import shown
 from moeviz.formats.exports import read_bytes, read_counted, read_counts, read_trace, write_trace
 from moeviz.formats.importers import table
 from moeviz.formats.importers.gguf_file import from_gguf
@@ -282,6 +283,10 @@ def test_damaged_files_are_read_or_refused_in_one_sentence():
     came, _, _ = tried(200, seed=7)
     assert came.keys() <= {"read", "refused"}
     assert came["refused"] > 50
+
+
+def test_an_array_is_shown_in_one_line():
+    assert "\n" not in shown(np.zeros((3, 9)))
 
 
 def test_a_raw_error_would_be_noticed(monkeypatch):
