@@ -9,11 +9,12 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
-from moeviz_app import recent, settings, shared, state
+from moeviz_app import settings, shared, state
 from moeviz_app.asked import LONGEST, Run, asked_run, number_in
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
 from moeviz_app.show import explained, say
+from moeviz_app.traces import recent
 
 from moeviz.charts import TOPICS
 from moeviz.model_info import ModelInfo

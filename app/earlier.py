@@ -1,8 +1,9 @@
 """Traces of earlier visits among the recent ones, and what became of those that are no longer there."""
 
-from moeviz_app import durable, recent, state
+from moeviz_app import state
 from moeviz_app.asked import Run, asked_run
 from moeviz_app.show import say
+from moeviz_app.traces import durable, recent
 
 SEEN = "kept traces that were looked at"
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import kept, recent, recorded, settings, shared, state
-from moeviz_app.background import Background, Piece
+from moeviz_app import kept, settings, shared, state
 from moeviz_app.expert_seen import Seen, go
 from moeviz_app.live import waiting_words
 from moeviz_app.shared import AS_IT_IS, How
 from moeviz_app.show import explained
-from moeviz_app.worker import result
+from moeviz_app.traces import recent, recorded
+from moeviz_app.work.background import Background, Piece
+from moeviz_app.work.worker import result
 
 from moeviz.errors import InvalidPrompt
 from moeviz.routing_trace import RoutingTrace

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from moeviz_app import recent, recorded, state
+from moeviz_app import state
 from moeviz_app.plain import plain
 from moeviz_app.to_expert import asked_expert, for_the_address, of_expert, one_more_step, steps
+from moeviz_app.traces import recent, recorded
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField

@@ -1,7 +1,7 @@
 """The facts about a model or a trace, as a row of numbers."""
 
 import streamlit as st
-from moeviz_app import recorded
+from moeviz_app.traces import recorded
 
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import clearly_like, label_likeness

@@ -8,15 +8,16 @@ web page can lead a browser here, so it runs nothing by itself but what is in me
 """
 
 import streamlit as st
-from moeviz_app import recent, shared, state
+from moeviz_app import shared, state
 from moeviz_app.asked import Run, asked_run, number_in
 from moeviz_app.carried import CARRIED
 from moeviz_app.components.address import write_address
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
-from moeviz_app.short_links import LINKS
+from moeviz_app.server.short_links import LINKS
 from moeviz_app.show import explained
 from moeviz_app.to_expert import asked_expert, for_the_address
+from moeviz_app.traces import recent
 
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace

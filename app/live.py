@@ -12,7 +12,7 @@ from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.components.written import going_on, written
 from moeviz_app.counters import count
 from moeviz_app.timing import log_moment
-from moeviz_app.worker import InLine, News, Tell, result
+from moeviz_app.work.worker import InLine, News, Tell, result
 
 import moeviz
 from moeviz.charts import theme

@@ -22,6 +22,6 @@ if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does 
 
     draw()
 else:  # Streamlit's server has imported it, once
-    from moeviz_app.server import parts
+    from moeviz_app.server.assembly import parts
 
     app = st.App(__file__, **parts())

@@ -284,7 +284,7 @@ def may_keep_traces() -> bool:
 def is_local() -> bool:
     """Whether the visitor's browser is on the server's own machine, as far as that can be told.
 
-    The server lets nobody else in where it is private (see `moeviz_app.server`); this is the second lock.
+    The server lets nobody else in where it is private (see `moeviz_app.server.assembly`); this is the second lock.
     """
     headers = st.context.headers
     return (

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import recorded, settings, visitors
+from moeviz_app import settings, visitors
 from moeviz_app.counters import count
-from moeviz_app.garbage import Garbage
-from moeviz_app.in_turns import in_turns
-from moeviz_app.look_ups import within_seconds
-from moeviz_app.models_held import ModelsHeld, Wanted, Ways
-from moeviz_app.worker import Done, InLine, News, Places, Tell, Work, Worker, result
+from moeviz_app.traces import recorded
+from moeviz_app.work.garbage import Garbage
+from moeviz_app.work.in_turns import in_turns
+from moeviz_app.work.look_ups import within_seconds
+from moeviz_app.work.models_held import ModelsHeld, Wanted, Ways
+from moeviz_app.work.worker import Done, InLine, News, Places, Tell, Work, Worker, result
 
 import moeviz
 from moeviz.capture.models.identity import weights_identity
@@ -135,7 +136,7 @@ def begin_run() -> None:
 
 
 def at_work(name: str, how: How, work: OfModel) -> Heard:
-    """Have the device's own thread do `work(model, tell)`; see `moeviz_app.worker.Worker.ask`. Close it to cancel.
+    """Have the device's own thread do `work(model, tell)`; see `moeviz_app.work.worker.Worker.ask`. Close it to cancel.
 
     What this page has asked for before is cancelled: it waits for one thing at a time.
     """

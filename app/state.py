@@ -8,9 +8,9 @@ from collections.abc import Hashable
 from typing import Any, Literal
 
 import streamlit as st
-from moeviz_app import recorded
-from moeviz_app.recent import remember
 from moeviz_app.shared import How
+from moeviz_app.traces import recorded
+from moeviz_app.traces.recent import remember
 
 from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS

@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
-from moeviz_app import recent, settings, state
-from moeviz_app.short_links import LINKS
+from moeviz_app import settings, state
+from moeviz_app.server.short_links import LINKS
+from moeviz_app.traces import recent
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.to_expert import EXPERT, PAIR, clickable

@@ -17,7 +17,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.worker import Asker
+from moeviz_app.work.worker import Asker
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.errors import MoevizError

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from moeviz_app import shared
-from moeviz_app.failures import in_words
-from moeviz_app.worker import Done
+from moeviz_app.work.failures import in_words
+from moeviz_app.work.worker import Done
 
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
 INSPECTED = "moeviz inspected "

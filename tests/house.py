@@ -2,7 +2,7 @@
 
     python tests/house.py [FOLDER]     print the rooms of a checkout (this one), their arrows, and circles
 
-A room is a folder; a file that lies directly in moeviz/ is a room by itself, and so is an entry (`main.py`,
+A room is a folder; a file that lies directly in moeviz/ or app/ is a room by itself, and so is an entry (`main.py`,
 `__main__.py`, the front door `moeviz/__init__.py`). Imports inside functions count, and so do imports by string:
 `import_module("…")`, its f-strings (each `{…}` is any one name), and every string that names a module of ours.
 That Python runs a package's `__init__.py` before its modules does not count.
@@ -165,7 +165,7 @@ def _targets(names: Iterable[str], files: list[str]) -> Iterator[str]:
 def room_of(file: str) -> str:
     """The room that a file is in."""
     folder, _, name = file.rpartition("/")
-    if folder == "moeviz" or name in ("main.py", "__main__.py"):
+    if folder in ("moeviz", "app") or name in ("main.py", "__main__.py"):
         return file
     return folder
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import live, recorded, settings, shared, state
+from moeviz_app import live, settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem
 from moeviz_app.settings import read_settings
+from moeviz_app.traces import recorded
 from moeviz_app.views.explore import EXPLORER
 from plain_box import RUN, TEXT, example
 from streamlit import config

@@ -12,11 +12,11 @@ import pytest
 from labels import labelled
 from moeviz_app import settings, shared
 from moeviz_app.asked import Run
-from moeviz_app.background import Background
 from moeviz_app.expert_made import JOB
 from moeviz_app.plain import plain
 from moeviz_app.to_expert import of_expert
-from moeviz_app.worker import Done, Worker
+from moeviz_app.work.background import Background
+from moeviz_app.work.worker import Done, Worker
 from streamlit.testing.v1 import AppTest
 from test_app import HOSTILE, SECONDS, pictures, sentences
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer

@@ -67,7 +67,8 @@ def recent_script():
     from dataclasses import replace
 
     import streamlit as st
-    from moeviz_app import recent, state
+    from moeviz_app import state
+    from moeviz_app.traces import recent
 
     from moeviz.samples import sample_trace
 

@@ -4,8 +4,9 @@ import asyncio
 from urllib.parse import quote
 
 import pytest
-from moeviz_app import counters, door
-from moeviz_app.door import Door, pass_of
+from moeviz_app import counters
+from moeviz_app.server import door
+from moeviz_app.server.door import Door, pass_of
 from moeviz_app.settings import read_settings
 
 TOKEN = "a-token-that-nobody-guesses"

@@ -10,7 +10,8 @@ import threading
 from dataclasses import replace
 
 import pytest
-from moeviz_app import counters, opened, settings
+from moeviz_app import counters, settings
+from moeviz_app.traces import opened
 from test_budgets import lists_json
 
 from moeviz.errors import InvalidTrace, MoevizError

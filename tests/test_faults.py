@@ -10,7 +10,7 @@ import threading
 import pytest
 from browser import ROOT, free_port, started
 from moeviz_app import shared
-from moeviz_app.worker import Busy
+from moeviz_app.work.worker import Busy
 from test_app import first_page, run, sentences
 
 import moeviz

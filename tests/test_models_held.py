@@ -5,11 +5,12 @@ import threading
 import weakref
 
 import pytest
-from moeviz_app import look_ups, shared
-from moeviz_app.failures import RunFailed
-from moeviz_app.garbage import SECONDS_FROZEN, Garbage
-from moeviz_app.look_ups import within_seconds
-from moeviz_app.models_held import ModelsHeld, Wanted, Ways
+from moeviz_app import shared
+from moeviz_app.work import look_ups
+from moeviz_app.work.failures import RunFailed
+from moeviz_app.work.garbage import SECONDS_FROZEN, Garbage
+from moeviz_app.work.look_ups import within_seconds
+from moeviz_app.work.models_held import ModelsHeld, Wanted, Ways
 
 from moeviz.capture.models import memory
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError

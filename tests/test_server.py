@@ -14,9 +14,11 @@ from urllib.parse import urlencode
 import pytest
 import streamlit as st
 from browser import ROOT, served
-from moeviz_app import counters, headers, server, uploads
+from moeviz_app import counters
+from moeviz_app.server import assembly as server
+from moeviz_app.server import headers, uploads
+from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
-from moeviz_app.uploads import MB, Uploads
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from streamlit.web.server.app_discovery import discover_asgi_app

@@ -8,9 +8,10 @@ from pathlib import Path
 from weakref import ref
 
 import pytest
-from moeviz_app import counters, durable, opened, settings, shelf
+from moeviz_app import counters, settings
 from moeviz_app.asked import Run
-from moeviz_app.shelf import Shelf, bytes_kept, check_memory
+from moeviz_app.traces import durable, opened, shelf
+from moeviz_app.traces.shelf import Shelf, bytes_kept, check_memory
 from streamlit.testing.v1 import AppTest
 from test_app import sentences
 

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from moeviz_app import settings, short_links
+from moeviz_app import settings
 from moeviz_app.asked import Run
-from moeviz_app.short_links import SECONDS, ShortLinks
+from moeviz_app.server import short_links
+from moeviz_app.server.short_links import SECONDS, ShortLinks
 from test_app import run, sentences
 from test_app_links import COMPARE, WHAT_IF, address, pair, visit
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from moeviz_app import shared
-from moeviz_app.worker import Busy, Cancelled, InLine, News, Worker
+from moeviz_app.work.worker import Busy, Cancelled, InLine, News, Worker
 
 SECONDS = 10.0
 

@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
-from moeviz_app import worker as worker_module
-from moeviz_app.failures import RunFailed
-from moeviz_app.in_turns import in_turns
-from moeviz_app.worker import Asker, Busy, Done, InLine, News, Places, Worker, result
+from moeviz_app.work import worker as worker_module
+from moeviz_app.work.failures import RunFailed
+from moeviz_app.work.in_turns import in_turns
+from moeviz_app.work.worker import Asker, Busy, Done, InLine, News, Places, Worker, result
 
 from moeviz.errors import CaptureError
 

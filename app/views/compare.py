@@ -1,7 +1,7 @@
 """Two traces side by side: two prompts, two models, prompt against generation, with and without a change."""
 
 import streamlit as st
-from moeviz_app import recent, settings, state
+from moeviz_app import settings, state
 from moeviz_app.asked import Run
 from moeviz_app.carried import BESIDE, bring_up_pair, forget_pair, part_name
 from moeviz_app.earlier import bring_back
@@ -9,6 +9,7 @@ from moeviz_app.examples import EXAMPLES
 from moeviz_app.facts import trace_name
 from moeviz_app.links import record
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
+from moeviz_app.traces import recent
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded import EMBEDDED

@@ -12,7 +12,7 @@ from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, say, show_all
-from moeviz_app.worker import InLine, News, result
+from moeviz_app.work.worker import InLine, News, result
 
 from moeviz.charts import TOPICS
 from moeviz.errors import InvalidPrompt

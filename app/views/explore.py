@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import streamlit as st
-from moeviz_app import links, recent, recorded, settings, shared, state
+from moeviz_app import links, settings, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
@@ -19,6 +19,7 @@ from moeviz_app.plain import plain
 from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
 from moeviz_app.to_expert import for_the_address, of_expert, open_expert
+from moeviz_app.traces import recent, recorded
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED

@@ -1,8 +1,9 @@
 """How the embedded model's routing settled as it was trained: recorded, so nothing is trained here."""
 
 import streamlit as st
-from moeviz_app import recorded, state
+from moeviz_app import state
 from moeviz_app.show import heading, picture_and_words
+from moeviz_app.traces import recorded
 
 from moeviz.charts import NAMED
 from moeviz.charts.routing_over_training import SATURATION

@@ -1,11 +1,12 @@
 """The page of one topic: each of its charts, and a choice of layers and tokens if they need one."""
 
 import streamlit as st
-from moeviz_app import recorded, state
+from moeviz_app import state
 from moeviz_app.choices import choose_layer, choose_token, choose_two_layers, choose_window
 from moeviz_app.facts import trace_name
 from moeviz_app.show import say, show_all, trace_to_draw
 from moeviz_app.to_expert import choose_expert
+from moeviz_app.traces import recorded
 
 from moeviz.charts import TOPICS, specialization
 from moeviz.embedded import EMBEDDED

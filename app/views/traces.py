@@ -1,12 +1,13 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
-from moeviz_app import recent, recorded, settings, state
+from moeviz_app import settings, state
 from moeviz_app.downloads import downloads
 from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
-from moeviz_app.opened import read_upload
 from moeviz_app.show import explained
+from moeviz_app.traces import recent, recorded
+from moeviz_app.traces.opened import read_upload
 
 from moeviz.formats.exports import EXPORTS
 from moeviz.formats.importers.table import OTHER_SUFFIXES

@@ -9,7 +9,7 @@ from moeviz_app import carried, settings, shared, state
 from moeviz_app.facts import figures
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
-from moeviz_app.worker import InLine, News, result
+from moeviz_app.work.worker import InLine, News, result
 
 import moeviz
 from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap

@@ -12,7 +12,7 @@ from moeviz_app import shared, state
 from moeviz_app.facts import layer_word
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
-from moeviz_app.worker import InLine, News, result
+from moeviz_app.work.worker import InLine, News, result
 
 from moeviz.charts import NAMED
 from moeviz.charts.chart import Chart

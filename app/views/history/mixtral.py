@@ -1,8 +1,9 @@
 """Mixtral 8x7B, 2023: its exact counts, and the embedded model, a small one of its kind, next to what was published."""
 
 import streamlit as st
-from moeviz_app import recorded, shared
+from moeviz_app import shared
 from moeviz_app.facts import figures, trace_name
+from moeviz_app.traces import recorded
 from moeviz_app.views.history.gallery import as_any_trace
 
 from moeviz.charts import TOPICS

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import streamlit as st
-from moeviz_app import recorded
 from moeviz_app.show import explained, heading, picture_and_words
+from moeviz_app.traces import recorded
 
 from moeviz.charts.side_by_side import SIDE_BY_SIDE
 from moeviz.history.systems import EXHIBITS

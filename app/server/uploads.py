@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from moeviz_app.door import App, Receive, Refused, Scope, Send, header, refuse
+from moeviz_app.server.door import App, Receive, Refused, Scope, Send, header, refuse
 from moeviz_app.settings import Settings
 from streamlit.runtime import Runtime
 

@@ -3,7 +3,7 @@
 import threading
 
 from moeviz_app import counters, settings
-from moeviz_app.shelf import check_memory
+from moeviz_app.traces.shelf import check_memory
 
 from moeviz.errors import MoevizError
 from moeviz.formats.elsewhere import Limits, read_elsewhere

@@ -1,7 +1,7 @@
 """Work of several pieces that goes on while its visitor looks at other things. No Streamlit here.
 
-Each piece waits in line by itself (see `moeviz_app.worker`), so that other visitors come in between. With Stop, or when
-the visitor's session is gone, the piece at hand is the last.
+Each piece waits in line by itself (see `moeviz_app.work.worker`), so that other visitors come in between. With Stop, or
+when the visitor's session is gone, the piece at hand is the last.
 """
 
 import threading
@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeviz_app.worker import Done, InLine, News
+from moeviz_app.work.worker import Done, InLine, News
 
 Piece = Callable[..., Any]  # of a loaded model, and of what to tell news with
 Ask = Callable[[Piece], Iterator[InLine | News | Done]]

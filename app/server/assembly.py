@@ -22,13 +22,13 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import counters, settings
-from moeviz_app.door import METRICS, Door
-from moeviz_app.headers import Headers, security_headers
-from moeviz_app.idle import let_go_of_idle_tabs
-from moeviz_app.logs import error_facts, write_lines
 from moeviz_app.peers import is_loopback
+from moeviz_app.server.door import METRICS, Door
+from moeviz_app.server.headers import Headers, security_headers
+from moeviz_app.server.idle import let_go_of_idle_tabs
+from moeviz_app.server.logs import error_facts, write_lines
+from moeviz_app.server.uploads import Uploads
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
-from moeviz_app.uploads import Uploads
 from moeviz_app.visitors import VisitorCookie
 from starlette.middleware import Middleware
 from starlette.requests import Request

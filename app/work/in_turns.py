@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
-from moeviz_app.worker import Cancelled, Done, News, Tell, Work
+from moeviz_app.work.worker import Cancelled, Done, News, Tell, Work
 
 
 def in_turns(work: Work) -> Work:

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from moeviz_app.counters import count
-from moeviz_app.failures import in_words
+from moeviz_app.work.failures import in_words
 
 from moeviz.errors import MoevizError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moeviz_app.counters import count, gauge
-from moeviz_app.failures import in_words
+from moeviz_app.work.failures import in_words
 
 from moeviz.errors import CaptureError
 

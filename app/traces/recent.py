@@ -4,8 +4,8 @@ from collections.abc import Hashable
 from typing import Any
 
 import streamlit as st
-from moeviz_app import durable
-from moeviz_app.shelf import Shelf
+from moeviz_app.traces import durable
+from moeviz_app.traces.shelf import Shelf
 
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
