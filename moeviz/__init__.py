@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel, load_model
     from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
-    from moeviz.formats.exports import read_trace, write_trace
+    from moeviz.formats.counts_file import write_counts
+    from moeviz.formats.exports import read_counts, read_trace, write_trace
+    from moeviz.formats.importers.options import ImportOptions
     from moeviz.in_app import RunningApp, open_in_app
     from moeviz.one_call import view
+    from moeviz.published import published_counts
 
 __version__ = "0.1.0"
 
@@ -41,9 +44,12 @@ _ON_FIRST_USE = {
     "moeviz.capture.change.kinds": ("Exchange", "Force", "Mute", "Replay", "TopK"),
     "moeviz.capture.change.precision": ("Precision",),
     "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
-    "moeviz.formats.exports": ("read_trace", "write_trace"),
+    "moeviz.formats.counts_file": ("write_counts",),
+    "moeviz.formats.exports": ("read_counts", "read_trace", "write_trace"),
+    "moeviz.formats.importers.options": ("ImportOptions",),
     "moeviz.in_app": ("RunningApp", "open_in_app"),
     "moeviz.one_call": ("view",),
+    "moeviz.published": ("published_counts",),
 }
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
@@ -53,6 +59,7 @@ __all__ = [
     "Exchange",
     "ExpertCounts",
     "Force",
+    "ImportOptions",
     "InvalidPrompt",
     "InvalidTrace",
     "LoadedModel",
@@ -73,12 +80,15 @@ __all__ = [
     "ablate",
     "load_model",
     "open_in_app",
+    "published_counts",
+    "read_counts",
     "read_trace",
     "stream",
     "trace",
     "trace_corpus",
     "view",
     "what_if",
+    "write_counts",
     "write_trace",
 ]
 

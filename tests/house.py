@@ -22,6 +22,7 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
+FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
 
 # Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
@@ -58,7 +59,9 @@ MAY_IMPORT = {
     "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/*": f". moeviz.report moeviz.spreadsheets {INERT}",
+    "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
+    "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
+    "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
@@ -67,12 +70,14 @@ MAY_IMPORT = {
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.names",
+    "moeviz/published/*": INERT,
     "moeviz/samples.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.names",
+    "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",

@@ -225,11 +225,11 @@ def test_a_link_that_generates_waits_for_run_and_then_shows_the_same(page, elsew
     expect(page).to_have_url(re.compile("layer=1&token=7$"))
 
     other = elsewhere(page)
-    expect(other.get_by_text("Links do not start such runs by themselves.")).to_be_visible()
+    expect(other.get_by_text("Links do not start such runs by themselves")).to_be_visible()
     expect(other.get_by_text("Example, recorded beforehand.")).to_be_visible()
     expect(box(other)).to_have_value("Il fait")
     press_run(other)
     ran(other, "Il fait")
-    expect(other.get_by_text("Links do not start such runs by themselves.")).to_be_hidden()
+    expect(other.get_by_text("Links do not start such runs by themselves")).to_be_hidden()
     expect(tokens(other)).to_have_text(tokens(page).all_inner_texts())
     expect(chosen(other)).to_have_attribute("aria-label", chosen(page).get_attribute("aria-label"))

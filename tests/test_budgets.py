@@ -10,8 +10,9 @@ from pyarrow import parquet
 from test_trace_file import members_of, npy_header, npz
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
 from moeviz.formats.exports import EXPORTS, read_bytes
-from moeviz.formats.trace_facts import parse_json, shown
+from moeviz.formats.trace_facts import parse_json
 from moeviz.formats.trace_file import to_trace_file
 
 MB = 2**20

@@ -427,10 +427,10 @@ def test_a_reader_that_has_read_enough_is_no_error(trace_path, tmp_path):
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
-    def interrupted(path):
+    def interrupted(path, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moeviz.formats.exports.read_trace", interrupted)
+    monkeypatch.setattr("moeviz.formats.exports.read_counted", interrupted)
     assert main(["convert", trace_path, "b.csv"]) == 130
     assert capsys.readouterr().err == "moeviz: stopped\n"
 

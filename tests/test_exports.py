@@ -328,7 +328,7 @@ def test_an_unnamed_table_keeps_its_new_name_when_it_is_written_again():
     ("text", "sentence"),
     [
         ("name,age\nx,3\n", r"columns \['name', 'age'\], and a trace also needs position, layer, expert"),
-        ("layer,expert\n0,3\n", "a trace also needs position"),
+        ("layer,expert,slot\n0,3,0\n", "a trace also needs position"),
         ("position,layer,expert\n", "no rows"),
         ("position,position,layer,expert\n0,0,0,1\n", "the same name"),
         ("position,layer,expert\n0,0,1\n0,0\n", "not a CSV table"),

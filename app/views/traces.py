@@ -10,6 +10,7 @@ from moeviz_app.traces import recent, recorded
 from moeviz_app.traces.opened import read_upload
 
 from moeviz.formats.exports import EXPORTS
+from moeviz.formats.importers.table import OTHER_SUFFIXES
 
 
 def traces_page() -> None:
@@ -39,8 +40,9 @@ def _open() -> None:
     formats = ", ".join(export.label for export in readable)
     most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
     upload = st.file_uploader(
-        f"A trace file written by moeviz: {formats}. {_what_becomes_of_it()}",
-        type=[export.suffix for export in readable],
+        f"A trace file written by moeviz ({formats}), or routing that vLLM or another program wrote. "
+        + _what_becomes_of_it(),
+        type=[*(export.suffix for export in readable), *OTHER_SUFFIXES],
         max_upload_size=most,
         key=state.UPLOAD,
     )

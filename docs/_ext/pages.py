@@ -38,6 +38,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "glossary": tables.glossary,
     "how-to": partial(tables.contents, "how-to", "How to"),
     "kernels": reference.kernels,
+    "importers": tables.importers,
     "interventions": tables.interventions,
     "known-models": tables.known_models,
     "menu": tables.menu,

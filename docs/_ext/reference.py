@@ -65,6 +65,8 @@ def middle() -> str:
         "footprint",
         "labelled_texts",
         "samples",
+        "file_limits",
+        "published",
     )
     return "\n\n".join(_module(f"moeviz.{name}") for name in names)
 

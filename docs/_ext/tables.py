@@ -41,6 +41,18 @@ def screenshot() -> str:
     return "\n\n".join(shown)
 
 
+def importers() -> str:
+    """The formats of other programs: what recognises a file, what it becomes, and what must be told."""
+    from moeviz.formats.importers.options import flag
+    from moeviz.formats.importers.table import IMPORTERS
+
+    def flags(names: Sequence[str]) -> str:
+        return ", ".join(f"`{flag(name)}`" for name in names)
+
+    rows = [(f"`{r.name}`", r.label, r.looks_for, r.becomes, flags(r.asks), flags(r.may_ask)) for r in IMPORTERS]
+    return table(["name", "files", "recognised by", "becomes", "must be told", "may have to be told"], rows)
+
+
 def families() -> str:
     """How moeviz reads each architecture of transformers."""
     from moeviz.capture.routers.families import families as read

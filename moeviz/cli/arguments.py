@@ -4,6 +4,9 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 
+from moeviz.cli.importing import add_import_options
+
+ANY = "a .csv, .parquet, .json or .npz file, or what another program wrote"
 # moeviz.charts.TOPICS, known without loading it
 TOPICS = (
     "tokens",
@@ -36,7 +39,9 @@ EXAMPLES = {
   moeviz serve cache trace.npz                        what the routing costs to serve: hits of a cache
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz families                                     which families of models moeviz reads, and how
-  moeviz convert trace.csv trace.parquet""",
+  moeviz convert trace.csv trace.parquet
+  moeviz doctor trace.csv                             what is not plausible in a trace
+  moeviz diff vllm.json transformers.npz              where two engines send the same tokens""",
     "app": """examples:
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
@@ -103,7 +108,16 @@ EXAMPLES = {
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
-  moeviz convert trace.npz charts.zip                 every chart as SVG and CSV""",
+  moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
+  moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6
+  moeviz convert imatrix.gguf -o counts.json --top-k 8""",
+    "doctor": """examples:
+  moeviz doctor trace.npz
+  moeviz doctor response.json --beside trace.npz      is it a row short?
+  moeviz doctor trace.csv --json | jq .[].says""",
+    "diff": """examples:
+  moeviz diff served.json trace.npz
+  moeviz diff vllm.json transformers.npz --json | jq .shift""",
 }
 
 
@@ -352,12 +366,29 @@ def _add_phase(command: argparse.ArgumentParser) -> None:
 
 
 def _convert_arguments(convert: argparse.ArgumentParser) -> None:
-    convert.add_argument("source", metavar="FROM", help="a .csv, .parquet, .json or .npz file")
-    convert.add_argument(
-        "target",
-        metavar="TO",
-        help="the file to write (.html: a report, .zip: all charts); an existing file is replaced",
+    convert.add_argument("source", metavar="FROM", help=f"{ANY}, or counts")
+    target = convert.add_mutually_exclusive_group(required=True)
+    says = "the file to write (.html: a report, .zip: all charts); an existing file is replaced"
+    target.add_argument("target", metavar="TO", nargs="?", help=says)
+    target.add_argument("-o", "--output", metavar="TO", help="the same")
+    add_import_options(convert)
+
+
+def _doctor_arguments(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument("source", metavar="FILE", help=f"{ANY}, or counts")
+    doctor.add_argument(
+        "--beside", metavar="FILE", help="a trace of the same tokens, to see whether rows are off by one"
     )
+    doctor.add_argument("--tokens", type=_number(int, 0), metavar="N", help="how many tokens met a router")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    add_import_options(doctor)
+
+
+def _diff_arguments(diff: argparse.ArgumentParser) -> None:
+    diff.add_argument("source", metavar="A", help=ANY)
+    diff.add_argument("other", metavar="B", help="another of the same text")
+    diff.add_argument("--json", action="store_true", help="print JSON")
+    add_import_options(diff)
 
 
 def _topic(word: str) -> str:
@@ -388,5 +419,16 @@ COMMANDS = {
     "metrics": ("Print the numbers behind the app's charts, for a trace in any format.", _metrics_arguments),
     "serve": ("Say what routing costs to serve. This starts no server; the command app does.", _serve_arguments),
     "plan": ("Write the placement of experts that an inference engine reads.", _plan_arguments),
-    "convert": ("Convert a trace to another format, given by the suffix.", _convert_arguments),
+    "convert": (
+        "Convert a trace, counts, or what another program wrote, to a format given by the suffix.",
+        _convert_arguments,
+    ),
+    "doctor": (
+        "Look for what is not plausible in a trace, or in counts; exit code 1 if there is any.",
+        _doctor_arguments,
+    ),
+    "diff": (
+        "Compare two recordings of the same text: two engines, precisions, training and serving.",
+        _diff_arguments,
+    ),
 }

@@ -192,9 +192,9 @@ def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.cli.metrics import measured
     from moeviz.cli.terminal import frame_texts, print_tables
-    from moeviz.formats.exports import read_trace
+    from moeviz.formats.exports import read_counted
 
-    trace = read_trace(args.trace)
+    trace = read_counted(args.trace)
     charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
     tables = {}
     for chart in {chart.measure: chart for chart in charts}.values():
@@ -233,14 +233,42 @@ def _plan(args: Namespace) -> int:
 
 
 def _convert(args: Namespace) -> int:
-    from moeviz.formats.exports import export_for, read_trace, write_trace
+    from moeviz.cli.importing import read
+    from moeviz.expert_counts import ExpertCounts
+    from moeviz.formats.counts_file import write_counts
+    from moeviz.formats.exports import export_for, write_trace
 
-    check_output(args.target)
-    trace = read_trace(args.source)
-    write_trace(trace, args.target)
-    note(f"wrote {args.target}: {len(trace.tokens):,} tokens, {len(trace.model.layers)} layers")
-    if trace.logits is not None and export_for(args.target).suffix in (".csv", ".parquet"):
+    target = args.output or args.target
+    export_for(target)
+    found = read(args.source, args)
+    if isinstance(found, ExpertCounts):
+        write_counts(found, target)
+        note(f"wrote {target}: {found!r}")
+        return 0
+    write_trace(found, target)
+    note(f"wrote {target}: {len(found.tokens):,} tokens, {len(found.model.layers)} layers")
+    if found.logits is not None and export_for(target).suffix in (".csv", ".parquet"):
         note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")
+    return 0
+
+
+def _doctor(args: Namespace) -> int:
+    from moeviz.cli.doctor import doctor_text
+    from moeviz.cli.importing import read, read_one_trace
+    from moeviz.metrics.doctor import examine
+
+    beside = None if args.beside is None else read_one_trace(args.beside, args)
+    found = examine(read(args.source, args), beside, args.tokens)
+    print(json.dumps(records(found)) if args.json else doctor_text(found))
+    return int(len(found) > 0)
+
+
+def _diff(args: Namespace) -> int:
+    from moeviz.cli.diff import difference, difference_text
+    from moeviz.cli.importing import read_one_trace
+
+    found = difference(read_one_trace(args.source, args), read_one_trace(args.other, args))
+    print(json.dumps(found) if args.json else difference_text(found))
     return 0
 
 
@@ -258,4 +286,6 @@ COMMANDS = {
     "serve": _serve,
     "plan": _plan,
     "convert": _convert,
+    "doctor": _doctor,
+    "diff": _diff,
 }

@@ -8,10 +8,10 @@ from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.budget import CELLS_A_SLOT, MAX_CELLS
 from moeviz.names import listed
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted, RoutingTrace
 
 
-def measured(chart: Chart, trace: RoutingTrace, args: Namespace) -> pd.DataFrame:
+def measured(chart: Chart, trace: Counted, args: Namespace) -> pd.DataFrame:
     """The numbers of one chart; those of one layer for each layer in turn.
 
     Raises `MissingField` where an option is missing, and `InvalidTrace` if all layers together are too large a table.
@@ -22,6 +22,8 @@ def measured(chart: Chart, trace: RoutingTrace, args: Namespace) -> pd.DataFrame
     if chart.layers == "two" and len(trace.model.layers) != 2:
         raise MissingField(f"{name} compares two layers. Give --layers A B, two of {listed(trace.model.layers)}.")
     if chart.tokens == "one":
+        if not isinstance(trace, RoutingTrace):
+            raise MissingField(f"{name} is about one token, and {trace!r} does not say where a token went.")
         if args.token is None or args.token >= len(trace.tokens):
             raise MissingField(f"{name} is about one token. Give --token N, from 0 to {len(trace.tokens) - 1}.")
         trace = trace.select(tokens=slice(args.token, args.token + 1))
@@ -30,8 +32,8 @@ def measured(chart: Chart, trace: RoutingTrace, args: Namespace) -> pd.DataFrame
     return chart.measure(trace)
 
 
-def _layer_by_layer(chart: Chart, trace: RoutingTrace) -> pd.DataFrame:
-    frames, rows, most = [], 0, max(MAX_CELLS, CELLS_A_SLOT * trace.experts.size)
+def _layer_by_layer(chart: Chart, trace: Counted) -> pd.DataFrame:
+    frames, rows, most = [], 0, max(MAX_CELLS, CELLS_A_SLOT * _size(trace))
     for layer in trace.model.layers:
         frames.append(chart.measure(trace.select(layers=[layer])))
         rows += len(frames[-1])
@@ -41,3 +43,7 @@ def _layer_by_layer(chart: Chart, trace: RoutingTrace) -> pd.DataFrame:
                 "are made of a trace of this size. Give fewer layers with --layers."
             )
     return pd.concat(frames)
+
+
+def _size(trace: Counted) -> int:
+    return int(trace.experts.size if isinstance(trace, RoutingTrace) else trace.assignments.size)

@@ -26,9 +26,10 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.formats.table_cells import TEXTS, checked_columns, refuse_rows
 from moeviz.formats.table_facts import all_tokens, mark_not_recorded
-from moeviz.formats.trace_facts import LABEL, MAX_BYTES, MAX_EXPERTS, check_experts, model_of, shown
+from moeviz.formats.trace_facts import LABEL, model_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
 

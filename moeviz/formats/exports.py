@@ -9,7 +9,8 @@
 | .html | every chart, and the first few hundred rows of its numbers | people; it cannot be read back |
 | .zip | every chart as a picture and as a table | people; it cannot be read back |
 
-To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and add a row.
+To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and add a row. What other programs write is
+in `moeviz.formats.importers`: such files are recognised by what is in them, whatever they are called.
 """
 
 import os
@@ -20,14 +21,21 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.expert_counts import ExpertCounts
+from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import UNNAMED
+from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.source import Source, source_of
+from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
-from moeviz.formats.trace_facts import MAX_BYTES
+from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.names import quoted, why_no_file
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted, RoutingTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,41 +115,117 @@ def _reader(filename: str | Path) -> Callable[[bytes, int], RoutingTrace]:
     return read
 
 
-def read_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES) -> RoutingTrace:
-    """Read a trace from the bytes of a file, in the format that its name says.
+def read_bytes(
+    data: bytes, filename: str, max_bytes: int = MAX_BYTES, options: ImportOptions = NOTHING_TOLD
+) -> RoutingTrace:
+    """Read a trace from the bytes of a file: what another program wrote, or else the format that its name says.
 
     If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file".
-    `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` for any bytes that
-    are not a trace, and for those that are one larger than that, or than fits into memory.
+    `max_bytes` is the most that the file may have, and that it may unpack to; `options` is what a foreign file does not
+    say. Raises `InvalidTrace` for any bytes that are not a trace; for those that are one larger than that, or than fits
+    into memory; and for files of torch, which hold a pickle, and are read from a path alone.
     """
-    try:
-        trace = _reader(filename)(data, max_bytes)
-    except MemoryError as error:
+    check_size(data, max_bytes)
+    if is_torch(data):
         raise InvalidTrace(
-            f"{PurePath(filename).name[:200]!r} needs more memory to read than there is here. Save fewer tokens or "
-            "layers, or leave the logits out."
-        ) from error
-    if trace.model.name != UNNAMED:
-        return trace
-    name = PurePath(filename).name[:200].encode(errors="replace").decode()
-    return replace(trace, model=replace(trace.model, name=f"from {name}"))
+            f"{quoted(PurePath(filename).name)} is a file of torch, and those are opened only where they lie, by "
+            "“moeviz convert”. Convert it to .npz first."
+        )
+    return _trace_in(Source(PurePath(filename).name, {PurePath(filename).name: data}, max_bytes), None, options)
 
 
-def read_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> RoutingTrace:
-    """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file.
+def read_trace(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    format: str | None = None,
+    options: ImportOptions = NOTHING_TOLD,
+) -> RoutingTrace:
+    """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file, or from what another program wrote.
 
-    `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if the file does
-    not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
+    Files of other programs, and folders of them, are recognised by what is in them, or read as the `format` that is
+    named (`moeviz.formats.importers.table.IMPORTERS` lists them). What such a file does not say is asked for, and given
+    as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if it
+    does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
     `OSError` if it cannot be read.
     """
+    return _trace_in(_source(path, max_bytes), format, options)
+
+
+def read_counts(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    format: str | None = None,
+    options: ImportOptions = NOTHING_TOLD,
+) -> ExpertCounts:
+    """Read how many tokens each expert got: from a file of counts, or from any that holds a trace.
+
+    Files and errors as with `read_trace`.
+    """
+    found = read_counted(path, max_bytes, format, options)
+    return found.counts() if isinstance(found, RoutingTrace) else found
+
+
+def read_counted(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    format: str | None = None,
+    options: ImportOptions = NOTHING_TOLD,
+) -> Counted:
+    """Read a trace, or counts where the file has no more. Files and errors as with `read_trace`."""
+    return counted_in(_source(path, max_bytes), format, options)
+
+
+def _source(path: str | Path, max_bytes: int) -> Source:
     path = Path(path)
-    _reader(path)
-    if (size := path.stat().st_size) > max_bytes:
+    if why := why_no_file(path):
+        raise InvalidTrace(f"No file can be called {quoted(path)}: the name {why}.")
+    if not path.exists():
+        _reader(path)  # says which suffixes a trace has
+    return source_of(path, max_bytes)
+
+
+def _trace_in(source: Source, format: str | None, options: ImportOptions) -> RoutingTrace:
+    found = counted_in(source, format, options)
+    if isinstance(found, RoutingTrace):
+        return found
+    raise InvalidTrace(
+        f"{source.name[:200]!r} holds counts of how many tokens each expert got, and not where each token went. Read "
+        "it with moeviz.read_counts, or “moeviz convert” it."
+    )
+
+
+def counted_in(source: Source, format: str | None, options: ImportOptions) -> Counted:
+    """The same for bytes that are in memory: `moeviz.formats.importers.source.Source`."""
+    try:
+        row = named(format) if format else None if is_ours(source) else recognised(source)
+        if row is not None:
+            return imported(source, row, options)
+        return counts_in(source) if is_counts(source) else _own(source)
+    except MemoryError as error:
         raise InvalidTrace(
-            f"{path.name!r} has {size:,} bytes, and files of up to {max_bytes:,} bytes are read. Save fewer tokens or "
-            "layers, or leave the logits out."
+            f"{source.name[:200]!r} needs more memory to read than there is here. Save fewer tokens or layers, or "
+            "leave the logits out."
+        ) from error
+
+
+def _own(source: Source) -> RoutingTrace:
+    """A trace in one of our own formats, by the suffix."""
+    suffixes = [export.suffix for export in EXPORTS]
+    if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
+        raise InvalidTrace(
+            f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
+            f"that is recognised by its content. Looked for: {looked_for()}."
         )
-    return read_bytes(path.read_bytes(), path.name, max_bytes)
+    if isinstance(source.first, dict | list) and "format" not in source.first:
+        raise InvalidTrace(
+            f"{quoted(source.name)} is JSON, and neither a trace of moeviz, which says its format, nor anything that "
+            f"is recognised by its content. Looked for: {looked_for()}."
+        )
+    trace = _reader(source.name)(source.data, source.max_bytes)
+    if trace.model.name != UNNAMED:
+        return trace
+    name = source.name[:200].encode(errors="replace").decode()
+    return replace(trace, model=replace(trace.model, name=f"from {name}"))
 
 
 def check_target(path: str | Path) -> None:

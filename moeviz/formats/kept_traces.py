@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import MAX_BYTES
+from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace

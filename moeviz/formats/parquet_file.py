@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from pyarrow import parquet, types
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES, shown
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
 from moeviz.formats.table_cells import INTEGERS, TEXTS
 from moeviz.formats.table_facts import facts_beside_table
-from moeviz.formats.trace_facts import MAX_BYTES, check_facts_size, check_size, parse_json, shown
+from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 
 KEY = b"moeviz"
@@ -54,7 +55,8 @@ def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         table.validate(full=True)
     except UNREADABLE as error:
         raise InvalidTrace(
-            f"This is not a Parquet file, or it is damaged: {str(error)[:200]}. Write it again, or use another format."
+            f"This is not a Parquet file, or it is damaged: {' '.join(str(error).split())[:200]}. Write it again, or "
+            "use another format."
         ) from error
     most = min(max_bytes, max(MAX_TEXT_BYTES, TEXT_A_BYTE * len(data)))
     columns = {name: _column(name, table.column(name), most) for name in names}

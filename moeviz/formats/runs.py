@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import shown
+from moeviz.file_limits import shown
 
 
 def runs_of(numbers: np.ndarray) -> list[list[int]]:

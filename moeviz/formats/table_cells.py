@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.trace_facts import LABEL, MAX_EXPERTS, MAX_INT32, shown
+from moeviz.file_limits import MAX_EXPERTS, shown
+from moeviz.formats.trace_facts import LABEL, MAX_INT32
 from moeviz.routing_trace import NO_TOKEN_ID, PHASES
 
 INTEGERS = {  # column: lowest, highest, and what an absent or empty cell means (None: it must be there)

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
 from moeviz.formats.runs import numbers_of, runs_of
-from moeviz.formats.trace_facts import FORMAT, facts_of, shown, tokens_as_json, tokens_of
+from moeviz.formats.trace_facts import FORMAT, facts_of, tokens_as_json, tokens_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 

@@ -9,7 +9,6 @@ a file can take more than that part: so JSON facts may have a 16th of the budget
 
 import json
 import re
-import reprlib
 from dataclasses import MISSING, asdict, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,23 +17,17 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, is_text, shown
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
 
 FORMAT = "moeviz trace v2"
 OLDER = ("moeviz trace v1",)  # that are still read
-MAX_BYTES = 2**30  # of a file, and of what it unpacks to, unless somebody sets another budget
 FACTS_SHARE = 16  # of the budget, a 16th for the JSON in a packed file: Python needs some ten times its bytes
 MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
-MAX_EXPERTS = 2**15 - 1  # expert ids are int16
-MAX_LAYERS = 2**12
-MAX_ALL_EXPERTS = 2**16  # of all layers together; the largest model has 30,720
 TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
 LABEL = "label"
-SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxtuple, SHORT.maxdict = 3, 20, 20, 20
-SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 100
 
 
 def facts_of(trace: RoutingTrace) -> dict[str, Any]:
@@ -61,18 +54,6 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
             raise InvalidTrace(f"The model's {name} are {shown(values)}; they must be from {low} to {high}.")
     check_experts(info)
     return info
-
-
-def check_experts(model: ModelInfo) -> None:
-    """Raise `InvalidTrace` for more layers or experts than we read: what is made of a trace has numbers for each."""
-    layers, experts = len(model.layers), max(model.num_experts)
-    if layers > MAX_LAYERS:
-        raise InvalidTrace(f"The model has {layers:,} layers, and at most {MAX_LAYERS:,} are read. Leave some out.")
-    if layers * experts > MAX_ALL_EXPERTS:
-        raise InvalidTrace(
-            f"The model has {layers:,} layers of up to {experts:,} experts, {layers * experts:,} in all, and at most "
-            f"{MAX_ALL_EXPERTS:,} are read. Leave some layers out, or number the experts from 0."
-        )
 
 
 def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
@@ -138,25 +119,6 @@ def check_facts_size(size: int, what: str, max_bytes: int) -> None:
         raise InvalidTrace(
             f"The file's {what} has {size:,} bytes of JSON, and at most {most:,} are read. Save fewer tokens."
         )
-
-
-def shown(value: Any) -> str:
-    """A value of any origin, short enough for a sentence. Only as much of it is spelled out as is shown."""
-    if isinstance(value, str):
-        value = value[:60]
-    text = SHORT.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def is_text(value: Any) -> bool:
-    """True for a string that UTF-8 can hold: JSON can smuggle in half a character (a lone surrogate)."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_format(found: Any) -> None:

@@ -20,14 +20,13 @@ from math import prod
 import numpy as np
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES, shown
 from moeviz.formats.trace_facts import (
-    MAX_BYTES,
     check_facts_size,
     check_size,
     facts_of,
     model_of,
     parse_json,
-    shown,
     tokens_as_json,
     tokens_of,
 )

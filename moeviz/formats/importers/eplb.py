@@ -1,0 +1,20 @@
+"""Loads for an expert-parallel load balancer: a JSON table of counts, (hidden layers, E), as LMDeploy and DeepSeek's
+EPLB take it. Dense layers are rows of zeros."""
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+
+
+def recognise(source: Source) -> bool:
+    """A JSON list of lists of numbers."""
+    first = source.first
+    return isinstance(first, list) and bool(first) and all(isinstance(row, list) for row in first)
+
+
+def read(source: Source, options: ImportOptions) -> ExpertCounts:
+    """The counts of every layer that has any."""
+    table = whole(source.first, 2, "The loads")
+    return counts_of(Counted(table, "eplb", hidden=True), source.name, options)

@@ -1,0 +1,34 @@
+"""LMDeploy's /generate with `return_routed_experts`: nested lists (tokens - 1, hidden layers, K), in no order.
+
+Its rows of dense layers are memory that nobody wrote to: neither zeros nor in range. So which layers have experts must
+be told.
+"""
+
+from moeviz.errors import InvalidTrace
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made import About, trace_of
+from moeviz.formats.importers.options import SAYS, ImportOptions, flag
+from moeviz.formats.importers.responses import part_of
+from moeviz.formats.importers.sglang import routed
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+
+def recognise(source: Source) -> bool:
+    """JSON with `meta_info`, in which routed experts are lists."""
+    return isinstance(routed(source.first), list)
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every response in the file."""
+    if options.moe_layers is None:
+        raise InvalidTrace(
+            f"A response of LMDeploy does not say {SAYS['moe_layers']}, and what it has for dense ones is left-over "
+            f"memory. Look in the model's config and say it: {flag('moe_layers')} on the command line, "
+            "ImportOptions(moe_layers=…) in Python."
+        )
+    parts = []
+    for body in source.rows:
+        meta, rows = body["meta_info"], whole(routed(body), 3)
+        parts.append(part_of(rows, meta["prompt_tokens"], meta["completion_tokens"], options))
+    return trace_of(parts, About("lmdeploy", hidden=True), source.name, options)

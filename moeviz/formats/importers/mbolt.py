@@ -1,0 +1,37 @@
+"""mbolt's traces of llama.cpp: int32 `MBLT`, version 1, E; then layer, K, tokens, ids of each record.
+
+A model that mbolt rewrote has its experts in another order: the ids of both do not compare.
+"""
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.formats.importers.graph_records import BY_SCORE, LAST_LAYER, part_of
+from moeviz.formats.importers.made import About, trace_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+
+def recognise(source: Source) -> bool:
+    """A file that begins with `MBLT`."""
+    return source.data.startswith(b"MBLT")
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of all passes. A record that was cut is left out."""
+    words = np.frombuffer(source.data, "<i4", len(source.data) // 4)
+    if len(words) < 3 or words[1] != 1:
+        raise InvalidTrace("The file is not of version 1 of mbolt's traces. Record again with that version.")
+    records: list[tuple[int, np.ndarray]] = []
+    at = 3
+    while at + 3 <= len(words):
+        layer, top_k, tokens = words[at : at + 3].tolist()
+        if layer < 0 or not 0 < top_k <= 64 or tokens < 1:
+            raise InvalidTrace(f"Record {len(records) + 1} of the file makes no sense. It was damaged: record again.")
+        at += 3 + tokens * top_k
+        if at <= len(words):
+            records.append((layer, words[at - tokens * top_k : at].reshape(tokens, top_k)))
+    layers, part = part_of(records)
+    about = About("llama.cpp (mbolt)", layers, experts=int(words[2]), cautions=(LAST_LAYER, BY_SCORE))
+    return trace_of([part], about, source.name, options)

@@ -1,0 +1,34 @@
+"""Megatron-LM's own server: `moe_topk_indices` in the choices of a completion, highest weight first.
+
+The layer axis has the MoE layers alone, and does not say which of the model's they are. The prompt's part of the
+response is cut wrongly by the server, so the whole is read and cut here.
+"""
+
+from typing import Any
+
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.responses import choices, part_of_choice
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+COUNTED = "The file does not say which of the model's layers have experts: they are numbered from 0."
+
+
+def recognise(source: Source) -> bool:
+    """JSON whose choices have `moe_topk_indices`."""
+    return any("moe_topk_indices" in choice for choice in choices(source.first))
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every choice."""
+    parts = [_part(body, choice, options) for body in source.rows for choice in choices(body)]
+    about = About("megatron-lm", order="weight", cautions=(COUNTED,))
+    return trace_of(parts, about, source.name, options)
+
+
+def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+    got = choice["moe_topk_indices"]
+    rows = got[1]["data"] if got[0] == "ndarray" else got
+    return part_of_choice(whole(rows, 3), body, choice, options)

@@ -1,0 +1,27 @@
+"""MoE-Infinity's `trace_path`: a .npy of (requests, layers, E) counts. Unused entries are zeros, and are left out.
+
+Layers are numbered from 0.
+"""
+
+import numpy as np
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.importers.arrays import from_npy, is_npy
+from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+
+def recognise(source: Source) -> bool:
+    """An array of floats with three axes."""
+    return is_npy(source.data) and from_npy(source.data).ndim == 3
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
+    """The counts of each request."""
+    table = from_npy(source.data)
+    with np.errstate(invalid="ignore"):
+        table = table[table.any(axis=(1, 2))]
+    groups = tuple(f"request {number}" for number in range(len(table)))
+    return counts_of(Counted(table, "moe-infinity", groups=groups, group_kind="label"), source.name, options)

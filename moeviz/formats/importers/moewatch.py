@@ -1,0 +1,27 @@
+"""moewatch's reports: how often each expert was a token's first choice. Later choices are not in it.
+
+Experts are those of the highest logits. Layers are numbered from 0, in the order of the model's routers.
+"""
+
+import numpy as np
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+
+FIRST = "These are counts of first choices alone. Layers are numbered from 0, in the order of the model's routers."
+
+
+def recognise(source: Source) -> bool:
+    """JSON with `utilization`, and `metadata.moewatch_version`."""
+    first = source.first
+    return isinstance(first, dict) and "utilization" in first and "moewatch_version" in first.get("metadata", {})
+
+
+def read(source: Source, options: ImportOptions) -> ExpertCounts:
+    """The counts of first choices: as if each token were sent to one expert."""
+    names = source.first["metadata"]["router_module_names"]
+    table = np.stack([whole(source.first["utilization"][name]["token_counts"], 1, "The counts") for name in names])
+    return counts_of(Counted(table, "moewatch", top_k=1, cautions=(FIRST,)), source.name, options)

@@ -1,0 +1,23 @@
+"""OLMoE's `c4_results.jsonl`: `input_ids` and `exp_ids` (tokens, K, layers), by logit. Its pickles are not opened."""
+
+import numpy as np
+
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+
+def recognise(source: Source) -> bool:
+    """JSON lines with `exp_ids`."""
+    return isinstance(source.first, dict) and {"exp_ids", "input_ids"} <= source.first.keys()
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every line, one sequence each."""
+    parts = []
+    for row in source.rows:
+        ids, tokens = whole(row["exp_ids"], 3).transpose(2, 0, 1), whole(row["input_ids"], 1, "The token ids")
+        parts.append(Part(ids, token_id=np.asarray(tokens)))
+    return trace_of(parts, About("olmoe", order="weight"), source.name, options)

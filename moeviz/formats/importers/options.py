@@ -1,0 +1,72 @@
+"""What a file does not say, and a person knows: it is asked for, and never guessed."""
+
+from dataclasses import dataclass, fields
+
+from moeviz.errors import InvalidTrace
+
+MOST = 2**15 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """Facts about a run that its file leaves out. None: not said.
+
+    top_k            experts a token is sent to at each layer.
+    hidden_layers    layers of the model, dense ones too.
+    moe_layers       which of them have experts, by the model's own index, from 0.
+    experts          routed experts of each layer. Where neither the file nor anybody says, the highest id seen counts.
+    start            position of the first token of a response, where its request left out a known prefix.
+    expert_parallel  devices that each layer's experts were divided among.
+
+    Raises `InvalidTrace` for a number that cannot be.
+
+    >>> ImportOptions(top_k=2).need("top_k", "A list of router logits")
+    2
+    """
+
+    top_k: int | None = None
+    hidden_layers: int | None = None
+    moe_layers: tuple[int, ...] | None = None
+    experts: int | None = None
+    start: int | None = None
+    expert_parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, low = getattr(self, field.name), int(field.name != "start")
+            if field.name == "moe_layers" or value is None:
+                continue
+            if not low <= value <= (MOST if low else 2**31 - 1):
+                raise InvalidTrace(f"{field.name} is {value}; it must be a whole number from {low} on.")
+        if self.moe_layers is not None and not (self.moe_layers and all(0 <= n < MOST for n in self.moe_layers)):
+            raise InvalidTrace(f"moe_layers is {self.moe_layers!r}; give indices of layers, the first being 0.")
+
+    def need(self, name: str, what: str) -> int:
+        """A number that `what` does not say. Raises `InvalidTrace` with a sentence that asks for it."""
+        value: int | None = getattr(self, name)
+        if value is None:
+            raise InvalidTrace(
+                f"{what} does not say {SAYS[name]}. Look in the model's config and say it: {flag(name)} on the command "
+                f"line, ImportOptions({name}=…) in Python."
+            )
+        return value
+
+
+NOTHING_TOLD = ImportOptions()
+SAYS = {
+    "top_k": "how many experts a token is sent to",
+    "hidden_layers": "how many layers the model has",
+    "moe_layers": "which of the model's layers have experts",
+    "experts": "how many experts a layer has",
+    "start": "at which token of the prompt it begins",
+    "expert_parallel": "among how many devices each layer's experts were divided",
+}
+
+
+def flag(name: str) -> str:
+    """The same option on the command line.
+
+    >>> flag("top_k")
+    '--top-k'
+    """
+    return "--" + name.replace("_", "-")

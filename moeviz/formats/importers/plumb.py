@@ -1,0 +1,33 @@
+"""plumb's reports and snapshots: how often each expert was chosen. Experts that never were are missing.
+
+Layers are numbered from 0. Counts are of the last 1,000 passes.
+"""
+
+import numpy as np
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made_counts import Counted, counts_of, sparse
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+
+WINDOW = "The counts are of the last 1,000 passes at most."
+
+
+def recognise(source: Source) -> bool:
+    """JSON with `expert_counts`, or `layers` beside `total_forward_passes`."""
+    first = source.first
+    return isinstance(first, dict) and ("expert_counts" in first or {"layers", "total_forward_passes"} <= first.keys())
+
+
+def read(source: Source, options: ImportOptions) -> ExpertCounts:
+    """The counts of every layer."""
+    first = source.first
+    if "expert_counts" in first:
+        rows = [[*map(int, key.split(":")), count] for key, count in first["expert_counts"].items()]
+    else:
+        rows = [[at["layer_id"], e["expert_id"], e["token_count"]] for at in first["layers"] for e in at["experts"]]
+    layer, expert, count = whole(rows, 2, "The counts").T
+    layers, table = sparse(layer, expert, np.asarray(count))
+    counted = Counted(table, "plumb", layers, complete=False, model=first.get("model_name", ""), cautions=(WINDOW,))
+    return counts_of(counted, source.name, options)

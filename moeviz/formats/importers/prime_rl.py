@@ -1,0 +1,46 @@
+"""prime-rl: responses whose routed experts are an object with `data` and `shape`.
+
+With a `dtype`, `data` is base64; before, it was base85 of int32. Otherwise as vLLM's.
+"""
+
+import base64
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
+from moeviz.formats.importers.arrays import from_base64
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.responses import choices, part_of_choice
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+DTYPES = ("uint8", "uint16", "int32")
+
+
+def recognise(source: Source) -> bool:
+    """JSON whose choices have an object as routed experts."""
+    return any(isinstance(choice.get("routed_experts"), dict) for choice in choices(source.first))
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every choice."""
+    parts = [_part(body, choice, options) for body in source.rows for choice in choices(body)]
+    return trace_of(parts, About("prime-rl", hidden=True), source.name, options)
+
+
+def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+    got = choice["routed_experts"]
+    dtype, shape = got.get("dtype", "int32"), got["shape"]
+    data = from_base64(got["data"]) if "dtype" in got else base64.b85decode(got["data"])
+    if dtype not in DTYPES or len(shape) != 3 or prod(shape) * np.dtype(dtype).itemsize != len(data):
+        raise InvalidTrace(
+            f"The routed experts have the shape {shown(shape)} of {shown(dtype)}, and {len(data):,} bytes. Ask again."
+        )
+    rows = np.frombuffer(data, dtype).reshape(shape).astype(np.int64)
+    options = replace(options, start=got["start"]) if "start" in got else options
+    return part_of_choice(rows, body, choice, options)

@@ -1,0 +1,57 @@
+"""SGLang with --enable-return-routed-experts: responses of /generate, or of the OpenAI routes.
+
+base64 of bare int32 without a shape, (tokens - 1 - start, hidden layers, K): how many layers and experts must be told.
+Ids alone, in no order. A chat's `sglext` is about the first of its choices.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.formats.importers.arrays import from_base64
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.options import ImportOptions, flag
+from moeviz.formats.importers.responses import part_of
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+
+def routed(body: Any) -> Any:
+    """What a response has as routed experts; None if it has none."""
+    if not isinstance(body, dict):
+        return None
+    for name in ("meta_info", "sglext", "sgl_ext"):
+        if isinstance(body.get(name), dict) and (got := body[name].get("routed_experts")) is not None:
+            return got
+    return None
+
+
+def recognise(source: Source) -> bool:
+    """JSON with `meta_info` or `sglext`, in which routed experts are a text."""
+    first = source.first[0] if isinstance(source.first, list) and source.first else source.first
+    return isinstance(routed(first), str)
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every response in the file."""
+    bodies = source.first if isinstance(source.first, list) else source.rows
+    parts = [_part(body, options) for body in bodies]
+    return trace_of(parts, About("sglang", hidden=True), source.name, options)
+
+
+def _part(body: dict[str, Any], options: ImportOptions) -> Part:
+    what = "A response of SGLang"
+    layers, top_k = options.need("hidden_layers", what), options.need("top_k", what)
+    data = from_base64(routed(body))
+    meta = body.get("meta_info") or body["usage"]
+    prompt, new = meta["prompt_tokens"], meta["completion_tokens"]
+    expected = prompt + new - 1 - (options.start or 0)
+    if len(data) != 4 * expected * layers * top_k:
+        raise InvalidTrace(
+            f"The response holds {len(data) // 4:,} expert ids, and {expected:,} tokens x {layers} layers x {top_k} "
+            f"are {expected * layers * top_k:,}. Are {flag('hidden-layers')} and {flag('top-k')} right? If the request "
+            f"left out a known prefix, say where it began with {flag('start')}."
+        )
+    rows = np.frombuffer(data, "<i4").reshape(expected, layers, top_k).astype(np.int64)
+    return part_of(rows, prompt, new, options)

@@ -1,0 +1,32 @@
+"""slime's --save-debug-rollout-data and --dump-details: torch files of `samples` with `rollout_routed_experts`.
+
+Ids of the server that made the rollout, in no order; (tokens - 1, hidden layers, K). In training slime pads with ids
+that it makes up, so give the files of rollouts.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.responses import part_of
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+
+def recognise(content: Any) -> bool:
+    """A dictionary with `samples`."""
+    return isinstance(content, dict) and isinstance(content.get("samples"), list)
+
+
+def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every sample that has routing."""
+    samples = [sample for sample in content["samples"] if sample.get("rollout_routed_experts") is not None]
+    return trace_of([_part(sample, options) for sample in samples], About("slime", hidden=True), source.name, options)
+
+
+def _part(sample: dict[str, Any], options: ImportOptions) -> Part:
+    tokens, new = np.asarray(sample["tokens"]), sample["response_length"]
+    return part_of(whole(sample["rollout_routed_experts"], 3), len(tokens) - new, new, options, tokens)

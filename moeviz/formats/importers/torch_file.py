@@ -1,0 +1,110 @@
+"""What torch.save wrote, as NumPy arrays. No program in it is run, and no tensor may be larger than what is stored.
+
+A file of torch is a zip with a pickle in it. Before torch sees it, every name that the pickle asks for is looked at:
+tensors, and one class of REAP, in whose place an empty one stands. torch then reads it with `weights_only=True`. The
+zip's checksums are looked at here, since torch does not.
+"""
+
+import pickletools
+import zipfile
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
+
+STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+STAND_IN = "reap.metrics OnlineStatsTracker"
+MAY_NAME = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch Size",
+    STAND_IN,
+    *(f"torch {kind}Storage" for kind in STORAGES),
+    *(f"torch {name}" for name in ("float32", "float64", "int64", "int32")),
+}
+MAX_OBJECTS = 2**20
+MAX_PICKLE = 2**24
+
+
+def is_torch(data: bytes) -> bool:
+    """Whether these bytes are a zip as torch.save writes it."""
+    if not data.startswith(b"PK\x03\x04"):
+        return False
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def from_torch(data: bytes, max_bytes: int) -> Any:
+    """Lists, tuples, dictionaries, numbers and texts, with arrays in place of tensors. Raises `InvalidTrace`."""
+    _check_zip(data, max_bytes)
+    import torch
+
+    stand_in = type("OnlineStatsTracker", (), {"__module__": "reap.metrics"})
+    try:
+        with torch.serialization.safe_globals([(stand_in, STAND_IN.replace(" ", "."))]):
+            value = torch.load(BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch has no error of its own for a file that makes no sense
+        raise InvalidTrace(
+            f"torch cannot read this without running programs: {str(error).splitlines()[0][:90]}. Save tensors alone."
+        ) from error
+    return Plain(torch, max(4 * len(data), 2**20)).of(value)
+
+
+def _check_zip(data: bytes, max_bytes: int) -> None:
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        members = archive.infolist()
+        if (size := sum(member.file_size for member in members)) > max_bytes:
+            raise InvalidTrace(f"The file unpacks to {size:,} bytes, and at most {max_bytes:,} are read.")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise InvalidTrace("torch.save packs nothing, and a part of this file is packed. Save it again.")
+        if (broken := archive.testzip()) is not None:
+            raise InvalidTrace(f"The checksum of {shown(broken)} in the file is wrong: it was damaged. Copy it again.")
+        for name in (member.filename for member in members if member.filename.endswith("data.pkl")):
+            _check_names(archive.read(name))
+
+
+def _check_names(pickle: bytes) -> None:
+    """A pickle calls what it names; torch's own reader allows more names than a file of routing needs."""
+    if len(pickle) > MAX_PICKLE:
+        raise InvalidTrace(f"The file lists {len(pickle):,} bytes of objects, and at most {MAX_PICKLE:,} are read.")
+    for code, named, _ in pickletools.genops(pickle):
+        if code.name == "STACK_GLOBAL" or (code.name in ("GLOBAL", "INST") and named not in MAY_NAME):
+            raise InvalidTrace(
+                f"The file asks for {shown(named or 'a name made as it runs')}, which could run a program, so it is "
+                "not opened. Save tensors alone: torch.save(dict(batch.batch)), for example."
+            )
+
+
+class Plain:
+    """Makes arrays of the tensors in what torch read, up to a number of bytes in all."""
+
+    def __init__(self, torch: Any, max_bytes: int) -> None:
+        self.torch, self.left, self.objects = torch, max_bytes, MAX_OBJECTS
+
+    def of(self, value: Any) -> Any:
+        """The same value without torch. Raises `InvalidTrace` for a tensor that is not stored in full."""
+        self.objects -= 1
+        if self.objects < 0:
+            raise InvalidTrace(f"The file holds more than {MAX_OBJECTS:,} objects. Save fewer.")
+        if isinstance(value, self.torch.Tensor):
+            return self._array(value)
+        if isinstance(value, dict):
+            return {key: self.of(part) for key, part in value.items()}
+        return type(value)(self.of(part) for part in value) if type(value) in (list, tuple) else value
+
+    def _array(self, tensor: Any) -> np.ndarray:
+        size = tensor.numel() * tensor.element_size()
+        self.left -= size
+        if tensor.layout != self.torch.strided or size > tensor.untyped_storage().nbytes() or self.left < 0:
+            raise InvalidTrace(
+                f"A tensor of the shape {shown(tuple(tensor.shape))} is larger than what is stored of it. Save it with "
+                "tensor.contiguous()."
+            )
+        array: np.ndarray = (tensor.float() if tensor.dtype == self.torch.bfloat16 else tensor).detach().numpy()
+        return array

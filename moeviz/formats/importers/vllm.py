@@ -1,0 +1,58 @@
+"""vLLM with --enable-return-routed-experts: a response, the lines of `vllm run-batch`, or an array saved in Python.
+
+From 0.22 on, a response has base64 of a .npy, (tokens - 1 - start, hidden layers, K); 0.21 has nested lists, those of
+the prompt apart. Ids alone, in no order. Dense layers are rows of zeros, and so is what a fused kernel hides.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.formats.importers.arrays import from_base64, from_npy, is_npy, whole
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.responses import choices, part_of, part_of_choice
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import RoutingTrace
+
+ABOUT = About("vllm", hidden=True)
+
+
+def recognise(source: Source) -> bool:
+    """JSON with choices of which none has another server's fields, or an integer array with three axes."""
+    if is_npy(source.data):
+        array = from_npy(source.data)
+        return array.ndim == 3 and array.dtype.kind in "iu"
+    first = source.first
+    return bool(choices(first)) or (isinstance(first, dict) and "custom_id" in first and "response" in first)
+
+
+def read(source: Source, options: ImportOptions) -> RoutingTrace:
+    """The trace of every choice of every response."""
+    if is_npy(source.data):
+        rows = whole(from_npy(source.data), 3)
+        return trace_of([part_of(rows, None, None, options)], ABOUT, source.name, options)
+    bodies = [row["response"]["body"] if "custom_id" in row else row for row in source.rows if _answered(row)]
+    parts = [_part(body, choice, options) for body in bodies for choice in choices(body)]
+    failed = len(source.rows) - len(bodies)
+    said = (f"{failed:,} of {len(source.rows):,} requests of the batch have no response.",) if failed else ()
+    model = bodies[0].get("model", "") if bodies else ""
+    return trace_of(parts, replace(ABOUT, cautions=said, model=model), source.name, options)
+
+
+def _answered(row: Any) -> bool:
+    return "custom_id" not in row or bool((row.get("response") or {}).get("body"))
+
+
+def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+    got = choice.get("routed_experts")
+    if before := body.get("prompt_routed_experts"):
+        got = before + (got or [])
+    if got is None:
+        raise InvalidTrace(
+            "The response has no routed experts. Start the server with --enable-return-routed-experts, and ask again."
+        )
+    rows: np.ndarray = whole(from_npy(from_base64(got)) if isinstance(got, str) else got, 3)
+    return part_of_choice(rows, body, choice, options)

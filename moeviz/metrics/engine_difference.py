@@ -1,0 +1,178 @@
+"""Two recordings of the same text, by two engines, in two precisions, or in training and serving: where do they part?
+
+Who replays routing between training and inference needs to know. Rows that are off by one are found first, and put
+right: a misalignment is no disagreement.
+"""
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.doctor_of_pairs import FURTHEST, equal_sets, rows_at
+from moeviz.metrics.recorded import of_tokens
+from moeviz.names import listed
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+
+Pair = tuple[RoutingTrace, RoutingTrace]
+CLEARLY = 0.1  # of rows: so many more must agree before anything is moved
+SAME_TEXT = 0.95  # of tokens
+
+
+@of_tokens
+def shifts(pair: Pair) -> pd.DataFrame:
+    """How well two traces agree when the rows of the second are moved, and which move is right.
+
+    One row per shift. Columns: shift int64 (row t of the first is row t + shift of the second) · equal_sets float64
+    (share of rows with equal sets of experts, over the layers that both have) · chosen bool (0, unless another shift
+    agrees in a tenth more of the rows).
+
+    Source: simple counting.
+    """
+    shares = {shift: equal_sets(*pair, shift) for shift in range(-FURTHEST, FURTHEST + 1)}
+    best = max(shares, key=lambda shift: (shares[shift], -abs(shift)))
+    chosen = best if shares[best] > shares[0] + CLEARLY else 0
+    return pd.DataFrame(
+        {"shift": list(shares), "equal_sets": list(shares.values()), "chosen": [shift == chosen for shift in shares]}
+    )
+
+
+@of_tokens
+def engine_difference(pair: Pair) -> pd.DataFrame:
+    """How far two recordings of the same text agree, layer by layer, after rows that are off by one are put right.
+
+    One row per layer that both have. Columns: layer int32 · tokens int64 (recorded in both) · equal_ids float64 (share
+    of tokens with the same experts in the same order; NaN where an order is not known) · equal_sets float64 (share with
+    the same experts) · shared float64 (mean share of the first trace's experts that the second has) · ties float64
+    (share of tokens with other experts where the first trace's last choice was a tie) · margin_equal, margin_different
+    float64 (median margin of tokens with the same and with other experts) · by_margin float64 (how often a token with
+    other experts has a smaller margin than one with the same: 0.5 if margins explain nothing, 1 if all).
+
+    A margin is the lowest logit of a token's experts less the highest of all others, in the first trace; NaN without
+    logits, and where a bias rather than the logits decides. Raises `InvalidTrace` if the traces have no layer in common
+    or are of different texts, and `MissingField` if no token is recorded in both.
+
+    Source: the problem is that of Rollout Routing Replay (arXiv 2510.11370); by_margin is the statistic of Mann and
+    Whitney (1947) divided by the number of pairs.
+    """
+    one, other, mine, theirs = aligned(pair)
+    rows = []
+    for layer in _common(pair):
+        at, there = one.model.layers.index(layer), other.model.layers.index(layer)
+        both = (one.experts[at, mine, 0] != NOT_RECORDED) & (other.experts[there, theirs, 0] != NOT_RECORDED)
+        if both.any():
+            ours, others = one.experts[at, mine[both]], other.experts[there, theirs[both]]
+            margin = None if one.logits is None else _margins(one.logits[at, mine[both]], ours)
+            rows.append({"layer": layer, "tokens": len(ours)} | _of_layer(ours, others, margin))
+    if not rows:
+        raise MissingField("No token is recorded in both traces, so there is nothing to compare. Choose another trace.")
+    frame = pd.DataFrame(rows).astype({"layer": np.int32, "tokens": np.int64})
+    return frame if one.ordered and other.ordered else frame.assign(equal_ids=np.nan)
+
+
+@of_tokens
+def first_partings(pair: Pair) -> pd.DataFrame:
+    """Where each sequence first goes to other experts: the first such token, and the first layer for it.
+
+    One row per sequence that both traces have. Columns: sequence int32 · tokens int64 (compared) · position int64,
+    layer int32 (-1 if it never parts) · text str (of the token) · before int64 (tokens before it, which agree).
+
+    Source: simple counting.
+    """
+    one, other, mine, theirs = aligned(pair)
+    layers = _common(pair)
+    differ = np.stack([_differ(one, other, layer, mine, theirs) for layer in layers])
+    rows = []
+    for sequence in one.tokens["sequence"].iloc[mine].unique():
+        of = np.flatnonzero((one.tokens["sequence"].iloc[mine] == sequence).to_numpy())
+        parted = np.flatnonzero(differ[:, of].any(axis=0))
+        at = int(parted[0]) if len(parted) else -1
+        token = one.tokens.iloc[mine[of[at]]]
+        layer = layers[int(differ[:, of[at]].argmax())] if at >= 0 else -1
+        position, text = (int(token["position"]), str(token["text"])) if at >= 0 else (-1, "")
+        rows.append((sequence, len(of), position, layer, text, at if at >= 0 else len(of)))
+    frame = pd.DataFrame(rows, columns=["sequence", "tokens", "position", "layer", "text", "before"])
+    return frame.astype({"sequence": np.int32, "layer": np.int32, "text": "str"})
+
+
+def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndarray]:
+    """Both traces, and which rows of the two are of the same token. Raises `InvalidTrace` for different texts."""
+    one, other = pair
+    if not _common(pair):
+        raise InvalidTrace(
+            f"The traces have no layer in common: {listed(one.model.layers)} and {listed(other.model.layers)}. If one "
+            "numbers its MoE layers from 0, import it with the model's own indices."
+        )
+    found = shifts(pair)
+    mine, theirs = rows_at(one, other, int(found["shift"][found["chosen"]].iloc[0]))
+    if not len(mine):
+        raise InvalidTrace("The traces have no sequence and position in common. Give two traces of the same text.")
+    direct = rows_at(one, other, 0)
+    ids = [trace.tokens["token_id"].to_numpy() for trace in pair]
+    known = (ids[0][direct[0]] != NO_TOKEN_ID) & (ids[1][direct[1]] != NO_TOKEN_ID)
+    same = [_same_tokens(ids[0][ours], ids[1][others]) for ours, others in (direct, (mine, theirs))]
+    if known.any() and max(same) < SAME_TEXT:
+        raise InvalidTrace(
+            f"The traces are of different texts: {1 - max(same):.0%} of their tokens differ. Give two of the same text."
+        )
+    return one, other, mine, theirs
+
+
+def _same_tokens(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one == other).mean()) if len(one) else 0.0
+
+
+def _common(pair: Pair) -> list[int]:
+    one, other = (set(trace.model.layers) for trace in pair)
+    return sorted(one & other)
+
+
+def _differ(one: RoutingTrace, other: RoutingTrace, layer: int, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    ours, others = (
+        trace.experts[trace.model.layers.index(layer), rows] for trace, rows in ((one, mine), (other, theirs))
+    )
+    both = (ours[:, 0] != NOT_RECORDED) & (others[:, 0] != NOT_RECORDED)
+    differ: np.ndarray = both & ~_equal(ours, others)
+    return differ
+
+
+def _equal(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether two rows have the same set; rows of another top-k never do."""
+    if ours.shape[1] != others.shape[1]:
+        return np.zeros(len(ours), bool)
+    same: np.ndarray = (np.sort(ours, axis=1) == np.sort(others, axis=1)).all(axis=1)
+    return same
+
+
+def _of_layer(ours: np.ndarray, others: np.ndarray, margin: np.ndarray | None) -> dict[str, float]:
+    equal, filled = _equal(ours, others), ours >= 0
+    shared = (ours[:, :, None] == others[:, None, :]).any(axis=2) & filled
+    same_order = (ours == others).all(axis=1).mean() if ours.shape == others.shape else 0.0
+    facts = {"equal_ids": same_order, "equal_sets": equal.mean(), "shared": shared.sum() / max(filled.sum(), 1)}
+    if margin is None:
+        return facts | dict.fromkeys(("ties", "margin_equal", "margin_different", "by_margin"), np.nan)
+    return facts | {
+        "ties": (~equal & (margin == 0)).mean(),
+        "margin_equal": float(np.median(margin[equal])) if equal.any() else np.nan,
+        "margin_different": float(np.median(margin[~equal])) if not equal.all() else np.nan,
+        "by_margin": _smaller(margin[~equal], margin[equal]),
+    }
+
+
+def _margins(logits: np.ndarray, experts: np.ndarray) -> np.ndarray | None:
+    """The last choice's lead over the best expert that was not chosen; None where logits do not decide."""
+    chosen = np.zeros(logits.shape, bool)
+    row, slot = np.nonzero(experts >= 0)
+    chosen[row, experts[row, slot]] = True
+    if chosen.all(axis=1).any() or not chosen.any(axis=1).all():
+        return None
+    margin: np.ndarray = np.where(chosen, logits, np.inf).min(axis=1) - np.where(chosen, -np.inf, logits).max(axis=1)
+    return margin if (margin >= 0).all() else None
+
+
+def _smaller(different: np.ndarray, equal: np.ndarray) -> float:
+    if not len(different) or not len(equal):
+        return np.nan
+    ordered = np.sort(equal)
+    above = len(ordered) - np.searchsorted(ordered, different, side="right")
+    tied = np.searchsorted(ordered, different, side="right") - np.searchsorted(ordered, different, side="left")
+    return float((above + tied / 2).mean() / len(ordered))

@@ -1,0 +1,120 @@
+"""The commands about files of other programs: what they are told, what they print, and their exit codes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from importer_files import FOLDER
+
+from moeviz import RoutingTrace, read_counts, read_trace, write_trace
+from moeviz.cli.importing import HELP, layers_of
+from moeviz.cli.main import main
+from moeviz.errors import InvalidTrace
+from moeviz.formats.importers.options import SAYS
+from moeviz.samples import sample_trace
+
+
+@pytest.fixture
+def traced(tmp_path) -> str:
+    write_trace(sample_trace(tokens=60), tmp_path / "trace.npz")
+    return str(tmp_path / "trace.npz")
+
+
+def test_convert_reads_what_another_program_wrote_and_says_what_it_took_it_for(tmp_path, caplog):
+    target = str(tmp_path / "out.npz")
+    told = ["--hidden-layers", "5", "--top-k", "2", "--experts", "8"]
+    assert main(["convert", str(FOLDER / "sglang_generate.json"), "-o", target, *told]) == 0
+    assert read_trace(target).experts.shape == (4, 13, 2)
+    said = caplog.text
+    assert "read 'sglang_generate.json' as SGLang responses: a trace" in said
+    assert "Layers that hold zeros alone in the file are left out: 0." in said
+
+
+def test_convert_asks_for_what_a_file_does_not_say(tmp_path, capsys):
+    assert main(["convert", str(FOLDER / "imatrix.gguf"), str(tmp_path / "out.json")]) == 1
+    assert "--top-k on the command line" in capsys.readouterr().err
+
+
+def test_convert_writes_counts_as_counts(tmp_path, capsys):
+    target = str(tmp_path / "out.json")
+    assert main(["convert", str(FOLDER / "tensorrt"), "-o", target]) == 0
+    assert read_counts(target).equals(read_counts(FOLDER / "tensorrt"))
+    assert main(["metrics", target, "--topic", "load", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["expert_load"]) == 32
+    assert main(["convert", target, str(tmp_path / "out.npz")]) == 1
+    assert "Counts are written to .json or .csv" in capsys.readouterr().err
+
+
+def test_a_folder_is_converted_and_layers_are_named_as_people_write_them(tmp_path, capsys):
+    target = str(tmp_path / "out.csv")
+    assert main(["convert", str(FOLDER / "lmdeploy_generate.json"), target, "--moe-layers", "1-3,4"]) == 0
+    assert read_trace(target).model.layers == (1, 2, 3, 4)
+    assert layers_of("1-3,7") == (1, 2, 3, 7)
+    for wrong in ("1-", "a", "-3", "1-99999"):
+        with pytest.raises(InvalidTrace, match="--moe-layers"):
+            layers_of(wrong)
+
+
+def test_every_option_that_is_asked_for_can_be_typed():
+    assert {*HELP, "moe_layers"} == set(SAYS)
+
+
+def test_an_import_says_what_the_doctor_finds(tmp_path, caplog):
+    trace = sample_trace(tokens=60)
+    rows = trace.experts.transpose(1, 0, 2).copy()
+    rows[:, 2] = rows[:, 1]
+    np.save(tmp_path / "spoilt.npy", rows.astype(np.uint8))
+    assert main(["convert", str(tmp_path / "spoilt.npy"), str(tmp_path / "out.npz")]) == 0
+    assert "Layers 1 and 2 send every token to the same experts" in caplog.text
+
+
+def test_doctor_says_nothing_of_a_good_trace(traced, capsys):
+    assert main(["doctor", traced]) == 0
+    assert capsys.readouterr().out == "Nothing implausible was found.\n"
+
+
+def test_doctor_lists_what_it_finds_and_its_exit_code_says_so(traced, tmp_path, capsys):
+    trace = read_trace(traced)
+    experts = trace.experts.copy()
+    experts[1] = 0
+    write_trace(RoutingTrace(trace.model, trace.tokens, experts), tmp_path / "spoilt.npz")
+    assert main(["doctor", str(tmp_path / "spoilt.npz")]) == 1
+    assert capsys.readouterr().out.startswith("zeros: Layer 1 has zeros for all 60 tokens")
+    assert main(["doctor", str(tmp_path / "spoilt.npz"), "--json", "--tokens", "61"]) == 1
+    assert [row["check"] for row in json.loads(capsys.readouterr().out)] == ["zeros", "number"]
+
+
+def test_doctor_finds_a_lost_row_beside_another_trace(traced, tmp_path, capsys):
+    trace = read_trace(traced)
+    lost = RoutingTrace(trace.model, trace.tokens.iloc[:-1], trace.experts[:, 1:])
+    write_trace(lost, tmp_path / "lost.npz")
+    assert main(["doctor", str(tmp_path / "lost.npz"), "--beside", traced]) == 1
+    assert "moved by +1: a row was lost" in capsys.readouterr().out
+
+
+def test_doctor_says_why_a_file_cannot_be_opened(capsys):
+    assert main(["doctor", str(FOLDER / "olmoe_counts.pkl")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "pickle" in said.err
+
+
+def test_diff_finds_a_planted_shift(traced, tmp_path, capsys):
+    trace = read_trace(traced)
+    write_trace(RoutingTrace(trace.model, trace.tokens.iloc[:-1], trace.experts[:, 1:]), tmp_path / "lost.npz")
+    assert main(["diff", str(tmp_path / "lost.npz"), traced]) == 0
+    out = capsys.readouterr().out
+    assert "token t of A is token t+1 of B" in out and "0 of 1 sequences part." in out
+    assert main(["diff", str(tmp_path / "lost.npz"), traced, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["shift"] == 1 and [row["equal_sets"] for row in found["layers"]] == [1.0] * 4
+
+
+def test_diff_says_where_two_traces_part(traced, tmp_path, capsys):
+    trace = read_trace(traced)
+    experts = trace.experts.copy()
+    experts[2, 7, 1] = next(e for e in range(8) if e not in experts[2, 7])
+    write_trace(replace(trace, experts=experts, weights=None, logits=None), tmp_path / "other.npz")
+    assert main(["diff", traced, str(tmp_path / "other.npz")]) == 0
+    out = capsys.readouterr().out
+    assert "misaligned" not in out and "sequence 0: at token 7 ' experts', layer 2, after 7 tokens that agree" in out
