@@ -201,7 +201,7 @@ def command_seeds() -> list[bytes]:
     """Every example of every `--help`, and more."""
     import shlex
 
-    from moeviz.cli.arguments import EXAMPLES
+    from moeviz.cli.examples import EXAMPLES
 
     lines = [line.partition("  #")[0] for text in EXAMPLES.values() for line in text.splitlines()[1:]]
     words = [

@@ -20,9 +20,10 @@ from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
 from moeviz.cli import io as cli_io
 from moeviz.cli import main as cli
-from moeviz.cli.arguments import COMMANDS, EXAMPLES
-from moeviz.cli.arguments import TOPICS as TOPIC_NAMES
+from moeviz.cli.arguments import COMMANDS
+from moeviz.cli.examples import EXAMPLES
 from moeviz.cli.main import main
+from moeviz.cli.of_traces import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load

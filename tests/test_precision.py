@@ -12,7 +12,7 @@ from moeviz.capture.change.kinds import Mute, Replay, TopK
 from moeviz.capture.change.precision import NAMES, Precision, in_precision, in_precisions
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.survey.survey import random_model
-from moeviz.cli.arguments import PRECISIONS
+from moeviz.cli.of_models import PRECISIONS
 from moeviz.cli.what_if import precision_table
 from moeviz.errors import CaptureError
 from moeviz.metrics.agreement import set_changes

@@ -16,8 +16,9 @@ from moeviz_app.views.menu import MENU
 from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
-from moeviz.cli.arguments import TOPICS, parser
+from moeviz.cli.arguments import parser
 from moeviz.cli.main import main
+from moeviz.cli.of_traces import TOPICS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -9,9 +9,9 @@ import pytest
 from serving_data import figures, reference_trace
 
 from moeviz import ModelInfo, RoutingTrace
-from moeviz.cli.arguments import ENGINES as ENGINE_NAMES
-from moeviz.cli.arguments import SERVED
 from moeviz.cli.main import main
+from moeviz.cli.of_traces import ENGINES as ENGINE_NAMES
+from moeviz.cli.of_traces import SERVED
 from moeviz.cli.serve import HEADINGS
 from moeviz.errors import MissingField, MoevizError
 from moeviz.formats.exports import write_trace

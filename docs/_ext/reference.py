@@ -12,7 +12,8 @@ WIDTH = "88"  # columns of what argparse prints
 
 def commands() -> str:
     """Every command: what it does, its arguments as `--help` tells them, and its examples."""
-    from moeviz.cli.arguments import COMMANDS, EXAMPLES
+    from moeviz.cli.arguments import COMMANDS
+    from moeviz.cli.examples import EXAMPLES
 
     return "\n\n".join(_command(name, says, fill, EXAMPLES[name]) for name, (says, fill) in COMMANDS.items())
 
