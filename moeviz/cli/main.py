@@ -11,16 +11,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from moeviz.cli.arguments import parser, with_values
 from moeviz.cli.io import check_output, load, note, progress, read_prompt, records, write
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import MoevizError
 from moeviz.names import cut
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
