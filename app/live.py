@@ -31,6 +31,7 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     before its next token. What it had by then is still held, for `state.keep_held`. `key` is that of Stop: another one
     for each run of a script that has several.
     """
+    shared.bring_torch()  # before anything of it is imported here, beside the thread that warms up
     from moeviz.capture.run.decoding import Sampling
 
     temperature = run.temperature if run.decoding is None else 0.0
