@@ -99,7 +99,7 @@ def run(page: Page, server: Server, prompt: str) -> dict[str, float]:
     devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
     lines, busy = len(server.lines), main_thread(devtools)
     box.press("Enter")
-    page.wait_for_function("window.watch.drawn", timeout=MILLISECONDS)
+    page.wait_for_function("() => window.watch.drawn", timeout=MILLISECONDS)
     busy = main_thread(devtools) - busy
     seen = page.evaluate("window.watch")
     at = {what: 1000 * moment for what, moment in moments(server, lines).items()}

@@ -157,7 +157,7 @@ class Visit:
         for step in range(1, MOVES + 1):
             x = start + (end - start) * step / MOVES
             self.page.mouse.move(box["x"] + x * box["width"], box["y"] + box["height"] / 2)
-            self.page.wait_for_function(f"seen.frames.length >= {step}")
+            self.page.wait_for_function(f"() => seen.frames.length >= {step}")
         busy = main_thread(self.devtools) - busy
         self.found[name].append((1000 * busy / MOVES, statistics.median(self.page.evaluate("seen.frames")), 0))
 

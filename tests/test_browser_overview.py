@@ -92,7 +92,7 @@ def test_a_brush_in_the_overview_chooses_the_tokens_of_a_trace_too_large_to_be_e
     )
     tokens(page).nth(7).click()
     expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 7} "))
-    page.wait_for_function(f"{VIEW}.told.length")
+    page.wait_for_function(f"() => {VIEW}.told.length")
     settled(page)
     go_to(page, "Tokens")
     expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{rows.start + 7} "))
