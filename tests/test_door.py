@@ -1,8 +1,8 @@
 """Who gets in, judged request by request: HTTP and web socket alike, in each way of serving."""
 
-import asyncio
 from urllib.parse import quote
 
+import coroutines
 import pytest
 from moeviz_app import counters
 from moeviz_app.server import door
@@ -57,7 +57,7 @@ def ask(ours, path="/", *, kind="http", method="GET", peer="127.0.0.1", body=b""
     }
     if kind == "http":
         scope["method"] = method
-    asyncio.run(Door(app, ours)(scope, receive, send))
+    coroutines.run(Door(app, ours)(scope, receive, send))
     return Answer(sent)
 
 

@@ -1,9 +1,9 @@
 """Tabs whose time is over: let go without another one coming or going."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import coroutines
 import pytest
 from moeviz_app.server import idle
 from streamlit.runtime.memory_session_storage import MemorySessionStorage
@@ -64,5 +64,4 @@ def test_it_is_looked_again_and_again_until_the_server_ends(monkeypatch):
         with pytest.raises(asyncio.CancelledError):
             await looking
 
-    with ThreadPoolExecutor(1) as elsewhere:  # in this thread a loop may run already, that of Playwright
-        elsewhere.submit(asyncio.run, serve()).result()
+    coroutines.run(serve())

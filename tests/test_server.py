@@ -1,6 +1,5 @@
 """The server itself, as a process: its routes, its headers, its log, its end; and the requests that no page sends."""
 
-import asyncio
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlencode
 
+import coroutines
 import pytest
 import streamlit as st
 from browser import ROOT, served
@@ -185,7 +185,7 @@ def budget(monkeypatch):
 
         lengths = [] if length is None else [(b"content-length", length.encode())]
         scope = {"type": "http", "method": method, "path": f"/_stcore/upload_file/{tab}/f", "headers": lengths}
-        asyncio.run(door(scope, None, send))
+        coroutines.run(door(scope, None, send))
         return sent[0]["status"]
 
     put.kept, put.door = kept, door

@@ -186,7 +186,7 @@ def test_a_text_that_a_small_parquet_file_repeats_is_bounded_by_the_size_of_the_
     rows = 2_000
     token = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * 100_000]))
     columns = {"position": np.arange(rows), "layer": np.zeros(rows, np.int8), "expert": np.zeros(rows, np.int8)}
-    with pytest.raises(InvalidTrace, match="unpacks to 200,000,000 bytes of text, and at most 67,108,864 are read"):
+    with pytest.raises(InvalidTrace, match="unpacks to 200,000,000 bytes of text, and at most 8,388,608 are read"):
         EXPORTS[1].read(written(pa.table(columns | {"token": token})))
 
 

@@ -1,9 +1,9 @@
 """Who is asking: the cookie that a browser gets, the address behind proxies, and runs a minute."""
 
-import asyncio
 from http.cookies import SimpleCookie
 from types import SimpleNamespace
 
+import coroutines
 import pytest
 from moeviz_app import visitors
 from moeviz_app.visitors import COOKIE, Pace, TooOften, VisitorCookie, address_behind
@@ -21,7 +21,7 @@ def answered(headers=(), scheme="http", content=b"text/html; charset=utf-8", kin
         sent.append(message)
 
     scope = {"type": kind, "scheme": scheme, "headers": [(key.encode(), value.encode()) for key, value in headers]}
-    asyncio.run(VisitorCookie(app)(scope, None, send))
+    coroutines.run(VisitorCookie(app)(scope, None, send))
     return dict(sent[0]["headers"])
 
 
