@@ -16,12 +16,15 @@ from labels import labelled
 import moeviz.charts
 import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
+from moeviz.capture.models.served import served_model
 from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.charts.serving import CHARTS as OF_SERVING
+from moeviz.charts.serving import FITS, hit_rate_curve
 from moeviz.charts.to_expert import EXPERT, clickable
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
@@ -30,12 +33,15 @@ from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
 from moeviz.metrics.vocabulary import top_tokens
 from moeviz.samples import sample_trace
+from moeviz.serving.batches import batch_coverage
+from moeviz.serving.budget import hit_rates
+from moeviz.serving.placement import serving_placement
 
 GOLDEN = Path(__file__).parent / "golden"
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
 OF_ONE_EXPERT = [LOADS, TOKENS, KINDS, COMPANY, FLOW, WEIGHTS, ATLAS, ROWS]
 VARYING = {"$schema", "config", "data", "datasets", "views"}
-every_chart = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
+every_chart = pytest.mark.parametrize("chart", [*CHARTS, *OF_SERVING], ids=lambda chart: chart.key)
 
 
 def sized(trace: RoutingTrace) -> RoutingTrace:
@@ -65,6 +71,8 @@ def repeated(trace: RoutingTrace, times: int = 10) -> RoutingTrace:
 def sample_spec(chart) -> dict:
     """What the chart draws of the sample trace, drawn once for all the tests that look at it."""
     part = fitted(labelled(sized(sample_trace())), chart)
+    if chart is FITS:
+        part = served_model("mistralai/Mixtral-8x7B-v0.1")
     return chart.draw(chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)).to_dict()
 
 
@@ -94,6 +102,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "vocabulary",  # a part of specialization
         *("expert", "expert_company"),  # of one expert, on its own page
         *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
+        "serving",  # with sizes that are chosen, on the page Serve
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
     assert charts == {topic.lower().replace("-", "_") for topic in TOPICS}
@@ -150,7 +159,8 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, *COMPARISONS, *HISTORY_CHARTS]}
+    known = {chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, *COMPARISONS, *OF_SERVING]}
+    known |= {chart.key for chart in HISTORY_CHARTS}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
@@ -417,6 +427,28 @@ def test_the_effect_of_a_change_is_drawn_token_by_token(trace, request):
     chart = EFFECT.draw(EFFECT.measure(effect))
     assert "text" not in chart.data and len(chart.data) == len(ones)
     check_golden(EFFECT, chart.to_dict(), request)
+
+
+def test_where_the_size_of_an_expert_is_known_an_axis_is_in_gigabytes_and_the_chosen_size_is_marked(trace):
+    plain = hit_rate_curve(hit_rates(trace)).to_dict()
+    frame = hit_rates(trace, expert_bytes=50e6, capacity=3)
+    sized = hit_rate_curve(frame).to_dict()
+    assert "independent" not in json.dumps(plain) and len(plain["layer"]) == 1
+    assert sized["resolve"] == {"scale": {"y": "independent"}}
+    lines, rule = sized["layer"][0]["layer"]
+    assert (lines["mark"]["type"], rule["mark"]["type"]) == ("line", "rule")
+    assert [row["capacity"] for row in sized["datasets"][rule["data"]["name"]]] == [3]
+    most = sized["layer"][1]["encoding"]["y"]["scale"]["domain"]
+    assert most == [pytest.approx(4 * 2 * 0.05), 0], "with no hit at all: 4 layers, 2 experts each"
+
+
+def test_counts_alone_are_drawn_as_far_as_they_need_no_order(trace):
+    counts = trace.counts()
+    lines = hit_rate_curve(hit_rates(counts)).to_dict()
+    assert set(hit_rates(counts)["policy"]) == {"chance", "static"} and lines
+    assert OF_SERVING[1].draw(batch_coverage(counts)).data["kind"].unique().tolist() == ["even", "random"]
+    with pytest.raises(MissingField, match="these are counts"):
+        OF_SERVING[3].draw(serving_placement(counts, 2, 2))
 
 
 @cache

@@ -19,8 +19,9 @@ from moeviz.metrics.placement import placement_imbalance
 from moeviz.routing_trace import token_frame
 from moeviz.samples import sample_trace
 from moeviz.serving.batches import batch_coverage
+from moeviz.serving.budget import budget_of, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
-from moeviz.serving.memory import serving_memory
+from moeviz.serving.memory import serving_memory, what_fits
 from moeviz.serving.placement import coactive, devices_reached, serving_placement
 from moeviz.serving.policies import random_depths
 from moeviz.serving.prefetch import prefetch_recall
@@ -373,3 +374,45 @@ def test_a_model_whose_cache_is_not_known_is_refused(monkeypatch):
     monkeypatch.setattr(served, "kv_cache", lambda config: None)
     with pytest.raises(CaptureError, match="cannot tell how much memory 'embedded' keeps of a text"):
         served_model("embedded")
+
+
+@pytest.mark.parametrize("measure", [expert_cache, shared_cache, batch_coverage, prefetch_recall, serving_placement])
+def test_a_trace_without_tokens_is_refused_in_a_sentence(measure):
+    with pytest.raises(MissingField, match=r"no tokens|none of its tokens"):
+        measure(sample_trace().select(tokens=slice(0, 0)))
+
+
+def test_hit_rates_by_size_are_the_means_of_the_reference_s_layers_and_their_bytes_those_of_the_misses():
+    trace, wanted = reference_trace(), figures("embedded_cache")
+    got = hit_rates(trace, expert_bytes=400_000.0, capacity=4)
+    for policy, column in (
+        ("lru", "lru_warm"),
+        ("static", "static_warm"),
+        ("bound", "bound_warm"),
+        ("chance", "chance"),
+    ):
+        of_one = got[got["policy"] == policy].set_index("capacity")
+        means = wanted.groupby("capacity")[column].mean().loc[of_one.index]
+        np.testing.assert_allclose(of_one["rate"], means, atol=EXACT)
+        np.testing.assert_allclose(of_one["gigabytes_a_token"], (1 - means) * 6 * 2 * 0.0004, atol=EXACT)
+    assert got["capacity"].min() == 2, "a layer holds what a token needs"
+    assert got.loc[got["chosen"], "capacity"].unique().tolist() == [4]
+    with pytest.raises(MoevizError, match="more than 0 bytes; got 0"):
+        hit_rates(trace, expert_bytes=0.0)
+
+
+def test_a_budget_holds_whole_experts_of_every_layer_and_layers_with_fewer_hold_all_of_theirs():
+    model = replace(sample_trace(layers=2).model, num_experts=(8, 4))
+    trace = replace(sample_trace(layers=2, experts=4), model=model, logits=None)
+    assert budget_of(trace, 0.012, 1e6) == (8, 0.012)
+    assert budget_of(trace, 0.009, 1e6) == (5, 0.012)
+    assert budget_of(trace, 0.0019, 1e6) == (0, 0.012)
+    uneven = hit_rates(trace, 1e6)
+    assert uneven[uneven["capacity"] == 5]["gigabytes"].unique().tolist() == [pytest.approx(0.009)]
+
+
+def test_what_fits_is_what_serving_memory_says():
+    model = served_model("mistralai/Mixtral-8x7B-v0.1")
+    taken = serving_memory(model, [32768], [8], [8]).iloc[0]
+    row = what_fits(model, bits=8).query("card == 'H100' and context == 32768 and batch == 8").iloc[0]
+    assert (row["cards"], row["together"]) == (taken["H100"], taken["bytes"] / 1e9)

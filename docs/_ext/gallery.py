@@ -16,6 +16,7 @@ from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
 from moeviz.report.plots import about, choices, part_of
 
 TRACES = '''\
@@ -35,6 +36,11 @@ CHANGED = """\
 result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
 """
+SERVED = """\
+from moeviz.capture.models.served import served_model
+
+mixtral = served_model("mistralai/Mixtral-8x7B-v0.1")  # its configuration ships; nothing is loaded
+"""
 ROUTERS = """\
 from moeviz.capture.routers.geometry import router_geometry
 
@@ -47,6 +53,8 @@ BESIDE: Mapping[Chart, str] = {
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
     **dict.fromkeys(COMPARISONS, "(plain, changed)"),
+    **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
+    FITS: "mixtral",
 }
 OF_ONE_EXPERT: Mapping[Chart, str] = {
     **dict.fromkeys((LOADS, TOKENS, KINDS, COMPANY, FLOW, ATLAS), "labelled"),
@@ -59,7 +67,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + ROUTERS, names)
+    exec(TRACES + CHANGED + SERVED + ROUTERS, names)
     return names
 
 
@@ -86,8 +94,8 @@ def call(name: str, topic: str) -> str:
 
 
 def beside() -> str:
-    """The charts of several traces, of a change, of a training, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}")]
+    """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{SERVED}")]
     for chart, of in BESIDE.items():
         frame = chart.measure(eval(of, made()))
         parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))

@@ -12,6 +12,7 @@ import pandas as pd
 from moeviz.metrics import said_of_experts as experts
 from moeviz.metrics import said_of_layers as layers
 from moeviz.metrics import said_of_models as models
+from moeviz.metrics import said_of_serving as serving
 
 Sentence = Callable[[pd.DataFrame], str | None]
 
@@ -49,6 +50,9 @@ SAID: dict[str, Sentence] = {
     "experts_needed_grid": models.said_of_needed,
     "touched_by_layer": models.said_of_touched_experts,
     "imbalance_by_layer": models.said_of_imbalance,
+    "hit_rate_curve": serving.said_of_hits,
+    "distinct_experts_curve": serving.said_of_batches,
+    "placement_plane": serving.said_of_placements,
 }
 
 # Charts that say nothing, and why.
@@ -59,6 +63,8 @@ SILENT = {
     "coverage_curve": "Its numbers are shares without counts, and of a short text a few experts do most by luck.",
     "device_load_grid": "Its numbers are shares without counts; the chart of all layers judges plans on other tokens.",
     "top_tokens_table": "It holds the best of many tokens only, so luck cannot be judged; an expert's page judges it.",
+    "prefetch_curve": "Its numbers are shares without counts, and of a short text a predictor does well by luck.",
+    "cards_that_fit": "It is arithmetic on the model's sizes: every cell is an answer.",
     "entropy_grid": "Some token is always the most undecided: that is no finding.",
 }
 

@@ -11,6 +11,7 @@ from moeviz.footprint import CARDS, FREE, ServedModel, cards_needed, weight_byte
 MOST_READ = 8192  # tokens that one step reads of a prompt, at most
 VALUE_BYTES = 2  # keys and values, and a step's buffers, are in 16 bits
 LOGIT_BYTES = 4
+USUAL_CONTEXTS, USUAL_BATCHES = (4096, 32768), (1, 8, 64)
 
 
 def serving_memory(
@@ -61,3 +62,25 @@ def _experts_that_fit(model: ServedModel, rest: int, one_a_layer: int) -> Iterat
     for card, gigabytes in CARDS.items():
         free = int(gigabytes * 1e9 * (1 - FREE)) - rest
         yield f"experts_a_layer_{card}", min(free // one_a_layer, model.num_experts) if free >= 0 else -1
+
+
+def what_fits(model: ServedModel, bits: int = 16) -> pd.DataFrame:
+    """How many cards of each kind hold a model with the keys and values of several requests, long and short.
+
+    As `serving_memory`, with weights in so many bits, at 4,096 and 32,768 tokens of context, for 1, 8 and 64 sequences
+    at a time. Cards hold nothing twice, and a tenth of each is left free.
+
+    One row per card, context and batch. Columns: card str · card_gb int64 · context, batch int64 · weight_bits int64 ·
+    cards int64 (how many it takes) · weights, keys_and_values, step, together float64 (gigabytes).
+
+    **Source**: as for `serving_memory`; the cards' sizes are those of their makers' data sheets.
+    """
+    rows = []
+    for taken in serving_memory(model, USUAL_CONTEXTS, USUAL_BATCHES, [bits]).to_dict("records"):
+        facts = {name: taken[name] for name in ("context", "batch", "weight_bits")}
+        parts = {"weights": "weight_bytes", "keys_and_values": "kv_bytes", "step": "step_bytes", "together": "bytes"}
+        sizes = {name: taken[column] / 1e9 for name, column in parts.items()}
+        rows += [
+            {"card": card, "card_gb": size} | facts | {"cards": taken[card]} | sizes for card, size in CARDS.items()
+        ]
+    return pd.DataFrame(rows).astype({"card": "str"})

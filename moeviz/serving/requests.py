@@ -41,6 +41,8 @@ class LayerSets(NamedTuple):
 def layer_sets(trace: RoutingTrace) -> Iterator[LayerSets]:
     """Layer by layer, the set of experts of each recorded token. Raises `MissingField` if nothing is recorded."""
     check_recorded(trace)
+    if trace.tokens.empty:
+        raise MissingField("This trace has no tokens, so nothing is served. Record a prompt, or open another trace.")
     places = trace.tokens[["sequence", "position"]].to_numpy()
     for row, layer in enumerate(trace.model.layers):
         kept = trace.experts[row, :, 0] != NOT_RECORDED
