@@ -13,6 +13,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, layer_sets
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
+TAKEN = -np.inf
 STEP = 64  # tokens of a step whose imbalance is measured
 
 
@@ -51,6 +52,19 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     return pd.DataFrame(rows).astype(kinds)
 
 
+def placement_sentence(table: pd.DataFrame) -> str | None:
+    """How even the devices' work is, in a sentence; None where nothing was judged. `table`: `serving_placement`."""
+    means = table.groupby("placement")[["imbalance", "reached"]].mean()
+    if means.isna().any(axis=None):
+        return None
+    load, devices = means["imbalance"], int(table["devices"].iloc[0])
+    return (
+        f"On {devices} devices, the busiest has {load[BALANCED]:.2f} times the mean load if experts are balanced, "
+        f"{load[COPIES]:.2f} with copies and {load[CONTIGUOUS]:.2f} in order; a token reaches "
+        f"{means['reached'][BALANCED]:.1f} devices at a layer."
+    )
+
+
 def traffic_bytes(remote: float, hidden: int, bits: int = 16, scale_every: int | None = None) -> float:
     """Bytes that one token sends to other devices at one layer: a vector to each, with scales where it has them.
 
@@ -74,9 +88,11 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
     for _ in range(devices):
         shared = load.copy()
         for place in range(num_experts // devices):
-            shared[order] = -1
-            order.append(int(shared.argmax()))
-            shared = together[order[-1]].copy() if place == 0 else shared + together[order[-1]]
+            chosen = int(shared.argmax())
+            order.append(chosen)
+            load[chosen] = TAKEN
+            shared = np.where(load == TAKEN, TAKEN, together[chosen]) if place == 0 else shared + together[chosen]
+            shared[chosen] = TAKEN
     return np.array(order)
 
 
