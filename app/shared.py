@@ -26,6 +26,7 @@ import moeviz
 from moeviz.capture.models.identity import weights_identity
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import ModelNotFound
+from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
@@ -59,6 +60,19 @@ def model_facts(name: str) -> ModelInfo:
 def model_facts_of_known(name: str) -> ModelInfo:
     """The same of a well-known model, on offer here or not: its sizes are moeviz's own copy, and nothing is loaded."""
     return _facts(name)
+
+
+def served_facts(name: str) -> ServedModel:
+    """What the memory of a served model depends on: of one on offer, or of a well-known one. Nothing is loaded.
+
+    Raises `ModelNotFound` for any other, and `CaptureError` where nobody can tell what it keeps of a text.
+    """
+    bring_torch()
+    from moeviz.capture.models.known_models import KNOWN_MODELS
+
+    if name not in KNOWN_MODELS:
+        check_on_offer(name)
+    return _served(name)
 
 
 def facts_at_hand(name: str) -> ModelInfo:
@@ -222,6 +236,15 @@ def _facts(name: str) -> ModelInfo:
 
     with _building:
         return parameters_of_config(config, name)
+
+
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _served(name: str) -> ServedModel:
+    config = _config(name)
+    from moeviz.capture.models.served import served_by_config
+
+    with _building:
+        return served_by_config(config, name)
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)

@@ -37,6 +37,15 @@ CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
     "precision",
     "effect",
 )
+EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
+    "expert_mb",
+    "gigabytes",
+    "devices",
+    "served_phase",
+    "repeats",
+    "engine",
+    "all_layers",
+)
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
 _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "brushed",

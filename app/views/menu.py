@@ -13,6 +13,7 @@ from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.overview import overview_page
 from moeviz_app.views.routing_over_training import routing_over_training_page
+from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
 from moeviz_app.views.traces import traces_page
@@ -39,7 +40,7 @@ MENU = {
         "Flow",
         "Coverage",
     ),
-    "Serve": ("Parameters", "Placement"),
+    "Serve": ("Serve", "Parameters", "Placement"),
     "Experiment": ("Compare", "What if"),
     "Training": ("Routing over training",),
     "History": ("Timeline", "Article", "Gallery", *GALLERY),
@@ -83,6 +84,7 @@ def _exhibit(folder: str) -> None:
 PAGES = {
     FIRST: explore_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
+    "Serve": serve_page,
     "Compare": compare_page,
     "What if": what_if_page,
     "Corpus": corpus_page,

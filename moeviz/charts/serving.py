@@ -223,8 +223,8 @@ def _whole() -> alt.Axis:
 CACHE = Chart(
     "How much memory for experts buys how many hits?",
     "Each line is a rule for what stays in fast memory, and its height is the share of a token's experts that are "
-    "already there. Read it against the dashed line, a fixed set of experts at random; no rule can pass the dotted "
-    "one. Where the fixed set is below LRU, what was used last counts for more than what is popular.",
+    "already there. Read it against the dashed line, a random set of experts; no rule that fetches experts when they "
+    "are needed can pass the dotted one. Where LRU is above the most used, recency counts for more than popularity.",
     measure=hit_rates,
     draw=hit_rate_curve,
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MoevizError
+from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.cache import expert_cache
 
@@ -25,10 +26,11 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
     """The hit rate of a cache of experts by its size, the mean over the model's layers, and what is fetched for misses.
 
     `lru`: the expert whose last use is longest ago gives way. `static`: the experts with the most requests in the first
-    half of the tokens stay for good. `bound`: no policy has more hits. `chance`: a fixed set chosen at random. The
-    first half of the tokens fills the cache, and the second is judged: so `static` is judged on tokens that it was not
-    made from. Sizes begin where a layer holds the experts of one token. Each layer has a cache of its own; a step is
-    one token.
+    half of the tokens stay for good. `bound`: no policy that fetches experts when they are needed has more hits.
+    `chance`: a fixed set chosen at random. Fixed sets are there from the beginning, so only they have no first misses.
+    The first half of the tokens fills the cache, and the second is judged: so `static` is judged on tokens that it was
+    not made from. Sizes begin where a layer holds the experts of one token. Each layer has a cache of its own; a step
+    is one token.
 
     One row per size and policy. Columns: capacity int32 (experts of each layer; layers that have fewer hold all) ·
     policy str · judged_on str · rate float64 (layers weigh as they have requests) · requests int64 (of all tokens and
@@ -71,6 +73,26 @@ def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
     needed = np.array([np.minimum(size, sizes).sum() for size in range(sizes.max() + 1)]) * expert_bytes / GIGABYTE
     fitting = np.flatnonzero(needed <= gigabytes * (1 + 1e-9))
     return Budget(int(fitting[-1]) if len(fitting) else 0, float(needed[-1]))
+
+
+def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, expert_bytes: float) -> str:
+    """What so many gigabytes for experts buy, in a sentence or two. `rates` are the trace's `hit_rates`, with bytes."""
+    capacity, needed = budget_of(trace, gigabytes, expert_bytes)
+    sizes = np.array(trace.model.num_experts) - trace.model.zero_experts
+    if capacity >= sizes.max():
+        return f"{gigabytes:.3g} GB hold all experts, which take {needed:.3g} GB: nothing is fetched."
+    row = rates[rates["capacity"] == capacity].set_index("policy")
+    of = f"{sizes.max()}" if len(set(sizes)) == 1 else f"{sizes.min()} to {sizes.max()}"
+    held = f"{gigabytes:.3g} GB hold {capacity} of the {of} experts of each layer"
+    if row.empty:
+        least = rates["gigabytes"].min()
+        return f"{held}. That is less than one token needs: it takes {least:.3g} GB or more."
+    if "lru" not in row.index:
+        return f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments."
+    found = f"LRU finds {percent(row['rate']['lru'])} of what a token needs there"
+    chance, bound = percent(row["rate"]["chance"]), percent(row["rate"]["bound"])
+    beside = f"a random set would have {chance}, and no rule that fetches on demand over {bound}"
+    return f"{held}: {found} ({beside}), and fetches {row['gigabytes_a_token']['lru']:.3g} GB a token."
 
 
 def _at_size(rates: pd.DataFrame, size: int) -> pd.DataFrame:

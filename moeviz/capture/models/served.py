@@ -1,5 +1,7 @@
 """What the memory of a served model depends on, from its config alone."""
 
+from transformers import PreTrainedConfig
+
 from moeviz.capture.models.kv_cache import kv_cache
 from moeviz.capture.models.load import model_config
 from moeviz.capture.models.parameters import parameters_of_config
@@ -12,7 +14,11 @@ def served_model(name: str, revision: str | None = None) -> ServedModel:
 
     Raises `CaptureError` where moeviz cannot tell what the model keeps of a text, and what `model_facts` raises.
     """
-    config = model_config(name, revision)
+    return served_by_config(model_config(name, revision), name)
+
+
+def served_by_config(config: PreTrainedConfig, name: str) -> ServedModel:
+    """The same from a config that was read already. Raises `CaptureError` as `served_model` does."""
     facts, caches = parameters_of_config(config, name), kv_cache(config)
     if caches is None or facts.parameters is None:
         raise CaptureError(

@@ -1,0 +1,172 @@
+"""The page Serve: the answer follows the budget, and what is lacking is said in its place."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_app import page, pictures, sentences
+
+from moeviz import ParameterCounts, RoutingTrace
+from moeviz.charts.serving import CHARTS
+from moeviz.routing_trace import NO_TOKEN_ID
+from moeviz.samples import sample_trace
+from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.plans.engines import ENGINES
+
+
+def serve(trace: RoutingTrace | None = None):
+    """The page, as a visitor of the trace has it."""
+    app = page("moeviz_app.views.serve.serve_page", trace)
+    assert not app.exception
+    return app
+
+
+def sized(trace: RoutingTrace) -> RoutingTrace:
+    """The trace with made-up parameter counts: an expert has 3 million, which are 6 MB in bfloat16."""
+    layers = len(trace.model.layers)
+    experts = sum(trace.model.num_experts)
+    counts = ParameterCounts(0, 0, 0, 0, experts * 3_000_000, 0, 0, 0, per_expert=(3_000_000,) * layers)
+    return replace(trace, model=replace(trace.model, parameters=counts, dtype="bfloat16"))
+
+
+def number(app, label: str):
+    """The number input of that name."""
+    (found,) = (box for box in app.number_input if box.label.startswith(label))
+    return found
+
+
+def choice(app, label: str):
+    (found,) = (box for box in app.selectbox if box.label == label)
+    return found
+
+
+def test_the_answer_changes_with_the_budget_and_the_devices():
+    app = serve(sized(sample_trace(tokens=64)))
+    assert number(app, "Size of one expert").value == 6.0
+    assert number(app, "Memory for experts").value == pytest.approx(0.096), "half of 4 layers of 8 experts"
+    assert "0.096 GB hold 4 of the 8 experts of each layer: LRU finds" in sentences(app)
+    assert "On 4 devices, the busiest has" in sentences(app)
+    number(app, "Memory for experts").set_value(0.15)
+    choice(app, "Devices").set_value(2)
+    app.run()
+    assert "0.15 GB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
+    assert "On 2 devices, the busiest has" in sentences(app)
+
+
+def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
+    app = serve(sized(sample_trace(tokens=64)))
+    number(app, "Memory for experts").set_value(0.03)
+    app.run()
+    assert "0.03 GB hold 1 of the 8 experts of each layer. That is less than one token needs: it takes 0.048" in (
+        sentences(app)
+    )
+    number(app, "Memory for experts").set_value(1.0)
+    app.run()
+    assert "1 GB hold all experts, which take 0.192 GB: nothing is fetched." in sentences(app)
+
+
+def test_without_parameter_counts_the_size_of_an_expert_is_asked_for_and_everything_else_is_drawn(trace):
+    app = serve(trace)
+    assert number(app, "Size of one expert").value is None and number(app, "Memory for experts").disabled
+    assert "Say how large an expert is" in sentences(app)
+    assert pictures(app) == len(CHARTS) - 1, "all but the cards, which need a model's configuration"
+    assert "This needs the model's configuration." in sentences(app)
+    number(app, "Size of one expert").set_value(6.0)
+    app.run()
+    assert "experts of each layer: LRU finds" in sentences(app)
+
+
+def test_before_the_first_run_the_example_is_drawn_with_its_model_s_sizes():
+    app = serve()
+    assert pictures(app) == len(CHARTS)
+    assert [heading.value for heading in app.subheader[:-1]] == [
+        CHARTS[0].question,
+        CHARTS[3].question,
+        CHARTS[1].question,
+        CHARTS[2].question,
+        CHARTS[4].question,
+    ]
+    assert "LRU finds" in sentences(app)
+
+
+def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
+    assert "contains no tokens" in sentences(serve(trace.select(tokens=slice(0, 0))))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        sample_trace(tokens=1),
+        sample_trace(layers=1, tokens=20),
+        sample_trace(tokens=20, top_k=1),
+        sample_trace(tokens=20, experts=7),
+        sample_trace(tokens=2, experts=2, top_k=2),
+    ],
+    ids=["one token", "one layer", "top-1", "seven experts", "all experts"],
+)
+def test_odd_traces_are_drawn_or_told_why_not(odd):
+    app = serve(sized(odd))
+    assert pictures(app) >= 3
+    assert "nan" not in sentences(app)
+    for engine in ENGINES:
+        choice(app, "Engine").set_value(engine)
+        app.run()
+        assert not app.exception
+
+
+def test_tokens_are_chosen_by_phase_and_which_they_are_is_said(trace):
+    app = serve(trace)
+    assert "Judged on the second half of 8 tokens: generated ones." in sentences(app)
+    choice(app, "Which tokens").set_value("prompt")
+    app.run()
+    assert "Judged on the second half of 24 tokens: those of prompts. Repeated prefixes are kept." in sentences(app)
+
+
+def test_repeats_are_left_out_where_asked_or_it_is_said_what_that_needs(trace):
+    nameless = replace(trace, tokens=trace.tokens.assign(token_id=np.int32(NO_TOKEN_ID)))
+    for each, said in ((trace, "of repeated prefixes are left out"), (nameless, "the ids of all tokens are needed")):
+        app = serve(each)
+        app.toggle[0].set_value(False)
+        app.run()
+        assert said in sentences(app)
+
+
+def test_a_plan_comes_with_the_command_that_starts_the_engine_and_how_it_was_judged(trace):
+    app = serve(trace)
+    choice(app, "Engine").set_value("sglang")
+    app.run()
+    assert "Judged on tokens it was not made from" in sentences(app)
+    (command,) = (code.value for code in app.code)
+    assert "--ep-size 4 --ep-num-redundant-experts 4 " in command
+    assert re.search(r"--init-expert-location moeviz-\S+-plan\.json$", command)
+    (button,) = (node for node in app.get("download_button") if node.proto.label == "Download the plan")
+    assert button.proto.url
+
+
+def test_an_engine_that_counts_all_layers_asks_how_many_there_are_where_the_trace_does_not_say(trace):
+    app = serve(replace(trace, model=replace(trace.model, num_layers=None)))
+    choice(app, "Engine").set_value("sglang")
+    app.run()
+    assert "SGLang counts all layers of the model" in sentences(app) and not app.code
+    number(app, "Layers of the model").set_value(12)
+    app.run()
+    assert app.code
+
+
+def test_counts_alone_say_what_the_most_used_experts_have():
+    trace = sized(sample_trace(tokens=64))
+    counts = trace.counts()
+    said = budget_sentence(counts, hit_rates(counts, 6e6), 0.096, 6e6)
+    assert re.fullmatch(
+        r"0\.096 GB hold 4 of the 8 experts of each layer: the most used 4 have \d\d % of the assignments\.", said
+    )
+
+
+def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkeypatch):
+    monkeypatch.setattr("moeviz_app.views.serve.MOST_JUDGED", 4 * 10)
+    app = serve(sized(sample_trace(tokens=64)))
+    (judged,) = (text.value for text in app.text if text.value.startswith("Judged on"))
+    assert judged.startswith("Judged on the second half of the first 10 of ")
+    assert judged.endswith("“moeviz serve” judges all of them.")
+    assert "made from all 10 tokens" in sentences(app)

@@ -1,0 +1,28 @@
+"""The page Serve in a real Chromium: the answer follows the budget."""
+
+import re
+
+import pytest
+from browser import SIZES, go_to, settled, watched
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_answer_on_the_first_screen_follows_the_budget(server, browser, size):
+    visitor = watched(server, browser, **SIZES[size])
+    page = next(visitor)
+    go_to(page, "Serve")
+    settled(page)
+    answer = page.locator(".st-key-answer")
+    expect(answer).to_contain_text(re.compile(r"hold 4 of the 8 experts of each layer: LRU finds"))
+    expect(answer).to_be_in_viewport()
+    box = page.get_by_role("spinbutton", name="Memory for experts (GB)")
+    box.fill("0.025")
+    box.press("Enter")
+    expect(answer).to_contain_text("0.025 GB hold 5 of the 8 experts of each layer: LRU finds")
+    box.fill("1")
+    box.press("Enter")
+    expect(answer).to_contain_text("1 GB hold all experts, which take")
+    assert next(visitor, None) is None
