@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from moeviz.capture.change.precision import Precision
     from moeviz.capture.change.what_if import WhatIf, ablate, what_if
     from moeviz.capture.corpus import trace_corpus
-    from moeviz.capture.models.load import LoadedModel, load_model
+    from moeviz.capture.engines.engine import EngineModel
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.opening import load_model
     from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.formats.counts_file import write_counts
@@ -39,7 +41,9 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = {
     "moeviz.capture.trace": ("trace", "stream"),
     "moeviz.capture.corpus": ("trace_corpus",),
-    "moeviz.capture.models.load": ("LoadedModel", "load_model"),
+    "moeviz.capture.engines.engine": ("EngineModel",),
+    "moeviz.capture.models.load": ("LoadedModel",),
+    "moeviz.capture.opening": ("load_model",),
     "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
     "moeviz.capture.change.kinds": ("Exchange", "Force", "Mute", "Replay", "TopK"),
     "moeviz.capture.change.precision": ("Precision",),
@@ -56,6 +60,7 @@ _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in na
 __all__ = [
     "CaptureError",
     "Decoding",
+    "EngineModel",
     "Exchange",
     "ExpertCounts",
     "Force",

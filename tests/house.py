@@ -52,11 +52,12 @@ MAY_IMPORT = {
     f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
     f"{INERT} moe_kernels {TORCH}",
+    "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
-    "moeviz/capture/*": f"moeviz.capture {INERT} {TORCH}",
+    "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
     "moeviz/formats/importers/torch_file.py": f"{FILES} torch",

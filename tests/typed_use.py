@@ -27,7 +27,7 @@ def a_model() -> moeviz.LoadedModel:
     assert_type(model.max_tokens, int | None)
     assert_type(model.count_tokens("Il fait froid."), int)
     assert_type(model.info, moeviz.ModelInfo)
-    moeviz.load_model(7)  # type: ignore[arg-type]
+    moeviz.load_model(7)  # type: ignore[call-overload]
     return model
 
 

@@ -7,7 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from moeviz.capture.models.load import LoadedModel, load_model
+from moeviz.capture.engines.engine import EngineModel
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.opening import load_model
 from moeviz.capture.run.generate import Progress
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -16,7 +18,7 @@ from moeviz.routing_trace import ARRAYS, RoutingTrace
 
 
 def trace_corpus(
-    model: LoadedModel | str,
+    model: LoadedModel | EngineModel | str,
     texts: Iterable[tuple[str, str]],
     *,
     keep_logits: bool = False,
@@ -28,7 +30,7 @@ def trace_corpus(
     text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
     model knows nothing of the stretch before it, and metrics treat it as a separate text.
 
-    model        a `LoadedModel`; or a path or hub id.
+    model        what `load_model` returns, or a name that it takes.
     texts        (label, text) pairs; a label may come many times.
     keep_logits  True records the router logits too: 4·E bytes more per token and layer.
     progress     called with (done, total) after each text. Raise in it to stop.
@@ -55,7 +57,7 @@ def trace_corpus(
     return replace(whole, tokens=whole.tokens.assign(label=pd.Series(labels, dtype="str")))
 
 
-def fitting_stretches(model: LoadedModel, text: str) -> list[str]:
+def fitting_stretches(model: LoadedModel | EngineModel, text: str) -> list[str]:
     """The text in pieces that fit into the model's context, cut between tokens; nothing is left out or repeated."""
     limit = model.max_tokens
     if limit is None or model.count_tokens(text) <= limit:
@@ -68,7 +70,7 @@ def fitting_stretches(model: LoadedModel, text: str) -> list[str]:
 
 
 def _end_of_stretch(
-    model: LoadedModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int, limit: int
+    model: LoadedModel | EngineModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int, limit: int
 ) -> int:
     """The last cut that leaves a stretch from `start` short enough for the model's context."""
     room = limit
@@ -85,12 +87,15 @@ def _end_of_stretch(
         room -= excess  # a piece may have more tokens than it had inside the text, and special ones besides
 
 
-def _cuts(model: LoadedModel, text: str) -> tuple[np.ndarray, np.ndarray]:
+def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Where the text may be cut, both ends included, and how many tokens come before: never inside a character."""
+    too_long = f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}."
+    if isinstance(model, EngineModel):
+        raise InvalidPrompt(f"{too_long} A text is not cut for {model.info.backend}. Give shorter texts.")
     if not model.tokenizer.is_fast:
+        name = type(model.tokenizer).__name__
         raise InvalidPrompt(
-            f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. Cutting "
-            f"a text needs a fast tokenizer, and this is a {type(model.tokenizer).__name__}. Give shorter texts."
+            f"{too_long} Cutting a text needs a fast tokenizer, and this is a {name}. Give shorter texts."
         )
     read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     starts, ends = np.array(read["offset_mapping"]).T

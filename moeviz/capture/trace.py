@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.change.intervention import Intervention
+from moeviz.capture.engines.engine import EngineModel, ask, growing_trace, whole_trace
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.replaced import unchanged
+from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import Recording
 from moeviz.capture.record.locks import alone
@@ -33,7 +35,7 @@ SoFar = Callable[[], Recording]
 
 
 def trace(
-    model: LoadedModel | nn.Module | str,
+    model: LoadedModel | EngineModel | nn.Module | str,
     prompts: str | Sequence[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -50,7 +52,9 @@ def trace(
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
 
-    model           a `LoadedModel`; a path or hub id; or a transformers model, with its `tokenizer`.
+    model           what `load_model` returns; a name that it takes; or a transformers model, with its `tokenizer`. A
+                    model in another engine (`EngineModel`) is read and nothing in it is changed: it takes prompts,
+                    max_new_tokens, sampling, keep_logits, chat, system and progress.
     prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch.
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
@@ -92,6 +96,11 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `odd_routers.py` has those that answer otherwise.
     """
+    model = load_model(model) if isinstance(model, str) else model
+    if isinstance(model, EngineModel):
+        only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
+        asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
+        return whole_trace(model, asked, progress)
     run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system)
     job = Job(run, plan, kernels, intervention, keep_logits, site)
     watch = counted(progress, max_new_tokens)
@@ -100,7 +109,7 @@ def trace(
 
 
 def stream(
-    model: LoadedModel | nn.Module | str,
+    model: LoadedModel | EngineModel | nn.Module | str,
     prompts: str | Sequence[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -125,6 +134,11 @@ def stream(
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
+    model = load_model(model) if isinstance(model, str) else model
+    if isinstance(model, EngineModel):
+        only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
+        asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
+        return growing_trace(model, asked)
     run, plan = _planned(
         model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system, growing=True
     )
@@ -132,7 +146,7 @@ def stream(
 
 
 def _planned(
-    model: LoadedModel | nn.Module | str,
+    model: LoadedModel | nn.Module,
     prompts: str | Sequence[str],
     tokenizer: PreTrainedTokenizerBase | None,
     max_new_tokens: int,

@@ -66,6 +66,11 @@ def prepare(
     check_chat(chat, system)
     if isinstance(model, str):
         model = load_model(model)
+    if not isinstance(model, LoadedModel | nn.Module):  # another engine's, which has no modules
+        raise CaptureError(
+            f"{getattr(model, 'name', type(model).__name__)} is not a transformers model, and this needs one: nothing "
+            "can be changed in another engine. Load the transformers checkpoint."
+        )
     given = as_written(model.model if isinstance(model, LoadedModel) else model)
     runs = cast(PreTrainedModel, without_wrapper(given))
     if isinstance(model, LoadedModel):

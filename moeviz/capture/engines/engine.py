@@ -1,0 +1,132 @@
+"""A model that another engine runs (llama.cpp, MLX, a server): what moeviz asks of it, and what none of them can do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from moeviz.capture.run.chat import check_chat
+from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
+from moeviz.capture.run.generate import Progress
+from moeviz.capture.run.values import check_new_tokens
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+SoFar = Callable[[], RoutingTrace]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an engine is to run: checked already."""
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int
+    sampling: Sampling
+    keep_logits: bool
+    chat: bool
+    system: str | None
+
+
+class EngineModel(ABC):
+    """A model in another engine's hands, used wherever a `LoadedModel` is. It is read; nothing in it can be changed."""
+
+    info: ModelInfo
+
+    @property
+    def name(self) -> str:
+        """The name under which it was asked for."""
+        return self.info.name
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int | None:
+        """Tokens that fit into the model's context, prompt and generated ones together; None if it sets no limit."""
+
+    @property
+    @abstractmethod
+    def chats(self) -> bool:
+        """Whether the model comes with a chat template."""
+
+    @abstractmethod
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` as a prompt, including special tokens."""
+
+    @abstractmethod
+    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+        """Run the prompts: once they are read, and after each generated token, a function that makes the trace so far.
+
+        The last one makes the whole trace. Closing the iterator stops the engine before its next token. Raises what
+        `moeviz.trace` raises.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the engine's memory, or its connection, go. Calling it twice is harmless."""
+
+
+def ask(
+    model: EngineModel,
+    prompts: str | Sequence[str],
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    decoding: HowToDecode | None,
+    keep_logits: bool,
+    chat: bool,
+    system: str | None,
+    **transformers_only: Any,
+) -> Asked:
+    """What an engine is to run. Raises `CaptureError` for what only a transformers model can do, and `InvalidPrompt`.
+
+    `transformers_only` has those arguments of `moeviz.trace` that no other engine knows, as they were given.
+    """
+    sampling = Sampling() if sampling is None else sampling
+    check_new_tokens(max_new_tokens)
+    check_asked(sampling, Decoding() if decoding is None else decoding)
+    check_chat(chat, system)
+    _check_only_read(model, decoding, transformers_only)
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    if not texts or not all(texts):
+        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
+    return Asked(texts, max_new_tokens, sampling, keep_logits, chat, system)
+
+
+def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = None) -> RoutingTrace:
+    """Run to the end, and make the trace once."""
+    with closing(model.run(asked)) as steps:
+        so_far = next(steps)
+        for done, later in enumerate(chain(steps, [None])):
+            if progress is not None:
+                progress(done, asked.max_new_tokens)
+            so_far = so_far if later is None else later
+        return so_far()
+
+
+def growing_trace(model: EngineModel, asked: Asked) -> Iterator[RoutingTrace]:
+    """The trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
+    with closing(model.run(asked)) as steps:
+        for so_far in steps:
+            yield so_far()
+
+
+# What only a transformers model can do: the argument, the value that asks for nothing, and how it is called.
+_TRANSFORMERS_ONLY = (
+    ("tokenizer", (None,), "a tokenizer of your own"),
+    ("intervention", (None,), "interventions"),
+    ("kernels", ("auto", False), "moeviz's kernels"),
+    ("site", (None,), "a choice of routers"),
+)
+
+
+def _check_only_read(model: EngineModel, decoding: HowToDecode | None, given: dict[str, Any]) -> None:
+    if decoding not in (None, Decoding()):
+        given = {**given, "decoding": decoding}
+    for argument, nothing, words in (*_TRANSFORMERS_ONLY, ("decoding", (None,), "beams, drafts and caches")):
+        if given.get(argument) not in nothing and argument in given:
+            raise CaptureError(
+                f"{model.name} runs in {model.info.backend}, where moeviz reads what the routers decide and changes "
+                f"nothing: {words} need a transformers model. Leave {argument} out, or load the transformers "
+                "checkpoint."
+            )

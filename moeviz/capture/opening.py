@@ -1,0 +1,35 @@
+"""Open a model by its name, in whichever engine runs it."""
+
+from typing import Any, Literal, overload
+
+from moeviz.capture.engines.engine import EngineModel
+from moeviz.capture.engines.table import engine_of, open_model
+from moeviz.capture.models import load
+from moeviz.capture.models.load import LoadedModel
+from moeviz.embedded import EMBEDDED
+
+
+@overload
+def load_model(name: Literal["embedded"] = ..., *, backend: None = None, **how: Any) -> LoadedModel: ...
+@overload
+def load_model(name: str, *, backend: Literal["transformers"], **how: Any) -> LoadedModel: ...
+@overload
+def load_model(name: str, *, backend: str | None = None, **how: Any) -> LoadedModel | EngineModel: ...
+
+
+def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) -> LoadedModel | EngineModel:
+    """Open a MoE by its name: the embedded model, a transformers checkpoint, or what another engine runs.
+
+    name     "embedded"; the path of a folder, or an id on the hub, of a transformers model; or what an engine of
+             `moeviz.capture.engines.table` knows.
+    backend  which engine; default: the one that the name is of. "transformers" has folders and hub ids.
+    how      options of that engine. For transformers: device_map, dtype, revision, check_memory, as
+             `moeviz.capture.models.load.load_model` takes them.
+
+    Raises
+    ------
+    ModelNotFound: there is no model there, its files are damaged, or there is no such backend. CaptureError: a dense
+    model, or one that moeviz cannot record, or that does not fit into memory.
+    """
+    engine = engine_of(name, backend)
+    return load.load_model(name, **how) if engine is None else open_model(engine, name, **how)
