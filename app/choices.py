@@ -4,6 +4,7 @@ import streamlit as st
 from moeviz_app import state
 from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.facts import layer_word
+from moeviz_app.pictures import altair_chart
 from moeviz_app.show import alternative, heading, particulars
 
 from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
@@ -78,7 +79,7 @@ def _overview(trace: RoutingTrace) -> None:
     frame = WHOLE_TRACE.measure(trace)
     chart = described(frame)
     heading(chart)
-    st.altair_chart(
+    altair_chart(
         with_window(chart.draw(frame), state.window()),
         key=state.overview_key(),
         on_select=state.pick_from_overview,

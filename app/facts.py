@@ -2,6 +2,7 @@
 
 import streamlit as st
 from moeviz_app.traces import recorded
+from moeviz_app.traces.once import once
 
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import clearly_like, label_likeness
@@ -49,9 +50,13 @@ def trace_name(trace: RoutingTrace) -> None:
 
 def trace_facts(trace: RoutingTrace) -> None:
     """Whose trace it is, and how much of what it holds."""
-    model, phase = trace.model, trace.tokens["phase"]
     trace_name(trace)
-    figures(
+    figures(once(trace, "figures", lambda: _figures_of(trace)))
+
+
+def _figures_of(trace: RoutingTrace) -> dict[str, tuple[int | str, str]]:
+    model, phase = trace.model, trace.tokens["phase"]
+    return (
         {
             "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, including special tokens."),
             "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that went through the routers."),

@@ -48,7 +48,7 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
 
     def write(loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
         log_moment("model begins")
-        with closing(moeviz.stream(loaded, run.prompt, **options)) as grown:
+        with closing(moeviz.stream(loaded, run.prompt, **options, seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
             for trace in grown:
                 yield trace  # others have their turn here
         log_moment("model ends")

@@ -19,8 +19,11 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
 
 if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does something
     from moeviz_app.views.page import draw
+    from moeviz_app.visitors import visitor
+    from moeviz_app.work.drawing import a_turn
 
-    draw()
+    with a_turn(visitor()):
+        draw()
 else:  # Streamlit's server has imported it, once
     from moeviz_app.server.assembly import parts
 

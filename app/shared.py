@@ -16,6 +16,7 @@ import streamlit as st
 from moeviz_app import settings, visitors
 from moeviz_app.counters import count
 from moeviz_app.traces import recorded
+from moeviz_app.work.drawing import aside
 from moeviz_app.work.garbage import Garbage
 from moeviz_app.work.in_turns import in_turns
 from moeviz_app.work.look_ups import within_seconds
@@ -87,7 +88,9 @@ def torch_is_here() -> bool:
 
 def bring_torch() -> None:
     """Import what runs models: whoever asks first does, and others wait. It takes seconds."""
-    with _bringing:
+    if _arrived.is_set():
+        return
+    with aside(), _bringing:
         if not _arrived.is_set():
             import moeviz.capture.models.load
             import moeviz.capture.models.memory
@@ -136,7 +139,7 @@ def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
     wanted = _wanted(name, how)
     if (held := _models.peek(wanted)) is not None:
         return held
-    with st.spinner("Loading the model …"):
+    with st.spinner("Loading the model …"), aside():
         return _models.get(wanted)
 
 

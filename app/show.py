@@ -11,7 +11,9 @@ import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
+from moeviz_app.pictures import altair_chart
 from moeviz_app.to_expert import follow_click, picture_of_experts, picture_of_pairs
+from moeviz_app.traces.once import once
 
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
@@ -77,12 +79,13 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
     frame = None
     with explained(partial(_tell_once, chart, {} if told is None else told)):
         part = part_of(trace, chart)
-        frame = chart.measure(part)
+        frame = once(part, (chart.key, "numbers"), lambda: chart.measure(part))
     if frame is None:
         return
     heading(chart)
     with explained():
-        if layer_word(trace.model) == "layer" and (sentence := said(chart.key, frame)):  # it speaks of layers
+        sentence = once(part, (chart.key, "said"), lambda: said(chart.key, frame))
+        if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
             st.text(sentence)
         picture_and_words(chart, frame, part)
 
@@ -107,15 +110,22 @@ def picture_and_words(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | No
     """
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
-        drawn = chart.picture(frame, dark=on_dark())
+        drawn = _drawn(chart, frame, part)
         if part is not None and chart.expert:
             picture_of_experts(chart, drawn, part, alternative(chart))
         elif part is not None and chart.two_layers:
             picture_of_pairs(chart, drawn, part, alternative(chart))
         else:
-            st.altair_chart(drawn, key=chart.key, alt=alternative(chart))
+            altair_chart(drawn, key=chart.key, alt=alternative(chart))
     with words:
         particulars(chart, frame)
+
+
+def _drawn(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None) -> Any:
+    dark = on_dark()
+    if part is None:
+        return chart.picture(frame, dark=dark)
+    return once(part, (chart.key, "picture", dark), lambda: chart.picture(frame, dark=dark))
 
 
 def on_dark() -> bool:

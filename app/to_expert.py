@@ -5,6 +5,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app import settings, state
+from moeviz_app.pictures import altair_chart
 from moeviz_app.server.short_links import LINKS
 from moeviz_app.traces import recent
 
@@ -74,7 +75,7 @@ def follow_click(trace: RoutingTrace) -> None:
 def picture_of_experts(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
     """A chart whose marks are experts of this part of a trace, each a way to its page."""
     key = f"{chart.key} {steps()}"
-    st.altair_chart(
+    altair_chart(
         clickable(picture, ["layer", chart.expert]),
         key=key,
         alt=alt,
@@ -96,7 +97,7 @@ def _ask(key: str, chart: Chart, model: ModelInfo) -> None:
 def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
     """A chart whose marks are pairs of layers: a click on one chooses them."""
     drawn, chosen = clickable(picture, ["from_layer", "to_layer"], PAIR), partial(_choose_pair, chart.key, part.model)
-    st.altair_chart(drawn, key=chart.key, alt=alt, on_select=chosen, selection_mode=PAIR)
+    altair_chart(drawn, key=chart.key, alt=alt, on_select=chosen, selection_mode=PAIR)
 
 
 def _choose_pair(key: str, model: ModelInfo) -> None:

@@ -98,3 +98,14 @@ def test_a_stream_that_is_left_between_others_takes_nothing_of_theirs_away(model
         assert is_untouched(model)
         assert [first, *other][-1].equals(alone)
     assert not [thread for thread in threading.enumerate() if thread.name == "moeviz-stream"]
+
+
+def test_a_trace_that_is_seldom_assembled_ends_as_the_whole_one(model):
+    def streamed(seconds):
+        return list(stream(model, "To be", tokenizer=TOKENIZER, max_new_tokens=5, seconds_between=seconds))
+
+    each, now_and_then = streamed(0.0), streamed(1000.0)
+    assert len({id(grown) for grown in each}) == len(each)
+    assert all(grown is now_and_then[0] for grown in now_and_then[:-1]) and len(now_and_then) > 2
+    assert now_and_then[-1].equals(each[-1]) and not now_and_then[0].equals(each[-1])
+    assert now_and_then[-1].equals(trace(model, "To be", tokenizer=TOKENIZER, max_new_tokens=5))

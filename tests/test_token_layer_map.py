@@ -17,7 +17,16 @@ from moeviz import MoevizError, RoutingTrace
 from moeviz.charts import NAMED, theme
 from moeviz.charts.overview import linked_overview
 from moeviz.charts.token_layer_images import cell_images
-from moeviz.charts.token_layer_map import MOST_STRIPES, cells_of, facts_of, images_of, map_of, token_layer_map
+from moeviz.charts.token_layer_map import (
+    BROUGHT,
+    MOST_STRIPES,
+    cells_of,
+    facts_of,
+    images_of,
+    map_of,
+    map_spec,
+    token_layer_map,
+)
 from moeviz.charts.token_layer_marks import DIM, row_height
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, visible
@@ -353,3 +362,14 @@ def test_an_overview_for_a_linked_page_marks_a_token_and_a_window():
     assert [
         mark["items"][0]["opacity"] for mark in unmarked if mark["marktype"] == "rule" and mark["role"] == "mark"
     ] == [0]
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 52, 300])
+@pytest.mark.parametrize("change", [lambda trace: trace, unordered, lambda trace: trace.select(layers=[1])])
+def test_a_map_drawn_once_for_its_size_is_the_map_of_each_trace_of_that_size(tokens, change):
+    for seed in (0, 1):
+        trace = change(sample_trace(tokens=tokens, layers=3, seed=seed))
+        frame = token_choices(trace)
+        facts = facts_of(frame)
+        images = images_of(frame, facts)
+        assert map_spec(facts, images) == map_of(facts, BROUGHT, images).to_dict()

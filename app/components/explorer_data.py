@@ -13,7 +13,7 @@ from moeviz_app.components.strip import MOST_LINE_BREAKS, beginnings
 
 from moeviz.charts import theme
 from moeviz.charts.overview import BRUSH, linked_overview
-from moeviz.charts.token_layer_map import BROUGHT, facts_of, images_of, map_of
+from moeviz.charts.token_layer_map import facts_of, images_of, map_spec
 from moeviz.errors import MissingField
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
@@ -96,12 +96,15 @@ def _token_by_layer(trace: RoutingTrace) -> dict[str, Any]:
     frame = token_choices(trace)
     facts = facts_of(frame)
     images = images_of(frame, facts)
-    chart = map_of(facts, BROUGHT, images)
-    return {"chart": chart.to_dict(), "images": bool(images), "overview": None}
+    return {"chart": map_spec(facts, images), "images": bool(images), "overview": None}
 
 
 def _overview(trace: RoutingTrace) -> dict[str, Any]:
-    return {"chart": linked_overview(modal_first_choice(trace)).to_dict(), "images": False, "overview": BRUSH}
+    return {
+        "chart": linked_overview(modal_first_choice(trace)).to_dict(validate=False),
+        "images": False,
+        "overview": BRUSH,
+    }
 
 
 def vega_loader() -> str | None:

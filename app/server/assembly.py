@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from altair.utils.schemapi import disable_debug_mode
 from moeviz_app import counters, settings
 from moeviz_app.peers import is_loopback
 from moeviz_app.server.door import METRICS, Door
@@ -52,6 +53,7 @@ def parts() -> dict[str, Any]:
     ours = checked(settings.SETTINGS)
     settings.SETTINGS = ours
     _tell_streamlit(ours)
+    disable_debug_mode()  # Altair checks each part of each chart as it is made; tests have done so
     page = Path(st.__file__).with_name("static") / "index.html"
     origins = config.get_option("server.corsAllowedOrigins")
     return {

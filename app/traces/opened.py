@@ -4,6 +4,7 @@ import threading
 
 from moeviz_app import counters, settings
 from moeviz_app.traces.shelf import check_memory
+from moeviz_app.work.drawing import aside
 
 from moeviz.errors import MoevizError
 from moeviz.formats.elsewhere import Limits, read_elsewhere
@@ -26,15 +27,21 @@ def read_upload(data: bytes, name: str) -> RoutingTrace:
     limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
     try:
         check_size(data, set_for.max_upload_mb * 2**20)  # as Streamlit counts them
-        if not _places.acquire(timeout=limits.seconds):
-            raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
-        try:
-            trace = read_elsewhere(data, name, limits)
-            check_memory(trace, name)
-        finally:
-            _places.release()
+        with aside():
+            trace = _read(data, name, limits)
     except MoevizError:
         counters.count("files", end="refused")
         raise
     counters.count("files", end="opened")
+    return trace
+
+
+def _read(data: bytes, name: str, limits: Limits) -> RoutingTrace:
+    if not _places.acquire(timeout=limits.seconds):
+        raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
+    try:
+        trace = read_elsewhere(data, name, limits)
+        check_memory(trace, name)
+    finally:
+        _places.release()
     return trace

@@ -8,6 +8,7 @@ from moeviz_app.earlier import bring_back
 from moeviz_app.examples import EXAMPLES
 from moeviz_app.facts import trace_name
 from moeviz_app.links import record
+from moeviz_app.pictures import altair_chart
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
 from moeviz_app.traces import recent
 
@@ -84,7 +85,7 @@ def _side_by_side(pair: tuple[RoutingTrace, RoutingTrace]) -> None:
         with column, explained():
             st.text(f"Trace {label}")
             frame = chart.measure(part_of(trace, chart))
-            st.altair_chart(
+            altair_chart(
                 chart.picture(frame, dark=on_dark()), key=f"{chart.key} {label}", alt=f"Trace {label}: {chart.question}"
             )
     st.markdown(chart.reading)

@@ -8,6 +8,7 @@ from moeviz_app.components.kwic import keyword_in_context
 from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.expert_seen import Seen, go, seen
 from moeviz_app.facts import layer_word
+from moeviz_app.pictures import altair_chart
 from moeviz_app.plain import plain
 from moeviz_app.show import alternative, explained, heading, menu, say
 from moeviz_app.to_expert import steps
@@ -206,7 +207,7 @@ def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> 
     """The picture, how to read it, and a menu of what belongs to it."""
     dark = st.context.theme.type == "dark"
     key = f"{chart.key} {asked.key} {steps()}"
-    shown = st.altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
+    shown = altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame)
         _note(chart.reading)

@@ -20,6 +20,7 @@ from moeviz_app.show import EXAMPLE, explained, refuse, say, show
 from moeviz_app.timing import log_moment
 from moeviz_app.to_expert import for_the_address, of_expert, open_expert
 from moeviz_app.traces import recent, recorded
+from moeviz_app.traces.once import once
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
@@ -192,6 +193,6 @@ def _found(trace: RoutingTrace) -> list[Finding]:
     """What is worth seeing in it, counted once a trace; against other texts, for the model whose texts ship."""
     before = state.value(state.FOUND)
     if before is None or before[0] is not trace:
-        before = (trace, findings(trace, recorded.usual(trace.model)))
+        before = (trace, once(trace, state.FOUND, lambda: findings(trace, recorded.usual(trace.model))))
         state.set_value(state.FOUND, before)
     return before[1]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from moeviz_app.work.drawing import aside
+
 from moeviz.errors import ModelNotFound, MoevizError
 from moeviz.names import quoted
 
@@ -38,7 +40,8 @@ def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS) ->
         places.release()
         raise MoevizError("This server has run out of threads. Try again in a moment.") from error
     try:
-        return found.result(seconds)
+        with aside():
+            return found.result(seconds)
     except TimeoutError as error:
         if found.done():  # it was its own
             raise

@@ -17,12 +17,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from moeviz_app.counters import count
+from moeviz_app.work.drawing import aside
 from moeviz_app.work.failures import in_words
 
 from moeviz.errors import MoevizError
 
 LISTEN_SECONDS = 0.1  # a page looks up this often, and hears of its end there
-SELDOM = 5  # times that, at most, for one that is far from its turn
+SELDOM = 10  # times that, at most, for one that is far from its turn
 TURN_SECONDS = 0.1  # of a long text, while others wait
 MOST_BEGUN = 16  # long texts that are begun and wait for their next turn: each keeps its attention cache
 Tell = Callable[[Any], None]
@@ -242,7 +243,8 @@ class Worker:
                 if isinstance(heard, InLine):
                     heard = InLine(self._ahead(job))
                 turns = heard.ahead if isinstance(heard, InLine) else 0
-                heard = _latest(job.told, LISTEN_SECONDS * min(1 + turns, SELDOM)) or heard
+                with aside():
+                    heard = _latest(job.told, LISTEN_SECONDS * min(1 + turns, SELDOM)) or heard
                 if isinstance(heard, BaseException):
                     raise heard
                 yield heard

@@ -26,6 +26,7 @@ from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_a
 from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
 from moeviz.capture.run.plan import Plan, plan_for
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
+from moeviz.capture.run.seldom import Seldom
 from moeviz.capture.run.values import check_new_tokens
 from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
 from moeviz.routing_trace import RoutingTrace
@@ -122,11 +123,15 @@ def stream(
     site: str | None = None,
     chat: bool = False,
     system: str | None = None,
+    seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
 
         for trace in moeviz.stream(model, "Once upon a time", max_new_tokens=50):
             ...
+
+    seconds_between  assemble the trace at most this often. In between the loop is given the one before, the very same
+                     object, after each token: for who only looks now and then.
 
     The last one is what `trace` returns. Generation waits while the loop works on a trace; the model is free meanwhile,
     unchanged, so other recordings of it may take their turn, and each of several streams gives what it gives alone. To
@@ -138,11 +143,11 @@ def stream(
     if isinstance(model, EngineModel):
         only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
         asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
-        return growing_trace(model, asked)
+        return growing_trace(model, asked, seconds_between)
     run, plan = _planned(
         model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system, growing=True
     )
-    return _growing(Job(run, plan, kernels, intervention, keep_logits, site))
+    return _growing(Job(run, plan, kernels, intervention, keep_logits, site), seconds_between)
 
 
 def _planned(
@@ -191,16 +196,21 @@ class _Cancelled(BaseException):
     """Nobody waits for the next trace."""
 
 
-def _growing(job: Job) -> Iterator[RoutingTrace]:
+def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
     """The model runs in a thread of its own, and takes turns with the caller; between turns the model is anybody's."""
+    seldom = Seldom(seconds_between)
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
     nothing = nothing_written(job.run.batch)
     turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
-            done = written(job.run.model, generated, None, job.plan.decoding.drafts) if generated.numel() else nothing
-            grown = assemble(so_far(), job.run, done)
+            def assembled() -> RoutingTrace:
+                drafts = job.plan.decoding.drafts
+                done = written(job.run.model, generated, None, drafts) if generated.numel() else nothing
+                return assemble(so_far(), job.run, done)
+
+            grown = seldom.made(assembled)
             with unchanged():
                 made.put(grown)
                 wait_for_a_turn()
@@ -216,7 +226,10 @@ def _growing(job: Job) -> Iterator[RoutingTrace]:
         try:
             wait_for_a_turn()
             with autocast():
-                _recorded(job, watching)
+                whole = _recorded(job, watching)
+            if seldom.stale:
+                made.put(whole)
+                wait_for_a_turn()
             made.put(None)
         except BaseException as error:  # raised again where the traces are taken
             made.put(error)

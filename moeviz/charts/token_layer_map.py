@@ -11,8 +11,10 @@ Its scales `x` and `y` turn a pixel back into a place: a token's column has its 
 begins at its place.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import altair as alt
@@ -28,6 +30,7 @@ from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
+SIZES = 256  # of maps, of which the drawing is kept: 10 kB each
 LETTERS = 9  # of a token on the axis
 OTHERS = "other"
 CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells needs
@@ -139,6 +142,29 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
     )
 
 
+def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
+    """`map_of` as Vega-Lite, for rows that a page brings itself: drawn once for maps of the same size.
+
+    Altair takes 20 ms to draw one. All that tells two maps of a size apart are the values of some params.
+    """
+    if images:
+        return map_of(facts, BROUGHT, images).to_dict(validate=False)
+    size = len(facts.names), len(facts.layers), facts.slots, facts.ordered, tuple(facts.beginnings)
+    spec: dict[str, Any] = json.loads(_map_of_size(*size))
+    known = _known(facts)
+    for param in spec["params"]:
+        if param["name"] in known:
+            param["value"] = known[param["name"]]
+    return spec
+
+
+@lru_cache(SIZES)
+def _map_of_size(tokens: int, layers: int, slots: int, ordered: bool, beginnings: tuple[int, ...]) -> str:
+    nothing = {"names": [""] * tokens, "positions": [0] * tokens, "layers": [0] * layers, "colours": [[]] * layers}
+    facts = MapFacts(**nothing, beginnings=list(beginnings), slots=slots, ordered=ordered)
+    return json.dumps(map_of(facts, BROUGHT).to_dict(validate=False))
+
+
 def _layered(
     facts: MapFacts,
     cells: pd.DataFrame | alt.NamedData,
@@ -168,16 +194,20 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
     """The choice, what the marks know of the trace, and the pixels of one cell."""
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
     state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "#ffffff"}
-    own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
-    known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
     size = {  # width and height are 0 where the map is one of several pictures
         "across": f"(width || {marks.USUAL}) / {len(facts.names)}",
         "down": f"(height || {height}) / {len(facts.layers)}",
     }
     return [
-        *(alt.VariableParameter(name, value=value) for name, value in (state | known).items()),
+        *(alt.VariableParameter(name, value=value) for name, value in (state | _known(facts)).items()),
         *(alt.VariableParameter(name, expr=expr) for name, expr in size.items()),
     ]
+
+
+def _known(facts: MapFacts) -> dict[str, Any]:
+    """What the marks know of the trace, by the params that bring it."""
+    own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
+    return {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
 
 
 def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:

@@ -1,6 +1,8 @@
 """Which known kind of text a trace is routed like, judged by a labelled trace of the same model."""
 
+from collections.abc import Hashable
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -34,14 +36,32 @@ def label_likeness(trace: Counted, reference: Counted) -> pd.DataFrame:
                 f"Only traces of one model can be compared, and {fact} is {here} here and {there} in the labelled "
                 "trace. Use a labelled trace of the same model."
             )
-    loads, labelled = expert_load(trace), load_by_label(reference)
-    names, apart = labelled["label"].unique(), []
-    for layer, shares in labelled[labelled["layer"].isin(loads["layer"])].groupby("layer", sort=False):
-        table = shares.pivot(index="label", columns="expert", values="share").reindex(names)
-        rows = np.vstack([table, loads.loc[loads["layer"] == layer, "load"]])
-        apart.append(divergences(rows, np.arange(len(names)), np.full(len(names), len(names))))
+    names, labelled = _loads_of(reference)
+    loads, apart = expert_load(trace), []
+    for layer, load in loads.groupby("layer", sort=False)["load"]:
+        if layer in labelled:
+            rows = np.vstack([labelled[layer], load])
+            apart.append(divergences(rows, np.arange(len(names)), np.full(len(names), len(names))))
     mean = pd.DataFrame({"label": names, "divergence": pd.DataFrame(apart).mean().to_numpy()})
     return mean.sort_values("divergence", kind="stable", ignore_index=True)
+
+
+def _loads_of(reference: Counted) -> tuple[list[str], dict[Hashable, np.ndarray]]:
+    """The labels, and of each layer their loads (labels, E): worked out once a reference, which many are held to."""
+    if reference not in _known:
+        labelled = load_by_label(reference)
+        names = labelled["label"].unique().tolist()
+        _known[reference] = (
+            names,
+            {
+                layer: shares.pivot(index="label", columns="expert", values="share").reindex(names).to_numpy()
+                for layer, shares in labelled.groupby("layer", sort=False)
+            },
+        )
+    return _known[reference]
+
+
+_known: WeakKeyDictionary[Counted, tuple[list[str], dict[Hashable, np.ndarray]]] = WeakKeyDictionary()
 
 
 def clearly_like(trace: RoutingTrace, reference: Counted) -> str | None:

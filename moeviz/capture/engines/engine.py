@@ -10,6 +10,7 @@ from typing import Any
 from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
 from moeviz.capture.run.generate import Progress
+from moeviz.capture.run.seldom import Seldom
 from moeviz.capture.run.values import check_new_tokens
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -104,10 +105,13 @@ def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = No
         return so_far()
 
 
-def growing_trace(model: EngineModel, asked: Asked) -> Iterator[RoutingTrace]:
+def growing_trace(model: EngineModel, asked: Asked, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
     """The trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
+    seldom = Seldom(seconds_between)
     with closing(model.run(asked)) as steps:
         for so_far in steps:
+            yield seldom.made(so_far)
+        if seldom.stale:
             yield so_far()
 
 

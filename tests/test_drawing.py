@@ -1,0 +1,112 @@
+"""Pages are drawn one after the other, and none waits for one that waits itself."""
+
+import threading
+from functools import partial
+
+import pytest
+from moeviz_app.work import drawing
+from moeviz_app.work.drawing import Room, a_turn, aside
+
+
+@pytest.fixture(autouse=True)
+def a_room_of_its_own(monkeypatch):
+    monkeypatch.setattr(drawing, "_room", Room(1))
+    monkeypatch.setattr(drawing, "SECONDS", 30.0)
+
+
+def in_a_thread(go):
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_two_pages_are_drawn_one_after_the_other():
+    at_once, most = [0], [0]
+    guard = threading.Lock()
+
+    def draw(visitor):
+        for _ in range(20):
+            with a_turn(visitor):
+                with guard:
+                    at_once[0] += 1
+                    most[0] = max(most[0], at_once[0])
+                threading.Event().wait(0.001)
+                with guard:
+                    at_once[0] -= 1
+
+    threads = [in_a_thread(partial(draw, visitor)) for visitor in "aabc"]
+    for thread in threads:
+        thread.join(30)
+    assert most == [1]
+
+
+def test_who_waits_for_something_lets_another_draw_and_draws_on_afterwards():
+    drawn = threading.Event()
+
+    def draw():
+        with a_turn("another"):
+            drawn.set()
+
+    with a_turn():
+        other = in_a_thread(draw)
+        assert not drawn.wait(0.1)
+        with aside():
+            assert drawn.wait(30)
+            other.join(30)
+        assert not drawing._room.enter(0), "its turn is its own again"
+    assert drawing._room.enter(0)
+
+
+def test_nobody_is_held_up_for_ever_by_a_slow_page(monkeypatch):
+    with a_turn():
+        monkeypatch.setattr(drawing, "SECONDS", 0.01)
+        drawn = threading.Event()
+
+        def draw():
+            with a_turn("another"), aside():
+                drawn.set()
+
+        in_a_thread(draw).join(30)
+        assert drawn.is_set()
+    assert drawing._room.enter(0), "who had no place gave none back"
+    assert not drawing._room.enter(0)
+
+
+def test_outside_of_a_turn_there_is_nothing_to_let_go_of():
+    with aside():
+        assert drawing._room.enter(0)
+        assert not drawing._room.enter(0)
+
+
+def test_a_page_that_fails_gives_its_turn_back():
+    with pytest.raises(ZeroDivisionError), a_turn(), aside():
+        raise ZeroDivisionError
+    assert drawing._room.enter(0)
+
+
+def test_many_tabs_of_one_visitor_have_one_place_in_line():
+    drawn = []
+
+    def draw(visitor):
+        with a_turn(visitor):
+            drawn.append(visitor)
+
+    with a_turn("first"):
+        tabs = [in_a_thread(partial(draw, "hog")) for _ in range(8)]
+        while len(drawing._room._line) + len(drawing._own["hog"]._line) < 8:
+            threading.Event().wait(0.001)
+        other = in_a_thread(partial(draw, "another"))
+        while len(drawing._room._line) < 2:
+            threading.Event().wait(0.001)
+    for thread in [*tabs, other]:
+        thread.join(30)
+    assert drawn[:2] == ["hog", "another"]
+
+
+def test_who_comes_too_late_has_not_got_the_place_that_is_free_by_then():
+    room = Room(1)
+    assert room.enter(0)
+    assert not room.enter(0.01)
+    room.leave()
+    assert room.enter(0)
+    assert not room.enter(0)
