@@ -30,7 +30,8 @@ class Uses(NamedTuple):
     @property
     def number(self) -> Int64[np.ndarray, " s"]:
         """Of uses, in a stretch."""
-        return self.last - self.first + 1
+        number: Int64[np.ndarray, " s"] = self.last - self.first + 1
+        return number
 
 
 def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd.DataFrame:

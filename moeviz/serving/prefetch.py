@@ -51,7 +51,7 @@ def prefetch_recall(trace: Counted, most: int | None = None) -> pd.DataFrame:
         columns["previous_token"] = _of_previous(found, half)
         columns["layer_before"] = _of_layer_before(trace, before, found, recorded)
         columns["recency"] = _of_recency(found, half)
-        frames.append(pd.DataFrame({"layer": np.int32(found.layer)} | columns).head(most))
+        frames.append(pd.DataFrame({"layer": np.int32(found.layer)} | columns).iloc[:most])
         before = found
     return pd.concat(frames, ignore_index=True)
 
@@ -135,7 +135,9 @@ def _ranks(
 
 def _members(sets: Int[np.ndarray, "T K"], num_experts: int, kind: type = np.float64) -> Float[np.ndarray, "E T"]:
     """1 where a token has an expert."""
-    members = np.zeros((num_experts + 1, len(sets)), kind)  # the last one for places without an expert: -1 finds it
+    members: np.ndarray = np.zeros(
+        (num_experts + 1, len(sets)), kind
+    )  # the last one for places without an expert: -1 finds it
     members[sets, np.arange(len(sets))[:, None]] = 1
     return members[:-1]
 
