@@ -36,7 +36,11 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
     marks = {
         "color": alt.Color("line:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend),
         "shape": alt.Shape("line:N", scale=alt.Scale(domain=list(names), range=list(shapes)), legend=legend),
-        "x": alt.X("reached:Q", title="devices that a token reaches", scale=alt.Scale(zero=False, padding=12)),
+        "x": alt.X(
+            "reached:Q",
+            title=f"devices that a token reaches, of {frame['devices'].iloc[0]}",
+            scale=alt.Scale(zero=False, padding=12),
+        ),
         "y": alt.Y("imbalance:Q", title="busiest device, × mean", scale=alt.Scale(zero=False, padding=12)),
     }
     tips = [
