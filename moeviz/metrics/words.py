@@ -37,7 +37,7 @@ def byte_unit(number: float) -> tuple[str, float]:
 def bytes_said(number: float) -> str:
     """A number of bytes with three digits, in a unit that suits it.
 
-    >>> bytes_said(18.9e6), bytes_said(1.3421e12), bytes_said(24e9), bytes_said(0)
+    >>> bytes_said(18.9e6), bytes_said(1.3421e12), bytes_said(24e9), bytes_said(0.0)
     ('18.9 MB', '1,342 GB', '24 GB', '0 kB')
     """
     unit, size = byte_unit(number)
