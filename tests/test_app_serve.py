@@ -196,6 +196,7 @@ def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
         ("memory", "-1"),
         ("memory", "1e9"),
         ("memory", "9" * 400),
+        ("memory", "9" * 15),
         ("memory", "nan"),
         ("memory", "٣"),
         ("devices", "3"),

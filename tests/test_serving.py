@@ -151,6 +151,18 @@ def test_prefetching_by_hand():
     assert frame["recency"].tolist() == pytest.approx([1 / 4, 1])
 
 
+def test_of_equal_scores_the_lower_id_is_named_first():
+    """Learnt from 0 1 0 2: after 0 comes 1 or 2, and nothing is known of 2. Judged on 0 2 0 1: 2 is named second after
+    0, 0 first after 2, and 1 first after 0."""
+    frame = prefetch_recall(routed([[0], [1], [0], [2], [0], [2], [0], [1]], 3))
+    assert frame["previous_token"].tolist() == pytest.approx([2 / 3, 1, 1])
+
+
+def test_an_expert_that_was_never_used_is_not_among_those_used_last():
+    frame = prefetch_recall(routed([[0], [0], [1], [0]], 2))
+    assert frame["recency"].tolist() == pytest.approx([0, 1 / 2])
+
+
 def test_experts_that_share_tokens_go_to_one_device():
     """0 is the busiest, and goes with 2, with which it has two tokens; what is left is the other device's."""
     assert coactive(np.array([[0, 2], [0, 2], [0, 1], [1, 3]]), 4, 2).tolist() == [0, 2, 1, 3]
@@ -294,6 +306,17 @@ def test_experts_that_compute_nothing_are_not_requested():
     nothing = replace(trace, model=replace(trace.model, zero_experts=1))
     frame = expert_cache(nothing)
     assert frame["requests"].tolist() == [3] * 3 and frame["capacity"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 6, 7, 16, 17, 24])
+def test_the_set_of_a_token_is_its_experts_in_order_each_once_whatever_its_slots_hold(top_k):
+    rows = np.random.default_rng(top_k).integers(-1, 9, (50, top_k)).astype(np.int16)
+    trace = routed(rows.tolist(), 9)
+    trace = replace(trace, model=replace(trace.model, zero_experts=1))
+    (found,) = layer_sets(trace)
+    wanted = [sorted({expert for expert in row if 0 <= expert < 8}) for row in rows.tolist()]
+    assert [[expert for expert in row if expert >= 0] for row in found.sets.tolist()] == wanted
+    assert (np.diff(found.sets, axis=1) >= 0).all()
 
 
 # Counts alone
