@@ -1,4 +1,5 @@
-"""What a page carries in its address beside the trace on screen: what What if changes, what Compare compares.
+"""What a page carries in its address beside the trace on screen: what What if changes, what Compare compares,
+what Serve is asked.
 
 A table by the path of a page: what it adds to its address, and how it takes what a link brings. A link only says what
 is wanted. It is a stranger's, so the page checks it against what it offers, ignores the rest, and runs no change by
@@ -9,7 +10,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
-from moeviz_app import settings, shared, state
+from moeviz_app import serve_address, settings, shared, state
 from moeviz_app.asked import LONGEST, Run, asked_run, number_in
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
@@ -228,4 +229,5 @@ def _run_in_address() -> Run | None:
 CARRIED = {
     "what-if": Carried(_change_written, _ask_for_change),
     "compare": Carried(_pair_written, _ask_for_pair),
+    "serve": Carried(serve_address.written, serve_address.ask),
 }

@@ -7,7 +7,7 @@ import streamlit as st
 from moeviz_app import shared
 
 from moeviz.formats.exports import EXPORTS
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted, RoutingTrace
 
 WORDS_IN_NAME = 5
 
@@ -27,12 +27,13 @@ def downloads(trace: RoutingTrace) -> None:
             )
 
 
-def file_stem(trace: RoutingTrace) -> str:
-    """A file name without its suffix, from the model's name and the first words of the trace.
+def file_stem(trace: Counted) -> str:
+    """A file name without its suffix, from the model's name and the first words of the trace, which counts lack.
 
     Names and words are a stranger's: only letters a to z, digits and hyphens are left of them.
     """
     model = re.split(r"[/\\]", trace.model.name)[-1]
-    words = re.findall(r"[a-z0-9]+", "".join(trace.tokens["text"].head(WORDS_IN_NAME * 6)).lower())
+    texts = trace.tokens["text"].head(WORDS_IN_NAME * 6) if isinstance(trace, RoutingTrace) else ["counts"]
+    words = re.findall(r"[a-z0-9]+", "".join(texts).lower())
     parts = ["moeviz", *re.findall(r"[a-z0-9]+", model.lower())[:WORDS_IN_NAME], *words[:WORDS_IN_NAME]]
     return "-".join(parts)[:80]

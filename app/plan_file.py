@@ -1,27 +1,31 @@
 """The plan that an engine reads: a choice of engine, the file, the command that starts it, and how it was judged."""
 
+import pandas as pd
 import streamlit as st
-from moeviz_app import shared, state
+from moeviz_app import serve_address, shared, state
 from moeviz_app.downloads import file_stem
 from moeviz_app.show import explained
 
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan
 from moeviz.serving.plans.plan import ExpertPlan, make_plan
 
 WHOLE_LAYERS, NEEDS_TORCH = "llama.cpp", "ktransformers"
 
 
-def offer_plan(trace: RoutingTrace, devices: int, copies: int, layers_on_gpu: int | None) -> None:
-    """Where each expert goes, as a file for the engine that is chosen."""
+def offer_plan(
+    trace: Counted, devices: int, copies: int, layers_on_gpu: int | None, placed: pd.DataFrame | None
+) -> None:
+    """Where each expert goes, as a file for the engine that is chosen. `placed`: as for `make_plan`."""
     st.subheader("The plan for an engine", anchor=False)
     engine = st.selectbox(
         "Engine", list(ENGINES), format_func=lambda name: ENGINES[name].title, key=state.ENGINE, persist_state="session"
     )
+    serve_address.show(serve_address.ENGINE, engine, next(iter(ENGINES)))
     in_all = trace.model.num_layers or _layers_in_all(trace)
     with explained():
         sizes = (1, 0) if engine == WHOLE_LAYERS else (devices, copies)
-        plan = make_plan(trace, *sizes, num_layers=in_all, layers_on_gpu=layers_on_gpu)
+        plan = make_plan(trace, *sizes, in_all, layers_on_gpu, placed)
         st.text(plan.judged if engine != WHOLE_LAYERS else _of_whole_layers(plan))
         if plan.repaired:
             st.text(f"{plan.repaired} slots were changed, so that no device has an expert twice.")
@@ -29,7 +33,7 @@ def offer_plan(trace: RoutingTrace, devices: int, copies: int, layers_on_gpu: in
     st.text(READ_NONE["vllm"])
 
 
-def _layers_in_all(trace: RoutingTrace) -> int | None:
+def _layers_in_all(trace: Counted) -> int | None:
     return st.number_input(
         "Layers of the model, dense ones too",
         min_value=max(trace.model.layers) + 1,

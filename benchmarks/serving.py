@@ -1,10 +1,13 @@
 """What the figures of `moeviz.serving` take to compute, beside the LRU of moe-policylang, in one interleaved run.
 
     python -m benchmarks.serving [--rounds N] [--tokens T] [--peer PYTHON]
+    python -m benchmarks.serving --page                the page Serve instead: 256 tokens x 48 layers
 
 PEER is the Python of an environment with moe-policylang, lark and torch (`pip install moe-policylang`); moeviz itself
 does not need it, and without it its line is left out. Printed is the CPU time of one core per million tokens x layers
-on a made-up trace (E = 64, k = 6), the median over rounds, and each as a multiple of our LRU at all capacities.
+on a made-up trace (E = 64, k = 6), the median over rounds, and each as a multiple of our LRU at all capacities. Of the
+page, it is the CPU time of one run of its script, in Streamlit's own test harness: without a browser, and without
+results kept from an earlier run.
 """
 
 import argparse
@@ -83,6 +86,29 @@ def ours(trace) -> dict[str, Callable[[], object]]:
     }
 
 
+def page(rounds: int) -> None:
+    """Print what the page takes, for models of 64 and 128 experts."""
+    from streamlit.testing.v1 import AppTest
+
+    from moeviz.samples import sample_trace
+
+    def script():
+        from moeviz_app.views.serve import serve_page
+
+        serve_page()
+
+    for experts in (64, 128):
+        app = AppTest.from_function(script, default_timeout=120)
+        app.session_state["trace"] = sample_trace(layers=48, tokens=256, experts=experts, top_k=8)
+        seconds = []
+        for _ in range(rounds + 1):
+            start = time.process_time()
+            app.run()
+            seconds.append(time.process_time() - start)
+            assert not app.exception
+        print(f"page, {experts} experts: {statistics.median(seconds[1:]):.2f} s (target 0.5)")
+
+
 class Peer:
     """A process that answers with the seconds of moe-policylang's LRU of one capacity over all layers."""
 
@@ -103,7 +129,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--peer", metavar="PYTHON", help="the Python of an environment with moe-policylang")
+    parser.add_argument("--page", action="store_true", help="what the page of the app takes")
     wanted = parser.parse_args()
+    if wanted.page:
+        return page(wanted.rounds)
     import tempfile
 
     import numpy as np

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_app import page, pictures, sentences
+from streamlit.testing.v1 import AppTest
+from test_app import SECONDS, page, pictures, sentences
+from test_app_links import address, visit
 
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts.serving import CHARTS
@@ -44,26 +46,26 @@ def choice(app, label: str):
 def test_the_answer_changes_with_the_budget_and_the_devices():
     app = serve(sized(sample_trace(tokens=64)))
     assert number(app, "Size of one expert").value == 6.0
-    assert number(app, "Memory for experts").value == pytest.approx(0.096), "half of 4 layers of 8 experts"
-    assert "0.096 GB hold 4 of the 8 experts of each layer: LRU finds" in sentences(app)
+    assert number(app, "Memory for experts (MB)").value == pytest.approx(96), "half of 4 layers of 8 experts"
+    assert "96 MB hold 4 of the 8 experts of each layer: LRU finds" in sentences(app)
     assert "On 4 devices, the busiest has" in sentences(app)
-    number(app, "Memory for experts").set_value(0.15)
+    number(app, "Memory for experts").set_value(150.0)
     choice(app, "Devices").set_value(2)
     app.run()
-    assert "0.15 GB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
+    assert "150 MB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
     assert "On 2 devices, the busiest has" in sentences(app)
 
 
 def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
     app = serve(sized(sample_trace(tokens=64)))
-    number(app, "Memory for experts").set_value(0.03)
+    number(app, "Memory for experts").set_value(30.0)
     app.run()
-    assert "0.03 GB hold 1 of the 8 experts of each layer. That is less than one token needs: it takes 0.048" in (
+    assert "30 MB hold 1 of the 8 experts of each layer. That is less than one token needs: it takes 48 MB or more" in (
         sentences(app)
     )
-    number(app, "Memory for experts").set_value(1.0)
+    number(app, "Memory for experts").set_value(1000.0)
     app.run()
-    assert "1 GB hold all experts, which take 0.192 GB: nothing is fetched." in sentences(app)
+    assert "1 GB hold all experts, which take 192 MB: nothing is fetched." in sentences(app)
 
 
 def test_without_parameter_counts_the_size_of_an_expert_is_asked_for_and_everything_else_is_drawn(trace):
@@ -159,14 +161,75 @@ def test_counts_alone_say_what_the_most_used_experts_have():
     counts = trace.counts()
     said = budget_sentence(counts, hit_rates(counts, 6e6), 0.096, 6e6)
     assert re.fullmatch(
-        r"0\.096 GB hold 4 of the 8 experts of each layer: the most used 4 have \d\d % of the assignments\.", said
+        r"96 MB hold 4 of the 8 experts of each layer: the most used 4 have \d\d % of the assignments\.", said
     )
 
 
 def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkeypatch):
-    monkeypatch.setattr("moeviz_app.views.serve.MOST_JUDGED", 4 * 10)
+    monkeypatch.setattr("moeviz_app.serve_controls.MOST_JUDGED", 4 * 10)
     app = serve(sized(sample_trace(tokens=64)))
     (judged,) = (text.value for text in app.text if text.value.startswith("Judged on"))
     assert judged.startswith("Judged on the second half of the first 10 of ")
     assert judged.endswith("“moeviz serve” judges all of them.")
     assert "made from all 10 tokens" in sentences(app)
+
+
+ASKED = {"memory": "0.03", "devices": "2", "tokens": "all", "repeats": "off", "expert_mb": "1.5", "engine": "lmdeploy"}
+
+
+def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
+    app = visit("serve", prompt="One day", model="embedded", **ASKED)
+    assert "30 MB hold" in sentences(app) and "On 2 devices" in sentences(app)
+    assert "of repeated prefixes are left out" in sentences(app)
+    assert choice(app, "Engine").value == "lmdeploy" and number(app, "Size of one expert").value == 1.5
+    assert {name: address(app).get(name) for name in ASKED} == ASKED
+    choice(app, "Devices").set_value(4)
+    app.toggle[0].set_value(True)
+    app.run()
+    assert "devices" not in address(app) and "repeats" not in address(app), "what is as it is at first stays out"
+    assert address(app)["memory"] == "0.03"
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("memory", "-1"),
+        ("memory", "1e9"),
+        ("memory", "9" * 400),
+        ("memory", "9" * 15),
+        ("memory", "nan"),
+        ("memory", "٣"),
+        ("devices", "3"),
+        ("devices", "0"),
+        ("tokens", "<b>"),
+        ("repeats", "maybe"),
+        ("expert_mb", "inf"),
+        ("engine", "vllm"),
+    ],
+)
+def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
+    app = visit("serve", **{name: odd})
+    assert name not in address(app) and "LRU finds" in sentences(app)
+
+
+def test_counts_show_what_needs_no_order_and_what_does():
+    def script():
+        import streamlit as st
+        from moeviz_app.views.serve import serving
+
+        serving(st.session_state["counts"])
+
+    trace = sized(sample_trace(tokens=64))
+    app = AppTest.from_function(script, default_timeout=SECONDS)
+    app.session_state["counts"] = trace.counts()
+    app.run()
+    assert not app.exception
+    said = sentences(app)
+    assert (
+        "the most used 4 have" in said and "Judged on the same 64 tokens, which are counted and not in order." in said
+    )
+    assert "LRU and what else remembers the last tokens needs their order" in said
+    assert "Prefetching needs the experts of each token, in order" in said
+    assert "It could not be judged on other tokens" in said and app.code
+    assert pictures(app) == 2, "the fixed sets, and batches of any tokens"
+    assert "nan" not in said

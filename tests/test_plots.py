@@ -12,12 +12,12 @@ import pytest
 from labels import labelled
 
 from moeviz import ParameterCounts, RoutingTrace
-from moeviz.charts import TOPICS, theme
+from moeviz.charts import REPORTED, theme
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.report.plots import plot
 from moeviz.samples import sample_trace
 
-every_topic = pytest.mark.parametrize("topic", TOPICS)
+every_topic = pytest.mark.parametrize("topic", REPORTED)
 COUNTS = ParameterCounts(6_000, 6_000, 20_000, 400, 96_000, 0, 0, 90, per_expert=(3_000,) * 4)
 
 
@@ -39,8 +39,8 @@ def words(pictures: alt.VConcatChart) -> list[str]:
 @every_topic
 def test_a_topic_shows_each_of_its_charts_under_its_question_with_its_reading(topic, complete):
     pictures = getattr(complete.plot, topic.lower().replace("-", "_"))(token=3)
-    assert titles(pictures) == [chart.question for chart in TOPICS[topic]]
-    for chart, said in zip(TOPICS[topic], words(pictures), strict=True):
+    assert titles(pictures) == [chart.question for chart in REPORTED[topic]]
+    for chart, said in zip(REPORTED[topic], words(pictures), strict=True):
         assert said.endswith(chart.reading)
 
 
@@ -53,7 +53,7 @@ def test_pictures_under_each_other_are_a_valid_specification_with_its_data(topic
 
 
 def test_the_topics_are_listed_and_another_is_an_attribute_error(trace):
-    assert dir(trace.plot) == sorted(topic.lower().replace("-", "_") for topic in TOPICS)
+    assert dir(trace.plot) == sorted(topic.lower().replace("-", "_") for topic in REPORTED)
     assert not hasattr(trace.plot, "weather")
     with pytest.raises(AttributeError, match=r"no topic 'weather'\. Choose one of tokens, load,"):
         _ = trace.plot.weather
@@ -62,12 +62,12 @@ def test_the_topics_are_listed_and_another_is_an_attribute_error(trace):
 
 
 def test_help_names_the_questions(trace):
-    assert all(chart.question in trace.plot.load.__doc__ for chart in TOPICS["Load"])
+    assert all(chart.question in trace.plot.load.__doc__ for chart in REPORTED["Load"])
 
 
 def test_a_topic_added_today_is_a_method_today(trace, monkeypatch):
-    monkeypatch.setitem(TOPICS, "Weather", TOPICS["Load"][:1])
-    assert titles(trace.plot.weather()) == [TOPICS["Load"][0].question]
+    monkeypatch.setitem(REPORTED, "Weather", REPORTED["Load"][:1])
+    assert titles(trace.plot.weather()) == [REPORTED["Load"][0].question]
 
 
 def test_the_middle_layer_and_the_outer_two_are_the_defaults(trace):
@@ -89,7 +89,7 @@ def test_without_a_token_the_charts_of_one_token_ask_for_it(trace):
 
 def test_what_a_trace_lacks_is_said_in_the_place_of_the_picture(ids_only_trace):
     pictures = ids_only_trace.plot.load()
-    at = [chart.question for chart in TOPICS["Load"]].index(
+    at = [chart.question for chart in REPORTED["Load"]].index(
         "Do routers use the experts that they give high probabilities?"
     )
     assert "needs router logits, and this trace (sample) has none." in words(pictures)[at]

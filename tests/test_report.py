@@ -14,7 +14,7 @@ from labels import labelled
 from PIL import Image
 
 from moeviz import ParameterCounts, RoutingTrace, write_trace
-from moeviz.charts import TOPICS
+from moeviz.charts import REPORTED
 from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.exports import EXPORTS, read_bytes, read_trace
@@ -24,7 +24,7 @@ from moeviz.report.page import html_report
 from moeviz.report.style import ink_on
 from moeviz.samples import sample_trace
 
-CHARTS = [chart for charts in TOPICS.values() for chart in charts]
+CHARTS = [chart for charts in REPORTED.values() for chart in charts]
 COUNTS = ParameterCounts(6_000, 6_000, 20_000, 400, 96_000, 0, 0, 90, per_expert=(3_000,) * 4)
 OWN = {
     *("html", "head", "meta", "title", "style", "body", "main", "section", "article", "footer", "nav", "a"),
@@ -104,7 +104,7 @@ def plain() -> bytes:
 @pytest.fixture
 def no_topics(monkeypatch) -> None:
     """Reports without pictures, where a test is about the rest: they are there at once."""
-    monkeypatch.setattr(report, "TOPICS", {})
+    monkeypatch.setattr(report, "REPORTED", {})
 
 
 def test_every_chart_is_there_with_question_reading_picture_method_and_numbers(hostile):
@@ -125,7 +125,7 @@ def test_a_chart_that_the_trace_lacks_something_for_says_what(plain):
 
 
 def test_a_topic_added_today_is_in_today_s_report(trace, monkeypatch):
-    monkeypatch.setattr(report, "TOPICS", {"Weather": TOPICS["Load"][:1]})
+    monkeypatch.setattr(report, "REPORTED", {"Weather": REPORTED["Load"][:1]})
     page = Page(html_report(trace))
     assert page.of("h2") == ["Text", "Weather"] and page.of("a") == ["Weather"]
 
@@ -194,7 +194,7 @@ def test_the_text_is_coloured_by_the_first_choice_of_the_middle_layer(trace, no_
 
 
 def test_layers_and_token_can_be_chosen(trace, plain, monkeypatch):
-    monkeypatch.setattr(report, "TOPICS", {name: TOPICS[name] for name in ("Tokens", "Layers")})
+    monkeypatch.setattr(report, "REPORTED", {name: REPORTED[name] for name in ("Tokens", "Layers")})
     text = Page(html_report(trace, layer=1, layers=(0, 2), token=5)).text
     assert "Layer 1. " in text and "Layers 0 and 2. " in text and "Token 5. " in text
     text = Page(plain).text
@@ -208,7 +208,7 @@ def test_numbers_are_those_of_the_metric_and_say_how_many_are_left_out(trace, pl
     cells = Page(plain).of("td")
     loads = [f"{load:.6g}" for load in chart.measure(trace)["load"]]
     assert set(loads) <= set(cells)
-    monkeypatch.setattr(report, "TOPICS", {"Tokens": TOPICS["Tokens"]})
+    monkeypatch.setattr(report, "REPORTED", {"Tokens": REPORTED["Tokens"]})
     long = Page(html_report(sample_trace(layers=2, tokens=300)))
     assert "The first 200 of 1,024 rows. " in long.text
     assert "The first 256 of 300 tokens. " in long.text
@@ -258,7 +258,7 @@ def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
 
 def test_pictures_of_a_large_model_are_small_enough_to_send(monkeypatch):
     """The cells of its map are an image inside the picture."""
-    monkeypatch.setattr(report, "TOPICS", {"Tokens": TOPICS["Tokens"][:1]})
+    monkeypatch.setattr(report, "REPORTED", {"Tokens": REPORTED["Tokens"][:1]})
     data = html_report(sample_trace(layers=48, tokens=256, top_k=8, experts=128))
     assert len(data) < 1_000_000
     for picture in vector_pictures(data):
@@ -270,7 +270,7 @@ def test_pictures_of_a_large_model_are_small_enough_to_send(monkeypatch):
 
 
 def test_a_picture_of_very_many_marks_is_a_bitmap(monkeypatch):
-    monkeypatch.setattr(report, "TOPICS", {"Confidence": TOPICS["Confidence"]})
+    monkeypatch.setattr(report, "REPORTED", {"Confidence": REPORTED["Confidence"]})
     data = html_report(sample_trace(layers=24, tokens=256))
     assert len(data) < 1_000_000 and b"data:image/png;base64," in data
 
@@ -278,7 +278,7 @@ def test_a_picture_of_very_many_marks_is_a_bitmap(monkeypatch):
 def test_a_bitmap_keeps_its_pixels_in_fewer_bytes(trace):
     import vl_convert
 
-    grid = TOPICS["Tokens"][0]
+    grid = REPORTED["Tokens"][0]
     spec = grid.draw(grid.measure(trace)).properties(width=300).to_dict()
     png = vl_convert.vegalite_to_png(spec)
     smaller = report_pictures.compressed(png)

@@ -9,6 +9,7 @@ import pytest
 from any_trace import any_trace
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from random_cache import expected_hits
 from serving_data import figures, reference_trace
 
 from moeviz import ModelInfo, RoutingTrace
@@ -23,7 +24,6 @@ from moeviz.serving.budget import budget_of, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
 from moeviz.serving.memory import serving_memory, what_fits
 from moeviz.serving.placement import coactive, devices_reached, serving_placement
-from moeviz.serving.policies import random_depths
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.serving.requests import layer_sets, requests
 
@@ -48,23 +48,24 @@ def test_the_cache_of_each_layer_has_the_reference_s_hit_rates():
 
 @pytest.mark.parametrize("chunk", [16, 64, 256])
 def test_a_cache_for_chunks_of_a_prompt_has_the_reference_s_hit_rates(chunk):
-    """Long chunks are few requests: three draws of `random` scatter, there as here, so those are held to that."""
+    """Of long chunks the reference's three draws of `random` are themselves up to 0.017 beside what is expected."""
     wanted = figures("embedded_cache_chunks")
     wanted = wanted[wanted["chunk"] == chunk]
-    drawn = DRAWN if chunk == 16 else 6 * spread_of_random(chunk)
-    agree(expert_cache(reference_trace(), chunk=chunk), wanted, ["layer", "capacity"], drawn)
+    if chunk > 16:
+        wanted = wanted.drop(columns=["random", "random_warm"])
+    agree(expert_cache(reference_trace(), chunk=chunk), wanted, ["layer", "capacity"])
 
 
-def spread_of_random(chunk: int) -> float:
-    """The standard deviation of the mean of three draws, over the second half of the steps, where it is largest."""
-    worst = 0.0
-    for found in layer_sets(reference_trace()):
-        asked = requests(found, chunk)
-        late = asked.step >= asked.steps // 2
-        draws = [random_depths(asked, seed)[late] for seed in range(10)]
-        rates = [np.bincount(depths, minlength=10).cumsum()[1:8] / late.sum() for depths in draws]
-        worst = max(worst, float(np.std(rates, axis=0, ddof=1).max()))
-    return worst / np.sqrt(3)
+@pytest.mark.parametrize("chunk", [16, 64, 256])
+def test_a_random_cache_hits_what_is_expected_over_all_sets_that_it_can_hold(chunk):
+    found = expert_cache(reference_trace(), policies=["random"], chunk=chunk).set_index(["layer", "capacity"])
+    for layer in layer_sets(reference_trace()):
+        asked = requests(layer, chunk)
+        half, late = asked.steps // 2, (asked.step >= asked.steps // 2).sum()
+        for capacity in range(1, 9):
+            hits, got = expected_hits(asked, capacity), found.loc[(layer.layer, capacity)]
+            assert got["random"] == pytest.approx(hits.sum() / len(asked.step), abs=DRAWN)
+            assert got["random_warm"] == pytest.approx(hits[half:].sum() / late, abs=DRAWN)
 
 
 def test_one_cache_for_all_layers_has_the_reference_s_hit_rates():
@@ -148,6 +149,18 @@ def test_prefetching_by_hand():
     assert frame["previous_token"].tolist() == pytest.approx([2 / 3, 1])
     assert frame["popular"].tolist() == pytest.approx([0.5, 1]) and frame["layer_before"].isna().all()
     assert frame["recency"].tolist() == pytest.approx([1 / 4, 1])
+
+
+def test_of_equal_scores_the_lower_id_is_named_first():
+    """Learnt from 0 1 0 2: after 0 comes 1 or 2, and nothing is known of 2. Judged on 0 2 0 1: 2 is named second after
+    0, 0 first after 2, and 1 first after 0."""
+    frame = prefetch_recall(routed([[0], [1], [0], [2], [0], [2], [0], [1]], 3))
+    assert frame["previous_token"].tolist() == pytest.approx([2 / 3, 1, 1])
+
+
+def test_an_expert_that_was_never_used_is_not_among_those_used_last():
+    frame = prefetch_recall(routed([[0], [0], [1], [0]], 2))
+    assert frame["recency"].tolist() == pytest.approx([0, 1 / 2])
 
 
 def test_experts_that_share_tokens_go_to_one_device():
@@ -293,6 +306,17 @@ def test_experts_that_compute_nothing_are_not_requested():
     nothing = replace(trace, model=replace(trace.model, zero_experts=1))
     frame = expert_cache(nothing)
     assert frame["requests"].tolist() == [3] * 3 and frame["capacity"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 6, 7, 16, 17, 24])
+def test_the_set_of_a_token_is_its_experts_in_order_each_once_whatever_its_slots_hold(top_k):
+    rows = np.random.default_rng(top_k).integers(-1, 9, (50, top_k)).astype(np.int16)
+    trace = routed(rows.tolist(), 9)
+    trace = replace(trace, model=replace(trace.model, zero_experts=1))
+    (found,) = layer_sets(trace)
+    wanted = [sorted({expert for expert in row if 0 <= expert < 8}) for row in rows.tolist()]
+    assert [[expert for expert in row if expert >= 0] for row in found.sets.tolist()] == wanted
+    assert (np.diff(found.sets, axis=1) >= 0).all()
 
 
 # Counts alone

@@ -14,6 +14,7 @@ from moeviz.cli.of_traces import ENGINES as ENGINE_NAMES
 from moeviz.cli.of_traces import SERVED
 from moeviz.cli.serve import HEADINGS
 from moeviz.errors import MissingField, MoevizError
+from moeviz.formats.counts_file import write_counts
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import token_frame
 from moeviz.serving.phases import PHASES, repeats, served_tokens
@@ -125,6 +126,45 @@ def test_a_plan_that_cannot_be_written_is_a_sentence(words, said, file, tmp_path
 
 def test_lists_of_the_command_line_are_those_of_the_library():
     assert tuple(ENGINES) == ENGINE_NAMES and tuple(HEADINGS) == SERVED
+
+
+@pytest.fixture(scope="module")
+def counts_file(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("counts") / "counts.json"
+    write_counts(reference_trace().counts(), path)
+    return str(path)
+
+
+def test_counts_alone_have_rows_for_what_needs_no_order(counts_file, capsys):
+    found, wanted = rows(capsys, "serve", "cache", counts_file), figures("embedded_cache")
+    assert set(found) == {"layer", "capacity", "chunk", "steps", "requests", "compulsory", "chance", "static"}
+    both = found.merge(wanted, on=["layer", "capacity"], suffixes=("", "_wanted"))
+    assert len(both) == len(wanted) and np.allclose(both["static"], both["static_wanted"], atol=1e-9)
+    covered = rows(capsys, "serve", "coverage", counts_file)
+    assert "even" in covered and "sequences" not in covered
+    placed = rows(capsys, "serve", "placement", counts_file, "--devices", "4", "--copies", "4")
+    assert "imbalance_fit" in placed and "reached" not in placed
+    assert main(["serve", "cache", counts_file]) == 0
+    said = capsys.readouterr().out
+    assert "Counts of 8,502 tokens" in said and "Not known without the order of tokens: lru, lru_warm" in said
+
+
+@pytest.mark.parametrize(
+    "words", [["prefetch"], ["cache", "--chunk", "16"], ["cache", "--shared"], ["cache", "--phase", "prompt"]]
+)
+def test_what_counts_cannot_tell_is_a_sentence(words, counts_file, capsys):
+    assert main(["serve", words[0], counts_file, *words[1:]]) == 1
+    assert "needs the experts of each token, in order" in capsys.readouterr().err
+
+
+def test_counts_make_the_plan_that_their_trace_makes(counts_file, file, tmp_path, capsys):
+    plans = []
+    for number, source in enumerate((counts_file, file)):
+        plans.append(tmp_path / f"{number}.json")
+        sizes = ["--devices", "4", "--copies", "4", "--num-layers", "6"]
+        assert main(["plan", source, "--engine", "sglang", *sizes, "-o", str(plans[-1])]) == 0
+    assert plans[0].read_bytes() == plans[1].read_bytes()
+    assert "could not be judged on other tokens" in capsys.readouterr().out
 
 
 # Which tokens

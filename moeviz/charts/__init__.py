@@ -11,6 +11,7 @@ from moeviz.charts import (
     losses,
     parameters,
     placement,
+    serving,
     specialization,
     tokens,
     vocabulary,
@@ -31,5 +32,8 @@ TOPICS: dict[str, tuple[Chart, ...]] = {
     "Coverage": coverage.CHARTS,
     "Placement": placement.CHARTS,
 }
+
+# The same and what routing costs to serve, which has a page of its own in the app, with a budget to choose.
+REPORTED: dict[str, tuple[Chart, ...]] = TOPICS | {"Serve": serving.OF_TRACES}
 
 NAMED: dict[str, Chart] = {chart.key: chart for charts in TOPICS.values() for chart in charts}

@@ -9,16 +9,18 @@ import pandas as pd
 
 from moeviz.capture.models.served import served_model
 from moeviz.errors import MoevizError
-from moeviz.formats.exports import EXPORTS, read_trace
+from moeviz.formats.exports import EXPORTS, read_counted
 from moeviz.names import quoted
+from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import USUAL_BATCHES, batch_coverage
 from moeviz.serving.cache import expert_cache, shared_cache
 from moeviz.serving.memory import serving_memory
-from moeviz.serving.phases import ServedTokens, served_tokens
+from moeviz.serving.phases import served_tokens
 from moeviz.serving.placement import serving_placement
 from moeviz.serving.plans.engines import engine_named, export_plan
 from moeviz.serving.plans.plan import make_plan
 from moeviz.serving.prefetch import prefetch_recall
+from moeviz.serving.requests import with_tokens
 
 HEADINGS = {
     "cache": "Hit rates of a cache of experts. bound: no policy has more; chance: a random set; _warm: second half.",
@@ -47,28 +49,50 @@ def served(args: Namespace) -> tuple[pd.DataFrame, str]:
     """The rows that were asked for, and on which tokens they were judged."""
     if args.what == "memory":
         return _memory(args)
-    trace, said = _tokens(args)
+    counted, said = _tokens(args)
+    table = _table(args, counted)
+    if not isinstance(counted, RoutingTrace):
+        return _known(table, said)
+    if args.what == "prefetch":
+        return table, f"{said} Learnt on the first half of these, judged on the second."
+    if args.what == "placement":
+        return table, f"{said} Planned on the first half of these, judged on the second; imbalance_fit on the first."
+    return table, said
+
+
+def _table(args: Namespace, counted: Counted) -> pd.DataFrame:
     if args.what == "cache":
         if args.shared:
-            return shared_cache(trace, args.capacities), said
-        return expert_cache(trace, args.capacities, chunk=args.chunk), said
+            return shared_cache(counted, args.capacities)
+        return expert_cache(counted, args.capacities, chunk=args.chunk)
     if args.what == "coverage":
-        return batch_coverage(trace, args.batch or USUAL_BATCHES), said
+        return batch_coverage(counted, args.batch or USUAL_BATCHES)
     if args.what == "prefetch":
-        return prefetch_recall(trace), f"{said} Learnt on the first half of these, judged on the second."
-    placed = serving_placement(trace, args.devices, args.copies)
-    return placed, f"{said} Planned on the first half of these, judged on the second; imbalance_fit on the first."
+        return prefetch_recall(counted)
+    return serving_placement(counted, args.devices, args.copies)
 
 
-def _tokens(args: Namespace) -> ServedTokens:
-    chunk = getattr(args, "chunk", 1)
-    return served_tokens(read_trace(args.file), args.phase, chunk, keep_repeats=not args.no_repeats)
+def _known(table: pd.DataFrame, said: str) -> tuple[pd.DataFrame, str]:
+    """What counts alone give: the columns with numbers, and the names of those that need more."""
+    unknown = [name for name in table if table[name].isna().all()]
+    return table.drop(columns=unknown), f"{said} Not known without the order of tokens: {', '.join(unknown)}."
+
+
+def _tokens(args: Namespace) -> tuple[Counted, str]:
+    """What is judged, a trace's tokens or counts, and what is said of it."""
+    counted, chunk = read_counted(args.file), getattr(args, "chunk", 1)
+    if isinstance(counted, RoutingTrace):
+        return served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
+    if args.phase != "auto" or args.no_repeats:
+        with_tokens(counted, "Choosing tokens by their phase, or leaving out repeats,")
+    most = int(counted.tokens.sum(axis=0).max(initial=0))
+    return counted, f"Counts of {most:,} tokens, of all phases: what is judged is judged on the same tokens."
 
 
 def _memory(args: Namespace) -> tuple[pd.DataFrame, str]:
     """Of a model, by its name, or of the model that a trace is of."""
     is_trace = Path(args.file).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
-    model = served_model(read_trace(args.file).model.name if is_trace else args.file)
+    model = served_model(read_counted(args.file).model.name if is_trace else args.file)
     table = serving_memory(model, args.context, args.batch or [1], args.bits)
     return table, f"{model.name}: an estimate from its config; keys, values and buffers are in 16 bits."
 

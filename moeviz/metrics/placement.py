@@ -4,6 +4,8 @@ The plans are those of EPLB, DeepSeek's expert parallelism load balancer, in num
 redundant copies of hot experts), N devices.
 """
 
+from heapq import heappop, heapreplace
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64, Num
@@ -199,12 +201,16 @@ def balanced_packing(
     if room == 1:
         return np.arange(n), np.zeros(n, np.int64)
     pack, place = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    heavy, filled = np.zeros(packs), np.zeros(packs, np.int64)
-    for item in np.argsort(-weights, kind="stable"):
-        lightest = np.where(filled < room, heavy, np.inf).argmin()
-        pack[item], place[item] = lightest, filled[lightest]
-        heavy[lightest] += weights[item]
-        filled[lightest] += 1
+    lightest, filled = [(0.0, number) for number in range(packs)], [0] * packs  # a heap of those that are not full
+    loads = weights.astype(np.float64).tolist()
+    for item in np.argsort(-weights, kind="stable").tolist():
+        heavy, number = lightest[0]
+        pack[item], place[item] = number, filled[number]
+        filled[number] += 1
+        if filled[number] == room:
+            heappop(lightest)
+        else:
+            heapreplace(lightest, (heavy + loads[item], number))
     return pack, place
 
 

@@ -9,6 +9,7 @@ from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 LONGEST_QUOTE = 24  # characters
 
 
@@ -26,6 +27,21 @@ def percent(share: float) -> str:
     if 0.995 <= share < 1:
         return "over 99 %"
     return "under 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def byte_unit(number: float) -> tuple[str, float]:
+    """The largest unit, of those on the data sheets of cards, of which there is one or more; and its bytes."""
+    return next(((unit, size) for unit, size in UNITS if number >= size), UNITS[-1])
+
+
+def bytes_said(number: float) -> str:
+    """A number of bytes with three digits, in a unit that suits it.
+
+    >>> bytes_said(18.9e6), bytes_said(1.3421e12), bytes_said(24e9), bytes_said(0.0)
+    ('18.9 MB', '1,342 GB', '24 GB', '0 kB')
+    """
+    unit, size = byte_unit(number)
+    return f"{number / size:,.0f} {unit}" if number >= 100 * size else f"{number / size:.3g} {unit}"
 
 
 def quoted(trace: RoutingTrace, token: int) -> str:

@@ -5,7 +5,7 @@ from io import BytesIO
 from textwrap import fill
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from moeviz.charts import TOPICS
+from moeviz.charts import REPORTED
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.metrics.tokens import visible
@@ -49,7 +49,7 @@ def charts_zip(
     chosen = choices(trace, layer, layers, token if token is not None or empty else len(trace.tokens) - 1)
     here, left_out, whole = [], [], BytesIO()
     with ZipFile(whole, "w") as file:
-        for topic, chart in ((topic, chart) for topic, charts in TOPICS.items() for chart in charts):
+        for topic, chart in ((topic, chart) for topic, charts in REPORTED.items() for chart in charts):
             name = f"{topic.lower().replace(' ', '-')}/{chart.key}"
             try:
                 for suffix, data in _files(chart, trace, chosen):

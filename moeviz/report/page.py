@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import TOPICS, theme
+from moeviz.charts import REPORTED, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.report.notebook import caution, facts_table, safe
@@ -49,7 +49,7 @@ def html_report(
         caution(trace),
         f'<div class="facts">{facts_table(trace)}</div>',
         f'<p class="why">{NO_TOKENS}</p>' if empty else _contents() + _text(trace, chosen.layer),
-        *([] if empty else (_topic(topic, trace, chosen) for topic in TOPICS)),
+        *([] if empty else (_topic(topic, trace, chosen) for topic in REPORTED)),
         "<footer>Made by moeviz. This file runs no script and loads nothing from anywhere.</footer>",
         "</main></body></html>\n",
     ]
@@ -57,7 +57,7 @@ def html_report(
 
 
 def _contents() -> str:
-    links = (f'<a href="#{escape(topic)}">{escape(topic)}</a>' for topic in TOPICS)
+    links = (f'<a href="#{escape(topic)}">{escape(topic)}</a>' for topic in REPORTED)
     return f"<nav>{''.join(links)}</nav>"
 
 
@@ -125,7 +125,7 @@ def _token(text: str, experts: np.ndarray, colours: Sequence[str], phase: str) -
 
 
 def _topic(topic: str, trace: RoutingTrace, chosen: Choices) -> str:
-    charts = "\n".join(_chart(chart, topic, trace, chosen) for chart in TOPICS[topic])
+    charts = "\n".join(_chart(chart, topic, trace, chosen) for chart in REPORTED[topic])
     return f'<section><h2 id="{escape(topic)}">{escape(topic)}</h2>\n{charts}</section>'
 
 

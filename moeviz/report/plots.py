@@ -2,7 +2,7 @@
 
 The same for counts alone: `counts.plot.load()`; a chart that needs more says so.
 
-The topics and their charts are those of `moeviz.charts.TOPICS`, each by its lower-case word.
+The topics and their charts are those of `moeviz.charts.REPORTED`, each by its lower-case word.
 
     >>> from moeviz.samples import sample_trace
     >>> pictures = sample_trace().plot.load(layer=2)
@@ -19,7 +19,7 @@ from typing import Literal, cast
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import TOPICS, theme
+from moeviz.charts import REPORTED, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.expert_counts import ExpertCounts
@@ -173,7 +173,7 @@ def _nothing() -> alt.Chart:
 
 
 def _by_word() -> dict[str, tuple[Chart, ...]]:
-    return {_word(topic): charts for topic, charts in TOPICS.items()}
+    return {_word(topic): charts for topic, charts in REPORTED.items()}
 
 
 def _word(topic: str) -> str:

@@ -1,18 +1,37 @@
 """How many different experts a batch of tokens needs: the weights that one decode step reads."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32, Int64, Num
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import counted_layers
+from moeviz.metrics.recorded import LayerCounts, counted_layers
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import NONE, LayerSets, layer_sets
 
+Columns = dict[str, Num[np.ndarray, " B"]]
 USUAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Uses(NamedTuple):
+    """Which tokens use which experts, in the order of experts, and of tokens for each. A stretch: uses of one expert in
+    one run."""
+
+    token: Int32[np.ndarray, " n"]
+    first: Int64[np.ndarray, " s"]  # which use is the first of a stretch
+    last: Int64[np.ndarray, " s"]
+    expert: Int64[np.ndarray, " s"]  # of a stretch
+    run: Int32[np.ndarray, " s"]
+
+    @property
+    def number(self) -> Int64[np.ndarray, " s"]:
+        """Of uses, in a stretch."""
+        number: Int64[np.ndarray, " s"] = self.last - self.first + 1
+        return number
 
 
 def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd.DataFrame:
@@ -36,81 +55,88 @@ def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd
     sizes = np.asarray(batches, np.int64)
     if not len(sizes) or sizes.min() < 1:
         raise MoevizError(f"A batch has one token or more; got {listed(sizes.tolist())}. Choose other sizes.")
+    k = trace.model.top_k
     if isinstance(trace, RoutingTrace):
-        frames = [_of_sets(found, sizes, trace.model.top_k) for found in layer_sets(trace)]
+        parts = [_of_sets(found, sizes, k) for found in layer_sets(trace)]
     else:
-        frames = []
-        for found in counted_layers(trace):
-            counts = found.counts.sum(axis=0)[: found.num_experts - trace.model.zero_experts]
-            frames.append(_frame(found.layer, sizes, counts, int(found.tokens.sum()), trace.model.top_k))
-    return pd.concat(frames, ignore_index=True)
+        parts = [
+            _of_counts(found, found.num_experts - trace.model.zero_experts, sizes, k) for found in counted_layers(trace)
+        ]
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _of_sets(found: LayerSets, sizes: Int64[np.ndarray, " B"], top_k: int) -> pd.DataFrame:
-    expert, token = _by_expert(found)
-    counts = np.bincount(expert, minlength=found.num_experts)
-    frame = _frame(found.layer, sizes, counts, len(found.run), top_k)
-    frame["sequences"] = _of_sequences(found, expert, token, sizes)
-    frame["consecutive"] = _in_a_row(found, expert, token, sizes)
-    return frame
+def _of_sets(found: LayerSets, sizes: Int64[np.ndarray, " B"], top_k: int) -> Columns:
+    uses = _uses(found)
+    counts = np.bincount(uses.expert, uses.number, minlength=found.num_experts)
+    columns = _without_order(found.layer, sizes, counts, len(found.run), top_k)
+    return columns | {"sequences": _of_sequences(found, uses, sizes), "consecutive": _in_a_row(found, uses, sizes)}
 
 
-def _frame(
-    layer: int, sizes: Int64[np.ndarray, " B"], counts: Int64[np.ndarray, " E"], tokens: int, top_k: int
-) -> pd.DataFrame:
-    """What needs no order."""
-    E, absent = len(counts), 1 - counts / max(tokens, 1)
-    distinct = (1 - absent ** sizes[:, None]).sum(axis=1) if tokens else np.full(len(sizes), np.nan)
-    facts = {"layer": np.int32(layer), "batch": sizes.astype(np.int32), "random": distinct}
-    facts |= {"sequences": np.nan, "consecutive": np.nan, "even": E * (1 - (1 - min(top_k / E, 1)) ** sizes)}
-    return pd.DataFrame(facts | {"most": np.minimum(E, sizes * top_k).astype(np.int32)})
+def _of_counts(found: LayerCounts, experts: int, sizes: Int64[np.ndarray, " B"], top_k: int) -> Columns:
+    return _without_order(found.layer, sizes, found.counts.sum(axis=0)[:experts], int(found.tokens.sum()), top_k)
 
 
-def _by_expert(found: LayerSets) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Each expert of each token, expert by expert: which it is, and whose."""
+def _without_order(
+    layer: int, sizes: Int64[np.ndarray, " B"], counts: Num[np.ndarray, " E"], tokens: int, top_k: int
+) -> Columns:
+    """All columns; NaN for those that need each token."""
+    E, absent, unknown = len(counts), 1 - counts / max(tokens, 1), np.full(len(sizes), np.nan)
+    columns: Columns = {"layer": np.full(len(sizes), layer, np.int32), "batch": sizes.astype(np.int32)}
+    columns["random"] = (1 - absent ** sizes[:, None]).sum(axis=1) if tokens else unknown
+    columns |= {"sequences": unknown, "consecutive": unknown, "even": E * (1 - (1 - min(top_k / E, 1)) ** sizes)}
+    return columns | {"most": np.minimum(E, sizes * top_k).astype(np.int32)}
+
+
+def _uses(found: LayerSets) -> Uses:
     flat = found.sets.ravel()
-    order = np.argsort(flat, kind="stable")
-    order = order[int((flat == NONE).sum()) :]  # they come first
-    return flat[order].astype(np.int64), order // found.sets.shape[1]
+    order = np.argsort(flat, kind="stable")[np.count_nonzero(flat == NONE) :]  # places without an expert come first
+    token = (order // found.sets.shape[1]).astype(np.int32)
+    expert, run = flat.take(order), found.run.take(token)
+    begins = np.ones(len(token), bool)
+    begins[1:] = (expert[1:] != expert[:-1]) | (run[1:] != run[:-1])
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(token))[: len(first)] - 1
+    return Uses(token, first, last, expert[first].astype(np.int64), run[first])
 
 
-def _of_sequences(
-    found: LayerSets, expert: np.ndarray, token: np.ndarray, sizes: Int64[np.ndarray, " B"]
-) -> Float64[np.ndarray, " B"]:
+def _of_sequences(found: LayerSets, uses: Uses, sizes: Int64[np.ndarray, " B"]) -> Float64[np.ndarray, " B"]:
     """One token of each of B different sequences: each set of B alike, and each token of a sequence alike.
 
     For each expert, the mean over sets of B sequences of the product of (1 - share): an elementary symmetric
-    polynomial. The means over sets of the first n sequences are made from those of the first n - 1.
+    polynomial over the number of sets, C(N, B), by which it is divided from the start: so it cannot overflow.
     """
-    sequence = found.sequence
-    lengths = np.bincount(sequence)
-    shares = np.bincount(sequence[token] * found.num_experts + expert, minlength=len(lengths) * found.num_experts)
-    absent = 1 - shares.reshape(len(lengths), -1) / lengths[:, None]
-    most = min(int(sizes.max()), len(lengths))
-    means = np.zeros((most + 1, found.num_experts))
+    E, lengths = found.num_experts, np.bincount(found.sequence)
+    N, sequence = len(lengths), found.sequence[uses.token[uses.first]]
+    shares = np.bincount(sequence * E + uses.expert, uses.number, minlength=N * E)
+    most = min(int(sizes.max()), N)
+    means, place = np.zeros((most + 1, E)), np.arange(1, most + 1)[:, None]
     means[0] = 1
-    for n, factors in enumerate(absent, 1):
-        top = min(n, most)
-        share = np.arange(1, top + 1)[:, None] / n  # of the sets, those that hold this sequence
-        means[1 : top + 1] += share * (means[:top] * factors - means[1 : top + 1])
-    distinct = found.num_experts - means.sum(axis=1)
+    smaller, larger, added = means[:-1], means[1:], np.empty((most, E))
+    weight = place / (N + 1 - place)  # C(N, B - 1) / C(N, B)
+    for absent in 1 - shares.reshape(N, E) / lengths[:, None]:
+        np.multiply(smaller, absent, out=added)
+        added *= weight
+        larger += added
+    distinct = E - means.sum(axis=1)
     return np.where(sizes <= most, distinct[np.minimum(sizes, most)], np.nan)
 
 
-def _in_a_row(
-    found: LayerSets, expert: np.ndarray, token: np.ndarray, sizes: Int64[np.ndarray, " B"]
-) -> Float64[np.ndarray, " B"]:
+def _in_a_row(found: LayerSets, uses: Uses, sizes: Int64[np.ndarray, " B"]) -> Float64[np.ndarray, " B"]:
     """B tokens in a row of one sequence, the mean over all places to begin.
 
-    An expert is missing from the windows that lie between two of its uses: g - B + 1 of them in a gap of g tokens.
+    An expert is missing from the windows that lie in its gaps: between two of its uses, before the first and after the
+    last of a run, and in runs that do not use it.
     """
     lengths = np.bincount(found.run)
-    ends = np.concatenate([[0], (lengths + 1).cumsum()])  # places between runs, where every expert counts as used
-    width = int(ends[-1]) + 1
-    uses = expert * width + token + found.run[token] + 1
-    between = (np.arange(found.num_experts)[:, None] * width + ends).ravel()
-    uses = np.sort(np.concatenate([uses, between]), kind="stable")
-    gaps = np.bincount(np.diff(uses) - 1, minlength=int(lengths.max()) + 1)
+    ends = lengths.cumsum()
+    steps = np.diff(uses.token)
+    steps[uses.last[:-1]] = 1  # what follows is another stretch
+    before = uses.token[uses.first] - (ends - lengths)[uses.run]
+    after = ends[uses.run] - 1 - uses.token[uses.last]
+    unused = found.num_experts - np.bincount(uses.run, minlength=len(lengths))
+    widest = int(lengths.max())
+    gaps = np.bincount(steps, minlength=widest + 2)[1:] + np.bincount(lengths, unused).astype(np.int64)
+    gaps += np.bincount(before, minlength=widest + 1) + np.bincount(after, minlength=widest + 1)
     windows, missing = _windows(np.bincount(lengths)), _windows(gaps)
     short = sizes < len(windows)
     place = np.where(short, sizes, 0)

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64, Int, Int64
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.words import percent
+from moeviz.metrics.words import bytes_said, percent
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.cache import expert_cache
 
@@ -45,18 +46,23 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
     ordered = isinstance(trace, RoutingTrace)
     rates = expert_cache(trace, policies=SHOWN if ordered else ("static",))
     names = {name: f"{name}_warm" for name in SHOWN} if ordered else {"static": "static"}
-    last = int(rates["capacity"].max())
-    first = min(trace.model.top_k, last)
+    row = _rows_of_sizes(rates["layer"].to_numpy(), min(trace.model.top_k, int(rates["capacity"].max())))
+    asked = (rates["requests"] / rates["steps"].clip(lower=1)).to_numpy()[row]
     one = np.nan if expert_bytes is None else expert_bytes / GIGABYTE
-    rows = []
-    for size in range(first, last + 1):
-        held = _at_size(rates, size)
-        asked = held["requests"] / held["steps"].clip(lower=1)
-        facts = {"capacity": size, "gigabytes": held["capacity"].sum() * one, "requests": int(held["requests"].sum())}
-        for policy, column in {"chance": "chance", **names}.items():
-            rate = _weighted(held[column], asked)
-            rows.append(facts | {"policy": policy, "rate": rate, "gigabytes_a_token": (1 - rate) * asked.sum() * one})
-    frame = pd.DataFrame(rows).assign(judged_on=SECOND_HALF if ordered else SAME_TOKENS)
+    facts = {
+        "capacity": rates["capacity"].to_numpy()[row].max(axis=1),
+        "judged_on": SECOND_HALF if ordered else SAME_TOKENS,
+    }
+    facts |= {"requests": rates["requests"].to_numpy()[row].sum(axis=1)}
+    facts |= {"gigabytes": rates["capacity"].to_numpy()[row].sum(axis=1) * one}
+    parts = []
+    for place, (policy, column) in enumerate({"chance": "chance", **names}.items()):
+        rate = _weighted(rates[column].to_numpy()[row], asked)
+        fetched = (1 - rate) * asked.sum(axis=1) * one
+        parts.append(
+            pd.DataFrame(facts | {"policy": policy, "place": place, "rate": rate, "gigabytes_a_token": fetched})
+        )
+    frame = pd.concat(parts).sort_values(["capacity", "place"], ignore_index=True)
     order = ["capacity", "policy", "judged_on", "rate", "requests", "gigabytes", "gigabytes_a_token"]
     frame = frame[order].astype({"capacity": np.int32, "policy": "str", "judged_on": "str"})
     return frame.assign(chosen=frame["capacity"] == (-1 if capacity is None else capacity))
@@ -80,26 +86,38 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
     capacity, needed = budget_of(trace, gigabytes, expert_bytes)
     sizes = np.array(trace.model.num_experts) - trace.model.zero_experts
     if capacity >= sizes.max():
-        return f"{gigabytes:.3g} GB hold all experts, which take {needed:.3g} GB: nothing is fetched."
+        return f"{_said(gigabytes)} hold all experts, which take {_said(needed)}: nothing is fetched."
     row = rates[rates["capacity"] == capacity].set_index("policy")
     of = f"{sizes.max()}" if len(set(sizes)) == 1 else f"{sizes.min()} to {sizes.max()}"
-    held = f"{gigabytes:.3g} GB hold {capacity} of the {of} experts of each layer"
+    held = f"{_said(gigabytes)} hold {capacity} of the {of} experts of each layer"
     if row.empty:
         least = rates["gigabytes"].min()
-        return f"{held}. That is less than one token needs: it takes {least:.3g} GB or more."
+        return f"{held}. That is less than one token needs: it takes {_said(least)} or more."
     if "lru" not in row.index:
         return f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments."
     found = f"LRU finds {percent(row['rate']['lru'])} of what a token needs there"
     chance, bound = percent(row["rate"]["chance"]), percent(row["rate"]["bound"])
     beside = f"a random set would have {chance}, and no rule that fetches on demand over {bound}"
-    return f"{held}: {found} ({beside}), and fetches {row['gigabytes_a_token']['lru']:.3g} GB a token."
+    return f"{held}: {found} ({beside}), and fetches {_said(row['gigabytes_a_token']['lru'])} a token."
 
 
-def _at_size(rates: pd.DataFrame, size: int) -> pd.DataFrame:
-    """A row for each layer, at the size or, of a layer that has fewer experts, at all of them."""
-    return rates[rates["capacity"] <= size].groupby("layer", sort=False).tail(1)
+def _said(gigabytes: float) -> str:
+    return bytes_said(gigabytes * GIGABYTE)
 
 
-def _weighted(rates: pd.Series, weights: pd.Series) -> float:
-    known = rates.notna() & (weights > 0)
-    return float(np.average(rates[known], weights=weights[known])) if known.any() else np.nan
+def _rows_of_sizes(layer: Int[np.ndarray, " n"], least: int) -> Int64[np.ndarray, "C L"]:
+    """For each size from `least` on, the row of each layer: of one that has fewer experts, the row of all of them.
+
+    `layer` is that of each row; rows of a layer stand together, from size 1 on.
+    """
+    first = np.flatnonzero(np.diff(layer, prepend=-1))
+    sizes = np.diff(first, append=len(layer))
+    return first + np.minimum(np.arange(least, sizes.max() + 1)[:, None], sizes) - 1
+
+
+def _weighted(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C L"]) -> Float64[np.ndarray, " C"]:
+    """The mean over layers that have a rate; NaN where none has."""
+    known = ~np.isnan(rates) & (weights > 0)
+    total = np.where(known, weights, 0).sum(axis=1)
+    mean = np.where(known, rates * weights, 0).sum(axis=1) / np.where(total > 0, total, 1)
+    return np.where(total > 0, mean, np.nan)

@@ -15,11 +15,11 @@ from moeviz.serving.requests import Requests, check_chunk, layer_sets, requests,
 
 POLICIES = ("lru", "lfu", "random", "static", "belady", "bound")
 USUAL_SHARED = ("lru", "static", "belady", "bound")
-SEEDS = (0, 1, 2)  # what `random` is the mean of
+DRAWS, DRAWN, MOST_DRAWS = 3, 50_000, 100  # of `random`: at least so many, for so many requests, and at most so many
 DEPTHS: dict[str, Callable[[Requests], list[np.ndarray]]] = {
     "lru": lambda asked: [lru_depths(asked)],
     "lfu": lambda asked: [lfu_depths(asked)],
-    "random": lambda asked: [random_depths(asked, seed) for seed in SEEDS],
+    "random": lambda asked: [random_depths(asked, seed) for seed in range(draws_of(asked))],
     "belady": lambda asked: [belady_depths(asked)],
     "bound": lambda asked: [bound_depths(asked)],
 }
@@ -40,7 +40,7 @@ def expert_cache(
 
     - `lru`: the one whose last use is longest ago
     - `lfu`: the one with the fewest uses since the beginning
-    - `random`: any of them (the mean of three draws)
+    - `random`: any of them (the mean of three draws, and of up to a hundred where requests are few)
     - `belady`: the one whose next use is furthest away. This needs to know the future: no policy that keeps what it has
       just used is better
     - `bound`: the same, but what was just used need not stay. No policy at all has more hits
@@ -62,6 +62,8 @@ def expert_cache(
     check_chunk(chunk)
     _check_policies(policies)
     if not isinstance(trace, RoutingTrace):
+        if chunk > 1:
+            with_tokens(trace, "A cache for chunks of a prompt")
         return _of_counts(trace, capacities, policies)
     frames = []
     for found in layer_sets(trace):
@@ -110,6 +112,11 @@ def _of_all_layers(trace: RoutingTrace) -> Requests:
     return Requests(-1, first, parts[0][2] * layers, step[order], expert[order])
 
 
+def draws_of(asked: Requests) -> int:
+    """How many draws of `random` to take, so that their mean is near what is expected: more where requests are few."""
+    return min(max(DRAWS, -(-DRAWN // max(len(asked.step), 1))), MOST_DRAWS)
+
+
 def _rates(
     asked: Requests, sizes: Int64[np.ndarray, " C"], policies: Sequence[str], half: int | None = None
 ) -> dict[str, object]:
@@ -153,13 +160,10 @@ def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequ
         every = found.counts.sum(axis=0)[:width]
         sizes = _capacities(capacities, width, f"Layer {found.layer}")
         total, compulsory = int(every.sum()), int((every > 0).sum())
-        facts = {"layer": np.int32(found.layer), "capacity": sizes.astype(np.int32), "chunk": np.int32(1)}
-        facts |= {
-            "steps": int(found.tokens.sum()),
-            "requests": total,
-            "compulsory": compulsory,
-            "chance": sizes / width,
-        }
+        facts: dict[str, object] = {"layer": np.int32(found.layer), "capacity": sizes.astype(np.int32)}
+        facts |= {"chunk": np.int32(1)}
+        facts |= {"steps": int(found.tokens.sum()), "requests": total, "compulsory": compulsory}
+        facts |= {"chance": sizes / width}
         facts |= {column: np.nan for policy in policies for column in (policy, f"{policy}_warm")}
         if "static" in policies and total:
             facts["static"] = _of_most(every, every - (every > 0))[sizes] / total

@@ -8,11 +8,12 @@ from jaxtyping import Float64, Int, Int64
 
 from moeviz.metrics.budget import check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.recorded import counted_layers
+from moeviz.metrics.recorded import LayerCounts, counted_layers
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, layer_sets
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
+Row = dict[str, object]
 TAKEN = -np.inf
 STEP = 64  # tokens of a step whose imbalance is measured
 
@@ -48,8 +49,8 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
         rows = [row for found in layer_sets(trace) for row in _of_layer(trace, found, devices, copies)]
     else:
         rows = [row for found in counted_layers(trace) for row in _of_counts(trace, found, devices, copies)]
-    kinds = {"layer": np.int32, "devices": np.int16, "copies": np.int16, "placement": "str", "plan": "str"}
-    return pd.DataFrame(rows).astype(kinds)
+    whole = {"layer": np.int32, "devices": np.int16, "copies": np.int16}
+    return pd.DataFrame(rows).astype(whole).astype({"placement": "str", "plan": "str"})
 
 
 def placement_sentence(table: pd.DataFrame) -> str | None:
@@ -99,7 +100,8 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
 def device_loads(plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:
     """Assignments of each device, where the copies of an expert share its work equally."""
     each = counts / np.bincount(plan, minlength=counts.shape[-1])
-    return each[..., plan].reshape(*counts.shape[:-1], devices, len(plan) // devices).sum(axis=-1)
+    loads: np.ndarray = each[..., plan].reshape(*counts.shape[:-1], devices, len(plan) // devices).sum(axis=-1)
+    return loads
 
 
 def devices_reached(
@@ -112,7 +114,7 @@ def devices_reached(
     return float(sum((1 - absent[sets].prod(axis=1)).mean() for absent in elsewhere)) if len(sets) else np.nan
 
 
-def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies: int | None) -> list[dict]:
+def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies: int | None) -> list[Row]:
     E, half = found.num_experts, len(found.run) // 2
     n, extra = placement_sizes(trace, found.row, devices, copies)
     first, second = found.sets[:half], found.sets[half:]
@@ -133,7 +135,7 @@ def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies
     return rows
 
 
-def _of_counts(trace: Counted, found, devices: int | None, copies: int | None) -> list[dict]:
+def _of_counts(trace: Counted, found: LayerCounts, devices: int | None, copies: int | None) -> list[Row]:
     counts = found.counts.sum(axis=0)[: found.num_experts - trace.model.zero_experts]
     n, extra = placement_sizes(trace, found.row, devices, copies)
     return [
@@ -151,7 +153,7 @@ def _plans(counts: Int64[np.ndarray, " E"], devices: int, copies: int) -> dict[s
     return {CONTIGUOUS: np.arange(len(counts))} | planned
 
 
-def _facts(layer: int, devices: int, copies: int, name: str, plan: np.ndarray) -> dict[str, object]:
+def _facts(layer: int, devices: int, copies: int, name: str, plan: np.ndarray) -> Row:
     return {"layer": layer, "devices": devices, "copies": copies if name == COPIES else 0, "placement": name}
 
 

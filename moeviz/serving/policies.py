@@ -108,7 +108,8 @@ def _next_uses(asked: Requests) -> Int64[np.ndarray, " n"]:
     following = np.full(len(asked.step), asked.steps)
     order, again = _by_expert(asked)
     following[order[:-1][again]] = asked.step[order[1:][again]]
-    return following * asked.num_experts + asked.expert
+    keys: Int64[np.ndarray, " n"] = following * asked.num_experts + asked.expert
+    return keys
 
 
 def _by_expert(asked: Requests) -> tuple[np.ndarray, np.ndarray]:

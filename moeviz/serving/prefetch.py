@@ -1,16 +1,17 @@
 """How well the experts of a token can be named before its router has run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Integer, Num
 
 from moeviz.metrics.budget import check_cells
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.serving.policies import BLOCK, lru_depths
 from moeviz.serving.requests import LayerSets, layer_sets, requests, with_tokens
 
+Sets = tuple[Int[np.ndarray, "T K"], ...]  # as those of `LayerSets`
+CELLS = 2**20  # of the tables of so many tokens as are looked at together
 DIGITS = 12  # scores that are equal on paper stay equal, in whatever order they were added up
 
 
@@ -41,16 +42,16 @@ def prefetch_recall(trace: Counted, most: int | None = None) -> pd.DataFrame:
     for found in layer_sets(trace):
         asked = requests(found)
         half, E = asked.steps // 2, asked.num_experts
-        late = asked.step >= half
-        popular = np.argsort(-np.bincount(asked.expert[~late], minlength=E), kind="stable")
+        late = asked.expert[asked.step >= half]
+        popular = np.argsort(-np.bincount(asked.expert[: len(asked.expert) - len(late)], minlength=E), kind="stable")
         places = np.empty(E, np.int64)
         places[popular] = np.arange(E)
         columns = {"m": np.arange(1, E + 1, dtype=np.int32), "chance": np.arange(1, E + 1) / E}
-        columns["popular"] = _recall(places[asked.expert[late]], E)
+        columns["popular"] = _recall([places[late]], E)
         columns["previous_token"] = _of_previous(found, half)
         columns["layer_before"] = _of_layer_before(trace, before, found, recorded)
-        columns["recency"] = _recall(lru_depths(asked)[late] - 1, E)
-        frames.append(pd.DataFrame({"layer": np.int32(found.layer)} | columns).head(most))
+        columns["recency"] = _of_recency(found, half)
+        frames.append(pd.DataFrame({"layer": np.int32(found.layer)} | columns).iloc[:most])
         before = found
     return pd.concat(frames, ignore_index=True)
 
@@ -63,7 +64,7 @@ def _of_previous(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
 
 
 def _of_layer_before(
-    trace: RoutingTrace, before: LayerSets | None, found: LayerSets, recorded: np.ndarray
+    trace: RoutingTrace, before: LayerSets | None, found: LayerSets, recorded: Bool[np.ndarray, "L T"]
 ) -> Float64[np.ndarray, " E"]:
     if before is None or before.row != found.row - 1:
         return np.full(found.num_experts, np.nan)
@@ -74,48 +75,81 @@ def _of_layer_before(
     return _judged(table, first[half:], then[half:])
 
 
+def _of_recency(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
+    """The later an expert was used, the earlier it is named; of equals, the lower id. One never used is not named."""
+    E, T = found.num_experts, len(found.sets)
+    kind = np.int32 if (T + 1) * E < 2**31 else np.int64
+    steps, ids, ranks = np.arange(1, T + 1, dtype=kind)[:, None], np.arange(E - 1, -1, -1, dtype=kind)[:, None], []
+    last = np.zeros(E + 1, kind)  # the last one for places without an expert: -1 finds it
+    last[found.sets[:half]] = steps[:half]  # of several uses, the last one stays
+    for (sets,), start in _blocks((found.sets[half:],), E):
+        used = np.zeros((E + 1, len(sets) + 1), kind)
+        used[:, 0] = last
+        used[sets, np.arange(1, len(sets) + 1)[:, None]] = steps[half + start :][: len(sets)]
+        last = np.maximum.accumulate(used, axis=1, out=used)[:, -1].copy()
+        order = used[:-1, :-1] * E
+        order += ids
+        own, ranked = _ranks(order, sets)
+        ranks.append(np.where(own < E, E, ranked))
+    return _recall(ranks, E)
+
+
 def _table(
     given: Int[np.ndarray, "T K"], width: int, then: Int[np.ndarray, "T K"], num_experts: int
-) -> Float64[np.ndarray, "A E"]:
+) -> Float64[np.ndarray, "E A"]:
     """n(a, b) / n(a): of the tokens with a, the share that then had b."""
     check_cells("What follows what", then.size, experts=width, experts_that_follow=num_experts)
-    pairs = sum(_members(a, width).T @ _members(b, num_experts) for a, b in _blocks(given, then, width + num_experts))
-    seen = np.bincount(given[given >= 0], minlength=width)
-    return (pairs if len(given) else np.zeros((width, num_experts))) / np.maximum(seen, 1)[:, None]
+    pairs = np.zeros((num_experts, width))
+    for (first, second), _ in _blocks((given, then), width + num_experts):
+        pairs += _members(second, num_experts, np.float32) @ _members(first, width, np.float32).T
+    return pairs / np.maximum(np.bincount(given[given >= 0], minlength=width), 1)
 
 
 def _judged(
-    table: Float64[np.ndarray, "A E"], given: Int[np.ndarray, "T K"], then: Int[np.ndarray, "T K"]
+    table: Float64[np.ndarray, "E A"], given: Int[np.ndarray, "T K"], then: Int[np.ndarray, "T K"]
 ) -> Float64[np.ndarray, " E"]:
     """Recall of the first m experts by score, for each m."""
-    width, E = table.shape
-    ranks = [_ranks(_members(a, width) @ table, b) for a, b in _blocks(given, then, E * max(given.shape[1] + 1, 1))]
-    return _recall(np.concatenate(ranks) if ranks else np.zeros(0, np.int64), E)
+    E, width = table.shape
+    scaled, ranks = table * 10**DIGITS, []
+    ids = np.arange(E - 1, -1, -1)[:, None] / 2 ** E.bit_length()  # below 1: of equals, the lower id is above
+    for (first, second), _ in _blocks((given, then), E + width):
+        scores = scaled @ _members(first, width)
+        np.rint(scores, out=scores)
+        scores += ids
+        ranks.append(_ranks(scores, second)[1])
+    return _recall(ranks, E)
 
 
-def _ranks(scores: Float64[np.ndarray, "T E"], wanted: Int[np.ndarray, "T K"]) -> np.ndarray:
-    """How many experts are named before each one that is wanted."""
-    E = scores.shape[1]
-    order = np.rint(scores * 10**DIGITS) * E + np.arange(E - 1, -1, -1)  # whole numbers below 2^53
-    own = np.take_along_axis(order, np.maximum(wanted, 0).astype(np.int64), axis=1)
-    return np.count_nonzero(order[:, None, :] > own[:, :, None], axis=2)[wanted >= 0]
+def _ranks(
+    scores: Num[np.ndarray, "E T"], wanted: Int[np.ndarray, "T K"]
+) -> tuple[Num[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
+    """The score of each expert that is wanted, and how many experts are named before it."""
+    slots = np.ascontiguousarray(wanted.T)
+    own = np.take_along_axis(scores, np.maximum(slots, 0), axis=0)
+    ranks, above = np.zeros(own.shape, np.min_scalar_type(len(scores))), np.empty(own.shape, np.uint8)
+    for each in scores:  # expert by expert, for all tokens at once: fewest bytes are touched
+        np.greater(each, own, out=above.view(bool))
+        ranks += above
+    return own[slots >= 0], ranks[slots >= 0]
 
 
-def _members(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np.ndarray, "T E"]:
-    members = np.zeros((len(sets), num_experts))
-    token, slot = np.nonzero(sets >= 0)
-    members[token, sets[token, slot]] = 1
-    return members
+def _members(sets: Int[np.ndarray, "T K"], num_experts: int, kind: type = np.float64) -> Float[np.ndarray, "E T"]:
+    """1 where a token has an expert."""
+    members: np.ndarray = np.zeros(
+        (num_experts + 1, len(sets)), kind
+    )  # the last one for places without an expert: -1 finds it
+    members[sets, np.arange(len(sets))[:, None]] = 1
+    return members[:-1]
 
 
-def _blocks(given: np.ndarray, then: np.ndarray, cells: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """So many tokens at a time that tables stay small."""
-    size = max(BLOCK // max(cells, 1), 1)
-    for start in range(0, len(given), size):
-        yield given[start : start + size], then[start : start + size]
+def _blocks(tables: Sets, cells: int) -> Iterator[tuple[Sets, int]]:
+    """So many tokens at a time that tables of so many cells a token stay small; and the first of these tokens."""
+    size = max(CELLS // cells, 1)
+    for start in range(0, len(tables[0]), size):
+        yield tuple(table[start : start + size] for table in tables), start
 
 
-def _recall(ranks: np.ndarray, num_experts: int) -> Float64[np.ndarray, " E"]:
+def _recall(ranks: Sequence[Integer[np.ndarray, " n"]], num_experts: int) -> Float64[np.ndarray, " E"]:
     """The share of ranks below m, for m from 1 on; a rank may be as high as `num_experts`: never named."""
-    counts = np.bincount(ranks, minlength=num_experts)[:num_experts]
-    return counts.cumsum() / len(ranks) if len(ranks) else np.full(num_experts, np.nan)
+    counts = sum(np.bincount(part, minlength=num_experts + 1) for part in ranks) + np.zeros(num_experts + 1, np.int64)
+    return counts[:-1].cumsum() / counts.sum() if counts.any() else np.full(num_experts, np.nan)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int32, Int64
 
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.recorded import check_recorded
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
+FEW = 16  # slots
 NONE = -1  # a slot without an expert, or with one that the token has in another slot too
 
 
@@ -34,7 +35,7 @@ class LayerSets(NamedTuple):
     layer: int
     num_experts: int  # those that compute something
     sets: Int[np.ndarray, "T K"]  # ids in ascending order; NONE first
-    run: Int64[np.ndarray, " T"]  # tokens in a row of one sequence have the same number, from 0
+    run: Int32[np.ndarray, " T"]  # tokens in a row of one sequence have the same number, from 0
     sequence: Int64[np.ndarray, " T"]  # which sequence, numbered from 0
 
 
@@ -43,14 +44,24 @@ def layer_sets(trace: RoutingTrace) -> Iterator[LayerSets]:
     check_recorded(trace)
     if trace.tokens.empty:
         raise MissingField("This trace has no tokens, so nothing is served. Record a prompt, or open another trace.")
-    places = trace.tokens[["sequence", "position"]].to_numpy()
+    places = np.column_stack([trace.tokens[name].to_numpy() for name in ("sequence", "position")])
+    whole = _stretches(places)
     for row, layer in enumerate(trace.model.layers):
         kept = trace.experts[row, :, 0] != NOT_RECORDED
         if kept.any():
-            experts, place = (trace.experts[row], places) if kept.all() else (trace.experts[row, kept], places[kept])
+            experts, stretches = (
+                (trace.experts[row], whole) if kept.all() else (trace.experts[row, kept], _stretches(places[kept]))
+            )
             num_experts = trace.model.num_experts[row] - trace.model.zero_experts
-            _, sequence = np.unique(place[:, 0], return_inverse=True)
-            yield LayerSets(row, layer, num_experts, _sets(experts, num_experts), _runs(place), sequence)
+            yield LayerSets(row, layer, num_experts, _sets(experts, num_experts), *stretches)
+
+
+def _stretches(places: Int[np.ndarray, "T 2"]) -> tuple[Int32[np.ndarray, " T"], Int64[np.ndarray, " T"]]:
+    """The run and the sequence of each token."""
+    steps = np.diff(places[:, 0])
+    if (steps < 0).any():
+        return _runs(places), np.unique(places[:, 0], return_inverse=True)[1]
+    return _runs(places), np.concatenate([[0], np.cumsum(steps > 0)])
 
 
 def requests(found: LayerSets, chunk: int = 1) -> Requests:
@@ -84,23 +95,34 @@ def with_tokens(trace: Counted, why: str) -> RoutingTrace:
 
 def _sets(experts: Int[np.ndarray, "T K"], num_experts: int) -> Int[np.ndarray, "T K"]:
     """Ids in ascending order, each once: what does not compute, is empty, or stands there twice is NONE."""
-    sets = np.sort(experts, axis=1)
-    if (sets[:, -1] >= num_experts).any():
-        sets[sets >= num_experts] = NONE
-        sets.sort(axis=1)
-    twice = sets[:, 1:] == sets[:, :-1]
-    if (twice & (sets[:, 1:] >= 0)).any():
-        sets[:, 1:][twice] = NONE
-        sets.sort(axis=1)
-    return sets
+    slots = _ascending(experts.T)
+    if (slots[-1] >= num_experts).any():
+        slots[slots >= num_experts] = NONE
+        slots = _ascending(slots)
+    twice = slots[1:] == slots[:-1]
+    if twice.any() and (twice & (slots[1:] >= 0)).any():
+        slots[1:][twice] = NONE
+        slots = _ascending(slots)
+    return np.ascontiguousarray(slots.T)
 
 
-def _runs(places: Int[np.ndarray, "T 2"]) -> Int64[np.ndarray, " T"]:
+def _ascending(slots: Int[np.ndarray, "K T"]) -> Int[np.ndarray, "K T"]:
+    """The slots of each token sorted. Few are sorted by exchanging neighbours, for all tokens at once: in K rounds."""
+    if len(slots) > FEW:
+        return np.sort(slots, axis=0)
+    slots = slots.copy()
+    for first in range(len(slots)):
+        low, high = slots[first % 2 : -1 : 2], slots[first % 2 + 1 :: 2]
+        low[:], high[:] = np.minimum(low, high), np.maximum(low, high)
+    return slots
+
+
+def _runs(places: Int[np.ndarray, "T 2"]) -> Int32[np.ndarray, " T"]:
     follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == 1)
-    return np.concatenate([[0], np.cumsum(~follows)])
+    return np.concatenate([[0], np.cumsum(~follows)]).astype(np.int32)
 
 
-def _steps(run: Int64[np.ndarray, " T"], chunk: int) -> Int64[np.ndarray, " T"]:
+def _steps(run: Int32[np.ndarray, " T"], chunk: int) -> Int64[np.ndarray, " T"]:
     """The step of each token: runs cut into chunks."""
     place = np.arange(len(run))
     first = np.diff(run, prepend=-1) > 0

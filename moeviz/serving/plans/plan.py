@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MissingField, MoevizError
@@ -44,12 +45,14 @@ def make_plan(
     copies: int | None = None,
     num_layers: int | None = None,
     layers_on_gpu: int | None = None,
+    placed: pd.DataFrame | None = None,
 ) -> ExpertPlan:
     """Plan from all tokens: copies of the hottest experts, packed so that devices do about the same work (EPLB).
 
     EPLB may put two copies of an expert on one device, where the second is wasted and some engines refuse it: such
     slots change places with others (`without_duplicates`). `num_layers` is for traces that do not say how many layers
-    the model has in all; `layers_on_gpu` is for engines that place whole layers (by default, half of them).
+    the model has in all; `layers_on_gpu` is for engines that place whole layers (by default, half of them). `placed` is
+    `serving_placement` of the same trace and numbers, where that is at hand.
 
     Raises `MoevizError` for numbers that do not divide or that the model does not have, and layers without tokens.
     """
@@ -62,8 +65,8 @@ def make_plan(
         counts = each.counts.sum(axis=0)[: each.num_experts - trace.model.zero_experts]
         n, extra = placement_sizes(trace, each.row, devices, copies)
         planned = rebalance_experts(counts[None], len(counts) + extra, 1, 1, n)[0]
-        plan, swaps = without_duplicates(planned, counts, n)
-        slots[each.layer], loads[each.layer] = tuple(plan.tolist()), tuple(counts.tolist())
+        mended, swaps = without_duplicates(planned, counts, n)
+        slots[each.layer], loads[each.layer] = tuple(mended.tolist()), tuple(counts.tolist())
         moved += swaps
     on_gpu = len(found) // 2 if layers_on_gpu is None else layers_on_gpu
     if not 0 <= on_gpu <= len(found):
@@ -71,7 +74,7 @@ def make_plan(
             f"The model has {len(found)} MoE layers, so 0 to {len(found)} can be on the GPU; got {on_gpu}."
         )
     in_all = num_layers or trace.model.num_layers
-    needs, judged = _by_need(trace), _judged(trace, n, copies)
+    needs, judged = _by_need(trace), _judged(trace, n, copies, placed)
     plan = ExpertPlan(trace.model, in_all, n, slots, loads, needs, on_gpu, moved, judged)
     check_plan(plan)
     return plan
@@ -158,13 +161,13 @@ def _by_need(trace: Counted) -> tuple[int, ...]:
     return tuple(sorted(map(int, share.index), key=lambda layer: (-round(share[layer] / sizes[layer], 12), layer)))
 
 
-def _judged(trace: Counted, devices: int, copies: int | None) -> str:
+def _judged(trace: Counted, devices: int, copies: int | None, placed: pd.DataFrame | None) -> str:
     """A sentence: how a plan made in this way does on tokens that it was not made from."""
     if not isinstance(trace, RoutingTrace):
         return "It could not be judged on other tokens than it was made from: counts do not tell tokens apart."
     if devices == 1:
         return f"It is made from all {len(trace.tokens):,} tokens, and was not judged: one device does all the work."
-    table = serving_placement(trace, devices, copies).set_index("placement")
+    table = (serving_placement(trace, devices, copies) if placed is None else placed).set_index("placement")
     chosen, plain = (table.loc[[name], "imbalance"].max() for name in (COPIES, "contiguous"))
     packed = table.loc[[BALANCED], "imbalance"].max()
     return (
