@@ -46,6 +46,7 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "engine",
     "all_layers",
 )
+COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
 _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "brushed",
@@ -56,7 +57,6 @@ _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "placed",
     "refused",
 )
-_BEGUN = "begun"
 FOUND = "found"  # a trace, and what is worth seeing in it
 GIVEN = "given"  # a trace, rows of it, where the explorer on the page is in them, and where it was told to be
 
@@ -72,14 +72,6 @@ def shown_trace() -> RoutingTrace:
         trace = recorded.example()
         _choose_layers(trace)
     return trace
-
-
-def begin() -> None:
-    """At the first script of a visit: show the trace that the server was started with, if any."""
-    if not st.session_state.get(_BEGUN, False):
-        st.session_state[_BEGUN] = True  # also where it raises: it is told once
-        if (trace := recorded.opened_file()) is not None:
-            set_trace(trace)
 
 
 def is_example() -> bool:
@@ -234,10 +226,15 @@ def already_opened(file_id: str) -> bool:
     return st.session_state.get(_OPENED) == file_id
 
 
-def open_trace(trace: RoutingTrace, file_id: str) -> None:
-    """Show a trace that came in a file, and remember that this upload is done with."""
-    set_trace(trace)
+def done_with(file_id: str) -> None:
+    """Remember that what this upload holds is open."""
     st.session_state[_OPENED] = file_id
+
+
+def link_to(title: str, label: str, icon: str = ":material/arrow_forward:") -> None:
+    """A link to the page of that title; nothing where a page stands alone, without the others."""
+    if title in (pages := st.session_state.get(_PAGES, {})):
+        st.page_link(pages[title], label=label, icon=icon, width="content")
 
 
 def windows(trace: RoutingTrace) -> int:
