@@ -17,13 +17,13 @@ def begin() -> bool:
     if state.value(_BEGUN):
         return False
     state.set_value(_BEGUN, True)  # also where it raises: it is told once
-    files = [opened.noted(file).counted for file in recorded.opened_files()]
-    traces = [file for file in files if isinstance(file, RoutingTrace)]
-    for trace in reversed(traces):
-        state.set_trace(trace)
-    for counts in reversed(files):
-        if isinstance(counts, ExpertCounts):
-            counted.remember(counts)
+    files = [(name, opened.noted(file).counted) for name, file in recorded.opened_files()]
+    traces = [file for _, file in files if isinstance(file, RoutingTrace)]
+    for name, found in reversed(files):
+        if isinstance(found, ExpertCounts):
+            counted.remember(found)
+        else:
+            state.set_trace(found, title=name)
     if len(traces) > 1:
         pairs.choose(traces[0], traces[1])
     return bool(files) and not traces

@@ -11,13 +11,13 @@ from moeviz.routing_trace import PHASES, RoutingTrace
 Pair = tuple[RoutingTrace, RoutingTrace]
 
 
-def offered() -> dict[str, RoutingTrace]:
-    """The recent traces, and of those with generated tokens the two parts too."""
+def offered(parts: bool = True) -> dict[str, RoutingTrace]:
+    """The recent traces, and with `parts` of those with generated tokens the two parts too."""
     found = {}
     for name, trace in recent.traces().items():
         found[name] = trace
         phases = trace.tokens["phase"]
-        if phases.nunique() == len(PHASES.categories):
+        if parts and phases.nunique() == len(PHASES.categories):
             found |= {
                 part_name(name, phase): trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
             }

@@ -79,14 +79,14 @@ def is_example() -> bool:
     return current_trace() is None
 
 
-def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
-    """Show `trace` from now on, and remember which run made it.
+def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = None) -> None:
+    """Show `trace` from now on, and remember which run made it; as `title`, or by the beginning of its text.
 
     A layer that it has too stays chosen, until a page points at another; the token does not.
     """
     _choose_layers(trace)
     st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
-    remember(trace, run)
+    remember(trace, run, title)
     turn_page()
 
 

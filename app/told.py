@@ -7,7 +7,7 @@ from moeviz_app.traces.opened import said_of
 
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.options import MOST, SAYS, ImportOptions, layers_of
-from moeviz.names import listed, quoted
+from moeviz.names import quoted
 from moeviz.routing_trace import Counted
 
 LABELS = {
@@ -50,7 +50,7 @@ def told_of(file_id: str, filename: str) -> ImportOptions | None:
             missing = [LABELS[name] for name in asked if name != OPTIONAL and getattr(told, name) is None]
             if not missing:
                 return told
-            say(f"Still to be filled in: {listed(missing)}.")
+            say(f"Still to be filled in: {_and(missing)}.")
     return None
 
 

@@ -1,6 +1,7 @@
 """What is recorded beforehand and shown to all visitors: the example, what ships, and a server's own file."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -26,12 +27,12 @@ def example() -> RoutingTrace:
     return example_trace()
 
 
-def opened_files() -> Iterator[Opened]:
-    """What the files hold that this server was started with, each read once.
+def opened_files() -> Iterator[tuple[str, Opened]]:
+    """The names of the files that this server was started with, and what they hold, each read once.
 
     Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
     """
-    return map(_in_file, settings.SETTINGS.files)
+    return ((Path(path).name, _in_file(path)) for path in settings.SETTINGS.files)
 
 
 @st.cache_resource(max_entries=MOST_FILES, show_spinner="Reading the file …")

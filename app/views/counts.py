@@ -102,7 +102,7 @@ def _layer(counts: ExpertCounts) -> int:
     if len(layers) == 1:
         return layers[0]
     state.keep(state.COUNTED_LAYER)
-    return st.select_slider("Layer", layers, key=state.COUNTED_LAYER, persist_state="session")
+    return st.select_slider("Layer", layers, key=state.COUNTED_LAYER, persist_state="session", width=420)
 
 
 def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:

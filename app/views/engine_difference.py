@@ -47,7 +47,7 @@ def engine_difference_page() -> None:
     st.text("Two recordings of the same text: by two engines, in two precisions, in training and in serving.")
     bring_back()
     waits = bring_up_pair()
-    offered = pairs.offered()
+    offered = pairs.offered(parts=False)
     if len(offered) < 2:
         if not waits:
             _say_where_traces_come_from()

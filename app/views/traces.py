@@ -21,7 +21,7 @@ from moeviz.routing_trace import RoutingTrace
 def traces_page() -> None:
     """Save the current trace, open another."""
     st.title("Traces", anchor=False)
-    st.subheader("Open a trace", anchor=False)
+    st.subheader("Open a file", anchor=False)
     _open()
     _open_evaluation()
     bring_back()
@@ -73,7 +73,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
         st.rerun()
     state.done_with(upload.file_id)
     if isinstance(found, RoutingTrace):
-        state.set_trace(found)
+        state.set_trace(found, title=upload.name)
         st.success("Opened. Every page now shows this trace.")
         return
     counted.remember(found)

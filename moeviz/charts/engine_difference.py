@@ -65,7 +65,7 @@ def differences_map(frame: pd.DataFrame) -> alt.Chart:
             color=alt.Color(
                 "kind:N",
                 scale=alt.Scale(domain=some, range=[COLOURS[kind] for kind in some]),
-                legend=alt.Legend(title=None, orient="top", symbolOpacity=1),
+                legend=alt.Legend(title=None, orient="top", symbolOpacity=1, columns=2),
             ),
             tooltip=[
                 alt.Tooltip("shown:N", title="token"),

@@ -114,7 +114,8 @@ def _told(line: bytes) -> dict[str, Any]:
 def _why(code: int, said: bytes, name: str) -> InvalidTrace:
     if code == NOT_SAID:
         told = _told(said)
-        names = told.get("names") if isinstance(told.get("names"), list) else []
+        named = told.get("names")
+        names = named if isinstance(named, list) else []
         return NotSaid(str(told.get("says"))[:LONGEST_SENTENCE], tuple(option for option in SAYS if option in names))
     sentence = said[: 4 * LONGEST_SENTENCE].decode(errors="replace")[:LONGEST_SENTENCE]
     if code == REFUSED:

@@ -24,9 +24,9 @@ def said_of_engines(layers: pd.DataFrame, partings: pd.DataFrame) -> str:
     chosen, different = int(layers["chosen"].sum()), int(layers["different"].sum())
     parted = partings[partings["layer"] >= 0]
     if parted.empty:
-        return f"Of {chosen:,} experts that A chose, B chose all.{_of_order(layers)}"
+        return f"All of A's {chosen:,} expert ids are the same in B.{_of_order(layers)}"
     share = percent(different / max(chosen, 1))
-    says = f"Of {chosen:,} experts that A chose, {_others(different)} in B ({share}). {_of_place(parted, partings)}"
+    says = f"Of A's {chosen:,} expert ids, {_others(different)} in B ({share}). {_of_place(parted, partings)}"
     return f"{says} {_of_ties(layers)}"
 
 
@@ -50,7 +50,7 @@ def _of_place(parted: pd.DataFrame, partings: pd.DataFrame) -> str:
 
 
 def _others(number: int) -> str:
-    return "1 is another" if number == 1 else f"{number:,} are others"
+    return "1 is different" if number == 1 else f"{number:,} are different"
 
 
 def _of_ties(layers: pd.DataFrame) -> str:
