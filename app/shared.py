@@ -226,8 +226,8 @@ def why_only_read(name: str) -> str | None:
     if (engine := engine_of(name)) is None:
         return None
     return (
-        f"{quoted(name)} runs in {engine.name}, where moeviz reads what the routers decide and changes nothing. For what changes "
-        "a model, or looks into its weights, choose its transformers checkpoint."
+        f"{quoted(name)} runs in {engine.name}, where moeviz reads what the routers decide and changes nothing. For "
+        "what changes a model, or looks into its weights, choose its transformers checkpoint."
     )
 
 

@@ -64,6 +64,10 @@ class EngineModel(ABC):
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, including special tokens."""
 
+    def token_spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Which characters of `text` each of its tokens stands for, without special tokens; None where nobody knows."""
+        return None
+
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
         """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
         return None

@@ -1,6 +1,6 @@
 """A text as a user's turn of a chat, written out by the tokenizer's own template; and what the template added."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
@@ -55,17 +55,29 @@ def added_by_template(
     None where that cannot be told: the template changes what it is given, or the tokenizer does not say which
     characters a token stands for.
     """
+
+    def spans_of(whole: str) -> list[Span] | None:
+        if not tokenizer.is_fast:
+            return None
+        read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found: list[Span] = read["offset_mapping"]
+        return found
+
+    return added(tokenizer, spans_of, text, system)
+
+
+def added(
+    tokenizer: Templated, spans_of: Callable[[str], list[Span] | None], text: str, system: str | None = None
+) -> tuple[bool, ...] | None:
+    """The same, for any tokenizer; `spans_of` says which characters each token of a text stands for."""
     whole = as_turn(tokenizer, text, system)
-    spans = _spans(tokenizer, whole, text, system)
-    if spans is None or not tokenizer.is_fast:
+    given, tokens = _spans(tokenizer, whole, text, system), spans_of(whole)
+    if given is None or tokens is None:
         return None
-    read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return tuple(
-        not any(start < last and first < end for first, last in spans) for start, end in read["offset_mapping"]
-    )
+    return tuple(not any(start < last and first < end for first, last in given) for start, end in tokens)
 
 
-def _spans(tokenizer: PreTrainedTokenizerBase, whole: str, text: str, system: str | None) -> list[Span] | None:
+def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> list[Span] | None:
     """Where the text and the system prompt stand in what the template made of them, with or without spaces around."""
     given = [part for part in (text, system) if part]
     marked = as_turn(tokenizer, MARKS[0], MARKS[1] if system else None)

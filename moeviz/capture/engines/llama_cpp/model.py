@@ -13,6 +13,7 @@ from moeviz.capture.engines.llama_cpp.library import library
 from moeviz.capture.engines.llama_cpp.run import prompts_of, steps
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import ROOM, check_bytes
+from moeviz.capture.run.chat import added
 from moeviz.errors import CaptureError
 from moeviz.names import quoted
 
@@ -92,6 +93,15 @@ class LlamaCppModel(EngineModel):
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, with those that the tokenizer adds."""
         return len(self.opened()[1].ids(text))
+
+    def token_spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Which characters of `text` each of its tokens stands for, without special tokens."""
+        return self.opened()[1].spans(text)
+
+    def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
+        """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
+        vocabulary = self.opened()[1]
+        return added(vocabulary, vocabulary.spans, text, system)
 
     def run(self, asked: Asked) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from moeviz.capture.engines.llama_cpp.engine import Weights
@@ -43,6 +44,21 @@ class Vocabulary:
                 size = -count
             self._pieces[token] = bytes(lib.ffi.buffer(room, max(count, 0)))
         return self._pieces[token]
+
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Which characters each token stands for, none of them special; all tokens of a split character have its span.
+
+        None where the tokens do not join to the text, but for a space that the tokenizer puts before it.
+        """
+        pieces = [self.piece(token) for token in self.ids(text, special=False)]
+        whole, data = b"".join(pieces), text.encode(errors="replace")
+        ahead = len(whole) - len(data)
+        if whole[ahead:] != data or whole[:ahead] not in (b"", b" "):
+            return None
+        starts = [at for at, character in enumerate(text) for _ in character.encode(errors="replace")]
+        ends = np.cumsum([len(piece) for piece in pieces], dtype=int) - ahead
+        places = zip((0, *ends), ends, strict=False)
+        return [(starts[first], starts[last - 1] + 1) if last > first else (0, 0) for first, last in places]
 
     def ends(self, token: int) -> bool:
         """Whether this token ends a text, or a turn of a chat."""
