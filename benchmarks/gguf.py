@@ -104,9 +104,8 @@ def cost(folder: Path) -> None:
     for arm in ("all outputs", "last output"):
         frame[f"listening / {arm}"] = frame["listening"] / frame[arm]
     print(frame.round(3).to_string())
-    print(
-        f"Medians of {ROUNDS} interleaved rounds, {len(ids)} prompt tokens, {GENERATED} generated, one thread, time of the processor."
-    )
+    tokens = f"{len(ids)} prompt tokens, {GENERATED} generated"
+    print(f"Medians of {ROUNDS} interleaved rounds, {tokens}, one thread, time of the processor.")
 
 
 def _timed(weights, ids: list[int], listens: bool, outputs: bool) -> tuple[float, float]:
