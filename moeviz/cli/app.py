@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.formats.at_hand import hand_over
 from moeviz.formats.exports import open_path
 from moeviz.formats.importers.table import Opened
+from moeviz.gguf_file import is_a_model
+from moeviz.names import quoted
 
 SECONDS_TO_START = 60
 MOST_FILES = 8  # as many traces as a visit keeps
 FILES = "MOEVIZ_OPEN"  # the app's setting: the files to begin with, one a line
+MODELS = "MOEVIZ_MODELS"  # the models on offer, the usual one first
 WAY, HOSTS, LOGIN_HEADER = "MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER"  # and for whom it is served
 PRIVATE = "private"
 UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes for the peer's address, before the app
@@ -35,7 +39,7 @@ def serve_app(
     behind: Sequence[str] = (),
     login_header: str | None = None,
 ) -> None:
-    """Serve the app until somebody stops it, and open it in a browser; with some files to begin with.
+    """Serve the app until somebody stops it, and open it in a browser; with files, or models, to begin with.
 
     `way` says for whom: "private" is this machine alone, "team" a group, "public" strangers; None is what the variable
     MOEVIZ_SERVE says, and private without it. `behind` are the names by which browsers reach it, `login_header` is the
@@ -49,12 +53,7 @@ def serve_app(
     check_streamlit()
     way = way or os.environ.get(WAY) or PRIVATE
     check_address(way, options)
-    if len(files) > MOST_FILES:
-        raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
-    for path in files:
-        hand_over(path, read(path))
-    if files:
-        os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in files)
+    begin_with(files, read)
     os.environ[WAY] = way
     os.environ[UVICORN_TRUSTS] = "none"  # the app asks MOEVIZ_TRUSTED_PROXIES
     if behind:
@@ -66,6 +65,32 @@ def serve_app(
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
+    """Have the app begin with these traces, counts and models. Raises what is wrong with one of them."""
+    if len(files) > MOST_FILES:
+        raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
+    models = [file for file in files if is_a_model(file)]
+    shown = [file for file in files if file not in models]
+    for path in shown:
+        hand_over(path, read(path))
+    if shown:
+        os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in shown)
+    if models:
+        others = os.environ.get(MODELS) or EMBEDDED
+        os.environ[MODELS] = ",".join([*map(_model_on_offer, models), others])
+
+
+def _model_on_offer(file: str) -> str:
+    """A model's file as the app's setting names it. Raises what is wrong with it."""
+    place = str(Path(file).resolve())
+    if "," in place:
+        raise MoevizError(f"The path {quoted(place)} has a comma in it, and commas separate models. Rename the file.")
+    from moeviz.capture.opening import model_facts
+
+    model_facts(place)
+    return place
 
 
 def check_streamlit() -> None:
