@@ -41,7 +41,7 @@ def told_of(file_id: str, filename: str) -> ImportOptions | None:
             f"{quoted(filename)} does not say {_and([SAYS[name] for name in asked])}. Look in the model's config.json, "
             "or in the settings of the run."
         )
-        given = {name: _field(name) for name in asked}
+        given = {name: _field(name, f"told {name} {file_id}") for name in asked}
         sent = st.form_submit_button("Open", type="primary")
     if sent:
         with explained(refuse):
@@ -59,11 +59,12 @@ def _of(file_id: str) -> tuple[tuple[str, ...], ImportOptions]:
     return known[1:] if known and known[0] == file_id else ((), ImportOptions())
 
 
-def _field(name: str) -> int | str | None:
+def _field(name: str, key: str) -> int | str | None:
+    """Empty at first: `key` is of one upload alone, so that nothing stays of another."""
     if name == "moe_layers":
-        return st.text_input(LABELS[name], max_chars=2000, key=f"told {name}")
+        return st.text_input(LABELS[name], max_chars=2000, key=key)
     low = int(name != "start")
-    return st.number_input(LABELS[name], low, MOST, value=None, step=1, key=f"told {name}")
+    return st.number_input(LABELS[name], low, MOST, value=None, step=1, key=key)
 
 
 def _value(name: str, given: int | str | None) -> int | tuple[int, ...] | None:

@@ -40,7 +40,7 @@ def upload(name: str, data: bytes | None = None, **told: int):
 
 def filled(app, **told: int):
     for field, value in told.items():
-        (box,) = (box for box in [*app.number_input, *app.text_input] if box.key == f"told {field}")
+        (box,) = (box for box in [*app.number_input, *app.text_input] if box.key.startswith(f"told {field} "))
         box.set_value(value)
     (button,) = (button for button in app.button if button.label == "Open")
     return button.click().run()
@@ -95,11 +95,11 @@ def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():
 
 def test_of_several_things_each_is_asked_for_and_what_is_missing_or_wrong_is_said():
     app = upload("sglang_generate.json")
-    assert {box.key for box in app.number_input} == {"told hidden_layers", "told top_k"}
+    assert {box.key.split()[1] for box in app.number_input} == {"hidden_layers", "top_k"}
     app = filled(app, top_k=2)
     assert "Still to be filled in: Layers of the model, dense ones too." in sentences(app)
     app = filled(app, hidden_layers=3)
-    assert {box.key for box in app.number_input} == {"told hidden_layers", "told top_k", "told start"}
+    assert {box.key.split()[1] for box in app.number_input} == {"hidden_layers", "top_k", "start"}
     app = filled(app, hidden_layers=3)
     assert "Are --hidden-layers and --top-k right?" in sentences(app) and not app.success
     app = filled(app, hidden_layers=5)
