@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from altair.utils.schemapi import disable_debug_mode
 from moeviz_app import counters, settings
 from moeviz_app.peers import is_loopback
 from moeviz_app.server.door import METRICS, Door
@@ -36,6 +35,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit import config
+
+from moeviz.charts.unchecked import without_checks
 
 log = logging.getLogger("moeviz.app")
 WAYS_SAID = {
@@ -53,7 +54,7 @@ def parts() -> dict[str, Any]:
     ours = checked(settings.SETTINGS)
     settings.SETTINGS = ours
     _tell_streamlit(ours)
-    disable_debug_mode()  # Altair checks each part of each chart as it is made; tests have done so
+    without_checks()
     page = Path(st.__file__).with_name("static") / "index.html"
     origins = config.get_option("server.corsAllowedOrigins")
     return {
