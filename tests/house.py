@@ -52,7 +52,9 @@ MAY_IMPORT = {
     f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
     f"{INERT} moe_kernels {TORCH}",
-    "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
+    # Other engines read prompts, draw tokens and describe models as the rest of capture does.
+    "moeviz/capture/engines/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
+    f"moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",

@@ -19,7 +19,7 @@ class Engine:
     knows: Callable[[str], bool]  # whether a name can be of no other engine
 
 
-ENGINES: tuple[Engine, ...] = ()
+ENGINES: tuple[Engine, ...] = (Engine("mlx", "moeviz.capture.engines.mlx.opening", lambda name: False),)
 TRANSFORMERS = "transformers"
 
 

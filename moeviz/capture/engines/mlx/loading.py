@@ -1,0 +1,77 @@
+"""A folder of mlx-lm as a model in memory: built lazily, compared with its config, and only then filled."""
+
+from inspect import signature
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm import utils
+from mlx_lm.models.cache import make_prompt_cache
+
+from moeviz.capture.engines.mlx.blocks import find_blocks
+from moeviz.capture.engines.mlx.config import check_complete, check_means_the_same
+from moeviz.capture.engines.mlx.facts import describe
+from moeviz.capture.engines.mlx.folder import Folder, why_no_experts
+from moeviz.capture.engines.mlx.listen import Ears
+from moeviz.capture.models.checkpoint import reading
+from moeviz.model_info import ModelInfo
+from moeviz.names import quoted
+
+FIRST_TOKENS = tuple(range(1, 9))  # what a model is tried with; every vocabulary has them
+
+
+def load(folder: Folder) -> Any:
+    """The model as mlx-lm builds it, no weight of it read. Raises what `opening.open_model` raises."""
+    says = f"mlx-lm does not load the MLX model {quoted(folder.name)}"
+    with reading(says):
+        classes = signature(utils.load_model).parameters["get_model_classes"].default(folder.config)
+    check_complete(folder, classes[1])
+    with reading(says):
+        args = classes[1].from_dict(folder.config)
+    check_means_the_same(folder, args)
+    with reading(says):
+        model, _config = utils.load_model(folder.path, lazy=True, strict=True, get_model_classes=lambda config: classes)
+    if hasattr(model, "language_model"):  # of a model that also sees; its config was a part of the whole
+        check_means_the_same(folder, model.language_model.args)
+    return model
+
+
+def with_weights(folder: Folder, model: Any, dtype: str | None) -> Any:
+    """The same model with its weights read."""
+    with reading(f"The weights of the MLX model {quoted(folder.name)} cannot be read"):
+        if dtype is not None:
+            model.set_dtype(getattr(mx, dtype))
+        mx.eval(model.parameters())
+    return model
+
+
+def listened_to(folder: Folder, model: Any) -> tuple[Ears, int]:
+    """Ears in the model's MoE blocks, and how many experts a token is sent to at most. Nothing is computed yet.
+
+    Raises `CaptureError` for a dense model, and for one that runs experts otherwise.
+    """
+    blocks = find_blocks(model)
+    if not blocks:
+        raise why_no_experts(folder)
+    ears = Ears(blocks)
+    with reading(f"{quoted(folder.name)} does not run in mlx-lm"):
+        try_out(model)
+    return ears, max(int(heard.experts.shape[-1]) for heard in ears.heard.values())
+
+
+def try_out(model: Any) -> Any:
+    """Run a few tokens, lazily."""
+    return model(mx.array([FIRST_TOKENS]), cache=make_prompt_cache(model))
+
+
+def facts_of(folder: Folder) -> ModelInfo:
+    """The facts about a model whose weights are not read."""
+    model = load(folder)
+    ears, top_k = listened_to(folder, model)
+    return describe(folder.name, model, ears.blocks, top_k)
+
+
+def stops_of(folder: Folder, own: int | None) -> frozenset[int]:
+    """The tokens that end a text: those of the folder's config or generation_config, and the tokenizer's own."""
+    said = utils.load_config(folder.path).get("eos_token_id")
+    listed = said if isinstance(said, list) else [said]
+    return frozenset(token for token in (*listed, own) if isinstance(token, int))
