@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from moeviz.capture.engines.engine import EngineModel
+from moeviz.capture.engines.mlx.folder import is_of_mlx
 from moeviz.errors import ModelNotFound
 from moeviz.names import quoted
 
@@ -19,7 +20,7 @@ class Engine:
     knows: Callable[[str], bool]  # whether a name can be of no other engine
 
 
-ENGINES: tuple[Engine, ...] = (Engine("mlx", "moeviz.capture.engines.mlx.opening", lambda name: False),)
+ENGINES: tuple[Engine, ...] = (Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),)
 TRANSFORMERS = "transformers"
 
 

@@ -11,6 +11,8 @@ from moeviz.errors import CaptureError
 
 EXPERTS = (SwitchGLU, SwitchMLP)  # what mlx-lm runs the experts of nearly every MoE with
 GATES = ("gate", "router")  # how its blocks call the module that scores experts
+# Of these mlx-lm multiplies what goes into the experts by the scores, and nothing that comes out of them.
+SCALED_BEFORE = ("mlx_lm.models.llama4",)
 SHARED = "share"  # in the names of what every token runs through: shared_experts, shared_mlp, share_expert …
 
 
@@ -38,6 +40,11 @@ def find_blocks(model: Any) -> list[Block]:
     Raises `CaptureError` for a layer that has several, or that runs experts without a block of their own.
     """
     blocks: list[Block] = []
+    if any(type(module).__module__ in SCALED_BEFORE for _, module in model.named_modules()):
+        raise CaptureError(
+            "mlx-lm's Llama 4 multiplies what goes into its experts, and not what comes out of them, so they have no "
+            "weights as moeviz means them. Record it from the transformers checkpoint."
+        )
     for layer, whole in enumerate(model.layers):
         found = list(_blocks_of(layer, whole))
         if len(found) > 1 or any(not block.path for block in found):

@@ -59,6 +59,20 @@ def check_means_the_same(folder: Folder, args: Any) -> None:
             raise _refused(folder, says, {name: meant})
 
 
+def caution_of(folder: Folder) -> str:
+    """What to know of a model whose positions mlx-lm scales a little differently; "" of others.
+
+    gpt-oss asks YaRN not to round the range of frequencies that it corrects; mlx-lm's YaRN always rounds it.
+    """
+    said = (folder.text.get(name) for name in ("rope_scaling", "rope_parameters"))
+    if not any(isinstance(rope, dict) and rope.get("truncate") is False for rope in said):
+        return ""
+    return (
+        "The config asks for YaRN with truncate = false, and mlx-lm rounds there all the same: the routing is "
+        "mlx-lm's, and that of transformers differs."
+    )
+
+
 def _check_rope(folder: Folder, args: Any) -> None:
     """`rope_parameters`, which transformers 5 writes, against what mlx-lm took from `rope_theta` and others."""
     rope = folder.text.get("rope_parameters")

@@ -31,7 +31,7 @@ class Tensor:
     kind: str  # "bfloat16", "4 bit, groups of 64"
 
 
-def describe(name: str, model: Any, blocks: Sequence[Block], top_k: int) -> ModelInfo:
+def describe(name: str, model: Any, blocks: Sequence[Block], top_k: int, caution: str = "") -> ModelInfo:
     """The facts about a model that are known before it runs. No weight is read."""
     tensors = list(_tensors(model))
     return ModelInfo(
@@ -43,6 +43,7 @@ def describe(name: str, model: Any, blocks: Sequence[Block], top_k: int) -> Mode
         num_layers=len(model.layers),
         dtype=_precision(tensors),
         parameters=_counts(model, tensors, blocks),
+        caution=caution,
         recorded_by="hooks",
     )
 

@@ -10,6 +10,7 @@ from moeviz.capture.models.folder import check_inside
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.names import quoted, why_no_file
 
+PREFIX = "mlx:"  # before a folder, where a name is all that can be said: in the app's settings
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads
 LARGEST_CONFIG = 64 * 2**20  # bytes
 MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # mlx-lm imports its module of that name
@@ -37,12 +38,30 @@ class Folder:
         return str(self.config["model_type"])
 
 
+def is_of_mlx(name: str) -> bool:
+    """Whether a name can be of no other engine: it says so, or its config has what mlx-lm writes of quantised weights.
+
+    transformers writes `quantization_config`, and its own readers stumble over the packed weights.
+    """
+    if name.startswith(PREFIX):
+        return True
+    try:
+        config = Path(name).expanduser() / "config.json"
+        if why_no_file(name) or not config.is_file():
+            return False
+        said = _config(name, config).get("quantization")
+    except (OSError, RuntimeError, ModelNotFound):
+        return False
+    return isinstance(said, dict) and "group_size" in said
+
+
 def read_folder(name: str) -> Folder:
     """The folder of that name. Raises `ModelNotFound` where there is none of mlx-lm, or one that would run code."""
-    if why := why_no_file(name):
+    place = name.removeprefix(PREFIX)
+    if why := why_no_file(place):
         raise ModelNotFound(f"There is no MLX model at {quoted(name)}: the name {why}.")
     try:
-        path = Path(name).expanduser()
+        path = Path(place).expanduser()
         is_folder, has_config = path.is_dir(), (path / "config.json").is_file()
     except (OSError, RuntimeError) as error:
         raise ModelNotFound(f"The folder {quoted(name)} cannot be opened: {error}.") from error
@@ -66,7 +85,11 @@ def read_folder(name: str) -> Folder:
 
 def why_no_experts(folder: Folder) -> CaptureError:
     """What to say of a model in which no experts were found that moeviz knows."""
-    counts = {key: value for key, value in folder.text.items() if EXPERTS.search(key) and _is_many(value)}
+    counts = {
+        key: value
+        for key, value in folder.text.items()
+        if EXPERTS.search(key) and "per_tok" not in key and _is_many(value)
+    }
     if not counts:
         return CaptureError(
             f"{quoted(folder.name)} is a {folder.model_type} model, and no layer of it has experts, so there is no "

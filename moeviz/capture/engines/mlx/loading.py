@@ -8,14 +8,16 @@ from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
 from moeviz.capture.engines.mlx.blocks import find_blocks
-from moeviz.capture.engines.mlx.config import check_complete, check_means_the_same
+from moeviz.capture.engines.mlx.config import caution_of, check_complete, check_means_the_same
 from moeviz.capture.engines.mlx.facts import describe
 from moeviz.capture.engines.mlx.folder import Folder, why_no_experts
 from moeviz.capture.engines.mlx.listen import Ears
-from moeviz.capture.models.checkpoint import reading
+from moeviz.capture.models.checkpoint import LONGEST_COMPLAINT, reading
+from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.names import cut, quoted
 
+ONLY_FLOAT32 = "only supports float32"
 FIRST_TOKENS = tuple(range(1, 9))  # what a model is tried with; every vocabulary has them
 
 
@@ -58,6 +60,20 @@ def listened_to(folder: Folder, model: Any) -> tuple[Ears, int]:
     return ears, max(int(heard.experts.shape[-1]) for heard in ears.heard.values())
 
 
+def check_runs(folder: Folder, model: Any, ears: Ears) -> None:
+    """Run a few tokens, and raise `CaptureError` where MLX cannot, or where the blocks were not heard rightly."""
+    try:
+        ears.check(lambda: try_out(model))
+    except RuntimeError as error:
+        why = cut(str(error), LONGEST_COMPLAINT)
+        if ONLY_FLOAT32 in why:
+            why = (
+                "on a CPU it multiplies experts in float32 alone, unless they are quantised. Open it with "
+                "dtype='float32' (--dtype float32), or take a quantised folder."
+            )
+        raise CaptureError(f"MLX does not run {quoted(folder.name)} here: {why}") from error
+
+
 def try_out(model: Any) -> Any:
     """Run a few tokens, lazily."""
     return model(mx.array([FIRST_TOKENS]), cache=make_prompt_cache(model))
@@ -67,7 +83,7 @@ def facts_of(folder: Folder) -> ModelInfo:
     """The facts about a model whose weights are not read."""
     model = load(folder)
     ears, top_k = listened_to(folder, model)
-    return describe(folder.name, model, ears.blocks, top_k)
+    return describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
 
 
 def stops_of(folder: Folder, own: int | None) -> frozenset[int]:

@@ -12,12 +12,14 @@ from mlx_lm.models.cache import make_prompt_cache
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
+from moeviz.capture.engines.mlx.config import caution_of
 from moeviz.capture.engines.mlx.facts import describe
 from moeviz.capture.engines.mlx.folder import Folder
 from moeviz.capture.engines.mlx.listen import Ears, Heard, host
-from moeviz.capture.engines.mlx.loading import listened_to, stops_of, try_out
+from moeviz.capture.engines.mlx.loading import check_runs, listened_to, stops_of
 from moeviz.capture.engines.mlx.run import Rows, prompts_of, steps, trace_of
 from moeviz.capture.models.load import open_tokenizer
+from moeviz.capture.run.chat import added_by_template
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.plan import words_of
 from moeviz.errors import CaptureError
@@ -39,12 +41,12 @@ class MlxModel(EngineModel):
 
     def __init__(self, folder: Folder, model: Any) -> None:
         ears, top_k = listened_to(folder, model)
-        self.info = describe(folder.name, model, ears.blocks, top_k)
+        self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
         limit = folder.text.get("max_position_embeddings")
         self._limit = limit if isinstance(limit, int) and limit > 0 else None
         self._turn = Lock()
         ears.heard.clear()
-        ears.check(lambda: try_out(model))
+        check_runs(folder, model, ears)
         tokenizer = open_tokenizer(folder.name, str(folder.path))
         stops = stops_of(folder, tokenizer.eos_token_id)
         self._opened: _Opened | None = _Opened(model, ears, tokenizer, stops)
@@ -62,6 +64,10 @@ class MlxModel(EngineModel):
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, including special tokens."""
         return len(self.opened().tokenizer(text, verbose=False)["input_ids"])
+
+    def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
+        """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
+        return added_by_template(self.opened().tokenizer, text, system)
 
     def run(self, asked: Asked) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""

@@ -139,7 +139,7 @@ def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
             )
 
 
-def _padded(parts: list[np.ndarray], fill: float) -> np.ndarray:
+def _padded(parts: list[np.ndarray], fill: int | float) -> np.ndarray:
     """(T, n) of each layer as (L, T, largest n)."""
     width = max(part.shape[-1] for part in parts)
     return np.stack([np.pad(p, ((0, 0), (0, width - p.shape[-1])), constant_values=fill) for p in parts])
