@@ -18,7 +18,7 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_LOGIN_HEADER     | none     | none      | none     | header in which a trusted proxy names who has logged   |
 |                         |          |           |          | in, in place of the token                              |
 | MOEVIZ_MODELS           | embedded | embedded  | embedded | models on offer, separated by commas: folders, Hugging |
-|                         |          |           |          | Face ids, `embedded`                                   |
+|                         |          |           |          | Face ids, .gguf files, `embedded`                      |
 | MOEVIZ_ALLOW_ANY_MODEL  | own      | 0         | 0        | 1: anyone may type a folder or an id, never in public  |
 |                         | browser  |           |          | · 0: nobody · not set: in private, a browser on this   |
 |                         |          |           |          | machine                                                |

@@ -13,6 +13,7 @@ from tiny_models import tiny_tokenizer
 import moeviz
 from moeviz.capture.engines.mlx import run
 from moeviz.capture.models.parameters import describe
+from moeviz.capture.opening import known_before, model_facts
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError, InvalidPrompt
 
@@ -100,11 +101,14 @@ def test_the_facts_are_those_of_transformers(opened, family):
     assert ours.backend == "mlx"
 
 
-def test_facts_are_known_before_any_weight_is_read(folders, tmp_path):
-    from moeviz.capture.engines.mlx.opening import model_facts
-
-    folder = folders("olmoe")
-    assert model_facts(str(folder)) == moeviz.load_model(str(folder), backend="mlx").info
+def test_facts_are_known_before_any_weight_is_read(opened, folders):
+    name = str(folders("olmoe"))
+    known = known_before(name, "mlx")
+    weights = (folders("olmoe") / "model.safetensors").stat().st_size
+    assert known.info == opened("olmoe").info == model_facts(name, "mlx")
+    assert weights < known.bytes < 1.2 * weights
+    assert known.max_tokens == opened("olmoe").max_tokens
+    assert known.identity
 
 
 @pytest.mark.parametrize("sampling", [None, HOT])
@@ -297,7 +301,10 @@ def test_a_prompt_that_does_not_fit_is_refused_before_it_is_read(opened):
         moeviz.trace(model, "word " * 200)
 
 
-def test_a_corpus_has_its_labels(model):
+def test_a_corpus_has_its_labels_and_a_long_text_is_cut(opened):
+    model = opened("olmoe")
+    long = moeviz.trace_corpus(model, [("long", "word " * 300)])
+    assert long.tokens["sequence"].nunique() > 2
     trace = moeviz.trace_corpus(model, [("a", PROMPTS[0]), ("b", PROMPTS[1])])
     assert set(trace.tokens["label"]) == {"a", "b"}
 

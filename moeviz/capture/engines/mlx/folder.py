@@ -33,6 +33,12 @@ class Folder:
         return part if isinstance(part, dict) else self.config
 
     @property
+    def max_tokens(self) -> int | None:
+        """Tokens that fit into the model's context; None where the config does not say."""
+        limit = self.text.get("max_position_embeddings")
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    @property
     def model_type(self) -> str:
         """As mlx-lm names architectures."""
         return str(self.config["model_type"])

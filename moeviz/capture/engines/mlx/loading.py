@@ -79,9 +79,8 @@ def try_out(model: Any) -> Any:
     return model(mx.array([FIRST_TOKENS]), cache=make_prompt_cache(model))
 
 
-def facts_of(folder: Folder) -> ModelInfo:
-    """The facts about a model whose weights are not read."""
-    model = load(folder)
+def facts_of(folder: Folder, model: Any) -> ModelInfo:
+    """The facts about a model that `load` made, none of whose weights is read."""
     ears, top_k = listened_to(folder, model)
     return describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
 

@@ -42,8 +42,7 @@ class MlxModel(EngineModel):
     def __init__(self, folder: Folder, model: Any) -> None:
         ears, top_k = listened_to(folder, model)
         self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
-        limit = folder.text.get("max_position_embeddings")
-        self._limit = limit if isinstance(limit, int) and limit > 0 else None
+        self._limit = folder.max_tokens
         self._turn = Lock()
         ears.heard.clear()
         check_runs(folder, model, ears)
@@ -64,6 +63,14 @@ class MlxModel(EngineModel):
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, including special tokens."""
         return len(self.opened().tokenizer(text, verbose=False)["input_ids"])
+
+    def token_spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Which characters of `text` each of its tokens stands for; None for a tokenizer that does not say."""
+        tokenizer = self.opened().tokenizer
+        if not tokenizer.is_fast:
+            return None
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [(int(start), int(end)) for start, end in read["offset_mapping"]]
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
         """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""

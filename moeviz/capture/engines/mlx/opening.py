@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.mlx.folder import read_folder
 from moeviz.capture.engines.mlx.installed import need_mlx
+from moeviz.capture.models.identity import weights_identity
 from moeviz.capture.models.memory import ROOM, check_bytes
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
@@ -59,16 +61,18 @@ def model_facts(name: str) -> ModelInfo:
     """
     folder = read_folder(name)
     need_mlx()
-    from moeviz.capture.engines.mlx.loading import facts_of
+    from moeviz.capture.engines.mlx.loading import facts_of, load
 
-    return facts_of(folder)
+    return facts_of(folder, load(folder))
 
 
-def bytes_needed(name: str) -> int:
-    """Bytes that the model of that name takes, with what a run takes besides. Raises what `model_facts` raises."""
+def before_opening(name: str) -> BeforeOpening:
+    """The same, with the bytes that its weights take and what a run takes besides, its context, and which weights."""
     folder = read_folder(name)
     need_mlx()
     from moeviz.capture.engines.mlx.facts import weights_bytes
-    from moeviz.capture.engines.mlx.loading import load
+    from moeviz.capture.engines.mlx.loading import facts_of, load
 
-    return int(weights_bytes(load(folder)) * ROOM)
+    lazy = load(folder)
+    size = int(weights_bytes(lazy) * ROOM)
+    return BeforeOpening(facts_of(folder, lazy), size, folder.max_tokens, weights_identity(str(folder.path)))

@@ -3,24 +3,32 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.engines.mlx.folder import is_of_mlx
 from moeviz.errors import ModelNotFound
 from moeviz.names import quoted
 
+if TYPE_CHECKING:  # torch comes with an engine, not with the question which one it is
+    from moeviz.capture.engines.engine import BeforeOpening, EngineModel
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine that runs models. `module` has `open_model(name, **how) -> EngineModel` and `model_facts(name)`."""
+    """An engine that runs models. `module` has `open_model(name, **how) -> EngineModel` and `model_facts(name)`.
+
+    Where bytes, context or weights are known before a model is opened, it has `before_opening(name)` too.
+    """
 
     name: str  # as `load_model(backend=…)` and `--backend` take it
     module: str
     knows: Callable[[str], bool]  # whether a name can be of no other engine
 
 
-ENGINES: tuple[Engine, ...] = (Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),)
+ENGINES: tuple[Engine, ...] = (
+    Engine("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
+    Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),
+)
 TRANSFORMERS = "transformers"
 
 
@@ -40,7 +48,21 @@ def engine_of(name: str, backend: str | None = None) -> Engine | None:
     raise ModelNotFound(f"There is no backend {quoted(backend)}. Choose from {known}.")
 
 
-def open_model(engine: Engine, name: str, **how: Any) -> EngineModel:
+def open_model(engine: Engine, name: str, **how: Any) -> "EngineModel":
     """The model of that name in that engine's hands. Raises what `load_model` raises."""
     model: EngineModel = import_module(engine.module).open_model(name, **how)
     return model
+
+
+def before_opening(engine: Engine, name: str) -> "BeforeOpening":
+    """What is known of the model of that name before it is opened. Raises what `model_facts` raises."""
+    from moeviz.capture.engines.engine import BeforeOpening
+    from moeviz.capture.models.memory import bytes_needed
+
+    module = import_module(engine.module)
+    if hasattr(module, "before_opening"):
+        found: BeforeOpening = module.before_opening(name)
+        return found
+    info = module.model_facts(name)
+    size = 0 if info.parameters is None else bytes_needed(info.parameters.total, info.dtype)
+    return BeforeOpening(info, size, None, None)
