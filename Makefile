@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-mlx test-package
+.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -67,15 +67,21 @@ test-gpu: .venv/installed-test
 gpu-report: .venv/installed-test
 	$(BIN)/python -m benchmarks.gpu_report
 
+# GGUF models in llama.cpp, beside transformers. Once it is installed, `make test` runs these too.
+test-gguf: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[gguf]"
+	$(BIN)/python -m pytest -m gguf
+
+# Folders of mlx-lm in MLX, beside transformers; on Linux the CPU runs them. Once it is installed, `make test` does too.
+test-mlx: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[mlx]"
+	$(BIN)/python -m pytest -m mlx
+
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm
 
 test-ray: .venv/installed-test
 	$(BIN)/python -m pytest -m ray
-
-# Models of mlx-lm: the extra mlx comes with MLX, on Linux for the CPU.
-test-mlx: .venv/installed-mlx
-	$(BIN)/python -m pytest -m mlx
 
 test-package: .venv/installed-test
 	$(BIN)/python -m pytest -m package
@@ -105,10 +111,6 @@ browser: .venv/installed-test
 .venv/installed-test: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[docs,test]"
 	@touch $@ .venv/installed
-
-.venv/installed-mlx: .venv/installed-test
-	$(BIN)/python -m pip install --quiet --editable ".[mlx,test]"
-	@touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -29,9 +29,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 EVERY_MODULE = """
 import importlib, pkgutil, moeviz
 for module in pkgutil.walk_packages(moeviz.__path__, "moeviz."):
-    own = module.name.removeprefix("moeviz.capture.engines.mlx.")  # what stands on MLX is imported with a model
-    needs_mlx = own in ("blocks", "facts", "listen", "loading", "model")
-    if not (needs_mlx or module.name.startswith("moeviz.embedded.training") or module.name.endswith("__main__")):
+    if not module.name.startswith("moeviz.embedded.training") and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from moeviz.charts import TOPICS
 from moeviz.samples import sample_trace

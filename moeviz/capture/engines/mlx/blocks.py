@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.nn as nn
-from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
-
+from moeviz.capture.engines.mlx.installed import nn, switch_layers
 from moeviz.errors import CaptureError
 
-EXPERTS = (SwitchGLU, SwitchMLP)  # what mlx-lm runs the experts of nearly every MoE with
+EXPERTS = ("SwitchGLU", "SwitchMLP")  # what mlx-lm runs the experts of nearly every MoE with
 GATES = ("gate", "router")  # how its blocks call the module that scores experts
 # Of these mlx-lm multiplies what goes into the experts by the scores, and nothing that comes out of them.
 SCALED_BEFORE = ("mlx_lm.models.llama4",)
@@ -30,7 +28,7 @@ class Block:
     @property
     def num_experts(self) -> int:
         """Routed experts."""
-        first = self.experts.up_proj if isinstance(self.experts, SwitchGLU) else self.experts.fc1
+        first = self.experts.up_proj if isinstance(self.experts, switch_layers.SwitchGLU) else self.experts.fc1
         return int(first.num_experts)
 
 
@@ -62,9 +60,10 @@ def find_blocks(model: Any) -> list[Block]:
 
 
 def _blocks_of(layer: int, whole: Any) -> Iterator[Block]:
+    kinds = tuple(getattr(switch_layers, name) for name in EXPERTS)
     for path, module in whole.named_modules():
         children = {name: child for name, child in module.children().items() if isinstance(child, nn.Module)}
-        for experts in (child for child in children.values() if isinstance(child, EXPERTS)):
+        for experts in (child for child in children.values() if isinstance(child, kinds)):
             gate = next((children[name] for name in GATES if name in children), None)
             shared = tuple(child for name, child in children.items() if SHARED in name and child is not experts)
             yield Block(layer, path, module, experts, gate, shared)

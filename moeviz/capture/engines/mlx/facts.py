@@ -5,15 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
-
 from moeviz.capture.engines.mlx.blocks import Block
+from moeviz.capture.engines.mlx.installed import mx, nn, trees
 from moeviz.capture.models.parameters import PART_OF_PATH
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 
-EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 HEADS = ("lm_head", "output", "head")  # how models call what turns the last state into logits
 # Beside a packed weight; and what transformers keeps as a buffer, since no gradient moves it.
 NO_PARAMETERS = ("scales", "biases", "global_scale", "e_score_correction_bias")
@@ -50,12 +46,12 @@ def describe(name: str, model: Any, blocks: Sequence[Block], top_k: int, caution
 
 def weights_bytes(model: Any) -> int:
     """Bytes that the weights take, scales included. None of them is read."""
-    return sum(int(array.nbytes) for _, array in tree_flatten(model.parameters()))
+    return sum(int(array.nbytes) for _, array in trees.tree_flatten(model.parameters()))
 
 
 def _tensors(model: Any) -> Iterator[Tensor]:
     owners = dict(model.named_modules())
-    for path, array in tree_flatten(model.parameters()):
+    for path, array in trees.tree_flatten(model.parameters()):
         home, _, own = path.rpartition(".")
         owner = owners[home]
         bits = getattr(owner, "bits", None)
@@ -97,6 +93,6 @@ def _counts(model: Any, tensors: Sequence[Tensor], blocks: Sequence[Block]) -> P
 def _part(tensor: Tensor) -> str:
     if tensor.path.split(".")[-2:][0] in HEADS:
         return "output_embedding"
-    if isinstance(tensor.owner, EMBEDDINGS):
+    if isinstance(tensor.owner, nn.Embedding | nn.QuantizedEmbedding):
         return "input_embedding"
     return next((part for part, pattern in PART_OF_PATH.items() if pattern.search(tensor.path)), "other")

@@ -1,17 +1,31 @@
-"""Whether MLX and mlx-lm are there: they are an extra, imported when an MLX model is opened."""
+"""MLX and mlx-lm, which are an extra: imported when something of theirs is first asked for."""
 
 from importlib import import_module
+from typing import Any
 
 from moeviz.errors import CaptureError
 
-NEEDED = ("mlx.core", "mlx.nn", "mlx_lm.utils", "mlx_lm.models.switch_layers", "mlx_lm.models.cache")
+
+class Later:
+    """A module that is imported once something of it is used, so that ours can be imported without it."""
+
+    def __init__(self, name: str) -> None:
+        self.module = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self.module), name)
+
+
+mx, nn = Later("mlx.core"), Later("mlx.nn")
+trees = Later("mlx.utils")
+lm, caches, switch_layers = (Later(f"mlx_lm.{part}") for part in ("utils", "models.cache", "models.switch_layers"))
 
 
 def need_mlx() -> None:
     """Raise `CaptureError` where MLX cannot be imported, with what to do."""
-    for module in NEEDED:
+    for later in (mx, nn, trees, lm, caches, switch_layers):
         try:
-            import_module(module)
+            import_module(later.module)
         except ImportError as error:
             raise CaptureError(
                 f"An MLX model needs the packages mlx and mlx-lm, and this is missing: {error}. Install them with “pip "

@@ -19,18 +19,16 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from moeviz.capture.engines.mlx.blocks import Block
+from moeviz.capture.engines.mlx.installed import mx, nn
 from moeviz.errors import CaptureError
 
-LINEAR = (nn.Linear, nn.QuantizedLinear)
 SELECT = "expert_select"  # in the names of mlx-lm's functions that choose experts by given logits
-LOUD = {mx.float16: 64.0}  # how far random answers outweigh what else a block adds; float16 ends at 65,504
+LOUD = {"mlx.core.float16": 64.0}  # how far random answers outweigh what else a block adds; float16 ends at 65,504
 LOUD_ELSEWHERE = 16384.0
-AGREES = {mx.float32: 1e-3}  # of the largest number in the sum
+AGREES = {"mlx.core.float32": 1e-3}  # of the largest number in the sum
 AGREES_ELSEWHERE = 2e-2
 
 
@@ -142,7 +140,7 @@ def _block_call(ears: Ears, block: Block, now: list[_Call]) -> Callable[[Call], 
 def _loud(call: _Call, out: Any) -> tuple[Any, Any]:
     """Random answers that outweigh whatever else the block adds, and the most that this may be."""
     most = mx.max(mx.abs(out.astype(mx.float32)))
-    factor = LOUD.get(out.dtype, LOUD_ELSEWHERE) * (1 + most)
+    factor = LOUD.get(str(out.dtype), LOUD_ELSEWHERE) * (1 + most)
     return mx.random.normal(call.shape, dtype=mx.float32, key=mx.random.key(0)) * factor, 2 * most
 
 
@@ -151,7 +149,7 @@ def _misfit(noise: Any, weights: Any, noisy: Any, most: Any) -> tuple[Any, Any]:
     slots, width = noise.shape[-2:]
     wanted = (noise.reshape(-1, slots, width) * weights[..., None]).sum(axis=-2)
     error = mx.max(mx.abs(noisy.astype(mx.float32).reshape(-1, width) - wanted))
-    return error, AGREES.get(noisy.dtype, AGREES_ELSEWHERE) * mx.max(mx.abs(wanted)) + most
+    return error, AGREES.get(str(noisy.dtype), AGREES_ELSEWHERE) * mx.max(mx.abs(wanted)) + most
 
 
 def _during(now: list[_Call], call: _Call, own: Call, module: Any, *args: Any, **named: Any) -> Any:
@@ -246,7 +244,7 @@ def _shared_call(now: list[_Call]) -> Callable[[Call], Call]:
 
 def _linear_of(gate: Any, num_experts: int) -> Any | None:
     """The linear layer that scores the experts: the gate itself, or the one in it."""
-    found = [module for _, module in gate.named_modules() if isinstance(module, LINEAR)]
+    found = [module for _, module in gate.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)]
     found = [module for module in found if module.weight.shape[0] == num_experts]
     return found[0] if len(found) == 1 else None
 

@@ -3,14 +3,11 @@
 from inspect import signature
 from typing import Any
 
-import mlx.core as mx
-from mlx_lm import utils
-from mlx_lm.models.cache import make_prompt_cache
-
 from moeviz.capture.engines.mlx.blocks import find_blocks
 from moeviz.capture.engines.mlx.config import caution_of, check_complete, check_means_the_same
 from moeviz.capture.engines.mlx.facts import describe
 from moeviz.capture.engines.mlx.folder import Folder, why_no_experts
+from moeviz.capture.engines.mlx.installed import caches, lm, mx
 from moeviz.capture.engines.mlx.listen import Ears
 from moeviz.capture.models.checkpoint import LONGEST_COMPLAINT, reading
 from moeviz.errors import CaptureError
@@ -25,13 +22,13 @@ def load(folder: Folder) -> Any:
     """The model as mlx-lm builds it, no weight of it read. Raises what `opening.open_model` raises."""
     says = f"mlx-lm does not load the MLX model {quoted(folder.name)}"
     with reading(says):
-        classes = signature(utils.load_model).parameters["get_model_classes"].default(folder.config)
+        classes = signature(lm.load_model).parameters["get_model_classes"].default(folder.config)
     check_complete(folder, classes[1])
     with reading(says):
         args = classes[1].from_dict(folder.config)
     check_means_the_same(folder, args)
     with reading(says):
-        model, _config = utils.load_model(folder.path, lazy=True, strict=True, get_model_classes=lambda config: classes)
+        model, _config = lm.load_model(folder.path, lazy=True, strict=True, get_model_classes=lambda config: classes)
     if hasattr(model, "language_model"):  # of a model that also sees; its config was a part of the whole
         check_means_the_same(folder, model.language_model.args)
     return model
@@ -76,7 +73,7 @@ def check_runs(folder: Folder, model: Any, ears: Ears) -> None:
 
 def try_out(model: Any) -> Any:
     """Run a few tokens, lazily."""
-    return model(mx.array([FIRST_TOKENS]), cache=make_prompt_cache(model))
+    return model(mx.array([FIRST_TOKENS]), cache=caches.make_prompt_cache(model))
 
 
 def facts_of(folder: Folder, model: Any) -> ModelInfo:
@@ -87,6 +84,6 @@ def facts_of(folder: Folder, model: Any) -> ModelInfo:
 
 def stops_of(folder: Folder, own: int | None) -> frozenset[int]:
     """The tokens that end a text: those of the folder's config or generation_config, and the tokenizer's own."""
-    said = utils.load_config(folder.path).get("eos_token_id")
+    said = lm.load_config(folder.path).get("eos_token_id")
     listed = said if isinstance(said, list) else [said]
     return frozenset(token for token in (*listed, own) if isinstance(token, int))

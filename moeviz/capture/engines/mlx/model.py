@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import torch
-from mlx_lm.models.cache import make_prompt_cache
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
 from moeviz.capture.engines.mlx.config import caution_of
 from moeviz.capture.engines.mlx.facts import describe
 from moeviz.capture.engines.mlx.folder import Folder
+from moeviz.capture.engines.mlx.installed import caches, mx
 from moeviz.capture.engines.mlx.listen import Ears, Heard, host
 from moeviz.capture.engines.mlx.loading import check_runs, listened_to, stops_of
 from moeviz.capture.engines.mlx.run import Rows, prompts_of, steps, trace_of
@@ -88,7 +87,7 @@ class MlxModel(EngineModel):
 
         yield from steps(
             forward,
-            lambda: make_prompt_cache(opened.model),
+            lambda: caches.make_prompt_cache(opened.model),
             asked,
             prompts,
             opened.stops,

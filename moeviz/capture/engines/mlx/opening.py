@@ -1,26 +1,24 @@
 """Open an MLX model, or say what it is. MLX itself is imported only then, once the folder has been looked through."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moeviz.capture.engines.engine import BeforeOpening
+from moeviz.capture.engines.mlx.facts import weights_bytes
 from moeviz.capture.engines.mlx.folder import read_folder
 from moeviz.capture.engines.mlx.installed import need_mlx
+from moeviz.capture.engines.mlx.loading import facts_of, load, with_weights
+from moeviz.capture.engines.mlx.model import MlxModel
 from moeviz.capture.models.identity import weights_identity
 from moeviz.capture.models.memory import ROOM, check_bytes
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
-if TYPE_CHECKING:
-    from moeviz.capture.engines.mlx.model import MlxModel
-
 DTYPES = ("float32", "bfloat16", "float16")
 WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
-def open_model(
-    name: str, *, dtype: str | None = None, check_memory: bool = True, **transformers_only: Any
-) -> "MlxModel":
+def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True, **transformers_only: Any) -> MlxModel:
     """Open a folder of mlx-lm, on the device that MLX takes by default.
 
     dtype         in which what is not quantised is computed; default ("auto"): as the folder has it.
@@ -44,10 +42,6 @@ def open_model(
         raise CaptureError(f"dtype is {dtype!r}; for MLX it must be one of {', '.join(DTYPES)}, or None.")
     folder = read_folder(name)
     need_mlx()
-    from moeviz.capture.engines.mlx.facts import weights_bytes
-    from moeviz.capture.engines.mlx.loading import load, with_weights
-    from moeviz.capture.engines.mlx.model import MlxModel
-
     lazy = load(folder)
     if check_memory:
         check_bytes(quoted(name), int(weights_bytes(lazy) * ROOM), "as it is", None, WAY_AROUND)
@@ -61,8 +55,6 @@ def model_facts(name: str) -> ModelInfo:
     """
     folder = read_folder(name)
     need_mlx()
-    from moeviz.capture.engines.mlx.loading import facts_of, load
-
     return facts_of(folder, load(folder))
 
 
@@ -70,9 +62,6 @@ def before_opening(name: str) -> BeforeOpening:
     """The same, with the bytes that its weights take and what a run takes besides, its context, and which weights."""
     folder = read_folder(name)
     need_mlx()
-    from moeviz.capture.engines.mlx.facts import weights_bytes
-    from moeviz.capture.engines.mlx.loading import facts_of, load
-
     lazy = load(folder)
     size = int(weights_bytes(lazy) * ROOM)
     return BeforeOpening(facts_of(folder, lazy), size, folder.max_tokens, weights_identity(str(folder.path)))
