@@ -126,7 +126,7 @@ def test_without_a_fast_tokenizer_a_long_text_is_refused_with_its_length(short):
             return short.tokenizer(text, verbose=False)
 
     slow = LoadedModel(short.model, Slow(), short.info)
-    with pytest.raises(InvalidPrompt, match=r"has 301 tokens .* holds 128.* this is a Slow"):
+    with pytest.raises(InvalidPrompt, match=r"has 301 tokens .* holds 128.* and Slow does not say"):
         fitting_stretches(slow, " the" * 300)
     assert fitting_stretches(slow, " the" * 3) == [" the" * 3]
 

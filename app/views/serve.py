@@ -184,6 +184,8 @@ def _placement(asked: Asked, answer: DeltaGenerator) -> None:
 
 
 def _cards(model: ModelInfo) -> None:
+    if shared.why_only_read(model.name) is not None:
+        return  # what another engine runs comes without a configuration
     heading(FITS)
     with explained(lambda why: say(f"This needs the model's configuration. {why}")):
         bits = BITS.get(model.dtype or "", USUAL_BITS)

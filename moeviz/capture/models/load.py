@@ -129,8 +129,8 @@ def model_source(name: str) -> str:
         )
     if name.lower().endswith(".gguf"):
         raise ModelNotFound(
-            f"{quoted(name)} is a GGUF file, which llama.cpp runs, and this needs a transformers model: in llama.cpp "
-            "moeviz reads what the routers decide and changes nothing. Give the transformers checkpoint."
+            f"{quoted(name)} is a GGUF file, which llama.cpp runs, and this needs a transformers model: with its "
+            "config.json, and with modules in which something can be changed. Give the transformers checkpoint."
         )
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name or not name.strip():
         raise ModelNotFound(
