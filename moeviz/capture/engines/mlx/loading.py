@@ -10,7 +10,7 @@ from moeviz.capture.engines.mlx.folder import Folder, why_no_experts
 from moeviz.capture.engines.mlx.installed import caches, lm, mx
 from moeviz.capture.engines.mlx.listen import Ears
 from moeviz.capture.models.checkpoint import LONGEST_COMPLAINT, reading
-from moeviz.errors import CaptureError
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.names import cut, quoted
 
@@ -52,8 +52,13 @@ def listened_to(folder: Folder, model: Any) -> tuple[Ears, int]:
     if not blocks:
         raise why_no_experts(folder)
     ears = Ears(blocks)
-    with reading(f"{quoted(folder.name)} does not run in mlx-lm"):
-        try_out(model)
+    try:
+        with reading(f"{quoted(folder.name)} does not run in mlx-lm"):
+            try_out(model)
+    except ModelNotFound as error:
+        if isinstance(error.__cause__, CaptureError):  # what an ear refused is a sentence by itself
+            raise error.__cause__ from None
+        raise
     return ears, max(int(heard.experts.shape[-1]) for heard in ears.heard.values())
 
 
