@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-vllm test-ray test-package
+.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -71,6 +71,11 @@ gpu-report: .venv/installed-test
 test-gguf: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[gguf]"
 	$(BIN)/python -m pytest -m gguf
+
+# Folders of mlx-lm in MLX, beside transformers; on Linux the CPU runs them. Once it is installed, `make test` does too.
+test-mlx: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[mlx]"
+	$(BIN)/python -m pytest -m mlx
 
 test-vllm: .venv/installed-test
 	$(BIN)/python -m pytest -m vllm

@@ -55,6 +55,9 @@ MAY_IMPORT = {
     # The engines know the interface that they fill, not each other.
     "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.run "
     f"moeviz.capture.models.memory moeviz.gguf_file {FILES} {TORCH}",
+    # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
+    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
+    f"moeviz.capture.routers.score_function {INERT} {TORCH}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "

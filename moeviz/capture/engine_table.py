@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moeviz.capture.engines.mlx.folder import is_of_mlx
 from moeviz.errors import ModelNotFound
 from moeviz.names import quoted
 
@@ -26,6 +27,7 @@ class Engine:
 
 ENGINES: tuple[Engine, ...] = (
     Engine("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
+    Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),
 )
 TRANSFORMERS = "transformers"
 

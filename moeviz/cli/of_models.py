@@ -99,7 +99,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_backend(command: argparse.ArgumentParser) -> None:
-    says = "the engine that runs the model: transformers, llama.cpp (default: by the model's name)"
+    says = "the engine that runs the model: transformers, llama.cpp, mlx (default: by the model's name)"
     command.add_argument("--backend", metavar="ENGINE", help=says)
 
 

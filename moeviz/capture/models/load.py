@@ -89,7 +89,7 @@ def load_model(
     if check_memory:
         _check_memory(name, empty, dtype, device_map)
     model, caution = _weights(name, source, config, revision, dtype=dtype, device_map=device_map)
-    tokenizer = _tokenizer(name, source, revision)
+    tokenizer = open_tokenizer(name, source, revision)
     info = replace(describe(model, name, getattr(config, "_commit_hash", None)), caution=caution)
     return LoadedModel(model, tokenizer, info)
 
@@ -213,7 +213,8 @@ def _weights(
     return model.eval(), caution
 
 
-def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokenizerBase:
+def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model's weights. Raises `ModelNotFound` where there is none, or its files are damaged."""
     with reading(f"The tokenizer of {quoted(name)} did not load"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_at(revision), **SAFE)
     # Where there are no files, transformers makes one of special tokens alone (T5's knows the space too).

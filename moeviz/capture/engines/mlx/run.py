@@ -1,0 +1,158 @@
+"""Run prompts in MLX: read them, draw tokens, and put together the trace of what was read so far.
+
+T tokens of a sequence, L MoE layers, K slots, E experts, V tokens of the vocabulary.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import FloatTensor, LongTensor
+from transformers import PreTrainedTokenizerBase
+
+from moeviz.capture.engines.engine import Asked, SoFar
+from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.run.chat import turns
+from moeviz.capture.run.drawing import drawing
+from moeviz.capture.run.prompts import check_context
+from moeviz.capture.run.texts import token_texts
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.model_info import ModelInfo
+from moeviz.names import quoted
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+
+STEP = 2048  # tokens of a prompt that are read at once, as mlx-lm does
+UNREAD = cast(LongTensor, torch.empty(0, 0, dtype=torch.long))  # the ids before, at which no way of drawing looks
+SAMPLE = 16  # rows of each layer by which the score function is recognised
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the routers decided for the tokens of one forward, layer by layer."""
+
+    experts: list[np.ndarray]  # L of (T, K)
+    weights: list[np.ndarray]  # L of (T, K)
+    logits: list[np.ndarray] | None  # L of (T, E)
+
+
+Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, Rows]]
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A prompt on its way through the model, and what is generated after it."""
+
+    prompt: list[int]
+    cache: Any
+    read: list[int] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)  # of each forward
+
+    def feed(self, forward: Forward, tokens: list[int], keep_logits: bool) -> torch.Tensor:
+        """Read tokens; the scores (V,) of the one that comes next. Only the last of them needs an output."""
+        starts = range(0, len(tokens) - 1, STEP)
+        pieces = [tokens[start : min(start + STEP, len(tokens) - 1)] for start in starts]
+        for piece in pieces:
+            self.rows.append(forward(piece, self.cache, keep_logits, False)[1])
+        scores, rows = forward(tokens[-1:], self.cache, keep_logits, True)
+        self.rows.append(rows)
+        self.read += tokens
+        assert scores is not None  # an output was asked for
+        return scores
+
+
+def prompts_of(tokenizer: PreTrainedTokenizerBase, asked: Asked, name: str, limit: int | None) -> list[list[int]]:
+    """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
+    texts = list(asked.prompts)
+    if asked.chat and not tokenizer.chat_template:
+        raise CaptureError(
+            f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
+            "the model then reads the text as it is."
+        )
+    texts = turns(tokenizer, texts, asked.system) if asked.chat else texts
+    how = {"add_special_tokens": False} if asked.chat else {}
+    ids = [[int(token) for token in tokenizer(text, verbose=False, **how)["input_ids"]] for text in texts]
+    if not all(ids):
+        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
+    check_context(max(map(len, ids)), asked.max_new_tokens, limit)
+    return ids
+
+
+def steps(
+    forward: Forward,
+    new_cache: Callable[[], Any],
+    asked: Asked,
+    prompts: list[list[int]],
+    stops: frozenset[int],
+    trace_of: Callable[[list["_Sequence"]], RoutingTrace],
+) -> Generator[SoFar, None, None]:
+    """Read the prompts one after the other, then draw a token for each, and so on: see `EngineModel.run`."""
+    sequences = [_Sequence(prompt, new_cache()) for prompt in prompts]
+    scores = [each.feed(forward, each.prompt, asked.keep_logits) for each in sequences]
+    yield _so_far(sequences, trace_of)
+    draw, going = drawing(asked.sampling), set(range(len(prompts)))
+    for done in range(asked.max_new_tokens):
+        drawn = draw(UNREAD, cast(FloatTensor, torch.stack(scores))).argmax(dim=-1).tolist()
+        going -= {which for which in going if drawn[which] in stops}
+        yield _so_far(sequences, trace_of)
+        if not going or done == asked.max_new_tokens - 1:  # the last one drawn meets no router
+            return
+        for which in sorted(going):
+            scores[which] = sequences[which].feed(forward, [drawn[which]], asked.keep_logits)
+
+
+def _so_far(sequences: list[_Sequence], trace_of: Callable[[list[_Sequence]], RoutingTrace]) -> SoFar:
+    """What there is now, whatever is read before it is asked for."""
+    now = [replace(each, read=[*each.read], rows=[*each.rows], cache=None) for each in sequences]
+    return lambda: trace_of(now)
+
+
+def trace_of(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> RoutingTrace:
+    """The trace of what was read. Raises `CaptureError` where a token was sent to one expert twice."""
+    every = [rows for each in sequences for rows in each.rows]
+    layers = range(len(info.layers))
+    experts = [np.concatenate([rows.experts[layer] for rows in every]).astype(np.int64) for layer in layers]
+    weights = [np.concatenate([rows.weights[layer] for rows in every]).astype(np.float32) for layer in layers]
+    logits = None
+    if all(rows.logits is not None for rows in every):
+        logits = [np.concatenate([rows.logits[layer] for rows in every if rows.logits]) for layer in layers]
+    _check_different(experts, info)
+    known = [] if logits is None else list(zip(logits, weights, experts, strict=True))
+    facts = replace(
+        info,
+        top_k=max(part.shape[1] for part in experts),
+        score_function=score_function([(s[:SAMPLE], w[:SAMPLE], i[:SAMPLE]) for s, w, i in known]),
+    )
+    ids, factors = sort_slots(_padded(experts, NO_EXPERT).astype(np.int16), _padded(weights, 0.0))
+    scores = None if logits is None else _padded(logits, -np.inf).astype(np.float32)
+    return RoutingTrace(facts, _tokens(sequences, tokenizer), ids, factors, scores)
+
+
+def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
+    for layer, ids in zip(info.layers, experts, strict=True):
+        ordered = np.sort(ids, axis=-1)
+        if (twice := (ordered[:, 1:] == ordered[:, :-1]).any(axis=-1)).any():
+            raise CaptureError(
+                f"Layer {layer} of {quoted(info.name)} sent token {int(twice.argmax())} to one expert twice, which is "
+                "not what a router decides. Record it from the transformers checkpoint."
+            )
+
+
+def _padded(parts: list[np.ndarray], fill: int | float) -> np.ndarray:
+    """(T, n) of each layer as (L, T, largest n)."""
+    width = max(part.shape[-1] for part in parts)
+    return np.stack([np.pad(p, ((0, 0), (0, width - p.shape[-1])), constant_values=fill) for p in parts])
+
+
+def _tokens(sequences: list[_Sequence], tokenizer: PreTrainedTokenizerBase) -> Any:
+    lengths = [len(each.read) for each in sequences]
+    return token_frame(
+        sequence=np.repeat(np.arange(len(sequences)), lengths),
+        position=np.concatenate([np.arange(length) for length in lengths]),
+        text=[text for each in sequences for text in token_texts(tokenizer, each.read)],
+        token_id=np.concatenate([each.read for each in sequences]),
+        phase=np.concatenate(
+            [np.where(np.arange(len(each.read)) < len(each.prompt), "prompt", "generated") for each in sequences]
+        ),
+    )
