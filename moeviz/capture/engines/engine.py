@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from moeviz.capture.run.chat import check_chat
@@ -114,13 +113,14 @@ def ask(
 
 def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = None) -> RoutingTrace:
     """Run to the end, and make the trace once."""
+    made: SoFar | None = None
     with closing(model.run(asked)) as steps:
-        so_far = next(steps)
-        for done, later in enumerate(chain(steps, [None])):
+        for done, made in enumerate(steps):  # noqa: B007  # the last of them is made
             if progress is not None:
                 progress(done, asked.max_new_tokens)
-            so_far = so_far if later is None else later
-        return so_far()
+        if made is None:
+            raise CaptureError(f"{model.info.backend} ran {model.name} without a word. Try again.")
+        return made()
 
 
 def growing_trace(model: EngineModel, asked: Asked, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
