@@ -52,6 +52,9 @@ MAY_IMPORT = {
     f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
     f"{INERT} moe_kernels {TORCH}",
+    # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
+    "moeviz/capture/served/*": ". moeviz.capture.engines moeviz.capture.run moeviz.capture.models "
+    f"moeviz.formats.importers moeviz.metrics.doctor {FILES} transformers",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "

@@ -3,7 +3,7 @@
 from typing import Any, Literal, overload
 
 from moeviz.capture.engines.engine import EngineModel
-from moeviz.capture.engines.table import engine_of, open_model
+from moeviz.capture.known_engines import engine_of, open_model
 from moeviz.capture.models import load
 from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded import EMBEDDED
@@ -21,7 +21,7 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
     """Open a MoE by its name: the embedded model, a transformers checkpoint, or what another engine runs.
 
     name     "embedded"; the path of a folder, or an id on the hub, of a transformers model; or what an engine of
-             `moeviz.capture.engines.table` knows.
+             `moeviz.capture.known_engines` knows.
     backend  which engine; default: the one that the name is of. "transformers" has folders and hub ids.
     how      options of that engine. For transformers: device_map, dtype, revision, check_memory, as
              `moeviz.capture.models.load.load_model` takes them.

@@ -4,8 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
@@ -34,6 +33,7 @@ class EngineModel(ABC):
     """A model in another engine's hands, used wherever a `LoadedModel` is. It is read; nothing in it can be changed."""
 
     info: ModelInfo
+    answers_at_once: ClassVar[bool] = False  # True where nothing of a run is known before its end
 
     @property
     def name(self) -> str:
@@ -55,10 +55,11 @@ class EngineModel(ABC):
         """Tokens of `text` as a prompt, including special tokens."""
 
     @abstractmethod
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
         """Run the prompts: once they are read, and after each generated token, a function that makes the trace so far.
 
-        The last one makes the whole trace. Closing the iterator stops the engine before its next token. Raises what
+        The last one makes the whole trace. None: the engine is at work and has nothing new, so that a caller who
+        waits may look up, and stop. Closing the iterator stops the engine before its next token. Raises what
         `moeviz.trace` raises.
         """
 
@@ -95,20 +96,23 @@ def ask(
 
 def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = None) -> RoutingTrace:
     """Run to the end, and make the trace once."""
+    latest, done = None, -1
     with closing(model.run(asked)) as steps:
-        so_far = next(steps)
-        for done, later in enumerate(chain(steps, [None])):
+        for so_far in steps:
+            if so_far is not None:
+                latest, done = so_far, done + 1
             if progress is not None:
-                progress(done, asked.max_new_tokens)
-            so_far = so_far if later is None else later
-        return so_far()
+                progress(max(done, 0), asked.max_new_tokens)
+        assert latest is not None  # an engine gives at least the prompts
+        return latest()
 
 
 def growing_trace(model: EngineModel, asked: Asked) -> Iterator[RoutingTrace]:
     """The trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
     with closing(model.run(asked)) as steps:
         for so_far in steps:
-            yield so_far()
+            if so_far is not None:
+                yield so_far()
 
 
 # What only a transformers model can do: the argument, the value that asks for nothing, and how it is called.

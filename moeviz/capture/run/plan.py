@@ -61,7 +61,7 @@ def plan_for(
     if not of_checkpoint:
         decoding = cast(Decoding, decoding)
         config = _as_asked(model, max_new_tokens, decoding)
-        return Plan(max_new_tokens, config, sampling, decoding, of_checkpoint, _words_of(sampling, decoding))
+        return Plan(max_new_tokens, config, sampling, decoding, of_checkpoint, words_of(sampling, decoding))
     config = _checkpoint_s_own(model, max_new_tokens)
     if growing:
         check_can_grow(config.num_beams)
@@ -133,7 +133,8 @@ def _checkpoint_s_own(model: PreTrainedModel, max_new_tokens: int) -> _Settled:
     return config
 
 
-def _words_of(sampling: Sampling, decoding: Decoding) -> str:
+def words_of(sampling: Sampling, decoding: Decoding) -> str:
+    """How tokens are generated, as `ModelInfo.decoding` has it."""
     drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
     return _words(decoding.num_beams, decoding.num_return_sequences, drawn if sampling.temperature else {})
 

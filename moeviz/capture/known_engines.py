@@ -19,7 +19,10 @@ class Engine:
     knows: Callable[[str], bool]  # whether a name can be of no other engine
 
 
-ENGINES: tuple[Engine, ...] = ()
+ENGINES: tuple[Engine, ...] = (
+    Engine("vllm", "moeviz.capture.served.vllm", lambda name: name.startswith("vllm+")),
+    Engine("sglang", "moeviz.capture.served.sglang", lambda name: name.startswith("sglang+")),
+)
 TRANSFORMERS = "transformers"
 
 

@@ -1,0 +1,61 @@
+"""The text of each token, as the server's own tokenizer decodes it."""
+
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, cast
+
+from anyio import from_thread, to_thread
+from transformers import PreTrainedTokenizerBase
+
+from moeviz.capture.run.texts import UNDECODABLE, token_texts
+from moeviz.capture.served.connection import NotThere
+
+log = logging.getLogger("moeviz.capture")
+Ids = tuple[int, ...]
+Decode = Callable[[list[Ids]], Coroutine[Any, Any, list[str]]]
+MOST_KNOWN = 2**18  # texts that are remembered, of a vocabulary
+SPLIT = 4  # tokens that a character is usually split over, at most
+
+
+class Texts:
+    """What sequences of token ids say, remembered from run to run."""
+
+    def __init__(self) -> None:
+        self._known: dict[Ids, str] = {}
+
+    async def of(self, ids: list[int], decode: Decode) -> list[str]:
+        """The text of each token of a sequence; "" for all of them where the server decodes none."""
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        try:
+            await self._learn([(one,) for one in ids], decode)
+            split = [at for at, one in enumerate(ids) if UNDECODABLE in self._known[one,]]
+            await self._learn([tuple(ids[at : at + n]) for at in split for n in range(2, SPLIT + 1)], decode)
+        except NotThere as error:
+            log.warning("The texts of the tokens are not known. %s", error)
+            return [""] * len(ids)
+        tokenizer = cast(PreTrainedTokenizerBase, _Tokenizer(self._known, decode))
+        return await to_thread.run_sync(partial(token_texts, tokenizer, ids))
+
+    async def _learn(self, several: list[Ids], decode: Decode) -> None:
+        """Ask for all of these at once, and for each of them twice in a row, which `token_texts` compares."""
+        new = list(dict.fromkeys(ids for one in several for ids in (one, one + one) if ids not in self._known))
+        if new:
+            self._known.update(zip(new, await decode(new), strict=True))
+
+
+class _Tokenizer:
+    """As much of a tokenizer as `token_texts` needs. Its methods run in a thread beside the event loop."""
+
+    def __init__(self, known: dict[Ids, str], ask: Decode) -> None:
+        self._known, self._ask = known, ask
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        return [f"token {one}" for one in ids]  # what the vocabulary calls them, the server does not say
+
+    def decode(self, ids: Sequence[int], **_how: Any) -> str:
+        key = tuple(ids)
+        if key not in self._known:
+            [self._known[key]] = from_thread.run(self._ask, [key])
+        return self._known[key]
