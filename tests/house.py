@@ -54,7 +54,7 @@ MAY_IMPORT = {
     f"{INERT} moe_kernels {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
     "moeviz/capture/served/*": ". moeviz.capture.engines moeviz.capture.run moeviz.capture.models "
-    f"moeviz.formats.importers moeviz.metrics.doctor {FILES} transformers",
+    f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "

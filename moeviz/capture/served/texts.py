@@ -1,12 +1,11 @@
 """The text of each token, as the server's own tokenizer decodes it."""
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from anyio import from_thread, to_thread
-from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.run.texts import UNDECODABLE, token_texts
 from moeviz.capture.served.connection import NotThere
@@ -35,8 +34,7 @@ class Texts:
         except NotThere as error:
             log.warning("The texts of the tokens are not known. %s", error)
             return [""] * len(ids)
-        tokenizer = cast(PreTrainedTokenizerBase, _Tokenizer(self._known, decode))
-        return await to_thread.run_sync(partial(token_texts, tokenizer, ids))
+        return await to_thread.run_sync(partial(token_texts, _Tokenizer(self._known, decode), ids))
 
     async def _learn(self, several: list[Ids], decode: Decode) -> None:
         """Ask for all of these at once, and for each of them twice in a row, which `token_texts` compares."""
@@ -51,11 +49,11 @@ class _Tokenizer:
     def __init__(self, known: dict[Ids, str], ask: Decode) -> None:
         self._known, self._ask = known, ask
 
-    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         return [f"token {one}" for one in ids]  # what the vocabulary calls them, the server does not say
 
-    def decode(self, ids: Sequence[int], **_how: Any) -> str:
-        key = tuple(ids)
+    def decode(self, token_ids: list[int], **_how: Any) -> str:
+        key = tuple(token_ids)
         if key not in self._known:
             [self._known[key]] = from_thread.run(self._ask, [key])
         return self._known[key]
