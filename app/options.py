@@ -67,8 +67,9 @@ def fill_in(run: Run) -> None:
 def choose_model() -> str:
     """Which model: one of those on offer, or whatever this visitor may type."""
     free = settings.may_name_any_model()
+    server = ", or a server (vllm+http://…)" if settings.SETTINGS.serve == settings.PRIVATE else ""
     return st.selectbox(
-        "Model: choose one, or type a folder or a Hugging Face id" if free else "Model",
+        f"Model: choose one, or type a folder, a .gguf file or a Hugging Face id{server}" if free else "Model",
         settings.SETTINGS.models,
         accept_new_options=free,
         key=state.MODEL,
@@ -89,30 +90,23 @@ def choose_options(name: str, info: ModelInfo | None) -> Options:
     sites = [] if info is None else info.site.split(" and ")
     if len(sites) > 1:
         st.radio("Which routers to record", sites, key=state.SITE, horizontal=True, persist_state="session")
-    new_tokens, temperature, seed, decoding = _generation(name)
-    how, kernels = _loading()
+    only_read = shared.why_only_read(name) is not None
+    new_tokens, temperature, seed, decoding = _generation(name, only_read)
+    how, kernels = (shared.AS_IT_IS, None) if only_read else _loading()
     site = state.value(state.SITE) if len(sites) > 1 else None
     return Options(new_tokens, temperature, seed, decoding, how, site, kernels)
 
 
-def _generation(name: str) -> tuple[int, float, int, str | None]:
-    """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say."""
+def _generation(name: str, only_read: bool) -> tuple[int, float, int, str | None]:
+    """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say.
+
+    A model that another engine runs has no such settings.
+    """
     most = settings.SETTINGS.max_new_tokens
     new_tokens = st.slider(
         "Tokens to generate after the prompt", 0, most, key=state.NEW_TOKENS, persist_state="session"
     )
-    decoding = st.selectbox(
-        "How each token is chosen",
-        state.DECODING_CHOICES,
-        format_func={"checkpoint": "as the checkpoint's own settings say"}.get,
-        index=None,
-        placeholder="by the temperature and the seed below",
-        help="Many checkpoints come with settings for generation: a temperature, penalties for repetition and "
-        "others. With them the model writes as it does in transformers' generate().",
-        key=state.DECODING,
-        persist_state="session",
-        disabled=new_tokens == 0,
-    )
+    decoding = None if only_read else _decoding_of_checkpoint(new_tokens == 0)
     state.start_with(state.TEMPERATURE, usual_temperature(name))
     temperature = st.slider(
         "Temperature: 0 always takes the most likely token; higher is more random",
@@ -131,6 +125,21 @@ def _generation(name: str) -> tuple[int, float, int, str | None]:
         disabled=new_tokens == 0 or (temperature == 0 and decoding is None),
     )
     return min(new_tokens, most), temperature, seed, decoding  # whatever a browser sends
+
+
+def _decoding_of_checkpoint(disabled: bool) -> str | None:
+    return st.selectbox(
+        "How each token is chosen",
+        state.DECODING_CHOICES,
+        format_func={"checkpoint": "as the checkpoint's own settings say"}.get,
+        index=None,
+        placeholder="by the temperature and the seed below",
+        help="Many checkpoints come with settings for generation: a temperature, penalties for repetition and "
+        "others. With them the model writes as it does in transformers' generate().",
+        key=state.DECODING,
+        persist_state="session",
+        disabled=disabled,
+    )
 
 
 def _loading() -> tuple[How, str | None]:

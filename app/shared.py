@@ -23,6 +23,7 @@ from moeviz_app.work.models_held import ModelsHeld, Wanted, Ways
 from moeviz_app.work.worker import Done, InLine, News, Places, Tell, Work, Worker, result
 
 import moeviz
+from moeviz.capture.engine_table import engine_of
 from moeviz.capture.models.identity import weights_identity
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import ModelNotFound
@@ -31,13 +32,17 @@ from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from moeviz.capture.engines.engine import BeforeOpening, EngineModel
     from moeviz.capture.models.load import LoadedModel
 
 FACTS_IN_MEMORY = 32
+SECONDS_OF_A_SERVER = 30.0  # to say what it runs
 FILES = "files"  # the line of those who wait for a file to be made
 FILES_OF_A_VISITOR, FILES_IN_ALL = 8, 100
 Heard = Iterator[InLine | News | Done]
-OfModel = Callable[["LoadedModel", Tell], Any]
+OfModel = Callable[["LoadedModel | EngineModel", Tell], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +120,23 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
     from moeviz.capture.models.memory import bytes_free, bytes_needed
 
     facts = model_facts(name)
+    if (known := _known(name)) is not None:
+        return known.bytes, bytes_free("cpu") if known.bytes else None
     return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
 
 
 def context_length(name: str) -> int | None:
     """Tokens that fit into a model's context, by its config alone; None where that sets no limit."""
     check_on_offer(name)
+    if (known := _known(name)) is not None:
+        return known.max_tokens
     config = _config(name)
     from moeviz.capture.models.load import context_length
 
     return context_length(config)
 
 
-def model(name: str, how: How = AS_IT_IS) -> "LoadedModel":
+def model(name: str, how: How = AS_IT_IS) -> "LoadedModel | EngineModel":
     """The model of that name, loaded once for everybody.
 
     Raises `ModelNotFound` where it is not on offer, and `CaptureError` where there is not the memory or the device.
@@ -155,13 +164,13 @@ def at_work(name: str, how: How, work: OfModel) -> Heard:
     What this page has asked for before is cancelled: it waits for one thing at a time.
     """
     model(name, how)
-    return _line(_device(how)).ask(_with_model(name, how, work), visitors.asker(tab=True))
+    return _line(_wanted(name, how).device).ask(_with_model(name, how, work), visitors.asker(tab=True))
 
 
 def asking(name: str, how: How) -> Callable[[OfModel], Heard]:
     """The same to be called later, from any thread, and beside what the page asks for: the model is loaded now."""
     model(name, how)
-    line, asker = _line(_device(how)), visitors.asker()
+    line, asker = _line(_wanted(name, how).device), visitors.asker()
     return lambda work: line.ask(_with_model(name, how, work), asker)
 
 
@@ -177,7 +186,9 @@ def making(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
 
 
 def at_hand(name: str, how: How) -> bool:
-    """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory."""
+    """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory. One on a server is not."""
+    if answers_at_once(name):
+        return False
     return (name, how) == (EMBEDDED, AS_IT_IS) or _in_memory(name, how) is not None
 
 
@@ -186,32 +197,67 @@ def weights(name: str, how: How, revision: str | None) -> str | None:
 
     `revision` is the commit of what a trace was recorded with; None is returned where nobody can know.
     """
-    return _weights.get(_named.get((name, how))) or weights_identity(name, revision)
+    if found := _weights.get(_named.get((name, how))):
+        return found
+    return weights_identity(name, revision) if why_only_read(name) is None else None
 
 
 def chats(name: str, how: How) -> bool:
     """Whether that model takes turns of a chat, by its tokenizer's template: known once it is in memory."""
     loaded = _in_memory(name, how)
-    return bool(loaded is not None and getattr(loaded.tokenizer, "chat_template", None))
+    if loaded is None:
+        return False
+    return loaded.chats if _is_of_an_engine(loaded) else bool(getattr(loaded.tokenizer, "chat_template", None))
 
 
 def added_by_template(name: str, how: How, prompt: str, system: str | None) -> list[int]:
     """Which tokens of a turn of a chat its template added; none where that cannot be told, or the model is gone."""
     loaded = _in_memory(name, how)
-    if loaded is None or not getattr(loaded.tokenizer, "chat_template", None):
+    if loaded is None or not chats(name, how):
         return []
     from moeviz.capture.run.chat import added_by_template
 
-    added = added_by_template(loaded.tokenizer, prompt, system)
+    if _is_of_an_engine(loaded):
+        added = loaded.added_by_template(prompt, system)
+    else:
+        added = added_by_template(loaded.tokenizer, prompt, system)
     return [] if added is None else [token for token, is_added in enumerate(added) if is_added]
+
+
+def why_only_read(name: str) -> str | None:
+    """Why nothing can be changed in the model of that name: another engine runs it. None where transformers does."""
+    if (engine := engine_of(name)) is None:
+        return None
+    return (
+        f"{quoted(name)} runs in {engine.name}, where moeviz reads what the routers decide and changes nothing. For "
+        "what changes a model, or looks into its weights, choose its transformers checkpoint."
+    )
+
+
+def answers_at_once(name: str) -> bool:
+    """Whether a server elsewhere runs the model of that name: nothing of a run is known before its end."""
+    return (engine := engine_of(name)) is not None and engine.elsewhere
 
 
 def check_on_offer(name: str) -> None:
     """Raise `ModelNotFound` if this visitor may not have that model."""
-    if name not in settings.SETTINGS.models and not settings.may_name_any_model():
+    listed = settings.SETTINGS.models
+    if name not in listed and not (settings.may_name_any_model() and _may_be_typed(name)):
+        raise ModelNotFound(f"{quoted(name)} is not available here. Choose one of {', '.join(listed)}.")
+
+
+def check_in_link(name: str) -> None:
+    """Raise `ModelNotFound` for a server that only a link names: a page of strangers would choose whom we ask."""
+    if answers_at_once(name) and name not in settings.SETTINGS.models:
         raise ModelNotFound(
-            f"{quoted(name)} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}."
+            f"This link names the server {quoted(name)}, which is not listed here. Links lead to listed servers alone: "
+            "if you know that server, type its name under “Model and options”."
         )
+
+
+def _may_be_typed(name: str) -> bool:
+    """Whether a model that is not listed may be named: a server only by whoever the machine belongs to."""
+    return settings.SETTINGS.serve == settings.PRIVATE or not answers_at_once(name)
 
 
 @st.cache_resource(show_spinner="Counting …")
@@ -230,7 +276,22 @@ def forget_models() -> None:
 
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def _known(name: str) -> "BeforeOpening | None":
+    """What is known of another engine's model before it is opened; None for a transformers model."""
+    if engine_of(name) is None:
+        return None
+    bring_torch()
+    from moeviz.capture.opening import known_before
+
+    if answers_at_once(name):
+        return within_seconds(name, lambda: known_before(name), SECONDS_OF_A_SERVER, "Its server does not answer.")
+    return within_seconds(name, lambda: known_before(name))
+
+
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def _facts(name: str) -> ModelInfo:
+    if (known := _known(name)) is not None:
+        return known.info
     config = _config(name)
     from moeviz.capture.models.parameters import parameters_of_config
 
@@ -259,7 +320,10 @@ def _config(name: str) -> Any:
 def _wanted(name: str, how: How) -> Wanted:
     """What that name stands for in memory: two ways to ask for the same model are one."""
     if (name, how) not in _named:
-        _named[name, how] = Wanted(name, how.dtype or _own_dtype(name), _device(how), how)
+        if (known := _known(name)) is not None:  # it is opened in one way
+            _named[name, how] = Wanted(name, known.info.dtype or "", known.where, AS_IT_IS)
+        else:
+            _named[name, how] = Wanted(name, how.dtype or _own_dtype(name), _device(how), how)
     return _named[name, how]
 
 
@@ -277,12 +341,18 @@ def _device(how: How) -> str:
     return device_of(how.device_map)
 
 
-def _in_memory(name: str, how: How) -> "LoadedModel | None":
+def _is_of_an_engine(loaded: Any) -> "TypeGuard[EngineModel]":
+    from moeviz.capture.engines.engine import EngineModel
+
+    return isinstance(loaded, EngineModel)
+
+
+def _in_memory(name: str, how: How) -> "LoadedModel | EngineModel | None":
     wanted = _named.get((name, how))
     return None if wanted is None else _models.peek(wanted)
 
 
-def _in_use(name: str, how: How) -> "AbstractContextManager[LoadedModel]":
+def _in_use(name: str, how: How) -> "AbstractContextManager[LoadedModel | EngineModel]":
     return _models.at_work(_wanted(name, how))
 
 
@@ -319,10 +389,11 @@ def stop(seconds: float) -> bool:
     return all(ended)
 
 
-def _load(wanted: Wanted) -> "LoadedModel":
-    found = weights_identity(wanted.name)  # before they are read: a folder may change under us
+def _load(wanted: Wanted) -> "LoadedModel | EngineModel":
+    known = _known(wanted.name)
+    found = weights_identity(wanted.name) if known is None else known.identity  # before they are read: they may change
     with _building:
-        how = {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
+        how = {} if known is not None else {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
         loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
     _weights[wanted] = found or loaded.info.revision
     _garbage.freeze()
@@ -332,6 +403,8 @@ def _load(wanted: Wanted) -> "LoadedModel":
 def _needed(wanted: Wanted) -> int:
     from moeviz.capture.models.memory import bytes_needed
 
+    if (known := _known(wanted.name)) is not None:
+        return known.bytes
     return bytes_needed(_facts(wanted.name).parameters.total, wanted.dtype)
 
 

@@ -52,8 +52,11 @@ MAY_IMPORT = {
     f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
     f"{INERT} moe_kernels {TORCH}",
+    # The engines know the interface that they fill, not each other.
+    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.run "
+    f"moeviz.capture.models.memory moeviz.gguf_file {FILES} {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
-    "moeviz/capture/served/*": ". moeviz.capture.engines moeviz.capture.run moeviz.capture.models "
+    "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
@@ -64,6 +67,7 @@ MAY_IMPORT = {
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
     "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
+    "moeviz/formats/importers/imatrix.py": f". moeviz.gguf_file {FILES}",
     "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
@@ -82,6 +86,7 @@ MAY_IMPORT = {
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.names",
+    "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",

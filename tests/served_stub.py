@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads, request_queue_size = True, 128
 
     def handle_error(self, *_where: object) -> None:  # who hangs up is no error of the test
         self.RequestHandlerClass.stub.left.set()

@@ -15,11 +15,11 @@ from moeviz import InvalidTrace, MoevizError, RoutingTrace
 from moeviz.file_limits import shown
 from moeviz.formats.exports import read_bytes, read_counted, read_counts, read_trace, write_trace
 from moeviz.formats.importers import table
-from moeviz.formats.importers.gguf_file import from_gguf
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
 from moeviz.formats.importers.source import Source, source_of
 from moeviz.formats.importers.table import IMPORTERS, recognised
 from moeviz.formats.importers.torch_file import from_torch
+from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import NOT_RECORDED
 
 GGUF_COUNT = from_gguf((FOLDER / "imatrix.gguf").read_bytes()).tensors["blk.1.ffn_up_exps.weight.counts"][2] + 2

@@ -15,9 +15,9 @@ from transformers import MixtralConfig
 
 import moeviz
 from moeviz import CaptureError, InvalidPrompt, ModelNotFound, MoevizError, Sampling
-from moeviz.capture.served import connection
-from moeviz.capture.served.name import server_name
-from moeviz.capture.served.waiting import patiently
+from moeviz.capture.engines.served import connection
+from moeviz.capture.engines.served.name import server_name
+from moeviz.capture.engines.served.waiting import patiently
 from moeviz.cli.main import main
 from moeviz.formats.importers.arrays import from_base64, from_npy
 from moeviz.routing_trace import NOT_RECORDED
@@ -272,14 +272,14 @@ def in_place(place, value):
         (with_rows(lambda rows: rows[:, :, :1]), "4 layers of 1 experts a token"),
         (with_rows(lambda rows: rows[0]), "not a full table"),
         (with_rows(lambda rows: rows[:0]), "not a full table"),
-        (lambda answer: {"choices": []}, "not the routing of this prompt"),
-        (lambda answer: {"choices": answer["choices"] * 2}, "not the routing of this prompt"),
+        (lambda answer: {"choices": []}, "not the routing of this prompt: It has 0 choices"),
+        (lambda answer: {"choices": answer["choices"] * 2}, "It has 2 choices, and one was asked for"),
         (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": "%%%"}]}, "not base64"),
         (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": [[["a"]]]}]}, "not a full table"),
         (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": None}]}, "--enable-return-routed-exp"),
         (lambda answer: {"choices": [answer["choices"][0] | {"prompt_token_ids": None}]}, "does not say which tokens"),
         (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": None}]}, "does not say which tokens"),
-        (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": [101, -1]}]}, "token id is negative"),
+        (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": [-1, 101]}]}, "token id is negative"),
         (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": [2**40, 1]}]}, "token id is negative, or"),
         (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": ["a", "b"]}]}, "not the routing"),
         (lambda answer: [1], "not JSON"),
@@ -335,6 +335,13 @@ def test_a_server_that_decodes_nothing_gives_tokens_without_texts(stub, caplog):
     del stub.routes["/detokenize"]
     assert moeviz.trace(opened(stub), "Hello").tokens["text"].tolist() == [""] * 5
     assert "The texts of the tokens are not known." in caplog.text
+
+
+@pytest.mark.parametrize("said", ["\ud800", "x" * 10**6, 7, None, ["a"]])
+def test_the_text_of_a_token_is_text_whatever_the_server_says(stub, said):
+    stub.routes["/detokenize"] = lambda body: {"prompt": said}
+    texts = moeviz.trace(opened(stub), "Hello").tokens["text"]
+    assert len(texts) == 5 and max(map(len, texts)) < 3000 and all(text.encode() is not None for text in texts)
 
 
 # How it is asked.
@@ -460,11 +467,12 @@ def test_a_server_that_drips_is_given_up(stub):
                     hung_up.wait(0.02)
 
         hung_up = threading.Event()
-        thread = threading.Thread(target=drip)
+        thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         with pytest.raises(CaptureError, match="did not answer in time"):
             moeviz.load_model(f"vllm+http://127.0.0.1:{listening.getsockname()[1]}", seconds=0.4)
-        thread.join()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_nobody_there_is_a_sentence():
@@ -579,7 +587,7 @@ def test_what_only_transformers_can_do_is_one_sentence(stub):
 def test_labelled_texts_and_the_command_line(stub, tmp_path, capsys):
     corpus = moeviz.trace_corpus(opened(stub), [("a", "one"), ("b", "two"), ("a", "three")])
     assert corpus.tokens["label"].tolist() == ["a"] * 3 + ["b"] * 3 + ["a"] * 5
-    assert main(["trace", name_of(stub), "Hello", "--output", str(tmp_path / "t.npz")]) == 0, capsys.readouterr()
+    assert main(["trace", "Hello", "--model", name_of(stub), "-o", str(tmp_path / "t.npz")]) == 0, capsys.readouterr()
     check(moeviz.read_trace(tmp_path / "t.npz"), read("Hello"), prompt=5)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from moeviz_app import shared
 from moeviz_app.components.kwic import keyword_in_context
 from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.expert_seen import Seen, go, seen
@@ -152,7 +153,7 @@ def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -
             go(asked.layer, asked.expert, None)
     else:
         _picture(KINDS, kinds, asked)
-    if lost is None:
+    if lost is None and shared.why_only_read(asked.trace.model.name) is None:
         st.text("What is lost without this expert has not been computed for these texts.")
         offer_muting(asked)
 
@@ -182,8 +183,10 @@ def _weights(asked: Seen) -> None:
 
 
 def _rows(asked: Seen) -> None:
-    heading(ROWS)
     geometry = rows(asked)
+    if geometry is None and shared.why_only_read(asked.trace.model.name) is not None:
+        return
+    heading(ROWS)
     if geometry is None:
         st.text("This is a fact about the model's weights, which a trace does not hold.")
         offer_rows(asked)

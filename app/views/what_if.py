@@ -8,7 +8,7 @@ import streamlit as st
 from moeviz_app import carried, settings, shared, state
 from moeviz_app.facts import figures
 from moeviz_app.live import waiting_words
-from moeviz_app.show import explained, heading, picture_and_words
+from moeviz_app.show import explained, heading, picture_and_words, say
 from moeviz_app.work.worker import InLine, News, result
 
 import moeviz
@@ -40,6 +40,9 @@ def what_if_page() -> None:
     prompt, name = _prompt_and_model()
     if state.waiting() is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
+    if (why := shared.why_only_read(name)) is not None:
+        say(why)
+        return
     with explained():
         info = shared.model_facts(name)
         change = _change(info)

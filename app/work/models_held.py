@@ -17,7 +17,10 @@ from moeviz_app.work.failures import in_words
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
+    from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.models.load import LoadedModel
+
+    Opened = LoadedModel | EngineModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Wanted:
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    loaded: "LoadedModel"
+    loaded: "Opened"
     bytes: int
     users: int = 0
 
@@ -41,7 +44,7 @@ class _Held:
 class Ways:
     """What the models in memory need from outside."""
 
-    load: Callable[[Wanted], "LoadedModel"]
+    load: Callable[[Wanted], "Opened"]
     needed: Callable[[Wanted], int]  # bytes
     free: Callable[[str], int | None]  # bytes on a device; None: the system does not say
     let_go: Callable[[], Any]  # give memory that nobody holds back to the system
@@ -57,7 +60,7 @@ class ModelsHeld:
         self._coming: dict[Wanted, Future[Any]] = {}
         self._guard, self._loading = threading.Lock(), threading.Lock()
 
-    def get(self, wanted: Wanted) -> "LoadedModel":
+    def get(self, wanted: Wanted) -> "Opened":
         """That model, loaded where it is not in memory. Raises what loading raises, and `CaptureError` without room."""
         with self._guard:
             if wanted in self._held:
@@ -67,14 +70,14 @@ class ModelsHeld:
                 self._coming[wanted] = mine
         return self._bring(wanted, mine) if coming is None else coming.result()
 
-    def peek(self, wanted: Wanted) -> "LoadedModel | None":
+    def peek(self, wanted: Wanted) -> "Opened | None":
         """That model, if it is in memory."""
         with self._guard:
             held = self._held.get(wanted)
         return None if held is None else held.loaded
 
     @contextmanager
-    def at_work(self, wanted: Wanted) -> Iterator["LoadedModel"]:
+    def at_work(self, wanted: Wanted) -> Iterator["Opened"]:
         """That model, which stays in memory inside the block."""
         held = self._in_use(wanted)
         try:
@@ -102,7 +105,7 @@ class ModelsHeld:
         held = self._held[wanted] = self._held.pop(wanted)
         return held
 
-    def _bring(self, wanted: Wanted, coming: "Future[Any]") -> "LoadedModel":
+    def _bring(self, wanted: Wanted, coming: "Future[Any]") -> "Opened":
         try:
             with self._loading:
                 loaded = self._load(wanted)
@@ -118,7 +121,7 @@ class ModelsHeld:
         count("loads", end="done")
         return loaded
 
-    def _load(self, wanted: Wanted) -> "LoadedModel":
+    def _load(self, wanted: Wanted) -> "Opened":
         needed = self.ways.needed(wanted)
         self._make_room(wanted, needed)
         loaded = self.ways.load(wanted)

@@ -89,19 +89,28 @@ def _end_of_stretch(
 
 def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Where the text may be cut, both ends included, and how many tokens come before: never inside a character."""
-    too_long = f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}."
-    if isinstance(model, EngineModel):
-        raise InvalidPrompt(f"{too_long} A text is not cut for {model.info.backend}. Give shorter texts.")
-    if not model.tokenizer.is_fast:
-        name = type(model.tokenizer).__name__
+    spans = _spans(model, text)
+    if spans is None:
+        name = model.name if isinstance(model, EngineModel) else type(model.tokenizer).__name__
         raise InvalidPrompt(
-            f"{too_long} Cutting a text needs a fast tokenizer, and this is a {name}. Give shorter texts."
+            f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. Cutting a "
+            f"text needs to know which characters a token stands for, and {name} does not say. Give shorter texts."
         )
-    read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    starts, ends = np.array(read["offset_mapping"]).T
+    starts, ends = np.array(spans).T
     ended = np.maximum.accumulate(ends)  # all tokens of one split character have its span
     inner = np.flatnonzero(starts[1:] >= ended[:-1]) + 1
     return np.array([0, *starts[inner], len(text)]), np.array([0, *inner, len(starts)])
+
+
+def _spans(model: LoadedModel | EngineModel, text: str) -> list[tuple[int, int]] | None:
+    """Which characters each token stands for; None where the tokenizer does not say."""
+    if isinstance(model, EngineModel):
+        return model.token_spans(text)
+    if not model.tokenizer.is_fast:
+        return None
+    read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found: list[tuple[int, int]] = read["offset_mapping"]
+    return found
 
 
 def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:

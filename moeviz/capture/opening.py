@@ -2,11 +2,12 @@
 
 from typing import Any, Literal, overload
 
-from moeviz.capture.engines.engine import EngineModel
-from moeviz.capture.known_engines import engine_of, open_model
+from moeviz.capture.engine_table import before_opening, engine_of, open_model
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel
 from moeviz.capture.models import load
 from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded import EMBEDDED
+from moeviz.model_info import ModelInfo
 
 
 @overload
@@ -21,7 +22,7 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
     """Open a MoE by its name: the embedded model, a transformers checkpoint, or what another engine runs.
 
     name     "embedded"; the path of a folder, or an id on the hub, of a transformers model; or what an engine of
-             `moeviz.capture.known_engines` knows.
+             `moeviz.capture.engine_table` knows.
     backend  which engine; default: the one that the name is of. "transformers" has folders and hub ids.
     how      options of that engine. For transformers: device_map, dtype, revision, check_memory, as
              `moeviz.capture.models.load.load_model` takes them.
@@ -33,3 +34,15 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
     """
     engine = engine_of(name, backend)
     return load.load_model(name, **how) if engine is None else open_model(engine, name, **how)
+
+
+def model_facts(name: str, backend: str | None = None) -> ModelInfo:
+    """What a model says of itself before it is opened: layers, experts, parameters. Raises what `load_model` raises."""
+    known = known_before(name, backend)
+    return load.model_facts(name) if known is None else known.info
+
+
+def known_before(name: str, backend: str | None = None) -> BeforeOpening | None:
+    """What is known of another engine's model before it is opened; None for a transformers model."""
+    engine = engine_of(name, backend)
+    return None if engine is None else before_opening(engine, name)

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import read_trace
+from moeviz.names import quoted
 
 SECONDS_TO_START = 60
 TRACE_FILE = "MOEVIZ_OPEN"  # the app's setting: a trace to begin with
+MODELS = "MOEVIZ_MODELS"  # the models on offer, the usual one first
 WAY, HOSTS, LOGIN_HEADER = "MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER"  # and for whom it is served
 PRIVATE = "private"
 UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes for the peer's address, before the app
@@ -31,7 +34,7 @@ def serve_app(
     behind: Sequence[str] = (),
     login_header: str | None = None,
 ) -> None:
-    """Serve the app until somebody stops it, and open it in a browser; with a trace from a file.
+    """Serve the app until somebody stops it, and open it in a browser; with a trace, or a model, from a file.
 
     `way` says for whom: "private" is this machine alone, "team" a group, "public" strangers; None is what the variable
     MOEVIZ_SERVE says, and private without it. `behind` are the names by which browsers reach it, `login_header` is the
@@ -46,8 +49,7 @@ def serve_app(
     way = way or os.environ.get(WAY) or PRIVATE
     check_address(way, options)
     if file is not None:
-        read_trace(file)
-        os.environ[TRACE_FILE] = str(Path(file).resolve())
+        begin_with(file)
     os.environ[WAY] = way
     os.environ[UVICORN_TRUSTS] = "none"  # the app asks MOEVIZ_TRUSTED_PROXIES
     if behind:
@@ -59,6 +61,21 @@ def serve_app(
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def begin_with(file: str) -> None:
+    """Have the app begin with a trace, or with a model in a .gguf file. Raises what is wrong with it."""
+    place = str(Path(file).resolve())
+    if not file.lower().endswith(".gguf"):
+        read_trace(file)
+        os.environ[TRACE_FILE] = place
+        return
+    if "," in place:
+        raise MoevizError(f"The path {quoted(place)} has a comma in it, and commas separate models. Rename the file.")
+    from moeviz.capture.opening import model_facts
+
+    model_facts(place)
+    os.environ[MODELS] = ",".join([place, os.environ.get(MODELS) or EMBEDDED])
 
 
 def check_streamlit() -> None:

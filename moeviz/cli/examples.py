@@ -18,6 +18,7 @@ EXAMPLES = {
     "app": """examples:
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
+  moeviz app model-Q4_K_M.gguf                        with this model to choose, run by llama.cpp
   moeviz app --port 8080 --no-browser
   moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
   moeviz app --team --behind lab.example --login-header X-Remote-User
@@ -27,6 +28,7 @@ EXAMPLES = {
   moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
   moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
+  moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
   moeviz trace "Il fait froid." --json | jq .busiest""",
     "what-if": """examples:
   moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
@@ -38,6 +40,7 @@ EXAMPLES = {
   moeviz ablate - --layers 2 3 --json < prompt.txt | jq .[0]""",
     "precision": """examples:
   moeviz precision "Il fait froid."                   tokens sent to other experts, by precision and layer
+  moeviz precision "Il fait froid." --model model-F16.gguf --beside model-Q4_K_M.gguf
   moeviz precision - --json < prompt.txt | jq .[0]""",
     "corpus": """examples:
   moeviz corpus --embedded

@@ -11,16 +11,21 @@ from moeviz.names import cut
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.models.load import LoadedModel
     from moeviz.routing_trace import RoutingTrace
 
 
-def load(args: Namespace, **options: Any) -> "LoadedModel":
-    """Open the model of a command, and say so."""
-    from moeviz.capture.models.load import load_model
+def load(args: Namespace, name: str | None = None, **options: Any) -> "LoadedModel | EngineModel":
+    """Open the model of a command, or the one of that name, in the engine that runs it; and say so."""
+    from moeviz.capture.opening import load_model
 
-    note(f"loading {cut(args.model)}")
-    return load_model(args.model, check_memory=not args.ignore_memory, **options)
+    name = args.model if name is None else name
+    note(f"loading {cut(name)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    if args.ignore_memory:
+        given["check_memory"] = False
+    return load_model(name, backend=args.backend if name == args.model else None, **given)
 
 
 def read_prompt(given: str) -> str:

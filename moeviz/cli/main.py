@@ -16,7 +16,7 @@ from moeviz.cli.arguments import parser, with_values
 from moeviz.cli.io import check_output, load, note, progress, read_prompt, records, write
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import MoevizError
-from moeviz.names import cut
+from moeviz.names import cut, quoted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,11 +107,34 @@ def _ablate(args: Namespace) -> int:
 
 def _precision(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
+    if args.beside is not None:
+        return _beside(args, prompt)
     from moeviz.capture.change.precision import in_precisions
+    from moeviz.capture.engine_table import engine_of
     from moeviz.cli.what_if import precision_table
+    from moeviz.errors import CaptureError
 
+    if (engine := engine_of(args.model, args.backend)) is not None:
+        raise CaptureError(
+            f"{quoted(args.model)} runs in {engine.name}, in the precision that it is stored in. Give the same "
+            "model in another one beside it: --beside MODEL."
+        )
     table = precision_table(in_precisions(load(args), prompt))
     print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
+    return 0
+
+
+def _beside(args: Namespace, prompt: str) -> int:
+    from moeviz.capture.trace import trace
+    from moeviz.cli.diff import difference, difference_text
+
+    traces = []
+    for name in (args.model, args.beside):
+        model = load(args, name)
+        traces.append(trace(model, prompt))
+        del model  # the memory of the first is needed for the second
+    found = difference(*traces)
+    print(json.dumps(found) if args.json else difference_text(found))
     return 0
 
 
@@ -147,7 +170,7 @@ def _params(args: Namespace) -> int:
         print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
         return 0
     trace = None if args.trace is None else read_trace(args.trace)
-    facts = params_of(args.model, args.context, trace)
+    facts = params_of(args.model, args.context, trace, args.backend)
     print(json.dumps(facts) if args.json else params_text(facts))
     return 0
 

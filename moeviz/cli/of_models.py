@@ -10,7 +10,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def app_arguments(app: argparse.ArgumentParser) -> None:
     """Of `moeviz app`."""
-    app.add_argument("file", metavar="FILE", nargs="?", help="show this trace: a .csv, .parquet, .json or .npz file")
+    app.add_argument(
+        "file", metavar="FILE", nargs="?", help="a trace to show: .csv, .parquet, .json or .npz; or a model: .gguf"
+    )
     app.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     app.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
     ways = app.add_mutually_exclusive_group()
@@ -87,10 +89,17 @@ def trace_arguments(trace: argparse.ArgumentParser) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="embedded", help="'embedded' (the default), a folder, or a Hugging Face id")
+    says = "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file"
+    command.add_argument("--model", default="embedded", help=says)
+    _add_backend(command)
     command.add_argument(
         "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
     )
+
+
+def _add_backend(command: argparse.ArgumentParser) -> None:
+    says = "the engine that runs the model: transformers, llama.cpp (default: by the model's name)"
+    command.add_argument("--backend", metavar="ENGINE", help=says)
 
 
 def what_if_arguments(what_if: argparse.ArgumentParser) -> None:
@@ -125,6 +134,11 @@ def precision_arguments(precision: argparse.ArgumentParser) -> None:
     """Of `moeviz precision`."""
     precision.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     _add_model(precision)
+    precision.add_argument(
+        "--beside",
+        metavar="MODEL",
+        help="compare with this model, such as another quantisation in a .gguf file, in place of other dtypes",
+    )
     precision.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -150,7 +164,9 @@ def corpus_arguments(corpus: argparse.ArgumentParser) -> None:
 def params_arguments(params: argparse.ArgumentParser) -> None:
     """Of `moeviz params`."""
     model = params.add_mutually_exclusive_group(required=True)
-    model.add_argument("model", metavar="MODEL", nargs="?", help="'embedded', a folder, or a Hugging Face id")
+    model.add_argument(
+        "model", metavar="MODEL", nargs="?", help="'embedded', a folder, a Hugging Face id, or a .gguf file"
+    )
     model.add_argument("--known", action="store_true", help="well-known models, next to what their makers say")
     params.add_argument(
         "--context",
@@ -159,6 +175,7 @@ def params_arguments(params: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens in the key-value cache (default: 8192)",
     )
+    _add_backend(params)
     params.add_argument("--trace", metavar="FILE", help="also say how many parameters the tokens of this trace touched")
     params.add_argument("--json", action="store_true", help="print JSON")
 

@@ -8,28 +8,35 @@ import pandas as pd
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.kv_cache import kv_cache
 from moeviz.capture.models.load import model_config, model_facts
+from moeviz.capture.opening import known_before
 from moeviz.errors import CaptureError
 from moeviz.footprint import BITS, CARDS, LayerCache, cards_needed, weight_bytes
 from moeviz.metrics.parameters import touched_growth
 from moeviz.model_info import PARTS, ModelInfo
+from moeviz.names import quoted
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
 
 
-def params_of(name: str, tokens: int, trace: RoutingTrace | None = None) -> dict[str, Any]:
+def params_of(name: str, tokens: int, trace: RoutingTrace | None = None, backend: str | None = None) -> dict[str, Any]:
     """Total, active by each convention, by part; memory, with keys and values of `tokens`; the maker's figures.
 
     With a trace of the model, how many parameters its tokens touch. Raises `CaptureError` for a trace of another one.
     """
-    model = model_facts(name)
-    counts = model.parameters
+    known = known_before(name, backend)
+    model = model_facts(name) if known is None else known.info
+    if (counts := model.parameters) is None:
+        raise CaptureError(f"{quoted(name)} runs in {model.backend}, which does not say how many parameters it has.")
     active = {convention: active_parameters(counts, model.top_k, convention) for convention in CONVENTIONS}
     facts = {"model": model.name, "site": model.site, "total": counts.total, "active": active}
     facts |= {"parts": {part: getattr(counts, part) for part in PARTS}}
     facts |= {"num_experts": model.num_experts, "top_k": model.top_k, "layers": len(model.layers)}
     if trace is not None:
         facts["touched"] = _touched(model, trace)
-    return facts | _memory(counts.total, kv_cache(model_config(name)), tokens) | _published(model.name)
+    if known is not None:
+        facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.bytes}
+    caches = kv_cache(model_config(name)) if known is None else None
+    return facts | _memory(counts.total, caches, tokens) | _published(model.name)
 
 
 def _touched(model: ModelInfo, trace: RoutingTrace) -> dict[str, int]:
@@ -68,6 +75,8 @@ def params_text(facts: dict[str, Any]) -> str:
     site = f" ({facts['site']})" if facts["site"] else ""
     lines = [f"{facts['model']}: {facts['top_k']} of {experts} experts per token in {layers} layers{site}"]
     lines += [f"{name:<{wide}}  {count:>{long},}" for name, count in rows.items()]
+    if stored := facts.get("stored"):
+        lines += [f"In {stored['backend']}, as it is stored ({stored['dtype']}), it needs {_size(stored['bytes'])}."]
     return "\n".join([*lines, *_published_lines(facts), "", *_memory_lines(facts)])
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
@@ -29,11 +29,21 @@ class Asked:
     system: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class BeforeOpening:
+    """What is known of an engine's model before it is opened: whether to open it, and where there is room."""
+
+    info: ModelInfo
+    bytes: int  # of memory on this machine; 0 where it runs elsewhere
+    max_tokens: int | None  # as `EngineModel.max_tokens`
+    identity: str | None  # a text that is another for other weights; None where nobody can know
+    where: str = "cpu"  # what runs it: runs on one device, or on one server, take turns
+
+
 class EngineModel(ABC):
     """A model in another engine's hands, used wherever a `LoadedModel` is. It is read; nothing in it can be changed."""
 
     info: ModelInfo
-    answers_at_once: ClassVar[bool] = False  # True where nothing of a run is known before its end
 
     @property
     def name(self) -> str:
@@ -53,6 +63,14 @@ class EngineModel(ABC):
     @abstractmethod
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, including special tokens."""
+
+    def token_spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Which characters of `text` each of its tokens stands for, without special tokens; None where nobody knows."""
+        return None
+
+    def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
+        """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
+        return None
 
     @abstractmethod
     def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:

@@ -127,6 +127,11 @@ def model_source(name: str) -> str:
         raise ModelNotFound(
             f"The folder {quoted(name)} contains no config.json. Give the folder that save_pretrained wrote."
         )
+    if name.lower().endswith(".gguf"):
+        raise ModelNotFound(
+            f"{quoted(name)} is a GGUF file, which llama.cpp runs, and this needs a transformers model: in llama.cpp "
+            "moeviz reads what the routers decide and changes nothing. Give the transformers checkpoint."
+        )
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name or not name.strip():
         raise ModelNotFound(
             f"There is no model at {quoted(name)}. Give the folder of a transformers checkpoint, a hub id such as "

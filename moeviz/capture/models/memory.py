@@ -54,10 +54,15 @@ def let_go() -> None:
 
 def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None, way_around: str = "") -> None:
     """Raise `CaptureError` if the model does not fit; `way_around` ends the sentence, for those who know better."""
-    needed, free = bytes_needed(parameters, dtype), bytes_free(device_map)
+    check_bytes(name, bytes_needed(parameters, dtype), f"in {dtype or 'float32'}", device_map, way_around)
+
+
+def check_bytes(name: str, needed: int, stored: str, device_map: str | None, way_around: str = "") -> None:
+    """The same for a model of so many bytes; `stored` says in which form, as the sentence has it."""
+    free = bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(
-            f"{name} needs about {needed / 1000000000.0:,.1f} GB in {dtype or 'float32'}, and "
+            f"{name} needs about {needed / 1000000000.0:,.1f} GB {stored}, and "
             f"{free / 1000000000.0:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
             f"machine with more memory; “moeviz params” shows which cards can hold it.{way_around}"
         )

@@ -1,6 +1,7 @@
 """A text as a user's turn of a chat, written out by the tokenizer's own template; and what the template added."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,13 +11,23 @@ MARKS = ("\ue000user\ue001", "\ue000system\ue001")  # of the private use area: n
 Span = tuple[int, int]
 
 
+@runtime_checkable
+class Templated(Protocol):
+    """What is asked of a tokenizer to write a chat: every one of transformers has it."""
+
+    chat_template: Any
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> Any:
+        """Turns of a chat as one text."""
+
+
 def check_chat(chat: bool, system: str | None) -> None:
     """Raise `InvalidPrompt` for a system prompt without a chat."""
     if system is not None and not chat:
         raise InvalidPrompt("A system prompt is part of a chat. Give chat=True, or leave system out.")
 
 
-def as_turn(tokenizer: PreTrainedTokenizerBase, text: str, system: str | None = None) -> str:
+def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
     """The text as the user's turn, up to where the model's answer begins; before it the system prompt, if there is one.
 
     Raises `CaptureError` where the tokenizer has no chat template, and `InvalidPrompt` for what the template refuses.
@@ -44,17 +55,29 @@ def added_by_template(
     None where that cannot be told: the template changes what it is given, or the tokenizer does not say which
     characters a token stands for.
     """
+
+    def spans_of(whole: str) -> list[Span] | None:
+        if not tokenizer.is_fast:
+            return None
+        read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found: list[Span] = read["offset_mapping"]
+        return found
+
+    return added(tokenizer, spans_of, text, system)
+
+
+def added(
+    tokenizer: Templated, spans_of: Callable[[str], list[Span] | None], text: str, system: str | None = None
+) -> tuple[bool, ...] | None:
+    """The same, for any tokenizer; `spans_of` says which characters each token of a text stands for."""
     whole = as_turn(tokenizer, text, system)
-    spans = _spans(tokenizer, whole, text, system)
-    if spans is None or not tokenizer.is_fast:
+    given, tokens = _spans(tokenizer, whole, text, system), spans_of(whole)
+    if given is None or tokens is None:
         return None
-    read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return tuple(
-        not any(start < last and first < end for first, last in spans) for start, end in read["offset_mapping"]
-    )
+    return tuple(not any(start < last and first < end for first, last in given) for start, end in tokens)
 
 
-def _spans(tokenizer: PreTrainedTokenizerBase, whole: str, text: str, system: str | None) -> list[Span] | None:
+def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> list[Span] | None:
     """Where the text and the system prompt stand in what the template made of them, with or without spaces around."""
     given = [part for part in (text, system) if part]
     marked = as_turn(tokenizer, MARKS[0], MARKS[1] if system else None)
@@ -78,6 +101,6 @@ def _filled(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
     return marked, spans
 
 
-def turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system: str | None) -> list[str]:
+def turns(tokenizer: Templated, prompts: Sequence[str], system: str | None) -> list[str]:
     """Each prompt as a turn of its own. An empty one stays empty, to be refused as every empty prompt is."""
     return [as_turn(tokenizer, prompt, system) if prompt else prompt for prompt in prompts]

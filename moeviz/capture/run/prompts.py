@@ -117,7 +117,7 @@ def _in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: 
     An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.
     """
     longest = max(map(len, ids))
-    _check_context(longest, max_new_tokens, context_length(model.config))
+    check_context(longest, max_new_tokens, context_length(model.config))
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     filler = ids[0][0]  # padding is masked, so any token will do; many models name no padding token
     if model.config.is_encoder_decoder:
@@ -129,7 +129,8 @@ def _in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: 
     return Batch(input_ids, mask)
 
 
-def _check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
+def check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
+    """Raise `InvalidPrompt` for a prompt of so many tokens that does not fit into a context with what is asked for."""
     if limit is None or tokens + max_new_tokens <= limit:
         return
     asked = f"{tokens:,} tokens" + (f" and asks for {max_new_tokens:,} more" if max_new_tokens else "")

@@ -6,8 +6,7 @@ holds from the one that a decoder puts for bytes that are not a whole character.
 """
 
 from collections.abc import Callable, Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any, Protocol, runtime_checkable
 
 UNDECODABLE = "\ufffd"  # what decoders put for bytes that are not a whole character
 IN_BYTE_LEVEL, IN_BYTE_FALLBACK = "ï¿½", "<0xEF><0xBF><0xBD>"  # how tokenizers name its three bytes
@@ -15,7 +14,18 @@ LONGEST_SPLIT = 8  # tokens; a UTF-8 character has at most 4 bytes, and a token 
 Decode = Callable[[tuple[int, ...]], str]
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+@runtime_checkable
+class Decodes(Protocol):
+    """What is asked of a tokenizer here: every one of transformers has it."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> Any:
+        """The name of each token."""
+
+    def decode(self, token_ids: list[int], **how: Any) -> Any:
+        """The text of tokens, U+FFFD for bytes that are no character."""
+
+
+def token_texts(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
     """The exact text of each token of a sequence; `⟨é 1/2⟩` for the first of two tokens that make up 'é' together.
 
     Bytes that never become a character, such as a generated half of an emoji, show as the tokenizer's own name for
@@ -48,7 +58,7 @@ def _typed(whole: str, names: str) -> int:
     return names.count(UNDECODABLE) + names.count(IN_BYTE_FALLBACK) + max(byte_level, 0)
 
 
-def _decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
+def _decoder(tokenizer: Decodes) -> Decode:
     """Decode ids as they read inside a text: decoders of the SentencePiece kind drop a space at the very start."""
     known: dict[tuple[int, ...], str] = {}
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.importers.gguf_file import Gguf, from_gguf
 from moeviz.formats.importers.made_counts import Counted, counts_of
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.gguf_file import MAGIC, Gguf, from_gguf
 
 COUNTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight\.counts")
 EXACT = 2**24
@@ -20,13 +20,13 @@ EXACT = 2**24
 
 def recognise(source: Source) -> bool:
     """A GGUF file."""
-    return source.data.startswith(b"GGUF")
+    return source.data.startswith(MAGIC)
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
     """The counts of every layer with experts."""
     file = from_gguf(source.data)
-    if file.texts.get("general.type") != "imatrix":
+    if file.facts.get("general.type") != "imatrix":
         raise InvalidTrace(
             "This GGUF file is no importance matrix: it is a model, or part of one. Run it to record its routing."
         )

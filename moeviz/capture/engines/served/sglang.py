@@ -5,15 +5,15 @@ Its routing is bare numbers without a shape: how many layers and experts there a
 
 from typing import Any
 
-from moeviz.capture.engines.engine import Asked
-from moeviz.capture.served.connection import NotThere, Server
-from moeviz.capture.served.model import ModelOnServer, drawn, ids_in, limits_of, messages
-from moeviz.capture.served.name import server_name
-from moeviz.capture.served.texts import Ids
+from moeviz.capture.engines.engine import Asked, BeforeOpening
+from moeviz.capture.engines.served.connection import NotThere, Server
+from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
+from moeviz.capture.engines.served.name import server_name
+from moeviz.capture.engines.served.texts import Ids
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
 from moeviz.formats.importers.made import Part
-from moeviz.formats.importers.responses import choices, tokens_of
+from moeviz.formats.importers.responses import tokens_of
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
@@ -26,10 +26,10 @@ class SglangModel(ModelOnServer):
         for route in ("/model_info", "/get_model_info"):
             try:
                 path = (await server.ask(route)).get("model_path")
-                return (path if isinstance(path, str) else None), "SGLang"
+                return (path if isinstance(path, str) else None), "its server"
             except NotThere:
                 continue
-        return None, "SGLang"
+        return None, "its server"
 
     async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
         """By /generate, of tokens that the server made itself; a chat by /v1/chat/completions."""
@@ -54,7 +54,7 @@ class SglangModel(ModelOnServer):
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
         body = {"model": self.served, "messages": messages(prompt, asked.system), **how, **ids, **self._wanted()}
         answer = await server.ask("/v1/chat/completions", body, large=True)
-        [choice] = choices(answer)
+        choice = only_choice(answer)
         old, new = tokens_of(answer, choice)
         meta = choice.get("meta_info")
         if new is None and isinstance(meta, dict):
@@ -96,24 +96,31 @@ class SglangModel(ModelOnServer):
         body = {"model": self.served, "tokens": [list(ids) for ids in several], "skip_special_tokens": False}
         found = (await server.ask("/detokenize", body, large=True)).get("text")
         if not isinstance(found, list) or len(found) != len(several):
-            raise InvalidTrace("Its texts of tokens are not as many as were asked for.")
-        return [str(text) for text in found]
+            raise CaptureError(f"{self.where.url} did not decode as many tokens as it was asked for. Ask again.")
+        return found
 
 
 def _routing(answer: dict[str, Any]) -> dict[str, Any]:
     return {"routed_experts": sglang.routed(answer)}
 
 
-def open_model(name: str, *, facts: str | None = None, seconds: float | None = None, **told: Any) -> SglangModel:
+def open_model(
+    name: str, *, facts: str | None = None, seconds: float | None = None, check_memory: bool = True, **told: Any
+) -> SglangModel:
     """A model of an SGLang server, by a name such as "sglang+http://localhost:30000".
 
-    Arguments and errors as of `moeviz.capture.served.vllm.open_model`. `facts`, or `hidden_layers` and `top_k`, are
-    needed unless the server runs a well-known model. A seed is followed only
-    by a server that was started with --enable-deterministic-inference.
+    Arguments and errors as of `moeviz.capture.engines.served.vllm.open_model`. `facts`, or `hidden_layers` and `top_k`,
+    are needed unless the server runs a well-known model. A seed is followed only by a server that was started with
+    --enable-deterministic-inference.
     """
     return SglangModel(server_name("sglang", name, facts, **told), limits_of(seconds))
 
 
+def before_opening(name: str) -> BeforeOpening:
+    """What is known of the model before it runs: its server is asked. It takes no memory here."""
+    return known_of(open_model(name))
+
+
 def model_facts(name: str) -> ModelInfo:
-    """What is known of the model before it runs: its server is asked."""
+    """The facts alone."""
     return open_model(name).info

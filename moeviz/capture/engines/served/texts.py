@@ -7,12 +7,14 @@ from typing import Any
 
 from anyio import from_thread, to_thread
 
+from moeviz.capture.engines.served.connection import NotThere
 from moeviz.capture.run.texts import UNDECODABLE, token_texts
-from moeviz.capture.served.connection import NotThere
+from moeviz.names import cut
 
 log = logging.getLogger("moeviz.capture")
 Ids = tuple[int, ...]
 Decode = Callable[[list[Ids]], Coroutine[Any, Any, list[str]]]
+LONGEST = 2000  # characters of a token
 MOST_KNOWN = 2**18  # texts that are remembered, of a vocabulary
 SPLIT = 4  # tokens that a character is usually split over, at most
 
@@ -40,7 +42,12 @@ class Texts:
         """Ask for all of these at once, and for each of them twice in a row, which `token_texts` compares."""
         new = list(dict.fromkeys(ids for one in several for ids in (one, one + one) if ids not in self._known))
         if new:
-            self._known.update(zip(new, await decode(new), strict=True))
+            self._known.update(zip(new, map(text_of, await decode(new)), strict=True))
+
+
+def text_of(said: Any) -> str:
+    """What a server says that a token is, as text of a length that a token can have."""
+    return cut(said, LONGEST).encode(errors="replace").decode() if isinstance(said, str) else ""
 
 
 class _Tokenizer:
@@ -55,5 +62,6 @@ class _Tokenizer:
     def decode(self, token_ids: list[int], **_how: Any) -> str:
         key = tuple(token_ids)
         if key not in self._known:
-            [self._known[key]] = from_thread.run(self._ask, [key])
+            [said] = from_thread.run(self._ask, [key])
+            self._known[key] = text_of(said)
         return self._known[key]

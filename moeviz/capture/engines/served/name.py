@@ -79,13 +79,13 @@ def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerNam
 
 
 def layers_of(text: str) -> tuple[int, ...]:
-    """Indices of layers, one by one or as ranges. Raises `ValueError`.
+    """Indices of layers, one by one or as ranges, with commas or (in a list of models) “+” between. `ValueError` else.
 
-    >>> layers_of("0,3-5")
-    (0, 3, 4, 5)
+    >>> layers_of("0,3-5"), layers_of("0 3-5")  # a “+” behind the “?” of an address is a space
+    ((0, 3, 4, 5), (0, 3, 4, 5))
     """
     layers: set[int] = set()
-    for part in text.split(","):
+    for part in text.replace(" ", ",").split(","):
         first, _, last = part.partition("-")
         if int(last or first) >= 2**15:
             raise ValueError(f"there is no layer {last or first}")

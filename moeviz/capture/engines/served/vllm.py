@@ -4,15 +4,14 @@ from typing import Any
 
 import anyio
 
-from moeviz.capture.engines.engine import Asked
-from moeviz.capture.served.connection import NotThere, Server
-from moeviz.capture.served.model import ModelOnServer, drawn, ids_in, limits_of, messages
-from moeviz.capture.served.name import server_name
-from moeviz.capture.served.texts import Ids
+from moeviz.capture.engines.engine import Asked, BeforeOpening
+from moeviz.capture.engines.served.connection import NotThere, Server
+from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
+from moeviz.capture.engines.served.name import server_name
+from moeviz.capture.engines.served.texts import Ids
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
 from moeviz.formats.importers.made import Part
-from moeviz.formats.importers.responses import choices
 from moeviz.model_info import ModelInfo
 
 AT_ONCE = 16  # requests for the text of a token
@@ -28,7 +27,8 @@ class VllmModel(ModelOnServer):
             version = (await server.ask("/version")).get("version")
         except NotThere:  # behind a gateway
             version = None
-        return (root if isinstance(root, str) else None), f"vLLM {str(version)[:40]}" if version else "vLLM"
+        by = f"its server ({str(version)[:40]})" if version else "its server"
+        return (root if isinstance(root, str) else None), by
 
     async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
         """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
@@ -45,7 +45,7 @@ class VllmModel(ModelOnServer):
         else:
             path, body = "/v1/completions", body | {"prompt": prompt}
         answer = await server.ask(path, body, large=True)
-        [choice] = choices(answer)
+        choice = only_choice(answer)
         if choice.get("routed_experts") is None and not answer.get("prompt_routed_experts"):
             raise CaptureError(
                 f"{self.where.url} answered without routed experts. Start the server with "
@@ -66,7 +66,7 @@ class VllmModel(ModelOnServer):
             async with few:
                 try:
                     answer = await server.ask("/detokenize", {"model": self.served, "tokens": list(ids)})
-                    found[at] = str(answer.get("prompt", ""))
+                    found[at] = answer.get("prompt", "")
                 except CaptureError as error:  # a group of tasks would raise a group of errors
                     failed.append(error)
                     group.cancel_scope.cancel()
@@ -79,11 +79,14 @@ class VllmModel(ModelOnServer):
         return found
 
 
-def open_model(name: str, *, facts: str | None = None, seconds: float | None = None, **told: Any) -> VllmModel:
+def open_model(
+    name: str, *, facts: str | None = None, seconds: float | None = None, check_memory: bool = True, **told: Any
+) -> VllmModel:
     """A model of a vLLM server, by a name such as "vllm+http://localhost:8000#model-id".
 
     facts    a folder or hub id of the same model, the config of which says how many experts there are.
     seconds  to wait for one answer; default: 600.
+    check_memory  makes no difference: the weights are elsewhere.
     told     what else the server does not say: experts, top_k, hidden_layers, moe_layers; start, the position of the
              first token whose routing is asked for.
 
@@ -92,6 +95,11 @@ def open_model(name: str, *, facts: str | None = None, seconds: float | None = N
     return VllmModel(server_name("vllm", name, facts, **told), limits_of(seconds))
 
 
+def before_opening(name: str) -> BeforeOpening:
+    """What is known of the model before it runs: its server is asked. It takes no memory here."""
+    return known_of(open_model(name))
+
+
 def model_facts(name: str) -> ModelInfo:
-    """What is known of the model before it runs: its server is asked."""
+    """The facts alone."""
     return open_model(name).info

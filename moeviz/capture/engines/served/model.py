@@ -9,21 +9,23 @@ import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
+from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.served.connection import Limits, Server, connected
+from moeviz.capture.engines.served.facts import check_part, config_facts, info_of
+from moeviz.capture.engines.served.name import ServerName
+from moeviz.capture.engines.served.texts import Ids, Texts
+from moeviz.capture.engines.served.waiting import at_once, patiently
 from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.plan import words_of
-from moeviz.capture.served.connection import Limits, Server, connected
-from moeviz.capture.served.facts import check_part, config_facts, info_of
-from moeviz.capture.served.name import ServerName
-from moeviz.capture.served.texts import Ids, Texts
-from moeviz.capture.served.waiting import at_once, patiently
-from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace
+from moeviz.errors import CaptureError, InvalidTrace
+from moeviz.file_limits import shown
 from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.responses import choices
 from moeviz.formats.importers.table import DAMAGED
 from moeviz.metrics.doctor import examine
 from moeviz.names import quoted
@@ -39,12 +41,11 @@ FIRST = Asked((FIRST_WORDS,), 0, Sampling(), keep_logits=False, chat=False, syst
 class ModelOnServer(EngineModel):
     """A model of a server. Made by `open_model` of the engine's module."""
 
-    answers_at_once = True
-
     def __init__(self, where: ServerName, limits: Limits) -> None:
         self.where, self._limits, self._texts = where, limits, Texts()
         self.told, self.served = replace(where.told, start=None), ""
         self._max_tokens: int | None = None
+        self._chats = False
         at_once(self._with(self._open))
 
     @property
@@ -52,10 +53,10 @@ class ModelOnServer(EngineModel):
         """Tokens that fit into the context, as the server says."""
         return self._max_tokens
 
-    @cached_property
+    @property
     def chats(self) -> bool:
-        """Whether the server takes chats: it is asked once."""
-        return at_once(self._with(self._takes_chats))
+        """Whether the server takes chats, as it showed when it was opened."""
+        return self._chats
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, by the server's own tokenizer."""
@@ -110,6 +111,7 @@ class ModelOnServer(EngineModel):
             self.told = replace(self.told, hidden_layers=facts.num_layers, top_k=facts.top_k)
         part = await self._read(server, FIRST_WORDS, FIRST)
         self.info = info_of(self.where, facts, part, runs, by)
+        self._chats = await self._takes_chats(server)
         experts = max(self.info.num_experts)
         self.told = replace(self.told, moe_layers=self.info.layers, experts=experts, start=self.where.told.start)
 
@@ -133,7 +135,7 @@ class ModelOnServer(EngineModel):
     async def _takes_chats(self, server: Server) -> bool:
         try:
             await self._read(server, FIRST_WORDS, replace(FIRST, chat=True))
-        except InvalidPrompt:
+        except CaptureError:
             return False
         return True
 
@@ -181,6 +183,11 @@ class ModelOnServer(EngineModel):
         return trace
 
 
+def known_of(model: ModelOnServer) -> BeforeOpening:
+    """What is known of a model before it runs. Which weights a server holds, nobody can know."""
+    return BeforeOpening(model.info, 0, model.max_tokens, None, model.where.url)
+
+
 def messages(prompt: str, system: str | None) -> list[dict[str, str]]:
     """A text as the user's turn of a chat, after the system prompt if there is one."""
     said = (("system", system), ("user", prompt))
@@ -188,10 +195,18 @@ def messages(prompt: str, system: str | None) -> list[dict[str, str]]:
 
 
 def ids_in(values: Any) -> list[int]:
-    """A list of token ids from a server. Raises `InvalidTrace` for anything else."""
+    """A list of token ids from a server. Raises `CaptureError` for anything else."""
     if not isinstance(values, list) or not all(type(one) is int and 0 <= one <= LARGEST_ID for one in values):
-        raise InvalidTrace("Its token ids are not a list of whole numbers.")
+        raise CaptureError(f"The server's token ids are not a list of whole numbers; got {shown(values)}. Ask again.")
     return values
+
+
+def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """The one choice that was asked for. Raises `InvalidTrace` where there are more, or none."""
+    found = choices(answer)
+    if len(found) != 1:
+        raise InvalidTrace(f"It has {len(found)} choices, and one was asked for.")
+    return found[0]
 
 
 def drawn(sampling: Sampling, seed: str) -> dict[str, Any]:

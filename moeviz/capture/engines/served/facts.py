@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from moeviz.capture.engines.served.name import ServerName
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.load import model_facts
-from moeviz.capture.served.name import ServerName
 from moeviz.errors import CaptureError
 from moeviz.formats.importers.made import Part
 from moeviz.model_info import ModelInfo

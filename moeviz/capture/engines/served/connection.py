@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import httpx2
 
-from moeviz.capture.served.name import ServerName
+from moeviz.capture.engines.served.name import ServerName
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.formats.importers.source import Source
 from moeviz.names import cut

@@ -1,0 +1,69 @@
+"""Which engine runs a model of that name: a row for each. An engine is imported when a model of its is opened."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from moeviz.errors import ModelNotFound
+from moeviz.names import quoted
+
+if TYPE_CHECKING:  # torch comes with an engine, not with the question which one it is
+    from moeviz.capture.engines.engine import BeforeOpening, EngineModel
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine that runs models. `module` has `open_model(name, **how) -> EngineModel` and `model_facts(name)`.
+
+    Where bytes, context or weights are known before a model is opened, it has `before_opening(name)` too.
+    """
+
+    name: str  # as `load_model(backend=…)` and `--backend` take it
+    module: str
+    knows: Callable[[str], bool]  # whether a name can be of no other engine
+    elsewhere: bool = False  # whether a server runs it, which answers when a run is done, and not before
+
+
+ENGINES: tuple[Engine, ...] = (
+    Engine("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
+    Engine("vllm", "moeviz.capture.engines.served.vllm", lambda name: name.startswith("vllm+"), True),
+    Engine("sglang", "moeviz.capture.engines.served.sglang", lambda name: name.startswith("sglang+"), True),
+)
+TRANSFORMERS = "transformers"
+
+
+def engine_of(name: str, backend: str | None = None) -> Engine | None:
+    """The engine that runs the model of that name; None for transformers.
+
+    Raises `ModelNotFound` for a backend that there is not.
+    """
+    if backend is None:
+        return next((engine for engine in ENGINES if engine.knows(name)), None)
+    if backend == TRANSFORMERS:
+        return None
+    for engine in ENGINES:
+        if engine.name == backend:
+            return engine
+    known = ", ".join([TRANSFORMERS, *(engine.name for engine in ENGINES)])
+    raise ModelNotFound(f"There is no backend {quoted(backend)}. Choose from {known}.")
+
+
+def open_model(engine: Engine, name: str, **how: Any) -> "EngineModel":
+    """The model of that name in that engine's hands. Raises what `load_model` raises."""
+    model: EngineModel = import_module(engine.module).open_model(name, **how)
+    return model
+
+
+def before_opening(engine: Engine, name: str) -> "BeforeOpening":
+    """What is known of the model of that name before it is opened. Raises what `model_facts` raises."""
+    from moeviz.capture.engines.engine import BeforeOpening
+    from moeviz.capture.models.memory import bytes_needed
+
+    module = import_module(engine.module)
+    if hasattr(module, "before_opening"):
+        found: BeforeOpening = module.before_opening(name)
+        return found
+    info = module.model_facts(name)
+    size = 0 if info.parameters is None else bytes_needed(info.parameters.total, info.dtype)
+    return BeforeOpening(info, size, None, None)

@@ -1,0 +1,160 @@
+"""What the routers of a graph decide, copied while llama.cpp computes it, and put in order.
+
+llama.cpp asks of every tensor that it is about to compute whether it is wanted, by name, and shows those that are.
+All of its mixtures of experts are built by one function of its source, `build_moe_ffn`, which gives these names. A
+tensor has one name, the last it was given.
+
+    ffn_moe_logits-N           router output of layer N, (T, E); ffn_moe_logits_biased-N where the router has a bias
+    ffn_moe_probs-N            its scores. What made them is the score function. Routers that take the softmax of the
+                               chosen logits alone have their logits here
+    ffn_moe_topk-N             expert ids (T, K), a view of a sorted list of E
+    ffn_moe_weights-N          and then _softmax, _norm, _scaled, as far as the layer has them: the last is what the
+                               experts' outputs are multiplied by
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from moeviz.capture.engines.llama_cpp.library import F16, F32, I32, Library
+from moeviz.errors import CaptureError
+from moeviz.model_info import ScoreFunction
+from moeviz.routing_trace import NO_EXPERT
+
+LOGITS = (b"ffn_moe_logits", b"ffn_moe_logits_biased")
+WEIGHTS = (b"ffn_moe_weights", b"ffn_moe_weights_softmax", b"ffn_moe_weights_norm", b"ffn_moe_weights_scaled")
+LATE = b"ffn_moe_weights_softmax"  # where it is there, the score function comes after the choice
+TOPK, PROBS = b"ffn_moe_topk", b"ffn_moe_probs"
+SCORES: dict[str, ScoreFunction] = {"SOFT_MAX": "softmax", "SIGMOID": "sigmoid", "SQRT": "sqrt_softplus"}
+NUMPY = {F32: np.float32, F16: np.float16, I32: np.int32}
+Piece = tuple[bytes, int]  # a name, and a layer
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    """What was heard: for each name and layer the rows of one micro-batch after another."""
+
+    library: Library
+    keep_logits: bool
+    pieces: dict[Piece, list[np.ndarray]] = field(default_factory=dict)
+    scores: dict[int, ScoreFunction] = field(default_factory=dict)
+    error: Exception | None = None  # cannot cross C: kept, and raised after the graph
+    callback: Any = None  # must live as long as what calls it
+    _wanted: dict[bytes, Piece | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.callback = self.library.ffi.callback("ggml_backend_sched_eval_callback", self._heard())
+
+    def _heard(self) -> Any:
+        """The function that llama.cpp calls for every tensor of its graphs: so it does little."""
+        ffi, wanted = self.library.ggml_ffi, self._wanted
+        kind, cast, text = ffi.typeof("struct ggml_tensor *"), ffi.cast, ffi.string
+
+        def heard(address: Any, ask: bool, _: Any) -> bool:
+            tensor = cast(kind, address)
+            name = text(tensor.name)
+            try:
+                if not ask:
+                    self._copy(wanted[name], tensor)
+                    return True
+                if name not in wanted:
+                    wanted[name] = self._piece(name)
+                piece = wanted[name]
+                return piece is not None and self._is_copied(piece, tensor)
+            except Exception as error:
+                self.error = self.error or error
+                return True
+
+        return heard
+
+    def _piece(self, name: bytes) -> Piece | None:
+        """What that tensor is, if it is a router's."""
+        stem, _, layer = name.partition(b"-")
+        routers = stem in (TOPK, PROBS, *WEIGHTS) or (stem in LOGITS and self.keep_logits)
+        return (stem, int(layer)) if routers and layer.isdigit() else None
+
+    def _is_copied(self, piece: Piece, tensor: Any) -> bool:
+        """Of scores only what made them is of interest, unless that is no score function: then they are logits."""
+        stem, layer = piece
+        if stem != PROBS:
+            return True
+        made_by = self.library.ggml_ffi.string(self.library.ggml.ggml_op_desc(tensor)).decode()
+        if made_by in SCORES:
+            self.scores[layer] = SCORES[made_by]
+        return made_by not in SCORES and self.keep_logits
+
+    def _copy(self, piece: Piece | None, tensor: Any) -> None:
+        """Keep its rows. It may be a view, with holes: what lies between first and last value is copied, then read."""
+        ffi, ggml = self.library.ggml_ffi, self.library.ggml
+        if piece is None or not (size := ggml.ggml_nbytes(tensor)):
+            return
+        if tensor.type not in NUMPY:
+            raise CaptureError(f"llama.cpp shows {piece[0].decode()} in a type that moeviz does not read.")
+        span = np.empty(size, np.uint8)
+        ggml.ggml_backend_tensor_get(tensor, ffi.from_buffer(span), 0, size)
+        # All four axes: which of them are 1 depends on the number of tokens, so that no rank can be guessed from them.
+        shape, strides = list(tensor.ne)[::-1], list(tensor.nb)[::-1]
+        values = np.lib.stride_tricks.as_strided(span.view(NUMPY[tensor.type]), shape, strides)
+        self.pieces.setdefault(piece, []).append(values.copy())
+
+    def check(self, rows: int) -> None:
+        """Raise what went wrong in a callback; and `CaptureError` unless each layer routed so many rows, each once."""
+        if self.error is not None:
+            raise self.error
+        layers = self.layers()
+        if not layers:
+            raise CaptureError(
+                "llama.cpp ran this model, and no router of it was heard: its graph has other names than those that "
+                "moeviz knows. Use its transformers checkpoint."
+            )
+        for layer in layers:
+            if (heard := sum(part.size // part.shape[-1] for part in self.pieces[TOPK, layer])) != rows:
+                raise CaptureError(
+                    f"llama.cpp routed {heard:,} rows in layer {layer}, where the model read {rows:,} tokens: a layer "
+                    "that calls its experts more than once, or not for every token. Whose routing is whose cannot be "
+                    "told."
+                )
+
+    def layers(self) -> list[int]:
+        """The model's own index of each layer that chose experts."""
+        return sorted(layer for stem, layer in self.pieces if stem == TOPK)
+
+    def routed(self, layer: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Ids (T, K), weights (T, K) and logits (T, E) of the first so many rows; None where logits were not heard."""
+        ids = self._last((TOPK,), layer, rows)
+        names = (PROBS,) if (LATE, layer) in self.pieces and (PROBS, layer) in self.pieces else LOGITS
+        if ids is None or (weights := self._last(WEIGHTS, layer, rows, ids.shape[1])) is None:
+            raise CaptureError(f"llama.cpp named no weights in layer {layer}, so moeviz cannot say how experts count.")
+        return ids, weights.astype(np.float32), self._last(names, layer, rows)
+
+    def _last(self, stems: tuple[bytes, ...], layer: int, rows: int, width: int | None = None) -> np.ndarray | None:
+        """The rows of the last of these names that the layer has. Weights are (K, T) or (1, K, T): `width` says K."""
+        there = [stem for stem in stems if (stem, layer) in self.pieces]
+        if not there:
+            return None
+        parts = self.pieces[there[-1], layer]
+        return np.concatenate([part.reshape(-1, width or part.shape[-1]) for part in parts])[:rows]
+
+    def score_function(self) -> ScoreFunction:
+        """What turns logits into scores, if all layers say the same."""
+        if any(stem == LATE for stem, _ in self.pieces):
+            return "softmax"
+        known = {self.scores.get(layer, "unknown") for layer in self.layers()}
+        return known.pop() if len(known) == 1 else "unknown"
+
+
+def padded(parts: list[np.ndarray], filler: float) -> np.ndarray:
+    """Layers (T, W) of different widths as one array (L, T, W)."""
+    width = max(part.shape[1] for part in parts)
+    return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=filler) for part in parts])
+
+
+def decisions(recording: Recording, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Ids (L, T, K), weights (L, T, K), and logits (L, T, E) where all layers have them; rows in this order."""
+    layers = [recording.routed(layer, len(order)) for layer in recording.layers()]
+    ids = padded([ids[order] for ids, _, _ in layers], NO_EXPERT).astype(np.int16)
+    weights = padded([weights[order] for _, weights, _ in layers], 0.0)
+    logits = [logits[order] for _, _, logits in layers if logits is not None]
+    whole = recording.keep_logits and len(logits) == len(layers)
+    return ids, weights, padded(logits, -np.inf).astype(np.float32) if whole else None
