@@ -1,5 +1,6 @@
 """What a real vLLM server says of its routing is what transformers decides, id for id, in float32: `make test-vllm`."""
 
+import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from moeviz.routing_trace import RoutingTrace
 
 pytestmark = pytest.mark.vllm
 NEW = 5
+log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +44,20 @@ def texts(number: int) -> list[str]:
 
 
 def cells_that_differ(got: RoutingTrace, want: RoutingTrace) -> int:
-    """Tokens and layers at which the two name other experts, in whatever order."""
+    """Tokens and layers at which the two name other experts, in whatever order. The tokens must be the same.
+
+    Bytes that never become a character are called by their number, since a server does not say what its vocabulary
+    calls them.
+    """
     assert got.model.layers == want.model.layers
-    for column in ("token_id", "position", "phase", "text"):
+    for column in ("token_id", "position", "phase"):
         assert got.tokens[column].tolist() == want.tokens[column].tolist(), column
+    texts = got.tokens["text"].where(~got.tokens["text"].str.startswith("⟨token "), want.tokens["text"])
+    assert texts.tolist() == want.tokens["text"].tolist()
     return int((np.sort(got.experts, -1) != np.sort(want.experts, -1)).any(-1).sum())
 
 
-def test_prompts_and_generated_tokens_asked_at_once_with_shared_prefixes(served, mixtral, record_property):
+def test_prompts_and_generated_tokens_asked_at_once_with_shared_prefixes(served, mixtral):
     """The control: the same trace with its tokens moved by one differs at most of its cells."""
     here = moeviz.load_model(str(mixtral))
     prompts = texts(60)
@@ -57,7 +65,7 @@ def test_prompts_and_generated_tokens_asked_at_once_with_shared_prefixes(served,
         got = list(pool.map(lambda text: moeviz.trace(served, text, max_new_tokens=NEW), prompts))
     want = [moeviz.trace(here, text, max_new_tokens=NEW, kernels=False) for text in prompts]
     cells = sum(trace.recorded.size for trace in want)
-    record_property("cells", cells)
+    log.info("%d token-layer cells compared", cells)
     assert all(trace.recorded.all() for trace in got)
     assert sum(map(cells_that_differ, got, want)) == 0, f"of {cells}"
     moved = np.roll(np.sort(got[0].experts, -1), 1, axis=1)
@@ -99,14 +107,14 @@ def test_what_the_server_refuses_is_passed_on_and_nothing_is_lost(served):
     assert len(moeviz.trace(served, "Hello").tokens) == 5 == served.count_tokens("Hello")
 
 
-def test_the_embedded_model(tmp_path, record_property):
+def test_the_embedded_model(tmp_path):
     with vllm(embedded_path(), tmp_path, ROUTED) as running:
         served, here = moeviz.load_model(f"vllm+{running.url}?facts=embedded"), moeviz.load_model()
         prompts = [one.text[:300] for one in evaluation_set()[::15]][:20]
         got = [moeviz.trace(served, text, max_new_tokens=16) for text in prompts]
         want = [moeviz.trace(here, text, max_new_tokens=16, kernels=False) for text in prompts]
         cells = sum(trace.recorded.size for trace in want)
-        record_property("cells", cells)
+        log.info("%d token-layer cells compared", cells)
         assert sum(map(cells_that_differ, got, want)) == 0, f"of {cells}"
 
 
