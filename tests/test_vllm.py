@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from vllm_server import ROUTED, vllm, write_mixtral, write_qwen3
+from vllm_server import ROUTED, vllm, vllm_on_two_nodes, write_mixtral, write_qwen3
 
 import moeviz
 from moeviz import CaptureError
@@ -116,6 +116,20 @@ def test_the_embedded_model(tmp_path):
         cells = sum(trace.recorded.size for trace in want)
         log.info("%d token-layer cells compared", cells)
         assert sum(map(cells_that_differ, got, want)) == 0, f"of {cells}"
+
+
+def test_a_model_on_two_nodes(mixtral, tmp_path):
+    with vllm_on_two_nodes(mixtral, tmp_path, ROUTED) as running:
+        served, here = moeviz.load_model(f"vllm+{running.url}?facts={mixtral}"), moeviz.load_model(str(mixtral))
+        pairs = [
+            (
+                moeviz.trace(served, text, max_new_tokens=NEW),
+                moeviz.trace(here, text, max_new_tokens=NEW, kernels=False),
+            )
+            for text in texts(20)
+        ]
+        log.info("%d token-layer cells compared", sum(want.recorded.size for _, want in pairs))
+        assert sum(cells_that_differ(got, want) for got, want in pairs) == 0
 
 
 def test_a_server_that_was_not_told_to_say_so(mixtral, tmp_path):

@@ -100,18 +100,41 @@ def wait_for(running: Running) -> None:
 @contextmanager
 def vllm(model: Path, folder: Path, *flags: str) -> Iterator[Running]:
     """A server of that model, as long as somebody uses it. Skips where there is no vLLM."""
+    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    with _nodes(words, folder, [[*flags]], [{}]) as running:
+        yield running
+
+
+@contextmanager
+def vllm_on_two_nodes(model: Path, folder: Path, *flags: str) -> Iterator[Running]:
+    """The same model, halved: two processes that were started apart, as on two machines, and find each other."""
+    words = [str(Path(__file__).parent / "vllm_cli.py"), "serve", str(model)]
+    both = [*flags, "--tensor-parallel-size", "2", "--nnodes", "2", "--master-addr", "127.0.0.1"]
+    both += ["--master-port", str(free_port()), "--node-rank"]
+    cores = [{"VLLM_CPU_OMP_THREADS_BIND": str(core)} for core in range(2)]
+    with _nodes(words, folder, [[*both, "0"], [*both, "1", "--headless"]], cores) as running:
+        yield running
+
+
+@contextmanager
+def _nodes(
+    words: Sequence[str], folder: Path, flags: Sequence[Sequence[str]], more: Sequence[dict[str, str]]
+) -> Iterator[Running]:
+    """The first node answers. All are ended."""
     if not PYTHON.exists():
         pytest.skip("There is no vLLM here: “make test-vllm” installs one into .venv-vllm.")
     port = free_port()
-    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "tiny"]
-    running = launched(
-        [*words, "--host", "127.0.0.1", "--port", str(port), *PLAIN, *flags], folder, f"http://127.0.0.1:{port}"
-    )
+    where = ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), *PLAIN]
+    nodes = [
+        launched([*words, *where, *own], folder, f"http://127.0.0.1:{port}", **environment)
+        for own, environment in zip(flags, more, strict=True)
+    ]
     try:
-        wait_for(running)
-        yield running
+        wait_for(nodes[0])
+        yield nodes[0]
     finally:
-        running.end()
+        for node in nodes:
+            node.end()
 
 
 def write_mixtral(folder: Path) -> Path:
