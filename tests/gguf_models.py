@@ -34,8 +34,8 @@ from moeviz.embedded import embedded_path
 ALIGN = 32
 TYPES = {"F32": 0, "F16": 1, "Q8_0": 8, "Q4_K": 12}
 BLOCKS = {"Q8_0": (32, 34), "Q4_K": (256, 144)}  # weights, bytes
-COUNT, INT, FLOAT, BOOL, TEXT, LIST = 4, 5, 6, 7, 8, 9
-FORMS = {COUNT: "I", INT: "i", FLOAT: "f", BOOL: "?"}
+SHORT, COUNT, INT, FLOAT, BOOL, TEXT, LIST = 2, 4, 5, 6, 7, 8, 9
+FORMS = {SHORT: "H", COUNT: "I", INT: "i", FLOAT: "f", BOOL: "?"}
 NORMAL, CONTROL = 1, 3  # kinds of tokens
 Arrays = dict[str, tuple[np.ndarray, str]]  # the array, and its type
 
@@ -339,7 +339,7 @@ def _value(value: Any) -> bytes:
 
 
 def _kind(value: Any) -> int:
-    return {bool: BOOL, int: COUNT, float: FLOAT, str: TEXT}[type(value)]
+    return {bool: BOOL, int: COUNT, float: FLOAT, str: TEXT, np.uint16: SHORT, np.int32: INT}[type(value)]
 
 
 def _plain(value: Any, kind: int) -> bytes:

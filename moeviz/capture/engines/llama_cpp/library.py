@@ -59,9 +59,9 @@ def library() -> Library:
         raise CaptureError('GGUF models run in llama.cpp, which is not installed here: `pip install "moeviz[gguf]"`.')
     try:
         from cffi import FFI  # of its own: the package declares no ggml
-        from llama_cpp_py_sync._cffi_bindings import _find_library, ffi, get_lib
+        from llama_cpp_py_sync._cffi_bindings import ffi, get_lib
 
-        llama, path = get_lib(), Path(_find_library())
+        llama, path = get_lib(), path_of_library()
         ggml_ffi = FFI()
         ggml_ffi.cdef(TENSOR)
         ggml_path = _with_ggml(ggml_ffi, path)
@@ -78,6 +78,13 @@ def library() -> Library:
     _listen_to_log(found)
     llama.llama_backend_init()
     return found
+
+
+def path_of_library() -> Path:
+    """Where the file is that the package opens."""
+    from llama_cpp_py_sync._cffi_bindings import _find_library
+
+    return Path(_find_library())
 
 
 def _with_ggml(ffi: Any, llama: Path) -> Path:

@@ -144,7 +144,7 @@ class Recording:
         return known.pop() if len(known) == 1 else "unknown"
 
 
-def padded(parts: list[np.ndarray], filler: float) -> np.ndarray:
+def padded(parts: list[np.ndarray], filler: int | float) -> np.ndarray:
     """Layers (T, W) of different widths as one array (L, T, W)."""
     width = max(part.shape[1] for part in parts)
     return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=filler) for part in parts])

@@ -8,6 +8,7 @@ import numpy as np
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from moeviz.capture.engines.llama_cpp.engine import Weights
+from moeviz.errors import InvalidPrompt
 from moeviz.gguf_file import Value
 
 LONGEST_PIECE = 2**16  # bytes
@@ -27,7 +28,7 @@ class Vocabulary:
 
         special  whether the tokenizer may put its own before and after, as the file says.
         """
-        lib, data = self.weights.library, text.encode(errors="replace")
+        lib, data = self.weights.library, _utf8(text)
         room = lib.ffi.new("llama_token[]", len(data) + 16)
         count = lib.llama.llama_tokenize(self.weights.vocab, data, len(data), room, len(room), special, True)
         return list(room[0 : max(count, 0)])
@@ -51,11 +52,11 @@ class Vocabulary:
         None where the tokens do not join to the text, but for a space that the tokenizer puts before it.
         """
         pieces = [self.piece(token) for token in self.ids(text, special=False)]
-        whole, data = b"".join(pieces), text.encode(errors="replace")
+        whole, data = b"".join(pieces), _utf8(text)
         ahead = len(whole) - len(data)
         if whole[ahead:] != data or whole[:ahead] not in (b"", b" "):
             return None
-        starts = [at for at, character in enumerate(text) for _ in character.encode(errors="replace")]
+        starts = [at for at, character in enumerate(text) for _ in character.encode()]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=int) - ahead
         places = zip((0, *ends), ends, strict=False)
         return [(starts[first], starts[last - 1] + 1) if last > first else (0, 0) for first, last in places]
@@ -87,6 +88,13 @@ class Vocabulary:
         lib = self.weights.library
         token = getattr(lib.llama, f"llama_vocab_{name}")(self.weights.vocab)
         return "" if token < 0 else self.piece(token).decode(errors="replace")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidPrompt("The prompt has half a character in it (a lone surrogate). Leave it out.") from error
 
 
 def _named(piece: bytes) -> str:
