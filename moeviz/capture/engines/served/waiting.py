@@ -14,18 +14,15 @@ def patiently(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
 
     Closing the generator cancels the work where it waits, which closes its connection.
     """
-    with start_blocking_portal() as portal:
+    with start_blocking_portal() as portal:  # leaving it by an exception cancels what runs there
         future = portal.start_task_soon(work)
-        try:
-            while True:
-                try:
-                    return future.result(LOOK_UP_SECONDS)
-                except TimeoutError:
-                    if future.done():  # the work's own
-                        raise
-                yield
-        finally:
-            future.cancel()
+        while True:
+            try:
+                return future.result(LOOK_UP_SECONDS)
+            except TimeoutError:
+                if future.done():  # the work's own
+                    raise
+            yield
 
 
 def at_once(work: Callable[[], Awaitable[T]]) -> T:
