@@ -25,6 +25,7 @@ from moeviz.names import cut
 KEYS = {"vllm": "VLLM_API_KEY", "sglang": "SGLANG_API_KEY"}  # after MOEVIZ_API_KEY
 CONNECT_SECONDS = 10
 SMALL, LARGE = 2**24, 2**28  # bytes of an answer: lists of models and tokens; routing of the longest contexts
+LONGEST_ERROR = 2**16  # bytes of an answer that says what went wrong
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 6, 0.5, 30.0
 BUSY = (429, 503)
 
@@ -91,9 +92,9 @@ class Server:
 
     def _check(self, path: str, status: int, data: bytes) -> None:
         """Raise `CaptureError` for any answer but a good one."""
-        url, words = self.where.url, self._words(data)
         if status == 200:
             return
+        url, words = self.where.url, self._words(data[:LONGEST_ERROR])
         if 300 <= status < 400:
             raise CaptureError(
                 f"{url}{path} leads elsewhere (HTTP {status}), and moeviz does not follow. Name the server by its own "
@@ -116,7 +117,7 @@ class Server:
     def _words(self, data: bytes) -> str:
         """What the server says of its own error: a line, cut, without the key."""
         try:
-            found = json.loads(data[:SMALL])
+            found = json.loads(data)
             for name in ("error", "message", "detail"):
                 found = found.get(name, found) if isinstance(found, dict) else found
         except (ValueError, RecursionError):

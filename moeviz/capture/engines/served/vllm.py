@@ -1,5 +1,6 @@
 """vLLM, 0.21 or newer, started with --enable-return-routed-experts: ids of prompt and generated tokens, no weights."""
 
+import re
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from moeviz.formats.importers import vllm
 from moeviz.formats.importers.made import Part
 from moeviz.model_info import ModelInfo
 
+VERSION = re.compile(r"[\w.+-]{1,40}")
 AT_ONCE = 16  # requests for the text of a token
 
 
@@ -27,7 +29,8 @@ class VllmModel(ModelOnServer):
             version = (await server.ask("/version")).get("version")
         except NotThere:  # behind a gateway
             version = None
-        by = f"its server ({str(version)[:40]})" if version else "its server"
+        known = isinstance(version, str) and VERSION.fullmatch(version)
+        by = f"its server ({version})" if known else "its server"
         return (root if isinstance(root, str) else None), by
 
     async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
