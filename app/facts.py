@@ -25,10 +25,11 @@ def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int
     rows["Top-k"] = (info.top_k, f"Experts that a token can use in one {kind}.")
     rows |= _parameters(info)
     needed, free = (None if size is None else f"{size / 1e9:,.2f} GB" for size in memory)
-    rows["Memory"] = (
-        needed,
-        f"Needed for its weights, plus a tenth. Free on the device it would run on: {free or 'not known'}.",
-    )
+    if memory[0]:
+        rows["Memory"] = (
+            needed,
+            f"Needed for its weights, plus a tenth. Free on the device it would run on: {free or 'not known'}.",
+        )
     if max_tokens is not None:
         rows["Context"] = (f"{max_tokens:,}", "Tokens that fit, prompt and generated tokens together.")
     figures(rows)

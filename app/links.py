@@ -59,10 +59,13 @@ def _show(run: Run, layer: int | None, token: int | None) -> None:
     shared.check_on_offer(run.model)
     if (known := recent.trace_of(run)) is not None:
         state.set_trace(known, run)
-    elif shared.at_hand(run.model, run.how) and not run.new_tokens:
+        return
+    shared.check_in_link(run.model)
+    if shared.at_hand(run.model, run.how) and not run.new_tokens:
         record(run)
     else:
-        what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
+        what = "a model on a server" if shared.answers_at_once(run.model) else "a model that is not loaded"
+        what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else what
         state.wait(
             f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
             "themselves: to start it, press Run on the Explore page.",

@@ -54,13 +54,18 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
         log_moment("model ends")
         return trace
 
+    def ask(loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
+        """Of a server: while its answer is awaited, Stop hangs up."""
+        return moeviz.trace(loaded, run.prompt, **options, progress=lambda _done, _total: tell(None))
+
     shared.begin_run()
     state.forget_held()
     place = st.empty()
     with place.container():
         picture = Picture(run.new_tokens, key)
     try:
-        trace = result(shared.at_work(run.model, run.how, write if run.new_tokens else read), picture.listen)
+        work = ask if shared.answers_at_once(run.model) else write if run.new_tokens else read
+        trace = result(shared.at_work(run.model, run.how, work), picture.listen)
     except Exception:  # of any kind: what a run that failed had is nothing to keep
         state.forget_held()
         raise
@@ -86,7 +91,9 @@ class Picture:
         if isinstance(told, InLine):
             self.bar.progress(0.0, waiting_words(told.ahead, "The model is reading the prompt …"))
             return
-        trace = told.value
+        if (trace := told.value) is None:
+            self.bar.progress(0.0, "The server is at work. Its routing comes with its whole answer …")
+            return
         state.hold(trace)
         generated = int((trace.tokens["phase"] == "generated").sum()) // trace.tokens["sequence"].nunique() + 1
         self.bar.progress(generated / max(self.total, 1), f"{generated} of {self.total} tokens generated")

@@ -67,8 +67,9 @@ def fill_in(run: Run) -> None:
 def choose_model() -> str:
     """Which model: one of those on offer, or whatever this visitor may type."""
     free = settings.may_name_any_model()
+    server = ", or a server (vllm+http://…)" if settings.SETTINGS.serve == settings.PRIVATE else ""
     return st.selectbox(
-        "Model: choose one, or type a folder, a .gguf file or a Hugging Face id" if free else "Model",
+        f"Model: choose one, or type a folder, a .gguf file or a Hugging Face id{server}" if free else "Model",
         settings.SETTINGS.models,
         accept_new_options=free,
         key=state.MODEL,

@@ -18,10 +18,10 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_LOGIN_HEADER     | none     | none      | none     | header in which a trusted proxy names who has logged   |
 |                         |          |           |          | in, in place of the token                              |
 | MOEVIZ_MODELS           | embedded | embedded  | embedded | models on offer, separated by commas: folders, Hugging |
-|                         |          |           |          | Face ids, .gguf files, `embedded`                      |
-| MOEVIZ_ALLOW_ANY_MODEL  | own      | 0         | 0        | 1: anyone may type a folder or an id, never in public  |
-|                         | browser  |           |          | · 0: nobody · not set: in private, a browser on this   |
-|                         |          |           |          | machine                                                |
+|                         |          |           |          | Face ids, .gguf files, servers, `embedded`             |
+| MOEVIZ_ALLOW_ANY_MODEL  | own      | 0         | 0        | 1: anyone may type a folder or an id, never in public; |
+|                         | browser  |           |          | a server in private alone · 0: nobody · not set: in    |
+|                         |          |           |          | private, a browser on this machine                     |
 | MOEVIZ_MAX_PROMPT_CHARS | 8000     | 8000      | 4000     | longest prompt, in characters                          |
 | MOEVIZ_MAX_NEW_TOKENS   | 128      | 128       | 64       | most tokens that one run may generate                  |
 | MOEVIZ_MAX_CORPUS_CHARS | 300000   | 300000    | 50000    | characters of all the texts of one corpus              |
@@ -65,8 +65,11 @@ group on its own network, `public` is strangers. What is not set is as the colum
 `moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case, but
 not `serve`; the environment counts before it:
 
-    models = ["embedded", "/models/OLMoE"]
+    models = ["embedded", "/models/OLMoE", "vllm+http://gpu-1:8000"]
     max_new_tokens = 64
+
+The key of the servers that are among the models stands in the environment alone: MOEVIZ_API_KEY, or VLLM_API_KEY and
+SGLANG_API_KEY.
 """
 
 import os

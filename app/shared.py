@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
 FACTS_IN_MEMORY = 32
+SECONDS_OF_A_SERVER = 30.0  # to say what it runs
 FILES = "files"  # the line of those who wait for a file to be made
 FILES_OF_A_VISITOR, FILES_IN_ALL = 8, 100
 Heard = Iterator[InLine | News | Done]
@@ -123,7 +124,7 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
 
     facts = model_facts(name)
     if (known := _known(name)) is not None:
-        return known.bytes, bytes_free("cpu")
+        return known.bytes, bytes_free("cpu") if known.bytes else None
     return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
 
 
@@ -188,7 +189,9 @@ def making(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
 
 
 def at_hand(name: str, how: How) -> bool:
-    """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory."""
+    """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory. One on a server is not."""
+    if answers_at_once(name):
+        return False
     return (name, how) == (EMBEDDED, AS_IT_IS) or _in_memory(name, how) is not None
 
 
@@ -234,12 +237,30 @@ def why_only_read(name: str) -> str | None:
     )
 
 
+def answers_at_once(name: str) -> bool:
+    """Whether a server elsewhere runs the model of that name: nothing of a run is known before its end."""
+    return (engine := engine_of(name)) is not None and engine.elsewhere
+
+
 def check_on_offer(name: str) -> None:
     """Raise `ModelNotFound` if this visitor may not have that model."""
-    if name not in settings.SETTINGS.models and not settings.may_name_any_model():
+    listed = settings.SETTINGS.models
+    if name not in listed and not (settings.may_name_any_model() and _may_be_typed(name)):
+        raise ModelNotFound(f"{quoted(name)} is not available here. Choose one of {', '.join(listed)}.")
+
+
+def check_in_link(name: str) -> None:
+    """Raise `ModelNotFound` for a server that only a link names: a page of strangers would choose whom we ask."""
+    if answers_at_once(name) and name not in settings.SETTINGS.models:
         raise ModelNotFound(
-            f"{quoted(name)} is not available here. Choose one of {', '.join(settings.SETTINGS.models)}."
+            f"This link names the server {quoted(name)}, which is not listed here. Links lead to listed servers alone: "
+            "if you know that server, type its name under “Model and options”."
         )
+
+
+def _may_be_typed(name: str) -> bool:
+    """Whether a model that is not listed may be named: a server only by whoever the machine belongs to."""
+    return settings.SETTINGS.serve == settings.PRIVATE or not answers_at_once(name)
 
 
 @st.cache_resource(show_spinner="Counting …")
@@ -265,6 +286,8 @@ def _known(name: str) -> "BeforeOpening | None":
     bring_torch()
     from moeviz.capture.opening import known_before
 
+    if answers_at_once(name):
+        return within_seconds(name, lambda: known_before(name), SECONDS_OF_A_SERVER, "Its server does not answer.")
     return within_seconds(name, lambda: known_before(name))
 
 
@@ -301,7 +324,7 @@ def _wanted(name: str, how: How) -> Wanted:
     """What that name stands for in memory: two ways to ask for the same model are one."""
     if (name, how) not in _named:
         if (known := _known(name)) is not None:  # it is opened in one way
-            _named[name, how] = Wanted(name, known.info.dtype or "", "cpu", AS_IT_IS)
+            _named[name, how] = Wanted(name, known.info.dtype or "", known.where, AS_IT_IS)
         else:
             _named[name, how] = Wanted(name, how.dtype or _own_dtype(name), _device(how), how)
     return _named[name, how]

@@ -58,6 +58,9 @@ MAY_IMPORT = {
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
     "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers.score_function {INERT} {TORCH}",
+    # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
+    "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
+    f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "

@@ -29,7 +29,7 @@ class MadeUp(EngineModel):
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
         self.asked.append(asked)
         try:
             for done in range(asked.max_new_tokens + 1):

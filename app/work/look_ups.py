@@ -12,14 +12,19 @@ from moeviz.names import quoted
 
 SECONDS = 8.0
 MOST = 4  # at a time; each may go on for a while after nobody waits for it
+NO_HUB = (
+    "It is no folder on this machine, and the Hugging Face hub does not answer. Try again, or give the folder of a "
+    "model."
+)
 T = TypeVar("T")
 _places = threading.BoundedSemaphore(MOST)
 
 
-def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS) -> T:
+def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS, silent: str = NO_HUB) -> T:
     """What `ask` finds out about the model of that name.
 
-    Raises what it raises, `ModelNotFound` where it takes longer, and `MoevizError` where too many are looked up.
+    Raises what it raises; `ModelNotFound` where it takes longer, with `silent`; and `MoevizError` where too many are
+    looked up.
     """
     places = _places
     if not places.acquire(blocking=False):
@@ -45,7 +50,4 @@ def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS) ->
     except TimeoutError as error:
         if found.done():  # it was its own
             raise
-        raise ModelNotFound(
-            f"Nothing was heard of {quoted(name)} within {seconds:g} s. It is no folder on this machine, and the "
-            "Hugging Face hub does not answer. Try again, or give the folder of a model."
-        ) from error
+        raise ModelNotFound(f"Nothing was heard of {quoted(name)} within {seconds:g} s. {silent}") from error

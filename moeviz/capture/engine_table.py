@@ -23,11 +23,14 @@ class Engine:
     name: str  # as `load_model(backend=…)` and `--backend` take it
     module: str
     knows: Callable[[str], bool]  # whether a name can be of no other engine
+    elsewhere: bool = False  # whether a server runs it, which answers when a run is done, and not before
 
 
 ENGINES: tuple[Engine, ...] = (
     Engine("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
     Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),
+    Engine("vllm", "moeviz.capture.engines.served.vllm", lambda name: name.startswith("vllm+"), True),
+    Engine("sglang", "moeviz.capture.engines.served.sglang", lambda name: name.startswith("sglang+"), True),
 )
 TRANSFORMERS = "transformers"
 

@@ -90,7 +90,9 @@ def trace_arguments(trace: argparse.ArgumentParser) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    says = "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file"
+    says = (
+        "'embedded' (the default), a folder, a Hugging Face id, a .gguf file, or a server: vllm+http://localhost:8000"
+    )
     command.add_argument("--model", default="embedded", help=says)
     _add_backend(command)
     command.add_argument(
@@ -99,7 +101,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_backend(command: argparse.ArgumentParser) -> None:
-    says = "the engine that runs the model: transformers, llama.cpp, mlx (default: by the model's name)"
+    says = "the engine that runs the model: transformers, llama.cpp, mlx, vllm, sglang (default: by the model's name)"
     command.add_argument("--backend", metavar="ENGINE", help=says)
 
 

@@ -38,6 +38,7 @@ class BeforeOpening:
     bytes: int  # of memory on this machine; 0 where it runs elsewhere
     max_tokens: int | None  # as `EngineModel.max_tokens`
     identity: str | None  # a text that is another for other weights; None where nobody can know
+    where: str = "cpu"  # what runs it: runs on one device, or on one server, take turns
 
 
 class EngineModel(ABC):
@@ -73,10 +74,11 @@ class EngineModel(ABC):
         return None
 
     @abstractmethod
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
         """Run the prompts: once they are read, and after each generated token, a function that makes the trace so far.
 
-        The last one makes the whole trace. Closing the iterator stops the engine before its next token. Raises what
+        The last one makes the whole trace. None: the engine is at work and has nothing new, so that a caller who
+        waits may look up, and stop. Closing the iterator stops the engine before its next token. Raises what
         `moeviz.trace` raises.
         """
 
@@ -113,14 +115,17 @@ def ask(
 
 def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = None) -> RoutingTrace:
     """Run to the end, and make the trace once."""
-    made: SoFar | None = None
+    latest: SoFar | None = None
+    done = -1
     with closing(model.run(asked)) as steps:
-        for done, made in enumerate(steps):  # noqa: B007  # the last of them is made
+        for so_far in steps:
+            if so_far is not None:
+                latest, done = so_far, done + 1
             if progress is not None:
-                progress(done, asked.max_new_tokens)
-        if made is None:
+                progress(max(done, 0), asked.max_new_tokens)
+        if latest is None:
             raise CaptureError(f"{model.info.backend} ran {model.name} without a word. Try again.")
-        return made()
+        return latest()
 
 
 def growing_trace(model: EngineModel, asked: Asked, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
@@ -128,9 +133,11 @@ def growing_trace(model: EngineModel, asked: Asked, seconds_between: float = 0.0
     seldom = Seldom(seconds_between)
     with closing(model.run(asked)) as steps:
         for so_far in steps:
-            yield seldom.made(so_far)
+            if so_far is not None:
+                latest = so_far
+                yield seldom.made(so_far)
         if seldom.stale:
-            yield so_far()
+            yield latest()
 
 
 # What only a transformers model can do: the argument, the value that asks for nothing, and how it is called.

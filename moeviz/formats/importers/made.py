@@ -48,18 +48,21 @@ class About:
     experts: int | None = None
     model: str = ""
     cautions: tuple[str, ...] = ()
+    what: str = "file"  # what the numbers stand in, for a sentence: a file, or a server's answer
 
 
 def trace_of(parts: Sequence[Part], about: About, name: str, options: ImportOptions) -> RoutingTrace:
     """The trace of one request after the other. Raises `InvalidTrace` for what is no routing."""
     if not parts:
-        raise InvalidTrace("The file has no request with routed experts. Ask the server to return them.")
+        raise InvalidTrace(f"The {about.what} has no request with routed experts. Ask the server to return them.")
     if len({part.ids.shape[::2] for part in parts}) != 1:
-        raise InvalidTrace("The requests of the file do not have the same layers and top-k. Import them one by one.")
+        raise InvalidTrace(
+            f"The requests of the {about.what} do not have the same layers and top-k. Import them one by one."
+        )
     ids = np.concatenate([part.ids for part in parts], axis=1).astype(np.int64)
     rows, layers, cautions = _kept(ids, about, options)
     ids = ids[rows]
-    experts, said = _number_of_experts(ids, about.experts or options.experts)
+    experts, said = _number_of_experts(ids, about.experts or options.experts, about.what)
     ids = _marked(ids, layers)
     weights, logits = (_stacked([getattr(part, what) for part in parts], rows) for what in ("weights", "logits"))
     chosen, weights = sort_slots(ids.astype(np.int16), weights)
@@ -82,40 +85,40 @@ def _kept(ids: np.ndarray, about: About, options: ImportOptions) -> tuple[list[i
         return list(range(len(ids))), every, []
     if options.moe_layers is not None:
         if missing := set(options.moe_layers) - set(every):
-            raise InvalidTrace(f"The file has no layer {min(missing)}; it has {listed(every)}.")
+            raise InvalidTrace(f"The {about.what} has no layer {min(missing)}; it has {listed(every)}.")
         rows = [row for row, layer in enumerate(every) if layer in options.moe_layers]
         return rows, [every[row] for row in rows], []
     empty = [bool((layer == 0).all() or (layer < 0).all()) for layer in ids]
     if ids.shape[2] == 1 and any(empty):
         options.need(
-            "moe_layers", f"The file of a top-1 model, in which layer {every[empty.index(True)]} holds zeros alone,"
+            "moe_layers",
+            f"The {about.what} of a top-1 model, in which layer {every[empty.index(True)]} holds zeros alone,",
         )
     if all(empty):
         raise InvalidTrace(
-            "Every expert id in the file is 0, as where a fused kernel bypasses what records the routing. Run the "
-            "server without that kernel."
+            f"Every expert id in the {about.what} is 0, as where a fused kernel bypasses what records the routing. Run "
+            "the server without that kernel."
         )
     rows = [row for row, nothing in enumerate(empty) if not nothing]
     gone = [every[row] for row, nothing in enumerate(empty) if nothing]
-    said = f"Layers that hold zeros alone in the file are left out: {listed(gone)}. They are dense, or not recorded."
+    said = f"Layers that hold zeros alone in the {about.what} are left out: {listed(gone)}."
+    said += " They are dense, or not recorded."
     return rows, [every[row] for row in rows], [said] if gone else []
 
 
-def _number_of_experts(ids: np.ndarray, known: int | None) -> tuple[int, list[str]]:
+def _number_of_experts(ids: np.ndarray, known: int | None, what: str) -> tuple[int, list[str]]:
     highest, lowest = int(ids.max(initial=-1)), int(ids.min(initial=0))
     if lowest < NO_EXPERT or highest >= min(known or MAX_EXPERTS, MAX_EXPERTS):
         wrong = lowest if lowest < NO_EXPERT else highest
         layer, token, _ = np.argwhere(ids == wrong)[0]
         raise InvalidTrace(
-            f"The file names expert {wrong} (layer {layer} of those with experts, token {token}), and experts are "
+            f"The {what} names expert {wrong} (layer {layer} of those with experts, token {token}), and experts are "
             f"numbered from 0 to {(known or MAX_EXPERTS) - 1}. It was damaged, or {flag('experts')} is wrong."
         )
     if known is not None:
         return known, []
-    said = (
-        f"The file does not say how many experts a layer has: {max(highest, 0) + 1} counts those up to the highest id."
-    )
-    return max(highest, 0) + 1, [said]
+    found = max(highest, 0) + 1
+    return found, [f"The {what} does not say how many experts a layer has: {found} counts those up to the highest id."]
 
 
 def _marked(ids: np.ndarray, layers: Sequence[int]) -> np.ndarray:

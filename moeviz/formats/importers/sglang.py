@@ -36,11 +36,12 @@ def recognise(source: Source) -> bool:
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
     """The trace of every response in the file."""
     bodies = source.first if isinstance(source.first, list) else source.rows
-    parts = [_part(body, options) for body in bodies]
+    parts = [part(body, options) for body in bodies]
     return trace_of(parts, About("sglang", hidden=True), source.name, options)
 
 
-def _part(body: dict[str, Any], options: ImportOptions) -> Part:
+def part(body: dict[str, Any], options: ImportOptions, tokens: list[int] | None = None) -> Part:
+    """The routing of one response, with its tokens where whoever asked knows them. Raises `InvalidTrace`."""
     what = "A response of SGLang"
     layers, top_k = options.need("hidden_layers", what), options.need("top_k", what)
     data = from_base64(routed(body))
@@ -55,4 +56,4 @@ def _part(body: dict[str, Any], options: ImportOptions) -> Part:
             () if options.start is not None else ("start",),
         )
     rows = np.frombuffer(data, "<i4").reshape(expected, layers, top_k).astype(np.int64)
-    return part_of(rows, prompt, new, options)
+    return part_of(rows, prompt, new, options, tokens)

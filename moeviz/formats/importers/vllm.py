@@ -35,7 +35,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         rows = whole(from_npy(source.data), 3)
         return trace_of([part_of(rows, None, None, options)], ABOUT, source.name, options)
     bodies = [row["response"]["body"] if "custom_id" in row else row for row in source.rows if _answered(row)]
-    parts = [_part(body, choice, options) for body in bodies for choice in choices(body)]
+    parts = [part(body, choice, options) for body in bodies for choice in choices(body)]
     failed = len(source.rows) - len(bodies)
     said = (f"{failed:,} of {len(source.rows):,} requests of the batch have no response.",) if failed else ()
     model = bodies[0].get("model", "") if bodies else ""
@@ -46,7 +46,8 @@ def _answered(row: Any) -> bool:
     return "custom_id" not in row or bool((row.get("response") or {}).get("body"))
 
 
-def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+def part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+    """The routing of one choice, with its tokens where the response has them. Raises `InvalidTrace`."""
     got = choice.get("routed_experts")
     if before := body.get("prompt_routed_experts"):
         got = before + (got or [])

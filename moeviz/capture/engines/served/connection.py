@@ -1,0 +1,192 @@
+"""What is asked of a server over HTTP, and what comes back: counted while it comes, and every failure in one sentence.
+
+A server is a stranger. Its answer may be endless, late, lead elsewhere or be no answer; its words are cut and shown as
+text. The key is sent as a header, and stands in no sentence.
+"""
+
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+import anyio
+import httpx2
+
+from moeviz.capture.engines.served.name import ServerName
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.formats.importers.source import Source
+from moeviz.names import cut
+
+KEYS = {"vllm": "VLLM_API_KEY", "sglang": "SGLANG_API_KEY"}  # after MOEVIZ_API_KEY
+CONNECT_SECONDS = 10
+SMALL, LARGE = 2**24, 2**28  # bytes of an answer: lists of models and tokens; routing of the longest contexts
+LONGEST_ERROR = 2**16  # bytes of an answer that says what went wrong
+TRIES, FIRST_PAUSE, LONGEST_PAUSE = 6, 0.5, 30.0
+BUSY = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is waited for and read at most."""
+
+    seconds: float = 600.0  # for one answer, from the question to its last byte, pauses included
+    bytes: int = LARGE
+
+
+class NotThere(CaptureError):
+    """The server has no such route."""
+
+
+class Server:
+    """A connection to a server. Make one by `connected`."""
+
+    def __init__(self, where: ServerName, limits: Limits, http: httpx2.AsyncClient, key: str | None) -> None:
+        self.where, self.limits, self._http, self._key = where, limits, http, key
+
+    async def ask(self, path: str, body: dict[str, Any] | None = None, large: bool = False) -> dict[str, Any]:
+        """What the server answers: a JSON object. A body is posted; without one it is a question.
+
+        While the server is busy (429, 503) it is asked again, after the pause that it names. Raises `CaptureError`, and
+        `InvalidPrompt` where the server refuses what was asked.
+        """
+        most = min(self.limits.bytes, LARGE if large else SMALL)
+        with self._in_words():
+            with anyio.fail_after(self.limits.seconds):
+                status, data = await self._until_it_has_time(path, body, most)
+        self._check(path, status, data)
+        found = Source("the answer", {"the answer": data}, most * 4).first
+        if not isinstance(found, dict):
+            raise CaptureError(
+                f"{self.where.url}{path} answered with something that is not JSON, or was cut. Ask again."
+            )
+        return found
+
+    async def _until_it_has_time(self, path: str, body: Any, most: int) -> tuple[int, bytes]:
+        for tried in range(TRIES):
+            status, headers, data = await self._once(path, body, most)
+            if status not in BUSY or tried == TRIES - 1:
+                break
+            await anyio.sleep(pause(headers.get("retry-after"), tried))
+        return status, data
+
+    async def _once(self, path: str, body: Any, most: int) -> tuple[int, httpx2.Headers, bytes]:
+        """One question, its answer counted as it comes."""
+        method = "GET" if body is None else "POST"
+        async with self._http.stream(method, self.where.url + path, json=body) as response:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise CaptureError(f"{self.where.url} packs its answers though it was asked not to. Turn that off.")
+            data = bytearray()
+            async for piece in response.aiter_raw():
+                data += piece
+                if len(data) > most:
+                    raise CaptureError(
+                        f"The answer of {self.where.url}{path} is larger than {most:,} bytes, so it was not read. Send "
+                        "a shorter prompt, or generate fewer tokens."
+                    )
+            return response.status_code, response.headers, bytes(data)
+
+    def _check(self, path: str, status: int, data: bytes) -> None:
+        """Raise `CaptureError` for any answer but a good one."""
+        if status == 200:
+            return
+        url, words = self.where.url, self._words(data[:LONGEST_ERROR])
+        if 300 <= status < 400:
+            raise CaptureError(
+                f"{url}{path} leads elsewhere (HTTP {status}), and moeviz does not follow. Name the server by its own "
+                "address."
+            )
+        if status in (401, 403):
+            says = "refuses the key" if self._key else "asks for a key"
+            raise CaptureError(
+                f"{url} {says} (HTTP {status}). Put the server's key into the environment variable MOEVIZ_API_KEY or "
+                f"{KEYS[self.where.engine]}, and start again."
+            )
+        if status in (404, 405):
+            raise NotThere(f"{url} has no {path} (HTTP {status}): {words} Is it a server of {self.where.engine}?")
+        if status in (400, 413, 422):
+            raise InvalidPrompt(f"{url} refuses what was asked (HTTP {status}): {words}")
+        if status in BUSY:
+            raise CaptureError(f"{url} is busy (HTTP {status}) and was asked {TRIES} times: {words} Try again later.")
+        raise CaptureError(f"{url} failed at {path} (HTTP {status}): {words} Its log says more.")
+
+    def _words(self, data: bytes) -> str:
+        """What the server says of its own error: a line, cut, without the key."""
+        try:
+            found = json.loads(data)
+            for name in ("error", "message", "detail"):
+                found = found.get(name, found) if isinstance(found, dict) else found
+        except (ValueError, RecursionError):
+            found = data[:2000].decode(errors="replace")
+        text = " ".join(str(found)[:2000].split())
+        text = text.replace(self._key, "…") if self._key else text
+        line = cut("".join(c if c.isprintable() else "�" for c in text), 300)
+        return f"“{line}”." if line else "it says nothing more."
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """What can go wrong on the way, each in one sentence."""
+        url = self.where.url
+        try:
+            yield
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            raise CaptureError(
+                f"{url} did not answer in time: within {CONNECT_SECONDS} seconds to a connection, within "
+                f"{self.limits.seconds:,.0f} seconds to a request. Is it overloaded? load_model(…, seconds=…) "
+                "waits longer."
+            ) from error
+        except httpx2.ConnectError as error:
+            raise CaptureError(f"No server answers at {url}: {_reason(error)} Is it running there?") from error
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise CaptureError(f"{url} is no address of a server: {_reason(error)}") from error
+        except (httpx2.HTTPError, httpx2.StreamError, anyio.BrokenResourceError, OSError) as error:
+            raise CaptureError(
+                f"The connection to {url} ended before the answer was whole ({type(error).__name__}). The server was "
+                "stopped, or something in between gave up. Nothing of this run is kept; see that the server runs, and "
+                "ask again."
+            ) from error
+
+
+@asynccontextmanager
+async def connected(where: ServerName, limits: Limits) -> AsyncIterator[Server]:
+    """A server to be asked. Nothing is taken from the environment but the key: no proxies, no other log-ins."""
+    key = os.environ.get("MOEVIZ_API_KEY") or os.environ.get(KEYS[where.engine])
+    headers = {"accept-encoding": "identity", "user-agent": "moeviz"}
+    if key:
+        if not (key.isascii() and key.isprintable()):
+            raise CaptureError("The key in MOEVIZ_API_KEY is no key: it has characters that no header can have.")
+        headers["authorization"] = f"Bearer {key}"
+    async with httpx2.AsyncClient(
+        headers=headers,
+        timeout=httpx2.Timeout(limits.seconds, connect=CONNECT_SECONDS),
+        verify=ssl.create_default_context() if where.url.startswith("https:") else False,
+        follow_redirects=False,
+        trust_env=False,
+    ) as http:
+        yield Server(where, limits, http, key)
+
+
+def pause(retry_after: str | None, tried: int) -> float:
+    """Seconds to wait before a busy server is asked again: as it says, but not for ever; else longer each time.
+
+    >>> pause("2", 0), pause(None, 0), pause(None, 2), pause("999999", 0), pause("soon", 0)
+    (2.0, 0.5, 2.0, 30.0, 0.5)
+    """
+    wanted: float = FIRST_PAUSE * 2.0**tried
+    if retry_after is not None:
+        with suppress(ValueError, TypeError, OverflowError):
+            wanted = float(retry_after) if retry_after.strip().isdigit() else _seconds_to(retry_after)
+    return min(max(wanted, 0.0), LONGEST_PAUSE)
+
+
+def _seconds_to(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp() - time()
+
+
+def _reason(error: Exception) -> str:
+    said = cut("".join(c for c in str(error) if c.isprintable()), 200) or type(error).__name__
+    return said if said.endswith(".") else f"{said}."

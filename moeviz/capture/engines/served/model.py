@@ -1,0 +1,223 @@
+"""A model that a server runs, used wherever a model is: what vLLM and SGLang have in common.
+
+A server sends the routing of a request when the request is done, and not before: a run is one answer for each prompt,
+and while it is awaited nothing is known of it. Nothing is held between runs: each has a connection of its own, so
+several threads may run at once, as servers like it.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.served.connection import Limits, Server, connected
+from moeviz.capture.engines.served.facts import check_part, config_facts, info_of
+from moeviz.capture.engines.served.name import ServerName
+from moeviz.capture.engines.served.texts import Ids, Texts
+from moeviz.capture.engines.served.waiting import at_once, patiently
+from moeviz.capture.run.decoding import Decoding, Sampling
+from moeviz.capture.run.plan import words_of
+from moeviz.errors import CaptureError, InvalidTrace
+from moeviz.file_limits import shown
+from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.responses import choices
+from moeviz.formats.importers.table import DAMAGED
+from moeviz.metrics.doctor import examine
+from moeviz.names import quoted
+from moeviz.routing_trace import RoutingTrace
+
+log = logging.getLogger("moeviz.capture")
+T = TypeVar("T")
+LARGEST_ID = 2**31 - 1
+FIRST_WORDS = "Hello"  # what is asked when a server is opened, to see whether it says where tokens go
+FIRST = Asked((FIRST_WORDS,), 0, Sampling(), keep_logits=False, chat=False, system=None)
+
+
+class ModelOnServer(EngineModel):
+    """A model of a server. Made by `open_model` of the engine's module."""
+
+    def __init__(self, where: ServerName, limits: Limits) -> None:
+        self.where, self._limits, self._texts = where, limits, Texts()
+        self.told, self.served = replace(where.told, start=None), ""
+        self._max_tokens: int | None = None
+        self._chats = False
+        at_once(self._with(self._open))
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that fit into the context, as the server says."""
+        return self._max_tokens
+
+    @property
+    def chats(self) -> bool:
+        """Whether the server takes chats, as it showed when it was opened."""
+        return self._chats
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` as a prompt, by the server's own tokenizer."""
+        return len(at_once(self._with(lambda server: self.tokenize(server, text))))
+
+    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
+        """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
+        parts = []
+        for prompt in asked.prompts:
+            parts.append((yield from patiently(self._with(partial(self._answered, asked=asked, prompt=prompt)))))
+        trace = self._trace(parts, asked)
+        yield lambda: trace
+
+    def close(self) -> None:
+        """Nothing: no connection outlives its run."""
+
+    # What each engine has its own way of.
+
+    @abstractmethod
+    async def what_runs(self, server: Server) -> tuple[str | None, str]:
+        """What the server says that it runs, and how it names itself."""
+
+    @abstractmethod
+    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+        """Ask for one prompt, and read what comes back. The part has token ids, but no texts."""
+
+    @abstractmethod
+    async def tokenize(self, server: Server, text: str) -> list[int]:
+        """The token ids of a prompt."""
+
+    @abstractmethod
+    async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
+        """What each of these sequences of token ids says."""
+
+    # What both share.
+
+    def _with(self, work: Callable[[Server], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        """The same with a connection."""
+
+        async def connect() -> T:
+            async with connected(self.where, self._limits) as server:
+                return await work(server)
+
+        return connect
+
+    async def _open(self, server: Server) -> None:
+        """Choose the model, and ask it for a first answer: does the server say where tokens go, and in which shape?"""
+        await self._choose(server)
+        runs, by = await self.what_runs(server)
+        facts = config_facts(self.where, runs)
+        if facts is not None:
+            self.told = replace(self.told, hidden_layers=facts.num_layers, top_k=facts.top_k)
+        part = await self._read(server, FIRST_WORDS, FIRST)
+        self.info = info_of(self.where, facts, part, runs, by)
+        self._chats = await self._takes_chats(server)
+        experts = max(self.info.num_experts)
+        self.told = replace(self.told, moe_layers=self.info.layers, experts=experts, start=self.where.told.start)
+
+    async def _choose(self, server: Server) -> None:
+        """Which of the server's models it is. Raises `CaptureError` where that is open."""
+        listed = (await server.ask("/v1/models")).get("data")
+        cards = [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else []
+        ids = [card["id"] for card in cards if isinstance(card.get("id"), str)]
+        if (wanted := self.where.model or (ids[0] if len(ids) == 1 else None)) not in ids:
+            has = ", ".join(quoted(name, 80) for name in ids[:10]) or "none that it lists"
+            ask = f"no model {quoted(wanted)}" if wanted else f"{len(ids)} models"
+            raise CaptureError(
+                f"{self.where.url} has {ask}: it has {has}. Name one behind a “#”: "
+                f"{self.where.engine}+{self.where.url}#…"
+            )
+        self.card = cards[[card.get("id") for card in cards].index(wanted)]
+        self.served = str(wanted)
+        length = self.card.get("max_model_len")
+        self._max_tokens = length if isinstance(length, int) and 0 < length < LARGEST_ID else None
+
+    async def _takes_chats(self, server: Server) -> bool:
+        try:
+            await self._read(server, FIRST_WORDS, replace(FIRST, chat=True))
+        except CaptureError:
+            return False
+        return True
+
+    async def _answered(self, server: Server, asked: Asked, prompt: str) -> Part:
+        """The routing of one prompt and of what was generated after it, with texts."""
+        part = await self._read(server, prompt, asked)
+        check_part(self.info, part)
+        new = 0 if part.generated is None else int(part.generated.sum())
+        if new >= max(asked.max_new_tokens, 1):
+            raise CaptureError(f"{self.name} generated more than the {asked.max_new_tokens:,} tokens asked for.")
+        assert part.token_id is not None  # `_read` sees to it
+        texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
+        return replace(part, text=texts)
+
+    async def _read(self, server: Server, prompt: str, asked: Asked) -> Part:
+        """What came back for a prompt, as a file would be read. Raises `CaptureError` for what is no routing."""
+        try:
+            part = await self.complete(server, prompt, asked)
+            if part.token_id is None:
+                raise CaptureError(
+                    f"{self.where.url} does not say which tokens its routing is of. moeviz needs vLLM 0.21 or newer, "
+                    "or SGLang 0.5.13 or newer."
+                )
+            tokens = np.asarray(part.token_id)
+            if tokens.dtype.kind not in "iu" or ((tokens < 0) | (tokens > LARGEST_ID)).any():
+                raise InvalidTrace("A token id is negative, or larger than any vocabulary.")
+        except (InvalidTrace, *DAMAGED) as error:
+            if isinstance(error, OSError):
+                raise
+            says = str(error) if isinstance(error, InvalidTrace) else f"{type(error).__name__}: {str(error)[:100]!r}."
+            raise CaptureError(f"The answer of {self.where.url} is not the routing of this prompt: {says}") from error
+        return part
+
+    def _trace(self, parts: Sequence[Part], asked: Asked) -> RoutingTrace:
+        """The trace of all prompts. What the doctor finds in it is logged."""
+        about = About(self.where.engine, hidden=True, what="answer")
+        try:
+            made = trace_of(parts, about, self.name, self.told)
+            info = replace(self.info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "")
+            trace = replace(made, model=info)
+        except InvalidTrace as error:
+            raise CaptureError(f"{self.where.url} answered with what is no routing: {error}") from error
+        for sentence in examine(trace)["says"]:
+            log.warning("%s", sentence)
+        return trace
+
+
+def known_of(model: ModelOnServer) -> BeforeOpening:
+    """What is known of a model before it runs. Which weights a server holds, nobody can know."""
+    return BeforeOpening(model.info, 0, model.max_tokens, None, model.where.url)
+
+
+def messages(prompt: str, system: str | None) -> list[dict[str, str]]:
+    """A text as the user's turn of a chat, after the system prompt if there is one."""
+    said = (("system", system), ("user", prompt))
+    return [{"role": role, "content": text} for role, text in said if text]
+
+
+def ids_in(values: Any) -> list[int]:
+    """A list of token ids from a server. Raises `CaptureError` for anything else."""
+    if not isinstance(values, list) or not all(type(one) is int and 0 <= one <= LARGEST_ID for one in values):
+        raise CaptureError(f"The server's token ids are not a list of whole numbers; got {shown(values)}. Ask again.")
+    return values
+
+
+def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """The one choice that was asked for. Raises `InvalidTrace` where there are more, or none."""
+    found = choices(answer)
+    if len(found) != 1:
+        raise InvalidTrace(f"It has {len(found)} choices, and one was asked for.")
+    return found[0]
+
+
+def drawn(sampling: Sampling, seed: str) -> dict[str, Any]:
+    """The next token as `Sampling` says, whatever generation settings come with the checkpoint. `seed`: its name."""
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p or 1.0, "top_k": sampling.top_k or -1}
+    plain = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    return how | plain | ({seed: sampling.seed} if sampling.temperature else {})
+
+
+def limits_of(seconds: float | None) -> Limits:
+    """How long to wait. Raises `CaptureError` for a time that is none."""
+    if seconds is not None and not 0 < seconds < 10**7:
+        raise CaptureError(f"seconds is {seconds!r}; it must be the seconds to wait for an answer, more than 0.")
+    return Limits() if seconds is None else Limits(seconds)

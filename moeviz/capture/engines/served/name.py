@@ -1,0 +1,97 @@
+"""The name of a served model: which engine, at which address, which of its models, and what a person knows of it.
+
+    vllm+http://localhost:8000
+    sglang+https://host:30000/prefix?facts=Qwen/Qwen3-30B-A3B#model-id
+
+Behind the “?” stands what no server says, behind the “#” which of its models; neither is sent as part of the address.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from moeviz.errors import InvalidTrace, ModelNotFound
+from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.names import is_text, quoted
+
+NUMBERS = ("experts", "top_k", "hidden_layers", "start")
+LONGEST = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ServerName:
+    """A name, taken apart."""
+
+    name: str  # as it was asked for
+    engine: str
+    url: str  # of the server, without a slash at its end
+    model: str | None = None  # None: the only one that the server has
+    facts: str | None = None  # a folder or hub id, the config of which says how many experts there are
+    told: ImportOptions = NOTHING_TOLD
+
+
+def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -> ServerName:
+    """Take a name apart. `facts` and `told` count before what stands in the name.
+
+    Raises `ModelNotFound` for a name that is no address of a server.
+    """
+    address = name.removeprefix(f"{engine}+")
+    if len(name) > LONGEST or not is_text(name) or not name.isprintable() or " " in name:
+        raise ModelNotFound(f"{quoted(name)} is no address: it has a space in it, or is endless. {_like(engine)}")
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ModelNotFound(f"{quoted(name)} is no address: {error}. {_like(engine)}") from error
+    if parts.username is not None or parts.password is not None:
+        raise ModelNotFound(
+            f"The address of the server has a user or a key in it, and names are shown and kept. {_like(engine)} Put "
+            "the key into the environment variable MOEVIZ_API_KEY."
+        )
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise ModelNotFound(f"{quoted(name)} is not the http or https address of a server. {_like(engine)}")
+    path = parts.path.rstrip("/").removesuffix("/v1")  # where the OpenAI client's own address was given
+    found = ServerName(name, engine, f"{parts.scheme}://{parts.netloc}{path}", parts.fragment or None, facts)
+    return _with_told(found, parts.query, told)
+
+
+def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
+    """What a person knows, from the name and from `told`."""
+    known = dict(parse_qsl(query, keep_blank_values=True))
+    facts = known.pop("facts", None)
+    told = {key: value for key, value in told.items() if value is not None}
+    if strange := [
+        *set(known) - {*NUMBERS, "moe_layers"},
+        *set(told) - {field.name for field in fields(ImportOptions)},
+    ]:
+        raise ModelNotFound(
+            f"{quoted(strange[0])} is nothing that can be said of a served model. Say facts, moe_layers, "
+            f"{', '.join(NUMBERS)}, or nothing."
+        )
+    try:
+        numbers: dict[str, Any] = {key: int(value) for key, value in known.items() if key != "moe_layers"}
+        if "moe_layers" in known:
+            numbers["moe_layers"] = layers_of(known["moe_layers"])
+        options = ImportOptions(**numbers | told)
+    except (ValueError, TypeError, InvalidTrace) as error:
+        raise ModelNotFound(f"In {quoted(found.name)} a number is wrong: {error}") from error
+    return replace(found, facts=found.facts or facts or None, told=options)
+
+
+def layers_of(text: str) -> tuple[int, ...]:
+    """Indices of layers, one by one or as ranges, with commas or (in a list of models) “+” between. `ValueError` else.
+
+    >>> layers_of("0,3-5"), layers_of("0 3-5")  # a “+” behind the “?” of an address is a space
+    ((0, 3, 4, 5), (0, 3, 4, 5))
+    """
+    layers: set[int] = set()
+    for part in text.replace(" ", ",").split(","):
+        first, _, last = part.partition("-")
+        if int(last or first) >= 2**15:
+            raise ValueError(f"there is no layer {last or first}")
+        layers.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(layers))
+
+
+def _like(engine: str) -> str:
+    return f"A served model is named as in {engine}+http://localhost:8000 or {engine}+https://host:8000#model-id."
