@@ -120,7 +120,7 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
 
     facts = model_facts(name)
     if (known := _known(name)) is not None:
-        return known.bytes, bytes_free("cpu")
+        return known.memory, bytes_free("cpu")
     return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
 
 
@@ -381,7 +381,7 @@ def _needed(wanted: Wanted) -> int:
     from moeviz.capture.models.memory import bytes_needed
 
     if (known := _known(wanted.name)) is not None:
-        return known.bytes
+        return known.memory
     return bytes_needed(_facts(wanted.name).parameters.total, wanted.dtype)
 
 

@@ -34,7 +34,7 @@ def params_of(name: str, tokens: int, trace: RoutingTrace | None = None, backend
     if trace is not None:
         facts["touched"] = _touched(model, trace)
     if known is not None:
-        facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.bytes}
+        facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
     caches = kv_cache(model_config(name)) if known is None else None
     return facts | _memory(counts.total, caches, tokens) | _published(model.name)
 
