@@ -124,7 +124,7 @@ def memory(name: str, how: How) -> tuple[int, int | None]:
 
     facts = model_facts(name)
     if (known := _known(name)) is not None:
-        return known.bytes, bytes_free("cpu") if known.bytes else None
+        return known.memory, bytes_free("cpu") if known.memory else None
     return bytes_needed(facts.parameters.total, how.dtype or facts.dtype), bytes_free(how.device_map)
 
 
@@ -407,7 +407,7 @@ def _needed(wanted: Wanted) -> int:
     from moeviz.capture.models.memory import bytes_needed
 
     if (known := _known(wanted.name)) is not None:
-        return known.bytes
+        return known.memory
     return bytes_needed(_facts(wanted.name).parameters.total, wanted.dtype)
 
 

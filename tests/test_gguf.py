@@ -64,7 +64,7 @@ def test_the_quantisation_is_what_the_file_says_or_what_most_weights_are(tmp_pat
 
 def test_memory_context_and_identity_are_known_before_it_is_opened(tmp_path, small):
     known = before_opening(str(small))
-    assert known.bytes == int(small.stat().st_size * 1.1) and known.max_tokens == 128
+    assert known.memory == int(small.stat().st_size * 1.1) and known.max_tokens == 128
     other = with_facts(tmp_path / "small.gguf", llama__rope__freq_base=3.0)
     assert known.identity == before_opening(str(small)).identity != before_opening(str(other)).identity
 

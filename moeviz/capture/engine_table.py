@@ -10,7 +10,7 @@ from moeviz.errors import ModelNotFound
 from moeviz.names import quoted
 
 if TYPE_CHECKING:  # torch comes with an engine, not with the question which one it is
-    from moeviz.capture.engines.engine import BeforeOpening, EngineModel
+    import moeviz.capture.engines.engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ def engine_of(name: str, backend: str | None = None) -> Engine | None:
     raise ModelNotFound(f"There is no backend {quoted(backend)}. Choose from {known}.")
 
 
-def open_model(engine: Engine, name: str, **how: Any) -> "EngineModel":
+def open_model(engine: Engine, name: str, **how: Any) -> "moeviz.capture.engines.engine.EngineModel":
     """The model of that name in that engine's hands. Raises what `load_model` raises."""
-    model: EngineModel = import_module(engine.module).open_model(name, **how)
+    model: moeviz.capture.engines.engine.EngineModel = import_module(engine.module).open_model(name, **how)
     return model
 
 
-def before_opening(engine: Engine, name: str) -> "BeforeOpening":
+def before_opening(engine: Engine, name: str) -> "moeviz.capture.engines.engine.BeforeOpening":
     """What is known of the model of that name before it is opened. Raises what `model_facts` raises."""
     from moeviz.capture.engines.engine import BeforeOpening
     from moeviz.capture.models.memory import bytes_needed

@@ -33,8 +33,8 @@ def params_of(name: str, tokens: int, trace: RoutingTrace | None = None, backend
     facts |= {"num_experts": model.num_experts, "top_k": model.top_k, "layers": len(model.layers)}
     if trace is not None:
         facts["touched"] = _touched(model, trace)
-    if known is not None and known.bytes:
-        facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.bytes}
+    if known is not None and known.memory:
+        facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
     caches = kv_cache(model_config(name)) if known is None else None
     return facts | _memory(counts.total, caches, tokens) | _published(model.name)
 

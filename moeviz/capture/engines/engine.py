@@ -35,7 +35,7 @@ class BeforeOpening:
     """What is known of an engine's model before it is opened: whether to open it, and where there is room."""
 
     info: ModelInfo
-    bytes: int  # of memory on this machine; 0 where it runs elsewhere
+    memory: int  # bytes on this machine; 0 where it runs elsewhere
     max_tokens: int | None  # as `EngineModel.max_tokens`
     identity: str | None  # a text that is another for other weights; None where nobody can know
     where: str = "cpu"  # what runs it: runs on one device, or on one server, take turns

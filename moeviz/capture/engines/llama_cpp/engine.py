@@ -60,7 +60,6 @@ def _why(lib: Library) -> str:
         "wrong shape": "a tensor has another shape than the file says",
         "key not found": "it lacks a fact about the model",
         "tokenizer": "it does not know the tokenizer",
-        "pre-tokenizer": "it does not know the tokenizer",
     }
     return next((words for sign, words in kinds.items() if sign in said), "it does not say why")
 

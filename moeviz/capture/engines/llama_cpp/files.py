@@ -67,7 +67,7 @@ class GgufFiles:
     paths: tuple[Path, ...]
     facts: Mapping[str, Value]  # of the first part
     tensors: Tensors
-    bytes: int  # of all parts
+    size: int  # bytes of all parts
 
     @property
     def architecture(self) -> str:

@@ -69,7 +69,7 @@ def before_opening(name: str) -> BeforeOpening:
 
 
 def _bytes(files: GgufFiles) -> int:
-    return int(files.bytes * ROOM)
+    return int(files.size * ROOM)
 
 
 class LlamaCppModel(EngineModel):

@@ -57,7 +57,7 @@ class Vocabulary:
         if whole[ahead:] != data or whole[:ahead] not in (b"", b" "):
             return None
         starts = [at for at, character in enumerate(text) for _ in character.encode()]
-        ends = np.cumsum([len(piece) for piece in pieces], dtype=int) - ahead
+        ends = np.maximum(np.cumsum([len(piece) for piece in pieces], dtype=int) - ahead, 0)
         places = zip((0, *ends), ends, strict=False)
         return [(starts[first], starts[last - 1] + 1) if last > first else (0, 0) for first, last in places]
 
