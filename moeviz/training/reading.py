@@ -19,13 +19,13 @@ from moeviz.training.run import (
     FIGURES,
     LAYERS,
     LOGS,
+    SNAPSHOTS,
     RunFacts,
     TrainingRun,
     empty,
     summary_of,
 )
 
-SNAPSHOTS = "snapshots"
 USUAL = ("", "routing", "moeviz")  # where in a folder a run may lie
 MAX_CELLS = 2**25  # logs x layers x experts that are held
 
@@ -100,12 +100,13 @@ def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
 
 def _facts(lines: Lines, logs: list[dict[str, Any]]) -> RunFacts:
     """As the file says; from its rows where its first line is missing."""
-    facts = facts_of(lines.facts)
+    function = logs[-1]["score_function"] if logs else ""
+    facts = facts_of(lines.facts, lines.said, function)
     if facts.layers or not logs:
         return facts
     rows = {row["layer"]: row for log in logs for row in log["layers"]}
-    experts = [0 if rows[layer]["counts"] is None else len(rows[layer]["counts"]) for layer in sorted(rows)]
-    return facts_of(lines.facts | {"layers": sorted(rows), "num_experts": [max(number, 1) for number in experts]})
+    experts = [1 if rows[layer]["counts"] is None else len(rows[layer]["counts"]) for layer in sorted(rows)]
+    return facts_of(lines.facts | {"layers": sorted(rows), "num_experts": experts}, lines.said, function)
 
 
 def _log_frame(logs: list[dict[str, Any]], alarms: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@
                  "counts": […], "importance": […], "dead_since": [[3, 42]]}, …]}
     {"evaluation": 10, "layers": […]}
     {"snapshot": 16, "tokens": 8192, "changed": [0.1, …]}
+    {"said": "The routers are frozen: …"}
 
 A line of facts begins a run, or goes on with it from a checkpoint: what was logged after `from_step` does not count any
 more. The last line of a step wins. `counts`, `importance` and `dead_since` are in Parquet files beside it where layers
@@ -15,6 +16,7 @@ no sense is left out, and said.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,7 @@ class Lines:
     logs: dict[int, dict[str, Any]] = field(default_factory=dict)
     evaluations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     snapshots: dict[int, dict[str, Any]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
     damaged: int = 0
     unfinished: bool = False
 
@@ -84,6 +87,8 @@ def _taken(found: Lines, line: bytes) -> bool:
             found.evaluations[whole(said["evaluation"])] = [layer_of(row) for row in said["layers"]]
         elif "snapshot" in said:
             found.snapshots[whole(said["snapshot"])] = _snapshot(said)
+        elif "said" in said:
+            found.said.append(str(said["said"]))
         else:
             found.logs[whole(said["step"])] = _log(said)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
@@ -95,7 +100,7 @@ def _begin(found: Lines, said: dict[str, Any]) -> None:
     if said["format"] != FORMAT:
         raise ValueError
     start = whole(said.get("from_step", 0))
-    found.facts = said
+    found.facts, found.said = said, list(map(str, said.get("said") or []))
     for by_step in (found.logs, found.evaluations, found.snapshots):
         for step in [step for step in by_step if step > start or not start]:
             del by_step[step]
@@ -108,6 +113,7 @@ def _log(said: dict[str, Any]) -> dict[str, Any]:
         "tokens": whole(said["tokens"]),
     }
     log |= {name: number(said.get(name)) for name in ("loss", "aux_loss", "aux_coefficient")}
+    log["score_function"] = _text(said.get("score_function"))
     log["layers"] = [layer_of(row) for row in said["layers"]]
     log["events"] = [_event(event) for event in said.get("alarms", [])]
     return log
@@ -138,8 +144,8 @@ def layer_of(row: dict[str, Any]) -> dict[str, Any]:
     return layer | {"counts": counts, "importance": importance, "dead_since": since}
 
 
-def facts_of(said: dict[str, Any]) -> RunFacts:
-    """The facts of a run, from the line that began it."""
+def facts_of(said: dict[str, Any], facts: Sequence[str] = (), score_function: str = "") -> RunFacts:
+    """The facts of a run, from the line that began it, and from those that it said later."""
     layers, experts = (_numbers(said.get(name)) for name in ("layers", "num_experts"))
     if len(layers) != len(experts) or len(layers) > MAX_LAYERS or list(layers) != sorted(set(layers)):
         layers = experts = ()
@@ -156,12 +162,12 @@ def facts_of(said: dict[str, Any]) -> RunFacts:
         experts,
         top_k if type(top_k) is int and 0 < top_k <= MAX_EXPERTS else None,
         _text(said.get("counted")),
-        _text(said.get("score_function")),
+        score_function,
         has_aux if isinstance(has_aux, bool) else None,
         _known(number(said.get("aux_coefficient"))),
         _known(number(said.get("aux_effective"))),
         of_json(said.get("rules")),
-        tuple(text[:500] for text in (said.get("said") or [])[:20] if is_text(text)),
+        tuple(text[:500] for text in facts[:20] if is_text(text)),
     )
 
 

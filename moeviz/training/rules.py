@@ -115,5 +115,5 @@ def of_json(found: Any) -> Rules:
         if field.name != "ignore" and type(found.get(field.name)) in (int, float) and found[field.name] > 0
     }
     ignored = found.get("ignore")
-    kept = tuple(kind for kind in KINDS if isinstance(ignored, list) and kind in ignored)
+    kept = tuple(kind for kind in KINDS if isinstance(ignored, list | tuple) and kind in ignored)
     return Rules(**{**asdict(plain), **numbers, "ignore": kept})

@@ -44,6 +44,7 @@ LAYERS = {
 CHANGED = {"step": "int64", "tokens": "int64", "layer": "int32", "changed": "float64"}
 ALARMS = {"kind": "str", "layer": "int32", "began": "int64", "over": "float64", "on": "bool", "says": "str"}
 SUMMARY = {"step": "int64", "figure": "str", "mean": "float64", "worst": "float64"}
+SNAPSHOTS = "snapshots"  # the folder of trace files in that of a run
 WHOLE_RUN = -1  # in place of a layer, of an alarm that is of no layer
 NOT_COUNTED = -1  # in `counts`, where a log has none
 ALIVE = -1  # in `dead_since`
