@@ -61,17 +61,23 @@ class RoutingCallback(TrainerCallback, ExportableState):
         probe: Sequence[tuple[str, str]] | None = None,
         snapshot_steps: int | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        detail: Detail = "brief",
-        tokens: Tokens = "real",
+        detail: Detail | str = "brief",
+        tokens: Tokens | str = "real",
         stop: bool = False,
         rules: Rules | dict[str, Any] | None = None,
         site: str | None = None,
         coefficient: float | None = None,
     ) -> None:
         rules = of_json(rules) if isinstance(rules, dict) else rules or Rules()
-        self.out, self.probe, self.snapshot_steps = out, [tuple(pair) for pair in probe or []], snapshot_steps
+        self.out, self.probe, self.snapshot_steps = out, [(label, text) for label, text in probe or []], snapshot_steps
         self.tokenizer, self.stop = tokenizer, stop
-        self.options = {"detail": detail, "tokens": tokens, "rules": rules, "site": site, "coefficient": coefficient}
+        self.options: dict[str, Any] = {
+            "detail": detail,
+            "tokens": tokens,
+            "rules": rules,
+            "site": site,
+            "coefficient": coefficient,
+        }
         self.health: RoutingHealth | None = None
         self.kept: dict[str, Any] | None = None  # by a checkpoint
 
@@ -102,7 +108,8 @@ class RoutingCallback(TrainerCallback, ExportableState):
             self._resume(state)
         else:
             self._snapshot(0)
-        state.stateful_callbacks[type(self).__name__] = self.state()  # a checkpoint of before may lack it
+        kept: Any = state.stateful_callbacks
+        kept[type(self).__name__] = self.state()  # a checkpoint of before may lack it
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -162,7 +169,8 @@ class RoutingCallback(TrainerCallback, ExportableState):
     def _resume(self, state: TrainerState) -> None:
         """From what the checkpoint kept, which Trainer hands over only where it is asked to restore callbacks."""
         assert self.health is not None
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        of_all: Any = state.stateful_callbacks
+        saved = of_all.get(type(self).__name__)
         saved = saved[0] if isinstance(saved, list) and saved else saved
         kept = self.kept or (saved.get("attributes", {}).get("kept") if isinstance(saved, dict) else None)
         if kept and kept["steps"] == state.global_step:

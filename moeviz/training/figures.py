@@ -13,12 +13,14 @@ PREFIX = "moe/"
 OF_LAYERS = ("router_grad_norm", "experts_without_grad")
 
 
-def figures_of(rows: Sequence[Mapping[str, Any]], detail: Detail, **others: float | None) -> dict[str, float]:
+def figures_of(
+    rows: Sequence[Mapping[str, Any]], detail: Detail | str, **others: float | int | None
+) -> dict[str, float]:
     """`moe/{figure}/mean` and `/worst` over layers, `/layer_3` too with "layers", and others by their names.
 
     What is not known has no key: trackers keep no NaN.
     """
-    found: dict[str, float | None] = {}
+    found: dict[str, float | int | None] = {}
     for name, bad in FIGURES.items():
         found |= _of_layers(name, rows, detail, bad)
     for name in OF_LAYERS:
@@ -27,7 +29,9 @@ def figures_of(rows: Sequence[Mapping[str, Any]], detail: Detail, **others: floa
     return {name: float(value) for name, value in found.items() if value is not None and isfinite(value)}
 
 
-def _of_layers(name: str, rows: Sequence[Mapping[str, Any]], detail: Detail, bad: str) -> dict[str, float | None]:
+def _of_layers(
+    name: str, rows: Sequence[Mapping[str, Any]], detail: Detail | str, bad: str
+) -> dict[str, float | int | None]:
     values = np.array([row[name] for row in rows], np.float64)
     known = values[np.isfinite(values)]
     if not len(known):

@@ -22,7 +22,6 @@ from moeviz.capture.record.listen import check_layout, sample_rows
 from moeviz.capture.record.loops import unrolled_layers
 from moeviz.capture.routers.declared import Router
 from moeviz.capture.routers.looped import order_of
-from moeviz.capture.routers.odd_routers import Answer
 from moeviz.capture.routers.score_function import score_function
 from moeviz.errors import CaptureError
 from moeviz.training.counters import Counters
@@ -67,7 +66,7 @@ class Hearing:
     muted      True while something else runs the model, such as a snapshot.
     """
 
-    def __init__(self, model: nn.Module, base: Any, routers: Sequence[Router], tokens: Tokens) -> None:
+    def __init__(self, model: Any, base: Any, routers: Sequence[Router], tokens: str) -> None:
         order = order_of(base, routers)
         self.routers, self.tokens, self.base = routers, tokens, base
         self.layers = tuple(unrolled_layers([router.layer for router in routers], order))
@@ -111,7 +110,7 @@ class Hearing:
             if handle is not None:
                 check_nobody_is_later(router.module, handle.id)
 
-    def _listen(self, model: nn.Module) -> None:
+    def _listen(self, model: Any) -> None:
         """The model itself, and the parts of it that some trainers call alone."""
         parts = {id(part): part for part in (model, self.base, self.base.base_model)}
         for place, part in enumerate(parts.values()):
@@ -125,7 +124,7 @@ class Hearing:
         self._handles = [self._listen_to(index, router) for index, router in enumerate(self.routers)]
 
     def _listen_to(self, index: int, router: Router) -> Any:
-        def heard(given: tuple, answer: tuple) -> None:
+        def heard(given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
             parts = router.read(given, answer)[:3]
             if torch.compiler.is_compiling():
                 logits, weights, experts = (None if part is None else part.detach() for part in parts)
@@ -136,8 +135,8 @@ class Hearing:
         if router.odd is not None and router.odd.method:
             own = getattr(router.block, router.odd.method)
 
-            def wrapped(*given: Tensor) -> tuple:
-                answer: tuple = own(*given)
+            def wrapped(*given: Tensor) -> tuple[Any, ...]:
+                answer: tuple[Any, ...] = own(*given)
                 heard(given, answer)
                 return answer
 
@@ -150,7 +149,7 @@ class Hearing:
     def _entering(self, part: nn.Module) -> Callable[..., None]:
         names = [*signature(part.forward).parameters]
 
-        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.muted or backwards() or self._outer not in (None, module):
                 return
             given = dict(zip(names, args, strict=False)) | kwargs
@@ -182,7 +181,7 @@ class Hearing:
                 self.unlabelled += 1
         return mask.reshape(-1) != 0 if torch.is_tensor(mask) and mask.dim() == 2 else None
 
-    def _leave(self, module: nn.Module, _args: tuple, output: Any) -> None:
+    def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if self._outer is not module or backwards():
             return
         aux = output.get("aux_loss") if hasattr(output, "get") else None
@@ -191,7 +190,7 @@ class Hearing:
         self._outer, self._phase, self._mask = None, None, None
 
     @torch.no_grad()
-    def count(self, index: int, answer: Answer) -> None:
+    def count(self, index: int, answer: tuple[Any, ...]) -> None:
         """Take one answer of a router: logits (…, E) or None, weights and experts (…, K)."""
         if self._phase is None or backwards():
             return
@@ -211,14 +210,12 @@ class Hearing:
         function = self._function(router, answer) if logits is not None else "unknown"
         self.counters[self._phase].add(row, experts, logits, keep, function)
 
-    def _function(self, router: Router, answer: Answer) -> str:
-        """The score function of a class of routers, read off its first answer: the one time that a GPU is waited for."""
+    def _function(self, router: Router, answer: tuple[Any, ...]) -> str:
+        """The score function of a class of routers, read off its first answer: the one wait for a GPU."""
         if router.kind not in self._functions:
-            sample = tuple(
-                part.float().cpu().numpy() if part.is_floating_point() else part.cpu().numpy()
-                for part in sample_rows(answer)
-            )
-            self._functions[router.kind] = score_function([sample])
+            parts: list[Any] = [part for part in sample_rows(answer) if part is not None]
+            logits, weights, experts = (part.cpu().numpy() for part in (*(p.float() for p in parts[:2]), parts[2]))
+            self._functions[router.kind] = score_function([(logits, weights, experts)])
         return self._functions[router.kind]
 
 

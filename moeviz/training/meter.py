@@ -68,8 +68,8 @@ class RoutingHealth:
         model: nn.Module,
         out: str | Path | None = None,
         *,
-        tokens: Tokens = "real",
-        detail: Detail = "brief",
+        tokens: Tokens | str = "real",
+        detail: Detail | str = "brief",
         rules: Rules | None = None,
         group: Any = None,
         site: str | None = None,
@@ -87,7 +87,8 @@ class RoutingHealth:
         self.out = None if out is None else Path(out)
         self._writer = RunWriter(self.out) if self.out is not None and _rank() == 0 else None
         self.heard = Hearing(called, self.base, self.routers, tokens)
-        own = getattr(self.base.config.get_text_config(), "router_aux_loss_coef", None)
+        config: Any = self.base.config
+        own = getattr(config.get_text_config(), "router_aux_loss_coef", None)
         self.coefficient, self.effective = own if coefficient is None else coefficient, effective
         self.alarms = Alarms(self._watched(), self.rules)
         self.changed: list[float] = []  # by layer, between the last two snapshots
@@ -169,7 +170,12 @@ class RoutingHealth:
             aux_coefficient=None if seen.aux_loss is None else self.coefficient,
         )
         if (writer := self._begin()) is not None:
-            line = {"step": self.steps, "steps": seen.steps, "tokens": self.total, "loss": _number(loss)}
+            line: dict[str, Any] = {
+                "step": self.steps,
+                "steps": seen.steps,
+                "tokens": self.total,
+                "loss": _number(loss),
+            }
             line |= {"aux_loss": seen.aux_loss, "aux_coefficient": self.coefficient}
             line |= {"score_function": self.heard.function, "on": len(self.alarms.on), "alarms": events}
             writer.log(line, rows, dead)
@@ -260,7 +266,7 @@ class RoutingHealth:
         if self._writer is not None and not self._begun:
             self._begun = True
             watched = self.alarms.watched
-            facts = {"model": self._name, "layers": watched.layers, "num_experts": watched.num_experts}
+            facts: dict[str, Any] = {"model": self._name, "layers": watched.layers, "num_experts": watched.num_experts}
             facts |= {"top_k": watched.top_k, "counted": self.tokens, "has_aux": watched.has_aux}
             facts |= {"aux_coefficient": self.coefficient, "aux_effective": self.effective}
             self._writer.begin(facts | {"rules": as_json(self.rules), "said": self.said}, self._start)
@@ -371,7 +377,7 @@ def _whole(values: Tensor) -> Tensor:
 
 
 def _number(loss: float | Tensor | None) -> float | None:
-    return None if loss is None else float(loss)
+    return None if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def _rank() -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
@@ -16,7 +16,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def snapshot_of(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]], name: str, step: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]], name: str, step: int
 ) -> RoutingTrace:
     """A trace of the probe texts, by their labels, by the model as it is now: expert ids alone."""
     with untouched(model):
