@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
-from moeviz_app import settings, shared, state
+from moeviz_app import carried_counts, settings, shared, state
 from moeviz_app.asked import LONGEST, Run, asked_run, number_in
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
@@ -133,12 +133,17 @@ def part_name(name: str, phase: str) -> str:
 
 
 def _pair_written() -> dict[str, str]:
-    """The two traces that are compared, where a link can bring both, and the chart that is drawn of both."""
+    """The two traces that are compared, where a link can bring both."""
     found = {side: _side(state.value(key)) for side, key in SIDES.items()}
     if not all(found.values()):
         return {}
-    chart = BESIDE.get(state.value(state.BESIDE))
-    return {side: text for side, text in found.items() if text} | ({} if chart is None else {CHART: chart.key})
+    return {side: text for side, text in found.items() if text}
+
+
+def _pair_and_chart_written() -> dict[str, str]:
+    """The same, and the chart that is drawn of both."""
+    pair, chart = _pair_written(), BESIDE.get(state.value(state.BESIDE))
+    return pair | {CHART: chart.key} if pair and chart is not None else pair
 
 
 def _side(chosen: str | None) -> str | None:
@@ -227,5 +232,7 @@ def _run_in_address() -> Run | None:
 
 CARRIED = {
     "what-if": Carried(_change_written, _ask_for_change),
-    "compare": Carried(_pair_written, _ask_for_pair),
+    "compare": Carried(_pair_and_chart_written, _ask_for_pair),
+    "engine-difference": Carried(_pair_written, _ask_for_pair),
+    "counts": Carried(carried_counts.written, carried_counts.fill_in),
 }

@@ -50,8 +50,9 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_METRICS_TOKEN    | none     | none      | none     | what a reader of `/metrics` must send (`Authorization: |
 |                         |          |           |          | Bearer …`); not set: closed in public, else as the     |
 |                         |          |           |          | pages are                                              |
-| MOEVIZ_OPEN             | none     | none      | none     | a trace file that every visitor sees until they run or |
-|                         |          |           |          | open something: what `moeviz app FILE` sets            |
+| MOEVIZ_OPEN             | none     | none      | none     | files of traces or counts, one a line, that every      |
+|                         |          |           |          | visitor begins with; the first is on screen until they |
+|                         |          |           |          | run or open something: what `moeviz app FILE` sets     |
 | MOEVIZ_KEEP_TRACES      | 1        | 0         | 0        | 1: in private, recent traces are kept in the own       |
 |                         |          |           |          | folder, and are there again after a restart · 0: not   |
 | MOEVIZ_WARM_UP          | 1        | 1         | 1        | 1: the embedded model is loaded while the first        |
@@ -107,7 +108,7 @@ LIMITS = {  # whole numbers of at least 1, where nothing else is set: in private
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a deployment decides. A field is the variable of its name; `trace_file` is MOEVIZ_OPEN."""
+    """What a deployment decides. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
 
     serve: str  # one of WAYS
     hosts: tuple[str, ...]  # none: any in public, loopback alone in private
@@ -134,7 +135,7 @@ class Settings:
     prompts_in_links: bool
     frame_ancestors: tuple[str, ...]
     metrics_token: str | None
-    trace_file: str | None  # what is on screen at first; None: the example that ships
+    files: tuple[str, ...]  # what is there at first, the first of them on screen; none: the example that ships
     keep_traces: bool
     warm_up: bool
     log: str  # plain or json
@@ -160,7 +161,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
         prompts_in_links=_switch(found, "MOEVIZ_PROMPTS_IN_LINKS") is not False,
         frame_ancestors=_names(found, "MOEVIZ_FRAME_ANCESTORS"),
         metrics_token=_secret(found, "MOEVIZ_METRICS_TOKEN"),
-        trace_file=found.get("MOEVIZ_OPEN"),
+        files=tuple(filter(None, found.get("MOEVIZ_OPEN", "").split("\n"))),
         keep_traces=_switch(found, "MOEVIZ_KEEP_TRACES") is not False and serve == PRIVATE,
         warm_up=_switch(found, "MOEVIZ_WARM_UP") is not False,
         log=_one_of(found, "MOEVIZ_LOG", ("plain", "json"), "plain" if serve == PRIVATE else "json"),
@@ -206,7 +207,7 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
     """The same as environment variables. A file cannot say for whom the app is served: nobody opens it by one."""
-    names = {"open" if name == "trace_file" else name for name in Settings.__dataclass_fields__} - {"serve"}
+    names = {"open" if name == "files" else name for name in Settings.__dataclass_fields__} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
     return {f"MOEVIZ_{name.upper()}": _as_text(value) for name, value in file.items()}

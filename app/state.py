@@ -46,6 +46,7 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "engine",
     "all_layers",
 )
+COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
 _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "brushed",
@@ -56,7 +57,6 @@ _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "placed",
     "refused",
 )
-_BEGUN = "begun"
 FOUND = "found"  # a trace, and what is worth seeing in it
 GIVEN = "given"  # a trace, rows of it, where the explorer on the page is in them, and where it was told to be
 
@@ -74,27 +74,19 @@ def shown_trace() -> RoutingTrace:
     return trace
 
 
-def begin() -> None:
-    """At the first script of a visit: show the trace that the server was started with, if any."""
-    if not st.session_state.get(_BEGUN, False):
-        st.session_state[_BEGUN] = True  # also where it raises: it is told once
-        if (trace := recorded.opened_file()) is not None:
-            set_trace(trace)
-
-
 def is_example() -> bool:
     """Whether nothing has been run or opened yet."""
     return current_trace() is None
 
 
-def set_trace(trace: RoutingTrace, run: Hashable = None) -> None:
-    """Show `trace` from now on, and remember which run made it.
+def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = None) -> None:
+    """Show `trace` from now on, and remember which run made it; as `title`, or by the beginning of its text.
 
     A layer that it has too stays chosen, until a page points at another; the token does not.
     """
     _choose_layers(trace)
     st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
-    remember(trace, run)
+    remember(trace, run, title)
     turn_page()
 
 
@@ -234,10 +226,15 @@ def already_opened(file_id: str) -> bool:
     return st.session_state.get(_OPENED) == file_id
 
 
-def open_trace(trace: RoutingTrace, file_id: str) -> None:
-    """Show a trace that came in a file, and remember that this upload is done with."""
-    set_trace(trace)
+def done_with(file_id: str) -> None:
+    """Remember that what this upload holds is open."""
     st.session_state[_OPENED] = file_id
+
+
+def link_to(title: str, label: str, icon: str = ":material/arrow_forward:") -> None:
+    """A link to the page of that title; nothing where a page stands alone, without the others."""
+    if title in (pages := st.session_state.get(_PAGES, {})):
+        st.page_link(pages[title], label=label, icon=icon, width="content")
 
 
 def windows(trace: RoutingTrace) -> int:

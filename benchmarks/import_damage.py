@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from importer_files import EXPECTED, FOLDER, READ, options_of
 
 from moeviz.errors import MoevizError
-from moeviz.formats.exports import counted_in, read_counted
+from moeviz.formats.exports import opened_in, read_counted
 from moeviz.formats.importers.options import NOTHING_TOLD
 from moeviz.formats.importers.source import Source, source_of
 
@@ -43,7 +43,7 @@ def what_came(source: Source, name: str) -> str:
     """`read`, `refused`, or what else happened."""
     options = options_of(name) if name in READ else NOTHING_TOLD
     try:
-        counted_in(source, None, options)
+        opened_in(source, None, options)
     except MoevizError as error:
         return "refused" if str(error).strip() and "\n" not in str(error) else f"refused, and not in a line: {error!r}"
     except Exception as error:  # what this program looks for

@@ -5,6 +5,7 @@
     - InvalidPrompt the prompt cannot be run on this model
     - ModelNotFound no model at that path or id, or not one that moeviz can load
   + InvalidTrace    a trace, or a file that should hold one, breaks the contract of RoutingTrace
+    - NotSaid       a file of another program leaves out what a person knows
   + MissingField    this trace lacks what a metric needs
 """
 
@@ -27,6 +28,14 @@ class ModelNotFound(CaptureError):
 
 class InvalidTrace(MoevizError):
     """A trace, or a file that should hold one, breaks the contract of `RoutingTrace`."""
+
+
+class NotSaid(InvalidTrace):
+    """A file of another program leaves out what a person knows: `names` are the fields of `ImportOptions` to give."""
+
+    def __init__(self, sentence: str, names: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.names = names
 
 
 class MissingField(MoevizError):

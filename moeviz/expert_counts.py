@@ -21,7 +21,7 @@ from moeviz.viewers import VIEWERS
 GroupKind = Literal["all", "label", "step"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ExpertCounts:
     """How many tokens each expert of each layer got.
 
@@ -65,6 +65,11 @@ class ExpertCounts:
         sums = (part.sum(axis=0, keepdims=True) for part in (self.assignments, self.tokens))
         return ExpertCounts(self.model, *sums)
 
+    def of_group(self, at: int) -> "ExpertCounts":
+        """The counts of one group alone, by its place from 0. Raises `IndexError` where there is none."""
+        of = [range(len(self.groups))[at]]
+        return ExpertCounts(self.model, self.assignments[of], self.tokens[of])
+
     def counts_by_label(self, why: str = "This") -> "ExpertCounts":
         """These counts, if they are by label. Raises `MissingField` with a sentence that starts with `why`."""
         if self.group_kind != "label":
@@ -78,6 +83,11 @@ class ExpertCounts:
         model, kept = self.model.with_layers(layers)
         assignments = self.assignments[:, kept, : max(model.num_experts)]
         return replace(self, model=model, assignments=assignments, tokens=self.tokens[:, kept])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that its arrays take."""
+        return int(self.assignments.nbytes + self.tokens.nbytes)
 
     @property
     def plot(self) -> Any:

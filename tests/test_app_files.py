@@ -24,8 +24,8 @@ config._main_script_path = str(MAIN)  # as `streamlit run` does, so that the app
 def started_with(monkeypatch):
     """The app as `moeviz app FILE` serves it."""
 
-    def start(path: Path) -> None:
-        monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, trace_file=str(path)))
+    def start(*paths: Path) -> None:
+        monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, files=tuple(map(str, paths))))
 
     return start
 
@@ -86,8 +86,8 @@ def test_a_file_that_has_gone_is_told_and_the_app_works(started_with, tmp_path):
 
 
 def test_the_file_to_begin_with_comes_from_the_environment():
-    assert read_settings({"MOEVIZ_OPEN": "/tmp/x.npz"}).trace_file == "/tmp/x.npz"
-    assert read_settings({}).trace_file is read_settings({"MOEVIZ_OPEN": ""}).trace_file is None
+    assert read_settings({"MOEVIZ_OPEN": "/tmp/x.npz\n/tmp/y, z.csv"}).files == ("/tmp/x.npz", "/tmp/y, z.csv")
+    assert read_settings({}).files == read_settings({"MOEVIZ_OPEN": ""}).files == ()
 
 
 @pytest.mark.parametrize(("ours", "streamlit", "said"), [(20, 50, 20), (200, 50, 50)])
@@ -98,7 +98,7 @@ def test_the_traces_page_says_how_large_a_file_may_be_and_how_a_larger_one_opens
     app = AppTest.from_function(traces_page).run()
     assert not app.exception
     (words,) = [text.value for text in app.markdown if "Files up to" in text.value]
-    assert words == f":small[Files up to {said} MB. Open a larger one on your own machine with `moeviz app FILE`.]"
+    assert words.startswith(f":small[Files up to {said} MB. Open a larger one, ") and "`moeviz app FILE`" in words
 
 
 @pytest.mark.browser
@@ -115,7 +115,9 @@ def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens
         expect(page.get_by_text("5,000 tokens through sample")).to_be_visible()
         page.locator("input[type=file]").set_input_files(path)
         expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words
-        expect(page.get_by_text("Files up to 1 MB. Open a larger one on your own machine")).to_be_visible()
+        expect(
+            page.get_by_text("Files up to 1 MB. Open a larger one, a folder, or a file of torch on your own machine")
+        ).to_be_visible()
 
 
 def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace):

@@ -20,6 +20,7 @@ from moeviz.capture.models.served import served_model
 from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.routing_over_training import SATURATION
@@ -101,7 +102,13 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
         "vocabulary",  # a part of specialization
         *("expert", "expert_company"),  # of one expert, on its own page
-        *("routing_over_training", "comparison", "effect", "side_by_side"),  # of several traces, on other pages
+        *(
+            "routing_over_training",
+            "comparison",
+            "effect",
+            "engine_difference",
+            "side_by_side",
+        ),  # of several traces, on other pages
         "serving",  # with sizes that are chosen, on the page Serve
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
@@ -159,7 +166,9 @@ def check_golden(chart, spec, request):
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
-    known = {chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, *COMPARISONS, *OF_SERVING]}
+    known = {
+        chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, *COMPARISONS, *OF_SERVING, *OF_ENGINES]
+    }
     known |= {chart.key for chart in HISTORY_CHARTS}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
@@ -413,7 +422,7 @@ def test_numbers_on_the_scale_can_be_read(page):
         assert _contrast(ink if turns(times) else theme.INK[page], colour) >= 3.4, (times, colour)
 
 
-@pytest.mark.parametrize("chart", COMPARISONS, ids=lambda chart: chart.key)
+@pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES], ids=lambda chart: chart.key)
 def test_two_traces_are_drawn_with_what_luck_or_an_even_load_would_show(chart, trace, request):
     check_golden(chart, chart.draw(chart.measure((trace, sample_trace(seed=3)))).to_dict(), request)
     assert "Columns:" in chart.method and "Source" in chart.method

@@ -10,11 +10,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from importer_files import FOLDER
 from streamlit import config
 
 from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser
 from moeviz.cli.main import main
+from moeviz.formats.at_hand import at_hand
 from moeviz.formats.exports import write_trace
 
 ROOT = Path(__file__).parent.parent
@@ -128,13 +130,25 @@ def test_a_file_that_is_no_trace_is_refused_before_anything_is_served(started, c
     Path("broken.json").write_text("{")
     assert main(["app", "--no-browser", name]) == 1
     assert not started and "MOEVIZ_OPEN" not in os.environ
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("moeviz: ") and sentence in line
+    first, line = capsys.readouterr().err.splitlines()
+    assert first == f"moeviz: reading {name}" and line.startswith("moeviz: ") and sentence in line
+
+
+def test_app_opens_several_files_and_what_they_need_to_be_told(started, trace, capsys):
+    write_trace(trace, "mine.npz")
+    matrix = FOLDER / "imatrix.gguf"
+    assert main(["app", "--no-browser", "mine.npz", str(matrix)]) == 1
+    assert "--top-k on the command line" in capsys.readouterr().err and not started
+    assert main(["app", "--no-browser", "mine.npz", str(matrix), "--top-k", "2"]) == 0
+    assert os.environ["MOEVIZ_OPEN"].split("\n") == [str(Path("mine.npz").resolve()), str(matrix.resolve())]
+    assert at_hand(matrix).counted.model.top_k == 2, "what was read is handed over, and not read again"
+    assert main(["app", "--no-browser", *["mine.npz"] * 9]) == 1
+    assert "up to 8 files, and 9 are named" in capsys.readouterr().err
 
 
 def test_a_word_that_nothing_takes_is_not_handed_to_streamlit(started, capsys):
     with pytest.raises(SystemExit):
-        main(["app", "one.npz", "two.npz"])
+        main(["app", "one.npz", "--port", "8080", "two.npz"])
     assert "unrecognized arguments: two.npz" in capsys.readouterr().err and not started
 
 

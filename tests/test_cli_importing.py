@@ -8,10 +8,10 @@ import pytest
 from importer_files import FOLDER
 
 from moeviz import RoutingTrace, read_counts, read_trace, write_trace
-from moeviz.cli.importing import HELP, layers_of
+from moeviz.cli.importing import HELP
 from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.options import SAYS
+from moeviz.formats.importers.options import SAYS, layers_of
 from moeviz.samples import sample_trace
 
 

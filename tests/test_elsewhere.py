@@ -10,17 +10,21 @@ import threading
 from dataclasses import replace
 
 import pytest
+from importer_files import FOLDER
 from moeviz_app import counters, settings
 from moeviz_app.traces import opened
 from test_budgets import lists_json
 
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.formats import elsewhere
 from moeviz.formats.elsewhere import Limits, read_elsewhere
-from moeviz.formats.exports import EXPORTS
+from moeviz.formats.exports import EXPORTS, open_bytes
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.table import Opened
 
 READABLE = [export for export in EXPORTS if export.read]
 GENEROUS = Limits(2**26, 60)
+BOTH = ((open_bytes, GENEROUS.max_bytes), (read_elsewhere, GENEROUS))
 
 
 @pytest.fixture
@@ -39,16 +43,37 @@ def child_that(monkeypatch, tmp_path):
 @pytest.mark.parametrize("export", READABLE, ids=lambda export: export.suffix)
 def test_a_trace_comes_back_bit_by_bit(export, trace):
     data = export.write(trace)
-    assert read_elsewhere(data, f"my file{export.suffix}", GENEROUS).equals(export.read(data))
+    assert read_elsewhere(data, f"my file{export.suffix}", GENEROUS).counted.equals(export.read(data))
 
 
 def test_a_refusal_of_the_reader_is_the_same_sentence():
     for data, name in ((b"position,layer\n0,1\n", "x.csv"), (b"PK", "x.npz"), (b"", "x.txt"), (b"", "a\0b.npz")):
         with pytest.raises(InvalidTrace) as here:
-            elsewhere.read_bytes(data, name)
+            open_bytes(data, name)
         with pytest.raises(InvalidTrace) as there:
             read_elsewhere(data, name, GENEROUS)
         assert str(there.value) == str(here.value)
+
+
+def test_counts_come_back_with_what_was_told_and_what_the_doctor_says():
+    data = (FOLDER / "imatrix.gguf").read_bytes()
+    with pytest.raises(NotSaid, match="how many experts a token is sent to") as asked:
+        read_elsewhere(data, "imatrix.gguf", GENEROUS)
+    assert asked.value.names == ("top_k",)
+    here, there = (read(data, "imatrix.gguf", of, ImportOptions(top_k=2)) for read, of in BOTH)
+    assert there.counted.equals(here.counted) and there[1:] == here[1:] == ("llama.cpp importance matrices", ())
+
+
+def test_layers_and_findings_come_back():
+    options = ImportOptions(moe_layers=(1, 2))
+    data = (FOLDER / "lmdeploy_generate.json").read_bytes()
+    with pytest.raises(NotSaid) as asked:
+        read_elsewhere(data, "a.json", GENEROUS)
+    assert asked.value.names == ("moe_layers",)
+    assert read_elsewhere(data, "a.json", GENEROUS, options).counted.model.layers == (1, 2)
+    twice = b"layer,expert,count\n" + b"".join(b"%d,%d,%d\n" % (at, e, 5 + e) for at in (1, 2) for e in range(4))
+    opened = read_elsewhere(twice, "a.csv", GENEROUS, ImportOptions(top_k=1))
+    assert "one is a copy of the other" in opened.findings[0]
 
 
 def test_a_file_that_takes_too_long_says_so(child_that):
@@ -73,9 +98,15 @@ def test_a_child_that_is_killed_is_one_sentence(child_that, caplog):
 
 
 def test_what_a_child_answers_is_checked_again(child_that):
-    child_that("cat >/dev/null; echo no trace at all")
-    with pytest.raises(InvalidTrace, match=r"not a \.npz trace file"):
-        read_elsewhere(b"{}", "x.json", GENEROUS)
+    for said in ("no trace at all", "[]", '{"kind": "trace", "label": "", "findings": [7]}'):
+        child_that(f"cat >/dev/null; echo '{said}'")
+        with pytest.raises(InvalidTrace, match=r"The process that read 'x\.json' gave no answer"):
+            read_elsewhere(b"{}", "x.json", GENEROUS)
+    told = '{"kind": "KIND", "label": "", "findings": []}'
+    for kind, match in (("trace", r"not a \.npz trace file"), ("counts", "not a whole file of")):
+        child_that(f"cat >/dev/null; echo '{told.replace('KIND', kind)}'; echo no trace at all")
+        with pytest.raises(InvalidTrace, match=match):
+            read_elsewhere(b"{}", "x.json", GENEROUS)
     child_that("cat >/dev/null; head -c 9000000 /dev/zero")
     with pytest.raises(InvalidTrace, match="unpacks to 9,000,000 bytes"):
         read_elsewhere(b"{}", "x.json", Limits(2**20, 60))
@@ -110,7 +141,7 @@ def test_a_bug_in_a_reader_is_logged_by_its_place_without_what_the_file_says(mon
         raise TypeError("secret words of the file")
 
     asked = json.dumps({"name": "x.csv", "max_bytes": 9}).encode() + b"\ndata"
-    monkeypatch.setattr(elsewhere, "read_bytes", stumble)
+    monkeypatch.setattr(elsewhere, "open_bytes", stumble)
     monkeypatch.setattr(elsewhere, "_limit", lambda asked: None)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(asked)))
     code, said = elsewhere.main(), capsysbinary.readouterr().out
@@ -139,10 +170,12 @@ def counted(end: str) -> str:
 
 def test_uploads_are_read_elsewhere_within_what_is_set(limits, trace, monkeypatch):
     seen = []
-    monkeypatch.setattr(opened, "read_elsewhere", lambda data, name, limits: seen.append(limits) or trace)
+    monkeypatch.setattr(
+        opened, "read_elsewhere", lambda data, name, limits, options: seen.append(limits) or Opened(trace)
+    )
     limits(max_unpacked_mb=7, seconds_to_read=3)
     before = counted("opened")
-    assert opened.read_upload(b"x", "x.npz") is trace
+    assert opened.read_upload(b"x", "x.npz").counted is trace
     assert seen == [Limits(7_000_000, 3)] and counted("opened") != before
     limits(max_upload_mb=1)
     with pytest.raises(InvalidTrace, match="1,048,577 bytes, and files of up to 1,048,576"):

@@ -26,7 +26,7 @@ def test_what_is_not_started_by_moeviz_app_follows_the_public_rules():
 
 
 def test_every_field_has_a_row_in_the_table_and_every_row_a_field():
-    fields = {"OPEN" if name == "trace_file" else name.upper() for name in settings.Settings.__dataclass_fields__}
+    fields = {"OPEN" if name == "files" else name.upper() for name in settings.Settings.__dataclass_fields__}
     assert {f"MOEVIZ_{name}" for name in fields} == TABLE.keys()
 
 
@@ -50,7 +50,7 @@ def test_a_file_says_the_same_and_the_environment_counts_before_it(tmp_path):
         'seconds_idle = 9\nopen = "x.npz"\n'
     )
     found = read_settings({"MOEVIZ_MAX_NEW_TOKENS": "8", "MOEVIZ_SECONDS_IDLE": ""}, settings_file(tmp_path))
-    assert found.models == ("embedded", "/models/OLMoE") and found.trace_file == "x.npz"
+    assert found.models == ("embedded", "/models/OLMoE") and found.files == ("x.npz",)
     assert (found.max_new_tokens, found.seconds_idle, found.warm_up) == (8, 9, False)
 
 

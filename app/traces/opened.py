@@ -1,26 +1,30 @@
 """Trace files that visitors open: each is read in a process of its own, a few at a time, within what is set."""
 
 import threading
+from weakref import WeakKeyDictionary
 
 from moeviz_app import counters, settings
 from moeviz_app.traces.shelf import check_memory
 
-from moeviz.errors import MoevizError
+from moeviz.errors import MoevizError, NotSaid
 from moeviz.formats.elsewhere import Limits, read_elsewhere
+from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.table import Opened
 from moeviz.formats.trace_facts import check_size
 from moeviz.names import quoted
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted
 
 MB = 10**6
 AT_ONCE = 2  # each may take a processor, and the memory that `Limits` gives it
+_noted: WeakKeyDictionary[Counted, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
 _places = threading.BoundedSemaphore(AT_ONCE)
 
 
-def read_upload(data: bytes, name: str) -> RoutingTrace:
-    """The trace in a file that somebody opens in the browser.
+def read_upload(data: bytes, name: str, options: ImportOptions = NOTHING_TOLD) -> Opened:
+    """The trace, or the counts, in a file that somebody opens in the browser; `options` is what it does not say itself.
 
-    Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
-    open files for so long that this one does not get its turn.
+    Raises `NotSaid` where something must be told, `InvalidTrace` for what holds neither, or takes more memory or time
+    than is set, and `MoevizError` where others open files for so long that this one does not get its turn.
     """
     set_for = settings.SETTINGS
     limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
@@ -29,12 +33,24 @@ def read_upload(data: bytes, name: str) -> RoutingTrace:
         if not _places.acquire(timeout=limits.seconds):
             raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
         try:
-            trace = read_elsewhere(data, name, limits)
-            check_memory(trace, name)
+            opened = read_elsewhere(data, name, limits, options)
+            check_memory(opened.counted, name)
         finally:
             _places.release()
-    except MoevizError:
-        counters.count("files", end="refused")
+    except MoevizError as error:
+        counters.count("files", end="asked" if isinstance(error, NotSaid) else "refused")
         raise
     counters.count("files", end="opened")
-    return trace
+    return noted(opened)
+
+
+def noted(opened: Opened) -> Opened:
+    """The same; what the doctor said of it is known as long as it is kept."""
+    _noted[opened.counted] = (opened.label, opened.findings)
+    return opened
+
+
+def said_of(counted: Counted) -> tuple[str, tuple[str, ...]] | None:
+    """The format that another program wrote, and what the doctor says of it; None for what came in no such file."""
+    label, findings = _noted.get(counted, ("", ()))
+    return (label, findings) if label else None

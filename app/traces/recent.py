@@ -21,10 +21,10 @@ def traces() -> dict[str, RoutingTrace]:
     return dict(reversed(_shelf().listed())) if _RECENT in st.session_state else {}
 
 
-def remember(trace: RoutingTrace, run: Any = None) -> None:
+def remember(trace: RoutingTrace, run: Any = None, title: str | None = None) -> None:
     """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, where it may."""
     name = next((name for name, other in traces().items() if other is trace), None)
-    known, name = name is not None, name or free_name(title_of(trace))
+    known, name = name is not None, name or free_name(_short(title) if title else title_of(trace))
     _shelf().put(name, trace, RECENT_TRACES)
     if run is not None:
         _made_by(trace, run)
@@ -75,7 +75,11 @@ def _made_by(trace: RoutingTrace, run: Any) -> None:
 def title_of(trace: RoutingTrace) -> str:
     """A name for a trace: the beginning of its text or, for a system of the gallery, the system's own name."""
     words = "".join(text for text in trace.tokens["text"].head(TITLE) if not text.startswith("<"))
-    text = visible(" ".join((trace.model.name if trace.model.backend == "mixture" else words).split()))
+    return _short(trace.model.name if trace.model.backend == "mixture" else words)
+
+
+def _short(title: str) -> str:
+    text = visible(" ".join(title[: TITLE * TITLE].split()))
     return text if len(text) <= TITLE else f"{text[:TITLE]}…"
 
 

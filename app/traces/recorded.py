@@ -1,15 +1,20 @@
 """What is recorded beforehand and shown to all visitors: the example, what ships, and a server's own file."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 
-import moeviz
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.cli.app import MOST_FILES
 from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import MoevizError
+from moeviz.formats.at_hand import at_hand
+from moeviz.formats.importers.table import Opened
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -22,19 +27,18 @@ def example() -> RoutingTrace:
     return example_trace()
 
 
-def opened_file() -> RoutingTrace | None:
-    """The trace that this server was started with, read once; None where it was started without.
+def opened_files() -> Iterator[tuple[str, Opened]]:
+    """The names of the files that this server was started with, and what they hold, each read once.
 
-    Raises `InvalidTrace` where the file holds none, and `MoevizError` where it cannot be read any more.
+    Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
     """
-    path = settings.SETTINGS.trace_file
-    return None if path is None else _trace_in(path)
+    return ((Path(path).name, _in_file(path)) for path in settings.SETTINGS.files)
 
 
-@st.cache_resource(max_entries=1, show_spinner="Reading the trace …")
-def _trace_in(path: str) -> RoutingTrace:
+@st.cache_resource(max_entries=MOST_FILES, show_spinner="Reading the file …")
+def _in_file(path: str) -> Opened:
     try:
-        return moeviz.read_trace(path)
+        return at_hand(path)
     except OSError as error:
         raise MoevizError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
 

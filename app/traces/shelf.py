@@ -14,32 +14,35 @@ from moeviz_app import counters, settings
 
 from moeviz.errors import MoevizError
 from moeviz.names import quoted
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted
 
 MB = 10**6
 _guard = threading.RLock()
 _order = count()
-_sizes: WeakKeyDictionary[RoutingTrace, int] = WeakKeyDictionary()
+_sizes: WeakKeyDictionary[Counted, int] = WeakKeyDictionary()
 _shelves: "list[ref[Shelf]]" = []
 
 
-class Shelf(dict[str, RoutingTrace]):
-    """The traces of one tab by name, the oldest first. Any thread may take one away: `listed` is safe to go through."""
+class Shelf(dict[str, Counted]):
+    """The traces of one tab by name, or its counts, the oldest first.
 
-    def __init__(self, named: dict[str, RoutingTrace] | None = None) -> None:
+    Any thread may take one away: `listed` is safe to go through.
+    """
+
+    def __init__(self, named: dict[str, Counted] | None = None) -> None:
         super().__init__(named or {})
         self.since = {name: next(_order) for name in self}
-        self.runs: list[tuple[RoutingTrace, Any]] = []  # which run made which
+        self.runs: list[tuple[Counted, Any]] = []  # which run made which
         self.dropped: list[str] = []
         with _guard:
             _shelves[:] = [other for other in _shelves if other() is not None] + [ref(self)]
 
-    def listed(self) -> list[tuple[str, RoutingTrace]]:
+    def listed(self) -> list[tuple[str, Counted]]:
         """Names and traces, the oldest first."""
         with _guard:
             return list(self.items())
 
-    def put(self, name: str, trace: RoutingTrace, most: int) -> None:
+    def put(self, name: str, trace: Counted, most: int) -> None:
         """Keep a trace as the newest, at most so many, and within what is set."""
         with _guard:
             self.pop(name, None)
@@ -49,7 +52,7 @@ class Shelf(dict[str, RoutingTrace]):
                 self._drop(old)
             _make_room(self)
 
-    def put_last(self, name: str, trace: RoutingTrace, most: int) -> bool:
+    def put_last(self, name: str, trace: Counted, most: int) -> bool:
         """Keep a trace as the oldest, if there is a place and enough memory for it; whether there was."""
         with _guard:
             fits = size_of(trace) + _bytes_of(self) <= _of_a_tab() and size_of(trace) + bytes_kept() <= _of_all()
@@ -74,7 +77,7 @@ class Shelf(dict[str, RoutingTrace]):
         self.runs[:] = [(made, run) for made, run in self.runs if made is not trace]
 
 
-def check_memory(trace: RoutingTrace, name: str) -> None:
+def check_memory(trace: Counted, name: str) -> None:
     """Raise `MoevizError` where a trace that came in a file is more than a tab, or the server, may keep."""
     size = size_of(trace)
     if size > _of_a_tab():
@@ -96,7 +99,7 @@ def bytes_kept() -> int:
         return sum({id(trace): size_of(trace) for shelf in _living() for trace in shelf.values()}.values())
 
 
-def size_of(trace: RoutingTrace) -> int:
+def size_of(trace: Counted) -> int:
     """What a trace takes, in bytes."""
     if trace not in _sizes:
         _sizes[trace] = trace.nbytes

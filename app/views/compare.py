@@ -1,19 +1,17 @@
 """Two traces side by side: two prompts, two models, prompt against generation, with and without a change."""
 
 import streamlit as st
-from moeviz_app import settings, state
+from moeviz_app import pairs, settings, state
 from moeviz_app.asked import Run
-from moeviz_app.carried import BESIDE, bring_up_pair, forget_pair, part_name
+from moeviz_app.carried import BESIDE, bring_up_pair
 from moeviz_app.earlier import bring_back
 from moeviz_app.examples import EXAMPLES
-from moeviz_app.facts import trace_name
 from moeviz_app.links import record
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
-from moeviz_app.traces import recent
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded import EMBEDDED
-from moeviz.routing_trace import PHASES, RoutingTrace
+from moeviz.routing_trace import RoutingTrace
 
 TWO_EXAMPLES = ("English", "Python")
 
@@ -23,12 +21,12 @@ def compare_page() -> None:
     st.title("Compare", anchor=False)
     bring_back()
     waits = bring_up_pair()
-    offered = _offered(recent.traces())
+    offered = pairs.offered()
     if len(offered) < 2:
         if not waits:
             _say_where_traces_come_from()
         return
-    pair = _chosen(offered)
+    pair = pairs.chosen(offered)
     for chart in COMPARISONS:
         heading(chart)
         with explained():
@@ -47,34 +45,6 @@ def _say_where_traces_come_from() -> None:
             for name in reversed(TWO_EXAMPLES):
                 record(Run(EXAMPLES[name], EMBEDDED), key=f"{name} goes on")
             st.rerun()
-
-
-def _offered(traces: dict[str, RoutingTrace]) -> dict[str, RoutingTrace]:
-    """The recent traces, and of those with generated tokens the two parts too."""
-    offered = {}
-    for name, trace in traces.items():
-        offered[name] = trace
-        phases = trace.tokens["phase"]
-        if phases.nunique() == len(PHASES.categories):
-            offered |= {
-                part_name(name, phase): trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
-            }
-    return {name: trace for name, trace in offered.items() if len(trace.tokens)}
-
-
-def _chosen(offered: dict[str, RoutingTrace]) -> tuple[RoutingTrace, RoutingTrace]:
-    names, pair = list(offered), []
-    newest = [*recent.traces(), *names[1:]][:2]  # two traces, or the two parts of the only one
-    for key, default in zip((state.FIRST_TRACE, state.SECOND_TRACE), newest, strict=True):
-        if state.value(key) not in names:
-            state.set_value(key, default)
-    columns = st.columns(2, gap="large")
-    for column, key, label in zip(columns, (state.FIRST_TRACE, state.SECOND_TRACE), "AB", strict=True):
-        with column:
-            name = st.selectbox(f"Trace {label}", names, key=key, persist_state="session", on_change=forget_pair)
-            trace_name(offered[name])
-            pair.append(offered[name])
-    return pair[0], pair[1]
 
 
 def _side_by_side(pair: tuple[RoutingTrace, RoutingTrace]) -> None:

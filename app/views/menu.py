@@ -8,6 +8,8 @@ import streamlit as st
 from moeviz_app import state
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.corpus import corpus_page
+from moeviz_app.views.counts import counts_page
+from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.article import article_page
@@ -39,9 +41,10 @@ MENU = {
         "Layers",
         "Flow",
         "Coverage",
+        "Counts",
     ),
     "Serve": ("Serve", "Parameters", "Placement"),
-    "Experiment": ("Compare", "What if"),
+    "Experiment": ("Compare", "Engine difference", "What if"),
     "Training": ("Routing over training",),
     "History": ("Timeline", "Article", "Gallery", *GALLERY),
     "Open / save": ("Traces", "Corpus"),
@@ -85,7 +88,9 @@ PAGES = {
     FIRST: explore_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
     "Serve": serve_page,
+    "Counts": counts_page,
     "Compare": compare_page,
+    "Engine difference": engine_difference_page,
     "What if": what_if_page,
     "Corpus": corpus_page,
     "Routing over training": routing_over_training_page,

@@ -2,6 +2,7 @@
 
 import streamlit as st
 from moeviz_app import links, state
+from moeviz_app.begin import begin
 from moeviz_app.components.ask import is_asked
 from moeviz_app.show import explained, say
 from moeviz_app.timing import log_moment
@@ -36,7 +37,8 @@ def draw() -> None:
     draw_menu(page.title)
     state.keep_held()
     with explained():
-        state.begin()
+        if begin() and page.title == FIRST:
+            st.switch_page(state.page("Counts"))
     notice = st.empty()
     links.follow(page.url_path)
     if state.waiting() is not None and not is_asked(state.BOX):

@@ -1,22 +1,27 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
-from moeviz_app import settings, state
+from moeviz_app import counted, settings, state
 from moeviz_app.downloads import downloads
 from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
 from moeviz_app.show import explained
+from moeviz_app.told import ask, doctor_says, told_of
 from moeviz_app.traces import recent, recorded
 from moeviz_app.traces.opened import read_upload
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from moeviz.errors import NotSaid
 from moeviz.formats.exports import EXPORTS
+from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.table import OTHER_SUFFIXES
+from moeviz.routing_trace import RoutingTrace
 
 
 def traces_page() -> None:
     """Save the current trace, open another."""
     st.title("Traces", anchor=False)
-    st.subheader("Open a trace", anchor=False)
+    st.subheader("Open a file", anchor=False)
     _open()
     _open_evaluation()
     bring_back()
@@ -26,6 +31,7 @@ def traces_page() -> None:
         return
     st.subheader("The current trace", anchor=False)
     trace_facts(trace)
+    doctor_says(trace)
     st.markdown(
         "JSON and the trace file keep everything, and the trace file is the smallest. CSV and Parquet are tables; "
         "they leave out the router logits of experts that were not chosen. The HTML report, if it is offered, is one "
@@ -40,19 +46,40 @@ def _open() -> None:
     formats = ", ".join(export.label for export in readable)
     most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
     upload = st.file_uploader(
-        f"A trace file written by moeviz ({formats}), or routing that vLLM or another program wrote. "
-        + _what_becomes_of_it(),
+        f"A trace file written by moeviz ({formats}), or routing or counts that vLLM, llama.cpp or another program "
+        "wrote. " + _what_becomes_of_it(),
         type=[*(export.suffix for export in readable), *OTHER_SUFFIXES],
         max_upload_size=most,
         key=state.UPLOAD,
     )
     # Beside it at all times: a browser refuses a larger file by itself, and the server never hears of it.
-    st.markdown(f":small[Files up to {most} MB. Open a larger one on your own machine with `moeviz app FILE`.]")
+    st.markdown(
+        f":small[Files up to {most} MB. Open a larger one, a folder, or a file of torch on your own machine with "
+        "`moeviz app FILE`.]"
+    )
     if upload is None or state.already_opened(upload.file_id):
         return
-    with explained(), st.spinner("Reading the file …"):
-        state.open_trace(read_upload(upload.getvalue(), upload.name), upload.file_id)
+    if (told := told_of(upload.file_id, upload.name)) is not None:
+        with explained(), st.spinner("Reading the file …"):
+            _read(upload, told)
+
+
+def _read(upload: UploadedFile, told: ImportOptions) -> None:
+    """Open it, or ask for what it does not say. Raises what `read_upload` raises but for that."""
+    try:
+        found = read_upload(upload.getvalue(), upload.name, told).counted
+    except NotSaid as error:
+        ask(upload.file_id, error)
+        st.rerun()
+    state.done_with(upload.file_id)
+    if isinstance(found, RoutingTrace):
+        state.set_trace(found, title=upload.name)
         st.success("Opened. Every page now shows this trace.")
+        return
+    counted.remember(found)
+    st.success("Opened. It holds counts of how many tokens each expert got, and not where each token went.")
+    state.link_to("Counts", "Look at the counts")
+    doctor_says(found)
 
 
 def _what_becomes_of_it() -> str:

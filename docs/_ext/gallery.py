@@ -12,6 +12,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
+from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.overview import WHOLE_TRACE, described
@@ -52,7 +53,7 @@ BESIDE: Mapping[Chart, str] = {
     WHOLE_TRACE: "labelled",
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
-    **dict.fromkeys(COMPARISONS, "(plain, changed)"),
+    **dict.fromkeys((*COMPARISONS, *OF_ENGINES), "(plain, changed)"),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
     FITS: "mixtral",
 }

@@ -7,15 +7,18 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from moeviz.errors import MoevizError
-from moeviz.formats.exports import read_trace
+from moeviz.formats.at_hand import hand_over
+from moeviz.formats.exports import open_path
+from moeviz.formats.importers.table import Opened
 
 SECONDS_TO_START = 60
-TRACE_FILE = "MOEVIZ_OPEN"  # the app's setting: a trace to begin with
+MOST_FILES = 8  # as many traces as a visit keeps
+FILES = "MOEVIZ_OPEN"  # the app's setting: the files to begin with, one a line
 WAY, HOSTS, LOGIN_HEADER = "MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER"  # and for whom it is served
 PRIVATE = "private"
 UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes for the peer's address, before the app
@@ -25,13 +28,14 @@ def serve_app(
     port: int,
     options: Sequence[str] = (),
     browser: bool = True,
-    file: str | None = None,
+    files: Sequence[str] = (),
+    read: Callable[[str], Opened] = open_path,
     *,
     way: str | None = None,
     behind: Sequence[str] = (),
     login_header: str | None = None,
 ) -> None:
-    """Serve the app until somebody stops it, and open it in a browser; with a trace from a file.
+    """Serve the app until somebody stops it, and open it in a browser; with some files to begin with.
 
     `way` says for whom: "private" is this machine alone, "team" a group, "public" strangers; None is what the variable
     MOEVIZ_SERVE says, and private without it. `behind` are the names by which browsers reach it, `login_header` is the
@@ -39,15 +43,18 @@ def serve_app(
     stops it stops the server, and from the folder that it is in, so that relative paths typed on a page mean what they
     say. Streamlit reads the app's settings beside its `main.py`.
 
-    Raises `MoevizError` where Streamlit is missing, and where an option would let others in while it is private; and
-    before anything is served what `read_trace` raises.
+    Raises `MoevizError` where Streamlit is missing, where an option would let others in while it is private, and for
+    more than eight files; and before anything is served what `read` raises.
     """
     check_streamlit()
     way = way or os.environ.get(WAY) or PRIVATE
     check_address(way, options)
-    if file is not None:
-        read_trace(file)
-        os.environ[TRACE_FILE] = str(Path(file).resolve())
+    if len(files) > MOST_FILES:
+        raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
+    for path in files:
+        hand_over(path, read(path))
+    if files:
+        os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in files)
     os.environ[WAY] = way
     os.environ[UVICORN_TRUSTS] = "none"  # the app asks MOEVIZ_TRUSTED_PROXIES
     if behind:

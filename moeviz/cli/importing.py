@@ -3,10 +3,12 @@
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from moeviz.errors import InvalidTrace
+from moeviz.cli.io import note
+from moeviz.names import cut
 
 if TYPE_CHECKING:
     from moeviz.formats.importers.options import ImportOptions
+    from moeviz.formats.importers.table import Opened
     from moeviz.routing_trace import Counted, RoutingTrace
 
 # moeviz.formats.importers.options.SAYS, known without loading numpy
@@ -32,28 +34,10 @@ def add_import_options(parser: ArgumentParser) -> None:
 
 def options_of(args: Namespace) -> "ImportOptions":
     """What was told on the command line. Raises `InvalidTrace` for what cannot be."""
-    from moeviz.formats.importers.options import ImportOptions
+    from moeviz.formats.importers.options import ImportOptions, layers_of
 
     told = {name: getattr(args, name) for name in HELP}
     return ImportOptions(**told, moe_layers=layers_of(args.moe_layers) if args.moe_layers else None)
-
-
-def layers_of(text: str) -> tuple[int, ...]:
-    """Layers as people write them. Raises `InvalidTrace` for anything else.
-
-    >>> layers_of("0,3-5")
-    (0, 3, 4, 5)
-    """
-    layers: list[int] = []
-    for word in text.split(","):
-        first, dash, last = word.partition("-")
-        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()) or len(word) > 12:
-            raise InvalidTrace(f"--moe-layers is {text[:60]!r}. Give numbers and ranges, as in 1-26 or 1,3,5.")
-        start, stop = int(first), int(last) if dash else int(first)
-        if stop - start > 10_000:
-            raise InvalidTrace(f"--moe-layers names {stop - start + 1:,} layers, and no model has so many.")
-        layers += range(start, stop + 1)
-    return tuple(layers)
 
 
 def read(path: str, args: Namespace) -> "Counted":
@@ -61,6 +45,14 @@ def read(path: str, args: Namespace) -> "Counted":
     from moeviz.formats.exports import read_counted
 
     return read_counted(path, format=args.format, options=options_of(args))
+
+
+def opened(path: str, args: Namespace) -> "Opened":
+    """The same with what the doctor says of it; that it is read is said, since a large file takes seconds."""
+    from moeviz.formats.exports import open_path
+
+    note(f"reading {cut(path)}")
+    return open_path(path, format=args.format, options=options_of(args))
 
 
 def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":

@@ -49,10 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _app(args: Namespace) -> int:
     from moeviz.cli.app import serve_app
+    from moeviz.cli.importing import opened
 
     way = "team" if args.team else "public" if args.public else None
     whose = {"way": way, "behind": args.behind, "login_header": args.login_header}
-    serve_app(args.port, args.extra, browser=not args.no_browser and way is None, file=args.file, **whose)
+    serve_app(
+        args.port,
+        args.extra,
+        browser=not args.no_browser and way is None,
+        files=args.files,
+        read=partial(opened, args=args),
+        **whose,
+    )
     return 0
 
 
@@ -186,18 +194,20 @@ def _history(args: Namespace) -> int:
 
 def _metrics(args: Namespace) -> int:
     from moeviz.charts import TOPICS as CHARTS
+    from moeviz.cli.importing import read
     from moeviz.cli.metrics import measured
     from moeviz.cli.terminal import frame_texts, print_tables
-    from moeviz.formats.exports import read_counted
 
-    trace = read_counted(args.trace)
+    trace = read(args.trace, args)
     charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
-    tables = {}
+    tables, lacking = {}, []
     for chart in {chart.measure: chart for chart in charts}.values():
         try:
             tables[chart.measure.__name__] = measured(chart, trace, args)
         except MoevizError as error:
-            note(str(error))
+            lacking.append(str(error))
+    for sentence in dict.fromkeys(lacking):
+        note(sentence)
     if args.json:
         print_tables(tables)
     for name, frame in {} if args.json else tables.items():

@@ -2,6 +2,7 @@
 
 import argparse
 
+from moeviz.cli.importing import add_import_options
 from moeviz.cli.numbers import number
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.change.precision.NAMES
@@ -10,7 +11,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def app_arguments(app: argparse.ArgumentParser) -> None:
     """Of `moeviz app`."""
-    app.add_argument("file", metavar="FILE", nargs="?", help="show this trace: a .csv, .parquet, .json or .npz file")
+    says = "show these, the first of them at once: traces, counts, or what other programs wrote"
+    app.add_argument("files", metavar="FILE", nargs="*", help=says)
     app.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     app.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
     ways = app.add_mutually_exclusive_group()
@@ -31,6 +33,7 @@ def app_arguments(app: argparse.ArgumentParser) -> None:
         help="with --team: the header in which a proxy says who has logged in, in place of the token; the proxy's "
         "address stands in MOEVIZ_TRUSTED_PROXIES",
     )
+    add_import_options(app)
 
 
 def trace_arguments(trace: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ ENGINES = ("sglang", "tensorrt-llm", "vllm-ascend", "ktransformers", "lmdeploy",
 
 def metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     """Of `moeviz metrics`."""
-    metrics.add_argument("trace", metavar="TRACE", help="a .csv, .parquet, .json or .npz file")
+    metrics.add_argument("trace", metavar="TRACE", help=f"{ANY}, or counts")
     metrics.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
     metrics.add_argument(
         "--layers", type=int, nargs="+", metavar="N", help="only these layers, by the model's own index"
@@ -37,6 +37,7 @@ def metrics_arguments(metrics: argparse.ArgumentParser) -> None:
         "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
     )
     metrics.add_argument("--json", action="store_true", help="print JSON")
+    add_import_options(metrics)
 
 
 def serve_arguments(serve: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """A stranger's file, read in a process of its own: what it does to its reader, it does not do to whoever asked.
 
 The child has no secrets in its environment, no open files but its own, so much memory and so many seconds. It answers
-with a trace file, which is read here as if it were a stranger's too. It imports neither torch nor streamlit.
+with a line of JSON, which says what follows, and a trace file or a file of counts. Both are read here as if they were a
+stranger's too. It imports neither torch nor streamlit.
 
 | limit                   | Linux | macOS | Windows |
 |-------------------------|-------|-------|---------|
@@ -20,22 +21,28 @@ import tempfile
 import traceback
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.formats.exports import read_bytes
+from moeviz.errors import InvalidTrace, MoevizError, NotSaid
+from moeviz.file_limits import is_text
+from moeviz.formats.counts_file import counts_in, to_counts_json
+from moeviz.formats.exports import open_bytes
+from moeviz.formats.importers.options import NOTHING_TOLD, SAYS, ImportOptions
+from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.table import Opened
 from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.formats")
-REFUSED, TOO_LARGE, BUG = 3, 4, 5  # exit codes of the child
+REFUSED, TOO_LARGE, BUG, NOT_SAID = 3, 4, 5, 6  # exit codes of the child
 OF_ITS_OWN = 2**29  # bytes for Python, numpy, pandas and Arrow themselves
 TIMES = 6  # what is read is in memory up to so many times, with its copies and its checks
 MORE = 2**20  # of an answer: what a trace file has beside its budget
 LONGEST_SENTENCE = 2000
+MOST_FINDINGS = 200
 FEW = "Save fewer tokens or layers, or leave the logits out."
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -54,17 +61,17 @@ class Limits:
         return OF_ITS_OWN + TIMES * self.max_bytes
 
 
-def read_elsewhere(data: bytes, filename: str, limits: Limits) -> RoutingTrace:
-    """Read a trace as `read_bytes` does, in a process of its own.
+def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD) -> Opened:
+    """Read a trace, or counts, as `open_bytes` does, in a process of its own.
 
-    Raises what `read_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
+    Raises what `open_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
     `MoevizError` where no process can be started.
     """
     check_size(data, limits.max_bytes)
     name = repr(PurePath(filename).name[:200])
     try:
         with _answer_file() as answer:
-            code = _run(data, filename, limits, answer)
+            code = _run(data, filename, limits, options, answer)
             said = _read(answer, limits.max_bytes + MORE)
     except subprocess.TimeoutExpired as error:
         raise InvalidTrace(
@@ -75,11 +82,41 @@ def read_elsewhere(data: bytes, filename: str, limits: Limits) -> RoutingTrace:
             f"No process can be started to read {name} in: {error.strerror or error}. Try again later."
         ) from error
     if code == 0:
-        return from_trace_file(said, limits.max_bytes)
+        return _opened(said, filename, limits.max_bytes)
     raise _why(code, said, name)
 
 
+def _opened(said: bytes, filename: str, max_bytes: int) -> Opened:
+    """What a child answered: all that it says is looked at, since a stranger's file made it say so."""
+    line, _, body = said.partition(b"\n")
+    told = _told(line)
+    kind, label, findings = told.get("kind"), told.get("label"), told.get("findings")
+    if (
+        kind not in ("trace", "counts")
+        or not is_text(label)
+        or not isinstance(findings, list)
+        or not all(map(is_text, findings))
+    ):
+        raise InvalidTrace(f"The process that read {PurePath(filename).name[:200]!r} gave no answer. {FEW}")
+    if kind == "trace":
+        return Opened(from_trace_file(body, max_bytes), str(label), tuple(findings))
+    return Opened(counts_in(Source(filename, {filename: body}, max_bytes)), str(label), tuple(findings))
+
+
+def _told(line: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def _why(code: int, said: bytes, name: str) -> InvalidTrace:
+    if code == NOT_SAID:
+        told = _told(said)
+        named = told.get("names")
+        names = named if isinstance(named, list) else []
+        return NotSaid(str(told.get("says"))[:LONGEST_SENTENCE], tuple(option for option in SAYS if option in names))
     sentence = said[: 4 * LONGEST_SENTENCE].decode(errors="replace")[:LONGEST_SENTENCE]
     if code == REFUSED:
         return InvalidTrace(sentence)
@@ -95,9 +132,10 @@ def _why(code: int, said: bytes, name: str) -> InvalidTrace:
     )
 
 
-def _run(data: bytes, filename: str, limits: Limits, answer: IO[bytes]) -> int:
+def _run(data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes]) -> int:
     """The exit code of the child; its answer is in the file."""
     asked = {"name": filename, "max_bytes": limits.max_bytes, "memory": limits.memory, "seconds": limits.seconds}
+    asked["options"] = asdict(options)
     command = [sys.executable, "-P", "-m", "moeviz.formats.elsewhere"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=answer, stderr=subprocess.DEVNULL, env=_environment()
@@ -137,10 +175,12 @@ def main() -> int:
     asked = json.loads(sys.stdin.buffer.readline())
     _limit(asked)
     try:
-        trace = read_bytes(sys.stdin.buffer.read(asked["max_bytes"] + 1), asked["name"], asked["max_bytes"])
-        code, answer = 0, to_trace_file(trace, zipfile.ZIP_STORED)
+        data, options = sys.stdin.buffer.read(asked["max_bytes"] + 1), _options(asked.get("options", {}))
+        code, answer = 0, _answer(open_bytes(data, asked["name"], asked["max_bytes"], options))
     except MemoryError:
         code, answer = TOO_LARGE, b""
+    except NotSaid as error:
+        code, answer = NOT_SAID, json.dumps({"says": str(error)[:LONGEST_SENTENCE], "names": error.names}).encode()
     except InvalidTrace as error:
         code, answer = (TOO_LARGE, b"") if isinstance(error.__cause__, MemoryError) else (REFUSED, _encoded(error))
     except Exception as error:  # the parent logs it: where, and of what kind, and nothing that the file says
@@ -152,6 +192,20 @@ def main() -> int:
     except OSError:
         code = TOO_LARGE
     return code
+
+
+def _options(asked: dict[str, Any]) -> ImportOptions:
+    layers = asked.get("moe_layers")
+    return ImportOptions(**asked | {"moe_layers": None if layers is None else tuple(layers)})
+
+
+def _answer(opened: Opened) -> bytes:
+    is_trace = isinstance(opened.counted, RoutingTrace)
+    findings = [sentence[:LONGEST_SENTENCE] for sentence in opened.findings[:MOST_FINDINGS]]
+    told = {"kind": "trace" if is_trace else "counts", "label": opened.label, "findings": findings}
+    counted = opened.counted
+    body = to_trace_file(counted, zipfile.ZIP_STORED) if isinstance(counted, RoutingTrace) else to_counts_json(counted)
+    return json.dumps(told).encode() + b"\n" + body
 
 
 def _encoded(error: Exception) -> bytes:

@@ -28,7 +28,7 @@ from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.formats.importers.source import Source, source_of
-from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.table import Opened, imported, is_ours, looked_for, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
@@ -125,13 +125,18 @@ def read_bytes(
     say. Raises `InvalidTrace` for any bytes that are not a trace; for those that are one larger than that, or than fits
     into memory; and for files of torch, which hold a pickle, and are read from a path alone.
     """
+    return _trace_of(open_bytes(data, filename, max_bytes, options).counted, filename)
+
+
+def open_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES, options: ImportOptions = NOTHING_TOLD) -> Opened:
+    """The same for counts too, with what the doctor says of a file that another program wrote."""
     check_size(data, max_bytes)
     if is_torch(data):
         raise InvalidTrace(
             f"{quoted(PurePath(filename).name)} is a file of torch, and those are opened only where they lie, by "
             "“moeviz convert”. Convert it to .npz first."
         )
-    return _trace_in(Source(PurePath(filename).name, {PurePath(filename).name: data}, max_bytes), None, options)
+    return opened_in(Source(PurePath(filename).name, {PurePath(filename).name: data}, max_bytes), None, options)
 
 
 def read_trace(
@@ -148,7 +153,7 @@ def read_trace(
     does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
     `OSError` if it cannot be read.
     """
-    return _trace_in(_source(path, max_bytes), format, options)
+    return _trace_of(read_counted(path, max_bytes, format, options), path)
 
 
 def read_counts(
@@ -172,7 +177,17 @@ def read_counted(
     options: ImportOptions = NOTHING_TOLD,
 ) -> Counted:
     """Read a trace, or counts where the file has no more. Files and errors as with `read_trace`."""
-    return counted_in(_source(path, max_bytes), format, options)
+    return open_path(path, max_bytes, format, options).counted
+
+
+def open_path(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    format: str | None = None,
+    options: ImportOptions = NOTHING_TOLD,
+) -> Opened:
+    """The same with what the doctor says of another program's file. Files and errors as with `read_trace`."""
+    return opened_in(_source(path, max_bytes), format, options)
 
 
 def _source(path: str | Path, max_bytes: int) -> Source:
@@ -184,23 +199,22 @@ def _source(path: str | Path, max_bytes: int) -> Source:
     return source_of(path, max_bytes)
 
 
-def _trace_in(source: Source, format: str | None, options: ImportOptions) -> RoutingTrace:
-    found = counted_in(source, format, options)
+def _trace_of(found: Counted, filename: str | Path) -> RoutingTrace:
     if isinstance(found, RoutingTrace):
         return found
     raise InvalidTrace(
-        f"{source.name[:200]!r} holds counts of how many tokens each expert got, and not where each token went. Read "
-        "it with moeviz.read_counts, or “moeviz convert” it."
+        f"{PurePath(filename).name[:200]!r} holds counts of how many tokens each expert got, and not where each token "
+        "went. Read it with moeviz.read_counts, or “moeviz convert” it."
     )
 
 
-def counted_in(source: Source, format: str | None, options: ImportOptions) -> Counted:
+def opened_in(source: Source, format: str | None, options: ImportOptions) -> Opened:
     """The same for bytes that are in memory: `moeviz.formats.importers.source.Source`."""
     try:
         row = named(format) if format else None if is_ours(source) else recognised(source)
         if row is not None:
             return imported(source, row, options)
-        return counts_in(source) if is_counts(source) else _own(source)
+        return Opened(counts_in(source) if is_counts(source) else _own(source))
     except MemoryError as error:
         raise InvalidTrace(
             f"{source.name[:200]!r} needs more memory to read than there is here. Save fewer tokens or layers, or "

@@ -40,12 +40,14 @@ def shifts(pair: Pair) -> pd.DataFrame:
 def engine_difference(pair: Pair) -> pd.DataFrame:
     """How far two recordings of the same text agree, layer by layer, after rows that are off by one are put right.
 
-    One row per layer that both have. Columns: layer int32 · tokens int64 (recorded in both) · equal_ids float64 (share
-    of tokens with the same experts in the same order; NaN where an order is not known) · equal_sets float64 (share with
-    the same experts) · shared float64 (mean share of the first trace's experts that the second has) · ties float64
-    (share of tokens with other experts where the first trace's last choice was a tie) · margin_equal, margin_different
-    float64 (median margin of tokens with the same and with other experts) · by_margin float64 (how often a token with
-    other experts has a smaller margin than one with the same: 0.5 if margins explain nothing, 1 if all).
+    One row per layer that both have. Columns: layer int32 · tokens int64 (recorded in both) · chosen int64 (experts of
+    these tokens in the first trace) · different int64 (those of them that the second does not have) · equal_ids float64
+    (share of tokens with the same experts in the same order; NaN where an order is not known) · equal_sets float64
+    (share with the same experts) · shared float64 (mean share of the first trace's experts that the second has) ·
+    ties float64 (share of tokens with other experts where the first trace's last choice was a tie) · margin_equal,
+    margin_different float64 (median margin of tokens with the same and with other experts) · by_margin float64 (how
+    often a token with other experts has a smaller margin than one with the same: 0.5 if margins explain nothing, 1 if
+    all).
 
     A margin is the lowest logit of a token's experts less the highest of all others, in the first trace; NaN without
     logits, and where a bias rather than the logits decides. Raises `InvalidTrace` if the traces have no layer in common
@@ -56,16 +58,18 @@ def engine_difference(pair: Pair) -> pd.DataFrame:
     """
     one, other, mine, theirs = aligned(pair)
     rows = []
-    for layer in _common(pair):
+    for layer in common_layers(pair):
         at, there = one.model.layers.index(layer), other.model.layers.index(layer)
         both = (one.experts[at, mine, 0] != NOT_RECORDED) & (other.experts[there, theirs, 0] != NOT_RECORDED)
         if both.any():
             ours, others = one.experts[at, mine[both]], other.experts[there, theirs[both]]
-            margin = None if one.logits is None else _margins(one.logits[at, mine[both]], ours)
+            margin = None if one.logits is None else margins_of(one.logits[at, mine[both]], ours)
             rows.append({"layer": layer, "tokens": len(ours)} | _of_layer(ours, others, margin))
     if not rows:
         raise MissingField("No token is recorded in both traces, so there is nothing to compare. Choose another trace.")
-    frame = pd.DataFrame(rows).astype({"layer": np.int32, "tokens": np.int64})
+    frame = pd.DataFrame(rows).astype(
+        {"layer": np.int32, "tokens": np.int64, "chosen": np.int64, "different": np.int64}
+    )
     return frame if one.ordered and other.ordered else frame.assign(equal_ids=np.nan)
 
 
@@ -79,8 +83,8 @@ def first_partings(pair: Pair) -> pd.DataFrame:
     Source: simple counting.
     """
     one, other, mine, theirs = aligned(pair)
-    layers = _common(pair)
-    differ = np.stack([_differ(one, other, layer, mine, theirs) for layer in layers])
+    layers = common_layers(pair)
+    differ = np.stack([differing(one, other, layer, mine, theirs) for layer in layers])
     rows = []
     for sequence in one.tokens["sequence"].iloc[mine].unique():
         of = np.flatnonzero((one.tokens["sequence"].iloc[mine] == sequence).to_numpy())
@@ -97,13 +101,12 @@ def first_partings(pair: Pair) -> pd.DataFrame:
 def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndarray]:
     """Both traces, and which rows of the two are of the same token. Raises `InvalidTrace` for different texts."""
     one, other = pair
-    if not _common(pair):
+    if not common_layers(pair):
         raise InvalidTrace(
             f"The traces have no layer in common: {listed(one.model.layers)} and {listed(other.model.layers)}. If one "
             "numbers its MoE layers from 0, import it with the model's own indices."
         )
-    found = shifts(pair)
-    mine, theirs = rows_at(one, other, int(found["shift"][found["chosen"]].iloc[0]))
+    mine, theirs = rows_at(one, other, _shift(pair))
     if not len(mine):
         raise InvalidTrace("The traces have no sequence and position in common. Give two traces of the same text.")
     direct = rows_at(one, other, 0)
@@ -117,25 +120,35 @@ def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndar
     return one, other, mine, theirs
 
 
+def _shift(pair: Pair) -> int:
+    """What `shifts` chooses. Where nearly all rows agree as they stand, no other shift can agree in a tenth more."""
+    if equal_sets(*pair, 0) >= 1 - CLEARLY:
+        return 0
+    found = shifts(pair)
+    return int(found["shift"][found["chosen"]].iloc[0])
+
+
 def _same_tokens(one: np.ndarray, other: np.ndarray) -> float:
     return float((one == other).mean()) if len(one) else 0.0
 
 
-def _common(pair: Pair) -> list[int]:
+def common_layers(pair: Pair) -> list[int]:
+    """The layers that both traces have."""
     one, other = (set(trace.model.layers) for trace in pair)
     return sorted(one & other)
 
 
-def _differ(one: RoutingTrace, other: RoutingTrace, layer: int, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def differing(one: RoutingTrace, other: RoutingTrace, layer: int, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Which of these rows, recorded in both, have other experts at a layer."""
     ours, others = (
         trace.experts[trace.model.layers.index(layer), rows] for trace, rows in ((one, mine), (other, theirs))
     )
     both = (ours[:, 0] != NOT_RECORDED) & (others[:, 0] != NOT_RECORDED)
-    differ: np.ndarray = both & ~_equal(ours, others)
+    differ: np.ndarray = both & ~equal_rows(ours, others)
     return differ
 
 
-def _equal(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
+def equal_rows(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether two rows have the same set; rows of another top-k never do."""
     if ours.shape[1] != others.shape[1]:
         return np.zeros(len(ours), bool)
@@ -143,11 +156,12 @@ def _equal(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
     return same
 
 
-def _of_layer(ours: np.ndarray, others: np.ndarray, margin: np.ndarray | None) -> dict[str, float]:
-    equal, filled = _equal(ours, others), ours >= 0
+def _of_layer(ours: np.ndarray, others: np.ndarray, margin: np.ndarray | None) -> dict[str, float | int]:
+    equal, filled = equal_rows(ours, others), ours >= 0
     shared = (ours[:, :, None] == others[:, None, :]).any(axis=2) & filled
     same_order = (ours == others).all(axis=1).mean() if ours.shape == others.shape else 0.0
-    facts = {"equal_ids": same_order, "equal_sets": equal.mean(), "shared": shared.sum() / max(filled.sum(), 1)}
+    facts: dict[str, float | int] = {"chosen": int(filled.sum()), "different": int(filled.sum() - shared.sum())}
+    facts |= {"equal_ids": same_order, "equal_sets": equal.mean(), "shared": shared.sum() / max(filled.sum(), 1)}
     if margin is None:
         return facts | dict.fromkeys(("ties", "margin_equal", "margin_different", "by_margin"), np.nan)
     return facts | {
@@ -158,7 +172,7 @@ def _of_layer(ours: np.ndarray, others: np.ndarray, margin: np.ndarray | None) -
     }
 
 
-def _margins(logits: np.ndarray, experts: np.ndarray) -> np.ndarray | None:
+def margins_of(logits: np.ndarray, experts: np.ndarray) -> np.ndarray | None:
     """The last choice's lead over the best expert that was not chosen; None where logits do not decide."""
     chosen = np.zeros(logits.shape, bool)
     row, slot = np.nonzero(experts >= 0)

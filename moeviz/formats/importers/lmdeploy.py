@@ -4,7 +4,7 @@ Its rows of dense layers are memory that nobody wrote to: neither zeros nor in r
 be told.
 """
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.made import About, trace_of
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
@@ -22,10 +22,11 @@ def recognise(source: Source) -> bool:
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
     """The trace of every response in the file."""
     if options.moe_layers is None:
-        raise InvalidTrace(
+        raise NotSaid(
             f"A response of LMDeploy does not say {SAYS['moe_layers']}, and what it has for dense ones is left-over "
             f"memory. Look in the model's config and say it: {flag('moe_layers')} on the command line, "
-            "ImportOptions(moe_layers=…) in Python."
+            "ImportOptions(moe_layers=…) in Python.",
+            ("moe_layers",),
         )
     parts = []
     for body in source.rows:

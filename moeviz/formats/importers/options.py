@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, NotSaid
 
 MOST = 2**15 - 1
 
@@ -42,12 +42,13 @@ class ImportOptions:
             raise InvalidTrace(f"moe_layers is {self.moe_layers!r}; give indices of layers, the first being 0.")
 
     def need(self, name: str, what: str) -> int:
-        """A number that `what` does not say. Raises `InvalidTrace` with a sentence that asks for it."""
+        """A number that `what` does not say. Raises `NotSaid` with a sentence that asks for it."""
         value: int | None = getattr(self, name)
         if value is None:
-            raise InvalidTrace(
+            raise NotSaid(
                 f"{what} does not say {SAYS[name]}. Look in the model's config and say it: {flag(name)} on the command "
-                f"line, ImportOptions({name}=…) in Python."
+                f"line, ImportOptions({name}=…) in Python.",
+                (name,),
             )
         return value
 
@@ -61,6 +62,24 @@ SAYS = {
     "start": "at which token of the prompt it begins",
     "expert_parallel": "among how many devices each layer's experts were divided",
 }
+
+
+def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
+    """Layers as people write them, as `what`. Raises `InvalidTrace` for anything else.
+
+    >>> layers_of("0,3-5")
+    (0, 3, 4, 5)
+    """
+    layers: list[int] = []
+    for word in text.split(","):
+        first, dash, last = word.partition("-")
+        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()) or len(word) > 12:
+            raise InvalidTrace(f"{what} is {text[:60]!r}. Give numbers and ranges, as in 1-26 or 1,3,5.")
+        start, stop = int(first), int(last) if dash else int(first)
+        if stop - start > 10_000:
+            raise InvalidTrace(f"{what} names {stop - start + 1:,} layers, and no model has so many.")
+        layers += range(start, stop + 1)
+    return tuple(layers)
 
 
 def flag(name: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import NotSaid
 from moeviz.formats.importers.made import Part
 from moeviz.formats.importers.options import ImportOptions, flag
 
@@ -12,7 +12,7 @@ from moeviz.formats.importers.options import ImportOptions, flag
 def part_of(ids: np.ndarray, prompt: int | None, new: int | None, options: ImportOptions, tokens: Any = None) -> Part:
     """Rows of one request, (T, L, K): all its tokens but the last, which met no router, from `start` on.
 
-    Raises `InvalidTrace` if there are more, or fewer: whether a prefix was left out is not in a response.
+    Raises `NotSaid` if there are more, or fewer: whether a prefix was left out is not in a response.
     """
     rows, start = len(ids), options.start or 0
     position = np.arange(start, start + rows)
@@ -20,10 +20,11 @@ def part_of(ids: np.ndarray, prompt: int | None, new: int | None, options: Impor
     if prompt is None:
         return Part(ids, position)
     if new is not None and rows not in (expected := {prompt + new - 1 - start, prompt - start if new == 0 else -1}):
-        raise InvalidTrace(
+        raise NotSaid(
             f"The response has {rows:,} rows of routing for {prompt:,} prompt tokens and {new:,} generated ones, of "
             f"which {max(expected):,} met a router from token {start} on. If the request left out a known prefix, say "
-            f"where it began with {flag('start')}; if not, rows were lost."
+            f"where it began with {flag('start')}; if not, rows were lost.",
+            () if options.start is not None else ("start",),
         )
     known = None if tokens is None else np.asarray(tokens, np.int64)[start : start + rows]
     return Part(ids, position, token_id=known, generated=position >= prompt)

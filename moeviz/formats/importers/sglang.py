@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import from_base64
 from moeviz.formats.importers.made import About, Part, trace_of
 from moeviz.formats.importers.options import ImportOptions, flag
@@ -48,10 +48,11 @@ def _part(body: dict[str, Any], options: ImportOptions) -> Part:
     prompt, new = meta["prompt_tokens"], meta["completion_tokens"]
     expected = prompt + new - 1 - (options.start or 0)
     if len(data) != 4 * expected * layers * top_k:
-        raise InvalidTrace(
+        raise NotSaid(
             f"The response holds {len(data) // 4:,} expert ids, and {expected:,} tokens x {layers} layers x {top_k} "
             f"are {expected * layers * top_k:,}. Are {flag('hidden-layers')} and {flag('top-k')} right? If the request "
-            f"left out a known prefix, say where it began with {flag('start')}."
+            f"left out a known prefix, say where it began with {flag('start')}.",
+            () if options.start is not None else ("start",),
         )
     rows = np.frombuffer(data, "<i4").reshape(expected, layers, top_k).astype(np.int64)
     return part_of(rows, prompt, new, options)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers import (
     atlas,
@@ -111,7 +111,7 @@ def _torch(module: ModuleType, name: str, label: str, becomes: str, looks_for: s
     return Importer(name, label, becomes, recognise, read, looks_for, **options)
 
 
-OTHER_SUFFIXES = (".jsonl", ".npy", ".bin")  # of files that become traces without being told anything
+OTHER_SUFFIXES = (".jsonl", ".npy", ".bin", ".gguf", ".safetensors")  # of single files that hold no pickle
 OURS = (b'"moeviz trace v', b'"moeviz counts v')
 K, LAYERS = ("top_k",), ("moe_layers",)
 RESPONSE = ("start", "experts", "moe_layers")
@@ -267,6 +267,14 @@ IMPORTERS = (
 )
 
 
+class Opened(NamedTuple):
+    """What a file came to."""
+
+    counted: Counted
+    label: str = ""  # of the format, where another program wrote it
+    findings: tuple[str, ...] = ()  # what the doctor says of that, a sentence each
+
+
 def named(name: str) -> Importer:
     """The row of that name. Raises `MoevizError` for one that there is not."""
     for row in IMPORTERS:
@@ -286,19 +294,24 @@ def recognised(source: Source) -> Importer | None:
     return row
 
 
-def imported(source: Source, row: Importer, options: ImportOptions) -> Counted:
-    """The trace, or the counts, in a file of that format. What the doctor finds is logged.
+def imported(source: Source, row: Importer, options: ImportOptions) -> Opened:
+    """The trace, or the counts, in a file of that format. What the doctor finds is logged too.
 
-    Raises `InvalidTrace` for a damaged file, for one that is no routing, and where something must be told.
+    Raises `InvalidTrace` for a damaged file, and for one that is no routing; `NotSaid` where something must be told.
     """
-    found: Counted = _guarded(lambda: row.read(source, options), source, row.label)
+    try:
+        found: Counted = _guarded(lambda: row.read(source, options), source, row.label)
+    except NotSaid as error:
+        names = dict.fromkeys([*error.names, *(name for name in row.asks if getattr(options, name) is None)])
+        raise NotSaid(str(error), tuple(names)) from error
     kind = "counts" if isinstance(found, ExpertCounts) else "a trace"
     log.info("read %s as %s: %s", quoted(source.name), row.label, kind)
     if found.model.caution:
         log.info("%s", found.model.caution)
-    for sentence in examine(found)["says"]:
+    findings = tuple(examine(found)["says"])
+    for sentence in findings:
         log.warning("%s", sentence)
-    return found
+    return Opened(found, row.label, findings)
 
 
 def looked_for() -> str:

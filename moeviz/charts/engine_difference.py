@@ -1,0 +1,142 @@
+"""Charts of two recordings of the same text. Not a topic, since a topic is about one trace."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.token_layer_map import first_letters
+from moeviz.metrics.engine_difference import engine_difference
+from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
+from moeviz.metrics.tokens import visible
+
+LINES = {"equal_sets": ("the same experts", theme.PAIR[0]), "equal_ids": ("in the same order too", theme.PAIR[1])}
+COLOURS = {SAME: "#8a98e540", ORDER: "#8a98e5", OTHER: theme.CHANCE, APART: theme.PALE}
+LEFT_OF_ALL = 0.5  # of the smallest margin: where ties stand on a scale without 0
+
+
+def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
+    """Share of tokens with equal sets and equal ids. Columns: those of `engine_difference`."""
+    drawn = frame.melt(["layer", "tokens", "chosen", "different"], list(LINES), "line", "share").dropna(subset="share")
+    drawn = drawn.assign(line=drawn["line"].map({key: row[0] for key, row in LINES.items()}))
+    names, colours = zip(*LINES.values(), strict=True)
+    lines = (
+        alt.Chart(drawn)
+        .mark_line(point=True)
+        .encode(
+            x=theme.layer_axis(),
+            y=alt.Y("share:Q", title="share of tokens", axis=theme.share_axis(), scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "line:N",
+                scale=alt.Scale(domain=list(names), range=list(colours)),
+                legend=alt.Legend(title=None, orient="top", labelLimit=200),
+            ),
+            tooltip=[
+                alt.Tooltip("line:N", title="tokens with"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("share:Q", title="share of tokens", format=".2%"),
+                alt.Tooltip("tokens:Q", title="tokens compared", format=","),
+                alt.Tooltip("chosen:Q", title="experts in A", format=","),
+                alt.Tooltip("different:Q", title="of these, not in B", format=","),
+            ],
+        )
+    )
+    return theme.framed(lines, theme.MEDIUM)
+
+
+def differences_map(frame: pd.DataFrame) -> alt.Chart:
+    """Token by layer, coloured by what becomes of it. Columns: those of `token_differences`."""
+    theme.at_most_max_tokens(frame.rename(columns={"place": "token"}))
+    tokens = frame.drop_duplicates("place")
+    names = {str(place): first_letters(text) for place, text in zip(tokens["place"], tokens["text"], strict=True)}
+    shown = {text: visible(text) for text in tokens["text"].unique()}
+    drawn = theme.compact(frame.assign(shown=frame["text"].map(shown)).drop(columns="text"))
+    some = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
+    chart = (
+        alt.Chart(drawn, params=[alt.VariableParameter("names", value=names)])
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X(
+                "place:O",
+                title="token",
+                axis=alt.Axis(labelExpr="names[datum.value]", labelAngle=-90, labelOverlap=True, labelFontSize=9),
+            ),
+            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(domain=some, range=[COLOURS[kind] for kind in some]),
+                legend=alt.Legend(title=None, orient="top", symbolOpacity=1, columns=2),
+            ),
+            tooltip=[
+                alt.Tooltip("shown:N", title="token"),
+                alt.Tooltip("sequence:Q", format="d"),
+                alt.Tooltip("position:Q", format="d"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("kind:N", title="in B"),
+                alt.Tooltip("experts:N", title="experts in A"),
+                alt.Tooltip("other_experts:N", title="experts in B"),
+                *(
+                    [alt.Tooltip("margin:Q", title="margin in A", format=".3g")]
+                    if frame["margin"].notna().any()
+                    else []
+                ),
+            ],
+        )
+    )
+    return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)
+
+
+def margins_curve(frame: pd.DataFrame) -> alt.Chart:
+    """Share of tokens up to a margin, one line a kind. Columns: those of `margins_of_both`."""
+    some = frame["margin"][frame["margin"] > 0]
+    left = LEFT_OF_ALL * float(some.min()) if len(some) else 1.0
+    kinds = [kind for kind in (OTHER, SAME) if (frame["kind"] == kind).any()]
+    lines = (
+        alt.Chart(frame.assign(at=frame["margin"].clip(lower=left)))
+        .mark_line(interpolate="step-after", strokeWidth=2.5)
+        .encode(
+            x=alt.X(
+                "at:Q",
+                title="margin in A, logits (far left: a tie)",
+                scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(format="~g", tickCount=6, labelOverlap=True),
+            ),
+            y=alt.Y("share:Q", title="tokens with that margin or less", axis=theme.share_axis()),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(domain=kinds, range=[theme.CHANCE if kind == OTHER else theme.MAIN for kind in kinds]),
+                legend=alt.Legend(title=None, orient="top", symbolType="stroke"),
+            ),
+            tooltip=[
+                alt.Tooltip("kind:N", title="tokens with"),
+                alt.Tooltip("margin:Q", format=".3g"),
+                alt.Tooltip("share:Q", title="that margin or less", format=".1%"),
+                alt.Tooltip("rows:Q", title="of so many, over all layers", format=","),
+            ],
+        )
+    )
+    return theme.framed(lines, theme.MEDIUM)
+
+
+AGREEMENT = Chart(
+    "In which layers do the two agree?",
+    "Each point is a layer and shows the share of tokens that A and B send to the same experts (blue), and to the same "
+    "ones in the same order (orange), where the order is known in both.",
+    measure=engine_difference,
+    draw=agreement_by_layer,
+)
+PLACES = Chart(
+    "Where in the text do they part?",
+    "Each cell is a token at a layer: orange where B sends it to other experts than A, blue where only their order is "
+    "another. Hover to see both.",
+    measure=token_differences,
+    draw=differences_map,
+)
+MARGINS = Chart(
+    "Do small margins explain it?",
+    "Each line counts tokens up to a margin, by how far the last expert that A chose was ahead of the next. Where the "
+    "orange line is far left of the blue one, what differs was nearly a tie.",
+    measure=margins_of_both,
+    draw=margins_curve,
+)
+CHARTS = (AGREEMENT, PLACES, MARGINS)

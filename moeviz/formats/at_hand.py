@@ -1,0 +1,19 @@
+"""Files that were read before the app was there: `moeviz app FILE` reads and serves in one process, and reads once."""
+
+from pathlib import Path
+
+from moeviz.formats.exports import open_path
+from moeviz.formats.importers.table import Opened
+
+_OPENED: dict[str, Opened] = {}
+
+
+def hand_over(path: str | Path, opened: Opened) -> None:
+    """Keep what a file came to, for whoever asks for its path."""
+    _OPENED[str(Path(path).resolve())] = opened
+
+
+def at_hand(path: str | Path) -> Opened:
+    """What the file at a path came to; it is read where nobody handed it over. Raises what `read_trace` raises."""
+    known = _OPENED.get(str(Path(path).resolve()))
+    return open_path(path) if known is None else known
