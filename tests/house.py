@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/serving.py": f". moeviz.serving {INERT} altair",
-    "moeviz/charts/training.py": f". moeviz.training moeviz.metrics {INERT} altair",
+    "moeviz/charts/training*.py": f". moeviz.training moeviz.metrics {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
@@ -76,7 +76,6 @@ MAY_IMPORT = {
     # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
     "moeviz/serving/plans/*": f". moeviz.serving moeviz.metrics {INERT} torch",
     "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",
-    "moeviz/metrics/training.py": f". moeviz.training.run moeviz.training.rules {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.names",
