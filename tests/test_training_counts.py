@@ -211,7 +211,7 @@ def test_every_family_goes_through_a_step_of_training(architecture):
     torch.manual_seed(0)
     model = text_model(architecture)(tiny_config(architecture)).float().train()
     with suppress(ValueError):  # transformers has no checkpoints for it
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     ids, mask = torch.randint(5, 500, (2, 24)), torch.ones(2, 24, dtype=torch.long)
     mask[0, 17:] = 0
     more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}

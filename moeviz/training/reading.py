@@ -12,6 +12,8 @@ from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.names import quoted
 from moeviz.training import counts_files
 from moeviz.training.counts_files import Arrays, parts_of
+from moeviz.training.events import event_folder, events_run
+from moeviz.training.megatron import megatron_folder, megatron_run
 from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
 from moeviz.training.run import (
     ALARMS,
@@ -44,6 +46,11 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
     path = Path(path)
     if (file := _routing_file(path)) is not None:
         return _moeviz_run(file, max_bytes)
+    if (place := megatron_folder(path)) is not None:
+        return megatron_run(place, options)
+    if (place := event_folder(path)) is not None:
+        return events_run(place)
+    path.stat()
     raise InvalidTrace(
         f"There is no run of training at {quoted(path)}. Give the folder that was the `out` of `watch` or "
         f"`RoutingHealth`, with {FILE} in it, event files of TensorBoard, or Megatron-LM's tokens_per_expert."

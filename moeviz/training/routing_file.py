@@ -65,10 +65,10 @@ def lines_of(data: bytes) -> Lines:
     found, (*whole, last) = Lines(), data.split(b"\n", MAX_LINES)
     if len(whole) == MAX_LINES:
         raise InvalidTrace(f"{FILE} has more than {MAX_LINES:,} lines, and no more are read. Log less often.")
-    if last.strip():  # no end of the line: it counts if it is whole all the same
-        found.unfinished = not _taken(found, last)
     for line in (line for line in whole if line.strip()):
         found.damaged += not _taken(found, line)
+    if last.strip():  # no end of the line: it counts if it is whole all the same
+        found.unfinished = not _taken(found, last)
     if not (found.logs or found.facts or found.evaluations or found.snapshots):
         raise InvalidTrace(
             f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "

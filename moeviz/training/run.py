@@ -46,7 +46,7 @@ ALARMS = {"kind": "str", "layer": "int32", "began": "int64", "over": "float64", 
 SUMMARY = {"step": "int64", "figure": "str", "mean": "float64", "worst": "float64"}
 SNAPSHOTS = "snapshots"  # the folder of trace files in that of a run
 WHOLE_RUN = -1  # in place of a layer, of an alarm that is of no layer
-NOT_COUNTED = -1  # in `counts`, where a log has none
+NOT_COUNTED = -1  # in `counts` where a log has none, and in `dead` where it is not known
 ALIVE = -1  # in `dead_since`
 
 
@@ -84,8 +84,8 @@ class TrainingRun:
     layers       one row a log and layer: step · layer · tokens, assignments (of these steps) · max_violation (busiest
                  expert / even share, minus 1) · normalised_entropy (of the load; 1 is even) · router_entropy (of the
                  probabilities, mean of tokens, / ln E) · z_loss · aux (E sum f P of this layer; 1 is even) · logit_rms
-                 · mass (probability of the selected experts, mean over tokens) · dead (experts) · router_grad_norm ·
-                 experts_without_grad. NaN where it is not known.
+                 · mass (probability of the selected experts, mean of tokens) · dead (experts; NOT_COUNTED where it is
+                 not known) · router_grad_norm · experts_without_grad. NaN where it is not known.
     counts       assignments of each expert at each log; NOT_COUNTED where a log has none. None: no log has any.
     importance   mean probability of each expert at each log, NaN where a log has none.
     dead_since   the step since when an expert is dead, at each log; ALIVE where it is not.
