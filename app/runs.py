@@ -24,7 +24,7 @@ from moeviz.training.run import TrainingRun
 
 MB = 10**6
 MOST, TITLE = 4, 60  # uploads of a visitor; characters of a name
-AUX_OFF, AUX_ON, SNAPSHOTS = "Example: aux loss off", "Example: aux loss on", "The embedded model: snapshots alone"
+AUX_OFF, AUX_ON, SNAPSHOTS = "aux loss off", "aux loss on", "embedded model, snapshots alone"
 SHIPPED = {AUX_OFF: "aux-off", AUX_ON: "aux-on", SNAPSHOTS: "embedded"}  # and in an address
 _SHELF = "runs"
 _place = threading.BoundedSemaphore(1)
@@ -33,9 +33,11 @@ _place = threading.BoundedSemaphore(1)
 def offered() -> dict[str, Callable[[], TrainingRun]]:
     """What there is to look at, read when it is asked for: the server's own, the visitor's, then what ships."""
     own = {name: partial(_own, name) for name in reversed(_shelf())}
-    return {name: partial(_started, path) for name, path in started().items()} | own | {
-        name: partial(_shipped, name) for name in SHIPPED
-    }
+    return (
+        {name: partial(_started, path) for name, path in started().items()}
+        | own
+        | {name: partial(_shipped, name) for name in SHIPPED}
+    )
 
 
 def started() -> dict[str, str]:

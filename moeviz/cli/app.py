@@ -15,6 +15,7 @@ from moeviz.errors import MoevizError
 from moeviz.formats.at_hand import hand_over
 from moeviz.formats.exports import open_path
 from moeviz.formats.importers.table import Opened
+from moeviz.training.found import is_run, run_at
 
 SECONDS_TO_START = 60
 MOST_FILES = 8  # as many traces as a visit keeps
@@ -52,7 +53,10 @@ def serve_app(
     if len(files) > MOST_FILES:
         raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
     for path in files:
-        hand_over(path, read(path))
+        if is_run(path):
+            run_at(path)
+        else:
+            hand_over(path, read(path))
     if files:
         os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in files)
     os.environ[WAY] = way

@@ -35,7 +35,8 @@ def worst_layer(run: TrainingRun) -> int | None:
 
 def counts_at_end(run: TrainingRun) -> Int64[np.ndarray, "L E"]:
     """Assignments of the last logs. Raises `MissingField` if the run has no counts."""
-    return np.maximum(need_counts(run, "The load at the end")[_last_logs(run)], 0).sum(axis=0)
+    found: np.ndarray = np.maximum(need_counts(run, "The load at the end")[_last_logs(run)], 0).sum(axis=0)
+    return found
 
 
 def _last_logs(run: TrainingRun) -> slice:

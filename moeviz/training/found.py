@@ -1,5 +1,6 @@
 """Is this a run of training? And the run at a path, read again when it has grown."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.names import quoted
 from moeviz.training import counts_files
+from moeviz.training.events import PATTERN, event_folder
 from moeviz.training.reading import USUAL, read_run
 from moeviz.training.routing_file import FILE, FORMAT
 from moeviz.training.run import LAYERS, LOGS, SNAPSHOTS, RunFacts, TrainingRun, empty
@@ -23,11 +25,11 @@ def is_run(path: str | Path) -> bool:
     """Whether there is a run at a path, as its folder or its file; or a folder of snapshots."""
     path = Path(path)
     if path.is_dir():
-        return any((path / place / FILE).is_file() for place in USUAL) or bool(_snapshots(path))
+        return _has_file(path) or event_folder(path) is not None or bool(_snapshots(path))
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return is_run_file(file.read(HEAD), path.name)
+        return event_folder(path) is not None or is_run_file(file.read(HEAD), path.name)
 
 
 def is_run_file(data: bytes, name: str) -> bool:
@@ -56,9 +58,11 @@ def signature(path: str | Path) -> Signature:
     return tuple(sorted((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in _stats(Path(path))))
 
 
-def _stats(path: Path) -> Iterator[tuple[Path, object]]:
+def _stats(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     folders = [path / place for place in USUAL] if path.is_dir() else [path.parent]
     files = [path] if path.is_file() else [folder / FILE for folder in folders]
+    if (events := event_folder(path)) is not None and events.is_dir():
+        files += events.glob(PATTERN)
     for file in [*files, *(folder / part for folder in folders for part in (counts_files.FOLDER, SNAPSHOTS))]:
         try:
             yield file, file.stat()
@@ -67,20 +71,22 @@ def _stats(path: Path) -> Iterator[tuple[Path, object]]:
 
 
 def snapshots_run(folder: Path) -> TrainingRun:
-    """A run of which there are snapshots alone: trace files of the same texts, named by how many tokens were trained on.
+    """A run of which there are snapshots alone: traces of the same texts, named by how many tokens were trained on.
 
     Raises `InvalidTrace` if there are none.
     """
     found = _snapshots(folder)
     if not found:
-        raise InvalidTrace(
-            f"There are no snapshots in {quoted(folder.name)}: no file is named like tokens-0000512.npz."
-        )
+        raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file is called like tokens-512.npz.")
     return TrainingRun(folder.name, RunFacts(SNAPSHOTS), empty(LOGS), empty(LAYERS), snapshots=found)
 
 
 def _is_snapshots(path: Path) -> bool:
-    return path.is_dir() and not any((path / place / FILE).is_file() for place in USUAL) and bool(_snapshots(path))
+    return path.is_dir() and not _has_file(path) and event_folder(path) is None and bool(_snapshots(path))
+
+
+def _has_file(folder: Path) -> bool:
+    return any((folder / place / FILE).is_file() for place in USUAL)
 
 
 def _snapshots(folder: Path) -> dict[int, Path]:

@@ -156,7 +156,7 @@ def _balance_of_summary(run: TrainingRun, over: Over) -> pd.DataFrame | None:
         return None
     bins = bins_of(run, over)
     rows = known.reindex(run.logs["step"].iloc[bins.last])
-    columns = {over: bins.at, "worst": rows["worst", "max_violation"].to_numpy()}
+    columns: dict[str, object] = {over: bins.at, "worst": rows["worst", "max_violation"].to_numpy()}
     columns |= {"median": rows["mean", "max_violation"].to_numpy(), "best": np.nan}
     columns |= {"worst_layer": np.int32(-1), "chance": np.nan, "fewest": np.nan, "median_effective": np.nan}
     return pd.DataFrame(columns | {"fewest_layer": np.int32(-1)})

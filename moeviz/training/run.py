@@ -73,7 +73,7 @@ class RunFacts:
     said: tuple[str, ...] = ()  # facts that are no alarms: frozen routers, the effective coefficient
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TrainingRun:
     """How routing went while a model trained, log by log. A measure is of the sums of all steps since the last log.
 
@@ -112,6 +112,13 @@ class TrainingRun:
     summary: pd.DataFrame = field(default_factory=lambda: empty(SUMMARY))
     snapshots: dict[int, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that its arrays and frames take."""
+        arrays = [values for values in (self.counts, self.importance, self.dead_since) if values is not None]
+        frames = (self.logs, self.layers, self.alarms, self.evaluations, self.changed, self.summary)
+        return sum(values.nbytes for values in arrays) + sum(int(frame.memory_usage().sum()) for frame in frames)
 
     def __repr__(self) -> str:
         last = f"step {self.logs['step'].iloc[-1]:,}" if len(self.logs) else "no log yet"
