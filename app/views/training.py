@@ -1,6 +1,7 @@
 """How routing went while a model trained: alarms on top, then experts over steps, balance, losses, the probe set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import streamlit as st
@@ -21,6 +22,8 @@ from moeviz.training.run import TrainingRun
 from moeviz.training.said import said_of_run
 
 NONE = "no other run"
+_OPENED = "a run just opened"
+MOST_FRAMES = 24  # of a run
 SECONDS = 5  # between two looks at a run that may grow
 OF_ALL = (BALANCE, EFFECTIVE)
 FIGURES = (LOSS, AUX, LOGITS, CHANGE)
@@ -32,9 +35,9 @@ def training_page() -> None:
     with explained():
         shown = _chosen()
         for name, run in shown.items():
-            _facts(name, run, alone=len(shown) == 1)
-            if run.facts.source != "snapshots":
-                show_alarms(name, run, alone=len(shown) == 1)
+            alone = len(shown) == 1
+            show_alarms(name, run, _facts(name, run, alone), alone)
+            _notes(run)
         over: Over = "tokens" if state.value(state.RUN_AXIS) == "Tokens" else "step"
         lacking: list[str] = []
         if any(len(run.logs) for run in shown.values()):
@@ -47,9 +50,12 @@ def training_page() -> None:
 
 def _chosen() -> dict[str, TrainingRun]:
     """The runs by name: one, or two."""
-    _upload()
     offered = runs.offered()
     names = list(offered)
+    if (opened := state.take(_OPENED)) in names:
+        state.set_value(state.RUN, opened)
+        state.set_value(state.OTHER_RUN, NONE)
+        state.set_value(state.RUN_LAYER, None)
     if state.value(state.RUN) not in names:
         state.set_value(state.RUN, names[0])
         state.set_value(state.OTHER_RUN, _usual_pair(names))
@@ -61,6 +67,7 @@ def _chosen() -> dict[str, TrainingRun]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox("Run", names, key=state.RUN, persist_state="session", width=300)
         other = st.selectbox("Beside it", others, key=state.OTHER_RUN, persist_state="session", width=300)
+        _upload()
         st.segmented_control(
             "Axis", ["Steps", "Tokens"], default="Steps", required=True, key=state.RUN_AXIS, persist_state="session"
         )
@@ -104,12 +111,11 @@ def _upload() -> None:
         with explained(refuse), st.spinner("Reading the file …"):
             run = runs.read_upload(upload.getvalue(), upload.name)
             state.done_with(upload.file_id)
-            state.set_value(state.RUN, runs.remember(run))
-            state.set_value(state.OTHER_RUN, NONE)
-            state.set_value(state.RUN_LAYER, None)
+            state.set_value(_OPENED, runs.remember(run))
+            st.rerun()
 
 
-def _facts(name: str, run: TrainingRun, alone: bool) -> None:
+def _facts(name: str, run: TrainingRun, alone: bool) -> str:
     """Whose run, how far it is, and what is to be known. A file may say anything: never Markdown."""
     facts, parts = run.facts, []
     if len(run.logs):
@@ -129,8 +135,11 @@ def _facts(name: str, run: TrainingRun, alone: bool) -> None:
         effective = "" if facts.aux_effective is None else f" (in effect {facts.aux_effective:g})"
         parts.append(f"aux coefficient {facts.aux_coefficient:g}{effective}")
     begin = "Example, recorded beforehand. " if name in runs.SHIPPED else ""
-    st.text(begin + " · ".join(parts if alone else [visible(name), *parts]))
-    for sentence in (*facts.said, *run.notes):
+    return begin + " · ".join(parts if alone else [visible(name), *parts])
+
+
+def _notes(run: TrainingRun) -> None:
+    for sentence in (*run.facts.said, *run.notes):
         st.text(visible(sentence))
     if (every := bins_of(run, "step").every) > 1:
         st.text(f"It is a long run: each column of a picture is {every} logs, summed before they are measured.")
@@ -140,18 +149,18 @@ def _charts(shown: dict[str, TrainingRun], over: Over, lacking: list[str]) -> No
     first = next(iter(shown.values()))
     layer = _layer(first)
     if layer is not None:
-        _draw(HEATMAP, lambda: HEATMAP.measure(first, layer, over), lacking)
+        _draw(HEATMAP, lambda: _measured(HEATMAP, first, layer, over), lacking)
         for other, run in list(shown.items())[1:]:
             _second(other, run, layer, over)
     if len(first.facts.layers) > 1:
-        _draw(LAYERS, lambda: LAYERS.measure(first, over), lacking)
+        _draw(LAYERS, lambda: _measured(LAYERS, first, over), lacking)
     for chart in OF_ALL:
-        _draw(chart, lambda chart=chart: chart.measure(shown, over), lacking)
+        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
     if layer is not None:
-        _draw(IMPORTANCE, lambda: IMPORTANCE.measure(first, layer), lacking)
+        _draw(IMPORTANCE, lambda: _measured(IMPORTANCE, first, layer), lacking)
     for chart in FIGURES:
-        _draw(chart, lambda chart=chart: chart.measure(shown, over), lacking)
-    _draw(GRADIENTS, lambda: GRADIENTS.measure(first, over), lacking)
+        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
+    _draw(GRADIENTS, lambda: _measured(GRADIENTS, first, over), lacking)
 
 
 def _layer(run: TrainingRun) -> int | None:
@@ -167,6 +176,21 @@ def _layer(run: TrainingRun) -> int | None:
     return st.select_slider(
         f"Layer (the worst is {worst})", layers, key=state.RUN_LAYER, persist_state="session", width=420
     )
+
+
+_frames: WeakKeyDictionary[TrainingRun, dict[Hashable, pd.DataFrame]] = WeakKeyDictionary()
+
+
+def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
+    """What a chart measures; kept as long as the run, which does not change."""
+    first = next(iter(of.values())) if isinstance(of, dict) else of
+    which = tuple((name, id(run)) for name, run in of.items()) if isinstance(of, dict) else ()
+    kept, key = _frames.setdefault(first, {}), (chart.key, which, *how)
+    if key not in kept:
+        while len(kept) >= MOST_FRAMES:
+            kept.pop(next(iter(kept)), None)
+        kept[key] = chart.measure(of, *how)
+    return kept[key]
 
 
 def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
@@ -187,7 +211,7 @@ def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
     """The same layer of the other run, under the first."""
     st.text(f"Layer {layer} of {visible(name)}:")
     with explained():
-        frame = HEATMAP.measure(run, layer, over)
+        frame = _measured(HEATMAP, run, layer, over)
         if sentence := said_of_run(HEATMAP.key, frame):
             st.text(sentence)
         picture, _ = st.columns([3, 1], gap="medium")

@@ -8,17 +8,16 @@ from moeviz_app import state
 
 from moeviz.metrics.tokens import visible
 from moeviz.training.rules import ALARM_KINDS
-from moeviz.training.run import WHOLE_RUN, TrainingRun
+from moeviz.training.run import SNAPSHOTS, WHOLE_RUN, TrainingRun
 
 FIRST = ("collapse", "dead", "aux_off", "load", "logits", "confidence")  # the gravest first
 SHOWN = 4  # before the rest is folded
 
 
-def show_alarms(name: str, run: TrainingRun, alone: bool) -> None:
-    """What is on, the gravest first; or that nothing is."""
+def show_alarms(name: str, run: TrainingRun, facts: str, alone: bool) -> None:
+    """Of which run, and what is on, the gravest first; or that nothing is."""
     with st.container(border=True, key="answer" if alone else f"answer {name}"):
-        if not alone:
-            st.text(visible(name))
+        st.text(facts)
         on, over = run.alarms[run.alarms["on"]], run.alarms[~run.alarms["on"]]
         if on.empty:
             st.text(_quiet(run))
@@ -32,6 +31,8 @@ def show_alarms(name: str, run: TrainingRun, alone: bool) -> None:
 
 
 def _quiet(run: TrainingRun) -> str:
+    if run.facts.source == SNAPSHOTS:
+        return "Snapshots alone have no alarms: see below when the routing settled."
     if run.facts.source != "moeviz":
         return "This source has no alarms: moeviz judges runs that it watched itself."
     if not len(run.logs):

@@ -1,6 +1,7 @@
 """How routing went while a model trained: of one run, or of two on the same axes. Not a topic: no trace has it."""
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
@@ -11,6 +12,8 @@ from moeviz.training.over_steps import balance_over_steps, load_over_steps, viol
 from moeviz.training.run import ALIVE
 
 HATCH = "M-1,1L1,-1"
+STROKES = 70  # of a hatching, across the whole picture
+LOW = 280  # pixels
 NAMED_STRETCHES = 8  # past which the words would cover each other
 VIOLATION, EFFECTIVE_SHARE = "MaxVio (busiest / even share − 1)", "effective experts, of all"
 AXES = {"step": "steps", "tokens": "training tokens"}
@@ -39,7 +42,11 @@ def when(frame: pd.DataFrame) -> alt.Tooltip:
 def run_colour(frame: pd.DataFrame) -> alt.Color:
     """A colour for each run, and a legend where there are two."""
     names = [*dict.fromkeys(frame["run"])]
-    legend = alt.Legend(title=None, orient="top", symbolType="stroke", labelLimit=300) if len(names) > 1 else None
+    legend = (
+        alt.Legend(title=None, orient="top", symbolType="stroke", symbolOpacity=1, labelLimit=300)
+        if len(names) > 1
+        else None
+    )
     return alt.Color("run:N", scale=alt.Scale(domain=names, range=list(theme.PAIR)[: len(names)]), legend=legend)
 
 
@@ -48,7 +55,7 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
     over, experts = axis_of(frame), frame["place"].max() + 1 if len(frame) else 1
     height = theme.grid_height(experts)
     order = frame.drop_duplicates("place").sort_values("place")["expert"].tolist()
-    shown = theme.compact(frame.assign(middle=(frame["after"] + frame[over]) / 2).drop(columns="place"))
+    shown = theme.compact(frame.drop(columns="place"))
     base = alt.Chart(shown).encode(
         y=alt.Y("expert:O", sort=order, title="expert (hatched: dead)", axis=alt.Axis(labelOverlap=True)),
         tooltip=[
@@ -62,23 +69,42 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
     cells = base.transform_filter("isValid(datum.times_even)").mark_rect(stroke=None)
     cells = cells.encode(x=along(frame, field="after"), x2=f"{over}:Q")
     cells = cells.encode(color=theme.times_colour("times_even", "load, × even share", dark))
-    side = min((height - theme.AROUND) / experts, 14) * 0.8
-    hatch = base.transform_filter("datum.dead_since >= 0").mark_point(
+    side = min((height - theme.AROUND) / experts, 14) * 0.7
+    hatch = alt.Chart(hatched(frame)).mark_point(
         shape=HATCH, size=max(side, 3) ** 2, color=theme.ON_LEAST, strokeWidth=1.2 if side > 6 else 0.7
     )
-    layers = [cells, hatch.encode(x="middle:Q")]
-    if 0 < len(begun := dead_stretches(frame)) <= NAMED_STRETCHES:
-        words = alt.Chart(begun).mark_text(align="left", dx=4, fontWeight="bold", color=theme.ON_LEAST)
-        layers.append(words.encode(x="after:Q", y=alt.Y("expert:O", sort=order), text="words:N"))
+    row = alt.Y("expert:O", sort=order)
+    layers = [cells, hatch.encode(x="middle:Q", y=row)]
+    begun = dead_stretches(frame)
+    for late in (False, True) if len(begun) <= NAMED_STRETCHES else ():
+        words = alt.Chart(begun[begun["late"] == late]).encode(x="after:Q", y=row, text="words:N")
+        place = {"align": "right" if late else "left", "dx": -4 if late else 4, "fontWeight": "bold"}
+        behind = words.mark_text(**place, stroke=theme.LESS_TO_MORE["light"][0], strokeWidth=4)
+        layers += [behind, words.mark_text(**place, color=theme.ON_LEAST)]
     return theme.framed(alt.layer(*layers), height, canvas=True)
 
 
+def hatched(frame: pd.DataFrame) -> pd.DataFrame:
+    """Where the strokes are of which stretches of death are hatched: at least so many across the whole picture."""
+    over = axis_of(frame)
+    dead = frame.loc[frame["dead_since"] != ALIVE, ["expert", "after", over]]
+    width = (dead[over] - dead["after"]).to_numpy(float)
+    span = float(frame[over].max() - frame["after"].min()) if len(frame) else 1.0
+    strokes = np.maximum((width * STROKES / max(span, 1e-9)).astype(int), 1)
+    which = np.repeat(np.arange(len(dead)), strokes)
+    inside = np.arange(len(which)) - np.repeat(strokes.cumsum() - strokes, strokes)
+    middle = dead["after"].to_numpy(float)[which] + (inside + 0.5) * (width / strokes)[which]
+    return pd.DataFrame({"expert": dead["expert"].to_numpy()[which], "middle": middle.astype(np.float32)})
+
+
 def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first cell of each stretch in which an expert was dead, and what is written there."""
+    """The first cell of each stretch in which an expert was dead, what is written there, and whether it is late."""
+    over = axis_of(frame)
     rows = frame.sort_values(["place", "after"])
     before = rows.groupby("place", sort=False)["dead_since"].shift(fill_value=ALIVE)
     begun = rows[(rows["dead_since"] != ALIVE) & (before != rows["dead_since"])]
-    return begun[["after", "expert"]].assign(words=[f"dead since step {step:,}" for step in begun["dead_since"]])
+    late = begun["after"] > (frame["after"].min() + frame[over].max()) / 2
+    return begun[["after", "expert"]].assign(words=[f"dead since step {n:,}" for n in begun["dead_since"]], late=late)
 
 
 def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
@@ -133,7 +159,7 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
     dots = base.mark_point(size=120, opacity=0).encode(y=y, tooltip=tips)
     half = theme.reference(known.head(1), "collapsed")
-    return theme.framed(alt.layer(worst, median, dots, half), theme.SHORT)
+    return theme.framed(alt.layer(worst, median, dots, half), LOW)
 
 
 HEATMAP = Chart(

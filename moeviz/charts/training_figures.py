@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.training import along, axis_of, run_colour, when
+from moeviz.charts.training import LOW, along, axis_of, run_colour, when
 from moeviz.training.figures_over_steps import (
     aux_over_steps,
     change_over_steps,
@@ -28,7 +28,7 @@ def loss_curve(frame: pd.DataFrame) -> alt.Chart:
         color=run_colour(frame),
         tooltip=[alt.Tooltip("run:N"), when(frame), alt.Tooltip("loss:Q", format=".4f")],
     )
-    return theme.framed(lines, theme.SHORT)
+    return theme.framed(lines, LOW)
 
 
 def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -55,7 +55,7 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(alt.layer(lines, theme.reference(long.head(1), "even")), theme.SHORT)
+    return theme.framed(alt.layer(lines, theme.reference(long.head(1), "even")), LOW)
 
 
 def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
@@ -65,7 +65,12 @@ def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
         .mark_line(point=_points(frame))
         .encode(
             x=along(frame),
-            y=alt.Y("worst:Q", title="of the worst layer (log scale)", scale=alt.Scale(type="log")),
+            y=alt.Y(
+                "worst:Q",
+                title="of the worst layer (log scale)",
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(grid=False),
+            ),
             color=run_colour(frame),
             strokeDash=_dashes(["z-loss", "logit RMS"], "figure"),
             tooltip=[
@@ -77,7 +82,7 @@ def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
             ],
         )
     )
-    return theme.framed(lines, theme.SHORT)
+    return theme.framed(lines, LOW)
 
 
 def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -88,7 +93,7 @@ def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
     tips = [alt.Tooltip("run:N"), when(frame), alt.Tooltip("mean:Q", title="mean of layers", format=".1%")]
     tips += [alt.Tooltip("most:Q", title="most in one layer", format=".1%")]
     tips += [alt.Tooltip("most_layer:Q", title="which is layer", format="d")]
-    return theme.framed(alt.layer(band, base.mark_line(point=True).encode(y=y, tooltip=tips)), theme.SHORT)
+    return theme.framed(alt.layer(band, base.mark_line(point=True).encode(y=y, tooltip=tips)), LOW)
 
 
 def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:

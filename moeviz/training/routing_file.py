@@ -31,6 +31,7 @@ FORMAT = "moeviz training v1"
 FILE = "routing.jsonl"
 MOST = 2**53  # whole numbers that JSON keeps
 MAX_LINES = 2**20
+LARGEST = np.finfo(np.float64).max
 OTHER_FIGURES = ("router_grad_norm", "experts_without_grad")
 
 
@@ -180,7 +181,7 @@ def whole(value: Any) -> int:
 
 def number(value: Any) -> float:
     """A number; NaN for anything else."""
-    return float(value) if type(value) in (int, float) and abs(value) < np.finfo(np.float64).max else np.nan
+    return float(value) if type(value) in (int, float) and abs(value) < LARGEST else np.nan
 
 
 def _numbers(values: Any) -> tuple[int, ...]:
