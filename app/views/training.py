@@ -1,7 +1,7 @@
 """How routing went while a model trained: alarms on top, then experts over steps, balance, losses, the probe set."""
 
 from collections.abc import Callable, Hashable
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import pandas as pd
 import streamlit as st
@@ -21,6 +21,7 @@ from moeviz.training.bins import Over, bins_of
 from moeviz.training.run import TrainingRun
 from moeviz.training.said import said_of_run
 
+Refs = list[ref[TrainingRun]]
 NONE = "no other run"
 _OPENED = "a run just opened"
 MOST_FRAMES = 24  # of a run
@@ -178,19 +179,22 @@ def _layer(run: TrainingRun) -> int | None:
     )
 
 
-_frames: WeakKeyDictionary[TrainingRun, dict[Hashable, pd.DataFrame]] = WeakKeyDictionary()
+_frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]]] = WeakKeyDictionary()
 
 
 def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
-    """What a chart measures; kept as long as the run, which does not change."""
-    first = next(iter(of.values())) if isinstance(of, dict) else of
-    which = tuple((name, id(run)) for name, run in of.items()) if isinstance(of, dict) else ()
-    kept, key = _frames.setdefault(first, {}), (chart.key, which, *how)
-    if key not in kept:
-        while len(kept) >= MOST_FRAMES:
-            kept.pop(next(iter(kept)), None)
-        kept[key] = chart.measure(of, *how)
-    return kept[key]
+    """What a chart measures; kept as long as the runs, which do not change."""
+    together = list(of.values()) if isinstance(of, dict) else [of]
+    kept, key = _frames.setdefault(together[0], {}), (chart.key, tuple(of) if isinstance(of, dict) else (), *how)
+    known = kept.get(key)
+    if known is not None and [run() for run in known[0]] == together[1:]:
+        return known[1]
+    frame = chart.measure(of, *how)
+    kept.pop(key, None)
+    while len(kept) >= MOST_FRAMES:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = ([ref(run) for run in together[1:]], frame)
+    return frame
 
 
 def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:

@@ -41,8 +41,12 @@ def counts_at_end(run: TrainingRun) -> Int64[np.ndarray, "L E"]:
 
 def _last_logs(run: TrainingRun) -> slice:
     counts = need_counts(run, "The load at the end")
-    even = np.maximum(counts, 0).sum(axis=(1, 2)) / max(sum(run.facts.num_experts), 1)
-    return slice(-int(np.searchsorted(even[::-1].cumsum(), ENOUGH)) - 1, None)
+    for most in (64, len(counts)):  # seldom more than a few: a long run need not be added up whole
+        last = counts[-most:]
+        even = np.maximum(last, 0).sum(axis=(1, 2)) / max(sum(run.facts.num_experts), 1)
+        if even.sum() >= ENOUGH:
+            break
+    return slice(-min(int(np.searchsorted(even[::-1].cumsum(), ENOUGH)) + 1, len(counts)), None)
 
 
 def place_of(run: TrainingRun, layer: int, what: str) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def sums(counts: Int64[np.ndarray, "S ..."], bins: Bins) -> Int64[np.ndarray, "B
 def max_violation(counts: Int64[np.ndarray, "... E"], experts: int) -> Float64[np.ndarray, "..."]:
     """Busiest expert / even share, minus 1; NaN where nothing was assigned."""
     total = counts.sum(axis=-1)
-    return np.where(total > 0, counts.max(axis=-1) * experts / np.maximum(total, 1) - 1, np.nan)
+    return np.asarray(np.where(total > 0, counts.max(axis=-1) * experts / np.maximum(total, 1) - 1, np.nan))
 
 
 def effective_experts(counts: Int64[np.ndarray, "... E"]) -> Float64[np.ndarray, "..."]:
@@ -79,8 +79,8 @@ def chance_violation(
     even = np.where(np.asarray(assignments) > 0, assignments, np.nan) / experts
     z = NormalDist().inv_cdf((experts - 0.375) / (experts + 0.25))
     wide = np.sqrt(even * (1 - share))
-    found: np.ndarray = (z + (z**2 - 1) * (1 - 2 * share) / wide / 6) * wide / even
-    return found
+    found = (z + (z**2 - 1) * (1 - 2 * share) / wide / 6) * wide / even
+    return np.asarray(found)
 
 
 def dead_since(run: TrainingRun, row: int) -> Int64[np.ndarray, "S E"]:
