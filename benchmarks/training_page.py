@@ -4,7 +4,9 @@
 
 Writes a made-up run, with the files that a real one would have, and opens it as `moeviz app RUN` does, in Chromium.
 "reads" is what the command line waits for; "opens" is from the request to the last chart of the page on screen, on a
-server that has been visited before; "sent" is what the server sends to that tab, in its web socket, before compression.
+server that has been visited before; "busy" is the CPU time of the browser's main thread in that time, which a busy
+machine inflates less; "sent" is what the server sends to that tab, in its web socket, before compression. Between
+visits, the page Load of the example is opened in the same way: what any page of the app takes on this machine.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from tests.browser import SIZES, chromium, served
 
 TOKENS, TOP_K, STEPS = 4096, 8, 10  # of each log
 CHARTS = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
-FEWEST = 8  # charts of a run without snapshots and gradients
+CHARTS_OF_RUN, CHARTS_OF_LOAD = 8, 4  # of a run without snapshots and gradients; of the page Load, at least
 
 
 def write_made_up_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0) -> None:
@@ -49,8 +51,8 @@ def write_made_up_run(folder: Path, layers: int, experts: int, logs: int, seed: 
         writer.log(line, rows, [[] for _ in names[1:]] + [[[0, since]] if dead else []])
 
 
-def opened(browser: Browser, url: str) -> tuple[float, int, int]:
-    """Seconds until all charts are drawn, bytes that came through the web socket, and charts."""
+def opened(browser: Browser, address: str, charts: int) -> tuple[float, float, int]:
+    """Seconds until so many charts are drawn, CPU seconds of the main thread, and bytes through the web socket."""
     sent = 0
 
     def count(frame: str | bytes) -> None:
@@ -59,15 +61,18 @@ def opened(browser: Browser, url: str) -> tuple[float, int, int]:
 
     with browser.new_context(**SIZES["desktop"]) as context:
         page = context.new_page()
+        tools = context.new_cdp_session(page)
+        tools.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.on("websocket", lambda socket: socket.on("framereceived", count))
         start = time.perf_counter()
-        page.goto(f"{url}/training")
+        page.goto(address)
         page.wait_for_function(
-            f"() => document.querySelectorAll('{CHARTS}').length >= {FEWEST}"
+            f"() => document.querySelectorAll('{CHARTS}').length >= {charts}"
             " && !document.querySelector('[data-testid=stStatusWidget]')"
         )
         seconds = time.perf_counter() - start
-        return seconds, sent, page.locator(CHARTS).count()
+        metrics = {row["name"]: row["value"] for row in tools.send("Performance.getMetrics")["metrics"]}
+        return seconds, metrics["TaskDuration"], sent
 
 
 def main() -> None:
@@ -76,6 +81,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--experts", type=int, default=128)
     parser.add_argument("--logs", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name) / "run"
@@ -85,12 +91,18 @@ def main() -> None:
         reads = time.perf_counter() - start
         with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as server:
             browser = chromium(playwright)
-            runs = [opened(browser, server.url) for _ in range(6)]
+            visits = []
+            for _ in range(1 + wanted.rounds):
+                visits += [opened(browser, f"{server.url}/training", CHARTS_OF_RUN)]
+                visits += [opened(browser, f"{server.url}/load", CHARTS_OF_LOAD)]
             browser.close()
-    seconds = sorted(found[0] for found in runs[1:])
     print(f"{wanted.layers} layers x {wanted.experts} experts x {wanted.logs:,} logs: reads {reads:.2f} s")
-    print(f"first visit {runs[0][0]:.2f} s; then opens in {statistics.median(seconds):.2f} s ({seconds[0]:.2f} to")
-    print(f"{seconds[-1]:.2f}); sent {max(found[1] for found in runs) / 1e6:.2f} MB for {runs[-1][2]} charts")
+    print(f"first visit {visits[0][0]:.2f} s")
+    for page, found in (("training", visits[2::2]), ("load", visits[3::2])):
+        seconds, busy, sent = ([visit[part] for visit in found] for part in range(3))
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        print(f"{page:<9} opens {statistics.median(seconds):.2f} s ({spread})", end="  ")
+        print(f"busy {statistics.median(busy):.2f} s  sent {max(sent) / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

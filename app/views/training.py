@@ -17,7 +17,8 @@ from moeviz.errors import MissingField
 from moeviz.metrics.said import said
 from moeviz.metrics.tokens import visible
 from moeviz.training.at_end import worst_layer
-from moeviz.training.bins import Over, bins_of
+from moeviz.training.bins import Over
+from moeviz.training.over_steps import logs_in_a_column
 from moeviz.training.run import TrainingRun
 from moeviz.training.said import said_of_run
 
@@ -142,8 +143,11 @@ def _facts(name: str, run: TrainingRun, alone: bool) -> str:
 def _notes(run: TrainingRun) -> None:
     for sentence in (*run.facts.said, *run.notes):
         st.text(visible(sentence))
-    if (every := bins_of(run, "step").every) > 1:
-        st.text(f"It is a long run: each column of a picture is {every} logs, summed before they are measured.")
+    if (logs := logs_in_a_column(run)) > 1:
+        st.text(
+            f"A long run: up to {logs} logs in a row are one column of a picture. Their assignments are summed before "
+            "they are measured; of other figures, the last is drawn."
+        )
 
 
 def _charts(shown: dict[str, TrainingRun], over: Over, lacking: list[str]) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from moeviz.errors import MissingField
 from moeviz.training.at_end import counts_at_end, place_of
 from moeviz.training.bins import (
+    MOST_BINS,
     Over,
     bins_of,
     chance_violation,
@@ -25,9 +26,15 @@ from moeviz.training.bins import (
 from moeviz.training.run import TrainingRun
 
 Runs = Mapping[str, TrainingRun]
-MOST_CELLS = 2**14
+MOST_CELLS = 2**13  # of a heat map: twice as many take a browser a second longer
 MOST_EXPERTS = 256  # rows of a heat map
 FEWEST_BINS = 24
+
+
+def logs_in_a_column(run: TrainingRun) -> int:
+    """How many logs at most are put together in a picture of this run."""
+    rows = max(len(run.facts.layers), *(min(size, MOST_EXPERTS) for size in run.facts.num_experts), 1)
+    return bins_of(run, "step", _columns(rows)).every
 
 
 def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.DataFrame:
@@ -44,7 +51,7 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
     """
     need_counts(run, "The load of each expert")
     row, experts = place_of(run, layer, "This heat map")
-    bins = bins_of(run, over, max(MOST_CELLS // min(experts, MOST_EXPERTS), FEWEST_BINS))
+    bins = bins_of(run, over, _columns(min(experts, MOST_EXPERTS)))
     counts = sums(need_counts(run, "Load")[:, row, :experts], bins)
     total = counts.sum(axis=1, keepdims=True)
     order = np.argsort(-counts_at_end(run)[row, :experts], kind="stable")
@@ -65,6 +72,11 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
     )
 
 
+def _columns(rows: int) -> int:
+    """Of a heat map with so many rows."""
+    return min(MOST_BINS, max(MOST_CELLS // max(rows, 1), FEWEST_BINS))
+
+
 def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
     """How uneven each layer was, from log to log: MaxVio, with what luck alone would give.
 
@@ -80,7 +92,7 @@ def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
     """
     if run.counts is None or not len(run.logs):
         return _violation_of_logs(run, over)
-    bins, frames = bins_of(run, over), []
+    bins, frames = bins_of(run, over, _columns(len(run.facts.layers))), []
     for row, (layer, experts) in enumerate(zip(run.facts.layers, run.facts.num_experts, strict=True)):
         counts = sums(run.counts[:, row, :experts], bins)
         assigned = counts.sum(axis=1)
