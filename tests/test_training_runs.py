@@ -303,7 +303,7 @@ def test_a_disk_that_is_full_ends_no_training(tmp_path, caplog):
 
 def test_what_is_no_run_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidTrace, match="There is no run of training at 'empty'|There is no run of training at"):
+    with pytest.raises(InvalidTrace, match="There is no run of training at"):
         read_run(tmp_path / "empty")
     (tmp_path / "routing.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(InvalidTrace, match="no line of it is a log"):

@@ -308,7 +308,7 @@ class RoutingHealth:
             least, most = (self.heard.layers[int(at)] for at in (tokens.argmin(), tokens.argmax()))
             self.say(
                 f"The router of layer {least} answered for {tokens.min():,} tokens and that of layer {most} for "
-                f"{tokens.max():,}: something calls it otherwise, or not at all, as fused kernels do."
+                f"{tokens.max():,}: something bypasses it, as fused kernels and dropped layers do."
             )
         if self.heard.unmasked:
             self.say(
