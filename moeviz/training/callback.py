@@ -1,6 +1,5 @@
 """watch and RoutingCallback: routing health in transformers' Trainer, and in those of TRL."""
 
-import logging
 from collections.abc import Sequence
 from inspect import currentframe
 from pathlib import Path
@@ -23,7 +22,7 @@ from moeviz.training.hearing import Tokens
 from moeviz.training.meter import RoutingHealth
 from moeviz.training.rules import Rules, as_json, of_json
 
-log = logging.getLogger("moeviz.training")
+FRAMES = 8  # up to the handler that calls a callback
 
 
 def watch(trainer: Trainer, out: str | Path | None = None, **options: Any) -> "RoutingCallback":
@@ -205,10 +204,13 @@ class RoutingCallback(TrainerCallback, ExportableState):
 
 
 def _lead_who_calls(frame: FrameType | None, callback: TrainerCallback) -> None:
-    """A callback is given no trainer; the handler is who calls it."""
-    handler = frame.f_back.f_locals.get("self") if frame is not None and frame.f_back is not None else None
-    if isinstance(handler, CallbackHandler):
-        _lead(handler, callback)
+    """A callback is given no trainer; the handler is who calls it, if through a wrapper or two."""
+    for _ in range(FRAMES):
+        frame = frame.f_back if frame is not None else None
+        handler = frame.f_locals.get("self") if frame is not None else None
+        if isinstance(handler, CallbackHandler):
+            _lead(handler, callback)
+            return
 
 
 def _lead(handler: CallbackHandler, callback: TrainerCallback) -> None:
