@@ -358,3 +358,26 @@ def test_dpo_with_an_adapter_does_not_count_its_reference(tmp_path):
     trainer.train()
     log = [log for log in trainer.state.log_history if "moe/tokens" in log][-1]
     assert log["moe/tokens"] == sum(int(batch["attention_mask"].sum()) for batch in batches[:4])
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_gpu_between_two_logs():
+    """The router alone, since Mixtral's experts wait for the GPU themselves."""
+    model = tiny().cuda().train()
+    with RoutingHealth(model) as health:
+        router, heard = model.model.layers[0].mlp.gate, health.heard
+        hidden, mask = (torch.randn(256, *size, device="cuda") for size in ((64,), ()))
+        heard._phase = "train"
+        router(hidden)  # the first answer says what the score function is
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            heard._mask = mask > 0
+            router(hidden)
+            health.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        heard._phase = heard._mask = None
+        assert health.report()["moe/tokens"] == 256 + int((mask > 0).sum())

@@ -122,7 +122,8 @@ class RoutingCallback(TrainerCallback, ExportableState):
         assert self.health is not None
         self.health.step(state.global_step)
         self._snapshot(state.global_step)
-        if state.save_steps and state.global_step % max(int(state.save_steps), 1) == 0:
+        due = state.save_steps and state.global_step % max(int(state.save_steps), 1) == 0
+        if due or state.global_step >= state.max_steps:
             self.health.settle()  # on every rank, before one of them is asked for its state
 
     def on_log(
@@ -151,6 +152,8 @@ class RoutingCallback(TrainerCallback, ExportableState):
         """A checkpoint may follow."""
         if self.health is not None:
             self.health.settle()
+
+    on_evaluate = on_epoch_end
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """What came after the last log is written too."""
