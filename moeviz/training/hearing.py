@@ -11,6 +11,7 @@ Letters: E experts, T rows that a router answers for, K slots.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from inspect import signature
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,8 @@ from moeviz.training.counters import Counters
 Phase = Literal["train", "eval"] | None
 Tokens = Literal["real", "trained"]
 CACHES = ("past_key_values", "cache", "cache_params")  # a forward that is given one generates
-_HEARINGS: dict[int, "Hearing"] = {}
+_HEARINGS: dict[int, "Hearing"] = {}  # by a number that a compiled graph keeps
+_NUMBERS = count()
 
 
 @torch.library.custom_op("moeviz::count_routing", mutates_args=("ticket",))
@@ -40,7 +42,8 @@ def count_routing(
 
     The ticket that it changes keeps it from being left out or moved.
     """
-    _HEARINGS[hearing].count(router, (logits, weights, experts))
+    if hearing in _HEARINGS:  # it may be closed, and the graph still there
+        _HEARINGS[hearing].count(router, (logits, weights, experts))
     ticket.add_(1)
 
 
@@ -83,8 +86,9 @@ class Hearing:
         self._mask: Tensor | None = None
         self._ticket = torch.zeros((), dtype=torch.int64, device=device)
         self._hooks = ExitStack()
-        _HEARINGS[id(self)] = self
-        self._hooks.callback(_HEARINGS.pop, id(self), None)
+        self._number = next(_NUMBERS)
+        _HEARINGS[self._number] = self
+        self._hooks.callback(_HEARINGS.pop, self._number, None)
         self._listen(model)
         self.close = self._hooks.close
 
@@ -126,7 +130,7 @@ class Hearing:
             parts = router.read(given, answer)[:3]
             if torch.compiler.is_compiling():
                 logits, weights, experts = (None if part is None else part.detach() for part in parts)
-                count_routing(self._ticket, logits, weights, experts, id(self), index)
+                count_routing(self._ticket, logits, weights, experts, self._number, index)
             else:
                 self.count(index, parts)
 
