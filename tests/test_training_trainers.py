@@ -114,6 +114,21 @@ def test_of_two_copies_of_a_router_the_one_that_runs_is_traced():
     assert len(find_routers(model.get_base_model())) == 3
 
 
+@needs("peft")
+@pytest.mark.filterwarnings("ignore")
+def test_routers_that_another_adapter_takes_the_place_of_are_said():
+    from peft import LoraConfig
+
+    model, batch = adapted(tiny(), "modules_to_save, the router"), collate(windows(count=2))
+    model.add_adapter("other", LoraConfig(r=4, task_type="CAUSAL_LM", **ADAPTERS["modules_to_save, the router"]))
+    with RoutingHealth(model.train()) as health:
+        model.set_adapter("other")
+        model(**batch).loss.backward()
+        health.step()
+        health.report()
+        assert "answered in none of its forwards" in health.said[-1]
+
+
 # --- compiled
 
 

@@ -63,7 +63,8 @@ class Hearing:
 
     counters   by phase, a row a layer; a layer that runs in a loop has one for each pass.
     aux        (2,) sum of the aux losses that forwards of training returned, and of how many.
-    forwards   of training. `unmasked`: how often an attention mask did not fit a router's rows, so that all counted.
+    forwards   of training; `answers` of routers in them; `unmasked`: how often an attention mask did not fit a
+               router's rows, so that all counted.
     muted      True while something else runs the model, such as a snapshot.
     """
 
@@ -77,7 +78,7 @@ class Hearing:
         device = next(base.parameters()).device
         self.counters = {phase: Counters(self.num_experts, device) for phase in ("train", "eval")}
         self.aux = torch.zeros(2, dtype=self.counters["train"].sums.dtype, device=device)
-        self.forwards = self.unmasked = self.unlabelled = 0
+        self.forwards = self.answers = self.unmasked = self.unlabelled = 0
         self.muted, self.low_precision = False, False
         self._functions: dict[str, str] = {}  # by class of router
         self._checked: set[int] = set()
@@ -200,6 +201,7 @@ class Hearing:
         if index not in self._checked:
             check_layout(router, answer)
             self._checked.add(index)
+        self.answers += self._phase == "train"
         row = rows[self._calls[index] % len(rows)]
         self._calls[index] += 1
         logits, _weights, experts = answer
