@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
-        ("moeviz/training/meter.py", "moeviz/training/callback.py", "moeviz/training/snapshots.py"),
+        (f"moeviz/training/{name}.py" for name in ("meter", "hearing", "counters", "callback", "snapshots")),
         f". moeviz.capture moeviz.formats moeviz.metrics moeviz.names {INERT} {TORCH}",
     ),
     "moeviz/training/*": f". moeviz.formats moeviz.metrics {FILES}",

@@ -310,6 +310,9 @@ def test_what_is_no_run_is_refused_in_a_sentence(tmp_path):
         read_run(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_run(tmp_path / "nowhere")
+    for name in ("a\0b", "a" * 300):
+        with pytest.raises(InvalidTrace, match="the name"):
+            read_run(tmp_path / name)
     with pytest.raises(InvalidTrace, match="at most 5 are read"):
         read_run(FOLDER / "aux-on", max_bytes=5)
 

@@ -90,7 +90,7 @@ class Alarms:
 
     def _gather(self, seen: Seen) -> None:
         self.judged = self.judged + seen.counts
-        self.mass[:, :2] += [[row["mass"] * row["tokens"], row["tokens"]] for row in seen.rows]
+        self.mass[:, :2] += np.nan_to_num([[row["mass"] * row["tokens"], row["tokens"]] for row in seen.rows])
 
     def _dead(self, cause: str) -> dict[Key, str]:
         due = {}
@@ -161,6 +161,8 @@ class Alarms:
     def _aux(self, seen: Seen) -> dict[Key, str]:
         if not self.watched.has_aux or (seen.aux_computed and seen.aux_coefficient != 0):
             return {}
+        if not seen.counts.any():  # nothing was trained on
+            return {key: text for key, text in self.on.items() if key[0] == "aux_off"}
         why = "its coefficient is 0" if seen.aux_computed else "none is computed"
         return {("aux_off", WHOLE_RUN): f"the aux loss is off: {why}, so nothing keeps the load even"}
 

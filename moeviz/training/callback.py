@@ -1,6 +1,5 @@
 """watch and RoutingCallback: routing health in transformers' Trainer, and in those of TRL."""
 
-import logging
 from collections.abc import Sequence
 from inspect import currentframe
 from pathlib import Path
@@ -23,7 +22,7 @@ from moeviz.training.hearing import Tokens
 from moeviz.training.meter import RoutingHealth
 from moeviz.training.rules import Rules, as_json, of_json
 
-log = logging.getLogger("moeviz.training")
+FRAMES = 8  # up to the handler that calls a callback
 
 
 def watch(trainer: Trainer, out: str | Path | None = None, **options: Any) -> "RoutingCallback":
@@ -123,7 +122,8 @@ class RoutingCallback(TrainerCallback, ExportableState):
         assert self.health is not None
         self.health.step(state.global_step)
         self._snapshot(state.global_step)
-        if state.save_steps and state.global_step % max(int(state.save_steps), 1) == 0:
+        due = state.save_steps and state.global_step % max(int(state.save_steps), 1) == 0
+        if due or state.global_step >= state.max_steps:
             self.health.settle()  # on every rank, before one of them is asked for its state
 
     def on_log(
@@ -152,6 +152,8 @@ class RoutingCallback(TrainerCallback, ExportableState):
         """A checkpoint may follow."""
         if self.health is not None:
             self.health.settle()
+
+    on_evaluate = on_epoch_end
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """What came after the last log is written too."""
@@ -205,10 +207,13 @@ class RoutingCallback(TrainerCallback, ExportableState):
 
 
 def _lead_who_calls(frame: FrameType | None, callback: TrainerCallback) -> None:
-    """A callback is given no trainer; the handler is who calls it."""
-    handler = frame.f_back.f_locals.get("self") if frame is not None and frame.f_back is not None else None
-    if isinstance(handler, CallbackHandler):
-        _lead(handler, callback)
+    """A callback is given no trainer; the handler is who calls it, if through a wrapper or two."""
+    for _ in range(FRAMES):
+        frame = frame.f_back if frame is not None else None
+        handler = frame.f_locals.get("self") if frame is not None else None
+        if isinstance(handler, CallbackHandler):
+            _lead(handler, callback)
+            return
 
 
 def _lead(handler: CallbackHandler, callback: TrainerCallback) -> None:

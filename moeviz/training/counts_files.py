@@ -14,10 +14,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES, MAX_LAYERS
 
 FOLDER = "counts"
 LARGE = 1_024  # layers x experts of which a line has no counts: 48 x 128 would be 180 kB a line
 TOGETHER = 64  # files that become one
+MAX_ROWS = TOGETHER * MAX_LAYERS
 NAME = re.compile(r"part-(\d{6,12})\.parquet")
 SCHEMA = pa.schema(
     [
@@ -71,6 +73,7 @@ class Arrays:
     def read(self, file: Path) -> None:
         """Take what a file has. Raises `InvalidTrace` for one that is damaged, or not of this run."""
         try:
+            _check_declared_size(parquet.read_metadata(file))
             table = parquet.read_table(file, schema=SCHEMA)
             table.validate(full=True)
             step, layer = (table.column(name).to_numpy() for name in ("step", "layer"))
@@ -91,6 +94,12 @@ class Arrays:
             mine = lengths == length
             starts = lists.offsets.to_numpy()[:-1][mine & kept] - lists.offsets.to_numpy()[0]
             target[row[mine & kept], column[mine & kept], :length] = values[starts[:, None] + np.arange(length)]
+
+
+def _check_declared_size(metadata: parquet.FileMetaData) -> None:
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if size > MAX_BYTES or metadata.num_rows > MAX_ROWS:
+        raise ValueError(f"it unpacks to {size:,} bytes in {metadata.num_rows:,} rows")
 
 
 def _places(known: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ Letters: E experts, T rows that a router answers for, K slots.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from inspect import signature
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,8 @@ from moeviz.training.counters import Counters
 Phase = Literal["train", "eval"] | None
 Tokens = Literal["real", "trained"]
 CACHES = ("past_key_values", "cache", "cache_params")  # a forward that is given one generates
-_HEARINGS: dict[int, "Hearing"] = {}
+_HEARINGS: dict[int, "Hearing"] = {}  # by a number that a compiled graph keeps
+_NUMBERS = count()
 
 
 @torch.library.custom_op("moeviz::count_routing", mutates_args=("ticket",))
@@ -40,7 +42,8 @@ def count_routing(
 
     The ticket that it changes keeps it from being left out or moved.
     """
-    _HEARINGS[hearing].count(router, (logits, weights, experts))
+    if hearing in _HEARINGS:  # it may be closed, and the graph still there
+        _HEARINGS[hearing].count(router, (logits, weights, experts))
     ticket.add_(1)
 
 
@@ -60,7 +63,8 @@ class Hearing:
 
     counters   by phase, a row a layer; a layer that runs in a loop has one for each pass.
     aux        (2,) sum of the aux losses that forwards of training returned, and of how many.
-    forwards   of training. `unmasked`: how often an attention mask did not fit a router's rows, so that all counted.
+    forwards   of training; `answers` of routers in them; `unmasked`: how often an attention mask did not fit a
+               router's rows, so that all counted.
     muted      True while something else runs the model, such as a snapshot.
     """
 
@@ -74,7 +78,7 @@ class Hearing:
         device = next(base.parameters()).device
         self.counters = {phase: Counters(self.num_experts, device) for phase in ("train", "eval")}
         self.aux = torch.zeros(2, dtype=self.counters["train"].sums.dtype, device=device)
-        self.forwards = self.unmasked = self.unlabelled = 0
+        self.forwards = self.answers = self.unmasked = self.unlabelled = 0
         self.muted, self.low_precision = False, False
         self._functions: dict[str, str] = {}  # by class of router
         self._checked: set[int] = set()
@@ -83,8 +87,9 @@ class Hearing:
         self._mask: Tensor | None = None
         self._ticket = torch.zeros((), dtype=torch.int64, device=device)
         self._hooks = ExitStack()
-        _HEARINGS[id(self)] = self
-        self._hooks.callback(_HEARINGS.pop, id(self), None)
+        self._number = next(_NUMBERS)
+        _HEARINGS[self._number] = self
+        self._hooks.callback(_HEARINGS.pop, self._number, None)
         self._listen(model)
         self.close = self._hooks.close
 
@@ -126,7 +131,7 @@ class Hearing:
             parts = router.read(given, answer)[:3]
             if torch.compiler.is_compiling():
                 logits, weights, experts = (None if part is None else part.detach() for part in parts)
-                count_routing(self._ticket, logits, weights, experts, id(self), index)
+                count_routing(self._ticket, logits, weights, experts, self._number, index)
             else:
                 self.count(index, parts)
 
@@ -196,6 +201,7 @@ class Hearing:
         if index not in self._checked:
             check_layout(router, answer)
             self._checked.add(index)
+        self.answers += self._phase == "train"
         row = rows[self._calls[index] % len(rows)]
         self._calls[index] += 1
         logits, _weights, experts = answer

@@ -182,6 +182,7 @@ class RoutingHealth:
         for event in events if _rank() == 0 else ():
             log.warning("%s", event["says"])
         self.heard.ask_again()
+        self.heard.forwards = self.heard.answers = 0
         self.changed = []
         return figures
 
@@ -308,7 +309,12 @@ class RoutingHealth:
             least, most = (self.heard.layers[int(at)] for at in (tokens.argmin(), tokens.argmax()))
             self.say(
                 f"The router of layer {least} answered for {tokens.min():,} tokens and that of layer {most} for "
-                f"{tokens.max():,}: something calls it otherwise, or not at all, as fused kernels do."
+                f"{tokens.max():,}: something bypasses it, as fused kernels and dropped layers do."
+            )
+        if self.heard.forwards and not self.heard.answers:
+            self.say(
+                f"{type(self.base).__name__} was trained, and the routers that moeviz watches answered in none of its "
+                "forwards: something runs in their place, as another adapter or fused kernels. Watch it anew."
             )
         if self.heard.unmasked:
             self.say(

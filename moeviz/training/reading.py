@@ -9,7 +9,7 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import quoted
+from moeviz.names import quoted, why_no_file
 from moeviz.training import counts_files
 from moeviz.training.counts_files import Arrays, parts_of
 from moeviz.training.events import event_folder, events_run
@@ -43,7 +43,8 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
 
     Raises `InvalidTrace` if there is no run, or one too large; `OSError` if it cannot be read.
     """
-    path = Path(path)
+    if why := why_no_file(path := Path(path)):
+        raise InvalidTrace(f"There is no run of training at {quoted(path)}: the name {why}.")
     if (file := _routing_file(path)) is not None:
         return _moeviz_run(file, max_bytes)
     if (place := megatron_folder(path)) is not None:
