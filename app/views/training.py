@@ -14,7 +14,6 @@ from moeviz.charts.chart import Chart
 from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
 from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
 from moeviz.errors import MissingField
-from moeviz.metrics.said import said
 from moeviz.metrics.tokens import visible
 from moeviz.training.at_end import worst_layer
 from moeviz.training.bins import Over
@@ -210,7 +209,7 @@ def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str])
         return
     heading(chart)
     with explained():
-        if sentence := said_of_run(chart.key, frame) or said(chart.key, frame):
+        if sentence := said_of_run(chart.key, frame):
             st.text(sentence)
         picture_and_words(chart, frame)
 

@@ -162,6 +162,11 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(alt.layer(worst, median, dots, half), LOW)
 
 
+def trusted_and_used(frame: pd.DataFrame) -> alt.LayerChart:
+    """Load of each expert against its mean probability. Columns: those of `importance_at_end`."""
+    return load_against_importance(frame)
+
+
 HEATMAP = Chart(
     "Which experts of this layer did the work, and which died?",
     "Each row is an expert, the busiest at the end on top, and each column is a stretch of training: orange is more "
@@ -196,5 +201,5 @@ IMPORTANCE = Chart(
     "Each dot is an expert of this layer at the end of the run: to the right the router finds it more probable, "
     "further up it does more of the work. Far below the dashed line is trusted but not used.",
     measure=importance_at_end,
-    draw=load_against_importance,
+    draw=trusted_and_used,
 )

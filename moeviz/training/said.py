@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 
+from moeviz.metrics.said_of_experts import said_of_importance
 from moeviz.metrics.tokens import visible
 from moeviz.training.run import ALIVE
 
@@ -127,4 +128,5 @@ SAID: dict[str, Callable[[pd.DataFrame], str | None]] = {
     "z_loss_curve": _logits,
     "probe_change_curve": _change,
     "router_gradient_heatmap": _gradients,
+    "trusted_and_used": said_of_importance,
 }
