@@ -32,7 +32,7 @@ _place = threading.BoundedSemaphore(1)
 
 def offered() -> dict[str, Callable[[], TrainingRun]]:
     """What there is to look at, read when it is asked for: the server's own, the visitor's, then what ships."""
-    own = {name: partial(_own, name) for name in reversed(_shelf())}
+    own = {name: partial(_own, name) for name, _ in reversed(_shelf().listed())}
     return (
         {name: partial(_started, path) for name, path in started().items()}
         | own
@@ -56,6 +56,13 @@ def remember(run: TrainingRun) -> str:
     name = _free(run.name, offered())
     _shelf().put(name, run, MOST)
     return name
+
+
+def dropped() -> list[str]:
+    """Names of runs that were taken away since this was asked last, because memory was needed."""
+    names = [*_shelf().dropped]
+    _shelf().dropped.clear()
+    return names
 
 
 def read_upload(data: bytes, name: str) -> TrainingRun:

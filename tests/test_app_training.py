@@ -210,3 +210,14 @@ def test_what_is_kept_of_a_run_is_not_shown_for_another():
     first = _measured(BALANCE, {"a": one, "b": two}, "step")
     assert _measured(BALANCE, {"a": one, "b": two}, "step") is first
     assert _measured(BALANCE, {"a": one, "b": grown}, "step")["worst"].tolist() == [0.0, 0.5]
+
+
+def test_each_run_has_the_saturation_of_its_own_snapshots():
+    from moeviz_app.views.training_snapshots import _read, _saturation
+
+    frames = []
+    for name in ("aux-on", "aux-off"):
+        run = run_at(FOLDER / name)
+        files = tuple((str(file), file.stat().st_mtime_ns) for file in run.snapshots.values())
+        frames.append(_saturation(files, _read(run.snapshots)))
+    assert len(frames[0]) == len(frames[1]) and not frames[0].equals(frames[1])

@@ -51,6 +51,8 @@ def training_page() -> None:
 
 def _chosen() -> dict[str, TrainingRun]:
     """The runs by name: one, or two."""
+    if gone := runs.dropped():
+        say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = runs.offered()
     names = list(offered)
     if (opened := state.take(_OPENED)) in names:
@@ -72,11 +74,11 @@ def _chosen() -> dict[str, TrainingRun]:
         st.segmented_control(
             "Axis", ["Steps", "Tokens"], default="Steps", required=True, key=state.RUN_AXIS, persist_state="session"
         )
-    shown = {name: offered[name]() for name in (chosen, other) if name != NONE}
-    for name in shown:
+    names = [name for name in (chosen, other) if name != NONE]
+    for name in names:
         if runs.may_grow(name):
-            _watch(name, runs.seen(name))
-    return shown
+            _watch(name, runs.seen(name))  # before it is read: what comes meanwhile is seen next time
+    return {name: offered[name]() for name in names}
 
 
 def _usual_pair(names: list[str]) -> str:

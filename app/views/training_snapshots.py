@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 from moeviz_app import state
 from moeviz_app.show import explained, heading, picture_and_words, say
@@ -29,7 +30,8 @@ def show_snapshots(run: TrainingRun) -> None:
             say(f"The run has {len(run.snapshots):,} snapshots; {len(moments)} of them, evenly chosen, are drawn.")
         heading(SATURATION)
         with explained():
-            picture_and_words(SATURATION, _saturation(tuple(run.snapshots.values()), moments))
+            files = tuple((str(file), file.stat().st_mtime_ns) for file in run.snapshots.values())
+            picture_and_words(SATURATION, _saturation(files, moments))
         _by_label(moments)
 
 
@@ -40,7 +42,7 @@ def _read(files: Mapping[int, Path]) -> dict[int, RoutingTrace]:
 
 
 @st.cache_resource(show_spinner=False, max_entries=4 * MOST)
-def _trace(file: Path, _changed: int) -> RoutingTrace:
+def _trace(file: Path, changed: int) -> RoutingTrace:
     try:
         return moeviz.read_trace(file)
     except OSError as error:
@@ -48,7 +50,8 @@ def _trace(file: Path, _changed: int) -> RoutingTrace:
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def _saturation(_files: tuple[Path, ...], _moments: Mapping[int, RoutingTrace]):
+def _saturation(files: tuple[tuple[str, int], ...], _moments: Mapping[int, RoutingTrace]) -> pd.DataFrame:
+    """Of these files; Streamlit does not look at what begins with an underscore."""
     return SATURATION.measure(_moments)
 
 
