@@ -1,6 +1,6 @@
 """The first script of a visit: what the server was started with."""
 
-from moeviz_app import counted, pairs, state
+from moeviz_app import counted, pairs, runs, state
 from moeviz_app.traces import opened, recorded
 
 from moeviz.expert_counts import ExpertCounts
@@ -9,13 +9,13 @@ from moeviz.routing_trace import RoutingTrace
 _BEGUN = "begun"
 
 
-def begin() -> bool:
-    """Open these files, the first of them on screen; whether all of them are counts, which have a page of their own.
+def begin() -> str | None:
+    """Open these files, the first of them on screen; the page to begin on, where there is no trace among them.
 
     Raises what `recorded.opened_files` raises, once.
     """
     if state.value(_BEGUN):
-        return False
+        return None
     state.set_value(_BEGUN, True)  # also where it raises: it is told once
     files = [(name, opened.noted(file).counted) for name, file in recorded.opened_files()]
     traces = [file for _, file in files if isinstance(file, RoutingTrace)]
@@ -26,4 +26,6 @@ def begin() -> bool:
             state.set_trace(found, title=name)
     if len(traces) > 1:
         pairs.choose(traces[0], traces[1])
-    return bool(files) and not traces
+    if traces:
+        return None
+    return "Training" if runs.started() else "Counts" if files else None

@@ -50,7 +50,7 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_METRICS_TOKEN    | none     | none      | none     | what a reader of `/metrics` must send (`Authorization: |
 |                         |          |           |          | Bearer …`); not set: closed in public, else as the     |
 |                         |          |           |          | pages are                                              |
-| MOEVIZ_OPEN             | none     | none      | none     | files of traces or counts, one a line, that every      |
+| MOEVIZ_OPEN             | none     | none      | none     | files of traces, counts or runs, one a line, that each |
 |                         |          |           |          | visitor begins with; the first is on screen until they |
 |                         |          |           |          | run or open something: what `moeviz app FILE` sets     |
 | MOEVIZ_KEEP_TRACES      | 1        | 0         | 0        | 1: in private, recent traces are kept in the own       |

@@ -42,7 +42,7 @@ SCREENSHOTS = (
     Screenshot("first-page-dark", "", FIRST_PAGE, 680, scheme="dark"),
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
-    Screenshot("routing-over-training", "routing-over-training", {}, 620),
+    Screenshot("routing-over-training", "training", {"run": "embedded"}, 780),
 )
 
 

@@ -71,10 +71,6 @@ def traces_page(trace: RoutingTrace | None = None) -> AppTest:
     return page("moeviz_app.views.traces.traces_page", trace)
 
 
-def routing_over_training_page() -> AppTest:
-    return page("moeviz_app.views.routing_over_training.routing_over_training_page")
-
-
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
     if trace is not None:
         layers = trace.model.layers
@@ -492,16 +488,6 @@ def test_settings_come_from_the_environment():
 def test_a_setting_that_is_no_such_thing_is_named(name, value):
     with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be"):
         read_settings({name: value})
-
-
-def test_the_formation_page_needs_no_trace_and_goes_back_in_training():
-    app = routing_over_training_page()
-    assert pictures(app) == 2 and not app.exception
-    moments = app.select_slider(key=state.MOMENT).options
-    assert len(moments) >= 6 and app.select_slider(key=state.MOMENT).value == int(moments[-1].replace(",", ""))
-    app.select_slider(key=state.MOMENT).set_value(int(moments[0].replace(",", ""))).run()
-    app.select_slider(key=state.TRAINING_LAYER).set_value(5).run()
-    assert pictures(app) == 2 and not app.exception
 
 
 def test_the_evaluation_set_opens_as_a_labelled_trace():

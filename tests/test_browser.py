@@ -276,7 +276,7 @@ def overflow(page: Page) -> int:
     return page.evaluate(widest.replace("MORE", "part => part.scrollWidth - part.clientWidth"))
 
 
-@pytest.mark.parametrize("path", ["routing-over-training", "traces", "load"])
+@pytest.mark.parametrize("path", ["training", "traces", "load"])
 def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, path):
     """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
     with served() as fresh:
@@ -288,7 +288,9 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, 
         context.close()
 
 
-@pytest.mark.parametrize("old, new", [("cooperation", "co-activation"), ("formation", "routing-over-training")])
+@pytest.mark.parametrize(
+    "old, new", [("cooperation", "co-activation"), ("formation", "training"), ("routing-over-training", "training")]
+)
 def test_an_old_address_leads_on_to_the_page_under_its_new_name(browser, server, old, new):
     """No `watched` page: under any address but the first, Streamlit asks for two files that are not there (404)."""
     context = browser.new_context()

@@ -108,6 +108,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
             "effect",
             "engine_difference",
             "side_by_side",
+            *("training", "training_figures"),  # of runs
         ),  # of several traces, on other pages
         "serving",  # with sizes that are chosen, on the page Serve
     }

@@ -101,7 +101,7 @@ def why_not(words: list[str]) -> str:
         return "reads what somebody types"
     if given.get("model", "embedded") != "embedded":
         return "asks the hub, or a folder"
-    files = [given[name] for name in ("source", "replay", "trace") if name in given]
+    files = [given[name] for name in ("source", "replay", "trace", "run") if name in given]
     return "" if all(Path(file).exists() for file in files) else "reads a file of somebody's own"
 
 

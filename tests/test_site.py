@@ -43,6 +43,7 @@ ROOMS = (
     "moeviz.formats",
     "moeviz.metrics",
     "moeviz.serving",
+    "moeviz.training",
     "moeviz.report",
     "moe_kernels",
 )

@@ -7,7 +7,6 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 
-from moeviz.charts.routing_over_training import SATURATION
 from moeviz.cli.app import MOST_FILES
 from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import muted_experts, reference_routing
@@ -19,6 +18,7 @@ from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.training.found import is_run
 
 
 @st.cache_resource(show_spinner=False)
@@ -28,11 +28,11 @@ def example() -> RoutingTrace:
 
 
 def opened_files() -> Iterator[tuple[str, Opened]]:
-    """The names of the files that this server was started with, and what they hold, each read once.
+    """The names of the files that this server was started with, and what they hold, each read once; but for runs.
 
     Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
     """
-    return ((Path(path).name, _in_file(path)) for path in settings.SETTINGS.files)
+    return ((Path(path).name, _in_file(path)) for path in settings.SETTINGS.files if not is_run(path))
 
 
 @st.cache_resource(max_entries=MOST_FILES, show_spinner="Reading the file …")
@@ -71,12 +71,6 @@ def reference_muted() -> pd.DataFrame:
 def over_training() -> dict[int, RoutingTrace]:
     """How the embedded model routed its evaluation texts at each recorded moment of its training."""
     return traces_over_training()
-
-
-@st.cache_resource(show_spinner=False)
-def saturation() -> pd.DataFrame:
-    """How much of the final routing each of those moments had."""
-    return SATURATION.measure(over_training())
 
 
 @st.cache_resource(show_spinner="Opening the gallery …")

@@ -14,11 +14,11 @@ from moeviz_app.views.expert import expert_page
 from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.overview import overview_page
-from moeviz_app.views.routing_over_training import routing_over_training_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
 from moeviz_app.views.traces import traces_page
+from moeviz_app.views.training import training_page
 from moeviz_app.views.what_if import what_if_page
 
 from moeviz.charts import TOPICS
@@ -45,7 +45,7 @@ MENU = {
     ),
     "Serve": ("Serve", "Parameters", "Placement"),
     "Experiment": ("Compare", "Engine difference", "What if"),
-    "Training": ("Routing over training",),
+    "Training": ("Training",),
     "History": ("Timeline", "Article", "Gallery", *GALLERY),
     "Open / save": ("Traces", "Corpus"),
 }
@@ -57,7 +57,8 @@ OLD_ADDRESSES = {
     "run": FIRST,
     "cooperation": "Co-activation",
     "repetition": "Locality",
-    "formation": "Routing over training",
+    "formation": "Training",
+    "routing-over-training": "Training",
 }
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
@@ -93,7 +94,7 @@ PAGES = {
     "Engine difference": engine_difference_page,
     "What if": what_if_page,
     "Corpus": corpus_page,
-    "Routing over training": routing_over_training_page,
+    "Training": training_page,
     "Timeline": timeline_page,
     "Article": lambda: article_page(_page),
     "Gallery": lambda: overview_page(_page),

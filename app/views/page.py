@@ -37,8 +37,8 @@ def draw() -> None:
     draw_menu(page.title)
     state.keep_held()
     with explained():
-        if begin() and page.title == FIRST:
-            st.switch_page(state.page("Counts"))
+        if (begins := begin()) and page.title == FIRST:
+            st.switch_page(state.page(begins))
     notice = st.empty()
     links.follow(page.url_path)
     if state.waiting() is not None and not is_asked(state.BOX):

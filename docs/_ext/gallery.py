@@ -18,6 +18,8 @@ from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
+from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
+from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
 from moeviz.report.plots import about, choices, part_of
 
 TRACES = '''\
@@ -47,6 +49,12 @@ from moeviz.capture.routers.geometry import router_geometry
 
 rows = router_geometry(model.model)
 """
+TRAINED = """\
+from moeviz.training.example import example_runs
+
+runs = example_runs()  # a pair that ships: the same tiny model with its aux loss, and without
+run = runs["aux-off"]
+"""
 LAYER, TOKEN, EXPERT = 3, 4, 1
 OF_LABELS = "Specialization"  # the topic that is about a labelled trace
 BESIDE: Mapping[Chart, str] = {
@@ -56,6 +64,9 @@ BESIDE: Mapping[Chart, str] = {
     **dict.fromkeys((*COMPARISONS, *OF_ENGINES), "(plain, changed)"),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
     FITS: "mixtral",
+    **dict.fromkeys((HEATMAP, IMPORTANCE), "run, 1"),
+    **dict.fromkeys((LAYERS, GRADIENTS), "run"),
+    **dict.fromkeys((BALANCE, EFFECTIVE, LOSS, AUX, LOGITS, CHANGE), "runs"),
 }
 OF_ONE_EXPERT: Mapping[Chart, str] = {
     **dict.fromkeys((LOADS, TOKENS, KINDS, COMPANY, FLOW, ATLAS), "labelled"),
@@ -68,7 +79,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + SERVED + ROUTERS, names)
+    exec(TRACES + CHANGED + SERVED + ROUTERS + TRAINED, names)
     return names
 
 
@@ -96,9 +107,10 @@ def call(name: str, topic: str) -> str:
 
 def beside() -> str:
     """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}\n{SERVED}")]
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{SERVED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
-        frame = chart.measure(eval(of, made()))
+        given = eval(of, made())
+        frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE) else chart.measure(given)
         parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
     return "\n\n".join(parts)
 

@@ -87,6 +87,11 @@ def serving() -> str:
     return _room("moeviz.serving")
 
 
+def training() -> str:
+    """Routing while a model trains."""
+    return _room("moeviz.training")
+
+
 def charts() -> str:
     """Numbers become pictures."""
     return _room("moeviz.charts")

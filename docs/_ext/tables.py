@@ -182,6 +182,14 @@ def engines() -> str:
     return table(("engine", "option", "file", "what it holds"), rows)
 
 
+def alarms() -> str:
+    """The alarms of a training run: when each is on, where its threshold comes from, and what to do."""
+    from moeviz.training.rules import ALARM_KINDS
+
+    rows = ((f"`{kind}`", alarm.rule, alarm.source, alarm.to_do) for kind, alarm in ALARM_KINDS.items())
+    return table(("alarm", "is on while", "source of the threshold", "what to do"), rows)
+
+
 def settings() -> str:
     """The table in the docstring of `app/settings.py`, with each meaning in one line."""
     docstring = ast.get_docstring(ast.parse((ROOT / "app/settings.py").read_text(encoding="utf-8"))) or ""

@@ -11,9 +11,11 @@ from moeviz.metrics.routing_over_training import saturation_over_training
 def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of the final experts by training tokens, a line per layer. Columns: those of `saturation_over_training`."""
     frame = frame[frame["choice"] == frame["choice"].iloc[0]]
-    tokens = alt.X(
-        "training_tokens:Q", title="training tokens (dashed: chance)", scale=alt.Scale(type="log", nice=False)
-    )
+    first = int(frame.loc[frame["training_tokens"] > 0, "training_tokens"].min()) if len(frame) > 1 else 1
+    scale = alt.Scale(type="log", nice=False)
+    if (frame["training_tokens"] == 0).any():  # as runs that were watched from their first step
+        scale = alt.Scale(type="symlog", constant=first, nice=False)
+    tokens = alt.X("training_tokens:Q", title="training tokens (dashed: chance)", scale=scale)
     lines = (
         alt.Chart(frame)
         .mark_line(point=True)

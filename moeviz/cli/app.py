@@ -18,6 +18,7 @@ from moeviz.formats.exports import open_path
 from moeviz.formats.importers.table import Opened
 from moeviz.gguf_file import is_a_model
 from moeviz.names import quoted
+from moeviz.training.found import is_run, run_at
 
 SECONDS_TO_START = 60
 MOST_FILES = 8  # as many traces as a visit keeps
@@ -68,13 +69,16 @@ def serve_app(
 
 
 def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
-    """Have the app begin with these traces, counts and models. Raises what is wrong with one of them."""
+    """Have the app begin with these traces, counts, runs of training and models. Raises what is wrong with one of them."""
     if len(files) > MOST_FILES:
         raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
     models = [file for file in files if is_a_model(file)]
     shown = [file for file in files if file not in models]
     for path in shown:
-        hand_over(path, read(path))
+        if is_run(path):
+            run_at(path)
+        else:
+            hand_over(path, read(path))
     if shown:
         os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in shown)
     if models:

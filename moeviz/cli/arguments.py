@@ -23,6 +23,7 @@ from moeviz.cli.of_traces import (
     metrics_arguments,
     plan_arguments,
     serve_arguments,
+    training_arguments,
 )
 
 COMMANDS = {
@@ -49,6 +50,10 @@ COMMANDS = {
     "diff": (
         "Compare two recordings of the same text: two engines, precisions, training and serving.",
         diff_arguments,
+    ),
+    "training": (
+        "Say how the routers of a training run are: its alarms, and its last logs. Exit code 3 if an alarm is on.",
+        training_arguments,
     ),
 }
 

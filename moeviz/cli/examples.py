@@ -14,7 +14,8 @@ EXAMPLES = {
   moeviz families                                     which families of models moeviz reads, and how
   moeviz convert trace.csv trace.parquet
   moeviz doctor trace.csv                             what is not plausible in a trace
-  moeviz diff vllm.json transformers.npz              where two engines send the same tokens""",
+  moeviz diff vllm.json transformers.npz              where two engines send the same tokens
+  moeviz training run/routing                         alarms of a run, while it trains or afterwards""",
     "app": """examples:
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
@@ -96,4 +97,9 @@ EXAMPLES = {
     "diff": """examples:
   moeviz diff served.json trace.npz
   moeviz diff vllm.json transformers.npz --json | jq .shift""",
+    "training": """examples:
+  moeviz training run/routing                         alarms, and the last logs
+  moeviz training run/routing --ignore aux_off        exit code 3 if any other alarm is on
+  moeviz training run/routing --json | jq .alarms.on
+  moeviz training tokens_per_expert --top-k 2 --expert-parallel 1""",
 }

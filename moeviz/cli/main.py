@@ -1,7 +1,8 @@
 """The command `moeviz`: trace a prompt or a corpus, count parameters, print metrics, convert files, or open the app.
 
 Results go to stdout and everything else to stderr. Exit code 0: done; 1: a sentence on stderr says why not; 2: wrong
-usage. What is heavy is imported by the command that needs it, so `moeviz --help` is there at once.
+usage; 3: `training` found an alarm that is on. What is heavy is imported by the command that needs it, so `moeviz
+--help` is there at once.
 """
 
 import json
@@ -301,6 +302,16 @@ def _diff(args: Namespace) -> int:
     return 0
 
 
+def _training(args: Namespace) -> int:
+    from moeviz.cli.training import ALARM, alarms_on, run_of, training_json, training_text
+
+    run = run_of(args)
+    made = training_json if args.json else training_text
+    found = made(run, args.ignore, args.rows)
+    print(json.dumps(found) if args.json else found)
+    return ALARM if len(alarms_on(run, args.ignore)) else 0
+
+
 COMMANDS = {
     "app": _app,
     "trace": _trace,
@@ -317,4 +328,5 @@ COMMANDS = {
     "convert": _convert,
     "doctor": _doctor,
     "diff": _diff,
+    "training": _training,
 }

@@ -1,4 +1,4 @@
-"""What can be typed after the commands that read traces: metrics, serve, plan, convert, doctor, diff."""
+"""What can be typed after the commands that read files: metrics, serve, plan, convert, doctor, diff, training."""
 
 import argparse
 
@@ -109,6 +109,16 @@ def diff_arguments(diff: argparse.ArgumentParser) -> None:
     diff.add_argument("other", metavar="B", help="another of the same text")
     diff.add_argument("--json", action="store_true", help="print JSON")
     add_import_options(diff)
+
+
+def training_arguments(training: argparse.ArgumentParser) -> None:
+    """Of `moeviz training`."""
+    says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
+    training.add_argument("run", metavar="RUN", help=says)
+    training.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
+    training.add_argument("--ignore", nargs="+", default=[], metavar="KIND", help="alarms that do not count: aux_off")
+    training.add_argument("--json", action="store_true", help="print JSON")
+    add_import_options(training)
 
 
 def _topic(word: str) -> str:

@@ -20,10 +20,11 @@ import sys
 import tempfile
 import traceback
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.file_limits import is_text
@@ -37,6 +38,7 @@ from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.formats")
+MODULE = "moeviz.formats.elsewhere"
 REFUSED, TOO_LARGE, BUG, NOT_SAID = 3, 4, 5, 6  # exit codes of the child
 OF_ITS_OWN = 2**29  # bytes for Python, numpy, pandas and Arrow themselves
 TIMES = 6  # what is read is in memory up to so many times, with its copies and its checks
@@ -67,11 +69,18 @@ def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOp
     Raises what `open_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
     `MoevizError` where no process can be started.
     """
+    return _opened(answered(data, filename, limits, options), filename, limits.max_bytes)
+
+
+def answered(
+    data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD, module: str = MODULE
+) -> bytes:
+    """What a process says that runs `module` on a stranger's file. Raises what `read_elsewhere` raises."""
     check_size(data, limits.max_bytes)
     name = repr(PurePath(filename).name[:200])
     try:
         with _answer_file() as answer:
-            code = _run(data, filename, limits, options, answer)
+            code = _run(data, filename, limits, options, answer, module)
             said = _read(answer, limits.max_bytes + MORE)
     except subprocess.TimeoutExpired as error:
         raise InvalidTrace(
@@ -82,7 +91,7 @@ def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOp
             f"No process can be started to read {name} in: {error.strerror or error}. Try again later."
         ) from error
     if code == 0:
-        return _opened(said, filename, limits.max_bytes)
+        return said
     raise _why(code, said, name)
 
 
@@ -132,11 +141,11 @@ def _why(code: int, said: bytes, name: str) -> InvalidTrace:
     )
 
 
-def _run(data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes]) -> int:
+def _run(data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes], module: str) -> int:
     """The exit code of the child; its answer is in the file."""
     asked = {"name": filename, "max_bytes": limits.max_bytes, "memory": limits.memory, "seconds": limits.seconds}
     asked["options"] = asdict(options)
-    command = [sys.executable, "-P", "-m", "moeviz.formats.elsewhere"]
+    command = [sys.executable, "-P", "-m", module]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=answer, stderr=subprocess.DEVNULL, env=_environment()
     ) as child:
@@ -170,13 +179,21 @@ def _read(answer: IO[bytes], most: int) -> bytes:
     return answer.read(size)
 
 
-def main() -> int:
+Read = Callable[[bytes, str, int, ImportOptions], bytes]
+
+
+def read_and_answer(data: bytes, filename: str, max_bytes: int, options: ImportOptions) -> bytes:
+    """What is answered of a trace, or of counts."""
+    return _answer(open_bytes(data, filename, max_bytes, options))
+
+
+def main(read: Read = read_and_answer) -> int:
     """What the child does: limit itself, read one file from standard input, answer on standard output."""
     asked = json.loads(sys.stdin.buffer.readline())
     _limit(asked)
     try:
         data, options = sys.stdin.buffer.read(asked["max_bytes"] + 1), _options(asked.get("options", {}))
-        code, answer = 0, _answer(open_bytes(data, asked["name"], asked["max_bytes"], options))
+        code, answer = 0, read(data, asked["name"], asked["max_bytes"], options)
     except MemoryError:
         code, answer = TOO_LARGE, b""
     except NotSaid as error:
@@ -224,7 +241,11 @@ def _limit(asked: dict[str, Any]) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
 
 
-if __name__ == "__main__":
-    code = main()
+def end(code: int) -> NoReturn:
+    """End the child."""
     sys.stdout.flush()
     os._exit(code)  # nothing is left to tidy up, and what a file has made of memory takes seconds to free
+
+
+if __name__ == "__main__":
+    end(main())

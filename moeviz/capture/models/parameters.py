@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from moeviz.capture.models.checkpoint import reading
-from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.capture.routers.declared import Router, find_routers, in_use, router_sites
 from moeviz.errors import CaptureError
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 from moeviz.names import quoted
@@ -31,11 +31,17 @@ IS_LAYER = re.compile(r"\.\d+$")  # a router that stands in the layer itself, be
 
 
 def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = None) -> ParameterCounts:
-    """Parameters of `model` by part, each tensor once. Works on the meta device too."""
+    """Parameters of `model` by part, each tensor once. Works on the meta device too.
+
+    Of modules that an adapter has copies of, only the copy that runs counts.
+    """
     routers = find_routers(model) if routers is None else routers
+    running = in_use(model)
     homes = {id(home.weight): part for part, home in _embeddings(model).items()}
     counts = dict.fromkeys(PARTS, 0)
     for path, parameter in model.named_parameters(remove_duplicate=True):
+        if path.rpartition(".")[0] not in running:
+            continue
         counts[homes.get(id(parameter)) or _part(path, routers)] += parameter.numel()
     per_expert = tuple(_size_of_experts(r) // (r.num_experts - r.zero_experts) for r in routers)
     return ParameterCounts(**counts, per_expert=per_expert)

@@ -1,5 +1,6 @@
 """Models that run some layers several times in one forward (`looped.py`): every pass becomes layers of its own."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from moeviz.capture.record.listen import Heard, Recording
@@ -16,14 +17,29 @@ def unrolled(recording: Recording) -> Recording:
     order = recording.order
     if len(order) == len(recording.routers):
         return recording
-    routers, heard, depth = [], [], 0
-    for place, index in enumerate(order):
-        router, last = recording.routers[index], routers[-1].layer - depth if routers else -1
-        if router.layer <= last:  # a new pass begins
-            depth += last + 1 - router.layer
-        routers.append(replace(router, layer=router.layer + depth))
-        heard.append(_call(recording.heard[index], order[:place].count(index), order.count(index)))
-    return replace(recording, routers=tuple(routers), heard=heard, order=tuple(range(len(routers))))
+    layers = unrolled_layers([router.layer for router in recording.routers], order)
+    routers = tuple(replace(recording.routers[i], layer=layer) for i, layer in zip(order, layers, strict=True))
+    heard = [
+        _call(recording.heard[index], order[:place].count(index), order.count(index))
+        for place, index in enumerate(order)
+    ]
+    return replace(recording, routers=routers, heard=heard, order=tuple(range(len(routers))))
+
+
+def unrolled_layers(layers: Sequence[int], order: Sequence[int]) -> list[int]:
+    """The depth of each call in a forward: `layers` are those of the routers, `order` the order of their calls.
+
+    >>> unrolled_layers([0, 1, 2], [0, 1, 2, 1, 2])
+    [0, 1, 2, 3, 4]
+    """
+    depths: list[int] = []
+    added = 0
+    for layer in (layers[index] for index in order):
+        last = depths[-1] - added if depths else -1
+        if layer <= last:  # a new pass begins
+            added += last + 1 - layer
+        depths.append(layer + added)
+    return depths
 
 
 def _call(heard: Heard, number: int, of: int) -> Heard:

@@ -28,7 +28,10 @@ SITES = {
 OTHER_SITE = "feed-forward"
 SITE_BY_DEFAULT = (OTHER_SITE, "text", "encoder")
 ADAPTED = "ParamWrapper"  # PEFT's, around a module of which LoRA changes a parameter
-INSIDE = ".base_layer"
+INSIDE = "base_layer"
+COPIED = "ModulesToSaveWrapper"  # PEFT's, around a module of which each adapter trains a copy of its own
+COPIES, ORIGINAL = "modules_to_save", "original_module"
+WRAPPED = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)$")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +118,7 @@ def _sites_of(sites: Sequence[str]) -> str:
 
 
 def _all_routers(model: nn.Module) -> list[Router]:
-    parts = dict(model.named_modules())
+    parts = in_use(model)
     declared = tuple(_declared_classes(parts.values()))
     paths = [p for p, part in parts.items() if isinstance(part, declared) or type(part).__name__ in ODD_ROUTERS]
     paths = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]  # a block, declared
@@ -130,6 +133,29 @@ def _all_routers(model: nn.Module) -> list[Router]:
     routers = [_router(model, path, parts, site) for path, site in sites.items()]
     _check_all_are_found(model, parts, routers)
     return routers
+
+
+def in_use(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model by path, without the copies that PEFT keeps of some and that do not run as it is now."""
+    parts = dict(model.named_modules())
+    idle = tuple(
+        f"{path}.{name}."
+        for path, wrapper in parts.items()
+        if type(wrapper).__name__ == COPIED
+        for name, copy in wrapper.named_modules()
+        if name == ORIGINAL or name.rpartition(".")[0] == COPIES
+        if copy is not running(wrapper)
+    )
+    return {path: part for path, part in parts.items() if not f"{path}.".startswith(idle)} if idle else parts
+
+
+def running(part: nn.Module) -> nn.Module:
+    """What runs where PEFT may have put a wrapper with copies: the copy of the active adapter, or the original."""
+    if type(part).__name__ != COPIED:
+        return part
+    copies = part.get_submodule(COPIES)
+    active = [] if part.disable_adapters else [copies[name] for name in part.active_adapters if name in copies]
+    return active[0] if active else part.get_submodule(ORIGINAL)
 
 
 def _site(path: str) -> str:
@@ -154,7 +180,7 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
     experts = _experts(place, parts, odd.experts if odd else ("experts",))
     num_experts = _first_number("num_experts", module, *map(inmost, experts.values()), block)
     top_k = (odd.top_k(module) if odd else None) or _first_number("top_k", module, block)
-    adapted = type(parts[place]).__name__ == ADAPTED
+    adapted = type(parts[place]).__name__ in (ADAPTED, COPIED)
     if index is None or not experts or num_experts is None or top_k is None or (place != path and not adapted):
         raise CaptureError(
             f"{type(model).__name__} declares {type(module).__name__} at {path} as a router, but moeviz does not know "
@@ -172,22 +198,22 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
 
 def place_of(path: str) -> str:
     """Where in its block a router stands, which an adapter may wrap."""
-    while path.endswith(INSIDE):
-        path = path.removesuffix(INSIDE)
+    while found := WRAPPED.search(path):
+        path = path[: found.start()]
     return path
 
 
 def inmost(part: nn.Module) -> nn.Module:
     """A module without the adapters around it."""
-    while type(part).__name__ == ADAPTED:
-        part = part.get_submodule(INSIDE[1:])
+    while type(part).__name__ in (ADAPTED, COPIED):
+        part = part.get_submodule(INSIDE) if type(part).__name__ == ADAPTED else running(part)
     return part
 
 
 def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
     """The experts of the router at `path`: beside it, or in it."""
     places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
-    return {place: parts[place] for place in places if place in parts}
+    return {place: running(parts[place]) for place in places if place in parts}
 
 
 def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers: Sequence[Router]) -> None:

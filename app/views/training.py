@@ -1,0 +1,229 @@
+"""How routing went while a model trained: alarms on top, then experts over steps, balance, losses, the probe set."""
+
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary, ref
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import runs, settings, state
+from moeviz_app.show import alternative, explained, heading, on_dark, picture_and_words, refuse, say
+from moeviz_app.views.training_alarms import show_alarms
+from moeviz_app.views.training_snapshots import show_snapshots
+
+from moeviz.charts.chart import Chart
+from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
+from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
+from moeviz.errors import MissingField
+from moeviz.metrics.tokens import visible
+from moeviz.training.at_end import worst_layer
+from moeviz.training.bins import Over
+from moeviz.training.over_steps import logs_in_a_column
+from moeviz.training.run import TrainingRun
+from moeviz.training.said import said_of_run
+
+Refs = list[ref[TrainingRun]]
+NONE = "no other run"
+_OPENED = "a run just opened"
+MOST_FRAMES = 24  # of a run
+SECONDS = 5  # between two looks at a run that may grow
+OF_ALL = (BALANCE, EFFECTIVE)
+FIGURES = (LOSS, AUX, LOGITS, CHANGE)
+
+
+def training_page() -> None:
+    """Choose a run, and another beside it; the alarms; then charts."""
+    st.title("Training", anchor=False)
+    with explained():
+        shown = _chosen()
+        for name, run in shown.items():
+            alone = len(shown) == 1
+            show_alarms(name, run, _facts(name, run, alone), alone)
+            _notes(run)
+        over: Over = "tokens" if state.value(state.RUN_AXIS) == "Tokens" else "step"
+        lacking: list[str] = []
+        if any(len(run.logs) for run in shown.values()):
+            _charts(shown, over, lacking)
+        first = next(iter(shown.values()))
+        show_snapshots(first)
+        if lacking:
+            say(" ".join(dict.fromkeys(lacking)))
+
+
+def _chosen() -> dict[str, TrainingRun]:
+    """The runs by name: one, or two."""
+    if gone := runs.dropped():
+        say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
+    offered = runs.offered()
+    names = list(offered)
+    if (opened := state.take(_OPENED)) in names:
+        state.set_value(state.RUN, opened)
+        state.set_value(state.OTHER_RUN, NONE)
+        state.set_value(state.RUN_LAYER, None)
+    if state.value(state.RUN) not in names:
+        state.set_value(state.RUN, names[0])
+        state.set_value(state.OTHER_RUN, _usual_pair(names))
+    others = [NONE, *(name for name in names if name != state.value(state.RUN))]
+    if state.value(state.OTHER_RUN) not in others:
+        state.set_value(state.OTHER_RUN, NONE)
+    state.keep(state.RUN)
+    state.keep(state.OTHER_RUN)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox("Run", names, key=state.RUN, persist_state="session", width=300)
+        other = st.selectbox("Beside it", others, key=state.OTHER_RUN, persist_state="session", width=300)
+        _upload()
+        st.segmented_control(
+            "Axis", ["Steps", "Tokens"], default="Steps", required=True, key=state.RUN_AXIS, persist_state="session"
+        )
+    names = [name for name in (chosen, other) if name != NONE]
+    for name in names:
+        if runs.may_grow(name):
+            _watch(name, runs.seen(name))  # before it is read: what comes meanwhile is seen next time
+    return {name: offered[name]() for name in names}
+
+
+def _usual_pair(names: list[str]) -> str:
+    """The second run at first: of the two that ship, or of two that the server was started with."""
+    if names[0] == runs.AUX_OFF:
+        return runs.AUX_ON
+    started = list(runs.started())
+    return started[1] if len(started) > 1 and names[0] == started[0] else NONE
+
+
+@st.fragment(run_every=SECONDS)
+def _watch(name: str, seen: runs.Signature) -> None:
+    """Draw the page anew once the run has grown."""
+    if runs.seen(name) != seen:
+        st.rerun()
+
+
+def _upload() -> None:
+    most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
+    with st.popover("Open your own run", icon=":material/upload:"):
+        st.markdown(
+            'Watch a run with `moeviz.training.watch(trainer, out="run")`, and see its folder here, live while it '
+            "grows, with `moeviz app run`. Or open its file:"
+        )
+        upload = st.file_uploader(
+            f"A routing.jsonl of up to {most} MB. It is read in memory and not kept.",
+            type=["jsonl"],
+            max_upload_size=most,
+            key=state.RUN_FILE,
+        )
+        if upload is None or state.already_opened(upload.file_id):
+            return
+        with explained(refuse), st.spinner("Reading the file …"):
+            run = runs.read_upload(upload.getvalue(), upload.name)
+            state.done_with(upload.file_id)
+            state.set_value(_OPENED, runs.remember(run))
+            st.rerun()
+
+
+def _facts(name: str, run: TrainingRun, alone: bool) -> str:
+    """Whose run, how far it is, and what is to be known. A file may say anything: never Markdown."""
+    facts, parts = run.facts, []
+    if len(run.logs):
+        last, logs = run.logs.iloc[-1], len(run.logs)
+        parts.append(f"{logs:,} log{'s' * (logs != 1)} up to step {last['step']:,.0f}, {last['tokens']:,.0f} tokens")
+    elif facts.source == "snapshots":
+        parts.append(f"{len(run.snapshots):,} snapshots of a probe set, and no log")
+    else:
+        parts.append("no log yet")
+    if facts.model:
+        parts.append(visible(facts.model)[:80])
+    if facts.layers:
+        sizes = "–".join(dict.fromkeys((f"{min(facts.num_experts):,}", f"{max(facts.num_experts):,}")))
+        top = "" if facts.top_k is None else f"top-{facts.top_k} of "
+        parts.append(f"{len(facts.layers):,} MoE layer{'s' * (len(facts.layers) != 1)}, {top}{sizes} experts")
+    if facts.aux_coefficient is not None:
+        effective = "" if facts.aux_effective is None else f" (in effect {facts.aux_effective:g})"
+        parts.append(f"aux coefficient {facts.aux_coefficient:g}{effective}")
+    begin = "Example, recorded beforehand. " if name in runs.SHIPPED else ""
+    return begin + " · ".join(parts if alone else [visible(name), *parts])
+
+
+def _notes(run: TrainingRun) -> None:
+    for sentence in (*run.facts.said, *run.notes):
+        st.text(visible(sentence))
+    if (logs := logs_in_a_column(run)) > 1:
+        st.text(
+            f"A long run: up to {logs} logs in a row are one column of a picture. Their assignments are summed before "
+            "they are measured; of other figures, the last is drawn."
+        )
+
+
+def _charts(shown: dict[str, TrainingRun], over: Over, lacking: list[str]) -> None:
+    first = next(iter(shown.values()))
+    layer = _layer(first)
+    if layer is not None:
+        _draw(HEATMAP, lambda: _measured(HEATMAP, first, layer, over), lacking)
+        for other, run in list(shown.items())[1:]:
+            _second(other, run, layer, over)
+    if len(first.facts.layers) > 1:
+        _draw(LAYERS, lambda: _measured(LAYERS, first, over), lacking)
+    for chart in OF_ALL:
+        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
+    if layer is not None:
+        _draw(IMPORTANCE, lambda: _measured(IMPORTANCE, first, layer), lacking)
+    for chart in FIGURES:
+        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
+    _draw(GRADIENTS, lambda: _measured(GRADIENTS, first, over), lacking)
+
+
+def _layer(run: TrainingRun) -> int | None:
+    """For charts of one layer; at first the worst."""
+    layers, worst = run.facts.layers, worst_layer(run)
+    if worst is None:
+        return None
+    if state.value(state.RUN_LAYER) not in layers:
+        state.set_value(state.RUN_LAYER, worst)
+    if len(layers) == 1:
+        return layers[0]
+    state.keep(state.RUN_LAYER)
+    return st.select_slider(
+        f"Layer (the worst is {worst})", layers, key=state.RUN_LAYER, persist_state="session", width=420
+    )
+
+
+_frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]]] = WeakKeyDictionary()
+
+
+def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
+    """What a chart measures; kept as long as the runs, which do not change."""
+    together = list(of.values()) if isinstance(of, dict) else [of]
+    kept, key = _frames.setdefault(together[0], {}), (chart.key, tuple(of) if isinstance(of, dict) else (), *how)
+    known = kept.get(key)
+    if known is not None and [run() for run in known[0]] == together[1:]:
+        return known[1]
+    frame = chart.measure(of, *how)
+    kept.pop(key, None)
+    while len(kept) >= MOST_FRAMES:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = ([ref(run) for run in together[1:]], frame)
+    return frame
+
+
+def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
+    """A chart with its sentence; what a run lacks for it is said once, at the end."""
+    try:
+        frame = measure()
+    except MissingField as why:
+        lacking.append(str(why))
+        return
+    heading(chart)
+    with explained():
+        if sentence := said_of_run(chart.key, frame):
+            st.text(sentence)
+        picture_and_words(chart, frame)
+
+
+def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
+    """The same layer of the other run, under the first."""
+    st.text(f"Layer {layer} of {visible(name)}:")
+    with explained():
+        frame = _measured(HEATMAP, run, layer, over)
+        if sentence := said_of_run(HEATMAP.key, frame):
+            st.text(sentence)
+        picture, _ = st.columns([3, 1], gap="medium")
+        with picture:
+            drawn = HEATMAP.picture(frame, dark=on_dark())
+            st.altair_chart(drawn, key=f"{HEATMAP.key} of the other", alt=alternative(HEATMAP))

@@ -1,0 +1,221 @@
+"""Open a run: the folder that moeviz wrote while it trained, or the logs of TensorBoard or Megatron-LM."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_BYTES
+from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.names import quoted, why_no_file
+from moeviz.training import counts_files
+from moeviz.training.counts_files import Arrays, parts_of
+from moeviz.training.events import event_folder, events_run
+from moeviz.training.megatron import megatron_folder, megatron_run
+from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
+from moeviz.training.run import (
+    ALARMS,
+    CHANGED,
+    FIGURES,
+    LAYERS,
+    LOGS,
+    SNAPSHOTS,
+    RunFacts,
+    TrainingRun,
+    empty,
+    summary_of,
+)
+
+USUAL = ("", "routing", "moeviz")  # where in a folder a run may lie
+MAX_CELLS = 2**25  # logs x layers x experts that are held
+
+
+def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes: int = MAX_BYTES) -> TrainingRun:
+    """Open a run of training: whole, damaged, or still growing.
+
+    path     a folder that was the `out` of a run, or that has one in `routing/`; its `routing.jsonl`; a folder with
+             event files of TensorBoard, or such a file; a folder of Megatron-LM's `tokens_per_expert`, or a file of it.
+    options  what Megatron-LM's files do not say: `top_k` and `expert_parallel`.
+
+    Lines that make no sense, and a last one that is half written, are left out; `notes` say so.
+
+    Raises `InvalidTrace` if there is no run, or one too large; `OSError` if it cannot be read.
+    """
+    if why := why_no_file(path := Path(path)):
+        raise InvalidTrace(f"There is no run of training at {quoted(path)}: the name {why}.")
+    if (file := _routing_file(path)) is not None:
+        return _moeviz_run(file, max_bytes)
+    if (place := megatron_folder(path)) is not None:
+        return megatron_run(place, options)
+    if (place := event_folder(path)) is not None:
+        return events_run(place)
+    path.stat()
+    raise InvalidTrace(
+        f"There is no run of training at {quoted(path)}. Give the folder that was the `out` of `watch` or "
+        f"`RoutingHealth`, with {FILE} in it, event files of TensorBoard, or Megatron-LM's tokens_per_expert."
+    )
+
+
+def read_run_file(data: bytes, filename: str, max_bytes: int = MAX_BYTES) -> TrainingRun:
+    """The same of the bytes of one `routing.jsonl`, without what lies beside it. Raises `InvalidTrace`."""
+    _check_size(len(data), filename, max_bytes)
+    return _run_of(lines_of(data), filename, None)
+
+
+def _routing_file(path: Path) -> Path | None:
+    if path.is_file() and path.suffix == ".jsonl" and path.parent.name != "tokens_per_expert":
+        return path if not path.name.startswith("rank") else None
+    return next((file for place in USUAL if (file := path / place / FILE).is_file()), None)
+
+
+def _moeviz_run(file: Path, max_bytes: int) -> TrainingRun:
+    _check_size(file.stat().st_size, file.name, max_bytes)
+    named = file.parent.parent if file.parent.name in USUAL else file.parent
+    return _run_of(lines_of(file.read_bytes()), named.name or file.parent.name or file.name, file.parent)
+
+
+def _check_size(size: int, name: str, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise InvalidTrace(f"{quoted(name)} has {size:,} bytes, and at most {max_bytes:,} are read. Log less often.")
+
+
+def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
+    logs = [lines.logs[step] for step in sorted(lines.logs)]
+    facts = _facts(lines, logs)
+    layers = _layer_frame([(log["step"], row) for log in logs for row in log["layers"]])
+    events = [(log["step"], event) for log in logs for event in log["events"]]
+    (counts, importance, dead_since), said = _arrays(facts, logs, folder)
+    alarms = alarm_frame(events)
+    evaluated = [(step, row) for step, rows in sorted(lines.evaluations.items()) for row in rows]
+    return TrainingRun(
+        name,
+        facts,
+        _log_frame(logs, alarms),
+        layers,
+        counts,
+        importance,
+        dead_since,
+        alarms=alarms,
+        evaluations=_layer_frame(evaluated),
+        changed=_changed(lines, facts),
+        summary=summary_of(layers),
+        snapshots=_snapshots(lines, folder),
+        notes=tuple(lines.notes + said),
+    )
+
+
+def _facts(lines: Lines, logs: list[dict[str, Any]]) -> RunFacts:
+    """As the file says; from its rows where its first line is missing."""
+    function = logs[-1]["score_function"] if logs else ""
+    facts = facts_of(lines.facts, lines.said, function)
+    if facts.layers or not logs:
+        return facts
+    rows = {row["layer"]: row for log in logs for row in log["layers"]}
+    experts = [1 if rows[layer]["counts"] is None else len(rows[layer]["counts"]) for layer in sorted(rows)]
+    return facts_of(lines.facts | {"layers": sorted(rows), "num_experts": experts}, lines.said, function)
+
+
+def _log_frame(logs: list[dict[str, Any]], alarms: pd.DataFrame) -> pd.DataFrame:
+    if not logs:
+        return empty(LOGS)
+    columns = {name: [log.get(name, 0) for log in logs] for name in LOGS}
+    over = alarms["over"].fillna(np.inf).to_numpy()
+    began = alarms["began"].to_numpy()
+    columns["alarms"] = [int(((began <= step) & (over > step)).sum()) for step in columns["step"]]
+    return pd.DataFrame(columns).astype(LOGS)
+
+
+def _layer_frame(rows: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
+    if not rows:
+        return empty(LAYERS)
+    names = ("layer", "tokens", "assignments", *FIGURES, "dead", *OTHER_FIGURES)
+    columns = {"step": [step for step, _ in rows]} | {name: [row[name] for _, row in rows] for name in names}
+    return pd.DataFrame(columns).astype(LAYERS)[[*LAYERS]]
+
+
+def alarm_frame(events: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
+    """Alarms from what was said when: each with the step of its beginning and of its end."""
+    alarms: list[dict[str, Any]] = []
+    on: dict[tuple[str, int], dict[str, Any]] = {}
+    for step, event in events:
+        key = (event["kind"], event["layer"])
+        if event["on"] and key not in on:
+            on[key] = {"kind": key[0], "layer": key[1], "began": step, "over": np.nan, "on": True}
+            alarms.append(on[key])
+        if event["on"]:
+            on[key]["says"] = event["says"]
+        elif key in on:
+            on.pop(key).update(over=step, on=False)
+    return pd.DataFrame(alarms, columns=[*ALARMS]).astype(ALARMS) if alarms else empty(ALARMS)
+
+
+def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None) -> tuple[list[Any], list[str]]:
+    """Counts, importance and steps of death, or None each, and what is to be said of them."""
+    if not logs or not facts.layers:
+        return [None, None, None], []
+    cells = len(logs) * len(facts.layers) * max(facts.num_experts)
+    every = -(-cells // MAX_CELLS)
+    kept, said = list(range(len(logs)))[::-1][::every][::-1], []
+    if every > 1:
+        said.append(f"The run has {cells:,} counts, so those of one log of {every} are shown.")
+    found = Arrays([logs[place]["step"] for place in kept], facts.layers, max(facts.num_experts))
+    _take_lines(found, [logs[place] for place in kept])
+    for part in parts_of(folder / counts_files.FOLDER) if folder is not None else []:
+        try:
+            found.read(part)
+        except InvalidTrace as error:
+            said.append(str(error))
+    for row, experts in enumerate(facts.num_experts):
+        counted = found.counts[:, row, 0] >= 0
+        found.counts[counted, row, experts:] = 0
+    if not (found.counts >= 0).any():
+        if folder is None or not said:
+            said.append(
+                "Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder."
+            )
+        return [None, None, None], said
+    return [_spread(values, kept, len(logs)) for values in (found.counts, found.importance, found.dead_since)], said
+
+
+def _take_lines(found: Arrays, logs: list[dict[str, Any]]) -> None:
+    places = {int(layer): place for place, layer in enumerate(found.layers)}
+    for at, log in enumerate(logs):
+        for row in (row for row in log["layers"] if row["layer"] in places):
+            place = places[row["layer"]]
+            for name in ("counts", "importance"):
+                values = row[name]
+                if values is not None and len(values) <= found.counts.shape[2]:
+                    getattr(found, name)[at, place, : len(values)] = values
+            for expert, step in row["dead_since"]:
+                if expert < found.counts.shape[2] and step < 2**31:
+                    found.dead_since[at, place, expert] = step
+
+
+def _spread(values: np.ndarray, kept: list[int], logs: int) -> np.ndarray:
+    """With a row for every log; those that were not read have none."""
+    if len(kept) == logs:
+        return values
+    spread = np.full((logs, *values.shape[1:]), np.nan if values.dtype.kind == "f" else -1, values.dtype)
+    spread[kept] = values
+    return spread
+
+
+def _changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
+    rows = [
+        {"step": step, "tokens": found["tokens"], "layer": layer, "changed": changed}
+        for step, found in sorted(lines.snapshots.items())
+        for layer, changed in zip(facts.layers, found["changed"], strict=False)
+    ]
+    return pd.DataFrame(rows, columns=[*CHANGED]).astype(CHANGED) if rows else empty(CHANGED)
+
+
+def _snapshots(lines: Lines, folder: Path | None) -> dict[int, Path]:
+    """Trace files of this run: of an earlier one, that began anew, others may lie beside them."""
+    if folder is None:
+        return {}
+    files = {
+        found["tokens"]: folder / SNAPSHOTS / f"tokens-{found['tokens']:013d}.npz" for found in lines.snapshots.values()
+    }
+    return {tokens: file for tokens, file in sorted(files.items()) if file.is_file()}

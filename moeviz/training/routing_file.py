@@ -1,0 +1,197 @@
+"""routing.jsonl: a line a log, appended as a run goes on. The reader of what a run has written, whole or not.
+
+    {"format": "moeviz training v1", "from_step": 0, "model": …, "layers": […], "num_experts": […], "top_k": …, …}
+    {"step": 10, "steps": 10, "tokens": 5120, "loss": 6.9, "aux_loss": 2.1, "aux_coefficient": 0.02, "on": 1,
+     "alarms": [{"kind": "load", "layer": 1, "on": true, "says": "step 10: layer 1: …"}],
+     "layers": [{"layer": 0, "tokens": 5120, "assignments": 10240, "max_violation": 0.4, …, "dead": 1,
+                 "counts": […], "importance": […], "dead_since": [[3, 42]]}, …]}
+    {"evaluation": 10, "layers": […]}
+    {"snapshot": 16, "tokens": 8192, "changed": [0.1, …]}
+    {"said": "The routers are frozen: …"}
+
+A line of facts begins a run, or goes on with it from a checkpoint: what was logged after `from_step` does not count any
+more. The last line of a step wins. `counts`, `importance` and `dead_since` are in Parquet files beside it where layers
+x experts are many (`counts_files`). Nothing in a file is trusted: what is no number is not there, and a line that makes
+no sense is left out, and said.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from moeviz.errors import InvalidTrace
+from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, is_text
+from moeviz.training.rules import KINDS, of_json
+from moeviz.training.run import FIGURES, WHOLE_RUN, RunFacts
+
+FORMAT = "moeviz training v1"
+FILE = "routing.jsonl"
+MOST = 2**53  # whole numbers that JSON keeps
+MAX_LINES = 2**20
+LARGEST = np.finfo(np.float64).max
+OTHER_FIGURES = ("router_grad_norm", "experts_without_grad")
+
+
+@dataclass(slots=True)
+class Lines:
+    """What the lines of a file say, by step."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    logs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    evaluations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    snapshots: dict[int, dict[str, Any]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    damaged: int = 0
+    unfinished: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader has to know."""
+        said = []
+        if self.damaged:
+            lines = "One damaged line" if self.damaged == 1 else f"{self.damaged:,} damaged lines"
+            said.append(f"{lines} of {FILE} {'was' if self.damaged == 1 else 'were'} left out.")
+        if self.unfinished:
+            said.append(
+                f"The last line of {FILE} is not finished, and was left out: the run is writing it, or was ended."
+            )
+        return said
+
+
+def lines_of(data: bytes) -> Lines:
+    """Read a file. Raises `InvalidTrace` if none of its lines is of a run."""
+    found, (*whole, last) = Lines(), data.split(b"\n", MAX_LINES)
+    if len(whole) == MAX_LINES:
+        raise InvalidTrace(f"{FILE} has more than {MAX_LINES:,} lines, and no more are read. Log less often.")
+    for line in (line for line in whole if line.strip()):
+        found.damaged += not _taken(found, line)
+    if last.strip():  # no end of the line: it counts if it is whole all the same
+        found.unfinished = not _taken(found, last)
+    if not (found.logs or found.facts or found.evaluations or found.snapshots):
+        raise InvalidTrace(
+            f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
+            "`out` of a run, or the file in it."
+        )
+    return found
+
+
+def _taken(found: Lines, line: bytes) -> bool:
+    """Whether the line makes sense, and is among what was found."""
+    try:
+        said = json.loads(line)
+        if "format" in said:
+            _begin(found, said)
+        elif "evaluation" in said:
+            found.evaluations[whole(said["evaluation"])] = [layer_of(row) for row in said["layers"]]
+        elif "snapshot" in said:
+            found.snapshots[whole(said["snapshot"])] = _snapshot(said)
+        elif "said" in said:
+            found.said.append(str(said["said"]))
+        else:
+            found.logs[whole(said["step"])] = _log(said)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _begin(found: Lines, said: dict[str, Any]) -> None:
+    if said["format"] != FORMAT:
+        raise ValueError
+    start = whole(said.get("from_step", 0))
+    found.facts, found.said = said, list(map(str, said.get("said") or []))
+    for by_step in (found.logs, found.evaluations, found.snapshots):
+        for step in [step for step in by_step if step > start or not start]:
+            del by_step[step]
+
+
+def _log(said: dict[str, Any]) -> dict[str, Any]:
+    log: dict[str, Any] = {
+        "step": whole(said["step"]),
+        "steps": whole(said.get("steps", 1)),
+        "tokens": whole(said["tokens"]),
+    }
+    log |= {name: number(said.get(name)) for name in ("loss", "aux_loss", "aux_coefficient")}
+    log["score_function"] = _text(said.get("score_function"))
+    log["layers"] = [layer_of(row) for row in said["layers"]]
+    log["events"] = [_event(event) for event in said.get("alarms", [])]
+    return log
+
+
+def _snapshot(said: dict[str, Any]) -> dict[str, Any]:
+    return {"tokens": whole(said["tokens"]), "changed": [number(value) for value in said.get("changed", [])]}
+
+
+def _event(said: dict[str, Any]) -> dict[str, Any]:
+    layer, says = said.get("layer"), said["says"]
+    if said["kind"] not in KINDS or not is_text(says):
+        raise ValueError
+    layer = WHOLE_RUN if layer is None else whole(layer)
+    return {"kind": said["kind"], "layer": layer, "on": bool(said["on"]), "says": says[:500]}
+
+
+def layer_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What a line says of a layer."""
+    counts, importance = (np.asarray(row[name]) if name in row else None for name in ("counts", "importance"))
+    if counts is not None and (counts.ndim != 1 or counts.dtype.kind != "i" or (counts < 0).any()):
+        raise ValueError
+    if importance is not None and (importance.ndim != 1 or importance.dtype.kind not in "if"):
+        importance = None  # a router without logits has none
+    layer: dict[str, Any] = {name: whole(row.get(name, 0)) for name in ("layer", "tokens", "assignments", "dead")}
+    layer |= {name: number(row.get(name)) for name in (*FIGURES, *OTHER_FIGURES)}
+    since = [(whole(expert), whole(step)) for expert, step in row.get("dead_since", [])]
+    return layer | {"counts": counts, "importance": importance, "dead_since": since}
+
+
+def facts_of(said: dict[str, Any], facts: Sequence[str] = (), score_function: str = "") -> RunFacts:
+    """The facts of a run, from the line that began it, and from those that it said later."""
+    layers, experts = (_numbers(said.get(name)) for name in ("layers", "num_experts"))
+    if len(layers) != len(experts) or len(layers) > MAX_LAYERS or list(layers) != sorted(set(layers)):
+        layers = experts = ()
+    if experts and (min(experts) < 1 or max(experts) > MAX_EXPERTS or len(layers) * max(experts) > MAX_ALL_EXPERTS):
+        raise InvalidTrace(
+            f"{FILE} names {len(layers):,} layers of up to {max(experts):,} experts, and at most {MAX_ALL_EXPERTS:,} "
+            "experts are read. It is damaged, or not of a model."
+        )
+    top_k, has_aux = said.get("top_k"), said.get("has_aux")
+    return RunFacts(
+        "moeviz",
+        _text(said.get("model")),
+        layers,
+        experts,
+        top_k if type(top_k) is int and 0 < top_k <= MAX_EXPERTS else None,
+        _text(said.get("counted")),
+        score_function,
+        has_aux if isinstance(has_aux, bool) else None,
+        _known(number(said.get("aux_coefficient"))),
+        _known(number(said.get("aux_effective"))),
+        of_json(said.get("rules")),
+        tuple(text[:500] for text in facts[:20] if is_text(text)),
+    )
+
+
+def whole(value: Any) -> int:
+    """A whole number from 0 on. Raises `ValueError` for anything else."""
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ValueError
+    return value
+
+
+def number(value: Any) -> float:
+    """A number; NaN for anything else."""
+    return float(value) if type(value) in (int, float) and abs(value) < LARGEST else np.nan
+
+
+def _numbers(values: Any) -> tuple[int, ...]:
+    good = isinstance(values, list) and all(type(value) is int and 0 <= value <= MOST for value in values)
+    return tuple(values) if good else ()
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _text(value: Any) -> str:
+    return value[:200] if is_text(value) else ""

@@ -1,0 +1,119 @@
+"""When an alarm is due, where its threshold comes from, and what to do then.
+
+Judged by assignments and not by steps: at an even share of 20 assignments, luck alone gives a MaxVio of 0.3 to 0.7.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from moeviz.errors import InvalidTrace
+
+
+class Alarm(NamedTuple):
+    """A kind of alarm."""
+
+    rule: str  # is on while …
+    source: str  # of the threshold
+    to_do: str
+
+
+ALARM_KINDS: dict[str, Alarm] = {
+    "dead": Alarm(
+        "An expert got no token since an even share would have been 1,000 assignments. One at 1/100 of its share would "
+        "be missed with probability e^-10.",
+        "The probability is exact. “0.0 = dead”, without a window: NVIDIA-NeMo/Automodel PR 1232.",
+        "Raise the coefficient of the aux loss, or add noise to the router, while the expert can still come back. One "
+        "that gets no token gets no gradient, so it does not come back by itself.",
+    ),
+    "load": Alarm(
+        "The busiest expert of a layer has more than twice its share (MaxVio above 1), over so many steps that an even "
+        "share is 1,000 assignments. Luck alone then gives 0.04 (8 experts, top-2) to 0.09 (256, top-8).",
+        "MaxVio: arXiv 2408.15664, eq. 4. The threshold is ours.",
+        "See whether it falls by itself, as early in a run. If it rises, raise the coefficient of the aux loss.",
+    ),
+    "collapse": Alarm(
+        "exp(entropy of load) / experts is below 0.5: less than half of a layer's experts do the work, judged over as "
+        "many steps as load.",
+        "Ours, in effective experts.",
+        "Stop. Go back to a checkpoint from before the alarm, see that an aux loss is computed, and raise its "
+        "coefficient or lower the learning rate of the routers.",
+    ),
+    "aux_off": Alarm(
+        "No forward since the last log returned an aux loss, though this family of models has one; or its coefficient "
+        "is 0.",
+        "huggingface/trl PR 6085, issue 7009.",
+        "Set output_router_logits=True and router_aux_loss_coef in the model's config. If it is meant to be off, say "
+        'so: Rules(ignore=("aux_off",)).',
+    ),
+    "confidence": Alarm(
+        "The selected experts of a layer have more than 0.95 of the probability, mean over tokens, and more than when "
+        "it was judged before: the router can no longer explore. Not judged where all experts are selected.",
+        "Measured by prime-rl PR 2545. The threshold is ours.",
+        "Add a z-loss, noise, or a lower learning rate for the routers. Late in training it may be what you want.",
+    ),
+    "logits": Alarm(
+        "The z-loss is twice its lowest value of the last 100 steps, and above that of logits that are 0; or the root "
+        "mean square of logits is above 10 in bfloat16 or float16.",
+        "Why: ST-MoE, arXiv 2202.08906, section 3. Both thresholds are ours.",
+        "Add a z-loss (a coefficient of 0.001 is usual), and run the routers in float32.",
+    ),
+}
+KINDS = tuple(ALARM_KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The thresholds of the alarms in `ALARM_KINDS`, which gives their defaults.
+
+    dead           an expert is dead where an even share would have been so many assignments since it last had one.
+    enough         load is judged over so many steps that an even share is this many assignments.
+    max_violation  load: busiest expert / even share, minus 1.
+    collapsed      collapse: exp(entropy of load) / experts.
+    mass           confidence: probability of the selected experts.
+    z_growth       logits: growth of the z-loss within `z_steps`.
+    z_steps        see there.
+    logit_rms      logits: root mean square in half precision.
+    warmup         tokens before any alarm but `dead` is said. 0 suits a router that is trained already; a run from
+                   scratch is uneven at first, whatever balances it.
+    ignore         kinds of alarms that are not judged: ("aux_off",) where that is meant.
+
+    Raises `InvalidTrace` for a kind of alarm that there is not, or a threshold that is no number above 0.
+    """
+
+    dead: int = 1_000
+    enough: int = 1_000
+    max_violation: float = 1.0
+    collapsed: float = 0.5
+    mass: float = 0.95
+    z_growth: float = 2.0
+    z_steps: int = 100
+    logit_rms: float = 10.0
+    warmup: int = 0
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.ignore) - set(KINDS):
+            raise InvalidTrace(f"There is no alarm {min(unknown)!r}. Choose from {', '.join(KINDS)}.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "ignore" and not value >= (0 if field.name == "warmup" else 1e-9):
+                raise InvalidTrace(f"The rule {field.name} is {value!r}; it must be a number above 0.")
+
+
+def as_json(rules: Rules) -> dict[str, Any]:
+    """The rules, for a file."""
+    return asdict(rules)
+
+
+def of_json(found: Any) -> Rules:
+    """Rules from a file; what is missing or is no rule is as by default."""
+    found = found if isinstance(found, dict) else {}
+    plain = Rules()
+    numbers = {
+        field.name: found[field.name]
+        for field in fields(Rules)
+        if field.name != "ignore" and type(found.get(field.name)) in (int, float) and found[field.name] > 0
+    }
+    ignored = found.get("ignore")
+    kept = tuple(kind for kind in KINDS if isinstance(ignored, list | tuple) and kind in ignored)
+    return Rules(**{**asdict(plain), **numbers, "ignore": kept})

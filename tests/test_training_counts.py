@@ -1,0 +1,246 @@
+"""What is counted while a model trains: each real token once, whatever else goes on, and nothing is disturbed."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, windows
+
+from moeviz.capture.survey.tiny_models import architectures, text_model, tiny_config
+from moeviz.errors import CaptureError, InvalidTrace
+from moeviz.training import RoutingCallback, RoutingHealth, read_run
+
+pytestmark = pytest.mark.training
+CHECKPOINTS = {"none": None, "reentrant": True, "not reentrant": False}
+# Families whose routers do not each answer once for every token: what is counted is right, and is no k x tokens.
+NOT_TIMES_K = {"nllb_moe": "drops over capacity", "switch_transformers": "drops over capacity"}
+
+
+def checkpointed(reentrant):
+    if reentrant is None:
+        return {}
+    return {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+
+
+@pytest.mark.parametrize("reentrant", CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_counts_are_those_of_the_logits_under_accumulation_checkpoints_ragged_batches_and_evaluation(
+    reentrant, tmp_path
+):
+    rows, seen = windows(ragged=True), []
+    callback = RoutingCallback(tmp_path / "run")
+    trainer = trainer_of(
+        tiny(),
+        rows,
+        tmp_path,
+        callback,
+        seen=seen,
+        learning_rate=0.0,  # so that a recount with the first weights is the truth
+        evaluate=rows[:8],
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=8,
+        **checkpointed(reentrant),
+    )
+    trainer.train()
+    plain, trained = tiny(), [batch for batch in seen if len(batch["input_ids"]) == 4][:12]
+    truth = torch.stack([sum(recount(plain, batch) for batch in trained[i : i + 4]) for i in range(0, 12, 4)])
+    run = read_run(tmp_path / "run")
+    np.testing.assert_array_equal(run.counts, truth)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in trained)
+    assert run.logs["tokens"].iloc[-1] == tokens
+    evaluated = run.evaluations.query("step == 3")
+    assert (evaluated["tokens"] == sum(map(len, rows[:8]))).all()
+    # The control: with padding among them, the counts would be others.
+    padded = sum(recount(plain, batch, keep=slice(None)) for batch in trained)
+    assert (padded.numpy() != run.counts.sum(axis=0)).any()
+
+
+def test_without_the_question_whether_autograd_runs_a_checkpointed_model_is_counted_twice(monkeypatch):
+    """The control of what keeps recomputation out: a whole model inside a checkpoint."""
+    batch, seen = collate(windows(count=2)), []
+    for blind in (False, True):
+        if blind:
+            monkeypatch.setattr("moeviz.training.hearing.backwards", lambda: False)
+        model = tiny().train()
+        with RoutingHealth(model) as health:
+            torch.utils.checkpoint.checkpoint(model, **batch, use_reentrant=False).loss.backward()
+            health.step()
+            seen.append(health.report()["moe/tokens"])
+    assert seen == [128, 256]
+
+
+def test_tokens_that_are_trained_are_those_before_a_label():
+    batch = collate(windows(count=4, ragged=True))
+    batch["labels"][:, :9] = -100  # a prompt
+    truth = {"real": batch["attention_mask"].sum(), "trained": (batch["labels"][:, 1:] != -100).sum()}
+    assert truth["real"] > truth["trained"] + 4 * 8
+    for tokens, expected in truth.items():
+        model = tiny().train()
+        with RoutingHealth(model, tokens=tokens) as health:
+            model(**batch).loss.backward()
+            health.step()
+            assert health.report()["moe/tokens"] == expected
+
+
+def test_evaluation_generation_reference_forwards_and_snapshots_are_not_training():
+    batch, model = collate(windows(count=4, ragged=True)), tiny()
+    health = RoutingHealth(model)
+    with torch.no_grad():
+        model.eval()(**batch)
+        model.train()(**batch)  # reference log-probabilities: training mode, no gradient
+        model.eval().generate(batch["input_ids"][:1, :5], max_new_tokens=5, do_sample=False, pad_token_id=0)
+    before = health.heard.counters["eval"].counts.clone()
+    trace = health.snapshot(TOKENIZER, probe())
+    assert torch.equal(before, health.heard.counters["eval"].counts) and not health.heard.muted
+    assert set(trace.tokens["label"]) == {label for label, _ in probe()}
+    health.step()
+    assert health.report()["moe/tokens"] == 0
+    assert health.evaluation()["eval_moe/max_violation/mean"] > 0
+    np.testing.assert_array_equal(before[:, :-1], recount(tiny(), batch))
+    assert health.evaluation() == {}  # counted anew
+
+
+def test_a_forward_that_fails_leaves_no_phase_behind():
+    model, batch = tiny().train(), collate(windows(count=2))
+    with RoutingHealth(model) as health:
+        with pytest.raises(IndexError):
+            model(input_ids=torch.full((1, 4), 10**6), attention_mask=torch.ones(1, 4, dtype=torch.long))
+        with torch.no_grad():
+            model(**batch)
+        health.step()
+        assert health.report()["moe/tokens"] == 0
+
+
+def test_a_mask_that_does_not_fit_is_not_guessed_at_and_that_is_said():
+    model, batch = tiny().train(), collate(windows(count=2))
+    with RoutingHealth(model) as health:
+        health.heard._kept = lambda _given: torch.ones(5, dtype=torch.bool)
+        model(**batch).loss.backward()
+        health.step()
+        assert health.report()["moe/tokens"] == 128
+        assert "does not fit the rows" in health.said[-1]
+
+
+@pytest.mark.parametrize("snapshots", [1])
+def test_losses_and_weights_are_the_same_bits_with_and_without(snapshots, tmp_path):
+    rows, ends = windows(ragged=True), []
+    watched = RoutingCallback(tmp_path / "run", probe=probe(), snapshot_steps=snapshots, detail="layers")
+    for callback in ([], [watched]):
+        model = tiny(attention_dropout=0.1, router_jitter_noise=0.01)
+        options = {"max_steps": 4, "evaluate": rows[:8], "eval_strategy": "steps", "eval_steps": 2}
+        trainer = trainer_of(model, rows, tmp_path, *callback, **options)
+        trainer.train()
+        ends.append(([log["loss"] for log in trainer.state.log_history if "loss" in log], model.state_dict()))
+    assert ends[0][0] == ends[1][0] and len(ends[0][0]) == 4
+    assert all(torch.equal(ends[0][1][name], ends[1][1][name]) for name in ends[0][1])
+    assert len(read_run(tmp_path / "run").snapshots) == 5
+
+
+def test_bfloat16_and_checkpoints_count_each_slot_once(tmp_path):
+    seen = []
+    options = {"bf16": True, "max_steps": 1} | checkpointed(False)
+    trainer_of(tiny(), windows(ragged=True), tmp_path, RoutingCallback(tmp_path / "run"), seen=seen, **options).train()
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in seen[:4])
+    assert (read_run(tmp_path / "run").counts.sum(axis=-1) == 2 * tokens).all()
+
+
+def test_a_loop_of_ones_own_and_that_of_accelerate_count_the_tokens_of_their_data(tmp_path):
+    from accelerate import Accelerator
+
+    rows = windows(count=16, ragged=True)
+    for kind in ("plain", "accelerate"):
+        model = tiny()
+        health = RoutingHealth(model, tmp_path / kind)
+        optimizer, run = torch.optim.SGD(model.parameters(), 0.1), model
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2) if kind == "accelerate" else None
+        if accelerator:
+            run, optimizer = accelerator.prepare(model, optimizer)
+        for start in range(0, 16, 8):
+            for part in (rows[start : start + 4], rows[start + 4 : start + 8]):
+                loss = run(**collate(part)).loss
+                accelerator.backward(loss) if accelerator else (loss / 2).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            health.step()
+        assert health.report(loss)["moe/tokens"] == sum(map(len, rows))
+        health.close()
+        assert read_run(tmp_path / kind).logs["steps"].tolist() == [2]
+
+
+def test_figures_are_of_the_sums_and_those_that_metrics_give_of_a_trace():
+    """One batch without padding, beside the library's own metrics of a trace of the same text."""
+    import moeviz
+    from moeviz.metrics.confidence import router_entropy
+    from moeviz.metrics.load import balance, importance
+    from moeviz.metrics.losses import aux_loss, z_loss
+
+    loaded = moeviz.load_model()
+    text = "Il fait froid à Paris, und heute ist es auch in Berlin kalt."
+    trace = moeviz.trace(loaded, text)
+    batch = {"input_ids": torch.tensor([trace.tokens["token_id"].tolist()])}
+    model = loaded.model.train()
+    try:
+        with RoutingHealth(model, detail="layers") as health:
+            model(**batch, use_cache=False).logits.sum().backward()
+            health.step()
+            found = health.report()
+            rows = health.heard.layers
+    finally:
+        model.eval()
+        model.zero_grad()
+    assert rows == trace.model.layers
+
+    def layers(name):
+        return [found[f"moe/{name}/layer_{layer}"] for layer in rows]
+
+    np.testing.assert_allclose(layers("max_violation"), balance(trace)["max_violation"])
+    np.testing.assert_allclose(layers("normalised_entropy"), balance(trace)["normalised_entropy"])
+    np.testing.assert_allclose(layers("z_loss"), z_loss(trace)["z_loss"], rtol=1e-4)
+    np.testing.assert_allclose(layers("aux"), aux_loss(trace)["switch"], rtol=1e-4)
+    entropy = router_entropy(trace).groupby("layer")["share"].mean()
+    np.testing.assert_allclose(layers("router_entropy"), entropy, rtol=1e-4)
+    chosen = np.take_along_axis(trace.probabilities(""), trace.experts.astype(int), -1).sum(-1).mean(-1)
+    np.testing.assert_allclose(layers("mass"), chosen, rtol=1e-4)
+    assert importance(trace)["importance"].between(0, 1).all()
+
+
+@pytest.mark.survey
+@pytest.mark.parametrize("architecture", architectures())
+def test_every_family_goes_through_a_step_of_training(architecture):
+    torch.manual_seed(0)
+    config = tiny_config(architecture)
+    if architecture == "nllb_moe":
+        config.encoder_layerdrop = config.decoder_layerdrop = 0.0  # else a layer may not run at all
+    model = text_model(architecture)(config).float().train()
+    with suppress(ValueError):  # transformers has no checkpoints for it
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    ids, mask = torch.randint(5, 500, (2, 24)), torch.ones(2, 24, dtype=torch.long)
+    mask[0, 17:] = 0
+    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    with RoutingHealth(model) as health:
+        output = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
+        parts = (output.get("logits"), output.get("last_hidden_state"))
+        sum(part.float().sum() for part in parts if part is not None).backward()
+        health.step()
+        health.settle()
+        counts = health._settled.counts
+        assert not health.heard.unmasked
+        assert (counts[:, -1] == int(mask.sum())).all()
+        assigned = counts[:, :-1].sum(axis=1)
+        if architecture in NOT_TIMES_K:
+            assert (assigned <= 2 * int(mask.sum())).all() and (assigned > 0).all()
+        else:
+            top_k = max(router.top_k for router in health.routers)
+            np.testing.assert_array_equal(assigned, top_k * int(mask.sum()))
+        figures = health.report()
+        assert figures["moe/tokens"] == int(mask.sum()) and health.said == []
+
+
+def test_a_dense_model_and_an_unknown_way_of_counting_are_refused_in_a_sentence():
+    with pytest.raises(CaptureError, match="declares no router"):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        RoutingHealth(LlamaForCausalLM(LlamaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=32)))
+    with pytest.raises(InvalidTrace, match="'real' or 'trained'"):
+        RoutingHealth(tiny(), tokens="all")
