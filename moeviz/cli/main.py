@@ -140,8 +140,13 @@ def _beside(args: Namespace, prompt: str) -> int:
 
 def _corpus(args: Namespace) -> int:
     from moeviz.cli.corpus import check_layer, report, tables, texts_at
+    from moeviz.cli.dataset import check_no_dataset, is_folder, written
     from moeviz.labelled_texts import texts_that_ship
 
+    if is_folder(args.output):
+        print(written(args))
+        return 0
+    check_no_dataset(args)
     check_output(args.output)
     texts = texts_that_ship() if args.embedded else texts_at(args.files)
     from moeviz.capture.corpus import trace_corpus
