@@ -195,7 +195,7 @@ def test_files_that_hold_no_texts_get_one_sentence(kind, tmp_path):
 
 
 def test_a_folder_without_texts_and_a_table_without_them_say_so(tmp_path):
-    with pytest.raises(InvalidPrompt, match="in it. Give one that has"):
+    with pytest.raises(InvalidPrompt, match=r"in it\. Give one that has"):
         files_of([str(tmp_path)])
     parquet.write_table(pa.table({"content": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(InvalidPrompt, match="has no column “text”"):

@@ -99,3 +99,25 @@ def say_left_out(dataset: "Dataset") -> None:
     """What is not in the numbers that follow."""
     for sentence in dataset.left_out:
         note(f"left out: {sentence}")
+
+
+def converted(args: Namespace, target: str) -> str:
+    """Write a trace as a dataset, or a dataset as a trace or as counts; what was written."""
+    from moeviz.cli.importing import read_one_trace
+    from moeviz.formats.dataset.convert import trace_of, write_dataset
+    from moeviz.formats.dataset.reader import read_dataset
+    from moeviz.formats.exports import export_for, write_trace
+
+    if is_folder(target):
+        if is_dataset(args.source):
+            raise MoevizError(f"{quoted(args.source)} is a dataset already. Copy the folder.")
+        check_begun(Path(target), resume=False)
+        trace = read_one_trace(args.source, args)
+        write_dataset(trace, target, args.weights or "exact", text=not args.no_text)
+        return f"{read_dataset(target)!r}"
+    export_for(target)
+    dataset = read_dataset(args.source, partial=args.partial)
+    say_left_out(dataset)
+    trace = trace_of(dataset)
+    write_trace(trace, target)
+    return f"{len(trace.tokens):,} tokens, {len(trace.model.layers)} layers"

@@ -213,17 +213,13 @@ def _history(args: Namespace) -> int:
 
 
 def _metrics(args: Namespace) -> int:
-    from moeviz.charts import TOPICS as CHARTS
-    from moeviz.cli.metrics import measured
+    from moeviz.cli.metrics import measures
     from moeviz.cli.terminal import frame_texts, print_tables
-    from moeviz.formats.exports import read_counted
 
-    trace = read_counted(args.trace)
-    charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
     tables = {}
-    for chart in {chart.measure: chart for chart in charts}.values():
+    for name, measure in measures(args):
         try:
-            tables[chart.measure.__name__] = measured(chart, trace, args)
+            tables[name] = measure()
         except MoevizError as error:
             note(str(error))
     if args.json:
@@ -257,12 +253,16 @@ def _plan(args: Namespace) -> int:
 
 
 def _convert(args: Namespace) -> int:
+    from moeviz.cli.dataset import converted, is_dataset, is_folder
     from moeviz.cli.importing import read
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import write_counts
     from moeviz.formats.exports import export_for, write_trace
 
     target = args.output or args.target
+    if is_dataset(args.source) or is_folder(target):
+        note(f"wrote {target}: {converted(args, target)}")
+        return 0
     export_for(target)
     found = read(args.source, args)
     if isinstance(found, ExpertCounts):
