@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from site_of_docs import DOCS, blocks
 from small_corpus import texts_of
 
 from moeviz.cli.main import main
@@ -207,25 +208,38 @@ def test_metrics_and_convert_read_a_dataset(tmp_path, capsys):
     assert "left out: shard-000000" in capsys.readouterr().err
 
 
-QUERIES = {
-    "load": "SELECT layer, expert, sum(tokens)::INT AS tokens FROM '{folder}/shard-*/load.parquet' "
-    "GROUP BY ALL ORDER BY ALL",
-    "first choices": "SELECT hex(experts_001[1:1]) AS first, count(*) AS tokens FROM '{folder}/shard-*/tokens.parquet' "
-    "GROUP BY first ORDER BY first",
-    "labels": "SELECT label, sum(tokens)::INT AS tokens FROM '{folder}/shard-*/texts.parquet' "
-    "GROUP BY label ORDER BY label",
-}
+# The queries of the docs
+
+PAGE = (DOCS / "reference" / "datasets.md").read_text(encoding="utf-8")
 
 
-def test_duckdb_reads_the_files_as_they_are(both):
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> RoutingTrace:
+    """The folder that the page calls “mine”."""
+    trace = texts_of()
+    convert.write_dataset(trace, tmp_path / "mine", shard_tokens=120)
+    monkeypatch.chdir(tmp_path)
+    return trace
+
+
+def check_answers(trace: RoutingTrace, loads: pd.DataFrame, labels: pd.DataFrame, first: dict[int, int]) -> None:
+    want = load.expert_load(trace).query("tokens > 0")
+    got = loads.sort_values(["layer", "expert"])[["layer", "expert", "tokens"]].astype(int)
+    assert got.to_numpy().tolist() == want[["layer", "expert", "tokens"]].to_numpy().tolist()
+    assert {row.label: int(row.tokens) for row in labels.itertuples()} == trace.tokens["label"].value_counts().to_dict()
+    ids, times = np.unique(trace.experts[1, :, 0], return_counts=True)
+    assert first == dict(zip(ids.tolist(), times.tolist(), strict=True))
+
+
+def test_duckdb_reads_the_files_by_the_queries_of_the_page(mine):
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed; the queries of the docs are not run.")
-    trace, dataset = both
-    ask = {name: duckdb.sql(query.format(folder=dataset.path)).df() for name, query in QUERIES.items()}
-    want = load.expert_load(trace).query("tokens > 0")["tokens"]
-    assert ask["load"]["tokens"].tolist() == want.tolist()
-    assert dict(ask["labels"].itertuples(index=False)) == trace.tokens["label"].value_counts().to_dict()
-    if max(trace.model.num_experts) < 255:
-        ids, times = np.unique(trace.experts[1, :, 0] & 255, return_counts=True)
-        assert [(int(first, 16), tokens) for first, tokens in ask["first choices"].itertuples(index=False)] == list(
-            zip(ids.tolist(), times.tolist(), strict=True)
-        )
+    loads, labels, firsts = (duckdb.sql(query).df() for query in blocks(PAGE, "sql"))
+    check_answers(mine, loads, labels, {int(row.expert, 16): row.tokens for row in firsts.itertuples()})
+
+
+def test_polars_reads_the_files_by_the_queries_of_the_page(mine):
+    polars = pytest.importorskip("polars", reason="Polars is not installed; the queries of the docs are not run.")
+    loads, labels, firsts = (eval(query.strip(), {"polars": polars}) for query in blocks(PAGE, "py"))
+    found = dict(firsts.iter_rows())
+    frames = (pd.DataFrame(frame.to_dicts()) for frame in (loads, labels))
+    check_answers(mine, *frames, {first[0]: count for first, count in found.items()})
