@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from moeviz.corpus.run import write_corpus
     from moeviz.formats.counts_file import write_counts
     from moeviz.formats.dataset.convert import write_dataset
-    from moeviz.formats.dataset.reader import Dataset, read_dataset
+    from moeviz.formats.dataset.opening import read_dataset
+    from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.exports import read_counts, read_trace, write_trace
     from moeviz.formats.importers.options import ImportOptions
     from moeviz.in_app import RunningApp, open_in_app
@@ -54,7 +55,8 @@ _ON_FIRST_USE = {
     "moeviz.corpus.run": ("write_corpus",),
     "moeviz.formats.counts_file": ("write_counts",),
     "moeviz.formats.dataset.convert": ("write_dataset",),
-    "moeviz.formats.dataset.reader": ("Dataset", "read_dataset"),
+    "moeviz.formats.dataset.opening": ("read_dataset",),
+    "moeviz.formats.dataset.reader": ("Dataset",),
     "moeviz.formats.exports": ("read_counts", "read_trace", "write_trace"),
     "moeviz.formats.importers.options": ("ImportOptions",),
     "moeviz.in_app": ("RunningApp", "open_in_app"),

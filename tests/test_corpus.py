@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from moeviz.corpus.texts import files_of, planned, texts_from, texts_of_shard
 from moeviz.errors import InvalidPrompt, MoevizError
 from moeviz.formats.dataset import shard as shards
 from moeviz.formats.dataset.convert import trace_of
-from moeviz.formats.dataset.reader import check_dataset, read_dataset
+from moeviz.formats.dataset.opening import check_dataset, read_dataset
 
 TEXTS = [(f"label {n % 3}", f"Text number {n}: " + "il fait froid. " * (n % 7)) for n in range(40)]
 SMALL = Wanted(weights="exact", shard_bytes=600)
@@ -208,6 +209,27 @@ def test_progress_counts_texts_and_knows_the_time_left(texts, tmp_path, monkeypa
     write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL, progress=lambda *now: told.append(now))
     assert told[-1] == (40, 40, 0) and len(told) > 5
     assert [done for done, *_ in told] == sorted(done for done, *_ in told) and told[0][2] > 0
+
+
+def peak_of(texts: int, folder: Path, monkeypatch) -> int:
+    """Bytes of memory at the most, while so many texts become a dataset."""
+    monkeypatch.setattr(run, "ROWS", 1000)
+    lines = (json.dumps({"label": "a", "text": f"text {n:06} il fait froid à Paris, et la mer"}) for n in range(texts))
+    folder.mkdir()
+    (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    tracemalloc.start()
+    try:
+        dataset = write_corpus(MadeUpEngine(), [str(folder / "texts.jsonl")], folder / "out", Wanted(shard_bytes=5_000))
+        assert dataset.texts == texts
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
+    peak_of(10, tmp_path / "first", monkeypatch)  # what is imported and kept is there now
+    small, large = (peak_of(texts, tmp_path / str(texts), monkeypatch) for texts in (250, 1500))
+    assert large < 1.5 * small
 
 
 # On the command line

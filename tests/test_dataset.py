@@ -12,7 +12,8 @@ from small_corpus import texts_of
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.formats.dataset.convert import trace_of, write_dataset
 from moeviz.formats.dataset.folder import check_begun, plan_in, writing
-from moeviz.formats.dataset.reader import Dataset, check_dataset, is_dataset, read_dataset
+from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
+from moeviz.formats.dataset.reader import Dataset
 
 
 @pytest.fixture

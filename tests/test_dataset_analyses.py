@@ -14,7 +14,8 @@ from moeviz.cli.main import main
 from moeviz.corpus import analyses, rows
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.dataset import convert
-from moeviz.formats.dataset.reader import Dataset, read_dataset
+from moeviz.formats.dataset.opening import read_dataset
+from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
@@ -206,6 +207,22 @@ def test_metrics_and_convert_read_a_dataset(tmp_path, capsys):
     assert "flow.parquet is missing" in capsys.readouterr().err
     assert main(["metrics", str(tmp_path / "corpus"), "--partial"]) == 0
     assert "left out: shard-000000" in capsys.readouterr().err
+
+
+def test_the_doctor_reads_every_byte_of_a_dataset(tmp_path, capsys):
+    convert.write_dataset(texts_of(), tmp_path / "corpus", shard_tokens=120)
+    assert main(["doctor", str(tmp_path / "corpus")]) == 0
+    assert "as it was written" in capsys.readouterr().out
+    rows_file = tmp_path / "corpus" / "shard-000002" / "tokens.parquet"
+    data = bytearray(rows_file.read_bytes())
+    data[2000] ^= 1
+    rows_file.write_bytes(data)
+    (tmp_path / "corpus" / "shard-000001" / "flow.parquet").unlink()
+    assert main(["doctor", str(tmp_path / "corpus"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == [
+        "shard-000001 is damaged: flow.parquet is missing.",
+        "shard-000002 is damaged: tokens.parquet is not what was written.",
+    ]
 
 
 # The queries of the docs

@@ -9,7 +9,7 @@ from moeviz.cli.io import load, note, progress
 from moeviz.cli.terminal import visible_line
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import check_begun
-from moeviz.formats.dataset.reader import is_dataset
+from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
 from moeviz.names import quoted, why_no_file
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ OPTIONS = ("resume", "no_text", "weights", "lines", "shard_bytes", "batch_tokens
 
 def is_folder(target: str | None) -> bool:
     """Whether a target is the folder of a dataset: a name without a suffix, or where one was begun."""
-    if target is None or why_no_file(target):
+    if not target or why_no_file(target):
         return False
-    return not PurePath(target).suffix or target.endswith("/") or is_dataset(target)
+    named = not PurePath(target).suffix and not PurePath(target).name.startswith(".")
+    return named or target.endswith("/") or is_dataset(target)
 
 
 def check_no_dataset(args: Namespace) -> None:
@@ -42,6 +43,7 @@ def written(args: Namespace) -> str:
         raise MoevizError(f"{option} gives one trace, and {quoted(args.output)} is a folder. Give -o FILE.npz.")
     folder = Path(args.output)
     check_begun(folder, args.resume)
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
     from moeviz.corpus.run import SHARD_BYTES, Wanted, write_corpus
 
     wanted = Wanted(
@@ -105,7 +107,6 @@ def converted(args: Namespace, target: str) -> str:
     """Write a trace as a dataset, or a dataset as a trace or as counts; what was written."""
     from moeviz.cli.importing import read_one_trace
     from moeviz.formats.dataset.convert import trace_of, write_dataset
-    from moeviz.formats.dataset.reader import read_dataset
     from moeviz.formats.exports import export_for, write_trace
 
     if is_folder(target):
@@ -121,3 +122,9 @@ def converted(args: Namespace, target: str) -> str:
     trace = trace_of(dataset)
     write_trace(trace, target)
     return f"{len(trace.tokens):,} tokens, {len(trace.model.layers)} layers"
+
+
+def damages(path: str) -> list[str]:
+    """What is wrong with the shards of a dataset, a sentence each: every byte of it is read."""
+    dataset = read_dataset(path, partial=True)
+    return [*dataset.left_out, *check_dataset(dataset)]

@@ -277,10 +277,15 @@ def _convert(args: Namespace) -> int:
 
 
 def _doctor(args: Namespace) -> int:
+    from moeviz.cli.dataset import damages, is_dataset
     from moeviz.cli.doctor import doctor_text
     from moeviz.cli.importing import read, read_one_trace
     from moeviz.metrics.doctor import examine
 
+    if is_dataset(args.source):
+        wrong = damages(args.source)
+        print(json.dumps(wrong) if args.json else "\n".join(wrong) or "Every file of the dataset is as it was written.")
+        return int(bool(wrong))
     beside = None if args.beside is None else read_one_trace(args.beside, args)
     found = examine(read(args.source, args), beside, args.tokens)
     print(json.dumps(records(found)) if args.json else doctor_text(found))

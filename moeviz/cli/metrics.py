@@ -11,7 +11,8 @@ from moeviz.charts.chart import Chart
 from moeviz.cli.dataset import is_dataset, say_left_out
 from moeviz.corpus import analyses, rows
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.formats.dataset.reader import Dataset, read_dataset
+from moeviz.formats.dataset.opening import read_dataset
+from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.exports import read_counted
 from moeviz.metrics.budget import CELLS_A_SLOT, MAX_CELLS
 from moeviz.names import listed

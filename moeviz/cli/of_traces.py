@@ -102,7 +102,7 @@ def convert_arguments(convert: argparse.ArgumentParser) -> None:
 
 def doctor_arguments(doctor: argparse.ArgumentParser) -> None:
     """Of `moeviz doctor`."""
-    doctor.add_argument("source", metavar="FILE", help=f"{ANY}, or counts")
+    doctor.add_argument("source", metavar="FILE", help=f"{ANY}, or counts, or a dataset's folder")
     doctor.add_argument(
         "--beside", metavar="FILE", help="a trace of the same tokens, to see whether rows are off by one"
     )

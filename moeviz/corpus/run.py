@@ -19,7 +19,8 @@ from moeviz.corpus.texts import Text, files_of, planned, texts_of_shard
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.formats.dataset.folder import DatasetFolder, check_begun, new_plan, plan_in, writing
 from moeviz.formats.dataset.layout import ROWS, Kept, Weights
-from moeviz.formats.dataset.reader import Dataset, read_dataset
+from moeviz.formats.dataset.opening import read_dataset
+from moeviz.formats.dataset.reader import Dataset
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
