@@ -59,7 +59,7 @@ def test_the_embedded_model_decides_the_same_in_batches_of_like_lengths(batch_to
     whole, back = trace_corpus(model, TEXTS), trace_of(dataset)
     assert back.tokens.equals(whole.tokens) and (back.experts == whole.experts).all()
     np.testing.assert_allclose(back.weights, whole.weights, atol=1e-5)
-    assert batch_tokens or (back.weights == whole.weights).all()
+    assert back.model == whole.model and (batch_tokens or (back.weights == whole.weights).all())
 
 
 def test_batches_have_like_lengths_and_every_stretch_once():

@@ -12,7 +12,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.reader import Dataset, label_codes
 from moeviz.metrics import coverage as of_coverage
 from moeviz.metrics import load as of_load
 from moeviz.metrics.co_activation import pair_rows, pairs_of_loads
@@ -222,7 +222,7 @@ def _first_choices(dataset: Dataset, names: list[str] | None = None) -> np.ndarr
     """(D, L, E) tokens by their first choice; all labels together without `names`."""
     found = np.zeros((len(names or [""]), len(dataset.model.layers), max(dataset.model.num_experts)), np.int64)
     for _, table in dataset.table("load"):
-        label = np.zeros(len(table["layer"]), int) if names is None else [names.index(name) for name in table["label"]]
+        label = np.zeros(len(table["layer"]), int) if names is None else label_codes(table, names)
         np.add.at(found, (label, table["layer"], table["expert"]), table["first"])
     return found
 

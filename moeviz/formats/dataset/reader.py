@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -147,11 +148,10 @@ class Dataset:
         names = self.labels()
         L, E = len(self.model.layers), max(self.model.num_experts)
         load, recorded = np.zeros((len(names), L, E), np.int64), np.zeros((len(names), L), np.int64)
-        code = {name: number for number, name in enumerate(names)}
         for _, table in self.table("load"):
-            np.add.at(load, (_codes(table, code), table["layer"], table["expert"]), table["tokens"])
+            np.add.at(load, (label_codes(table, names), table["layer"], table["expert"]), table["tokens"])
         for _, table in self.table("slots"):
-            np.add.at(recorded, (_codes(table, code), table["layer"]), table["tokens"])
+            np.add.at(recorded, (label_codes(table, names), table["layer"]), table["tokens"])
         return ExpertCounts(self.model, load, recorded, tuple(names), "label")
 
     def labels(self) -> list[str]:
@@ -209,12 +209,13 @@ def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _codes(table: dict[str, np.ndarray], code: dict[str, int]) -> np.ndarray:
-    names, which = np.unique(table["label"].astype(str), return_inverse=True)
-    unknown = [name for name in names.tolist() if name not in code]
-    if unknown:
-        raise InvalidTrace(f"A table has the label {shown(unknown[0])}, which is of no text. Write the dataset again.")
-    return np.array([code[name] for name in names.tolist()], np.intp)[which.ravel()]
+def label_codes(table: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+    """Which of the labels each row of a table is about."""
+    codes: np.ndarray = pd.Index(names, dtype=object).get_indexer(table["label"])
+    if (codes < 0).any():
+        unknown = table["label"][codes < 0][0]
+        raise InvalidTrace(f"A table has the label {shown(unknown)}, which is of no text. Write the dataset again.")
+    return codes
 
 
 def _nothing(model: ModelInfo) -> ExpertCounts:

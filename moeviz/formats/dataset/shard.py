@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import uuid
 from hashlib import file_digest
 from pathlib import Path
@@ -54,7 +55,8 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close() if self.file.is_open and error[0] is None else None
+        if self.file.is_open and error[0] is None:
+            self.file.close()
         shutil.rmtree(self.part, ignore_errors=True)
 
     def add(self, text: int, label: str, stretches: list[RoutingTrace]) -> None:
@@ -112,7 +114,7 @@ class ShardWriter:
         self.sums.add(rows["experts"], rows["label"].astype(np.intp), follows(rows))
         self.held, self.rows = [], 0
 
-    def commit(self, plan: str = "", sequence: int | None = None) -> bool:
+    def commit(self, plan: str = "") -> bool:
         """Put the shard in its place; False where another had: what is there stays. `plan`: the digest of the plan."""
         if self.held:
             self._flush()
@@ -165,7 +167,10 @@ def files_in(folder: Path) -> dict[str, dict[str, Any]]:
 
 def sync(path: Path) -> None:
     """Have the disk hold it before anything says that it is there."""
-    handle = os.open(path, os.O_RDONLY)
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return  # a folder has no handle there
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
