@@ -124,6 +124,30 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_pat
     assert len(engine.read) < sum(len(text) // 64 + 1 for _, text in TEXTS), "what was done is not run again"
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB; skips where none can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("A small disk is mounted for this, which takes root.")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_whole_shards(texts, tmp_path, small_disk):
+    whole = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "whole", SMALL)
+    size = sum(map(len, contents(whole.path).values()))
+    (small_disk / "filler").write_bytes(bytes(200_000 - size // 2 - 30_000))
+    with pytest.raises(OSError, match="No space left"):
+        write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL)
+    assert not list((small_disk / "out").glob(".shard-*")) and not (small_disk / "out" / "manifest.json").exists()
+    (small_disk / "filler").unlink()
+    write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL, resume=True)
+    assert contents(small_disk / "out") == contents(whole.path)
+
+
 def test_resuming_a_whole_dataset_does_nothing(texts, tmp_path):
     dataset = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL)
     before, engine = contents(dataset.path), MadeUpEngine()

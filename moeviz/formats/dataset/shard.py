@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import uuid
+from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.file.is_open and error[0] is None:
+        with suppress(OSError, pa.ArrowException):  # on a full disk the footer cannot be written either
             self.file.close()
         shutil.rmtree(self.part, ignore_errors=True)
 
