@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from moeviz.capture.opening import load_model
     from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
+    from moeviz.corpus.run import write_corpus
     from moeviz.formats.counts_file import write_counts
+    from moeviz.formats.dataset.convert import write_dataset
+    from moeviz.formats.dataset.opening import read_dataset
+    from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.exports import read_counts, read_trace, write_trace
     from moeviz.formats.importers.options import ImportOptions
     from moeviz.in_app import RunningApp, open_in_app
@@ -48,7 +52,11 @@ _ON_FIRST_USE = {
     "moeviz.capture.change.kinds": ("Exchange", "Force", "Mute", "Replay", "TopK"),
     "moeviz.capture.change.precision": ("Precision",),
     "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
+    "moeviz.corpus.run": ("write_corpus",),
     "moeviz.formats.counts_file": ("write_counts",),
+    "moeviz.formats.dataset.convert": ("write_dataset",),
+    "moeviz.formats.dataset.opening": ("read_dataset",),
+    "moeviz.formats.dataset.reader": ("Dataset",),
     "moeviz.formats.exports": ("read_counts", "read_trace", "write_trace"),
     "moeviz.formats.importers.options": ("ImportOptions",),
     "moeviz.in_app": ("RunningApp", "open_in_app"),
@@ -59,6 +67,7 @@ _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in na
 
 __all__ = [
     "CaptureError",
+    "Dataset",
     "Decoding",
     "EngineModel",
     "Exchange",
@@ -87,13 +96,16 @@ __all__ = [
     "open_in_app",
     "published_counts",
     "read_counts",
+    "read_dataset",
     "read_trace",
     "stream",
     "trace",
     "trace_corpus",
     "view",
     "what_if",
+    "write_corpus",
     "write_counts",
+    "write_dataset",
     "write_trace",
 ]
 

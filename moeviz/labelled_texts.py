@@ -50,16 +50,19 @@ def _decoded(data: bytes, path: PurePath) -> str:
 def _texts_of_lines(lines: str, name: str) -> list[tuple[str, str]]:
     # str.splitlines would cut at characters that JSON may hold as they are.
     numbered = enumerate(lines.split("\n"), start=1)
-    return [_text_of_line(line, f"{name!r}, line {number}") for number, line in numbered if line.strip()]
+    return [text_of_line(line, f"{name!r}, line {number}") for number, line in numbered if line.strip()]
 
 
-def _text_of_line(line: str, where: str) -> tuple[str, str]:
+def text_of_line(line: str, where: str, label: str | None = None) -> tuple[str, str]:
+    """The (label, text) pair of a line of JSON; `label` is for lines that have none. Raises `InvalidPrompt`."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InvalidPrompt(f"{where} is not JSON. It must look like {A_LINE}.") from error
     if not isinstance(found, dict):
         raise InvalidPrompt(f"{where} is not a JSON object. It must look like {A_LINE}.")
+    if label is not None:
+        found.setdefault("label", label)
     for field in ("label", "text"):
         if not isinstance(found.get(field), str) or not found[field]:
             raise InvalidPrompt(f"{where} has no {field!r} with text in it. It must look like {A_LINE}.")

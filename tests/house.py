@@ -46,6 +46,8 @@ MAY_IMPORT = {
     # Programs that use the whole house, to train and to judge the model that ships.
     "moeviz/embedded/training/*": f"moeviz {TORCH}",
     "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics {INERT} torch",
+    # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
+    "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
     "moeviz/capture/survey/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
@@ -72,6 +74,8 @@ MAY_IMPORT = {
     "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
     "moeviz/formats/importers/imatrix.py": f". moeviz.gguf_file {FILES}",
     "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
+    # A corpus on disk, shard by shard; nobody who reads one trace needs it.
+    "moeviz/formats/dataset/*": f". moeviz.formats.trace_facts {FILES}",
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/serving.py": ". moeviz.serving",

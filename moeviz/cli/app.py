@@ -69,7 +69,7 @@ def serve_app(
 
 
 def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
-    """Have the app begin with these traces, counts, runs of training and models. Raises what is wrong with one of them."""
+    """Have the app begin with these traces, counts, runs and models. Raises what is wrong with one of them."""
     if len(files) > MOST_FILES:
         raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
     models = [file for file in files if is_a_model(file)]

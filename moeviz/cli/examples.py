@@ -50,6 +50,8 @@ EXAMPLES = {
   moeviz corpus french.txt german.txt python.txt -o mine.npz
   moeviz corpus texts.jsonl --model allenai/OLMoE-1B-7B-0924 -o olmoe.npz
   moeviz metrics olmoe.npz --topic specialization
+  moeviz corpus texts.jsonl -o folder                 a corpus of any size, as a dataset
+  moeviz corpus texts.jsonl -o folder --resume        go on after a kill
   moeviz corpus --embedded --json | jq .label_information""",
     "params": """examples:
   moeviz params embedded
@@ -70,7 +72,8 @@ EXAMPLES = {
     "metrics": """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5
-  moeviz metrics trace.json --topic confidence --json | jq .""",
+  moeviz metrics trace.json --topic confidence --json | jq .
+  moeviz metrics folder --topic co-activation         of a dataset, where it lies""",
     "serve": """examples:
   moeviz serve cache trace.npz --capacities 2 4       hit rates of caches of two and four experts a layer
   moeviz serve cache trace.npz --chunk 16             the same where a prompt is read in chunks
@@ -86,6 +89,7 @@ EXAMPLES = {
     "convert": """examples:
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet
+  moeviz convert trace.npz folder                     as a dataset; and back: moeviz convert folder trace.npz
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
   moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
   moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6

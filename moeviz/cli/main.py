@@ -149,8 +149,13 @@ def _beside(args: Namespace, prompt: str) -> int:
 
 def _corpus(args: Namespace) -> int:
     from moeviz.cli.corpus import check_layer, report, tables, texts_at
+    from moeviz.cli.dataset import check_no_dataset, is_folder, written
     from moeviz.labelled_texts import texts_that_ship
 
+    if is_folder(args.output):
+        print(written(args))
+        return 0
+    check_no_dataset(args)
     check_output(args.output)
     texts = texts_that_ship() if args.embedded else texts_at(args.files)
     from moeviz.capture.corpus import trace_corpus
@@ -217,17 +222,13 @@ def _history(args: Namespace) -> int:
 
 
 def _metrics(args: Namespace) -> int:
-    from moeviz.charts import TOPICS as CHARTS
-    from moeviz.cli.importing import read
-    from moeviz.cli.metrics import measured
+    from moeviz.cli.metrics import measures
     from moeviz.cli.terminal import frame_texts, print_tables
 
-    trace = read(args.trace, args)
-    charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
     tables, lacking = {}, []
-    for chart in {chart.measure: chart for chart in charts}.values():
+    for name, measure in measures(args):
         try:
-            tables[chart.measure.__name__] = measured(chart, trace, args)
+            tables[name] = measure()
         except MoevizError as error:
             lacking.append(str(error))
     for sentence in dict.fromkeys(lacking):
@@ -263,12 +264,16 @@ def _plan(args: Namespace) -> int:
 
 
 def _convert(args: Namespace) -> int:
+    from moeviz.cli.dataset import converted, is_dataset, is_folder
     from moeviz.cli.importing import read
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import write_counts
     from moeviz.formats.exports import export_for, write_trace
 
     target = args.output or args.target
+    if is_dataset(args.source) or is_folder(target):
+        note(f"wrote {target}: {converted(args, target)}")
+        return 0
     export_for(target)
     found = read(args.source, args)
     if isinstance(found, ExpertCounts):
@@ -283,10 +288,15 @@ def _convert(args: Namespace) -> int:
 
 
 def _doctor(args: Namespace) -> int:
+    from moeviz.cli.dataset import damages, is_dataset
     from moeviz.cli.doctor import doctor_text
     from moeviz.cli.importing import read, read_one_trace
     from moeviz.metrics.doctor import examine
 
+    if is_dataset(args.source):
+        wrong = damages(args.source)
+        print(json.dumps(wrong) if args.json else "\n".join(wrong) or "Every file of the dataset is as it was written.")
+        return int(bool(wrong))
     beside = None if args.beside is None else read_one_trace(args.beside, args)
     found = examine(read(args.source, args), beside, args.tokens)
     print(json.dumps(records(found)) if args.json else doctor_text(found))

@@ -1,14 +1,52 @@
 """What `moeviz metrics` measures: a chart's numbers, for the layers and the token that were asked for."""
 
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pandas as pd
 
+from moeviz.charts import TOPICS as CHARTS
 from moeviz.charts.chart import Chart
+from moeviz.cli.dataset import is_dataset, say_left_out
+from moeviz.cli.importing import read
+from moeviz.corpus import analyses, rows
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.formats.dataset.opening import read_dataset
+from moeviz.formats.dataset.reader import Dataset
 from moeviz.metrics.budget import CELLS_A_SLOT, MAX_CELLS
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
+
+
+def measures(args: Namespace) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+    """The metrics of a topic: each one's name, and how it is measured of what was named: a trace, or a dataset."""
+    charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
+    names = {chart.measure: chart for chart in charts}.values()
+    if is_dataset(args.trace):
+        yield from _of_dataset([chart.measure.__name__ for chart in names], args)
+        return
+    trace = read(args.trace, args)
+    for chart in names:
+        yield chart.measure.__name__, partial(measured, chart, trace, args)
+
+
+def _of_dataset(names: list[str], args: Namespace) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+    dataset = read_dataset(args.trace, partial=args.partial)
+    say_left_out(dataset)
+    for name in [*names, *(["balance_over_time"] if args.topic == "load" else [])]:
+        yield name, partial(_analysed, name, dataset, args.layers)
+
+
+def _analysed(name: str, dataset: Dataset, layers: list[int] | None) -> pd.DataFrame:
+    analysis = getattr(analyses, name, None) or getattr(rows, name, None)
+    if analysis is None:
+        raise MissingField(
+            f"{name} needs all tokens at once, and a dataset is never read whole. Convert a small one to a trace: "
+            "“moeviz convert FOLDER trace.npz”."
+        )
+    frame: pd.DataFrame = analysis(dataset, layers)
+    return frame
 
 
 def measured(chart: Chart, trace: Counted, args: Namespace) -> pd.DataFrame:

@@ -152,19 +152,43 @@ def corpus_arguments(corpus: argparse.ArgumentParser) -> None:
     """Of `moeviz corpus`."""
     says = (
         'a text file, labelled by its name without the suffix; or a .jsonl file with {"label": …, "text": …} on '
-        "each line"
+        "each line; for a folder of -o also a .parquet file with a column “text”, or a folder of such files"
     )
     source = corpus.add_mutually_exclusive_group(required=True)
     source.add_argument("files", metavar="FILE", nargs="*", default=[], help=says)
     source.add_argument("--embedded", action="store_true", help="the held-out texts that ship with the embedded model")
     corpus.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
+        "-o",
+        "--output",
+        metavar="PLACE",
+        help="where to write the trace: .csv, .parquet, .json or .npz; or, for a corpus of any size, a folder (a name "
+        "without a suffix)",
     )
     _add_model(corpus)
+    _add_dataset(corpus)
     corpus.add_argument(
         "--layer", type=number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
     )
     corpus.add_argument("--json", action="store_true", help="print all tables, of all layers, as JSON")
+
+
+def _add_dataset(corpus: argparse.ArgumentParser) -> None:
+    group = corpus.add_argument_group("with a folder for -o", "Texts are read, traced and written a shard at a time.")
+    group.add_argument("--resume", action="store_true", help="go on with a run that ended early: no text comes twice")
+    group.add_argument("--no-text", action="store_true", help="write neither the tokens' texts nor their ids")
+    group.add_argument(
+        "--weights", choices=("float16", "exact", "none"), help="how weights are written (default: float16)"
+    )
+    group.add_argument("--lines", action="store_true", help="each line of a text file is a text")
+    group.add_argument(
+        "--shard-bytes", type=number(int, 1), metavar="N", help="text of a shard, in bytes (default: 4,000,000)"
+    )
+    group.add_argument(
+        "--batch-tokens",
+        type=number(int, 0),
+        metavar="N",
+        help="tokens of a batch, 0 for a text at a time (default: 16,384 on a GPU, else 0); transformers alone",
+    )
 
 
 def params_arguments(params: argparse.ArgumentParser) -> None:

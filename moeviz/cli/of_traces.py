@@ -28,7 +28,7 @@ ENGINES = ("sglang", "tensorrt-llm", "vllm-ascend", "ktransformers", "lmdeploy",
 
 def metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     """Of `moeviz metrics`."""
-    metrics.add_argument("trace", metavar="TRACE", help=f"{ANY}, or counts")
+    metrics.add_argument("trace", metavar="TRACE", help=f"{ANY}, or counts, or a dataset's folder")
     metrics.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
     metrics.add_argument(
         "--layers", type=int, nargs="+", metavar="N", help="only these layers, by the model's own index"
@@ -36,6 +36,7 @@ def metrics_arguments(metrics: argparse.ArgumentParser) -> None:
     metrics.add_argument(
         "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
     )
+    metrics.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
     metrics.add_argument("--json", action="store_true", help="print JSON")
     add_import_options(metrics)
 
@@ -84,17 +85,25 @@ def _add_phase(command: argparse.ArgumentParser) -> None:
 
 def convert_arguments(convert: argparse.ArgumentParser) -> None:
     """Of `moeviz convert`."""
-    convert.add_argument("source", metavar="FROM", help=f"{ANY}, or counts")
+    convert.add_argument("source", metavar="FROM", help=f"{ANY}, or counts, or a dataset's folder")
     target = convert.add_mutually_exclusive_group(required=True)
-    says = "the file to write (.html: a report, .zip: all charts); an existing file is replaced"
+    says = (
+        "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix: "
+        "the folder of a dataset"
+    )
     target.add_argument("target", metavar="TO", nargs="?", help=says)
     target.add_argument("-o", "--output", metavar="TO", help="the same")
+    convert.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    convert.add_argument(
+        "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
+    )
+    convert.add_argument("--no-text", action="store_true", help="in a dataset: neither the tokens' texts nor their ids")
     add_import_options(convert)
 
 
 def doctor_arguments(doctor: argparse.ArgumentParser) -> None:
     """Of `moeviz doctor`."""
-    doctor.add_argument("source", metavar="FILE", help=f"{ANY}, or counts")
+    doctor.add_argument("source", metavar="FILE", help=f"{ANY}, or counts, or a dataset's folder")
     doctor.add_argument(
         "--beside", metavar="FILE", help="a trace of the same tokens, to see whether rows are off by one"
     )

@@ -48,14 +48,20 @@ def co_activation(trace: RoutingTrace) -> pd.DataFrame:
 
 def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
     ids, chosen = _experts_that_occur(trace, row)
-    together = _together(chosen)
+    return pair_rows(trace.model.layers[row], ids, _together(chosen), pairs_by_lot(chosen))
+
+
+def pair_rows(
+    layer: int, ids: Int16[np.ndarray, " O"], together: Int64[np.ndarray, "O O"], by_lot: Float64[np.ndarray, "O O"]
+) -> pd.DataFrame:
+    """The rows of `co_activation` of a layer, from the tokens that the experts which occur share, and would by lot."""
     expert, partner = np.nonzero(~np.eye(len(ids), dtype=bool))
     alone = together.diagonal()[expert]
     tokens = together[expert, partner]
-    by_lot = pairs_by_lot(chosen)[expert, partner]
+    by_lot = by_lot[expert, partner]
     return pd.DataFrame(
         {
-            "layer": np.full(len(expert), trace.model.layers[row], np.int32),
+            "layer": np.full(len(expert), layer, np.int32),
             "expert": ids[expert],
             "partner": ids[partner],
             "expert_tokens": alone,
@@ -98,13 +104,20 @@ def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
     A token with s filled slots draws a set of s different experts with a probability proportional to the product of its
     experts' weights; the weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
     """
-    chosen = chosen[chosen.any(axis=1)]
-    counts = chosen.sum(axis=0)
+    return pairs_of_loads(chosen.sum(axis=0), np.bincount(chosen.sum(axis=1)))
+
+
+def pairs_of_loads(counts: Int64[np.ndarray, " E"], filled: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
+    """The same from the tokens of each expert, and how many tokens have so many experts, from 0 on."""
+    tokens = int(filled[1:].sum())
     # An expert that every token has, or none, leaves nothing to chance.
-    pairs: np.ndarray = np.outer(counts, counts) / max(len(chosen), 1)
-    free = (counts > 0) & (counts < len(chosen))
+    pairs: np.ndarray = np.outer(counts, counts) / max(tokens, 1)
+    free = (counts > 0) & (counts < tokens)
     if free.any():
-        sizes = np.bincount(chosen[:, free].sum(axis=1))
+        sizes = filled.copy()
+        sizes[0] = 0
+        sizes = sizes[(counts == tokens).sum() :]
+        sizes = sizes[: np.flatnonzero(sizes)[-1] + 1]
         pairs[np.ix_(free, free)] = _pairs_of(_weights(counts[free], sizes), sizes)
     return pairs
 

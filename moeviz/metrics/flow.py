@@ -1,5 +1,6 @@
 """How tokens flow from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import comb
@@ -38,12 +39,25 @@ def _taken(pair: RoutingTrace) -> pd.DataFrame:
     before, after = first_choices_of_two(pair).astype(np.int64)
     key, tokens = np.unique(before * pair.model.num_experts[1] + after, return_counts=True)
     from_expert, to_expert = np.divmod(key, pair.model.num_experts[1])
-    share = tokens / np.bincount(before)[from_expert]
-    chance = np.bincount(after)[to_expert] / max(len(after), 1)
+    return transition_rows(pair.model.layers, from_expert, to_expert, tokens)
+
+
+def transition_rows(
+    layers: Sequence[int], from_expert: np.ndarray, to_expert: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
+    """The rows of `consecutive_transitions` of two layers, from how many tokens took each pair of experts."""
+    share = tokens / _sums(from_expert, tokens)[from_expert]
+    chance = _sums(to_expert, tokens)[to_expert] / max(tokens.sum(), 1)
     columns = {"from_expert": from_expert.astype(np.int16), "to_expert": to_expert.astype(np.int16), "tokens": tokens}
-    layers = (np.full(len(key), layer, np.int32) for layer in pair.model.layers)
-    ends = dict(zip(("from_layer", "to_layer"), layers, strict=True))
+    of_rows = (np.full(len(tokens), layer, np.int32) for layer in layers)
+    ends = dict(zip(("from_layer", "to_layer"), of_rows, strict=True))
     return pd.DataFrame(ends | columns | {"share": share, "chance": chance, "lift": share / chance})
+
+
+def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    sums = np.zeros(int(ids.max(initial=-1)) + 1, np.int64)
+    np.add.at(sums, ids, tokens)
+    return sums
 
 
 @of_tokens

@@ -8,6 +8,7 @@ from jaxtyping import Bool
 
 from moeviz.metrics.chosen import chosen_experts
 from moeviz.metrics.recorded import of_each_layer, of_tokens
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 FIRST_CHOICE = "first choice"
@@ -81,10 +82,15 @@ def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5.
     """
-    frame = locality(trace).astype({"pairs": "Int64"})
+    return beside_mixtral(locality(trace), trace.model)
+
+
+def beside_mixtral(frame: pd.DataFrame, model: ModelInfo) -> pd.DataFrame:
+    """The rows of `locality` of a model, and the published ones below them where they compare."""
+    frame = frame.astype({"pairs": "Int64"})
     frame.insert(0, "routing", THIS_TRACE)
     frame = frame.assign(lowest=np.nan, highest=np.nan)
-    if trace.model.top_k != 2 or set(trace.model.num_experts) != {8}:
+    if model.top_k != 2 or set(model.num_experts) != {8}:
         return frame
     return pd.concat([frame, _published(frame.columns)], ignore_index=True)
 
@@ -92,10 +98,10 @@ def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
 def _published(columns: pd.Index) -> pd.DataFrame:
     figures, rows = np.array(list(MIXTRAL_TABLE_5.values())) / 100, []
     for place, layer in enumerate(MIXTRAL_LAYERS):
-        for at, (choice, slots) in enumerate([(FIRST_CHOICE, 1), (_several(2), 2)]):
+        for at, (choice, slots) in enumerate([(FIRST_CHOICE, 1), (several(2), 2)]):
             shares = figures[:, place + at * len(MIXTRAL_LAYERS)]
             facts = {"routing": MIXTRAL, "layer": layer, "choice": choice, "share": shares.mean()}
-            chance = _uniform_chance(np.array([slots]), np.array([slots]), 8)
+            chance = uniform_chance(np.array([slots]), np.array([slots]), 8)
             rows.append(facts | {"uniform_chance": chance, "lowest": shares.min(), "highest": shares.max()})
     frame = pd.DataFrame(rows).assign(load_chance=np.nan, pairs=pd.array([None] * len(rows), "Int64"))
     return frame.astype({"routing": "str", "layer": np.int32, "choice": "str"})[list(columns)]
@@ -119,10 +125,11 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
 def _choices(trace: RoutingTrace) -> list[tuple[str, int]]:
     """What a choice is called, and of how many slots it is."""
     top_k = trace.model.top_k
-    return [(FIRST_CHOICE, 1)] * trace.ordered + [(_several(top_k), top_k)] * (top_k > 1)
+    return [(FIRST_CHOICE, 1)] * trace.ordered + [(several(top_k), top_k)] * (top_k > 1)
 
 
-def _several(top_k: int) -> str:
+def several(top_k: int) -> str:
+    """What all choices of a token are called."""
     return "first or second choice" if top_k == 2 else f"any of {top_k} choices"
 
 
@@ -143,13 +150,13 @@ def _measured(
         return {"share": np.nan, "uniform_chance": np.nan, "load_chance": np.nan, "pairs": 0}
     return {
         "share": (before & after).any(axis=1).mean(),
-        "uniform_chance": _uniform_chance(before.sum(axis=1), after.sum(axis=1), before.shape[1]),
+        "uniform_chance": uniform_chance(before.sum(axis=1), after.sum(axis=1), before.shape[1]),
         "load_chance": _load_chance(own[own.any(axis=1)]),
         "pairs": len(before),
     }
 
 
-def _uniform_chance(a: np.ndarray, b: np.ndarray, num_experts: int) -> float:
+def uniform_chance(a: np.ndarray, b: np.ndarray, num_experts: int) -> float:
     """Mean over pairs of the chance that a of E experts and b of E, drawn by lot, have one in common."""
     sizes, counts = np.unique(np.stack([a, b], axis=1), axis=0, return_counts=True)
     misses = [comb(num_experts - i, j) / comb(num_experts, j) for i, j in sizes.tolist()]

@@ -84,8 +84,8 @@ def label_information(trace: RoutingTrace) -> pd.DataFrame:
     for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
         counts = texts.counts(experts, num_experts)
         by_label = texts.by_label(counts)
-        chance = [_information(texts.by_label(counts[order])) for order in texts.shuffles] or [np.nan]
-        rows.append((layer, _information(by_label), np.mean(chance), max(chance), _maximum(by_label, experts)))
+        chance = [information_of_counts(texts.by_label(counts[order])) for order in texts.shuffles] or [np.nan]
+        rows.append((layer, information_of_counts(by_label), np.mean(chance), max(chance), _maximum(by_label, experts)))
     columns = ["layer", "information", "shuffled", "shuffled_highest", "maximum"]
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32})
 
@@ -171,7 +171,7 @@ def _counts(
     return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
 
 
-def _information(counts: Int64[np.ndarray, "D E"]) -> float:
+def information_of_counts(counts: Int64[np.ndarray, "D E"]) -> float:
     """Mutual information in bits of label and expert, every label with assignments equally likely."""
     counts = counts[counts.sum(axis=1) > 0]
     if len(counts) == 0:
@@ -183,7 +183,10 @@ def _information(counts: Int64[np.ndarray, "D E"]) -> float:
 
 def _maximum(counts: Int64[np.ndarray, "D E"], experts: Int16[np.ndarray, "T K"]) -> float:
     filled = (experts >= 0).sum(axis=1)
-    if not filled.any():
-        return np.nan
+    return most_information(counts, int(filled[filled > 0].min(initial=experts.shape[1])))
+
+
+def most_information(counts: Int64[np.ndarray, "D E"], slots: int) -> float:
+    """What information cannot exceed, where every token that has an expert has so many of them or more."""
     labels = (counts.sum(axis=1) > 0).sum()
-    return float(np.log2(min(labels, counts.shape[1] / filled[filled > 0].min())))
+    return float(np.log2(min(labels, counts.shape[1] / slots))) if labels else np.nan

@@ -1,0 +1,207 @@
+"""Texts -> a dataset, shard by shard: what is done stays done, and memory does not grow with the corpus."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moeviz.capture.corpus import fitting_stretches
+from moeviz.capture.engines.engine import EngineModel
+from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.trace import trace
+from moeviz.corpus.texts import Text, files_of, planned, texts_of_shard
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.formats.dataset.folder import DatasetFolder, check_begun, new_plan, plan_in, writing
+from moeviz.formats.dataset.layout import ROWS, Kept, Weights
+from moeviz.formats.dataset.opening import read_dataset
+from moeviz.formats.dataset.reader import Dataset
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+SHARD_BYTES = 4_000_000  # of text: about a million tokens; what is lost by a kill is at most one of them
+BATCH_TOKENS = 16_384  # of a batch on a GPU; on a CPU padding costs what batches gain
+Told = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a corpus is to be written. The same texts and settings give the same bytes."""
+
+    weights: Weights = "float16"
+    text: bool = True  # False: neither the tokens' texts nor their ids are written
+    lines: bool = False  # each line of a text file is a text
+    shard_bytes: int = SHARD_BYTES
+    batch_tokens: int | None = None  # padded tokens of a batch; None: 16,384 on a GPU, and a text at a time elsewhere
+
+
+def write_corpus(
+    model: LoadedModel | EngineModel,
+    paths: Sequence[str],
+    folder: str | Path,
+    wanted: Wanted | None = None,
+    resume: bool = False,
+    progress: Told | None = None,
+) -> Dataset:
+    """Trace the texts of files and write their routing as a dataset, a shard at a time.
+
+    paths     .jsonl (a text a line, with a label or labelled by the file), .parquet (columns text and label), any other
+              file (one text), or folders of them.
+    resume    go on with what is there: every text is in the dataset once, however often the run was killed.
+    progress  called with (texts done, texts in all, seconds left) after each batch. Raise in it to stop.
+
+    Raises `InvalidPrompt` for texts that cannot be read or that changed, `MoevizError` where the folder holds something
+    else or another run is writing to it, `OSError` where nothing can be written; and what `trace` raises.
+    """
+    wanted, folder = Wanted() if wanted is None else wanted, Path(folder)
+    check_begun(folder, resume)
+    files = files_of(paths)
+    plan = _plan(model, files, wanted, plan_in(folder))
+    if not isinstance(model, EngineModel):
+        torch.set_num_threads(plan["threads"])  # another number of threads gives other last bits
+    with writing(folder, plan, resume) as open_folder:
+        tell = _Clock(open_folder, progress)
+        for shard in open_folder.pending():
+            write_shard(model, files, open_folder, shard, tell)
+        open_folder.finish()
+    return read_dataset(folder)
+
+
+def write_shard(
+    model: LoadedModel | EngineModel,
+    files: Sequence[Path],
+    folder: DatasetFolder,
+    shard: int,
+    tell: Callable[[int], None],
+) -> bool:
+    """Trace and write one shard. It may be run again, and by two at a time: False where another was first."""
+    plan, facts = folder.plan, folder.shards[shard]
+    texts, number = texts_of_shard(files, facts, plan["lines"]), facts["first_text"]
+    with folder.writer(shard) as writer:
+        for window in _windows(model, texts, number):
+            traces = _traced(model, window, plan["batch_tokens"])
+            for at, label, stretches in window:
+                made = [_fitting(next(traces), folder) for _ in stretches]
+                writer.add(at, label, made)
+            tell(len(window))
+        return writer.commit(folder.digest)
+
+
+Pieces = list[tuple[int, str, list[str]]]  # number, label and stretches of texts
+
+
+def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int) -> Iterator[Pieces]:
+    """Texts that are held together, to be sorted into batches: about a row group of them."""
+    held: Pieces = []
+    tokens = 0
+    for number, text in enumerate(texts, start=first):
+        try:
+            stretches = fitting_stretches(model, text.text)
+            tokens += sum(map(model.count_tokens, stretches))
+        except InvalidPrompt as error:
+            raise InvalidPrompt(f"Text {number:,}, labelled {text.label!r}: {error}") from error
+        held.append((number, text.label, stretches))
+        if tokens >= ROWS:
+            yield held
+            held, tokens = [], 0
+    if held:
+        yield held
+
+
+def _traced(model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int) -> Iterator[RoutingTrace]:
+    """The traces of all stretches, in their order; run in batches of like lengths, or one by one.
+
+    The routers are always listened to: which of two ways it was could change on the way, and the facts with it.
+    """
+    stretches = list(chain.from_iterable(stretches for _, _, stretches in window))
+    if not batch_tokens:
+        yield from (trace(model, stretch, keep_logits=False, kernels=False) for stretch in stretches)
+        return
+    lengths = np.array([model.count_tokens(stretch) for stretch in stretches])
+    made: dict[int, RoutingTrace] = {}
+    for batch in batches(lengths, batch_tokens):
+        whole = trace(model, [stretches[at] for at in batch], keep_logits=False, kernels=False)
+        sequence = whole.tokens["sequence"].to_numpy()
+        for row, at in enumerate(batch):
+            made[at] = whole.select(tokens=np.flatnonzero(sequence == row))
+    yield from (made.pop(at) for at in range(len(stretches)))
+
+
+def batches(lengths: np.ndarray, most: int) -> Iterator[list[int]]:
+    """Which stretches run together: of like lengths, and at most so many tokens with their padding.
+
+    >>> list(batches(np.array([3, 9, 2, 3]), most=9))
+    [[2, 0, 3], [1]]
+    """
+    batch: list[int] = []
+    for at in np.argsort(lengths, kind="stable").tolist():
+        if batch and lengths[at] * (len(batch) + 1) > most:
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
+
+
+def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
+    """Raise `CaptureError` for what is not of the model that was planned: facts cannot change on the way."""
+    told = replace(made.model, score_function=folder.model.score_function)
+    if told != folder.model:
+        raise CaptureError(
+            f"A text was recorded with other facts about {made.model.name!r} than the first one was. Trace it alone, "
+            "to see which."
+        )
+    return made
+
+
+def _plan(
+    model: LoadedModel | EngineModel, files: list[Path], wanted: Wanted, begun: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The plan of these texts and settings. A run that goes on takes the threads of the one that it goes on with."""
+    shards = planned(files, wanted.shard_bytes, wanted.lines)
+    first = trace(model, "a", keep_logits=False, kernels=False)  # what cannot be recorded is said now
+    kept = Kept("none" if first.weights is None else wanted.weights, wanted.text)
+    how = {
+        "weights_identity": weights_identity(first.model.name, first.model.revision),
+        "files": [{"name": path.name, "bytes": path.stat().st_size} for path in files],
+        "lines": wanted.lines,
+        "shard_bytes": wanted.shard_bytes,
+        "batch_tokens": _batch_tokens(model, wanted),
+        "threads": (begun or {}).get("threads", torch.get_num_threads()),
+    }
+    return new_plan(_lasting(first.model), kept, shards, **how)
+
+
+def _lasting(model: ModelInfo) -> ModelInfo:
+    """The facts that every text has in common: the score function is read off each, and joined in the end."""
+    return replace(model, score_function="unknown")
+
+
+def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:
+    """0: a stretch at a time."""
+    if isinstance(model, EngineModel):
+        return 0
+    if wanted.batch_tokens is not None:
+        return wanted.batch_tokens
+    return BATCH_TOKENS if model.model.device.type == "cuda" else 0
+
+
+class _Clock:
+    """How far a run is, and how long the rest takes at the pace so far."""
+
+    def __init__(self, folder: DatasetFolder, progress: Told | None) -> None:
+        left = set(folder.pending())
+        self.total = sum(shard["texts"] for shard in folder.shards)
+        self.before = self.total - sum(shard["texts"] for n, shard in enumerate(folder.shards) if n in left)
+        self.done, self.progress, self.begun = self.before, progress, time.monotonic()
+
+    def __call__(self, texts: int) -> None:
+        self.done += texts
+        if self.progress is not None:
+            pace = (time.monotonic() - self.begun) / (self.done - self.before)
+            self.progress(self.done, self.total, pace * (self.total - self.done))

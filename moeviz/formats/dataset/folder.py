@@ -1,0 +1,162 @@
+"""The folder of a dataset while it is written: one plan, one driver, shards that come one by one, the manifest last."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.formats.dataset.layout import MANIFEST, PLAN, SHARD, Kept, facts_from, facts_json, name_of
+from moeviz.formats.dataset.shard import ShardWriter, sync
+from moeviz.formats.trace_facts import parse_json
+from moeviz.model_info import ModelInfo
+from moeviz.names import quoted
+
+LOCK = ".lock"
+
+
+class DatasetFolder:
+    """A dataset that is being written. Made by `writing`, which holds its lock."""
+
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+        self.path, self.plan = path, plan
+        self.model, self.kept = facts_from(plan, f"The plan of {quoted(path)}")
+        self.digest = digest_of(plan)
+
+    @property
+    def shards(self) -> list[dict[str, Any]]:
+        """What the plan says of each shard; `texts` is how many it has, `first_text` the number of the first."""
+        shards: list[dict[str, Any]] = self.plan["shards"]
+        return shards
+
+    def pending(self) -> list[int]:
+        """The shards that are not there yet."""
+        return [number for number in range(len(self.shards)) if not (self.path / name_of(number)).exists()]
+
+    def writer(self, shard: int, **how: Any) -> ShardWriter:
+        """The writer of a shard."""
+        return ShardWriter(self.path, shard, self.model, self.kept, **how)
+
+    def finish(self) -> None:
+        """Write the manifest: counts are of what lies there, not of what was planned. Raises `InvalidTrace`."""
+        if missing := self.pending():
+            raise InvalidTrace(
+                f"{len(missing)} of the {len(self.shards)} shards of {quoted(self.path)} are missing; the first is "
+                f"{name_of(missing[0])}. Run the same command again, with --resume."
+            )
+        parts = [self._said_of(number) for number in range(len(self.shards))]
+        functions = {name for part in parts for name in part["score_functions"]} - {"unknown"}
+        known = functions.pop() if len(functions) == 1 else "unknown"
+        facts = facts_json(self.model, self.kept)
+        facts["model"]["score_function"] = known
+        counts = {name: sum(part[name] for part in parts) for name in ("texts", "tokens")}
+        shards = [{key: part[key] for key in ("shard", "texts", "tokens", "files")} for part in parts]
+        sweep(self.path)
+        put(self.path / MANIFEST, facts | {"plan": self.digest} | counts | {"shards": shards})
+
+    def _said_of(self, number: int) -> dict[str, Any]:
+        """What a shard says of itself, if it is the one that was planned."""
+        place = self.path / name_of(number) / SHARD
+        part = parse_json(place.read_bytes(), f"file {SHARD} of {name_of(number)}")
+        if part.get("shard") != number or part.get("plan") != self.digest:
+            raise InvalidTrace(f"{name_of(number)} is a shard of another corpus. Remove it, and resume.")
+        if part.get("texts") != (planned := self.shards[number]["texts"]):
+            raise InvalidTrace(
+                f"{name_of(number)} holds {part.get('texts')} texts, and {planned} were planned. Remove it, and resume."
+            )
+        return part
+
+
+@contextmanager
+def writing(path: Path, plan: dict[str, Any], resume: bool = False) -> Iterator[DatasetFolder]:
+    """Begin a dataset, or go on with the one that is there, as its only driver.
+
+    Raises `MoevizError` where another driver is at it, where there is one already and `resume` is not set, and where
+    what is there is of other texts or settings.
+    """
+    check_begun(path, resume)
+    path.mkdir(parents=True, exist_ok=True)
+    with _only_driver(path):
+        check_begun(path, resume)  # once more: nobody else can begin it now
+        if (path / PLAN).exists():
+            _check_same(path, plan)
+        else:
+            put(path / PLAN, plan)
+        sweep(path)
+        yield DatasetFolder(path, plan)
+
+
+def check_begun(path: Path, resume: bool) -> None:
+    """Raise `MoevizError` unless the folder is new, or holds what is to be resumed: before a model is opened."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise MoevizError(f"{quoted(path)} is a file, and a dataset is a folder. Give another place.")
+    if (path / PLAN).exists():
+        if not resume:
+            state = "a whole dataset" if (path / MANIFEST).exists() else "a dataset that is not finished"
+            raise MoevizError(f"{quoted(path)} holds {state}. Go on with it by --resume, or give another folder.")
+    elif [place for place in path.iterdir() if place.name != LOCK and not place.name.startswith(f".{PLAN}")]:
+        raise MoevizError(f"{quoted(path)} holds other files, and no dataset. Give an empty or a new folder.")
+
+
+def plan_in(path: Path) -> dict[str, Any] | None:
+    """The plan of a dataset that was begun; None where there is none. Raises `InvalidTrace` for a damaged one."""
+    place = path / PLAN
+    return parse_json(place.read_bytes(), f"file {PLAN} of {path.name}") if place.exists() else None
+
+
+def new_plan(model: ModelInfo, kept: Kept, shards: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
+    """What is written before anything runs. The same texts and settings give the same plan."""
+    plan = facts_json(model, kept) | how | {"texts": sum(shard["texts"] for shard in shards), "shards": shards}
+    as_read: dict[str, Any] = json.loads(json.dumps(plan))
+    return as_read
+
+
+def digest_of(plan: dict[str, Any]) -> str:
+    """A short text that is another for another plan."""
+    return sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def put(path: Path, content: dict[str, Any]) -> None:
+    """A small file, whole or not at all, and on the disk when this returns."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what writers left that were killed."""
+    for part in path.glob(".shard-*"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_same(path: Path, plan: dict[str, Any]) -> None:
+    old = plan_in(path) or {}
+    if old != plan:
+        names = ", ".join(sorted(key for key in old.keys() | plan.keys() if old.get(key) != plan.get(key)))
+        raise MoevizError(
+            f"{quoted(path)} holds a dataset of other texts or settings: its plan differs in {names}. Give the same "
+            "command as before, or another folder."
+        )
+
+
+@contextmanager
+def _only_driver(path: Path) -> Iterator[None]:
+    """The system lets go of the lock when this process ends, however it ends."""
+    with (path / LOCK).open("a") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MoevizError(f"Another run is writing to {quoted(path)}. Wait for it, or stop it.") from None
+        yield

@@ -1,0 +1,136 @@
+"""Open a dataset: its manifest read and checked, each shard there as it was written, or named in a sentence."""
+
+import re
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from moeviz.errors import InvalidTrace
+from moeviz.file_limits import shown
+from moeviz.formats.dataset.layout import FILES, MANIFEST, PLAN, SHARD, facts_from, name_of
+from moeviz.formats.dataset.reader import Dataset, Shard
+from moeviz.formats.trace_facts import parse_json
+from moeviz.names import quoted, why_no_file
+
+
+def is_dataset(path: str | Path) -> bool:
+    """Whether a path is a folder that a dataset was begun in."""
+    path = Path(path)
+    return not why_no_file(path) and path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))
+
+
+def read_dataset(path: str | Path, partial: bool = False) -> Dataset:
+    """Open a dataset. Nothing of it is read but its manifest; sizes are compared, and sums when a table is read.
+
+    partial  read the shards that are whole, and say in `left_out` which are not.
+
+    Raises `InvalidTrace`, with the shard's name, where a shard is missing, damaged, or not of this dataset, and for a
+    dataset that is not finished; and `OSError` if it cannot be read.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).exists():
+        return _unfinished(path, partial)
+    content = parse_json((path / MANIFEST).read_bytes(), f"{MANIFEST} of {path.name}")
+    model, kept = facts_from(content, f"{MANIFEST} of {path.name}")
+    shards, wrong = [], _strangers(path, content)
+    for number, facts in enumerate(_listed(content)):
+        shard = _shard(path, number, facts)
+        if why := _why_not(shard):
+            wrong.append(f"{shard.name} {why}.")
+        else:
+            shards.append(shard)
+    return _opened(Dataset(path, model, kept, tuple(shards)), wrong, partial)
+
+
+def check_dataset(dataset: Dataset) -> list[str]:
+    """What is wrong with the shards, a sentence each: every byte is read, and compared with its sha256."""
+    return [f"{shard.name} {why}." for shard in dataset.shards if (why := _changed(shard))]
+
+
+def _opened(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
+    if wrong and not partial:
+        more = f" {len(wrong) - 1} more are not whole either." if len(wrong) > 1 else ""
+        raise InvalidTrace(
+            f"{quoted(dataset.path)}: {wrong[0]}{more} Read the rest with --partial (in Python, partial=True), or "
+            "write those shards again."
+        )
+    return replace(dataset, left_out=tuple(wrong))
+
+
+def _unfinished(path: Path, partial: bool) -> Dataset:
+    """The shards of a dataset that are there so far, by what each says of itself."""
+    if not (path / PLAN).exists():
+        raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
+    if not partial:
+        raise InvalidTrace(
+            f"{quoted(path)} is not finished: it has no {MANIFEST}. Finish it with --resume, or read what is there "
+            "with --partial (in Python, partial=True)."
+        )
+    plan = parse_json((path / PLAN).read_bytes(), f"{PLAN} of {path.name}")
+    model, kept = facts_from(plan, f"{PLAN} of {path.name}")
+    shards, wrong = [], []
+    for number in range(len(plan["shards"]) if isinstance(plan.get("shards"), list) else 0):
+        try:
+            facts = parse_json((path / name_of(number) / SHARD).read_bytes(), f"file {SHARD}")
+            shard = _shard(path, number, facts)
+            why = _why_not(shard)
+        except (OSError, InvalidTrace) as error:
+            why = "is not there yet" if isinstance(error, OSError) else f"is damaged: {error}"
+        if why:
+            wrong.append(f"{name_of(number)} {why}.")
+        else:
+            shards.append(shard)
+    return Dataset(path, model, kept, tuple(shards), tuple(wrong))
+
+
+def _listed(content: dict[str, Any]) -> list[dict[str, Any]]:
+    shards = content.get("shards")
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise InvalidTrace(f"{MANIFEST} lists {shown(shards)} as its shards, which is damaged. Write it again.")
+    return shards
+
+
+def _strangers(path: Path, content: dict[str, Any]) -> list[str]:
+    """Shards that the manifest does not list: a copy, or one of another run, would be counted twice."""
+    own = {name_of(number) for number in range(len(_listed(content)))}
+    found = sorted(place.name for place in path.glob("shard-*") if re.fullmatch(r"shard-\d+", place.name))
+    return [f"{name} is not in the manifest, so it is not of this dataset." for name in found if name not in own]
+
+
+def _shard(path: Path, number: int, facts: dict[str, Any]) -> Shard:
+    """Raises `InvalidTrace` for what no writer says of a shard."""
+    numbers = [facts.get(name) for name in ("shard", "texts", "tokens")]
+    files = facts.get("files")
+    whole = all(type(value) is int and value >= 0 for value in numbers) and numbers[0] == number
+    if not whole or not isinstance(files, dict) or set(files) != set(FILES) or not all(map(_is_file, files.values())):
+        raise InvalidTrace(f"What is said of {name_of(number)} is damaged: {shown(facts)}. Write the dataset again.")
+    return Shard(path / name_of(number), number, int(facts["texts"]), int(facts["tokens"]), files)
+
+
+def _is_file(facts: Any) -> bool:
+    return isinstance(facts, dict) and type(facts.get("bytes")) is int and type(facts.get("sha256")) is str
+
+
+def _why_not(shard: Shard) -> str:
+    """Why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
+    if not shard.path.is_dir():
+        return "is missing"
+    for name, facts in shard.files.items():
+        place = shard.path / name
+        if not place.is_file():
+            return f"is damaged: {name} is missing"
+        if (size := place.stat().st_size) != facts["bytes"]:
+            return f"is damaged: {name} has {size:,} bytes, and {facts['bytes']:,} were written"
+    return ""
+
+
+def _changed(shard: Shard) -> str:
+    for name, facts in shard.files.items():
+        digest = sha256()
+        with (shard.path / name).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if digest.hexdigest() != facts["sha256"]:
+            return f"is damaged: {name} is not what was written"
+    return ""

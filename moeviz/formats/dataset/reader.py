@@ -1,0 +1,223 @@
+"""Read a dataset where it lies: its facts, its small tables, and its rows, a row group at a time. It is not trusted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.expert_counts import ExpertCounts
+from moeviz.file_limits import shown
+from moeviz.formats.dataset.layout import (
+    TOKENS,
+    WEIGHTS,
+    Kept,
+    footer_digest,
+    id_type,
+    name_of,
+    schema,
+)
+from moeviz.model_info import ModelInfo
+
+MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group
+MAX_TABLE_BYTES = 2**28
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard that is there and has the sizes that the manifest says."""
+
+    path: Path
+    number: int
+    texts: int
+    tokens: int
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return name_of(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A corpus of routing on disk. `left_out` says in a sentence each which shards are not read, and why."""
+
+    path: Path
+    model: ModelInfo
+    kept: Kept
+    shards: tuple[Shard, ...]
+    left_out: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        layers, shards = len(self.model.layers), len(self.shards)
+        return f"<Dataset of {self.model.name!r}: {self.tokens:,} tokens in {shards} shards, {layers} MoE layers>"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the shards that are read."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def texts(self) -> int:
+        """Texts in the shards that are read."""
+        return sum(shard.texts for shard in self.shards)
+
+    def table(self, name: str, layers: Sequence[int] | None = None) -> Iterator[tuple[Shard, dict[str, np.ndarray]]]:
+        """A small table of each shard in turn, as columns, checked against its sha256 and against the model."""
+        for shard in self.shards:
+            yield shard, _of_shard(shard, partial(_checked, self, shard, name, layers))
+
+    def scan(self, columns: Sequence[str]) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
+        """Those columns of every row group in turn, and which shard and row group it is. No more is in memory."""
+        for shard in self.shards:
+            with _of_shard(shard, partial(self.file, shard)) as file:
+                for group in range(file.metadata.num_row_groups):
+                    yield shard, group, self.group(shard, file, group, columns)
+
+    def file(self, shard: Shard) -> parquet.ParquetFile:
+        """The rows of a shard; every page is checked when it is read."""
+        path = shard.path / TOKENS
+        if footer_digest(path) != shard.files[TOKENS].get("footer"):
+            raise ValueError(f"{TOKENS} is not what was written")
+        file = parquet.ParquetFile(
+            path, page_checksum_verification=True, read_dictionary=["token"] if self.kept.text else []
+        )
+        wanted = schema(self.model, self.kept)
+        if file.schema_arrow.names != wanted.names or _rows(file) != shard.tokens:
+            file.close()
+            raise ValueError(f"{TOKENS} has other columns or rows than the manifest says")
+        return file
+
+    def group(self, shard: Shard, file: parquet.ParquetFile, group: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Columns of one row group by name: ids and weights (T, K), words as Arrow dictionaries, the rest as numpy."""
+        return _of_shard(shard, lambda: {name: self._column(file, group, name) for name in columns})
+
+    def _column(self, file: parquet.ParquetFile, group: int, name: str) -> Any:
+        facts = file.metadata.row_group(group)
+        place = file.schema_arrow.names.index(name)
+        if facts.num_rows > MAX_GROUP_ROWS or facts.column(place).total_uncompressed_size > MAX_GROUP_BYTES:
+            raise ValueError(f"row group {group} unpacks to more than is read")
+        column = file.read_row_group(group, columns=[name], use_threads=False).column(0).combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        if column.null_count or len(column) != facts.num_rows:
+            raise ValueError(f"column {name} has cells missing")
+        if name.startswith(("experts_", "weights_")):
+            return self._slots(column, name)
+        if pa.types.is_dictionary(column.type):
+            return column
+        return column.to_numpy(zero_copy_only=False)
+
+    def _slots(self, column: pa.Array, name: str) -> np.ndarray:
+        floats = WEIGHTS[self.kept.weights]
+        kind = id_type(self.model) if name.startswith("experts_") else np.dtype(floats)
+        K = self.model.top_k
+        if column.type != pa.binary(K * kind.itemsize):
+            raise ValueError(f"column {name} is of the type {column.type}")
+        flat = np.frombuffer(column.buffers()[1], kind, len(column) * K, column.offset * K * kind.itemsize)
+        return flat.reshape(-1, K)
+
+    def need_order(self, why: str) -> None:
+        """Raise `MissingField` where nobody knows which expert is a token's first choice."""
+        if self.model.slot_order != "weight" and self.model.top_k > 1:
+            raise MissingField(
+                f"{why} needs each token's first choice, and the dataset of {self.model.name!r} does not say which of "
+                "a token's experts that is."
+            )
+
+    def row_of(self, layer: int) -> int:
+        """Which of the L layers this is. Raises `InvalidTrace`."""
+        return self.model.with_layers([layer])[1][0]
+
+    def counts(self) -> ExpertCounts:
+        """How many tokens each expert got: the sum of the shards' load tables."""
+        return self.counts_by_label("Counts").counts() if self.shards else _nothing(self.model)
+
+    def counts_by_label(self, why: str = "This") -> ExpertCounts:
+        """The same by label, in the order in which labels first appear. Without labels there is one, which is empty."""
+        names = self.labels()
+        L, E = len(self.model.layers), max(self.model.num_experts)
+        load, recorded = np.zeros((len(names), L, E), np.int64), np.zeros((len(names), L), np.int64)
+        for _, table in self.table("load"):
+            np.add.at(load, (label_codes(table, names), table["layer"], table["expert"]), table["tokens"])
+        for _, table in self.table("slots"):
+            np.add.at(recorded, (label_codes(table, names), table["layer"]), table["tokens"])
+        return ExpertCounts(self.model, load, recorded, tuple(names), "label")
+
+    def labels(self) -> list[str]:
+        """The labels of the texts, in the order in which they first appear."""
+        found: dict[str, None] = {}
+        for _, table in self.table("locality"):
+            found |= dict.fromkeys(table["label"].tolist())
+        return list(found)
+
+
+def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
+    """The same, with the shard's name in the sentence where it is damaged."""
+    try:
+        return made()
+    except DAMAGED as error:
+        raise InvalidTrace(
+            f"{shard.name} is damaged: {' '.join(str(error).split())[:200]}. Write it again, or leave it out."
+        ) from error
+
+
+def _rows(file: parquet.ParquetFile) -> int:
+    return sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
+
+
+def _checked(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
+    """The columns of a small table; layers and labels of the model as numbers from 0."""
+    file, facts = f"{name}.parquet", shard.files[f"{name}.parquet"]
+    if facts["bytes"] > MAX_TABLE_BYTES:
+        raise ValueError(f"{file} has more bytes than are read")
+    data = (shard.path / file).read_bytes()
+    if sha256(data).hexdigest() != facts["sha256"]:
+        raise ValueError(f"{file} is not what was written")
+    source = parquet.ParquetFile(BytesIO(data))
+    if sum(source.metadata.row_group(g).total_byte_size for g in range(source.num_row_groups)) > MAX_GROUP_BYTES:
+        raise ValueError(f"{file} unpacks to more than is read")
+    where = [name for name in ("layer", "from_layer") if name in source.schema_arrow.names]
+    wanted = None if layers is None or not where else [(where[0], "in", list(layers))]
+    table = parquet.read_table(BytesIO(data), filters=wanted)
+    columns = {column: table.column(column).to_numpy() for column in table.column_names}
+    return {column: _valid(dataset.model, column, values) for column, values in columns.items()}
+
+
+def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
+    """Layers become rows of the L; raises `ValueError` for what the model does not have."""
+    if column in ("layer", "from_layer", "to_layer"):
+        own = np.asarray(model.layers)
+        rows = np.searchsorted(own, values)
+        if (own[np.minimum(rows, len(own) - 1)] != values).any():
+            raise ValueError(f"a layer in the column {column} is not of the model")
+        return rows
+    most = {"expert": max(model.num_experts) - 1, "filled": model.top_k}
+    most |= dict.fromkeys(("partner", "from_expert", "to_expert"), most["expert"])
+    if values.dtype != object and len(values) and (values.min() < 0 or values.max() > most.get(column, 2**62)):
+        raise ValueError(f"a number in the column {column} is not possible")
+    return values
+
+
+def label_codes(table: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+    """Which of the labels each row of a table is about."""
+    codes: np.ndarray = pd.Index(names, dtype=object).get_indexer(table["label"])
+    if (codes < 0).any():
+        unknown = table["label"][codes < 0][0]
+        raise InvalidTrace(f"A table has the label {shown(unknown)}, which is of no text. Write the dataset again.")
+    return codes
+
+
+def _nothing(model: ModelInfo) -> ExpertCounts:
+    L, E = len(model.layers), max(model.num_experts)
+    return ExpertCounts(model, np.zeros((1, L, E), np.int64), np.zeros((1, L), np.int64))

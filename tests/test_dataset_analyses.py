@@ -1,0 +1,262 @@
+"""The same numbers as the metrics of a trace, on a corpus that is small enough to be both."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from site_of_docs import DOCS, blocks
+from small_corpus import texts_of
+
+from moeviz.cli.main import main
+from moeviz.corpus import analyses, rows
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.formats.dataset import convert
+from moeviz.formats.dataset.opening import read_dataset
+from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.shard import ShardWriter
+from moeviz.formats.exports import read_trace, write_trace
+from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
+from moeviz.routing_trace import RoutingTrace
+
+PAIRS = [
+    (analyses.expert_load, load.expert_load),
+    (analyses.coverage, load.coverage),
+    (analyses.balance, load.balance),
+    (analyses.experts_needed, coverage.experts_needed),
+    (analyses.load_by_label, specialization.load_by_label),
+    (analyses.label_information, specialization.label_information),
+    (analyses.label_divergence, specialization.label_divergence),
+    (analyses.co_activation, co_activation.co_activation),
+    (analyses.consecutive_transitions, flow.consecutive_transitions),
+    (analyses.consecutive_information, flow.consecutive_information),
+    (analyses.locality, locality.locality),
+    (analyses.locality_beside_mixtral, locality.locality_beside_mixtral),
+    (rows.top_tokens, vocabulary.top_tokens),
+]
+ABSENT = {"shuffled", "shuffled_highest"}  # what needs all tokens at once
+
+
+def dataset_of(trace: RoutingTrace, path: Path, monkeypatch) -> Dataset:
+    """In several shards of several row groups."""
+
+    class Small(ShardWriter):
+        def __init__(self, *args) -> None:
+            super().__init__(*args, rows=50)
+
+    monkeypatch.setattr("moeviz.formats.dataset.folder.ShardWriter", Small)
+    convert.write_dataset(trace, path, shard_tokens=120)
+    return read_dataset(path)
+
+
+def all_recorded() -> RoutingTrace:
+    """With empty slots, and nothing that is not recorded."""
+    trace = texts_of(12, 3)
+    ids, weights = trace.experts.copy(), trace.weights.copy()
+    lost = ids == -2
+    ids[lost] = np.broadcast_to(np.arange(3, dtype=np.int16), ids.shape)[lost]
+    ids[:, 50:55], weights[:, 50:55] = -1, 0
+    return replace(trace, experts=ids, weights=weights)
+
+
+@pytest.fixture(params=["8, top-2, gaps", "12, top-3, empty slots", "top-1", "300, top-4"])
+def both(request, tmp_path, monkeypatch) -> tuple[RoutingTrace, Dataset]:
+    made = {
+        "8, top-2, gaps": lambda: texts_of(),
+        "12, top-3, empty slots": all_recorded,
+        "top-1": lambda: texts_of(8, 1),
+        "300, top-4": lambda: texts_of(300, 4),
+    }[request.param]()
+    return made, dataset_of(made, tmp_path / "corpus", monkeypatch)
+
+
+@pytest.mark.parametrize(("analysis", "metric"), PAIRS, ids=lambda pair: pair.__name__)
+@pytest.mark.parametrize("layers", [None, [1, 2]])
+def test_an_analysis_has_the_numbers_of_the_metric(analysis, metric, layers, both):
+    trace, dataset = both
+    trace = trace if layers is None else trace.select(layers=layers)
+    try:
+        want = metric(trace)
+    except InvalidTrace as error:
+        with pytest.raises(InvalidTrace, match="one"):
+            analysis(dataset, layers)
+        assert "top_k" in str(error)
+        return
+    same_frames(analysis(dataset, layers), want)
+
+
+def same_frames(got: pd.DataFrame, want: pd.DataFrame) -> None:
+    keys = [name for name in want if want[name].dtype.kind in "iO" and name not in ("tokens", "pairs", "rank")]
+    assert list(got) == list(want)
+    known = [name for name in want if name not in ABSENT and not (got[name].isna() & ~want[name].isna()).any()]
+    assert {*want} - {*known} <= ABSENT | {"load_chance", "uniform_chance"}
+    order = [name for name in keys if name in ("layer", "from_layer", "label", "from_expert", "to_expert", "partner")]
+    got, want = (
+        frame.sort_values(order, kind="stable", ignore_index=True) if order else frame for frame in (got, want)
+    )
+    pd.testing.assert_frame_equal(got[known], want[known], rtol=1e-9, check_dtype=True)
+
+
+def test_an_id_that_was_changed_changes_the_numbers(tmp_path, monkeypatch):
+    """The control: the comparison can fail."""
+    trace = all_recorded()
+    ids = trace.experts.copy()
+    ids[1, 5] = [expert for expert in range(12) if expert not in ids[1, 5]][:3]
+    dataset = dataset_of(replace(trace, experts=ids), tmp_path / "corpus", monkeypatch)
+    unnoticed = set()
+    for analysis, metric in PAIRS:
+        try:
+            same_frames(analysis(dataset), metric(trace))
+            unnoticed.add(metric.__name__)
+        except AssertionError:
+            pass
+    assert unnoticed <= {"experts_needed"}, "a level is a level, with a token more or less"
+
+
+def test_balance_over_time_is_the_balance_of_each_part(both):
+    trace, dataset = both
+    frame = analyses.balance_over_time(dataset)
+    assert len(frame.drop_duplicates(["shard", "row_group"])) > 6
+    sizes = [len(columns["text"]) for _, _, columns in dataset.scan(["text"])]
+    first = trace.select(tokens=slice(0, sizes[0]))
+    want = load.balance(first)
+    got = frame.query("shard == 0 and row_group == 0")
+    np.testing.assert_allclose(got.set_index("layer")["cv"].loc[want["layer"]], want["cv"])
+    assert frame["assignments"].sum() == trace.filled.sum()
+
+
+def test_contexts_are_places_of_the_trace_where_the_expert_has_the_token(both):
+    trace, dataset = both
+    whole = trace.tokens
+    for layer, expert in ((1, 2), (3, 0)):
+        found = rows.contexts(dataset, layer, expert, most=15, seed=4)
+        has = np.flatnonzero((trace.experts[layer] == expert).any(axis=-1))
+        assert len(found) == min(15, len(has))
+        for row in found.itertuples():
+            at = whole.index[(whole["sequence"] == row.text) & (whole["position"] == row.position)][0]
+            assert at in has and whole["label"][at] == row.label
+            near = whole[(whole["sequence"] == row.text) & (abs(whole["position"] - row.position) <= rows.AROUND)]
+            assert row.before == "".join(near["text"][near["position"] < row.position])
+            assert row.after == "".join(near["text"][near["position"] > row.position])
+        assert found.equals(rows.contexts(dataset, layer, expert, most=15, seed=4))
+        assert not found.equals(rows.contexts(dataset, layer, expert, most=15, seed=5)) or len(has) <= 15
+
+
+def test_each_token_of_an_expert_is_as_likely_in_the_sample(tmp_path, monkeypatch):
+    trace = all_recorded()
+    dataset = dataset_of(trace, tmp_path / "corpus", monkeypatch)
+    tokens = int((trace.experts[0] == 1).any(axis=-1).sum())
+    drawn = pd.concat(rows.contexts(dataset, 0, 1, most=tokens // 4, seed=seed) for seed in range(60))
+    times = drawn.groupby(["text", "position"]).size()
+    assert len(times) == tokens and times.max() < 30 and times.mean() == pytest.approx(60 * (tokens // 4) / tokens)
+
+
+def test_what_a_dataset_does_not_hold_is_said(tmp_path):
+    trace = texts_of()
+    bare = replace(trace, tokens=trace.tokens.drop(columns="label"), weights=None)
+    convert.write_dataset(replace(bare, model=replace(bare.model, slot_order="unknown")), tmp_path / "a", text=False)
+    dataset = read_dataset(tmp_path / "a")
+    for analysis, sentence in (
+        (analyses.load_by_label, "needs tokens with a label"),
+        (analyses.consecutive_transitions, "first choice"),
+        (rows.top_tokens, "written without them"),
+    ):
+        with pytest.raises(MissingField, match=sentence):
+            analysis(dataset)
+    with pytest.raises(MissingField, match="written without them"):
+        rows.contexts(dataset, 0, 0)
+    with pytest.raises(InvalidTrace, match="has no expert 8"):
+        rows.contexts(dataset, 0, 8)
+    assert set(analyses.locality(dataset)["choice"]) == {"first or second choice"}
+    with pytest.raises(InvalidTrace, match="has no MoE layer 9"):
+        analyses.expert_load(dataset, [9])
+
+
+def test_an_empty_dataset_has_empty_numbers(tmp_path):
+    convert.write_dataset(texts_of().select(tokens=slice(0, 0)), tmp_path / "a")
+    dataset = read_dataset(tmp_path / "a")
+    assert analyses.expert_load(dataset)["tokens"].sum() == 0 and len(rows.contexts(dataset, 0, 0)) == 0
+    assert len(analyses.balance_over_time(dataset)) == 0 and analyses.balance(dataset)["cv"].isna().all()
+
+
+# On the command line
+
+
+def test_metrics_and_convert_read_a_dataset(tmp_path, capsys):
+    trace = texts_of()
+    write_trace(trace, tmp_path / "trace.npz")
+    assert main(["convert", str(tmp_path / "trace.npz"), str(tmp_path / "corpus")]) == 0
+    assert "<Dataset of 'sample': 400 tokens in 1 shards" in capsys.readouterr().err
+    for topic, name in (
+        ("load", "expert_load"),
+        ("co-activation", "co_activation"),
+        ("flow", "consecutive_information"),
+    ):
+        assert main(["metrics", str(tmp_path / "corpus"), "--topic", topic, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[name]
+    assert main(["metrics", str(tmp_path / "corpus"), "--topic", "confidence"]) == 1
+    assert "needs all tokens at once" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "corpus"), str(tmp_path / "back.npz")]) == 0
+    assert read_trace(tmp_path / "back.npz").equals(trace)
+    assert main(["convert", str(tmp_path / "corpus"), str(tmp_path / "more")]) == 1
+    assert "is a dataset already" in capsys.readouterr().err
+    (tmp_path / "corpus" / "shard-000000" / "flow.parquet").unlink()
+    assert main(["metrics", str(tmp_path / "corpus")]) == 1
+    assert "flow.parquet is missing" in capsys.readouterr().err
+    assert main(["metrics", str(tmp_path / "corpus"), "--partial"]) == 0
+    assert "left out: shard-000000" in capsys.readouterr().err
+
+
+def test_the_doctor_reads_every_byte_of_a_dataset(tmp_path, capsys):
+    convert.write_dataset(texts_of(), tmp_path / "corpus", shard_tokens=120)
+    assert main(["doctor", str(tmp_path / "corpus")]) == 0
+    assert "as it was written" in capsys.readouterr().out
+    rows_file = tmp_path / "corpus" / "shard-000002" / "tokens.parquet"
+    data = bytearray(rows_file.read_bytes())
+    data[2000] ^= 1
+    rows_file.write_bytes(data)
+    (tmp_path / "corpus" / "shard-000001" / "flow.parquet").unlink()
+    assert main(["doctor", str(tmp_path / "corpus"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == [
+        "shard-000001 is damaged: flow.parquet is missing.",
+        "shard-000002 is damaged: tokens.parquet is not what was written.",
+    ]
+
+
+# The queries of the docs
+
+PAGE = (DOCS / "reference" / "datasets.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> RoutingTrace:
+    """The folder that the page calls “mine”."""
+    trace = texts_of()
+    convert.write_dataset(trace, tmp_path / "mine", shard_tokens=120)
+    monkeypatch.chdir(tmp_path)
+    return trace
+
+
+def check_answers(trace: RoutingTrace, loads: pd.DataFrame, labels: pd.DataFrame, first: dict[int, int]) -> None:
+    want = load.expert_load(trace).query("tokens > 0")
+    got = loads.sort_values(["layer", "expert"])[["layer", "expert", "tokens"]].astype(int)
+    assert got.to_numpy().tolist() == want[["layer", "expert", "tokens"]].to_numpy().tolist()
+    assert {row.label: int(row.tokens) for row in labels.itertuples()} == trace.tokens["label"].value_counts().to_dict()
+    ids, times = np.unique(trace.experts[1, :, 0], return_counts=True)
+    assert first == dict(zip(ids.tolist(), times.tolist(), strict=True))
+
+
+def test_duckdb_reads_the_files_by_the_queries_of_the_page(mine):
+    duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed; the queries of the docs are not run.")
+    loads, labels, firsts = (duckdb.sql(query).df() for query in blocks(PAGE, "sql"))
+    check_answers(mine, loads, labels, {int(row.expert, 16): row.tokens for row in firsts.itertuples()})
+
+
+def test_polars_reads_the_files_by_the_queries_of_the_page(mine):
+    polars = pytest.importorskip("polars", reason="Polars is not installed; the queries of the docs are not run.")
+    loads, labels, firsts = (eval(query.strip(), {"polars": polars}) for query in blocks(PAGE, "py"))
+    found = dict(firsts.iter_rows())
+    frames = (pd.DataFrame(frame.to_dicts()) for frame in (loads, labels))
+    check_answers(mine, *frames, {first[0]: count for first, count in found.items()})
