@@ -211,7 +211,7 @@ def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
 
 def label_codes(table: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
     """Which of the labels each row of a table is about."""
-    codes: np.ndarray = pd.Index(names, dtype=object).get_indexer(table["label"])
+    codes: np.ndarray = pd.Index(names, dtype=object).get_indexer(pd.Index(table["label"], dtype=object))
     if (codes < 0).any():
         unknown = table["label"][codes < 0][0]
         raise InvalidTrace(f"A table has the label {shown(unknown)}, which is of no text. Write the dataset again.")
