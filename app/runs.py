@@ -20,7 +20,7 @@ from moeviz.training.elsewhere import read_run_elsewhere
 from moeviz.training.example import FOLDER as EXAMPLES
 from moeviz.training.found import Signature, is_run, run_at, signature, snapshots_run
 from moeviz.training.reading import read_run
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.run import TrainingRun
 
 MB = 10**6
 MOST, TITLE = 4, 60  # uploads of a visitor; characters of a name

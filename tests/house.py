@@ -79,14 +79,16 @@ MAY_IMPORT = {
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
     "moeviz/charts/serving.py": ". moeviz.serving",
-    "moeviz/charts/training*.py": f". moeviz.training moeviz.metrics {INERT} altair",
+    "moeviz/charts/training*.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
         (f"moeviz/training/{name}.py" for name in ("meter", "hearing", "counters", "callback", "snapshots")),
-        f". moeviz.capture moeviz.formats moeviz.metrics moeviz.names {INERT} {TORCH}",
+        f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.names {INERT} {TORCH}",
     ),
-    "moeviz/training/*": f". moeviz.formats moeviz.metrics {FILES}",
+    # Its values are what charts know of it.
+    "moeviz/training/recorded/*": f". moeviz.metrics {INERT}",
+    "moeviz/training/*": f". moeviz.training.recorded moeviz.formats moeviz.metrics {FILES}",
     # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
     "moeviz/serving/plans/*": f". moeviz.serving moeviz.metrics {INERT} torch",
     "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",

@@ -10,13 +10,13 @@ import pytest
 from moeviz.charts import training as charts
 from moeviz.charts import training_figures as figures
 from moeviz.errors import MissingField
-from moeviz.training.at_end import counts_at_end, importance_at_end, worst_layer
-from moeviz.training.bins import bins_of, chance_violation, dead_since
-from moeviz.training.over_steps import balance_over_steps, load_over_steps, violation_over_steps
 from moeviz.training.reading import read_run_file
+from moeviz.training.recorded.at_end import counts_at_end, importance_at_end, worst_layer
+from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
+from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
+from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.said import said_of_run
 from moeviz.training.routing_file import FORMAT
-from moeviz.training.run import TrainingRun
-from moeviz.training.said import said_of_run
 
 ONE_RUN = (charts.HEATMAP, charts.LAYERS, charts.IMPORTANCE, figures.GRADIENTS)
 TWO_RUNS = (charts.BALANCE, charts.EFFECTIVE, figures.LOSS, figures.AUX, figures.LOGITS, figures.CHANGE)

@@ -15,11 +15,11 @@ from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYE
 from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
-from moeviz.training.at_end import worst_layer
-from moeviz.training.bins import Over
-from moeviz.training.over_steps import logs_in_a_column
-from moeviz.training.run import TrainingRun
-from moeviz.training.said import said_of_run
+from moeviz.training.recorded.at_end import worst_layer
+from moeviz.training.recorded.bins import Over
+from moeviz.training.recorded.over_steps import logs_in_a_column
+from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.said import said_of_run
 
 Refs = list[ref[TrainingRun]]
 NONE = "no other run"

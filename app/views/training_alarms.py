@@ -7,8 +7,8 @@ import streamlit as st
 from moeviz_app import state
 
 from moeviz.metrics.tokens import visible
-from moeviz.training.rules import ALARM_KINDS
-from moeviz.training.run import SNAPSHOTS, WHOLE_RUN, TrainingRun
+from moeviz.training.recorded.rules import ALARM_KINDS
+from moeviz.training.recorded.run import SNAPSHOTS, WHOLE_RUN, TrainingRun
 
 FIRST = ("collapse", "dead", "aux_off", "load", "logits", "confidence")  # the gravest first
 SHOWN = 4  # before the rest is folded

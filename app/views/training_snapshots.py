@@ -14,7 +14,7 @@ from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MoevizError
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.run import TrainingRun
 
 BY_LABEL = NAMED["label_load_heatmap"]
 MOST = 40  # snapshots that are read

@@ -184,7 +184,7 @@ def engines() -> str:
 
 def alarms() -> str:
     """The alarms of a training run: when each is on, where its threshold comes from, and what to do."""
-    from moeviz.training.rules import ALARM_KINDS
+    from moeviz.training.recorded.rules import ALARM_KINDS
 
     rows = ((f"`{kind}`", alarm.rule, alarm.source, alarm.to_do) for kind, alarm in ALARM_KINDS.items())
     return table(("alarm", "is on while", "source of the threshold", "what to do"), rows)

@@ -7,9 +7,9 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
-from moeviz.training.at_end import importance_at_end
-from moeviz.training.over_steps import balance_over_steps, load_over_steps, violation_over_steps
-from moeviz.training.run import ALIVE
+from moeviz.training.recorded.at_end import importance_at_end
+from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
+from moeviz.training.recorded.run import ALIVE
 
 HATCH = "M-1,1L1,-1"
 STROKES = 70  # of a hatching, across the whole picture

@@ -6,7 +6,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.training import LOW, along, axis_of, run_colour, when
-from moeviz.training.figures_over_steps import (
+from moeviz.training.recorded.figures_over_steps import (
     aux_over_steps,
     change_over_steps,
     gradients_over_steps,

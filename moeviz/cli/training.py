@@ -10,8 +10,8 @@ from moeviz.cli.io import records
 from moeviz.cli.terminal import frame_text, visible_line
 from moeviz.errors import InvalidTrace
 from moeviz.training.reading import read_run
-from moeviz.training.rules import ALARM_KINDS
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.rules import ALARM_KINDS
+from moeviz.training.recorded.run import TrainingRun
 
 ALARM = 3  # exit status where an alarm is on
 COLUMNS = ["max_violation", "normalised_entropy", "router_entropy", "aux", "z_loss", "mass"]

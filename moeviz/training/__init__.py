@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moeviz.training.reading import read_run, read_run_file
-from moeviz.training.rules import Rules
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.rules import Rules
+from moeviz.training.recorded.run import TrainingRun
 
 if TYPE_CHECKING:
     from moeviz.training.callback import RoutingCallback, watch

@@ -13,8 +13,8 @@ from jaxtyping import Int64
 
 from moeviz.metrics.load import balance_of_counts
 from moeviz.names import listed
-from moeviz.training.rules import Rules
-from moeviz.training.run import WHOLE_RUN
+from moeviz.training.recorded.rules import Rules
+from moeviz.training.recorded.run import WHOLE_RUN
 
 Key = tuple[str, int]  # kind of alarm, layer
 

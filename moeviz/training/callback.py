@@ -20,7 +20,7 @@ from transformers.trainer_callback import CallbackHandler, ExportableState
 from moeviz.training.figures import Detail
 from moeviz.training.hearing import Tokens
 from moeviz.training.meter import RoutingHealth
-from moeviz.training.rules import Rules, as_json, of_json
+from moeviz.training.recorded.rules import Rules, as_json, of_json
 
 FRAMES = 8  # up to the handler that calls a callback
 

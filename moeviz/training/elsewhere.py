@@ -6,7 +6,7 @@ Where that process gets by with the memory and the time that a file may take, th
 from moeviz.formats.elsewhere import Limits, answered, end, main
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.training.reading import read_run_file
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.run import TrainingRun
 
 
 def read_run_elsewhere(data: bytes, filename: str, limits: Limits) -> TrainingRun:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.names import quoted
-from moeviz.training.run import FIGURES, LAYERS, LOGS, NOT_COUNTED, SUMMARY, RunFacts, TrainingRun, empty
+from moeviz.training.recorded.run import FIGURES, LAYERS, LOGS, NOT_COUNTED, SUMMARY, RunFacts, TrainingRun, empty
 
 PATTERN = "events.out.tfevents.*"
 FIGURE = re.compile(r"(?:train/)?moe/(\w+)/(mean|worst|layer_(\d{1,4}))")

@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from moeviz.training.reading import read_run
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.run import TrainingRun
 
 FOLDER = Path(__file__).parent / "example"
 NAMES = ("aux-on", "aux-off")

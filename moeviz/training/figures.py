@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from moeviz.training.run import FIGURES
+from moeviz.training.recorded.run import FIGURES
 
 Detail = Literal["brief", "layers"]
 PREFIX = "moe/"

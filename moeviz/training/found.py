@@ -11,8 +11,8 @@ from moeviz.names import quoted
 from moeviz.training import counts_files
 from moeviz.training.events import PATTERN, event_folder
 from moeviz.training.reading import USUAL, read_run
+from moeviz.training.recorded.run import LAYERS, LOGS, SNAPSHOTS, RunFacts, TrainingRun, empty
 from moeviz.training.routing_file import FILE, FORMAT
-from moeviz.training.run import LAYERS, LOGS, SNAPSHOTS, RunFacts, TrainingRun, empty
 
 SNAPSHOT = re.compile(r"tokens-(\d{1,18})\.npz")
 HEAD = 4096  # bytes of a file that say what it is

@@ -9,7 +9,7 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.exports import read_counts
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.metrics.load import balance_of_counts
-from moeviz.training.run import LAYERS, LOGS, NOT_COUNTED, RunFacts, TrainingRun, summary_of
+from moeviz.training.recorded.run import LAYERS, LOGS, NOT_COUNTED, RunFacts, TrainingRun, summary_of
 
 NOTE = (
     "Megatron-LM's files hold counts of the steps that were saved, and not of those between: which experts are dead, "

@@ -26,7 +26,7 @@ from moeviz.training.alarms import Alarms, Seen, Watched
 from moeviz.training.figures import Detail, figures_of
 from moeviz.training.hearing import Hearing, Tokens, later_hook
 from moeviz.training.measures import rows_of
-from moeviz.training.rules import Rules, as_json
+from moeviz.training.recorded.rules import Rules, as_json
 from moeviz.training.snapshots import snapshot_of
 from moeviz.training.writing import RunWriter
 

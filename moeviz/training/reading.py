@@ -14,8 +14,7 @@ from moeviz.training import counts_files
 from moeviz.training.counts_files import Arrays, parts_of
 from moeviz.training.events import event_folder, events_run
 from moeviz.training.megatron import megatron_folder, megatron_run
-from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
-from moeviz.training.run import (
+from moeviz.training.recorded.run import (
     ALARMS,
     CHANGED,
     FIGURES,
@@ -27,6 +26,7 @@ from moeviz.training.run import (
     empty,
     summary_of,
 )
+from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
 
 USUAL = ("", "routing", "moeviz")  # where in a folder a run may lie
 MAX_CELLS = 2**25  # logs x layers x experts that are held

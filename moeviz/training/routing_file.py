@@ -24,8 +24,8 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, is_text
-from moeviz.training.rules import KINDS, of_json
-from moeviz.training.run import FIGURES, WHOLE_RUN, RunFacts
+from moeviz.training.recorded.rules import KINDS, of_json
+from moeviz.training.recorded.run import FIGURES, WHOLE_RUN, RunFacts
 
 FORMAT = "moeviz training v1"
 FILE = "routing.jsonl"

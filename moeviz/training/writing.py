@@ -13,8 +13,8 @@ from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
 from moeviz.training import counts_files
 from moeviz.training.counts_files import LARGE, write_counts_of_log
+from moeviz.training.recorded.run import SNAPSHOTS
 from moeviz.training.routing_file import FILE, FORMAT
-from moeviz.training.run import SNAPSHOTS
 
 log = logging.getLogger("moeviz.training")
 DIGITS = 4  # of an importance: a probability, drawn as a colour

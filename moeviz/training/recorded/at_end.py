@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MissingField
-from moeviz.training.bins import max_violation, need_counts
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.bins import max_violation, need_counts
+from moeviz.training.recorded.run import TrainingRun
 
 ENOUGH = 1_000  # assignments of an even share, mean over layers
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Num
 
 from moeviz.errors import MissingField
-from moeviz.training.run import ALIVE, TrainingRun
+from moeviz.training.recorded.run import ALIVE, TrainingRun
 
 MOST_BINS = 120
 Over = Literal["step", "tokens"]  # what the axis is

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MissingField
-from moeviz.training.at_end import counts_at_end, place_of
-from moeviz.training.bins import (
+from moeviz.training.recorded.at_end import counts_at_end, place_of
+from moeviz.training.recorded.bins import (
     MOST_BINS,
     Over,
     bins_of,
@@ -23,7 +23,7 @@ from moeviz.training.bins import (
     need_counts,
     sums,
 )
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.run import TrainingRun
 
 Runs = Mapping[str, TrainingRun]
 MOST_CELLS = 2**13  # of a heat map: twice as many take a browser a second longer
@@ -88,7 +88,7 @@ def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
     effective: exp(entropy of load), in experts; NaN where it is not known) · num_experts int32. Raises `MissingField`
     if the run has neither counts nor figures of its layers.
 
-    Source: MaxVio, arXiv 2408.15664, eq. 4. Chance: `moeviz.training.bins.chance_violation`.
+    Source: MaxVio, arXiv 2408.15664, eq. 4. Chance: `moeviz.training.recorded.bins.chance_violation`.
     """
     if run.counts is None or not len(run.logs):
         return _violation_of_logs(run, over)

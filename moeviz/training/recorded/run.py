@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Int32, Int64
 
-from moeviz.training.rules import Rules
+from moeviz.training.recorded.rules import Rules
 
 # What is measured of each layer's sums at a log, and which end is the bad one.
 FIGURES = {

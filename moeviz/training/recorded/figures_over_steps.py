@@ -3,9 +3,9 @@
 import pandas as pd
 
 from moeviz.errors import MissingField
-from moeviz.training.bins import Over, bins_of
-from moeviz.training.over_steps import Runs
-from moeviz.training.run import TrainingRun
+from moeviz.training.recorded.bins import Over, bins_of
+from moeviz.training.recorded.over_steps import Runs
+from moeviz.training.recorded.run import TrainingRun
 
 
 def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.metrics.said_of_experts import said_of_importance
 from moeviz.metrics.tokens import visible
-from moeviz.training.run import ALIVE
+from moeviz.training.recorded.run import ALIVE
 
 LONGEST_NAME = 40
 
