@@ -37,7 +37,7 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(server, browser, si
 def test_a_run_opens_on_its_page_and_is_drawn_anew_when_it_grows(browser, tmp_path):
     folder = run_file(tmp_path / "![x](http:a) <b>run", 2, b'{"step": 3, "tok')
     with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as running:
-        visitor = watched(running, browser, **SIZES["desktop"])
+        visitor = watched(running, browser, "/training", **SIZES["desktop"])
         page = next(visitor)
         expect(page.get_by_role("heading", name="Training", exact=True)).to_be_visible()
         expect(page.get_by_text("2 logs up to step 2")).to_be_visible()

@@ -71,9 +71,7 @@ def _chosen() -> dict[str, TrainingRun]:
         chosen = st.selectbox("Run", names, key=state.RUN, persist_state="session", width=300)
         other = st.selectbox("Beside it", others, key=state.OTHER_RUN, persist_state="session", width=300)
         _upload()
-        st.segmented_control(
-            "Axis", ["Steps", "Tokens"], default="Steps", required=True, key=state.RUN_AXIS, persist_state="session"
-        )
+        st.radio("Axis", ["Steps", "Tokens"], horizontal=True, key=state.RUN_AXIS, persist_state="session")
     names = [name for name in (chosen, other) if name != NONE]
     for name in names:
         if runs.may_grow(name):

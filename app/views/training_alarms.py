@@ -45,7 +45,7 @@ def _alarm(alarm: tuple, key: str, run: TrainingRun) -> None:
         st.markdown(":red[:material/warning:]", width="content")
         with st.container(width="stretch", gap=None):
             st.text(_sentence(alarm.says))
-            st.caption(ALARM_KINDS[alarm.kind].to_do)
+            st.text(ALARM_KINDS[alarm.kind].to_do)
         if alarm.layer != WHOLE_RUN and alarm.layer in run.facts.layers:
             look = partial(state.set_value, state.RUN_LAYER, alarm.layer)
             st.button(f"See layer {alarm.layer}", key=f"see {key}", on_click=look, width="content")

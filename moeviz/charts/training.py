@@ -71,7 +71,11 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
     cells = cells.encode(color=theme.times_colour("times_even", "load, × even share", dark))
     side = min((height - theme.AROUND) / experts, 14) * 0.7
     hatch = alt.Chart(hatched(frame)).mark_point(
-        shape=HATCH, size=max(side, 3) ** 2, color=theme.ON_LEAST, strokeWidth=1.2 if side > 6 else 0.7
+        aria=False,  # a container without marks would be a picture without a name
+        shape=HATCH,
+        size=max(side, 3) ** 2,
+        color=theme.ON_LEAST,
+        strokeWidth=1.2 if side > 6 else 0.7,
     )
     row = alt.Y("expert:O", sort=order)
     layers = [cells, hatch.encode(x="middle:Q", y=row)]
@@ -143,7 +147,7 @@ def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     chance = base.mark_line(strokeDash=list(theme.DASH), color=theme.NOTE).encode(
         y=alt.Y("chance:Q", title=VIOLATION), color=alt.value(theme.NOTE), detail="run:N"
     )
-    dots = base.mark_point(size=120, opacity=0).encode(y=y, tooltip=tips)
+    dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
     return theme.framed(alt.layer(band, worst, median, chance, dots), theme.MEDIUM)
 
 
@@ -157,7 +161,7 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     tips += [alt.Tooltip("median_effective:Q", title="median layer", format=".0%")]
     worst = base.mark_line(strokeWidth=2.2, point=len(known) <= 2 * frame["run"].nunique()).encode(y=y)
     median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
-    dots = base.mark_point(size=120, opacity=0).encode(y=y, tooltip=tips)
+    dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
     half = theme.reference(known.head(1), "collapsed")
     return theme.framed(alt.layer(worst, median, dots, half), LOW)
 

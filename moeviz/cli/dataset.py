@@ -85,7 +85,7 @@ def _progress(done: int, total: int, seconds: float) -> None:
 def _duration(seconds: float) -> str:
     """A time as people say it.
 
-    >>> _duration(8), _duration(150), _duration(7300), _duration(200000)
+    >>> _duration(8.0), _duration(170.0), _duration(7300.0), _duration(205000.0)
     ('8 s', '3 min', '2 h 2 min', '2 d 8 h')
     """
     if seconds < 90:
