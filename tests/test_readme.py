@@ -16,6 +16,7 @@ from moeviz_app.views.menu import MENU
 from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
+import moeviz.training
 from moeviz.cli.arguments import parser
 from moeviz.cli.main import main
 from moeviz.cli.of_traces import TOPICS
@@ -112,7 +113,10 @@ def test_the_readme_s_table_names_pages_topics_and_functions_that_there_are():
     assert {page for cell, _, _ in rows for page in cell.split(", ")} <= pages
     assert {topic for _, cell, _ in rows for topic in re.findall(r"--topic ([\w-]+)", cell)} <= set(TOPICS)
     for module, name in (found for *_, cell in rows for found in re.findall(r"`(\w+)\.(\w+)`", cell)):
-        assert hasattr(moeviz, name) if module == "moeviz" else find_spec(f"moeviz.metrics.{name}"), name
+        if module in ("moeviz", "training"):
+            assert hasattr({"moeviz": moeviz, "training": moeviz.training}[module], name), name
+        else:
+            assert find_spec(f"moeviz.metrics.{name}"), name
 
 
 def test_the_readme_s_tree_is_that_of_the_folders():

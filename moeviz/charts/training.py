@@ -142,7 +142,9 @@ def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     tips += [alt.Tooltip("worst_layer:Q", title="which is layer", format="d")]
     tips += [alt.Tooltip("median:Q", title="median layer", format=".2f")]
     tips += [alt.Tooltip("chance:Q", title="by luck alone", format=".2f")]
-    worst = base.mark_line(strokeWidth=2.2, point=len(frame) <= 2 * frame["run"].nunique()).encode(y=y, tooltip=tips)
+    worst = base.mark_line(
+        strokeWidth=2.2, point=alt.OverlayMarkDef(aria=False) if len(frame) <= 2 * frame["run"].nunique() else False
+    ).encode(y=y, tooltip=tips)
     median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median:Q", title=VIOLATION))
     chance = base.mark_line(strokeDash=list(theme.DASH), color=theme.NOTE).encode(
         y=alt.Y("chance:Q", title=VIOLATION), color=alt.value(theme.NOTE), detail="run:N"
@@ -159,7 +161,9 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     tips = [alt.Tooltip("run:N"), when(known), alt.Tooltip("fewest:Q", title="worst layer", format=".0%")]
     tips += [alt.Tooltip("fewest_layer:Q", title="which is layer", format="d")]
     tips += [alt.Tooltip("median_effective:Q", title="median layer", format=".0%")]
-    worst = base.mark_line(strokeWidth=2.2, point=len(known) <= 2 * frame["run"].nunique()).encode(y=y)
+    worst = base.mark_line(
+        strokeWidth=2.2, point=alt.OverlayMarkDef(aria=False) if len(known) <= 2 * frame["run"].nunique() else False
+    ).encode(y=y)
     median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
     dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
     half = theme.reference(known.head(1), "collapsed")

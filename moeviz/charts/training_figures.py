@@ -16,6 +16,7 @@ from moeviz.training.recorded.figures_over_steps import (
 
 CHANGED = "choices that changed"
 OF_LAYERS, OF_MODEL = "measured: the worst layer (even: 1)", "as the model computed it"
+POINTS = alt.OverlayMarkDef(aria=False)  # without values they would be a picture without a name
 
 
 def loss_curve(frame: pd.DataFrame) -> alt.Chart:
@@ -93,7 +94,7 @@ def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
     tips = [alt.Tooltip("run:N"), when(frame), alt.Tooltip("mean:Q", title="mean of layers", format=".1%")]
     tips += [alt.Tooltip("most:Q", title="most in one layer", format=".1%")]
     tips += [alt.Tooltip("most_layer:Q", title="which is layer", format="d")]
-    return theme.framed(alt.layer(band, base.mark_line(point=True).encode(y=y, tooltip=tips)), LOW)
+    return theme.framed(alt.layer(band, base.mark_line(point=POINTS).encode(y=y, tooltip=tips)), LOW)
 
 
 def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
@@ -120,9 +121,9 @@ def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
-def _points(frame: pd.DataFrame) -> bool:
+def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
     """Few logs are dots too: one alone would be no line."""
-    return len(frame) <= 24
+    return POINTS if len(frame) <= 24 else False
 
 
 def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
