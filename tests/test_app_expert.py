@@ -16,6 +16,7 @@ from moeviz_app.expert_made import JOB
 from moeviz_app.plain import plain
 from moeviz_app.to_expert import of_expert
 from moeviz_app.work.background import Background
+from moeviz_app.work.models_held import Wanted
 from moeviz_app.work.worker import Done, Worker
 from streamlit.testing.v1 import AppTest
 from test_app import HOSTILE, SECONDS, pictures, sentences
@@ -82,6 +83,7 @@ def on_offer(tiny, monkeypatch):
     """The tiny model as one that the app can load; its queue."""
     worker = Worker(5)
     monkeypatch.setattr(shared, "model", lambda name, how=shared.AS_IT_IS: tiny)
+    monkeypatch.setattr(shared, "_wanted", lambda name, how: Wanted(name, "float32", "cpu"))
     monkeypatch.setattr(shared, "_line", lambda device: worker)
     monkeypatch.setattr(shared, "_in_use", lambda name, how: nullcontext(tiny))
     return worker

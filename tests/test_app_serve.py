@@ -82,13 +82,7 @@ def test_without_parameter_counts_the_size_of_an_expert_is_asked_for_and_everyth
 def test_before_the_first_run_the_example_is_drawn_with_its_model_s_sizes():
     app = serve()
     assert pictures(app) == len(CHARTS)
-    assert [heading.value for heading in app.subheader[:-1]] == [
-        CHARTS[0].question,
-        CHARTS[3].question,
-        CHARTS[1].question,
-        CHARTS[2].question,
-        CHARTS[4].question,
-    ]
+    assert [heading.value for heading in app.subheader[:-1]] == [chart.question for chart in CHARTS]
     assert "LRU finds" in sentences(app)
 
 

@@ -110,7 +110,7 @@ def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):
     with pytest.raises(CaptureError, match="stopped"):
         live.run_live(Run("Hello", listed, new_tokens=4))
     forever.set()
-    assert stub.left.wait(10)
+    assert stub.left.wait(60)
 
 
 def _stop_at_news(heard, listen):

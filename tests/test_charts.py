@@ -24,8 +24,8 @@ from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
 from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.routing_over_training import SATURATION
+from moeviz.charts.serving import BATCH, FITS, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
-from moeviz.charts.serving import FITS, hit_rate_curve
 from moeviz.charts.to_expert import EXPERT, clickable
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
@@ -110,7 +110,8 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
             "side_by_side",
             *("training", "training_figures"),  # of runs
         ),  # of several traces, on other pages
-        "serving",  # with sizes that are chosen, on the page Serve
+        *("serving", "serving_curves", "serving_planes"),  # with sizes that are chosen, on the page Serve
+        "unchecked",  # how charts go to a page
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}
     assert charts == {topic.lower().replace("-", "_") for topic in TOPICS}
@@ -439,7 +440,7 @@ def test_the_effect_of_a_change_is_drawn_token_by_token(trace, request):
     check_golden(EFFECT, chart.to_dict(), request)
 
 
-def test_where_the_size_of_an_expert_is_known_an_axis_is_in_gigabytes_and_the_chosen_size_is_marked(trace):
+def test_where_the_size_of_an_expert_is_known_an_axis_is_in_bytes_and_the_chosen_size_is_marked(trace):
     plain = hit_rate_curve(hit_rates(trace)).to_dict()
     frame = hit_rates(trace, expert_bytes=50e6, capacity=3)
     sized = hit_rate_curve(frame).to_dict()
@@ -449,16 +450,16 @@ def test_where_the_size_of_an_expert_is_known_an_axis_is_in_gigabytes_and_the_ch
     assert (lines["mark"]["type"], rule["mark"]["type"]) == ("line", "rule")
     assert [row["capacity"] for row in sized["datasets"][rule["data"]["name"]]] == [3]
     most = sized["layer"][1]["encoding"]["y"]["scale"]["domain"]
-    assert most == [pytest.approx(4 * 2 * 0.05), 0], "with no hit at all: 4 layers, 2 experts each"
+    assert most == [pytest.approx(4 * 2 * 50), 0], "MB with no hit at all: 4 layers, 2 experts each"
 
 
 def test_counts_alone_are_drawn_as_far_as_they_need_no_order(trace):
     counts = trace.counts()
     lines = hit_rate_curve(hit_rates(counts)).to_dict()
     assert set(hit_rates(counts)["policy"]) == {"chance", "static"} and lines
-    assert OF_SERVING[1].draw(batch_coverage(counts)).data["kind"].unique().tolist() == ["even", "random"]
+    assert BATCH.draw(batch_coverage(counts)).data["kind"].unique().tolist() == ["even", "random"]
     with pytest.raises(MissingField, match="these are counts"):
-        OF_SERVING[3].draw(serving_placement(counts, 2, 2))
+        PLANE.draw(serving_placement(counts, 2, 2))
 
 
 @cache

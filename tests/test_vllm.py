@@ -110,7 +110,7 @@ def test_what_the_server_refuses_is_passed_on_and_nothing_is_lost(served):
 def test_the_embedded_model(tmp_path):
     with vllm(embedded_path(), tmp_path, ROUTED) as running:
         served, here = moeviz.load_model(f"vllm+{running.url}?facts=embedded"), moeviz.load_model()
-        prompts = [one.text[:300] for one in evaluation_set()[::4]][:24]
+        prompts = [one.text[:150] for one in evaluation_set()[::4]][:24]
         got = [moeviz.trace(served, text, max_new_tokens=16) for text in prompts]
         want = [moeviz.trace(here, text, max_new_tokens=16, kernels=False) for text in prompts]
         cells = sum(trace.recorded.size for trace in want)

@@ -22,6 +22,7 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.listen import Recording
 from moeviz.capture.record.locks import alone
 from moeviz.capture.run.autocast import autocast_of_caller
+from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
 from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
 from moeviz.capture.run.plan import Plan, plan_for
@@ -97,7 +98,7 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `odd_routers.py` has those that answer otherwise.
     """
-    model = load_model(model) if isinstance(model, str) else model
+    model = _opened(model, max_new_tokens, sampling, decoding, chat, system)
     if isinstance(model, EngineModel):
         only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
         asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
@@ -139,7 +140,7 @@ def stream(
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
-    model = load_model(model) if isinstance(model, str) else model
+    model = _opened(model, max_new_tokens, sampling, decoding, chat, system, growing=True)
     if isinstance(model, EngineModel):
         only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
         asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
@@ -148,6 +149,24 @@ def stream(
         model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system, growing=True
     )
     return _growing(Job(run, plan, kernels, intervention, keep_logits, site), seconds_between)
+
+
+def _opened(
+    model: LoadedModel | EngineModel | nn.Module | str,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    decoding: HowToDecode | None,
+    chat: bool,
+    system: str | None,
+    growing: bool = False,
+) -> LoadedModel | EngineModel | nn.Module:
+    """The model, opened where it is given by name: after what can be refused without it."""
+    if not isinstance(model, str):
+        return model
+    check_new_tokens(max_new_tokens)
+    check_asked(Sampling() if sampling is None else sampling, Decoding() if decoding is None else decoding, growing)
+    check_chat(chat, system)
+    return load_model(model)
 
 
 def _planned(
