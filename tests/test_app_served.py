@@ -109,6 +109,8 @@ def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):
     monkeypatch.setattr(live, "result", _stop_at_news)
     with pytest.raises(CaptureError, match="stopped"):
         live.run_live(Run("Hello", listed, new_tokens=4))
+    for line in shared._lines.values():
+        assert line._resting.wait(60)  # the run has ended, and with it the connection
     forever.set()
     assert stub.left.wait(60)
 

@@ -207,6 +207,7 @@ def test_a_link_to_each_page_shows_somebody_else_the_same(page, elsewhere):
     page.go_back()
     drawn(page)
     name = walker.open_expert()
+    expect(page).to_have_url(re.compile(r"expert=\d"))  # written once the page is drawn
     other = elsewhere(page)
     expect(title(other)).to_have_text(name)
     expect(other.locator(".kwic .line")).to_have_text(page.locator(".kwic .line").all_text_contents())
