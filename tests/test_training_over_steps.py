@@ -152,9 +152,9 @@ def test_every_chart_draws_a_run_of_one_log(chart, run):
 
 def test_sentences_are_counted_from_the_frame(run):
     load = said_of_run("expert_steps_heatmap", load_over_steps(run, 3).query("step <= 40"))
-    assert load == "At the end, expert 0 has 2.7 times its even share, and expert 2 has been dead since step 15."
+    assert load == "At the end, expert 0 has 2.7 times its uniform share, and expert 2 has been dead since step 15."
     even = said_of_run("expert_steps_heatmap", load_over_steps(run, 0))
-    assert even == "At the end, expert 0 has 1.0 times its even share, and none is dead."
+    assert even == "At the end, expert 0 has 1.0 times its uniform share, and none is dead."
     violation = said_of_run("violation_curve", balance_over_steps({"r": run}).query("step == 10"))
     assert violation.startswith("At the end, the worst is layer 3, at a MaxVio of 1.00, where luck alone gives 0.")
     aux = said_of_run("aux_loss_curve", measured(figures.AUX, run))

@@ -141,7 +141,7 @@ def test_rules_refuse_what_cannot_be():
 
 @pytest.mark.training
 def test_luck_alone_raises_no_alarm_in_twenty_seeds():
-    """Routers that answer at random, on steps of 16 tokens, where an even share is 4 assignments."""
+    """Routers that answer at random, on steps of 16 tokens, where a uniform share is 4 assignments."""
 
     def random_router(router):
         def forward(hidden):

@@ -15,7 +15,7 @@ HATCH = "M-1,1L1,-1"
 STROKES = 70  # of a hatching, across the whole picture
 LOW = 280  # pixels
 NAMED_STRETCHES = 8  # past which the words would cover each other
-VIOLATION, EFFECTIVE_SHARE = "MaxVio (busiest / even share − 1)", "effective experts, of all"
+VIOLATION, EFFECTIVE_SHARE = "MaxVio (busiest / uniform share − 1)", "effective experts, of all"
 AXES = {"step": "steps", "tokens": "training tokens"}
 
 
@@ -62,13 +62,13 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
             when(frame),
             alt.Tooltip("expert:Q", format="d"),
             alt.Tooltip("assignments:Q", format=",d"),
-            alt.Tooltip("times_even:Q", title="times the even share", format=".2f"),
+            alt.Tooltip("times_even:Q", title="times the uniform share", format=".2f"),
             alt.Tooltip("dead_since:Q", title="dead since step (−1: alive)", format="d"),
         ],
     )
     cells = base.transform_filter("isValid(datum.times_even)").mark_rect(stroke=None)
     cells = cells.encode(x=along(frame, field="after"), x2=f"{over}:Q")
-    cells = cells.encode(color=theme.times_colour("times_even", "load, × even share", dark))
+    cells = cells.encode(color=theme.times_colour("times_even", "load, × uniform share", dark))
     side = min((height - theme.AROUND) / experts, 14) * 0.7
     hatch = alt.Chart(hatched(frame)).mark_point(
         aria=False,  # a container without marks would be a picture without a name
@@ -178,7 +178,7 @@ def trusted_and_used(frame: pd.DataFrame) -> alt.LayerChart:
 HEATMAP = Chart(
     "Which experts of this layer did the work, and which died?",
     "Each row is an expert, the busiest at the end on top, and each column is a stretch of training: orange is more "
-    "than an even share and blue is less. A hatched stretch is one in which the expert was dead: it got no token.",
+    "than a uniform share and blue is less. A hatched stretch is one in which the expert was dead: it got no token.",
     measure=load_over_steps,
     draw=expert_steps_heatmap,
     themed=True,

@@ -49,7 +49,7 @@ class Alarms:
     watched: Watched
     rules: Rules = field(default_factory=Rules)
     on: dict[Key, str] = field(default_factory=dict)  # the last sentence of each
-    missed: np.ndarray = field(init=False)  # L, E: assignments of an even share since each expert last had one
+    missed: np.ndarray = field(init=False)  # L, E: assignments of a uniform share since each expert last had one
     since: np.ndarray = field(init=False)  # L, E: the step after it last had one
     judged: np.ndarray = field(init=False)  # L, E: counts that load will be judged by
     mass: np.ndarray = field(init=False)  # L, 3: sum of masses and tokens since judged, and the mass judged last

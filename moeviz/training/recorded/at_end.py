@@ -11,7 +11,7 @@ from moeviz.errors import MissingField
 from moeviz.training.recorded.bins import max_violation, need_counts
 from moeviz.training.recorded.run import TrainingRun
 
-ENOUGH = 1_000  # assignments of an even share, mean over layers
+ENOUGH = 1_000  # assignments of a uniform share, mean over layers
 
 
 def worst_layer(run: TrainingRun) -> int | None:
@@ -61,7 +61,7 @@ def importance_at_end(run: TrainingRun, layer: int) -> pd.DataFrame:
     """What the router of a layer found probable at the end, beside what it used.
 
     The importance of an expert is the router's mean probability for it. Far above its load, it is trusted but not used;
-    far below, it is used though seldom trusted. Of the last logs, so many that an even share is 1,000 assignments.
+    far below, it is used though seldom trusted. Of the last logs, so many that a uniform share is 1,000 assignments.
 
     One row per expert. Columns: those of `expert_load`, and importance float64. Raises `MissingField` if the
     run has no counts, or no probabilities.

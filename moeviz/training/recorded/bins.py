@@ -52,7 +52,7 @@ def sums(counts: Int64[np.ndarray, "S ..."], bins: Bins) -> Int64[np.ndarray, "B
 
 
 def max_violation(counts: Int64[np.ndarray, "... E"], experts: int) -> Float64[np.ndarray, "..."]:
-    """Busiest expert / even share, minus 1; NaN where nothing was assigned."""
+    """Busiest expert / uniform share, minus 1; NaN where nothing was assigned."""
     total = counts.sum(axis=-1)
     return np.asarray(np.where(total > 0, counts.max(axis=-1) * experts / np.maximum(total, 1) - 1, np.nan))
 
@@ -71,7 +71,7 @@ def chance_violation(
     """The MaxVio that luck alone gives on average, if each token chose k different experts at random.
 
     The largest of E normal numbers (Blom 1958), as wide and as skewed as a binomial with p = k / E (Cornish & Fisher
-    1938). Within a tenth of what a simulation gives, from 20 assignments an even share on.
+    1938). Within a tenth of what a simulation gives, from 20 assignments a uniform share on.
     """
     share = (top_k or 1) / experts
     if experts < 2 or share >= 1:

@@ -40,8 +40,8 @@ def logs_in_a_column(run: TrainingRun) -> int:
 def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.DataFrame:
     """How much of a layer's work each expert did, from log to log, and which experts were dead.
 
-    The load of an expert is its share of the layer's assignments of these steps, as a multiple of the even share 1 / E.
-    An expert is dead from the step after its last token, once an even share would have been 1,000 assignments since.
+    The load of an expert is its share of the layer's assignments of these steps, as a multiple of 1 / E.
+    An expert is dead from the step after its last token, once a uniform share would have been 1,000 assignments since.
 
     One row per column of the picture and expert. Columns: after, and step or tokens, int64 (the assignments are of the
     steps after `after` up to that one) · expert int16 · assignments int64 · times_even float64 (NaN where nothing was
@@ -80,7 +80,7 @@ def _columns(rows: int) -> int:
 def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
     """How uneven each layer was, from log to log: MaxVio, with what luck alone would give.
 
-    MaxVio is the busiest expert's assignments over the even share, minus 1: 0 is even, E / k - 1 the most there is. It
+    MaxVio is the busiest expert's assignments over the uniform share, minus 1: 0 is even, E / k - 1 the most. It
     is measured of the sums of these steps; where a run has no counts, it is that of their last log.
 
     One row per column and layer. Columns: after, and step or tokens, int64 · layer int32 · assignments int64 ·

@@ -1,6 +1,6 @@
 """When an alarm is due, where its threshold comes from, and what to do then.
 
-Judged by assignments and not by steps: at an even share of 20 assignments, luck alone gives a MaxVio of 0.3 to 0.7.
+Judged by assignments and not by steps: at a uniform share of 20 assignments, luck alone gives a MaxVio of 0.3 to 0.7.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -19,8 +19,8 @@ class Alarm(NamedTuple):
 
 ALARM_KINDS: dict[str, Alarm] = {
     "dead": Alarm(
-        "An expert got no token since an even share would have been 1,000 assignments. One at 1/100 of its share would "
-        "be missed with probability e^-10.",
+        "An expert got no token since a uniform share would have been 1,000 assignments. One at 1/100 of its share "
+        "would be missed with probability e^-10.",
         "The probability is exact. “0.0 = dead”, without a window: NVIDIA-NeMo/Automodel PR 1232.",
         "Raise the coefficient of the aux loss, or add noise to the router, while the expert can still come back. One "
         "that gets no token gets no gradient, so it does not come back by itself.",
@@ -65,9 +65,9 @@ KINDS = tuple(ALARM_KINDS)
 class Rules:
     """The thresholds of the alarms in `ALARM_KINDS`, which gives their defaults.
 
-    dead           an expert is dead where an even share would have been so many assignments since it last had one.
-    enough         load is judged over so many steps that an even share is this many assignments.
-    max_violation  load: busiest expert / even share, minus 1.
+    dead           an expert is dead where a uniform share would have been so many assignments since it last had one.
+    enough         load is judged over so many steps that a uniform share is this many assignments.
+    max_violation  load: busiest expert / uniform share, minus 1.
     collapsed      collapse: exp(entropy of load) / experts.
     mass           confidence: probability of the selected experts.
     z_growth       logits: growth of the z-loss within `z_steps`.

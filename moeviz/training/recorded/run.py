@@ -82,7 +82,7 @@ class TrainingRun:
                  aux_loss (as the model computed it, mean over micro-batches; NaN if it computed none) ·
                  aux_coefficient · alarms (how many are on after this log).
     layers       one row a log and layer: step · layer · tokens, assignments (of these steps) · max_violation (busiest
-                 expert / even share, minus 1) · normalised_entropy (of the load; 1 is even) · router_entropy (of the
+                 expert / uniform share, minus 1) · normalised_entropy (of the load; 1 is even) · router_entropy (of the
                  probabilities, mean of tokens, / ln E) · z_loss · aux (E sum f P of this layer; 1 is even) · logit_rms
                  · mass (probability of the selected experts, mean of tokens) · dead (experts; NOT_COUNTED where it is
                  not known) · router_grad_norm · experts_without_grad. NaN where it is not known.

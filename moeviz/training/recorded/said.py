@@ -26,7 +26,7 @@ def _load(frame: pd.DataFrame) -> str | None:
         return None
     busiest = end.loc[end["times_even"].idxmax()]
     dead = end[end["dead_since"] != ALIVE]
-    sentence = f"At the end, expert {busiest['expert']:.0f} has {busiest['times_even']:.1f} times its even share"
+    sentence = f"At the end, expert {busiest['expert']:.0f} has {busiest['times_even']:.1f} times its uniform share"
     if len(dead) == 1:
         first = dead.iloc[0]
         return f"{sentence}, and expert {first['expert']:.0f} has been dead since step {first['dead_since']:,.0f}."
