@@ -3,22 +3,13 @@
 import json
 
 import pytest
-from browser import SIZES, go_to, served, settled, watched
-from playwright.sync_api import Page, expect
+from browser import SIZES, go_to, served, watched
+from playwright.sync_api import expect
 from test_app_training import HOSTILE, run_file
-from test_browser import DRAWN, overflow
-from test_browser_pages import grave
+from test_browser_engines import check
 from test_training_over_steps import layer
 
 pytestmark = pytest.mark.browser
-LOADED = "img[src='x'], img[src*='example.com'], a[href*='example.com']"
-
-
-def check(page: Page) -> None:
-    settled(page)
-    expect(page.locator(DRAWN).first).to_be_visible()
-    assert overflow(page) == 0 and not grave(page)
-    assert page.locator(LOADED).count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,6 +10,7 @@ from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.dataset.layout import experts_column, stored_values
 from moeviz.formats.dataset.reader import Dataset, Shard
 from moeviz.metrics.tokens import visible
+from moeviz.metrics.vocabulary import top_of_layer
 
 AT_LEAST = 10  # occurrences of a token
 MAX_CELLS = 2**25  # of a layer's table of token ids and experts
@@ -32,22 +33,9 @@ def _top_of_layer(dataset: Dataset, layer: int, at_least: int, most: int) -> pd.
     num_experts = dataset.model.num_experts[dataset.row_of(layer)]
     ids, times, texts = _vocabulary(dataset, layer, at_least)
     counts, filled, recorded = _chosen(dataset, layer, ids, num_experts)
-    share = counts / times[:, None]
-    order = np.lexsort((np.broadcast_to(-times[:, None], share.shape), -share), axis=0)[:most].T
-    expert, place = np.nonzero(np.take_along_axis(counts.T, order, 1))
-    token = order[expert, place]
-    columns = {
-        "layer": np.int32(layer),
-        "expert": expert.astype(np.int16),
-        "rank": (place + 1).astype(np.int16),
-        "token_id": ids[token].astype(np.int32),
-        "text": pd.Series([texts[at] for at in token], dtype="str"),
-        "tokens": counts[token, expert],
-        "occurrences": times[token],
-        "specialization": share[token, expert],
-        "chance": filled / max(recorded, 1) / num_experts,
-    }
-    return pd.DataFrame(columns)
+    chance = filled / max(recorded, 1) / num_experts
+    words = ids.astype(np.int32), np.array(texts, dtype=object)
+    return top_of_layer(layer, *words, counts, times, chance, most)
 
 
 def _vocabulary(dataset: Dataset, layer: int, at_least: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

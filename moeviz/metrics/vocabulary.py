@@ -54,23 +54,41 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
     frames = []
     for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
         counts, times = vocabulary.counts(experts, num_experts), vocabulary.occurrences
-        share = counts / times[:, None]
-        order = np.lexsort((np.broadcast_to(-times[:, None], share.shape), -share), axis=0)[:most].T
-        expert, place = np.nonzero(np.take_along_axis(counts.T, order, 1))
-        token = order[expert, place]
-        columns = {
-            "layer": np.int32(layer),
-            "expert": expert.astype(np.int16),
-            "rank": (place + 1).astype(np.int16),
-            "token_id": vocabulary.token_id[token],
-            "text": pd.Series(vocabulary.text[token], dtype="str"),
-            "tokens": counts[token, expert],
-            "occurrences": times[token],
-            "specialization": share[token, expert],
-            "chance": _chance(experts, num_experts),
-        }
-        frames.append(pd.DataFrame(columns))
+        words = vocabulary.token_id, vocabulary.text
+        frames.append(top_of_layer(layer, *words, counts, times, _chance(experts, num_experts), most))
     return pd.concat(frames, ignore_index=True)
+
+
+def top_of_layer(
+    layer: int,
+    token_id: np.ndarray,
+    text: np.ndarray,
+    counts: np.ndarray,
+    times: np.ndarray,
+    chance: float,
+    most: int,
+) -> pd.DataFrame:
+    """The rows of `top_tokens` of one layer, for a vocabulary of V tokens.
+
+    token_id (V,) and text (V,) say which; counts (V, E) how often each was sent to each expert; times (V,) how often
+    each occurs, as recorded at the layer.
+    """
+    share = counts / times[:, None]
+    order = np.lexsort((np.broadcast_to(-times[:, None], share.shape), -share), axis=0)[:most].T
+    expert, place = np.nonzero(np.take_along_axis(counts.T, order, 1))
+    token = order[expert, place]
+    columns = {
+        "layer": np.int32(layer),
+        "expert": expert.astype(np.int16),
+        "rank": (place + 1).astype(np.int16),
+        "token_id": token_id[token],
+        "text": pd.Series(text[token], dtype="str"),
+        "tokens": counts[token, expert],
+        "occurrences": times[token],
+        "specialization": share[token, expert],
+        "chance": chance,
+    }
+    return pd.DataFrame(columns)
 
 
 @of_each_layer

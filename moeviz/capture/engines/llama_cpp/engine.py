@@ -94,7 +94,7 @@ class Context:
         self.context = llama.llama_init_from_model(weights.model, self._params(seats, tokens))
         if self.context == lib.ffi.NULL:
             raise CaptureError(
-                f"llama.cpp has no room for {seats} sequence{'s' * (seats > 1)} of {tokens:,} tokens. Give a shorter "
+                f"llama.cpp cannot hold {seats} sequence{'s' * (seats > 1)} of {tokens:,} tokens. Give a shorter "
                 "prompt, or generate fewer tokens."
             )
         self._free = finalize(self, llama.llama_free, self.context)
