@@ -4,8 +4,9 @@ import threading
 from functools import partial
 
 import pytest
-from moeviz_app.work import drawing
-from moeviz_app.work.drawing import Room, a_turn, aside
+from moeviz_app.work import drawing, worker
+from moeviz_app.work.drawing import Room, a_turn, aside, pause_afterwards
+from moeviz_app.work.worker import Asker, Busy, Places, Worker
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,39 @@ def test_who_comes_too_late_has_not_got_the_place_that_is_free_by_then():
     room.leave()
     assert room.enter(0)
     assert not room.enter(0)
+
+
+def test_who_asks_for_too_much_waits_with_all_their_tabs_and_nobody_else_does(monkeypatch):
+    slept, goes_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(drawing.time, "sleep", lambda _seconds: (slept.set(), goes_on.wait(30)))
+    drawn = []
+
+    def draw(visitor, too_much=False):
+        with a_turn(visitor):
+            drawn.append(visitor)
+            if too_much:
+                pause_afterwards()
+
+    first = in_a_thread(partial(draw, "hog", too_much=True))
+    assert slept.wait(30)
+    second = in_a_thread(partial(draw, "hog"))
+    in_a_thread(partial(draw, "another")).join(30)
+    assert drawn == ["hog", "another"], "the hog's second tab waits"
+    goes_on.set()
+    first.join(30)
+    second.join(30)
+    assert drawn == ["hog", "another", "hog"]
+
+
+def test_a_visitor_refused_for_too_many_runs_pauses_and_one_of_a_busy_server_does_not(monkeypatch):
+    paused = []
+    monkeypatch.setattr(worker, "pause_afterwards", lambda: paused.append(True))
+    for places, expected in ((Places(9, 1, 9), 1), (Places(1, 9, 9), 0)):
+        line, release = Worker(places), threading.Event()
+        listening = line.ask(lambda _tell, release=release: release.wait(30), Asker("hog"))
+        with pytest.raises(Busy):
+            line.ask(lambda _tell: None, Asker("hog"))
+        assert len(paused) == expected
+        paused.clear()
+        release.set()
+        listening.close()

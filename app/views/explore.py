@@ -52,7 +52,8 @@ def explore_page() -> None:
         state.keep_refused(None)
         with happening.container(), explained(state.keep_refused):
             record(options.run(asked.run, name))
-        st.rerun()  # with the box knowing which text was run
+        if state.refused() is None:
+            st.rerun()  # with the box knowing which text was run
     if (why := state.refused()) is not None:
         with happening.container():
             refuse(why)

@@ -4,10 +4,13 @@ Scripts of Streamlit are threads of one Python, beside the thread that runs the 
 slow, and the model is slowest: after each of its thousand small steps it waits until another thread lets go. One after
 the other, each takes as long as it does alone, and the first is there at once. `benchmarks.load` has the figures.
 
-A visitor's own tabs wait for each other first, so that twenty of them have one place in the line.
+A visitor's own tabs wait for each other first, so that twenty of them have one place in the line. They wait longer
+after a run that was refused because the visitor has too many: else twenty tabs that ask again and again would have
+twenty answers drawn in the time of each run of anybody else.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +18,8 @@ from weakref import WeakValueDictionary
 
 AT_ONCE = 1  # Python runs one thread at a time, however many cores there are
 SECONDS = 2.0  # who has waited so long goes on beside the others: a slow page holds nobody up for longer
-SECONDS_OF_OWN = 10.0  # the same for a visitor's own tabs
+SECONDS_OF_OWN = 60.0  # the same for a visitor's own tabs
+PAUSE = 1.0  # seconds in which no tab of a visitor is drawn who has asked for too much
 
 
 class Room:
@@ -53,6 +57,7 @@ class _Mine(threading.local):
 
     through: tuple[tuple[Room, float], ...] = ()
     inside: tuple[Room, ...] = ()
+    pauses: bool = False
 
 
 _room = Room(AT_ONCE)
@@ -71,8 +76,16 @@ def a_turn(visitor: str = "") -> Iterator[None]:
     try:
         yield
     finally:
+        if _mine.pauses:
+            _leave(but=own)
+            time.sleep(PAUSE)
         _leave()
-        _mine.through = ()
+        _mine.through, _mine.pauses = (), False
+
+
+def pause_afterwards() -> None:
+    """This visitor asks for too much: once their tab is drawn, their tabs wait for a while. Others do not."""
+    _mine.pauses = True
 
 
 @contextmanager
@@ -89,7 +102,8 @@ def _enter() -> None:
     _mine.inside = tuple(room for room, seconds in _mine.through if room.enter(seconds))
 
 
-def _leave() -> None:
+def _leave(but: Room | None = None) -> None:
     for room in _mine.inside:
-        room.leave()
-    _mine.inside = ()
+        if room is not but:
+            room.leave()
+    _mine.inside = tuple(room for room in _mine.inside if room is but)

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from moeviz_app.counters import count
-from moeviz_app.work.drawing import aside
+from moeviz_app.work.drawing import aside, pause_afterwards
 from moeviz_app.work.failures import in_words
 
 from moeviz.errors import MoevizError
@@ -190,6 +190,7 @@ class Worker:
         of_address = sum(job.asker.address == asker.address for job in jobs)
         if of_visitor >= self.places.of_visitor:
             why, says = "visitor", f"You already have {_runs(of_visitor)} in line, and one visitor may have no more."
+            pause_afterwards()
         elif of_address >= self.places.of_address:
             why, says = "address", f"Your network already has {_runs(of_address)} in line, and it may have no more."
         elif len(jobs) >= self.places.in_all:
