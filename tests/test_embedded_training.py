@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,17 @@ import torch
 import moeviz
 from moeviz.embedded.training.__main__ import make_model
 from moeviz.embedded.training.documents import DOMAINS
-from moeviz.embedded.training.export import read_weights, shape_of, to_transformers
-from moeviz.embedded.training.model import Routing, Shape, TrainingMixtral
+from moeviz.embedded.training.export import read_trained, to_bfloat16, to_transformers
+from moeviz.embedded.training.model import Routing, Shape, TrainingMixture
 from moeviz.embedded.training.optimisers import make_optimisers, rate_factor
 from moeviz.embedded.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
 from moeviz.embedded.training.token_files import Windows, held_out_windows, tokenise
 from moeviz.embedded.training.tokenizer import train_tokenizer
-from moeviz.embedded.training.train import Run, parse, train
+from moeviz.embedded.training.train import SHAPES, Run, parse, shape_from, train
+from moeviz.embedded.training.validation import repetition
 
 SMALL = Shape(vocabulary=96, hidden=128, expert_width=64, layers=2, heads=2, key_value_heads=1)
+FINE_GRAINED = replace(SMALL, expert_width=16, experts=31, shared=1, top_k=7, scores="sigmoid")
 OPTIONS = ["--tokens-per-step=512", "--long-from=1", "--hidden=128", "--layers=1", "--heads=2", "--seed=3"]
 
 
@@ -36,41 +39,83 @@ def tokens_folder(tmp_path_factory):
     return folder
 
 
-def test_transformers_computes_the_same_losses_from_the_same_weights():
-    model = TrainingMixtral(SMALL, seed=1)
+@pytest.mark.parametrize("shape", [SMALL, FINE_GRAINED], ids=lambda shape: shape.scores)
+def test_transformers_computes_the_same_losses_from_the_same_weights(shape):
+    model = TrainingMixture(shape, seed=1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "router" in name:
                 weight.mul_(50)  # decided routers: a wrong expert would show
+        for layer in model.layers if shape.scores == "sigmoid" else ():
+            layer.bias += torch.linspace(-0.2, 0.2, shape.experts)  # and a bias that changes some choices
     ids = torch.randint(0, SMALL.vocabulary, (2, 33), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         losses, _ = model(ids[:, :-1], ids[:, 1:], dtype=torch.float32)
-        logits = to_transformers(model.state_dict())(ids[:, :-1]).logits
+        logits = to_transformers(shape, model.state_dict())(ids[:, :-1]).logits
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_shape_is_read_from_the_weights():
-    assert shape_of(TrainingMixtral(SMALL).state_dict()) == SMALL
-
-
-def test_every_weight_has_one_optimiser():
-    model = TrainingMixtral(SMALL)
+@pytest.mark.parametrize("shape", [SMALL, FINE_GRAINED], ids=lambda shape: shape.scores)
+def test_every_weight_has_one_optimiser(shape):
+    model = TrainingMixture(shape)
     moved = [id(w) for optimiser in make_optimisers(model) for group in optimiser.param_groups for w in group["params"]]
     assert sorted(moved) == sorted(id(weight) for weight in model.parameters())
 
 
-def routing(probabilities, counts):
-    probabilities = torch.tensor(probabilities)
-    return Routing(probabilities.log(), probabilities, torch.tensor(counts))
+def routing(probabilities, experts):
+    probabilities, experts = torch.tensor(probabilities), torch.tensor(experts)
+    counts = torch.bincount(experts.flatten(), minlength=probabilities.shape[-1])
+    return Routing(probabilities.log(), probabilities, experts, counts)
 
 
 def test_an_even_load_has_a_balancing_loss_of_one():
-    assert load_balancing_loss(routing([[0.25] * 4] * 3, [2, 2, 2, 2])) == pytest.approx(1)
+    assert load_balancing_loss(routing([[0.25] * 4] * 4, [[0, 1], [2, 3]] * 2)) == pytest.approx(1)
 
 
 def test_a_collapsed_router_has_a_balancing_loss_of_the_number_of_experts():
-    assert load_balancing_loss(routing([[1.0, 0.0, 0.0, 0.0]] * 3, [3, 0, 0, 0])) == pytest.approx(4)
+    assert load_balancing_loss(routing([[1.0, 0.0, 0.0, 0.0]] * 3, [[0]] * 3)) == pytest.approx(4)
+
+
+def test_windows_with_an_expert_each_are_even_over_the_batch_and_collapsed_within_each_window():
+    own = routing([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3, [[0]] * 3 + [[1]] * 3)
+    assert load_balancing_loss(own) == pytest.approx(1)
+    assert load_balancing_loss(own, windows=2) == pytest.approx(2)
+    domains, window = torch.tensor([0, 1]), RoutingLosses(1.0, 0.0, 0.0, balance_within="window")
+    assert float(window([own], domains, 2)) == pytest.approx(2)
+
+
+def test_the_bias_makes_busy_experts_rarer_and_idle_ones_likelier():
+    layer = TrainingMixture(FINE_GRAINED).layers[0]
+    counts = torch.full((31,), 10)
+    counts[:2] = torch.tensor([20, 0])
+    layer.even_out(counts, 0.001)
+    assert layer.bias[:3].tolist() == pytest.approx([-0.001, 0.001, 0])
+
+
+def test_a_bias_chooses_but_does_not_weigh():
+    layer = TrainingMixture(replace(FINE_GRAINED, experts=4, top_k=2)).layers[0]
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    layer.bias += torch.tensor([0.0, 0.0, 0.0, 1.0])
+    _, weights, experts = layer.choose(logits)
+    assert experts.tolist() == [[3, 0]]
+    scores = logits.sigmoid()[0, [3, 0]]
+    torch.testing.assert_close(weights[0], scores / scores.sum())
+
+
+def test_a_bias_keeps_its_last_digits_where_weights_are_rounded():
+    model = TrainingMixture(FINE_GRAINED)
+    model.layers[1].bias += 0.123456
+    exported = to_bfloat16(to_transformers(FINE_GRAINED, model.state_dict()))
+    assert exported.dtype == torch.bfloat16
+    gate = exported.model.layers[1].mlp.gate
+    assert gate.e_score_correction_bias.dtype == torch.float32
+    assert gate.e_score_correction_bias[0] == torch.tensor(0.123456)
+
+
+def test_repetition_is_what_consecutive_tokens_have_in_common():
+    ids = torch.tensor([[[0, 1], [0, 2], [2, 0], [1, 3]]])[None]  # one layer, one window
+    assert repetition(ids).tolist() == [[pytest.approx(1 / 3)], [pytest.approx(2 / 3)]]
 
 
 def test_the_z_loss_is_the_mean_squared_logsumexp():
@@ -92,8 +137,8 @@ def test_a_domain_that_is_not_in_the_batch_changes_nothing():
 
 
 def test_the_information_term_rewards_and_the_others_punish():
-    even = [routing([[0.5, 0.5]] * 2, [1, 1])]
-    apart = [routing([[1.0, 0.0], [0.0, 1.0]], [1, 1])]
+    even = [routing([[0.5, 0.5]] * 2, [[0], [1]])]
+    apart = [routing([[1.0, 0.0], [0.0, 1.0]], [[0], [1]])]
     domains = torch.tensor([0, 1])
     push = RoutingLosses(load_balancing=0.0, z=0.0, domain_information=1.0)
     assert float(push(apart, domains, 2)) == pytest.approx(-math.log(2), abs=1e-6)
@@ -123,10 +168,20 @@ def test_windows_are_of_the_domain_that_they_say(tokens_folder):
     assert (held_out_windows(tokens_folder, DOMAINS[3], 4, 16) // 10 == 3).all()
 
 
+def test_the_switches_start_from_a_shape():
+    assert shape_from(parse(["tokens", "out", "--tokens=1"])) == Shape()
+    half = shape_from(parse(["tokens", "out", "--tokens=1", "--shape=fine-grained", "--hidden=128", "--layers=4"]))
+    assert half == replace(SHAPES["fine-grained"], hidden=128, layers=4, expert_width=32)
+    dense = shape_from(parse(["tokens", "out", "--tokens=1", "--experts=1", "--top-k=1", "--expert-width=512"]))
+    assert dense == Shape(experts=1, top_k=1, expert_width=512)
+
+
 @pytest.mark.training
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp_path):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp_path, shape):
     def run(name, tokens):
-        return Run(parse([str(tokens_folder), str(tmp_path / name), "--tokens", str(tokens), *OPTIONS]))
+        where = [str(tokens_folder), str(tmp_path / name), "--shape", shape]
+        return Run(parse([*where, "--tokens", str(tokens), *OPTIONS]))
 
     whole = run("whole", 4 * 512)
     train(whole)
@@ -151,9 +206,10 @@ def test_training_lowers_the_loss_and_reports_it(tokens_folder, tmp_path):
     assert set(after.nats) == set(DOMAINS)
     lines = [json.loads(line) for line in (tmp_path / "reports.jsonl").read_text().splitlines()]
     assert [line["tokens"] for line in lines] == [0, 10_240]
-    snapshot = read_weights(tmp_path / "snapshot-0000010240.pt")
+    shape, snapshot = read_trained(tmp_path / "snapshot-0000010240.pt")
+    assert shape == run.model.shape
     assert all(weight.dtype == torch.bfloat16 for weight in snapshot.values())
-    assert to_transformers(snapshot).dtype == torch.float32
+    assert to_transformers(shape, snapshot).dtype == torch.float32
 
 
 def test_how_long_to_train_has_to_be_said(capsys):
@@ -180,7 +236,7 @@ def work(tmp_path_factory):
 
 @pytest.mark.training
 def test_the_whole_way_from_texts_to_a_model_that_moeviz_opens(work, monkeypatch):
-    monkeypatch.setattr(TrainingMixtral, "compile_parts", lambda self: None)  # a compiler may not be there
+    monkeypatch.setattr(TrainingMixture, "compile_parts", lambda self: None)  # a compiler may not be there
     make_model(work, ["--tokens=1024", *OPTIONS])
     model = moeviz.load_model(str(work / "model"))
     for text in TEXTS.values():

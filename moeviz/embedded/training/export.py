@@ -5,10 +5,19 @@ WEIGHTS is a checkpoint or a snapshot of a training run; OUT becomes a folder th
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 from moeviz.embedded.training.model import Shape
 from moeviz.embedded.training.tokenizer import CONTEXT
@@ -23,39 +32,31 @@ NAMES = {
     "attention_out": "self_attn.o_proj.weight",
     "router": "mlp.gate.weight",
 }
+FINE_GRAINED_NAMES = NAMES | {
+    "bias": "mlp.gate.e_score_correction_bias",
+    "shared_gate": "mlp.shared_experts.gate_proj.weight",
+    "shared_up": "mlp.shared_experts.up_proj.weight",
+    "shared_down": "mlp.shared_experts.down_proj.weight",
+}
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 40}  # what reads best of a model this small
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint or a snapshot, by their names in `TrainingMixtral`."""
+def read_trained(file: Path) -> tuple[Shape, dict[str, Tensor]]:
+    """The shape and the weights in a checkpoint or a snapshot, these by their names in `TrainingMixture`."""
     state = torch.load(file, map_location="cpu", weights_only=True)
-    return state.get("model", state)
+    return Shape(**state["shape"]), state["model"]
 
 
-def shape_of(weights: dict[str, Tensor]) -> Shape:
-    """The size of the model that these weights are of. Heads are of the width that `Shape` has by default."""
-    vocabulary, hidden = weights["embedding"].shape
-    head_size = Shape().head_size
-    return Shape(
-        vocabulary=vocabulary,
-        hidden=hidden,
-        expert_width=len(weights["layers.0.gate.0"]),
-        layers=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers.")),
-        heads=len(weights["layers.0.query"]) // head_size,
-        key_value_heads=len(weights["layers.0.key"]) // head_size,
-        experts=len(weights["layers.0.router"]),
-    )
-
-
-def to_transformers(weights: dict[str, Tensor]) -> MixtralForCausalLM:
+def to_transformers(shape: Shape, weights: dict[str, Tensor]) -> PreTrainedModel:
     """The same model in transformers, in float32."""
-    shape = shape_of(weights)
-    model = MixtralForCausalLM(_config(shape)).float()
+    fine_grained = shape.scores == "sigmoid"
+    model = (Glm4MoeForCausalLM(_fine_grained(shape)) if fine_grained else MixtralForCausalLM(_mixtral(shape))).float()
     state = {"model.embed_tokens.weight": weights["embedding"], "model.norm.weight": weights["norm"]}
     state["lm_head.weight"] = weights["embedding"]
     for number in range(shape.layers):
         ours, theirs = f"layers.{number}.", f"model.layers.{number}."
-        state |= {theirs + name: weights[ours + key] for key, name in NAMES.items()}
+        names = FINE_GRAINED_NAMES if fine_grained else NAMES
+        state |= {theirs + name: weights[ours + key] for key, name in names.items()}
         gate, up, down = (
             [weights[f"{ours}{part}.{e}"] for e in range(shape.experts)] for part in ("gate", "up", "down")
         )
@@ -67,29 +68,56 @@ def to_transformers(weights: dict[str, Tensor]) -> MixtralForCausalLM:
     return model.eval()
 
 
-def _config(shape: Shape) -> MixtralConfig:
-    return MixtralConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.expert_width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads,
-        num_local_experts=shape.experts,
-        num_experts_per_tok=shape.top_k,
-        max_position_embeddings=CONTEXT,
-        rms_norm_eps=shape.epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+def _mixtral(shape: Shape) -> MixtralConfig:
+    return MixtralConfig(intermediate_size=shape.expert_width, num_local_experts=shape.experts, **_common(shape))
+
+
+def _fine_grained(shape: Shape) -> Glm4MoeConfig:
+    return Glm4MoeConfig(
+        moe_intermediate_size=shape.expert_width,
+        n_routed_experts=shape.experts,
+        n_shared_experts=shape.shared,
+        first_k_dense_replace=0,
+        num_nextn_predict_layers=0,
+        **_common(shape) | {"rope_parameters": _rope(shape) | {"partial_rotary_factor": 1.0}},
     )
+
+
+def _common(shape: Shape) -> dict[str, Any]:
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "num_experts_per_tok": shape.top_k,
+        "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": shape.epsilon,
+        "rope_parameters": _rope(shape),
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def _rope(shape: Shape) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": shape.rope_theta}
+
+
+def to_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
+    """Weights in bfloat16; the bias of a choice stays in float32, where its steps are not rounded away."""
+    exact = {name: bias.clone() for name, bias in model.named_buffers() if name.endswith("e_score_correction_bias")}
+    model = model.bfloat16()
+    for name, bias in exact.items():
+        owner, attribute = name.rsplit(".", 1)
+        setattr(model.get_submodule(owner), attribute, bias)
+    return model
 
 
 def export_model(weights: Path, tokenizer: Path, out: Path) -> None:
     """Write a folder that `from_pretrained` opens, weights in bfloat16."""
-    model = to_transformers(read_weights(weights)).bfloat16()
+    model = to_bfloat16(to_transformers(*read_trained(weights)))
     model.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **SAMPLING)
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(out)

@@ -1,11 +1,14 @@
-"""A lean Mixtral to train: the same mathematics as transformers' MixtralForCausalLM, several times as fast on a CPU.
+"""Lean mixtures to train: the same mathematics as transformers', several times as fast on a CPU.
 
-Weights are float32, matrix products bfloat16. Shape letters: B windows, S tokens of a window, N = B·S, H hidden size,
-D head size, E experts, K top-k. `export.py` hands the weights to transformers, and a test compares the two.
+Two ways of routing: a softmax over a few wide experts, as MixtralForCausalLM has it, and sigmoids over many small ones
+with a bias that keeps the load even and experts that all tokens share, as Glm4MoeForCausalLM has it. Weights are
+float32, matrix products bfloat16. Shape letters: B windows, S tokens of a window, N = B·S, H hidden size, D head size,
+E experts, K top-k. `export.py` hands the weights to transformers, and a test compares the two.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ INITIAL_STD = 0.02
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of the model; the defaults are the embedded model's."""
+    """The size of the model and its way of routing; the defaults are the embedded model's."""
 
     vocabulary: int = 8_192
     hidden: int = 256
@@ -26,6 +29,8 @@ class Shape:
     key_value_heads: int = 2
     experts: int = 8
     top_k: int = 2
+    shared: int = 0  # experts of the same width that every token uses, beside those that are chosen
+    scores: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: chosen with a bias, weighed without it
     rope_theta: float = 10_000.0
     epsilon: float = 1e-5
 
@@ -40,7 +45,8 @@ class Routing:
     """What one layer's router did to N tokens: what the losses about routing need."""
 
     logits: Tensor  # (N, E)
-    probabilities: Tensor  # (N, E), softmax of the logits
+    probabilities: Tensor  # (N, E), softmax of the logits, or their sigmoids over the sum of these
+    experts: Tensor  # (N, K), the highest score first
     counts: Tensor  # (E,), assignments of each expert
 
 
@@ -81,6 +87,13 @@ class Layer(nn.Module):
         self.router = nn.Parameter(torch.empty(shape.experts, hidden))
         wide, narrow = (shape.expert_width, hidden), (hidden, shape.expert_width)
         self.gate, self.up, self.down = (_matrices(shape.experts, *size) for size in (wide, wide, narrow))
+        if shape.scores == "sigmoid":
+            self.register_buffer("bias", torch.zeros(shape.experts))
+        if shape.shared:
+            wide, narrow = (shape.shared * shape.expert_width, hidden), (hidden, shape.shared * shape.expert_width)
+            self.shared_gate, self.shared_up, self.shared_down = (
+                nn.Parameter(torch.empty(size)) for size in (wide, wide, narrow)
+            )
 
     def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Attend; return the stream (B, S, H), the experts' input (B, S, H) and the router logits (B, S, E)."""
@@ -101,23 +114,45 @@ class Layer(nn.Module):
     def mix_experts(self, y: Tensor, logits: Tensor) -> tuple[Tensor, Routing]:
         """Send each token to its top-k experts and add up their weighted answers, (B, S, H)."""
         K, logits, tokens = self.shape.top_k, logits.flatten(0, 1), y.flatten(0, 1)
-        probabilities = logits.softmax(-1)
-        weights, experts = probabilities.topk(K, -1)
-        weights = weights / weights.sum(-1, keepdim=True)
+        probabilities, weights, experts = self.choose(logits)
         sorted_experts, order = experts.flatten().sort(stable=True)
         counts = torch.bincount(sorted_experts, minlength=self.shape.experts)
         answers = self._run_experts(tokens[order // K], counts)
         answers = answers[order.argsort()].view(len(tokens), K, -1)
         mixed = (answers * weights.unsqueeze(-1).to(answers.dtype)).sum(1)
-        return mixed.view_as(y), Routing(logits, probabilities, counts)
+        if self.shape.shared:
+            mixed = mixed + swiglu(tokens, self.shared_gate, self.shared_up, self.shared_down)
+        return mixed.view_as(y), Routing(logits, probabilities, experts, counts)
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities (N, E) for the losses; weights, which sum to 1, and ids of the top-k experts (N, K)."""
+        if self.shape.scores == "softmax":
+            scores = probabilities = logits.softmax(-1)
+            experts = scores.topk(self.shape.top_k, -1).indices
+        else:
+            scores = logits.sigmoid()
+            probabilities = scores / scores.sum(-1, keepdim=True)
+            experts = (scores.detach() + self.bias).topk(self.shape.top_k, -1).indices
+        weights = scores.gather(-1, experts)
+        return probabilities, weights / weights.sum(-1, keepdim=True), experts
+
+    @torch.no_grad()
+    def even_out(self, counts: Tensor, rate: float) -> None:
+        """Make busy experts less likely to be chosen, and idle ones more. Source: arXiv 2408.15664, algorithm 1."""
+        self.bias += rate * torch.sign(counts.float().mean() - counts)
 
     def _run_experts(self, tokens: Tensor, counts: Tensor) -> Tensor:
         """SwiGLU of each expert on its own stretch of tokens, which are sorted by expert."""
         answers = []
         for mine, *matrices in zip(tokens.split(counts.tolist()), self.gate, self.up, self.down, strict=True):
-            gate, up, down = (matrix.to(tokens.dtype) for matrix in matrices)
-            answers.append(F.linear(F.silu(F.linear(mine, gate)) * F.linear(mine, up), down))
+            answers.append(swiglu(mine, *matrices))
         return torch.cat(answers)
+
+
+def swiglu(tokens: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """One expert's answers, in the dtype of the tokens."""
+    gate, up, down = (matrix.to(tokens.dtype) for matrix in (gate, up, down))
+    return F.linear(F.silu(F.linear(tokens, gate)) * F.linear(tokens, up), down)
 
 
 def _matrices(number: int, *size: int) -> nn.ParameterList:
@@ -125,7 +160,7 @@ def _matrices(number: int, *size: int) -> nn.ParameterList:
     return nn.ParameterList(nn.Parameter(torch.empty(size)) for _ in range(number))
 
 
-class TrainingMixtral(nn.Module):
+class TrainingMixture(nn.Module):
     """The whole model, with input and output embeddings tied."""
 
     def __init__(self, shape: Shape, seed: int = 0):
@@ -138,7 +173,7 @@ class TrainingMixtral(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.dim() > 1:
-                writes_to_stream = "attention_out" in name or ".down." in name
+                writes_to_stream = "attention_out" in name or "down" in name
                 std = INITIAL_STD / math.sqrt(2 * shape.layers) if writes_to_stream else INITIAL_STD
                 nn.init.normal_(weight, std=std, generator=generator)
 

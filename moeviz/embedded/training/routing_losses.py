@@ -1,6 +1,7 @@
 """The three terms of the loss that are about routing. Each looks at one layer; layers are never pooled."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from moeviz.embedded.training.model import Routing
 
 TINY = 1e-9
+Within = Literal["batch", "window"]  # where the load has to be even
 
 
 @dataclass(frozen=True)
@@ -18,26 +20,33 @@ class RoutingLosses:
     load_balancing: float = 0.2
     z: float = 1e-3
     domain_information: float = 0.05
+    balance_within: Within = "batch"
 
     def __call__(self, routings: list[Routing], domains: Tensor, number_of_domains: int) -> Tensor:
         """The weighted sum of the terms, in nats. `domains` (B,) says which domain each window is from."""
         total = torch.zeros((), device=domains.device)
+        windows = len(domains) if self.balance_within == "window" else 1
         for routing in routings:
-            total = total + self.load_balancing * load_balancing_loss(routing) + self.z * z_loss(routing.logits)
+            balance = load_balancing_loss(routing, windows)
+            total = total + self.load_balancing * balance + self.z * z_loss(routing.logits)
             if self.domain_information:
                 information = domain_information(routing.probabilities, domains, number_of_domains)
                 total = total - self.domain_information * information
         return total / len(routings)
 
 
-def load_balancing_loss(routing: Routing) -> Tensor:
-    """E · Σ f_i · P_i over the whole batch: 1 where all experts carry the same load.
+def load_balancing_loss(routing: Routing, windows: int = 1) -> Tensor:
+    """E · Σ f_i · P_i in each of so many equal stretches, on average: 1 where all experts carry the same load.
 
-    f_i is the share of assignments, so it sums to 1: with top-2 the value is half of that in transformers, which counts
-    shares of tokens. Source: Switch Transformers (arXiv 2101.03961), equations 4 to 6.
+    Over the whole batch, an expert may keep to one kind of text; within each window, it may not. f_i is the share of
+    assignments, so it sums to 1: with top-2 the value is half of that in transformers, which counts shares of tokens.
+    Source: Switch Transformers (arXiv 2101.03961), equations 4 to 6.
     """
-    load = routing.counts / routing.counts.sum()
-    return len(load) * (load * routing.probabilities.mean(0)).sum()
+    E = routing.probabilities.shape[-1]
+    stretches = routing.experts.reshape(windows, -1)
+    chosen = stretches + E * torch.arange(windows, device=stretches.device)[:, None]
+    load = torch.bincount(chosen.flatten(), minlength=windows * E).view(windows, E) / stretches.shape[1]
+    return E * (load * routing.probabilities.view(windows, -1, E).mean(1)).sum(-1).mean()
 
 
 def z_loss(logits: Tensor) -> Tensor:

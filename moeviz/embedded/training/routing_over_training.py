@@ -16,7 +16,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.routing_over_training import FOLDER, texts_over_training
-from moeviz.embedded.training.export import read_weights, to_transformers
+from moeviz.embedded.training.export import read_trained, to_transformers
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
@@ -25,7 +25,7 @@ log = logging.getLogger("moeviz.training")
 
 def trace_of_snapshot(file: Path, tokenizer: PreTrainedTokenizerBase) -> RoutingTrace:
     """The routing of these texts by the weights in one snapshot: labels and ids, no weights or logits."""
-    model = to_transformers(read_weights(file))
+    model = to_transformers(*read_trained(file))
     tokens = int(file.stem.removeprefix("snapshot-"))
     info = describe(model, EMBEDDED, f"{tokens:,} training tokens")
     return replace(trace_corpus(LoadedModel(model, tokenizer, info), texts_over_training()), weights=None)

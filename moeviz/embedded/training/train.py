@@ -10,16 +10,17 @@ import logging
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
 
 from moeviz.embedded.training.documents import DOMAINS
-from moeviz.embedded.training.model import Shape, TrainingMixtral
+from moeviz.embedded.training.model import Shape, TrainingMixture
 from moeviz.embedded.training.optimisers import ADAM_RATE, MUON_RATE, make_optimisers, rate_factor
-from moeviz.embedded.training.routing_losses import RoutingLosses
+from moeviz.embedded.training.routing_losses import RoutingLosses, Within
 from moeviz.embedded.training.token_files import Windows
 from moeviz.embedded.training.validation import Report, validate
 
@@ -32,6 +33,21 @@ STEPS_PER_LINE = 25
 MINUTES_PER_REPORT = 5
 
 log = logging.getLogger("moeviz.training")
+
+
+SHAPES = {
+    "mixtral": Shape(),
+    # Each expert split in four, and one of them for every token: the same size, and the same compute (2401.06066).
+    "fine-grained": Shape(expert_width=64, experts=31, shared=1, top_k=7, scores="sigmoid"),
+}
+SIZES = {
+    "hidden": "hidden size; experts are wider or narrower with it",
+    "layers": "layers",
+    "heads": "heads of queries",
+    "experts": "experts that are chosen from",
+    "top_k": "experts that are chosen for a token",
+    "expert_width": "width of an expert",
+}
 
 
 @dataclass
@@ -51,13 +67,10 @@ class Run:
         self.arguments = arguments
         self.out, self.device = arguments.out, arguments.device
         self.out.mkdir(parents=True, exist_ok=True)
-        shape = Shape(
-            hidden=arguments.hidden, expert_width=arguments.hidden, layers=arguments.layers, heads=arguments.heads
-        )
-        self.model = TrainingMixtral(shape, arguments.seed).to(self.device)
+        self.model = TrainingMixture(shape_from(arguments), arguments.seed).to(self.device)
         self.optimisers = make_optimisers(self.model)
         self.windows = Windows(arguments.tokens_folder, arguments.seed)
-        self.losses = RoutingLosses(arguments.load_balancing, arguments.z, arguments.domain_information)
+        self.losses = RoutingLosses(**{name: getattr(arguments, name) for name in asdict(RoutingLosses())})
         self.position = Position()
         if self._checkpoint.exists():
             self._resume()
@@ -89,6 +102,9 @@ class Run:
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
+        if self.model.shape.scores == "sigmoid":
+            for layer, routing in zip(self.model.layers, routings, strict=True):
+                layer.even_out(routing.counts, self.arguments.bias_rate)
         self.position.step += 1
         self.position.tokens += ids[:, 1:].numel()
         return loss.item()
@@ -96,6 +112,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint; a run that is killed while writing keeps the one before."""
         state = {
+            "shape": asdict(self.model.shape),
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "position": asdict(self.position),
@@ -113,7 +130,9 @@ class Run:
 
     def snapshot(self) -> None:
         """Keep the weights in bfloat16 at every doubling of the tokens, for traces of how routing forms."""
-        state = {name: weight.detach().cpu().bfloat16() for name, weight in self.model.state_dict().items()}
+        weights = {name: weight.detach().cpu() for name, weight in self.model.state_dict().items()}
+        weights = {name: weight if name.endswith("bias") else weight.bfloat16() for name, weight in weights.items()}
+        state = {"shape": asdict(self.model.shape), "model": weights}
         torch.save(state, self.out / f"snapshot-{self.position.tokens:010d}.pt")
 
     def log_progress(self, nats: float, tokens_per_second: float) -> None:
@@ -170,17 +189,31 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=float, help="length of the schedule in tokens")
     parser.add_argument("--tokens-per-step", type=int, default=TOKENS_PER_STEP)
     parser.add_argument("--long-from", type=float, default=LONG_FROM, help="part of the training with short windows")
-    parser.add_argument("--hidden", type=int, default=Shape.hidden, help="hidden size, and width of an expert")
-    parser.add_argument("--layers", type=int, default=Shape.layers)
-    parser.add_argument("--heads", type=int, default=Shape.heads)
+    parser.add_argument("--shape", choices=SHAPES, default="mixtral", help="what the next switches start from")
+    for name, says in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=says)
     for name, value in asdict(RoutingLosses()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value, help="coefficient in the loss")
+        if isinstance(value, float):
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", type=float, default=value, help="coefficient in the loss"
+            )
+    parser.add_argument("--balance-within", choices=get_args(Within), default="batch", help="where load is to be even")
+    parser.add_argument("--bias-rate", type=float, default=1e-3, help="a step of the bias that evens out sigmoids")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args(arguments)
     if not (parsed.minutes or parsed.tokens):
         parser.error("say how long to train: --minutes, --tokens or both")
     return parsed
+
+
+def shape_from(arguments: argparse.Namespace) -> Shape:
+    """The size of the model that these arguments describe."""
+    base = SHAPES[arguments.shape]
+    given = {name: value for name in SIZES if (value := getattr(arguments, name)) is not None}
+    if "hidden" in given:
+        given = {"expert_width": base.expert_width * given["hidden"] // base.hidden} | given
+    return replace(base, **given)
 
 
 def main() -> None:
