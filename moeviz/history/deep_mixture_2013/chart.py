@@ -150,9 +150,9 @@ def _lifted(frame: pd.DataFrame) -> list[alt.Chart]:
 
 GATES_BY_PLACE_AND_DIGIT = Chart(
     "Does a gate respond to where a digit is, or to what it is?",
-    "Each panel is an expert: the square shows how far and in which direction a digit was shifted, the ten cells "
-    "below show which digit it is, and brighter is a higher mean gate. A pattern in the square means that the expert "
-    "responds to where the digit is, a pattern below that it responds to what it is.",
+    "Each panel is an expert: the upper field shows how far and in which direction a digit was shifted, the ten "
+    "cells below show which digit it is, and brighter is a higher mean gate. A pattern in the upper field means that "
+    "the expert responds to where the digit is, a pattern below that it responds to what it is.",
     measure=gate_by_factor,
     draw=gates_by_place_and_digit,
 )

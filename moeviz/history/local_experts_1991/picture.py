@@ -1,15 +1,18 @@
-"""The picture of the 1991 paper, in numbers: where each expert's answer changes, over the plane of two formants."""
+"""The pictures of the 1991 paper, in numbers: where each expert's answer changes, and how fast the error falls."""
 
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from moeviz.history.local_experts_1991.model import Mixture
+from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
+from moeviz.history.local_experts_1991.model import STOP_AT, Mixture
 from moeviz.history.shared.vowels import VOWELS, Vowels, encode
 
 MARGIN = 0.05  # of the plane, around the samples
 STEPS = 201  # along a border of the gate
+MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"
+EVERY = 10  # epochs: a curve of as many points as can be seen
 SAME = 1e-9  # logits: on a border two are equal, but for rounding
 
 
@@ -53,6 +56,25 @@ def decision_lines(result: Mixture, data: Vowels, at: int = -1) -> pd.DataFrame:
     ]
     frame = pd.concat([pd.DataFrame(samples).assign(line=""), pd.DataFrame(ends)], ignore_index=True)
     return frame.assign(surviving=frame["expert"].isin(result.surviving)).astype({"expert": np.int16})
+
+
+def error_by_epoch(result: Mixture, data: Vowels) -> pd.DataFrame:
+    """The average squared error on the training speakers by epoch: of the mixture, and of a network trained beside it.
+
+    The network has one hidden layer and about as many parameters, and starts from the same seed; both stop at 0.08.
+
+    One row per system and tenth epoch, and the last. Columns: system str · epoch int64 · squared_error float64 · goal
+    float64 (0.08, where the paper stops).
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), table 1.
+    """
+    network = train_network(data, HIDDEN[len(result.expert_lines[0].T)], int(result.settings["seed"]))
+    frames = []
+    for name, errors in ((MIXTURE, result.error_by_epoch), (NETWORK, network.error_by_epoch)):
+        epochs = np.unique([*range(0, len(errors), EVERY), len(errors) - 1])
+        system = pd.Series([name] * len(epochs), dtype="str")
+        frames.append(pd.DataFrame({"system": system, "epoch": epochs, "squared_error": errors[epochs]}))
+    return pd.concat(frames, ignore_index=True).assign(goal=STOP_AT)
 
 
 def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
