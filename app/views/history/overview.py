@@ -21,6 +21,7 @@ def overview_page(page_of: Callable[[str], st.Page]) -> None:
     with explained():
         heading(SIDE_BY_SIDE)
         picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
+    st.text("“Ours” is a small model with Mixtral's architecture; of Mixtral itself, its page has what was published.")
     for row in EXHIBITS.values():
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(row.year, width=90)

@@ -55,6 +55,8 @@ def trace_of(
             top_k=slots,
             score_function="softmax",
             layer_kind="end" if ends else "time step",
+            item_kind="utterance",
+            label_kind="speaker",
             caution="" if ends else ENDED,
         ),
         tokens=samples(names(data), [f"speaker {speaker + 1}" for speaker in data.speaker]),

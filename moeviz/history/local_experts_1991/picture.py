@@ -7,9 +7,9 @@ import pandas as pd
 
 from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
 from moeviz.history.local_experts_1991.model import STOP_AT, Mixture
+from moeviz.history.shared.plane import ends_of, plane_of
 from moeviz.history.shared.vowels import VOWELS, Vowels, encode
 
-MARGIN = 0.05  # of the plane, around the samples
 STEPS = 201  # along a border of the gate
 MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"
 EVERY = 10  # epochs: a curve of as many points as can be seen
@@ -41,10 +41,9 @@ def decision_lines(result: Mixture, data: Vowels, at: int = -1) -> pd.DataFrame:
         "vowel": [VOWELS[vowel] for vowel in data.vowel],
         "right": (state.answer(inputs) > 0.5) == (desired > 0.5),
     }
-    low, high = inputs[:, :2].min(axis=0), inputs[:, :2].max(axis=0)
-    low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
+    low, high = plane_of(inputs)
     won = np.unique(winner).tolist()
-    lines = [("line", expert, f"{expert}", _ends(state.experts[:, expert], low, high)) for expert in won]
+    lines = [("line", expert, f"{expert}", ends_of(state.experts[:, expert], low, high)) for expert in won]
     lines += [
         ("gate", one, f"{one} and {other}", _border(state.gate, one, other, low, high))
         for one, other in combinations(won, 2)
@@ -79,22 +78,10 @@ def error_by_epoch(result: Mixture, data: Vowels) -> pd.DataFrame:
 
 def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
     """The part of the line between two experts along which no third one is preferred; nothing where there is none."""
-    ends = _ends(gate[:, one] - gate[:, other], low, high)
+    ends = ends_of(gate[:, one] - gate[:, other], low, high)
     if len(ends) < 2:
         return []
     along = np.linspace(*np.array(ends), STEPS)
     logits = np.column_stack([along, np.ones(STEPS)]) @ gate
     highest = np.flatnonzero(logits[:, one] >= logits.max(axis=1) - SAME)
     return [tuple(along[i].tolist()) for i in highest[[0, -1]]] if len(highest) > 1 else []
-
-
-def _ends(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
-    """Where a line a·F1 + b·F2 + c = 0 enters and leaves the plane that is drawn; nothing where it does not."""
-    a, b, c = line
-    points = []
-    if b:
-        points += [(f1, -(a * f1 + c) / b) for f1 in (low[0], high[0])]
-    if a:
-        points += [(-(b * f2 + c) / a, f2) for f2 in (low[1], high[1])]
-    inside = [p for p in points if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]]
-    return [(float(f1), float(f2)) for f1, f2 in sorted(inside)[:: max(len(inside) - 1, 1)][:2]]
