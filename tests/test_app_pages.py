@@ -320,9 +320,9 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
 
 def test_the_timeline_shows_all_families_or_those_chosen():
     app = page("moeviz_app.views.timeline.timeline_page")
-    assert not app.exception and pictures(app) == 1
+    assert not app.exception and pictures(app) == 2
     app.multiselect(key=state.FAMILIES).set_value(["Google"]).run()
-    assert not app.exception and pictures(app) == 1
+    assert not app.exception and pictures(app) == 2
 
 
 HISTORY = "moeviz_app.views.history.local_experts_1991.page"

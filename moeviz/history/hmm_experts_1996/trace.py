@@ -54,7 +54,7 @@ def trace_of(
             num_experts=(experts,) * len(layers),
             top_k=slots,
             score_function="softmax",
-            layer_kind="end" if ends else "time step",
+            layer_kind="last frame" if ends else "time step",
             item_kind="utterance",
             label_kind="speaker",
             caution="" if ends else ENDED,
