@@ -18,6 +18,8 @@ from moeviz_app.traces.once import once
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.metrics.said import said
+from moeviz.metrics.words import in_words_of
+from moeviz.model_info import ModelInfo
 from moeviz.report.pictures import installed, svg
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
@@ -53,9 +55,10 @@ def explained(tell: Callable[[str], None] = say) -> Iterator[None]:
         tell(str(why))
 
 
-def heading(chart: Chart) -> None:
-    """A chart's question, with the words that it needs explained."""
-    st.subheader(chart.question, anchor=False, help=explained_terms(*words_of(chart)))
+def heading(chart: Chart, model: ModelInfo | None = None) -> None:
+    """A chart's question, in the words of the model that it is asked of, with those that it needs explained."""
+    question = chart.question if model is None else in_words_of(model, chart.question)
+    st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)))
 
 
 def words_of(chart: Chart) -> tuple[str, ...]:
@@ -77,12 +80,12 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
     follow_click(trace)
     frame = None
-    with explained(partial(_tell_once, chart, {} if told is None else told)):
+    with explained(partial(_tell_once, chart, trace.model, {} if told is None else told)):
         part = part_of(trace, chart)
         frame = once(part, (chart.key, "numbers"), lambda: chart.measure(part))
     if frame is None:
         return
-    heading(chart)
+    heading(chart, trace.model)
     with explained():
         sentence = once(part, (chart.key, "said"), lambda: said(chart.key, frame))
         if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
@@ -90,21 +93,23 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
         picture_and_words(chart, frame, part)
 
 
-def _tell_once(chart: Chart, told: Told, sentence: str) -> None:
+def _tell_once(chart: Chart, model: ModelInfo, told: Told, sentence: str) -> None:
     """Why a chart is not drawn. What a trace lacks is said after the name of a measure: "… needs router logits"."""
     lacking = sentence.partition(" needs ")[2] or sentence
     if lacking not in told:
-        heading(chart)
+        heading(chart, model)
         say(sentence)
         told[lacking] = (st.empty(), [])
         return
     place, questions = told[lacking]
-    questions.append(chart.question)
+    questions.append(in_words_of(model, chart.question))
     place.text(f"The same goes for: {' · '.join(questions)}")
 
 
-def picture_and_words(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None = None) -> None:
-    """The picture of these numbers, and beside it what is to be said about them.
+def picture_and_words(
+    chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None = None, model: ModelInfo | None = None
+) -> None:
+    """The picture of these numbers, and beside it what is to be said about them, in the words of `model`.
 
     Where it is of `part`, of the trace on screen, a click on an expert or a pair of layers leads on.
     """
@@ -118,7 +123,7 @@ def picture_and_words(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | No
         else:
             altair_chart(drawn, key=chart.key, alt=alternative(chart))
     with words:
-        particulars(chart, frame)
+        particulars(chart, frame, model if part is None else part.model)
 
 
 def _drawn(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None) -> Any:
@@ -133,11 +138,12 @@ def on_dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def particulars(chart: Chart, frame: pd.DataFrame) -> None:
+def particulars(chart: Chart, frame: pd.DataFrame, model: ModelInfo | None = None) -> None:
     """How to read a picture, and a menu of what belongs to it."""
+    reading = chart.reading if model is None else in_words_of(model, chart.reading)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame)
-        st.markdown(chart.reading)
+        st.markdown(reading)
 
 
 def menu(chart: Chart, frame: pd.DataFrame) -> None:

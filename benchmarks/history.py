@@ -14,6 +14,7 @@ import torch
 from moeviz.history.conditional_computation_2015 import picture as gated_blocks
 from moeviz.history.dense_contrast import picture as memory_and_compute
 from moeviz.history.hmm_experts_1996 import smyth
+from moeviz.history.local_experts_1991 import table_1
 from moeviz.history.shared.results import SHIPPED, save
 from moeviz.history.sparsely_gated_2017 import picture as balance
 from moeviz.history.svm_experts_2002 import picture as expert_room
@@ -21,6 +22,7 @@ from moeviz.history.switch_2021 import picture as dropped_tokens
 from moeviz.history.systems import SYSTEMS, part, train
 
 SWEEPS = {
+    "local-experts": table_1.table_1,
     "hmm-experts": smyth.accuracies,
     "svm-experts": expert_room.sweep,
     "conditional": gated_blocks.sweep,

@@ -57,6 +57,10 @@ class ModelInfo:
     revision: str | None = None  # commit of the checkpoint, where it has one
     parameters: ParameterCounts | None = None
     layer_kind: str = "layer"  # what one step of axis L is; a time step, a level or an epoch in mixtures of other kinds
+    item_kind: str = (
+        "token"  # what is routed, in the singular; a digit, a vowel, an utterance in mixtures of other kinds
+    )
+    label_kind: str = "kind of text"  # what `tokens.label` says of it
     site: str = ""  # which routers, in a model with several kinds: "encoder", "decoder", "attention" …
     caution: str = ""  # what a person must know before trusting the trace
     # How the routers ran: "hooks" (their own code, listened to), "kernels (Triton)" or "kernels (plain torch)" (ours),

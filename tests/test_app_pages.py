@@ -320,9 +320,9 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
 
 def test_the_timeline_shows_all_families_or_those_chosen():
     app = page("moeviz_app.views.timeline.timeline_page")
-    assert not app.exception and pictures(app) == 1
+    assert not app.exception and pictures(app) == 2
     app.multiselect(key=state.FAMILIES).set_value(["Google"]).run()
-    assert not app.exception and pictures(app) == 1
+    assert not app.exception and pictures(app) == 2
 
 
 HISTORY = "moeviz_app.views.history.local_experts_1991.page"
@@ -341,8 +341,8 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert "This is the result that ships" in sentences(app) or file == "mixtral"
     questions = " ".join(heading.value for heading in app.subheader)
     assert "kind of text" not in questions or file == "mixtral", "its labels are vowels, or digits"
-    press(app, "Show it on every page")
-    assert not app.exception
+    press(app, "Take it to other pages")
+    assert not app.exception and "Something is to be seen on" in sentences(app)
     trace = app.session_state["trace"]
     if trace.model.backend == "mixture":
         assert [name[:20] for name in app.session_state["recent"]] == [trace.model.name[:20]]
@@ -358,10 +358,10 @@ def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_
         assert "This is the result that ships" in sentences(app)
         app.selectbox(key="local-experts error").set_value(error).run()
         press(app, "Train")
-        assert not app.exception and pictures(app) == 2
+        assert not app.exception and pictures(app) == 3
         assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
         assert "synthetic stand-in" in sentences(app) and f"error {error}" in sentences(app)
-        press(app, "Show it on every page")
+        press(app, "Take it to other pages")
         traces.append(app.session_state["trace"])
     assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
     press(app, "Back to the one that ships")

@@ -8,9 +8,11 @@ import pytest
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.local_experts_1991.checks import acceptance, backprop_epochs, claims
-from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, STOP_AT, Mixture, train
-from moeviz.history.local_experts_1991.picture import decision_lines
+from moeviz.history.local_experts_1991 import table_1
+from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
+from moeviz.history.local_experts_1991.checks import acceptance, claims
+from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, STEPS, STOP_AT, Mixture, train
+from moeviz.history.local_experts_1991.picture import MIXTURE, NETWORK, decision_lines, error_by_epoch
 from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared import vowels
 from moeviz.history.shared.activations import sigmoid, softmax
@@ -139,11 +141,27 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence(data):
         acceptance([0])
 
 
-def test_what_the_paper_claims_of_its_mixtures_holds_for_a_few_seeds_of_the_stand_in():
-    found = acceptance(range(3))
+def test_each_error_has_its_own_step_and_all_need_about_as_many_epochs():
+    epochs = {name: train(error=name).epochs for name in ERRORS}
+    assert max(epochs.values()) < 1.1 * min(epochs.values())
+    assert {name: train(error=name, max_epochs=1).settings["step"] for name in ERRORS} == STEPS
+    assert train(step=STEPS["cooperative"]).epochs > 1.9 * epochs["mixture likelihood"], "at the step of another error"
+
+
+@pytest.mark.parametrize("experts", [4, 8])
+def test_what_the_paper_claims_of_its_mixtures_holds_for_a_few_seeds_of_the_stand_in(experts):
+    found = acceptance(range(3), experts=experts)
     assert not [claim for claim in found if not claim.passed]
-    assert np.isnan([claim.paper for claim in found]).all(), "no figure of the paper is claimed for made-up vowels"
-    assert all("stand-in" in claim.remark for claim in found)
+    printed = [claim for claim in found if not np.isnan(claim.paper)]
+    assert printed and all("epochs" in claim.what for claim in printed), "of made-up vowels, the paper's epochs alone"
+    assert all("stand-in" in claim.remark and claim.what.startswith(f"{experts} experts: ") for claim in found)
+    assert any("deviation" in claim.what for claim in found) == (experts == 4), "three runs of eight say little"
+
+
+def test_a_mixture_at_half_its_step_is_neither_as_fast_as_the_paper_s_nor_faster_than_its_rival(monkeypatch):
+    monkeypatch.setattr("moeviz.history.local_experts_1991.checks.train", partial(train, step=10.0))
+    failed = [claim.what for claim in acceptance(range(2)) if not claim.passed]
+    assert failed == ["4 experts: mean epochs, mixture / backpropagation", "4 experts: mean epochs, at a step of ours"]
 
 
 def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
@@ -151,7 +169,7 @@ def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
     found = [claim for claim in claims(quick=True) if "stand-in" not in claim.remark]
     assert not [claim for claim in found if not claim.passed]
     assert any("test speakers" in claim.what for claim in found)
-    assert found == acceptance(range(3), peterson_barney())
+    assert found[: len(found) // 2] == acceptance(range(3), peterson_barney())[: len(found) // 2]
 
 
 def test_acceptance_can_fail(monkeypatch):
@@ -159,11 +177,58 @@ def test_acceptance_can_fail(monkeypatch):
     short = partial(train, max_epochs=20)
     monkeypatch.setattr("moeviz.history.local_experts_1991.checks.train", short)
     passed = {claim.what: claim.passed for claim in acceptance(range(2))}
-    assert not passed["share of runs that reach error 0.08"]
+    assert not passed["4 experts: share of runs that reach error 0.08"]
 
 
 def test_a_network_that_hardly_learns_does_not_reach_the_error(data):
-    assert backprop_epochs(data, hidden=6, seed=0, step=1e-3) is None
+    network = train_network(data, hidden=6, seed=0, step=1e-3)
+    assert network.epochs is None and len(network.error_by_epoch) == MAX_EPOCHS + 1
+
+
+def test_a_network_stops_at_the_error_and_has_about_as_many_weights_as_the_experts(data):
+    network = train_network(data, HIDDEN[4], seed=0)
+    assert network.error_by_epoch[-1] <= STOP_AT < network.error_by_epoch[:-1].min()
+    assert network.epochs == len(network.error_by_epoch) - 1
+    assert network.train_accuracy > 0.85 and network.test_accuracy > 0.85
+    for experts, hidden in HIDDEN.items():
+        assert abs(3 * hidden + hidden + 1 - 2 * 3 * experts) <= 1
+
+
+def test_the_curves_end_where_the_error_is_reached(data, mixture):
+    frame = error_by_epoch(mixture, data)
+    last = frame.groupby("system").last()
+    assert last.loc[MIXTURE, "epoch"] == mixture.epochs < last.loc[NETWORK, "epoch"]
+    assert (last["squared_error"] <= last["goal"]).all() and (frame.groupby("system").first()["epoch"] == 0).all()
+
+
+def test_the_table_of_the_paper_stands_beside_ours_of_the_same_seeds(monkeypatch):
+    monkeypatch.setattr(table_1, "at_hand", lambda: [stand_in()])
+    ours = table_1.table_1(range(2)).set_index(["system", "of"])
+    mixtures = [train(experts=8, seed=seed) for seed in range(2)]
+    row = ours.loc[("8 experts", table_1.STAND_IN)]
+    assert row["epochs"] == np.mean([run.epochs for run in mixtures]) and row["missed"] == 0
+    assert row["training"] == np.mean([run.train_accuracy for run in mixtures]) and row["experts left"] == "2"
+    assert ours.loc[("4 experts", table_1.PAPER), ["epochs", "deviation"]].tolist() == [1124, 23]
+    assert len(ours) == 8
+
+
+def test_the_table_that_ships_has_the_measured_vowels_too_and_nobody_missed_the_error():
+    frame = table_1.shipped_table_1()
+    assert frame.groupby("of").size().to_dict() == dict.fromkeys((table_1.PAPER, table_1.MEASURED, table_1.STAND_IN), 4)
+    assert (frame["missed"].dropna() == 0).all() and set(frame["system"]) == set(table_1.PRINTED)
+
+
+def test_what_the_pages_say_of_the_epochs_is_what_the_table_says():
+    """Faster than a network on either kind of vowels, by less than in the paper, and a third fewer on measured ones."""
+    epochs = table_1.shipped_table_1().pivot(index="of", columns="system", values="epochs")
+    mine, rival = epochs[["4 experts", "8 experts"]].to_numpy(), epochs.filter(like="backprop")
+    rival = rival[["backpropagation, 6 hidden units", "backpropagation, 12 hidden units"]].to_numpy()
+    faster = dict(zip(epochs.index, (mine / rival).tolist(), strict=True))
+    for of in (table_1.MEASURED, table_1.STAND_IN):
+        assert all(theirs < ours < 1 for ours, theirs in zip(faster[of], faster[table_1.PAPER], strict=True))
+    four = epochs["4 experts"]
+    assert four[table_1.STAND_IN] == pytest.approx(four[table_1.PAPER], rel=0.15)
+    assert 0.6 < four[table_1.MEASURED] / four[table_1.PAPER] < 0.7
 
 
 def test_the_trace_holds_the_gate_of_every_recorded_epoch(data, mixture, proportions):

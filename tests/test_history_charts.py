@@ -4,13 +4,17 @@ import pytest
 from test_charts import check_golden, encodings
 
 from moeviz.charts.side_by_side import SIDE_BY_SIDE
+from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.systems import SYSTEMS, part
-from moeviz.history.timeline.chart import TIMELINE
+from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
 
 # A picture, and what `measure` is given.
 PICTURES = (
     (TIMELINE, lambda: ()),
+    (EXPERTS_AT_WORK, lambda: ()),
+    (MIXTRAL_LOAD, lambda: (15,)),
+    (MIXTRAL_REPETITION, lambda: ()),
     (SIDE_BY_SIDE, lambda: ({name: shipped_trace(name) for name in SYSTEMS},)),
     *(shown for name in SYSTEMS for shown in part(name, "shown").SHOWN),
 )

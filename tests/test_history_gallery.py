@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from moeviz_app.views.history.offered import everyone, pages_for
 from moeviz_app.views.menu import GALLERY, MENU
 
 from moeviz.errors import MoevizError
@@ -14,11 +16,13 @@ from moeviz.history import systems
 from moeviz.history.article import CORRECTIONS, POINTS, corrections
 from moeviz.history.checked import WITH_CHECKS, checked, claims_of
 from moeviz.history.mixtral import checks as mixtral
+from moeviz.history.mixtral.picture import published_divergence, published_load, published_repetition
 from moeviz.history.shared import datasets, results
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.systems import SYSTEMS, part
 from moeviz.history.timeline.published_counts import published_counts, readings
+from moeviz.metrics.words import in_words_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [name for names in MENU.values() for name in names]
@@ -112,6 +116,43 @@ def test_mixtral_is_counted_to_the_last_parameter_and_the_embedded_model_behaves
     frame = claims_of("mixtral")
     assert frame["passed"].all(), frame[~frame["passed"]].to_string()
     assert 46_702_792_704 in frame["ours"].tolist()
+
+
+def test_what_was_published_of_mixtral_s_routing_is_hardly_apart_by_kind_and_repeats_more_in_depth():
+    """Bits between code and books as computed once from the same counts by other means."""
+    assert [published_divergence(layer) for layer in (0, 7, 15)] == pytest.approx([0.0033, 0.0049, 0.0136], abs=5e-5)
+    load = published_load(15)
+    assert load.groupby("label")["share"].sum().to_numpy() == pytest.approx(1)
+    assert load.groupby("label")["assignments"].sum().unique().tolist() == [2 * 208_896]
+    first = published_repetition().groupby(["choice", "layer"])["share"].mean()
+    assert first["first choice"].tolist() == pytest.approx([0.140875, 0.264, 0.22675])
+    assert published_repetition().groupby("choice")["chance"].first().tolist() == pytest.approx(
+        [0.125, 0.4643], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_trace_of_a_system_is_offered_pages_of_the_menu_that_have_something_to_draw(name):
+    trace = shipped_trace(name)
+    offered = pages_for(trace)
+    assert set(offered) <= set(PAGES) and "Tokens" in offered
+    soft = name in ("local-experts", "hierarchical", "deep-mixture", "hmm-experts")
+    assert everyone(trace) == soft and ("Load" in offered) != soft
+    assert ("Locality" in offered) == (name in ("sparsely-gated", "switch", "dense")), "samples have no neighbours"
+
+
+def test_questions_are_asked_in_the_words_of_the_system():
+    question = "Do tokens of a kind of text share experts in this layer?"
+    asked = {
+        name: in_words_of(shipped_trace(name).model, question) for name in ("svm-experts", "hmm-experts", "switch")
+    }
+    assert asked == {
+        "svm-experts": "Do digits of a digit share experts in this iteration?",
+        "hmm-experts": "Do utterances of a speaker share experts in this time step?",
+        "switch": "Do words of a kind of word share experts in this layer?",
+    }
+    hostile = replace(shipped_trace("switch").model, item_kind="<b>", label_kind="![x](http://x)")
+    assert in_words_of(hostile, question) == question
 
 
 def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):

@@ -10,7 +10,7 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.hierarchical_1994.chart import LEARNING_CURVES
 from moeviz.history.hierarchical_1994.checks import claims
 from moeviz.history.hierarchical_1994.model import RIDGE, Hierarchy, Tree, fitted, responsibilities, train
-from moeviz.history.hierarchical_1994.picture import GRADIENT, TREE
+from moeviz.history.hierarchical_1994.picture import GRADIENT, TREE, tree_lines
 from moeviz.history.hierarchical_1994.trace import trace_of
 from moeviz.history.shared.activations import sigmoid
 from moeviz.history.shared.results import shipped
@@ -105,6 +105,18 @@ def test_a_trace_of_other_data_or_too_many_slots_is_refused(result):
     data = stand_in()
     with pytest.raises(InvalidTrace, match="trained on other"):
         trace_of(result, Vowels(data.formants, data.vowel, data.speaker, "x", False))
+
+
+def test_the_plane_has_every_sample_and_gates_that_are_even_on_their_lines(result):
+    data = stand_in()
+    frame, tree = tree_lines(result, data), result.tree()
+    samples, lines, gates = (frame[frame["what"] == what] for what in ("sample", "line", "gate"))
+    assert len(samples) == 600 and samples["right"].mean() > 0.85
+    assert sorted(lines["expert"]) == sorted([*samples["expert"].unique()] * 2)
+    root = gates[gates["line"] == "root"][["f1", "f2"]].to_numpy()
+    assert tree.branches(np.column_stack([root, np.ones(2)])) == pytest.approx(0.5)
+    used = set(samples["expert"])
+    assert set(gates["line"]) == {"root"} | {f"branch {i}" for i in (0, 1) if {2 * i, 2 * i + 1} <= used}
 
 
 def test_the_curves_are_of_the_tree_and_of_the_mixture_of_1991(result):

@@ -23,7 +23,7 @@ from moeviz.history.hmm_experts_1996.experts import (
 )
 from moeviz.history.hmm_experts_1996.k_means import k_means
 from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, Mixture, fit, matched, settled_after, train
-from moeviz.history.hmm_experts_1996.picture import gate_over_time, names, settling, slowest
+from moeviz.history.hmm_experts_1996.picture import first_right, gate_over_time, names, settling, slowest
 from moeviz.history.hmm_experts_1996.smyth import accuracies, accuracy, pair, shipped_accuracies
 from moeviz.history.hmm_experts_1996.trace import trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
@@ -251,6 +251,14 @@ def test_the_gate_over_time_begins_with_the_prior_and_ends_with_the_posterior(mi
     assert frame[frame["own"]]["expert"].unique().tolist() == [mixture.speaker_of.index(test_part.speaker[number])]
     with pytest.raises(MoevizError, match="0 to 369"):
         gate_over_time(mixture, test_part, 370)
+
+
+def test_the_page_begins_with_an_utterance_that_turns_once_to_its_speaker_s_expert(mixture, test_part):
+    number = first_right(mixture, test_part)
+    frame = gate_over_time(mixture, test_part, number)
+    heard = frame[frame["frame"] > 0]
+    ahead = heard.loc[heard.groupby("frame")["share"].idxmax()]["own"].tolist()
+    assert not ahead[0] and ahead[-1] and sum(np.diff(ahead)) == 1 and number != slowest(mixture, test_part)
 
 
 def test_settling_ends_with_all_settled_and_the_share_of_the_result(mixture, test_part):

@@ -299,6 +299,15 @@ def test_the_curve_is_the_mean_of_ten_steps_and_the_rest(flat):
     assert balance_by_step(flat)["step"].tolist() == [10, 10, STEPS, STEPS]
 
 
+def test_a_run_stands_beside_those_without_losses_of_as_many_experts_alone(flat):
+    shipping = {"experts": 16, "top_k": 2, "groups": 0}
+    other, alike = (balance_by_step(replace(flat, settings=shipping | but)) for but in ({"experts": 8}, {}))
+    assert other["no_loss"].isna().all()
+    runs = shipped_table()
+    ends = runs[(runs["importance"] == 0) & (runs["load"] == 0)][MEASURES[3]]
+    assert alike["no_loss"].unique() == pytest.approx([ends.mean()]) and len(ends) == 3
+
+
 def test_the_end_is_the_mean_of_the_last_steps(flat):
     assert flat.at_end()[MEASURES[2]] == pytest.approx(flat.balance[-20:, 2].mean())
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.history.timeline.chart import TIMELINE
+from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
 from moeviz.history.timeline.published_counts import published_counts, sparsely_gated_parameters, switch_parameters
-from moeviz.history.timeline.table import NUMBERS, TABLE, timeline
+from moeviz.history.timeline.table import NUMBERS, TABLE, experts_at_work, timeline
 
 XXL = {"model": 4096, "hidden": 10240, "heads": 64, "head": 64, "layers": 24}
 
@@ -146,7 +146,7 @@ def test_the_timeline_draws_a_mark_for_every_published_number(systems):
         "all": len(sized),
         "active for one input": sized["active"].notna().sum(),
     }
-    assert set(drawn.query("status == 'memory'")["name"]) == {"GShard", "Llama 4 Scout"}
+    assert set(drawn.query("status == 'memory'")["name"]) == {"GShard", "ST-MoE-32B"}
     spec = json.dumps(chart.to_dict())
     assert "datum.status === 'memory'" in spec or "datum.status == 'memory'" in spec
 
@@ -168,9 +168,29 @@ def test_systems_of_one_month_stand_side_by_side_around_it(systems):
     assert len(month) == 4 and month.mean() == pytest.approx(2025 + 3.5 / 12)
 
 
+def test_experts_at_work_are_those_that_are_chosen_or_all_behind_a_soft_gate(systems):
+    frame = experts_at_work().set_index("name")
+    assert (frame.loc[["4 local experts", "8 local experts", "Deep mixture of experts"], "at_work"] == [4, 8, 4]).all()
+    assert frame.loc["Mixtral 8x7B", ["experts", "at_work"]].tolist() == [8, 2]
+    assert (frame["at_work"] <= frame["experts"]).all() and "Policy-gated blocks" not in frame.index
+    chosen = systems[systems["top_k"].notna()]
+    assert len(frame) == len(chosen) + systems["remark"].str.contains("soft gate runs every").sum()
+    spec = EXPERTS_AT_WORK.draw(experts_at_work()).to_dict()
+    low, high = spec["layer"][1]["encoding"]["y"]["scale"]["domain"]
+    assert low <= frame["at_work"].min() and frame["experts"].max() < high
+
+
 def test_leaps_are_named(systems):
     """Half as large again as any before: not DeepSeek-V4 Pro, whose 1.6T is hardly above Switch-C's 1.571T."""
     spec = TIMELINE.draw(systems).to_dict()
     text = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "text")
     names = [row["name"] for row in spec["datasets"][text["data"]["name"]]]
-    assert names == ["8 local experts", "Sparsely-gated MoE", "GShard", "Switch-C", "Kimi K3"]
+    assert names == [
+        "8 local experts",
+        "Sparsely-gated MoE",
+        "GShard",
+        "Switch-C",
+        "Mixtral 8x7B",
+        "DeepSeek-V3",
+        "Kimi K3",
+    ]

@@ -75,8 +75,8 @@ def over_training() -> dict[int, RoutingTrace]:
 
 @st.cache_resource(show_spinner="Opening the gallery …")
 def gallery() -> dict[str, RoutingTrace]:
-    """How each system of the history gallery routes, as it ships; for Mixtral, the embedded model."""
+    """How each system of the history gallery routes, as it ships; Mixtral does not, and a small model of ours does."""
     from moeviz.history.shipped_traces import shipped_trace
 
     traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
-    return traces | {"Mixtral (embedded)": evaluation_routing()}
+    return traces | {"Ours (embedded)": evaluation_routing()}

@@ -5,7 +5,7 @@ from moeviz_app import shared, state
 from moeviz_app.facts import figures
 from moeviz_app.show import explained, heading, picture_and_words
 
-from moeviz.history.timeline.chart import TIMELINE
+from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
 from moeviz.history.timeline.published_counts import published_counts, readings
 
 
@@ -21,6 +21,9 @@ def timeline_page() -> None:
     families = list(dict.fromkeys(frame["family"]))
     chosen = st.multiselect("Families", families, key=state.FAMILIES, placeholder="all", persist_state="session")
     picture_and_words(TIMELINE, frame[frame["family"].isin(chosen)] if chosen else frame)
+    heading(EXPERTS_AT_WORK)
+    frame = EXPERTS_AT_WORK.measure()
+    picture_and_words(EXPERTS_AT_WORK, frame[frame["family"].isin(chosen)] if chosen else frame)
     st.subheader("Do the printed sizes give the printed counts?", anchor=False)
     st.markdown(
         "Parameter counts computed from the sizes that a paper prints, next to the number that it prints. "

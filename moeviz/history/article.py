@@ -85,7 +85,7 @@ POINTS = (
     Point(
         "using eight-expert MoEs, where only two experts are used for each token",
         "Mixtral",
-        "The equation, the exact counts, and a small model of this kind at work.",
+        "What was published of its routing, the exact counts, and a small model of ours with the same architecture.",
     ),
     Point(
         "This requires less compute compared to using all eight experts or a similarly-sized fully dense model.",
@@ -95,7 +95,8 @@ POINTS = (
     Point(
         "Given that tokens are batched together in training, most if not all experts are used.",
         "Coverage",
-        "How soon a text has used every expert: 32 tokens with two each need all eight, even at random.",
+        "How soon a text has used every expert: 32 tokens with two of eight each nearly always need all, if chosen at "
+        "random; the tokens of one text repeat their experts, and take longer.",
     ),
     Point(
         "the same amount of memory capacity compared to a dense model of the same size",

@@ -15,7 +15,36 @@ LONGEST_QUOTE = 24  # characters
 
 def layer_word(model: ModelInfo) -> str:
     """What one step of axis L is called: layer, time step, iteration … A file may say anything, so it is looked at."""
-    return model.layer_kind if re.fullmatch(r"[a-z ]{1,20}", model.layer_kind) else "layer"
+    return _harmless(model.layer_kind, "layer")
+
+
+def item_word(model: ModelInfo) -> str:
+    """What is routed: token, digit, utterance …"""
+    return _harmless(model.item_kind, "token")
+
+
+def label_word(model: ModelInfo) -> str:
+    """What a label says of it: kind of text, vowel, speaker …"""
+    return _harmless(model.label_kind, "kind of text")
+
+
+def _harmless(word: str, otherwise: str) -> str:
+    return word if re.fullmatch(r"[a-z ]{1,20}", word) else otherwise
+
+
+def in_words_of(model: ModelInfo, sentence: str) -> str:
+    """A sentence about tokens, kinds of text and layers in the words of a model that routes something else.
+
+    >>> from dataclasses import replace
+    >>> from moeviz.samples import sample_trace
+    >>> digits = replace(sample_trace().model, item_kind="digit", label_kind="place", layer_kind="level")
+    >>> in_words_of(digits, "Which kinds of text do tokens of this layer have?")
+    'Which places do digits of this level have?'
+    """
+    words = {"kind of text": label_word(model), "token": item_word(model), "layer": layer_word(model)}
+    words = {f"{word}s": f"{ours}s" for word, ours in words.items()} | words
+    words = {"kinds of text": words["kind of texts"], **words}
+    return re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], sentence)
 
 
 def percent(share: float) -> str:

@@ -4,10 +4,8 @@ from functools import partial
 
 import streamlit as st
 from moeviz_app.facts import figures
-from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control, shown
 
-from moeviz.charts import co_activation, load
 from moeviz.history.conditional_computation_2015.chart import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
 from moeviz.history.conditional_computation_2015.model import ESTIMATORS, Conditional, train
 from moeviz.history.conditional_computation_2015.trace import trace_of
@@ -16,11 +14,6 @@ from moeviz.history.shared.results import shipped
 NAME = "conditional"
 TARGETS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
-COMMON = tuple(
-    chart
-    for chart in (*load.CHARTS, *co_activation.CHARTS)
-    if chart.draw in (load.load_bars, co_activation.co_activation_heatmap)
-)
 EQUATIONS = r"""\begin{aligned}
 & \sigma = \text{sigm}(Z x + d), \quad u_j \sim \text{B}(\sigma_j) \\
 & h = \tanh(W x + b) \cdot \text{repeat}(u) \\
@@ -39,6 +32,10 @@ def _controls() -> dict[str, object]:
         "variance": st.select_slider("Variance λᵥ", WEIGHTS, 1.0, key=f"{NAME} variance", **kept),
         "seed": seed_control(NAME),
     }
+
+
+def _picture(result: Conditional) -> None:
+    shown(ERROR_BY_BLOCKS, ERROR_BY_BLOCKS.measure(result))
 
 
 def _show(result: Conditional) -> None:
@@ -62,9 +59,8 @@ def _show(result: Conditional) -> None:
             ),
         }
     )
-    for chart in (BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS):
-        heading(chart)
-        picture_and_words(chart, chart.measure(result))
+    for chart in (BLOCKS_BY_DIGIT, BLOCKS_ON):
+        shown(chart, chart.measure(result))
 
 
 page = partial(
@@ -73,13 +69,18 @@ page = partial(
         name=NAME,
         title="Conditional computation",
         new=(
-            "2013: Yoshua Bengio, Léonard and Courville ask how to train a part of a network that is either on or "
-            "off, and name the straight-through estimator, which passes the gradient on as if nothing were in between "
+            "2013 and 2015: until here, every expert is computed for every case, so more experts cost more. Now a "
+            "policy switches blocks of a layer on and off, each by itself, and what is off need not be computed. But a "
+            "switch has no gradient: it is learned by trial, from the errors that follow, or with a gradient that is "
+            "made up."
+        ),
+        more=(
+            "2013: Yoshua Bengio, Léonard and Courville ask how to train a part of a network that is either on or off, "
+            "and name the straight-through estimator, which passes the gradient on as if nothing were in between "
             "(arXiv [1308.3432](https://arxiv.org/abs/1308.3432)). 2015: Emmanuel Bengio, Bacon, Pineau and Precup "
-            "switch whole blocks of a layer on and off, each independently. A policy decides, trained by the errors "
-            "that follow and by losses that keep it sparse (arXiv [1511.06297](https://arxiv.org/abs/1511.06297)). On "
-            "all of MNIST, with 16 blocks of 16 units and τ = 1/16, they report 2.3 % errors, against 1.9 % for a "
-            "dense network of 256 units and 2.8 % for one of 32."
+            "train a policy by the errors that follow and by losses that keep it sparse (arXiv "
+            "[1511.06297](https://arxiv.org/abs/1511.06297)). On all of MNIST, with 16 blocks of 16 units and τ = "
+            "1/16, they report 2.3 % errors, against 1.9 % for a dense network of 256 units and 2.8 % for one of 32."
         ),
         not_here=(
             "The paper's error rates: it trains on 60,000 digits, and here there are only 4,000. That a gated network "
@@ -94,8 +95,9 @@ page = partial(
         controls=_controls,
         train=train,
         shipped=partial(shipped, Conditional),
+        picture=_picture,
         show=_show,
         trace_of=trace_of,
-        common=COMMON,
+        common=(),
     ),
 )

@@ -4,8 +4,7 @@ from functools import partial
 
 import streamlit as st
 from moeviz_app.facts import figures
-from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 
 from moeviz.charts import NAMED
 from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
@@ -14,9 +13,7 @@ from moeviz.history.deep_mixture_2013.trace import LABELS, trace_of
 from moeviz.history.shared.results import shipped
 
 NAME = "deep-mixture"
-BY_LABEL = experts_of_each("digit or place")
 FLOW = NAMED["flow_ribbons"]
-HOW_SURE = NAMED["entropy_by_layer"]
 EQUATION = r"""\begin{aligned}
 z^1 &= \textstyle\sum_i g_i^1(x)\, f_i^1(x) \\
 z^2 &= \textstyle\sum_j g_j^2(z^1)\, f_j^2(z^1) \\
@@ -36,6 +33,10 @@ def _controls() -> dict[str, object]:
     return {"experts": experts, "epochs": epochs, "constraint": constraint, "seed": seed_control(NAME)}
 
 
+def _picture(result: DeepMixture) -> None:
+    shown(GATES_BY_PLACE_AND_DIGIT, GATES_BY_PLACE_AND_DIGIT.measure(result))
+
+
 def _show(result: DeepMixture) -> None:
     figures(
         {
@@ -45,15 +46,13 @@ def _show(result: DeepMixture) -> None:
             )
         }
     )
-    for chart in (GATES_BY_PLACE_AND_DIGIT, FACTOR_INFORMATION, SHARE_BY_EPOCH):
-        heading(chart)
-        picture_and_words(chart, chart.measure(result))
-    heading(BY_LABEL)
+    for chart in (FACTOR_INFORMATION, SHARE_BY_EPOCH):
+        shown(chart, chart.measure(result))
     with st.container(horizontal=True):
         label = st.segmented_control("Label", LABELS, default="digit", required=True, key=f"{NAME} label")
         layer = st.segmented_control("Layer", (1, 2), default=2, required=True, key=f"{NAME} layer")
     winners = trace_of(result, label, slots=1).select(layers=[layer])
-    picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
+    shown(BY_LABEL, BY_LABEL.measure(winners), winners.model)
 
 
 page = partial(
@@ -62,12 +61,15 @@ page = partial(
         name=NAME,
         title="Deep mixture",
         new=(
-            "2013: mixtures of experts are stacked, so that a gate chooses in every layer and the number of paths "
-            "through the network multiplies: two layers of four experts have sixteen. On digits that are shifted "
-            "around on a larger canvas, the gates of the first layer respond to where the digit is, and those of the "
-            "second to what it is, though nothing tells them to. Left alone, a gate gives everything to the first "
-            "expert that does well. So in the first part of training, an expert whose running total leads by more "
-            "than m is left out until the others have caught up (Eigen, Ranzato and Sutskever, arXiv 1312.4314)."
+            "2013: one mixture divides its cases once. Here two are stacked, so that a gate chooses in every layer, "
+            "and two layers of four experts have sixteen paths. On digits that are shifted around on a larger canvas, "
+            "the first layer's gates respond to where the digit is, and the second's to what it is, though nothing "
+            "tells them to."
+        ),
+        more=(
+            "Left alone, a gate gives everything to the first expert that does well. So in the first part of training, "
+            "an expert whose running total Gᵢ leads by more than m is left out until the others have caught up (Eigen, "
+            "Ranzato and Sutskever, arXiv 1312.4314). Train with the constraint off to see what happens without it."
         ),
         not_here=(
             "The paper's error rates of 1.3 to 1.8 %: it trained on all of MNIST, and here 4,000 of its digits give 6 "
@@ -82,8 +84,9 @@ page = partial(
         controls=_controls,
         train=train,
         shipped=partial(shipped, DeepMixture),
+        picture=_picture,
         show=_show,
         trace_of=trace_of,
-        common=(FLOW, HOW_SURE),
+        common=(FLOW,),
     ),
 )

@@ -4,15 +4,9 @@ from functools import partial
 
 import streamlit as st
 from moeviz_app.facts import figures
-from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control, shown
 
-from moeviz.charts.confidence import CHARTS as CONFIDENCE
-from moeviz.charts.confidence import entropy_by_layer
-from moeviz.charts.load import CHARTS as LOAD
-from moeviz.charts.load import load_heatmap
-from moeviz.charts.parameters import CHARTS as PARAMETERS
-from moeviz.charts.parameters import parameters_by_part, touched_curve
+from moeviz.charts import NAMED
 from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PERPLEXITY
 from moeviz.history.dense_contrast.model import KINDS, Run, train
 from moeviz.history.dense_contrast.picture import shipped_sweep
@@ -20,7 +14,6 @@ from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.results import shipped
 
 NAME = "dense"
-COMMON = (parameters_by_part, touched_curve, load_heatmap, entropy_by_layer)
 EQUATIONS = r"""\begin{aligned}
 \text{sparse:}\quad & y = \textstyle\sum_{i=1}^{E} G_k(x)_i \; \mathrm{SwiGLU}_i(x) \\
 & G_k(x) = \mathrm{Softmax}(\mathrm{Top}k(x W_g)) \\
@@ -37,6 +30,10 @@ def _controls() -> dict[str, object]:
     return {"experts": experts, "top_k": top_k, "kind": kind, "seed": seed_control(NAME)}
 
 
+def _picture(result: Run) -> None:
+    shown(MEMORY_COMPUTE, MEMORY_COMPUTE.measure(result))
+
+
 def _show(result: Run) -> None:
     cost, ended = result.cost, result.perplexity[-1]
     figures(
@@ -51,12 +48,7 @@ def _show(result: Run) -> None:
             "Perplexity": (f"{ended:.1f}", "On all held-out words: lower is better, and 2,000 is random guessing."),
         }
     )
-    for chart, frame in (
-        (MEMORY_COMPUTE, MEMORY_COMPUTE.measure(result)),
-        (PERPLEXITY, PERPLEXITY.measure(result, shipped_sweep())),
-    ):
-        heading(chart)
-        picture_and_words(chart, frame)
+    shown(PERPLEXITY, PERPLEXITY.measure(result, shipped_sweep()))
 
 
 page = partial(
@@ -65,13 +57,16 @@ page = partial(
         name=NAME,
         title="Dense contrast",
         new=(
-            "2024: the Mixtral paper distinguishes two sizes of a mixture: all its parameters, which grow with the "
-            "number of experts, and its active parameters, which grow with the number of experts that a token is sent "
-            "to (Jiang and others, *Mixtral of Experts*, arXiv 2401.04088, section 2.1). So a mixture has two dense "
-            "twins: one with as much compute, like the one that Switch Transformers are compared with (Fedus, Zoph "
-            "and Shazeer, arXiv 2101.03961), and one with as much memory. Here all three are trained as tiny decoders "
-            "on the same text. The one that is as large is the same network with all experts on, which makes it a "
-            "dense network."
+            "What is a mixture for? It has two sizes: all its parameters, which have to be held in memory, and the "
+            "active ones, which a token computes with. So it has two dense twins: one as fast, with as many active "
+            "parameters, and one as large, with all experts on. Here all three are trained as tiny decoders on the "
+            "same text."
+        ),
+        more=(
+            "The Mixtral paper distinguishes the two sizes (Jiang and others, *Mixtral of Experts*, arXiv 2401.04088, "
+            "2024, section 2.1); Switch Transformers are compared with the twin that is as fast (Fedus, Zoph and "
+            "Shazeer, arXiv 2101.03961). The one that is as large is the same network with all experts on, which makes "
+            "it a dense network."
         ),
         not_here=(
             "That the mixture predicts better than the dense network that is as fast, which is the reason for "
@@ -87,8 +82,9 @@ page = partial(
         controls=_controls,
         train=train,
         shipped=partial(shipped, Run),
+        picture=_picture,
         show=_show,
         trace_of=trace_of,
-        common=tuple(chart for chart in (*PARAMETERS, *LOAD, *CONFIDENCE) if chart.draw in COMMON),
+        common=(NAMED["parameters_by_part"],),
     ),
 )

@@ -4,20 +4,25 @@ Each system is a row, `Exhibit`, in a file of its own beside this one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 from moeviz_app import shared, state
-from moeviz_app.facts import layer_word
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words
+from moeviz_app.views.history.offered import everyone, pages_for
 from moeviz_app.work.worker import InLine, News, result
 
 from moeviz.charts import NAMED
 from moeviz.charts.chart import Chart
 from moeviz.history.systems import SHIPS_WITH
+from moeviz.metrics.words import item_word, layer_word
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
+
+BY_LABEL = NAMED["label_load_heatmap"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,24 +31,24 @@ class Exhibit:
 
     name: str  # of the system, as `moeviz history` has it
     title: str  # of the page, as the menu has it
-    new: str  # what was new: three sentences and their source, in Markdown
+    new: str  # what was new, in about sixty words, in Markdown
+    more: str  # what else there is to know, and the source of all, in Markdown
     not_here: str  # what does not come out here, in plain words
     equation: str  # in LaTeX
     controls: Callable[[], dict[str, Any]]  # draws the widgets; returns the arguments of `train`
     train: Callable[..., Any]  # of those, and `watch`
     shipped: Callable[[], Any]  # the result that ships, so that the page opens at once
-    show: Callable[[Any], None]  # draws a result: its figures, and the picture that the paper printed
+    picture: Callable[[Any], None]  # draws the first picture of a result, which is what the page is about
+    show: Callable[[Any], None]  # draws the rest: its figures, and further pictures
     trace_of: Callable[[Any], RoutingTrace]
     common: tuple[Chart, ...]  # charts of any trace that say something here too
 
 
 def exhibit_page(exhibit: Exhibit) -> None:
-    """The whole page."""
+    """The whole page: what was new and its picture; what one can try; then the rest, and what it is made of."""
     st.title(exhibit.title, anchor=False)
     st.markdown(exhibit.new)
-    st.latex(exhibit.equation)
-    with st.expander("What this does not reproduce"):
-        st.markdown(exhibit.not_here)
+    first = st.container()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         settings = exhibit.controls()
         wanted = st.button("Train", type="primary", key=f"{exhibit.name} train")
@@ -54,13 +59,26 @@ def exhibit_page(exhibit: Exhibit) -> None:
         found = state.result(exhibit.name)
         _whose(exhibit, found)
         found = exhibit.shipped() if found is None else found
+        with first:
+            exhibit.picture(found)
         exhibit.show(found)
+        read_more(exhibit.equation, exhibit.more, exhibit.not_here)
         as_any_trace(exhibit.name, exhibit.trace_of(found), exhibit.common)
 
 
-def experts_of_each(kind: str) -> Chart:
-    """Which experts each label uses, asked in the words of a system whose labels are no kinds of text."""
-    return replace(NAMED["label_load_heatmap"], question=f"Which experts does each {kind} use?")
+def read_more(equation: str, more: str, not_here: str) -> None:
+    """What can be unfolded: the equation with its source, and what does not come out."""
+    with st.expander("The equation, and where it is from"):
+        st.latex(equation)
+        st.markdown(more)
+    with st.expander("What this does not reproduce"):
+        st.markdown(not_here)
+
+
+def shown(chart: Chart, frame: pd.DataFrame, model: ModelInfo | None = None) -> None:
+    """A chart of these numbers under its question, in the words of `model`."""
+    heading(chart, model)
+    picture_and_words(chart, frame, model=model)
 
 
 def seed_control(name: str) -> int:
@@ -103,23 +121,20 @@ def _whose(exhibit: Exhibit, found: Any) -> None:
 def as_any_trace(name: str, trace: RoutingTrace, common: tuple[Chart, ...]) -> None:
     """The trace, to be taken to the other pages, and some of their charts here: of one layer, the last."""
     st.subheader("As a trace", anchor=False)
-    st.text(f"{_steps(trace)}Every page of the menu can draw this trace.")
-    if trace.model.top_k >= max(trace.model.num_experts):
-        st.text(
-            "Every sample goes to all experts here, so their counts are equal; the weights and the gate tell them "
-            "apart."
-        )
-    if st.button("Show it on every page", key=f"{name} look"):
+    kind = layer_word(trace.model)
+    st.text(
+        ("" if kind.endswith("layer") else f"In the charts of this trace, layers are {kind}s. ")
+        + "Pages of the menu can draw it as they draw a language model's."
+    )
+    if everyone(trace):
+        st.text(f"Every {item_word(trace.model)} goes to all experts here, so pages that count would show nothing.")
+    if st.button("Take it to other pages", key=f"{name} look"):
         state.set_trace(trace)
-        st.success("Every page now shows this trace.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text("Something is to be seen on:", width="content")
+            for page in pages_for(trace):
+                state.link_to(page, page)
     last = trace.select(layers=trace.model.layers[-1:])
     for chart in common:
-        heading(chart)
         with explained():
-            picture_and_words(chart, chart.measure(trace if chart.layers == "all" else last))
-
-
-def _steps(trace: RoutingTrace) -> str:
-    """What the charts call layers, where it is something else."""
-    kind = layer_word(trace.model)
-    return "" if kind.endswith("layer") else f"In the charts of this trace, layers are {kind}s. "
+            shown(chart, chart.measure(trace if chart.layers == "all" else last), trace.model)

@@ -4,11 +4,8 @@ from functools import partial
 
 import streamlit as st
 from moeviz_app.facts import figures
-from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control, shown
 
-from moeviz.charts.load import CHARTS as LOAD
-from moeviz.charts.load import load_against_importance, load_bars
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
 from moeviz.history.shared.results import shipped
@@ -18,7 +15,7 @@ from moeviz.history.sparsely_gated_2017.picture import PAPER, setting
 from moeviz.history.sparsely_gated_2017.trace import trace_of
 
 NAME = "sparsely-gated"
-COMMON = (load_bars, load_against_importance, top_tokens_table)
+COMMON = (top_tokens_table,)
 GROUPS = {"one level": 0, "4 groups": 4}
 EQUATIONS = r"""\begin{aligned}
 y &= \textstyle\sum_i G(x)_i\, E_i(x) \\
@@ -43,6 +40,10 @@ def _controls() -> dict[str, object]:
     return chosen | {"seed": seed_control(NAME)}
 
 
+def _picture(result: SparselyGated) -> None:
+    shown(BUSIEST_EXPERT, BUSIEST_EXPERT.measure(result))
+
+
 def _show(result: SparselyGated) -> None:
     meanings = (
         "Standard deviation / mean, over the experts, of the sums of their weights.",
@@ -59,12 +60,7 @@ def _show(result: SparselyGated) -> None:
             for name, meaning in zip(MEASURES, meanings, strict=True)
         }
     )
-    for chart, frame in (
-        (BUSIEST_EXPERT, BUSIEST_EXPERT.measure(result)),
-        (BALANCE_TABLE, BALANCE_TABLE.measure()),
-    ):
-        heading(chart)
-        picture_and_words(chart, frame)
+    shown(BALANCE_TABLE, BALANCE_TABLE.measure())
 
 
 page = partial(
@@ -73,11 +69,16 @@ page = partial(
         name=NAME,
         title="Sparsely gated",
         new=(
-            "2017: a layer of many experts between two LSTMs. Each word runs through only a few of them, so that a "
-            "model can grow without more work for each word. The gate adds noise to its scores and keeps the k "
-            "highest. Two losses, on the sums of the experts' weights G and of their probabilities P of being kept, "
-            "prevent the gate from always choosing the same experts. The largest model had 131,072 experts and 137 "
-            "billion weights in this layer (Shazeer, Mirhoseini, Maziarz, Davis, Le, Hinton and Dean, [arXiv "
+            "2017: the gate picks a few experts outright: a word runs through only 2 of 16 here, so that a model can "
+            "grow without more work for each word. Noise and a top-k with weights let the gate learn by gradient. But "
+            "whoever is picked learns, and is picked again: two losses keep the load, the number of words that an "
+            "expert gets, uniform."
+        ),
+        more=(
+            "The layer stands between two LSTMs. The gate adds noise to its scores and keeps the k highest. The losses "
+            "are on the sums of the experts' weights G and of their probabilities P of being kept, which is a smooth "
+            "count of their words. The largest model had 131,072 experts and 137 billion weights in this layer "
+            "(Shazeer, Mirhoseini, Maziarz, Davis, Le, Hinton and Dean, [arXiv "
             "1701.06538](https://arxiv.org/abs/1701.06538), section 2, appendices A and B, table 8)."
         ),
         not_here=(
@@ -96,8 +97,9 @@ page = partial(
         controls=_controls,
         train=train,
         shipped=partial(shipped, SparselyGated),
+        picture=_picture,
         show=_show,
         trace_of=trace_of,
-        common=tuple(chart for chart in (*LOAD, *VOCABULARY) if chart.draw in COMMON),
+        common=tuple(chart for chart in VOCABULARY if chart.draw in COMMON),
     ),
 )

@@ -5,10 +5,8 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app.facts import figures
-from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 
-from moeviz.charts import NAMED
 from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import stand_in
 from moeviz.history.svm_experts_2002 import em as svm_em
@@ -17,12 +15,9 @@ from moeviz.history.svm_experts_2002 import model as svm_mixtures
 from moeviz.history.svm_experts_2002 import trace as loop_capture
 from moeviz.history.svm_experts_2002.chart import (
     ERROR_BY_EXPERTS,
-    ERRORS,
     EXPERT_ROOM,
-    OVERFLOW,
     SOFT_ERRORS,
     SVM_LINES,
-    WHAT_ROOM_CHANGES,
 )
 from moeviz.history.svm_experts_2002.em import STARTS, SoftMixture
 from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture
@@ -31,10 +26,6 @@ from moeviz.routing_trace import RoutingTrace
 NAME = "svm-experts"
 LOOP, SOFT, HARD = "loop of 2002, digits", "soft EM, vowels", "hard EM, vowels"
 VIEWS = ("first choice", "assigned")
-BY_LABEL = experts_of_each("digit")
-INFORMATION = NAMED["information_by_layer"]
-TOGETHER = NAMED["co_activation_heatmap"]
-STEADY = NAMED["flow_information"]
 EQUATIONS = r"""\begin{aligned}
 \text{2002:}\quad & f(x) = \tanh\left(\textstyle\sum_m w_m(x)\, s_m(x)\right) \\
 & \text{examples of } m \le N/M + c \\
@@ -83,6 +74,17 @@ def _trace_of(result: SVMMixture | SoftMixture) -> RoutingTrace:
     return loop_capture.trace_of(result)
 
 
+def _picture(result: SVMMixture | SoftMixture) -> None:
+    if isinstance(result, SoftMixture):
+        st.text(f"The vowels are a {stand_in().source}.")
+        at = st.select_slider("Iteration", result.recorded, result.recorded[-1], key=f"{NAME} soft iteration")
+        shown(SVM_LINES, SVM_LINES.measure(result, stand_in(), at - 1))
+    else:
+        last = len(result.overflow)
+        at = st.select_slider("Iteration", range(1, last + 1), last, key=f"{NAME} iteration") if last > 1 else 1
+        shown(EXPERT_ROOM, EXPERT_ROOM.measure(result, at - 1))
+
+
 def _show(result: SVMMixture | SoftMixture) -> None:
     if isinstance(result, SoftMixture):
         _show_soft(result)
@@ -109,27 +111,14 @@ def _show_loop(result: SVMMixture) -> None:
             "Overflow": (f"{result.overflow[-1]:.0%}", "Share of the training digits whose first choice was full."),
         }
     )
-    last = len(result.overflow)
-    at = st.select_slider("Iteration", range(1, last + 1), last, key=f"{NAME} iteration") if last > 1 else 1
-    heading(EXPERT_ROOM)
-    picture_and_words(EXPERT_ROOM, EXPERT_ROOM.measure(result, at - 1))
-    for chart in (OVERFLOW, ERRORS):
-        heading(chart)
-        picture_and_words(chart, chart.measure(result))
-    heading(BY_LABEL)
+    shown(ERROR_BY_EXPERTS, ERROR_BY_EXPERTS.measure())
     view = st.segmented_control("Expert", VIEWS, default=VIEWS[0], required=True, key=f"{NAME} view")
-    picture_and_words(BY_LABEL, BY_LABEL.measure(loop_capture.trace_of(result, view).select(layers=[at])))
-    heading(TOGETHER)
-    st.text("Two experts share a digit here if the digit's first choice was full and the other expert learns from it.")
-    picture_and_words(TOGETHER, TOGETHER.measure(loop_capture.trace_of(result).select(layers=[at])))
-    for chart in (WHAT_ROOM_CHANGES, ERROR_BY_EXPERTS):
-        heading(chart)
-        picture_and_words(chart, chart.measure())
+    trace = loop_capture.trace_of(result, view)
+    last = trace.select(layers=trace.model.layers[-1:])
+    shown(BY_LABEL, BY_LABEL.measure(last), last.model)
 
 
 def _show_soft(result: SoftMixture) -> None:
-    data = stand_in()
-    st.text(f"The vowels are a {data.source}.")
     figures(
         {
             "Mixture": (
@@ -140,14 +129,7 @@ def _show_soft(result: SoftMixture) -> None:
             "Log likelihood": (f"{result.log_likelihood[-1]:.3f}", "Nats per training sample; EM pushes it up."),
         }
     )
-    at = st.select_slider("Iteration", result.recorded, result.recorded[-1], key=f"{NAME} soft iteration")
-    heading(SVM_LINES)
-    picture_and_words(SVM_LINES, SVM_LINES.measure(result, data, at - 1))
-    heading(SOFT_ERRORS)
-    picture_and_words(SOFT_ERRORS, SOFT_ERRORS.measure(result))
-    heading(BY_LABEL)
-    winners = soft_capture.trace_of(result, slots=1).select(layers=[at])
-    picture_and_words(BY_LABEL, BY_LABEL.measure(winners))
+    shown(SOFT_ERRORS, SOFT_ERRORS.measure(result))
 
 
 page = partial(
@@ -156,15 +138,16 @@ page = partial(
         name=NAME,
         title="SVM experts",
         new=(
-            "2002: every expert is a support vector machine that learns from only a part of the examples, since such "
-            "a machine needs time at least quadratic in the number of its examples. A gater learns how much each "
-            "expert counts for which input, with weights of any sign. Then each example goes to the expert that the "
-            "gater weights highest **among those that are not full**; an expert is full at N/M + c examples. This is "
-            "a limit on an expert's capacity, 19 years before the capacity factor of Switch Transformers (Collobert, "
-            "Bengio and Bengio, *NIPS* 14, 633–640, and *Neural Computation* 14, 1105–1114). Next to it is the soft "
-            "way, expectation maximisation, in which every expert learns from every example in proportion to its "
-            "responsibility, and none is ever full (Jordan and Jacobs, *Neural Computation* 6, 181–214): choose it "
-            "under Method."
+            "2002: a support vector machine needs time that grows at least with the square of its examples. So many "
+            "small ones learn from a part each, and a gater learns how much each counts. Then every example goes to "
+            "the expert that the gater weights highest **among those that are not full**; an expert is full at N/M + c "
+            "examples. This is a limit on an expert's capacity, long before those of language models."
+        ),
+        more=(
+            "The gater's weights may have any sign. The limit is on what an expert learns from, and drops nothing; the "
+            "capacities of GShard (2020) and Switch (2021) drop what does not fit (Collobert, Bengio and Bengio, "
+            "*NIPS* 14, 633–640, and *Neural Computation* 14, 1105–1114). Under Method is the soft way of 1994 too, "
+            "expectation maximisation, in which none is ever full."
         ),
         not_here=(
             "The paper's errors and times: it uses forest cover types and speech, and here there are 4,000 digits, "
@@ -180,8 +163,9 @@ page = partial(
         controls=_controls,
         train=_train,
         shipped=partial(shipped, SVMMixture),
+        picture=_picture,
         show=_show,
         trace_of=_trace_of,
-        common=(INFORMATION, STEADY),
+        common=(),
     ),
 )

@@ -4,11 +4,8 @@ from functools import partial
 
 import streamlit as st
 from moeviz_app.facts import figures
-from moeviz_app.show import heading, picture_and_words
-from moeviz_app.views.history.gallery import Exhibit, exhibit_page, experts_of_each, seed_control
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 
-from moeviz.charts.load import CHARTS as LOAD
-from moeviz.charts.load import load_against_importance
 from moeviz.charts.vocabulary import CHARTS as VOCABULARY
 from moeviz.charts.vocabulary import top_tokens_table
 from moeviz.history.shared.results import shipped
@@ -18,7 +15,7 @@ from moeviz.history.switch_2021.picture import EARLY, LATE, shipped_sweep, twin_
 from moeviz.history.switch_2021.trace import trace_of
 
 NAME = "switch"
-COMMON = (top_tokens_table, load_against_importance)
+COMMON = (top_tokens_table,)
 EQUATIONS = r"""\begin{aligned}
 p(x) &= \mathrm{softmax}(h(x)) \\
 i &= \arg\max_j p_j(x) \\
@@ -36,6 +33,10 @@ def _controls() -> dict[str, object]:
     return {"experts": experts, "capacity_factor": factor, "aux_weight": weight, "seed": seed_control(NAME)}
 
 
+def _picture(result: Switch) -> None:
+    shown(EXPERT_QUEUES, EXPERT_QUEUES.measure(result))
+
+
 def _show(result: Switch) -> None:
     runs = shipped_sweep()
     figures(
@@ -50,13 +51,15 @@ def _show(result: Switch) -> None:
             "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity with one expert for all words, two seeds."),
         }
     )
+    st.markdown(
+        "Early, the router sends most words to a few experts; the auxiliary loss evens that out as it trains. More "
+        "is dropped in test than late in training: the load was evened out on other words than these."
+    )
     for chart, frame in (
-        (EXPERT_QUEUES, EXPERT_QUEUES.measure(result)),
         (DROP_RATES, DROP_RATES.measure(result, runs)),
         (DROPPED_BY_PLACE, DROPPED_BY_PLACE.measure(result)),
     ):
-        heading(chart)
-        picture_and_words(chart, frame)
+        shown(chart, frame)
 
 
 page = partial(
@@ -65,11 +68,16 @@ page = partial(
         name=NAME,
         title="Switch",
         new=(
-            "2021: each token goes to only one expert, and that expert's output is multiplied by the router's "
-            "probability for it, which is how the router learns. An expert has a capacity: the number of tokens of a "
-            "batch that it can take. Tokens that come later are dropped: no expert sees them, and they pass through "
-            "the residual connection unchanged. An auxiliary loss with the weight α = 0.01 keeps the load uniform "
-            "(Fedus, Zoph and Shazeer, arXiv 2101.03961, *JMLR* 23)."
+            "2021: with experts on many machines, each choice is a message and each expert's work has to fit its "
+            "machine. So a token goes to one expert alone, and an expert has a capacity, as in 2002: the number of "
+            "tokens of a batch that it can take. Those that come later are dropped: no expert sees them, and they pass "
+            "through unchanged."
+        ),
+        more=(
+            "The expert's output is multiplied by the router's probability for it, which is how the router learns. "
+            "What is dropped passes through the residual connection. An auxiliary loss with the weight α = 0.01 keeps "
+            "the load uniform; fᵢ is the share of tokens routed to expert i, and Pᵢ its mean probability (Fedus, Zoph "
+            "and Shazeer, arXiv 2101.03961, *JMLR* 23)."
         ),
         not_here=(
             "The paper's speeds (Table 1, and 7.5 times fewer steps than T5 with 64 experts), training that diverges "
@@ -83,11 +91,9 @@ page = partial(
         controls=_controls,
         train=train,
         shipped=partial(shipped, Switch),
+        picture=_picture,
         show=_show,
         trace_of=trace_of,
-        common=(
-            experts_of_each("kind of word"),
-            *(chart for chart in (*VOCABULARY, *LOAD) if chart.draw in COMMON),
-        ),
+        common=(BY_LABEL, *(chart for chart in VOCABULARY if chart.draw in COMMON)),
     ),
 )

@@ -131,8 +131,8 @@ BLOCKS_ON = Chart(
 ERROR_BY_BLOCKS = Chart(
     "How much accuracy does leaving blocks off cost?",
     "Each mark is a network at one target, the mean of three seeds with a line from the best to the worst: lower is "
-    "fewer errors, further left is fewer blocks to compute. The ring is the network above; each step on the error "
-    "axis doubles the error.",
+    "fewer errors, further left is fewer blocks to compute. The ring is the network on this page; each step on the "
+    "error axis doubles the error.",
     measure=error_by_blocks,
     draw=error_against_blocks_on,
 )

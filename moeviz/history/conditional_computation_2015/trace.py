@@ -39,6 +39,8 @@ def trace_of(result: Conditional, thresholded: bool = False) -> RoutingTrace:
             top_k=experts.shape[-1],
             score_function="unknown" if result.logits is None else "sigmoid",
             layer_kind="hidden layer",
+            item_kind="digit",
+            label_kind="digit",
             caution=THRESHOLDED if thresholded else DRAWN,
         ),
         tokens=samples(_texts(result, thresholded), [str(digit) for digit in result.digit]),

@@ -28,15 +28,15 @@ def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
     width = (MOVES + BESIDE) * min(COLUMNS, panels["expert"].nunique()) - BESIDE
     across = {"scale": alt.Scale(domain=[0, width], nice=False), "axis": None}
     along = {"scale": alt.Scale(domain=[PANEL * rows - BELOW, 0], nice=False), "axis": None}
-    legend = alt.Legend(title="mean gate", orient="top", format=".1f", gradientLength=200)
+    legend = alt.Legend(
+        title="of its layer's highest gate", titleLimit=300, orient="top", format="%", gradientLength=200
+    )
     where, what = (cells[cells["factor"] == factor] for factor in FACTORS)
     scale = alt.Scale(scheme=theme.VIRIDIS, domainMin=0)
-    colour = alt.Color("gate:Q", scale=scale, legend=legend)
+    colour = alt.Color("of_layer:Q", scale=scale, legend=legend)
     place = {"x": alt.X("x:Q", **across), "x2": "x2:Q", "y": alt.Y("y:Q", **along), "y2": "y2:Q", "color": colour}
     in_middle = {"x": alt.X("middle:Q", **across), "y": alt.Y("centre:Q", **along)}
-    on_cell = alt.condition(
-        alt.datum.gate > theme.BLACK_ABOVE * frame["gate"].max(), alt.value("black"), alt.value("white")
-    )
+    on_cell = alt.condition(alt.datum.of_layer > theme.BLACK_ABOVE, alt.value("black"), alt.value("white"))
     picture = alt.layer(
         alt.Chart(where).mark_rect(stroke=None).encode(**place, tooltip=_tooltip("right", "down")),
         alt.Chart(what).mark_rect(stroke=None).encode(**place, tooltip=_tooltip("digit")),
@@ -68,7 +68,8 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     x, y = x + left, y + top
     places = {"x": x, "x2": x + width, "y": y, "y2": y + height, "middle": x + width / 2, "centre": y + height / 2}
     tops = {"row": row, "left": left, "under_layer": top + LAYER_NAME, "under_expert": top + NAMES}
-    return theme.compact(frame.assign(**tops, **places))
+    of_layer = frame["gate"] / frame.groupby("layer")["gate"].transform("max")
+    return theme.compact(frame.assign(of_layer=of_layer, **tops, **places))
 
 
 def _tooltip(*fields: str) -> list[alt.Tooltip]:
@@ -150,9 +151,9 @@ def _lifted(frame: pd.DataFrame) -> list[alt.Chart]:
 
 GATES_BY_PLACE_AND_DIGIT = Chart(
     "Does a gate respond to where a digit is, or to what it is?",
-    "Each panel is an expert: the square shows how far and in which direction a digit was shifted, the ten cells "
-    "below show which digit it is, and brighter is a higher mean gate. A pattern in the square means that the expert "
-    "responds to where the digit is, a pattern below that it responds to what it is.",
+    "Each panel is an expert: the upper field shows how far and in which direction a digit was shifted, the ten cells "
+    "below show which digit it is, and brighter is a higher mean gate, up to its layer's highest. A pattern in the "
+    "upper field means that the expert responds to where the digit is, a pattern below that it responds to what it is.",
     measure=gate_by_factor,
     draw=gates_by_place_and_digit,
 )

@@ -52,6 +52,8 @@ def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None
             top_k=slots,
             score_function="softmax",
             dtype="float32",
+            item_kind="digit",
+            label_kind=label,
         ),
         tokens=samples(texts, digits if label == "digit" else [_region(*move) for move in moved]),
         experts=chosen,

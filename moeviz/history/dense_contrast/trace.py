@@ -39,6 +39,7 @@ def trace_of(result: Run) -> RoutingTrace:
             score_function="softmax",
             num_layers=layers,
             dtype="float32",
+            item_kind="word",
             parameters=ParameterCounts(
                 **result.parts,
                 shared_experts=0,

@@ -1,11 +1,12 @@
-"""The chart of the 1994 paper: error by passes over the data."""
+"""The charts of the tree of 1994: how it divides the plane, and error by passes over the data."""
 
 import altair as alt
 import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.hierarchical_1994.picture import GRADIENT, TREE, learning_curves
+from moeviz.history.hierarchical_1994.picture import GRADIENT, TREE, learning_curves, tree_lines
+from moeviz.history.shared.chart import formant_plane
 
 
 def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
@@ -39,6 +40,19 @@ def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(curves + goal, theme.MEDIUM)
 
 
+def tree_plane(frame: pd.DataFrame) -> alt.LayerChart:
+    """The plane of 1991, divided by a tree. Columns: those of `tree_lines`."""
+    return formant_plane(frame)
+
+
+TREE_LINES = Chart(
+    "How does the tree divide the plane?",
+    "Each mark is one spoken vowel in the colour of the leaf that it most likely reaches, and each line is where that "
+    "leaf's answer changes. Dashed lines are gates: at the root's, cases part into two branches, and at a lower one, "
+    "within a branch.",
+    measure=tree_lines,
+    draw=tree_plane,
+)
 LEARNING_CURVES = Chart(
     "How often do the experts have to see the data?",
     "Each line is the error of a system on its training speakers after so many passes over the data; further left is "

@@ -2,4 +2,9 @@
 
 from moeviz.history.shared.system import System
 
-SYSTEM = System("hierarchical", "1994", "Hierarchical mixture", "a tree of gates, which learns in a few passes")
+SYSTEM = System(
+    "hierarchical",
+    "1994",
+    "Hierarchical mixture",
+    "a tree of gates, fitted by expectation maximisation in a few passes",
+)

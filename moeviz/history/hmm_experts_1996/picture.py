@@ -24,6 +24,17 @@ def slowest(result: Mixture, data: Utterances) -> int:
     return int(settled_after(result.logits(data).argmax(axis=-1)).argmax())
 
 
+LATE = 4  # frames heard when it turns: early enough to be typical, late enough to be seen
+
+
+def first_right(result: Mixture, data: Utterances) -> int:
+    """The first utterance that begins with another expert, turns to its speaker's and stays; 0 where none does."""
+    winner = result.logits(data).argmax(axis=-1)
+    right = np.array(result.speaker_of)[winner] == data.speaker
+    turns = (right[1:] != right[:-1]).sum(axis=0)
+    return int((right[LATE - 1] & ~right[: LATE - 1].any(axis=0) & (turns == 1)).argmax())
+
+
 def gate_over_time(result: Mixture, data: Utterances, number: int) -> pd.DataFrame:
     """The gate after each frame of one utterance: gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)).
 

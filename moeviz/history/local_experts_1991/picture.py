@@ -1,15 +1,18 @@
-"""The picture of the 1991 paper, in numbers: where each expert's answer changes, over the plane of two formants."""
+"""The pictures of the 1991 paper, in numbers: where each expert's answer changes, and how fast the error falls."""
 
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from moeviz.history.local_experts_1991.model import Mixture
+from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
+from moeviz.history.local_experts_1991.model import STOP_AT, Mixture
+from moeviz.history.shared.plane import ends_of, plane_of
 from moeviz.history.shared.vowels import VOWELS, Vowels, encode
 
-MARGIN = 0.05  # of the plane, around the samples
 STEPS = 201  # along a border of the gate
+MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"
+EVERY = 10  # epochs: a curve of as many points as can be seen
 SAME = 1e-9  # logits: on a border two are equal, but for rounding
 
 
@@ -38,10 +41,9 @@ def decision_lines(result: Mixture, data: Vowels, at: int = -1) -> pd.DataFrame:
         "vowel": [VOWELS[vowel] for vowel in data.vowel],
         "right": (state.answer(inputs) > 0.5) == (desired > 0.5),
     }
-    low, high = inputs[:, :2].min(axis=0), inputs[:, :2].max(axis=0)
-    low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
+    low, high = plane_of(inputs)
     won = np.unique(winner).tolist()
-    lines = [("line", expert, f"{expert}", _ends(state.experts[:, expert], low, high)) for expert in won]
+    lines = [("line", expert, f"{expert}", ends_of(state.experts[:, expert], low, high)) for expert in won]
     lines += [
         ("gate", one, f"{one} and {other}", _border(state.gate, one, other, low, high))
         for one, other in combinations(won, 2)
@@ -55,24 +57,31 @@ def decision_lines(result: Mixture, data: Vowels, at: int = -1) -> pd.DataFrame:
     return frame.assign(surviving=frame["expert"].isin(result.surviving)).astype({"expert": np.int16})
 
 
+def error_by_epoch(result: Mixture, data: Vowels) -> pd.DataFrame:
+    """The average squared error on the training speakers by epoch: of the mixture, and of a network trained beside it.
+
+    The network has one hidden layer and about as many parameters, and starts from the same seed; both stop at 0.08.
+
+    One row per system and tenth epoch, and the last. Columns: system str · epoch int64 · squared_error float64 · goal
+    float64 (0.08, where the paper stops).
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), table 1.
+    """
+    network = train_network(data, HIDDEN[len(result.expert_lines[0].T)], int(result.settings["seed"]))
+    frames = []
+    for name, errors in ((MIXTURE, result.error_by_epoch), (NETWORK, network.error_by_epoch)):
+        epochs = np.unique([*range(0, len(errors), EVERY), len(errors) - 1])
+        system = pd.Series([name] * len(epochs), dtype="str")
+        frames.append(pd.DataFrame({"system": system, "epoch": epochs, "squared_error": errors[epochs]}))
+    return pd.concat(frames, ignore_index=True).assign(goal=STOP_AT)
+
+
 def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
     """The part of the line between two experts along which no third one is preferred; nothing where there is none."""
-    ends = _ends(gate[:, one] - gate[:, other], low, high)
+    ends = ends_of(gate[:, one] - gate[:, other], low, high)
     if len(ends) < 2:
         return []
     along = np.linspace(*np.array(ends), STEPS)
     logits = np.column_stack([along, np.ones(STEPS)]) @ gate
     highest = np.flatnonzero(logits[:, one] >= logits.max(axis=1) - SAME)
     return [tuple(along[i].tolist()) for i in highest[[0, -1]]] if len(highest) > 1 else []
-
-
-def _ends(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
-    """Where a line a·F1 + b·F2 + c = 0 enters and leaves the plane that is drawn; nothing where it does not."""
-    a, b, c = line
-    points = []
-    if b:
-        points += [(f1, -(a * f1 + c) / b) for f1 in (low[0], high[0])]
-    if a:
-        points += [(-(b * f2 + c) / a, f2) for f2 in (low[1], high[1])]
-    inside = [p for p in points if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]]
-    return [(float(f1), float(f2)) for f1, f2 in sorted(inside)[:: max(len(inside) - 1, 1)][:2]]

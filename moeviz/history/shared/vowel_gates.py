@@ -53,6 +53,8 @@ def vowel_trace(
             top_k=slots,
             score_function="softmax",
             layer_kind=layer_kind,
+            item_kind="sample",
+            label_kind="vowel",
             caution="" if data.measured else f"The vowels are a {data.source}.",
         ),
         tokens=samples(texts, labels),

@@ -87,7 +87,7 @@ def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("step:Q", title="training step (dashed: uniform)", scale=alt.Scale(nice=False)),
-            y=alt.Y("value:Q", title="busiest expert / mean", scale=alt.Scale(zero=False)),
+            y=alt.Y("value:Q", title="busiest expert / mean", scale=alt.Scale(domainMin=1)),
             color=alt.Color(
                 "measure:N",
                 scale=alt.Scale(domain=measures, range=list(theme.PAIR)),
@@ -100,7 +100,10 @@ def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(lines + theme.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
+    layers = [lines, theme.reference(frame[["even"]].head(1), "even", theme.NOTE)]
+    if frame["no_loss"].notna().any():
+        layers.append(theme.named_reference(frame.head(1), "no_loss", "without losses, at the end"))
+    return theme.framed(alt.layer(*layers), theme.MEDIUM)
 
 
 BALANCE_TABLE = Chart(
@@ -114,8 +117,8 @@ BALANCE_TABLE = Chart(
 BUSIEST_EXPERT = Chart(
     "Does the gate keep its experts equally busy?",
     "Each line is the busiest expert divided by the mean expert, over the words of ten steps: by the smooth load that "
-    "the loss sees, and by the words that the experts were given; 1 is uniform. It starts as at random, since gates "
-    "start at 0.",
+    "the loss sees, and by the words that the experts were given; 1 is uniform. Gates start at 0, so that words are "
+    "spread at random at first. Then the gate learns, and the losses hold it below where it ends without them.",
     measure=balance_by_step,
     draw=busiest_over_steps,
 )

@@ -21,6 +21,7 @@ PAPER = {
     (1.0, 1.0): (0.03, 0.02, 1.07),
 }
 EVEN = dict(zip(MEASURES, (0.0, 0.0, 1.0, 1.0), strict=True))  # where all experts are equally busy
+COMPARED = (16, 2, 0)  # experts, top-k and groups of the runs that ship
 TOGETHER = 10  # steps of training that make a point of the curve
 
 
@@ -32,8 +33,11 @@ def balance_by_step(result: SparselyGated) -> pd.DataFrame:
     averaged over ten consecutive steps. Uniform is 1. Gates start at 0, so the first words are divided at random, which
     is not quite uniform.
 
+    Beside it stands where a run without losses ends, by words: the mean of the seeds of `balance_table` that ship, of
+    16 experts and 2 for a word.
+
     One row per ten steps and measure. Columns: step int32 (the last of the ten, from 1) · measure str · value float64 ·
-    even float64 (1).
+    even float64 (1) · no_loss float64 (NaN where the run is of other experts).
 
     Source: Shazeer et al. (arXiv 1701.06538), table 6, last column, which has it after training.
     """
@@ -47,8 +51,16 @@ def balance_by_step(result: SparselyGated) -> pd.DataFrame:
             "measure": pd.Series(np.tile(names, len(last)), dtype="str"),
             "value": values.ravel(),
             "even": 1.0,
+            "no_loss": _without_losses(result),
         }
     )
+
+
+def _without_losses(result: SparselyGated) -> float:
+    """How busy the busiest expert is by words at the end of runs that ship; they differ from these in the losses."""
+    runs, settings = shipped_table(), result.settings
+    alike = (settings["experts"], settings["top_k"], settings["groups"]) == COMPARED
+    return float(runs.loc[runs["importance"] + runs["load"] == 0, MEASURES[3]].mean()) if alike else float("nan")
 
 
 def balance_table(seeds: Iterable[int] = SEEDS, steps: int = STEPS, watch: Watch = unwatched) -> pd.DataFrame:

@@ -39,6 +39,7 @@ def trace_of(result: SparselyGated) -> RoutingTrace:
             top_k=chosen.shape[-1],
             score_function="softmax",
             layer_kind="level" if hierarchy else "layer",
+            item_kind="word",
         ),
         tokens=token_frame(number // LENGTH, number % LENGTH, [words[word] for word in result.words], result.words),
         experts=chosen,

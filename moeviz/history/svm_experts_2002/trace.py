@@ -49,6 +49,8 @@ def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
             num_experts=(experts,) * iterations,
             top_k=len(slots),
             layer_kind="iteration",
+            item_kind="digit",
+            label_kind="digit",
             caution=CAUTION,
         ),
         tokens=samples([f"{label}, image {number + 1}" for number, label in enumerate(labels)], labels),

@@ -40,6 +40,8 @@ def trace_of(result: Switch) -> RoutingTrace:
             score_function="softmax",
             num_layers=2,
             dtype="float32",
+            item_kind="word",
+            label_kind="kind of word",
             caution=(
                 f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
                 f"{settings['capacity_factor']:g}, and capacity is counted over all of them."

@@ -8,7 +8,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import BILLIONS, written
-from moeviz.history.timeline.table import timeline
+from moeviz.history.timeline.table import experts_at_work, timeline
 
 KINDS = {"total": "all", "active": "active for one input"}
 # Corners of the two axes, between which they are even, and where they lie, in parts of the width and the height. Most
@@ -16,17 +16,20 @@ KINDS = {"total": "all", "active": "active for one input"}
 YEARS, ACROSS = [1990, 2016, 2023, 2027], [0, 0.1, 0.38, 1]
 PARAMETERS, UP = [10, 1e9, 1e13], [1, 0.82, 0]
 YEAR_TICKS = [1991, 2017, 2020, 2023, 2024, 2025, 2026]
+EXPERT_TICKS = [1, 4, 16, 64, 256, 1024, 8192, 131072]
 PARAMETER_TICKS = [100, 1e9, 1e10, 1e11, 1e12, 1e13]
 APART = 0.06  # years between systems of one month, which stand side by side
 HEIGHT = 520
 SQUEEZED = "parameters (logarithmic; squeezed below 1B)"
+KNOWN = ("Mixtral 8x7B", "DeepSeek-V3")  # named too: between the leaps, and alone in their months
 LEAP = 1.5  # a system is named where it is so many times as large as any before it
 
 
 def parameters_over_time(frame: pd.DataFrame) -> alt.LayerChart:
     """Total and active parameters of each system by its date. Columns: those of `timeline`.
 
-    Systems without a published total are left out. Those at least half as large again as any before them are named.
+    Systems without a published total are left out. Those at least half as large again as any before them are named, and
+    two that stand for what came between.
     """
     sized = frame[frame["total"].notna()].sort_values("year", kind="stable")
     words = {f"{kind}_text": sized[kind].map(_or_unknown(written)) for kind in KINDS}
@@ -42,7 +45,6 @@ def _marks(sized: pd.DataFrame) -> alt.Chart:
     marks = sized.rename(columns=KINDS).melt(carried, list(KINDS.values()), "kind", "parameters")
     shapes = alt.Scale(domain=list(KINDS.values()), range=["circle", "diamond"])
     legend = alt.Legend(title=None, orient="bottom", symbolFillColor=theme.NOTE, symbolStrokeColor=theme.NOTE)
-    filled = alt.condition("datum.status == 'memory'", alt.value(0), alt.value(1))
     return (
         alt.Chart(marks[marks["parameters"].notna()])
         .mark_point(filled=False, size=60, strokeWidth=1.5, opacity=1)
@@ -51,16 +53,20 @@ def _marks(sized: pd.DataFrame) -> alt.Chart:
             y=alt.Y("parameters:Q", title=SQUEEZED, scale=_scale(), axis=_parameter_axis()),
             color=_family_colour(sized),
             fill=_family_colour(sized),
-            fillOpacity=filled,
+            fillOpacity=_unless_from_memory(),
             shape=alt.Shape("kind:N", scale=shapes, legend=legend),
             tooltip=_tooltip(),
         )
     )
 
 
+def _unless_from_memory() -> dict:
+    return alt.condition("datum.status == 'memory'", alt.value(0), alt.value(1))
+
+
 def _names(sized: pd.DataFrame) -> alt.Chart:
     leaps = sized["total"] >= LEAP * sized["total"].cummax().shift(fill_value=0)
-    named = sized[leaps].drop_duplicates("date", keep="last")
+    named = sized[leaps | sized["name"].isin(KNOWN)].drop_duplicates("date", keep="last")
     inward = alt.ExprRef("datum.year < 2000 ? 'left' : datum.year < 2020 ? 'center' : 'right'")
     return (
         alt.Chart(named)
@@ -114,6 +120,48 @@ def _or_unknown(write: Callable[[float], str]) -> Callable[[float], str]:
     return lambda number: "–" if pd.isna(number) else write(number)
 
 
+def experts_over_time(frame: pd.DataFrame) -> alt.LayerChart:
+    """All experts of a layer, and those at work for one input, by date. Columns: those of `experts_at_work`."""
+    frame = frame.assign(year=_side_by_side(frame), share=frame["at_work"] / frame["experts"])
+    base = alt.Chart(frame).encode(x=_year_axis(), color=_family_colour(frame), tooltip=_expert_tooltip())
+    rules = base.mark_rule(opacity=0.6).encode(y=_experts_axis("at_work"), y2="experts:Q")
+    marks = [
+        base.mark_point(filled=False, shape=shape, size=60, strokeWidth=1.5, opacity=1).encode(
+            y=_experts_axis(field), fill=_family_colour(frame), fillOpacity=_unless_from_memory()
+        )
+        for field, shape in (("experts", "circle"), ("at_work", "diamond"))
+    ]
+    return theme.framed(alt.layer(rules, *marks), HEIGHT - 140)
+
+
+def _experts_axis(field: str) -> alt.Y:
+    scale = alt.Scale(type="log", domain=[1, 2e5], nice=False)
+    title = "experts in a layer (logarithmic)"
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=EXPERT_TICKS, format=",d"))
+
+
+def _expert_tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("name:N"),
+        alt.Tooltip("date:N"),
+        alt.Tooltip("experts:Q", format=",d"),
+        alt.Tooltip("at_work:Q", title="at work for one input", format=",d"),
+        alt.Tooltip("share:Q", title="share of them", format=".2%"),
+        alt.Tooltip("source:N"),
+        alt.Tooltip("status:N"),
+        alt.Tooltip("remark:N"),
+    ]
+
+
+EXPERTS_AT_WORK = Chart(
+    "How many experts does a layer have, and how many work at a time?",
+    "A circle is all experts of a layer, and the diamond below it those that one input runs through; where both are "
+    "at one height, all of them do. Layers have grown from 4 experts to hundreds, and the share at work has fallen "
+    "from all to a few in a hundred. Shared experts, which always work, are not counted; hollow marks are numbers "
+    "from memory.",
+    measure=experts_at_work,
+    draw=experts_over_time,
+)
 TIMELINE = Chart(
     "How large have MoE systems been, and how much of each works at a time?",
     "A circle is all parameters of a system, and the diamond below it is the parameters that one input runs through, "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 TABLE = Path(__file__).with_name("timeline.csv")
+SOFT = "a soft gate runs every expert"  # a remark of the table
 NUMBERS = ("total", "active", "experts", "top_k")
 
 
@@ -30,6 +31,21 @@ def timeline() -> pd.DataFrame:
     frame.insert(1, "year", frame["date"].map(_decimal))
     words = frame.columns.difference([*NUMBERS, "year"])
     return frame.astype(dict.fromkeys(words, "str"))
+
+
+def experts_at_work() -> pd.DataFrame:
+    """The systems of the timeline whose number of experts is published, with how many of them one input runs through.
+
+    Behind a soft gate those are all. Systems that switch each expert by itself, or do not say, are left out.
+
+    One row per system. Columns: those of `timeline` · at_work float64 (experts).
+
+    Source: the papers and announcements named in the column `source`.
+    """
+    frame = timeline()
+    soft = frame["remark"].str.contains(SOFT)
+    at_work = frame["top_k"].where(~soft, frame["experts"])
+    return frame.assign(at_work=at_work)[frame["experts"].notna() & at_work.notna()].reset_index(drop=True)
 
 
 def _decimal(date: str) -> float:
