@@ -186,7 +186,7 @@ def failing(mutation: Mutation) -> tuple[list[str], int]:
     with tempfile.TemporaryDirectory() as folder:
         mutated(mutation, Path(folder))
         command = [sys.executable, "-m", "moeviz.history", mutation.system, "--quick"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
     checks = [row for row in json.loads(done.stdout) if row["kind"] == MEASURED]
     return [row["what"] for row in checks if not row["passed"]], len(checks)
 

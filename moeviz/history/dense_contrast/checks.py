@@ -6,10 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from moeviz.capture.models.load import model_facts
 from moeviz.history.dense_contrast.decoder_costs import cost
 from moeviz.history.dense_contrast.model import KINDS, sizes_of, train
-from moeviz.history.dense_contrast.small_mixtral import MIXTRAL_8X7B, Choice, Mixture, as_one_block
+from moeviz.history.dense_contrast.small_mixtral import MIXTRAL_8X7B, Mixture, as_one_block
 from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.controls import swapped
 from moeviz.metrics.load import expert_load
 from moeviz.parameters import active_parameters
 
@@ -41,25 +40,14 @@ def used(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def learnt(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Whether all three learn the text, which of them does it best depends on the seed; and whether routing helps."""
-    first = seeds(seed, 1)[0]
-    ours = {kind: float(train(kind=kind, seed=first).perplexity[-1]) for kind in KINDS}
-    with swapped(Mixture, "choose", same_for_all):
-        ratio = ours["sparse"] / float(train(seed=first).perplexity[-1])
+    """Whether all three learn the text; which of them does it best depends on the seed.
+
+    That routing makes a better model is not claimed: with a router that says the same for every word, which is a dense
+    block as fast, the mixture guesses as well at this size (its perplexity is 1.025 times as high with seed 0).
+    """
+    worst = max(float(train(kind=kind, seed=seeds(seed, 1)[0]).perplexity[-1]) for kind in KINDS)
     what = "perplexity on held-out words, highest of the three kinds"
-    against = "perplexity on held-out words, mixture / the same with a router that says the same for every word"
-    worst = max(ours.values())
-    return [
-        Claim(what, worst, NOT_PRINTED, f"below {LEARNT}", worst < LEARNT, "guessing at random gets 2,000"),
-        Claim(against, ratio, NOT_PRINTED, "below 1", ratio < 1),
-    ]
-
-
-def same_for_all(self: Mixture, x: torch.Tensor) -> Choice:
-    """Every word goes to the first experts, which count alike."""
-    experts = torch.arange(self.top_k).expand(len(x), -1)
-    weights = torch.full((len(x), self.top_k), 1 / self.top_k, dtype=x.dtype)
-    return Choice(x @ self.router.T * 0, experts, weights)
+    return [Claim(what, worst, NOT_PRINTED, f"below {LEARNT}", worst < LEARNT, "guessing at random gets 2,000")]
 
 
 def _one_block() -> Claim:
