@@ -256,10 +256,6 @@ def test_the_page_says_of_the_kinds_what_the_sweep_says():
     assert (last["as large"] < last["sparse"]).all()
 
 
-def test_what_is_claimed_holds():
-    assert all(claim.passed for claim in claims(quick=True)), claims(quick=True)
-
-
 def test_claims_can_fail(monkeypatch):
     """A network as large in which one expert is off is neither flat nor dense, nor are all its parameters active."""
     almost = {"as large": lambda sizes: replace(sizes, top_k=sizes.experts - 1)}

@@ -109,6 +109,7 @@ def test_claims_become_a_table_of_steady_types():
         "tolerance": "str",
         "passed": "bool",
         "remark": "str",
+        "kind": "str",
     }
 
 
@@ -161,7 +162,7 @@ def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):
         mixtral, "model_facts", lambda _: import_module("moeviz.capture.models.load").model_facts("embedded")
     )
     monkeypatch.setattr(mixtral, "PRINTED", {name: mixtral.PRINTED[name]})
-    assert not any(claim.passed for claim in mixtral._counts())
+    assert not any(claim.passed for claim in mixtral.counts())
 
 
 def test_counts_fail_where_no_reading_gives_the_printed_one(monkeypatch):

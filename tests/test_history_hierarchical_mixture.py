@@ -127,8 +127,7 @@ def test_the_curves_are_of_the_tree_and_of_the_mixture_of_1991(result):
     assert (frame["passes"] >= 1).all(), "a logarithmic axis has no 0"
 
 
-def test_what_the_paper_claims_holds_for_a_few_seeds_and_can_fail(monkeypatch):
-    assert not [claim for claim in claims(quick=True) if not claim.passed]
+def test_claims_can_fail(monkeypatch):
     monkeypatch.setattr("moeviz.history.hierarchical_1994.checks.train", partial(train, passes=2))
     passed = {claim.what: claim.passed for claim in claims(quick=True)}
     assert not passed["passes to error 0.08, most of any run"]

@@ -13,7 +13,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.sparsely_gated_2017 import picture as balance
-from moeviz.history.sparsely_gated_2017.checks import claims, ordered, parted, repeated, started
+from moeviz.history.sparsely_gated_2017.checks import ordered, parted, repeated, started
 from moeviz.history.sparsely_gated_2017.language_model import UNITS, LanguageModel, SparseMixture
 from moeviz.history.sparsely_gated_2017.model import LENGTH, MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import (
@@ -348,11 +348,6 @@ def test_a_pair_of_weights_is_said_in_words():
         "both 1",
     ]
     assert setting(0.1, 0.3) == "importance 0.1, load 0.3"
-
-
-def test_what_the_paper_claims_of_its_losses_holds():
-    failed = [claim for claim in claims(quick=True) if not claim.passed]
-    assert not failed
 
 
 def test_the_claims_can_fail(runs, flat):

@@ -68,7 +68,9 @@ EXAMPLES = {
   moeviz history                                      the systems that can be trained here
   moeviz history run local-experts --seed 3 -o 1991.npz
   moeviz history check                                our results next to the papers'; exit code 1 if any fails
-  moeviz history check switch --quick                 one system, with less training""",
+  moeviz history check switch --quick                 one system, with less training
+  moeviz history check switch --quick --controls      and with each mechanism broken: every claim must miss then
+  moeviz history check --seed 11                      the same claims of other runs""",
     "metrics": """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.csv --topic layers --layers 0 5

@@ -204,7 +204,7 @@ def _families(args: Namespace) -> int:
 
 def _history(args: Namespace) -> int:
     check_output(args.output)
-    from moeviz.cli.history import check, systems, trained
+    from moeviz.cli.history import check, holds, systems, trained
     from moeviz.cli.trace import summary_of, summary_text
 
     if args.action == "run":
@@ -215,10 +215,11 @@ def _history(args: Namespace) -> int:
     if args.action == "list":
         print(json.dumps(records(systems())) if args.json else frame_text(systems()))
         return 0
-    table = check([args.name] if args.name else [], args.quick, note if args.json else print)
+    names, show = [args.name] if args.name else [], note if args.json else print
+    table = check(names, args.quick, args.seed, args.controls, show)
     if args.json:
         print(json.dumps(records(table)))
-    return int(not table["passed"].all())
+    return int(not holds(table))
 
 
 def _metrics(args: Namespace) -> int:

@@ -223,8 +223,15 @@ def history_arguments(history: argparse.ArgumentParser) -> None:
     history.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
     history.add_argument("name", nargs="?", help="which system to run or check (default: local-experts; all)")
     history.add_argument(
-        "--seed", type=number(int, 0), default=0, metavar="N", help="the same seed gives the same trace"
+        "--seed",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="the same seed gives the same trace, and the same check",
     )
     history.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
     history.add_argument("--quick", action="store_true", help="check less, in seconds")
+    history.add_argument(
+        "--controls", action="store_true", help="check each claim again with its mechanism broken, where it must miss"
+    )
     history.add_argument("--json", action="store_true", help="print JSON")

@@ -1,16 +1,22 @@
-"""The claims of one system as JSON: python -m moeviz.history NAME [--quick]
+"""The claims of one system as JSON: python -m moeviz.history NAME [--quick] [--controls] [--seed N]
 
 In a process of its own and on one thread, so that several can be checked at a time.
 """
 
 import json
 import sys
+from argparse import ArgumentParser
 
 import torch
 
 from moeviz.history.checked import claims_of
 
 if __name__ == "__main__":
+    parser = ArgumentParser(prog="python -m moeviz.history")
+    parser.add_argument("name")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = claims_of(sys.argv[1], quick="--quick" in sys.argv)
-    json.dump(found.to_dict("records"), sys.stdout)
+    json.dump(claims_of(asked.name, asked.quick, asked.seed, asked.controls).to_dict("records"), sys.stdout)

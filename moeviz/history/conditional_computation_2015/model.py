@@ -137,6 +137,14 @@ def train(
     return _result(network, test, settings, generator)
 
 
+def untrained(
+    some: int, draws: torch.Generator
+) -> tuple[Network, Float32[torch.Tensor, "N D"], Int64[torch.Tensor, " N"]]:
+    """A network before training, and the first so many digits with what they are."""
+    images, wanted = _inputs(digits()[0])
+    return _at_random(BLOCKS, draws), images[:some], wanted[:some]
+
+
 def _check(settings: dict[str, int | float | str]) -> None:
     if settings["estimator"] not in ESTIMATORS:
         raise MoevizError(f"Got the estimator {settings['estimator']!r}. Choose one of {', '.join(ESTIMATORS)}.")

@@ -1,13 +1,14 @@
 """Do the gates of a deep mixture respond to where and to what, as its paper of 2013 says?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from moeviz.errors import MoevizError
 from moeviz.history.deep_mixture_2013.model import BATCH, MARGIN, DeepMixture, train
 from moeviz.history.deep_mixture_2013.picture import factor_information, share_by_epoch, shares
-from moeviz.history.shared.claims import NOT_PRINTED, Claim
+from moeviz.history.shared.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from moeviz.history.shared.results import shipped
 
 SEEDS = 4
@@ -19,14 +20,36 @@ SHORT = 5  # epochs
 LITTLE = 1e-12  # instead of no information at all, which nothing is a multiple of
 
 
-def claims(quick: bool = False) -> list[Claim]:
+def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
     """4 seeds with the constraint, and 4 without; where it is to be quick, what ships and a short run of each kind."""
-    if quick:
-        whole = [shipped(DeepMixture)]
-        bound, unbound = [train(epochs=SHORT)], [train(epochs=SHORT, constraint=False)]
-        return [*factored(whole), *balanced(whole), *held(bound), *collapsed(unbound)]
-    bound, unbound = ([train(constraint=kind, seed=seed) for seed in range(SEEDS)] for kind in (True, False))
-    return [*factored(bound), *balanced(bound), *held(bound), *collapsed(unbound)]
+    return [*bound(quick, seed), *unbound(quick, seed)]
+
+
+def bound(quick: bool = False, seed: int = 0) -> list[Claim]:
+    """With the constraint."""
+    if not quick:
+        runs = _runs(True, seeds(seed, SEEDS))
+        return [*factored(runs), *balanced(runs), *held(runs)]
+    whole, short = [shipped(DeepMixture)], [train(epochs=SHORT, seed=seeds(seed, 1)[0])]
+    ships = [replace(claim, kind=SHIPS) for claim in (*factored(whole), *balanced(whole))]
+    return [*ships, *begun(short), *held(short)]
+
+
+def unbound(quick: bool = False, seed: int = 0) -> list[Claim]:
+    """Without it."""
+    if not quick:
+        return collapsed(_runs(False, seeds(seed, SEEDS)))
+    return collapsed([train(epochs=SHORT, constraint=False, seed=seeds(seed, 1)[0])])
+
+
+def begun(runs: Sequence[DeepMixture]) -> list[Claim]:
+    """After a few epochs each layer has begun to go by its own factor."""
+    found = []
+    for layer, (one, other, _) in TIMES.items():
+        least = min(_times(run, layer, one, other) for run in _some(runs))
+        what = f"layer {layer}: information on {one} / on {other}, after {SHORT} epochs"
+        found.append(Claim(what, least, NOT_PRINTED, "above 1", least > 1))
+    return found
 
 
 def factored(runs: Sequence[DeepMixture]) -> list[Claim]:
@@ -66,6 +89,10 @@ def collapsed(runs: Sequence[DeepMixture]) -> list[Claim]:
     what = f"highest share of any expert, constraint off, median of {len(most)} runs"
     middle = float(np.median(most))
     return [Claim(what, middle, NOT_PRINTED, f"at least {COLLAPSED}", middle >= COLLAPSED, _each(most, ".2f"))]
+
+
+def _runs(constraint: bool, tried: range) -> list[DeepMixture]:
+    return [train(constraint=constraint, seed=seed) for seed in tried]
 
 
 def _times(run: DeepMixture, layer: int, one: str, other: str) -> float:

@@ -6,7 +6,7 @@ from moeviz.history.hmm_experts_1996.experts import prefix_log_likelihoods, side
 from moeviz.history.hmm_experts_1996.model import Mixture, train
 from moeviz.history.hmm_experts_1996.smyth import DATA_SETS, STARTS, accuracies
 from moeviz.history.hmm_experts_1996.supervised_hmms import gaussian_hmm
-from moeviz.history.shared.claims import NOT_PRINTED, Claim
+from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
 from moeviz.history.shared.datasets import japanese_vowels
 
 SEEDS, QUICK_SEEDS = 20, 6
@@ -14,21 +14,28 @@ TOLD_STATES, TOLD_SEEDS = 5, 3
 ROUNDING = 1e-9  # of the objective
 ORACLE = 1e-8  # nats
 RECOVERED, RECOGNISED = 0.80, 0.96
+NO_CHAIN = "experts of one state, without any order in time, do it as well"
 SOFT_FINDS, HARD_FINDS = 0.95, 0.75  # shares of the data sets, 19 of 20 and 15 of 20
 FROM_MEMORY = "two models whose constants are from memory"
 
 
-def claims(quick: bool = False) -> list[Claim]:
+def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
     """20 seeds on the vowels and 20 data sets of Smyth's pair; 6 and 3 where it is to be quick.
 
-    No figure of a paper stands here: what Smyth and the authors of the vowels print could not be read.
+    No figure of a paper stands here: what Smyth and the authors of the vowels print could not be read. That
+    an expert needs the order of its states is seen in Smyth's pair alone: without it, the speakers are found as well.
 
     Raises `MoevizError` where hmmlearn, which is the oracle, is missing.
 
     Source: Smyth, NIPS 9:648-654 (1996); Kudo, Toyama & Shimbo, Pattern Recognition Letters 20:1103-1111 (1999).
     """
-    runs = [train(seed=seed) for seed in range(QUICK_SEEDS if quick else SEEDS)]
-    return [_oracle(runs[0]), _rising(runs), _recovered(runs), _told(1 if quick else TOLD_SEEDS), *_smyth(quick)]
+    return [*of_vowels(quick, seed), *told(quick, seed), *of_pairs(quick, seed)]
+
+
+def of_vowels(quick: bool = False, seed: int = 0) -> list[Claim]:
+    """Speakers whom nobody named."""
+    runs = [train(seed=run) for run in seeds(seed, QUICK_SEEDS if quick else SEEDS)]
+    return [_oracle(runs[0]), _rising(runs), _recovered(runs)]
 
 
 def oracle_difference(result: Mixture) -> float:
@@ -64,18 +71,20 @@ def _rising(runs: list[Mixture]) -> Claim:
 def _recovered(runs: list[Mixture]) -> Claim:
     share = float(np.mean([run.training_share for run in runs]))
     what = "share of training utterances with the expert of their speaker, nobody named, mean of seeds"
-    return Claim(what, share, NOT_PRINTED, f"at least {RECOVERED}; chance is 0.11", share >= RECOVERED)
+    return Claim(what, share, NOT_PRINTED, f"at least {RECOVERED}; chance is 0.11", share >= RECOVERED, NO_CHAIN)
 
 
-def _told(seeds: int) -> Claim:
-    worst = min(train(states=TOLD_STATES, supervised=True, seed=seed).test_share for seed in range(seeds))
+def told(quick: bool = False, seed: int = 0) -> list[Claim]:
+    """Speakers who are named."""
+    tried = seeds(seed, 1 if quick else TOLD_SEEDS)
+    worst = min(train(states=TOLD_STATES, supervised=True, seed=run).test_share for run in tried)
     what = f"share of test utterances recognised by one expert of {TOLD_STATES} states per speaker, lowest of seeds"
-    return Claim(what, worst, NOT_PRINTED, f"at least {RECOGNISED}", worst >= RECOGNISED)
+    return [Claim(what, worst, NOT_PRINTED, f"at least {RECOGNISED}", worst >= RECOGNISED)]
 
 
-def _smyth(quick: bool) -> list[Claim]:
-    """Soft against hard EM, by start."""
-    frame = accuracies(3 if quick else DATA_SETS)
+def of_pairs(quick: bool = False, seed: int = 0) -> list[Claim]:
+    """Smyth's pairs: soft against hard EM, by start."""
+    frame = accuracies(seeds(seed, 3 if quick else DATA_SETS))
     found = frame.groupby(["assignment", "start"])["found"].mean()
     rows = []
     for start in STARTS:

@@ -7,6 +7,7 @@ Source: Smyth, Clustering sequences with hidden Markov models, NIPS 9:648-654 (1
 memory, and nothing is compared with what it prints.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def accuracy(seed: int, assignment: str, start: str) -> float:
     return float((matched(expert, model, 2)[expert] == model).mean())
 
 
-def accuracies(data_sets: int = DATA_SETS) -> pd.DataFrame:
+def accuracies(data_sets: Iterable[int] = range(DATA_SETS)) -> pd.DataFrame:
     """How well soft and hard EM find Smyth's two models, from either start, data set by data set.
 
     Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
@@ -54,7 +55,8 @@ def accuracies(data_sets: int = DATA_SETS) -> pd.DataFrame:
 
     Source: Smyth, NIPS 9:648-654 (1996), for the two models; their constants are from memory.
     """
-    cases = [(assignment, start, seed) for assignment in ASSIGNMENTS for start in STARTS for seed in range(data_sets)]
+    data_sets = list(data_sets)
+    cases = [(assignment, start, seed) for assignment in ASSIGNMENTS for start in STARTS for seed in data_sets]
     rows = [(assignment, start, seed, accuracy(seed, assignment, start)) for assignment, start, seed in cases]
     frame = pd.DataFrame(rows, columns=["assignment", "start", "data_set", "accuracy"])
     return _typed(frame.assign(found=frame["accuracy"] >= FOUND))

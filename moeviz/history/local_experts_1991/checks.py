@@ -9,6 +9,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
 from moeviz.history.local_experts_1991.model import MAX_EPOCHS, STOP_AT, Mixture, train
 from moeviz.history.shared.claims import NOT_PRINTED, Claim
+from moeviz.history.shared.claims import seeds as seeds_from
 from moeviz.history.shared.vowels import Vowels, at_hand, encode, stand_in
 
 EXPERTS = (4, 8)
@@ -18,13 +19,15 @@ AS_MANY = 0.15  # of the paper's epochs, how far off ours may be
 MANY_SEEDS = 25  # for the spread of 8 experts: the deviation of three runs says little
 ACCURACY = {"training": (0.88, 0.06), "test": (0.90, 0.05)}  # the paper's, and how far off we may be
 BEST_LINE = 0.75  # no line through the plane of F1 and F2 is right for so many of the training samples, measured or not
+BY_ONE = 0.01  # more average squared error, if one expert answers where the gate weighs several
+ONE_ANSWERS = "average squared error of one expert drawn by the gate, minus the mixture's, highest"
 ALONE_STEP = 5.0  # one expert swings to and fro at the step of the mixture
 
 
-def claims(quick: bool = False) -> list[Claim]:
+def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
     """4 and 8 experts, 25 seeds, as in the paper; 3 where it is to be quick. Measured vowels too, if at hand."""
-    seeds = range(3 if quick else 25)
-    return [claim for data in at_hand() for experts in EXPERTS for claim in acceptance(seeds, data, experts)]
+    runs = seeds_from(seed, 3 if quick else 25)
+    return [claim for data in at_hand() for experts in EXPERTS for claim in acceptance(runs, data, experts)]
 
 
 def acceptance(seeds: Iterable[int] = range(25), data: Vowels | None = None, experts: int = 4) -> list[Claim]:
@@ -58,7 +61,9 @@ def _experts(runs: list[Mixture], data: Vowels) -> list[Claim]:
     reached = _mean(run.epochs is not None for run in runs)
     left = [len(run.surviving) for run in runs]
     rest = max(_of_the_rest(run, data) for run in runs)
+    by_one = max(_by_one(run, data) for run in runs)
     return [
+        Claim(ONE_ANSWERS, by_one, NOT_PRINTED, f"at most {BY_ONE}", by_one <= BY_ONE),
         Claim(f"share of runs that reach error {STOP_AT}", reached, 1.0, "all", reached == 1),
         Claim("surviving experts, fewest of any run", min(left), 2, "2 or 3", min(left) >= 2),
         Claim("surviving experts, most of any run", max(left), 3, "2 or 3", max(left) <= 3),
@@ -95,6 +100,17 @@ def _epochs(runs: list[Mixture], data: Vowels, seeds: list[int], experts: int) -
         what = "standard deviation of epochs, mixture / backpropagation"
         found.append(Claim(what, ratio, spread / spreads, "below 0.5", ratio < 0.5))
     return found
+
+
+def _by_one(run: Mixture, data: Vowels) -> float:
+    """Σᵢ pᵢ (d − oᵢ)² − (d − Σᵢ pᵢ oᵢ)², mean of the training samples: next to nothing where experts answer alone.
+
+    It is what the third error was made for: experts of the first mend what the others leave over.
+    """
+    inputs, desired = (part[data.training] for part in encode(data))
+    state = run.state()
+    proportions, miss = state.proportions(inputs), desired[:, None] - state.outputs(inputs)
+    return float((proportions * miss**2).sum(axis=1).mean() - ((proportions * miss).sum(axis=1) ** 2).mean())
 
 
 def _of_the_rest(run: Mixture, data: Vowels) -> float:

@@ -9,7 +9,8 @@ class System:
 
     In the same folder, `model` has `train(seed=…, watch=…, …)`, whose defaults are the settings that ship; `trace`
     makes a trace of the result, `picture` the numbers of its paper's picture, `chart` draws them, `shown` has each
-    chart with what it is drawn from, and `checks` holds what its paper claims.
+    chart with what it is drawn from, `checks` holds what its paper claims, and `controls` breaks a mechanism for each
+    claim, which must miss then.
     """
 
     name: str  # on the command line

@@ -1,0 +1,38 @@
+"""The sparsely-gated mixture of 2017 with a part of it broken, and the claims that must miss then."""
+
+import torch
+from torch import nn
+
+from moeviz.history.shared.claims import Claim, seeds
+from moeviz.history.shared.controls import Control
+from moeviz.history.sparsely_gated_2017 import language_model, model
+from moeviz.history.sparsely_gated_2017.checks import learnt, random_gate, short, started, whole
+from moeviz.history.sparsely_gated_2017.model import train
+from moeviz.history.sparsely_gated_2017.noisy_top_k import Routing, squared_variation
+
+
+def _no_loss(routing: Routing, importance: float, load: float) -> torch.Tensor:
+    return routing.importance.sum() * 0
+
+
+def _exchanged(routing: Routing, importance: float, load: float) -> torch.Tensor:
+    """Each loss evens what the other is about."""
+    return load * squared_variation(routing.importance) + importance * squared_variation(routing.load)
+
+
+def _not_at_zero(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
+    draws = torch.Generator().manual_seed(0)
+    return nn.Parameter(torch.randn(shape, generator=draws)), nn.Parameter(torch.zeros(shape))
+
+
+def _first_step(quick: bool, seed: int) -> list[Claim]:
+    return started(train(importance=1.0, load=1.0, steps=1, seed=seeds(seed, 1)[0]))
+
+
+CONTROLS = (
+    Control("no loss", (model, "balancing_loss", _no_loss), ("steps",), short),
+    Control("gates do not start at 0", (language_model, "_gate", _not_at_zero), ("at the first step",), _first_step),
+    Control("gates do not learn", (language_model, "_gate", random_gate), ("random gates",), learnt),
+    Control("the losses are exchanged", (model, "balancing_loss", _exchanged), ("CV(importance) / CV(load)",), whole),
+    Control("no loss at all", (model, "balancing_loss", _no_loss), ("max / mean load, ", "largest difference"), whole),
+)

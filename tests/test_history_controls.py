@@ -1,0 +1,143 @@
+"""Checks that can fail: every claim of the history, with its mechanism broken, and the mutations of the source."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from benchmarks.mutations import MUTATIONS, PACKAGE, Mutation, failing, mutated
+from moeviz.cli.history import _text, check, holds, summary
+from moeviz.history import checked
+from moeviz.history.checked import WITH_CHECKS, claims_of, controls_of
+from moeviz.history.local_experts_1991 import checks as checks_1991
+from moeviz.history.shared.claims import IDENTITY, MEASURED, MISPRINT, NOT_PRINTED, SHIPS, Claim
+from moeviz.history.shared.controls import Control, controlled, swapped
+
+# Left to `moeviz history check --quick --controls`: each takes four to eight seconds.
+TOO_LONG = {
+    "one expert gets every example",
+    "classes are shuffled",
+    "nothing is learnt",
+    "room for all",
+    "the constraint is never lifted",
+}
+NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", WITH_CHECKS)
+def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, monkeypatch):
+    if name == "hmm-experts":
+        pytest.importorskip("hmmlearn")
+    monkeypatch.setattr(checks_1991, "EXPERTS", (4,))  # 8 of them take as long again
+    left = [control for control in controls_of(name) if control.broken in TOO_LONG]
+    rest = tuple(control for control in controls_of(name) if control not in left)
+    monkeypatch.setattr(checked, "controls_of", lambda _: rest)
+    found = claims_of(name, quick=True, controls=True)
+    assert found["passed"].all(), found[~found["passed"]].to_string()
+    assert found["paper"].isna().all() or name not in NO_FIGURE
+    parts = [part for control in left for part in control.misses]
+    tried = found[~found["what"].map(lambda what: any(part in what for part in parts))]
+    assert len(tried) and tried["caught"].all(), tried[~tried["caught"]].to_string()
+    controls = tried[tried["kind"] == MEASURED]
+    assert controls["control"].ne("").all() and controls["broken"].map(math.isfinite).all(), "both figures are numbers"
+
+
+def claim(ours: float, kind: str = MEASURED, what: str = "width of the door, m") -> Claim:
+    return Claim(what, ours, NOT_PRINTED, "above 1", ours > 1, kind=kind)
+
+
+class Door:
+    """A mechanism that can be broken."""
+
+    width = 2.0
+
+
+def measured(quick: bool, seed: int) -> list[Claim]:
+    return [claim(Door.width), claim(Door.width, what="height of the door, m")]
+
+
+def test_a_claim_is_measured_again_with_its_mechanism_broken_and_mended_afterwards():
+    shut = Control("the door is shut", (Door, "width", 0.0), ("width",), measured)
+    ajar = Control("the door is ajar", (Door, "width", 1.5), ("height",), measured)
+    found = controlled([*measured(True, 0), claim(3, IDENTITY)], (shut, ajar), True, 0)
+    assert found["control"].tolist() == ["the door is shut", "the door is ajar", ""]
+    assert found["broken"].tolist()[:2] == [0.0, 1.5] and math.isnan(found["broken"][2])
+    assert found["caught"].tolist() == [True, False, True], "the second holds of what is broken; the third is no check"
+    assert Door.width == 2.0
+
+
+def test_a_check_without_a_control_is_not_caught():
+    elsewhere = Control("shut", (Door, "width", 0.0), ("door",), lambda quick, seed: [claim(0, what="another figure")])
+    for controls in ((), (elsewhere,)):
+        found = controlled([claim(2)], controls, True, 0)
+        assert not found["caught"][0] and math.isnan(found["broken"][0])
+
+
+def test_what_was_broken_is_mended_also_after_an_error():
+    with pytest.raises(ZeroDivisionError), swapped(Door, "width", 0.0):
+        1 / Door.width
+    assert Door.width == 2.0
+
+
+def test_the_table_prints_both_figures_and_counts_checks_alone(monkeypatch, capsys):
+    rows = pd.DataFrame(
+        {
+            "system": "door",
+            "what": ["width", "height", "sum", "age", "price"],
+            "ours": [2.0, 3.0, 1.0, 4.0, 201.0],
+            "paper": [math.nan, math.nan, math.nan, math.nan, 395.0],
+            "tolerance": "above 1",
+            "passed": True,
+            "remark": "",
+            "kind": [MEASURED, MEASURED, IDENTITY, SHIPS, MISPRINT],
+            "control": ["the door is shut", "the door is ajar", "", "", ""],
+            "broken": [0.5, 2.5, math.nan, math.nan, math.nan],
+            "caught": [True, False, True, True, True],
+        }
+    )
+    said = _text(rows)
+    assert "broken 0.5: the door is shut; misses, as it must" in said and "the door is ajar; DOES NOT MISS" in said
+    assert "true  sum" in said and "(above 1, identity)" in said and "misprint  price" in said
+    assert summary(rows).startswith("2 of 2 checks pass; 1 miss, as they must") and "1 misprint found" in summary(rows)
+    assert not holds(rows) and holds(rows.assign(caught=True)) and not holds(rows.assign(passed=False))
+    assert holds(rows.drop(columns=["control", "broken", "caught"])), "without controls, what passes is enough"
+    monkeypatch.setattr("moeviz.cli.history.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
+    assert check(["door"], True, 11, True, print)["remark"][0] == "(['door'], True, 11, True)"
+    assert "2 of 2 checks pass" in capsys.readouterr().out
+
+
+def test_a_misprint_is_found_and_is_no_check():
+    found = claims_of("counts")
+    (row,) = found[found["kind"] == MISPRINT].itertuples()
+    assert row.what.startswith("parameters of Switch-XXL") and round(row.ours) == 201 and row.paper == 395
+    assert "128 experts give the printed count" in row.remark
+    assert (found["kind"] == MEASURED).sum() == len(found) - 1
+
+
+@pytest.mark.training
+def test_another_seed_gives_other_runs_and_the_same_seed_the_same():
+    first, again, other = (claims_of("hierarchical", quick=True, seed=seed) for seed in (0, 0, 11))
+    assert first.equals(again) and not first["ours"].equals(other["ours"])
+    assert first["what"].tolist() == other["what"].tolist()
+
+
+def test_every_mutation_finds_its_place():
+    assert len(MUTATIONS) == 22 and {mutation.system for mutation in MUTATIONS} < set(WITH_CHECKS)
+    for mutation in MUTATIONS:
+        source = (PACKAGE / "history" / mutation.file).read_text()
+        assert source.count(mutation.there) == 1, (mutation.system, mutation.broken)
+
+
+def test_a_mutation_of_a_place_that_is_gone_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="0 times"):
+        mutated(Mutation("hierarchical", "nothing", "hierarchical_1994/model.py", "no such text", ""), tmp_path)
+
+
+@pytest.mark.training
+def test_a_mutation_is_noticed_in_a_copy_and_one_that_changes_nothing_is_not():
+    root = next(mutation for mutation in MUTATIONS if mutation.broken == "root gate frozen")
+    failed, asked = failing(root)
+    assert asked == 5 and len(failed) == 1 and "two cuts" in failed[0]
+    same = Mutation(root.system, "nothing", root.file, root.there, root.there)
+    assert failing(same) == ([], 5)
