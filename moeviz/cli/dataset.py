@@ -78,7 +78,7 @@ def _cluster(args: Namespace) -> "Cluster | None":
         return None
     from moeviz.corpus.on_ray import Cluster, check_ray
 
-    cluster = Cluster(args.ray or None, args.actors, args.gpus or 0.0)
+    cluster = Cluster(args.ray or None, args.actors, args.gpus or 0)
     check_ray(cluster)
     return cluster
 

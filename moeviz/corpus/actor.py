@@ -28,7 +28,7 @@ class Job:
     folder: Place
     wanted: Wanted
     threads: int
-    gpus: float
+    gpus: float | int
     directory: str
 
 

@@ -48,7 +48,7 @@ class Cluster:
 
     address: str | None = None
     actors: int | None = None
-    gpus: float = 0.0
+    gpus: float | int = 0
 
 
 def check_ray(cluster: Cluster) -> None:
