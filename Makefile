@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-package
+.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-store test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -89,8 +89,15 @@ test-vllm: .venv/installed-test .venv-vllm/installed
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
 	@touch $@
 
+# A Ray cluster of two nodes on this machine, beside the plain loop.
 test-ray: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[ray]"
 	$(BIN)/python -m pytest -m ray
+
+# Datasets in a store that speaks S3's protocol, served on this machine. Once it is installed, `make test` does too.
+test-store: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[test-store]"
+	$(BIN)/python -m pytest tests/test_store.py
 
 test-package: .venv/installed-test
 	$(BIN)/python -m pytest -m package

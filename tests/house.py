@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OURS = ("app", "moeviz", "kernels")
 PACKAGES = {"moeviz_app": "app", "app": "app", "moe_kernels": "kernels/moe_kernels", "moeviz": "moeviz"}
-HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn"}
+HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn", "ray"}
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "moeviz/embedded/training/*": f"moeviz {TORCH}",
     "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics {INERT} torch",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
+    "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
     "moeviz/capture/survey/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",

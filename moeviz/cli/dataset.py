@@ -10,16 +10,22 @@ from moeviz.cli.terminal import visible_line
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import check_begun
 from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
-from moeviz.names import quoted, why_no_file
+from moeviz.formats.dataset.store import Place, is_store, place_of
+from moeviz.names import cut, quoted, why_no_file
 
 if TYPE_CHECKING:
+    from moeviz.corpus.on_ray import Cluster
+    from moeviz.corpus.run import Wanted
     from moeviz.formats.dataset.reader import Dataset
 
-OPTIONS = ("resume", "no_text", "weights", "lines", "shard_bytes", "batch_tokens")
+RAY_OPTIONS = ("actors", "gpus")
+OPTIONS = ("resume", "no_text", "weights", "lines", "shard_bytes", "batch_tokens", "threads", "ray", *RAY_OPTIONS)
 
 
 def is_folder(target: str | None) -> bool:
-    """Whether a target is the folder of a dataset: a name without a suffix, or where one was begun."""
+    """Whether a target is the place of a dataset: a name without a suffix, where one was begun, or in a store."""
+    if is_store(target):
+        return True
     if not target or why_no_file(target):
         return False
     named = not PurePath(target).suffix and not PurePath(target).name.startswith(".")
@@ -41,9 +47,11 @@ def written(args: Namespace) -> str:
     if args.embedded or args.layer is not None:
         option = "--embedded" if args.embedded else "--layer"
         raise MoevizError(f"{option} gives one trace, and {quoted(args.output)} is a folder. Give -o FILE.npz.")
-    folder = Path(args.output)
+    cluster = _cluster(args)
+    folder = place_of(args.output)
     check_begun(folder, args.resume)
-    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
     from moeviz.corpus.run import SHARD_BYTES, Wanted, write_corpus
 
     wanted = Wanted(
@@ -52,9 +60,36 @@ def written(args: Namespace) -> str:
         lines=args.lines,
         shard_bytes=args.shard_bytes or SHARD_BYTES,
         batch_tokens=args.batch_tokens,
+        threads=args.threads,
     )
-    dataset = write_corpus(load(args), args.files, folder, wanted, resume=args.resume, progress=_progress)
+    if cluster is not None:
+        dataset = _on_ray(args, cluster, folder, wanted)
+    else:
+        dataset = write_corpus(load(args), args.files, folder, wanted, resume=args.resume, progress=_progress)
     return json.dumps(facts_of(dataset)) if args.json else _said(dataset)
+
+
+def _cluster(args: Namespace) -> "Cluster | None":
+    """Where the actors run, if the run is on Ray. Raises `MoevizError` for what is not possible."""
+    if args.ray is None:
+        for option in RAY_OPTIONS:
+            if getattr(args, option) is not None:
+                raise MoevizError(f"--{option} shares out a run on Ray, and this one is not on Ray. Add --ray.")
+        return None
+    from moeviz.corpus.on_ray import Cluster, check_ray
+
+    cluster = Cluster(args.ray or None, args.actors, args.gpus or 0)
+    check_ray(cluster)
+    return cluster
+
+
+def _on_ray(args: Namespace, cluster: "Cluster", folder: Place, wanted: "Wanted") -> "Dataset":
+    from moeviz.corpus.on_ray import write_corpus_on_ray
+
+    note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
+    how = {"backend": args.backend} | ({"check_memory": False} if args.ignore_memory else {})
+    told = {"resume": args.resume, "progress": _progress, "cluster": cluster}
+    return write_corpus_on_ray(args.model, args.files, folder, wanted, **told, **how)
 
 
 def facts_of(dataset: "Dataset") -> dict[str, Any]:
@@ -112,7 +147,7 @@ def converted(args: Namespace, target: str) -> str:
     if is_folder(target):
         if is_dataset(args.source):
             raise MoevizError(f"{quoted(args.source)} is a dataset already. Copy the folder.")
-        check_begun(Path(target), resume=False)
+        check_begun(place_of(target), resume=False)
         trace = read_one_trace(args.source, args)
         write_dataset(trace, target, args.weights or "exact", text=not args.no_text)
         return f"{read_dataset(target)!r}"

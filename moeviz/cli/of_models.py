@@ -189,6 +189,25 @@ def _add_dataset(corpus: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of a batch, 0 for a text at a time (default: 16,384 on a GPU, else 0); transformers alone",
     )
+    group.add_argument(
+        "--threads",
+        type=number(int, 1),
+        metavar="N",
+        help="CPU threads of a process (default: all cores; with --ray 1)",
+    )
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on Ray: on this machine, or with auto or HOST:PORT on a cluster that is up",
+    )
+    group.add_argument(
+        "--actors", type=number(int, 1), metavar="N", help="with --ray: models that run side by side (default: all fit)"
+    )
+    group.add_argument(
+        "--gpus", type=number(float, 0), metavar="F", help="with --ray: GPUs of an actor, such as 0.5 (default: 0)"
+    )
 
 
 def params_arguments(params: argparse.ArgumentParser) -> None:

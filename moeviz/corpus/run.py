@@ -21,6 +21,7 @@ from moeviz.formats.dataset.folder import DatasetFolder, check_begun, new_plan, 
 from moeviz.formats.dataset.layout import ROWS, Kept, Weights
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.store import Place, place_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -38,12 +39,24 @@ class Wanted:
     lines: bool = False  # each line of a text file is a text
     shard_bytes: int = SHARD_BYTES
     batch_tokens: int | None = None  # padded tokens of a batch; None: 16,384 on a GPU, and a text at a time elsewhere
+    threads: int | None = None  # of torch, in each process; None: as many as torch takes, or as the begun run took
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLook:
+    """What an opened model says before it reads a text: all that a plan needs to know of it."""
+
+    model: ModelInfo
+    weights: bool  # whether they are recorded
+    identity: str | None
+    batch_tokens: int
+    threads: int
 
 
 def write_corpus(
     model: LoadedModel | EngineModel,
     paths: Sequence[str],
-    folder: str | Path,
+    folder: str | Place,
     wanted: Wanted | None = None,
     resume: bool = False,
     progress: Told | None = None,
@@ -52,20 +65,21 @@ def write_corpus(
 
     paths     .jsonl (a text a line, with a label or labelled by the file), .parquet (columns text and label), any other
               file (one text), or folders of them.
+    folder    where to: a folder, or s3://BUCKET/PREFIX of an object store.
     resume    go on with what is there: every text is in the dataset once, however often the run was killed.
     progress  called with (texts done, texts in all, seconds left) after each batch. Raise in it to stop.
 
     Raises `InvalidPrompt` for texts that cannot be read or that changed, `MoevizError` where the folder holds something
     else or another run is writing to it, `OSError` where nothing can be written; and what `trace` raises.
     """
-    wanted, folder = Wanted() if wanted is None else wanted, Path(folder)
+    wanted, folder = Wanted() if wanted is None else wanted, place_of(folder)
     check_begun(folder, resume)
     files = files_of(paths)
-    plan = _plan(model, files, wanted, plan_in(folder))
+    plan = planned_run(first_look(model, wanted), files, wanted, plan_in(folder))
     if not isinstance(model, EngineModel):
         torch.set_num_threads(plan["threads"])  # another number of threads gives other last bits
     with writing(folder, plan, resume) as open_folder:
-        tell = _Clock(open_folder, progress)
+        tell = Clock(open_folder, progress)
         for shard in open_folder.pending():
             write_shard(model, files, open_folder, shard, tell)
         open_folder.finish()
@@ -159,22 +173,27 @@ def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
     return made
 
 
-def _plan(
-    model: LoadedModel | EngineModel, files: list[Path], wanted: Wanted, begun: dict[str, Any] | None
-) -> dict[str, Any]:
+def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
+    """Trace one token: what cannot be recorded is said before any text is read."""
+    first = trace(model, "a", keep_logits=False, kernels=False)
+    identity = weights_identity(first.model.name, first.model.revision)
+    facts = _lasting(first.model), first.weights is not None, identity
+    return FirstLook(*facts, _batch_tokens(model, wanted), torch.get_num_threads())
+
+
+def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict[str, Any] | None) -> dict[str, Any]:
     """The plan of these texts and settings. A run that goes on takes the threads of the one that it goes on with."""
     shards = planned(files, wanted.shard_bytes, wanted.lines)
-    first = trace(model, "a", keep_logits=False, kernels=False)  # what cannot be recorded is said now
-    kept = Kept("none" if first.weights is None else wanted.weights, wanted.text)
+    kept = Kept(wanted.weights if first.weights else "none", wanted.text)
     how = {
-        "weights_identity": weights_identity(first.model.name, first.model.revision),
+        "weights_identity": first.identity,
         "files": [{"name": path.name, "bytes": path.stat().st_size} for path in files],
         "lines": wanted.lines,
         "shard_bytes": wanted.shard_bytes,
-        "batch_tokens": _batch_tokens(model, wanted),
-        "threads": (begun or {}).get("threads", torch.get_num_threads()),
+        "batch_tokens": first.batch_tokens,
+        "threads": wanted.threads or (begun or {}).get("threads", first.threads),
     }
-    return new_plan(_lasting(first.model), kept, shards, **how)
+    return new_plan(first.model, kept, shards, **how)
 
 
 def _lasting(model: ModelInfo) -> ModelInfo:
@@ -191,7 +210,7 @@ def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:
     return BATCH_TOKENS if model.model.device.type == "cuda" else 0
 
 
-class _Clock:
+class Clock:
     """How far a run is, and how long the rest takes at the pace so far."""
 
     def __init__(self, folder: DatasetFolder, progress: Told | None) -> None:
@@ -201,6 +220,7 @@ class _Clock:
         self.done, self.progress, self.begun = self.before, progress, time.monotonic()
 
     def __call__(self, texts: int) -> None:
+        """So many more texts are done."""
         self.done += texts
         if self.progress is not None:
             pace = (time.monotonic() - self.begun) / (self.done - self.before)

@@ -1,7 +1,5 @@
 """A trace as a dataset, and a dataset that fits into memory as a trace."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -17,6 +15,7 @@ from moeviz.formats.dataset.layout import (
     weights_column,
 )
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.store import Place, place_of
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace, token_frame
 
 TOKEN_BYTES = 100  # that a token takes in memory beside its routing
@@ -24,7 +23,7 @@ WORDS = ("text", "stretch", "position", "generated", "label", "token_id", "token
 
 
 def write_dataset(
-    trace: RoutingTrace, path: str | Path, weights: Weights = "exact", text: bool = True, shard_tokens: int = 1_000_000
+    trace: RoutingTrace, path: str | Place, weights: Weights = "exact", text: bool = True, shard_tokens: int = 1_000_000
 ) -> None:
     """Write a trace as a dataset in a new folder. Its tokens are then in order of sequence and position.
 
@@ -42,7 +41,7 @@ def write_dataset(
     ends = _ends(sequence, shard_tokens)
     bounds = list(zip([0, *ends[:-1]], ends, strict=True))
     shards = [{"texts": len(np.unique(sequence[start:end])), "tokens": end - start} for start, end in bounds]
-    with writing(Path(path), new_plan(trace.model, kept, shards, source="a trace")) as folder:
+    with writing(place_of(path), new_plan(trace.model, kept, shards, source="a trace")) as folder:
         for number, (start, end) in enumerate(bounds):
             part = trace.select(tokens=slice(start, end))
             labels = part.tokens["label"].tolist() if kept.labels else [""] * len(part.tokens)

@@ -1,30 +1,26 @@
 """The folder of a dataset while it is written: one plan, one driver, shards that come one by one, the manifest last."""
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.formats.dataset.homes import home_of
 from moeviz.formats.dataset.layout import MANIFEST, PLAN, SHARD, Kept, facts_from, facts_json, name_of
-from moeviz.formats.dataset.shard import ShardWriter, sync
+from moeviz.formats.dataset.shard import ShardWriter
+from moeviz.formats.dataset.store import Place
 from moeviz.formats.trace_facts import parse_json
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
-
-LOCK = ".lock"
 
 
 class DatasetFolder:
     """A dataset that is being written. Made by `writing`, which holds its lock."""
 
-    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
-        self.path, self.plan = path, plan
+    def __init__(self, path: Place, plan: dict[str, Any]) -> None:
+        self.path, self.home, self.plan = path, home_of(path), plan
         self.model, self.kept = facts_from(plan, f"The plan of {quoted(path)}")
         self.digest = digest_of(plan)
 
@@ -36,11 +32,19 @@ class DatasetFolder:
 
     def pending(self) -> list[int]:
         """The shards that are not there yet."""
-        return [number for number in range(len(self.shards)) if not (self.path / name_of(number)).exists()]
+        return [number for number in range(len(self.shards)) if not self.has(number)]
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is there."""
+        return self.home.has(shard)
 
     def writer(self, shard: int, **how: Any) -> ShardWriter:
         """The writer of a shard."""
-        return ShardWriter(self.path, shard, self.model, self.kept, **how)
+        return ShardWriter(self.home, shard, self.model, self.kept, **how)
+
+    def sweep(self) -> None:
+        """Remove what writers left that were killed."""
+        self.home.sweep()
 
     def finish(self) -> None:
         """Write the manifest: counts are of what lies there, not of what was planned. Raises `InvalidTrace`."""
@@ -56,8 +60,8 @@ class DatasetFolder:
         facts["model"]["score_function"] = known
         counts = {name: sum(part[name] for part in parts) for name in ("texts", "tokens")}
         shards = [{key: part[key] for key in ("shard", "texts", "tokens", "files")} for part in parts]
-        sweep(self.path)
-        put(self.path / MANIFEST, facts | {"plan": self.digest} | counts | {"shards": shards})
+        self.home.sweep()
+        self.home.put(MANIFEST, json.dumps(facts | {"plan": self.digest} | counts | {"shards": shards}))
 
     def _said_of(self, number: int) -> dict[str, Any]:
         """What a shard says of itself, if it is the one that was planned."""
@@ -73,39 +77,35 @@ class DatasetFolder:
 
 
 @contextmanager
-def writing(path: Path, plan: dict[str, Any], resume: bool = False) -> Iterator[DatasetFolder]:
-    """Begin a dataset, or go on with the one that is there, as its only driver.
+def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator[DatasetFolder]:
+    """Begin a dataset, or go on with the one that is there; in a folder as its only driver.
 
     Raises `MoevizError` where another driver is at it, where there is one already and `resume` is not set, and where
     what is there is of other texts or settings.
     """
     check_begun(path, resume)
-    path.mkdir(parents=True, exist_ok=True)
-    with _only_driver(path):
+    home = home_of(path)
+    with home.driven():
         check_begun(path, resume)  # once more: nobody else can begin it now
         if (path / PLAN).exists():
             _check_same(path, plan)
         else:
-            put(path / PLAN, plan)
-        sweep(path)
+            home.put(PLAN, json.dumps(plan))
+        home.sweep()
         yield DatasetFolder(path, plan)
 
 
-def check_begun(path: Path, resume: bool) -> None:
-    """Raise `MoevizError` unless the folder is new, or holds what is to be resumed: before a model is opened."""
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise MoevizError(f"{quoted(path)} is a file, and a dataset is a folder. Give another place.")
+def check_begun(path: Place, resume: bool) -> None:
+    """Raise `MoevizError` unless the place is new, or holds what is to be resumed: before a model is opened."""
     if (path / PLAN).exists():
         if not resume:
             state = "a whole dataset" if (path / MANIFEST).exists() else "a dataset that is not finished"
             raise MoevizError(f"{quoted(path)} holds {state}. Go on with it by --resume, or give another folder.")
-    elif [place for place in path.iterdir() if place.name != LOCK and not place.name.startswith(f".{PLAN}")]:
+    elif not home_of(path).is_free():
         raise MoevizError(f"{quoted(path)} holds other files, and no dataset. Give an empty or a new folder.")
 
 
-def plan_in(path: Path) -> dict[str, Any] | None:
+def plan_in(path: Place) -> dict[str, Any] | None:
     """The plan of a dataset that was begun; None where there is none. Raises `InvalidTrace` for a damaged one."""
     place = path / PLAN
     return parse_json(place.read_bytes(), f"file {PLAN} of {path.name}") if place.exists() else None
@@ -123,22 +123,7 @@ def digest_of(plan: dict[str, Any]) -> str:
     return sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
-def put(path: Path, content: dict[str, Any]) -> None:
-    """A small file, whole or not at all, and on the disk when this returns."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
-
-
-def sweep(path: Path) -> None:
-    """Remove what writers left that were killed."""
-    for part in path.glob(".shard-*"):
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _check_same(path: Path, plan: dict[str, Any]) -> None:
+def _check_same(path: Place, plan: dict[str, Any]) -> None:
     old = plan_in(path) or {}
     if old != plan:
         names = ", ".join(sorted(key for key in old.keys() | plan.keys() if old.get(key) != plan.get(key)))
@@ -146,17 +131,3 @@ def _check_same(path: Path, plan: dict[str, Any]) -> None:
             f"{quoted(path)} holds a dataset of other texts or settings: its plan differs in {names}. Give the same "
             "command as before, or another folder."
         )
-
-
-@contextmanager
-def _only_driver(path: Path) -> Iterator[None]:
-    """The system lets go of the lock when this process ends, however it ends."""
-    with (path / LOCK).open("a") as lock:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise MoevizError(f"Another run is writing to {quoted(path)}. Wait for it, or stop it.") from None
-        yield

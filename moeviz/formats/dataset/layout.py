@@ -12,7 +12,6 @@ import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from os import SEEK_END
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
+from moeviz.formats.dataset.store import Place
 from moeviz.formats.trace_facts import FORMAT as TRACE_FORMAT
 from moeviz.formats.trace_facts import model_of
 from moeviz.model_info import ModelInfo
@@ -112,7 +112,7 @@ def how_written(names: list[str]) -> dict[str, Any]:
     return how | {"write_statistics": ["text"], "write_page_checksum": True}
 
 
-def footer_digest(path: Path) -> str:
+def footer_digest(path: Place) -> str:
     """The sha256 of a Parquet file's last part, which says where everything is; pages have sums of their own."""
     with path.open("rb") as file:
         size = file.seek(-8, SEEK_END) + 8

@@ -8,35 +8,42 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
+from moeviz.formats.dataset.homes import sizes_in
 from moeviz.formats.dataset.layout import FILES, MANIFEST, PLAN, SHARD, facts_from, name_of
 from moeviz.formats.dataset.reader import Dataset, Shard
+from moeviz.formats.dataset.store import Place, StorePath, is_store, place_of
 from moeviz.formats.trace_facts import parse_json
 from moeviz.names import quoted, why_no_file
 
 
-def is_dataset(path: str | Path) -> bool:
-    """Whether a path is a folder that a dataset was begun in."""
+def is_dataset(path: str | Place) -> bool:
+    """Whether a path is a folder that a dataset was begun in, or an address in an object store."""
+    if isinstance(path, StorePath) or is_store(path):
+        return True  # nothing else is read from there
     path = Path(path)
     return not why_no_file(path) and path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))
 
 
-def read_dataset(path: str | Path, partial: bool = False) -> Dataset:
+def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
     """Open a dataset. Nothing of it is read but its manifest; sizes are compared, and sums when a table is read.
 
+    path     a folder, or s3://BUCKET/PREFIX
     partial  read the shards that are whole, and say in `left_out` which are not.
 
     Raises `InvalidTrace`, with the shard's name, where a shard is missing, damaged, or not of this dataset, and for a
-    dataset that is not finished; and `OSError` if it cannot be read.
+    dataset that is not finished; `MoevizError` for an address that is none, or a store that does not answer; and
+    `OSError` if it cannot be read.
     """
-    path = Path(path)
+    path = place_of(path)
     if not (path / MANIFEST).exists():
         return _unfinished(path, partial)
     content = parse_json((path / MANIFEST).read_bytes(), f"{MANIFEST} of {path.name}")
     model, kept = facts_from(content, f"{MANIFEST} of {path.name}")
-    shards, wrong = [], _strangers(path, content)
+    sizes = sizes_in(path)
+    shards, wrong = [], _strangers(sizes, content)
     for number, facts in enumerate(_listed(content)):
         shard = _shard(path, number, facts)
-        if why := _why_not(shard):
+        if why := _why_not(shard, sizes):
             wrong.append(f"{shard.name} {why}.")
         else:
             shards.append(shard)
@@ -58,7 +65,7 @@ def _opened(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
     return replace(dataset, left_out=tuple(wrong))
 
 
-def _unfinished(path: Path, partial: bool) -> Dataset:
+def _unfinished(path: Place, partial: bool) -> Dataset:
     """The shards of a dataset that are there so far, by what each says of itself."""
     if not (path / PLAN).exists():
         raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
@@ -69,12 +76,12 @@ def _unfinished(path: Path, partial: bool) -> Dataset:
         )
     plan = parse_json((path / PLAN).read_bytes(), f"{PLAN} of {path.name}")
     model, kept = facts_from(plan, f"{PLAN} of {path.name}")
-    shards, wrong = [], []
+    sizes, shards, wrong = sizes_in(path), [], []
     for number in range(len(plan["shards"]) if isinstance(plan.get("shards"), list) else 0):
         try:
             facts = parse_json((path / name_of(number) / SHARD).read_bytes(), f"file {SHARD}")
             shard = _shard(path, number, facts)
-            why = _why_not(shard)
+            why = _why_not(shard, sizes)
         except (OSError, InvalidTrace) as error:
             why = "is not there yet" if isinstance(error, OSError) else f"is damaged: {error}"
         if why:
@@ -91,14 +98,14 @@ def _listed(content: dict[str, Any]) -> list[dict[str, Any]]:
     return shards
 
 
-def _strangers(path: Path, content: dict[str, Any]) -> list[str]:
+def _strangers(sizes: dict[str, int], content: dict[str, Any]) -> list[str]:
     """Shards that the manifest does not list: a copy, or one of another run, would be counted twice."""
     own = {name_of(number) for number in range(len(_listed(content)))}
-    found = sorted(place.name for place in path.glob("shard-*") if re.fullmatch(r"shard-\d+", place.name))
+    found = sorted(name for name in {place.partition("/")[0] for place in sizes} if re.fullmatch(r"shard-\d+", name))
     return [f"{name} is not in the manifest, so it is not of this dataset." for name in found if name not in own]
 
 
-def _shard(path: Path, number: int, facts: dict[str, Any]) -> Shard:
+def _shard(path: Place, number: int, facts: dict[str, Any]) -> Shard:
     """Raises `InvalidTrace` for what no writer says of a shard."""
     numbers = [facts.get(name) for name in ("shard", "texts", "tokens")]
     files = facts.get("files")
@@ -112,15 +119,15 @@ def _is_file(facts: Any) -> bool:
     return isinstance(facts, dict) and type(facts.get("bytes")) is int and type(facts.get("sha256")) is str
 
 
-def _why_not(shard: Shard) -> str:
+def _why_not(shard: Shard, sizes: dict[str, int]) -> str:
     """Why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
-    if not shard.path.is_dir():
+    if not any(f"{shard.name}/{name}" in sizes for name in (SHARD, *shard.files)):
         return "is missing"
     for name, facts in shard.files.items():
-        place = shard.path / name
-        if not place.is_file():
+        size = sizes.get(f"{shard.name}/{name}")
+        if size is None:
             return f"is damaged: {name} is missing"
-        if (size := place.stat().st_size) != facts["bytes"]:
+        if size != facts["bytes"]:
             return f"is damaged: {name} has {size:,} bytes, and {facts['bytes']:,} were written"
     return ""
 

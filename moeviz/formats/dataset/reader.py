@@ -25,6 +25,7 @@ from moeviz.formats.dataset.layout import (
     name_of,
     schema,
 )
+from moeviz.formats.dataset.store import Place, unreachable
 from moeviz.model_info import ModelInfo
 
 MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group
@@ -37,7 +38,7 @@ Made = TypeVar("Made")
 class Shard:
     """A shard that is there and has the sizes that the manifest says."""
 
-    path: Path
+    path: Place
     number: int
     texts: int
     tokens: int
@@ -51,9 +52,9 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A corpus of routing on disk. `left_out` says in a sentence each which shards are not read, and why."""
+    """A corpus of routing on disk or in a store. `left_out` says of each shard that is not read why, in a sentence."""
 
-    path: Path
+    path: Place
     model: ModelInfo
     kept: Kept
     shards: tuple[Shard, ...]
@@ -91,7 +92,9 @@ class Dataset:
         if footer_digest(path) != shard.files[TOKENS].get("footer"):
             raise ValueError(f"{TOKENS} is not what was written")
         file = parquet.ParquetFile(
-            path, page_checksum_verification=True, read_dictionary=["token"] if self.kept.text else []
+            path if isinstance(path, Path) else path.open(),
+            page_checksum_verification=True,
+            read_dictionary=["token"] if self.kept.text else [],
         )
         wanted = schema(self.model, self.kept)
         if file.schema_arrow.names != wanted.names or _rows(file) != shard.tokens:
@@ -167,6 +170,8 @@ def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
     try:
         return made()
     except DAMAGED as error:
+        if not isinstance(shard.path, Path) and "AWS Error" in str(error):  # it lies there, as far as anybody knows
+            raise unreachable(shard.path, error) from error
         raise InvalidTrace(
             f"{shard.name} is damaged: {' '.join(str(error).split())[:200]}. Write it again, or leave it out."
         ) from error

@@ -1,10 +1,7 @@
-"""Write one shard: into a folder of another name, which takes its own in one step once it is whole."""
+"""Write one shard: into a folder of another name, which is put in its place once it is whole."""
 
 import json
-import os
 import shutil
-import sys
-import uuid
 from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
@@ -15,6 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
+from moeviz.formats.dataset.homes import Disk, Store
 from moeviz.formats.dataset.layout import (
     ROWS,
     SHARD,
@@ -24,7 +22,6 @@ from moeviz.formats.dataset.layout import (
     footer_digest,
     how_written,
     id_type,
-    name_of,
     packed_ids,
     schema,
 )
@@ -36,15 +33,14 @@ from moeviz.routing_trace import RoutingTrace
 class ShardWriter:
     """`add` texts in order, then `commit`: until then nothing of it can be seen, and after it all of it.
 
-    with ShardWriter(folder, 0, model, kept) as writer:
+    with ShardWriter(home_of(path), 0, model, kept) as writer:
         writer.add(0, "French", [trace])
         writer.commit()
     """
 
-    def __init__(self, folder: Path, shard: int, model: ModelInfo, kept: Kept, rows: int = ROWS) -> None:
-        self.folder, self.shard, self.model, self.kept, self.most = folder, shard, model, kept, rows
-        self.part = folder / f".{name_of(shard)}.{uuid.uuid4().hex}"
-        self.part.mkdir()
+    def __init__(self, home: Disk | Store, shard: int, model: ModelInfo, kept: Kept, rows: int = ROWS) -> None:
+        self.home, self.shard, self.model, self.kept, self.most = home, shard, model, kept, rows
+        self.part = home.scratch(shard)
         self.schema, self.sums = schema(model, kept), Sums(model)
         self.file = parquet.ParquetWriter(self.part / TOKENS, self.schema, **how_written(self.schema.names))
         self.held: list[dict[str, np.ndarray]] = []
@@ -133,20 +129,7 @@ class ShardWriter:
         facts: dict[str, Any] = {"shard": self.shard, "plan": plan, "texts": len(number), "tokens": self.tokens}
         facts |= {"score_functions": sorted(self.functions), "files": files_in(self.part)}
         (self.part / SHARD).write_text(json.dumps(facts), encoding="utf-8")
-        for path in (*self.part.iterdir(), self.part):
-            sync(path)
-        return self._renamed()
-
-    def _renamed(self) -> bool:
-        place = self.folder / name_of(self.shard)
-        try:
-            self.part.rename(place)  # never replaces a folder with files in it
-        except OSError:
-            if not place.exists():
-                raise
-            return False
-        sync(self.folder)
-        return True
+        return self.home.publish(self.part, self.shard)
 
 
 def follows(rows: dict[str, np.ndarray]) -> np.ndarray:
@@ -164,18 +147,6 @@ def files_in(folder: Path) -> dict[str, dict[str, Any]]:
             found[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
     found[TOKENS]["footer"] = footer_digest(folder / TOKENS)
     return found
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold it before anything says that it is there."""
-    windows = sys.platform == "win32"
-    if windows and path.is_dir():
-        return  # a folder has no handle there
-    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _as_kept(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
