@@ -1,6 +1,6 @@
 """The first script of a visit: what the server was started with."""
 
-from moeviz_app import counted, pairs, runs, state
+from moeviz_app import counted, datasets, pairs, runs, state
 from moeviz_app.traces import opened, recorded
 
 from moeviz.expert_counts import ExpertCounts
@@ -26,6 +26,9 @@ def begin() -> str | None:
             state.set_trace(found, title=name)
     if len(traces) > 1:
         pairs.choose(traces[0], traces[1])
+    of_corpora = datasets.listed()
+    if of_corpora and not traces:
+        state.set_value(state.DATASET, next(iter(of_corpora)))
     if traces:
         return None
-    return "Training" if runs.started() else "Counts" if files else None
+    return "Training" if runs.started() else "Corpus" if of_corpora else "Counts" if files else None

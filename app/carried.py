@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
-from moeviz_app import carried_counts, carried_runs, serve_address, settings, shared, state
+from moeviz_app import carried_counts, carried_datasets, carried_runs, serve_address, settings, shared, state
 from moeviz_app.asked import LONGEST, Run, asked_run, number_in
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
@@ -238,4 +238,5 @@ CARRIED = {
     "counts": Carried(carried_counts.written, carried_counts.fill_in),
     "serve": Carried(serve_address.written, serve_address.ask),
     "training": Carried(carried_runs.written, carried_runs.fill_in),
+    **{page: Carried(carried_datasets.written, carried_datasets.fill_in) for page in carried_datasets.PAGES},
 }

@@ -12,6 +12,7 @@ from moeviz_app.traces import recent, recorded
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 HELD_OUT, TRACE = "held-out", "trace"  # `seen` in the address
@@ -44,7 +45,7 @@ def seen() -> Seen:
         )
     begin = _begin(asked.get("seen"), texts)
     trace = texts[begin]
-    layer, expert, trouble = _checked(asked.get("layer"), asked.get("expert"), trace)
+    layer, expert, trouble = checked(asked.get("layer"), asked.get("expert"), trace.model)
     found = Seen(trace, layer, expert, begin == HELD_OUT, trouble)
     if len(texts) > 1:
         _choose(found, begin, texts)
@@ -76,9 +77,8 @@ def _begin(asked: str | None, texts: dict[str, RoutingTrace]) -> str:
     return next(name for name in (asked, HELD_OUT, *texts) if name in texts)
 
 
-def _checked(layer: str | None, expert: str | None, trace: RoutingTrace) -> tuple[int, int, str]:
+def checked(layer: str | None, expert: str | None, model: ModelInfo) -> tuple[int, int, str]:
     """Layer and expert of the address; the first ones, and a sentence, where the model has no such."""
-    model = trace.model
     first = model.layers[0]
     if layer is None and expert is None:
         return first, 0, ""

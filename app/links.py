@@ -8,7 +8,7 @@ web page can lead a browser here, so it runs nothing by itself but what is in me
 """
 
 import streamlit as st
-from moeviz_app import shared, state
+from moeviz_app import carried_datasets, datasets, shared, state
 from moeviz_app.asked import Run, asked_run, number_in
 from moeviz_app.carried import CARRIED
 from moeviz_app.components.address import write_address
@@ -41,6 +41,7 @@ def follow(page: str) -> None:
     with explained():
         asked = LINKS.shown(asked)
     if "prompt" in asked:
+        state.set_value(state.DATASET, None)
         with explained():
             run, place = asked_run(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
             if recent.run_of(state.current_trace()) != run:  # else what is being typed would be lost
@@ -80,7 +81,8 @@ def write(page: str) -> None:
     trace = state.current_trace()
     run = recent.run_of(trace)
     wanted = {}
-    if run is not None and run.fits_an_address:
+    of_dataset = page in carried_datasets.PAGES and datasets.chosen() is not None
+    if run is not None and run.fits_an_address and not of_dataset:
         wanted = run.parameters() | {"layer": str(state.chosen_layers("one")[0])}
         if (token := state.selected_token()) is not None:
             wanted["token"] = str(token)

@@ -50,9 +50,10 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_METRICS_TOKEN    | none     | none      | none     | what a reader of `/metrics` must send (`Authorization: |
 |                         |          |           |          | Bearer …`); not set: closed in public, else as the     |
 |                         |          |           |          | pages are                                              |
-| MOEVIZ_OPEN             | none     | none      | none     | files of traces, counts or runs, one a line, that each |
-|                         |          |           |          | visitor begins with; the first is on screen until they |
-|                         |          |           |          | run or open something: what `moeviz app FILE` sets     |
+| MOEVIZ_OPEN             | none     | none      | none     | files of traces, counts or runs, and folders of        |
+|                         |          |           |          | datasets, one a line, that each visitor begins with;   |
+|                         |          |           |          | the first is on screen until they run or open          |
+|                         |          |           |          | something: what `moeviz app FILE` sets                 |
 | MOEVIZ_KEEP_TRACES      | 1        | 0         | 0        | 1: in private, recent traces are kept in the own       |
 |                         |          |           |          | folder, and are there again after a restart · 0: not   |
 | MOEVIZ_WARM_UP          | 1        | 1         | 1        | 1: the embedded model is loaded while the first        |
@@ -213,13 +214,13 @@ def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
     names = {"open" if name == "files" else name for name in Settings.__dataclass_fields__} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
-    return {f"MOEVIZ_{name.upper()}": _as_text(value) for name, value in file.items()}
+    return {f"MOEVIZ_{name.upper()}": _as_text(value, "\n" if name == "open" else ",") for name, value in file.items()}
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: Any, between: str) -> str:
     if isinstance(value, bool):
         return str(int(value))
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return between.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _names(found: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 FACTS_IN_MEMORY = 32
 SECONDS_OF_A_SERVER = 30.0  # to say what it runs
 FILES = "files"  # the line of those who wait for a file to be made
+DATASETS = "datasets"  # and of those who wait for an answer from a dataset
 FILES_OF_A_VISITOR, FILES_IN_ALL = 8, 100
 Heard = Iterator[InLine | News | Done]
 OfModel = Callable[["LoadedModel | EngineModel", Tell], Any]
@@ -186,6 +187,12 @@ def making(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
     """The same for a download: files are made one at a time, in a thread of their own, when a browser asks for them."""
     asker = visitors.asker()
     return lambda: result(_line(FILES).ask(lambda _tell: make(), asker), lambda _told: None)
+
+
+def asking_datasets() -> Callable[[Work], Heard]:
+    """A way to ask for work on a dataset, from any thread; it gives its turn away whenever it tells how far it is."""
+    asker = visitors.asker()
+    return lambda work: _line(DATASETS).ask(in_turns(work), asker)
 
 
 def at_hand(name: str, how: How) -> bool:
@@ -377,7 +384,7 @@ def _line(device: str) -> Worker:
     """Those who wait for a device, or for a file to be made."""
     most = settings.SETTINGS
     places = Places(most.max_waiting, most.runs_per_visitor, most.runs_per_address)
-    if device == FILES:
+    if device in (FILES, DATASETS):
         places = Places(FILES_IN_ALL, FILES_OF_A_VISITOR, FILES_IN_ALL)
     with _guard:
         return _lines.setdefault(device, Worker(places, at_rest=_garbage.look_again))

@@ -12,7 +12,7 @@ from moeviz_app import shared, state
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
 from moeviz_app.pictures import altair_chart
-from moeviz_app.to_expert import follow_click, picture_of_experts, picture_of_pairs
+from moeviz_app.to_expert import HasModel, follow_click, picture_of_experts, picture_of_pairs
 from moeviz_app.traces.once import once
 
 from moeviz.charts.chart import Chart
@@ -44,13 +44,16 @@ def refuse(sentence: str) -> None:
 
 
 @contextmanager
-def explained(tell: Callable[[str], None] = say) -> Iterator[None]:
+def explained(tell: Callable[[str], None] = say, but: tuple[type[MoevizError], ...] = ()) -> Iterator[None]:
     """Where the block cannot do what it should, show why in its place. The one place that catches MoevizError.
 
-    `refuse` is the way to tell what went wrong with something that the visitor has asked for.
+    `refuse` is the way to tell what went wrong with something that the visitor has asked for. What is of the kinds in
+    `but` is raised: the page has more to offer than a sentence.
     """
     try:
         yield
+    except but:
+        raise
     except MoevizError as why:
         tell(str(why))
 
@@ -80,7 +83,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
     """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
     follow_click(trace)
     frame = None
-    with explained(partial(_tell_once, chart, trace.model, {} if told is None else told)):
+    with explained(partial(tell_once, chart, trace.model, {} if told is None else told)):
         part = part_of(trace, chart)
         frame = once(part, (chart.key, "numbers"), lambda: chart.measure(part))
     if frame is None:
@@ -93,7 +96,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
         picture_and_words(chart, frame, part)
 
 
-def _tell_once(chart: Chart, model: ModelInfo, told: Told, sentence: str) -> None:
+def tell_once(chart: Chart, model: ModelInfo, told: Told, sentence: str) -> None:
     """Why a chart is not drawn. What a trace lacks is said after the name of a measure: "… needs router logits"."""
     lacking = sentence.partition(" needs ")[2] or sentence
     if lacking not in told:
@@ -107,11 +110,11 @@ def _tell_once(chart: Chart, model: ModelInfo, told: Told, sentence: str) -> Non
 
 
 def picture_and_words(
-    chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None = None, model: ModelInfo | None = None
+    chart: Chart, frame: pd.DataFrame, part: HasModel | None = None, model: ModelInfo | None = None
 ) -> None:
     """The picture of these numbers, and beside it what is to be said about them, in the words of `model`.
 
-    Where it is of `part`, of the trace on screen, a click on an expert or a pair of layers leads on.
+    Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on.
     """
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
@@ -126,7 +129,7 @@ def picture_and_words(
         particulars(chart, frame, model if part is None else part.model)
 
 
-def _drawn(chart: Chart, frame: pd.DataFrame, part: RoutingTrace | None) -> Any:
+def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
     dark = on_dark()
     if part is None:
         return chart.picture(frame, dark=dark)

@@ -48,6 +48,7 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "all_layers",
 )
 COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
+DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
 FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
 _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "brushed",
@@ -83,10 +84,10 @@ def is_example() -> bool:
 def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = None) -> None:
     """Show `trace` from now on, and remember which run made it; as `title`, or by the beginning of its text.
 
-    A layer that it has too stays chosen, until a page points at another; the token does not.
+    A layer that it has too stays chosen, until a page points at another; the token does not, nor does a dataset.
     """
     _choose_layers(trace)
-    st.session_state.update({_TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
+    st.session_state.update({DATASET: None, _TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
     remember(trace, run, title)
     turn_page()
 

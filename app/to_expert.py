@@ -1,7 +1,8 @@
 """The way to the page of an expert: its address, a click on a mark of a chart, and two boxes for the keyboard."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import streamlit as st
 from moeviz_app import settings, state
@@ -15,6 +16,15 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
+
+
+class HasModel(Protocol):
+    """A trace, or a part of a dataset."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Whose experts its charts are of."""
+
 
 STEPS, ASKED, QUERY = "steps between experts", "expert that was asked for", "query of the expert"
 LAYER, NUMBER = "layer of the expert", "number of the expert"  # the two boxes
@@ -67,13 +77,18 @@ def one_more_step() -> None:
 
 def follow_click(trace: RoutingTrace) -> None:
     """Go where the last click asked to go: before a page draws, since what it would draw is left at once."""
+    follow_click_to(partial(of_expert, trace))
+
+
+def follow_click_to(query: Callable[[int, int], dict[str, str]]) -> None:
+    """The same, to the page of an expert that this query of its layer and id asks for."""
     if (where := state.value(ASKED)) is not None:
         state.set_value(ASKED, None)
-        open_expert(of_expert(trace, *where))
+        open_expert(query(*where))
 
 
-def picture_of_experts(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
-    """A chart whose marks are experts of this part of a trace, each a way to its page."""
+def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> None:
+    """A chart whose marks are experts of this part of a trace, or of a dataset, each a way to its page."""
     key = f"{chart.key} {steps()}"
     altair_chart(
         clickable(picture, ["layer", chart.expert]),
@@ -111,12 +126,17 @@ def _choose_pair(key: str, model: ModelInfo) -> None:
 
 def choose_expert(trace: RoutingTrace) -> None:
     """What a click does, and the same by the keyboard."""
-    word, layers = layer_word(trace.model), trace.model.layers
+    choose_expert_of(trace.model, f"{id(trace)}", partial(of_expert, trace))
+
+
+def choose_expert_of(model: ModelInfo, key: str, query: Callable[[int, int], dict[str, str]]) -> None:
+    """The same, to the page that this query asks for; `key` tells widgets of one text from those of another."""
+    word, layers = layer_word(model), model.layers
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("Click an expert to see what it does.", width="content")
         with st.popover("Go to an expert", width="content"), st.container(horizontal=True, vertical_alignment="bottom"):
-            layer = st.selectbox(word.capitalize(), layers, key=f"{LAYER} {id(trace)}", width=120)
-            ids = range(trace.model.num_experts[layers.index(layer)])
-            expert = st.selectbox("Expert", ids, key=f"{NUMBER} {id(trace)} {layer}", width=120)
+            layer = st.selectbox(word.capitalize(), layers, key=f"{LAYER} {key}", width=120)
+            ids = range(model.num_experts[layers.index(layer)])
+            expert = st.selectbox("Expert", ids, key=f"{NUMBER} {key} {layer}", width=120)
             if st.button("Go", key="go to the expert"):
-                open_expert(of_expert(trace, layer, expert))
+                open_expert(query(layer, expert))

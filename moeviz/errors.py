@@ -6,6 +6,7 @@
     - ModelNotFound no model at that path or id, or not one that moeviz can load
   + InvalidTrace    a trace, or a file that should hold one, breaks the contract of RoutingTrace
     - NotSaid       a file of another program leaves out what a person knows
+    - DamagedShard  a shard of a dataset is not what was written
   + MissingField    this trace lacks what a metric needs
 """
 
@@ -36,6 +37,14 @@ class NotSaid(InvalidTrace):
     def __init__(self, sentence: str, names: tuple[str, ...]) -> None:
         super().__init__(sentence)
         self.names = names
+
+
+class DamagedShard(InvalidTrace):
+    """A shard of a dataset is not what was written: `shard` is its number."""
+
+    def __init__(self, sentence: str, shard: int) -> None:
+        super().__init__(sentence)
+        self.shard = shard
 
 
 class MissingField(MoevizError):

@@ -19,6 +19,7 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.capture.models.served import served_model
 from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.corpus import MOST_COLUMNS, OVER_TIME
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
@@ -109,6 +110,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
             "engine_difference",
             "side_by_side",
             *("training", "training_figures"),  # of runs
+            "corpus",  # part by part, on the page Corpus
         ),  # of several traces, on other pages
         *("serving", "serving_curves", "serving_planes"),  # with sizes that are chosen, on the page Serve
         "unchecked",  # how charts go to a page
@@ -169,7 +171,8 @@ def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
 
     known = {
-        chart.key for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, *COMPARISONS, *OF_SERVING, *OF_ENGINES]
+        chart.key
+        for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, OVER_TIME, *COMPARISONS, *OF_SERVING, *OF_ENGINES]
     }
     known |= {chart.key for chart in HISTORY_CHARTS}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
@@ -280,6 +283,26 @@ def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace,
     assert len(data) == 3 * 4 and set(data["choice"]) == {"all choices"}
     assert (data.query("training_tokens == 4000")["saturation"] == 1).all()
     check_golden(SATURATION, chart.to_dict(), request)
+
+
+def test_what_is_not_known_has_no_marks():
+    """Marks without values would be a picture without a name, for whoever hears the page."""
+    lacking = ["shuffled", "shuffled_highest", "load_chance", "uniform_chance"]
+    for name, marks in (("information_by_layer", 2), ("flow_information", 1), ("repeated_any_choice", 2)):
+        frame = NAMED[name].measure(labelled(sample_trace()))
+        known, unknown = (frame.assign(**dict.fromkeys(lacking, value)) for value in (0.5, np.nan))
+        assert len(NAMED[name].draw(known).layer) - len(NAMED[name].draw(unknown).layer) == marks
+
+
+def test_of_a_corpus_of_many_parts_the_worst_of_several_is_drawn(request):
+    frame = OVER_TIME.measure(sample_trace(tokens=96), 8)
+    check_golden(OVER_TIME, OVER_TIME.draw(frame).to_dict(), request)
+    assert len(OVER_TIME.draw(frame).data) == len(frame) == 12 * 4
+    many = pd.concat(frame.assign(part=frame["part"] + 12 * at) for at in range(50))
+    drawn = OVER_TIME.draw(many).data
+    assert drawn["part"].nunique() == MOST_COLUMNS and (drawn["until"] - drawn["part"] == 3).all()
+    first = frame[(frame["part"] < 3) & (frame["layer"] == 1)]["max_over_mean"].max()
+    assert drawn.query("part == 0 and layer == 1")["max_over_mean"].item() == pytest.approx(first)
 
 
 def test_too_many_labels_are_refused_and_not_cut():

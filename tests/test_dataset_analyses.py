@@ -11,14 +11,17 @@ from site_of_docs import DOCS, blocks
 from small_corpus import texts_of
 
 from moeviz.cli.main import main
-from moeviz.corpus import analyses, rows
-from moeviz.errors import InvalidTrace, MissingField
+from moeviz.corpus import analyses, experts, keeping, rows
+from moeviz.errors import DamagedShard, InvalidTrace, MissingField
 from moeviz.formats.dataset import convert
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
+from moeviz.metrics import expert as of_expert
+from moeviz.metrics.expert_company import shared_tokens
+from moeviz.metrics.expert_tokens import keeping_tokens
 from moeviz.routing_trace import RoutingTrace
 
 PAIRS = [
@@ -125,6 +128,93 @@ def test_balance_over_time_is_the_balance_of_each_part(both):
     got = frame.query("shard == 0 and row_group == 0")
     np.testing.assert_allclose(got.set_index("layer")["cv"].loc[want["layer"]], want["cv"])
     assert frame["assignments"].sum() == trace.filled.sum()
+    of_trace = load.balance_over_time(trace, sizes[0]).query("part == 0")
+    columns = list(of_trace)
+    pd.testing.assert_frame_equal(got[got["layer"].isin(of_trace["layer"])][columns].reset_index(drop=True), of_trace)
+
+
+@pytest.mark.parametrize(("layer", "expert"), [(1, 2), (2, 0), (3, 7)])
+def test_an_expert_of_a_dataset_has_the_numbers_of_the_metrics(both, layer, expert, monkeypatch):
+    trace, dataset = both
+    same = pd.testing.assert_frame_equal
+    for name, absent in (("expert_numbers", ["mean_weight"]), ("expert_loads", []), ("expert_kinds", ["luck"])):
+        got, want = (getattr(of, name)(given, layer, expert) for of, given in ((experts, dataset), (of_expert, trace)))
+        judged = [column for column in want if column not in ("stands_out", *absent)]
+        same(got[judged], want[judged])
+        assert got[absent].isna().all(axis=None) and list(got) == list(want)
+    alone = trace.select(layers=[layer])
+    same(experts.expert_atlas(dataset, layer, expert), of_expert.expert_atlas(trace, layer, expert))
+    monkeypatch.setattr(experts, "MOST_CELLS", 1)
+    same(experts.expert_atlas(dataset, layer, expert), of_expert.expert_atlas(alone, layer, expert))
+    same(experts.partners(dataset, layer, expert), shared_tokens(alone, layer, expert))
+
+
+def test_tokens_that_keep_to_an_expert_are_those_of_the_metric(both):
+    trace, dataset = both
+    frame = keeping.keeping_tokens(dataset, 1)
+    assert len(frame) and (frame["code"] == frame["token_id"]).all()
+    for expert in {*frame["expert"].head(40), 0}:
+        got = frame[frame["expert"] == expert].drop(columns=["expert", "code"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(got, keeping_tokens(trace, 1, int(expert)).drop(columns="code"))
+
+
+def test_an_expert_that_is_not_there_is_refused(both):
+    _, dataset = both
+    for ask in (experts.expert_numbers, experts.expert_loads, experts.expert_kinds, experts.partners):
+        for layer, expert in ((1, 300), (9, 0)):
+            with pytest.raises(InvalidTrace, match="has no"):
+                ask(dataset, layer, expert)
+
+
+def test_labels_by_the_million_do_not_stand_in_the_way_of_the_load(both, monkeypatch):
+    trace, dataset = both
+    monkeypatch.setattr("moeviz.formats.dataset.reader.MAX_CELLS", 2 * 4 * max(dataset.model.num_experts) - 1)
+    assert dataset.counts().equals(trace.counts())
+    with pytest.raises(InvalidTrace, match="2 labels, 4 layers and"):
+        analyses.load_by_label(dataset)
+
+
+def test_a_text_that_goes_on_in_the_next_row_group_counts_once():
+    """By hand: token 0 is in texts 1, 2 and 3, token 1 in texts 1 and 3."""
+    found = keeping._Texts(np.zeros(2, np.int64))
+    for text, token in (([1, 1, 2], [0, 1, 0]), ([2, 2], [0, 0]), ([], []), ([2, 3], [0, 0]), ([3], [1])):
+        found.add(np.array(text, np.int64), np.array(token, np.int64))
+    assert found.counted.tolist() == [3, 2]
+
+
+def test_contexts_of_one_token_are_of_that_token(both):
+    trace, dataset = both
+    expert = int(trace.counts().assignments[0, 1].argmax())
+    has = (trace.experts[1] == expert).any(axis=-1)
+    token = trace.tokens["token_id"][has].value_counts().index[0]
+    own = trace.tokens[has & (trace.tokens["token_id"] == token)]
+    found = rows.contexts(dataset, 1, expert, most=1000, token_id=int(token))
+    assert found[["text", "position"]].to_numpy().tolist() == own[["sequence", "position"]].to_numpy().tolist()
+    lines = rows.in_lines(found)
+    assert list(lines) == ["before", "text", "after", "label", "weight"] and len(lines) == len(own)
+
+
+def test_what_takes_long_tells_how_far_it_is_and_ends_at_the_end(both):
+    _, dataset = both
+    for ask, of_layers in ((rows.top_tokens, [1, 2]), (keeping.keeping_tokens, 1)):
+        read: list[int] = []
+        of: list[int] = []
+        ask(dataset, of_layers, progress=lambda now, last, read=read, of=of: (read.append(now), of.append(last)))
+        assert len(read) > 10 and read == sorted(read) and {*of} == {read[-1]}
+
+
+def test_a_shard_that_is_damaged_is_named_without_a_path_and_can_be_left_out(tmp_path, monkeypatch):
+    trace = all_recorded()
+    dataset = dataset_of(trace, tmp_path / "corpus", monkeypatch)
+    gone = dataset.shards[1]
+    (gone.path / "load.parquet").unlink()
+    with pytest.raises(DamagedShard, match="shard-000001 is damaged") as caught:
+        analyses.expert_load(dataset)
+    assert str(tmp_path) not in str(caught.value) and caught.value.shard == 1
+    rest = dataset.without({caught.value.shard})
+    assert analyses.expert_load(rest)["tokens"].sum() < trace.filled.sum() and rest.left_out == (
+        "shard-000001 is damaged.",
+    )
 
 
 def test_contexts_are_places_of_the_trace_where_the_expert_has_the_token(both):

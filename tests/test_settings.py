@@ -54,6 +54,12 @@ def test_a_file_says_the_same_and_the_environment_counts_before_it(tmp_path):
     assert (found.max_new_tokens, found.seconds_idle, found.warm_up) == (8, 9, False)
 
 
+def test_a_file_opens_several_files_and_a_comma_is_part_of_a_name(tmp_path):
+    (tmp_path / "moeviz.toml").write_text('open = ["a, b.npz", "corpus"]\nmodels = ["embedded", "/m"]\n')
+    found = read_settings({}, settings_file(tmp_path))
+    assert found.files == ("a, b.npz", "corpus") and found.models == ("embedded", "/m")
+
+
 def test_a_folder_without_the_file_says_nothing(tmp_path):
     assert settings_file(tmp_path) == {}
 

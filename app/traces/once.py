@@ -5,14 +5,12 @@ from typing import Any, TypeVar
 
 from moeviz_app.traces import recorded
 
-from moeviz.routing_trace import RoutingTrace
-
 T = TypeVar("T")
 MOST = 256  # pictures and numbers
 _known: dict[Hashable, Any] = {}
 
 
-def once(trace: RoutingTrace, what: Hashable, make: Callable[[], T]) -> T:
+def once(trace: object, what: Hashable, make: Callable[[], T]) -> T:
     """What `make` makes: of the example's trace once for everybody, of any other trace each time."""
     if trace is not recorded.example():
         return make()

@@ -13,6 +13,7 @@ from moeviz.embedded.reference import muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import MoevizError
 from moeviz.formats.at_hand import at_hand
+from moeviz.formats.dataset.opening import is_dataset
 from moeviz.formats.importers.table import Opened
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
@@ -28,11 +29,14 @@ def example() -> RoutingTrace:
 
 
 def opened_files() -> Iterator[tuple[str, Opened]]:
-    """The names of the files that this server was started with, and what they hold, each read once; but for runs.
+    """The names of the files that this server was started with, and what they hold, each read once.
+
+    Runs and datasets are left out.
 
     Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
     """
-    return ((Path(path).name, _in_file(path)) for path in settings.SETTINGS.files if not is_run(path))
+    files = (path for path in settings.SETTINGS.files if not is_run(path) and not is_dataset(path))
+    return ((Path(path).name, _in_file(path)) for path in files)
 
 
 @st.cache_resource(max_entries=MOST_FILES, show_spinner="Reading the file …")

@@ -1,4 +1,4 @@
-"""Many labelled texts: which experts which kind of text uses."""
+"""Many labelled texts: which experts which kind of text uses. A dataset of them, or texts to trace now."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import settings, shared, state
+from moeviz_app import datasets, settings, shared, state
 from moeviz_app.choices import choose_layer
 from moeviz_app.downloads import downloads
 from moeviz_app.facts import trace_facts
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, say, show_all
+from moeviz_app.views.dataset_corpus import choose_dataset, dataset_page
 from moeviz_app.work.worker import InLine, News, result
 
 from moeviz.charts import TOPICS
@@ -36,6 +37,11 @@ FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
 def corpus_page() -> None:
     """Give labelled texts, trace them one after the other, and see which experts each label uses."""
     st.title("Corpus", anchor=False)
+    choose_dataset()
+    if datasets.chosen() is not None:
+        with explained():
+            dataset_page(datasets.shown())
+        return
     st.markdown("Give labelled texts, by language or topic for example, and see which experts each label uses.")
     name = state.value(state.MODEL) or settings.SETTINGS.models[0]
     with explained():

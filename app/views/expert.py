@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import carried_datasets, shared
 from moeviz_app.components.kwic import keyword_in_context
 from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.expert_seen import Seen, go, seen
@@ -12,7 +12,8 @@ from moeviz_app.facts import layer_word
 from moeviz_app.pictures import altair_chart
 from moeviz_app.plain import plain
 from moeviz_app.show import alternative, explained, heading, menu, say
-from moeviz_app.to_expert import steps
+from moeviz_app.to_expert import asked_expert, steps
+from moeviz_app.views.dataset_expert import dataset_expert_page
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
@@ -28,6 +29,9 @@ from moeviz.metrics.router_rows import row_norms
 
 def expert_page() -> None:
     """One expert of one layer, named in the address."""
+    if carried_datasets.DATASET in (query := asked_expert()):
+        dataset_expert_page(query)
+        return
     title = st.empty()
     with explained():
         asked = seen()

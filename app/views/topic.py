@@ -1,12 +1,13 @@
 """The page of one topic: each of its charts, and a choice of layers and tokens if they need one."""
 
 import streamlit as st
-from moeviz_app import state
+from moeviz_app import datasets, state
 from moeviz_app.choices import choose_layer, choose_token, choose_two_layers, choose_window
 from moeviz_app.facts import trace_name
-from moeviz_app.show import say, show_all, trace_to_draw
+from moeviz_app.show import explained, say, show_all, trace_to_draw
 from moeviz_app.to_expert import choose_expert
 from moeviz_app.traces import recorded
+from moeviz_app.views.dataset_topic import dataset_topic
 
 from moeviz.charts import TOPICS, specialization
 from moeviz.embedded import EMBEDDED
@@ -14,8 +15,12 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def topic_page(topic: str) -> None:
-    """Draw every chart of `topic` for the current trace."""
+    """Draw every chart of `topic` for the current trace, or for the dataset that is on screen in its place."""
     st.title(topic, anchor=False)
+    if datasets.chosen() is not None:
+        with explained():
+            dataset_topic(topic, datasets.shown())
+        return
     trace = trace_to_draw()
     if trace is None:
         return

@@ -23,6 +23,7 @@ class _Told:
 
     found: list = field(default_factory=list)
     ahead: int = 0
+    news: Any = None
     error: Exception | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -53,6 +54,11 @@ class Background:
         return self._told.ahead
 
     @property
+    def news(self) -> Any:
+        """What the piece at hand told last; None where it has told nothing yet."""
+        return self._told.news
+
+    @property
     def found(self) -> list | None:
         """The results of all pieces; None until the last is there."""
         return self._told.found if self.done == self.total else None
@@ -66,6 +72,7 @@ def _go_through(ask: Ask, pieces: Sequence[Piece], told: _Told) -> None:
                     if told.stop.is_set():
                         return
                     told.ahead = news.ahead if isinstance(news, InLine) else 0
+                    told.news = news.value if isinstance(news, News) else None
                     if isinstance(news, Done):
                         told.found.append(news.value)
     except Exception as error:  # raised again where the page asks

@@ -11,6 +11,7 @@ from _ext.pictures import FOLDER, picture
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.corpus import OVER_TIME
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
@@ -59,6 +60,7 @@ LAYER, TOKEN, EXPERT = 3, 4, 1
 OF_LABELS = "Specialization"  # the topic that is about a labelled trace
 BESIDE: Mapping[Chart, str] = {
     WHOLE_TRACE: "labelled",
+    OVER_TIME: "labelled",
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
     **dict.fromkeys((*COMPARISONS, *OF_ENGINES), "(plain, changed)"),

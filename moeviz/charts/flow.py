@@ -212,7 +212,8 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
         base.mark_tick(color=colour, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9)).encode(y=f"{field}:Q")
         for field, colour in (("maximum", theme.NOTE), ("shuffled", theme.CHANCE))
     )
-    return theme.framed(alt.layer(bars, maximum, shuffled), theme.MEDIUM)
+    luck = [shuffled] if theme.known(frame, "shuffled") else []
+    return theme.framed(alt.layer(bars, maximum, *luck), theme.MEDIUM)
 
 
 def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:

@@ -47,7 +47,9 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
     )
     base = alt.Chart(own).encode(x=x, tooltip=_tooltip({"load_chance": "chance", "uniform_chance": "uniform chance"}))
     load = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
-    layers = [_bar(base, title, legend=bool(gap)), load.encode(y="load_chance:Q"), _uniform(own, x)]
+    luck = [load.encode(y="load_chance:Q")] if theme.known(own, "load_chance") else []
+    uniform = [_uniform(own, x)] if theme.known(own, "uniform_chance") else []
+    layers = [_bar(base, title, legend=bool(gap)), *luck, *uniform]
     if gap:
         spread = {"lowest": "lowest data set", "highest": "highest data set", "uniform_chance": "uniform chance"}
         theirs = alt.Chart(published).encode(x=x, tooltip=_tooltip(spread))

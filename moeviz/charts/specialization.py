@@ -65,7 +65,8 @@ def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     maximum = _mark(base, theme.NOTE).encode(y="maximum:Q")
     highest = base.mark_rule(color=theme.CHANCE, strokeWidth=2).encode(y="shuffled:Q", y2="shuffled_highest:Q")
     shuffled = _mark(base, theme.CHANCE).encode(y="shuffled:Q")
-    return theme.framed(alt.layer(bars, maximum, highest, shuffled), theme.MEDIUM)
+    luck = [highest, shuffled] if theme.known(frame, "shuffled") else []
+    return theme.framed(alt.layer(bars, maximum, *luck), theme.MEDIUM)
 
 
 def _mark(base: alt.Chart, color: str) -> alt.Chart:

@@ -93,6 +93,11 @@ def compact(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(kinds)
 
 
+def known(frame: pd.DataFrame, field: str) -> bool:
+    """Whether there is anything to draw in that column: marks of missing values would be a picture without a name."""
+    return bool(frame[field].notna().any()) or frame.empty
+
+
 def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
     """As wide as the page allows.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.formats.at_hand import hand_over
+from moeviz.formats.dataset.opening import is_dataset, read_dataset
 from moeviz.formats.exports import open_path
 from moeviz.formats.importers.table import Opened
 from moeviz.gguf_file import is_a_model
@@ -69,7 +70,7 @@ def serve_app(
 
 
 def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
-    """Have the app begin with these traces, counts, runs and models. Raises what is wrong with one of them."""
+    """Have the app begin with these files, runs, datasets and models. Raises what is wrong with one of them."""
     if len(files) > MOST_FILES:
         raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
     models = [file for file in files if is_a_model(file)]
@@ -77,6 +78,8 @@ def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
     for path in shown:
         if is_run(path):
             run_at(path)
+        elif is_dataset(path):
+            read_dataset(path, partial=True)  # what is not whole is said on its page
         else:
             hand_over(path, read(path))
     if shown:

@@ -10,7 +10,7 @@ from moeviz.charts import TOPICS as CHARTS
 from moeviz.charts.chart import Chart
 from moeviz.cli.dataset import is_dataset, say_left_out
 from moeviz.cli.importing import read
-from moeviz.corpus import analyses, rows
+from moeviz.corpus.answers import FROM_ROWS, FROM_TABLES
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
@@ -39,7 +39,7 @@ def _of_dataset(names: list[str], args: Namespace) -> Iterator[tuple[str, Callab
 
 
 def _analysed(name: str, dataset: Dataset, layers: list[int] | None) -> pd.DataFrame:
-    analysis = getattr(analyses, name, None) or getattr(rows, name, None)
+    analysis = FROM_TABLES.get(name) or FROM_ROWS.get(name)
     if analysis is None:
         raise MissingField(
             f"{name} needs all tokens at once, and a dataset is never read whole. Convert a small one to a trace: "

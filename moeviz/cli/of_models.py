@@ -12,8 +12,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def app_arguments(app: argparse.ArgumentParser) -> None:
     """Of `moeviz app`."""
     says = (
-        "show these, the first of them at once: traces, counts, runs of training, what other programs wrote; or a "
-        "model: .gguf"
+        "show these, the first of them at once: traces, counts, runs of training, datasets, what other programs wrote; "
+        "or a model: .gguf"
     )
     app.add_argument("files", metavar="FILE", nargs="*", help=says)
     app.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")

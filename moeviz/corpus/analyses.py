@@ -38,7 +38,7 @@ def coverage(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
 
 def balance(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.load.balance`."""
-    counts, slots = _counts(dataset, layers), _slots(dataset)
+    counts, slots = _counts(dataset, layers), filled_slots(dataset)
     frame = of_load.balance(counts)
     chances = []
     for layer, num_experts, assignments in frame[["layer", "num_experts", "assignments"]].itertuples(index=False):
@@ -51,7 +51,7 @@ def balance(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
 
 def experts_needed(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.coverage.experts_needed`."""
-    served = _slots(dataset)[:, 1:].sum(axis=1)
+    served = filled_slots(dataset)[:, 1:].sum(axis=1)
     counts = dataset.counts()
     counts = replace(counts, tokens=np.where(served > 0, served, counts.tokens[0])[None])
     return of_coverage.experts_needed(counts if layers is None else counts.select(layers))
@@ -59,13 +59,13 @@ def experts_needed(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
 
 def load_by_label(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.specialization.load_by_label`."""
-    counts = _labelled(dataset, "Load by label")
+    counts = labelled(dataset, "Load by label")
     return of_labels(counts if layers is None else counts.select(layers))
 
 
 def label_information(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.specialization.label_information`, without shuffles (NaN): they need counts of each text."""
-    counts, slots, rows = _labelled(dataset, "Information about labels"), _slots(dataset), []
+    counts, slots, rows = labelled(dataset, "Information about labels"), filled_slots(dataset), []
     for row in _rows(dataset, layers):
         by_label, num_experts = counts.assignments[:, row], dataset.model.num_experts[row]
         by_label = by_label[:, :num_experts]
@@ -80,10 +80,10 @@ def label_information(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
 def label_divergence(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.specialization.label_divergence`, without its shuffles (NaN)."""
     dataset.need_order("A comparison of labels")
-    names = np.array(_labelled(dataset, "A comparison of labels").groups, object)
+    names = np.array(labelled(dataset, "A comparison of labels").groups, object)
     if not 2 <= len(names) <= MAX_LABELS:
         raise InvalidTrace(f"Labels are compared in pairs, 2 to {MAX_LABELS} of them, and this has {len(names):,}.")
-    firsts = _first_choices(dataset, list(names))
+    firsts = first_choices(dataset, list(names))
     one, other = np.triu_indices(len(names), k=1)
     frames = []
     for row in _rows(dataset, layers):
@@ -102,7 +102,7 @@ def co_activation(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.co_activation.co_activation`."""
     if dataset.model.top_k < 2:
         raise InvalidTrace(f"Co-activation needs two experts a token, and {dataset.model.name} gives each token one.")
-    counts, slots, E = dataset.counts(), _slots(dataset), max(dataset.model.num_experts)
+    counts, slots, E = dataset.counts(), filled_slots(dataset), max(dataset.model.num_experts)
     rows = _rows(dataset, layers)
     together = np.zeros((len(rows), E, E), np.int64)
     for _, table in dataset.table("pairs", layers):
@@ -144,8 +144,8 @@ def locality(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     `load_chance` of any choice needs the sets of experts of all tokens, and `uniform_chance` of tokens with empty slots
     the sets of pairs: both are NaN.
     """
-    near, first = _near(dataset), _first_choices(dataset).sum(axis=0)
-    slots, K, rows = _slots(dataset), dataset.model.top_k, []
+    near, first = _near(dataset), first_choices(dataset).sum(axis=0)
+    slots, K, rows = filled_slots(dataset), dataset.model.top_k, []
     ordered = dataset.model.slot_order == "weight" or K == 1
     for row in _rows(dataset, layers):
         if not slots[row].any() and slots.any():
@@ -176,22 +176,24 @@ def locality_beside_mixtral(dataset: Dataset, layers: Layers = None) -> pd.DataF
 def balance_over_time(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """How even the load is in each part of the corpus, in the order in which it was traced.
 
-    A part is a row group: 65,536 tokens or some more. One row per part and layer. Columns: shard int32 · row_group
-    int32 · layer int32 · assignments int64 · the measures of `moeviz.metrics.load.balance_of_counts`.
+    As `moeviz.metrics.load.balance_over_time`; a part is a row group: 65,536 tokens or some more. One row per part and
+    layer. Columns: part int32 (from 0) · layer int32 · assignments int64 · the measures of
+    `moeviz.metrics.load.balance_of_counts` · shard int32 · row_group int32 (where the part is).
     """
-    rows = []
+    rows, part = [], -1
     for shard, table in dataset.table("groups", layers):
         E, chosen = max(dataset.model.num_experts), _rows(dataset, layers)
         groups = int(table["row_group"].max(initial=-1)) + 1
         counts = np.zeros((groups, len(dataset.model.layers), E), np.int64)
         np.add.at(counts, (table["row_group"], table["layer"], table["expert"]), table["tokens"])
         for group in range(groups):
+            part += 1
             for row in chosen:
                 own = counts[group, row, : dataset.model.num_experts[row]]
-                facts = {"shard": shard.number, "row_group": group, "layer": dataset.model.layers[row]}
-                rows.append(facts | {"assignments": own.sum()} | balance_of_counts(own))
-    kinds = dict.fromkeys(("shard", "row_group", "layer"), "int32")
-    return pd.DataFrame(rows).astype(kinds) if rows else pd.DataFrame(columns=[*kinds, "assignments"]).astype(kinds)
+                facts = {"part": part, "layer": dataset.model.layers[row], "assignments": own.sum()}
+                rows.append(facts | balance_of_counts(own) | {"shard": shard.number, "row_group": group})
+    kinds = dict.fromkeys(("part", "layer", "shard", "row_group"), "int32")
+    return pd.DataFrame(rows, columns=[*of_load.OVER_TIME, "shard", "row_group"]).astype(kinds)
 
 
 def _rows(dataset: Dataset, layers: Layers) -> list[int]:
@@ -204,13 +206,14 @@ def _counts(dataset: Dataset, layers: Layers) -> ExpertCounts:
     return counts if layers is None else counts.select(layers)
 
 
-def _labelled(dataset: Dataset, why: str) -> ExpertCounts:
+def labelled(dataset: Dataset, why: str) -> ExpertCounts:
+    """Counts by label. Raises `MissingField` with a sentence that starts with `why`, where there are no labels."""
     if not dataset.kept.labels:
         raise MissingField(f"{why} needs tokens with a label, and this dataset has none. Trace labelled texts.")
     return dataset.counts_by_label(why)
 
 
-def _slots(dataset: Dataset) -> np.ndarray:
+def filled_slots(dataset: Dataset) -> np.ndarray:
     """(L, K + 1) recorded tokens by layer and filled slots."""
     found = np.zeros((len(dataset.model.layers), dataset.model.top_k + 1), np.int64)
     for _, table in dataset.table("slots"):
@@ -218,7 +221,7 @@ def _slots(dataset: Dataset) -> np.ndarray:
     return found
 
 
-def _first_choices(dataset: Dataset, names: list[str] | None = None) -> np.ndarray:
+def first_choices(dataset: Dataset, names: list[str] | None = None) -> np.ndarray:
     """(D, L, E) tokens by their first choice; all labels together without `names`."""
     found = np.zeros((len(names or [""]), len(dataset.model.layers), max(dataset.model.num_experts)), np.int64)
     for _, table in dataset.table("load"):

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64
 
 from moeviz.errors import InvalidTrace
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 199
 LUCK = 0.05  # what could be luck more often than this does not stand out
@@ -16,7 +16,7 @@ STANDS_OUT = 1.5  # times a uniform share, from which on a kind of text is worth
 BINS = 20
 
 
-def row_of(trace: RoutingTrace, layer: int, expert: int) -> int:
+def row_of(trace: Counted, layer: int, expert: int) -> int:
     """Which of the L layers this is. Raises `InvalidTrace` for a layer or an expert that the model does not have."""
     model = trace.model
     if layer not in model.layers:
@@ -66,7 +66,7 @@ def expert_numbers(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame
     return pd.DataFrame([numbers]).astype({"rank": np.int16, "num_experts": np.int16})
 
 
-def expert_loads(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
+def expert_loads(trace: Counted, layer: int, expert: int) -> pd.DataFrame:
     """The load of every expert of every layer, times a uniform share, with one expert among them marked.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
@@ -84,7 +84,7 @@ def expert_loads(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
     return marked(all_experts(trace).assign(tokens=counts[there], times=times[there]), layer, expert)
 
 
-def all_experts(trace: RoutingTrace) -> pd.DataFrame:
+def all_experts(trace: Counted) -> pd.DataFrame:
     """Every expert of every layer. Columns: layer int32 (the model's own index) · expert int16."""
     sizes = trace.model.num_experts
     ids = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
@@ -176,7 +176,7 @@ def loss_of_all(muted: pd.DataFrame, layer: int, expert: int) -> float:
     return float((own["loss_change"] * own["tokens"]).sum() / own["tokens"].sum()) if len(own) else np.nan
 
 
-def expert_atlas(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
+def expert_atlas(trace: Counted, layer: int, expert: int) -> pd.DataFrame:
     """The load of every expert for each kind of text, times a uniform share, with one expert among them marked.
 
     One row per label, layer and expert; the label that the marked expert has most of comes first. Columns: label str ·

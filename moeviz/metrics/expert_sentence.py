@@ -28,13 +28,17 @@ def what_it_does(
     Token text and labels are in it as they are: it is for a text node, never for Markdown or HTML.
     """
     row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
-    recorded = trace.recorded[row]
-    if not recorded.any():
+    return by_counts(int(has.sum()), int(trace.recorded[row].sum()), tokens, kinds)
+
+
+def by_counts(has: int, recorded: int, tokens: pd.DataFrame, kinds: pd.DataFrame | None = None) -> str:
+    """The same of an expert that has so many of the tokens that are recorded at its layer."""
+    if not recorded:
         return "No token was recorded at this layer, so nothing is known of this expert here."
-    if not has.any():
-        return f"Nothing here was routed to it: it has none of {_many(int(recorded.sum()), 'token')}."
-    if has[recorded].all():
-        return f"Everything here was routed to it: it has all of {_many(int(recorded.sum()), 'token')}."
+    if not has:
+        return f"Nothing here was routed to it: it has none of {_many(recorded, 'token')}."
+    if has == recorded:
+        return f"Everything here was routed to it: it has all of {_many(recorded, 'token')}."
     found = [sentence for sentence in (_of_kinds(kinds), _of_tokens(tokens)) if sentence]
     return " ".join(found) or _nothing(kinds)
 

@@ -13,6 +13,7 @@ from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 KEEPS = 1.2  # times its usual share, from which on a token keeps to an expert at all
+NOTHING = 1e-18  # of a sum
 A_TOKEN, A_TEXT = 2, 3  # most contexts of the same token, and from the same text: else one of them fills the list
 REACH = 40  # tokens before and after that a context is taken from
 LEFT, RIGHT = 60, 60  # and characters
@@ -44,28 +45,57 @@ def keeping_tokens(
     Source: OLMoE (arXiv 2409.02060), section 5.4, eq. 8, for input ids; lift as in Brin et al. (1997), 'interest'.
     """
     has, recorded = has_token(trace, layer, expert), trace.recorded[row_of(trace, layer, expert)]
-    codes, usual = token_codes(trace), has.sum() / max(recorded.sum(), 1)
+    codes, usual = token_codes(trace), float(has.sum() / max(recorded.sum(), 1))
     size = int(codes.max(initial=-1)) + 1
     times, tokens = (np.bincount(codes[rows], minlength=size) for rows in (recorded, has))
     least = enough_occurrences(int(recorded.sum())) if at_least is None else at_least
-    share = tokens / np.maximum(times, 1)
-    found = np.flatnonzero((times >= least) & (tokens > 0) & (share >= KEEPS * usual))
-    found = found[np.lexsort((-times[found], -share[found]))][:most]
-    tested = int((times >= least).sum())
+    found = which_keep(times, tokens, usual, least, most)
+    sequences = trace.tokens["sequence"]
+    texts = np.array([sequences[recorded & (codes == code)].nunique() for code in found], np.int64)
     first = np.flatnonzero(~pd.Series(codes).duplicated())  # codes count up in the order of first appearance
     rows = trace.tokens.iloc[first[found]]
+    words = found, rows["token_id"].to_numpy(), rows["text"].to_numpy(object)
+    usuals = np.full(len(found), usual)
+    return keeping_rows(words, tokens[found], times[found], texts, usuals, int((times >= least).sum()))
+
+
+def which_keep(
+    times: Int64[np.ndarray, " V"], tokens: Int64[np.ndarray, " V"], usual: float, least: int, most: int
+) -> Int64[np.ndarray, " N"]:
+    """Which tokens of a vocabulary keep to an expert, best first: of their `times`, it has so many `tokens`."""
+    share = tokens / np.maximum(times, 1)
+    found = np.flatnonzero((times >= least) & (tokens > 0) & (share >= KEEPS * usual))
+    best: np.ndarray = found[np.lexsort((-times[found], -share[found]))][:most]
+    return best
+
+
+def keeping_rows(
+    words: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tokens: np.ndarray,
+    times: np.ndarray,
+    texts: np.ndarray,
+    usual: np.ndarray,
+    tested: int,
+) -> pd.DataFrame:
+    """The rows of `keeping_tokens` of one expert: words are the codes, ids and texts of the N tokens that keep to it.
+
+    tokens (N,) and times (N,) are how many of how many occurrences it has, in so many texts, and usual (N,) its share
+    of all tokens; `tested` is how many tokens of the vocabulary occur often enough.
+    """
+    share = tokens / np.maximum(times, 1)
+    luck = [tested * _tail(*each) for each in zip(tokens.tolist(), times.tolist(), usual.tolist(), strict=True)]
     columns = {
-        "rank": np.arange(1, len(found) + 1, dtype=np.int16),
-        "code": found,
-        "token_id": rows["token_id"].to_numpy(),
-        "text": pd.Series(rows["text"].to_numpy(object), dtype="str"),
-        "tokens": tokens[found],
-        "occurrences": times[found],
-        "texts": [int(trace.tokens["sequence"][recorded & (codes == code)].nunique()) for code in found],
-        "share": share[found],
-        "usual": float(usual),
-        "lift": share[found] / max(usual, 1e-12),
-        "luck": [min(1.0, tested * _tail(int(tokens[code]), int(times[code]), float(usual))) for code in found],
+        "rank": np.arange(1, len(tokens) + 1, dtype=np.int16),
+        "code": words[0],
+        "token_id": words[1],
+        "text": pd.Series(words[2], dtype="str"),
+        "tokens": tokens,
+        "occurrences": times,
+        "texts": texts,
+        "share": share,
+        "usual": usual,
+        "lift": share / np.maximum(usual, 1e-12),
+        "luck": np.minimum(luck, 1.0),
     }
     return pd.DataFrame(columns).astype({"code": np.int64, "texts": np.int64, "luck": np.float64})
 
@@ -85,11 +115,15 @@ def _tail(hits: int, tries: int, chance: float) -> float:
     """How likely at least so many of so many tries succeed."""
     if chance >= 1 or hits <= 0:
         return 1.0
-    logs = [
-        lgamma(tries + 1) - lgamma(n + 1) - lgamma(tries - n + 1) + n * log(chance) + (tries - n) * log(1 - chance)
-        for n in range(hits, tries + 1)
-    ]
-    return min(1.0, sum(map(exp, logs)))
+    total, odds = 0.0, log(chance) - log(1 - chance)
+    term = lgamma(tries + 1) - lgamma(hits + 1) - lgamma(tries - hits + 1) + hits * log(chance)
+    term += (tries - hits) * log(1 - chance)
+    for n in range(hits, tries + 1):
+        total += (part := exp(term))
+        if n > tries * chance and part <= total * NOTHING:
+            break  # those that follow are smaller still
+        term += odds + (log(tries - n) - log(n + 1) if n < tries else 0)
+    return min(1.0, total)
 
 
 def contexts(trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14) -> pd.DataFrame:
@@ -142,12 +176,13 @@ def _around(trace: RoutingTrace, at: int) -> tuple[str, str, str, str, int]:
     near = slice(max(at - REACH, 0), at + 1 + REACH)
     same: Bool[np.ndarray, " N"] = (tokens["sequence"].iloc[near] == sequence).to_numpy()
     here, texts = at - near.start, tokens["text"].iloc[near].tolist()
-    before = _line(text for text, kept in zip(texts[:here], same[:here], strict=True) if kept)
-    after = _line(text for text, kept in zip(texts[here + 1 :], same[here + 1 :], strict=True) if kept)
+    before = line_of(text for text, kept in zip(texts[:here], same[:here], strict=True) if kept)
+    after = line_of(text for text, kept in zip(texts[here + 1 :], same[here + 1 :], strict=True) if kept)
     label = str(tokens["label"].iat[at]) if "label" in tokens else ""
     return before[-LEFT:], visible(texts[here]), after[:RIGHT], label, sequence
 
 
-def _line(texts: Iterable[str]) -> str:
+def line_of(texts: Iterable[str]) -> str:
+    """These tokens as text of one line: what would break it or reorder it is a space."""
     whole = PART.sub(lambda part: part[1] if part[2] == "1" else "", "".join(texts))
     return "".join(character if character.isprintable() else " " for character in whole)

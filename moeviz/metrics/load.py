@@ -129,6 +129,28 @@ def balance_of_counts(counts: Num[np.ndarray, " E"]) -> dict[str, float]:
 
 
 MEASURES = ("max_over_mean", "max_violation", "cv", "normalised_entropy", "gini", "jain")
+OVER_TIME = ("part", "layer", "assignments", *MEASURES, "dead_experts")
+
+
+@of_tokens
+def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
+    """How evenly each part of a long text, or of a corpus, divides its work among the experts of each layer.
+
+    A part is so many tokens, in the order of the trace; the last part has the rest. In few tokens the busiest expert is
+    above the mean by luck alone, so parts of hundreds of tokens say something, and parts of ten do not.
+
+    One row per part and layer. Columns: part int32 (from 0) · layer int32 (the model's own index) · assignments int64
+    (filled slots) · the measures of `balance_of_counts`.
+
+    Source: `balance_of_counts` names one for each measure.
+    """
+    rows = []
+    for part, start in enumerate(range(0, len(trace.tokens), tokens)):
+        for found in counted_layers(trace.select(tokens=slice(start, start + tokens))):
+            facts = {"part": part, "layer": found.layer, "assignments": found.counts[0].sum()}
+            rows.append(facts | balance_of_counts(found.counts[0]))
+    kinds = {"part": np.int32, "layer": np.int32, "assignments": np.int64}
+    return pd.DataFrame(rows, columns=list(OVER_TIME)).astype(kinds)
 
 
 def coverage(trace: Counted) -> pd.DataFrame:

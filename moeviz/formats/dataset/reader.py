@@ -1,7 +1,7 @@
 """Read a dataset where it lies: its facts, its small tables, and its rows, a row group at a time. It is not trusted."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from moeviz.errors import InvalidTrace, MissingField
+from moeviz.errors import DamagedShard, InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.file_limits import shown
 from moeviz.formats.dataset.layout import (
@@ -30,6 +30,7 @@ from moeviz.model_info import ModelInfo
 
 MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group
 MAX_TABLE_BYTES = 2**28
+MAX_CELLS = 2**26  # of counts by label
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)
 Made = TypeVar("Made")
 
@@ -74,6 +75,12 @@ class Dataset:
         """Texts in the shards that are read."""
         return sum(shard.texts for shard in self.shards)
 
+    def without(self, shards: Collection[int]) -> "Dataset":
+        """The rest, where some shards turn out to be damaged."""
+        rest = tuple(shard for shard in self.shards if shard.number not in shards)
+        gone = tuple(f"{shard.name} is damaged." for shard in self.shards if shard.number in shards)
+        return replace(self, shards=rest, left_out=(*self.left_out, *gone))
+
     def table(self, name: str, layers: Sequence[int] | None = None) -> Iterator[tuple[Shard, dict[str, np.ndarray]]]:
         """A small table of each shard in turn, as columns, checked against its sha256 and against the model."""
         for shard in self.shards:
@@ -101,6 +108,11 @@ class Dataset:
             file.close()
             raise ValueError(f"{TOKENS} has other columns or rows than the manifest says")
         return file
+
+    def rows(self, shard: Shard, group: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Columns of one row group by name, as `group` gives them. Raises `DamagedShard`."""
+        with _of_shard(shard, partial(self.file, shard)) as file:
+            return self.group(shard, file, group, columns)
 
     def group(self, shard: Shard, file: parquet.ParquetFile, group: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one row group by name: ids and weights (T, K), words as Arrow dictionaries, the rest as numpy."""
@@ -144,12 +156,23 @@ class Dataset:
 
     def counts(self) -> ExpertCounts:
         """How many tokens each expert got: the sum of the shards' load tables."""
-        return self.counts_by_label("Counts").counts() if self.shards else _nothing(self.model)
+        L, E = len(self.model.layers), max(self.model.num_experts)
+        load, recorded = np.zeros((1, L, E), np.int64), np.zeros((1, L), np.int64)
+        for _, table in self.table("load"):
+            np.add.at(load[0], (table["layer"], table["expert"]), table["tokens"])
+        for _, table in self.table("slots"):
+            np.add.at(recorded[0], table["layer"], table["tokens"])
+        return ExpertCounts(self.model, load, recorded)
 
     def counts_by_label(self, why: str = "This") -> ExpertCounts:
-        """The same by label, in the order in which labels first appear. Without labels there is one, which is empty."""
+        """The same by label, in the order in which labels first appear. Without labels there is one, which is empty.
+
+        Raises `InvalidTrace` for so many labels that their table is too large.
+        """
         names = self.labels()
         L, E = len(self.model.layers), max(self.model.num_experts)
+        if len(names) * L * E > MAX_CELLS:
+            raise InvalidTrace(f"{why} needs a table of {len(names):,} labels, {L} layers and {E} experts: too many.")
         load, recorded = np.zeros((len(names), L, E), np.int64), np.zeros((len(names), L), np.int64)
         for _, table in self.table("load"):
             np.add.at(load, (label_codes(table, names), table["layer"], table["expert"]), table["tokens"])
@@ -172,9 +195,8 @@ def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
     except DAMAGED as error:
         if not isinstance(shard.path, Path) and "AWS Error" in str(error):  # it lies there, as far as anybody knows
             raise unreachable(shard.path, error) from error
-        raise InvalidTrace(
-            f"{shard.name} is damaged: {' '.join(str(error).split())[:200]}. Write it again, or leave it out."
-        ) from error
+        why = " ".join(str(error).replace(str(shard.path), shard.name).split())[:200]  # no path of this machine
+        raise DamagedShard(f"{shard.name} is damaged: {why}. Write it again, or leave it out.", shard.number) from error
 
 
 def _rows(file: parquet.ParquetFile) -> int:
@@ -221,8 +243,3 @@ def label_codes(table: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
         unknown = table["label"][codes < 0][0]
         raise InvalidTrace(f"A table has the label {shown(unknown)}, which is of no text. Write the dataset again.")
     return codes
-
-
-def _nothing(model: ModelInfo) -> ExpertCounts:
-    L, E = len(model.layers), max(model.num_experts)
-    return ExpertCounts(model, np.zeros((1, L, E), np.int64), np.zeros((1, L), np.int64))

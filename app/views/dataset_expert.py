@@ -1,0 +1,264 @@
+"""The page of one expert, as a dataset shows it: its load, its tokens in their text, kinds of text, partners."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import datasets, state
+from moeviz_app.answers import Answers, Make, Progress
+from moeviz_app.asked import number_in
+from moeviz_app.carried_datasets import of_expert
+from moeviz_app.components.kwic import keyword_in_context
+from moeviz_app.datasets import Shown
+from moeviz_app.expert_seen import checked
+from moeviz_app.pictures import altair_chart
+from moeviz_app.plain import plain
+from moeviz_app.show import Told, alternative, explained, heading, menu, on_dark, say, tell_once
+from moeviz_app.to_expert import for_the_address, one_more_step, steps
+from moeviz_app.views.dataset_topic import READING, damage, dataset_facts, whole
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.expert import CELL, COMPANY, KINDS, LOADS, TOKEN, TOKENS
+from moeviz.charts.expert_company import ATLAS
+from moeviz.corpus import experts
+from moeviz.corpus.keeping import keeping_tokens
+from moeviz.corpus.rows import contexts, in_lines
+from moeviz.errors import DamagedShard
+from moeviz.metrics.expert_sentence import by_counts
+
+MOST_KINDS = 40  # bars; labels may be thousands
+MOST_MAPS = 100
+NUMBERS, LINES = "numbers", "contexts"
+SHARES = replace(
+    KINDS,
+    question="What does it take of each kind of text?",
+    reading="Bars: its share of the kind's tokens, times a uniform share. Luck is not judged here: that needs the "
+    "counts of each text.",
+)
+PARTNERS = replace(
+    COMPANY,
+    question="Who in its layer has the same tokens?",
+    reading="Of its tokens, how many every other expert of the layer has, times what chance gives a partner. Click an "
+    "expert to see it.",
+)
+NEEDS_TRACE = (
+    "A dataset is never read whole, so these take a trace: where its tokens come from and go to, how much weight it "
+    "has, and experts of other layers that have the same tokens. The Flow page has first choices from layer to layer. "
+    "“moeviz convert FOLDER trace.npz” makes a trace of a small dataset."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One expert, in one dataset, with a sample of its contexts: of all its tokens, or of one of the vocabulary."""
+
+    shown: Shown
+    layer: int
+    expert: int
+    sample: int
+    token: int | None
+
+    @property
+    def key(self) -> str:
+        """For widgets: another expert has another."""
+        return f"{self.shown.key} {self.layer} {self.expert} {steps()}"
+
+    def go(self, layer: int, expert: int, sample: int = 0) -> None:
+        """To another expert, or other contexts: one step in the browser's history."""
+        st.query_params.from_dict(for_the_address(of_expert(self.shown.name, layer, expert, sample)))
+        one_more_step()
+        st.rerun(scope="app")
+
+
+def dataset_expert_page(query: dict[str, str]) -> None:
+    """The expert that the address names, in the dataset that it names: one that is listed, whatever it says."""
+    title = st.empty()
+    with explained():
+        shown = datasets.named(query["dataset"])
+        state.set_value(state.DATASET, shown.name)
+        layer, expert, trouble = checked(query.get("layer"), query.get("expert"), shown.dataset.model)
+        asked = Asked(shown, layer, expert, number_in(query.get("sample")) or 0, None)
+        asked = replace(asked, token=_chosen_token(asked))
+        with title.container():
+            _title(asked)
+        if trouble:
+            say(trouble)
+        dataset_facts(shown)
+        if whole(shown):
+            _draw(asked)
+
+
+def _chosen_token(asked: Asked) -> int | None:
+    """The token whose bar is chosen."""
+    chosen = state.value(_tokens_key(asked))
+    points = chosen.selection.get(TOKEN, []) if chosen is not None else []
+    return next((int(point["code"]) for point in points), None)
+
+
+def _tokens_key(asked: Asked) -> str:
+    return f"{TOKENS.key} {asked.key}"
+
+
+def _title(asked: Asked) -> None:
+    model, layer, expert = asked.shown.dataset.model, asked.layer, asked.expert
+    row, sizes = model.layers.index(layer), model.num_experts
+    before, after = (row - 1) % len(sizes), (row + 1) % len(sizes)
+    ways = {
+        "‹ expert": (layer, (expert - 1) % sizes[row]),
+        "expert ›": (layer, (expert + 1) % sizes[row]),
+        "‹ layer": (model.layers[before], min(expert, sizes[before] - 1)),
+        "layer ›": (model.layers[after], min(expert, sizes[after] - 1)),
+    }
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(f"Layer {layer}, expert {expert}", anchor=False, width="content")
+        for sign, to in ways.items():
+            if st.button(sign, help=f"To layer {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
+                asked.go(*to)
+
+
+def _questions(asked: Asked) -> dict[str, tuple[Hashable, Make]]:
+    """By name: what each answer is kept under, and how it comes about; those that read rows come last."""
+    shown, where = asked.shown, (asked.layer, asked.expert)
+
+    def of_tables(analysis: Any) -> tuple[Hashable, Make]:
+        return (shown.key, analysis.__name__, *where), lambda _tell: analysis(shown.dataset, *where)
+
+    def lines(progress: Progress) -> pd.DataFrame:
+        found = contexts(shown.dataset, *where, seed=asked.sample, token_id=asked.token, progress=progress)
+        return in_lines(found)
+
+    def keeping(progress: Progress) -> pd.DataFrame:
+        return keeping_tokens(shown.dataset, asked.layer, progress=progress)
+
+    asks = {NUMBERS: of_tables(experts.expert_numbers), LOADS.key: of_tables(experts.expert_loads)}
+    if shown.dataset.kept.labels:
+        asks[KINDS.key] = of_tables(experts.expert_kinds)
+    asks[LINES] = ((shown.key, LINES, *where, asked.sample, asked.token), lines)
+    asks[COMPANY.key] = of_tables(experts.partners)
+    if shown.dataset.kept.labels:
+        asks[ATLAS.key] = of_tables(experts.expert_atlas)
+    return asks | {TOKENS.key: ((shown.key, TOKENS.key, asked.layer), keeping)}
+
+
+def _draw(asked: Asked) -> None:
+    asks = _questions(asked)
+    answers, told = Answers(dict(asks.values())), Told()
+    head, beside = st.columns([5, 3], gap="large")
+    with head:
+        sentence, numbers = st.empty(), st.empty()
+        left, right = st.columns([2, 3], gap="large")
+
+    def answer(name: str, chart: Chart | None = None) -> pd.DataFrame | None:
+        """What is there of it; else the page has said why, under the chart's question."""
+        frame = None
+        with explained(partial(tell_once, chart, shown.dataset.model, told) if chart else say, but=(DamagedShard,)):
+            frame = answers.get(asks[name][0])
+            if frame is None:
+                if chart:
+                    heading(chart)
+                st.text(READING)
+        return frame
+
+    try:
+        with numbers.container():
+            known = answer(NUMBERS)
+            if known is not None:
+                _numbers(known)
+        with beside:
+            if (frame := answer(LOADS.key, LOADS)) is not None:
+                _map(LOADS, frame, asked)
+        with right:
+            _contexts(asked, answer(LINES), known)
+        with left:
+            _tokens(asked, answer(TOKENS.key, TOKENS), known, sentence)
+        for chart, most in ((SHARES, MOST_KINDS), (PARTNERS, None), (ATLAS, MOST_MAPS)):
+            if chart.key in asks and (frame := answer(chart.key, chart)) is not None:
+                heading(chart)
+                _map(chart, _first_labels(frame, most), asked)
+    except DamagedShard as error:
+        damage(asked.shown, error)
+        return
+    answers.watch()
+    say(NEEDS_TRACE)
+
+
+def _numbers(known: pd.DataFrame) -> None:
+    (facts,) = known.itertuples(index=False)
+    said = [
+        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
+        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
+    ]
+    if pd.notna(facts.first_choice):
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them".replace("%", " %"))
+    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
+
+
+def _contexts(asked: Asked, lines: pd.DataFrame | None, known: pd.DataFrame | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Where in the text does it have them?", anchor=False, width="content")
+        if lines is not None and len(lines) and st.button("Draw others", help="Another sample of its tokens"):
+            asked.go(asked.layer, asked.expert, asked.sample + 1)
+    if lines is None:
+        return
+    count = asked.shown.dataset.model.num_experts[asked.shown.dataset.model.layers.index(asked.layer)]
+    keyword_in_context(lines, theme.expert_colours(count, (asked.expert,))[asked.expert], key="contexts")
+    if asked.token is not None:
+        of = "places where it has this token"
+    else:
+        of = "its tokens" if known is None else f"its {known['tokens'].iloc[0]:,} tokens"
+    note = f"{len(lines)} of {of}, drawn at random (sample {asked.sample}), in the order of the corpus."
+    if asked.token is not None:
+        note += " Click the bar again for all tokens."
+    _note(note if len(lines) else "It has no token here.")
+
+
+def _tokens(asked: Asked, of_layer: pd.DataFrame | None, known: pd.DataFrame | None, sentence: Any) -> None:
+    if of_layer is None:
+        return
+    tokens = of_layer[of_layer["expert"] == asked.expert].drop(columns="expert").reset_index(drop=True)
+    if known is not None:
+        has, recorded = int(known["tokens"].iloc[0]), int(known["recorded"].iloc[0])
+        sentence.markdown(f"##### {plain(by_counts(has, recorded, tokens))}")
+    heading(TOKENS)
+    if len(tokens):
+        _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
+    else:
+        st.text("No token occurs often enough here and keeps to it.")
+
+
+def _first_labels(frame: pd.DataFrame, most: int | None) -> pd.DataFrame:
+    """As many kinds of text as can be drawn, those first of which the expert has most; and how many there are."""
+    if most is None or frame["label"].nunique() <= most:
+        return frame
+    labels = list(dict.fromkeys(frame["label"]))
+    st.text(f"The {most} of {len(labels):,} kinds of text that it takes most of.")
+    return frame[frame["label"].isin(labels[:most])]
+
+
+def _map(chart: Chart, frame: pd.DataFrame, asked: Asked) -> None:
+    """A picture; where its marks are experts, each is a way to its page."""
+    if chart is SHARES:
+        _picture(chart, frame, asked)
+        return
+    chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)
+    if points := chosen.selection.get(CELL):
+        (point,) = points
+        asked.go(int(point["layer"]), int(point["expert"]))
+
+
+def _picture(chart: Chart, frame: pd.DataFrame, asked: Asked, **options: Any) -> Any:
+    """The picture, how to read it, and a menu of what belongs to it."""
+    drawn = chart.draw(frame, dark=on_dark())
+    shown = altair_chart(drawn, key=f"{chart.key} {asked.key}", alt=alternative(chart), **options)
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame)
+        _note(chart.reading)
+    return shown
+
+
+def _note(text: str) -> None:
+    st.markdown(f":small[{plain(text)}]")

@@ -1,0 +1,97 @@
+"""A dataset in a real Chromium: its pages, an expert and back, its lines of text, and a folder that no link opens."""
+
+import re
+from pathlib import Path
+
+import pytest
+from browser import SIZES, go_to, served, watched
+from playwright.sync_api import Page, expect
+from small_corpus import texts_of
+from test_browser_engines import check
+
+from moeviz.formats.dataset.convert import write_dataset
+
+pytestmark = pytest.mark.browser
+NAME = "![x](http:a) <b>corpus"
+KEEPS = "Which tokens keep to it?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("datasets")
+    write_dataset(texts_of(), place / "secret")
+    write_dataset(texts_of(), place / NAME, shard_tokens=120)
+    return place / NAME
+
+
+@pytest.fixture(scope="module")
+def serving(folder):
+    with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as running:
+        yield running
+
+
+def answered(page: Page) -> None:
+    expect(page.get_by_text("Being read …")).to_have_count(0)
+    check(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_its_pages_are_drawn_and_have_no_grave_fault(serving, browser, size, scheme):
+    visitor = watched(serving, browser, "/corpus", color_scheme=scheme, **SIZES[size])
+    page = next(visitor)
+    expect(page.get_by_text("400 tokens in 10 texts through sample")).to_be_visible()
+    expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
+    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
+    answered(page)
+    for topic, charts in (("Load", 6), ("Flow", 3), ("Locality", 2)):
+        go_to(page, topic)
+        expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(charts)
+        answered(page)
+    assert next(visitor, None) is None
+
+
+def test_a_cell_leads_to_an_expert_a_bar_to_its_token_and_back_to_the_corpus_in_one_step_each(serving, browser):
+    visitor = watched(serving, browser, "/corpus", **SIZES["desktop"])
+    page = next(visitor)
+    answered(page)
+    place = page.get_by_test_id("stVegaLiteChart").first.locator("canvas").bounding_box()
+    page.mouse.click(place["x"] + 0.5 * place["width"], place["y"] + 0.5 * place["height"])
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_have_text(re.compile(r"Layer \d, expert \d"))
+    expect(page.get_by_role("heading", name=KEEPS)).to_be_visible()
+    answered(page)
+    first, address = title.inner_text(), page.url
+    assert "dataset=" in address and "datasets" not in address, "its name, and not its path"
+    page.get_by_role("button", name="Draw others").click()
+    expect(page.get_by_text("(sample 1)")).to_be_visible()
+    page.get_by_role("button", name="expert ›").click()
+    expect(title).not_to_have_text(first)
+    answered(page)
+    page.go_back()
+    expect(title).to_have_text(first)
+    page.go_back()
+    expect(page.get_by_text("(sample 0)")).to_be_visible()
+    page.go_back()
+    expect(title).to_have_text("Corpus")
+    assert next(visitor, None) is None
+
+
+def test_a_link_shows_the_same_expert_to_somebody_else_and_opens_no_other_folder(serving, browser, folder):
+    visitor = watched(serving, browser, f"/expert?dataset={folder.parent / 'secret'}&layer=1&expert=1")
+    page = next(visitor)
+    expect(page.get_by_text("which is not open here")).to_be_visible()
+    expect(page.get_by_text("400 tokens")).to_have_count(0)
+    assert next(visitor, None) is None
+
+
+def test_a_folder_is_opened_by_its_path_on_ones_own_machine(serving, browser, folder):
+    visitor = watched(serving, browser, "/corpus", **SIZES["desktop"])
+    page = next(visitor)
+    page.get_by_role("button", name="Open a dataset").click()
+    page.get_by_role("textbox", name="Folder").fill(str(folder.parent / "secret"))
+    page.get_by_role("textbox", name="Folder").press("Enter")
+    page.get_by_role("button", name="Open", exact=True).click()
+    expect(page.get_by_text("Dataset secret: 400 tokens")).to_be_visible()
+    answered(page)
+    assert next(visitor, None) is None
