@@ -8,9 +8,11 @@ atheris; it needs libFuzzer's Python, 3.11 to 3.13 on Linux), it chooses inputs 
 JSON and columns of a Parquet file are changed one by one and put together again, with right checksums.
 
 Printed for each target: executions, how many ended in a trace (or a parsed command) and how many in a sentence, other
-exceptions, by how many MB executions raised the highest memory of the process after the valid inputs, and how many
-lines of its modules were reached. An input that ends in another exception, or takes more than SECONDS, is kept in the
-folder: those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code 1 if there were any.
+exceptions, how many MB the hungriest input took at once and how many it may take (the readers have a budget; measured
+for each input on Linux, elsewhere for all together), how many lines of its modules were reached, and with atheris how
+many edges (cov) and features (ft) libFuzzer counts. An input that ends in another exception, or takes more than SECONDS
+or more memory than it may, is kept in the folder: those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code
+1 if there were any.
 
 There is no reader of served responses in moeviz, so there is no target for one.
 """
@@ -21,6 +23,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -51,7 +54,8 @@ def main() -> int:
         return run(TARGETS[args.run], args)
     names = [args.only] if args.only else list(TARGETS)
     print(
-        f"{'target':9}{'by':>11}{'executions':>12}{'good':>9}{'refused':>9}{'others':>8}{'MB':>6}{'lines':>12}  slowest"
+        f"{'target':9}{'by':>11}{'executions':>12}{'good':>9}{'refused':>9}{'others':>8}{'MB of':>9}{'lines':>12}"
+        f"{'cov':>7}{'ft':>7}  slowest"
     )
     results = [one(name, 60 * args.minutes / len(names), args) for name in names]
     total = Counter({key: sum(found[key] for found in results) for key in ("executions", "others", "seconds")})
@@ -69,10 +73,12 @@ def one(name: str, seconds: float, args: argparse.Namespace) -> dict:
         print(f"{name:9} CRASHED with exit code {done.returncode}: {done.stderr[-1500:]}", flush=True)
         return {"executions": 0, "others": 1, "seconds": seconds}
     found = json.loads(last)
-    lines = f"{found['reached']}/{found['lines']}"
+    lines, most = f"{found['reached']}/{found['lines']}", TARGETS[name].most_mb
+    memory = f"{found['mb']:.0f}/{'-' if most is None else format(most, '.0f')}"
+    edges, features = (re.findall(r"cov: (\d+) ft: (\d+)", done.stderr) or [("-", "-")])[-1]
     print(
         f"{name:9}{found['by']:>11}{found['executions']:12,}{found['good']:9,}{found['refused']:9,}{found['others']:8}"
-        f"{found['mb']:6.0f}{lines:>12}  {found['slowest']:.2f} s",
+        f"{memory:>9}{lines:>12}{edges:>7}{features:>7}  {found['slowest']:.2f} s",
         flush=True,
     )
     for what in found["what"]:
@@ -86,20 +92,23 @@ class Executed:
     def __init__(self, target: Target, keep: Path, seconds: float) -> None:
         self.target, self.keep, self.ends = target, keep, time.process_time() + seconds
         self.start, self.counts, self.what, self.slowest = time.process_time(), Counter(), [], 0.0
-        self.risen = 0.0
+        self.hungriest = 0.0  # MB
 
     def __call__(self, data: bytes) -> None:
         """Execute one input."""
-        before, highest = time.process_time(), peak()
+        forget_peak()
+        before, held = time.process_time(), peak()
         self.counts["executions"] += 1
         try:
             self.counts["good" if self.target.execute(data) else "refused"] += 1
         except Exception as error:  # whatever it is: that is what is looked for
             self._keep(data, error)
-        taken = time.process_time() - before
-        self.slowest, self.risen = max(self.slowest, taken), self.risen + peak() - highest
+        taken, risen, most = time.process_time() - before, peak() - held, self.target.most_mb
+        self.slowest, self.hungriest = max(self.slowest, taken), max(self.hungriest, risen)
         if taken > SECONDS:
             self._keep(data, TimeoutError(f"{taken:.0f} seconds"))
+        if most is not None and risen > most:
+            self._keep(data, MemoryError(f"more than {most:.0f} MB at once"))
 
     @property
     def over(self) -> bool:
@@ -118,7 +127,7 @@ class Executed:
     def report(self, by: str, lines: tuple[int, int]) -> str:
         """All of it as a line of JSON."""
         ends = {key: self.counts[key] for key in ("executions", "good", "refused", "others")}
-        numbers = {"mb": self.risen, "slowest": self.slowest, "reached": lines[0], "lines": lines[1]}
+        numbers = {"mb": self.hungriest, "slowest": self.slowest, "reached": lines[0], "lines": lines[1]}
         return json.dumps(ends | numbers | {"by": by, "what": self.what, "seconds": time.process_time() - self.start})
 
 
@@ -181,7 +190,8 @@ def by_atheris(target: Target, executed: Executed, seed: int, reached: "Reached"
     folder.mkdir()
     for number, data in enumerate(target.seeds()):
         (folder / str(number)).write_bytes(data)
-    options = [f"-seed={seed}", f"-max_len={target.longest}", "-rss_limit_mb=4096", "-timeout=60", str(folder)]
+    options = [f"-seed={seed}", f"-max_len={target.longest}", "-rss_limit_mb=4096", "-timeout=60"]
+    options += [f"-artifact_prefix={folder}/", str(folder)]
     atheris.Setup([sys.argv[0], *options], execute, custom_mutator=mutate)
     atheris.Fuzz()
 
@@ -232,8 +242,14 @@ def _lines_of(file: Path) -> set[int]:
     return found
 
 
+def forget_peak() -> None:
+    """Let `peak` begin anew with the memory that is held now, where the system has a way to: Linux."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak() -> float:
-    """The highest memory of this process so far, in MB."""
+    """The highest memory of this process, in MB: since `forget_peak`, or since it began."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
 
 

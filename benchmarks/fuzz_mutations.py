@@ -38,6 +38,7 @@ VALUES: tuple[Any, ...] = (
     *NUMBERS, None, True, False, "", "a", "prompt", "softmax", "\ud800", "\0", "=1", 0.5, -0.0, 1e308, 1e-320, [], {},
     [[]], [0, 1], [[0, 1], [5, 1]], {"a": 1}, [None], "x" * 5000, float("nan"), float("inf"), "moeviz trace v1",
 )  # fmt: skip
+LARGE = 2**19  # bytes or rows
 PIECES = tuple(
     b'\0|\xff|\n|\r\n|,|"|""|\'|=|{|}|[|]|:|null|NaN|Infinity|-1|1e999|0x10|99999999999|PK\x03\x04|PAR1|\xef\xbb\xbf|\xed\xa0\x80'
     b"|position|layer|expert|slot|weight|about|token|label|phase|prompt|generated".split(b"|")
@@ -119,9 +120,17 @@ def _npy(content: bytes, rng: random.Random) -> bytes:
     return start + text + numbers.tobytes()
 
 
+def _bomb(content: bytes, rng: random.Random) -> bytes:
+    """Far more zeros than the file that they are packed into, in an array that may claim to have more still."""
+    claimed = rng.choice((b"(", b"(" + b"9" * 9 + b", "))
+    return content[:128].replace(b"(", claimed) + bytes(rng.choice((2**20, 2**24, 2**25)))
+
+
 def mutated_npz(data: bytes, rng: random.Random) -> bytes:
     """Members changed, left out, doubled, renamed; packed anew."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > LARGE:
+            raise ValueError("a bomb already")
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     at = rng.randrange(len(members))
     name, content = members[at]
@@ -130,9 +139,13 @@ def mutated_npz(data: bytes, rng: random.Random) -> bytes:
         del members[at]
     elif kind == 1:
         members.append((rng.choice(["logits.npy", "weights.npy", "x.npy", "../x.npy", "header.npy"]), content))
+    elif kind == 2 and rng.random() < 0.2:
+        members[at] = name, _bomb(content, rng)
     else:
         members[at] = name, _npy(content, rng)
     sink, method = io.BytesIO(), rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2))
+    if len(members) > at and len(members[at][1]) > LARGE:
+        method = zipfile.ZIP_DEFLATED
     with warnings.catch_warnings(), zipfile.ZipFile(sink, "w", method) as archive:
         warnings.simplefilter("ignore")  # a name that is there twice is meant
         for place, (name, content) in enumerate(members):
@@ -190,8 +203,24 @@ def _column(count: int, rng: random.Random) -> pa.Array:
     return rng.choice(makers)()
 
 
+def _rows_bomb(row: pa.Table, rng: random.Random) -> bytes:
+    """One row very often, or often with a long text: in the file each text is there once."""
+    rows, text = rng.choice(((LARGE, "a"), (2**13, "a" * 2**13)))
+    same = pa.nulls(rows, pa.int32()).fill_null(0)
+    columns = [
+        pa.DictionaryArray.from_arrays(same, pa.array([text])) if pa.types.is_string(column.type) else column.take(same)
+        for column in row.columns
+    ]
+    sink = io.BytesIO()
+    table = pa.table(columns, names=row.column_names).replace_schema_metadata(row.schema.metadata)
+    parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
 def mutated_parquet(data: bytes, rng: random.Random) -> bytes:
     """Columns replaced, left out, renamed; rows cut and repeated; the facts changed; written anew, in any way."""
+    if parquet.read_metadata(io.BytesIO(data)).num_rows >= 2**13:
+        raise ValueError("a bomb already")
     table = parquet.read_table(io.BytesIO(data))
     metadata, names = dict(table.schema.metadata or {}), list(table.column_names)
     kind, at = rng.randrange(7), rng.randrange(max(1, len(names)))
@@ -204,6 +233,8 @@ def mutated_parquet(data: bytes, rng: random.Random) -> bytes:
         table = table.slice(rng.randrange(1 + table.num_rows), rng.randrange(1 + table.num_rows))
     elif kind == 3 and table.num_rows:
         table = table.take(pa.array([rng.randrange(table.num_rows) for _ in range(rng.choice((1, 9, 300)))]))
+        if rng.random() < 0.2:
+            return _rows_bomb(table.slice(0, 1), rng)
     elif kind == 4 and b"moeviz" in metadata:
         metadata[b"moeviz"] = rng.choice((mutated_json, mutated_bytes))(metadata[b"moeviz"], rng)
         table = table.replace_schema_metadata(metadata)

@@ -1,13 +1,14 @@
 """What fuzzing found, read again: each ends well or in one sentence; and that the fuzzing would find more."""
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import fuzz
+from benchmarks import fuzz, fuzz_mutations
 from benchmarks.fuzz_targets import TARGETS, link_seeds
 from moeviz.errors import InvalidTrace
 
@@ -76,6 +77,36 @@ def test_another_exception_is_found_and_its_input_kept(tmp_path, monkeypatch):
     assert executed.counts["others"] == 4 and len(executed.what) == 3  # kept once for each place and kind
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"a", b"b", b"c"}
     assert executed.what[0].startswith("TypeError at test_fuzz.py:")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux measures the memory of one input")
+def test_an_input_that_takes_more_memory_than_it_may_is_found_and_no_other(tmp_path):
+    """The control of the bound on memory: what is taken is let go, so that each input begins anew."""
+    target = fuzz.Target("csv", ".csv", (), list, (), lambda data: bool(bytearray(len(data) * 2**20)), most_mb=30)
+    executed = fuzz.Executed(target, tmp_path, 60)
+    for size in (1, 64, 1, 64):
+        executed(b"a" * size)
+    assert executed.counts["others"] == 2 and executed.hungriest > 60
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a" * 64]
+    assert executed.what[0].startswith("more than 30 MB at once")
+
+
+@pytest.mark.parametrize("name, bomb", [("npz", "_bomb"), ("parquet", "_rows_bomb")])
+def test_bombs_are_among_the_inputs_and_are_refused_within_their_memory(name, bomb, tmp_path, monkeypatch):
+    target, made = TARGETS[name], []
+    make = getattr(fuzz_mutations, bomb)
+    monkeypatch.setattr(fuzz_mutations, bomb, lambda *given: made.append(1) or make(*given))
+    executed = fuzz.Executed(target, tmp_path, 600)
+    seeds = target.seeds()
+    for seed in seeds:
+        target.execute(seed)
+    for seed in range(200):
+        made.clear()
+        data = target.mutations[0](seeds[0], random.Random(seed))
+        if made:
+            executed(data)
+    assert executed.counts["refused"] == executed.counts["executions"] > 0
+    assert executed.hungriest <= target.most_mb
 
 
 def test_lines_that_are_reached_are_counted_and_no_others(tmp_path):

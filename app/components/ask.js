@@ -28,6 +28,7 @@ function boxIn(root) {
     keys: part(".keys"), chat: part(".chat"), turn: part(".turn"), system: part(".system"),
     data: null, fillings: null, told: null, pressed: null, running: false, timer: 0,
   };
+  beforeLeaving(() => box.text.isConnected, () => tellNow(box));
   box.keys.textContent = touch() ? "Enter breaks the line, the button runs" : "Enter runs, Shift+Enter breaks the line";
   return box;
 }
@@ -81,17 +82,21 @@ function grow(box) {
 function tellLater(box) {
   clearTimeout(box.timer);
   box.timer = setTimeout(() => {
-    if (pressing) return tellLater(box);
-    // A rerun would wait for the run that goes on; and a text that cannot be run need not travel.
-    if (!box.running && !isTooLong(box)) tell(box);
+    if (pressing || isLeaving()) tellLater(box);
+    else tellNow(box);
   }, SILENCE);
 }
 
+// A rerun would wait for the run that goes on; and a text that cannot be run need not travel.
+const tellNow = (box) => box.text.isConnected && !box.running && !isTooLong(box) && tell(box);
+
+// Whether there was something to tell.
 function tell(box) {
   clearTimeout(box.timer);
-  if (same(held(box), box.told)) return;
+  if (same(held(box), box.told)) return false;
   box.told = held(box);
   box.setStateValue("held", { ...box.told, text: wellFormed(box.told.text) });
+  return true;
 }
 
 function changed(box) {
@@ -201,6 +206,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     show(box);
     if (!box.running) tellLater(box);
   };
-  window.addEventListener("moeviz:running", running);
+  if (box.heard) window.removeEventListener("moeviz:running", box.heard);
+  window.addEventListener("moeviz:running", (box.heard = running));
   return () => window.removeEventListener("moeviz:running", running);
 }

@@ -35,7 +35,7 @@ _component = st.components.v2.component(
     "moeviz_ask",
     html=HTML,
     css=(HERE / "ask.css").read_text("utf-8"),
-    js=(HERE / "ask.js").read_text("utf-8"),
+    js="\n".join((HERE / name).read_text("utf-8") for name in ("leaving.js", "ask.js")),
 )
 
 

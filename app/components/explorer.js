@@ -2,18 +2,19 @@
 // it a moment later.
 
 const STALE = "What you ask for has changed. Run draws it anew.";
-const REPORT_MS = 150; // keys that are held are one choice; and nobody leaves the page sooner
+const REPORT_MS = 150; // keys that are held are one choice
 const MOST_TOLD = 16; // choices that the server may still answer
 
 class Explorer {
   constructor(root, data, send, start) {
-    Object.assign(this, { root, send, query: data.query, hover: null, pinned: null, told: [], given: JSON.stringify(data.at) });
+    Object.assign(this, { root, send, query: data.query, hover: null, pinned: null, told: [], given: JSON.stringify(data.at), reporting: null });
     this.trace = new Trace(data);
     Object.assign(this, this.place(data.at ?? start));
     this.strip = new Strip(this);
     this.strip.turnTo(...this.strip.windowAround(this.token));
-    if (data.live) this.buildStripAlone();
-    else this.build(data);
+    if (data.live) return this.buildStripAlone();
+    this.build(data);
+    beforeLeaving(() => this.isShown(), () => this.reportNow());
   }
 
   // Where the trace has that layer and that token; else its beginning.
@@ -52,7 +53,7 @@ class Explorer {
   }
 
   end() {
-    clearTimeout(this.reporting);
+    this.forgetReport();
     this.bar?.stop();
     this.map?.end();
   }
@@ -70,8 +71,25 @@ class Explorer {
     Object.assign(this, { layer, token, hover: null }); // what was pointed at may be gone
     this.draw();
     if (before !== this.strip.window) this.map.setBrush();
+    this.reportLater(REPORT_MS);
+  }
+
+  reportLater(milliseconds) {
+    this.forgetReport();
+    this.reporting = setTimeout(() => (isLeaving() ? this.reportLater(ANSWERED) : this.reportNow()), milliseconds);
+  }
+
+  forgetReport() {
     clearTimeout(this.reporting);
-    this.reporting = setTimeout(() => this.report(), REPORT_MS);
+    this.reporting = null;
+  }
+
+  // Whether there was something to report.
+  reportNow() {
+    if (this.reporting === null) return false;
+    this.forgetReport();
+    this.report();
+    return true;
   }
 
   here() {
@@ -107,7 +125,7 @@ class Explorer {
   }
 
   follow(at) {
-    clearTimeout(this.reporting);
+    this.forgetReport();
     this.bar.stop();
     Object.assign(this, this.place(at), { pinned: null, told: [] });
     this.draw();
@@ -141,7 +159,7 @@ class Explorer {
     made.onclick = (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.button) return; // the browser's own
       event.preventDefault();
-      clearTimeout(this.reporting);
+      this.forgetReport();
       this.send("open", { expert: [own, expert], at: this.here(), id: this.trace.data.id });
     };
     made.onpointerenter = made.onfocus = () => this.heat({ layer, expert });

@@ -47,7 +47,7 @@ _component = st.components.v2.component(
     "moeviz_explorer",
     html=HTML,
     css=_read(*SHEETS),
-    js=_read(*(f"explorer_{name}.js" for name in SCRIPTS), "explorer.js"),
+    js=_read("leaving.js", *(f"explorer_{name}.js" for name in SCRIPTS), "explorer.js"),
 )
 
 

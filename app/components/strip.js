@@ -53,12 +53,17 @@ function verticalNeighbour(drawn, from, step) {
   return best;
 }
 
+// Nothing is given back for Streamlit to call at the end: where two reruns follow each other fast, it calls what the
+// first of them gave after the second has drawn, and the strip would be deaf.
 export default function ({ data, parentElement, setTriggerValue }) {
   const strip = parentElement.querySelector(".strip");
   const said = parentElement.querySelector(".said");
   const { tokens, start, selected, name, live } = data;
   const root = strip.getRootNode();
-  const hadFocus = strip.contains(root.activeElement); // a rerun must not take the keyboard away
+  // A rerun must neither take the keyboard away nor move it back from where somebody has walked to meanwhile.
+  const focused = [...strip.querySelectorAll(".token")].indexOf(root.activeElement);
+  const walkedTo = strip.start === start && focused < tokens.length ? focused : -1;
+  strip.start = start;
   const say = (i) => (said.textContent = i === null ? HINT : sentence(tokens[i]));
 
   strip.setAttribute("aria-label", name);
@@ -71,7 +76,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   });
   strip.replaceChildren(pieces);
 
-  let current = selected ?? 0;
+  let current = walkedTo >= 0 ? walkedTo : (selected ?? 0);
   const focus = (i) => {
     drawn[current].tabIndex = -1;
     current = i;
@@ -87,8 +92,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
   drawn.forEach((token) => (token.tabIndex = -1));
   drawn[current].tabIndex = 0;
-  say(selected);
-  if (hadFocus) drawn[current].focus({ preventScroll: true });
+  say(walkedTo >= 0 ? walkedTo : selected);
+  if (focused >= 0) drawn[current].focus({ preventScroll: true });
 
   if (live) {
     said.textContent = "";
@@ -123,8 +128,5 @@ export default function ({ data, parentElement, setTriggerValue }) {
     else return;
     event.preventDefault();
     event.stopPropagation(); // Streamlit has hotkeys of its own
-  };
-  return () => {
-    strip.onclick = strip.onkeydown = strip.onpointerover = strip.onpointerleave = null;
   };
 }

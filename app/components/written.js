@@ -15,11 +15,14 @@ export default function ({ data, parentElement, setTriggerValue }) {
   root.scrollTop = root.scrollHeight;
   if (data.run === null) return undefined;
 
-  const stop = () => setTriggerValue("stop", true);
+  // Where two reruns follow each other fast, Streamlit calls what the first gave back after the second has drawn: only
+  // what the last one set is ended.
+  if (root.stop) window.removeEventListener("moeviz:stop", root.stop);
+  const stop = (root.stop = () => setTriggerValue("stop", true));
   window.addEventListener("moeviz:stop", stop);
   announce(true);
   return () => {
     window.removeEventListener("moeviz:stop", stop);
-    announce(false);
+    if (root.stop === stop) announce(false);
   };
 }

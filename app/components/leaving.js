@@ -1,0 +1,28 @@
+// Leaving a page. What a fragment tells says which page it is of. If that reaches the server after a click on a link to
+// another page, and before the browser has heard of that page, Streamlit goes back to the old one, whose fragment is gone:
+// the page stays empty. So what is still to be told is told first, and the click comes after it; nothing is told in between.
+
+const AFTER_IT = 50; // ms in which the server begins with what it was told, else it would be dropped for the new page
+const ANSWERED = 2000; // ms; whoever stays longer than that was not led away, and is heard again
+const LINK = '[data-testid="stPageLink-NavLink"]';
+let left = -Infinity;
+
+const isLeaving = () => performance.now() < left + ANSWERED;
+const leave = () => (left = performance.now());
+window.addEventListener("popstate", leave);
+
+// `tell` is called at a click that leads to another page, for as long as it `isShown`. It says whether it told something.
+function beforeLeaving(isShown, tell) {
+  left = -Infinity; // this is a page that somebody has come to
+  const heard = (event) => {
+    if (!isShown()) return window.removeEventListener("click", heard, true);
+    const link = event.composedPath().find((part) => part.matches?.(LINK));
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // a tab of its own
+    if (!isLeaving() && tell()) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      setTimeout(() => link.click(), AFTER_IT);
+    } else leave();
+  };
+  window.addEventListener("click", heard, true);
+}
