@@ -155,7 +155,9 @@ def _draw(asked: Asked) -> None:
     def answer(name: str, chart: Chart | None = None) -> pd.DataFrame | None:
         """What is there of it; else the page has said why, under the chart's question."""
         frame = None
-        with explained(partial(tell_once, chart, shown.dataset.model, told) if chart else say, but=(DamagedShard,)):
+        with explained(
+            partial(tell_once, chart, asked.shown.dataset.model, told) if chart else say, but=(DamagedShard,)
+        ):
             frame = answers.get(asks[name][0])
             if frame is None:
                 if chart:
