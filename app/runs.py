@@ -26,7 +26,8 @@ MB = 10**6
 MOST, TITLE = 4, 60  # uploads of a visitor; characters of a name
 AUX_OFF, AUX_ON, SNAPSHOTS = "aux loss off", "aux loss on", "embedded model, snapshots alone"
 SHIPPED = {AUX_OFF: "aux-off", AUX_ON: "aux-on", SNAPSHOTS: "embedded"}  # and in an address
-_SHELF = "runs"
+OPENED = "a run just opened"  # its name: the page Training shows it alone, when it is drawn next
+_SHELF = "training runs"  # not "runs", which are those that made traces: `traces/recent.py`
 _place = threading.BoundedSemaphore(1)
 
 
@@ -63,6 +64,11 @@ def dropped() -> list[str]:
     names = [*_shelf().dropped]
     _shelf().dropped.clear()
     return names
+
+
+def open_upload(data: bytes, name: str) -> None:
+    """Keep the run in a `routing.jsonl`, and let the page Training show it. Raises what `read_upload` raises."""
+    state.set_value(OPENED, remember(read_upload(data, name)))
 
 
 def read_upload(data: bytes, name: str) -> TrainingRun:

@@ -8,6 +8,7 @@ import pytest
 from moeviz_app import runs, settings, state
 from streamlit.testing.v1 import AppTest
 from test_app import SAFE_ELEMENTS, SECONDS, pictures, sentences
+from test_app_links import go_to, visit
 from test_training_over_steps import layer, made_run
 
 from moeviz.cli import app as served_app
@@ -102,6 +103,23 @@ def test_an_upload_is_read_elsewhere_and_opens_alone():
     assert app.selectbox(key=state.RUN).value == "routing.jsonl"
     assert app.selectbox(key=state.OTHER_RUN).value == "no other run"
     assert "do 87% of the work" in sentences(app)
+
+
+def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_training():
+    data = (FOLDER / "aux-off" / "routing.jsonl").read_bytes()
+    app = visit("traces")
+    app.file_uploader(key=state.UPLOAD).upload("mine.jsonl", data, "application/json").run()
+    assert not app.exception and app.success[0].value == "Opened. It holds a training run, and no trace."
+    assert "Look at the training run" in [link.proto.label for link in app.get("page_link")]
+    app = go_to(app, "training")
+    assert app.selectbox(key=state.RUN).value == "mine.jsonl"
+    assert app.selectbox(key=state.OTHER_RUN).value == "no other run"
+
+
+def test_the_page_of_training_leaves_alone_which_run_made_which_trace(trace):
+    made = [(trace, "what was asked for")]
+    app = training_page(runs=made)
+    assert not app.exception and app.session_state["runs"] == made
 
 
 @pytest.mark.parametrize("data", [b"", b"{}\n", b'{"step": 1}\n', b"\x00" * 99, b"[" * 100_000])

@@ -1,7 +1,7 @@
 """The current trace as files, and files as the current trace: no model needed to look at one again."""
 
 import streamlit as st
-from moeviz_app import counted, settings, state
+from moeviz_app import counted, runs, settings, state
 from moeviz_app.downloads import downloads
 from moeviz_app.earlier import bring_back
 from moeviz_app.facts import trace_facts
@@ -16,6 +16,7 @@ from moeviz.formats.exports import EXPORTS
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.table import OTHER_SUFFIXES
 from moeviz.routing_trace import RoutingTrace
+from moeviz.training.found import is_run_file
 
 
 def traces_page() -> None:
@@ -66,8 +67,15 @@ def _open() -> None:
 
 def _read(upload: UploadedFile, told: ImportOptions) -> None:
     """Open it, or ask for what it does not say. Raises what `read_upload` raises but for that."""
+    data = upload.getvalue()
+    if is_run_file(data, ""):  # by what is in it: other programs may call theirs routing.jsonl too
+        runs.open_upload(data, upload.name)
+        state.done_with(upload.file_id)
+        st.success("Opened. It holds a training run, and no trace.")
+        state.link_to("Training", "Look at the training run")
+        return
     try:
-        found = read_upload(upload.getvalue(), upload.name, told).counted
+        found = read_upload(data, upload.name, told).counted
     except NotSaid as error:
         ask(upload.file_id, error)
         st.rerun()

@@ -23,7 +23,6 @@ from moeviz.training.recorded.said import said_of_run
 
 Refs = list[ref[TrainingRun]]
 NONE = "no other run"
-_OPENED = "a run just opened"
 MOST_FRAMES = 24  # of a run
 SECONDS = 5  # between two looks at a run that may grow
 OF_ALL = (BALANCE, EFFECTIVE)
@@ -55,7 +54,7 @@ def _chosen() -> dict[str, TrainingRun]:
         say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = runs.offered()
     names = list(offered)
-    if (opened := state.take(_OPENED)) in names:
+    if (opened := state.take(runs.OPENED)) in names:
         state.set_value(state.RUN, opened)
         state.set_value(state.OTHER_RUN, NONE)
         state.set_value(state.RUN_LAYER, None)
@@ -110,9 +109,8 @@ def _upload() -> None:
         if upload is None or state.already_opened(upload.file_id):
             return
         with explained(refuse), st.spinner("Reading the file …"):
-            run = runs.read_upload(upload.getvalue(), upload.name)
+            runs.open_upload(upload.getvalue(), upload.name)
             state.done_with(upload.file_id)
-            state.set_value(_OPENED, runs.remember(run))
             st.rerun()
 
 
