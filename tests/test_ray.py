@@ -150,7 +150,7 @@ def test_without_a_cluster_ray_is_started_on_this_machine_and_gone_afterwards(ho
 
 
 @pytest.mark.parametrize("damage", ["doubled", "missing", "changed"])
-def test_the_control_a_dataset_of_ray_that_is_not_right_is_caught(damage, home, cluster, texts, plain, tmp_path):
+def test_the_control_a_dataset_of_ray_that_is_not_right_is_caught(damage, home, plain, tmp_path):
     if not (home / "local").exists():
         pytest.skip("The run before this one failed.")
     folder = tmp_path / "control"

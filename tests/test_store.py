@@ -187,6 +187,17 @@ def test_a_bucket_that_is_not_there_and_a_store_that_does_not_answer_are_a_sente
         assert "damaged" not in str(said.value)
 
 
+@needs_a_store
+def test_a_store_that_falls_silent_while_rows_are_read_has_damaged_nothing(texts, monkeypatch):
+    with store_server() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        dataset = write_corpus(MadeUpEngine(), [str(texts)], f"s3://{BUCKET}/out", SMALL)
+        rows = dataset.file(dataset.shards[0])
+    with pytest.raises(MoevizError, match=r"The store of .*shard-000000' could not be asked: .*NETWORK_CONNECTION"):
+        dataset.group(dataset.shards[0], rows, 0, ["text"])
+
+
 @pytest.mark.parametrize(
     "address",
     [

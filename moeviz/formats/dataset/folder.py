@@ -32,7 +32,7 @@ class DatasetFolder:
 
     def pending(self) -> list[int]:
         """The shards that are not there yet."""
-        return [number for number in range(len(self.shards)) if not self.has(number)]
+        return self.home.missing(len(self.shards))
 
     def has(self, shard: int) -> bool:
         """Whether a shard is there."""

@@ -57,6 +57,10 @@ class Disk:
         """Whether a shard is there."""
         return (self.path / name_of(shard)).exists()
 
+    def missing(self, shards: int) -> list[int]:
+        """Which of so many shards are not there."""
+        return [shard for shard in range(shards) if not self.has(shard)]
+
     def put(self, name: str, content: str) -> None:
         """A small file, whole or not at all, and on the disk when this returns."""
         part = self.path / f".{name}.{os.getpid()}"
@@ -110,6 +114,11 @@ class Store:
         """Whether a shard is there: whether it says what it is."""
         return (self.path / name_of(shard) / SHARD).exists()
 
+    def missing(self, shards: int) -> list[int]:
+        """Which of so many shards are not there, by one listing."""
+        there = self.path.files()
+        return [shard for shard in range(shards) if f"{name_of(shard)}/{SHARD}" not in there]
+
     def put(self, name: str, content: str) -> None:
         """A small object."""
         (self.path / name).write_bytes(content.encode())
@@ -121,12 +130,11 @@ class Store:
     def publish(self, part: Path, shard: int) -> bool:
         """Send a written shard, what it says of itself last; False where there is one."""
         place = self.path / name_of(shard)
-        for file in sorted(part.iterdir()):
-            if self.has(shard):
-                return False
-            if file.name != SHARD:
-                (place / file.name).upload(file)
         if self.has(shard):
+            return False
+        for file in sorted(part.glob("*.parquet")):
+            (place / file.name).upload(file)
+        if self.has(shard):  # another writer was faster
             return False
         (place / SHARD).upload(part / SHARD)
         return True

@@ -132,6 +132,8 @@ def store_of(endpoint: str, key: str) -> Any:
 def _opened(endpoint: str, bucket: str) -> Any:
     from pyarrow import fs
 
+    if "S3FileSystem" not in vars(fs):
+        raise MoevizError("The pyarrow that is installed here was built without S3. Install the one of PyPI or conda.")
     how: dict[str, Any] = {"retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)}
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint:
