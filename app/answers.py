@@ -14,7 +14,7 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import shared, state
 from moeviz_app.live import waiting_words
-from moeviz_app.show import explained
+from moeviz_app.show import explained, say
 from moeviz_app.work.background import Background
 from moeviz_app.work.drawing import aside
 
@@ -45,6 +45,7 @@ class Answers:
 
     def __init__(self, questions: Mapping[Hashable, Make]) -> None:
         self._until = time.monotonic() + AT_ONCE
+        self._lacking: list[Hashable] = []  # what the page has said is on its way
         self._job: _Job | None = state.result(JOB)
         missing = {key: make for key, make in questions.items() if _known(key) is None}
         if not missing:
@@ -66,6 +67,11 @@ class Answers:
 
     def get(self, key: Hashable) -> pd.DataFrame | None:
         """The answer; None where it is not there yet. Raises what is wrong with the question."""
+        if (found := self._within(key)) is None:
+            self._lacking.append(key)
+        return found
+
+    def _within(self, key: Hashable) -> pd.DataFrame | None:
         with aside():
             while True:
                 found, job = _known(key), self._job
@@ -87,9 +93,14 @@ class Answers:
                 state.forget_result(JOB)
                 st.rerun()
             return
-        with explained():
-            if job.work.found is None:
-                st.fragment(_watch, run_every=BETWEEN_LOOKS)(job, job.work.done)
+        if self._lacking:
+            with explained():
+                if job.work.found is None:
+                    st.fragment(_watch, run_every=BETWEEN_LOOKS)(job, job.work.done)
+                elif all(key in job.wrong or _known(key) is not None for key in self._lacking):
+                    st.rerun()  # the last of them came while the page was drawn
+                else:
+                    say("These answers are too large to be kept together. Ask for fewer layers.")
 
 
 def _begin(missing: Mapping[Hashable, Make]) -> _Job:

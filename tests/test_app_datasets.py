@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,8 @@ TOPIC_PAGES = {topic: topic.lower().replace(" ", "-") for topic in TOPICS}
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept():
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(answers, "AT_ONCE", float(SECONDS))  # pages wait for all of their answers
     answers.forget()
     yield
     answers.forget()
@@ -56,25 +58,21 @@ def serving(monkeypatch) -> Callable:
 
 
 def go_to(app: AppTest, path: str, **query: str) -> AppTest:
-    """The same visitor on another page, until all its answers are there."""
+    """The same visitor on another page."""
     app._page_hash = app._finished_page_script_hash = calc_hash(path)
     app.query_params.clear()
     app.query_params.update(query)
-    return settled(app.run())
+    return faultless(app.run())
 
 
-def settled(app: AppTest) -> AppTest:
-    for _ in range(200):
-        assert not app.exception
-        if "Being read …" not in sentences(app):
-            return app
-        app.run()
-    raise AssertionError("The answers never came.")
+def faultless(app: AppTest) -> AppTest:
+    assert not app.exception and "Being read …" not in sentences(app)
+    return app
 
 
 def press(app: AppTest, label: str) -> AppTest:
     (button,) = (button for button in app.button if button.label == label)
-    return settled(button.click().run())
+    return faultless(button.click().run())
 
 
 def title(app: AppTest) -> str:
@@ -116,7 +114,7 @@ def test_every_topic_that_was_promised_has_something_to_draw():
 def test_a_layer_is_chosen_and_in_the_address(serving, folder):
     app = serving(folder, at="co-activation", dataset=NAME, layer="3")
     assert app.select_slider(key=state.CORPUS_LAYER).value == 3
-    settled(app.select_slider(key=state.CORPUS_LAYER).set_value(1).run())
+    faultless(app.select_slider(key=state.CORPUS_LAYER).set_value(1).run())
     assert app.session_state["address"] == {"dataset": NAME, "layer": "1"}
     assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=state.CORPUS_LAYER).value == 2
 
@@ -195,7 +193,7 @@ def state_of(app: AppTest, key: str) -> object:
 def test_the_machines_own_user_opens_a_folder_by_its_path(serving, folder):
     app = serving()
     app.text_input(key="folder of a dataset").set_value(str(folder)).run()
-    press(app, "Open")
+    faultless(app)
     assert f"Dataset {NAME}: 400 tokens" in sentences(app)
     assert app.session_state["address"] == {"dataset": NAME, "layer": "2"}
 
@@ -205,6 +203,7 @@ def test_a_path_without_a_dataset_is_refused(serving, typed, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     app = serving()
     app.text_input(key="folder of a dataset").set_value(typed).run()
+    assert sentences(app).count("is no folder") == 1
     press(app, "Open")
     assert "is no folder" in sentences(app) and not state_of(app, datasets.TYPED)
 
@@ -262,14 +261,14 @@ def test_a_dataset_that_is_written_anew_is_read_anew(serving, folder):
     assert "400 tokens" in sentences(app)
     shutil.rmtree(folder)
     write_dataset(texts_of(tokens=200), folder)
-    assert "200 tokens" in sentences(settled(app.run()))
+    assert "200 tokens" in sentences(faultless(app.run()))
     assert said_of_counts(expert_load(texts_of(tokens=200))) in sentences(app)
 
 
 def test_a_dataset_that_is_gone_is_said_without_its_path(serving, folder):
     app = serving(folder)
     shutil.rmtree(folder)
-    app = settled(app.run())
+    app = faultless(app.run())
     assert title(app) == "Corpus" and str(folder.parent) not in str(app.main)
 
 
@@ -300,6 +299,31 @@ def test_an_answer_is_worked_out_once_for_everybody(serving, folder, monkeypatch
     first = len(asked)
     serving(folder, at="load", dataset=NAME)
     assert first == len(asked) == 2, "all layers, and the chosen one"
+
+
+def test_an_answer_that_comes_while_the_page_is_drawn_is_not_waited_for_in_vain(serving, folder, monkeypatch):
+    """The page has said that it is on its way, and nobody looks again once the work is done."""
+    monkeypatch.setattr(answers, "AT_ONCE", -1.0)
+    begin = answers._begin
+
+    def begin_and_end(missing):
+        job = begin(missing)
+        while job.work.found is None:
+            time.sleep(0.01)
+        monkeypatch.setattr(answers.Answers, "_within", lambda self, key: None)  # as if it came just after
+        monkeypatch.setattr(answers, "_begin", begin)
+        return job
+
+    within, watch = answers.Answers._within, answers.Answers.watch
+
+    def watched(self):
+        monkeypatch.setattr(answers.Answers, "_within", within)
+        watch(self)
+
+    monkeypatch.setattr(answers, "_begin", begin_and_end)
+    monkeypatch.setattr(answers.Answers, "watch", watched)
+    app = serving(folder, at="load", dataset=NAME)
+    assert "Being read …" not in sentences(app) and pictures(app) == 6
 
 
 def test_the_command_reads_a_dataset_before_it_serves(monkeypatch, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from browser import SIZES, go_to, served, watched
@@ -51,7 +52,7 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, browser, size, sch
     assert next(visitor, None) is None
 
 
-def test_a_cell_leads_to_an_expert_a_bar_to_its_token_and_back_to_the_corpus_in_one_step_each(serving, browser):
+def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, browser):
     visitor = watched(serving, browser, "/corpus", **SIZES["desktop"])
     page = next(visitor)
     answered(page)
@@ -61,19 +62,27 @@ def test_a_cell_leads_to_an_expert_a_bar_to_its_token_and_back_to_the_corpus_in_
     expect(title).to_have_text(re.compile(r"Layer \d, expert \d"))
     expect(page.get_by_role("heading", name=KEEPS)).to_be_visible()
     answered(page)
-    first, address = title.inner_text(), page.url
-    assert "dataset=" in address and "datasets" not in address, "its name, and not its path"
+    assert "dataset=" in page.url and "datasets" not in page.url, "its name, and not its path"
+    page.go_back()
+    expect(title).to_have_text("Corpus")
+    assert next(visitor, None) is None
+
+
+def test_other_contexts_and_another_expert_are_one_step_back_each(serving, browser):
+    visitor = watched(serving, browser, f"/expert?dataset={quote(NAME)}&layer=1&expert=3", **SIZES["desktop"])
+    page = next(visitor)
+    expect(page.get_by_text("(sample 0)")).to_be_visible()
     page.get_by_role("button", name="Draw others").click()
     expect(page.get_by_text("(sample 1)")).to_be_visible()
     page.get_by_role("button", name="expert ›").click()
-    expect(title).not_to_have_text(first)
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_have_text("Layer 1, expert 4")
     answered(page)
     page.go_back()
-    expect(title).to_have_text(first)
+    expect(title).to_have_text("Layer 1, expert 3")
+    expect(page.get_by_text("(sample 1)")).to_be_visible()
     page.go_back()
     expect(page.get_by_text("(sample 0)")).to_be_visible()
-    page.go_back()
-    expect(title).to_have_text("Corpus")
     assert next(visitor, None) is None
 
 
@@ -91,7 +100,6 @@ def test_a_folder_is_opened_by_its_path_on_ones_own_machine(serving, browser, fo
     page.get_by_role("button", name="Open a dataset").click()
     page.get_by_role("textbox", name="Folder").fill(str(folder.parent / "secret"))
     page.get_by_role("textbox", name="Folder").press("Enter")
-    page.get_by_role("button", name="Open", exact=True).click()
     expect(page.get_by_text("Dataset secret: 400 tokens")).to_be_visible()
     answered(page)
     assert next(visitor, None) is None

@@ -12,6 +12,7 @@ from moeviz.metrics.said_of_counts import said_of_counts
 
 NONE = "no dataset: texts of your own"
 LOADS, BALANCE, NEEDED, BY_LABEL = load.CHARTS[0], load.CHARTS[3], coverage.CHARTS[0], specialization.CHARTS[0]
+_TRIED = "folder that was tried last"
 MORE = ("Load", "Specialization", "Co-activation", "Flow", "Coverage", "Locality")
 
 
@@ -36,7 +37,9 @@ def _type() -> None:
     with st.popover("Open a dataset", icon=":material/folder_open:"):
         st.markdown("A folder that `moeviz corpus … -o FOLDER` has written. It is read where it lies, never whole.")
         typed = st.text_input("Folder", key="folder of a dataset")
-        if st.button("Open", key="open the dataset") and typed:
+        pressed = st.button("Open", key="open the dataset")
+        if typed and (pressed or typed != state.value(_TRIED)):  # Enter opens it too
+            state.set_value(_TRIED, typed)
             with explained(refuse):
                 state.set_value(state.DATASET, datasets.open_path(typed))
                 st.rerun()

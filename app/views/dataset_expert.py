@@ -77,6 +77,7 @@ class Asked:
 def dataset_expert_page(query: dict[str, str]) -> None:
     """The expert that the address names, in the dataset that it names: one that is listed, whatever it says."""
     title = st.empty()
+    title.title("Expert", anchor=False)
     with explained():
         shown = datasets.named(query["dataset"])
         state.set_value(state.DATASET, shown.name)
