@@ -1,11 +1,12 @@
-"""What a dataset takes: bytes an id on disk, seconds to write it, and seconds and memory of its analyses.
+"""What a dataset takes: bytes an id on disk, CPU beside the bare forward, memory, and seconds of its analyses.
 
-    python -m benchmarks.corpus bytes FOLDER
-    python -m benchmarks.corpus analyses FOLDER [--tokens N] [--layers L]
+    python -m benchmarks.corpus FOLDER                     every figure
+    python -m benchmarks.corpus FOLDER --only bytes        one kind: bytes, tracing, memory, analyses, estimate
 
-The routing is made up, with a seed: popularity of experts by Zipf's law (0.7), and one token in five keeps the experts
-of the token before. `bytes` also traces the texts that ship. FOLDER is written to, and is to be empty. Each analysis
-runs in a process of its own; its memory is what it added to the peak of that process.
+`bytes` measures made-up routing (the recipe is in `benchmarks/corpus_data.py`) beside other layouts of the same ids,
+and the embedded model's. `analyses` asks a made-up dataset of ten million tokens, which is written to FOLDER/large if
+it is not there (gigabytes, minutes). Whatever is asked about memory runs in a process of its own: `added` is what the
+question added to the peak of that process after its imports, and `peak` the whole of it, Python and libraries included.
 """
 
 import argparse
@@ -13,106 +14,150 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-RECIPES = {"E = 64, top-6": (64, 6), "E = 128, top-8": (128, 8)}
-GROUP, GROUPS = 65_536, 4  # tokens of a row group, and how many different ones are drawn
-TEXT = 512  # tokens
+import numpy as np
 
+from benchmarks.corpus_data import GROUP, RECIPES, made_up, write_made_up
 
-def made_up(tokens: int, layers: int, experts: int, top_k: int, seed: int):
-    """A trace of ids: each token draws its experts by popularity, or keeps those of the token before."""
-    import numpy as np
-
-    from moeviz import ModelInfo, RoutingTrace
-    from moeviz.routing_trace import token_frame
-
-    rng = np.random.default_rng(seed)
-    ids = np.empty((layers, tokens, top_k), np.int16)
-    for layer in range(layers):
-        popular = np.random.default_rng(layer).permutation(-0.7 * np.log(np.arange(1, experts + 1))).astype(np.float32)
-        score = popular + rng.gumbel(size=(tokens, experts)).astype(np.float32)
-        ids[layer] = np.argsort(-score, axis=1)[:, :top_k]
-        keeps = rng.random(tokens) < 0.2
-        keeps[0] = False
-        ids[layer] = ids[layer][np.maximum.accumulate(np.where(keeps, 0, np.arange(tokens)))]
-    model = ModelInfo("made up", "test", tuple(range(layers)), (experts,) * layers, top_k)
-    words = rng.zipf(1.3, tokens).clip(max=31_999)
-    places = np.arange(tokens)
-    texts = [f"w{word}" for word in words.tolist()]
-    return RoutingTrace(model, token_frame(places // TEXT, places % TEXT, texts, words), ids)
+LAYERS = 4  # of the made-up routing whose bytes are measured
+KINDS = ("bytes", "tracing", "memory", "analyses", "estimate")
 
 
-def write(folder: Path, tokens: int, layers: int, experts: int, top_k: int) -> float:
-    """A dataset of so many tokens, a row group at a time; the seconds of CPU that writing took."""
-    from moeviz.formats.dataset.folder import new_plan, writing
-    from moeviz.formats.dataset.layout import Kept
-
-    groups = [made_up(GROUP, layers, experts, top_k, seed) for seed in range(GROUPS)]
-    each, count = 16, max(tokens // GROUP, 1)  # row groups of a shard
-    sizes = [min(each, count - start) for start in range(0, count, each)]
-    shards = [{"texts": size * GROUP // TEXT, "tokens": size * GROUP} for size in sizes]
-    begun = time.process_time()
-    with writing(folder, new_plan(groups[0].model, Kept("none"), shards)) as dataset:
-        for number, size in enumerate(sizes):
-            with dataset.writer(number) as writer:
-                for at in range(size):
-                    trace, first = groups[at % GROUPS], (number * each + at) * GROUP // TEXT
-                    text = first + trace.tokens["sequence"].to_numpy("int64")
-                    writer.add_rows(text, [f"label {n % 8}" for n in text.tolist()], trace)
-                writer.commit(dataset.digest)
-        dataset.finish()
-    return time.process_time() - begun
-
-
-def id_bytes(folder: Path) -> dict[str, float]:
-    """Bytes on disk for each expert id: of the columns of ids, and of everything."""
+def column_bytes(folder: Path) -> dict[str, float]:
+    """Bytes of a dataset: of columns of ids, of weights, and of everything; and how many ids there are."""
     from pyarrow import parquet
 
     from moeviz import read_dataset
 
-    dataset, own = read_dataset(folder), 0
+    dataset, found = read_dataset(folder), {"experts": 0, "weights": 0}
     for shard in dataset.shards:
         footer = parquet.read_metadata(shard.path / "tokens.parquet")
         for group in range(footer.num_row_groups):
-            columns = [footer.row_group(group).column(at) for at in range(footer.num_columns)]
-            own += sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith("experts_"))
+            for column in (footer.row_group(group).column(at) for at in range(footer.num_columns)):
+                kind = column.path_in_schema.partition("_")[0]
+                if kind in found:
+                    found[kind] += column.total_compressed_size
     every = sum(facts["bytes"] for shard in dataset.shards for facts in shard.files.values())
     ids = dataset.tokens * len(dataset.model.layers) * dataset.model.top_k
-    return {"bits an id": 8 * own / ids, "bytes a token, all files": every / dataset.tokens}
+    return found | {"every": every, "ids": ids, "tokens": dataset.tokens}
 
 
-def questions() -> dict[str, Callable[[object], object]]:
+def say_bytes(folder: Path, say: Callable[[str], object]) -> None:
+    """Bits an id and a weight, and the layouts that would have been."""
+    from benchmarks.corpus_layouts import LAYOUTS, bits_of
+
+    for name, (experts, top_k) in RECIPES.items():
+        write_made_up(folder / f"e{experts}", GROUP, LAYERS, experts, top_k)  # the first group, as below
+        found = column_bytes(folder / f"e{experts}")
+        own = 8 * found["experts"] / found["ids"]
+        say(f"{name}: {own:.2f} bits an id, {8 * found['weights'] / found['ids']:.1f} a weight in float16")
+        ids = made_up(GROUP, LAYERS, experts, top_k, seed=0).experts.transpose(1, 0, 2).astype(np.uint8)
+        others = {layout: bits_of(ids, layout) for layout in LAYOUTS}
+        for layout, bits in sorted(others.items(), key=lambda pair: pair[1]):
+            say(f"    {layout:40} {bits:.2f} bits at zstd 3")
+        say(f"    the dataset beside the best of these: {own / min(others.values()):.3f}")
+    found = embedded_bytes(folder)
+    say(f"embedded, E = 8, top-2: {8 * found['experts'] / found['ids']:.2f} bits an id")
+
+
+def embedded_bytes(folder: Path) -> dict[str, float]:
+    """The texts that ship, by the model that ships."""
+    from moeviz import load_model, trace_corpus, write_dataset
+    from moeviz.labelled_texts import texts_that_ship
+
+    if not (folder / "embedded").exists():
+        write_dataset(trace_corpus(load_model(), texts_that_ship()), folder / "embedded", weights="float16")
+    return column_bytes(folder / "embedded")
+
+
+def say_tracing(say: Callable[[str], object], rounds: int) -> None:
+    """CPU of tracing and of writing beside the bare forward, round by round in turn."""
+    from benchmarks.corpus_runs import long_texts, rounds_of, short_texts
+
+    for name, texts in (("texts of 1,021 tokens", long_texts(3)), ("texts of 12 words", short_texts(60))):
+        found = {way: np.array(seconds) for way, seconds in rounds_of(texts, rounds).items()}
+        for way, over in (("corpus", "bare"), ("writing", "corpus")):
+            low, middle, high = np.quantile(found[way] / found[over], (0.25, 0.5, 0.75))
+            say(f"{name}: {way} / {over} {middle:.3f} (quartiles {low:.3f} to {high:.3f}), {rounds} rounds of CPU")
+
+
+def say_memory(folder: Path, say: Callable[[str], object]) -> None:
+    """Peaks at 1, 10 and 100 times a small corpus, traced and analysed."""
+    for times in (1, 10, 100):
+        say(f"tracing, {times} times: {shown(of_process(folder, 'peak', str(times)))}")
+    for times in (1, 10, 100):
+        place = folder / f"times{times}"
+        if not (place / "manifest.json").exists():
+            write_made_up(place, times * GROUP // 4, 2, 64, 6, "none", group=GROUP // 4)
+        for question in ("load", "co-activation", "contexts of an expert", "top tokens, a layer"):
+            say(f"{question}, {times} times: {shown(of_process(place, 'ask', question))}")
+
+
+def say_analyses(folder: Path, say: Callable[[str], object], tokens: int, layers: int) -> None:
+    """Seconds and memory of each question about the large dataset."""
+    place = folder / "large"
+    if not (place / "manifest.json").exists():
+        seconds = write_made_up(place, tokens, layers, 128, 8, "none")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        say(f"written in {seconds:.0f} s of CPU, peak {peak:.0f} MB")
+    found = column_bytes(place)
+    say(f"{found['tokens']:,} tokens, {8 * found['experts'] / found['ids']:.2f} bits an id")
+    for question in questions():
+        runs = [of_process(place, "ask", question) for _ in range(3)]
+        say(f"{question:30} {shown(min(runs, key=lambda run: run['seconds']))}")
+
+
+def say_estimate(folder: Path, say: Callable[[str], object]) -> None:
+    """A billion tokens on paper, from what is measured here."""
+    from benchmarks.corpus_estimate import MODELS, Measured, estimate
+
+    measured = {}
+    for experts, top_k in {(model.experts, model.top_k) for model in MODELS}:
+        place = folder / f"estimate{experts}"
+        seconds = write_made_up(place, 2 * GROUP, LAYERS, experts, top_k)
+        found = column_bytes(place)
+        own, weights = (found[kind] / found["tokens"] / LAYERS for kind in ("experts", "weights"))
+        beside = found["every"] / found["tokens"] - LAYERS * (own + weights)
+        measured[experts] = Measured(own, weights, beside, found["ids"] / seconds)
+        bits, rate = 8 * found["experts"] / found["ids"], found["ids"] / seconds / 1e6
+        say(f"E = {experts}, top-{top_k}: {bits:.2f} bits an id; {rate:.1f} million ids a second of CPU are written")
+        say(f"    bytes a token and layer: ids {own:.2f}, float16 weights {weights:.2f}; beside, a token: {beside:.2f}")
+    say(estimate(measured).round(2).to_string(index=False))
+
+
+def questions() -> dict[str, Callable[[Any], object]]:
     """What is asked of a dataset, by name."""
     from moeviz.corpus import analyses, rows
 
-    asked: dict[str, Callable[..., object]] = {
+    asked: dict[str, Callable[[Any], object]] = {
         "nothing": lambda dataset: None,
         "load": analyses.expert_load,
+        "coverage": analyses.coverage,
         "experts needed": analyses.experts_needed,
         "balance": analyses.balance,
         "balance over time": analyses.balance_over_time,
         "load by label": analyses.load_by_label,
         "locality": analyses.locality,
-        "co-activation, a layer": lambda dataset: analyses.co_activation(dataset, [3]),
-        "co-activation": analyses.co_activation,
+        "co-activation, a layer": lambda dataset: analyses.co_activation(dataset, dataset.model.layers[-1:]),
         "flow": analyses.consecutive_transitions,
-        "contexts of an expert": lambda dataset: rows.contexts(dataset, 3, 5),
-        "top tokens, a layer": lambda dataset: rows.top_tokens(dataset, [3]),
+        "contexts of an expert": lambda dataset: rows.contexts(dataset, dataset.model.layers[-1], 5),
+        "top tokens, a layer": lambda dataset: rows.top_tokens(dataset, dataset.model.layers[-1:]),
         "load from the rows, a layer": load_from_rows,
     }
     return asked
 
 
-def load_from_rows(dataset):
+def load_from_rows(dataset: Any) -> np.ndarray:
     """What the small tables save: every row of a layer is read."""
-    import numpy as np
-
-    total = np.zeros(65_536, np.int64)
-    for _, _, columns in dataset.scan(["experts_003"]):
-        total += np.bincount(columns["experts_003"].ravel(), minlength=65_536)
+    name = f"experts_{dataset.model.layers[-1]:03}"
+    total = np.zeros(256, np.int64)
+    for _, _, columns in dataset.scan([name]):
+        total += np.bincount(columns[name].ravel(), minlength=256)
     return total
 
 
@@ -129,39 +174,50 @@ def ask(folder: str, question: str) -> dict[str, float]:
     return {"seconds": seconds, "cpu": cpu, "added_mb": (after - before) / 1024, "peak_mb": after / 1024}
 
 
+def of_process(folder: Path, what: str, of: str) -> dict[str, float]:
+    """The same, asked in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.corpus", str(folder), "--only", what, "--of", of]
+    answer: dict[str, float] = json.loads(subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL))
+    return answer
+
+
+def shown(answer: dict[str, float]) -> str:
+    """Numbers with their names."""
+    return "  ".join(f"{name} {value:.3g}" for name, value in answer.items())
+
+
 def main() -> None:
     """Print one line a figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("bytes", "analyses", "ask"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("question", nargs="?")
+    parser.add_argument("--only", nargs="+", default=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--of", help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=10_485_760)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
-    say = sys.stdout.write
-    if args.what == "ask":
-        say(json.dumps(ask(str(args.folder), args.question)) + "\n")
-    elif args.what == "bytes":
-        for name, (experts, top_k) in RECIPES.items():
-            place = args.folder / f"e{experts}"
-            seconds = write(place, 2 * GROUP, 4, experts, top_k)
-            rate = 2 * GROUP * 4 * top_k / seconds / 1e6
-            say(f"{name}: {id_bytes(place)}, {rate:.1f} million ids a second of CPU\n")
-        from moeviz import load_model, trace_corpus, write_dataset
-        from moeviz.labelled_texts import texts_that_ship
 
-        write_dataset(trace_corpus(load_model(), texts_that_ship()), args.folder / "embedded", weights="none")
-        say(f"embedded, E = 8, top-2: {id_bytes(args.folder / 'embedded')}\n")
-    else:
-        if not (args.folder / "manifest.json").exists():
-            say(f"written in {write(args.folder, args.tokens, args.layers, 128, 8):.0f} s of CPU\n")
-        say(f"{id_bytes(args.folder)}\n")
-        for question in questions():
-            command = [sys.executable, "-m", "benchmarks.corpus", "ask", str(args.folder), question]
-            runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(3)]
-            best = min(runs, key=lambda run: run["seconds"])
-            say(f"{question:30} " + " ".join(f"{name} {value:.3g}" for name, value in best.items()) + "\n")
-            sys.stdout.flush()
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    if "ask" in args.only:
+        say(json.dumps(ask(str(args.folder), args.of)))
+    if "peak" in args.only:
+        from benchmarks.corpus_runs import peak_of_tracing
+
+        say(json.dumps(peak_of_tracing(int(args.of))))
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        steps = {
+            "bytes": lambda: say_bytes(Path(scratch), say),
+            "tracing": lambda: say_tracing(say, args.rounds),
+            "memory": lambda: say_memory(Path(scratch), say),
+            "analyses": lambda: say_analyses(args.folder, say, args.tokens, args.layers),
+            "estimate": lambda: say_estimate(Path(scratch), say),
+        }
+        for kind, step in steps.items():
+            if kind in args.only:
+                step()
 
 
 if __name__ == "__main__":

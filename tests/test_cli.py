@@ -52,6 +52,17 @@ finally:
     assert done.stdout.endswith("loaded: []\n")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Only GNU's OpenMP says how its threads wait.")
+@pytest.mark.parametrize(("given", "spins"), [({}, False), ({"OMP_WAIT_POLICY": "active"}, True)])
+def test_torch_s_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(given, spins):
+    code = "from moeviz.cli.main import main; main(['metrics', 'nothing.npz']); import torch"
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = kept | {"OMP_DISPLAY_ENV": "verbose"} | given
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    times = set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said.stderr))  # 300,000 where nobody asks for anything
+    assert times and (times != {"0"}) == spins
+
+
 def test_python_m_moeviz_is_the_command():
     done = subprocess.run([sys.executable, "-m", "moeviz", "convert", "a.txt", "b.csv"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""

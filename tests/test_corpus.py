@@ -62,6 +62,18 @@ def test_the_embedded_model_decides_the_same_in_batches_of_like_lengths(batch_to
     assert back.model == whole.model and (batch_tokens or (back.weights == whole.weights).all())
 
 
+def test_short_texts_run_together_unless_each_is_asked_to_run_alone(texts, tmp_path, monkeypatch):
+    runs, traced = [], run.trace
+    monkeypatch.setattr(run, "trace", lambda *args, **how: runs.append(args[1]) or traced(*args, **how))
+    model = load_model()
+    write_corpus(model, [str(texts)], tmp_path / "together")
+    together = len(runs) - 1  # one to look at the model
+    write_corpus(model, [str(texts)], tmp_path / "alone", Wanted(batch_tokens=0))
+    assert len(runs) - together - 2 == len(TEXTS) and together < len(TEXTS) / 4
+    one, other = (trace_of(read_dataset(tmp_path / name)) for name in ("together", "alone"))
+    assert one.tokens.equals(other.tokens) and (one.experts == other.experts).all()
+
+
 def test_batches_have_like_lengths_and_every_stretch_once():
     lengths = np.random.default_rng(0).integers(1, 50, 200)
     found = list(batches(lengths, 100))

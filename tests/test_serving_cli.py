@@ -1,6 +1,7 @@
 """`moeviz serve` and `moeviz plan`: rows named as in the reference figures, and what was judged is always said."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from moeviz.cli.of_traces import SERVED
 from moeviz.cli.serve import HEADINGS
 from moeviz.errors import MissingField, MoevizError
 from moeviz.formats.counts_file import write_counts
+from moeviz.formats.dataset.convert import write_dataset
+from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import token_frame
 from moeviz.serving.phases import PHASES, repeats, served_tokens
@@ -73,6 +76,45 @@ def test_memory_takes_a_model(words, capsys):
 
 def test_memory_takes_a_trace_of_a_model(file, capsys):
     assert rows(capsys, "serve", "memory", file)["model"].tolist() == ["embedded"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve") / "dataset"
+    write_dataset(reference_trace(), folder, shard_tokens=100)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words", [["cache", "--capacities", "2", "4"], ["coverage", "--batch", "1", "8"], ["placement", "--devices", "4"]]
+)
+def test_a_dataset_is_served_and_planned_by_its_counts(words, dataset, tmp_path, capsys):
+    write_counts(reference_trace().counts(), tmp_path / "counts.json")
+    of_counts, of_folder = (
+        rows(capsys, "serve", words[0], str(file), *words[1:]) for file in (tmp_path / "counts.json", dataset)
+    )
+    assert len(read_dataset(dataset).shards) > 1 and len(of_folder)
+    pd.testing.assert_frame_equal(of_folder, of_counts)
+    plans = []
+    for file in (tmp_path / "counts.json", dataset):
+        assert main(["plan", str(file), "--engine", "sglang", "-o", str(tmp_path / "plan.json"), "--devices", "4"]) == 0
+        plans.append((tmp_path / "plan.json").read_bytes())
+        assert "Counts of" in capsys.readouterr().out
+    assert plans[0] == plans[1]
+
+
+def test_memory_takes_a_dataset_of_a_model(dataset, capsys):
+    assert rows(capsys, "serve", "memory", str(dataset))["model"].tolist() == ["embedded"]
+
+
+def test_a_dataset_with_a_damaged_shard_is_counted_only_if_that_is_asked_for(dataset, tmp_path, capsys):
+    folder = shutil.copytree(dataset, tmp_path / "damaged")
+    (folder / "shard-000001" / "load.parquet").unlink()
+    plan = ["plan", str(folder), "--engine", "sglang", "-o", str(tmp_path / "plan.json"), "--devices", "4"]
+    assert main(plan) == 1
+    assert "shard-000001 is damaged: load.parquet is missing" in capsys.readouterr().err
+    assert main([*plan, "--partial"]) == 0
+    assert "left out: shard-000001 is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", SERVED)

@@ -11,7 +11,9 @@ from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import check_begun
 from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
 from moeviz.formats.dataset.store import Place, is_store, place_of
+from moeviz.formats.exports import read_counted
 from moeviz.names import cut, quoted, why_no_file
+from moeviz.routing_trace import Counted
 
 if TYPE_CHECKING:
     from moeviz.corpus.on_ray import Cluster
@@ -136,6 +138,15 @@ def say_left_out(dataset: "Dataset") -> None:
     """What is not in the numbers that follow."""
     for sentence in dataset.left_out:
         note(f"left out: {sentence}")
+
+
+def counted_at(args: Namespace) -> Counted:
+    """What a file holds, a trace or counts; of the folder of a dataset its counts, from its small tables."""
+    if not is_dataset(args.file):
+        return read_counted(args.file)
+    dataset = read_dataset(args.file, partial=args.partial)
+    say_left_out(dataset)
+    return dataset.counts()
 
 
 def converted(args: Namespace, target: str) -> str:

@@ -22,6 +22,7 @@ from moeviz.names import cut, quoted
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `moeviz` and return its exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
     arguments = parser()
     args, args.extra = arguments.parse_known_args(with_values(sys.argv[1:] if argv is None else argv))
     if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:

@@ -187,7 +187,7 @@ def _add_dataset(corpus: argparse.ArgumentParser) -> None:
         "--batch-tokens",
         type=number(int, 0),
         metavar="N",
-        help="tokens of a batch, 0 for a text at a time (default: 16,384 on a GPU, else 0); transformers alone",
+        help="tokens of a batch, 0 for a text at a time (default: 16,384 on a GPU, else 1,024); transformers alone",
     )
     group.add_argument(
         "--threads",

@@ -45,7 +45,9 @@ def serve_arguments(serve: argparse.ArgumentParser) -> None:
     """Of `moeviz serve`."""
     one, several = number(int, 1), {"type": number(int, 1), "nargs": "+", "metavar": "N"}
     serve.add_argument("what", choices=SERVED, help="which cost")
-    serve.add_argument("file", metavar="FILE", help="a file of a trace or of counts; for memory, a model too")
+    serve.add_argument(
+        "file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder; for memory, a model too"
+    )
     serve.add_argument("--capacities", **several, help="cache: experts a layer that it holds (default: 1 to all)")
     serve.add_argument("--chunk", type=one, default=1, metavar="N", help="cache: tokens of a step (default: 1)")
     serve.add_argument("--shared", action="store_true", help="cache: one for all layers; --capacities count its places")
@@ -60,7 +62,7 @@ def serve_arguments(serve: argparse.ArgumentParser) -> None:
 
 def plan_arguments(plan: argparse.ArgumentParser) -> None:
     """Of `moeviz plan`."""
-    plan.add_argument("file", metavar="FILE", help="a file of a trace or of counts")
+    plan.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
     plan.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
     plan.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
     plan.add_argument("--devices", type=number(int, 1), metavar="N", help="how many devices (default: 8, 4 or 2)")
@@ -80,6 +82,7 @@ def _add_phase(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="which tokens (default: generated ones if there are any; for chunks, those of prompts)",
     )
+    command.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
     command.add_argument("--no-repeats", action="store_true", help="leave out what a prefix cache would not run again")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from moeviz.capture.models.served import served_model
+from moeviz.cli.dataset import counted_at, is_dataset
 from moeviz.errors import MoevizError
-from moeviz.formats.exports import EXPORTS, read_counted
+from moeviz.formats.exports import EXPORTS
 from moeviz.names import quoted
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import USUAL_BATCHES, batch_coverage
@@ -80,7 +81,7 @@ def _known(table: pd.DataFrame, said: str) -> tuple[pd.DataFrame, str]:
 
 def _tokens(args: Namespace) -> tuple[Counted, str]:
     """What is judged, a trace's tokens or counts, and what is said of it."""
-    counted, chunk = read_counted(args.file), getattr(args, "chunk", 1)
+    counted, chunk = counted_at(args), getattr(args, "chunk", 1)
     if isinstance(counted, RoutingTrace):
         return served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
     if args.phase != "auto" or args.no_repeats:
@@ -90,9 +91,9 @@ def _tokens(args: Namespace) -> tuple[Counted, str]:
 
 
 def _memory(args: Namespace) -> tuple[pd.DataFrame, str]:
-    """Of a model, by its name, or of the model that a trace is of."""
-    is_trace = Path(args.file).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
-    model = served_model(read_counted(args.file).model.name if is_trace else args.file)
+    """Of a model, by its name, or of the model that a trace or a dataset is of."""
+    is_trace = is_dataset(args.file) or Path(args.file).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
+    model = served_model(counted_at(args).model.name if is_trace else args.file)
     table = serving_memory(model, args.context, args.batch or [1], args.bits)
     return table, f"{model.name}: an estimate from its config; keys, values and buffers are in 16 bits."
 

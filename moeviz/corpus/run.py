@@ -21,12 +21,14 @@ from moeviz.formats.dataset.folder import DatasetFolder, check_begun, new_plan, 
 from moeviz.formats.dataset.layout import ROWS, Kept, Weights
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.shard import Rows, rows_of
 from moeviz.formats.dataset.store import Place, place_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 SHARD_BYTES = 4_000_000  # of text: about a million tokens; what is lost by a kill is at most one of them
-BATCH_TOKENS = 16_384  # of a batch on a GPU; on a CPU padding costs what batches gain
+BATCH_TOKENS = {"cuda": 16_384}  # of a batch, by device
+ON_A_CPU = 1_024  # short texts gain half by running together; long ones nothing, and more positions cost more
 Told = Callable[[int, int, float], None]
 
 
@@ -38,7 +40,7 @@ class Wanted:
     text: bool = True  # False: neither the tokens' texts nor their ids are written
     lines: bool = False  # each line of a text file is a text
     shard_bytes: int = SHARD_BYTES
-    batch_tokens: int | None = None  # padded tokens of a batch; None: 16,384 on a GPU, and a text at a time elsewhere
+    batch_tokens: int | None = None  # padded tokens of a batch, 0: a text at a time; None: 16,384 on a GPU, else 1,024
     threads: int | None = None  # of torch, in each process; None: as many as torch takes, or as the begun run took
 
 
@@ -98,10 +100,9 @@ def write_shard(
     texts, number = texts_of_shard(files, facts, plan["lines"]), facts["first_text"]
     with folder.writer(shard) as writer:
         for window in _windows(model, texts, number):
-            traces = _traced(model, window, plan["batch_tokens"])
+            traced = _traced(model, window, plan["batch_tokens"], folder, writer.functions)
             for at, label, stretches in window:
-                made = [_fitting(next(traces), folder) for _ in stretches]
-                writer.add(at, label, made)
+                writer.add(at, label, [next(traced) for _ in stretches])
             tell(len(window))
         return writer.commit(folder.digest)
 
@@ -127,23 +128,24 @@ def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int
         yield held
 
 
-def _traced(model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int) -> Iterator[RoutingTrace]:
-    """The traces of all stretches, in their order; run in batches of like lengths, or one by one.
+def _traced(
+    model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, functions: set[str]
+) -> Iterator[Rows]:
+    """What is kept of all stretches, in their order; run in batches of like lengths, or one by one.
 
     The routers are always listened to: which of two ways it was could change on the way, and the facts with it.
     """
     stretches = list(chain.from_iterable(stretches for _, _, stretches in window))
-    if not batch_tokens:
-        yield from (trace(model, stretch, keep_logits=False, kernels=False) for stretch in stretches)
-        return
     lengths = np.array([model.count_tokens(stretch) for stretch in stretches])
-    made: dict[int, RoutingTrace] = {}
-    for batch in batches(lengths, batch_tokens):
-        whole = trace(model, [stretches[at] for at in batch], keep_logits=False, kernels=False)
-        sequence = whole.tokens["sequence"].to_numpy()
-        for row, at in enumerate(batch):
-            made[at] = whole.select(tokens=np.flatnonzero(sequence == row))
-    yield from (made.pop(at) for at in range(len(stretches)))
+    found: dict[int, Rows] = {}
+    for batch in batches(lengths, batch_tokens) if batch_tokens else ([at] for at in range(len(stretches))):
+        made = _fitting(trace(model, [stretches[at] for at in batch], keep_logits=False, kernels=False), folder)
+        functions.add(made.model.score_function)
+        rows = rows_of(made, folder.kept)
+        ends = np.searchsorted(made.tokens["sequence"], np.arange(len(batch)), side="right").tolist()
+        for at, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):  # a trace of each would cost more
+            found[at] = {name: values[start:end] for name, values in rows.items()}
+    yield from (found.pop(at) for at in range(len(stretches)))
 
 
 def batches(lengths: np.ndarray, most: int) -> Iterator[list[int]]:
@@ -207,7 +209,7 @@ def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:
         return 0
     if wanted.batch_tokens is not None:
         return wanted.batch_tokens
-    return BATCH_TOKENS if model.model.device.type == "cuda" else 0
+    return BATCH_TOKENS.get(model.model.device.type, ON_A_CPU)
 
 
 class Clock:

@@ -29,12 +29,27 @@ from moeviz.formats.dataset.sums import Sums
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
+Rows = dict[str, np.ndarray]  # columns of tokens; ids and weights are (T, L, K)
+
+
+def rows_of(trace: RoutingTrace, kept: Kept) -> Rows:
+    """What is kept of a trace's tokens, as it is stored. Raises `InvalidTrace` for what a shard cannot hold."""
+    rows = {"position": trace.tokens["position"].to_numpy(np.int32)}
+    rows["generated"] = (trace.tokens["phase"] == "generated").to_numpy(bool)
+    rows["experts"] = packed_ids(trace.experts.transpose(1, 0, 2), id_type(trace.model))
+    if kept.text:
+        rows["token_id"] = trace.tokens["token_id"].to_numpy(np.int32)
+        rows["token"] = trace.tokens["text"].to_numpy(object)
+    if (kind := WEIGHTS[kept.weights]) is not None:
+        rows["weights"] = _as_kept(trace.need("weights", "A dataset with weights").transpose(1, 0, 2), kind)
+    return rows
+
 
 class ShardWriter:
     """`add` texts in order, then `commit`: until then nothing of it can be seen, and after it all of it.
 
     with ShardWriter(home_of(path), 0, model, kept) as writer:
-        writer.add(0, "French", [trace])
+        writer.add(0, "French", [rows_of(trace, kept)])
         writer.commit()
     """
 
@@ -56,11 +71,12 @@ class ShardWriter:
             self.file.close()
         shutil.rmtree(self.part, ignore_errors=True)
 
-    def add(self, text: int, label: str, stretches: list[RoutingTrace]) -> None:
-        """One text, in the stretches that it was traced in. Raises `InvalidTrace` for what the shard cannot hold."""
+    def add(self, text: int, label: str, stretches: list[Rows]) -> None:
+        """One text, in the stretches that it was traced in, as `rows_of` gives them."""
         code, first = self.sums.labels.setdefault(label, len(self.sums.labels)), self.tokens
-        for number, trace in enumerate(stretches):
-            self._add_stretch(text, number, trace, code)
+        for number, rows in enumerate(stretches):
+            T = len(rows["position"])
+            self._hold(np.full(T, text), np.full(T, number, np.int32), rows, np.full(T, code, np.intp))
         self.texts.append((text, label, self.tokens - first, first))
 
     def add_rows(self, text: np.ndarray, label: list[str], trace: RoutingTrace) -> None:
@@ -70,24 +86,11 @@ class ShardWriter:
         sizes = np.diff(np.append(starts, len(text)))
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
             self.texts.append((int(text[start]), label[start], size, self.tokens + start))
-        self._hold(text, np.zeros(len(text), np.int32), trace, codes)
-
-    def _add_stretch(self, text: int, stretch: int, trace: RoutingTrace, code: int) -> None:
-        T = len(trace.tokens)
-        self._hold(np.full(T, text), np.full(T, stretch, np.int32), trace, np.full(T, code, np.intp))
-
-    def _hold(self, text: np.ndarray, stretch: np.ndarray, trace: RoutingTrace, codes: np.ndarray) -> None:
-        ids, kind = trace.experts.transpose(1, 0, 2), WEIGHTS[self.kept.weights]
-        rows = {"text": text, "stretch": stretch, "position": trace.tokens["position"].to_numpy(np.int32)}
-        rows["generated"] = (trace.tokens["phase"] == "generated").to_numpy(bool)
-        rows["label"], rows["experts"] = codes, packed_ids(ids, id_type(self.model))
-        if self.kept.text:
-            rows["token_id"] = trace.tokens["token_id"].to_numpy(np.int32)
-            rows["token"] = trace.tokens["text"].to_numpy(object)
-        if kind is not None:
-            rows["weights"] = _as_kept(trace.need("weights", "A dataset with weights").transpose(1, 0, 2), kind)
         self.functions.add(trace.model.score_function)
-        self.held.append(rows)
+        self._hold(text, np.zeros(len(text), np.int32), rows_of(trace, self.kept), codes)
+
+    def _hold(self, text: np.ndarray, stretch: np.ndarray, rows: Rows, codes: np.ndarray) -> None:
+        self.held.append({"text": text, "stretch": stretch, "label": codes} | rows)
         self.rows, self.tokens = self.rows + len(text), self.tokens + len(text)
         if self.rows >= self.most:
             self._flush()
