@@ -25,27 +25,30 @@ WARM_UP, LOG_EVERY = 2, 10
 
 
 class Steps:
-    """A model that is trained, a step whenever it is asked."""
+    """A model that is trained, a step whenever it is asked, watched or not: one model, so that nothing else differs."""
 
-    def __init__(self, rows: int, tokens: int, out: Path | None) -> None:
+    def __init__(self, rows: int, tokens: int, out: Path) -> None:
         self.model = load_model().model.train()
-        self.health = None if out is None else RoutingHealth(self.model, out)
+        self.health = RoutingHealth(self.model, out)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-5)
         ids = torch.randint(3, self.model.config.vocab_size, (rows, tokens))
         self.batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
-        self.done = 0
+        self.watched = 0
 
-    def seconds(self) -> float:
-        """CPU time of one step."""
+    def seconds(self, watched: bool) -> float:
+        """CPU time of one step; hooks are put on and taken off outside of it."""
+        self.health.close()
+        if watched:
+            self.health.heard._listen(self.model)
         start = time.process_time()
         loss = self.model(**self.batch, use_cache=False).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.done += 1
-        if self.health is not None:
+        if watched:
+            self.watched += 1
             self.health.step()
-            if self.done % LOG_EVERY == 0:
+            if self.watched % LOG_EVERY == 0:
                 self.health.report(loss)
         return time.process_time() - start
 
@@ -53,13 +56,12 @@ class Steps:
 def measured(tokens: int, rounds: int) -> tuple[list[float], float, RoutingHealth]:
     """Ratios of a step with to a step without, the median seconds of a step without, and the meter."""
     with tempfile.TemporaryDirectory() as folder:
-        both = {True: Steps(*SHAPES[tokens], Path(folder)), False: Steps(*SHAPES[tokens], None)}
-        times: list[dict[bool, float]] = []
+        steps, times = Steps(*SHAPES[tokens], Path(folder)), list[dict[bool, float]]()
         for _ in range(rounds + WARM_UP):
-            times.append({watched: both[watched].seconds() for watched in random.sample((True, False), 2)})
+            times.append({watched: steps.seconds(watched) for watched in random.sample((True, False), 2)})
         times = times[WARM_UP:]
         bare = statistics.median(pair[False] for pair in times)
-        return [pair[True] / pair[False] for pair in times], bare, both[True].health
+        return [pair[True] / pair[False] for pair in times], bare, steps.health
 
 
 def kept(health: RoutingHealth) -> tuple[int, int]:

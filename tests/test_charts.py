@@ -169,12 +169,13 @@ def check_golden(chart, spec, request):
 
 def test_every_golden_file_is_of_a_chart():
     from test_history_charts import HISTORY_CHARTS
+    from test_training_over_steps import CHARTS as OF_TRAINING
 
     known = {
         chart.key
         for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, OVER_TIME, *COMPARISONS, *OF_SERVING, *OF_ENGINES]
     }
-    known |= {chart.key for chart in HISTORY_CHARTS}
+    known |= {chart.key for chart in [*HISTORY_CHARTS, *OF_TRAINING]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 

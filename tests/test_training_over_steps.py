@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from test_charts import check_golden, encodings
 
 from moeviz.charts import training as charts
 from moeviz.charts import training_figures as figures
@@ -142,6 +143,20 @@ def test_every_chart_asks_says_how_to_read_it_and_draws_on_either_axis(chart, ru
         assert spec["width"] == "container"
         if chart is not charts.IMPORTANCE:
             assert {"step": "steps", "tokens": "training tokens"}[over] in json.dumps(spec, default=str)
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
+def test_every_chart_matches_its_golden_file(chart, run, request):
+    check_golden(chart, chart.draw(measured(chart, run)).to_dict(), request)
+
+
+def test_rows_of_the_heat_map_are_places_and_their_labels_experts(run):
+    """Without an order of experts, which would be a comparison with each of them for every cell."""
+    spec = charts.HEATMAP.draw(measured(charts.HEATMAP, run)).to_dict()
+    rows = [encoding["y"] for encoding in encodings(spec)]
+    assert {row["field"] for row in rows} == {"place"} and not any("sort" in row for row in rows)
+    assert rows[0]["axis"]["labelExpr"] == "[0, 1, 2, 3][datum.value]"
+    assert not any("transform" in part for part in [spec, *spec["layer"]])
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)

@@ -17,6 +17,7 @@ from moeviz.training import RoutingHealth, Rules, read_run, read_run_file
 from moeviz.training.alarms import Alarms, Seen, Watched
 from moeviz.training.counts_files import TOGETHER
 from moeviz.training.example import FOLDER, example_runs
+from moeviz.training.recorded.rules import of_json
 from moeviz.training.writing import RunWriter
 
 WATCHED = Watched((0, 1), (4, 4), 1, has_aux=True)
@@ -26,6 +27,12 @@ EVEN = [[250] * 4, [250] * 4]
 def seen(step, counts=EVEN, tokens=10**6, aux=True, coefficient=0.1, **figures):
     plain = {"z_loss": 1.0, "logit_rms": 1.0, "mass": 0.5, "tokens": 1000} | figures
     return Seen(step, np.array(counts), [plain, plain], tokens, aux, coefficient)
+
+
+def alarms_said(alarms, log):
+    """The sentences of one log."""
+    alarms.follow([log.step], log.counts[None])
+    return [event["says"] for event in alarms.judge(log)]
 
 
 def after(alarms, *logs):
@@ -44,14 +51,25 @@ def test_an_even_layer_is_quiet():
     assert after(Alarms(WATCHED), *[seen(step) for step in range(1, 9)]) == [[]] * 8
 
 
-def test_an_expert_is_dead_after_an_even_share_of_a_thousand_and_alive_with_one_token():
+def test_an_expert_is_dead_after_an_even_share_of_a_thousand_and_back_with_a_hundredth():
     one_idle = [[250] * 4, [0, 300, 350, 350]]
     alarms = Alarms(WATCHED)
     found = after(alarms, *[seen(step, one_idle) for step in (1, 2, 3)])
     assert found == [[], [], []] and alarms.dead_of(1) == []
     assert after(alarms, seen(4, one_idle)) == [[("dead", 1, True)]]
     assert alarms.on["dead", 1] == "layer 1: expert 0 of 4 is dead since step 1; the coefficient of the aux loss is 0.1"
-    assert after(alarms, seen(5, [[250] * 4, [1, 333, 333, 333]])) == [[("dead", 1, False)]]
+    few, more = ([[1000] * 4, [count, 1333, 1333, 1334 - count]] for count in (9, 20))
+    assert after(alarms, seen(5, few)) == [[]] and alarms.dead_of(1) == []
+    assert after(alarms, seen(6, more)) == [[("dead", 1, False)]]
+
+
+def test_another_expert_that_dies_is_said_and_one_that_is_not_back_is_not_said_again():
+    logs = [[0, 400, 300, 300], [1, 400, 300, 299], [0, 1000, 0, 0], [0, 1000, 0, 0]]
+    alarms = Alarms(WATCHED, Rules(dead=250, ignore=("load", "collapse")))
+    found = [alarms_said(alarms, seen(step, [[250] * 4, counts])) for step, counts in enumerate(logs, 1)]
+    assert found[1] == [] and found[3] == []
+    assert found[0] == ["step 1: layer 1: expert 0 of 4 is dead since step 1; the coefficient of the aux loss is 0.1"]
+    assert found[2] == ["step 3: layer 1: 3 of 4 experts are dead since step 3; the coefficient of the aux loss is 0.1"]
 
 
 def test_whether_an_expert_is_dead_is_exact_however_rarely_a_log_is_made():
@@ -68,8 +86,8 @@ def test_load_is_judged_by_assignments_and_not_by_steps():
     found = after(alarms, *[seen(step, uneven) for step in range(1, 41)])
     assert found[:39] == [[]] * 39 and found[39] == [("load", 1, True)]  # 40 x 100 / 4 = 1,000
     assert "expert 0 has 2.8 times its share (of at most 4)" in alarms.on["load", 1]
-    found = after(alarms, *[seen(step, EVEN) for step in range(41, 45)])
-    assert found == [[]] * 3 + [[("load", 1, False)]]
+    found = after(alarms, *[seen(step, EVEN) for step in range(41, 53)])
+    assert found == [[]] * 11 + [[("load", 1, False)]], "three judgements of four steps each"
     # The control: judged by steps, it is said at once.
     assert after(Alarms(WATCHED, Rules(enough=1)), seen(1, uneven)) == [[("load", 1, True)]]
 
@@ -80,11 +98,11 @@ def test_collapse_takes_the_place_of_load_and_gives_it_back():
         alarms,
         seen(1, [[1000] * 4, [2800, 400, 400, 400]]),
         seen(2, [[1000] * 4, [3900, 40, 30, 30]]),
-        seen(3, [[1000] * 4, [2800, 400, 400, 400]]),
+        *[seen(step, [[1000] * 4, [2600, 467, 467, 466]]) for step in (3, 4, 5)],
     )
     assert found[0] == [("load", 1, True)]
     assert found[1] == [("collapse", 1, True), ("load", 1, False)]
-    assert found[2] == [("load", 1, True), ("collapse", 1, False)]
+    assert found[2:] == [[], [], [("load", 1, True), ("collapse", 1, False)]]
 
 
 def test_only_the_dead_are_said_before_the_warm_up_is_over():
@@ -116,9 +134,38 @@ def test_logits_that_grow_and_a_router_that_is_too_sure_are_said():
     assert found == [[], [], [("logits", 0, True), ("logits", 1, True)], [("logits", 0, False), ("logits", 1, False)]]
     alarms = Alarms(WATCHED)
     found = after(
-        alarms, *[seen(step, enough, mass=mass) for step, mass in ((1, 0.96), (2, 0.97), (3, 0.965), (4, 0.9))]
+        alarms, *[seen(step, enough, mass=mass) for step, mass in enumerate((0.96, 0.97, 0.965, 0.9, 0.9, 0.9))]
     )
-    assert [[event[0] for event in said] for said in found] == [[], ["confidence"] * 2, [], ["confidence"] * 2]
+    said = [[event[0] for event in said] for said in found]
+    assert said == [[], ["confidence"] * 2, [], [], [], ["confidence"] * 2]
+
+
+def hovering(kind: str, step: int, random: np.random.Generator) -> dict:
+    """What one log sees while the figure of this alarm wanders around its threshold."""
+    if kind == "dead":  # a token in a uniform share of 1,000, on average
+        return {"counts": [[250] * 4, [random.poisson(0.25), 250, 250, 250]]}
+    if kind == "load":
+        return {"counts": np.array([[1000] * 4, random.multinomial(4000, [0.5, 0.17, 0.17, 0.16])])}
+    if kind == "collapse":  # exp(entropy) / 4 is 0.5 where one has 0.811 of the work
+        busy = random.normal(0.811, 0.01)
+        return {"counts": [[1000] * 4, [int(4000 * busy), *[int(4000 * (1 - busy) / 3)] * 3]]}
+    if kind == "confidence":
+        return {"counts": [[1000] * 4] * 2, "mass": random.normal(0.95, 0.003)}
+    return {"z_loss": 2 ** (2 + step / 100) * random.normal(1, 0.03)}  # twice as much within 100 steps
+
+
+@pytest.mark.parametrize("kind", ["dead", "load", "collapse", "confidence", "logits"])
+def test_a_figure_that_hovers_at_its_threshold_is_one_alarm_and_not_twenty(kind, monkeypatch):
+    def begun(rules: Rules) -> int:
+        random, alarms = np.random.default_rng(0), Alarms(WATCHED, rules)
+        logs = [seen(step, **hovering(kind, step, random)) for step in range(1, 401)]
+        return sum((kind, 1, True) in said for said in after(alarms, *logs))
+
+    only = {"ignore": tuple({"dead", "load", "collapse", "confidence", "logits"} - {kind})}
+    assert begun(Rules(**only)) == 1
+    monkeypatch.setattr("moeviz.training.alarms.CALM", 1)  # the control: as if there were nothing between on and over
+    monkeypatch.setattr("moeviz.training.alarms.SELDOM", 1e-9)
+    assert begun(Rules(**only, margin=0.0)) > 10
 
 
 def test_alarms_go_on_from_what_a_checkpoint_kept():
@@ -137,6 +184,10 @@ def test_rules_refuse_what_cannot_be():
         Rules(ignore=("deaf",))
     with pytest.raises(InvalidTrace, match="a number above 0"):
         Rules(enough=0)
+    with pytest.raises(InvalidTrace, match="from 0 on and below 1"):
+        Rules(margin=1.0)
+    assert of_json({"margin": 7.0, "warmup": -1, "mass": float("nan")}) == Rules(), "a file may say anything"
+    assert of_json({"margin": 0.0}).margin == 0
 
 
 @pytest.mark.training
@@ -194,6 +245,36 @@ def test_a_last_line_that_is_half_written_is_left_out_and_said(run_folder):
     assert len(growing.logs) == len(whole.logs) - 1 and "is not finished" in growing.notes[0] and whole.notes == ()
     file.write_bytes(data[:-1])  # whole, without its end
     assert read_run(run_folder).notes == () and len(read_run(run_folder).logs) == len(whole.logs)
+
+
+def test_of_a_long_file_every_so_many_logs_are_read_and_the_last_and_all_alarms(run_folder, monkeypatch):
+    file, whole = run_folder / "routing.jsonl", read_run(run_folder)
+    monkeypatch.setattr("moeviz.training.routing_file.MAX_READ", file.stat().st_size // 4)
+    long = read_run(run_folder)
+    assert long.logs["step"].tolist() == [20, 40, 60, 80, 90] and len(whole.logs) == 18
+    assert long.alarms.equals(whole.alarms) and len(long.alarms) > 2 and long.snapshots == whole.snapshots
+    assert long.logs["alarms"].tolist() == whole.logs.set_index("step")["alarms"][[20, 40, 60, 80, 90]].tolist()
+    assert np.array_equal(long.counts, whole.counts[[3, 7, 11, 15, 17]])
+    assert "one log of 4 is read" in long.notes[0] and whole.notes == ()
+    file.write_bytes(file.read_bytes()[:-100])
+    assert read_run(run_folder).logs["step"].tolist() == [20, 40, 60, 80, 85], "the last that is whole"
+
+
+def test_a_line_without_end_is_one_damaged_line_or_two_and_not_the_memory_of_the_machine(run_folder, monkeypatch):
+    file, whole = run_folder / "routing.jsonl", read_run(run_folder)
+    monkeypatch.setattr("moeviz.training.routing_file.MAX_LINE", 4_000)
+    first, *others = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([first, b"[" * 7_000 + b"\n", *others]))
+    run = read_run(run_folder)
+    assert run.notes == ("2 damaged lines of routing.jsonl were left out.",) and run.logs.equals(whole.logs)
+
+
+def test_of_more_counts_than_are_held_every_so_many_logs_are_shown(run_folder, monkeypatch):
+    whole = read_run(run_folder)
+    monkeypatch.setattr("moeviz.training.reading.MAX_CELLS", 100)
+    run = read_run(run_folder)
+    assert run.logs["step"].tolist() == [15, 30, 45, 60, 75, 90] and run.counts.size <= 100
+    assert run.alarms.equals(whole.alarms) and "one log of 3 is shown" in run.notes[0]
 
 
 def test_a_writer_does_not_join_its_line_to_a_half_written_one(run_folder):

@@ -183,11 +183,11 @@ def engines() -> str:
 
 
 def alarms() -> str:
-    """The alarms of a training run: when each is on, where its threshold comes from, and what to do."""
+    """The alarms of a training run: when each begins and is over, where its threshold comes from, and what to do."""
     from moeviz.training.recorded.rules import ALARM_KINDS
 
-    rows = ((f"`{kind}`", alarm.rule, alarm.source, alarm.to_do) for kind, alarm in ALARM_KINDS.items())
-    return table(("alarm", "is on while", "source of the threshold", "what to do"), rows)
+    rows = ((f"`{kind}`", row.rule, row.until, row.source, row.to_do) for kind, row in ALARM_KINDS.items())
+    return table(("alarm", "begins when", "is over when", "source of the threshold", "what to do"), rows)
 
 
 def settings() -> str:

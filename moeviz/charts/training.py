@@ -11,6 +11,8 @@ from moeviz.training.recorded.at_end import importance_at_end
 from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
 from moeviz.training.recorded.run import ALIVE
 
+# Of a canvas: a description of each mark would be written for nobody, and none is left out that has no value.
+CELLS = {"stroke": None, "aria": False, "invalid": None}
 HATCH = "M-1,1L1,-1"
 STROKES = 70  # of a hatching, across the whole picture
 LOW = 280  # pixels
@@ -55,9 +57,11 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
     over, experts = axis_of(frame), int(frame["place"].max()) + 1 if len(frame) else 1
     height = theme.grid_height(experts)
     order = frame.drop_duplicates("place").sort_values("place")["expert"].tolist()
-    shown = theme.compact(frame.drop(columns="place"))
-    base = alt.Chart(shown).encode(
-        y=alt.Y("expert:O", sort=order, title="expert (hatched: dead)", axis=alt.Axis(labelOverlap=True)),
+    # Rows are places, which are in order, and a label says whose place it is: an order of 128 experts would be a
+    # comparison with each of them for every cell, which takes a browser longer than all the rest.
+    axis = alt.Axis(labelOverlap=True, labelExpr=f"{order}[datum.value]")
+    base = alt.Chart(theme.compact(frame.dropna(subset=["times_even"]))).encode(
+        y=alt.Y("place:O", title="expert (hatched: dead)", axis=axis),
         tooltip=[
             when(frame),
             alt.Tooltip("expert:Q", format="d"),
@@ -66,8 +70,7 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
             alt.Tooltip("dead_since:Q", title="dead since step (−1: alive)", format="d"),
         ],
     )
-    cells = base.transform_filter("isValid(datum.times_even)").mark_rect(stroke=None)
-    cells = cells.encode(x=along(frame, field="after"), x2=f"{over}:Q")
+    cells = base.mark_rect(**CELLS).encode(x=along(frame, field="after"), x2=f"{over}:Q")
     cells = cells.encode(color=theme.times_colour("times_even", "load, × uniform share", dark))
     side = min((height - theme.AROUND) / experts, 14) * 0.7
     hatch = alt.Chart(hatched(frame)).mark_point(
@@ -77,28 +80,28 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
         color=theme.ON_LEAST,
         strokeWidth=1.2 if side > 6 else 0.7,
     )
-    row = alt.Y("expert:O", sort=order)
+    row = alt.Y("place:O")
     layers = [cells, hatch.encode(x="middle:Q", y=row)]
     begun = dead_stretches(frame)
     for late in (False, True) if len(begun) <= NAMED_STRETCHES else ():
         words = alt.Chart(begun[begun["late"] == late]).encode(x="after:Q", y=row, text="words:N")
-        place = {"align": "right" if late else "left", "dx": -4 if late else 4, "fontWeight": "bold"}
-        behind = words.mark_text(**place, stroke=theme.LESS_TO_MORE["light"][0], strokeWidth=4)
-        layers += [behind, words.mark_text(**place, color=theme.ON_LEAST)]
+        side_of = {"align": "right" if late else "left", "dx": -4 if late else 4, "fontWeight": "bold"}
+        behind = words.mark_text(**side_of, stroke=theme.LESS_TO_MORE["light"][0], strokeWidth=4)
+        layers += [behind, words.mark_text(**side_of, color=theme.ON_LEAST)]
     return theme.framed(alt.layer(*layers), height, canvas=True)
 
 
 def hatched(frame: pd.DataFrame) -> pd.DataFrame:
     """Where the strokes are of which stretches of death are hatched: at least so many across the whole picture."""
     over = axis_of(frame)
-    dead = frame.loc[frame["dead_since"] != ALIVE, ["expert", "after", over]]
+    dead = frame.loc[frame["dead_since"] != ALIVE, ["place", "after", over]]
     width = (dead[over] - dead["after"]).to_numpy(float)
     span = float(frame[over].max() - frame["after"].min()) if len(frame) else 1.0
     strokes = np.maximum((width * STROKES / max(span, 1e-9)).astype(int), 1)
     which = np.repeat(np.arange(len(dead)), strokes)
     inside = np.arange(len(which)) - np.repeat(strokes.cumsum() - strokes, strokes)
     middle = dead["after"].to_numpy(float)[which] + (inside + 0.5) * (width / strokes)[which]
-    return pd.DataFrame({"expert": dead["expert"].to_numpy()[which], "middle": middle.astype(np.float32)})
+    return pd.DataFrame({"place": dead["place"].to_numpy()[which], "middle": middle.astype(np.float32)})
 
 
 def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -108,13 +111,13 @@ def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
     before = rows.groupby("place", sort=False)["dead_since"].shift(fill_value=ALIVE)
     begun = rows[(rows["dead_since"] != ALIVE) & (before != rows["dead_since"])]
     late = begun["after"] > (frame["after"].min() + frame[over].max()) / 2
-    return begun[["after", "expert"]].assign(words=[f"dead since step {n:,}" for n in begun["dead_since"]], late=late)
+    return begun[["after", "place"]].assign(words=[f"dead since step {n:,}" for n in begun["dead_since"]], late=late)
 
 
 def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """MaxVio of every layer over steps. Columns: those of `violation_over_steps`."""
     over = axis_of(frame)
-    cells = alt.Chart(theme.compact(frame.dropna(subset=["max_violation"]))).mark_rect(stroke=None)
+    cells = alt.Chart(theme.compact(frame.dropna(subset=["max_violation"]))).mark_rect(**CELLS)
     legend = alt.Legend(title="MaxVio", orient="top", gradientLength=160, gradientThickness=10)
     cells = cells.encode(
         x=along(frame, field="after"),
@@ -166,13 +169,15 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     ).encode(y=y)
     median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
     dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
-    half = theme.reference(known.head(1), "collapsed")
+    half = theme.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
     return theme.framed(alt.layer(worst, median, dots, half), LOW)
 
 
 def trusted_and_used(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of each expert against its mean probability. Columns: those of `importance_at_end`."""
-    return load_against_importance(frame)
+    drawn = load_against_importance(frame)
+    drawn.layer[0].encoding.color = alt.value(theme.MAIN)  # of one layer, so no legend says which
+    return drawn
 
 
 HEATMAP = Chart(

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.training import LOW, along, axis_of, run_colour, when
+from moeviz.charts.training import CELLS, LOW, along, axis_of, run_colour, when
 from moeviz.training.recorded.figures_over_steps import (
     aux_over_steps,
     change_over_steps,
@@ -56,7 +56,7 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(alt.layer(lines, theme.reference(long.head(1), "even")), LOW)
+    return theme.framed(alt.layer(lines, theme.reference(long.head(1), "even", theme.NOTE)), LOW)
 
 
 def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
@@ -104,7 +104,7 @@ def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
     kind = "log" if (frame["router_grad_norm"] > 0).all() else "symlog"
     cells = (
         alt.Chart(theme.compact(frame))
-        .mark_rect(stroke=None)
+        .mark_rect(**CELLS)
         .encode(
             x=along(frame, field="after"),
             x2=f"{over}:Q",
@@ -127,7 +127,8 @@ def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
 
 
 def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
-    legend = alt.Legend(title=None, orient="top", symbolType="stroke", labelLimit=300, columns=2)
+    # Below, in a column: on a phone there is no room beside the legend of the runs.
+    legend = alt.Legend(title=None, orient="bottom", direction="vertical", symbolType="stroke", labelLimit=300)
     scale = alt.Scale(domain=names, range=[[1, 0], list(theme.DASH)])
     return alt.StrokeDash(f"{field}:N", scale=scale, legend=legend)
 
@@ -141,14 +142,15 @@ LOSS = Chart(
 )
 AUX = Chart(
     "Is the aux loss on, and does it keep the load even?",
-    "The whole line is measured of each layer and is 1, the dashed reference, where load is even; the dashed line is "
-    "what the model returned. Models of transformers pool their layers, so theirs is k where it is even.",
+    "The solid line is measured, of the worst layer, and is 1, the grey line, where load is even. The dashed line in "
+    "the same colour is what the model returned: models of transformers pool their layers, so theirs is k where load "
+    "is even.",
     measure=aux_over_steps,
     draw=aux_loss_curve,
 )
 LOGITS = Chart(
     "Do the routers' logits grow?",
-    "The whole line is the z-loss and the dashed one the root mean square of the logits, of the worst layer. A z-loss "
+    "The solid line is the z-loss and the dashed one the root mean square of the logits, of the worst layer. A z-loss "
     "that doubles within 100 steps raises an alarm.",
     measure=logits_over_steps,
     draw=z_loss_curve,

@@ -1,5 +1,9 @@
 """The alarms of a run: when each begins and when it is over, in a sentence with its step and its cause. No torch.
 
+What hovers at a threshold is one alarm and not twenty: an alarm that is on is over only when its figure is back by
+`Rules.margin`, where load is judged `CALM` times in a row; and that of a dead expert when it has 1/100 of its share
+again, over as many assignments as it was dead by.
+
 Letters: W steps since the last log, L layers, E experts (of the layer with the most).
 """
 
@@ -13,10 +17,13 @@ from jaxtyping import Int64
 
 from moeviz.metrics.load import balance_of_counts
 from moeviz.names import listed
-from moeviz.training.recorded.rules import Rules
+from moeviz.training.recorded.rules import ALARM_KINDS, Rules
 from moeviz.training.recorded.run import WHOLE_RUN
 
 Key = tuple[str, int]  # kind of alarm, layer
+JUDGED_TOGETHER = ("load", "collapse", "confidence")
+CALM = 3  # judgements in a row
+SELDOM = 1 / 100  # of a uniform share: an expert that gets less is not back
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,17 @@ class Alarms:
     on: dict[Key, str] = field(default_factory=dict)  # the last sentence of each
     missed: np.ndarray = field(init=False)  # L, E: assignments of a uniform share since each expert last had one
     since: np.ndarray = field(init=False)  # L, E: the step after it last had one
+    down: np.ndarray = field(init=False)  # L, E: was dead at a log, and is not back
+    lately: np.ndarray = field(init=False)  # L, E: what it gets of a uniform share, over some `Rules.dead` of one
     judged: np.ndarray = field(init=False)  # L, E: counts that load will be judged by
     mass: np.ndarray = field(init=False)  # L, 3: sum of masses and tokens since judged, and the mass judged last
+    calm: dict[Key, int] = field(default_factory=dict)  # judgements in a row in which a figure was back
     z_losses: list[tuple[int, list[float]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = len(self.watched.layers), max(self.watched.num_experts)
         self.missed, self.since = np.zeros(shape), np.ones(shape, np.int64)
+        self.down, self.lately = np.zeros(shape, bool), np.zeros(shape)
         self.judged, self.mass = np.zeros(shape, np.int64), np.zeros((shape[0], 3))
 
     def judge(self, seen: Seen) -> list[dict[str, Any]]:
@@ -67,11 +78,11 @@ class Alarms:
         """
         step, cause = seen.step, self._cause(seen)
         self._gather(seen)
-        due = self._dead(cause)
+        due, news = self._dead(cause)
         if seen.tokens > self.rules.warmup:
             due |= self._load(cause) | self._logits(step, seen) | self._aux(seen)
         due = {key: text for key, text in due.items() if key[0] not in self.rules.ignore}
-        said = [_event(step, key, True, text) for key, text in due.items() if _news(text, self.on.get(key))]
+        said = [_event(step, key, True, text) for key, text in due.items() if key not in self.on or key in news]
         said += [_event(step, key, False, _over(key, due)) for key in self.on if key not in due]
         self.on = due
         return said
@@ -85,45 +96,68 @@ class Alarms:
         """See which experts got tokens in each step: whether one is dead is exact, however rarely a log is made."""
         sizes = np.array(self.watched.num_experts)[:, None]
         for step, now in zip(steps, counts, strict=True):
-            self.missed = np.where(now > 0, 0, self.missed + now.sum(axis=1, keepdims=True) / sizes)
+            share = now.sum(axis=1, keepdims=True) / sizes
+            old = np.exp(-share / self.rules.dead)
+            self.missed = np.where(now > 0, 0, self.missed + share)
             self.since = np.where(now > 0, step + 1, self.since)
+            self.lately = old * self.lately + (1 - old) * now / np.maximum(share, 1e-9)
 
     def _gather(self, seen: Seen) -> None:
         self.judged = self.judged + seen.counts
         self.mass[:, :2] += np.nan_to_num([[row["mass"] * row["tokens"], row["tokens"]] for row in seen.rows])
 
-    def _dead(self, cause: str) -> dict[Key, str]:
-        due = {}
+    def _dead(self, cause: str) -> tuple[dict[Key, str], set[Key]]:
+        """Layers with experts that are dead or not back yet; and those in which one has died since the last log."""
+        due, news = {}, set()
+        before, now = self.down, self.missed >= self.rules.dead
+        self.down = now | (before & (self.lately < SELDOM))
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):
+            key = ("dead", layer)
             if dead := self.dead_of(row):
                 names = f"expert {dead[0][0]} of {size} is" if len(dead) == 1 else f"{len(dead)} of {size} experts are"
-                due["dead", layer] = f"layer {layer}: {names} dead since step {max(s for _, s in dead)}{cause}"
-        return due
+                due[key] = f"layer {layer}: {names} dead since step {max(s for _, s in dead)}{cause}"
+                news |= {key} if (now & ~before)[row, :size].any() else set()
+            elif self.down[row, :size].any() and key in self.on:
+                due[key] = self.on[key]
+        return due, news
 
     def _load(self, cause: str) -> dict[Key, str]:
         """Load, collapse and confidence: of so many steps that luck has little part in it, and until then as before."""
-        shares = self.judged.sum(axis=1) / np.array(self.watched.num_experts)
-        if shares.min() < self.rules.enough:
-            return {key: text for key, text in self.on.items() if key[0] in ("load", "collapse", "confidence")}
         due: dict[Key, str] = {}
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):
-            counts = self.judged[row, :size]
-            share, busy = counts / counts.sum(), np.argsort(-counts, kind="stable")
-            if _effective(counts) < self.rules.collapsed:
-                few = busy[: self.watched.top_k]
-                names = (
-                    f"experts {listed(sorted(few.tolist()), 8)} of {size} do"
-                    if len(few) > 1
-                    else (f"expert {few[0]} of {size} does")
-                )
-                due["collapse", layer] = f"layer {layer}: {names} {share[few].sum():.0%} of the work{cause}"
-            elif share[busy[0]] * size - 1 > self._most(size):
-                times = f"{share[busy[0]] * size:.1f} times its share (of at most {size / self.watched.top_k:.3g})"
-                due["load", layer] = f"layer {layer}: expert {busy[0]} has {times}{cause}"
-            due |= self._confidence(row, layer, size)
-        self.judged = np.zeros_like(self.judged)
-        self.mass[:, :2] = 0
+            if self.judged[row].sum() < self.rules.enough * size:
+                due |= {(kind, layer): self.on[kind, layer] for kind in JUDGED_TOGETHER if (kind, layer) in self.on}
+                continue
+            due |= self._load_of(row, layer, size, cause) | self._confidence(row, layer, size)
+            self.judged[row], self.mass[row, :2] = 0, 0
         return due
+
+    def _load_of(self, row: int, layer: int, size: int, cause: str) -> dict[Key, str]:
+        counts = self.judged[row, :size]
+        share, busy = counts / counts.sum(), np.argsort(-counts, kind="stable")
+        limit = self.rules.collapsed * (1 + self._margin("collapse", layer))
+        if self._due(("collapse", layer), _effective(counts) < limit):
+            few = busy[: self.watched.top_k]
+            names = (
+                f"experts {listed(sorted(few.tolist()), 8)} of {size} do"
+                if len(few) > 1
+                else f"expert {few[0]} of {size} does"
+            )
+            return {("collapse", layer): f"layer {layer}: {names} {share[few].sum():.0%} of the work{cause}"}
+        limit = self._most(size) * (1 - self._margin("load", layer))
+        if self._due(("load", layer), bool(share[busy[0]] * size - 1 > limit)):
+            times = f"{share[busy[0]] * size:.1f} times its share (of at most {size / self.watched.top_k:.3g})"
+            return {("load", layer): f"layer {layer}: expert {busy[0]} has {times}{cause}"}
+        return {}
+
+    def _due(self, key: Key, now: bool) -> bool:
+        """Whether an alarm is on: where its figure says so now, and then until it was back so often in a row."""
+        self.calm[key] = 0 if now else self.calm.get(key, 0) + 1
+        return now or (key in self.on and self.calm[key] < CALM)
+
+    def _margin(self, kind: str, layer: int) -> float:
+        """By what part of its threshold a figure has to be back: none for an alarm that is not on."""
+        return self.rules.margin if (kind, layer) in self.on else 0.0
 
     def _most(self, size: int) -> float:
         """The MaxVio that is allowed: half of the greatest there is, where that is less than the rule."""
@@ -134,7 +168,8 @@ class Alarms:
         mass = total / tokens if tokens else np.nan
         self.mass[row, 2] = mass
         rising = mass > before > 0 or ("confidence", layer) in self.on
-        if self.watched.top_k >= size or not (mass > self.rules.mass and rising):
+        others = (1 - self.rules.mass) * (1 + self._margin("confidence", layer))  # what is left to the other experts
+        if not self._due(("confidence", layer), bool(self.watched.top_k < size and rising and 1 - mass < others)):
             return {}
         what = f"the selected experts have {mass:.1%} of the probability, so the router explores no other"
         return {("confidence", layer): f"layer {layer}: {what}"}
@@ -147,11 +182,12 @@ class Alarms:
         ]
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):
             lowest = min((values[row] for values in recent), default=np.nan)
-            rms = float(seen.rows[row]["logit_rms"])
-            if now[row] >= self.rules.z_growth * lowest and now[row] > log(size) ** 2:
+            rms, less = float(seen.rows[row]["logit_rms"]), 1 - self._margin("logits", layer)
+            growth = 1 + (self.rules.z_growth - 1) * less
+            if now[row] >= growth * lowest and now[row] > log(size) ** 2:
                 what = f"the z-loss went from {lowest:.3g} to {now[row]:.3g} within {self.rules.z_steps} steps"
                 due["logits", layer] = f"layer {layer}: {what}"
-            elif seen.low_precision and rms > self.rules.logit_rms:
+            elif seen.low_precision and rms > self.rules.logit_rms * less:
                 what = f"the root mean square of the router's logits is {rms:.3g}, in half precision"
                 due["logits", layer] = f"layer {layer}: {what}"
         self.z_losses = [(at, values) for at, values in self.z_losses if at >= step - self.rules.z_steps]
@@ -178,8 +214,10 @@ class Alarms:
             "on": [[*key, text] for key, text in self.on.items()],
             "missed": [[row, expert, float(self.missed[row, expert])] for row, expert in away],
             "since": self.since.tolist() if away else [],
+            "down": [[row, expert, float(self.lately[row, expert])] for row, expert in np.argwhere(self.down).tolist()],
             "judged": self.judged.tolist() if self.judged.any() else [],
             "mass": self.mass.tolist(),
+            "calm": [[*key, times] for key, times in self.calm.items() if times and key in self.on],
             "z_losses": self.z_losses,
         }
 
@@ -188,6 +226,9 @@ class Alarms:
         self.on = {(kind, layer): text for kind, layer, text in kept["on"]}
         for row, expert, value in kept["missed"]:
             self.missed[row, expert] = value
+        for row, expert, value in kept.get("down", []):  # a checkpoint of before has none, and no `calm`
+            self.down[row, expert], self.lately[row, expert] = True, value
+        self.calm = {(kind, layer): times for kind, layer, times in kept.get("calm", [])}
         self.since = np.array(kept["since"] or self.since, np.int64)
         self.judged = np.array(kept["judged"] or self.judged, np.int64)
         self.mass = np.array(kept["mass"], np.float64)
@@ -200,19 +241,14 @@ def _effective(counts: np.ndarray) -> float:
     return float(size ** balance_of_counts(counts)["normalised_entropy"] / size) if size > 1 else 1.0
 
 
-def _news(text: str, before: str | None) -> bool:
-    """Whether it was not said yet: an alarm is said when it begins, and when other experts are dead."""
-    return before is None or (" dead since " in text and text.partition(" dead")[0] != before.partition(" dead")[0])
-
-
 def _over(key: Key, due: dict[Key, str]) -> str:
     kind, layer = key
     where = "" if layer == WHOLE_RUN else f"layer {layer}: "
     if kind == "load" and ("collapse", layer) in due:
-        return f"{where}load has become collapse"
+        return f"{where}the uneven load has become a collapse"
     if kind == "collapse" and ("load", layer) in due:
-        return f"{where}collapse has become load"
-    return f"{where}{kind.replace('_', ' ')} is over"
+        return f"{where}the collapse has become an uneven load"
+    return f"{where}{ALARM_KINDS[kind].over}"
 
 
 def _event(step: int, key: Key, on: bool, says: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Open a run: the folder that moeviz wrote while it trained, or the logs of TensorBoard or Megatron-LM."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,19 @@ from moeviz.training.recorded.run import (
 from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
 
 USUAL = ("", "routing", "moeviz")  # where in a folder a run may lie
-MAX_CELLS = 2**25  # logs x layers x experts that are held
+MAX_CELLS = 2**24  # logs x layers x experts that are held, at 16 bytes each
+MAX_FILE = 2**36  # bytes: it is read line by line, and only some of the lines of a long one are held
 
 
-def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes: int = MAX_BYTES) -> TrainingRun:
+def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes: int = MAX_FILE) -> TrainingRun:
     """Open a run of training: whole, damaged, or still growing.
 
     path     a folder that was the `out` of a run, or that has one in `routing/`; its `routing.jsonl`; a folder with
              event files of TensorBoard, or such a file; a folder of Megatron-LM's `tokens_per_expert`, or a file of it.
     options  what Megatron-LM's files do not say: `top_k` and `expert_parallel`.
 
-    Lines that make no sense, and a last one that is half written, are left out; `notes` say so.
+    Lines that make no sense, and a last one that is half written, are left out; `notes` say so. Of a run that is too
+    long to be held, every so many logs and the last one are read, and all alarms; `notes` say so too.
 
     Raises `InvalidTrace` if there is no run, or one too large; `OSError` if it cannot be read.
     """
@@ -61,7 +64,7 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
 def read_run_file(data: bytes, filename: str, max_bytes: int = MAX_BYTES) -> TrainingRun:
     """The same of the bytes of one `routing.jsonl`, without what lies beside it. Raises `InvalidTrace`."""
     _check_size(len(data), filename, max_bytes)
-    return _run_of(lines_of(data), filename, None)
+    return _run_of(lines_of(BytesIO(data).readline, len(data)), filename, None)
 
 
 def _routing_file(path: Path) -> Path | None:
@@ -73,7 +76,9 @@ def _routing_file(path: Path) -> Path | None:
 def _moeviz_run(file: Path, max_bytes: int) -> TrainingRun:
     _check_size(file.stat().st_size, file.name, max_bytes)
     named = file.parent.parent if file.parent.name in USUAL else file.parent
-    return _run_of(lines_of(file.read_bytes()), named.name or file.parent.name or file.name, file.parent)
+    with file.open("rb") as opened:
+        lines = lines_of(opened.readline, file.stat().st_size)
+    return _run_of(lines, named.name or file.parent.name or file.name, file.parent)
 
 
 def _check_size(size: int, name: str, max_bytes: int) -> None:
@@ -84,9 +89,10 @@ def _check_size(size: int, name: str, max_bytes: int) -> None:
 def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
     logs = [lines.logs[step] for step in sorted(lines.logs)]
     facts = _facts(lines, logs)
+    logs, said = _as_many_as_are_held(facts, logs)
     layers = _layer_frame([(log["step"], row) for log in logs for row in log["layers"]])
-    events = [(log["step"], event) for log in logs for event in log["events"]]
-    (counts, importance, dead_since), said = _arrays(facts, logs, folder)
+    events = [(step, event) for step in sorted(lines.events) for event in lines.events[step]]
+    counts, importance, dead_since = _arrays(facts, logs, folder, said)
     alarms = alarm_frame(events)
     evaluated = [(step, row) for step, rows in sorted(lines.evaluations.items()) for row in rows]
     return TrainingRun(
@@ -151,17 +157,21 @@ def alarm_frame(events: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(alarms, columns=[*ALARMS]).astype(ALARMS) if alarms else empty(ALARMS)
 
 
-def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None) -> tuple[list[Any], list[str]]:
-    """Counts, importance and steps of death, or None each, and what is to be said of them."""
+def _as_many_as_are_held(facts: RunFacts, logs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The logs whose counts are held, the last among them, and what is to be said of that."""
+    cells = len(logs) * len(facts.layers) * max(facts.num_experts, default=0)
+    if (every := -(-cells // MAX_CELLS)) < 2:
+        return logs, []
+    return logs[::-1][::every][::-1], [f"The run has {cells:,} counts, so one log of {every} is shown."]
+
+
+def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None, said: list[str]) -> list[Any]:
+    """Counts, importance and steps of death, or None each; what is to be said of them is added to `said`."""
     if not logs or not facts.layers:
-        return [None, None, None], []
-    cells = len(logs) * len(facts.layers) * max(facts.num_experts)
-    every = -(-cells // MAX_CELLS)
-    kept, said = list(range(len(logs)))[::-1][::every][::-1], []
-    if every > 1:
-        said.append(f"The run has {cells:,} counts, so those of one log of {every} are shown.")
-    found = Arrays([logs[place]["step"] for place in kept], facts.layers, max(facts.num_experts))
-    _take_lines(found, [logs[place] for place in kept])
+        return [None, None, None]
+    found = Arrays([log["step"] for log in logs], facts.layers, max(facts.num_experts))
+    _take_lines(found, logs)
+    damaged = len(said)
     for part in parts_of(folder / counts_files.FOLDER) if folder is not None else []:
         try:
             found.read(part)
@@ -170,13 +180,11 @@ def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None) ->
     for row, experts in enumerate(facts.num_experts):
         counted = found.counts[:, row, 0] >= 0
         found.counts[counted, row, experts:] = 0
-    if not (found.counts >= 0).any():
-        if folder is None or not said:
-            said.append(
-                "Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder."
-            )
-        return [None, None, None], said
-    return [_spread(values, kept, len(logs)) for values in (found.counts, found.importance, found.dead_since)], said
+    if (found.counts >= 0).any():
+        return [found.counts, found.importance, found.dead_since]
+    if folder is None or len(said) == damaged:
+        said.append("Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder.")
+    return [None, None, None]
 
 
 def _take_lines(found: Arrays, logs: list[dict[str, Any]]) -> None:
@@ -191,15 +199,6 @@ def _take_lines(found: Arrays, logs: list[dict[str, Any]]) -> None:
             for expert, step in row["dead_since"]:
                 if expert < found.counts.shape[2] and step < 2**31:
                     found.dead_since[at, place, expert] = step
-
-
-def _spread(values: np.ndarray, kept: list[int], logs: int) -> np.ndarray:
-    """With a row for every log; those that were not read have none."""
-    if len(kept) == logs:
-        return values
-    spread = np.full((logs, *values.shape[1:]), np.nan if values.dtype.kind == "f" else -1, values.dtype)
-    spread[kept] = values
-    return spread
 
 
 def _changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:

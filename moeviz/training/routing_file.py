@@ -12,11 +12,12 @@
 A line of facts begins a run, or goes on with it from a checkpoint: what was logged after `from_step` does not count any
 more. The last line of a step wins. `counts`, `importance` and `dead_since` are in Parquet files beside it where layers
 x experts are many (`counts_files`). Nothing in a file is trusted: what is no number is not there, and a line that makes
-no sense is left out, and said.
+no sense is left out, and said. It is read line by line; of one too long to be held, one log of so many, and said.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,13 @@ FORMAT = "moeviz training v1"
 FILE = "routing.jsonl"
 MOST = 2**53  # whole numbers that JSON keeps
 MAX_LINES = 2**20
+MAX_LINE = 2**24  # bytes
+MAX_READ = 2**26  # bytes of logs that are held; as values they take some eight times as much
+# How lines begin, and what is in them, as they are written.
+A_BEGINNING, A_LOG, AN_EVALUATION = b'{"format"', b'{"step"', b'{"evaluation"'
+LAYERS_BEGIN, NO_ALARM = b',"layers":[', b'"alarms":[]'
+ReadLine = Callable[[int], bytes]
+THINNED = (A_LOG, AN_EVALUATION)
 LARGEST = np.finfo(np.float64).max
 OTHER_FIGURES = ("router_grad_norm", "experts_without_grad")
 
@@ -41,16 +49,22 @@ class Lines:
 
     facts: dict[str, Any] = field(default_factory=dict)
     logs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    events: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     evaluations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     snapshots: dict[int, dict[str, Any]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     damaged: int = 0
     unfinished: bool = False
+    every: int = 1  # of so many logs, one is read
 
     @property
     def notes(self) -> list[str]:
         """What a reader has to know."""
         said = []
+        if self.every > 1:
+            said.append(
+                f"{FILE} is long, so one log of {self.every} is read, and the last one. Alarms are those of all logs."
+            )
         if self.damaged:
             lines = "One damaged line" if self.damaged == 1 else f"{self.damaged:,} damaged lines"
             said.append(f"{lines} of {FILE} {'was' if self.damaged == 1 else 'were'} left out.")
@@ -61,15 +75,24 @@ class Lines:
         return said
 
 
-def lines_of(data: bytes) -> Lines:
-    """Read a file. Raises `InvalidTrace` if none of its lines is of a run."""
-    found, (*whole, last) = Lines(), data.split(b"\n", MAX_LINES)
-    if len(whole) == MAX_LINES:
-        raise InvalidTrace(f"{FILE} has more than {MAX_LINES:,} lines, and no more are read. Log less often.")
-    for line in (line for line in whole if line.strip()):
-        found.damaged += not _taken(found, line)
-    if last.strip():  # no end of the line: it counts if it is whole all the same
-        found.unfinished = not _taken(found, last)
+def lines_of(readline: ReadLine, size: int) -> Lines:
+    """Read a file of so many bytes, by its `readline`. Raises `InvalidTrace` if none of its lines is of a run."""
+    found, last, seen = Lines(every=max(-(-size // MAX_READ), 1)), b"", Counter[bytes]()
+    for number, line in enumerate(_lines(readline)):
+        if number >= MAX_LINES:
+            raise InvalidTrace(f"{FILE} has more than {MAX_LINES:,} lines, and no more are read. Log less often.")
+        ended, kind = line.endswith(b"\n"), next((kind for kind in THINNED if line.startswith(kind)), b"")
+        seen[kind] += 1
+        if ended and kind and seen[kind] % found.every:
+            good = _skipped(found, line, kind)
+            last = line if good and kind == A_LOG else last
+        else:
+            good = _taken(found, line)
+            last = b"" if good and line.startswith((A_LOG, A_BEGINNING)) else last
+        found.damaged += found.unfinished + (ended and not good)  # what was not ended before was not the last
+        found.unfinished = not (ended or good)  # without its end, a line counts if it is whole all the same
+    if last:
+        _taken(found, last)
     if not (found.logs or found.facts or found.evaluations or found.snapshots):
         raise InvalidTrace(
             f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
@@ -78,7 +101,24 @@ def lines_of(data: bytes) -> Lines:
     return found
 
 
-def _taken(found: Lines, line: bytes) -> bool:
+def _lines(readline: ReadLine) -> Iterator[bytes]:
+    """Lines that are not empty; what is longer than a line can be comes in pieces, which make no sense."""
+    while line := readline(MAX_LINE):
+        if line.strip():
+            yield line
+
+
+def _skipped(found: Lines, line: bytes, kind: bytes) -> bool:
+    """Of a log that is not read: its alarms. Whether the line looks as if it made sense."""
+    head, begun, _ = line.partition(LAYERS_BEGIN)
+    if not begun or not line.rstrip().endswith(b"]}"):
+        return False
+    if kind != A_LOG or NO_ALARM in head:
+        return True
+    return _taken(found, head + b"}", skipped=True)
+
+
+def _taken(found: Lines, line: bytes, skipped: bool = False) -> bool:
     """Whether the line makes sense, and is among what was found."""
     try:
         said = json.loads(line)
@@ -91,10 +131,19 @@ def _taken(found: Lines, line: bytes) -> bool:
         elif "said" in said:
             found.said.append(str(said["said"]))
         else:
-            found.logs[whole(said["step"])] = _log(said)
+            _take_log(found, said, skipped)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return False
     return True
+
+
+def _take_log(found: Lines, said: dict[str, Any], skipped: bool) -> None:
+    step, events = whole(said["step"]), [_event(event) for event in said.get("alarms", [])]
+    if not skipped:
+        found.logs[step] = _log(said)
+    found.events.pop(step, None)  # the last line of a step wins
+    if events:
+        found.events[step] = events
 
 
 def _begin(found: Lines, said: dict[str, Any]) -> None:
@@ -102,7 +151,7 @@ def _begin(found: Lines, said: dict[str, Any]) -> None:
         raise ValueError
     start = whole(said.get("from_step", 0))
     found.facts, found.said = said, list(map(str, said.get("said") or []))
-    for by_step in (found.logs, found.evaluations, found.snapshots):
+    for by_step in (found.logs, found.events, found.evaluations, found.snapshots):
         for step in [step for step in by_step if step > start or not start]:
             del by_step[step]
 
@@ -116,7 +165,6 @@ def _log(said: dict[str, Any]) -> dict[str, Any]:
     log |= {name: number(said.get(name)) for name in ("loss", "aux_loss", "aux_coefficient")}
     log["score_function"] = _text(said.get("score_function"))
     log["layers"] = [layer_of(row) for row in said["layers"]]
-    log["events"] = [_event(event) for event in said.get("alarms", [])]
     return log
 
 

@@ -76,7 +76,7 @@ def _logits(frame: pd.DataFrame) -> str | None:
     first = dict(_ends(z_loss, 0))
     return _at_the_end(
         [
-            f"{name}the z-loss of the worst layer is {last['worst']:.3g}, {first[name]['worst']:.3g} at the first log"
+            f"{name}the z-loss of the worst layer is {last['worst']:.3g}, after {first[name]['worst']:.3g} at first"
             for name, last in _ends(z_loss)
         ]
     )
