@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,24 @@ def test_wandb_offline_gets_the_same_figures(tmp_path, monkeypatch):
     wandb.finish()
     figures = {name: value for name, value in last.items() if name.startswith("moe/")}
     assert len(figures) > 15 and {name: summary[f"train/{name}"] for name in figures} == figures
+
+
+@needs("trackio")
+def test_trackio_gets_the_same_figures_in_its_database_on_this_machine(tmp_path):
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, str(HERE / "training_tracked.py"), str(tmp_path)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    (file,) = (tmp_path / "trackio").glob("*.db")
+    with closing(sqlite3.connect(file)) as database:
+        rows = [json.loads(row) for (row,) in database.execute("SELECT metrics FROM metrics ORDER BY id")]
+    tracked = [row for row in rows if "train/moe/tokens" in row]
+    history = [log for log in json.loads((tmp_path / "history.json").read_text()) if "moe/tokens" in log]
+    assert len(tracked) == len(history) == 3
+    for row, log in zip(tracked, history, strict=True):
+        figures = {name: value for name, value in log.items() if name.startswith("moe/")}
+        assert len(figures) > 15 and {name: row[f"train/{name}"] for name in figures} == figures
 
 
 def test_few_keys_by_default(tmp_path):
