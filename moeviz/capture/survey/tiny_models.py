@@ -72,9 +72,10 @@ SIZES: dict[str, object] = {
     "index_head_dim": 16,
     "index_topk": 16,
     # recurrent layers
-    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "linear_num_value_heads", "linear_num_heads"), 4),
     **dict.fromkeys(("mamba_d_head", "mamba_head_dim"), 32),
-    **dict.fromkeys(("mamba_d_state", "ssm_state_size", "linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("mamba_d_state", "ssm_state_size", "linear_head_dim"), 16),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
     **dict.fromkeys(("mamba_n_groups", "n_groups"), 1),
     "mamba_expand": 2,
     "mamba_dt_rank": 4,
