@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, windows
+from transformers import MixtralForCausalLM
 
 import moeviz
 from moeviz.capture.models.parameters import count_parameters
@@ -256,7 +257,10 @@ def test_snapshots_are_traces_that_saturation_takes(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_resumed_run_continues_the_history(restored, tmp_path):
     rows, options = windows(ragged=True), {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
-    options |= {"logging_steps": 2, "learning_rate": 0.0}  # transformers 5.24 does not resume fused experts bit by bit
+    options |= {
+        "logging_steps": 2,
+        "learning_rate": 0.0,
+    }  # transformers 5.24 does not load these routers and experts anew
     runs = {}
     for name in ("whole", "resumed"):
         folder = tmp_path / name
@@ -276,6 +280,37 @@ def test_a_resumed_run_continues_the_history(restored, tmp_path):
     assert whole.layers[exact].equals(resumed.layers[exact])
     np.testing.assert_allclose(whole.layers["z_loss"], resumed.layers["z_loss"], rtol=1e-12)
     assert whole.alarms.equals(resumed.alarms) and len(whole.alarms)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_is_opened_from_its_checkpoint_goes_on_to_the_same_bits(tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 1}
+    runs, checkpoint = [], tmp_path / "0" / "checkpoint-2"
+    for folder in (tmp_path / "0", tmp_path / "1"):
+        model = MixtralForCausalLM.from_pretrained(checkpoint) if runs else tiny()
+        trainer = trainer_of(model, windows(), folder, RoutingCallback(folder / "run"), **options)
+        trainer.train(str(checkpoint) if runs else None)
+        runs.append(read_run(folder / "run"))
+    np.testing.assert_array_equal(runs[0].counts[2:], runs[1].counts)
+    same = ["step", "tokens", "loss", "aux_loss"]
+    assert runs[0].logs[same].iloc[2:].to_numpy().tolist() == runs[1].logs[same].to_numpy().tolist()
+    assert not any("saved with" in said for said in runs[1].facts.said)
+
+
+def test_routers_that_are_not_those_of_the_checkpoint_are_said():
+    with RoutingHealth(tiny()) as health:
+        health.step()
+        kept = json.loads(json.dumps(health.state_dict()))
+    for change, expected in ((0, False), (1e-5, False), (0.01, True)):
+        model = tiny()
+        with torch.no_grad():
+            model.model.layers[1].mlp.gate.weight += change
+        with RoutingHealth(model) as health:
+            health.load_state_dict(kept)
+            said = [text for text in health.said if "Routers are not those that the checkpoint was saved with" in text]
+            assert bool(said) == expected and all("in layer 1:" in text for text in said)
+            health.load_state_dict({name: value for name, value in kept.items() if name != "routers"})
+            assert health.said == kept["said"]  # a checkpoint of before: not judged
 
 
 @pytest.mark.filterwarnings("ignore")

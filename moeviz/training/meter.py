@@ -21,12 +21,14 @@ from moeviz.capture.models.adapted import without_wrapper
 from moeviz.capture.routers.declared import find_routers, place_of
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation
+from moeviz.names import listed
 from moeviz.routing_trace import RoutingTrace
 from moeviz.training.alarms import Alarms, Seen, Watched
 from moeviz.training.figures import Detail, figures_of
 from moeviz.training.hearing import Hearing, Tokens, later_hook
 from moeviz.training.measures import rows_of
 from moeviz.training.recorded.rules import Rules, as_json
+from moeviz.training.resumed import are_others, sample_of
 from moeviz.training.snapshots import snapshot_of
 from moeviz.training.writing import RunWriter
 
@@ -129,9 +131,8 @@ class RoutingHealth:
 
     def gradients(self) -> None:
         """After backward and before zero_grad: note each router's gradient, and experts that have none."""
-        for index, router in enumerate(self.routers):
+        for index, (router, place) in enumerate(zip(self.routers, self._places(), strict=True)):
             row = self.heard.first_row(index)
-            place = self.base.get_submodule(place_of(router.path))  # an adapter's parameters are beside the router's
             if norms := [_whole(p.grad.norm()) for p in place.parameters() if p.grad is not None]:
                 self._gradients.setdefault("router_grad_norm", {})[row] = torch.stack(norms).norm()
             parts = [p.grad for part in router.experts.values() for p in part.parameters() if p.grad is not None]
@@ -247,14 +248,26 @@ class RoutingHealth:
         if _world(self.group) == 1:
             self.settle()
         alarms, pending = self.alarms.state_dict(), self._settled.as_json()
-        return {"steps": self.steps, "total": self.total, "pending": pending, "alarms": alarms, "said": self.said}
+        kept: dict[str, Any] = {"steps": self.steps, "total": self.total, "pending": pending, "alarms": alarms}
+        return kept | {"said": self.said, "routers": sample_of(self._places())}
 
     def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Go on from a checkpoint. What was logged after it does not count any more."""
+        """Go on from a checkpoint, after the model has. What was logged after it does not count any more.
+
+        Where the routers are not those that the checkpoint was saved with, that is said.
+        """
         self.steps = self._start = kept["steps"]
         self.total, self._begun = kept["total"], False
         self._settled, self.said = Settled.of_json(kept["pending"]), [*kept["said"]]
         self.alarms.load_state_dict(kept["alarms"])
+        if others := are_others(kept.get("routers", []), sample_of(self._places())):
+            where = "layer" if len(others) == 1 else "layers"
+            layers = listed([self.heard.layers[self.heard.first_row(at)] for at in others], 8)
+            self.say(
+                f"Routers are not those that the checkpoint was saved with, in {where} {layers}: they were not loaded. "
+                "transformers' Trainer leaves out routers and experts of some models. Open the model with "
+                "from_pretrained(checkpoint) before you resume."
+            )
 
     def start_at(self, step: int) -> None:
         """Go on from a step of which moeviz has no state: tokens are counted from there."""
@@ -325,9 +338,12 @@ class RoutingHealth:
         if why := later_hook(self.heard):
             self.say(why)
 
+    def _places(self) -> list[nn.Module]:
+        """Of each router, with the parameters of an adapter that are beside its own."""
+        return [self.base.get_submodule(place_of(router.path)) for router in self.routers]
+
     def _say_what_is_frozen(self) -> None:
-        places = (self.base.get_submodule(place_of(router.path)) for router in self.routers)
-        if not any(parameter.requires_grad for place in places for parameter in place.parameters()):
+        if not any(parameter.requires_grad for place in self._places() for parameter in place.parameters()):
             self.say("The routers are frozen: their weights are not trained. What they are given still changes.")
 
 
