@@ -12,7 +12,7 @@ NOT_SCALED = "answers are not scaled by the router"
 
 
 def _of_dropping(quick: bool, seed: int) -> list[Claim]:
-    return dropping(short(quick, seed))
+    return dropping(short(quick, seed), brief=quick)
 
 
 def _not_scaled(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
