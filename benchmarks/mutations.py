@@ -91,7 +91,7 @@ MUTATIONS = (
     ),
     Mutation(
         "hmm-experts",
-        "transitions even",
+        "uniform transitions",
         CHAINS,
         "transitions=_proportions(moved + SEEN_TRANSITIONS)",
         "transitions=_proportions(0 * moved + SEEN_TRANSITIONS)",
@@ -138,7 +138,7 @@ MUTATIONS = (
     ),
     Mutation(
         "deep-mixture",
-        "the second layer's gate even",
+        "the gate of the second layer uniform",
         DEEP,
         "gates.append(balanced(logits[-1], total, margin))",
         "gates.append(balanced(logits[-1] * (not gates), total, margin))",

@@ -21,7 +21,7 @@ def _always(logits: torch.Tensor, totals: torch.Tensor, margin: float, right=mod
 
 
 CONTROLS = (
-    Control("the gates stay even", (model, "balanced", _even), ("information on",), bound),
+    Control("the gates stay uniform", (model, "balanced", _even), ("information on",), bound),
     Control(
         "the constraint is ignored",
         (model, "balanced", _unlimited),

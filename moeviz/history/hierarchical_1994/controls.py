@@ -26,5 +26,5 @@ CONTROLS = (
         ("largest fall of the likelihood", "passes to error", "accuracy on test speakers"),
         of_vowels,
     ),
-    Control("the root stays even", (model, "_one_pass", _without_root), ("two cuts",), of_two_cuts),
+    Control("the root stays uniform", (model, "_one_pass", _without_root), ("two cuts",), of_two_cuts),
 )

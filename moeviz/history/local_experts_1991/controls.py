@@ -61,6 +61,6 @@ CONTROLS = (
     ),
     Control(TOLD, _instead(_told), ("experts, most of any run",), claims),
     Control("experts learn the opposite", _instead(_backwards), ("mean accuracy", "reach error"), claims),
-    Control("the gate stays even", _instead(_even_gate), ("experts, fewest of any run", "any other expert"), claims),
+    Control("the gate stays uniform", _instead(_even_gate), ("experts, fewest of any run", "any other expert"), claims),
     Control("a task that one line can do", (vowels, "ONES", (0, 1)), ("only 1 expert",), claims),
 )

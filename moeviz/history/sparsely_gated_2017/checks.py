@@ -21,7 +21,6 @@ WEAK, LEVEL = ((0.2, 0.0), (0.01, 0.01)), ((0.0, 0.2), (0.1, 0.1))  # pairs of w
 MOST_WITH_LOSS = 1.6
 MOST_AT_START = 1.1  # of the smooth load: by lot it is 1 but for the noise of a thousand words
 MOST_APART = 0.1  # of what ships from the same seed trained again; rounding differs from machine to machine, and grows
-AS_GOOD_AS_RANDOM = 1.0
 SHORT = 40  # steps after which no loss and strong losses are apart
 
 
@@ -52,7 +51,7 @@ def learnt(quick: bool = False, seed: int = 0) -> list[Claim]:
     with swapped(language_model, "_gate", random_gate):
         ratio = ours / train(seed=first).perplexity
     what = "perplexity on held-out words / that with random gates that do not learn"
-    return [Claim(what, ratio, NOT_PRINTED, f"at most {AS_GOOD_AS_RANDOM}", ratio <= AS_GOOD_AS_RANDOM)]
+    return [Claim(what, ratio, NOT_PRINTED, "below 1", ratio < 1, "of one seed: the gain is about a hundredth")]
 
 
 def random_gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:

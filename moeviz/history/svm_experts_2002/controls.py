@@ -42,14 +42,16 @@ def _anything(part: np.ndarray, experts: int, kernel: str, task: model.Task, *re
 
 CONTROLS = (
     Control(
-        "the gate stays even",
+        "the gate stays uniform",
         (em, "fitted_gate", lambda gate, *_: gate),
         ("2 experts by soft EM",),
         of_vowels,
     ),
     Control("a task that one line can do", (vowels, "ONES", (0, 1)), ("one linear machine",), of_vowels),
     Control("the gater does not learn", (model, "trained", lambda gater, *_: gater), ("uniform mixture",), _better),
-    Control("one expert gets every example", (model, "_experts_say", _one_for_all), ("of the number before",), _more),
+    Control(
+        "one expert gets every example", (model, "_experts_say", _one_for_all), (f"experts / of {EXPERTS[0]}",), _more
+    ),
     Control("classes are shuffled", (model, "_experts_say", _anything), ("know nothing",), _known),
     Control("room for all", (model, "capacity_of", lambda examples, *_: examples), ("first choice",), _overflow),
 )

@@ -13,7 +13,7 @@ from moeviz.history.switch_2021.picture import AUX_WEIGHTS, EARLY, KINDS, LATE, 
 
 QUICK = tuple({"aux_weight": w, "capacity_factor": c} for w, c in ((1e-2, 1.0), (1e-2, 2.0), (0.0, 1.0)))
 DEFAULT = {"aux_weight": 1e-2, "capacity_factor": 1.25}
-LESS = 0.95  # of what was dropped at first: where nothing is learnt, 0.99
+LESS = 0.9  # of what was dropped at first: where nothing is learnt, 0.96 to 0.99
 QUICK_STEPS, SHORT_STEPS = 60, 200  # enough for what is dropped; perplexities take all the steps
 
 
@@ -22,7 +22,7 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
 
     Where it is to be quick, three shorter runs and no twin.
     """
-    found = [uniform(), *of_gradient(quick, seed), *dropping(short(quick, seed))]
+    found = [uniform(), *of_gradient(quick, seed), *dropping(short(quick, seed), brief=quick)]
     return found if quick else [*found, *of_perplexity(quick, seed)]
 
 
@@ -69,16 +69,18 @@ def against_fixed(runs: pd.DataFrame, fixed: pd.DataFrame) -> Claim:
     return Claim(what, float(ours / theirs), NOT_PRINTED, "below 1", bool(ours < theirs))
 
 
-def dropping(runs: pd.DataFrame) -> list[Claim]:
+def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:
     """By capacity, over training, and with the auxiliary loss and without, in the columns of `sweep`.
 
-    The paper prints no rate of dropped tokens that could stand beside ours.
+    The paper prints no rate of dropped tokens that could stand beside ours. Of `brief` runs it is not asked that
+    fewer are dropped after a while without the auxiliary loss: from some seeds that takes more than 60 steps.
 
     Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2.
     """
     switch = runs[~runs["dense"]]
     late = _dropped(switch, LATE)
-    return [*_by_capacity(late), *_over_training(_dropped(switch, EARLY), late), *_without_loss(late)]
+    learning = late.loc[list(AUX_WEIGHTS[:1])] if brief else late
+    return [*_by_capacity(late), *_over_training(_dropped(switch, EARLY), learning), *_without_loss(late)]
 
 
 def against_the_twin(runs: pd.DataFrame) -> list[Claim]:
@@ -123,7 +125,7 @@ def _by_capacity(late: pd.Series) -> list[Claim]:
 
 def _over_training(early: pd.Series, late: pd.Series) -> list[Claim]:
     """The highest ratio of any seed."""
-    ratios = (late / early).groupby(["aux_weight", "capacity_factor"]).max()
+    ratios = (late / early.loc[late.index]).groupby(["aux_weight", "capacity_factor"]).max()
     return [
         Claim(
             f"words dropped, last 50 steps / first 20, aux weight {weight:g}, capacity factor {factor:g}",

@@ -12,12 +12,17 @@ NOT_SCALED = "answers are not scaled by the router"
 
 
 def _of_dropping(quick: bool, seed: int) -> list[Claim]:
-    return dropping(short(quick, seed))
+    return dropping(short(quick, seed), brief=quick)
 
 
 def _not_scaled(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
     routed = right(self, tokens, jitter)
     return routed._replace(output=routed.output / routed.probabilities.max(dim=-1).values[:, None])
+
+
+def _silent(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
+    routed = right(self, tokens, jitter)
+    return routed._replace(output=routed.output * 0)
 
 
 def _no_loss(probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -30,5 +35,5 @@ CONTROLS = (
     Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("words dropped, last",), _of_dropping),
     Control("no auxiliary loss", (model, "balancing_loss", _no_loss), ("without the auxiliary loss",), _of_dropping),
     Control("the router does not learn", (model, "SwitchLayer", FixedRouter), ("does not learn",), of_perplexity),
-    Control("nothing is learnt from words", (model, "LEARNING_RATE", 1e-12), ("dense twin",), of_perplexity),
+    Control("experts answer nothing", (SwitchLayer, "forward", _silent), ("dense twin",), of_perplexity),
 )
