@@ -1,7 +1,9 @@
 """A dataset on disk: what goes in comes out, and what is damaged, doubled, missing or foreign is named."""
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,13 @@ from moeviz.formats.dataset.reader import Dataset
 def folder(tmp_path) -> Path:
     write_dataset(texts_of(), tmp_path / "corpus", shard_tokens=120)
     return tmp_path / "corpus"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(MoevizError, match=r"is not UTF-8, .* Give another folder") as refused:
+        write_dataset(texts_of(), tmp_path / os.fsdecode(b"corp\xffus"))
+    assert str(refused.value).encode() and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (8, 1), (254, 4), (255, 4), (300, 3)])

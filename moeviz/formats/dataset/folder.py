@@ -93,6 +93,12 @@ def writing(path: Path, plan: dict[str, Any], resume: bool = False) -> Iterator[
 
 def check_begun(path: Path, resume: bool) -> None:
     """Raise `MoevizError` unless the folder is new, or holds what is to be resumed: before a model is opened."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise MoevizError(
+            f"The name {quoted(path)} is not UTF-8, and no Parquet file can be written there. Give another folder."
+        ) from None
     if not path.exists():
         return
     if not path.is_dir():
