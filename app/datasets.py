@@ -14,6 +14,7 @@ from moeviz.errors import DamagedShard, MissingField, MoevizError
 from moeviz.formats.dataset.layout import MANIFEST, PLAN
 from moeviz.formats.dataset.opening import is_dataset, read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.store import is_store
 from moeviz.metrics.tokens import visible
 from moeviz.names import quoted, why_no_file
 
@@ -38,7 +39,7 @@ def listed() -> dict[str, str]:
     """The paths of datasets that this server was started with, by name."""
     found: dict[str, str] = {}
     for path in settings.SETTINGS.files:
-        if is_dataset(path):
+        if not is_store(path) and is_dataset(path):  # a page is not to wait for a store
             found[_free(path, found)] = path
     return found
 

@@ -190,7 +190,8 @@ def by_atheris(target: Target, executed: Executed, seed: int, reached: "Reached"
     folder.mkdir()
     for number, data in enumerate(target.seeds()):
         (folder / str(number)).write_bytes(data)
-    options = [f"-seed={seed}", f"-max_len={target.longest}", "-rss_limit_mb=4096", "-timeout=60"]
+    options = [f"-seed={seed}", f"-max_len={target.longest}", "-rss_limit_mb=4096"]
+    options += ["-timeout=3600"]  # of wall time, also while the process is held up; ours are SECONDS of the processor
     options += [f"-artifact_prefix={folder}/", str(folder)]
     atheris.Setup([sys.argv[0], *options], execute, custom_mutator=mutate)
     atheris.Fuzz()

@@ -1,7 +1,9 @@
 """A dataset on disk: what goes in comes out, and what is damaged, doubled, missing or foreign is named."""
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +16,20 @@ from moeviz.formats.dataset.convert import trace_of, write_dataset
 from moeviz.formats.dataset.folder import check_begun, plan_in, writing
 from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.shard import rows_of
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     write_dataset(texts_of(), tmp_path / "corpus", shard_tokens=120)
     return tmp_path / "corpus"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(MoevizError, match=r"is not UTF-8, .* Give another folder") as refused:
+        write_dataset(texts_of(), tmp_path / os.fsdecode(b"corp\xffus"))
+    assert str(refused.value).encode() and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (8, 1), (254, 4), (255, 4), (300, 3)])
@@ -229,7 +239,7 @@ def test_a_shard_that_is_written_twice_is_there_once(folder):
         before = (folder / "shard-000000" / "tokens.parquet").read_bytes()
         trace = texts_of().select(tokens=slice(0, 40))
         with again.writer(0) as twin:
-            twin.add(0, "prose", [trace])
+            twin.add(0, "prose", [rows_of(trace, again.kept)])
             assert twin.commit(again.digest) is False
     assert (folder / "shard-000000" / "tokens.parquet").read_bytes() == before and not list(folder.glob(".shard-*"))
     assert trace_of(read_dataset(folder)).equals(texts_of())

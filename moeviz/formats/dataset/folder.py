@@ -97,6 +97,12 @@ def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator
 
 def check_begun(path: Place, resume: bool) -> None:
     """Raise `MoevizError` unless the place is new, or holds what is to be resumed: before a model is opened."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise MoevizError(
+            f"The name {quoted(path)} is not UTF-8, and no Parquet file can be written there. Give another folder."
+        ) from None
     if (path / PLAN).exists():
         if not resume:
             state = "a whole dataset" if (path / MANIFEST).exists() else "a dataset that is not finished"
