@@ -57,6 +57,7 @@ def two_nodes(home: Path) -> Iterator[str]:
         for node in reversed(running):
             node.send_signal(signal.SIGTERM)
             node.wait(60)
+        short_link().unlink(missing_ok=True)
 
 
 def started(log: Path) -> bool:
@@ -64,9 +65,14 @@ def started(log: Path) -> bool:
     return b"Ray runtime started" in log.read_bytes()
 
 
+def short_link() -> Path:
+    """A short name for this process's folder."""
+    return Path("/tmp") / f"moeviz-ray-{os.getpid()}"
+
+
 def short_folder(home: Path) -> Path:
     """Names of sockets are short, and pytest's folders are not."""
-    link = Path("/tmp") / f"moeviz-ray-{os.getpid()}"
+    link = short_link()
     link.unlink(missing_ok=True)
     (home / "of-ray").mkdir()
     link.symlink_to(home / "of-ray")
