@@ -7,7 +7,8 @@ Chromium. Each round has a server of its own, which has been visited before (the
 asked about this dataset, and then a second visitor, for whom the answers are known. "first chart" is from the request
 of the page Corpus to its first picture, "all" to its last; "page" is from a click that leads to an expert to its page,
 "contexts" to the lines of text, and "tokens" to the bars of its tokens, for which all rows of a layer are read. "sent"
-is what the server sends to that tab, in its web socket, before compression.
+is what the server sends to that tab, in its web socket, before compression. "example" is the page Load of the example,
+in a browser as new as that of the corpus: what any page of the app takes on this machine.
 """
 
 import argparse
@@ -51,7 +52,11 @@ class Tab:
 
 def visit(browser: Browser, url: str, name: str) -> dict[str, float]:
     """One visitor, who looks at the corpus and then at an expert."""
-    tab, found = Tab(browser), {}
+    tab, other, found = Tab(browser), Tab(browser), {}
+    other.begin()
+    other.page.goto(f"{url}/load")
+    found["example, first chart"] = other.until(f"() => document.querySelector('{CHART}')")
+    other.context.close()
     tab.begin()
     tab.page.goto(f"{url}/corpus?dataset={name}")
     found["first chart"] = tab.until(f"() => document.querySelector('{CHART}')")
