@@ -14,6 +14,7 @@ from moeviz.formats.dataset.convert import trace_of, write_dataset
 from moeviz.formats.dataset.folder import check_begun, plan_in, writing
 from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.shard import rows_of
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_a_shard_that_is_written_twice_is_there_once(folder):
         before = (folder / "shard-000000" / "tokens.parquet").read_bytes()
         trace = texts_of().select(tokens=slice(0, 40))
         with again.writer(0) as twin:
-            twin.add(0, "prose", [trace])
+            twin.add(0, "prose", [rows_of(trace, again.kept)])
             assert twin.commit(again.digest) is False
     assert (folder / "shard-000000" / "tokens.parquet").read_bytes() == before and not list(folder.glob(".shard-*"))
     assert trace_of(read_dataset(folder)).equals(texts_of())
