@@ -11,7 +11,6 @@ question added to the peak of that process after its imports, and `peak` the who
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.corpus_data import GROUP, RECIPES, made_up, write_made_up
+from benchmarks.corpus_data import GROUP, RECIPES, made_up, peak_mb, write_made_up
 
 LAYERS = 4  # of the made-up routing whose bytes are measured
 KINDS = ("bytes", "tracing", "memory", "analyses", "estimate")
@@ -79,7 +78,7 @@ def say_tracing(say: Callable[[str], object], rounds: int) -> None:
     """CPU of tracing and of writing beside the bare forward, round by round in turn."""
     from benchmarks.corpus_runs import long_texts, rounds_of, short_texts
 
-    for name, texts in (("texts of 1,021 tokens", long_texts(3)), ("texts of 12 words", short_texts(60))):
+    for name, texts in (("texts of 1,021 tokens", long_texts(3)), ("texts of 12 words", short_texts(400))):
         found = {way: np.array(seconds) for way, seconds in rounds_of(texts, rounds).items()}
         for way, over in (("corpus", "bare"), ("writing", "corpus")):
             low, middle, high = np.quantile(found[way] / found[over], (0.25, 0.5, 0.75))
@@ -94,21 +93,20 @@ def say_memory(folder: Path, say: Callable[[str], object]) -> None:
         place = folder / f"times{times}"
         if not (place / "manifest.json").exists():
             write_made_up(place, times * GROUP // 4, 2, 64, 6, "none", group=GROUP // 4)
-        for question in ("load", "co-activation", "contexts of an expert", "top tokens, a layer"):
+        for question in ("load", "co-activation, a layer", "contexts of an expert", "top tokens, a layer"):
             say(f"{question}, {times} times: {shown(of_process(place, 'ask', question))}")
 
 
-def say_analyses(folder: Path, say: Callable[[str], object], tokens: int, layers: int) -> None:
+def say_analyses(folder: Path, say: Callable[[str], object], tokens: int, layers: int, rounds: int) -> None:
     """Seconds and memory of each question about the large dataset."""
     place = folder / "large"
     if not (place / "manifest.json").exists():
         seconds = write_made_up(place, tokens, layers, 128, 8, "none")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        say(f"written in {seconds:.0f} s of CPU, peak {peak:.0f} MB")
+        say(f"written in {seconds:.0f} s of CPU, peak {peak_mb():.0f} MB")
     found = column_bytes(place)
     say(f"{found['tokens']:,} tokens, {8 * found['experts'] / found['ids']:.2f} bits an id")
     for question in questions():
-        runs = [of_process(place, "ask", question) for _ in range(3)]
+        runs = [of_process(place, "ask", question) for _ in range(rounds)]
         say(f"{question:30} {shown(min(runs, key=lambda run: run['seconds']))}")
 
 
@@ -166,12 +164,12 @@ def ask(folder: str, question: str) -> dict[str, float]:
     from moeviz import read_dataset
 
     asked = questions()[question]
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, begun = peak_mb(), time.perf_counter()
     cpu = time.process_time()
     asked(read_dataset(folder))
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "cpu": cpu, "added_mb": (after - before) / 1024, "peak_mb": after / 1024}
+    after = peak_mb()
+    return {"seconds": seconds, "cpu": cpu, "added_mb": after - before, "peak_mb": after}
 
 
 def of_process(folder: Path, what: str, of: str) -> dict[str, float]:
@@ -194,7 +192,7 @@ def main() -> None:
     parser.add_argument("--of", help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=10_485_760)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10, help="of what is timed")
     args = parser.parse_args()
 
     def say(line: str) -> None:
@@ -203,16 +201,18 @@ def main() -> None:
 
     if "ask" in args.only:
         say(json.dumps(ask(str(args.folder), args.of)))
+        return
     if "peak" in args.only:
         from benchmarks.corpus_runs import peak_of_tracing
 
         say(json.dumps(peak_of_tracing(int(args.of))))
+        return
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         steps = {
             "bytes": lambda: say_bytes(Path(scratch), say),
             "tracing": lambda: say_tracing(say, args.rounds),
             "memory": lambda: say_memory(Path(scratch), say),
-            "analyses": lambda: say_analyses(args.folder, say, args.tokens, args.layers),
+            "analyses": lambda: say_analyses(args.folder, say, args.tokens, args.layers, args.rounds),
             "estimate": lambda: say_estimate(Path(scratch), say),
         }
         for kind, step in steps.items():

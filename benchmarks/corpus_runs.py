@@ -1,7 +1,6 @@
 """What `write_corpus` costs beside the bare forward, in CPU, and the peak of memory at several sizes of corpus."""
 
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.corpus_data import peak_mb
 from moeviz import load_model
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.trace import trace
@@ -90,7 +90,7 @@ def peak_of_tracing(times: int) -> dict[str, float]:
         source = written(texts, Path(made) / "texts.jsonl")
         warm = written(short_texts(SMALL), Path(made) / "warm.jsonl")
         run.write_corpus(model, [warm], Path(made) / "warm", run.Wanted(shard_bytes=2_000))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mb()
         dataset = run.write_corpus(model, [source], Path(made) / "out", run.Wanted(shard_bytes=2_000))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"tokens": dataset.tokens, "added_mb": (after - before) / 1024, "peak_mb": after / 1024}
+    after = peak_mb()
+    return {"tokens": dataset.tokens, "added_mb": after - before, "peak_mb": after}

@@ -26,6 +26,7 @@ from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
+from moeviz.formats.dataset.convert import trace_of
 from moeviz.metrics.agreement import set_changes
 
 pytest.importorskip("llama_cpp_py_sync", reason="needs llama.cpp: make test-gguf installs it")
@@ -207,6 +208,21 @@ def test_texts_longer_than_the_context_are_cut_and_nothing_is_lost(embedded, lon
     expected = trace_corpus("embedded", [("long", long_text * 2), ("short", "12")])
     assert trace.tokens.equals(expected.tokens) and trace.tokens["sequence"].max() >= 2
     assert trace.experts.tolist() == expected.experts.tolist() and trace.logits is None
+
+
+def test_a_corpus_in_a_folder_is_the_trace_of_its_texts(embedded, folder, tmp_path):
+    texts = [(f"label {n % 2}", text) for n, text in enumerate(TEXTS)]
+    lines = (json.dumps({"label": label, "text": text}) for label, text in texts)
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    words = ["corpus", str(tmp_path / "texts.jsonl"), "--model", file_of(folder, "embedded"), "--weights", "exact"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--shard-bytes", "60"]) == 0
+    dataset = moeviz.read_dataset(tmp_path / "out")
+    found, alone = trace_of(dataset), trace_corpus(embedded, texts)
+    assert len(dataset.shards) > 1 and found.tokens.equals(alone.tokens)
+    assert found.experts.tolist() == alone.experts.tolist() and np.array_equal(found.weights, alone.weights)
+    expected = trace_corpus("embedded", texts)
+    assert found.tokens["token_id"].equals(expected.tokens["token_id"])
+    assert found.experts.tolist() == expected.experts.tolist(), "transformers has the same ids"
 
 
 @pytest.mark.parametrize(
