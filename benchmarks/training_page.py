@@ -69,6 +69,7 @@ class Visit:
     def __init__(self, browser: Browser, server: Server, page: str, charts: int) -> None:
         self.sent = 0
         with browser.new_context(**SIZES["desktop"]) as context:
+            context.set_default_timeout(300_000)  # of a busy machine's first visit
             tab = context.new_page()
             tools = context.new_cdp_session(tab)
             tools.send("Performance.enable", {"timeDomain": "threadTicks"})
