@@ -18,9 +18,9 @@ QUICK_STEPS, SHORT_STEPS = 60, 200  # enough for what is dropped; perplexities t
 
 
 def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Short runs of each kind of Switch Transformer, and the default and its dense twin from two seeds.
+    """Short runs of each kind of Switch Transformer, and the default from two seeds, also with a router that is fixed.
 
-    Where it is to be quick, three shorter runs and no twin.
+    Where it is to be quick, three shorter runs alone.
     """
     found = [uniform(), *of_gradient(quick, seed), *dropping(short(quick, seed), brief=quick)]
     return found if quick else [*found, *of_perplexity(quick, seed)]
@@ -46,12 +46,16 @@ def of_gradient(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def of_perplexity(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """All steps: against the dense twin, and against a router that does not learn."""
+    """All steps: against a router that does not learn.
+
+    That the experts make it better than a dense twin of as many multiplications is not claimed. Its perplexity is below
+    the twin's, but so it is where the experts answer nothing: 65.1 with seed 0, and the twin has 66.4.
+    """
     tried = seeds(seed, len(SEEDS))
-    runs = sweep((DEFAULT, TWIN), tried)
+    runs = sweep((DEFAULT,), tried)
     with swapped(model, "SwitchLayer", FixedRouter):
         fixed = sweep((DEFAULT,), tried)
-    return [*against_the_twin(runs), against_fixed(runs, fixed)]
+    return [against_fixed(runs, fixed)]
 
 
 class FixedRouter(SwitchLayer):
@@ -81,28 +85,6 @@ def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:
     late = _dropped(switch, LATE)
     learning = late.loc[list(AUX_WEIGHTS[:1])] if brief else late
     return [*_by_capacity(late), *_over_training(_dropped(switch, EARLY), learning), *_without_loss(late)]
-
-
-def against_the_twin(runs: pd.DataFrame) -> list[Claim]:
-    """Perplexity on held-out words, with the auxiliary loss: the highest ratio of any seed, in the columns of `sweep`.
-
-    The paper's perplexities are of other text.
-
-    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), Table 1.
-    """
-    twin = runs[runs["dense"]].groupby("seed")["perplexity"].first()
-    switch = runs[runs["aux_weight"] == AUX_WEIGHTS[0]].groupby(["capacity_factor", "seed"])["perplexity"].first()
-    ratios = switch.div(twin, level="seed").groupby("capacity_factor").max()
-    return [
-        Claim(
-            f"perplexity, Switch / dense twin with as many multiplications, capacity factor {factor:g}",
-            float(ratio),
-            NOT_PRINTED,
-            "below 1",
-            bool(ratio < 1),
-        )
-        for factor, ratio in ratios.items()
-    ]
 
 
 def uniform() -> Claim:

@@ -20,11 +20,6 @@ def _not_scaled(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=Swit
     return routed._replace(output=routed.output / routed.probabilities.max(dim=-1).values[:, None])
 
 
-def _silent(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
-    routed = right(self, tokens, jitter)
-    return routed._replace(output=routed.output * 0)
-
-
 def _no_loss(probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return probabilities.sum() * 0
 
@@ -35,5 +30,4 @@ CONTROLS = (
     Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("words dropped, last",), _of_dropping),
     Control("no auxiliary loss", (model, "balancing_loss", _no_loss), ("without the auxiliary loss",), _of_dropping),
     Control("the router does not learn", (model, "SwitchLayer", FixedRouter), ("does not learn",), of_perplexity),
-    Control("experts answer nothing", (SwitchLayer, "forward", _silent), ("dense twin",), of_perplexity),
 )
