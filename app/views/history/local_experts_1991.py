@@ -57,7 +57,7 @@ def _show(result: Mixture) -> None:
         "The measured vowels do not ship; their rows were computed where they can be read."
     )
     table = shipped_table_1().set_index("system").drop(columns="missed")
-    st.table(table.assign(**{name: table[name].map(written.format) for name, written in WRITTEN.items()}))
+    st.dataframe(table.assign(**{name: table[name].map(written.format) for name, written in WRITTEN.items()}))
     winners = trace_of(result, slots=1).select(layers=result.recorded[-1:])
     shown(BY_LABEL, BY_LABEL.measure(winners), winners.model)
 
