@@ -16,7 +16,7 @@ import streamlit as st
 from moeviz_app import settings, visitors
 from moeviz_app.counters import count
 from moeviz_app.traces import recorded
-from moeviz_app.work.drawing import aside
+from moeviz_app.work.drawing import aside, step_out
 from moeviz_app.work.garbage import Garbage
 from moeviz_app.work.in_turns import in_turns
 from moeviz_app.work.look_ups import within_seconds
@@ -96,7 +96,8 @@ def bring_torch() -> None:
     """Import what runs models: whoever asks first does, and others wait. It takes seconds."""
     if _arrived.is_set():
         return
-    with aside(), _bringing:
+    step_out()
+    with _bringing:
         if not _arrived.is_set():
             import moeviz.capture.models.load
             import moeviz.capture.models.memory

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 from moeviz_app.work import drawing, worker
 from moeviz_app.work.drawing import Room, a_turn, aside, pause_afterwards
+from moeviz_app.work.look_ups import within_seconds
 from moeviz_app.work.worker import Asker, Busy, Places, Worker
 
 
@@ -71,6 +72,29 @@ def test_nobody_is_held_up_for_ever_by_a_slow_page(monkeypatch):
         assert drawn.is_set()
     assert drawing._room.enter(0), "who had no place gave none back"
     assert not drawing._room.enter(0)
+
+
+def test_a_look_up_that_holds_a_lock_does_not_wait_for_the_turn_of_one_who_waits_for_the_lock():
+    lock, held = threading.Lock(), threading.Event()
+
+    def look_up():
+        with a_turn("visitor"), lock:
+            held.set()
+            within_seconds("a model", lambda: other_waits.wait(30))
+
+    def draw():
+        with a_turn("visitor"):
+            other_waits.set()
+            with lock:
+                pass
+
+    other_waits = threading.Event()
+    first = in_a_thread(look_up)
+    assert held.wait(30)
+    second = in_a_thread(draw)
+    for thread in (first, second):
+        thread.join(10)  # a turn is waited for for longer here
+        assert not thread.is_alive()
 
 
 def test_outside_of_a_turn_there_is_nothing_to_let_go_of():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from moeviz_app.work.drawing import aside
+from moeviz_app.work.drawing import step_out
 
 from moeviz.errors import ModelNotFound, MoevizError
 from moeviz.names import quoted
@@ -44,9 +44,9 @@ def within_seconds(name: str, ask: Callable[[], T], seconds: float = SECONDS, si
     except RuntimeError as error:
         places.release()
         raise MoevizError("This server has run out of threads. Try again in a moment.") from error
+    step_out()
     try:
-        with aside():
-            return found.result(seconds)
+        return found.result(seconds)
     except TimeoutError as error:
         if found.done():  # it was its own
             raise

@@ -42,9 +42,13 @@ def in_words_of(model: ModelInfo, sentence: str) -> str:
     'Which places do digits of this level have?'
     """
     words = {"kind of text": label_word(model), "token": item_word(model), "layer": layer_word(model)}
-    words = {f"{word}s": f"{ours}s" for word, ours in words.items()} | words
-    words = {"kinds of text": words["kind of texts"], **words}
+    words = {_several(word): _several(ours) for word, ours in words.items()} | words
     return re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], sentence)
+
+
+def _several(word: str) -> str:
+    head, of, rest = word.partition(" of ")
+    return f"{head}s{of}{rest}"
 
 
 def percent(share: float) -> str:
