@@ -20,7 +20,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.corpus import write
+from benchmarks.corpus_data import write_made_up
 from tests.browser import SIZES, chromium, served
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
@@ -94,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         folder = wanted.folder or Path(place) / "corpus"
         if not folder.exists():
-            write(folder, wanted.tokens, wanted.layers, wanted.experts, wanted.top_k)
+            write_made_up(folder, wanted.tokens, wanted.layers, wanted.experts, wanted.top_k, "none")
         browser = chromium(playwright)
         for _ in range(wanted.rounds):
             with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as server:
