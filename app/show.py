@@ -12,6 +12,7 @@ from moeviz_app import shared, state
 from moeviz_app.facts import layer_word
 from moeviz_app.glossary import explained_terms
 from moeviz_app.pictures import altair_chart
+from moeviz_app.plain import plain
 from moeviz_app.to_expert import HasModel, follow_click, picture_of_experts, picture_of_pairs
 from moeviz_app.traces.once import once
 
@@ -147,6 +148,18 @@ def particulars(chart: Chart, frame: pd.DataFrame, model: ModelInfo | None = Non
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame)
         st.markdown(reading)
+
+
+def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
+    """What belongs to a picture, in one line under it: its menu, and how to read it."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame)
+        note(chart.reading)
+
+
+def note(text: str) -> None:
+    """Small, in the page's own ink: a caption's is too pale on a light page."""
+    st.markdown(f":small[{plain(text)}]")
 
 
 def menu(chart: Chart, frame: pd.DataFrame) -> None:

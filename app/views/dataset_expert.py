@@ -16,7 +16,7 @@ from moeviz_app.datasets import Shown
 from moeviz_app.expert_seen import checked
 from moeviz_app.pictures import altair_chart
 from moeviz_app.plain import plain
-from moeviz_app.show import Told, alternative, explained, heading, menu, on_dark, say, tell_once
+from moeviz_app.show import Told, alternative, explained, heading, menu_and_reading, note, on_dark, say, tell_once
 from moeviz_app.to_expert import for_the_address, one_more_step, steps
 from moeviz_app.views.dataset_topic import READING, damage, dataset_facts, whole
 
@@ -213,10 +213,10 @@ def _contexts(asked: Asked, lines: pd.DataFrame | None, known: pd.DataFrame | No
         of = "places where it has this token"
     else:
         of = "its tokens" if known is None else f"its {known['tokens'].iloc[0]:,} tokens"
-    note = f"{len(lines)} of {of}, drawn at random (sample {asked.sample}), in the order of the corpus."
+    words = f"{len(lines)} of {of}, drawn at random (sample {asked.sample}), in the order of the corpus."
     if asked.token is not None:
-        note += " Click the bar again for all tokens."
-    _note(note if len(lines) else "It has no token here.")
+        words += " Click the bar again for all tokens."
+    note(words if len(lines) else "It has no token here.")
 
 
 def _tokens(asked: Asked, of_layer: pd.DataFrame | None, known: pd.DataFrame | None, sentence: Any) -> None:
@@ -257,11 +257,5 @@ def _picture(chart: Chart, frame: pd.DataFrame, asked: Asked, **options: Any) ->
     """The picture, how to read it, and a menu of what belongs to it."""
     drawn = chart.draw(frame, dark=on_dark())
     shown = altair_chart(drawn, key=f"{chart.key} {asked.key}", alt=alternative(chart), **options)
-    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        menu(chart, frame)
-        _note(chart.reading)
+    menu_and_reading(chart, frame)
     return shown
-
-
-def _note(text: str) -> None:
-    st.markdown(f":small[{plain(text)}]")

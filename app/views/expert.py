@@ -11,7 +11,7 @@ from moeviz_app.expert_seen import Seen, go, seen
 from moeviz_app.facts import layer_word
 from moeviz_app.pictures import altair_chart
 from moeviz_app.plain import plain
-from moeviz_app.show import alternative, explained, heading, menu, say
+from moeviz_app.show import alternative, explained, heading, menu_and_reading, note, say
 from moeviz_app.to_expert import asked_expert, steps
 from moeviz_app.views.dataset_expert import dataset_expert_page
 
@@ -87,7 +87,7 @@ def _title(asked: Seen) -> None:
             if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
                 _go(asked, *to)
     if asked.trace.model.name != EMBEDDED:
-        _note(asked.trace.model.name)
+        note(asked.trace.model.name)
 
 
 def _go(asked: Seen, layer: int, expert: int) -> None:
@@ -109,7 +109,7 @@ def _numbers(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None)
         said.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
     st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
     if 0 < facts.tokens < FEW:
-        _note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
+        note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
 
 
 def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
@@ -137,7 +137,7 @@ def _serves(asked: Seen, tokens: pd.DataFrame) -> None:
         count = asked.trace.model.num_experts[asked.trace.model.layers.index(asked.layer)]
         colour = theme.expert_colours(count, (asked.expert,))[asked.expert]
         keyword_in_context(lines, colour, key="contexts")
-        _note(_of_lines(lines, tokens, code))
+        note(_of_lines(lines, tokens, code))
 
 
 def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
@@ -215,12 +215,5 @@ def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> 
     dark = st.context.theme.type == "dark"
     key = f"{chart.key} {asked.key} {steps()}"
     shown = altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
-    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        menu(chart, frame)
-        _note(chart.reading)
+    menu_and_reading(chart, frame)
     return shown
-
-
-def _note(text: str) -> None:
-    """Small, in the page's own ink: a caption's is too pale on a light page."""
-    st.markdown(f":small[{plain(text)}]")
