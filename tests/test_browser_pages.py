@@ -26,8 +26,12 @@ GRAVE = ("serious", "critical")
 NOT_OURS = {"exclude": [["[data-testid=stSidebarNav]"], ["kbd"]]}
 
 
+STILL = "() => document.getAnimations().every(one => !(one instanceof CSSTransition))"
+
+
 def grave(page: Page) -> list[str]:
-    """What axe-core finds serious, with the element it is about."""
+    """What axe-core finds serious, with the element it is about, once no colour is on its way to another."""
+    page.wait_for_function(STILL)
     found = Axe().run(page, context=NOT_OURS).response["violations"]
     return [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in GRAVE]
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import moeviz
+from moeviz.embedded.training import payoff
 from moeviz.embedded.training.__main__ import make_model
 from moeviz.embedded.training.documents import DOMAINS
 from moeviz.embedded.training.export import read_trained, to_bfloat16, to_transformers
 from moeviz.embedded.training.model import Routing, Shape, TrainingMixture
 from moeviz.embedded.training.optimisers import make_optimisers, rate_factor
 from moeviz.embedded.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
+from moeviz.embedded.training.study import PROXY
 from moeviz.embedded.training.token_files import Windows, held_out_windows, tokenise
 from moeviz.embedded.training.tokenizer import train_tokenizer
 from moeviz.embedded.training.train import SHAPES, Run, parse, shape_from, train
@@ -252,3 +254,13 @@ def test_token_files_hold_two_per_cent_of_the_documents_out(work, tmp_path):
     held_out, trained = (np.fromfile(tmp_path / f"french.{split}.bin", np.uint16) for split in ("held_out", "train"))
     beginnings = [int((ids == 1).sum()) for ids in (held_out, trained)]  # <s>
     assert 0 < beginnings[0] < 10 and sum(beginnings) == 120
+
+
+@pytest.mark.parametrize("experts", payoff.EXPERTS)
+def test_models_of_the_payoff_are_as_large_as_said_and_compute_the_same(experts):
+    shape = shape_from(parse(["tokens", "out", *PROXY, *payoff.options(experts), "--tokens=1"]))
+    weights = TrainingMixture(shape).named_parameters()
+    found = payoff.sizes(shape)
+    assert found["parameters"] == sum(weight.numel() for name, weight in weights if not name.endswith("router"))
+    dense = payoff.sizes(shape_from(parse(["tokens", "out", *PROXY, *payoff.options(1), "--tokens=1"])))
+    assert found["active"] == dense["active"] == dense["parameters"]

@@ -58,9 +58,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=float, default=1e6, help="of each run")
+    parser.add_argument("--load-balancing", type=float, nargs="+", default=BALANCING, help="coefficients to try")
     asked = parser.parse_args()
     print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
-    for seed, *setting in product(range(asked.seeds), BALANCING, WITHIN, INFORMATION):
+    for seed, *setting in product(range(asked.seeds), asked.load_balancing, WITHIN, INFORMATION):
         balancing, within, information = setting
         options = [f"--load-balancing={balancing}", f"--balance-within={within}", f"--domain-information={information}"]
         folder = asked.out / f"balancing-{balancing:g}-{within}-information-{information:g}-seed-{seed}"
