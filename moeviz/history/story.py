@@ -115,7 +115,7 @@ STEPS = (
         tried="Keep the best {k} by noisy scores: their weights have gradients. Two losses keep all busy.",
         see="{Input} goes to {k} of {experts}. Without the losses, one expert gets {least_without} of {words} words; "
         "with them, each at least {least}.",
-        left="On many machines, each choice is a message.",
+        left="On many machines, choices are messages.",
         new="Below a box: all the words that it gets. The dashes: a uniform load.",
         seen=story_seen.top_two,
     ),

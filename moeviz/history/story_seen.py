@@ -186,8 +186,8 @@ def every_layer() -> Seen:
     token = int(words.str.len().where(words.str.isalpha(), 0).idxmax())
     experts, top_k = int(published["experts"]), int(published["top_k"])
     quoted = _of_input(trace, token) | {"layers": len(trace.model.layers), "pairs": comb(experts, top_k)}
-    quoted |= {"experts": experts, "k": top_k, "total": _billions(published["total"])}
-    quoted |= {"active": _billions(published["active"])}
+    quoted |= {"experts": experts, "k": top_k, "total": _billions(float(published["total"]))}
+    quoted |= {"active": _billions(float(published["active"]))}
     return Seen(_drawn(trace, token, [f"layer {layer}" for layer in trace.model.layers]), meters_of(trace), quoted)
 
 
@@ -220,7 +220,10 @@ def payoff() -> Seen:
     runs = picture.shipped_sweep()
     ends = runs[runs["step"] == runs["step"].max()].groupby("kind")["perplexity"].mean()
     quoted = {kind.replace(" ", "_"): f"{mean:.1f}" for kind, mean in ends.items()}
-    quoted |= {"compute": percent(real.loc["sparse", "compute"]), "total": _billions(real.loc["sparse", "total"])}
+    quoted |= {
+        "compute": percent(float(real.loc["sparse", "compute"])),
+        "total": _billions(float(real.loc["sparse", "total"])),
+    }
     return Seen(frame, meters_of(trace), quoted)
 
 

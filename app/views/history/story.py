@@ -1,8 +1,8 @@
 """From 1991 to Mixtral: the history in about ten steps, with one drawing that grows; the gallery's front."""
 
 from collections.abc import Callable
+from typing import Any
 
-import altair as alt
 import streamlit as st
 from moeviz_app.facts import figures
 from moeviz_app.pictures import altair_chart
@@ -55,7 +55,7 @@ def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
 
 
 @st.cache_resource(show_spinner=False)
-def _drawn(title: str) -> tuple[Seen, alt.Chart | alt.LayerChart, str]:
+def _drawn(title: str) -> tuple[Seen, Any, str]:
     """What a step shows, its picture, and the picture in words: the same for everybody."""
     (step,) = (step for step in (*STEPS, PAYOFF) if step.title == title)
     seen = step.seen()
