@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from functools import wraps
 from itertools import pairwise
 
 import numpy as np
@@ -245,9 +244,7 @@ def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone
 
 
 def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
-    for name in ("deep-mixture", "sparsely-gated", "dense", "switch"):
-        model = story_seen.part(name, "model")
-        monkeypatch.setattr(model, "train", wraps(model.train)(_never))
+    monkeypatch.setattr("torch.Tensor.backward", _never)
     script = "from moeviz_app.views.menu import PAGES, STORY\nPAGES[STORY]()"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
     assert not app.exception
