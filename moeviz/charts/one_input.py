@@ -141,7 +141,7 @@ def _down(laid: pd.DataFrame, field: str) -> alt.Y:
 
 def _tooltip() -> list[alt.Tooltip]:
     return [
-        alt.Tooltip("row:N", title=" "),
+        alt.Tooltip("row:N", title="in"),
         alt.Tooltip("expert:Q", format="d"),
         alt.Tooltip("computed:N"),
         alt.Tooltip("weight:Q", format=".3f"),

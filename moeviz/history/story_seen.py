@@ -55,7 +55,7 @@ def compete() -> Seen:
     """1991: four experts answer for a vowel; two of them lead for none."""
     trace = _last(shipped_trace("local-experts"))
     token = _nearest(trace.weights[-1, :, 0], LEANING)
-    frame = _drawn(trace, token, ["four experts"])
+    frame = _drawn(trace, token, ["the experts"])
     leading = len(np.unique(trace.experts[-1, :, 0]))
     quoted = _of_input(trace, token) | {
         "best": int(trace.experts[-1, token, 0]),

@@ -51,7 +51,7 @@ def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
     with words:
         for name, told in zip(PARTS, step.told(seen), strict=True):
             st.markdown(f":small[**{name}**]  \n{told}")
-        st.page_link(page_of(step.page), label=step.page, icon=":material/arrow_forward:")
+        st.page_link(page_of(step.page), label=f"More on the page {step.page}", icon=":material/arrow_forward:")
 
 
 @st.cache_resource(show_spinner=False)
