@@ -16,10 +16,10 @@ from moeviz.history.story_seen import Meters, Seen
 from moeviz.history.systems import part
 
 INTRO = (
-    "Each step starts from what the one before left over. Each picture shows what a small system of ours, trained on "
-    "speech, digits or text, did with **one input** (the vowels are made up after published averages). Three numbers "
-    "stay: the experts of a layer, the share of them that an input needs, and how many times as many parameters that "
-    "gives for the same compute."
+    "Each step starts from what the one before left over. Up to 2023, each picture shows what a small system of ours "
+    "did with **one input**: a vowel (made up after published averages), speech, a digit, a word. Three numbers stay: "
+    "the experts of a layer, the share of them that an input needs, and how many times as many parameters that gives "
+    "for the same compute."
 )
 
 
