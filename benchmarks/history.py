@@ -1,11 +1,13 @@
 """Train the systems of the history gallery, and write what ships: python -m benchmarks.history [NAME ...] [--sweeps]
 
-With --sweeps also the tables over many settings, which takes a quarter of an hour. One thread, so that what is written
-depends on the seed alone; the seconds that each takes are printed.
+With --sweeps also the tables over many settings, which takes a quarter of an hour. Where a run without balance ships
+too, it is written as well. One thread, so that what is written depends on the seed alone; the seconds that each takes
+are printed.
 """
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ from moeviz.history.dense_contrast import picture as memory_and_compute
 from moeviz.history.hmm_experts_1996 import smyth
 from moeviz.history.local_experts_1991 import table_1
 from moeviz.history.shared.results import SHIPPED, save
+from moeviz.history.shipped_traces import BESIDE
 from moeviz.history.sparsely_gated_2017 import picture as balance
 from moeviz.history.svm_experts_2002 import picture as expert_room
 from moeviz.history.switch_2021 import picture as dropped_tokens
@@ -53,5 +56,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in [name for name in sys.argv[1:] if name != "--sweeps"] or SYSTEMS:
         timed(name, lambda name=name: train(name), lambda result, name=name: save(result, folder(name) / SHIPPED))
+        if name in BESIDE:
+            file, settings = BESIDE[name]
+            make = partial(part(name, "model").train, **settings)
+            timed(f"{name}, {file}", make, lambda result, name=name, file=file: save(result, folder(name) / file))
         if "--sweeps" in sys.argv and name in SWEEPS:
             timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))

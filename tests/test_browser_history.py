@@ -1,13 +1,43 @@
-"""The history gallery in a real Chromium: a system is trained to its end, and another is stopped on the way."""
+"""The history gallery in a real Chromium: its story is read, a system is trained to its end, another is stopped."""
 
 import re
 
 import pytest
 from browser import SIZES, go_to
-from playwright.sync_api import Page, expect
-from test_browser import DRAWN
+from moeviz_app.views.menu import STORY
+from playwright.sync_api import Locator, Page, expect
+from test_browser import DRAWN, overflow
+
+from moeviz.history.story import PARTS
 
 pytestmark = pytest.mark.browser
+
+
+def first_step(page: Page) -> tuple[Locator, Locator]:
+    """The first drawing of the story, once it is there, and the first words beside it."""
+    go_to(page, STORY)
+    drawing, words = page.locator(DRAWN).first, page.get_by_text(PARTS[0], exact=True).first
+    expect(drawing).to_be_visible()
+    expect(words).to_be_visible()
+    return drawing, words
+
+
+def test_the_story_begins_on_the_first_screen_with_words_beside_the_drawing_and_leads_on(page, server):
+    page.set_viewport_size(SIZES["desktop"]["viewport"])
+    drawing, words = (place.bounding_box() for place in first_step(page))
+    assert drawing["y"] + drawing["height"] < 700
+    assert words["x"] >= drawing["x"] + drawing["width"] and words["y"] < drawing["y"] + drawing["height"]
+    page.get_by_role("link", name="More on the page Switch", exact=True).click()
+    expect(page.get_by_role("heading", name="Switch", exact=True)).to_be_visible()
+    page.goto(f"{server.url}/gallery")
+    expect(page.get_by_role("heading", name=STORY, exact=True)).to_be_visible()
+
+
+def test_on_a_phone_the_first_drawing_is_on_the_first_screen_and_above_its_words(phone):
+    drawing, words = (place.bounding_box() for place in first_step(phone))
+    assert drawing["y"] + drawing["height"] < 844
+    assert words["y"] >= drawing["y"] + drawing["height"]
+    assert overflow(phone) == 0
 
 
 def press(page: Page, name: str) -> None:

@@ -100,6 +100,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "theme",
         "overview",  # of long traces, above the strip
         "to_expert",  # a click on a mark that is an expert
+        "one_input",  # in the story of the history
         *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
         "vocabulary",  # a part of specialization
         *("expert", "expert_company"),  # of one expert, on its own page

@@ -3,7 +3,9 @@
 import pytest
 from test_charts import check_golden, encodings
 
+from moeviz.charts.one_input import ONE_INPUT
 from moeviz.charts.side_by_side import SIDE_BY_SIDE
+from moeviz.embedded.example import example_trace
 from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.systems import SYSTEMS, part
@@ -15,6 +17,7 @@ PICTURES = (
     (EXPERTS_AT_WORK, lambda: ()),
     (MIXTRAL_LOAD, lambda: (15,)),
     (MIXTRAL_REPETITION, lambda: ()),
+    (ONE_INPUT, lambda: (example_trace(), 36)),
     (SIDE_BY_SIDE, lambda: ({name: shipped_trace(name) for name in SYSTEMS},)),
     *(shown for name in SYSTEMS for shown in part(name, "shown").SHOWN),
 )

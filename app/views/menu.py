@@ -13,7 +13,7 @@ from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.article import article_page
-from moeviz_app.views.history.overview import overview_page
+from moeviz_app.views.history.story import story_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
@@ -25,6 +25,7 @@ from moeviz.charts import TOPICS
 from moeviz.history.systems import EXHIBITS
 
 FIRST = "Explore"
+STORY = "From 1991 to Mixtral"
 EXPERT = "expert"  # address of the page of one expert, which has no entry: every expert's id leads there
 # The pages of the history gallery: files of views/history by title. They train with torch and scikit-learn, so each is
 # loaded when somebody opens it.
@@ -46,7 +47,7 @@ MENU = {
     "Serve": ("Serve", "Parameters", "Placement"),
     "Experiment": ("Compare", "Engine difference", "What if"),
     "Training": ("Training",),
-    "History": ("Timeline", "Article", "Gallery", *GALLERY),
+    "History": (STORY, "Timeline", "Article", *GALLERY),
     "Open / save": ("Traces", "Corpus"),
 }
 
@@ -54,6 +55,7 @@ MENU = {
 # Addresses of pages as they were once called: bookmarks and links in messages still open the page.
 OLD_ADDRESSES = {
     "capture": FIRST,
+    "gallery": STORY,
     "run": FIRST,
     "cooperation": "Co-activation",
     "repetition": "Locality",
@@ -97,7 +99,7 @@ PAGES = {
     "Training": training_page,
     "Timeline": timeline_page,
     "Article": lambda: article_page(_page),
-    "Gallery": lambda: overview_page(_page),
+    STORY: lambda: story_page(_page),
     **{title: partial(_exhibit, folder) for title, folder in GALLERY.items()},
     "Traces": traces_page,
 }

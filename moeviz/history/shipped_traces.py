@@ -1,10 +1,18 @@
 """The traces of the gallery's systems, as they ship: nothing is trained to get them."""
 
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
+from moeviz.errors import MoevizError
 from moeviz.history.shared.results import shipped
 from moeviz.history.systems import part
+from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+
+# Runs with other settings that are shown beside the one that ships: by system, the file and the settings.
+BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
+    "deep-mixture": ("unbound.npz", {"constraint": False}),
+    "sparsely-gated": ("without_losses.npz", {"importance": 0.0, "load": 0.0}),
+}
 
 
 def shipped_trace(name: str) -> RoutingTrace:
@@ -12,5 +20,20 @@ def shipped_trace(name: str) -> RoutingTrace:
 
     Raises `MoevizError` for an unknown system.
     """
-    kind = get_type_hints(part(name, "model").train)["return"]
-    return part(name, "trace").trace_of(shipped(kind))
+    return part(name, "trace").trace_of(shipped(kind_of(name)))
+
+
+def trace_beside(name: str) -> RoutingTrace:
+    """The same, from the same seed, without what keeps its experts balanced: a constraint, or losses.
+
+    Raises `MoevizError` for a system of which no such run ships.
+    """
+    if name not in BESIDE:
+        raise MoevizError(f"Of {quoted(name)}, no run without balance ships. There is one of {', '.join(BESIDE)}.")
+    return part(name, "trace").trace_of(shipped(kind_of(name), BESIDE[name][0]))
+
+
+def kind_of(name: str) -> type:
+    """The class of what training that system gives."""
+    kind: type = get_type_hints(part(name, "model").train)["return"]
+    return kind
