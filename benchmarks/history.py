@@ -13,6 +13,7 @@ import torch
 
 from moeviz.history.conditional_computation_2015 import picture as gated_blocks
 from moeviz.history.dense_contrast import picture as memory_and_compute
+from moeviz.history.hierarchical_1994 import three_shapes
 from moeviz.history.hmm_experts_1996 import smyth
 from moeviz.history.local_experts_1991 import table_1
 from moeviz.history.shared.results import SHIPPED, save
@@ -23,6 +24,7 @@ from moeviz.history.systems import SYSTEMS, part, train
 
 SWEEPS = {
     "local-experts": table_1.table_1,
+    "hierarchical": three_shapes.error_by_shape,
     "hmm-experts": smyth.accuracies,
     "svm-experts": expert_room.sweep,
     "conditional": gated_blocks.sweep,
