@@ -6,12 +6,14 @@ depends on the seed alone; the seconds that each takes are printed.
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from moeviz.history.conditional_computation_2015 import picture as gated_blocks
+from moeviz.history.deep_mixture_2013 import picture as gates
 from moeviz.history.dense_contrast import picture as memory_and_compute
 from moeviz.history.hierarchical_1994 import three_shapes
 from moeviz.history.hmm_experts_1996 import smyth
@@ -32,6 +34,8 @@ SWEEPS = {
     "switch": dropped_tokens.sweep,
     "dense": memory_and_compute.sweep,
 }
+# Runs with other settings that are shown beside the one that ships: by system, the file and the settings.
+BESIDE = {"deep-mixture": (gates.UNBOUND, {"constraint": False})}
 
 
 def folder(name: str) -> Path:
@@ -55,5 +59,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in [name for name in sys.argv[1:] if name != "--sweeps"] or SYSTEMS:
         timed(name, lambda name=name: train(name), lambda result, name=name: save(result, folder(name) / SHIPPED))
+        if name in BESIDE:
+            file, settings = BESIDE[name]
+            make = partial(part(name, "model").train, **settings)
+            timed(f"{name}, {file}", make, lambda result, name=name, file=file: save(result, folder(name) / file))
         if "--sweeps" in sys.argv and name in SWEEPS:
             timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))

@@ -44,9 +44,9 @@ def load(kind: type[Result], path: Path) -> Result:
     return kind(**arrays, **rest)
 
 
-def shipped(kind: type[Result]) -> Result:
+def shipped(kind: type[Result], name: str = SHIPPED) -> Result:
     """The result of this kind that ships, next to its class: with the default settings and seed 0.
 
-    `python -m benchmarks.history` makes it.
+    Of another `name`, one with other settings. `python -m benchmarks.history` makes both.
     """
-    return load(kind, Path(sys.modules[kind.__module__].__file__).with_name(SHIPPED))
+    return load(kind, Path(sys.modules[kind.__module__].__file__).with_name(name))
