@@ -35,7 +35,10 @@ SWEEPS = {
     "dense": memory_and_compute.sweep,
 }
 # Runs with other settings that are shown beside the one that ships: by system, the file and the settings.
-BESIDE = {"deep-mixture": (gates.UNBOUND, {"constraint": False})}
+BESIDE = {
+    "deep-mixture": (gates.UNBOUND, {"constraint": False}),
+    "sparsely-gated": (balance.WITHOUT, {"importance": 0.0, "load": 0.0}),
+}
 
 
 def folder(name: str) -> Path:
