@@ -48,8 +48,7 @@ def _show(result: Hierarchy) -> None:
         }
     )
     st.markdown(
-        "One cut is enough for these vowels, so the root has little to do. The points below need two: this is what a "
-        "tree is for."
+        "One cut is enough for these vowels, so the root has little to do. The points below need two, and keep it busy."
     )
     shown(SQUARE_LINES, SQUARE_LINES.measure())
     curves = LEARNING_CURVES.measure()

@@ -13,7 +13,7 @@ from moeviz.history.shared.chart import formant_plane
 def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
     """A line per shape of gates and way of fitting it, with the quartiles. Columns: of `error_by_shape`."""
     shapes = alt.Scale(domain=list(SHAPES), range=[*theme.PAIR, theme.OTHER])
-    above = {"title": None, "orient": "top", "labelLimit": 280}
+    above, below = ({"title": None, "orient": orient, "labelLimit": 280} for orient in ("top", "bottom"))
     solid_and_dashed = alt.Scale(domain=list(ALL_PASSES), range=[[1, 0], list(theme.DASH)])
     base = alt.Chart(frame).encode(
         x=alt.X(
@@ -22,7 +22,7 @@ def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
             scale=alt.Scale(type="log", nice=False),
             axis=alt.Axis(values=[1, 10, 100, 1000], format="d"),
         ),
-        color=alt.Color("shape:N", scale=shapes, legend=alt.Legend(**above, columns=2, symbolOpacity=1)),
+        color=alt.Color("shape:N", scale=shapes, legend=alt.Legend(**above, columns=1, symbolOpacity=1)),
         detail="way:N",
     )
     bands = base.mark_area(opacity=0.15).encode(y=_error("lower"), y2="upper:Q")
@@ -31,7 +31,7 @@ def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
         strokeDash=alt.StrokeDash(
             "way:N",
             scale=solid_and_dashed,
-            legend=alt.Legend(**above, symbolType="stroke", symbolStrokeColor=theme.NOTE, symbolSize=300),
+            legend=alt.Legend(**below, columns=1, symbolType="stroke", symbolStrokeColor=theme.NOTE, symbolSize=300),
         ),
         tooltip=[
             alt.Tooltip("shape:N", title="gates"),

@@ -116,7 +116,7 @@ BUSIEST_EXPERT = Chart(
     "Each line is the busiest expert divided by the mean expert, over the words of ten steps: by the smooth load that "
     "the loss sees, and by the words that the experts were given; 1 is uniform. Gates start at 0, so that words are "
     "spread at random at first. Then the gate learns; the grey line shows where that leads without losses, in a run "
-    "with seed 0 that differs in nothing else.",
+    "with seed 0 and otherwise the default settings.",
     measure=balance_by_step,
     draw=busiest_over_steps,
 )
