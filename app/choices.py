@@ -77,7 +77,7 @@ def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
 def _overview(trace: RoutingTrace) -> None:
     """The whole of a long trace. A brush in it chooses the window, as the pages below it do for the keyboard."""
     frame = WHOLE_TRACE.measure(trace)
-    chart = described(frame)
+    chart = described(frame).of(trace.model)
     heading(chart)
     altair_chart(
         with_window(chart.draw(frame), state.window()),

@@ -61,7 +61,7 @@ def explained(tell: Callable[[str], None] = say, but: tuple[type[MoevizError], .
 
 def heading(chart: Chart, model: ModelInfo | None = None) -> None:
     """A chart's question, in the words of the model that it is asked of, with those that it needs explained."""
-    question = chart.question if model is None else in_words_of(model, chart.question)
+    question = chart.question if model is None else chart.of(model).question
     st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)))
 
 
@@ -93,7 +93,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
     with explained():
         sentence = once(part, (chart.key, "said"), lambda: said(chart.key, frame))
         if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
-            st.text(sentence)
+            st.text(in_words_of(trace.model, sentence))
         picture_and_words(chart, frame, part)
 
 
@@ -106,7 +106,7 @@ def tell_once(chart: Chart, model: ModelInfo, told: Told, sentence: str) -> None
         told[lacking] = (st.empty(), [])
         return
     place, questions = told[lacking]
-    questions.append(in_words_of(model, chart.question))
+    questions.append(chart.of(model).question)
     place.text(f"The same goes for: {' · '.join(questions)}")
 
 
@@ -117,6 +117,8 @@ def picture_and_words(
 
     Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on.
     """
+    model = model if part is None else part.model
+    chart = chart if model is None else chart.of(model)
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
         drawn = _drawn(chart, frame, part)
@@ -127,7 +129,7 @@ def picture_and_words(
         else:
             altair_chart(drawn, key=chart.key, alt=alternative(chart))
     with words:
-        particulars(chart, frame, model if part is None else part.model)
+        particulars(chart, frame)
 
 
 def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
@@ -142,12 +144,11 @@ def on_dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def particulars(chart: Chart, frame: pd.DataFrame, model: ModelInfo | None = None) -> None:
+def particulars(chart: Chart, frame: pd.DataFrame) -> None:
     """How to read a picture, and a menu of what belongs to it."""
-    reading = chart.reading if model is None else in_words_of(model, chart.reading)
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame)
-        st.markdown(reading)
+        st.markdown(chart.reading)
 
 
 def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:

@@ -98,6 +98,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
     charts = {module.name for module in pkgutil.iter_modules(moeviz.charts.__path__)} - {
         "chart",
         "theme",
+        "titles",  # in the words of a trace
         "overview",  # of long traces, above the strip
         "to_expert",  # a click on a mark that is an expert
         "one_input",  # in the story of the history

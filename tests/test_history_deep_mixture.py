@@ -28,6 +28,7 @@ from moeviz.history.deep_mixture_2013.picture import (
     information,
     share_by_epoch,
     shares,
+    with_and_without,
 )
 from moeviz.history.deep_mixture_2013.trace import trace_of
 from moeviz.history.shared.datasets import Digits
@@ -245,6 +246,10 @@ def test_the_pictures_draw_any_number_of_experts(experts):
     result = replace(result, **spread)
     for chart in (GATES_BY_PLACE_AND_DIGIT, FACTOR_INFORMATION, SHARE_BY_EPOCH):
         assert chart.draw(chart.measure(result)).to_dict()
+    spec = GATES_BY_PLACE_AND_DIGIT.draw(gate_by_factor(result)).to_dict()
+    x, y = (spec["layer"][0]["encoding"][axis]["scale"]["domain"] for axis in "xy")
+    assert spec["width"] / (x[1] - x[0]) == pytest.approx(spec["height"] / (y[0] - y[1]), rel=0.01), "places are square"
+    assert spec["width"] <= 340, "a phone is as wide"
 
 
 def test_what_ships_is_what_its_settings_say(ships, mixture, unbound):
@@ -252,6 +257,18 @@ def test_what_ships_is_what_its_settings_say(ships, mixture, unbound):
     assert (len(ships.shares), ships.bound, ships.samples) == (EPOCHS, EPOCHS - round(FREE * EPOCHS), 4000)
     assert mixture.shares[0] == pytest.approx(ships.shares[0], abs=2e-3), "both are under the constraint at first"
     assert unbound.shares[0] != pytest.approx(ships.shares[0], abs=2e-3), "nor is that so of any seed"
+
+
+def test_a_run_is_shown_beside_one_that_differs_in_the_constraint_alone(ships, unbound):
+    both = with_and_without(ships)
+    assert both[True] is ships and both[False].settings == ships.settings | {"constraint": False}
+    assert both[False].bound == 0 and len(both[False].shares) == EPOCHS
+    assert unbound.shares[0] != pytest.approx(both[False].shares[0], abs=2e-3), "of another seed"
+    assert train(epochs=1, constraint=False).shares[0] == pytest.approx(both[False].shares[0], abs=2e-3)
+    other = with_and_without(unbound)
+    assert other[False] is unbound and other[True].settings == ships.settings
+    most = {held: shares(run)["share"].max() for held, run in both.items()}
+    assert most[True] < 0.5 and most[False] > 0.8, "one expert takes a layer without it"
 
 
 def test_each_claim_can_fail(unbound):

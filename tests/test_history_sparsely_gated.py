@@ -28,7 +28,9 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     two_levels,
 )
 from moeviz.history.sparsely_gated_2017.picture import (
+    NO_LOSS,
     PAPER,
+    WITHOUT,
     balance_by_step,
     balance_table,
     beside_paper,
@@ -291,6 +293,7 @@ def test_the_trace_of_a_hierarchy_has_a_level_for_groups_and_one_for_experts(hie
 
 
 def test_the_curve_is_the_mean_of_ten_steps_and_the_rest(flat):
+    flat = replace(flat, settings=flat.settings | {"experts": 8})  # no run without losses has as many
     steps = np.arange(1, 26, dtype=np.float32)
     longer = replace(flat, balance=np.column_stack([0 * steps, 0 * steps, steps, 2 * steps]), perplexity_by_step=steps)
     curve = balance_by_step(longer).pivot(index="step", columns="measure", values="value")
@@ -299,13 +302,19 @@ def test_the_curve_is_the_mean_of_ten_steps_and_the_rest(flat):
     assert balance_by_step(flat)["step"].tolist() == [10, 10, STEPS, STEPS]
 
 
-def test_a_run_stands_beside_those_without_losses_of_as_many_experts_alone(flat):
-    shipping = {"experts": 16, "top_k": 2, "groups": 0}
-    other, alike = (balance_by_step(replace(flat, settings=shipping | but)) for but in ({"experts": 8}, {}))
-    assert other["no_loss"].isna().all()
-    runs = shipped_table()
-    ends = runs[(runs["importance"] == 0) & (runs["load"] == 0)][MEASURES[3]]
-    assert alike["no_loss"].unique() == pytest.approx([ends.mean()]) and len(ends) == 3
+def test_a_run_with_losses_stands_beside_the_one_without_them_of_as_many_experts(flat):
+    shipping = {"experts": 16, "top_k": 2, "groups": 0, "importance": 0.1, "load": 0.1}
+    beside = [
+        (balance_by_step(replace(flat, settings=shipping | but))["measure"] == NO_LOSS).any()
+        for but in ({}, {"experts": 8}, {"importance": 0.0, "load": 0.0})
+    ]
+    assert beside == [True, False, False]
+    without, runs = shipped(SparselyGated, WITHOUT), shipped_table()
+    assert without.settings == shipped(SparselyGated).settings | {"importance": 0.0, "load": 0.0}
+    same = runs[(runs["importance"] == 0) & (runs["load"] == 0) & (runs["seed"] == 0)]
+    assert without.at_end()[MEASURES[3]] == pytest.approx(same[MEASURES[3]].item(), abs=0.1)
+    ends = balance_by_step(shipped(SparselyGated)).groupby("measure")["value"].last()
+    assert ends[NO_LOSS] > 1.5 > ends[MEASURES[3]]
 
 
 def test_the_end_is_the_mean_of_the_last_steps(flat):

@@ -12,6 +12,7 @@ from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_wo
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded import EMBEDDED
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 TWO_EXAMPLES = ("English", "Python")
@@ -29,10 +30,17 @@ def compare_page() -> None:
         return
     pair = pairs.chosen(offered)
     for chart in COMPARISONS:
-        heading(chart)
+        heading(chart, _words(pair))
         with explained():
-            picture_and_words(chart, chart.measure(pair))
+            picture_and_words(chart, chart.measure(pair), model=_words(pair))
     _side_by_side(pair)
+
+
+def _words(pair: tuple[RoutingTrace, RoutingTrace]) -> ModelInfo | None:
+    """The model in whose words both can be spoken of; None where they route different things."""
+    one, other = (trace.model for trace in pair)
+    kinds = ("item_kind", "label_kind", "layer_kind")
+    return one if all(getattr(one, kind) == getattr(other, kind) for kind in kinds) else None
 
 
 def _say_where_traces_come_from() -> None:
@@ -55,7 +63,8 @@ def _side_by_side(pair: tuple[RoutingTrace, RoutingTrace]) -> None:
         with column, explained():
             st.text(f"Trace {label}")
             frame = chart.measure(part_of(trace, chart))
+            own = chart.of(trace.model)
             altair_chart(
-                chart.picture(frame, dark=on_dark()), key=f"{chart.key} {label}", alt=f"Trace {label}: {chart.question}"
+                own.picture(frame, dark=on_dark()), key=f"{chart.key} {label}", alt=f"Trace {label}: {own.question}"
             )
     st.markdown(chart.reading)

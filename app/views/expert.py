@@ -62,10 +62,10 @@ def _draw(asked: Seen) -> None:
     with right:
         _flow(asked, shared_tokens)
         _weights(asked)
-    heading(COMPANY)
+    heading(COMPANY, asked.trace.model)
     _map(COMPANY, shared_tokens, asked)
     if kinds is not None:
-        heading(ATLAS)
+        heading(ATLAS, asked.trace.model)
         _map(ATLAS, ATLAS.measure(trace, *where), asked)
     _rows(asked)
 
@@ -125,7 +125,7 @@ def _serves(asked: Seen, tokens: pd.DataFrame) -> None:
     """Its tokens, and they in their text. A fragment: a click on a bar changes the lines beside it and nothing else."""
     code, (left, right) = None, st.columns([2, 3], gap="large")
     with left:
-        heading(TOKENS)
+        heading(TOKENS, asked.trace.model)
         if len(tokens):
             chosen = _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
             code = next((int(point["code"]) for point in chosen.selection.get(TOKEN, [])), None)
@@ -151,7 +151,7 @@ def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> st
 
 
 def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
-    heading(KINDS)
+    heading(KINDS, asked.trace.model)
     if kinds is None:
         st.text("The tokens of this trace have no labels, so there are no kinds of text to compare.")
         if asked.trace.model.name == EMBEDDED and st.button("See the held-out texts"):
@@ -164,7 +164,7 @@ def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -
 
 
 def _flow(asked: Seen, shared_tokens: pd.DataFrame) -> None:
-    heading(FLOW)
+    heading(FLOW, asked.trace.model)
     frame = FLOW.measure(asked.trace, asked.layer, asked.expert, shared_tokens)
     if len(frame):
         _picture(FLOW, frame, asked)
@@ -175,7 +175,7 @@ def _flow(asked: Seen, shared_tokens: pd.DataFrame) -> None:
 
 
 def _weights(asked: Seen) -> None:
-    heading(WEIGHTS)
+    heading(WEIGHTS, asked.trace.model)
     if asked.trace.weights is None:
         st.text("This trace has expert ids alone. How much weight each has was not recorded.")
         offer_weights(asked)
@@ -191,7 +191,7 @@ def _rows(asked: Seen) -> None:
     geometry = rows(asked)
     if geometry is None and shared.why_only_read(asked.trace.model.name) is not None:
         return
-    heading(ROWS)
+    heading(ROWS, asked.trace.model)
     if geometry is None:
         st.text("This is a fact about the model's weights, which a trace does not hold.")
         offer_rows(asked)
@@ -212,7 +212,7 @@ def _map(chart: Chart, frame: pd.DataFrame, asked: Seen) -> None:
 
 def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> Any:
     """The picture, how to read it, and a menu of what belongs to it."""
-    dark = st.context.theme.type == "dark"
+    dark, chart = st.context.theme.type == "dark", chart.of(asked.trace.model)
     key = f"{chart.key} {asked.key} {steps()}"
     shown = altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
     menu_and_reading(chart, frame)

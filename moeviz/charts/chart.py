@@ -1,12 +1,19 @@
 """What a chart is: a question about a trace, the numbers that answer it, and the picture of those numbers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial, wraps
 from inspect import getdoc
-from typing import Literal
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
+
+from moeviz.charts.titles import Say, with_titles
+from moeviz.metrics.words import in_words_of
+from moeviz.model_info import ModelInfo
+
+USUAL_WORDS = "token, layer, kind of text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,16 @@ class Chart:
         """The picture of these numbers, for a light page or a dark one where that makes a difference."""
         return self.draw(frame, dark=dark) if self.themed else self.draw(frame)
 
+    def of(self, model: ModelInfo) -> "Chart":
+        """The same chart in the words of a model: its question, how to read it, and all titles in its picture.
+
+        Ask for it once, since the words are those of models that route tokens in layers.
+        """
+        say = partial(in_words_of, model)
+        if say(USUAL_WORDS) == USUAL_WORDS:
+            return self
+        return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
+
     @property
     def key(self) -> str:
         """Name in file names, tests and widget keys."""
@@ -38,3 +55,13 @@ class Chart:
         """How the numbers are computed: the metric's own docstring, without the line breaks that an editor needs."""
         paragraphs = (getdoc(self.measure) or "").split("\n\n")
         return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)
+
+
+def _with_words(draw: Callable[..., Any], say: Say) -> Callable[..., Any]:
+    """The same picture with its titles as `say` says them, under the same key."""
+
+    @wraps(draw)
+    def drawn(*frames: pd.DataFrame, **options: Any) -> Any:
+        return with_titles(draw(*frames, **options), say)
+
+    return drawn

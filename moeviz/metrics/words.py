@@ -35,15 +35,24 @@ def _harmless(word: str, otherwise: str) -> str:
 def in_words_of(model: ModelInfo, sentence: str) -> str:
     """A sentence about tokens, kinds of text and layers in the words of a model that routes something else.
 
+    What it quotes stays as it is.
+
     >>> from dataclasses import replace
     >>> from moeviz.samples import sample_trace
     >>> digits = replace(sample_trace().model, item_kind="digit", label_kind="place", layer_kind="level")
     >>> in_words_of(digits, "Which kinds of text do tokens of this layer have?")
     'Which places do digits of this level have?'
+    >>> in_words_of(digits, "Layer 3 sends the token “token” there.")
+    'Level 3 sends the digit “token” there.'
     """
     words = {"kind of text": label_word(model), "token": item_word(model), "layer": layer_word(model)}
     words = {_several(word): _several(ours) for word, ours in words.items()} | words
-    return re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], sentence)
+    words |= {_begun(word): _begun(ours) for word, ours in words.items()}
+    return re.sub(rf"“[^”]*”|\b({'|'.join(words)})\b", lambda found: words.get(found[0], found[0]), sentence)
+
+
+def _begun(word: str) -> str:
+    return word[0].upper() + word[1:]
 
 
 def _several(word: str) -> str:

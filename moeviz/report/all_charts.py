@@ -49,7 +49,7 @@ def charts_zip(
     chosen = choices(trace, layer, layers, token if token is not None or empty else len(trace.tokens) - 1)
     here, left_out, whole = [], [], BytesIO()
     with ZipFile(whole, "w") as file:
-        for topic, chart in ((topic, chart) for topic, charts in REPORTED.items() for chart in charts):
+        for topic, chart in ((topic, chart.of(trace.model)) for topic, charts in REPORTED.items() for chart in charts):
             name = f"{topic.lower().replace(' ', '-')}/{chart.key}"
             try:
                 for suffix, data in _files(chart, trace, chosen):

@@ -131,6 +131,7 @@ def _topic(topic: str, trace: RoutingTrace, chosen: Choices) -> str:
 
 def _chart(chart: Chart, topic: str, trace: RoutingTrace, chosen: Choices) -> str:
     """Question, reading, picture, method and numbers of one chart, or why there is none."""
+    chart = chart.of(trace.model)
     question = f"<h3>{escape(chart.question)}</h3>"
     try:
         frame = chart.measure(part_of(trace, chart, chosen))

@@ -25,6 +25,7 @@ from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.recorded import COUNTS_ALONE
 from moeviz.metrics.tokens import visible
+from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import Counted
 
 WIDTH = 640  # pixels: pictures under each other cannot be as wide as their page
@@ -85,7 +86,7 @@ def plot(
     chosen = choices(trace, layer, layers, token)
     pictures: list[alt.Chart | alt.LayerChart] = []
     reasons: list[MoevizError] = []
-    for chart in charts:
+    for chart in (chart.of(trace.model) for chart in charts):
         try:
             pictures.append(
                 _titled(drawn(chart, trace, chosen), chart, f"{about(trace, chart, chosen)}{chart.reading}")
@@ -142,7 +143,7 @@ def about(trace: Counted, chart: Chart, chosen: Choices) -> str:
         words += f"Token {chosen.token}. "
     if chart.tokens == "window" and len(trace.tokens) > theme.MAX_TOKENS:
         words += f"The first {theme.MAX_TOKENS} of {len(trace.tokens):,} tokens. "
-    return words
+    return in_words_of(trace.model, words)
 
 
 def drawn(chart: Chart, trace: Counted, chosen: Choices) -> alt.Chart | alt.LayerChart:

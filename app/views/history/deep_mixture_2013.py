@@ -4,13 +4,17 @@ from functools import partial
 
 import streamlit as st
 from moeviz_app.facts import figures
+from moeviz_app.pictures import altair_chart
+from moeviz_app.show import alternative, heading, on_dark, particulars
 from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 
 from moeviz.charts import NAMED
 from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
 from moeviz.history.deep_mixture_2013.model import EPOCHS, DeepMixture, train
+from moeviz.history.deep_mixture_2013.picture import shares, with_and_without
 from moeviz.history.deep_mixture_2013.trace import LABELS, trace_of
 from moeviz.history.shared.results import shipped
+from moeviz.metrics.words import percent
 
 NAME = "deep-mixture"
 FLOW = NAMED["flow_ribbons"]
@@ -34,7 +38,22 @@ def _controls() -> dict[str, object]:
 
 
 def _picture(result: DeepMixture) -> None:
-    shown(GATES_BY_PLACE_AND_DIGIT, GATES_BY_PLACE_AND_DIGIT.measure(result))
+    """The gates with the constraint beside those without it: this run, and the one that ships to hold it against."""
+    chart, both = GATES_BY_PLACE_AND_DIGIT, with_and_without(result)
+    heading(chart)
+    *places, words = st.columns([3, 3, 2], gap="medium")
+    for place, held in zip(places, (True, False), strict=True):
+        with place:
+            st.markdown(f"**{'With' if held else 'Without'} the constraint**")
+            drawn = chart.picture(chart.measure(both[held]), dark=on_dark())
+            altair_chart(drawn, key=f"{chart.key} {held}", alt=alternative(chart), width="content")
+    with words:
+        particulars(chart, chart.measure(result))
+        most = {held: percent(shares(run)["share"].max()) for held, run in both.items()}
+        st.markdown(
+            f"The busiest expert of a layer has {most[True]} of the gate with the constraint, and {most[False]} "
+            "without it."
+        )
 
 
 def _show(result: DeepMixture) -> None:
@@ -69,7 +88,8 @@ page = partial(
         more=(
             "Left alone, a gate gives everything to the first expert that does well. So in the first part of training, "
             "an expert whose running total Gᵢ leads by more than m is left out until the others have caught up (Eigen, "
-            "Ranzato and Sutskever, arXiv 1312.4314). Train with the constraint off to see what happens without it."
+            "Ranzato and Sutskever, arXiv 1312.4314). The picture shows a run that ships beside your own: one of the "
+            "two has the constraint, the other does not."
         ),
         not_here=(
             "The paper's error rates of 1.3 to 1.8 %: it trained on all of MNIST, and here 4,000 of its digits give 6 "

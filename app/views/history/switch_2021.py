@@ -51,15 +51,23 @@ def _show(result: Switch) -> None:
             "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity with one expert for all words, two seeds."),
         }
     )
-    st.markdown(
-        "Early, the router sends most words to a few experts; the auxiliary loss evens that out as it trains. More "
-        "is dropped in test than late in training: the load was evened out on other words than these."
-    )
+    st.markdown(_said(result))
     for chart, frame in (
         (DROP_RATES, DROP_RATES.measure(result, runs)),
         (DROPPED_BY_PLACE, DROPPED_BY_PLACE.measure(result)),
     ):
         shown(chart, frame)
+
+
+def _said(result: Switch) -> str:
+    """Why less is dropped late than early, and in test more than late, where that is so."""
+    early, late, test = result.drop_rate(EARLY), result.drop_rate(LATE), result.held_out_dropped
+    said = ["Early, the router sends most words to a few experts."] if late < early else []
+    if said and result.settings["aux_weight"]:
+        said.append("The auxiliary loss evens that out as it trains.")
+    if test > late:
+        said.append("More is dropped in test than late in training: the load was evened out on other words than these.")
+    return " ".join(said)
 
 
 page = partial(

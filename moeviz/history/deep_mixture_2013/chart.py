@@ -17,7 +17,7 @@ DIGIT_WIDTH = MOVES / DIGIT_COLUMNS
 DIGITS_TOP = NAMES + MOVES + GAP
 PANEL = DIGITS_TOP + 2 * DIGIT_HEIGHT + BELOW
 SEAMLESS = 1.1  # of a place: each covers the edge of the next, or the page shows between them
-UNIT = 13  # pixels of height: about square where the page is wide
+UNIT = 8.5  # pixels, to the right as well as down: places are square on any page, and four panels fit a phone
 
 
 def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
@@ -44,7 +44,9 @@ def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
         _names(panels, "expert", "under_expert", across, along),
         _names(panels.drop_duplicates("layer"), "layer", "under_layer", across, along),
     )
-    return theme.framed(picture, round(UNIT * (PANEL * rows - BELOW)), canvas=True)
+    height = round(UNIT * (PANEL * rows - BELOW))
+    size = {"width": round(UNIT * width), "autosize": alt.AutoSizeParams(type="pad")}  # the legend stands beside it
+    return theme.framed(picture, height, canvas=True).properties(**size)
 
 
 def _names(panels: pd.DataFrame, field: str, under: str, across: dict, along: dict) -> alt.Chart:

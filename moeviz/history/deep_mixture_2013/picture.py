@@ -11,9 +11,20 @@ from jaxtyping import Float
 
 from moeviz.history.deep_mixture_2013.model import DeepMixture
 from moeviz.history.deep_mixture_2013.moved_digits import moves
+from moeviz.history.shared.results import SHIPPED, shipped
 
 LAYERS = (1, 2)  # as the paper counts
+UNBOUND = "unbound.npz"  # the run without the constraint that ships
 FACTORS = ("where", "what")
+
+
+def with_and_without(result: DeepMixture) -> dict[bool, DeepMixture]:
+    """A run with the constraint and one without it: this one, and of what ships the one that it is to be held against.
+
+    They differ in the constraint alone where this one has the default settings.
+    """
+    mine = bool(result.settings["constraint"])
+    return {mine: result, not mine: shipped(DeepMixture, UNBOUND if mine else SHIPPED)}
 
 
 def gate_by_factor(result: DeepMixture) -> pd.DataFrame:

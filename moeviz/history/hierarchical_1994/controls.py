@@ -14,7 +14,7 @@ def _of_another_case(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=
     return share[np.random.default_rng(0).permutation(len(share))]
 
 
-def _without_root(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=model._one_pass) -> Tree:
+def _without_root(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=model.one_pass) -> Tree:
     fitted = right(tree, inputs, desired)
     return Tree(np.zeros_like(fitted.root), fitted.gates, fitted.experts)
 
@@ -26,5 +26,5 @@ CONTROLS = (
         ("largest fall of the likelihood", "passes to error", "accuracy on test speakers"),
         of_vowels,
     ),
-    Control("the root stays uniform", (model, "_one_pass", _without_root), ("two cuts",), of_two_cuts),
+    Control("the root stays uniform", (model, "one_pass", _without_root), ("two cuts",), of_two_cuts),
 )

@@ -89,10 +89,11 @@ def train(data: Vowels | None = None, passes: int = PASSES, seed: int = 0, watch
     data = stand_in() if data is None else data
     inputs, desired = encode(data)
     mine, wanted = inputs[data.training], desired[data.training]
-    trees = [_at_random(inputs.shape[1], seed)]
+    trees = [at_random(inputs.shape[1], seed)]
     for done in range(passes):
-        watch(done / passes, f"pass {done} of {passes}, average squared error {_squared(trees[-1], mine, wanted):.3f}")
-        trees.append(_one_pass(trees[-1], mine, wanted))
+        error = squared_error(trees[-1], mine, wanted)
+        watch(done / passes, f"pass {done} of {passes}, average squared error {error:.3f}")
+        trees.append(one_pass(trees[-1], mine, wanted))
     return Hierarchy(
         settings={"passes": passes, "seed": seed},
         source=data.source,
@@ -100,7 +101,7 @@ def train(data: Vowels | None = None, passes: int = PASSES, seed: int = 0, watch
         gates=np.stack([tree.gates for tree in trees]),
         experts=np.stack([tree.experts for tree in trees]),
         likelihood=np.array([log_likelihood(tree, mine, wanted) for tree in trees]),
-        squared_error=np.array([_squared(tree, mine, wanted) for tree in trees]),
+        squared_error=np.array([squared_error(tree, mine, wanted) for tree in trees]),
         train_accuracy=_right(trees[-1], mine, wanted),
         test_accuracy=_right(trees[-1], inputs[~data.training], desired[~data.training]),
     )
@@ -110,7 +111,14 @@ def responsibilities(
     tree: Tree, inputs: Float64[np.ndarray, "N D"], desired: Float64[np.ndarray, " N"]
 ) -> Float64[np.ndarray, "N E"]:
     """The expectation step, equations 6 to 8: how likely each expert made the desired answer. A row sums to 1."""
-    joint = tree.leaves(inputs) * _chance(tree.answers(inputs), desired[:, None])
+    return shared_out(tree.leaves(inputs), tree.answers(inputs), desired)
+
+
+def shared_out(
+    leaves: Float64[np.ndarray, "N E"], answers: Float64[np.ndarray, "N E"], desired: Float64[np.ndarray, " N"]
+) -> Float64[np.ndarray, "N E"]:
+    """Bayes' rule: from how likely each expert is and what it says, how far it is responsible. A row sums to 1."""
+    joint = leaves * _chance(answers, desired[:, None])
     return joint / joint.sum(axis=1, keepdims=True)
 
 
@@ -142,7 +150,7 @@ def log_likelihood(tree: Tree, inputs: Float64[np.ndarray, "N D"], desired: Floa
     return float((np.log(joint.sum(axis=1)).sum() - RIDGE / 2 * (lines**2).sum()) / len(inputs))
 
 
-def _one_pass(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
+def one_pass(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
     """The maximisation step, equations 10 to 12: seven fits, each with its own responsibility for each case."""
     share = responsibilities(tree, inputs, desired).reshape(len(inputs), BRANCHES, -1)
     branch, everyone = share.sum(axis=2), np.ones(len(inputs))
@@ -155,7 +163,8 @@ def _one_pass(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
     return Tree(fitted(tree.root, inputs, branch[:, 1], everyone), np.stack(gates), np.stack(experts))
 
 
-def _at_random(dimensions: int, seed: int) -> Tree:
+def at_random(dimensions: int, seed: int) -> Tree:
+    """A tree before training."""
     rng = np.random.default_rng(seed)
     shapes = ((dimensions,), (BRANCHES, dimensions), (LEAVES, dimensions))
     return Tree(*(rng.uniform(-START, START, shape) for shape in shapes))
@@ -171,7 +180,8 @@ def _fit(line: np.ndarray, inputs: np.ndarray, wanted: np.ndarray, weight: np.nd
     return float((weight * (wanted * z - np.logaddexp(0, z))).sum() - RIDGE / 2 * line @ line)
 
 
-def _squared(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> float:
+def squared_error(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> float:
+    """Average squared error of what a tree answers."""
     return float(((desired - tree.answer(inputs)) ** 2).mean())
 
 

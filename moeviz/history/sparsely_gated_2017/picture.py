@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.shared.results import Watch, shipped, unwatched
 from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, train
 
 TABLE = Path(__file__).with_name("sweep.csv")
@@ -21,7 +21,9 @@ PAPER = {
     (1.0, 1.0): (0.03, 0.02, 1.07),
 }
 EVEN = dict(zip(MEASURES, (0.0, 0.0, 1.0, 1.0), strict=True))  # where all experts are equally busy
-COMPARED = (16, 2, 0)  # experts, top-k and groups of the runs that ship
+COMPARED = (16, 2, 0)  # experts, top-k and groups of what ships
+WITHOUT = "no_loss.npz"  # the run without losses that ships
+NO_LOSS = "max / mean words, without losses"
 TOGETHER = 10  # steps of training that make a point of the curve
 
 
@@ -33,34 +35,33 @@ def balance_by_step(result: SparselyGated) -> pd.DataFrame:
     averaged over ten consecutive steps. Uniform is 1. Gates start at 0, so the first words are divided at random, which
     is not quite uniform.
 
-    Beside it stands where a run without losses ends, by words: the mean of the seeds of `balance_table` that ship, of
-    16 experts and 2 for a word.
+    Beside a run with losses stands the one without them that ships, by words, where it has as many experts.
 
     One row per ten steps and measure. Columns: step int32 (the last of the ten, from 1) · measure str · value float64 ·
-    even float64 (1) · no_loss float64 (NaN where the run is of other experts).
+    even float64 (1).
 
     Source: Shazeer et al. (arXiv 1701.06538), table 6, last column, which has it after training.
     """
-    names = MEASURES[2:]
+    lines = _by_ten(result, MEASURES[2:])
+    if without := _without_losses(result):
+        lines = pd.concat([lines, _by_ten(without, MEASURES[3:]).assign(measure=NO_LOSS)], ignore_index=True)
+    return lines.astype({"measure": "str"}).assign(even=1.0)
+
+
+def _by_ten(result: SparselyGated, names: tuple[str, ...]) -> pd.DataFrame:
+    """The means of ten steps of training, and of the rest at its end. The last of MEASURES, as many as `names`."""
     last = np.append(np.arange(TOGETHER, len(result.balance), TOGETHER), len(result.balance))
-    each = np.split(result.balance[:, 2:].astype(np.float64), last[:-1])
+    each = np.split(result.balance[:, -len(names) :].astype(np.float64), last[:-1])
     values = np.stack([steps.mean(axis=0) for steps in each])
-    return pd.DataFrame(
-        {
-            "step": np.repeat(last.astype(np.int32), len(names)),
-            "measure": pd.Series(np.tile(names, len(last)), dtype="str"),
-            "value": values.ravel(),
-            "even": 1.0,
-            "no_loss": _without_losses(result),
-        }
-    )
+    steps = np.repeat(last.astype(np.int32), len(names))
+    return pd.DataFrame({"step": steps, "measure": np.tile(names, len(last)), "value": values.ravel()})
 
 
-def _without_losses(result: SparselyGated) -> float:
-    """How busy the busiest expert is by words at the end of runs that ship; they differ from these in the losses."""
-    runs, settings = shipped_table(), result.settings
+def _without_losses(result: SparselyGated) -> SparselyGated | None:
+    """The run that ships without losses, if this one has them and differs in nothing else but its seed."""
+    settings = result.settings
     alike = (settings["experts"], settings["top_k"], settings["groups"]) == COMPARED
-    return float(runs.loc[runs["importance"] + runs["load"] == 0, MEASURES[3]].mean()) if alike else float("nan")
+    return shipped(SparselyGated, WITHOUT) if alike and settings["importance"] + settings["load"] > 0 else None
 
 
 def balance_table(seeds: Iterable[int] = SEEDS, steps: int = STEPS, watch: Watch = unwatched) -> pd.DataFrame:
