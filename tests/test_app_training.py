@@ -75,7 +75,7 @@ def test_the_pair_that_ships_is_there_on_the_first_day_with_its_alarms():
     app = training_page()
     assert not app.exception
     said = sentences(app)
-    assert "experts 0, 3 of 8 do 87% of the work; no aux loss is computed." in said
+    assert "experts 0 and 3 of 8 do 87% of the work; no aux loss is computed." in said
     assert "Go back to a checkpoint from before the alarm" in said
     assert "No alarm is on at step 90." in said and "Over at step" in said
     assert app.select_slider(key=state.RUN_LAYER).value == 1, "the worst layer"

@@ -18,7 +18,7 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(server, browser, si
     visitor = watched(server, browser, color_scheme=scheme, **SIZES[size])
     page = next(visitor)
     go_to(page, "Training")
-    expect(page.get_by_text("experts 0, 3 of 8 do 87% of the work")).to_be_in_viewport()
+    expect(page.get_by_text("experts 0 and 3 of 8 do 87% of the work")).to_be_in_viewport()
     expect(page.get_by_text("No alarm is on at step 90.")).to_be_visible()
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3)
     check(page)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from moeviz.metrics.said_of_experts import said_of_importance
 from moeviz.metrics.tokens import visible
+from moeviz.names import with_and
 from moeviz.training.recorded.run import ALIVE, runs_of
 
 LONGEST_NAME = 40
@@ -26,8 +27,8 @@ def said_of_lacking(key: str, frame: pd.DataFrame) -> str | None:
     lacking = [name for name in names if name not in drawn]
     if not lacking or not drawn:
         return None
-    rest = " and ".join(_quoted(name) for name in names if name in drawn)
-    return f"{' and '.join(map(_quoted, lacking))} has {what}: only {rest} is drawn."
+    rest = with_and([_quoted(name) for name in names if name in drawn])
+    return f"{with_and([*map(_quoted, lacking)])} has {what}: only {rest} is drawn."
 
 
 def _load(frame: pd.DataFrame) -> str | None:
