@@ -78,7 +78,7 @@ class Visit:
             tools = context.new_cdp_session(tab)
             tools.send("Performance.enable", {"timeDomain": "threadTicks"})
             tab.on("websocket", lambda socket: socket.on("framereceived", self._count))
-            self._begin = time.perf_counter(), _cpu_of(server)
+            self._begin = time.perf_counter(), cpu_of(server)
             tab.goto(f"{server.url}/{page}")
             tab.wait_for_selector(CHARTS)
             self.first = self._now(tools, server)
@@ -92,12 +92,12 @@ class Visit:
         self.sent += len(frame)
 
     def _now(self, tools: CDPSession, server: Server) -> Moment:
-        seconds, cpu = time.perf_counter() - self._begin[0], _cpu_of(server) - self._begin[1]
+        seconds, cpu = time.perf_counter() - self._begin[0], cpu_of(server) - self._begin[1]
         metrics = {row["name"]: row["value"] for row in tools.send("Performance.getMetrics")["metrics"]}
         return Moment(seconds, metrics["TaskDuration"], cpu)
 
 
-def _cpu_of(server: Server) -> float:
+def cpu_of(server: Server) -> float:
     """CPU seconds of the server's process so far, all its threads together. Of Linux alone; elsewhere NaN."""
     stat = Path(f"/proc/{server.process.pid}/stat")
     if not stat.exists():
