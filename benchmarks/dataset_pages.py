@@ -8,7 +8,8 @@ asked about this dataset, and then a second visitor, for whom the answers are kn
 of the page Corpus to its first picture, "all" to its last; "page" is from a click that leads to an expert to its page,
 "contexts" to the lines of text, and "tokens" to the bars of its tokens, for which all rows of a layer are read. "sent"
 is what the server sends to that tab, in its web socket, before compression. "example" is the page Load of the example,
-in a browser as new as that of the corpus: what any page of the app takes on this machine.
+in a browser as new as that of the corpus: what any page of the app takes on this machine. "CPU" are the seconds of the
+browser's main thread and of the server until then, which a busy machine inflates less.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.corpus_data import write_made_up
-from tests.browser import SIZES, chromium, served
+from benchmarks.training_page import cpu_of
+from tests.browser import SIZES, Server, chromium, served
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
 IDLE = "() => !document.querySelector('[data-testid=stStatusWidget]')"
@@ -31,10 +33,12 @@ LAYER, EXPERT = 3, 5
 class Tab:
     """A page that counts what it is sent, and what time it is."""
 
-    def __init__(self, browser: Browser) -> None:
-        self.context = browser.new_context(**SIZES["desktop"])
+    def __init__(self, browser: Browser, server: Server) -> None:
+        self.context, self._server = browser.new_context(**SIZES["desktop"]), server
         self.page: Page = self.context.new_page()
-        self.sent, self.start = 0, 0.0
+        self._tools = self.context.new_cdp_session(self.page)
+        self._tools.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self.sent, self.start, self._spent = 0, 0.0, 0.0
         self.page.on("websocket", lambda socket: socket.on("framereceived", self._count))
 
     def _count(self, frame: str | bytes) -> None:
@@ -42,7 +46,15 @@ class Tab:
 
     def begin(self) -> None:
         """Count from here."""
-        self.sent, self.start = 0, time.perf_counter()
+        self.sent, self.start, self._spent = 0, time.perf_counter(), self._cpu()
+
+    def spent(self) -> float:
+        """CPU seconds since then, of the browser's main thread and of the server."""
+        return self._cpu() - self._spent
+
+    def _cpu(self) -> float:
+        metrics = {row["name"]: row["value"] for row in self._tools.send("Performance.getMetrics")["metrics"]}
+        return float(metrics["TaskDuration"]) + cpu_of(self._server)
 
     def until(self, condition: str) -> float:
         """Seconds until this holds."""
@@ -50,16 +62,18 @@ class Tab:
         return time.perf_counter() - self.start
 
 
-def visit(browser: Browser, url: str, name: str) -> dict[str, float]:
+def visit(browser: Browser, server: Server, name: str) -> dict[str, float]:
     """One visitor, who looks at the corpus and then at an expert."""
-    tab, other, found = Tab(browser), Tab(browser), {}
+    tab, other, found, url = Tab(browser, server), Tab(browser, server), {}, server.url
     other.begin()
     other.page.goto(f"{url}/load")
     found["example, first chart"] = other.until(f"() => document.querySelector('{CHART}')")
+    found["example, CPU"] = other.spent()
     other.context.close()
     tab.begin()
     tab.page.goto(f"{url}/corpus?dataset={name}")
     found["first chart"] = tab.until(f"() => document.querySelector('{CHART}')")
+    found["first chart, CPU"] = tab.spent()
     found["corpus, all"] = tab.until(f"() => document.querySelectorAll('{CHART}').length >= 4 && ({IDLE})()")
     found["corpus, MB sent"] = tab.sent / 1e6
     tab.page.get_by_role("button", name="Go to an expert").click()
@@ -70,6 +84,7 @@ def visit(browser: Browser, url: str, name: str) -> dict[str, float]:
     found["expert, page"] = tab.until("() => /expert \\d+/.test(document.querySelector('h1')?.textContent)")
     lines = "() => [...document.querySelectorAll('*')].some(e => e.shadowRoot?.querySelector('.kwic > *'))"
     found["expert, contexts"] = tab.until(f"() => document.querySelector('.kwic > *') || ({lines})()")
+    found["expert, contexts CPU"] = tab.spent()
     found["expert, tokens"] = tab.until("() => document.body.innerText.includes('Which tokens keep to it?')")
     found["expert, all"] = tab.until(IDLE)
     found["expert, MB sent"] = tab.sent / 1e6
@@ -98,11 +113,11 @@ def main() -> None:
         browser = chromium(playwright)
         for _ in range(wanted.rounds):
             with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as server:
-                warm = Tab(browser)
+                warm = Tab(browser, server)
                 warm.page.goto(f"{server.url}/load")
                 warm.until(f"() => document.querySelector('{CHART}')")
                 warm.context.close()
-                visits.append([visit(browser, server.url, folder.name) for _ in range(2)])
+                visits.append([visit(browser, server, folder.name) for _ in range(2)])
         browser.close()
     sys.stdout.write(
         f"{wanted.tokens:,} tokens x {wanted.layers} layers x {wanted.top_k} of {wanted.experts} experts; median of "

@@ -6,7 +6,7 @@ On the embedded model: texts of random tokens, the 60 texts of the evaluation se
 the example, and whole), and shuffled routing: the tokens of a real text in any order at each layer; tokens drawn from
 all texts, in any order; experts drawn at random with the loads of all texts; and experts drawn uniformly. With what is
 usual (the 60 texts; for a real text, the 59 others), and without. The test of weakness: a sentence that the shuffling
-has made untrue is said of at most 5 % of the traces. To put the tokens of one text in another order leaves its loads as
+has made untrue is said of at most 5% of the traces. To put the tokens of one text in another order leaves its loads as
 they are, and so also what is said of its busiest expert.
 """
 
@@ -82,7 +82,7 @@ def report(name: str, traces: Traces) -> None:
     for known in (True, False):
         told = [[found.sentence for found in findings(one, usual if known else None)] for one, usual in pairs]
         counts = [sum(any(sign in one for one in sentences) for sentences in told) for sign in KINDS.values()]
-        cells = "".join(f"{100 * count / len(pairs):8.1f} %" for count in (*counts, sum(map(bool, told))))
+        cells = "".join(f"{100 * count / len(pairs):8.1f}%" for count in (*counts, sum(map(bool, told))))
         print(f"{name:34}{'yes' if known else 'no':>6}{len(pairs):8}{cells}")
 
 

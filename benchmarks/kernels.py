@@ -44,7 +44,7 @@ ROTATED = 96 << 20  # bytes of input sets: more than the cache of an H100 holds
 WARM_UP = 20
 GOALS = """Goals on an H100: traced / plain <= 1.10 (T >= 4096, E >= 64); traced - plain <= 0.2 us (T <= 512);
 transformers / plain >= 6 (T = 1) and >= 12 (T = 16384); plain (128, 8) T = 16384 <= 8 us; dispatch of <= 1024
-assignments in one launch <= 5 us; experts at T = 1 >= 75 % of the memory bandwidth."""
+assignments in one launch <= 5 us; experts at T = 1 >= 75% of the memory bandwidth."""
 
 Result = dict[str, Any]
 

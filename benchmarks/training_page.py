@@ -1,13 +1,15 @@
 """Does the page Training open a large run soon, and how much does it send?
 
-    python -m benchmarks.training_page [--layers 48] [--experts 128] [--logs 1000]
+    python -m benchmarks.training_page [--layers 48] [--experts 128] [--logs 1000] [--before FOLDER]
 
-Writes a made-up run, with the files that a real one would have, and opens it as `moeviz app RUN` does, in Chromium.
+Writes a made-up run, with the files that a real one would have, and opens it as `moeviz app RUN` does, in Chromium; and
+by a link the pair of runs that ships, as a newcomer sees the page ("pair").
 "reads" is the CPU time that reading takes, once; "first" is from the request to the first chart on screen and "last" to
 the last one of the page, on a server that has been visited before. Each has beside it the CPU time of the browser's
 main thread and of the server until then, which a busy machine inflates less than seconds: on an idle one, "last" is
 about their sum. "sent" is what the server sends to that tab, in its web socket, before compression. Between visits, the
-page Load of the example is opened in the same way: what any page of the app takes on this machine.
+page Load of the example is opened in the same way: what any page of the app takes on this machine. With an older
+checkout's folder, both apps take turns.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +31,8 @@ from tests.browser import SIZES, Server, chromium, served
 
 TOKENS, TOP_K, STEPS = 4096, 8, 10  # of each log
 CHARTS = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
-CHARTS_OF_RUN, CHARTS_OF_LOAD = 8, 4  # of a run without snapshots and gradients; of the page Load, at least
+# What is opened, and how many charts there are at least: those of the part that is open at first; of the page Load.
+PAGES = {"training": ("training", 2), "pair": ("training?run=aux-off&beside=aux-on", 3), "load": ("load", 4)}
 
 
 def write_made_up_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0) -> None:
@@ -74,7 +78,7 @@ class Visit:
             tools = context.new_cdp_session(tab)
             tools.send("Performance.enable", {"timeDomain": "threadTicks"})
             tab.on("websocket", lambda socket: socket.on("framereceived", self._count))
-            self._begin = time.perf_counter(), _cpu_of(server)
+            self._begin = time.perf_counter(), cpu_of(server)
             tab.goto(f"{server.url}/{page}")
             tab.wait_for_selector(CHARTS)
             self.first = self._now(tools, server)
@@ -88,12 +92,12 @@ class Visit:
         self.sent += len(frame)
 
     def _now(self, tools: CDPSession, server: Server) -> Moment:
-        seconds, cpu = time.perf_counter() - self._begin[0], _cpu_of(server) - self._begin[1]
+        seconds, cpu = time.perf_counter() - self._begin[0], cpu_of(server) - self._begin[1]
         metrics = {row["name"]: row["value"] for row in tools.send("Performance.getMetrics")["metrics"]}
         return Moment(seconds, metrics["TaskDuration"], cpu)
 
 
-def _cpu_of(server: Server) -> float:
+def cpu_of(server: Server) -> float:
     """CPU seconds of the server's process so far, all its threads together. Of Linux alone; elsewhere NaN."""
     stat = Path(f"/proc/{server.process.pid}/stat")
     if not stat.exists():
@@ -109,32 +113,52 @@ def _told(name: str, moments: list[Moment]) -> str:
     return f"{name} {statistics.median(seconds):.2f} s ({spread}), browser {browser:.2f} s, server {server:.2f} s"
 
 
+def _served(stack: ExitStack, folder: Path, checkout: Path | None) -> Server:
+    """An app of this checkout, or of another, that opens that run."""
+    opens = {"MOEVIZ_OPEN": str(folder), "MOEVIZ_SERVE": "private"}
+    if checkout is None:
+        return stack.enter_context(served(**opens))
+    home = checkout.resolve()
+    paths = f"{home}:{home / 'kernels'}"
+    return stack.enter_context(served(str(home / "app" / "main.py"), PYTHONPATH=paths, **opens))
+
+
+def _print(name: str, visits: dict[str, list[Visit]]) -> None:
+    print(f"{name}: {_told('training, at the first visit', [visits['training'][0].last])}")
+    for page, found in visits.items():
+        for moment in ("first", "last"):
+            print(f"{name}: {page:<9} {_told(moment, [getattr(visit, moment) for visit in found[1:]])}")
+        print(f"{name}: {page:<9} sent {max(visit.sent for visit in found[1:]) / 1e6:.2f} MB")
+
+
 def main() -> None:
-    """Print a line."""
+    """Print what was found, a line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--experts", type=int, default=128)
     parser.add_argument("--logs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="an older checkout")
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        folder = Path(name) / "run"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         write_made_up_run(folder, wanted.layers, wanted.experts, wanted.logs)
         start = time.process_time()
         run_at(folder)
         reads = time.process_time() - start
-        with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as server:
-            browser, visits = chromium(playwright), []
-            for _ in range(1 + wanted.rounds):
-                visits += [Visit(browser, server, "training", CHARTS_OF_RUN)]
-                visits += [Visit(browser, server, "load", CHARTS_OF_LOAD)]
-            browser.close()
+        apps = {"now": _served(stack, folder, None)}
+        if wanted.before is not None:
+            apps["before"] = _served(stack, folder, wanted.before)
+        browser = chromium(stack.enter_context(sync_playwright()))
+        visits: dict[str, dict[str, list[Visit]]] = {name: {page: [] for page in PAGES} for name in apps}
+        for _ in range(1 + wanted.rounds):
+            for page, (address, charts) in PAGES.items():
+                for name, server in apps.items():
+                    visits[name][page].append(Visit(browser, server, address, charts))
+        browser.close()
     print(f"{wanted.layers} layers x {wanted.experts} experts x {wanted.logs:,} logs: reads {reads:.2f} s CPU")
-    print(f"training  {_told('at the first visit', [visits[0].last])}")
-    for page, found in (("training", visits[2::2]), ("load", visits[3::2])):
-        for moment in ("first", "last"):
-            print(f"{page:<9} {_told(moment, [getattr(visit, moment) for visit in found])}")
-        print(f"{page:<9} sent {max(visit.sent for visit in found) / 1e6:.2f} MB")
+    for name, found in visits.items():
+        _print(name, found)
 
 
 if __name__ == "__main__":

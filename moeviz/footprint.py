@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from moeviz.model_info import ParameterCounts
 
-BITS = (32, 16, 8, 4)  # of a weight. Quantised formats keep scales and some layers besides: 2 to 15 % more
+BITS = (32, 16, 8, 4)  # of a weight. Quantised formats keep scales and some layers besides: 2 to 15% more
 # What the makers' data sheets say, in GB of 10^9 bytes.
 CARDS = {
     "T4": 16,

@@ -24,13 +24,23 @@ def cut(text: str, most: int = MOST_SHOWN) -> str:
 
 
 def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """Numbers in a row, without the middle where they are many.
+    """Numbers in a sentence, without the middle where they are many.
 
     >>> listed(range(3)), listed(range(4096))
-    ('0, 1, 2', '0, 1, 2, …, 4095')
+    ('0, 1 and 2', '0, 1, 2, …, 4095')
     """
-    shown = [*numbers[:3], "…", numbers[-1]] if len(numbers) > most else numbers
-    return ", ".join(map(str, shown))
+    if len(numbers) > most:
+        return ", ".join(map(str, [*numbers[:3], "…", numbers[-1]]))
+    return with_and([*map(str, numbers)])
+
+
+def with_and(parts: Sequence[str]) -> str:
+    """Parts of a sentence, the last after "and".
+
+    >>> with_and(["a", "b", "c"]), with_and(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])
 
 
 def why_no_file(name: str | PurePath) -> str:

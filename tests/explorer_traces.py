@@ -22,7 +22,7 @@ class Found:
 
 
 STAND_IN = (
-    Found("Layer 2 sends 40 % of this text to expert 3.", 2, 7, 3),
+    Found("Layer 2 sends 40% of this text to expert 3.", 2, 7, 3),
     Found("At layer 3, “<b>the</b>” was a close call.", 3, 4, None),
 )
 

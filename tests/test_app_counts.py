@@ -72,7 +72,7 @@ def test_the_sentence_names_the_busiest_and_those_without_tokens():
     info = ModelInfo("m", "file", (1, 4), (4, 4), 1)
     counts = ExpertCounts(info, np.array([[[6, 2, 0, 0], [3, 3, 2, 0]]]), np.array([[8, 8]]))
     assert answer(counts) == (
-        "The busiest is expert 0 of layer 1, with 75 % of the layer's assignments, 3.0× a uniform share. Of 8 experts, "
+        "The busiest is expert 0 of layer 1, with 75% of the layer's assignments, 3.0× a uniform share. Of 8 experts, "
         "3 got no token, most of them in layer 1: 2."
     )
     assert answer(counts.select([4])).endswith("Of 4 experts, 1 got no token, in layer 4.")

@@ -132,7 +132,10 @@ def test_the_trace_comes_back_and_a_run_takes_the_place_of_the_dataset(serving, 
 def test_an_expert_has_a_page_with_its_tokens_in_their_text(serving, folder):
     busiest = int(texts_of().counts().assignments[0, 1].argmax())
     app = serving(folder, at="expert", dataset=NAME, layer="1", expert=str(busiest))
-    assert title(app) == f"Layer 1, expert {busiest}" and pictures(app) >= 4
+    assert title(app) == f"Layer 1, expert {busiest}" and pictures(app) >= 5
+    asked = "Where are the tokens whose first choice it is, a layer before and a layer after?"
+    assert asked in [heading.value for heading in app.subheader]
+    assert "how much weight it has, and which experts of other layers" in sentences(app)
     lines = drawn(app, "contexts")
     assert len(lines["lines"]) == 20 and {line["label"] for line in lines["lines"]} <= {"prose", "code"}
     assert "sample 0" in "\n".join(text.value for text in app.markdown).replace("\\", "")
@@ -147,6 +150,7 @@ def test_without_text_the_page_of_an_expert_says_so_and_draws_the_rest(serving, 
     app = serving(tmp_path / NAME, at="expert", dataset=NAME, layer="1", expert="2")
     assert "Contexts need the tokens' texts, and this dataset was written without them." in sentences(app)
     assert "Top tokens need the tokens' texts" in sentences(app) and pictures(app) == 4
+    assert "It is the first choice of no token that has one in a layer before or after." in sentences(app)
 
 
 def test_without_labels_what_needs_them_is_said_once(serving, tmp_path):

@@ -92,7 +92,7 @@ def on_offer(tiny, monkeypatch):
 def test_without_a_trace_an_expert_of_the_embedded_model_is_shown_in_the_held_out_texts():
     app = visit(layer="0", expert="6")
     assert app.title[0].value == "Layer 0, expert 6"
-    assert "98 % of Russian" in said(app).replace("\\", "")
+    assert "98% of Russian" in said(app).replace("\\", "")
     assert "rank 8 of 8" in said(app) and "**1,967** of 9,654 tokens" in said(app)
     assert "muted, the model loses **0.112** nats a token, most in Russian: 1.11" in said(app)
     assert pictures(app) == ALL

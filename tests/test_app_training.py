@@ -8,7 +8,7 @@ import pytest
 from moeviz_app import runs, settings, state
 from streamlit.testing.v1 import AppTest
 from test_app import SAFE_ELEMENTS, SECONDS, pictures, sentences
-from test_app_links import go_to, visit
+from test_app_links import address, go_to, visit
 from test_training_over_steps import layer, made_run
 
 from moeviz.cli import app as served_app
@@ -32,6 +32,16 @@ def training_page(**kept: object) -> AppTest:
     for key, value in kept.items():
         app.session_state[key] = value
     return app.run()
+
+
+def in_all_parts(app: AppTest) -> dict[str, int]:
+    """How many pictures each part of the page has, opened one after the other."""
+    found = {}
+    for part in runs.PARTS:
+        app.session_state[state.RUN_PART] = part
+        assert not app.run().exception
+        found[part] = pictures(app)
+    return found
 
 
 def uploaded(name: str, data: bytes) -> AppTest:
@@ -63,28 +73,61 @@ def run_file(folder: Path, logs: int, unfinished: bytes = b"") -> Path:
 
 def test_the_pair_that_ships_is_there_on_the_first_day_with_its_alarms():
     app = training_page()
-    assert not app.exception and pictures(app) == 13
+    assert not app.exception
     said = sentences(app)
-    assert "experts 0, 3 of 8 do 87% of the work; no aux loss is computed." in said
+    assert "experts 0 and 3 of 8 do 87% of the work; no aux loss is computed." in said
     assert "Go back to a checkpoint from before the alarm" in said
     assert "No alarm is on at step 90." in said and "Over at step" in said
     assert app.select_slider(key=state.RUN_LAYER).value == 1, "the worst layer"
 
 
-def test_an_alarm_leads_to_its_layer():
+def test_only_the_part_that_is_open_is_drawn():
+    """All at once, the first picture would come with the last."""
     app = training_page()
+    assert pictures(app) == 3 and app.session_state[state.RUN_PART] == runs.EXPERTS
+    assert in_all_parts(app) == {runs.EXPERTS: 3, runs.BALANCE: 3, runs.LOSSES: 4, runs.PROBE: 3}
+
+
+def test_a_link_opens_the_part_that_was_on_screen():
+    app = visit("training", run="aux-on", part="losses")
+    assert app.session_state[state.RUN_PART] == runs.LOSSES and pictures(app) == 4
+    assert address(app)["part"] == "losses" and address(app)["run"] == "aux-on"
+    app = visit("training", run="aux-on", part="none such")
+    assert app.session_state[state.RUN_PART] == runs.EXPERTS
+
+
+def test_an_alarm_leads_to_its_layer():
+    app = training_page(run_part=runs.BALANCE)
     (button,) = (button for button in app.button if button.label == "See layer 0")
     button.click().run()
     assert app.select_slider(key=state.RUN_LAYER).value == 0 and not app.exception
+    assert app.session_state[state.RUN_PART] == runs.EXPERTS
 
 
 def test_a_run_alone_and_tokens_on_the_axis():
     app = training_page()
     app.selectbox(key=state.OTHER_RUN).set_value("no other run").run()
-    assert not app.exception and pictures(app) == 12
-    state_before = sentences(app)
+    assert not app.exception and sum(in_all_parts(app).values()) == 12
+    assert "aux loss on" not in sentences(app)
     app.session_state[state.RUN_AXIS] = "Tokens"
-    assert not app.run().exception and pictures(app) == 12 and "aux loss on" not in state_before
+    assert sum(in_all_parts(app).values()) == 12
+
+
+def test_a_run_without_what_the_other_has_is_named_and_the_other_keeps_its_colour(started, tmp_path):
+    """Of the second run alone, a curve without a name in the first run's colour would be taken for the first's."""
+    one, other = run_file(tmp_path / "one", 2), run_file(tmp_path / "other", 2)
+    with (other / "routing.jsonl").open("a") as file:
+        for step, changed in ((1, [None]), (2, [0.5])):
+            file.write(json.dumps({"snapshot": step, "tokens": step, "changed": changed}) + "\n")
+    app = started(one, other)
+    app.session_state[state.RUN_PART] = runs.PROBE
+    assert not app.run().exception and pictures(app) == 1
+    assert "“one” has fewer than two snapshots of a probe set: only “other” is drawn." in sentences(app)
+    assert "At the end, in “other” 50% of the choices changed" in sentences(app)
+    (chart,) = app.get("vega_lite_chart")
+    assert json.loads(chart.proto.spec)["layer"][0]["encoding"]["color"]["scale"]["domain"] == ["one", "other"]
+    app.session_state[state.RUN_PART] = runs.BALANCE
+    assert "is drawn" not in sentences(app.run()), "both have a balance"
 
 
 def test_snapshots_alone_go_back_in_training():
@@ -220,7 +263,7 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
 
 def test_what_is_kept_of_a_run_is_not_shown_for_another():
     """The second run of a pair may be another one of the same name, as when it has grown."""
-    from moeviz_app.views.training import _measured
+    from moeviz_app.views.training_charts import _measured
 
     from moeviz.charts.training import BALANCE
 

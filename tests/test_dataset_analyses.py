@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
 from moeviz.metrics import expert as of_expert
-from moeviz.metrics.expert_company import shared_tokens
+from moeviz.metrics.expert_company import expert_flow, shared_tokens
 from moeviz.metrics.expert_tokens import keeping_tokens
 from moeviz.routing_trace import RoutingTrace
 
@@ -149,6 +150,22 @@ def test_an_expert_of_a_dataset_has_the_numbers_of_the_metrics(both, layer, expe
     same(experts.partners(dataset, layer, expert), shared_tokens(alone, layer, expert))
 
 
+def test_an_expert_of_a_dataset_has_the_flow_of_its_first_choices(both):
+    """Of each side, that of a trace of top-1 with the tokens that have a first choice in both layers."""
+    trace, dataset = both
+    layers, of_first = trace.model.layers, replace(trace.model, top_k=1)
+    first = replace(trace, model=of_first, experts=trace.experts[..., :1].copy(), weights=None, logits=None)
+    for one, other in pairwise(layers):
+        there = first.select(layers=[one, other])
+        there = there.select(tokens=(there.experts >= 0).all(axis=(0, 2)))
+        for at, (layer, side) in enumerate(((one, "after"), (other, "before"))):
+            for expert in (int(np.bincount(there.experts[at, :, 0]).argmax()), 2):
+                frames = experts.expert_flow(dataset, layer, expert), expert_flow(there, layer, expert)
+                got, want = (frame[frame["side"] == side].reset_index(drop=True) for frame in frames)
+                pd.testing.assert_frame_equal(got, want)
+                assert len(want) or expert == 2
+
+
 def test_tokens_that_keep_to_an_expert_are_those_of_the_metric(both):
     trace, dataset = both
     frame = keeping.keeping_tokens(dataset, 1)
@@ -160,7 +177,8 @@ def test_tokens_that_keep_to_an_expert_are_those_of_the_metric(both):
 
 def test_an_expert_that_is_not_there_is_refused(both):
     _, dataset = both
-    for ask in (experts.expert_numbers, experts.expert_loads, experts.expert_kinds, experts.partners):
+    of_tables = experts.expert_numbers, experts.expert_loads, experts.expert_kinds
+    for ask in (*of_tables, experts.partners, experts.expert_flow):
         for layer, expert in ((1, 300), (9, 0)):
             with pytest.raises(InvalidTrace, match="has no"):
                 ask(dataset, layer, expert)

@@ -120,7 +120,7 @@ def test_the_held_out_rule_gives_one_answer_for_a_file_in_every_domain():
     for domain in DOMAINS:
         records = [{"source": domain, "file": file, "licence": domain, "text": domain} for file in files]
         held_out[domain] = [file for file, record in zip(files, records, strict=True) if is_held_out(record)]
-    assert 0 < len(held_out["french"]) < 30  # 2 % of 500
+    assert 0 < len(held_out["french"]) < 30  # 2% of 500
     assert all(kept == held_out["french"] for kept in held_out.values())
 
 
@@ -265,7 +265,7 @@ def test_selection_keeps_to_each_source_s_share():
     documents += [Document("d3", str(n), "d" * 1000) for n in range(50)]
     kept = selected(documents, 250_000)
     sizes = {source: sum(one.source == source for one in kept) for source in ("rich", "d3")}
-    assert sizes == {"d3": 50, "rich": 245}  # 200 kB, and the overrun: 0.5 % and 20 kB
+    assert sizes == {"d3": 50, "rich": 245}  # 200 kB, and the overrun: 0.5% and 20 kB
     assert kept == selected(documents, 250_000)
     assert [one.file for one in kept] != sorted((one.file for one in kept), key=int)
 

@@ -89,7 +89,7 @@ def test_ties_alone_are_drawn(one):
 def test_the_sentence_counts_ids_and_says_where_they_part_and_what_ties_explain(one, other):
     assert say((one, one)) == "All of A's 360 expert ids are the same in B. They stand in the same order too."
     assert say((one, other)) == (
-        "Of A's 358 expert ids, 1 is different in B (under 1 %). They first part at token 9 "
+        "Of A's 358 expert ids, 1 is different in B (under 1%). They first part at token 9 "
         "(“⏎”), layer 1. No tie explains any of it."
     )
     turned = one.experts.copy()
@@ -99,7 +99,7 @@ def test_the_sentence_counts_ids_and_says_where_they_part_and_what_ties_explain(
     )
     assert say((other, one)).endswith("What ties explain is not known: that takes the router logits of A.")
     tied = replace(one, logits=np.zeros_like(one.logits))
-    assert say((tied, other)).endswith("Ties in A explain 100 % of the tokens with other experts.")
+    assert say((tied, other)).endswith("Ties in A explain 100% of the tokens with other experts.")
 
 
 def test_a_shift_is_said_and_is_no_disagreement(one):

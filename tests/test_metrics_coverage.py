@@ -28,7 +28,7 @@ def routed(layers: list[list[list[int]]], num_experts: tuple[int, ...]) -> Routi
 def by_hand() -> RoutingTrace:
     """Top-1, ten tokens. Layer 1, 4 experts: 5 3 1 1 tokens. Layer 3, 2 experts: all ten to expert 1.
 
-    Layer 1, busiest first: 5 8 9 10 of 10, so 50 % needs 1, 75 % 2, 90 % 3, 95 % and 99 % 4; even 2 3 4 4 4.
+    Layer 1, busiest first: 5 8 9 10 of 10, so 50% needs 1, 75 % 2, 90 % 3, 95% and 99 % 4; even 2 3 4 4 4.
     """
     spread = [0, 2, 2, 2, 2, 2, 1, 1, 1, 3]
     return routed([[[expert] for expert in spread], [[1]] * 10], (4, 2))

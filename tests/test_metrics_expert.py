@@ -231,8 +231,8 @@ def test_the_sentence_names_kinds_and_tokens_with_their_counts():
     trace = reference_routing()
     said = what_it_does(trace, 0, 6, keeping_tokens(trace, 0, 6), expert_kinds(trace, 0, 6))
     assert said == (
-        "Takes 98 % of Russian (620 tokens in 4 texts) and 76 % of German (517 tokens in 4 texts); a uniform share "
-        "would be 25 %. Every “␣и” (16 of 16), “␣be” (11 of 11), “br” (11 of 11) and “␣в” (11 of 11) goes to it."
+        "Takes 98% of Russian (620 tokens in 4 texts) and 76% of German (517 tokens in 4 texts); a uniform share "
+        "would be 25%. Every “␣и” (16 of 16), “␣be” (11 of 11), “br” (11 of 11) and “␣в” (11 of 11) goes to it."
     )
 
 
@@ -265,7 +265,7 @@ def test_of_shuffled_routing_something_is_said_of_few_experts():
 
 
 def test_in_short_texts_few_occurrences_are_no_finding():
-    """Sixty tokens of twenty words, routed at random: two of two happen often, and are named in at most 5 %."""
+    """Sixty tokens of twenty words, routed at random: two of two happen often, and are named in at most 5%."""
     named = 0
     for seed in range(200):
         words = np.random.default_rng(seed).integers(0, 20, 60)

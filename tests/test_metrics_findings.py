@@ -98,7 +98,7 @@ def test_an_expert_that_has_the_whole_text_is_named_with_its_share():
     experts = at_random(rng, 40, top_k=1)
     experts[2] = 7
     (found,) = findings(trace_of(experts, layers=(1, 3, 5, 7, 9, 11)))
-    assert found.sentence == "Layer 5 sends 100 % of this text to expert 7: 8.0× a uniform share."
+    assert found.sentence == "Layer 5 sends 100% of this text to expert 7: 8.0× a uniform share."
     assert (found.layer, found.token, found.expert) == (5, 0, 7)
 
 
@@ -122,7 +122,7 @@ def test_a_passage_is_told_with_its_ends_and_does_not_cross_from_one_text_to_ano
     experts[1, 20:32] = 3
     found = [one for one in findings(trace_of(experts, 4)) if "in a row" in one.sentence]
     assert [one.sentence for one in found] == [
-        "From “w20” to “w31”, 12 tokens in a row go to expert 3 at layer 1, which has 20 % of all tokens."
+        "From “w20” to “w31”, 12 tokens in a row go to expert 3 at layer 1, which has 20% of all tokens."
     ]
     assert (found[0].layer, found[0].token, found[0].expert) == (1, 20, 3)
     halves, positions = np.repeat([0, 1], [26, 34]), np.concatenate([np.arange(26), np.arange(34)])
@@ -174,7 +174,7 @@ def test_ids_in_unknown_order_and_layers_of_different_sizes_are_read_too():
     experts[1, :, 1] = 39
     experts[1, :, 0] %= 39
     (found,) = findings(trace_of(experts, (3, 40), slot_order="unknown"))
-    assert found.sentence == "Layer 1 sends 100 % of this text to expert 39: 20.0× a uniform share."
+    assert found.sentence == "Layer 1 sends 100% of this text to expert 39: 20.0× a uniform share."
 
 
 def test_what_is_usual_must_be_of_the_same_layers_and_experts():

@@ -61,7 +61,7 @@ def test_where_every_pair_of_choices_comes_once_all_three_shares_are_the_same(nu
 
 
 def test_chance_with_two_of_eight_is_that_of_the_mixtral_paper():
-    """12.5 % and 1 - C(6, 2) / C(8, 2) = 13/28 = 46.4 %."""
+    """12.5% and 1 - C(6, 2) / C(8, 2) = 13/28 = 46.4%."""
     assert locality(sample_trace(layers=1))["uniform_chance"].tolist() == pytest.approx([1 / 8, 13 / 28])
 
 
@@ -148,7 +148,7 @@ def test_no_tokens_raise_no_alarm(trace):
 
 
 def test_published_figures_stand_beside_a_model_of_8_experts_and_top_2(trace):
-    """Layer 15, first choice: 27.9 28.4 28.1 26.1 25.3 24.6 27.2 23.6, of which the mean is 26.4 %."""
+    """Layer 15, first choice: 27.9 28.4 28.1 26.1 25.3 24.6 27.2 23.6, of which the mean is 26.4%."""
     frame = locality_beside_mixtral(trace)
     published = frame[frame["routing"] == MIXTRAL].set_index(["layer", "choice"])
     assert set(published.index.get_level_values("layer")) == {0, 15, 31}

@@ -96,7 +96,7 @@ def test_the_busiest_expert_is_told_with_its_share_but_not_of_few_tokens():
     frame = pd.DataFrame({"layer": 2, "expert": range(4), "tokens": [10, 60, 20, 10], "load": [0.1, 0.6, 0.2, 0.1]})
     frame = frame.assign(uniform=0.25, times_even=frame["load"] / 0.25)
     assert (
-        said("load_heatmap", frame) == "Expert 1 of layer 2 has 60 % of the layer's assignments: 2.4× a uniform share."
+        said("load_heatmap", frame) == "Expert 1 of layer 2 has 60% of the layer's assignments: 2.4× a uniform share."
     )
     few = frame.assign(tokens=[1, 6, 2, 1])
     assert said("load_heatmap", few) is None  # 6 of 10 is luck

@@ -126,7 +126,7 @@ def test_every_part_is_a_number_of_its_own():
 
 @pytest.mark.parametrize("name", KNOWN_MODELS)
 def test_a_well_known_model_has_the_parameters_that_its_maker_publishes(name):
-    """Totals within 1 %; active ones, printed to two digits, within one of the last digit."""
+    """Totals within 1%; active ones, printed to two digits, within one of the last digit."""
     known, info = KNOWN_MODELS[name], model_facts(name)
     vision = 0.9 if "vision" in known.remark else 0  # billions that the maker's total has, and the text part has not
     assert info.parameters.total / BILLION + vision == pytest.approx(known.total, rel=0.01)

@@ -210,7 +210,7 @@ def test_the_config_of_another_model_is_noticed(stub, config):
 def test_dense_leading_layers_are_left_out(engine):
     with serving(Stub(dense=(0, 1))) as stub:
         model = opened(stub, engine)
-        assert model.info.layers == (2, 3) and "left out: 0, 1." in model.info.caution
+        assert model.info.layers == (2, 3) and "left out: 0 and 1." in model.info.caution
         check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5, layers=(2, 3))
         assert moeviz.load_model(name_of(stub, engine) + "&moe_layers=2-3").info.caution == ""
 

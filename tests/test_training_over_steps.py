@@ -16,7 +16,7 @@ from moeviz.training.recorded.at_end import counts_at_end, importance_at_end, wo
 from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
 from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
 from moeviz.training.recorded.run import TrainingRun
-from moeviz.training.recorded.said import said_of_run
+from moeviz.training.recorded.said import said_of_lacking, said_of_run
 from moeviz.training.routing_file import FORMAT
 
 ONE_RUN = (charts.HEATMAP, charts.LAYERS, charts.IMPORTANCE, figures.GRADIENTS)
@@ -204,3 +204,17 @@ def test_a_layer_of_many_experts_is_drawn_by_its_busiest_and_idlest():
     run = made_run([[layer(0, list(range(400)))]])
     frame = load_over_steps(run, 0)
     assert len(frame) == 256 and set(frame["expert"]) == {*range(128), *range(272, 400)}
+
+
+def test_of_two_runs_the_one_without_figures_is_named_and_keeps_its_colour(run):
+    """Frames of pages say which runs they are of, though one has no row in them."""
+    frame = figures.CHANGE.measure({"B": run})
+    assert said_of_lacking("probe_change_curve", frame) is None
+    of_two = frame.assign(run=pd.Categorical(frame["run"], ["<A>", "B"]))
+    told = said_of_lacking("probe_change_curve", of_two)
+    assert told == "“<A>” has fewer than two snapshots of a probe set: only “B” is drawn."
+    assert said_of_run("probe_change_curve", of_two).startswith("At the end, in “B” ")
+    colour = figures.CHANGE.draw(of_two).to_dict()["layer"][0]["encoding"]["color"]
+    assert colour["scale"]["domain"] == ["<A>", "B"] and colour["legend"] is not None
+    none = of_two.assign(mean=float("nan"))
+    assert said_of_lacking("probe_change_curve", none) is None, "nothing is drawn, so nothing is drawn alone"

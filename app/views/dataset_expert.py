@@ -23,7 +23,7 @@ from moeviz_app.views.dataset_topic import READING, damage, dataset_facts, whole
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.expert import CELL, COMPANY, KINDS, LOADS, TOKEN, TOKENS
-from moeviz.charts.expert_company import ATLAS
+from moeviz.charts.expert_company import ATLAS, FLOW
 from moeviz.corpus import experts
 from moeviz.corpus.keeping import keeping_tokens
 from moeviz.corpus.rows import contexts, in_lines
@@ -45,10 +45,17 @@ PARTNERS = replace(
     reading="Of its tokens, how many every other expert of the layer has, times what chance gives a partner. Click an "
     "expert to see it.",
 )
+FIRST = replace(
+    FLOW,
+    question="Where are the tokens whose first choice it is, a layer before and a layer after?",
+    reading="The experts that are the first choice of most of these tokens one layer before and one after; wider is "
+    "more tokens, orange is more than that expert has of all first choices.",
+    measure=experts.expert_flow,
+)
 NEEDS_TRACE = (
-    "A dataset is never read whole, so these take a trace: where its tokens come from and go to, how much weight it "
-    "has, and experts of other layers that have the same tokens. The Flow page has first choices from layer to layer. "
-    "“moeviz convert FOLDER trace.npz” makes a trace of a small dataset."
+    "A dataset keeps counts of first choices from one layer to the next, and is never read whole, so these take a "
+    "trace: how much weight it has, and which experts of other layers have the same tokens in any slot. “moeviz "
+    "convert FOLDER trace.npz” makes one of a small dataset."
 )
 
 
@@ -140,6 +147,8 @@ def _questions(asked: Asked) -> dict[str, tuple[Hashable, Make]]:
         asks[KINDS.key] = of_tables(experts.expert_kinds)
     asks[LINES] = ((shown.key, LINES, *where, asked.sample, asked.token), lines)
     asks[COMPANY.key] = of_tables(experts.partners)
+    if len(shown.dataset.model.layers) > 1:
+        asks[FIRST.key] = of_tables(experts.expert_flow)
     if shown.dataset.kept.labels:
         asks[ATLAS.key] = of_tables(experts.expert_atlas)
     return asks | {TOKENS.key: ((shown.key, TOKENS.key, asked.layer), keeping)}
@@ -162,7 +171,7 @@ def _draw(asked: Asked) -> None:
             frame = answers.get(asks[name][0])
             if frame is None:
                 if chart:
-                    heading(chart)
+                    heading(chart, asked.shown.dataset.model)
                 st.text(READING)
         return frame
 
@@ -178,9 +187,9 @@ def _draw(asked: Asked) -> None:
             _contexts(asked, answer(LINES), known)
         with left:
             _tokens(asked, answer(TOKENS.key, TOKENS), known, sentence)
-        for chart, most in ((SHARES, MOST_KINDS), (PARTNERS, None), (ATLAS, MOST_MAPS)):
+        for chart, most in ((SHARES, MOST_KINDS), (FIRST, None), (PARTNERS, None), (ATLAS, MOST_MAPS)):
             if chart.key in asks and (frame := answer(chart.key, chart)) is not None:
-                heading(chart)
+                heading(chart, asked.shown.dataset.model)
                 _map(chart, _first_labels(frame, most), asked)
     except DamagedShard as error:
         damage(asked.shown, error)
@@ -196,7 +205,7 @@ def _numbers(known: pd.DataFrame) -> None:
         f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
     ]
     if pd.notna(facts.first_choice):
-        said.append(f"first choice for **{facts.first_choice:.0%}** of them".replace("%", " %"))
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
     st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
 
 
@@ -244,7 +253,10 @@ def _first_labels(frame: pd.DataFrame, most: int | None) -> pd.DataFrame:
 
 def _map(chart: Chart, frame: pd.DataFrame, asked: Asked) -> None:
     """A picture; where its marks are experts, each is a way to its page."""
-    if chart is SHARES:
+    if chart is FIRST and frame.empty:
+        st.text("It is the first choice of no token that has one in a layer before or after.")
+        return
+    if chart in (SHARES, FIRST):
         _picture(chart, frame, asked)
         return
     chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)

@@ -162,7 +162,7 @@ def _show(chart: Chart, answers: Answers, key: Hashable, shown: Shown, layers: l
         with explained(partial(tell_once, chart, shown.dataset.model, told), but=(DamagedShard,)):
             frame = answers.get(key)
             if frame is None:
-                heading(chart)
+                heading(chart, shown.dataset.model)
                 st.text(READING)
     except DamagedShard as error:
         damage(shown, error)
@@ -174,7 +174,7 @@ def _show(chart: Chart, answers: Answers, key: Hashable, shown: Shown, layers: l
 
 def show_frame(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list[int] | None = None) -> None:
     """A chart of these numbers of a dataset; a click on an expert leads to its page."""
-    heading(chart)
+    heading(chart, model)
     with explained():
         if sentence := said(chart.key, frame):
             st.text(sentence)

@@ -102,7 +102,7 @@ def _numbers(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None)
         f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
     ]
     if pd.notna(facts.first_choice):
-        said.append(f"first choice for **{facts.first_choice:.0%}** of them".replace("%", " %"))
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
     if pd.notna(facts.mean_weight):
         said.append(f"mean weight {facts.mean_weight:.2f}")
     if lost is not None:

@@ -21,8 +21,13 @@ STYLE = """<style>
   .st-key-tagline {gap: .4rem !important}
   .st-key-tagline > div:first-child {flex-basis: 100%}
   .st-key-tagline > :not(:first-child) p {font-size: .85rem}
+  [class*='st-key-alarm-'] > :nth-child(2) {flex-basis: calc(100% - 3rem)} /* the button stands below */
+  [class*='st-key-alarm-'] > :nth-child(3) {margin-left: 2rem}
 }
 [data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
+[data-testid='stButtonGroup'] button:is([aria-checked='true'], :hover), [data-testid='stButtonGroup'] button * {
+  color: inherit !important;
+}
 .katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
 @media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
 </style>"""

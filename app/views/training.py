@@ -1,32 +1,17 @@
-"""How routing went while a model trained: alarms on top, then experts over steps, balance, losses, the probe set."""
+"""How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
 
-from collections.abc import Callable, Hashable
-from weakref import WeakKeyDictionary, ref
-
-import pandas as pd
 import streamlit as st
 from moeviz_app import runs, settings, state
-from moeviz_app.show import alternative, explained, heading, on_dark, picture_and_words, refuse, say
+from moeviz_app.show import explained, refuse, say
 from moeviz_app.views.training_alarms import show_alarms
-from moeviz_app.views.training_snapshots import show_snapshots
+from moeviz_app.views.training_charts import show_charts
 
-from moeviz.charts.chart import Chart
-from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
-from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
-from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
-from moeviz.training.recorded.at_end import worst_layer
-from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.over_steps import logs_in_a_column
 from moeviz.training.recorded.run import TrainingRun
-from moeviz.training.recorded.said import said_of_run
 
-Refs = list[ref[TrainingRun]]
 NONE = "no other run"
-MOST_FRAMES = 24  # of a run
 SECONDS = 5  # between two looks at a run that may grow
-OF_ALL = (BALANCE, EFFECTIVE)
-FIGURES = (LOSS, AUX, LOGITS, CHANGE)
 
 
 def training_page() -> None:
@@ -38,14 +23,7 @@ def training_page() -> None:
             alone = len(shown) == 1
             show_alarms(name, run, _facts(name, run, alone), alone)
             _notes(run)
-        over: Over = "tokens" if state.value(state.RUN_AXIS) == "Tokens" else "step"
-        lacking: list[str] = []
-        if any(len(run.logs) for run in shown.values()):
-            _charts(shown, over, lacking)
-        first = next(iter(shown.values()))
-        show_snapshots(first)
-        if lacking:
-            say(" ".join(dict.fromkeys(lacking)))
+        show_charts(shown, "tokens" if state.value(state.RUN_AXIS) == "Tokens" else "step")
 
 
 def _chosen() -> dict[str, TrainingRun]:
@@ -58,6 +36,7 @@ def _chosen() -> dict[str, TrainingRun]:
         state.set_value(state.RUN, opened)
         state.set_value(state.OTHER_RUN, NONE)
         state.set_value(state.RUN_LAYER, None)
+        state.set_value(state.RUN_PART, None)
     if state.value(state.RUN) not in names:
         state.set_value(state.RUN, names[0])
         state.set_value(state.OTHER_RUN, _usual_pair(names))
@@ -145,81 +124,3 @@ def _notes(run: TrainingRun) -> None:
             f"A long run: up to {logs} logs in a row are one column of a picture. Their assignments are summed before "
             "they are measured; of other figures, the last is drawn."
         )
-
-
-def _charts(shown: dict[str, TrainingRun], over: Over, lacking: list[str]) -> None:
-    first = next(iter(shown.values()))
-    layer = _layer(first)
-    if layer is not None:
-        _draw(HEATMAP, lambda: _measured(HEATMAP, first, layer, over), lacking)
-        for other, run in list(shown.items())[1:]:
-            _second(other, run, layer, over)
-    if len(first.facts.layers) > 1:
-        _draw(LAYERS, lambda: _measured(LAYERS, first, over), lacking)
-    for chart in OF_ALL:
-        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
-    if layer is not None:
-        _draw(IMPORTANCE, lambda: _measured(IMPORTANCE, first, layer), lacking)
-    for chart in FIGURES:
-        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
-    _draw(GRADIENTS, lambda: _measured(GRADIENTS, first, over), lacking)
-
-
-def _layer(run: TrainingRun) -> int | None:
-    """For charts of one layer; at first the worst."""
-    layers, worst = run.facts.layers, worst_layer(run)
-    if worst is None:
-        return None
-    if state.value(state.RUN_LAYER) not in layers:
-        state.set_value(state.RUN_LAYER, worst)
-    if len(layers) == 1:
-        return layers[0]
-    state.keep(state.RUN_LAYER)
-    return st.select_slider(
-        f"Layer (the worst is {worst})", layers, key=state.RUN_LAYER, persist_state="session", width=420
-    )
-
-
-_frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]]] = WeakKeyDictionary()
-
-
-def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
-    """What a chart measures; kept as long as the runs, which do not change."""
-    together = list(of.values()) if isinstance(of, dict) else [of]
-    kept, key = _frames.setdefault(together[0], {}), (chart.key, tuple(of) if isinstance(of, dict) else (), *how)
-    known = kept.get(key)
-    if known is not None and [run() for run in known[0]] == together[1:]:
-        return known[1]
-    frame = chart.measure(of, *how)
-    kept.pop(key, None)
-    while len(kept) >= MOST_FRAMES:
-        kept.pop(next(iter(kept)), None)
-    kept[key] = ([ref(run) for run in together[1:]], frame)
-    return frame
-
-
-def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
-    """A chart with its sentence; what a run lacks for it is said once, at the end."""
-    try:
-        frame = measure()
-    except MissingField as why:
-        lacking.append(str(why))
-        return
-    heading(chart)
-    with explained():
-        if sentence := said_of_run(chart.key, frame):
-            st.text(sentence)
-        picture_and_words(chart, frame)
-
-
-def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
-    """The same layer of the other run, under the first."""
-    st.text(f"Layer {layer} of {visible(name)}:")
-    with explained():
-        frame = _measured(HEATMAP, run, layer, over)
-        if sentence := said_of_run(HEATMAP.key, frame):
-            st.text(sentence)
-        picture, _ = st.columns([3, 1], gap="medium")
-        with picture:
-            drawn = HEATMAP.picture(frame, dark=on_dark())
-            st.altair_chart(drawn, key=f"{HEATMAP.key} of the other", alt=alternative(HEATMAP))

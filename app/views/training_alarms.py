@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import state
+from moeviz_app import runs, state
 
 from moeviz.metrics.tokens import visible
 from moeviz.training.recorded.rules import ALARM_KINDS
@@ -41,14 +41,20 @@ def _quiet(run: TrainingRun) -> str:
 
 
 def _alarm(alarm: tuple, key: str, run: TrainingRun) -> None:
-    with st.container(horizontal=True, vertical_alignment="top", wrap=True):
+    with st.container(horizontal=True, vertical_alignment="top", wrap=True, key=f"alarm {key}"):
         st.markdown(":red[:material/warning:]", width="content")
         with st.container(width="stretch", gap=None):
             st.text(_sentence(alarm.says))
             st.text(ALARM_KINDS[alarm.kind].to_do)
         if alarm.layer != WHOLE_RUN and alarm.layer in run.facts.layers:
-            look = partial(state.set_value, state.RUN_LAYER, alarm.layer)
-            st.button(f"See layer {alarm.layer}", key=f"see {key}", on_click=look, width="content")
+            st.button(
+                f"See layer {alarm.layer}", key=f"see {key}", on_click=partial(_look, alarm.layer), width="content"
+            )
+
+
+def _look(layer: int) -> None:
+    state.set_value(state.RUN_LAYER, layer)
+    state.set_value(state.RUN_PART, runs.EXPERTS)
 
 
 def _sentence(says: str) -> str:

@@ -36,8 +36,8 @@ def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> alt.LayerChart:
-    """A line for the middle 80 % of tokens, a bar for the middle half and a tick for the median, per layer."""
-    quantiles = {"q10": "10 %", "q25": "25 %", "q50": "median", "q75": "75 %", "q90": "90 %"}
+    """A line for the middle 80% of tokens, a bar for the middle half and a tick for the median, per layer."""
+    quantiles = {"q10": "10%", "q25": "25%", "q50": "median", "q75": "75%", "q90": "90%"}
     tooltip = [alt.Tooltip("layer:Q", format="d"), *means]
     tooltip += [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in quantiles.items()]
     base = alt.Chart(frame).encode(x=theme.layer_axis(), tooltip=tooltip)
@@ -76,14 +76,14 @@ CHARTS = (
     Chart(
         "How confident is the router in each layer?",
         "For each layer, the white tick is the median token, the bar the middle half of all tokens and the line the "
-        "middle 80 %. Near 0 the router is certain; at 1 it might as well choose at random.",
+        "middle 80%. Near 0 the router is certain; at 1 it might as well choose at random.",
         measure=router_entropy,
         draw=entropy_by_layer,
     ),
     Chart(
         "How far ahead is the most probable expert?",
         "For each layer, how far the probability of the most probable expert is above that of the second (white tick: "
-        "median token; bar: middle half; line: middle 80 %). Near 0, a small change would send the token elsewhere.",
+        "median token; bar: middle half; line: middle 80%). Near 0, a small change would send the token elsewhere.",
         measure=top_margin,
         draw=margin_by_layer,
     ),

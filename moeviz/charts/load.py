@@ -156,7 +156,7 @@ CHARTS = (
     ),
     Chart(
         "How is the work of this layer divided among its experts?",
-        "Each bar is an expert's share of the layer's assignments, and all bars sum to 100 %; the dashed line is the "
+        "Each bar is an expert's share of the layer's assignments, and all bars sum to 100%; the dashed line is the "
         "uniform share.",
         measure=expert_load,
         draw=load_bars,

@@ -9,7 +9,7 @@ from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
 from moeviz.training.recorded.at_end import importance_at_end
 from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
-from moeviz.training.recorded.run import ALIVE
+from moeviz.training.recorded.run import ALIVE, runs_of
 
 # Of a canvas: a description of each mark would be written for nobody, and none is left out that has no value.
 CELLS = {"stroke": None, "aria": False, "invalid": None}
@@ -42,8 +42,8 @@ def when(frame: pd.DataFrame) -> alt.Tooltip:
 
 
 def run_colour(frame: pd.DataFrame) -> alt.Color:
-    """A colour for each run, and a legend where there are two."""
-    names = [*dict.fromkeys(frame["run"])]
+    """A colour for each run, whether it has a row or not, and a legend where there are two."""
+    names = runs_of(frame)
     legend = (
         alt.Legend(title=None, orient="top", symbolType="stroke", symbolOpacity=1, labelLimit=300)
         if len(names) > 1
@@ -191,7 +191,7 @@ HEATMAP = Chart(
 LAYERS = Chart(
     "In which layer, and when, should I look?",
     "Each cell is the MaxVio of a layer in a stretch of training: 0 is even, 1 means that the busiest expert had twice "
-    "its share. A bright row is a layer to choose above.",
+    "its share. A bright row is a layer to look into.",
     measure=violation_over_steps,
     draw=layer_steps_heatmap,
 )
@@ -204,7 +204,7 @@ BALANCE = Chart(
 )
 EFFECTIVE = Chart(
     "How many experts share the work in effect?",
-    "So many experts, used evenly, would be as uneven as the layer is: 100 % is all of them. The thick line is the "
+    "So many experts, used evenly, would be as uneven as the layer is: 100% is all of them. The thick line is the "
     "worst layer, the thin one the median. Below the dashed line, at half, the alarm says collapse.",
     measure=balance_over_steps,
     draw=effective_experts_curve,

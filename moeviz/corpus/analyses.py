@@ -120,14 +120,14 @@ def co_activation(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
 
 def consecutive_transitions(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.flow.consecutive_transitions`; `layers` must be consecutive MoE layers of the model."""
-    frames = [transition_rows(ends, *_taken(flow)) for ends, flow in _flows(dataset, layers)]
+    frames = [transition_rows(ends, *_taken(flow)) for ends, flow in flows(dataset, layers)]
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def consecutive_information(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     """As `moeviz.metrics.flow.consecutive_information`, without its shuffles (NaN): they need every token."""
     rows = []
-    for ends, flow in _flows(dataset, layers):
+    for ends, flow in flows(dataset, layers):
         if tokens := int(flow.sum()):
             shares = flow / tokens
             one, other = entropy(shares.sum(axis=1)[None])[0], entropy(shares.sum(axis=0)[None])[0]
@@ -239,7 +239,7 @@ def _near(dataset: Dataset) -> np.ndarray:
     return found
 
 
-def _flows(dataset: Dataset, layers: Layers) -> list[tuple[tuple[int, int], np.ndarray]]:
+def flows(dataset: Dataset, layers: Layers) -> list[tuple[tuple[int, int], np.ndarray]]:
     """(E, E) tokens by first choices, for each two consecutive layers."""
     dataset.need_order("Flow")
     model, rows, E = dataset.model, _rows(dataset, layers), max(dataset.model.num_experts)

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.corpus.analyses import co_activation, filled_slots, first_choices, labelled
+from moeviz.corpus.analyses import co_activation, filled_slots, first_choices, flows, labelled
 from moeviz.formats.dataset.reader import Dataset, label_codes
 from moeviz.metrics import expert as of_expert
+from moeviz.metrics.expert_company import strongest
 
 MOST_CELLS = 2**18  # labels x layers x experts
 
@@ -87,3 +88,26 @@ def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
     return frame.assign(times=times.where(~frame["here"]))[
         ["layer", "expert", "tokens", "share", "usual", "times", "here"]
     ]
+
+
+def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
+    """Where the tokens whose first choice an expert is were a layer before, and where they are a layer after.
+
+    As `moeviz.metrics.expert_company.expert_flow`, by first choices alone, of which the tables have pairs: on each
+    side, share is of these tokens that have a first choice there, and sums to 1 over its experts; times is share /
+    that expert's share of all first choices. Raises `MissingField` where it is not known which are first choices.
+
+    Source: moeviz's own; the shares are counts.
+    """
+    model, sides = dataset.model, []
+    row = of_expert.row_of(dataset.counts(), layer, expert)
+    for side, at in (("before", row - 1), ("after", row + 1)):
+        if 0 <= at < len(model.layers):
+            ((_, flow),) = flows(dataset, [model.layers[n] for n in sorted((row, at))])
+            flow = flow if side == "before" else flow.T  # of the other layer's experts, down, to those of this one
+            tokens, usual = flow[:, expert], flow.sum(axis=1) / max(flow.sum(), 1)
+            share = tokens / max(tokens.sum(), 1)
+            there = pd.DataFrame({"layer": model.layers[at], "expert": np.arange(len(flow)), "tokens": tokens})
+            times = np.divide(share, usual, out=np.full(len(flow), np.nan), where=usual > 0)
+            sides.append((side, there.assign(share=share, times=times), model.num_experts[at]))
+    return strongest(sides)

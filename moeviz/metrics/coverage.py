@@ -19,7 +19,7 @@ def experts_needed(trace: Counted) -> pd.DataFrame:
     times the binomial probability of it (n tokens, each with chance k / E; k is the mean if some slots are empty). A
     token without an expert is not one of the n, except in counts alone, which do not tell.
 
-    One row per layer and level (50, 75, 90, 95, 99 %). Columns: layer int32 · num_experts int16 (E) · level float64
+    One row per layer and level (50, 75, 90, 95, 99%). Columns: layer int32 · num_experts int16 (E) · level float64
     (share of assignments) · needed int16 (0 if nothing was assigned) · even, by_lot int16 (the same, under a uniform
     load and at random) · of_even float64 (needed / even: 1 is a uniform load).
 

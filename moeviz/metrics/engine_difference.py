@@ -103,7 +103,7 @@ def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndar
     one, other = pair
     if not common_layers(pair):
         raise InvalidTrace(
-            f"The traces have no layer in common: {listed(one.model.layers)} and {listed(other.model.layers)}. If one "
+            f"The traces have no layer in common: {listed(one.model.layers)}; and {listed(other.model.layers)}. If one "
             "numbers its MoE layers from 0, import it with the model's own indices."
         )
     mine, theirs = rows_at(one, other, _shift(pair))

@@ -103,11 +103,11 @@ def expert_kinds(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
     k / E. Words of one text belong together, so luck is judged by texts: the labels are shuffled among them 199 times
     (seed 0), each text kept whole, and `luck` is how often some kind gets at least this share, the true order counted
     too. Kinds are judged from the highest share down, each among those not yet judged, until one could be luck in more
-    than 5 % of the shuffles; the rest is NaN. With one text per kind a shuffle only renames them: all NaN.
+    than 5% of the shuffles; the rest is NaN. With one text per kind a shuffle only renames them: all NaN.
 
     One row per label, highest share first. Columns: label str · texts int64 · tokens int64 (of the kind) · has int64
     (of them, the expert's) · share float64 (NaN if no token of the kind was recorded) · uniform float64 · times float64
-    (share / uniform) · luck float64 · stands_out bool (luck of at most 5 % and at least 1.5 times uniform). Raises
+    (share / uniform) · luck float64 · stands_out bool (luck of at most 5% and at least 1.5 times uniform). Raises
     `MissingField` if the tokens have no labels, and as `row_of`.
 
     Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; the step-down permutation test of Westfall &

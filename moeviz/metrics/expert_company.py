@@ -72,13 +72,22 @@ def expert_flow(trace: RoutingTrace, layer: int, expert: int, shared: pd.DataFra
     """
     row = row_of(trace, layer, expert)
     frame = shared_tokens(trace, layer, expert) if shared is None else shared
-    layers, parts = trace.model.layers, [frame.head(0).assign(side="", place=0, shown=0, num_experts=0)]
+    layers, sides = trace.model.layers, []
     for side, at in (("before", row - 1), ("after", row + 1)):
         if 0 <= at < len(layers):
-            there = frame[(frame["layer"] == layers[at]) & (frame["tokens"] > 0)]
-            top = there.sort_values("tokens", ascending=False, kind="stable").head(STRONGEST).sort_values("expert")
-            top = top.assign(side=side, place=np.arange(len(top)), shown=len(top))
-            parts.append(top.assign(num_experts=trace.model.num_experts[at]))
+            sides.append((side, frame[frame["layer"] == layers[at]], trace.model.num_experts[at]))
+    return strongest(sides)
+
+
+def strongest(sides: list[tuple[str, pd.DataFrame, int]]) -> pd.DataFrame:
+    """The rows of `expert_flow`, from how many tokens the experts of each side have, and how many experts it has."""
     columns = ["side", "layer", "expert", "place", "tokens", "share", "times", "shown", "num_experts"]
-    kinds = dict.fromkeys(("place", "shown", "num_experts"), "int16")
-    return pd.concat(parts, ignore_index=True)[columns].astype(kinds | {"side": "str"})
+    parts = [pd.DataFrame(columns=columns)]
+    for side, there, count in sides:
+        top = there[there["tokens"] > 0].sort_values("tokens", ascending=False, kind="stable")
+        top = top.head(STRONGEST).sort_values("expert")
+        parts.append(top.assign(side=side, place=np.arange(len(top)), shown=len(top), num_experts=count)[columns])
+    kinds = dict.fromkeys(("expert", "place", "shown", "num_experts"), "int16")
+    kinds |= {"side": "str", "layer": "int32", "tokens": "int64", "share": "float64", "times": "float64"}
+    whole = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return whole.astype(kinds)

@@ -5,6 +5,7 @@ import pandas as pd
 from moeviz.metrics.expert import LUCK, has_token, row_of
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.names import with_and
 from moeviz.routing_trace import RoutingTrace
 
 NEARLY_ALL = 0.9  # of a token's occurrences
@@ -19,7 +20,7 @@ def what_it_does(
     """One or two sentences: the kinds of text that the expert takes, and the tokens that keep to it, with counts.
 
     Kinds are named where shuffling whole texts does not explain their share, and tokens where luck does not: of routing
-    that is shuffled, something is said in at most 5 % of the experts for each of the two. Otherwise the sentence says
+    that is shuffled, something is said in at most 5% of the experts for each of the two. Otherwise the sentence says
     that nothing stands out.
 
     tokens   of `keeping_tokens`.
@@ -52,7 +53,7 @@ def _of_kinds(kinds: pd.DataFrame | None) -> str:
         f"({_many(kind.tokens, 'token')} in {_many(kind.texts, 'text')})"
         for kind in clear.itertuples()
     ]
-    return f"Takes {_and(named)}; a uniform share would be {_percent(kinds['uniform'].iloc[0])}."
+    return f"Takes {with_and(named)}; a uniform share would be {_percent(kinds['uniform'].iloc[0])}."
 
 
 def _of_tokens(tokens: pd.DataFrame) -> str:
@@ -61,7 +62,7 @@ def _of_tokens(tokens: pd.DataFrame) -> str:
     if not len(clear):
         return ""
     named = [f"“{visible(str(token.text))}” ({token.tokens} of {token.occurrences})" for token in clear.itertuples()]
-    return f"{'Every' if (clear['share'] == 1).all() else 'Nearly every'} {_and(named)} goes to it."
+    return f"{'Every' if (clear['share'] == 1).all() else 'Nearly every'} {with_and(named)} goes to it."
 
 
 def _nothing(kinds: pd.DataFrame | None) -> str:
@@ -77,8 +78,4 @@ def _many(number: int, word: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "over 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return "over 99%" if 0.995 <= share < 1 else f"{100 * share:.0f}%"

@@ -38,7 +38,7 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
     is not recorded.
 
     Two chance levels stand beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and 1 -
-    C(E - k, k) / C(E, k) for any of k (12.5 % and 46.4 % with 2 of 8). `load_chance`: two of the layer's tokens drawn
+    C(E - k, k) / C(E, k) for any of k (12.5% and 46.4% with 2 of 8). `load_chance`: two of the layer's tokens drawn
     at random, with the choices that they made, so that an expert that is busy everywhere does not look like locality.
     For the first choice that is the sum of its squared shares, and for any choice the share of pairs of tokens whose
     experts overlap (if more than 4,096 different sets of experts occur, among 4,096 evenly spaced tokens).

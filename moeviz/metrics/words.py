@@ -64,11 +64,11 @@ def percent(share: float) -> str:
     """A share in per cent, rounded, but never to all or nothing.
 
     >>> percent(0.841), percent(1.0), percent(0.9999), percent(0.001)
-    ('84 %', '100 %', 'over 99 %', 'under 1 %')
+    ('84%', '100%', 'over 99%', 'under 1%')
     """
     if 0.995 <= share < 1:
-        return "over 99 %"
-    return "under 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+        return "over 99%"
+    return "under 1%" if 0 < share < 0.005 else f"{100 * share:.0f}%"
 
 
 def byte_unit(number: float) -> tuple[str, float]:

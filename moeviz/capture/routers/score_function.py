@@ -8,7 +8,7 @@ from moeviz.model_info import ScoreFunction
 from moeviz.routing_trace import normalised_scores
 
 FUNCTIONS: tuple[ScoreFunction, ...] = ("softmax", "sigmoid", "sqrt_softplus")
-TOLERANCE = 0.02  # weights in bfloat16 carry errors of 0.4 %; a wrong function is off by far more on real logits
+TOLERANCE = 0.02  # weights in bfloat16 carry errors of 0.4%; a wrong function is off by far more on real logits
 CLEARLY_BETTER = 4
 
 

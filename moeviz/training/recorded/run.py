@@ -55,6 +55,12 @@ def empty(columns: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
 
 
+def runs_of(frame: pd.DataFrame) -> list[str]:
+    """The runs that a frame is of: where `run` is a category, those without a row too."""
+    runs = frame["run"]
+    return [*runs.cat.categories] if isinstance(runs.dtype, pd.CategoricalDtype) else [*dict.fromkeys(runs)]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """What is known of a run beside its numbers. What a source does not say is None, or ""."""

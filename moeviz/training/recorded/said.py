@@ -9,7 +9,8 @@ import pandas as pd
 
 from moeviz.metrics.said_of_experts import said_of_importance
 from moeviz.metrics.tokens import visible
-from moeviz.training.recorded.run import ALIVE
+from moeviz.names import with_and
+from moeviz.training.recorded.run import ALIVE, runs_of
 
 LONGEST_NAME = 40
 
@@ -17,6 +18,17 @@ LONGEST_NAME = 40
 def said_of_run(key: str, frame: pd.DataFrame) -> str | None:
     """The sentence of the chart with this key on the numbers that it draws; None where there is none."""
     return SAID[key](frame) if key in SAID and len(frame) else None
+
+
+def said_of_lacking(key: str, frame: pd.DataFrame) -> str | None:
+    """Which of several runs the chart with this key cannot draw, since it lacks what is drawn; None if it draws all."""
+    columns, what = NEEDED[key]
+    names, drawn = runs_of(frame), {*frame.loc[frame[columns].notna().any(axis=1), "run"]}
+    lacking = [name for name in names if name not in drawn]
+    if not lacking or not drawn:
+        return None
+    rest = with_and([_quoted(name) for name in names if name in drawn])
+    return f"{with_and([*map(_quoted, lacking)])} has {what}: only {rest} is drawn."
 
 
 def _load(frame: pd.DataFrame) -> str | None:
@@ -108,11 +120,15 @@ def _gradients(frame: pd.DataFrame) -> str | None:
 def _ends(frame: pd.DataFrame, row: int = -1) -> Iterator[tuple[str, pd.Series]]:
     """The last row of each run, or its first with 0, and how the part of a sentence about it begins."""
     over = "tokens" if "tokens" in frame else "step"
-    names = [*dict.fromkeys(frame["run"])]
+    names = runs_of(frame)
     for name in names:
         rows = frame[frame["run"] == name].sort_values(over)
-        begin = f"in “{visible(name)[:LONGEST_NAME]}” " if len(names) > 1 else ""
-        yield begin, rows.iloc[row]
+        if len(rows):
+            yield f"in {_quoted(name)} " if len(names) > 1 else "", rows.iloc[row]
+
+
+def _quoted(name: str) -> str:
+    return f"“{visible(name)[:LONGEST_NAME]}”"
 
 
 def _at_the_end(parts: list[str]) -> str | None:
@@ -129,4 +145,13 @@ SAID: dict[str, Callable[[pd.DataFrame], str | None]] = {
     "probe_change_curve": _change,
     "router_gradient_heatmap": _gradients,
     "trusted_and_used": said_of_importance,
+}
+# The columns that a chart of several runs draws, and what a run has in which they are empty.
+NEEDED: dict[str, tuple[list[str], str]] = {
+    "violation_curve": (["worst"], "no figures of its layers"),
+    "effective_experts_curve": (["fewest"], "no counts of its experts"),
+    "loss_curve": (["loss"], "no loss"),
+    "aux_loss_curve": (["aux_worst", "aux_loss"], "no aux loss"),
+    "z_loss_curve": (["worst"], "no figures of its logits"),
+    "probe_change_curve": (["mean"], "fewer than two snapshots of a probe set"),
 }
