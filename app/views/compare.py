@@ -79,7 +79,7 @@ def _offer_own_models(first: RoutingTrace | None) -> None:
 
 def _in_model(prompt: str, name: str) -> RoutingTrace:
     trace = record(Run(prompt, name), key=f"{name} goes on")
-    recent.rename(next(iter(recent.traces())), recent.free_name(f"{next(iter(recent.traces()))} · {name}"))
+    recent.rename(next(iter(recent.traces())), recent.free_name(f"{name} · {next(iter(recent.traces()))}"))
     return trace
 
 

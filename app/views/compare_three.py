@@ -69,16 +69,17 @@ def _strips(traces: Several) -> None:
     for (letter, trace), column in zip(traces.items(), st.columns(len(traces), gap="medium"), strict=True):
         with column, explained():
             _strip(letter, trace, layer_at(trace.model, depth))
+    longest = max(len(trace.tokens) for trace in traces.values())
+    cut = f" Of {longest:,} tokens, the first {theme.MAX_TOKENS} are shown." if longest > theme.MAX_TOKENS else ""
     st.markdown(
         "Each token has the colour of its first choice in the layer closest to that depth; a colour means another "
-        "expert in each trace. A click on a token marks it in every strip."
+        f"expert in each trace. A click on a token marks it in every strip.{cut}"
     )
 
 
 def _strip(letter: str, trace: RoutingTrace, layer: int) -> None:
     rows = range(min(len(trace.tokens), theme.MAX_TOKENS))
-    more = f", the first {len(rows)} of {len(trace.tokens):,} tokens" if len(rows) < len(trace.tokens) else ""
-    st.text(f"Trace {letter}: {trace.model.name}, layer {layer}{more}")
+    st.text(f"Trace {letter}: {trace.model.name}, layer {layer}")
     key = f"strip of {letter}"
     token_strip(trace, layer, rows, state.value(PICKED), colours_of(trace, layer, rows), lambda: _pick(key), key=key)
 

@@ -55,8 +55,11 @@ def busiest_lines(frame: pd.DataFrame) -> alt.LayerChart:
 
 def sets_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Different sets of experts, by depth. Columns: those of `sets_of_several`."""
+    axis = alt.Axis(tickCount=3, format=",d")  # powers of ten; the scale has lines for all between them else
     tips = {"sets": "different sets", "by_lot": "at random", "possible": "possible sets", "tokens": "tokens"}
-    lines = _lines(frame, "sets", "by_lot", "different sets of experts", tips, ",.0f", scale=alt.Scale(type="log"))
+    lines = _lines(
+        frame, "sets", "by_lot", "different sets of experts", tips, ",.0f", axis=axis, scale=alt.Scale(type="log")
+    )
     return theme.framed(alt.layer(*lines), theme.MEDIUM)
 
 
