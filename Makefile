@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no
 ELSEWHERE := gpu or vllm or ray
 LONG := browser or training or survey or package or docs
 
-.PHONY: audit app test test-fast check bench package kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-store test-package
+.PHONY: audit app test test-fast check bench package models kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-store test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -53,6 +53,11 @@ package: .venv/installed-test
 	rm -rf dist
 	$(BIN)/python -m build --quiet
 	$(BIN)/python -m benchmarks.package
+
+# The embedded model's siblings as a distribution of their own, into dist/: once their weights are in models/. From there
+# `make app` finds them without an installation.
+models: .venv/installed-test
+	$(BIN)/python -m build --quiet --wheel --outdir dist models
 
 # Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
 kernels: .venv/installed-test

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from moeviz_app import settings, state
 from moeviz_app.shared import How
 
+from moeviz.embedded.own_models import is_own
+
 LONGEST = 1500  # characters of the texts in an address
-USUAL_TEMPERATURE = {"embedded": 0.8}  # it repeats itself where the likeliest token is always taken
+OWN_TEMPERATURE = 0.8  # of the embedded models: they repeat themselves where the likeliest token is always taken
 
 
 def usual_temperature(model: str) -> float:
     """At which temperature a model writes unless asked otherwise."""
-    return USUAL_TEMPERATURE.get(model, 0.0)
+    return OWN_TEMPERATURE if is_own(model) else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ BESIDE = {  # charts that Compare draws of both traces
 }
 CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": state.FIRST_TRACE, "second": state.SECOND_TRACE}
+THIRD = {"third": state.THIRD_TRACE}  # on Compare alone, where one is chosen
 MOST_FIELDS = 30  # of a run in an address
 _CHANGE_ASKED, _PAIR_ASKED = "change that a link asks for", "pair that a link asks for"
 
@@ -141,9 +142,12 @@ def _pair_written() -> dict[str, str]:
     return {side: text for side, text in found.items() if text}
 
 
-def _pair_and_chart_written() -> dict[str, str]:
-    """The same, and the chart that is drawn of both."""
+def _compared_written() -> dict[str, str]:
+    """The same, the third where there is one, and the chart that is drawn of all."""
     pair, chart = _pair_written(), BESIDE.get(state.value(state.BESIDE))
+    if (third := state.value(state.THIRD_TRACE)) is not None and pair:
+        text = _side(third)
+        pair = pair | {"third": text} if text else {}
     return pair | {CHART: chart.key} if pair and chart is not None else pair
 
 
@@ -163,7 +167,7 @@ Pair = dict[str, tuple[Run, str | None]]  # by side: a run, and which part of it
 def _ask_for_pair(query: Mapping[str, str]) -> None:
     """Remember which runs are wanted; the page brings them up."""
     pair: Pair = {}
-    for side in SIDES:
+    for side in SIDES | THIRD:
         try:
             asked = dict(parse_qsl(query.get(side, ""), max_num_fields=MOST_FIELDS))
         except ValueError:
@@ -172,6 +176,7 @@ def _ask_for_pair(query: Mapping[str, str]) -> None:
             pair[side] = asked_run(asked), asked.get("part")
     if pair:
         state.set_value(_PAIR_ASKED, pair)
+        state.set_value(state.THIRD_TRACE, None)  # until it is brought up, where there is one
         by_key = {chart.key: question for question, chart in BESIDE.items()}
         _set_if(state.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)
 
@@ -191,7 +196,7 @@ def bring_up_pair() -> bool:
                 waiting[side] = run, part
             else:
                 name = next(name for name, other in recent.traces().items() if other is trace)
-                state.set_value(SIDES[side], name if part is None else part_name(name, part))
+                state.set_value((SIDES | THIRD)[side], name if part is None else part_name(name, part))
     state.set_value(_PAIR_ASKED, waiting)
     if waiting:
         _wait(next(iter(waiting.values()))[0])
@@ -233,7 +238,7 @@ def _run_in_address() -> Run | None:
 
 CARRIED = {
     "what-if": Carried(_change_written, _ask_for_change),
-    "compare": Carried(_pair_and_chart_written, _ask_for_pair),
+    "compare": Carried(_compared_written, _ask_for_pair),
     "engine-difference": Carried(_pair_written, _ask_for_pair),
     "counts": Carried(carried_counts.written, carried_counts.fill_in),
     "serve": Carried(serve_address.written, serve_address.ask),

@@ -18,7 +18,8 @@ group on its own network, `public` is strangers. What is not set is as the colum
 | MOEVIZ_LOGIN_HEADER     | none     | none      | none     | header in which a trusted proxy names who has logged   |
 |                         |          |           |          | in, in place of the token                              |
 | MOEVIZ_MODELS           | embedded | embedded  | embedded | models on offer, separated by commas: folders, Hugging |
-|                         |          |           |          | Face ids, .gguf files, servers, `embedded`             |
+|                         |          |           |          | Face ids, .gguf files, servers, `embedded`. Not set:   |
+|                         |          |           |          | `embedded`, and its siblings where they are installed  |
 | MOEVIZ_ALLOW_ANY_MODEL  | own      | 0         | 0        | 1: anyone may type a folder or an id, never in public; |
 |                         | browser  |           |          | a server in private alone · 0: nobody · not set: in    |
 |                         |          |           |          | private, a browser on this machine                     |
@@ -84,6 +85,8 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app.peers import is_from_a_proxy, is_loopback, is_network
+
+from moeviz.embedded.own_models import installed
 
 HIGHEST_TEMPERATURE = 2.0
 HIGHEST_SEED = 2**31 - 1
@@ -159,7 +162,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
         trusted_proxies=_names(found, "MOEVIZ_TRUSTED_PROXIES"),
         token=_secret(found, "MOEVIZ_TOKEN"),
         login_header=found.get("MOEVIZ_LOGIN_HEADER"),
-        models=_names(found, "MOEVIZ_MODELS") or ("embedded",),
+        models=_names(found, "MOEVIZ_MODELS") or installed(),
         allow_any_model=_switch(found, "MOEVIZ_ALLOW_ANY_MODEL"),
         model_memory_mb=_count(found, "MOEVIZ_MODEL_MEMORY_MB", 1) if "MOEVIZ_MODEL_MEMORY_MB" in found else None,
         prompts_in_links=_switch(found, "MOEVIZ_PROMPTS_IN_LINKS") is not False,

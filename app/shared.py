@@ -27,6 +27,7 @@ import moeviz
 from moeviz.capture.engine_table import engine_of
 from moeviz.capture.models.identity import weights_identity
 from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import installed
 from moeviz.errors import ModelNotFound
 from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
@@ -197,10 +198,10 @@ def asking_datasets() -> Callable[[Work], Heard]:
 
 
 def at_hand(name: str, how: How) -> bool:
-    """Whether that model needs nothing but its turn: it ships with moeviz, or is in memory. One on a server is not."""
+    """Whether that model needs nothing but its turn: it is one of our own, or in memory. One on a server is not."""
     if answers_at_once(name):
         return False
-    return (name, how) == (EMBEDDED, AS_IT_IS) or _in_memory(name, how) is not None
+    return (how == AS_IT_IS and name in installed()) or _in_memory(name, how) is not None
 
 
 def weights(name: str, how: How, revision: str | None) -> str | None:

@@ -49,7 +49,8 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
 )
 COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
 DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
-FIRST_TRACE, SECOND_TRACE, BESIDE = "first_trace", "second_trace", "beside"
+FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
+DEPTH = "depth"  # of the layers that are compared in three traces
 _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "brushed",
     "overviews",

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "moeviz/history/*": f"moeviz.history {INERT} torch",
     # Programs that use the whole house, to train and to judge the model that ships.
     "moeviz/embedded/training/*": f"moeviz {TORCH}",
-    "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics {INERT} torch",
+    "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics moeviz.parameters {INERT} torch",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",

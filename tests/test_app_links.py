@@ -4,7 +4,7 @@ from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from moeviz_app import carried, settings, shared, state
+from moeviz_app import carried, pairs, settings, shared, state
 from moeviz_app.asked import LONGEST, Run
 from moeviz_app.views.what_if import CHANGES
 from plain_box import TEXT
@@ -48,7 +48,7 @@ def changed(app: AppTest) -> dict[str, object]:
 
 
 def compared(app: AppTest) -> list[str]:
-    return [box.value for box in app.selectbox if box.label.startswith("Trace ")]
+    return [box.value for box in app.selectbox if box.label.startswith("Trace ") and box.value is not None]
 
 
 def pair(first: Run | dict[str, str], second: Run | dict[str, str]) -> dict[str, str]:
@@ -150,6 +150,18 @@ def test_a_link_to_compare_shows_the_two_traces():
     assert other.selectbox(key=state.BESIDE).value == chart
     assert address(other) == address(app)
     assert visit(COMPARE).session_state["address"] == {}, "the control"
+
+
+def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
+    app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
+    for key, value in zip(pairs.KEYS, (FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt), strict=True):
+        app.selectbox(key=key).set_value(value).run()
+    three = address(app)
+    assert dict(parse_qsl(three["third"])) == FRENCH.parameters()
+    other = visit(COMPARE, **three)
+    assert not other.exception
+    assert compared(other) == [FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt] and address(other) == three
+    assert compared(go_to(app, COMPARE, **pair(ENGLISH, FRENCH))) == [ENGLISH.prompt, FRENCH.prompt]
 
 
 def test_a_link_to_compare_takes_up_what_was_run_before(monkeypatch):

@@ -5,18 +5,20 @@ from dataclasses import replace
 import pytest
 import streamlit as st
 from labels import labelled
-from moeviz_app import settings, shared, state
+from moeviz_app import pairs, settings, shared, state
 from moeviz_app.asked import LONGEST, Run
 from moeviz_app.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
-from test_app import MAIN, SECONDS, page, pictures, run, sentences
+from test_app import MAIN, SECONDS, drawn, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
 
 import moeviz
 from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.several import CHARTS as OF_SEVERAL
+from moeviz.metrics.tokens import visible
 from moeviz.samples import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
@@ -417,3 +419,88 @@ def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
 
     assert ways("Load") == ["Layer", "Expert"]
     assert ways("Losses") == []
+
+
+def three(*traces) -> AppTest:
+    """The Compare page with a third trace chosen beside the first two."""
+    app = page("moeviz_app.views.compare.compare_page", traces[-1])
+    app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
+    for number, key in enumerate(pairs.KEYS):
+        app.session_state[key] = f"trace {number}"
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_three_models_stand_side_by_side_on_one_text():
+    eight, eight_more, many = (sample_trace(experts=experts, top_k=k) for experts, k in ((8, 2), (8, 2), (31, 7)))
+    app = three(eight, eight_more, many)
+    asked = [chart.question for chart in OF_SEVERAL]
+    assert [heading.value for heading in app.subheader][1 : 1 + len(asked)] == asked
+    told = sentences(app)
+    assert "A 8 of 28 (19), B 8 of 28 (19), C 32 of 2,629,575 (32)" in told and "not of the same tokens" not in told
+    assert "needs tokens with a label" in told, "there are no labels"
+    assert pictures(app) == len(OF_SEVERAL) - 1 + 3, "a chart each, and one of each trace"
+    for letter, trace in zip("ABC", (eight, eight_more, many), strict=True):
+        texts = [token["text"] for token in drawn(app, f"strip of {letter}")["tokens"]]
+        assert texts == trace.tokens["text"].map(visible).tolist()
+    assert (
+        drawn(app, "strip of A")["tokens"] == drawn(app, "strip of B")["tokens"] != drawn(app, "strip of C")["tokens"]
+    )
+
+
+def test_two_traces_are_compared_as_ever_where_no_third_is_chosen():
+    app = compare(sample_trace(seed=1), sample_trace(seed=1), sample_trace())
+    assert app.selectbox(key=state.THIRD_TRACE).value is None
+    assert [heading.value for heading in app.subheader][: len(COMPARISONS)] == [c.question for c in COMPARISONS]
+
+
+def test_the_strips_show_the_layer_of_each_model_at_one_depth():
+    app = three(sample_trace(layers=4), sample_trace(layers=2), sample_trace(layers=7))
+    (slider,) = app.select_slider
+    slider.set_value(1.0).run()
+    assert [text.value for text in app.text if text.value.startswith("Trace ") and "layer" in text.value] == [
+        "Trace A: sample, layer 3",
+        "Trace B: sample, layer 1",
+        "Trace C: sample, layer 6",
+    ]
+
+
+def test_three_of_other_texts_and_with_less_in_them_say_so():
+    trace = sample_trace()
+    bare = replace(trace, model=replace(trace.model, slot_order="unknown"), weights=None, logits=None)
+    app = three(labelled(trace), sample_trace(tokens=20), bare)
+    told = sentences(app)
+    assert told.index("not of the same tokens") < told.index("Load of the busiest expert")
+    assert "There is no line for C: it lacks" in told and "There is no line for B and C: they lack" in told
+
+
+def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
+    ours = [replace(sample_trace(), model=replace(sample_trace().model, name=name)) for name in ("embedded", "other")]
+    assert "kept even" not in sentences(three(ours[1], ours[1], ours[1]))
+    told = sentences(three(ours[0], ours[1], ours[1]))
+    assert "kept even in A by a loss over the batch; of B and C it is not known." in told
+
+
+def test_all_three_embedded_models_run_one_text(monkeypatch):
+    """Of tiny ones, which are looked for where those would be."""
+    names = ("embedded", "embedded-natural", "embedded-fine")
+    listed = replace(settings.SETTINGS, models=names)
+    app = compare(sample_trace(), sample_trace(seed=1))
+    assert not [button for button in app.button if "all three" in button.label], "they are not here"
+    monkeypatch.setattr(settings, "SETTINGS", listed)
+    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names)
+
+    def made(run, key):
+        trace = sample_trace(experts=31 if run.model.endswith("fine") else 8, top_k=2)
+        trace = replace(trace, model=replace(trace.model, name=run.model))
+        state.set_trace(trace, run)
+        return trace
+
+    monkeypatch.setattr("moeviz_app.views.compare.record", made)
+    app = compare(sample_trace(), sample_trace(seed=1))
+    (button,) = (button for button in app.button if "all three" in button.label)
+    button.click().run()
+    assert not app.exception
+    chosen = [app.session_state["recent"][app.session_state[key]].model.name for key in pairs.KEYS]
+    assert chosen == [*names]

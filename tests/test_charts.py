@@ -27,6 +27,7 @@ from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, FITS, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
+from moeviz.charts.several import CHARTS as OF_SEVERAL
 from moeviz.charts.to_expert import EXPERT, clickable
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
@@ -111,6 +112,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
             "effect",
             "engine_difference",
             "side_by_side",
+            "several",
             *("training", "training_figures"),  # of runs
             "corpus",  # part by part, on the page Corpus
         ),  # of several traces, on other pages
@@ -175,9 +177,19 @@ def test_every_golden_file_is_of_a_chart():
 
     known = {
         chart.key
-        for chart in [*CHARTS, *OF_ONE_EXPERT, SATURATION, EFFECT, OVER_TIME, *COMPARISONS, *OF_SERVING, *OF_ENGINES]
+        for chart in [
+            *CHARTS,
+            *OF_ONE_EXPERT,
+            SATURATION,
+            EFFECT,
+            OVER_TIME,
+            *COMPARISONS,
+            *OF_SERVING,
+            *OF_ENGINES,
+            *OF_SEVERAL,
+        ]
     }
-    known |= {chart.key for chart in [*HISTORY_CHARTS, *OF_TRAINING]}
+    known |= {chart.key for chart in [*HISTORY_CHARTS, *OF_TRAINING, *OF_SEVERAL]}
     assert {file.stem for file in GOLDEN.glob("*.json")} == known
 
 
@@ -453,6 +465,16 @@ def test_numbers_on_the_scale_can_be_read(page):
 @pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES], ids=lambda chart: chart.key)
 def test_two_traces_are_drawn_with_what_luck_or_an_even_load_would_show(chart, trace, request):
     check_golden(chart, chart.draw(chart.measure((trace, sample_trace(seed=3)))).to_dict(), request)
+    assert "Columns:" in chart.method and "Source" in chart.method
+
+
+@pytest.mark.parametrize("chart", OF_SEVERAL, ids=lambda chart: chart.key)
+def test_three_models_are_drawn_with_what_chance_gives_each(chart, request):
+    three = {
+        name: labelled(sample_trace(tokens=48, experts=experts, top_k=k, seed=seed))
+        for seed, (name, experts, k) in enumerate([("A", 8, 2), ("B", 8, 2), ("C", 31, 7)])
+    }
+    check_golden(chart, chart.draw(chart.measure(three)).to_dict(), request)
     assert "Columns:" in chart.method and "Source" in chart.method
 
 

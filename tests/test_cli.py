@@ -570,3 +570,40 @@ def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert len(rows) == 13 and rows["passed"].all()
     assert rows.set_index("what")["remark"].str.contains("64 experts, as Table 9 says: half").sum() == 1
     assert main(["history", "check", "no-such"]) == 1
+
+
+# moeviz compare
+
+
+@pytest.fixture
+def three_paths(tmp_path) -> list[str]:
+    """Files of three traces of the same tokens, the last of a model with 31 experts."""
+    paths = [str(tmp_path / f"{name}.npz") for name in "abc"]
+    for path, experts, top_k in zip(paths, (8, 8, 31), (2, 2, 7), strict=True):
+        write_trace(sample_trace(experts=experts, top_k=top_k), path)
+    return paths
+
+
+def test_compare_prints_a_column_a_trace_and_the_sentences(three_paths, capsys):
+    assert main(["compare", *three_paths]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"num_experts +8 +8 +31\n", out) and re.search(r"possible_sets +28 +28 +2,629,575\n", out)
+    assert "A 8 of 28 (19), B 8 of 28 (19), C 32 of 2,629,575 (32)." in out
+    assert "Of Mixtral 8x7B, published, the first choice repeats beyond chance: layer 0 2 %" in out
+    assert re.search(r"information +· +· +·\n", out), "there are no labels"
+
+
+def test_compare_in_json_has_the_layers_of_each_trace(three_paths, capsys):
+    assert main(["compare", *three_paths[1:], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["trace"] for row in found["traces"]] == ["A", "B"]
+    assert len(found["sets"]) == len(found["balance"]) == 8 and found["information"] is None
+    of_trace = [row["over_chance"] for row in found["repetition"] if row["trace"] == "A"]
+    assert sum(of_trace) / len(of_trace) == pytest.approx(found["traces"][0]["repetition"])
+
+
+def test_compare_says_of_too_many_and_of_one_what_it_needs(three_paths, capsys):
+    assert main(["compare", *three_paths * 3]) == 1
+    assert "Up to 8 traces are compared, and 9 are named" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", three_paths[0]])

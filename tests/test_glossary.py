@@ -7,6 +7,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
+from moeviz.charts.several import CHARTS as OF_SEVERAL
 
 
 def test_terms_are_found_in_any_form_and_not_inside_other_words():
@@ -16,7 +17,13 @@ def test_terms_are_found_in_any_form_and_not_inside_other_words():
 
 
 def test_every_term_is_used_by_a_chart_and_every_chart_has_one():
-    charts = [*(chart for charts in TOPICS.values() for chart in charts), *COMPARISONS, *OF_ENGINES, EFFECT]
+    charts = [
+        *(chart for charts in TOPICS.values() for chart in charts),
+        *COMPARISONS,
+        *OF_ENGINES,
+        *OF_SEVERAL,
+        EFFECT,
+    ]
     said = [" ".join(words_of(chart)) for chart in charts]
     assert not [text for text in said if explained_terms(text) is None]
     whole = " ".join(said)

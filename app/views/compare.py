@@ -1,17 +1,20 @@
-"""Two traces side by side: two prompts, two models, prompt against generation, with and without a change."""
+"""Two traces side by side: two prompts, two models, prompt against generation, with and without a change; or three."""
 
 import streamlit as st
 from moeviz_app import pairs, settings, state
 from moeviz_app.asked import Run
 from moeviz_app.carried import BESIDE, bring_up_pair
 from moeviz_app.earlier import bring_back
-from moeviz_app.examples import EXAMPLES
+from moeviz_app.examples import EXAMPLES, MIXED
 from moeviz_app.links import record
 from moeviz_app.pictures import altair_chart
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
+from moeviz_app.traces import recent
+from moeviz_app.views.compare_three import three_side_by_side
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import OWN_MODELS, installed
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -19,7 +22,7 @@ TWO_EXAMPLES = ("English", "Python")
 
 
 def compare_page() -> None:
-    """Choose two of the recent traces, or parts of one; see how they differ, and any chart of both."""
+    """Choose two of the recent traces, or parts of one, or three; see how they differ, and any chart of all."""
     st.title("Compare", anchor=False)
     bring_back()
     waits = bring_up_pair()
@@ -28,19 +31,26 @@ def compare_page() -> None:
         if not waits:
             _say_where_traces_come_from()
         return
-    pair = pairs.chosen(offered)
+    choice = st.container()
+    _offer_own_models(offered.get(state.value(state.FIRST_TRACE), next(iter(offered.values()))))
+    with choice:
+        one, other, third = pairs.chosen_with_third(offered)
+    if third is not None:
+        three_side_by_side({"A": one, "B": other, "C": third})
+        _side_by_side((one, other, third))
+        return
+    words = _words(one, other)
     for chart in COMPARISONS:
-        heading(chart, _words(pair))
+        heading(chart, words)
         with explained():
-            picture_and_words(chart, chart.measure(pair), model=_words(pair))
-    _side_by_side(pair)
+            picture_and_words(chart, chart.measure((one, other)), model=words)
+    _side_by_side((one, other))
 
 
-def _words(pair: tuple[RoutingTrace, RoutingTrace]) -> ModelInfo | None:
+def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:
     """The model in whose words both can be spoken of; None where they route different things."""
-    one, other = (trace.model for trace in pair)
     kinds = ("item_kind", "label_kind", "layer_kind")
-    return one if all(getattr(one, kind) == getattr(other, kind) for kind in kinds) else None
+    return one.model if all(getattr(one.model, kind) == getattr(other.model, kind) for kind in kinds) else None
 
 
 def _say_where_traces_come_from() -> None:
@@ -54,12 +64,37 @@ def _say_where_traces_come_from() -> None:
             for name in reversed(TWO_EXAMPLES):
                 record(Run(EXAMPLES[name], EMBEDDED), key=f"{name} goes on")
             st.rerun()
+    _offer_own_models(None)
 
 
-def _side_by_side(pair: tuple[RoutingTrace, RoutingTrace]) -> None:
+def _own_models() -> list[str]:
+    """The embedded model and its siblings, of those on offer."""
+    return [name for name in installed() if name in settings.SETTINGS.models]
+
+
+def _offer_own_models(first: RoutingTrace | None) -> None:
+    """Where the embedded model's siblings are here too: the text of trace A, or an example, through all of them."""
+    names, made_by = _own_models(), recent.run_of(first)
+    which = "an example" if made_by is None else "the text of A"
+    if len(names) < len(OWN_MODELS) or not st.button(f"Run {which} through all three embedded models"):
+        return
+    prompt = EXAMPLES[MIXED] if made_by is None else made_by.prompt
+    with explained(refuse):
+        traces = [_in_model(prompt, name) for name in names]
+        pairs.choose(*traces)
+        st.rerun()
+
+
+def _in_model(prompt: str, name: str) -> RoutingTrace:
+    trace = record(Run(prompt, name), key=f"{name} goes on")
+    recent.rename(next(iter(recent.traces())), recent.free_name(f"{name} · {next(iter(recent.traces()))}"))
+    return trace
+
+
+def _side_by_side(traces: tuple[RoutingTrace, ...]) -> None:
     st.subheader("Any chart, side by side", anchor=False)
     chart = BESIDE[st.selectbox("Chart", list(BESIDE), key=state.BESIDE, persist_state="session")]
-    for label, trace, column in zip("AB", pair, st.columns(2, gap="large"), strict=True):
+    for label, trace, column in zip("ABC", traces, st.columns(len(traces), gap="large"), strict=False):
         with column, explained():
             st.text(f"Trace {label}")
             frame = chart.measure(part_of(trace, chart))

@@ -25,6 +25,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.metrics.findings import Finding, findings
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -66,6 +67,8 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, Options, ModelInfo
     """The chosen model, how it is to run, and what is known of it before; in `trouble` the reason, where it is not."""
     with st.popover("Model and options", icon=":material/tune:", width="content"):
         name = choose_model()
+        if name in OWN_MODELS:
+            st.text(OWN_MODELS[name].trained_for)
         about = st.container()
         info = None
         if state.waiting() is None:  # a link fetches nothing
@@ -82,7 +85,8 @@ def _headline(info: ModelInfo | None) -> str:
         return words
     kind, most, least = layer_word(info), max(info.num_experts), min(info.num_experts)
     experts = f"{most} experts" if most == least else f"{least} to {most} experts"
-    who = "the small Mixtral that ships with moeviz" if info.name == EMBEDDED else plain(info.name)
+    own = OWN_MODELS.get(info.name)
+    who = plain(info.name) if own is None else own.who
     return f"{words} *· {who}: {len(info.layers)} MoE {kind}s of {experts}, {info.top_k} for each token*"
 
 

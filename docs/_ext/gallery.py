@@ -19,6 +19,7 @@ from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
+from moeviz.charts.several import CHARTS as OF_SEVERAL
 from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
 from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
 from moeviz.report.plots import about, choices, part_of
@@ -64,6 +65,7 @@ BESIDE: Mapping[Chart, str] = {
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
     **dict.fromkeys((*COMPARISONS, *OF_ENGINES), "(plain, changed)"),
+    **dict.fromkeys(OF_SEVERAL, 'dict(zip("ABC", list(traces_over_training().values())[::4], strict=True))'),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
     FITS: "mixtral",
     **dict.fromkeys((HEATMAP, IMPORTANCE), "run, 1"),

@@ -11,7 +11,9 @@ from moeviz.model_info import ModelInfo
 
 
 @overload
-def load_model(name: Literal["embedded"] = ..., *, backend: None = None, **how: Any) -> LoadedModel: ...
+def load_model(
+    name: Literal["embedded", "embedded-natural", "embedded-fine"] = ..., *, backend: None = None, **how: Any
+) -> LoadedModel: ...
 @overload
 def load_model(name: str, *, backend: Literal["transformers"], **how: Any) -> LoadedModel: ...
 @overload
@@ -21,7 +23,8 @@ def load_model(name: str, *, backend: str | None = None, **how: Any) -> LoadedMo
 def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) -> LoadedModel | EngineModel:
     """Open a MoE by its name: the embedded model, a transformers checkpoint, or what another engine runs.
 
-    name     "embedded"; the path of a folder, or an id on the hub, of a transformers model; or what an engine of
+    name     "embedded"; one of its siblings, "embedded-natural" and "embedded-fine", where they are installed; the path
+             of a folder, or an id on the hub, of a transformers model; or what an engine of
              `moeviz.capture.engine_table` knows.
     backend  which engine; default: the one that the name is of. "transformers" has folders and hub ids.
     how      options of that engine. For transformers: device_map, dtype, revision, check_memory, as

@@ -17,6 +17,7 @@ from moeviz.cli.of_models import (
     what_if_arguments,
 )
 from moeviz.cli.of_traces import (
+    compare_arguments,
     convert_arguments,
     diff_arguments,
     doctor_arguments,
@@ -50,6 +51,10 @@ COMMANDS = {
     "diff": (
         "Compare two recordings of the same text: two engines, precisions, training and serving.",
         diff_arguments,
+    ),
+    "compare": (
+        "Show two traces or more side by side, of models that may have nothing in common.",
+        compare_arguments,
     ),
     "training": (
         "Say how the routers of a training run are: its alarms, and its last logs. Exit code 3 if an alarm is on.",

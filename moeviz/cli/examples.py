@@ -15,6 +15,7 @@ EXAMPLES = {
   moeviz convert trace.csv trace.parquet
   moeviz doctor trace.csv                             what is not plausible in a trace
   moeviz diff vllm.json transformers.npz              where two engines send the same tokens
+  moeviz compare mixtral.npz olmoe.npz                two models on one text, each by its own chance
   moeviz training run/routing                         alarms of a run, while it trains or afterwards""",
     "app": """examples:
   moeviz app
@@ -104,6 +105,9 @@ EXAMPLES = {
     "diff": """examples:
   moeviz diff served.json trace.npz
   moeviz diff vllm.json transformers.npz --json | jq .shift""",
+    "compare": """examples:
+  moeviz compare mixtral.npz olmoe.npz
+  moeviz compare embedded.npz natural.npz fine.npz --json | jq .says""",
     "training": """examples:
   moeviz training run/routing                         alarms, and the last logs
   moeviz training run/routing --ignore aux_off        exit code 3 if any other alarm is on

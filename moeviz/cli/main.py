@@ -314,6 +314,18 @@ def _diff(args: Namespace) -> int:
     return 0
 
 
+def _compare(args: Namespace) -> int:
+    from moeviz.cli.compare import LETTERS, compare_text, compared
+    from moeviz.cli.importing import read_one_trace
+
+    files = [args.source, *args.others]
+    if len(files) > len(LETTERS):
+        raise MoevizError(f"Up to {len(LETTERS)} traces are compared, and {len(files)} are named. Leave some out.")
+    found = compared([read_one_trace(file, args) for file in files])
+    print(json.dumps(found) if args.json else compare_text(found))
+    return 0
+
+
 def _training(args: Namespace) -> int:
     from moeviz.cli.training import ALARM, alarms_on, run_of, training_json, training_text
 
@@ -340,5 +352,6 @@ COMMANDS = {
     "convert": _convert,
     "doctor": _doctor,
     "diff": _diff,
+    "compare": _compare,
     "training": _training,
 }

@@ -94,7 +94,8 @@ def trace_arguments(trace: argparse.ArgumentParser) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     says = (
-        "'embedded' (the default), a folder, a Hugging Face id, a .gguf file, or a server: vllm+http://localhost:8000"
+        "'embedded' (the default), its siblings 'embedded-natural' and 'embedded-fine', a folder, a Hugging Face id, a "
+        ".gguf file, or a server: vllm+http://localhost:8000"
     )
     command.add_argument("--model", default="embedded", help=says)
     _add_backend(command)

@@ -1,4 +1,4 @@
-"""What can be typed after the commands that read files: metrics, serve, plan, convert, doctor, diff, training."""
+"""What can be typed after the commands that read files, from metrics to training."""
 
 import argparse
 
@@ -121,6 +121,14 @@ def diff_arguments(diff: argparse.ArgumentParser) -> None:
     diff.add_argument("other", metavar="B", help="another of the same text")
     diff.add_argument("--json", action="store_true", help="print JSON")
     add_import_options(diff)
+
+
+def compare_arguments(compare: argparse.ArgumentParser) -> None:
+    """Of `moeviz compare`."""
+    compare.add_argument("source", metavar="A", help=ANY)
+    compare.add_argument("others", metavar="B", nargs="+", help="others, best of the same text: up to seven")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    add_import_options(compare)
 
 
 def training_arguments(training: argparse.ArgumentParser) -> None:

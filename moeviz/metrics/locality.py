@@ -15,6 +15,7 @@ FIRST_CHOICE = "first choice"
 MAX_SETS = 4096  # different sets of experts that are compared each with each
 THIS_TRACE, MIXTRAL = "this trace", "Mixtral 8x7B, published"
 MIXTRAL_LAYERS = (0, 15, 31)
+MIXTRAL_DEPTHS = tuple(layer / 31 for layer in MIXTRAL_LAYERS)  # of its 32 layers: 0 is the first, 1 the last
 # Per cent of pairs, arXiv 2401.04088, table 5: first choice at those layers, then first or second choice at them.
 MIXTRAL_TABLE_5 = {
     "ArXiv": (14.0, 27.9, 22.7, 46.5, 62.3, 52.9),
@@ -93,6 +94,19 @@ def beside_mixtral(frame: pd.DataFrame, model: ModelInfo) -> pd.DataFrame:
     if model.top_k != 2 or set(model.num_experts) != {8}:
         return frame
     return pd.concat([frame, _published(frame.columns)], ignore_index=True)
+
+
+def published_first_choices() -> pd.DataFrame:
+    """How often the first choice of Mixtral 8x7B repeats, as published: the mean of its eight data sets, and the ends.
+
+    One row per published layer. Columns: layer int32 · share, chance, lowest, highest float64 (of pairs).
+
+    Source: Mixtral of Experts (arXiv 2401.04088), table 5.
+    """
+    columns = ["choice", "layer", "share", "uniform_chance", "lowest", "highest"]
+    frame = _published(pd.Index(["routing", *columns, "load_chance", "pairs"]))[columns]
+    first = frame[frame["choice"] == FIRST_CHOICE].drop(columns="choice")
+    return first.rename(columns={"uniform_chance": "chance"}).reset_index(drop=True)
 
 
 def _published(columns: pd.Index) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from moeviz.embedded import EMBEDDED, embedded_path
+from moeviz.embedded.own_models import found_folder, is_own
 from moeviz.names import why_no_file
 
 ANOTHER_HOST = ("\\\\", "//")  # how Windows names a folder of one
@@ -20,8 +20,8 @@ def weights_identity(name: str, revision: str | None = None) -> str | None:
     """
     if why_no_file(name) or name.startswith(ANOTHER_HOST):
         return revision
-    folder = embedded_path() if name == EMBEDDED else Path(name)
-    if not folder.is_dir():
+    folder = found_folder(name) if is_own(name) else Path(name)
+    if folder is None or not folder.is_dir():
         return revision
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
     facts = [(file.name, (seen := file.stat()).st_size, seen.st_mtime_ns) for file in files]

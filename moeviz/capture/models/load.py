@@ -18,7 +18,8 @@ from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_room
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.declared import find_routers
-from moeviz.embedded import EMBEDDED, embedded_path
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.names import is_text, quoted, why_no_file
@@ -59,10 +60,11 @@ def load_model(
     revision: str | None = None,
     check_memory: bool = True,
 ) -> LoadedModel:
-    """Open a transformers MoE by the name "embedded", by the path of a folder, or by its id on the hub.
+    """Open a transformers MoE by the name of one of ours, by the path of a folder, or by its id on the hub.
 
+    name         "embedded"; "embedded-natural" or "embedded-fine" where they are installed; a folder, or an id.
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
-    dtype        default: float32 for the embedded model, else what the checkpoint says.
+    dtype        default: float32 for the embedded models, else what the checkpoint says.
     check_memory compare the size of the weights with the memory that is free, before any of them is read.
 
     Raises
@@ -83,7 +85,7 @@ def load_model(
     empty = empty_model(config, name)
     find_routers(empty)
     if dtype is None:
-        dtype = torch.float32 if name == EMBEDDED else "auto"
+        dtype = torch.float32 if is_own(name) else "auto"
     if device_map is None and torch.cuda.is_available():
         device_map = "auto"
     if check_memory:
@@ -112,8 +114,8 @@ def model_config(name: str, revision: str | None = None) -> PreTrainedConfig:
 
 def model_source(name: str) -> str:
     """Where transformers finds the model of this name: a folder on this machine, or a hub id as it is."""
-    if name == EMBEDDED:
-        return str(embedded_path())
+    if is_own(name):
+        return str(model_folder(name))
     _check_name(name)
     folder = _folder(name)
     try:
@@ -147,7 +149,7 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 def own_dtype(name: str, config: PreTrainedConfig) -> str:
     """In which dtype `load_model` opens it unless it is told: "bfloat16"; "auto" where only the weights say."""
-    dtype = torch.float32 if name == EMBEDDED else getattr(config, "dtype", None)
+    dtype = torch.float32 if is_own(name) else getattr(config, "dtype", None)
     return "auto" if dtype is None else str(dtype).removeprefix("torch.")
 
 

@@ -1,10 +1,11 @@
-"""The evaluation as a page of Markdown.
+"""The evaluation as a page of Markdown, of one model or of several side by side.
 
-Prints Markdown: loss by domain next to byte models, balance and specialisation of every layer, locality, loss by
+Of one: loss by domain next to byte models, balance and specialisation of every layer, locality, loss by
 position, how routing settled, and unedited continuations. It takes a minute or two on two cores.
 """
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
@@ -12,11 +13,13 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.trace import trace
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluate.losses import context_gain, loss_by_domain, loss_by_position
+from moeviz.embedded.evaluate.recognition import STRETCH, mistaken
+from moeviz.embedded.evaluate.side_by_side import side_by_side
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.embedded.routing_over_training import traces_over_training
-from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import balance
 from moeviz.metrics.locality import locality
 from moeviz.metrics.routing_over_training import router_saturation
@@ -24,19 +27,31 @@ from moeviz.metrics.specialization import label_divergence, label_information
 from moeviz.routing_trace import RoutingTrace
 
 APART = 0.1  # bits: from this divergence on, two domains count as routed differently
-STRETCH = slice(500, 620)  # characters of a text that tell its kind; the recorded traces are of the first 400
+TITLES = {EMBEDDED: "the embedded model"}
 PROMPTS = 3  # a domain, from as many texts of the evaluation set
 PROMPT_CHARACTERS = 60
 NEW_TOKENS = 40
 DRAWN = Sampling(temperature=0.7, top_k=40, seed=0)
 
 
-def main() -> None:
-    """Print the whole evaluation."""
-    model = load_model()
-    print("# Evaluation of the embedded model\n\nWhat `python -m moeviz.embedded.evaluate` prints.")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the whole evaluation of one model, or a table of several."""
+    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.evaluate", description="Evaluate models.")
+    says = "transformers models, by the names of `load_model` (default: embedded); of several, one table"
+    parser.add_argument("models", metavar="MODEL", nargs="*", default=[EMBEDDED], help=says)
+    names = parser.parse_args(argv).models
+    if len(names) > 1:
+        print(f"# Evaluation side by side\n\n{markdown(side_by_side(names, evaluation_set()))}")
+        return
+    model = load_model(names[0])
+    print(f"# Evaluation of {TITLES.get(model.name, model.name)}\n\nWhat `{_command(model.name)}` prints.")
     for section in SECTIONS:
-        print(f"\n{section(model)}", flush=True)
+        if section is not formation or model.name == EMBEDDED:  # recorded of that one alone
+            print(f"\n{section(model)}", flush=True)
+
+
+def _command(name: str) -> str:
+    return "python -m moeviz.embedded.evaluate" + (f" {name}" if name != EMBEDDED else "")
 
 
 def losses(model: LoadedModel) -> str:
@@ -99,11 +114,7 @@ def _locality(recorded: RoutingTrace) -> str:
 
 def recognition(model: LoadedModel) -> str:
     """Section: the kind of a text, told by which experts it uses."""
-    recorded, wrong = traces_over_training(), []
-    for text in evaluation_set():
-        likeness = label_likeness(trace(model, text.text[STRETCH], keep_logits=False), recorded[max(recorded)])
-        if (nearest := likeness["label"][0]) != text.label:
-            wrong.append(f"{text.label} for {nearest}")
+    wrong = mistaken(model, evaluation_set())
     total, characters = len(evaluation_set()), STRETCH.stop - STRETCH.start
     return (
         f"## The kind of a text, told by its routing alone\n\n{characters} characters from the middle of each "

@@ -1,0 +1,97 @@
+"""Three traces of one text next to each other: three models, or one model three times. A part of the page Compare."""
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import state
+from moeviz_app.components.strip import colours_of, token_strip
+from moeviz_app.show import explained, heading, picture_and_words, say
+
+from moeviz.charts import theme
+from moeviz.charts.several import CHARTS
+from moeviz.embedded.own_models import OWN_MODELS
+from moeviz.errors import MissingField
+from moeviz.metrics.said_of_several import said_of_several
+from moeviz.metrics.several import Several, depths, figures_of_several, layer_at, of_one_text, repetition_of_several
+from moeviz.routing_trace import RoutingTrace
+
+PICKED = "token of three"  # the row that somebody has clicked in one of the strips
+
+
+def three_side_by_side(traces: Several) -> None:
+    """What differs, in sentences; the text three times, coloured by first choice; then figure by figure."""
+    with explained():
+        figures = figures_of_several(traces)
+        with st.container(border=True, key="answer"):
+            st.text("Means over layers; by layer they are drawn below.")
+            for sentence in said_of_several(figures, _repetition(traces), of_one_text(traces)):
+                st.text(sentence)
+            _kept_even(traces)
+    _strips(traces)
+    for chart in CHARTS:
+        heading(chart)
+        with explained():
+            frame = chart.measure(traces)
+            _say_who_is_missing(traces, frame)
+            picture_and_words(chart, frame)
+
+
+def _repetition(traces: Several) -> pd.DataFrame | None:
+    try:
+        return repetition_of_several(traces)
+    except MissingField:
+        return None  # said where it would be drawn
+
+
+def _kept_even(traces: Several) -> None:
+    """What training kept each model's load even with: of our own models it is known."""
+    names = {letter: trace.model.name for letter, trace in traces.items()}
+    known = {letter: OWN_MODELS[name].balance for letter, name in names.items() if name in OWN_MODELS}
+    if known:
+        rest = [letter for letter in traces if letter not in known]
+        unknown = f"; of {' and '.join(rest)} it is not known" if rest else ""
+        says = ", ".join(f"{letter} by {by}" for letter, by in known.items())
+        st.text(f"In training, the load was kept even in {says}{unknown}.")
+
+
+def _strips(traces: Several) -> None:
+    st.subheader("Which expert is each token's first choice?", anchor=False)
+    first = next(iter(traces.values()))
+    choices = depths(first.model)
+    depth = choices[0]
+    if len(choices) > 1:
+        depth = st.select_slider(
+            "Depth, by the layers of trace A",
+            choices,
+            format_func=lambda deep: f"layer {layer_at(first.model, deep)}",
+            key=state.DEPTH,
+            persist_state="session",
+        )
+    for (letter, trace), column in zip(traces.items(), st.columns(len(traces), gap="medium"), strict=True):
+        with column, explained():
+            _strip(letter, trace, layer_at(trace.model, depth))
+    longest = max(len(trace.tokens) for trace in traces.values())
+    cut = f" Of {longest:,} tokens, the first {theme.MAX_TOKENS} are shown." if longest > theme.MAX_TOKENS else ""
+    st.markdown(
+        "Each token has the colour of its first choice in the layer closest to that depth; a colour means another "
+        f"expert in each trace. A click on a token marks it in every strip.{cut}"
+    )
+
+
+def _strip(letter: str, trace: RoutingTrace, layer: int) -> None:
+    rows = range(min(len(trace.tokens), theme.MAX_TOKENS))
+    st.text(f"Trace {letter}: {trace.model.name}, layer {layer}")
+    key = f"strip of {letter}"
+    token_strip(trace, layer, rows, state.value(PICKED), colours_of(trace, layer, rows), lambda: _pick(key), key=key)
+
+
+def _pick(key: str) -> None:
+    """Callback of a strip: the same row is marked in the others."""
+    state.set_value(PICKED, int(state.value(key).pick))
+
+
+def _say_who_is_missing(traces: Several, frame: pd.DataFrame) -> None:
+    """That a trace has no line, where others have: what a chart needs may be in some of them alone."""
+    without = [letter for letter in traces if letter not in set(frame["trace"])]
+    if without:
+        lack = "they lack" if len(without) > 1 else "it lacks"
+        say(f"There is no line for {' and '.join(without)}: {lack} what this chart is made from.")

@@ -1,0 +1,98 @@
+"""The models that are moeviz's own: the one that ships, and its siblings, which come in a distribution of their own.
+
+The siblings' weights are folders of the package `moeviz_models`, be it installed or in `models/` of a checkout. Nothing
+is loaded here.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from moeviz.embedded import EMBEDDED, embedded_path
+from moeviz.errors import ModelNotFound
+
+NATURAL, FINE = "embedded-natural", "embedded-fine"  # as EMBEDDED: the names by which every door opens them
+PACKAGE, DISTRIBUTION = "moeviz_models", "moeviz-models"
+CHECKOUT = Path(__file__).parents[2] / "models" / PACKAGE
+WEIGHTS = "model.safetensors"
+POINTER = b"version https://git-lfs"  # how the file begins that git leaves where git-lfs did not fetch the real one
+HOW_TO_GET = f"Its weights come in a distribution of their own, {DISTRIBUTION}."
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """One of them: what readers are told of it, and where it is."""
+
+    who: str  # in the middle of a sentence
+    trained_for: str  # one sentence
+    balance: str  # what its training kept the experts' load even with
+    folder: str  # in `moeviz_models`; "" is the one that ships
+
+
+OWN_MODELS = {
+    EMBEDDED: OwnModel(
+        "the small Mixtral that ships with moeviz",
+        "Trained to be looked at: a term of its loss pushed experts to tell kinds of text apart.",
+        "a loss over the batch",
+        "",
+    ),
+    NATURAL: OwnModel(
+        "the embedded Mixtral without the push",
+        "The embedded model's sibling, trained on the same text without that push, and balanced in each window of it.",
+        "a loss in each window",
+        "natural",
+    ),
+    FINE: OwnModel(
+        "the embedded model with experts split in four",
+        "The embedded model's sibling of the same size, trained on the same text with many small experts, one of them "
+        "for every token, and balanced by a bias on the choice.",
+        "a bias on the choice",
+        "fine",
+    ),
+}
+
+
+def is_own(name: str) -> bool:
+    """Whether this is the name of one of them, be it installed or not."""
+    return name in OWN_MODELS
+
+
+def installed() -> tuple[str, ...]:
+    """The names of those that are here, with their weights; the one that ships first."""
+    return tuple(name for name in OWN_MODELS if why_not_here(name) is None)
+
+
+def model_folder(name: str) -> Path:
+    """The folder that transformers loads one of them from. Raises `ModelNotFound` where it is not here, or damaged."""
+    if (why := why_not_here(name)) is not None:
+        raise ModelNotFound(why)
+    folder = found_folder(name)
+    assert folder is not None, "what is here has a folder"
+    return folder
+
+
+def why_not_here(name: str) -> str | None:
+    """Why one of them cannot be loaded, in a sentence that says what to do; None where it can."""
+    folder = found_folder(name)
+    if folder is None:
+        own = OWN_MODELS[name]
+        return f"{name!r}, {own.who}, is not installed here. {HOW_TO_GET}"
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            begins = file.read(len(POINTER))
+    except OSError as error:
+        whole = "moeviz" if folder == embedded_path() else DISTRIBUTION
+        return f"The weights of {name!r} cannot be read: {WEIGHTS}, {error.strerror}. Install {whole} again."
+    if begins == POINTER:
+        return f"The {WEIGHTS} of {name!r} is a pointer of git-lfs in place of the weights. Fetch them: git lfs pull."
+    return None
+
+
+def found_folder(name: str) -> Path | None:
+    """Where one of them lies, whatever is in it; None where it is not installed."""
+    own = OWN_MODELS[name]
+    if not own.folder:
+        return embedded_path()
+    spec = find_spec(PACKAGE)
+    places = [CHECKOUT, *map(Path, (spec and spec.submodule_search_locations) or ())]
+    return next((place / own.folder for place in places if (place / own.folder).is_dir()), None)
