@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 
 from moeviz.history.conditional_computation_2015 import picture as gated_blocks
-from moeviz.history.deep_mixture_2013 import picture as gates
 from moeviz.history.dense_contrast import picture as memory_and_compute
 from moeviz.history.hierarchical_1994 import three_shapes
 from moeviz.history.hmm_experts_1996 import smyth
@@ -35,11 +34,6 @@ SWEEPS = {
     "sparsely-gated": balance.balance_table,
     "switch": dropped_tokens.sweep,
     "dense": memory_and_compute.sweep,
-}
-# Runs with other settings that are shown beside the one that ships: by system, the file and the settings.
-BESIDE = {
-    "deep-mixture": (gates.UNBOUND, {"constraint": False}),
-    "sparsely-gated": (balance.WITHOUT, {"importance": 0.0, "load": 0.0}),
 }
 
 

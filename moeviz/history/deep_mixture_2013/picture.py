@@ -12,9 +12,10 @@ from jaxtyping import Float
 from moeviz.history.deep_mixture_2013.model import DeepMixture
 from moeviz.history.deep_mixture_2013.moved_digits import moves
 from moeviz.history.shared.results import SHIPPED, shipped
+from moeviz.history.shipped_traces import BESIDE
 
 LAYERS = (1, 2)  # as the paper counts
-UNBOUND = "unbound.npz"  # the run without the constraint that ships
+UNBOUND = BESIDE["deep-mixture"][0]  # the run without the constraint that ships
 FACTORS = ("where", "what")
 
 

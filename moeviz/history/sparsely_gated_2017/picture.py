@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.history.shared.results import Watch, shipped, unwatched
+from moeviz.history.shipped_traces import BESIDE
 from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, train
 
 TABLE = Path(__file__).with_name("sweep.csv")
@@ -22,7 +23,7 @@ PAPER = {
 }
 EVEN = dict(zip(MEASURES, (0.0, 0.0, 1.0, 1.0), strict=True))  # where all experts are equally busy
 COMPARED = (16, 2, 0)  # experts, top-k and groups of what ships
-WITHOUT = "no_loss.npz"  # the run without losses that ships
+WITHOUT = BESIDE["sparsely-gated"][0]  # the run without losses that ships
 NO_LOSS = "max / mean words, without losses"
 TOGETHER = 10  # steps of training that make a point of the curve
 
