@@ -25,6 +25,7 @@ from moeviz.metrics.expert_company import FEW
 from moeviz.metrics.expert_sentence import what_it_does
 from moeviz.metrics.expert_tokens import contexts
 from moeviz.metrics.router_rows import row_norms
+from moeviz.metrics.words import in_words_of
 
 
 def expert_page() -> None:
@@ -130,14 +131,14 @@ def _serves(asked: Seen, tokens: pd.DataFrame) -> None:
             chosen = _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
             code = next((int(point["code"]) for point in chosen.selection.get(TOKEN, [])), None)
         else:
-            st.text("No token occurs often enough here and keeps to it.")
+            _tell(asked, "No token occurs often enough here and keeps to it.")
     with right:
         st.subheader("Where in the text does it have them?", anchor=False)
         lines = contexts(asked.trace, asked.layer, asked.expert, code)
         count = asked.trace.model.num_experts[asked.trace.model.layers.index(asked.layer)]
         colour = theme.expert_colours(count, (asked.expert,))[asked.expert]
         keyword_in_context(lines, colour, key="contexts")
-        note(_of_lines(lines, tokens, code))
+        note(in_words_of(asked.trace.model, _of_lines(lines, tokens, code)))
 
 
 def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
@@ -153,13 +154,13 @@ def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> st
 def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
     heading(KINDS, asked.trace.model)
     if kinds is None:
-        st.text("The tokens of this trace have no labels, so there are no kinds of text to compare.")
+        _tell(asked, "The tokens of this trace have no labels, so there are no kinds of text to compare.")
         if asked.trace.model.name == EMBEDDED and st.button("See the held-out texts"):
             go(asked.layer, asked.expert, None)
     else:
         _picture(KINDS, kinds, asked)
     if lost is None and shared.why_only_read(asked.trace.model.name) is None:
-        st.text("What is lost without this expert has not been computed for these texts.")
+        _tell(asked, "What is lost without this expert has not been computed for these texts.")
         offer_muting(asked)
 
 
@@ -169,22 +170,22 @@ def _flow(asked: Seen, shared_tokens: pd.DataFrame) -> None:
     if len(frame):
         _picture(FLOW, frame, asked)
     elif len(asked.trace.model.layers) == 1:
-        st.text("This trace has one MoE layer, so its tokens come from no other and go to no other.")
+        _tell(asked, "This trace has one MoE layer, so its tokens come from no other and go to no other.")
     else:
-        st.text("None of its tokens was recorded a layer before or after.")
+        _tell(asked, "None of its tokens was recorded a layer before or after.")
 
 
 def _weights(asked: Seen) -> None:
     heading(WEIGHTS, asked.trace.model)
     if asked.trace.weights is None:
-        st.text("This trace has expert ids alone. How much weight each has was not recorded.")
+        _tell(asked, "This trace has expert ids alone. How much weight each has was not recorded.")
         offer_weights(asked)
         return
     frame = WEIGHTS.measure(asked.trace, asked.layer, asked.expert)
     if len(frame):
         _picture(WEIGHTS, frame, asked)
     else:
-        st.text("It is chosen for no token here.")
+        _tell(asked, "It is chosen for no token here.")
 
 
 def _rows(asked: Seen) -> None:
@@ -217,3 +218,8 @@ def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> 
     shown = altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
     menu_and_reading(chart, frame)
     return shown
+
+
+def _tell(asked: Seen, sentence: str) -> None:
+    """Why there is nothing to draw, in the words of the trace."""
+    st.text(in_words_of(asked.trace.model, sentence))
