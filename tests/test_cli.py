@@ -589,7 +589,7 @@ def test_compare_prints_a_column_a_trace_and_the_sentences(three_paths, capsys):
     out = capsys.readouterr().out
     assert re.search(r"num_experts +8 +8 +31\n", out) and re.search(r"possible_sets +28 +28 +2,629,575\n", out)
     assert "A 8 of 28 (19), B 8 of 28 (19), C 32 of 2,629,575 (32)." in out
-    assert "Of Mixtral 8x7B, published, the first choice repeats beyond chance: layer 0 2 %" in out
+    assert "Of Mixtral 8x7B, published, the first choice repeats beyond chance: layer 0 2%" in out
     assert re.search(r"information +· +· +·\n", out), "there are no labels"
 
 

@@ -207,7 +207,7 @@ def test_what_for_says_what_the_page_on_dense_networks_says(seen):
     last = runs[runs["step"] == runs["step"].max()].groupby("kind")["perplexity"].mean().round(1)
     assert (quoted["sparse"], quoted["as_fast"]) == (f"{last['sparse']}", f"{last['as fast']}")
     assert last["sparse"] > last["as fast"], "the words say that ours does not predict better"
-    assert quoted["compute"] == "28 %" and quoted["total"] == "46.7"
+    assert quoted["compute"] == "28%" and quoted["total"] == "46.7"
 
 
 @every_drawing

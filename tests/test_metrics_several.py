@@ -143,7 +143,7 @@ def said(traces) -> str:
 def test_a_clear_difference_is_told_and_luck_is_called_luck():
     same, lots = routed([[[0, 1]] * 100], 8), by_lot(8, 2, 100)
     told = said({"A": lots, "B": same, "C": by_lot(8, 2, 100, seed=1)})
-    assert "the first choice repeats most in B and least in " in told and "B 100 %" in told
+    assert "the first choice repeats most in B and least in " in told and "B 100%" in told
     assert "differs by no more than luck explains" in said({"A": lots, "B": by_lot(8, 2, 100, seed=1)})
 
 

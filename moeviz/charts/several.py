@@ -111,7 +111,7 @@ def _repeated(values: tuple[str, ...], names: list[str]) -> list[str]:
 
 REPETITION = Chart(
     "How often does the first choice repeat, beyond chance?",
-    "Each line is a trace. 0 is chance in its model, whatever the number of experts; at 100 % all tokens have one "
+    "Each line is a trace. 0 is chance in its model, whatever the number of experts; at 100% all tokens have one "
     "first choice. Dashed is what the trace's own load gives at random: only what is above it is locality. Grey "
     "diamonds are Mixtral's published figures, by the same formula: the mean of eight data sets, with a line from the "
     "lowest to the highest.",

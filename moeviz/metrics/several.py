@@ -56,8 +56,8 @@ def of_one_text(traces: Several) -> bool:
 def repetition_of_several(traces: Several) -> pd.DataFrame:
     """How often a token has the first choice of the token before it, beyond what chance gives in that model.
 
-    `over_chance` is (share - chance) / (1 - chance), where chance is that of a uniform load, 1 / E: 12.5 % of 8
-    experts, 3.2 % of 31. So it is 0 where the router chooses at random, and 1 where all tokens of a text have one first
+    `over_chance` is (share - chance) / (1 - chance), where chance is that of a uniform load, 1 / E: 12.5% of 8
+    experts, 3.2% of 31. So it is 0 where the router chooses at random, and 1 where all tokens of a text have one first
     choice, whatever the number of experts is. A load that is not uniform repeats without any locality: `by_load` is the
     same of two tokens drawn at random from the layer, with the choices that they made.
 

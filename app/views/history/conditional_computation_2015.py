@@ -80,7 +80,7 @@ page = partial(
             "(arXiv [1308.3432](https://arxiv.org/abs/1308.3432)). 2015: Emmanuel Bengio, Bacon, Pineau and Precup "
             "train a policy by the errors that follow and by losses that keep it sparse (arXiv "
             "[1511.06297](https://arxiv.org/abs/1511.06297)). On all of MNIST, with 16 blocks of 16 units and τ = "
-            "1/16, they report 2.3 % errors, against 1.9 % for a dense network of 256 units and 2.8 % for one of 32."
+            "1/16, they report 2.3% errors, against 1.9% for a dense network of 256 units and 2.8% for one of 32."
         ),
         not_here=(
             "The paper's error rates: it trains on 60,000 digits, and here there are only 4,000. That a gated network "

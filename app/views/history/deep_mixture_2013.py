@@ -92,11 +92,11 @@ page = partial(
             "two has the constraint, the other does not."
         ),
         not_here=(
-            "The paper's error rates of 1.3 to 1.8 %: it trained on all of MNIST, and here 4,000 of its digits give 6 "
-            "to 8 % errors. Its second experiment, on speech: the recordings are proprietary. And not every run "
+            "The paper's error rates of 1.3 to 1.8%: it trained on all of MNIST, and here 4,000 of its digits give 6 "
+            "to 8% errors. Its second experiment, on speech: the recordings are proprietary. And not every run "
             "behaves like most. Of four runs with the constraint, the first layer of three knows at least ten times "
             "as much about where as about what, and that of the fourth just under ten times as much. Of four runs "
-            "without it, in three one expert ends up with over 80 % of a layer, and in the fourth none has 60 %. The "
+            "without it, in three one expert ends up with over 80% of a layer, and in the fourth none has 60%. The "
             "thresholds (how many times, how many per cent) are our own: the paper shows a picture and gives no "
             "number. The step size and the margin m are our own too."
         ),

@@ -60,7 +60,7 @@ def _show(result: Mixture) -> None:
         {
             "Correct, training": (f"{result.training_share:.0%}", right.format("the 270 training")),
             "Correct, test": (f"{result.test_share:.0%}", right.format("the 370 test")),
-            "90 % settled": (
+            "90% settled": (
                 f"{result.frames_needed} frames",
                 "After this many frames, nine in ten test utterances are with the expert that they end with, for good.",
             ),
@@ -91,9 +91,9 @@ page = partial(
         not_here=(
             "That soft EM is better than hard EM on the spoken vowels: a whole utterance is such strong evidence that "
             "both give the same result. The difference shows on the two models by Smyth at the end of this page, "
-            "whose constants are from memory. That the experts find all nine men: over 20 seeds, 84 % of the training "
-            "utterances are with the expert of their speaker, from 71 to 93 % depending on the seed. When the "
-            "speakers are known, with five states per expert, they are right for 98 % of the test utterances. The gate "
+            "whose constants are from memory. That the experts find all nine men: over 20 seeds, 84% of the training "
+            "utterances are with the expert of their speaker, from 71 to 93% depending on the seed. When the "
+            "speakers are known, with five states per expert, they are right for 98% of the test utterances. The gate "
             "is our reading: Smyth's mixture groups sequences, and has no outputs that a gate would weigh. Gates that "
             "follow a Markov process of their own are older (Cacciatore and Nowlan, *Mixtures of controllers*, NIPS 6, "
             "1993), and are not shown here."

@@ -70,7 +70,7 @@ def _meters(meters: Meters) -> None:
     figures(
         {
             "Experts": (f"{meters.experts}", "In a layer."),
-            "Computed": (f"{100 * meters.computed:.3g} %", "Share of them that an input needs, on average."),
+            "Computed": (f"{100 * meters.computed:.3g}%", "Share of them that an input needs, on average."),
             "Parameters": (
                 f"× {meters.parameters:.2g}",
                 "For the same compute: how many times as many parameters all experts have as those that an input is "

@@ -152,7 +152,7 @@ page = partial(
         not_here=(
             "The paper's errors and times: it uses forest cover types and speech, and here there are 4,000 digits, "
             "from which one machine learns in less than a second. That the experts do all the work: with their "
-            "classes shuffled, so that they know nothing, the gater alone gets 18 % wrong with 4 of them and 8 % with "
+            "classes shuffled, so that they know nothing, the gater alone gets 18% wrong with 4 of them and 8% with "
             "32, since it can combine their lines as it likes. With the rbf kernel nothing is gained: a single such "
             "machine makes fewer errors than any mixture of them. The tanh on the experts' outputs and the gater's "
             "four hidden units are our own, and these pictures are not the paper's. Hard EM from a random start ends "

@@ -91,7 +91,7 @@ page = partial(
             "The paper's speeds (Table 1, and 7.5 times fewer steps than T5 with 64 experts), training that diverges "
             "in bfloat16, and the run with 1.6 trillion parameters: this model has under half a million, and there is "
             "no second computer to send a token to. Against its dense twin, which takes as many multiplications per "
-            "word, its perplexity is only 1 to 3 % lower, and in trials with half as many steps the twin was "
+            "word, its perplexity is only 1 to 3% lower, and in trials with half as many steps the twin was "
             "sometimes ahead. The paper's Table 9 contradicts itself: the 64 experts that it prints give Switch-XXL "
             "201 billion parameters, while 128 give the 395 billion that it prints (see the Timeline page)."
         ),

@@ -117,7 +117,7 @@ def _tooltip() -> list[alt.Tooltip]:
 BLOCKS_BY_DIGIT = Chart(
     "Which blocks does each digit switch on?",
     "Each row is a digit, and each cell is how likely a block is to be on for it. Rows that look alike are computed "
-    "alike; a row does not sum to 100 %, since each block is on or off independently.",
+    "alike; a row does not sum to 100%, since each block is on or off independently.",
     measure=blocks_by_digit,
     draw=block_probability_heatmap,
 )

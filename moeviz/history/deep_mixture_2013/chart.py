@@ -169,7 +169,7 @@ FACTOR_INFORMATION = Chart(
 SHARE_BY_EPOCH = Chart(
     "How did the experts come to divide the digits?",
     "Each line is an expert's mean gate over the training digits of an epoch, solid in layer 1 and dashed in layer 2. "
-    "The lines of a layer sum to 100 %; a line that comes close to it leaves nothing for the others to learn from.",
+    "The lines of a layer sum to 100%; a line that comes close to it leaves nothing for the others to learn from.",
     measure=share_by_epoch,
     draw=shares_over_epochs,
 )

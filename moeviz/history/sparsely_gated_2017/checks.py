@@ -51,7 +51,7 @@ def learnt(quick: bool = False, seed: int = 0) -> list[Claim]:
     with swapped(language_model, "_gate", random_gate):
         ratio = ours / train(seed=first).perplexity
     what = "perplexity on held-out words / that with random gates that do not learn"
-    return [Claim(what, ratio, NOT_PRINTED, "below 1", ratio < 1, "of one seed: others gain 1 to 4 %")]
+    return [Claim(what, ratio, NOT_PRINTED, "below 1", ratio < 1, "of one seed: others gain 1 to 4%")]
 
 
 def random_gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:

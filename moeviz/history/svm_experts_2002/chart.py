@@ -203,7 +203,7 @@ ERROR_BY_EXPERTS = Chart(
 WHAT_ROOM_CHANGES = Chart(
     "What does more capacity for each expert change?",
     "From left to right, each of 8 linear experts can learn from more examples, up to no limit: fewer examples are "
-    "turned away, the largest expert takes a larger share of all examples (a uniform share is 12.5 %), and the error "
+    "turned away, the largest expert takes a larger share of all examples (a uniform share is 12.5%), and the error "
     "hardly changes.",
     measure=what_room_changes,
     draw=room_lines,
