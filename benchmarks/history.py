@@ -18,7 +18,7 @@ from moeviz.history.dense_contrast import picture as memory_and_compute
 from moeviz.history.hierarchical_1994 import three_shapes
 from moeviz.history.hmm_experts_1996 import smyth
 from moeviz.history.local_experts_1991 import table_1
-from moeviz.history.shared.results import SHIPPED, save
+from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, save
 from moeviz.history.shipped_traces import BESIDE
 from moeviz.history.sparsely_gated_2017 import picture as balance
 from moeviz.history.svm_experts_2002 import picture as expert_room
@@ -59,8 +59,7 @@ if __name__ == "__main__":
     for name in [name for name in sys.argv[1:] if name != "--sweeps"] or SYSTEMS:
         timed(name, lambda name=name: train(name), lambda result, name=name: save(result, folder(name) / SHIPPED))
         if name in BESIDE:
-            file, settings = BESIDE[name]
-            make = partial(part(name, "model").train, **settings)
+            make, file = partial(part(name, "model").train, **BESIDE[name]), WITHOUT_BALANCE
             timed(f"{name}, {file}", make, lambda result, name=name, file=file: save(result, folder(name) / file))
         if "--sweeps" in sys.argv and name in SWEEPS:
             timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))

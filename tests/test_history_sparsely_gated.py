@@ -11,7 +11,7 @@ from watching import heard_until_stopped
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
-from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.results import WITHOUT_BALANCE, load, save, shipped
 from moeviz.history.sparsely_gated_2017 import picture as balance
 from moeviz.history.sparsely_gated_2017.checks import ordered, parted, repeated, started
 from moeviz.history.sparsely_gated_2017.language_model import UNITS, LanguageModel, SparseMixture
@@ -30,7 +30,6 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
 from moeviz.history.sparsely_gated_2017.picture import (
     NO_LOSS,
     PAPER,
-    WITHOUT,
     balance_by_step,
     balance_table,
     beside_paper,
@@ -309,7 +308,7 @@ def test_a_run_with_losses_stands_beside_the_one_without_them_of_as_many_experts
         for but in ({}, {"experts": 8}, {"importance": 0.0, "load": 0.0})
     ]
     assert beside == [True, False, False]
-    without, runs = shipped(SparselyGated, WITHOUT), shipped_table()
+    without, runs = shipped(SparselyGated, WITHOUT_BALANCE), shipped_table()
     assert without.settings == shipped(SparselyGated).settings | {"importance": 0.0, "load": 0.0}
     same = runs[(runs["importance"] == 0) & (runs["load"] == 0) & (runs["seed"] == 0)]
     assert without.at_end()[MEASURES[3]] == pytest.approx(same[MEASURES[3]].item(), abs=0.1)

@@ -3,15 +3,15 @@
 from typing import Any, get_type_hints
 
 from moeviz.errors import MoevizError
-from moeviz.history.shared.results import shipped
+from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.systems import part
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
 
-# Runs with other settings that are shown beside the one that ships: by system, the file and the settings.
-BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
-    "deep-mixture": ("unbound.npz", {"constraint": False}),
-    "sparsely-gated": ("without_losses.npz", {"importance": 0.0, "load": 0.0}),
+# What a run without balance is trained with, by system: each ships, and is shown beside the usual one.
+BESIDE: dict[str, dict[str, Any]] = {
+    "deep-mixture": {"constraint": False},
+    "sparsely-gated": {"importance": 0.0, "load": 0.0},
 }
 
 
@@ -30,7 +30,7 @@ def trace_beside(name: str) -> RoutingTrace:
     """
     if name not in BESIDE:
         raise MoevizError(f"Of {quoted(name)}, no run without balance ships. There is one of {', '.join(BESIDE)}.")
-    return part(name, "trace").trace_of(shipped(kind_of(name), BESIDE[name][0]))
+    return part(name, "trace").trace_of(shipped(kind_of(name), WITHOUT_BALANCE))
 
 
 def kind_of(name: str) -> type:

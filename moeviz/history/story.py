@@ -31,7 +31,7 @@ class Step:
     def told(self, seen: Seen) -> tuple[str, ...]:
         """The four parts, in the order of PARTS, with what was seen."""
         parts = (self.wrong, self.tried, self.see, self.left)
-        return tuple(part.format_map(seen.quoted).replace(" %", "\N{NO-BREAK SPACE}%") for part in parts)
+        return tuple(part.format_map(seen.quoted) for part in parts)
 
 
 def _page(system: str) -> str:

@@ -11,11 +11,9 @@ from jaxtyping import Float
 
 from moeviz.history.deep_mixture_2013.model import DeepMixture
 from moeviz.history.deep_mixture_2013.moved_digits import moves
-from moeviz.history.shared.results import SHIPPED, shipped
-from moeviz.history.shipped_traces import BESIDE
+from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, shipped
 
 LAYERS = (1, 2)  # as the paper counts
-UNBOUND = BESIDE["deep-mixture"][0]  # the run without the constraint that ships
 FACTORS = ("where", "what")
 
 
@@ -25,7 +23,7 @@ def with_and_without(result: DeepMixture) -> dict[bool, DeepMixture]:
     They differ in the constraint alone where this one has the default settings.
     """
     mine = bool(result.settings["constraint"])
-    return {mine: result, not mine: shipped(DeepMixture, UNBOUND if mine else SHIPPED)}
+    return {mine: result, not mine: shipped(DeepMixture, WITHOUT_BALANCE if mine else SHIPPED)}
 
 
 def gate_by_factor(result: DeepMixture) -> pd.DataFrame:

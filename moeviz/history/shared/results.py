@@ -19,6 +19,7 @@ import numpy as np
 Watch = Callable[[float, str], None]
 
 SHIPPED = "shipped.npz"  # in the folder of its system
+WITHOUT_BALANCE = "without_balance.npz"  # there too: the same, but nothing keeps its experts balanced
 _REST = "everything that is not an array"
 Result = TypeVar("Result")
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moeviz.history.shared.results import Watch, shipped, unwatched
-from moeviz.history.shipped_traces import BESIDE
+from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
 from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, train
 
 TABLE = Path(__file__).with_name("sweep.csv")
@@ -23,7 +22,6 @@ PAPER = {
 }
 EVEN = dict(zip(MEASURES, (0.0, 0.0, 1.0, 1.0), strict=True))  # where all experts are equally busy
 COMPARED = (16, 2, 0)  # experts, top-k and groups of what ships
-WITHOUT = BESIDE["sparsely-gated"][0]  # the run without losses that ships
 NO_LOSS = "max / mean words, without losses"
 TOGETHER = 10  # steps of training that make a point of the curve
 
@@ -62,7 +60,7 @@ def _without_losses(result: SparselyGated) -> SparselyGated | None:
     """The run that ships without losses, if this one has them and differs in nothing else but its seed."""
     settings = result.settings
     alike = (settings["experts"], settings["top_k"], settings["groups"]) == COMPARED
-    return shipped(SparselyGated, WITHOUT) if alike and settings["importance"] + settings["load"] > 0 else None
+    return shipped(SparselyGated, WITHOUT_BALANCE) if alike and settings["importance"] + settings["load"] > 0 else None
 
 
 def balance_table(seeds: Iterable[int] = SEEDS, steps: int = STEPS, watch: Watch = unwatched) -> pd.DataFrame:
