@@ -3,7 +3,6 @@
 from dataclasses import fields, replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,6 @@ from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PERPLEXITY
 from moeviz.history.dense_contrast.checks import claims
 from moeviz.history.dense_contrast.decoder_costs import PARTS, cost
 from moeviz.history.dense_contrast.model import KINDS, WORDS, Run, balancing_loss, perplexity, sizes_of, train
-from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_words
-from moeviz.history.dense_contrast.payoff_chart import PAYOFF
 from moeviz.history.dense_contrast.picture import (
     HERE,
     REAL,
@@ -266,30 +263,3 @@ def test_claims_can_fail(monkeypatch):
     failed = {claim.what.partition(",")[0] for claim in claims(quick=True) if not claim.passed}
     assert "active parameters with all experts on" in failed
     assert "multiply-adds of the experts as large" in failed
-
-
-def made_up_payoff(losses: dict[int, tuple[float, ...]]) -> pd.DataFrame:
-    """Runs with these losses, by experts."""
-    rows = [
-        {"experts": count, "seed": seed, "tokens": 1_000_000, "parameters": 2_000_000 * count, "active": 2_000_000}
-        | {"nats": nats, "bits_per_byte": nats / 2}
-        for count, found in losses.items()
-        for seed, nats in enumerate(found)
-    ]
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("sparse", "says"),
-    [
-        ((4.5, 4.6), "The model with 8 experts holds 16M and predicts better than the dense one: 4.550 nats"),
-        ((5.5, 5.6), "The model with 8 experts holds 16M and predicts worse than the dense one: 5.550 nats"),
-        ((5.0, 4.96), "it does not come out: 8 experts change the mean loss by -0.070 nats a token"),
-    ],
-)
-def test_words_about_the_payoff_say_what_the_figures_say(sparse, says):
-    frame = loss_by_parameters(made_up_payoff({1: (5.0, 5.1), 8: sparse}))
-    assert says in payoff_words(frame)
-    assert frame["gain"].iloc[0] == 0
-    assert frame["spread"].iloc[0] == pytest.approx(0.1)
-    assert PAYOFF.picture(frame).to_dict()["layer"]
