@@ -12,6 +12,7 @@ from watching import heard_until_stopped
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import WITHOUT_BALANCE, load, save, shipped
+from moeviz.history.sparsely_gated_2017 import checks as check
 from moeviz.history.sparsely_gated_2017 import picture as balance
 from moeviz.history.sparsely_gated_2017.checks import ordered, parted, repeated, started
 from moeviz.history.sparsely_gated_2017.language_model import UNITS, LanguageModel, SparseMixture
@@ -367,6 +368,18 @@ def test_the_claims_can_fail(runs, flat):
     assert not parted(flat, flat)[0].passed
     assert repeated(table, table)[0].passed and not repeated(runs, table)[0].passed
     assert not started(replace(flat, balance=flat.balance + 1))[0].passed
+
+
+def test_a_loss_that_does_nothing_is_not_hidden_by_the_seeds_that_ship(monkeypatch):
+    """Six runs of seed 0, all as the one without losses: alone none is in order, with seeds 1 and 2 the table is."""
+    table = shipped_table()
+    none = table[(table["seed"] == 0) & (table["importance"] == 0) & (table["load"] == 0)]
+    pairs = [dict(zip(("importance", "load"), pair, strict=True)) for pair in PAPER]
+    broken = pd.concat([none.assign(**pair) for pair in pairs], ignore_index=True)
+    monkeypatch.setattr(check, "balance_table", lambda seeds: broken)
+    assert not any(claim.passed for claim in check.alone() if "max / mean load, " in claim.what)
+    assert not check.alone()[-1].passed, "nor is it what ships"
+    assert any(claim.passed for claim in check.whole() if "(lowest / highest)" in claim.what)
 
 
 def test_a_table_without_one_of_the_pairs_is_refused(runs):

@@ -44,11 +44,21 @@ def in_words_of(model: ModelInfo, sentence: str) -> str:
     'Which places do digits of this level have?'
     >>> in_words_of(digits, "Layer 3 sends the token “token” there.")
     'Level 3 sends the digit “token” there.'
+    >>> in_words_of(replace(digits, layer_kind="epoch"), "A layer, a token.")
+    'An epoch, a digit.'
     """
     words = {"kind of text": label_word(model), "token": item_word(model), "layer": layer_word(model)}
     words = {_several(word): _several(ours) for word, ours in words.items()} | words
     words |= {_begun(word): _begun(ours) for word, ours in words.items()}
-    return re.sub(rf"“[^”]*”|\b({'|'.join(words)})\b", lambda found: words.get(found[0], found[0]), sentence)
+    said = re.compile(rf"“[^”]*”|\b(?:([Aa])n? )?({'|'.join(words)})\b")
+    return said.sub(lambda found: found[0] if found[2] is None else _after(found[1], words[found[2]]), sentence)
+
+
+def _after(article: str | None, word: str) -> str:
+    """A word after "a" or "an", as it sounds, or after neither."""
+    if article is None:
+        return word
+    return f"{article}{'n' if re.match('[aeio]|u(?!ni|se)', word) else ''} {word}"
 
 
 def _begun(word: str) -> str:

@@ -6,7 +6,7 @@ from torch import nn
 from moeviz.history.shared.claims import Claim, seeds
 from moeviz.history.shared.controls import Control
 from moeviz.history.sparsely_gated_2017 import language_model, model
-from moeviz.history.sparsely_gated_2017.checks import learnt, random_gate, short, started, whole
+from moeviz.history.sparsely_gated_2017.checks import alone, learnt, random_gate, short, started
 from moeviz.history.sparsely_gated_2017.model import train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import Routing, squared_variation
 
@@ -33,6 +33,6 @@ CONTROLS = (
     Control("no loss", (model, "balancing_loss", _no_loss), ("steps",), short),
     Control("gates do not start at 0", (language_model, "_gate", _not_at_zero), ("at the first step",), _first_step),
     Control("gates do not learn", (language_model, "_gate", random_gate), ("random gates",), learnt),
-    Control("the losses are exchanged", (model, "balancing_loss", _exchanged), ("CV(importance) / CV(load)",), whole),
-    Control("no loss at all", (model, "balancing_loss", _no_loss), ("max / mean load, ", "largest difference"), whole),
+    Control("the losses are exchanged", (model, "balancing_loss", _exchanged), ("CV(importance) / CV(load)",), alone),
+    Control("no loss at all", (model, "balancing_loss", _no_loss), ("max / mean load, ", "largest difference"), alone),
 )
