@@ -36,11 +36,12 @@ def _of_repetition(figures: pd.DataFrame, repetition: pd.DataFrame) -> str | Non
     told = figures[figures["repetition"].notna()]
     if len(told) < 2:
         return None
-    least, most = (told.loc[at] for at in (told["repetition"].idxmin(), told["repetition"].idxmax()))
+    ranked = told.sort_values("repetition", kind="stable")
+    least, most = ranked.iloc[0], ranked.iloc[-1]
     apart = float(most["repetition"] - least["repetition"])
-    errors = [_error(repetition[repetition["trace"] == each["trace"]]) for each in (least, most)]
+    one, other = (_error(repetition[repetition["trace"] == each["trace"]]) for each in (least, most))
     figure = _each(told, lambda row: _signed(row.repetition))
-    if apart <= CLEAR * float(np.hypot(*errors)):
+    if apart <= CLEAR * float(np.hypot(one, other)):
         return f"How often the first choice repeats, beyond chance, differs by no more than luck explains: {figure}."
     return (
         f"Beyond chance, the first choice repeats most in {most['trace']} and least in {least['trace']}: {figure}. "
