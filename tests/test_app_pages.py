@@ -504,3 +504,15 @@ def test_all_three_embedded_models_run_one_text(monkeypatch):
     assert not app.exception
     chosen = [app.session_state["recent"][app.session_state[key]].model.name for key in pairs.KEYS]
     assert chosen == [*names]
+
+
+def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
+    app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
+    first = app.session_state["figures of three"][1]
+    monkeypatch.setattr("moeviz_app.views.compare_three.figures_of_several", pytest.fail)
+    (slider,) = app.select_slider
+    slider.set_value(1.0).run()
+    assert not app.exception and app.session_state["figures of three"][1] is first
+    monkeypatch.undo()
+    app.selectbox(key=state.THIRD_TRACE).set_value("trace 0").run()
+    assert not app.exception and app.session_state["figures of three"][1] is not first

@@ -1,5 +1,8 @@
 """Three traces of one text next to each other: three models, or one model three times. A part of the page Compare."""
 
+from typing import NamedTuple
+from weakref import ref
+
 import pandas as pd
 import streamlit as st
 from moeviz_app import state
@@ -7,39 +10,63 @@ from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.show import explained, heading, picture_and_words, say
 
 from moeviz.charts import theme
-from moeviz.charts.several import CHARTS
+from moeviz.charts.chart import Chart
+from moeviz.charts.several import CHARTS, REPETITION
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.errors import MissingField
 from moeviz.metrics.said_of_several import said_of_several
-from moeviz.metrics.several import Several, depths, figures_of_several, layer_at, of_one_text, repetition_of_several
+from moeviz.metrics.several import Several, depths, figures_of_several, layer_at, of_one_text
 from moeviz.routing_trace import RoutingTrace
 
 PICKED = "token of three"  # the row that somebody has clicked in one of the strips
+_KEPT = "figures of three"
+
+
+class Found(NamedTuple):
+    """What the three come to."""
+
+    says: list[str]
+    frames: list[pd.DataFrame | MissingField]  # of each of CHARTS, or why there is none
 
 
 def three_side_by_side(traces: Several) -> None:
     """What differs, in sentences; the text three times, coloured by first choice; then figure by figure."""
+    found = None
     with explained():
-        figures = figures_of_several(traces)
+        found = _found(traces)
         with st.container(border=True, key="answer"):
             st.text("Means over layers; by layer they are drawn below.")
-            for sentence in said_of_several(figures, _repetition(traces), of_one_text(traces)):
+            for sentence in found.says:
                 st.text(sentence)
             _kept_even(traces)
     _strips(traces)
-    for chart in CHARTS:
+    for chart, frame in zip(CHARTS, found.frames if found else (), strict=False):
         heading(chart)
         with explained():
-            frame = chart.measure(traces)
+            if isinstance(frame, MissingField):
+                raise frame
             _say_who_is_missing(traces, frame)
             picture_and_words(chart, frame)
 
 
-def _repetition(traces: Several) -> pd.DataFrame | None:
+def _found(traces: Several) -> Found:
+    """The tables, kept as long as the three are on screen: of long texts they take seconds."""
+    known = state.value(_KEPT)
+    if known and all(kept() is trace for kept, trace in zip(known[0], traces.values(), strict=True)):
+        return known[1]
+    frames = [_measured(chart, traces) for chart in CHARTS]
+    repetition = frames[CHARTS.index(REPETITION)]
+    repetition = None if isinstance(repetition, MissingField) else repetition
+    found = Found(said_of_several(figures_of_several(traces), repetition, of_one_text(traces)), frames)
+    state.set_value(_KEPT, (tuple(map(ref, traces.values())), found))
+    return found
+
+
+def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
     try:
-        return repetition_of_several(traces)
-    except MissingField:
-        return None  # said where it would be drawn
+        return chart.measure(traces)
+    except MissingField as why:
+        return why  # said where it would be drawn
 
 
 def _kept_even(traces: Several) -> None:

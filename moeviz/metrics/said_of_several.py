@@ -1,6 +1,5 @@
 """In which ways several traces differ, each in a sentence of computed figures; and what luck alone could explain."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,11 +36,12 @@ def _of_repetition(figures: pd.DataFrame, repetition: pd.DataFrame) -> str | Non
     told = figures[figures["repetition"].notna()]
     if len(told) < 2:
         return None
-    least, most = (told.iloc[int(at)] for at in (told["repetition"].argmin(), told["repetition"].argmax()))
+    ranked = told.sort_values("repetition", kind="stable")
+    least, most = ranked.iloc[0], ranked.iloc[-1]
     apart = float(most["repetition"] - least["repetition"])
-    errors = [_error(repetition[repetition["trace"] == each["trace"]]) for each in (least, most)]
+    one, other = (_error(repetition[repetition["trace"] == each["trace"]]) for each in (least, most))
     figure = _each(told, lambda row: _signed(row.repetition))
-    if apart <= CLEAR * math.hypot(*errors):
+    if apart <= CLEAR * float(np.hypot(one, other)):
         return f"How often the first choice repeats, beyond chance, differs by no more than luck explains: {figure}."
     return (
         f"Beyond chance, the first choice repeats most in {most['trace']} and least in {least['trace']}: {figure}. "

@@ -5,6 +5,7 @@ of what is possible, next to what chance gives each; and a layer is placed by ho
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import comb
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from moeviz.errors import MissingField
 from moeviz.metrics.load import balance
-from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL, MIXTRAL_DEPTHS, locality, published_first_choices
+from moeviz.metrics.locality import MIXTRAL, MIXTRAL_DEPTHS, locality, published_first_choices
 from moeviz.metrics.recorded import check_recorded, of_each_layer
 from moeviz.metrics.specialization import label_information
 from moeviz.model_info import ModelInfo
@@ -72,13 +73,13 @@ def repetition_of_several(traces: Several) -> pd.DataFrame:
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5; the correction is S of Bennett, Alpert & Goldstein (1954).
     """
-    found = _of_each({name: trace for name, trace in traces.items() if trace.ordered}, locality)
+    found = _of_each({name: _first_choices(trace) for name, trace in traces.items() if trace.ordered}, locality)
     if found.empty:
         raise MissingField(
             "Repetition needs each token's first choice, the expert with the highest weight, and none of these traces "
             "says which of a token's experts that is. Record router weights too."
         )
-    own = found[found["choice"] == FIRST_CHOICE].rename(columns={"uniform_chance": "chance"})
+    own = found.rename(columns={"uniform_chance": "chance"})
     published = published_first_choices().assign(trace=MIXTRAL, depth=MIXTRAL_DEPTHS)
     frame = pd.concat([own.astype({"pairs": "Int64"}), published], ignore_index=True)
     frame["by_load"] = over_chance(frame["load_chance"], frame["chance"])
@@ -195,6 +196,11 @@ def _of_each(traces: Several, measure: Callable[[RoutingTrace], pd.DataFrame]) -
         frame.insert(2, "depth", frame["layer"].map(deep).astype(np.float64))
         frames.append(frame)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _first_choices(trace: RoutingTrace) -> RoutingTrace:
+    """The first slot alone: of several slots, what chance gives takes seconds to work out, and nobody asks for it."""
+    return replace(trace, model=replace(trace.model, top_k=1), experts=trace.experts[..., :1], weights=None)
 
 
 def _tokens_of_layers(trace: RoutingTrace) -> pd.DataFrame:
