@@ -16,7 +16,7 @@ PACKAGE, DISTRIBUTION = "moeviz_models", "moeviz-models"
 CHECKOUT = Path(__file__).parents[2] / "models" / PACKAGE
 WEIGHTS = "model.safetensors"
 POINTER = b"version https://git-lfs"  # how the file begins that git leaves where git-lfs did not fetch the real one
-HOW_TO_GET = f"Its weights come in a distribution of their own, {DISTRIBUTION}."
+HOW_TO_GET = "Its weights are not published yet: models/README.md of the repository says how to train them."
 
 
 @dataclass(frozen=True, slots=True)
