@@ -37,7 +37,7 @@ def options_of(args: Namespace) -> "ImportOptions":
     from moeviz.formats.importers.options import ImportOptions, layers_of
 
     told = {name: getattr(args, name) for name in HELP}
-    return ImportOptions(**told, moe_layers=layers_of(args.moe_layers) if args.moe_layers else None)
+    return ImportOptions(**told, moe_layers=layers_of(args.moe_layers) if args.moe_layers is not None else None)
 
 
 def read(path: str, args: Namespace) -> "Counted":

@@ -21,7 +21,7 @@ def intervention_of(args: Namespace) -> Intervention | Precision:
     """The one change that was asked for."""
     if args.precision:
         return Precision(args.precision)
-    if args.replay:
+    if args.replay is not None:  # "" too is a name, of no file
         return Replay(read_trace(args.replay))
     if args.exchange:
         return Exchange(*args.exchange)
