@@ -155,7 +155,7 @@ def test_counts_alone_say_what_the_most_used_experts_have():
     counts = trace.counts()
     said = budget_sentence(counts, hit_rates(counts, 6e6), 0.096, 6e6)
     assert re.fullmatch(
-        r"96 MB hold 4 of the 8 experts of each layer: the most used 4 have \d\d % of the assignments\.", said
+        r"96 MB hold 4 of the 8 experts of each layer: the most used 4 have \d\d% of the assignments\.", said
     )
 
 
