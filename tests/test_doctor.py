@@ -34,7 +34,7 @@ CALLED = {
     "alike": "layers alike",
     "loads more even": "even",
 }
-ONCE_IN_TWENTY = "the first 5% of rows zero (cached prefix)"
+ONCE_IN_TWENTY = "the first 5 % of rows zero (cached prefix)"
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ STEPS = (
         "2013 and 2015",
         "Boxes go dark",
         _page("conditional"),
-        wrong="Every expert is computed for every case, so more of them cost more.",
+        wrong="Every expert is computed each time, so more experts cost more.",
         tried="Each block of a layer is switched on or off by itself; what is off need not be computed.",
         see="{Input} switches {on} of {experts} blocks on; the mean is {mean}.",
         left="A switch has no gradient: it is learned by trial, or with a made-up one.",
@@ -115,7 +115,7 @@ STEPS = (
         tried="Keep the best {k} by noisy scores: their weights have gradients. Two losses keep all busy.",
         see="{Input} goes to {k} of {experts}. Without the losses, one expert gets {least_without} of {words} words; "
         "with them, each at least {least}.",
-        left="Spread over many machines, every choice is a message.",
+        left="Across machines, every choice is a message.",
         new="Below a box: all the words that it gets. The dashes: a uniform load.",
         seen=story_seen.top_two,
     ),
