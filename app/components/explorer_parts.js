@@ -34,7 +34,7 @@ function numbers(base64, Kind) {
 }
 
 function percent(share) {
-  return share > 0 && share < 0.005 ? "<1\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
+  return share > 0 && share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 }
 
 function cut(text, most) {
