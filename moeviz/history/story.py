@@ -158,7 +158,7 @@ STEPS = (
     ),
 )
 
-# What a curve of the loss over compute would show belongs here; until there is one, what the twins cost.
+# The curve of the loss over parameters, at equal compute, belongs here; until there is one, what the twins cost.
 PAYOFF = Step(
     "Today",
     "Why anybody does this",
