@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.corpus_data import GROUP, RECIPES, made_up, peak_mb, write_made_up
+from benchmarks.corpus_data import GROUP, RECIPES, made_up, write_made_up
+from benchmarks.peak import peak_mb
 
 LAYERS = 4  # of the made-up routing whose bytes are measured
 KINDS = ("bytes", "tracing", "memory", "analyses", "estimate")

@@ -22,12 +22,6 @@ SHARD = 16  # row groups of a shard: about a million tokens
 TEXT, LABELS = 512, 8  # tokens of a text, and how many labels there are
 
 
-def peak_mb() -> float:
-    """The most memory that this process has had; `ru_maxrss` would begin with that of the process that started it."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def made_up(tokens: int, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
     """A trace of so many tokens by the recipe above."""
     rng = np.random.default_rng(seed)

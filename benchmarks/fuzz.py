@@ -24,7 +24,6 @@ import json
 import os
 import random
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.fuzz_targets import TARGETS, Target
+from benchmarks.peak import forget_peak, peak_mb
 
 SECONDS = 10  # that one input of a few kB may take
 MB = 1e6
@@ -97,13 +97,13 @@ class Executed:
     def __call__(self, data: bytes) -> None:
         """Execute one input."""
         forget_peak()
-        before, held = time.process_time(), peak()
+        before, held = time.process_time(), peak_mb()
         self.counts["executions"] += 1
         try:
             self.counts["good" if self.target.execute(data) else "refused"] += 1
         except Exception as error:  # whatever it is: that is what is looked for
             self._keep(data, error)
-        taken, risen, most = time.process_time() - before, peak() - held, self.target.most_mb
+        taken, risen, most = time.process_time() - before, peak_mb() - held, self.target.most_mb
         self.slowest, self.hungriest = max(self.slowest, taken), max(self.hungriest, risen)
         if taken > SECONDS:
             self._keep(data, TimeoutError(f"{taken:.0f} seconds"))
@@ -241,17 +241,6 @@ def _lines_of(file: Path) -> set[int]:
             lines = {line for _, _, line in code.co_lines() if line is not None}
             found |= lines if code.co_name.startswith("<") else lines - {code.co_firstlineno}
     return found
-
-
-def forget_peak() -> None:
-    """Let `peak` begin anew with the memory that is held now, where the system has a way to: Linux."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> float:
-    """The highest memory of this process, in MB: since `forget_peak`, or since it began."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
 
 
 if __name__ == "__main__":

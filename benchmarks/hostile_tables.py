@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
+
+from benchmarks.peak import peak_mb
 
 HIGH = 32_766
 MOST = 300  # MB above idle
@@ -171,7 +172,7 @@ def run_app(path: Path) -> None:
 
 def report(*said: str) -> None:
     """What this process took, and what it said."""
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, *said, sep="\n")
+    print(peak_mb(), *said, sep="\n")
 
 
 WAYS = {"metrics": run_metrics, "app": run_app}

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peak import forget_peak, peak_mb
+
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from importer_files import EXPECTED, FOLDER, READ, options_of
 
@@ -51,21 +53,6 @@ def what_came(source: Source, name: str) -> str:
     return "read"
 
 
-def peak() -> float:
-    """Megabytes that the process had at most since `reset`, and now; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
-
-
-def reset() -> float:
-    """Begin to count anew. Returns the megabytes in use."""
-    refs = Path("/proc/self/clear_refs")
-    if refs.exists():
-        refs.write_text("5")
-    return peak()
-
-
 def tried(tries: int, seed: int, of: str = "") -> tuple[Counter[str], tuple[float, str], tuple[float, str]]:
     """What came of so many damaged files, `of` in their names; the longest time and the most memory, with the file."""
     rng, names, came = np.random.default_rng(seed), sorted(n for n in EXPECTED if of in n), Counter[str]()
@@ -76,10 +63,11 @@ def tried(tries: int, seed: int, of: str = "") -> tuple[Counter[str], tuple[floa
     for number in range(tries):
         name = names[number % len(names)]
         source = damaged(whole[name], rng)
-        before, start = reset(), time.perf_counter()
+        forget_peak()
+        before, start = peak_mb(), time.perf_counter()
         came[what_came(source, name)] += 1
         slowest = max(slowest, (time.perf_counter() - start, name))
-        largest = max(largest, (peak() - before, name))
+        largest = max(largest, (peak_mb() - before, name))
     return came, slowest, largest
 
 

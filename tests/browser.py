@@ -164,7 +164,9 @@ def go_to(page: Page, name: str) -> None:
     (part,) = (part for part, names in MENU.items() if name in names)
     page.locator(".st-key-menu").get_by_role("link", name=part, exact=True).click()
     if name != MENU[part][0]:
-        page.locator(".st-key-submenu").get_by_role("link", name=name, exact=True).click()
+        further = page.locator(".st-key-submenu")
+        expect(further.locator("strong")).to_have_text(MENU[part][0])  # before that, it may be drawn anew: a lost click
+        further.get_by_role("link", name=name, exact=True).click()
     if name == FIRST:
         drawn(page)
     else:

@@ -340,6 +340,21 @@ def test_a_layer_stays_chosen_from_page_to_page(page):
     expect(layer(page)).to_have_text("2")
 
 
+def test_of_two_links_clicked_at_once_the_later_one_leads_on(page):
+    """What is still to be told puts the first click off; it must not come after the second one."""
+    run(page, PROMPT)
+    page.get_by_role("button", name="layer 2", exact=True).evaluate("""(button) => {
+        const links = (row) => [...document.querySelectorAll(`.st-key-${row} a`)];
+        const link = (row, name) => links(row).find((a) => a.innerText.trim() === name);
+        button.click();
+        link("menu", "Explore").click();
+        link("submenu", "Tokens").click();
+    }""")
+    expect(page.get_by_role("heading", name="Tokens", exact=True)).to_be_visible()
+    settled(page)
+    expect(page).to_have_url(re.compile("/tokens"))
+
+
 def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(page, tmp_path):
     run(page, PROMPT)
     go_to(page, "Load")

@@ -1,6 +1,7 @@
 """What fuzzing found, read again: each ends well or in one sentence; and that the fuzzing would find more."""
 
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_an_input_that_takes_more_memory_than_it_may_is_found_and_no_other(tmp_p
     assert executed.counts["others"] == 2 and executed.hungriest > 60
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a" * 64]
     assert executed.what[0].startswith("more than 30 MB at once")
+
+
+PEAK_OF_ITS_OWN = """
+import subprocess, sys
+held = bytearray(300 * 10**6)
+sys.exit(subprocess.call([sys.executable, "-c", "from benchmarks.peak import peak_mb; assert 1 < peak_mb() < 250"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux measures the memory of one input")
+def test_the_peak_is_that_of_the_process_itself_and_not_of_the_one_that_started_it():
+    assert subprocess.call([sys.executable, "-c", PEAK_OF_ITS_OWN], cwd=Path(__file__).parents[1]) == 0
 
 
 @pytest.mark.parametrize("name, bomb", [("npz", "_bomb"), ("parquet", "_rows_bomb")])

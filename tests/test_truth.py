@@ -777,6 +777,7 @@ def test_settings_of_a_checkpoint_that_cannot_be_followed_are_a_sentence(setting
 
 ABOVE_IDLE = """
 import contextlib, io, resource, sys
+from benchmarks.peak import peak_mb
 from moeviz.cli.main import main
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
@@ -787,7 +788,7 @@ said = io.StringIO()
 def peak(path):
     with contextlib.redirect_stdout(said):
         main(["metrics", path, "--topic", sys.argv[2], "--json"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+    return int(peak_mb())
 
 write_trace(sample_trace(), sys.argv[1] + ".npz")
 idle = peak(sys.argv[1] + ".npz")

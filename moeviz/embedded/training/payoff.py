@@ -17,7 +17,7 @@ import pandas as pd
 
 from moeviz.embedded.training.model import Shape
 from moeviz.embedded.training.study import PROXY, trained
-from moeviz.embedded.training.train import parse, shape_from
+from moeviz.embedded.training.train import DTYPE_HELP, DTYPES, parse, shape_from
 
 EXPERTS = (1, 2, 4, 8, 16)
 WIDTH = 128  # of an expert; the dense model's one is twice as wide, since a token has two of these
@@ -45,7 +45,7 @@ def sizes(shape: Shape) -> dict[str, int]:
 
 def row(asked: argparse.Namespace, seed: int, experts: int) -> dict[str, float]:
     """Train one model, or read what is there."""
-    mine = [*options(experts), f"--tokens={asked.tokens:g}", f"--seed={seed}"]
+    mine = [*options(experts), f"--tokens={asked.tokens:g}", f"--seed={seed}", f"--dtype={asked.dtype}"]
     folder = asked.out / f"experts-{experts}-tokens-{asked.tokens:g}-seed-{seed}"
     report = trained(str(asked.tokens_folder), folder, mine)
     shape = shape_from(parse([str(asked.tokens_folder), str(folder), *PROXY, *mine]))
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=float, default=2e6, help="of each run")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
     asked = parser.parse_args()
     rows = []
     for seed, experts in product(range(asked.seeds), EXPERTS):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moeviz.embedded.training.train import Run, parse, train
+from moeviz.embedded.training.train import DTYPE_HELP, DTYPES, Run, parse, train
 from moeviz.embedded.training.validation import Report
 
 BALANCING, WITHIN, INFORMATION = (0.2, 0.04), ("batch", "window"), (0.0, 0.05)
@@ -59,13 +59,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=float, default=1e6, help="of each run")
     parser.add_argument("--load-balancing", type=float, nargs="+", default=BALANCING, help="coefficients to try")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
     asked = parser.parse_args()
     print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
     for seed, *setting in product(range(asked.seeds), asked.load_balancing, WITHIN, INFORMATION):
         balancing, within, information = setting
         options = [f"--load-balancing={balancing}", f"--balance-within={within}", f"--domain-information={information}"]
         folder = asked.out / f"balancing-{balancing:g}-{within}-information-{information:g}-seed-{seed}"
-        report = trained(asked.tokens_folder, folder, [*options, f"--tokens={asked.tokens:g}", f"--seed={seed}"])
+        report = trained(
+            asked.tokens_folder,
+            folder,
+            [*options, f"--tokens={asked.tokens:g}", f"--seed={seed}", f"--dtype={asked.dtype}"],
+        )
         print(row((*setting, seed), report), flush=True)
 
 

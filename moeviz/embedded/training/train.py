@@ -35,6 +35,9 @@ MINUTES_PER_REPORT = 5
 log = logging.getLogger("moeviz.training")
 
 
+DTYPES = "bfloat16", "float32"
+DTYPE_HELP = "of the matrix products; float32 is the faster one on processors without AMX"
+
 SHAPES = {
     "mixtral": Shape(),
     # Each expert split in four, and one of them for every token: the same size, and the same compute (2401.06066).
@@ -66,6 +69,7 @@ class Run:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.out, self.device = arguments.out, arguments.device
+        self.dtype = getattr(torch, arguments.dtype)
         self.out.mkdir(parents=True, exist_ok=True)
         self.model = TrainingMixture(shape_from(arguments), arguments.seed).to(self.device)
         self.optimisers = make_optimisers(self.model)
@@ -90,7 +94,7 @@ class Run:
         length = LONG_WINDOW if self.progress >= self.arguments.long_from else WINDOW
         ids, domains = self.windows.draw(self.position.step, self.arguments.tokens_per_step // length, length)
         ids, domains = torch.from_numpy(ids).to(self.device), torch.from_numpy(domains).to(self.device)
-        losses, routings = self.model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        losses, routings = self.model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), self.dtype)
         loss = losses.mean()
         (loss + self.losses(routings, domains, len(DOMAINS))).backward()
         factor = rate_factor(self.progress, self.position.step)
@@ -200,6 +204,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--balance-within", choices=get_args(Within), default="batch", help="where load is to be even")
     parser.add_argument("--bias-rate", type=float, default=1e-3, help="a step of the bias that evens out sigmoids")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args(arguments)
     if not (parsed.minutes or parsed.tokens):
