@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moeviz_app import settings, state
-from moeviz_app.shared import How
+from moeviz_app.models import How
 
 from moeviz.embedded.own_models import is_own
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
-from moeviz_app import carried_counts, carried_datasets, carried_runs, serve_address, settings, shared, state
+from moeviz_app import carried_counts, carried_datasets, carried_runs, models, serve_address, settings, shared, state
 from moeviz_app.asked import LONGEST, Run, asked_run, number_in
 from moeviz_app.live import run_live
 from moeviz_app.options import fill_in
@@ -66,7 +66,7 @@ def swap_keys(layer: int) -> tuple[str, str]:
 def _change_written() -> dict[str, str]:
     """The change that is chosen, where the rest of the address brings the page's own model."""
     run = _run_in_address()
-    model, how = (run.model, run.how) if run else (settings.SETTINGS.models[0], shared.AS_IT_IS)
+    model, how = (run.model, run.how) if run else (settings.SETTINGS.models[0], models.AS_IT_IS)
     prompt, kind = state.value(state.PROMPT) or "", _short(state.value(state.CHANGE))
     chosen = state.value(state.MODEL) or settings.SETTINGS.models[0]
     if state.waiting() is not None or kind is None or (chosen, state.how()) != (model, how) or len(prompt) > LONGEST:
@@ -208,7 +208,7 @@ def _brought_up(run: Run, key: str) -> RoutingTrace | None:
 
     Raises `ModelNotFound` if the model is not on offer, and what `run_live` raises.
     """
-    shared.check_on_offer(run.model)
+    models.check_on_offer(run.model)
     trace = recent.trace_of(run)
     if trace is None and shared.at_hand(run.model, run.how) and not run.new_tokens:
         trace = run_live(run, key)

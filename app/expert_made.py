@@ -9,7 +9,7 @@ import streamlit as st
 from moeviz_app import kept, settings, shared, state
 from moeviz_app.expert_seen import Seen, go
 from moeviz_app.live import waiting_words
-from moeviz_app.shared import AS_IT_IS, How
+from moeviz_app.models import AS_IT_IS, How
 from moeviz_app.show import explained
 from moeviz_app.traces import recent, recorded
 from moeviz_app.work.background import Background, Piece

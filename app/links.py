@@ -8,7 +8,7 @@ web page can lead a browser here, so it runs nothing by itself but what is in me
 """
 
 import streamlit as st
-from moeviz_app import carried_datasets, datasets, shared, state
+from moeviz_app import carried_datasets, datasets, models, shared, state
 from moeviz_app.asked import Run, asked_run, number_in
 from moeviz_app.carried import CARRIED
 from moeviz_app.components.address import write_address
@@ -57,15 +57,15 @@ def _show(run: Run, layer: int | None, token: int | None) -> None:
 
     Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
     """
-    shared.check_on_offer(run.model)
+    models.check_on_offer(run.model)
     if (known := recent.trace_of(run)) is not None:
         state.set_trace(known, run)
         return
-    shared.check_in_link(run.model)
+    models.check_in_link(run.model)
     if shared.at_hand(run.model, run.how) and not run.new_tokens:
         record(run)
     else:
-        what = "a model on a server" if shared.answers_at_once(run.model) else "a model that is not loaded"
+        what = "a model on a server" if models.answers_at_once(run.model) else "a model that is not loaded"
         what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else what
         state.wait(
             f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "

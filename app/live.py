@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from moeviz_app import shared, state
+from moeviz_app import models, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.components.strip import colours_of, token_strip
 from moeviz_app.components.written import going_on, written
@@ -31,7 +31,7 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     before its next token. What it had by then is still held, for `state.keep_held`. `key` is that of Stop: another one
     for each run of a script that has several.
     """
-    shared.bring_torch()  # before anything of it is imported here, beside the thread that warms up
+    models.bring_torch()  # before anything of it is imported here, beside the thread that warms up
     from moeviz.capture.run.decoding import Sampling
 
     temperature = run.temperature if run.decoding is None else 0.0
@@ -64,7 +64,7 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     with place.container():
         picture = Picture(run.new_tokens, key)
     try:
-        work = ask if shared.answers_at_once(run.model) else write if run.new_tokens else read
+        work = ask if models.answers_at_once(run.model) else write if run.new_tokens else read
         trace = result(shared.at_work(run.model, run.how, work), picture.listen)
     except Exception:  # of any kind: what a run that failed had is nothing to keep
         state.forget_held()

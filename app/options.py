@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from moeviz_app import settings, shared, state
+from moeviz_app import models, settings, state
 from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.components import ask
 from moeviz_app.facts import model_facts
-from moeviz_app.shared import How
+from moeviz_app.models import How
 
 from moeviz.model_info import ModelInfo
 
@@ -85,14 +85,14 @@ def _as_usual() -> None:
 
 def choose_options(name: str, info: ModelInfo | None) -> Options:
     """How many tokens to generate and how, which routers to record, and how the model is opened."""
-    if info is not None and shared.torch_is_here():
-        model_facts(info, shared.memory(name, state.how()), shared.context_length(name))
+    if info is not None and models.torch_is_here():
+        model_facts(info, models.memory(name, state.how()), models.context_length(name))
     sites = [] if info is None else info.site.split(" and ")
     if len(sites) > 1:
         st.radio("Which routers to record", sites, key=state.SITE, horizontal=True, persist_state="session")
-    only_read = shared.why_only_read(name) is not None
+    only_read = models.why_only_read(name) is not None
     new_tokens, temperature, seed, decoding = _generation(name, only_read)
-    how, kernels = (shared.AS_IT_IS, None) if only_read else _loading()
+    how, kernels = (models.AS_IT_IS, None) if only_read else _loading()
     site = state.value(state.SITE) if len(sites) > 1 else None
     return Options(new_tokens, temperature, seed, decoding, how, site, kernels)
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import serve_address, shared, state
+from moeviz_app import models, serve_address, state
 from moeviz_app.downloads import file_stem
 from moeviz_app.show import explained
 
@@ -54,7 +54,7 @@ def _of_whole_layers(plan: ExpertPlan) -> str:
 def _file(plan: ExpertPlan, name: str, file: str) -> None:
     """Written, read back and compared now: what an engine cannot hold is said here, and no broken file is offered."""
     if name == NEEDS_TORCH:
-        shared.bring_torch()
+        models.bring_torch()
     data = export_plan(plan, name)
     st.text(f"{ENGINES[name].title} reads {ENGINES[name].reads}. Start it with:")
     st.code(ENGINES[name].command(plan, file), language="bash", wrap_lines=True)

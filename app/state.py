@@ -1,14 +1,15 @@
 """All that a visitor keeps over reruns: this file, `recent.py` and the prompt box alone touch session_state.
 
 One visitor has one trace, one chosen layer, one pair of layers and one chosen token; every page shows those. Widgets
-keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`.
+keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`, what
+is known of models in `models.py`.
 """
 
 from collections.abc import Hashable
 from typing import Any, Literal
 
 import streamlit as st
-from moeviz_app.shared import How
+from moeviz_app.models import How
 from moeviz_app.traces import recorded
 from moeviz_app.traces.recent import remember
 

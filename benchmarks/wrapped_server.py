@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moeviz_app import shared
+from moeviz_app import models, shared
 from moeviz_app.work.failures import in_words
 from moeviz_app.work.worker import Done
 
@@ -45,7 +45,7 @@ def make_naive() -> None:
     """One lock in place of the lines, and no freezing."""
     lock = threading.Lock()
 
-    def at_work(name: str, how: shared.How, work: Callable[..., Any]) -> Iterator[Done]:
+    def at_work(name: str, how: models.How, work: Callable[..., Any]) -> Iterator[Done]:
         loaded = shared.model(name, how)
         with lock:
             try:

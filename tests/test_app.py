@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import live, settings, shared, state
+from moeviz_app import live, models, settings, shared, state
 from moeviz_app.components.strip import PART_OF_CHARACTER
 from moeviz_app.downloads import file_stem
 from moeviz_app.settings import read_settings
@@ -394,8 +394,8 @@ def test_a_dense_model_is_one_sentence(offered, tmp_path):
 def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch):
     offered("embedded", allow_any_model=False)
     monkeypatch.setattr(shared, "_load", pytest.fail)
-    monkeypatch.setattr(shared, "_facts", pytest.fail)
-    for read in (shared.model, shared.model_facts):
+    monkeypatch.setattr(models, "facts_of_any", pytest.fail)
+    for read in (shared.model, models.facts):
         with pytest.raises(ModelNotFound, match=r"not available here\. Choose one of embedded"):
             read("some/model")
 
@@ -519,7 +519,7 @@ def test_drawing_the_first_page_loads_no_weights(monkeypatch):
     app = first_page()
     assert not app.exception
     assert [metric.value for metric in app.metric if metric.label == "Context"] == (
-        ["1,024"] if shared.torch_is_here() else []
+        ["1,024"] if models.torch_is_here() else []
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import settings, shared
+from moeviz_app import models, settings, shared
 from moeviz_app.asked import Run
 from moeviz_app.expert_made import JOB
 from moeviz_app.plain import plain
@@ -82,7 +82,7 @@ def tiny() -> LoadedModel:
 def on_offer(tiny, monkeypatch):
     """The tiny model as one that the app can load; its queue."""
     worker = Worker(5)
-    monkeypatch.setattr(shared, "model", lambda name, how=shared.AS_IT_IS: tiny)
+    monkeypatch.setattr(shared, "model", lambda name, how=models.AS_IT_IS: tiny)
     monkeypatch.setattr(shared, "_wanted", lambda name, how: Wanted(name, "float32", "cpu"))
     monkeypatch.setattr(shared, "_line", lambda device: worker)
     monkeypatch.setattr(shared, "_in_use", lambda name, how: nullcontext(tiny))

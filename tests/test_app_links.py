@@ -4,7 +4,7 @@ from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from moeviz_app import carried, pairs, settings, shared, state
+from moeviz_app import carried, models, pairs, settings, shared, state
 from moeviz_app.asked import LONGEST, Run
 from moeviz_app.views.what_if import CHANGES
 from plain_box import TEXT
@@ -123,8 +123,8 @@ def test_a_top_k_that_the_model_has_not_is_not_chosen(query):
 
 def test_a_link_to_what_if_of_another_model_fetches_nothing_of_it(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
-    for name in ("_facts", "_load", "at_work"):
-        monkeypatch.setattr(shared, name, pytest.fail)
+    for module, name in ((models, "facts_of_any"), (shared, "_load"), (shared, "at_work")):
+        monkeypatch.setattr(module, name, pytest.fail)
     app = visit(WHAT_IF, prompt="One day", model="some/model", change="top-k", changed_top_k="3")
     assert "a model that is not loaded" in sentences(app)
     assert not any("with and without" in button.label for button in app.button)
@@ -203,8 +203,8 @@ def test_a_link_to_compare_loads_no_model_that_is_not_on_offer(model, why, monke
 
 def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
-    for name in ("_facts", "_load", "at_work"):
-        monkeypatch.setattr(shared, name, pytest.fail)
+    for module, name in ((models, "facts_of_any"), (shared, "_load"), (shared, "at_work")):
+        monkeypatch.setattr(module, name, pytest.fail)
     other = replace(FRENCH, model="some/model")
     app = visit(COMPARE, **pair(other, other))
     assert "by 'some/model', a model that is not loaded" in sentences(app)

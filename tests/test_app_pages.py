@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import streamlit as st
 from labels import labelled
-from moeviz_app import pairs, settings, shared, state
+from moeviz_app import models, pairs, settings, shared, state
 from moeviz_app.asked import LONGEST, Run
 from moeviz_app.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
@@ -220,7 +220,7 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
 
 
 def test_a_link_to_a_model_in_memory_runs():
-    shared.model("embedded", shared.How("bfloat16"))
+    shared.model("embedded", models.How("bfloat16"))
     app = visit(prompt="One day", dtype="bfloat16")
     assert not app.exception and app.session_state["trace"].model.dtype == "bfloat16"
 

@@ -1,7 +1,7 @@
 """A run of the first page: what it writes stands as text, and what ends it loses nothing that was shown."""
 
 import pytest
-from moeviz_app import live, shared, state
+from moeviz_app import live, models, shared, state
 from moeviz_app.asked import Run, usual_temperature
 from moeviz_app.components.written import text_of
 from moeviz_app.views.explore import EXPLORER
@@ -72,6 +72,6 @@ def test_the_strip_tells_apart_what_a_chat_template_added(monkeypatch):
 
 
 def test_what_a_template_added_is_known_of_a_model_in_memory_alone():
-    assert shared.added_by_template("/no/such/model", shared.AS_IT_IS, "a", None) == []
+    assert shared.added_by_template("/no/such/model", models.AS_IT_IS, "a", None) == []
     shared.model("embedded")
-    assert shared.added_by_template("embedded", shared.AS_IT_IS, "a", None) == [], "it has no chat template"
+    assert shared.added_by_template("embedded", models.AS_IT_IS, "a", None) == [], "it has no chat template"

@@ -4,7 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from moeviz_app import links, live, settings, shared, state
+from moeviz_app import links, live, models, settings, shared, state
 from moeviz_app.asked import Run
 from served_stub import Stub, read, serving
 from test_app import first_page, run
@@ -72,13 +72,13 @@ def test_an_address_may_be_typed_in_private_alone(name, serve, any_model, may, m
     changed = replace(settings.SETTINGS, serve=serve, allow_any_model=any_model)
     monkeypatch.setattr(settings, "SETTINGS", changed)
     if may:
-        return shared.check_on_offer(name)
+        return models.check_on_offer(name)
     with pytest.raises(ModelNotFound, match="is not available here"):
-        shared.check_on_offer(name)
+        models.check_on_offer(name)
     monkeypatch.setattr(settings, "SETTINGS", replace(changed, models=("embedded", name)))
-    shared.check_on_offer(name)
+    models.check_on_offer(name)
     if any_model:
-        shared.check_on_offer("some/model")
+        models.check_on_offer("some/model")
 
 
 def test_a_link_asks_no_server_that_is_not_listed(name, stub, monkeypatch):
@@ -97,7 +97,7 @@ def test_a_link_to_a_listed_server_waits_for_run(listed, stub):
     app.run()
     assert "a model on a server" in told(app)
     assert stub.asked == []
-    assert not shared.at_hand(listed, shared.AS_IT_IS)
+    assert not shared.at_hand(listed, models.AS_IT_IS)
     assert run(app, "Hello").session_state["trace"].tokens["token_id"].tolist() == read("Hello")
 
 
@@ -125,6 +125,6 @@ def _stop_at_news(heard, listen):
 
 
 def test_what_changes_a_model_is_a_sentence(listed):
-    assert "runs in vllm, where moeviz reads what the routers decide and changes nothing" in shared.why_only_read(
+    assert "runs in vllm, where moeviz reads what the routers decide and changes nothing" in models.why_only_read(
         listed
     )

@@ -5,7 +5,7 @@ import threading
 import weakref
 
 import pytest
-from moeviz_app import shared
+from moeviz_app import models, shared
 from moeviz_app.work import look_ups
 from moeviz_app.work.failures import RunFailed
 from moeviz_app.work.garbage import SECONDS_FROZEN, Garbage
@@ -116,22 +116,22 @@ def test_two_ways_to_ask_for_the_same_model_are_one(monkeypatch):
     """float32 is what the embedded model is opened in, and the processor is where there is no GPU."""
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(shared, "_named", {})
-    ways = [shared.AS_IT_IS, shared.How("float32"), shared.How(None, "cpu"), shared.How("float32", "auto")]
+    ways = [models.AS_IT_IS, models.How("float32"), models.How(None, "cpu"), models.How("float32", "auto")]
     assert len({shared._wanted("embedded", how) for how in ways}) == 1
-    assert shared._wanted("embedded", shared.How("bfloat16")) != shared._wanted("embedded", shared.AS_IT_IS)
+    assert shared._wanted("embedded", models.How("bfloat16")) != shared._wanted("embedded", models.AS_IT_IS)
 
 
 def test_all_ways_to_open_a_model_on_a_device_share_one_line(monkeypatch):
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
-    hows = [shared.How(dtype, device) for dtype in (None, "float32", "bfloat16") for device in (None, "auto", "cpu")]
-    assert len({shared._line(shared._device(how)) for how in hows}) == 1
+    hows = [models.How(dtype, device) for dtype in (None, "float32", "bfloat16") for device in (None, "auto", "cpu")]
+    assert len({shared._line(models.device(how)) for how in hows}) == 1
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(shared, "_load", pytest.fail)
     with pytest.raises(CaptureError, match=r"The device is cuda:0, and this machine has no GPU that torch can use\."):
-        shared.model("embedded", shared.How(None, "cuda:0"))
+        shared.model("embedded", models.How(None, "cuda:0"))
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 2)
     with pytest.raises(CaptureError, match=r"this machine has only cuda:0, cuda:1"):
         memory.device_of("cuda:2")
@@ -145,7 +145,7 @@ def test_clearing_streamlit_s_cache_takes_models_and_lines_from_nobody(monkeypat
     st.cache_resource.clear()
     st.cache_data.clear()
     monkeypatch.setattr(shared, "_load", pytest.fail)
-    assert shared.model("embedded") is loaded and shared._line("cpu") is line and shared.torch_is_here()
+    assert shared.model("embedded") is loaded and shared._line("cpu") is line and models.torch_is_here()
 
 
 def test_what_a_visitor_had_when_all_was_frozen_is_found_once_it_is_garbage():
@@ -207,14 +207,14 @@ def test_a_hub_that_does_not_answer_holds_nobody_up_who_asks_for_another_model(m
 
     def asks():
         with pytest.raises(ModelNotFound, match="no such model"):
-            shared._facts("some/model")
+            models.facts_of_any("some/model")
 
     monkeypatch.setattr(load, "model_config", slow)
-    shared._facts.clear()
-    shared._config.clear()
+    models.facts_of_any.clear()
+    models.config_of.clear()
     waits = threading.Thread(target=asks)
     waits.start()
     assert asked.wait(SECONDS)
-    assert shared._facts("embedded").num_experts
+    assert models.facts_of_any("embedded").num_experts
     go.set()
     waits.join(SECONDS)

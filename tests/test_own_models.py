@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from moeviz_app import settings, shared
+from moeviz_app import models, settings, shared
 from moeviz_app.asked import usual_temperature
 from test_app import first_page, sentences
 from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
@@ -151,7 +151,7 @@ def test_the_first_page_says_what_each_was_trained_for(siblings, monkeypatch):
 
 @pytest.mark.usefixtures("siblings")
 def test_siblings_are_at_hand_and_write_as_the_embedded_model_does():
-    assert shared.at_hand(NATURAL, shared.AS_IT_IS) and not shared.at_hand("/m", shared.AS_IT_IS)
+    assert shared.at_hand(NATURAL, models.AS_IT_IS) and not shared.at_hand("/m", models.AS_IT_IS)
     assert usual_temperature(FINE) == usual_temperature(EMBEDDED) > usual_temperature("/m")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import carried_datasets, shared
+from moeviz_app import carried_datasets, models
 from moeviz_app.components.kwic import keyword_in_context
 from moeviz_app.expert_made import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.expert_seen import Seen, go, seen
@@ -159,7 +159,7 @@ def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -
             go(asked.layer, asked.expert, None)
     else:
         _picture(KINDS, kinds, asked)
-    if lost is None and shared.why_only_read(asked.trace.model.name) is None:
+    if lost is None and models.why_only_read(asked.trace.model.name) is None:
         _tell(asked, "What is lost without this expert has not been computed for these texts.")
         offer_muting(asked)
 
@@ -190,7 +190,7 @@ def _weights(asked: Seen) -> None:
 
 def _rows(asked: Seen) -> None:
     geometry = rows(asked)
-    if geometry is None and shared.why_only_read(asked.trace.model.name) is not None:
+    if geometry is None and models.why_only_read(asked.trace.model.name) is not None:
         return
     heading(ROWS, asked.trace.model)
     if geometry is None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import streamlit as st
-from moeviz_app import links, settings, shared, state
+from moeviz_app import links, models, settings, shared, state
 from moeviz_app.asked import Run
 from moeviz_app.choices import choose_stretch
 from moeviz_app.components.ask import Asked, ask
@@ -73,7 +73,7 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, Options, ModelInfo
         info = None
         if state.waiting() is None:  # a link fetches nothing
             with trouble, explained(refuse):
-                info = shared.facts_at_hand(name)
+                info = models.facts_at_hand(name)
         with about:
             options = choose_options(name, info)
     return name, options, info

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import models
 from moeviz_app.facts import trace_name
 from moeviz_app.plan_file import offer_plan
 from moeviz_app.serve_controls import Asked, ask, bits_of
@@ -75,12 +75,12 @@ def _placement(asked: Asked, answer: DeltaGenerator) -> pd.DataFrame | None:
 
 
 def _cards(model: ModelInfo) -> None:
-    if shared.why_only_read(model.name) is not None:
+    if models.why_only_read(model.name) is not None:
         return  # what another engine runs comes without a configuration
     heading(FITS)
     with explained(lambda why: say(f"This needs the model's configuration. {why}")):
         bits = bits_of(model)
-        picture_and_words(FITS, what_fits(shared.served_facts(model.name), bits))
+        picture_and_words(FITS, what_fits(models.served_facts(model.name), bits))
 
 
 def _draw(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:

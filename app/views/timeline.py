@@ -1,7 +1,7 @@
 """Mixtures of experts from 1991 to today, by size; and whether printed sizes give printed counts."""
 
 import streamlit as st
-from moeviz_app import shared, state
+from moeviz_app import models, state
 from moeviz_app.facts import figures
 from moeviz_app.show import explained, heading, picture_and_words
 
@@ -62,4 +62,4 @@ def _known_models() -> None:
         "says."
     )
     if st.button("Count them", key="count known models"):
-        st.dataframe(shared.known_models(), hide_index=True)
+        st.dataframe(models.known_models(), hide_index=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import carried, settings, shared, state
+from moeviz_app import carried, models, settings, shared, state
 from moeviz_app.facts import figures
 from moeviz_app.live import waiting_words
 from moeviz_app.show import explained, heading, picture_and_words, say
@@ -40,11 +40,11 @@ def what_if_page() -> None:
     prompt, name = _prompt_and_model()
     if state.waiting() is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
-    if (why := shared.why_only_read(name)) is not None:
+    if (why := models.why_only_read(name)) is not None:
         say(why)
         return
     with explained():
-        info = shared.model_facts(name)
+        info = models.facts(name)
         change = _change(info)
         if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
             shared.begin_run()

@@ -1,7 +1,7 @@
 """Mixtral 8x7B, 2023: what was published of it; and, under its own title, a small model of ours of the same kind."""
 
 import streamlit as st
-from moeviz_app import shared
+from moeviz_app import models
 from moeviz_app.facts import figures, trace_name
 from moeviz_app.traces import recorded
 from moeviz_app.views.history.gallery import BY_LABEL, as_any_trace, read_more, shown
@@ -45,7 +45,7 @@ def page() -> None:
 
 
 def _counts() -> None:
-    info = shared.model_facts_of_known(SIZES)
+    info = models.facts_of_any(SIZES)
     total, active = info.parameters.total, active_parameters(info.parameters, info.top_k)
     figures(
         {
