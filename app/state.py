@@ -1,8 +1,8 @@
 """All that a visitor keeps over reruns: this file, `recent.py` and the prompt box alone touch session_state.
 
 One visitor has one trace, one chosen layer, one pair of layers and one chosen token; every page shows those. Widgets
-keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`, what
-is known of models in `models.py`.
+keep their values under the keys below, across pages too (`persist_state="session"`). What all share is in `shared.py`,
+what is known of models in `models.py`.
 """
 
 from collections.abc import Hashable

@@ -7,7 +7,7 @@ from moeviz_app.traces.opened import said_of
 
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.options import MOST, SAYS, ImportOptions, layers_of
-from moeviz.names import quoted
+from moeviz.names import quoted, with_and
 from moeviz.routing_trace import Counted
 
 LABELS = {
@@ -38,8 +38,8 @@ def told_of(file_id: str, filename: str) -> ImportOptions | None:
         return ImportOptions()
     with st.form("what the file does not say", width=640):
         st.text(
-            f"{quoted(filename)} does not say {_and([SAYS[name] for name in asked])}. Look in the model's config.json, "
-            "or in the settings of the run."
+            f"{quoted(filename)} does not say {with_and([SAYS[name] for name in asked])}. Look in the model's "
+            "config.json, or in the settings of the run."
         )
         given = {name: _field(name, f"told {name} {file_id}") for name in asked}
         sent = st.form_submit_button("Open", type="primary")
@@ -50,7 +50,7 @@ def told_of(file_id: str, filename: str) -> ImportOptions | None:
             missing = [LABELS[name] for name in asked if name != OPTIONAL and getattr(told, name) is None]
             if not missing:
                 return told
-            say(f"Still to be filled in: {_and(missing)}.")
+            say(f"Still to be filled in: {with_and(missing)}.")
     return None
 
 
@@ -71,10 +71,6 @@ def _value(name: str, given: int | str | None) -> int | tuple[int, ...] | None:
     if isinstance(given, str):
         return layers_of(given, "The list of layers with experts") if given.strip() else None
     return given
-
-
-def _and(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
 def doctor_says(counted: Counted) -> None:
