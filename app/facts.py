@@ -7,7 +7,7 @@ from moeviz_app.traces.once import once
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import clearly_like, label_likeness
 from moeviz.metrics.parameters import touched_growth
-from moeviz.metrics.words import layer_word
+from moeviz.metrics.words import item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
@@ -42,7 +42,8 @@ def trace_name(trace: RoutingTrace) -> None:
     dtype = f" in {model.dtype}" if model.dtype else ""
     site = f" (its {model.site} routers)" if model.site else ""
     by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
-    st.text(f"{tokens:,} token{'s' * (tokens != 1)} through {model.name}{revision}{site}{dtype}, recorded by {by}")
+    routed = f"{tokens:,} {item_word(model)}{'s' * (tokens != 1)}"
+    st.text(f"{routed} through {model.name}{revision}{site}{dtype}, recorded by {by}")
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:
@@ -56,15 +57,14 @@ def trace_facts(trace: RoutingTrace) -> None:
 
 
 def _figures_of(trace: RoutingTrace) -> dict[str, tuple[int | str, str]]:
-    model, phase = trace.model, trace.tokens["phase"]
+    model = trace.model
     return (
-        {
-            "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, including special tokens."),
-            "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that went through the routers."),
+        _counted(trace)
+        | {
             f"MoE {layer_word(model)}s": (_of_all_layers(model), "Layers with experts, out of all that the model has."),
             "Experts": (
                 f"{model.top_k} of {_span(model.num_experts)}",
-                "Experts that a token can use, out of how many.",
+                f"Experts that a {item_word(model)} can use, out of how many.",
             ),
         }
         | _not_recorded(trace)
@@ -81,6 +81,17 @@ def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:
     return {
         "Parameters": (total, f"{total:,} in all; tied weights count once."),
         "Active": (active, f"{active:,} that one token runs through: {ACTIVE_HELP}"),
+    }
+
+
+def _counted(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
+    """How much was routed: tokens of a prompt and those that followed, or digits, utterances …"""
+    item, phase = item_word(trace.model), trace.tokens["phase"]
+    if item != "token":
+        return {f"{item.capitalize()}s": (f"{len(phase):,}", f"Every {item} that was routed.")}
+    return {
+        "Prompt tokens": (f"{(phase == 'prompt').sum():,}", "Tokens of the prompt, including special tokens."),
+        "Generated": (f"{(phase == 'generated').sum():,}", "Generated tokens that went through the routers."),
     }
 
 

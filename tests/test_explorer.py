@@ -19,6 +19,11 @@ def array(text: str, kind: type) -> np.ndarray:
     return np.frombuffer(b64decode(text), kind)
 
 
+@pytest.mark.parametrize(("kind", "item"), [("digit", "digit"), ("", "token"), ("<b>", "token")])
+def test_what_is_routed_has_its_name(kind, item, trace):
+    assert packed(replace(trace, model=replace(trace.model, item_kind=kind)))["item"] == item
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_trace_is_sent_as_it_is(kind):
     trace = made(kind, layers=3, tokens=12)

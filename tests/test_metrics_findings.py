@@ -45,6 +45,10 @@ def said(traces, usual=None, kinds=("sends", "in a row", "All ")):
     return sum(any(kind in sentence for sentence in one for kind in kinds) for one in found)
 
 
+def said_of(trace):
+    return " ".join(one.sentence for one in findings(trace))
+
+
 def words(rng, tokens):
     """As often as words are: a few make up most of a text."""
     return [f" w{rank}" for rank in np.minimum(rng.zipf(1.6, tokens), 40)]
@@ -125,6 +129,9 @@ def test_a_passage_is_told_with_its_ends_and_does_not_cross_from_one_text_to_ano
         "From “w20” to “w31”, 12 tokens in a row go to expert 3 at layer 1, which has 20% of all tokens."
     ]
     assert (found[0].layer, found[0].token, found[0].expert) == (1, 20, 3)
+    of_digits = trace_of(experts, 4)
+    of_digits = replace(of_digits, model=replace(of_digits.model, item_kind="digit", layer_kind="gate"))
+    assert "12 digits in a row go to expert 3 at gate 1, which has 20% of all digits." in said_of(of_digits)
     halves, positions = np.repeat([0, 1], [26, 34]), np.concatenate([np.arange(26), np.arange(34)])
     runs = runs_of_layers(trace_of(experts, 4, sequence=halves, position=positions))[1]
     assert runs.length[runs.expert == 3].tolist() == [6, 6] and runs.stretches == 2

@@ -9,21 +9,21 @@ class Card {
     const { trace } = explorer;
     const move = (by) => () => explorer.choose({ token: clamped(explorer.token + by, trace.T - 1) });
     this.which = make("span", "which");
-    const ways = [button("step", "‹", "Token before", move(-1)), button("step", "›", "Next token", move(1))];
+    const ways = [button("step", "‹", `${trace.Item} before`, move(-1)), button("step", "›", `Next ${trace.item}`, move(1))];
     this.drawing = new Drawing(explorer);
     this.words = make("p", "words");
     this.links = make("div", "links");
     this.stops = trace.layers.map((_, layer) => button("stop", "", "", () => explorer.choose({ layer })));
-    const route = make("div", "route", null, { role: "group", "aria-label": `The token's way through all ${trace.word}s` });
+    const route = make("div", "route", null, { role: "group", "aria-label": `The ${trace.item}'s way through all ${trace.word}s` });
     this.route = holding(route, make("span", "name", "Its way:"), ...this.stops);
-    this.box = make("section", "card", null, { "aria-label": `The chosen token at the chosen ${trace.word}` });
+    this.box = make("section", "card", null, { "aria-label": `The chosen ${trace.item} at the chosen ${trace.word}` });
     holding(this.box, holding(make("div", "who"), this.which, ...ways), this.drawing.box, this.words, this.links, this.route);
   }
 
   draw() {
     const { layer, token, trace } = this.explorer;
     const text = trace.data.sequences ? ` of text ${trace.data.sequences[token] + 1}` : "";
-    this.which.textContent = `Token #${trace.positions[token]}${text}${trace.generated[token] ? ", generated" : ""}`;
+    this.which.textContent = `${trace.Item} #${trace.positions[token]}${text}${trace.generated[token] ? ", generated" : ""}`;
     this.drawing.draw();
     this.words.textContent = this.told();
     const shown = trace.chosen(layer, token).slice(0, MOST_LINKS);
@@ -55,8 +55,8 @@ class Card {
     const list = trace.chosen(layer, token);
     const name = trace.nameOfLayer(layer);
     const Name = name[0].toUpperCase() + name.slice(1);
-    if (!trace.isRecorded(layer, token)) return `Where ${name} sent this token is not recorded.`;
-    if (!list.length) return `${Name} gave this token no expert: it was dropped.`;
+    if (!trace.isRecorded(layer, token)) return `Where ${name} sent this ${trace.item} is not recorded.`;
+    if (!list.length) return `${Name} gave this ${trace.item} no expert: it was dropped.`;
     return [this.picked(list, Name), this.weights(list), this.unused(list), this.next(list)].filter(Boolean).join(" ");
   }
 

@@ -17,6 +17,7 @@ from moeviz.charts.token_layer_map import facts_of, images_of, map_spec
 from moeviz.errors import MissingField
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
+from moeviz.metrics.words import item_word
 from moeviz.routing_trace import RoutingTrace
 
 MOST_SCORES = (
@@ -50,6 +51,7 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
         "marks": beginnings(trace, range(len(texts))),
         "layers": list(model.layers),
         "word": model.layer_kind[:LETTERS] or "layer",
+        "item": item_word(model),
         "counts": list(model.num_experts),
         "zero": model.zero_experts,
         "slots": model.top_k,

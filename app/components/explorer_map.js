@@ -182,7 +182,7 @@ class LayerMap {
     }
     if (!this.isOverview && this.rowsOf !== this.wanted()) this.view.data("cells", this.rows());
     const { layer, token, trace } = this.explorer;
-    this.box.setAttribute("aria-label", `Tokens by ${trace.word}s; arrow keys move. Chosen: ${trace.sentence(layer, token)}`);
+    this.box.setAttribute("aria-label", `${trace.Item}s by ${trace.word}s; arrow keys move. Chosen: ${trace.sentence(layer, token)}`);
     return (this.drawn = this.view.width(this.inner()).runAsync());
   }
 

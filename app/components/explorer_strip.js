@@ -12,7 +12,7 @@ class Strip {
     this.pages = make("div", "pages");
     const before = () => this.page(this.window[0] - MOST_PIECES);
     const after = () => this.page(this.window[1]);
-    const ways = [button("step", "‹", "Tokens before these", before), button("step", "›", "Tokens after these", after)];
+    const ways = [button("step", "‹", `${explorer.trace.Item}s before these`, before), button("step", "›", `${explorer.trace.Item}s after these`, after)];
     if (explorer.trace.T > MOST_PIECES) holding(this.pages, this.where, ...ways);
     this.box.onclick = (event) => this.at(event, (token) => this.choose(token));
     this.box.onpointerover = (event) => this.at(event, (token) => explorer.say(explorer.layer, token));
@@ -97,7 +97,7 @@ class Strip {
 
   fill() {
     const [from, to] = this.window;
-    const { data, T, newlines } = this.explorer.trace;
+    const { data, T, Item, newlines } = this.explorer.trace;
     const strip = document.createDocumentFragment();
     this.pieces = [];
     for (let i = from; i < to; i++) {
@@ -105,7 +105,7 @@ class Strip {
       strip.append((this.pieces[i] = this.piece(i)), ...Array.from({ length: newlines[i] }, () => make("br")));
     }
     this.box.replaceChildren(strip);
-    this.where.textContent = `Tokens ${from} to ${to - 1} of ${T.toLocaleString("en")}`;
+    this.where.textContent = `${Item}s ${from} to ${to - 1} of ${T.toLocaleString("en")}`;
     this.drawn = null;
   }
 
@@ -133,7 +133,7 @@ class Strip {
     const { trace } = this.explorer;
     const first = trace.data.ordered ? "first-choice " : "";
     const [from, to] = this.window;
-    this.box.setAttribute("aria-label", `Tokens ${from} to ${to - 1}, ${first}experts in ${trace.nameOfLayer(layer)}`);
+    this.box.setAttribute("aria-label", `${trace.Item}s ${from} to ${to - 1}, ${first}experts in ${trace.nameOfLayer(layer)}`);
     this.pieces.forEach((piece, token) => {
       const colour = trace.colourOfToken(layer, token);
       piece.style.cssText = colour ? painted(colour) : "";

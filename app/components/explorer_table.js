@@ -20,7 +20,7 @@ class Table {
     const [from, to] = strip.window;
     const rows = [];
     for (let token = from; token < to; token++) rows.push([`#${trace.positions[token]} ${trace.data.texts[token]}`, trace.choice(layer, token)]);
-    return this.table(`Tokens ${from} to ${to - 1} at ${trace.nameOfLayer(layer)}`, ["Token", "Experts"], rows);
+    return this.table(`${trace.Item}s ${from} to ${to - 1} at ${trace.nameOfLayer(layer)}`, [trace.Item, "Experts"], rows);
   }
 
   ofToken() {

@@ -17,6 +17,8 @@ class Trace {
     this.parts = new Set(data.parts);
     this.templates = new Set(data.template ?? []); // tokens that a chat template added
     this.word = data.word;
+    this.item = data.item; // what is routed: token, digit, utterance …
+    this.Item = data.item[0].toUpperCase() + data.item.slice(1);
   }
 
   // The experts of a token, highest weight first; by id, where no order is known. Without weights where the trace has none.

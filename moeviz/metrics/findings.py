@@ -18,7 +18,7 @@ from moeviz.metrics.expert_tokens import token_codes
 from moeviz.metrics.luck import divergence
 from moeviz.metrics.runs import LayerRuns, all_in_one, runs_of_layers
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.words import layer_word, percent, quoted
+from moeviz.metrics.words import item_word, layer_word, percent, quoted
 from moeviz.routing_trace import RoutingTrace
 
 KINDS = 3
@@ -144,8 +144,9 @@ def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Fin
     start, length, expert = (int(of_runs[run]) for of_runs in (one.start, one.length, one.expert))
     share = percent(one.tokens[expert] / len(one.recorded))
     ends = f"From {quoted(trace, start)} to {quoted(trace, start + length - 1)}"
-    text = f"{ends}, {length} tokens in a row go to expert {expert} at {layer_word(trace.model)} {one.layer}"
-    return Finding(f"{text}, which has {share} of all tokens.", one.layer, start, expert)
+    items, layer = f"{item_word(trace.model)}s", layer_word(trace.model)
+    text = f"{ends}, {length} {items} in a row go to expert {expert} at {layer} {one.layer}"
+    return Finding(f"{text}, which has {share} of all {items}.", one.layer, start, expert)
 
 
 def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
@@ -180,4 +181,6 @@ def _kept(
 def _say_habit(trace: RoutingTrace, one: LayerRuns, expert: int, rows: Int64[np.ndarray, " N"]) -> Finding:
     share = percent(one.tokens[expert] / len(one.recorded))
     text = f"All {len(rows)} times, {quoted(trace, int(rows[0]))} goes to expert {expert} at {layer_word(trace.model)} "
-    return Finding(f"{text}{one.layer}, which has {share} of all tokens.", one.layer, int(rows[0]), expert)
+    return Finding(
+        f"{text}{one.layer}, which has {share} of all {item_word(trace.model)}s.", one.layer, int(rows[0]), expert
+    )
