@@ -1,8 +1,10 @@
 """A small Mixtral between two dense networks: its layer worked by hand, its costs, its training, its trace."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,11 @@ from watching import heard_until_stopped
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.dense_contrast import model as dense_contrast
 from moeviz.history.dense_contrast import picture as memory_and_compute
-from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PERPLEXITY
+from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PAYOFF, PERPLEXITY
 from moeviz.history.dense_contrast.checks import claims
 from moeviz.history.dense_contrast.decoder_costs import PARTS, cost
 from moeviz.history.dense_contrast.model import KINDS, WORDS, Run, balancing_loss, perplexity, sizes_of, train
+from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.history.dense_contrast.picture import (
     HERE,
     REAL,
@@ -263,3 +266,64 @@ def test_claims_can_fail(monkeypatch):
     failed = {claim.what.partition(",")[0] for claim in claims(quick=True) if not claim.passed}
     assert "active parameters with all experts on" in failed
     assert "multiply-adds of the experts as large" in failed
+
+
+def made_up_payoff(losses: dict[int, tuple[float, ...]]) -> pd.DataFrame:
+    """Runs with these losses, by experts."""
+    rows = [
+        {"experts": count, "seed": seed, "tokens": 1_000_000, "parameters": 2_000_000 * count, "active": 2_000_000}
+        | {"nats": nats, "bits_per_byte": nats / 2}
+        for count, found in losses.items()
+        for seed, nats in enumerate(found)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "says"),
+    [
+        ((4.5, 4.6), "The model with 8 experts holds 16 million and predicts better than the dense one: 4.550 nats"),
+        ((5.5, 5.6), "The model with 8 experts holds 16 million and predicts worse than the dense one: 5.550 nats"),
+        ((5.0, 4.96), "it does not come out: 8 experts change the mean loss by -0.070 nats a token"),
+    ],
+)
+def test_words_about_the_payoff_say_what_the_figures_say(sparse, says):
+    frame = loss_by_parameters(made_up_payoff({1: (5.0, 5.1), 8: sparse}))
+    assert says in payoff_words(frame)
+    assert frame["gain"].iloc[0] == 0
+    assert frame["spread"].iloc[0] == pytest.approx(0.1)
+    assert PAYOFF.picture(frame).to_dict()["layer"]
+
+
+@pytest.mark.parametrize(
+    ("two", "says"),
+    [
+        (
+            (4.7, 4.72),
+            "come to 4.710: that much is the gate's doing. What more parameters add is 0.160, more than seeds make.",
+        ),
+        (
+            (4.56, 4.58),
+            "come to 4.570: that much is the gate's doing. What more parameters add is 0.020, less than seeds make.",
+        ),
+        ((5.04, 5.06), ""),
+    ],
+)
+def test_what_two_experts_bring_is_not_put_down_to_more_parameters(two, says):
+    words = payoff_words(loss_by_parameters(made_up_payoff({1: (5.0, 5.1), 2: two, 8: (4.5, 4.6)})))
+    assert says in words and ("gate" in words) == bool(says)
+
+
+def test_the_payoff_that_ships_is_of_models_that_compute_the_same():
+    runs = payoff_runs()
+    assert runs.groupby("experts")["seed"].nunique().to_dict() == dict.fromkeys((1, 2, 4, 8, 16), 3)
+    assert runs["active"].nunique() == runs["tokens"].nunique() == 1
+    assert runs.groupby("experts")["parameters"].first().is_monotonic_increasing
+    told = (Path(__file__).parents[1] / "docs" / "background" / "history.md").read_text()
+    frame = loss_by_parameters(runs)
+    for count, one in frame.groupby("experts").first().iterrows():
+        name = "1 (dense)" if count == 1 else count
+        assert f"| {name} | {one['parameters'] / 1e6:.2f} million | {one['mean']:.3f} | {one['spread']:.3f} |" in told
+    assert frame["mean"].to_list() == pytest.approx(
+        [runs.loc[runs["experts"] == e, "nats"].mean() for e in frame["experts"]]
+    )

@@ -210,21 +210,25 @@ def fine() -> Seen:
 
 
 def payoff() -> Seen:
-    """What for: memory and compute of Mixtral and its dense twins, and what small ones of ours come to.
+    """What for: the loss of small models that compute the same for a token, by how many parameters they hold.
 
-    The frame has the columns of `memory_against_compute`, of the page on dense networks.
+    The frame has the columns of `loss_by_parameters`, of the page on dense networks.
     """
-    picture, trace = part("dense", "picture"), shipped_trace("dense")
-    frame = picture.memory_against_compute(shipped(kind_of("dense")))
-    real = frame[frame["network"] == picture.REAL].set_index("kind")
-    runs = picture.shipped_sweep()
-    ends = runs[runs["step"] == runs["step"].max()].groupby("kind")["perplexity"].mean()
-    quoted = {kind.replace(" ", "_"): f"{mean:.1f}" for kind, mean in ends.items()}
-    quoted |= {
-        "compute": percent(float(real.loc["sparse", "compute"])),
-        "total": _billions(float(real.loc["sparse", "total"])),
+    figures, picture = part("dense", "payoff"), part("dense", "picture")
+    frame = figures.loss_by_parameters(figures.payoff_runs())
+    means = frame.groupby("experts")["mean"].first()
+    costs = picture.memory_against_compute(shipped(kind_of("dense")))
+    real = costs[costs["network"] == picture.REAL].set_index("kind").loc["sparse"]
+    quoted = {
+        "experts": int(means.index[-1]),
+        "sparse": f"{means.iloc[-1]:.2f}",
+        "dense": f"{means.loc[1]:.2f}",
+        "two": f"{means.loc[2]:.2f}",
+        "seeds": f"{frame['spread'].max():.2f}",
+        "compute": percent(float(real["compute"])),
+        "total": _billions(float(real["total"])),
     }
-    return Seen(frame, meters_of(trace), quoted)
+    return Seen(frame, Meters(int(means.index[-1]), 2 / int(means.index[-1])), quoted)
 
 
 def meters_of(trace: RoutingTrace) -> Meters:

@@ -7,8 +7,9 @@ from moeviz_app.facts import figures
 from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control, shown
 
 from moeviz.charts import NAMED
-from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PERPLEXITY
+from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PAYOFF, PERPLEXITY
 from moeviz.history.dense_contrast.model import KINDS, Run, train
+from moeviz.history.dense_contrast.payoff import payoff_runs, payoff_words
 from moeviz.history.dense_contrast.picture import shipped_sweep
 from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.results import shipped
@@ -49,6 +50,9 @@ def _show(result: Run) -> None:
         }
     )
     shown(PERPLEXITY, PERPLEXITY.measure(result, shipped_sweep()))
+    payoff = PAYOFF.measure(payoff_runs())
+    shown(PAYOFF, payoff)
+    st.text(payoff_words(payoff))
 
 
 page = partial(

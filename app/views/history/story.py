@@ -60,7 +60,7 @@ def _drawn(title: str) -> tuple[Seen, Any, str]:
     (step,) = (step for step in (*STEPS, PAYOFF) if step.title == title)
     seen = step.seen()
     if step is PAYOFF:
-        chart = part("dense", "chart").MEMORY_COMPUTE
+        chart = part("dense", "chart").PAYOFF
         return seen, chart.draw(seen.frame), f"{chart.question} {chart.reading}"
     return seen, ONE_INPUT.draw(seen.frame), described(seen.frame)
 

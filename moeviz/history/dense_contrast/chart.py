@@ -1,4 +1,4 @@
-"""A mixture next to two dense networks: what each costs, and how well each predicts the next word."""
+"""A mixture next to two dense networks: what each costs, how well each predicts, and what more experts bring."""
 
 import altair as alt
 import pandas as pd
@@ -7,6 +7,7 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.model import KINDS
+from moeviz.history.dense_contrast.payoff import loss_by_parameters
 from moeviz.history.dense_contrast.picture import (
     HERE,
     OTHERS,
@@ -112,6 +113,50 @@ def perplexity_lines(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(others + mine, theme.MEDIUM)
 
 
+def payoff_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """A point a run, a line through the means of the mixtures, and a rule at the dense model's mean.
+
+    Columns: those of `loss_by_parameters`.
+    """
+    says = frame["experts"].map(lambda count: "dense" if count == 1 else f"{count} experts")
+    kind = says.where(says == "dense", "mixture")
+    base = alt.Chart(frame.assign(model=says, kind=kind, millions=frame["parameters"] / 1e6)).encode(
+        x=alt.X(
+            "millions:Q",
+            title="parameters in all, millions",
+            scale=alt.Scale(type="log", nice=False, padding=40),
+            axis=alt.Axis(values=sorted(set((frame["parameters"] / 1e6).round(2))), format=".1f"),
+        ),
+        color=alt.Color("kind:N", scale=alt.Scale(domain=["mixture", "dense"], range=list(theme.PAIR)), legend=None),
+    )
+    runs = base.mark_point(filled=True, size=60, opacity=0.7).encode(
+        y=alt.Y("nats:Q", title="held-out loss, nats a token", scale=alt.Scale(zero=False, nice=True, padding=24)),
+        tooltip=[
+            alt.Tooltip("model:N"),
+            alt.Tooltip("seed:Q", format="d"),
+            alt.Tooltip("parameters:Q", format=",d"),
+            alt.Tooltip("active:Q", title="at work for a token", format=",d"),
+            alt.Tooltip("nats:Q", title="nats a token", format=".3f"),
+            alt.Tooltip("bits_per_byte:Q", title="bits a byte", format=".3f"),
+        ],
+    )
+    once = base.transform_filter(f"datum.seed == {int(frame['seed'].min())}").encode(y="mean:Q")
+    line = once.transform_filter("datum.experts > 1").mark_line(strokeWidth=2)
+    rule = once.transform_filter("datum.experts == 1").encode(x=alt.value(0), x2=alt.value("width"))
+    dense = rule.mark_rule(strokeDash=list(theme.DASH), strokeWidth=2)
+    return theme.framed(alt.layer(dense, line, runs, *_named_models(base)), theme.MEDIUM)
+
+
+def _named_models(base: alt.Chart) -> list[alt.Chart]:
+    """The name of each model: of a mixture under its best run, of the dense one over its worst."""
+    best = base.transform_filter("datum.experts > 1").mark_text(baseline="top", dy=9, fontWeight="bold")
+    worst = base.transform_filter("datum.experts == 1").mark_text(baseline="bottom", dy=-9, fontWeight="bold")
+    return [
+        best.encode(y="min(nats):Q", text="model:N", detail="model:N"),
+        worst.encode(y="max(nats):Q", text="model:N", detail="model:N"),
+    ]
+
+
 def _whole() -> alt.Scale:
     return alt.Scale(domain=[0, 1.04], nice=False)
 
@@ -134,4 +179,12 @@ PERPLEXITY = Chart(
     "differ only by their seed, so two kinds really differ only if all lines of one lie below those of the other.",
     measure=perplexity_by_step,
     draw=perplexity_lines,
+)
+PAYOFF = Chart(
+    "What do more experts bring, at the same compute?",
+    "Each point is a small model trained on the same text, and lower is better. All do the same work for a token: to "
+    "the right there are more experts to choose two from. The line runs through the means of the seeds; the dashed one "
+    "is at the dense model's.",
+    measure=loss_by_parameters,
+    draw=payoff_curve,
 )
