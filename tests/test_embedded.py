@@ -13,6 +13,7 @@ from moeviz_app.examples import EXAMPLES
 import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.embedded import embedded_path
+from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.embedded.evaluate import page as evaluation
 from moeviz.embedded.example import EXAMPLE, example_trace
 from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
@@ -161,3 +162,23 @@ def test_the_card_quotes_the_evaluation():
     quoted = [line for line in CARD.split("## Measured")[1].split("\n## ")[0].splitlines() if line.startswith("| ")]
     assert len(quoted) > 20
     assert not [line for line in quoted if line not in EVALUATION]
+
+
+def test_the_card_has_the_study_that_ships():
+    runs, means = balance_study(), study_means()
+    assert len(runs) == 12 and runs.groupby(["balanced_over", "mutual_information"])["seed"].nunique().eq(3).all()
+    named = {"batch": "the batch", "window": "each window"}
+    spread = runs.groupby(["balanced_over", "mutual_information"]).agg(lambda found: found.max() - found.min())
+    for (over, push), mean in means.iterrows():
+        apart = spread.loc[(over, push)]
+        cells = [
+            f"{mean['nats']:.3f} ({apart['nats']:.3f})",
+            f"{mean['bits_per_byte']:.3f}",
+            f"{mean['information']:.3f} ({apart['information']:.3f})",
+            f"{mean['repeats']:.1%} ({100 * apart['repeats']:.1f})",
+            f"{mean['repeats_any']:.1%}",
+        ]
+        assert f"| {named[over]} | {push:g} | {' | '.join(cells)} |" in CARD
+    costs = means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
+    assert round(costs, 2) == 0.05 and spread["nats"].max() > costs, "as the card and the page of Mixtral say"
+    assert means["information"]["window"].max() < 0.1 < means["information"]["batch"].min()
