@@ -24,9 +24,9 @@ def payoff_runs() -> pd.DataFrame:
 def loss_by_parameters(runs: pd.DataFrame) -> pd.DataFrame:
     """Held-out loss of models that compute the same for a token, by how many experts each chooses two from.
 
-    `runs` is what `payoff_runs` returns. A row a run; its columns, and: mean, spread float64 (of nats over the seeds of
-    as many experts; spread is the largest less the smallest) · gain float64 (how far that mean is below the dense
-    model's, in nats).
+    `runs` is what `payoff_runs` returns. One row a run. Columns: those of `payoff_runs` · mean, spread float64 (of nats
+    over the seeds of as many experts; spread is the largest less the smallest) · gain float64 (how far that mean is
+    below the dense model's, in nats).
 
     Source: Shazeer et al. (arXiv 1701.06538), figure 2 (test perplexity of mixtures of equal compute); the comparison
     at this size is our own.
