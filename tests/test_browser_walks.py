@@ -83,7 +83,7 @@ class Walker:
         self.press(self.page.locator(".st-key-menu").get_by_role("link", name=part, exact=True))
         if name != MENU[part][0]:
             further = self.page.locator(".st-key-submenu")
-            expect(further.locator("strong")).to_have_text(MENU[part][0])  # drawn for that page: none is lost
+            expect(further.locator("strong")).to_have_text([MENU[part][0]])  # drawn for that page: none is lost
             self.press(further.get_by_role("link", name=name, exact=True))
         expect(title(self.page)).to_have_text(name)
         settled(self.page)
