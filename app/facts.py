@@ -7,7 +7,7 @@ from moeviz_app.traces.once import once
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.likeness import clearly_like, label_likeness
 from moeviz.metrics.parameters import touched_growth
-from moeviz.metrics.words import item_word, layer_word
+from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
@@ -64,7 +64,7 @@ def _figures_of(trace: RoutingTrace) -> dict[str, tuple[int | str, str]]:
             f"MoE {layer_word(model)}s": (_of_all_layers(model), "Layers with experts, out of all that the model has."),
             "Experts": (
                 f"{model.top_k} of {_span(model.num_experts)}",
-                f"Experts that a {item_word(model)} can use, out of how many.",
+                in_words_of(model, "Experts that a token can use, out of how many."),
             ),
         }
         | _not_recorded(trace)

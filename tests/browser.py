@@ -165,9 +165,8 @@ def go_to(page: Page, name: str) -> None:
     page.locator(".st-key-menu").get_by_role("link", name=part, exact=True).click()
     if name != MENU[part][0]:
         further = page.locator(".st-key-submenu")
-        expect(further.locator("strong")).to_have_text(
-            [MENU[part][0]]
-        )  # before that, it may be drawn anew: a lost click
+        # Before it is drawn anew, as one row with one open page, a click on it may be lost.
+        expect(further.locator("strong")).to_have_text([MENU[part][0]])
         further.get_by_role("link", name=name, exact=True).click()
     if name == FIRST:
         drawn(page)

@@ -300,18 +300,18 @@ def test_words_about_the_payoff_say_what_the_figures_say(sparse, says):
     [
         (
             (4.7, 4.72),
-            "come to 4.710: that much is the gate's doing. What more parameters add is 0.160, more than seeds make.",
+            "come to 4.710 without more parameters. What those add is 0.160, more than seeds make.",
         ),
         (
             (4.56, 4.58),
-            "come to 4.570: that much is the gate's doing. What more parameters add is 0.020, less than seeds make.",
+            "come to 4.570 without more parameters. What those add is 0.020, less than seeds make.",
         ),
         ((5.04, 5.06), ""),
     ],
 )
 def test_what_two_experts_bring_is_not_put_down_to_more_parameters(two, says):
     words = payoff_words(loss_by_parameters(made_up_payoff({1: (5.0, 5.1), 2: two, 8: (4.5, 4.6)})))
-    assert says in words and ("gate" in words) == bool(says)
+    assert says in words and ("Two experts" in words) == bool(says)
 
 
 def test_the_payoff_that_ships_is_of_models_that_compute_the_same():

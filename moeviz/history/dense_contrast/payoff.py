@@ -45,7 +45,7 @@ def payoff_words(frame: pd.DataFrame) -> str:
         f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
         f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each."
     )
-    return " ".join([begun, _outcome(largest, dense, noise), *_of_the_gate(of, noise)])
+    return " ".join([begun, _outcome(largest, dense, noise), *_of_two_experts(of, noise)])
 
 
 def _outcome(largest: pd.Series, dense: pd.Series, noise: float) -> str:
@@ -62,15 +62,15 @@ def _outcome(largest: pd.Series, dense: pd.Series, noise: float) -> str:
     )
 
 
-def _of_the_gate(of: pd.DataFrame, noise: float) -> list[str]:
+def _of_two_experts(of: pd.DataFrame, noise: float) -> list[str]:
     """What two experts bring: they hold what the dense model holds, so it is not the parameters that do."""
     if 2 not in of.index or of["gain"].iloc[-1] <= noise or of.loc[2, "gain"] <= noise:
         return []
     more = of.loc[2, "mean"] - of["mean"].iloc[-1]
     than = "less" if abs(more) <= noise else "more"
     return [
-        f"Two experts, which hold what the dense one holds and are both computed, come to {of.loc[2, 'mean']:.3f}: "
-        f"that much is the gate's doing. What more parameters add is {more:.3f}, {than} than seeds make."
+        f"Two experts, which hold what the dense one holds and are both computed, come to {of.loc[2, 'mean']:.3f} "
+        f"without more parameters. What those add is {more:.3f}, {than} than seeds make."
     ]
 
 
