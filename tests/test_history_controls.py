@@ -101,6 +101,8 @@ def test_the_table_prints_both_figures_and_counts_checks_alone(monkeypatch, caps
     assert "true  sum" in said and "(above 1, identity)" in said and "misprint  price" in said
     assert summary(rows).startswith("2 of 2 checks pass; 1 miss, as they must") and "1 misprint found" in summary(rows)
     assert not holds(rows) and holds(rows.assign(caught=True)) and not holds(rows.assign(passed=False))
+    boundless = _text(rows.assign(broken=math.inf))  # a ratio, where nothing is learnt
+    assert "broken inf: the door is shut" in boundless
     assert holds(rows.drop(columns=["control", "broken", "caught"])), "without controls, what passes is enough"
     monkeypatch.setattr("moeviz.cli.history.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
     assert check(["door"], True, 11, True, print)["remark"][0] == "(['door'], True, 11, True)"

@@ -87,4 +87,4 @@ def _verdict(claim: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= MANY and value == int(value) else f"{value:,.7g}"
+    return f"{value:,.0f}" if abs(value) >= MANY and float(value).is_integer() else f"{value:,.7g}"
