@@ -14,7 +14,7 @@ from moeviz.embedded.training.__main__ import make_model
 from moeviz.embedded.training.documents import DOMAINS
 from moeviz.embedded.training.export import read_trained, to_bfloat16, to_transformers
 from moeviz.embedded.training.model import Routing, Shape, TrainingMixture
-from moeviz.embedded.training.optimisers import make_optimisers, rate_factor
+from moeviz.embedded.training.optimisers import WideMuon, make_optimisers, rate_factor
 from moeviz.embedded.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
 from moeviz.embedded.training.study import PROXY
 from moeviz.embedded.training.token_files import Windows, held_out_windows, tokenise
@@ -63,6 +63,31 @@ def test_every_weight_has_one_optimiser(shape):
     model = TrainingMixture(shape)
     moved = [id(w) for optimiser in make_optimisers(model) for group in optimiser.param_groups for w in group["params"]]
     assert sorted(moved) == sorted(id(weight) for weight in model.parameters())
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (32, 32)])
+def test_muon_in_float32_is_torch_s_but_for_the_rounding(size):
+    generator = torch.Generator().manual_seed(0)
+    first, gradients = torch.randn(size, generator=generator), torch.randn(3, *size, generator=generator)
+    moved, states = {}, {}
+    for kind in (torch.optim.Muon, WideMuon):
+        weight = torch.nn.Parameter(first.clone())
+        optimiser = kind([weight], lr=0.02, weight_decay=0.01, adjust_lr_fn="original")
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimiser.step()
+        moved[kind], states[kind] = weight.detach() - first, optimiser.state_dict()["state"][0]
+    there, here = moved[torch.optim.Muon], moved[WideMuon]
+    assert torch.nn.functional.cosine_similarity(there.flatten(), here.flatten(), dim=0) > 0.999
+    assert here.norm() == pytest.approx(there.norm().item(), rel=0.01)
+    assert states[WideMuon].keys() == states[torch.optim.Muon].keys()
+    torch.testing.assert_close(*(state["momentum_buffer"] for state in states.values()))
+
+
+def test_a_run_in_float32_rounds_nothing_to_bfloat16():
+    matrices, _ = make_optimisers(TrainingMixture(SMALL), torch.float32)
+    assert isinstance(matrices, WideMuon)
+    assert not isinstance(make_optimisers(TrainingMixture(SMALL))[0], WideMuon)
 
 
 def routing(probabilities, experts):

@@ -72,7 +72,7 @@ class Run:
         self.dtype = getattr(torch, arguments.dtype)
         self.out.mkdir(parents=True, exist_ok=True)
         self.model = TrainingMixture(shape_from(arguments), arguments.seed).to(self.device)
-        self.optimisers = make_optimisers(self.model)
+        self.optimisers = make_optimisers(self.model, self.dtype)
         self.windows = Windows(arguments.tokens_folder, arguments.seed)
         self.losses = RoutingLosses(**{name: getattr(arguments, name) for name in asdict(RoutingLosses())})
         self.position = Position()
