@@ -482,12 +482,19 @@ def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
     assert "kept even in A by a loss over the batch; of B and C it is not known." in told
 
 
-def test_all_three_embedded_models_run_one_text(monkeypatch):
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("embedded", "embedded-natural"), "both embedded models"),
+        (("embedded", "embedded-natural", "embedded-fine"), "all three embedded models"),
+    ],
+)
+def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, words):
     """Of tiny ones, which are looked for where those would be."""
-    names = ("embedded", "embedded-natural", "embedded-fine")
     listed = replace(settings.SETTINGS, models=names)
+    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names[:1])
     app = compare(sample_trace(), sample_trace(seed=1))
-    assert not [button for button in app.button if "all three" in button.label], "they are not here"
+    assert not [button for button in app.button if "embedded models" in button.label], "they are not here"
     monkeypatch.setattr(settings, "SETTINGS", listed)
     monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names)
 
@@ -499,20 +506,45 @@ def test_all_three_embedded_models_run_one_text(monkeypatch):
 
     monkeypatch.setattr("moeviz_app.views.compare.record", made)
     app = compare(sample_trace(), sample_trace(seed=1))
-    (button,) = (button for button in app.button if "all three" in button.label)
+    (button,) = (button for button in app.button if "embedded models" in button.label)
+    assert button.label.endswith(words)
     button.click().run()
     assert not app.exception
-    chosen = [app.session_state["recent"][app.session_state[key]].model.name for key in pairs.KEYS]
-    assert chosen == [*names]
+    chosen = [app.session_state[key] for key in pairs.KEYS]
+    assert [app.session_state["recent"][key].model.name for key in chosen if key] == [*names]
 
 
 def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
     app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
-    first = app.session_state["figures of three"][1]
-    monkeypatch.setattr("moeviz_app.views.compare_three.figures_of_several", pytest.fail)
+    first = app.session_state["figures of several"][1]
+    monkeypatch.setattr("moeviz_app.views.compare_several.figures_of_several", pytest.fail)
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
-    assert not app.exception and app.session_state["figures of three"][1] is first
+    assert not app.exception and app.session_state["figures of several"][1] is first
     monkeypatch.undo()
     app.selectbox(key=state.THIRD_TRACE).set_value("trace 0").run()
-    assert not app.exception and app.session_state["figures of three"][1] is not first
+    assert not app.exception and app.session_state["figures of several"][1] is not first
+
+
+def test_two_models_are_compared_by_what_holds_for_each_and_expert_by_expert_with_a_warning():
+    """An expert's number is all that two models' experts have in common."""
+    one, other = sample_trace(seed=1), sample_trace(seed=2)
+    other = replace(other, model=replace(other.model, name="another"))
+    app = compare(one, other)
+    assert not app.exception
+    asked = [chart.question for chart in OF_SEVERAL]
+    assert [heading.value for heading in app.subheader][1 : 1 + len(asked)] == asked
+    (unfolds,) = (box for box in app.expander if box.label.startswith("Expert by expert"))
+    assert "expert 3 of A has nothing to do with expert 3 of B" in unfolds.text[0].value
+    assert [heading.value for heading in unfolds.subheader] == [chart.question for chart in COMPARISONS]
+    assert "nothing to do with" not in sentences(compare(one, sample_trace(seed=2)))
+
+
+def test_a_third_trace_is_taken_away_again():
+    traces = [sample_trace(seed=seed) for seed in (1, 2, 3)]
+    traces[1] = replace(traces[1], model=replace(traces[1].model, name="another"))
+    app = three(*traces)
+    app.selectbox(key=state.THIRD_TRACE).set_value(None).run()
+    assert not app.exception
+    assert "in A and least in B" in sentences(app) or "differs by no more than luck" in sentences(app)
+    assert "Trace C" not in sentences(app)

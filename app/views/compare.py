@@ -1,4 +1,6 @@
-"""Two traces side by side: two prompts, two models, prompt against generation, with and without a change; or three."""
+"""Traces side by side: two prompts, two models, prompt against generation, with and without a change; or three."""
+
+from collections.abc import Collection
 
 import streamlit as st
 from moeviz_app import pairs, settings, state
@@ -10,19 +12,24 @@ from moeviz_app.links import record
 from moeviz_app.pictures import altair_chart
 from moeviz_app.show import explained, heading, on_dark, part_of, picture_and_words, refuse, say
 from moeviz_app.traces import recent
-from moeviz_app.views.compare_three import three_side_by_side
+from moeviz_app.views.compare_several import several_side_by_side
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.own_models import OWN_MODELS, installed
+from moeviz.embedded.own_models import installed
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 TWO_EXAMPLES = ("English", "Python")
+HOW_MANY = {2: "both", 3: "all three"}
 
 
 def compare_page() -> None:
-    """Choose two of the recent traces, or parts of one, or three; see how they differ, and any chart of all."""
+    """Choose two of the recent traces, or parts of one, or three; see how they differ, and any chart of all.
+
+    Of one model, expert by expert; of several, by what holds for each, since their experts have no more than a number in
+    common.
+    """
     st.title("Compare", anchor=False)
     bring_back()
     waits = bring_up_pair()
@@ -35,16 +42,33 @@ def compare_page() -> None:
     _offer_own_models(offered.get(state.value(state.FIRST_TRACE), next(iter(offered.values()))))
     with choice:
         one, other, third = pairs.chosen_with_third(offered)
+    traces = {"A": one, "B": other} | ({} if third is None else {"C": third})
     if third is not None:
-        three_side_by_side({"A": one, "B": other, "C": third})
-        _side_by_side((one, other, third))
-        return
+        several_side_by_side(traces)
+    elif _share_experts(traces.values()):
+        _expert_by_expert(one, other)
+    else:
+        several_side_by_side(traces)
+        with st.expander("Expert by expert, as in one model"):
+            st.text(
+                "An expert's number means the same in both only if one model was trained further from the other. "
+                "Otherwise expert 3 of A has nothing to do with expert 3 of B, and what follows says nothing."
+            )
+            _expert_by_expert(one, other)
+    _side_by_side(tuple(traces.values()))
+
+
+def _share_experts(traces: Collection[RoutingTrace]) -> bool:
+    """Whether an expert's number means the same in all, as far as names tell."""
+    return len({trace.model.name for trace in traces}) == 1
+
+
+def _expert_by_expert(one: RoutingTrace, other: RoutingTrace) -> None:
     words = _words(one, other)
     for chart in COMPARISONS:
         heading(chart, words)
         with explained():
             picture_and_words(chart, chart.measure((one, other)), model=words)
-    _side_by_side((one, other))
 
 
 def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:
@@ -73,10 +97,10 @@ def _own_models() -> list[str]:
 
 
 def _offer_own_models(first: RoutingTrace | None) -> None:
-    """Where the embedded model's siblings are here too: the text of trace A, or an example, through all of them."""
+    """Where siblings of the embedded model are here too: the text of trace A, or an example, through all of them."""
     names, made_by = _own_models(), recent.run_of(first)
     which = "an example" if made_by is None else "the text of A"
-    if len(names) < len(OWN_MODELS) or not st.button(f"Run {which} through all three embedded models"):
+    if len(names) < 2 or not st.button(f"Run {which} through {HOW_MANY[len(names)]} embedded models"):
         return
     prompt = EXAMPLES[MIXED] if made_by is None else made_by.prompt
     with explained(refuse):

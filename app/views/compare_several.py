@@ -1,4 +1,4 @@
-"""Three traces of one text next to each other: three models, or one model three times. A part of the page Compare."""
+"""Two or three traces next to each other, each with its own experts: of several models, or of one. A part of Compare."""
 
 from typing import NamedTuple
 from weakref import ref
@@ -18,19 +18,19 @@ from moeviz.metrics.said_of_several import said_of_several
 from moeviz.metrics.several import Several, depths, figures_of_several, layer_at, of_one_text
 from moeviz.routing_trace import RoutingTrace
 
-PICKED = "token of three"  # the row that somebody has clicked in one of the strips
-_KEPT = "figures of three"
+PICKED = "token of several"  # the row that somebody has clicked in one of the strips
+_KEPT = "figures of several"
 
 
 class Found(NamedTuple):
-    """What the three come to."""
+    """What they come to."""
 
     says: list[str]
     frames: list[pd.DataFrame | MissingField]  # of each of CHARTS, or why there is none
 
 
-def three_side_by_side(traces: Several) -> None:
-    """What differs, in sentences; the text three times, coloured by first choice; then figure by figure."""
+def several_side_by_side(traces: Several) -> None:
+    """What differs, in sentences; the text of each, coloured by first choice; then figure by figure."""
     found = None
     with explained():
         found = _found(traces)
@@ -50,9 +50,9 @@ def three_side_by_side(traces: Several) -> None:
 
 
 def _found(traces: Several) -> Found:
-    """The tables, kept as long as the three are on screen: of long texts they take seconds."""
+    """The tables, kept as long as they are on screen: of long texts they take seconds."""
     known = state.value(_KEPT)
-    if known and all(kept() is trace for kept, trace in zip(known[0], traces.values(), strict=True)):
+    if known and [id(kept()) for kept in known[0]] == [id(trace) for trace in traces.values()]:
         return known[1]
     frames = [_measured(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
