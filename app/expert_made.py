@@ -15,6 +15,7 @@ from moeviz_app.traces import recent, recorded
 from moeviz_app.work.background import Background, Piece
 from moeviz_app.work.worker import result
 
+from moeviz.embedded import EMBEDDED
 from moeviz.errors import InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
 
@@ -31,7 +32,7 @@ Keep = Callable[[str, Any], None]
 
 def muted(seen: Seen) -> pd.DataFrame | None:
     """What each kind of text loses without the expert, where that is known; see `muted_by_label`."""
-    if seen.held_out:
+    if seen.held_out and seen.trace.model.name == EMBEDDED:
         return recorded.reference_muted()
     return kept.kept_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
 

@@ -31,7 +31,8 @@ class Seen:
     @property
     def key(self) -> str:
         """For widgets and results: another expert or another trace has another."""
-        return f"{'held-out' if self.held_out else id(self.trace)} {self.layer} {self.expert}"
+        texts = f"held-out {self.trace.model.name}" if self.held_out else id(self.trace)
+        return f"{texts} {self.layer} {self.expert}"
 
 
 def seen() -> Seen:
@@ -52,8 +53,8 @@ def seen() -> Seen:
     return found
 
 
-def go(layer: int, expert: int, trace: RoutingTrace | None) -> None:
-    """To an expert in the texts of a trace, or (None) in the held-out ones: one step in the browser's history."""
+def go(layer: int, expert: int, trace: RoutingTrace) -> None:
+    """To an expert in the texts of a trace: one step in the browser's history."""
     st.query_params.from_dict(for_the_address(of_expert(trace, layer, expert)))
     one_more_step()
     st.rerun(scope="app")
@@ -63,7 +64,8 @@ def _texts(model: str | None) -> dict[str, RoutingTrace]:
     """The traces that can show an expert of this model, by name; of the one on screen where the address names none."""
     current = state.current_trace()
     wanted = model or (EMBEDDED if current is None else current.model.name)
-    found = {HELD_OUT: recorded.reference()} if wanted == EMBEDDED else {}
+    held_out = recorded.held_out(wanted)
+    found = {} if held_out is None else {HELD_OUT: held_out}
     recents = recent.traces() if current is None else {TRACE: current} | recent.traces()
     for name, trace in recents.items():
         known = any(trace is other for other in found.values())
@@ -106,7 +108,7 @@ def _choose(found: Seen, begin: str, texts: dict[str, RoutingTrace]) -> None:
     if chosen != begin:
         if chosen not in (HELD_OUT, TRACE):
             state.set_trace(texts[chosen], recent.run_of(texts[chosen]))
-        go(found.layer, found.expert, None if chosen == HELD_OUT else texts[chosen])
+        go(found.layer, found.expert, texts[chosen])
 
 
 def _named(texts: dict[str, RoutingTrace]) -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,11 @@ import streamlit as st
 from moeviz_app import settings, state
 from moeviz_app.pictures import altair_chart
 from moeviz_app.server.short_links import LINKS
-from moeviz_app.traces import recent
+from moeviz_app.traces import recent, recorded
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.to_expert import EXPERT, PAIR, clickable
+from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
@@ -30,15 +31,15 @@ STEPS, ASKED, QUERY = "steps between experts", "expert that was asked for", "que
 LAYER, NUMBER = "layer of the expert", "number of the expert"  # the two boxes
 
 
-def of_expert(trace: RoutingTrace | None, layer: int, expert: int) -> dict[str, str]:
-    """The query of the page of an expert, as this trace shows it; of None, as the held-out texts do."""
-    where = {"layer": str(layer), "expert": str(expert)}
-    if trace is None:
-        return where
+def of_expert(trace: RoutingTrace, layer: int, expert: int) -> dict[str, str]:
+    """The query of the page of an expert, as this trace shows it."""
+    where, model = {"layer": str(layer), "expert": str(expert)}, trace.model.name
+    if trace is recorded.held_out(model):
+        return where if model == EMBEDDED else where | {"model": model, "seen": "held-out"}
     run = recent.run_of(trace)
     if run is not None and run.fits_an_address:
         return run.parameters() | where | {"seen": "trace"}
-    return where | {"model": trace.model.name, "seen": "trace"}
+    return where | {"model": model, "seen": "trace"}
 
 
 def open_expert(query: dict[str, str]) -> None:

@@ -196,7 +196,7 @@ def test_the_chosen_token_shows_its_way_through_the_layers(trace):
 
 def test_the_explorer_opens_at_the_first_finding_and_then_where_the_visitor_is(trace):
     app = first_page(example_trace())
-    first = findings(example_trace(), recorded.reference())[0]
+    first = findings(example_trace(), recorded.held_out("embedded"))[0]
     assert drawn(app, EXPLORER)["at"] == [first.layer, first.token]
     assert [app.session_state[state.LAYER], app.session_state["token"]] == [first.layer, first.token]
     app.session_state[state.LAYER], app.session_state["token"] = 1, 7

@@ -15,6 +15,7 @@ from moeviz_app.asked import Run
 from moeviz_app.expert_made import JOB
 from moeviz_app.plain import plain
 from moeviz_app.to_expert import of_expert
+from moeviz_app.traces import recorded
 from moeviz_app.work.background import Background
 from moeviz_app.work.models_held import Wanted
 from moeviz_app.work.worker import Done, Worker
@@ -25,6 +26,7 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 import moeviz
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
+from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.reference import reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
@@ -135,6 +137,19 @@ def test_a_link_to_a_model_that_is_not_here_shows_no_other_models_expert():
     assert not app.title and not pictures(app)
 
 
+def test_the_embedded_model_s_sibling_is_seen_in_the_same_texts_and_an_address_says_of_which_it_is():
+    where = {"layer": "0", "expert": "7", "model": NATURAL, "seen": "held-out"}
+    app = visit(**where)
+    assert plain(NATURAL) in said(app) and pictures(app) == ALL
+    assert "has not been computed" in sentences(app) and "muted, the model loses" not in said(app)
+    assert asked(press(app, "expert ›")) == where | {"expert": "0"}
+    of_embedded, of_natural = visit(layer="0", expert="7"), visit(**where)
+    numbers = [
+        [line for line in said(each).splitlines() if "uniform load" in line] for each in (of_embedded, of_natural)
+    ]
+    assert len(numbers[0]) == len(numbers[1]) == 1 and numbers[0] != numbers[1]
+
+
 def test_ones_own_text_is_chosen_beside_the_held_out_ones():
     trace = moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. Il fait froid.")
     app = visit(trace, layer="1", expert="2")
@@ -154,7 +169,7 @@ def test_a_link_to_ones_own_text_repeats_the_run():
     app = AppTest.from_function(link_script, default_timeout=SECONDS).run()
     assert not app.exception
     assert app.text[0].value == str(query | {"layer": "2", "expert": "7", "seen": "trace"})
-    assert of_expert(None, 2, 7) == {"layer": "2", "expert": "7"}
+    assert of_expert(recorded.held_out("embedded"), 2, 7) == {"layer": "2", "expert": "7"}
 
 
 def link_script():

@@ -27,8 +27,7 @@ HOW_MANY = {2: "both", 3: "all three"}
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one, or three; see how they differ, and any chart of all.
 
-    Of one model, expert by expert; of several, by what holds for each, since their experts have no more than a number in
-    common.
+    Of one model, expert by expert; of several, by what holds for each, since their experts share no more than numbers.
     """
     st.title("Compare", anchor=False)
     bring_back()
@@ -49,7 +48,7 @@ def compare_page() -> None:
         _expert_by_expert(one, other)
     else:
         several_side_by_side(traces)
-        with st.expander("Expert by expert, as in one model"):
+        with st.expander("Expert by expert: only if one was trained further from the other"):
             st.text(
                 "An expert's number means the same in both only if one model was trained further from the other. "
                 "Otherwise expert 3 of A has nothing to do with expert 3 of B, and what follows says nothing."

@@ -1,4 +1,4 @@
-"""Two or three traces next to each other, each with its own experts: of several models, or of one. A part of Compare."""
+"""Two or three traces next to each other, each with experts of its own. A part of the page Compare."""
 
 from typing import NamedTuple
 from weakref import ref
@@ -12,7 +12,9 @@ from moeviz_app.show import explained, heading, picture_and_words, say
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.several import CHARTS, REPETITION
-from moeviz.embedded.own_models import OWN_MODELS
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.balance_study import said_of_study
+from moeviz.embedded.own_models import NATURAL, OWN_MODELS
 from moeviz.errors import MissingField
 from moeviz.metrics.said_of_several import said_of_several
 from moeviz.metrics.several import Several, depths, figures_of_several, layer_at, of_one_text
@@ -70,14 +72,26 @@ def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
 
 
 def _kept_even(traces: Several) -> None:
-    """What training kept each model's load even with: of our own models it is known."""
+    """What training kept each model's load even with, and what they came to: of our own models it is known."""
     names = {letter: trace.model.name for letter, trace in traces.items()}
-    known = {letter: OWN_MODELS[name].balance for letter, name in names.items() if name in OWN_MODELS}
-    if known:
-        rest = [letter for letter in traces if letter not in known]
-        unknown = f"; of {' and '.join(rest)} it is not known" if rest else ""
-        says = ", ".join(f"{letter} by {by}" for letter, by in known.items())
-        st.text(f"In training, the load was kept even in {says}{unknown}.")
+    known = {letter: OWN_MODELS[name] for letter, name in names.items() if name in OWN_MODELS}
+    if not known:
+        return
+    rest = [letter for letter in traces if letter not in known]
+    unknown = f"; of {' and '.join(rest)} it is not known" if rest else ""
+    says = ", ".join(f"{letter} by {own.balance}" for letter, own in known.items())
+    st.text(f"In training, the load was kept even in {says}{unknown}.")
+    if {EMBEDDED, NATURAL} <= set(names.values()):
+        st.text(said_of_study())
+        state.link_to("Mixtral", "Both models on sixty labelled texts, beside Mixtral's published figures")
+    trained = {letter: own for letter, own in known.items() if own.tokens and own.bits_per_byte}
+    if len(set(map(id, trained.values()))) > 1:
+        cost = "; ".join(
+            f"{letter} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"
+            for letter, own in trained.items()
+            if own.tokens
+        )
+        st.text(f"Bits for a byte of held-out text: {cost}.")
 
 
 def _strips(traces: Several) -> None:

@@ -13,6 +13,7 @@ from moeviz_app.pictures import altair_chart
 from moeviz_app.plain import plain
 from moeviz_app.show import alternative, explained, heading, menu_and_reading, note, say
 from moeviz_app.to_expert import asked_expert, steps
+from moeviz_app.traces import recorded
 from moeviz_app.views.dataset_expert import dataset_expert_page
 
 from moeviz.charts import theme
@@ -86,13 +87,9 @@ def _title(asked: Seen) -> None:
         st.title(f"{word.capitalize()} {layer}, expert {expert}", anchor=False, width="content")
         for sign, to in steps.items():
             if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
-                _go(asked, *to)
+                go(*to, asked.trace)
     if asked.trace.model.name != EMBEDDED:
         note(asked.trace.model.name)
-
-
-def _go(asked: Seen, layer: int, expert: int) -> None:
-    go(layer, expert, None if asked.held_out else asked.trace)
 
 
 def _numbers(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
@@ -155,8 +152,9 @@ def _kinds(asked: Seen, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -
     heading(KINDS, asked.trace.model)
     if kinds is None:
         _tell(asked, "The tokens of this trace have no labels, so there are no kinds of text to compare.")
-        if asked.trace.model.name == EMBEDDED and st.button("See the held-out texts"):
-            go(asked.layer, asked.expert, None)
+        held_out = recorded.held_out(asked.trace.model.name)
+        if held_out is not None and st.button("See the held-out texts"):
+            go(asked.layer, asked.expert, held_out)
     else:
         _picture(KINDS, kinds, asked)
     if lost is None and models.why_only_read(asked.trace.model.name) is None:
@@ -208,7 +206,7 @@ def _map(chart: Chart, frame: pd.DataFrame, asked: Seen) -> None:
     chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)
     if points := chosen.selection.get(CELL):
         (point,) = points
-        _go(asked, int(point["layer"]), int(point["expert"]))
+        go(int(point["layer"]), int(point["expert"]), asked.trace)
 
 
 def _picture(chart: Chart, frame: pd.DataFrame, asked: Seen, **options: Any) -> Any:

@@ -16,7 +16,8 @@ PACKAGE, DISTRIBUTION = "moeviz_models", "moeviz-models"
 CHECKOUT = Path(__file__).parents[2] / "models" / PACKAGE
 WEIGHTS = "model.safetensors"
 POINTER = b"version https://git-lfs"  # how the file begins that git leaves where git-lfs did not fetch the real one
-HOW_TO_GET = "Its weights are not published yet: models/README.md of the repository says how to train them."
+GET = f"Install the wheel of {DISTRIBUTION}, which `make models` builds in a checkout of moeviz."
+NOT_TRAINED = "Its weights are not published yet: models/README.md of the repository says how to train them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,14 @@ class OwnModel:
     who: str  # in the middle of a sentence
     trained_for: str  # one sentence
     balance: str  # what its training kept the experts' load even with
+    tokens: int | None  # that it was trained on; None: not yet
+    bits_per_byte: float | None  # on the evaluation set, mean of kinds of text, as the model card has it
     folder: str  # in `moeviz_models`; "" is the one that ships
+
+    @property
+    def how_to_get(self) -> str:
+        """What to do where it is not here."""
+        return NOT_TRAINED if self.tokens is None else GET
 
 
 OWN_MODELS = {
@@ -34,12 +42,17 @@ OWN_MODELS = {
         "the small Mixtral that ships with moeviz",
         "Trained to be looked at: a term of its loss pushed experts to tell kinds of text apart.",
         "a loss over the batch",
+        39_010_304,
+        1.047,
         "",
     ),
     NATURAL: OwnModel(
         "the embedded Mixtral without the push",
-        "The embedded model's sibling, trained on the same text without that push, and balanced in each window of it.",
-        "a loss in each window",
+        "The embedded model's sibling, trained without that push and on a quarter of the tokens, and balanced within "
+        "each stretch of text.",
+        "a loss in each stretch of text",
+        9_764_864,
+        1.394,
         "natural",
     ),
     FINE: OwnModel(
@@ -47,6 +60,8 @@ OWN_MODELS = {
         "The embedded model's sibling of the same size, trained on the same text with many small experts, one of them "
         "for every token, and balanced by a bias on the choice.",
         "a bias on the choice",
+        None,
+        None,
         "fine",
     ),
 }
@@ -76,7 +91,7 @@ def why_not_here(name: str) -> str | None:
     folder = found_folder(name)
     if folder is None:
         own = OWN_MODELS[name]
-        return f"{name!r}, {own.who}, is not installed here. {HOW_TO_GET}"
+        return f"{name!r}, {own.who}, is not installed here. {own.how_to_get}"
     try:
         with (folder / WEIGHTS).open("rb") as file:
             begins = file.read(len(POINTER))

@@ -1,12 +1,13 @@
-"""Mixtral 8x7B, 2023: what was published of it; and, under its own title, a small model of ours of the same kind."""
+"""Mixtral 8x7B, 2023: what was published of it; and, under their own title, two small models of ours of that kind."""
 
+import pandas as pd
 import streamlit as st
 from moeviz_app import models
 from moeviz_app.facts import figures, trace_name
 from moeviz_app.traces import recorded
 from moeviz_app.views.history.gallery import BY_LABEL, as_any_trace, read_more, shown
 
-from moeviz.charts.locality import CHARTS as REPETITION
+from moeviz.charts.several import INFORMATION, REPETITION
 from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.mixtral.picture import published_divergence
@@ -16,6 +17,7 @@ from moeviz.published import CAUTION
 
 SIZES = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows: no weights, and no network
 COUNTED = (0, 7, 15)  # layers
+OF_BOTH = (REPETITION, INFORMATION)
 EQUATION = r"y = \sum_{i=0}^{7} \mathrm{Softmax}\left(\mathrm{Top2}(x W_g)\right)_i \cdot \mathrm{SwiGLU}_i(x)"
 
 
@@ -66,20 +68,30 @@ def _counts() -> None:
 
 
 def _ours() -> None:
-    st.header("A small model of ours, which is not Mixtral", anchor=False)
+    st.header("Two small models of ours, which are not Mixtral", anchor=False)
     st.markdown(
         "The model that ships with moeviz has Mixtral's architecture, 12.7 million parameters, and another training. "
         "It was **pushed**: a term of its loss rewarded experts that tell kinds of text apart. And its balance was "
-        "counted over whole batches of all kinds of text, which is met by giving each kind its own experts. So this "
-        "model shows what specialised experts look like, and not what Mixtral's experts do."
+        "counted over whole batches of all kinds of text, which is met by giving each kind its own experts. So it "
+        "shows what specialised experts look like, and not what Mixtral's experts do. Its sibling, "
+        "*embedded-natural*, is of the same size and had no push, and its balance was counted within each stretch of "
+        "one text. Here both route the same sixty texts of fifteen kinds."
     )
+    for chart, frame in zip(OF_BOTH, _both(), strict=True):
+        shown(chart, frame)
     st.markdown(_what_does_it())
-    trace = recorded.evaluation_routing()
-    trace_name(trace)
-    last = trace.select(layers=trace.model.layers[-1:])
+    ours = recorded.evaluation_routing()
+    trace_name(ours)
+    last = ours.select(layers=ours.model.layers[-1:])
     shown(BY_LABEL, BY_LABEL.measure(last), last.model)
-    shown(REPETITION[0], REPETITION[0].measure(trace), trace.model)
-    as_any_trace("mixtral", trace, ())
+    as_any_trace("mixtral", ours, ())
+
+
+@st.cache_data(show_spinner=False)
+def _both() -> list[pd.DataFrame]:
+    """How both route the evaluation set, by `OF_BOTH`: what ships is the same for everybody."""
+    both = {name: held_out() for name, held_out in recorded.HELD_OUT.items()}
+    return [chart.measure(both) for chart in OF_BOTH]
 
 
 def _what_does_it() -> str:

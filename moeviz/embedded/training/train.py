@@ -154,7 +154,7 @@ class Run:
 
     def report(self) -> Report:
         """Validate; log the report, and append it to OUT/reports.jsonl."""
-        report = validate(self.model, self.arguments.tokens_folder, self.device)
+        report = validate(self.model, self.arguments.tokens_folder, self.device, self.dtype)
         log.info("%s", report)
         with (self.out / "reports.jsonl").open("a") as lines:
             lines.write(json.dumps(asdict(self.position) | asdict(report)) + "\n")

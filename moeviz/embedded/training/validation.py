@@ -37,12 +37,12 @@ class Report:
 
 
 @torch.no_grad()
-def validate(model: TrainingMixture, folder: Path, device: str) -> Report:
-    """Read up to `WINDOWS` windows of each domain's held-out text."""
+def validate(model: TrainingMixture, folder: Path, device: str, dtype: torch.dtype = torch.bfloat16) -> Report:
+    """Read up to `WINDOWS` windows of each domain's held-out text, with matrix products of `dtype`."""
     nats, bits, loads, repeats = {}, [], [], []
     for domain in DOMAINS:
         ids = torch.from_numpy(held_out_windows(folder, domain, WINDOWS, LENGTH)).to(device)
-        losses, routings = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        losses, routings = model(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), dtype)
         nats[domain] = float(losses.mean())
         bits.append(nats[domain] / math.log(2) / bytes_per_token(folder, domain))
         loads.append(torch.stack([routing.counts / routing.counts.sum() for routing in routings]).cpu())
