@@ -22,6 +22,7 @@ import moeviz
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.embedded.example import example_trace
+from moeviz.embedded.own_models import installed
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.findings import findings
@@ -479,7 +480,7 @@ def test_settings_come_from_the_environment():
     assert given.models == ("embedded", "some/model")
     assert given.allow_any_model is False
     assert read_settings({}).allow_any_model is None
-    assert read_settings({}).models == ("embedded",)
+    assert read_settings({}).models == installed()
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,9 @@ def test_models_stand_side_by_side_with_their_own_figures(few_texts, monkeypatch
     frame = beside.side_by_side(["embedded", "other", "embedded"], few_texts).set_index("measure")
     assert list(frame.columns) == ["embedded", "other"]
     differ = frame.index[frame["embedded"] != frame["other"]].tolist()
-    assert differ == ["load kept even by"], "and its beginnings, traced anew, are those that were recorded"
+    assert differ == ["tokens of training", "load kept even by"], (
+        "and its beginnings, traced anew, are those that were recorded"
+    )
     bits = frame.loc[[f"bits/byte, {text.label}" for text in few_texts], "embedded"].astype(float)
     assert float(frame.loc["bits/byte, mean of kinds of text", "embedded"]) == pytest.approx(bits.mean(), abs=1e-3)
     assert frame.loc["parameters", "other"] == "12,729,600" and frame.loc["experts a token", "other"] == "2 of 8"

@@ -207,7 +207,7 @@ def test_the_switches_start_from_a_shape():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp_path, shape):
     def run(name, tokens):
-        where = [str(tokens_folder), str(tmp_path / name), "--shape", shape]
+        where = [str(tokens_folder), str(tmp_path / name), "--shape", shape, "--dtype", "float32"]
         return Run(parse([*where, "--tokens", str(tokens), *OPTIONS]))
 
     whole = run("whole", 4 * 512)
