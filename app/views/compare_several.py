@@ -103,6 +103,7 @@ def _strips(traces: Several) -> None:
         depth = st.select_slider(
             "Depth, by the layers of trace A",
             choices,
+            value=choices[len(choices) // 2],  # in the first layer a router has seen little but the token
             format_func=lambda deep: f"layer {layer_at(first.model, deep)}",
             key=state.DEPTH,
             persist_state="session",
