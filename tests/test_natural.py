@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_embedded import cells
+from test_embedded import PRINTED_BY, check_sections
 
 import moeviz
 from moeviz.capture.corpus import trace_corpus
-from moeviz.embedded.evaluate import page as evaluation
 from moeviz.embedded.own_models import NATURAL, OWN_MODELS, installed, model_folder
 from moeviz.embedded.reference import natural_routing, reference_routing
 from moeviz.embedded.routing_over_training import texts_over_training
@@ -87,14 +86,6 @@ def test_its_experts_tell_next_to_nothing_about_the_kind_of_text(recorded):
 
 
 @pytest.mark.survey
-@pytest.mark.parametrize(
-    ("make", "sections"),
-    [(evaluation.losses, ["Loss by domain"]), (evaluation.routing, ["Balance and specialisation", "Same expert"])],
-)
+@PRINTED_BY
 def test_the_evaluation_is_of_these_weights(make, sections, model):
-    printed = make(model)
-    for section in sections:
-        shipped, now = cells(EVALUATION, section), cells(printed, section)
-        assert len(shipped) == len(now) > 2
-        for old, new in zip(shipped, now, strict=True):
-            assert new == [pytest.approx(cell, abs=0.02) if isinstance(cell, float) else cell for cell in old]
+    check_sections(EVALUATION, make(model), sections)
