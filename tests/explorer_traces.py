@@ -28,7 +28,7 @@ STAND_IN = (
 
 
 def made(kind: str, layers: int = 6, tokens: int = 52, top_k: int = 2, experts: int = 8) -> RoutingTrace:
-    """A trace of this kind: whole, ids, unordered, missing, dropped, hostile, uneven or texts."""
+    """A trace of this kind: whole, ids, unordered, missing, dropped, biased, hostile, uneven or texts."""
     return KINDS[kind](sample_trace(layers, tokens, top_k, experts))
 
 
@@ -51,6 +51,13 @@ def _dropped(trace: RoutingTrace) -> RoutingTrace:
     dropped.experts[:, 6, -1] = NO_EXPERT
     dropped.weights[:, 6, -1] = 0
     return dropped
+
+
+def _biased(trace: RoutingTrace) -> RoutingTrace:
+    """In the last layer, the last token has the expert that scores lowest: something else than scores decides."""
+    experts = trace.experts.copy()
+    experts[-1, -1, -1] = trace.logits[-1, -1].argmin()
+    return replace(trace, experts=experts)
 
 
 def _without(trace: RoutingTrace, mark: int) -> RoutingTrace:
@@ -92,6 +99,7 @@ KINDS = {
     "unordered": _unordered,
     "missing": _missing,
     "dropped": _dropped,
+    "biased": _biased,
     "hostile": _hostile,
     "uneven": _uneven,
     "texts": _texts,

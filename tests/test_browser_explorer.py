@@ -282,6 +282,8 @@ def test_without_streamlit_s_vega_a_sentence_stands_in_the_map_s_place(opened):
         ("dropped", "Layer 1 gave this token no expert: it was dropped."),
         ("whole&top_k=8", "Layer 1 uses all its 8 experts."),
         ("uneven", "Layer 5's router picks experts"),
+        ("whole", "next best was"),
+        ("biased", "it would have picked the same; but this router does not go by scores alone."),
     ],
 )
 def test_the_card_says_what_is_known_and_no_more(opened, kind, sentence):

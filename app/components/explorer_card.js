@@ -91,17 +91,13 @@ class Card {
     return said.join(" ");
   }
 
-  // How near the router was to another choice, by its scores.
+  // How near the router was to another choice: its scores tell, unless something else decides too.
   next(list) {
     const { layer, token, trace } = this.explorer;
-    const count = trace.counts[layer];
-    if (!trace.scores || list.length >= count) return "";
-    const chosen = new Set(list.map((choice) => choice.expert));
-    const scores = Array.from({ length: count }, (_, expert) => trace.score(layer, token, expert));
-    const last = Math.min(...list.map(({ expert }) => scores[expert]));
-    const best = Math.max(...scores.filter((_, expert) => !chosen.has(expert)));
-    const points = 100 * (last - best);
+    if (!trace.scores || list.length >= trace.counts[layer]) return "";
+    const points = 100 * trace.gap(layer, token);
     if (points < 0) return "By score alone it would have picked others: this router does not go by scores alone.";
+    if (!trace.goesByScores()) return "By score alone it would have picked the same; but this router does not go by scores alone.";
     const said = points < 0.1 ? "less than 0.1" : points.toFixed(points < CLOSE ? 1 : 0);
     return `${points < CLOSE ? "A close call: the" : "The"} next best was ${said} points behind.`;
   }

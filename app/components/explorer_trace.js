@@ -46,6 +46,24 @@ class Trace {
     return this.scores ? this.scores[(layer * this.T + token) * this.most + expert] / 65535 : null;
   }
 
+  // How far the lowest score of a token's experts is above the highest of all others; infinite where there is no other.
+  gap(layer, token) {
+    let [lowest, highest] = [Infinity, -Infinity];
+    for (let expert = 0; expert < this.counts[layer]; expert++) {
+      const score = this.score(layer, token, expert);
+      if (this.has(layer, token, expert)) lowest = Math.min(lowest, score);
+      else highest = Math.max(highest, score);
+    }
+    return lowest - highest;
+  }
+
+  // Whether every token has the experts with the highest scores. A bias on the choice, groups or a capacity decide too.
+  goesByScores() {
+    const layers = [...Array(this.L).keys()], tokens = [...Array(this.T).keys()];
+    this.byScores ??= layers.every((layer) => tokens.every((token) => this.gap(layer, token) >= 0));
+    return this.byScores;
+  }
+
   colour(layer, expert) {
     return this.data.palette[this.places[layer * this.most + expert]];
   }
