@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 
 PACKAGE = Path(__file__).parent / "moeviz_models"
-FOLDERS = ("natural",)  # `fine` is not trained yet
+FOLDERS = ("natural", "fine")
 POINTER = b"version https://git-lfs"  # in place of weights that git-lfs did not fetch
 
 for folder in FOLDERS:

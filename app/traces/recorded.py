@@ -8,10 +8,8 @@ import streamlit as st
 from moeviz_app import settings
 
 from moeviz.cli.app import MOST_FILES
-from moeviz.embedded import EMBEDDED
 from moeviz.embedded.example import example_trace
-from moeviz.embedded.own_models import NATURAL
-from moeviz.embedded.reference import muted_experts, natural_routing, reference_routing
+from moeviz.embedded.reference import ROUTING, muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import MoevizError
 from moeviz.formats.at_hand import at_hand
@@ -22,8 +20,6 @@ from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
 from moeviz.training.found import is_run
-
-HELD_OUT = {EMBEDDED: reference_routing, NATURAL: natural_routing}
 
 
 @st.cache_resource(show_spinner=False)
@@ -52,7 +48,7 @@ def _in_file(path: str) -> Opened:
 
 
 def usual(model: ModelInfo) -> RoutingTrace | None:
-    """How other texts are routed by that model: known for two of our own, and where it has the layers they have."""
+    """How other texts are routed by that model: known for our own, and where it has the layers they have."""
     if (known := held_out(model.name)) is None:
         return None
     same = (known.model.layers, known.model.num_experts, known.model.top_k)
@@ -66,12 +62,12 @@ def evaluation_routing() -> RoutingTrace:
 
 def held_out(model: str) -> RoutingTrace | None:
     """How the model of that name routes the same texts, with weights: what the page of an expert shows at first."""
-    return _held_out(model) if model in HELD_OUT else None
+    return _held_out(model) if model in ROUTING else None
 
 
 @st.cache_resource(show_spinner=False)
 def _held_out(model: str) -> RoutingTrace:
-    return HELD_OUT[model]()
+    return reference_routing(model)
 
 
 @st.cache_resource(show_spinner=False)

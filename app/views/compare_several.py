@@ -84,12 +84,10 @@ def _kept_even(traces: Several) -> None:
     if {EMBEDDED, NATURAL} <= set(names.values()):
         st.text(said_of_study())
         state.link_to("Mixtral", "Both models on sixty labelled texts, beside Mixtral's published figures")
-    trained = {letter: own for letter, own in known.items() if own.tokens and own.bits_per_byte}
-    if len(set(map(id, trained.values()))) > 1:
+    if len(set(map(id, known.values()))) > 1:
         cost = "; ".join(
             f"{letter} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"
-            for letter, own in trained.items()
-            if own.tokens
+            for letter, own in known.items()
         )
         st.text(f"Bits for a byte of held-out text: {cost}.")
 

@@ -64,6 +64,7 @@ SITE = {
     "CONTRIBUTING.md": "/developing.md",
     "README.md": "/index.md",
     "kernels/README.md": "/background/kernels.md",
+    "models/moeviz_models/fine/MODEL_CARD.md": "/background/fine-card.md",
     "models/moeviz_models/natural/MODEL_CARD.md": "/background/natural-card.md",
     "moeviz/embedded/MODEL_CARD.md": "/background/model-card.md",
     "moeviz/embedded/EVALUATION.md": "/background/evaluation.md",

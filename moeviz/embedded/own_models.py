@@ -17,7 +17,6 @@ CHECKOUT = Path(__file__).parents[2] / "models" / PACKAGE
 WEIGHTS = "model.safetensors"
 POINTER = b"version https://git-lfs"  # how the file begins that git leaves where git-lfs did not fetch the real one
 GET = f"Install the wheel of {DISTRIBUTION}, which `make models` builds in a checkout of moeviz."
-NOT_TRAINED = "Its weights are not published yet: models/README.md of the repository says how to train them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,9 @@ class OwnModel:
     who: str  # in the middle of a sentence
     trained_for: str  # one sentence
     balance: str  # what its training kept the experts' load even with
-    tokens: int | None  # that it was trained on; None: not yet
-    bits_per_byte: float | None  # on the evaluation set, mean of kinds of text, as the model card has it
+    tokens: int  # that it was trained on
+    bits_per_byte: float  # on the evaluation set, mean of kinds of text, as the model card has it
     folder: str  # in `moeviz_models`; "" is the one that ships
-
-    @property
-    def how_to_get(self) -> str:
-        """What to do where it is not here."""
-        return NOT_TRAINED if self.tokens is None else GET
 
 
 OWN_MODELS = {
@@ -57,11 +51,11 @@ OWN_MODELS = {
     ),
     FINE: OwnModel(
         "the embedded model with experts split in four",
-        "The embedded model's sibling of the same size, trained on the same text with many small experts, one of them "
-        "for every token, and balanced by a bias on the choice.",
-        "a bias on the choice",
-        None,
-        None,
+        "The embedded model's sibling with many small experts, one of them for every token, trained without that push "
+        "and on a quarter of the tokens, and balanced by a bias on the choice.",
+        "a bias on the choice and a weak loss in each stretch of text",
+        9_764_864,
+        1.417,
         "fine",
     ),
 }
@@ -90,8 +84,7 @@ def why_not_here(name: str) -> str | None:
     """Why one of them cannot be loaded, in a sentence that says what to do; None where it can."""
     folder = found_folder(name)
     if folder is None:
-        own = OWN_MODELS[name]
-        return f"{name!r}, {own.who}, is not installed here. {own.how_to_get}"
+        return f"{name!r}, {OWN_MODELS[name].who}, is not installed here. {GET}"
     try:
         with (folder / WEIGHTS).open("rb") as file:
             begins = file.read(len(POINTER))

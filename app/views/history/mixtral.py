@@ -8,7 +8,10 @@ from moeviz_app.traces import recorded
 from moeviz_app.views.history.gallery import BY_LABEL, as_any_trace, read_more, shown
 
 from moeviz.charts.several import INFORMATION, REPETITION
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.balance_study import balance_study, study_means
+from moeviz.embedded.own_models import NATURAL
+from moeviz.embedded.reference import reference_routing
 from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.mixtral.picture import published_divergence
 from moeviz.metrics.words import percent
@@ -90,7 +93,7 @@ def _ours() -> None:
 @st.cache_data(show_spinner=False)
 def _both() -> list[pd.DataFrame]:
     """How both route the evaluation set, by `OF_BOTH`: what ships is the same for everybody."""
-    both = {name: held_out() for name, held_out in recorded.HELD_OUT.items()}
+    both = {name: reference_routing(name) for name in (EMBEDDED, NATURAL)}
     return [chart.measure(both) for chart in OF_BOTH]
 
 

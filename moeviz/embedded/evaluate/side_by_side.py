@@ -35,7 +35,7 @@ def column(model: LoadedModel, texts: Sequence[EvaluationText]) -> dict[str, str
     loads, own = balance(recorded), OWN_MODELS.get(model.name)
     return {
         **_sizes(model),
-        "tokens of training": "not known" if own is None or own.tokens is None else f"{own.tokens:,}",
+        "tokens of training": "not known" if own is None else f"{own.tokens:,}",
         "load kept even by": "not known" if own is None else own.balance,
         "bits/byte, mean of kinds of text": f"{losses['model'].mean():.3f}",
         "nats/token, mean of kinds of text": f"{losses['nats'].mean():.3f}",

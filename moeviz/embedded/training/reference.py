@@ -1,8 +1,8 @@
 """Make what ships for the app's page of an expert: `python -m moeviz.embedded.training.reference`.
 
 The finished model reads the texts of `texts_over_training`: once as it is, for ids and weights; and once without each
-of its 48 experts, for what that costs each kind of text. About 20 minutes on one core. With `--natural` its sibling
-reads them instead, as it is: half a minute.
+of its 48 experts, for what that costs each kind of text. About 20 minutes on one core. A sibling that is named reads
+them instead, as it is: half a minute.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import sys
 import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.muting import muted_by_label
-from moeviz.embedded.own_models import NATURAL
-from moeviz.embedded.reference import DIGITS, MUTED, NATURAL_ROUTING, ROUTING
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.reference import DIGITS, MUTED, ROUTING
 from moeviz.embedded.routing_over_training import texts_over_training
 from moeviz.formats.trace_file import to_trace_file
 
@@ -24,14 +24,13 @@ def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.reference", description=__doc__)
-    parser.add_argument("--natural", action="store_true", help=f"of {NATURAL}")
-    texts = texts_over_training()
-    if parser.parse_args().natural:
-        NATURAL_ROUTING.write_bytes(to_trace_file(trace_corpus(moeviz.load_model(NATURAL), texts)))
+    parser.add_argument("model", nargs="?", default=EMBEDDED, choices=ROUTING, help="embedded, if none is named")
+    name, texts = parser.parse_args().model, texts_over_training()
+    model, file = moeviz.load_model(name), ROUTING[name]
+    file.write_bytes(to_trace_file(trace_corpus(model, texts)))
+    log.info("%s: %d bytes", file.name, file.stat().st_size)
+    if name != EMBEDDED:
         return
-    model = moeviz.load_model()
-    ROUTING.write_bytes(to_trace_file(trace_corpus(model, texts)))
-    log.info("%s: %d bytes", ROUTING.name, ROUTING.stat().st_size)
     told = muted_by_label(model, texts, progress=lambda done, total: log.info("%d of %d texts", done, total))
     told.round(DIGITS).to_csv(MUTED, index=False, lineterminator="\n")
 
