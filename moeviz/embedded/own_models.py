@@ -42,8 +42,8 @@ OWN_MODELS = {
     ),
     NATURAL: OwnModel(
         "the embedded Mixtral without the push",
-        "The embedded model's sibling, trained without that push and on a quarter of the tokens, and balanced within "
-        "each stretch of text.",
+        "The embedded model's sibling, trained on a quarter of the tokens, without a push towards kinds of text, and "
+        "balanced within each stretch of text.",
         "a loss in each stretch of text",
         9_764_864,
         1.394,
@@ -51,8 +51,8 @@ OWN_MODELS = {
     ),
     FINE: OwnModel(
         "the embedded model with experts split in four",
-        "The embedded model's sibling with many small experts, one of them for every token, trained without that push "
-        "and on a quarter of the tokens, and balanced by a bias on the choice.",
+        "The embedded model's sibling with many small experts, one of them shared by all tokens, trained on a quarter "
+        "of the tokens, without a push towards kinds of text, and balanced by a bias on the choice.",
         "a bias on the choice and a weak loss in each stretch of text",
         9_764_864,
         1.417,
