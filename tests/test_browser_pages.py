@@ -26,7 +26,8 @@ GRAVE = ("serious", "critical")
 NOT_OURS = {"exclude": [["[data-testid=stSidebarNav]"], ["kbd"]]}
 
 
-STILL = "() => document.getAnimations().every(one => !(one instanceof CSSTransition))"
+# Now and then, Chromium goes on listing a transition that has finished.
+STILL = "() => document.getAnimations().every(one => !(one instanceof CSSTransition) || one.playState === 'finished')"
 
 
 def grave(page: Page) -> list[str]:
