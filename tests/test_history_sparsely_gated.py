@@ -382,6 +382,14 @@ def test_a_loss_that_does_nothing_is_not_hidden_by_the_seeds_that_ship(monkeypat
     assert any(claim.passed for claim in check.whole() if "(lowest / highest)" in claim.what)
 
 
+def test_from_another_seed_on_the_whole_table_is_of_three_new_runs(monkeypatch):
+    asked, table = [], shipped_table()
+    monkeypatch.setattr(check, "balance_table", lambda seeds: asked.append(seeds) or table)
+    found = check.whole(seed=4)
+    assert asked == [range(400, 403)]
+    assert [claim.what for claim in found] == [claim.what for claim in ordered(table)], "nothing of what ships"
+
+
 def test_a_table_without_one_of_the_pairs_is_refused(runs):
     with pytest.raises(MoevizError, match="both 1"):
         ordered(runs[runs["load"] != 1])

@@ -21,14 +21,15 @@ WEAK, LEVEL = ((0.2, 0.0), (0.01, 0.01)), ((0.0, 0.2), (0.1, 0.1))  # pairs of w
 MOST_WITH_LOSS = 1.6
 MOST_AT_START = 1.1  # of the smooth load: by lot it is 1 but for the noise of a thousand words
 MOST_APART = 0.1  # of what ships from the same seed trained again; rounding differs from machine to machine, and grows
+SEEDS = 3  # of a table: of seed 1100 alone, weights of 0.01 are more even than those of 0.1
 SHORT = 40  # steps after which no loss and strong losses are apart
 
 
 def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
     """The table that ships, three seeds of six pairs of weights, with its first seed trained again.
 
-    Where it is to be quick nothing of it is trained again, but four short runs are. From another seed on than 0, the
-    table is of that seed alone.
+    Where it is to be quick nothing of it is trained again, but four short runs are. From another seed on than 0, all
+    three of its seeds are trained.
     """
     if quick:
         return [*(replace(claim, kind=SHIPS) for claim in ordered(shipped_table())), *short(quick, seed)]
@@ -37,9 +38,9 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 def whole(quick: bool = False, seed: int = 0) -> list[Claim]:
     """All six pairs of weights, trained to the end."""
-    again, table = balance_table(seeds(seed, 1)), shipped_table()
     if seed:
-        return ordered(again)
+        return ordered(balance_table(seeds(seed, SEEDS)))
+    again, table = balance_table(seeds(seed, 1)), shipped_table()
     others = table[~table["seed"].isin(again["seed"])]
     return [*ordered(pd.concat([again, others])), *repeated(again, table)]
 

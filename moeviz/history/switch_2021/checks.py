@@ -1,29 +1,26 @@
 """Does a tiny Switch Transformer drop tokens, and learn not to, as its paper of 2021 says?"""
 
-from typing import Any
-
 import pandas as pd
 import torch
 
 from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.controls import swapped
 from moeviz.history.switch_2021 import model
 from moeviz.history.switch_2021.layer import SwitchLayer, balancing_loss
-from moeviz.history.switch_2021.picture import AUX_WEIGHTS, EARLY, KINDS, LATE, SEEDS, TWIN, WINDOW, sweep
+from moeviz.history.switch_2021.picture import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
 
 QUICK = tuple({"aux_weight": w, "capacity_factor": c} for w, c in ((1e-2, 1.0), (1e-2, 2.0), (0.0, 1.0)))
-DEFAULT = {"aux_weight": 1e-2, "capacity_factor": 1.25}
 LESS = 0.9  # of what was dropped at first: where nothing is learnt, 0.96 to 0.99
-QUICK_STEPS, SHORT_STEPS = 60, 200  # enough for what is dropped; perplexities take all the steps
+QUICK_STEPS, SHORT_STEPS = 60, 200  # enough for what is dropped
 
 
 def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Short runs of each kind of Switch Transformer, and the default from two seeds, also with a router that is fixed.
+    """Short runs of each kind of Switch Transformer, or, where it is to be quick, three shorter ones.
 
-    Where it is to be quick, three shorter runs alone.
+    No perplexity is asked for. That of the default is below its dense twin's, but so it is where the experts answer
+    nothing (65.1 with seed 0, and the twin has 66.4); and whether it is below that with a router that does not learn
+    is luck: so it is from some seeds, and from others not.
     """
-    found = [uniform(), *of_gradient(quick, seed), *dropping(short(quick, seed), brief=quick)]
-    return found if quick else [*found, *of_perplexity(quick, seed)]
+    return [uniform(), *of_gradient(quick, seed), *dropping(short(quick, seed), brief=quick)]
 
 
 def short(quick: bool = False, seed: int = 0) -> pd.DataFrame:
@@ -43,34 +40,6 @@ def of_gradient(quick: bool = False, seed: int = 0) -> list[Claim]:
     slopes = [0.0 if part.grad is None else float(part.grad.norm()) for part in (layer.router, layer.out_of)]
     what = "gradient of what the layer answers, by the router's weights / by the experts'"
     return [Claim(what, slopes[0] / slopes[1], NOT_PRINTED, "above 0.01", slopes[0] / slopes[1] > 0.01)]
-
-
-def of_perplexity(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """All steps: against a router that does not learn.
-
-    That the experts make it better than a dense twin of as many multiplications is not claimed. Its perplexity is below
-    the twin's, but so it is where the experts answer nothing: 65.1 with seed 0, and the twin has 66.4.
-    """
-    tried = seeds(seed, len(SEEDS))
-    runs = sweep((DEFAULT,), tried)
-    with swapped(model, "SwitchLayer", FixedRouter):
-        fixed = sweep((DEFAULT,), tried)
-    return [against_fixed(runs, fixed)]
-
-
-class FixedRouter(SwitchLayer):
-    """A Switch layer whose router stays as it was drawn."""
-
-    def __init__(self, *sizes: Any) -> None:
-        super().__init__(*sizes)
-        self.router.requires_grad_(False)
-
-
-def against_fixed(runs: pd.DataFrame, fixed: pd.DataFrame) -> Claim:
-    """What it is worth that the router learns: mean perplexity of the seeds, in the columns of `sweep`."""
-    ours, theirs = (each[~each["dense"]].groupby("seed")["perplexity"].first().mean() for each in (runs, fixed))
-    what = "perplexity, Switch / Switch with a router that does not learn, mean of seeds"
-    return Claim(what, float(ours / theirs), NOT_PRINTED, "below 1", bool(ours < theirs))
 
 
 def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:

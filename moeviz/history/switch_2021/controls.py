@@ -5,7 +5,7 @@ import torch
 from moeviz.history.shared.claims import Claim
 from moeviz.history.shared.controls import Control
 from moeviz.history.switch_2021 import layer, model
-from moeviz.history.switch_2021.checks import FixedRouter, dropping, of_gradient, of_perplexity, short
+from moeviz.history.switch_2021.checks import dropping, of_gradient, short
 from moeviz.history.switch_2021.layer import Routed, SwitchLayer
 
 NOT_SCALED = "answers are not scaled by the router"
@@ -29,5 +29,4 @@ CONTROLS = (
     Control("room for all", (layer, "capacity", lambda tokens, *_: tokens), ("dropped at capacity",), _of_dropping),
     Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("words dropped, last",), _of_dropping),
     Control("no auxiliary loss", (model, "balancing_loss", _no_loss), ("without the auxiliary loss",), _of_dropping),
-    Control("the router does not learn", (model, "SwitchLayer", FixedRouter), ("does not learn",), of_perplexity),
 )
