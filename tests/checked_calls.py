@@ -1,0 +1,32 @@
+"""What checks annotations while tests run: beartype, which makes the check of a nested function once.
+
+jaxtyping asks for a function's check whenever the function is defined. What is defined within another function, as a
+hook is, would have its check written and compiled at every call of that one: half of all the time of some tests.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from beartype import beartype
+
+_made: dict[Any, Callable[..., Any]] = {}
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`beartype(function)`.
+
+    What jaxtyping hands over is a stand-in that has the signature and does nothing, so the check of one stands for
+    that of another which is called the same and has the same signature.
+    """
+    annotations = tuple(function.__annotations__.items())
+    if "<locals>" not in function.__qualname__ or function.__defaults__ or function.__kwdefaults__:
+        return beartype(function)
+    if "jaxtyping." in repr(annotations):  # a shape is a new class, equal to no other, each time that it is written
+        return beartype(function)
+    called = (function.__module__, function.__qualname__, function.__code__, annotations)
+    try:
+        return _made[called]
+    except KeyError:
+        return _made.setdefault(called, beartype(function))
+    except TypeError:  # an annotation that cannot be a key, as ParamSpec's *args
+        return beartype(function)
