@@ -1,5 +1,5 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests; make test-fast runs those that take two minutes
+# make test   the same, then run the tests; make test-fast leaves out those that take longest
 # All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
