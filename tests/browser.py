@@ -32,6 +32,11 @@ SIZES = {
 OWN = {"127.0.0.1", "localhost"}
 MILLISECONDS = 120_000  # the first page also loads the model, and a machine may have more to do
 expect.set_options(timeout=MILLISECONDS)
+AT_REST = """() => {
+  const rests = document.querySelector("[data-test-script-state=notRunning]") !== null;
+  window.framesAtRest = rests ? window.framesAtRest + 1 : 0;
+  return window.framesAtRest > 12;
+}"""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -140,8 +145,12 @@ def watched(server: Server, browser: Browser, path: str = "", **options):
 
 
 def settled(page: Page) -> None:
-    """Wait until no script runs: what is being drawn anew is pale, and a click on it may be lost."""
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    """Wait until no script has run for a while: what is being drawn anew is pale, and a click on it may be lost.
+
+    For a while, as a script that asks for another run is over before that run begins.
+    """
+    page.evaluate("window.framesAtRest = 0")
+    page.wait_for_function(AT_REST)
 
 
 def drawn(page: Page) -> None:

@@ -32,7 +32,8 @@ def serving(folder):
 
 
 def answered(page: Page) -> None:
-    expect(page.get_by_text("Being read …")).to_have_count(0)
+    """Wait for a page at rest that lacks no answer: one that is being drawn has not yet said what it lacks."""
+    expect(page.locator("[data-test-script-state=notRunning]:not(:has-text('Being read …'))")).to_be_attached()
     check(page)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from accessible import grave
 from browser import SIZES, go_to, served, settled, watched
 from importer_files import FOLDER
 from playwright.sync_api import Page, expect
 from test_browser import DRAWN, overflow
-from test_browser_pages import HOSTILE, grave
+from test_browser_pages import HOSTILE
 from test_engine_difference import noisy
 
 from moeviz.expert_counts import ExpertCounts

@@ -4,8 +4,8 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browser import SIZES, is_foreign, served
+from accessible import grave
+from browser import SIZES, is_foreign, served, settled
 from explorer_traces import HOSTILE, STAND_IN, made
 from playwright.sync_api import Page, expect
 
@@ -65,10 +65,6 @@ def signal(page: Page, name: str):
 
 def layer(page: Page):
     return page.locator(".steps [aria-pressed=true]")
-
-
-def settled(page: Page) -> None:
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
 
 
 def test_a_click_in_the_strip_is_seen_in_map_and_card_and_told_to_the_server(opened):
@@ -364,13 +360,6 @@ def test_it_has_no_grave_fault(opened, scheme, query):
     page = opened(query, color_scheme=scheme)
     settled(page)
     assert not grave(page)
-
-
-def grave(page: Page) -> list[str]:
-    """What axe-core finds serious, with the element it is about."""
-    found = Axe().run(page, context={"exclude": [["kbd"]]}).response["violations"]
-    faults = [fault for fault in found if fault["impact"] in ("serious", "critical")]
-    return [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in faults]
 
 
 def test_the_map_s_facts_are_in_a_table_for_who_cannot_see_it(opened):

@@ -1,6 +1,6 @@
 """Every page in a real Chromium: on a desktop and a phone, light and dark, to read and to hear.
 
-axe-core finds what a screen reader, a keyboard or weak eyes would stumble over; on no page may that be serious.
+On no page may anything serious be in the way of a screen reader, a keyboard or weak eyes.
 """
 
 from dataclasses import replace
@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from accessible import grave
 from browser import SIZES, go_to, settled, watched
 from moeviz_app.views.menu import FIRST, GALLERY, MENU
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 from test_browser import DRAWN, PROMPT, overflow, run
 
 from moeviz.charts import TOPICS
@@ -21,20 +21,6 @@ from moeviz.samples import sample_trace
 pytestmark = pytest.mark.browser
 NAMES = [name for names in MENU.values() for name in names if name != FIRST]
 LONGER = "\n".join([PROMPT, "The old captain walked along the shore; 12 + 7 = 19."] * 3)
-GRAVE = ("serious", "critical")
-# Streamlit's own: its list of pages on a phone nests what a list may not, and names of shortcuts are pale on a button.
-NOT_OURS = {"exclude": [["[data-testid=stSidebarNav]"], ["kbd"]]}
-
-
-# Now and then, Chromium goes on listing a transition that has finished.
-STILL = "() => document.getAnimations().every(one => !(one instanceof CSSTransition) || one.playState === 'finished')"
-
-
-def grave(page: Page) -> list[str]:
-    """What axe-core finds serious, with the element it is about, once no colour is on its way to another."""
-    page.wait_for_function(STILL)
-    found = Axe().run(page, context=NOT_OURS).response["violations"]
-    return [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in GRAVE]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -13,7 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from accessible import faults
 from browser import SIZES
 from nbclient import NotebookClient
 from playwright.sync_api import Frame, Page, expect
@@ -373,8 +373,7 @@ def test_the_largest_trace_is_drawn_on_desktop_and_phone_and_has_no_grave_fault(
     page.locator(".map").click(position=place(page, trace, 200, 20))
     assert said(page).startswith(sentence(trace, chosen(page), 20)) and abs(chosen(page) - 200) <= 1
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    faults = Axe().run(page).response["violations"]
-    assert not [fault for fault in faults if fault["impact"] in ("serious", "critical")]
+    assert not faults(page)
 
 
 # ---- the notebook ----
