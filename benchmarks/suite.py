@@ -1,0 +1,121 @@
+"""What the tests cost: CPU and wall seconds by test, fixture, file and part.
+
+    python -m benchmarks.suite record out.jsonl [pytest's options]    run pytest beside a recorder
+    python -m benchmarks.suite show out.jsonl                         tables of what was recorded
+
+CPU seconds are those of the test process and everything under it: browsers, servers, child processes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+FILE = "MOEVIZ_SUITE_COSTS"  # where the recorder writes; workers of pytest-xdist inherit it
+TICK = os.sysconf("SC_CLK_TCK")
+PARTS = ("browser", "survey", "training", "docs", "package")
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and all processes under it, ended ones included, in seconds."""
+    times, parents = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended
+                continue
+            parents[int(folder.name)] = int(fields[1])
+            times[int(folder.name)] = sum(map(int, fields[11:15]))  # utime, stime and those of reaped children
+    total, known = 0, {os.getpid()}
+    found = known
+    while found:
+        total += sum(times.get(process, 0) for process in found)
+        found = {process for process, parent in parents.items() if parent in found} - known
+        known |= found
+    return total / TICK
+
+
+def _write(row: dict[str, Any]) -> None:
+    with Path(os.environ[FILE]).open("a") as file:
+        file.write(json.dumps({**row, "worker": os.environ.get("PYTEST_XDIST_WORKER", "main")}) + "\n")
+
+
+class Recorder:
+    """A pytest plugin that writes one line for each test's phase and each fixture that takes over 50 ms."""
+
+    def __init__(self) -> None:
+        """Without an open phase."""
+        self.begun = (cpu_seconds(), time.time())
+
+    def _since(self, begun: tuple[float, float]) -> dict[str, float]:
+        cpu, wall = cpu_seconds(), time.time()
+        return {"cpu": round(cpu - begun[0], 3), "wall": round(wall - begun[1], 3), "end": round(wall, 2)}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """One test, its fixtures included."""
+        begun = (cpu_seconds(), time.time())
+        result = yield
+        marks = [name for name in PARTS if item.get_closest_marker(name)]
+        _write({"kind": "test", "id": item.nodeid, "part": (marks or ["fast"])[0], **self._since(begun)})
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
+        """One fixture, those that it asks for included."""
+        begun = time.time()
+        if fixturedef.scope == "function":  # part of its test's own cost
+            return (yield)
+        cpu = cpu_seconds()
+        result = yield
+        if (took := self._since((cpu, begun)))["wall"] > 0.05:
+            _write({"kind": "fixture", "id": fixturedef.argname, "file": request.node.nodeid.split("::")[0], **took})
+        return result
+
+    def pytest_sessionfinish(self) -> None:
+        """What a process cost in all: collecting and importing are what its tests leave over."""
+        _write({"kind": "process", "id": "process", **self._since((0.0, self.begun[1]))})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Loaded by `-p benchmarks.suite`."""
+    if FILE in os.environ:
+        config.pluginmanager.register(Recorder())
+
+
+def show(path: Path, most: int = 40) -> None:
+    """Tables by part, file, fixture and test, dearest first."""
+    rows = pd.read_json(path, lines=True)
+    tests = rows[rows.kind == "test"].assign(file=lambda frame: frame.id.str.split("::").str[0])
+    columns = {"cpu": "sum", "wall": "sum", "id": "count"}
+    processes = rows[rows.kind == "process"]
+    print(processes[["worker", "cpu", "wall"]].to_string(index=False))
+    for by in ("part", "worker", "file"):
+        print(f"\n{tests.groupby(by).agg(columns).sort_values('cpu', ascending=False).head(most).to_string()}")
+    fixtures = rows[rows.kind == "fixture"].groupby("id").agg({"cpu": "sum", "wall": "sum", "kind": "count"})
+    print(f"\n{fixtures.sort_values('cpu', ascending=False).head(most).to_string()}")
+    print(f"\n{tests.sort_values('cpu', ascending=False).head(most)[['cpu', 'wall', 'id']].to_string(index=False)}")
+
+
+def record(path: Path, options: list[str]) -> int:
+    """Run pytest with the recorder; its exit status."""
+    path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.suite", *options]
+    return subprocess.run(command, env={**os.environ, FILE: str(path.resolve())}, check=False).returncode
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["record"] and len(sys.argv) > 2:
+        sys.exit(record(Path(sys.argv[2]), sys.argv[3:]))
+    if sys.argv[1:2] == ["show"] and len(sys.argv) > 2:
+        show(Path(sys.argv[2]))
+    else:
+        sys.exit(__doc__)
