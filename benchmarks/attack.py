@@ -170,7 +170,7 @@ def forged_rows(target: Target, found: Found) -> None:
 def fields(tab: Visit) -> list[str]:
     """The ids of a page's text fields and editable tables."""
     elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
-    kinds = ("text_input", "text_area", "arrow_data_frame")
+    kinds = ("text_input", "text_area", "dataframe")
     ids = (getattr(element, kind).id for element in elements for kind in kinds if element.WhichOneof("type") == kind)
     return [widget for widget in ids if widget]  # a table that is only shown has none
 
