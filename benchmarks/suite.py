@@ -2,6 +2,7 @@
 
     python -m benchmarks.suite record out.jsonl [pytest's options]    run pytest beside a recorder
     python -m benchmarks.suite show out.jsonl                         tables of what was recorded
+    python -m benchmarks.suite keep out.jsonl                         write tests/costs.csv, which tests/tiers.py reads
 
 CPU seconds are those of the test process and everything under it: browsers, servers, child processes.
 """
@@ -20,7 +21,9 @@ import pytest
 
 FILE = "MOEVIZ_SUITE_COSTS"  # where the recorder writes; workers of pytest-xdist inherit it
 TICK = os.sysconf("SC_CLK_TCK")
-PARTS = ("browser", "survey", "training", "docs", "package")
+PARTS = ("browser", "table", "docs", "package")
+COSTS = Path(__file__).parent.parent / "tests" / "costs.csv"
+LEAST = 0.05  # seconds: cheaper tests and fixtures are not kept
 
 
 def cpu_seconds() -> float:
@@ -52,8 +55,9 @@ class Recorder:
     """A pytest plugin that writes one line for each test's phase and each fixture that takes over 50 ms."""
 
     def __init__(self) -> None:
-        """Without an open phase."""
-        self.begun = (cpu_seconds(), time.time())
+        """Before the first test."""
+        self.begun = time.time()
+        self.nested, self.shared = 0, 0.0  # fixtures being set up; CPU seconds that this test's shared ones took
 
     def _since(self, begun: tuple[float, float]) -> dict[str, float]:
         cpu, wall = cpu_seconds(), time.time()
@@ -62,27 +66,34 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """One test, its fixtures included."""
-        begun = (cpu_seconds(), time.time())
+        begun, self.shared = (cpu_seconds(), time.time()), 0.0
         result = yield
         marks = [name for name in PARTS if item.get_closest_marker(name)]
-        _write({"kind": "test", "id": item.nodeid, "part": (marks or ["fast"])[0], **self._since(begun)})
+        row = {"kind": "test", "id": item.nodeid, "part": (marks or ["fast"])[0], **self._since(begun)}
+        _write({**row, "own": round(row["cpu"] - self.shared, 3)})
         return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[None]:
-        """One fixture, those that it asks for included."""
-        begun = time.time()
+        """One fixture that several tests share, those that it asks for included."""
         if fixturedef.scope == "function":  # part of its test's own cost
             return (yield)
-        cpu = cpu_seconds()
-        result = yield
-        if (took := self._since((cpu, begun)))["wall"] > 0.05:
-            _write({"kind": "fixture", "id": fixturedef.argname, "file": request.node.nodeid.split("::")[0], **took})
-        return result
+        begun = (cpu_seconds(), time.time())
+        self.nested += 1
+        try:
+            return (yield)
+        finally:
+            self.nested -= 1
+            took = self._since(begun)
+            if not self.nested:
+                self.shared += took["cpu"]
+            if took["cpu"] > LEAST:
+                file = request.node.nodeid.partition("::")[0]
+                _write({"kind": "fixture", "id": f"{file}::{fixturedef.argname}", **took})
 
     def pytest_sessionfinish(self) -> None:
         """What a process cost in all: collecting and importing are what its tests leave over."""
-        _write({"kind": "process", "id": "process", **self._since((0.0, self.begun[1]))})
+        _write({"kind": "process", "id": "process", **self._since((0.0, self.begun))})
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,6 +116,17 @@ def show(path: Path, most: int = 40) -> None:
     print(f"\n{tests.sort_values('cpu', ascending=False).head(most)[['cpu', 'wall', 'id']].to_string(index=False)}")
 
 
+def keep(path: Path) -> None:
+    """Write what a test takes without its shared fixtures, and what a shared fixture takes, in CPU seconds."""
+    rows = pd.read_json(path, lines=True)
+    tests = rows[rows.kind == "test"]
+    own = tests.assign(id=tests.id.str.split("[").str[0]).groupby("id")["own"].mean()
+    shared = rows[rows.kind == "fixture"].groupby("id")["cpu"].mean()
+    found = pd.concat([own, shared]).rename("seconds").rename_axis("test").round(2).sort_index()
+    found[found >= LEAST].to_csv(COSTS, lineterminator="\n")
+    print(f"{len(found[found >= LEAST])} rows in {COSTS}")
+
+
 def record(path: Path, options: list[str]) -> int:
     """Run pytest with the recorder; its exit status."""
     path.unlink(missing_ok=True)
@@ -115,7 +137,6 @@ def record(path: Path, options: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["record"] and len(sys.argv) > 2:
         sys.exit(record(Path(sys.argv[2]), sys.argv[3:]))
-    if sys.argv[1:2] == ["show"] and len(sys.argv) > 2:
-        show(Path(sys.argv[2]))
-    else:
+    if sys.argv[1:2] not in (["show"], ["keep"]) or len(sys.argv) < 3:
         sys.exit(__doc__)
+    {"show": show, "keep": keep}[sys.argv[1]](Path(sys.argv[2]))

@@ -376,7 +376,7 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []
