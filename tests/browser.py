@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-from moeviz_app.views.menu import FIRST, MENU
+from moeviz_app.pages.menu import FIRST, MENU
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 

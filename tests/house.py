@@ -24,11 +24,26 @@ WATCHED = {*PACKAGES, *HEAVY}
 INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
+JOBS = "moeviz_app.jobs moeviz_app.server moeviz_app.settings"
+SESSION = f"moeviz_app.session {JOBS}"
 
 # Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
-    "app/*": "moeviz_app moeviz streamlit",
+    # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
+    # component knows no page.
+    "app/main.py": "moeviz_app streamlit",
+    "app/pages/*": f"moeviz_app.pages moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
+    "app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/url/*": f"moeviz_app.url {SESSION} moeviz streamlit",
+    "app/session/*": f"{SESSION} moeviz streamlit",
+    **dict.fromkeys(
+        (f"app/jobs/{name}.py" for name in ("recorded", "model_catalog", "model_service")), f"{JOBS} moeviz streamlit"
+    ),
+    "app/jobs/*": f"{JOBS} moeviz",
+    "app/server/*": "moeviz_app.server moeviz_app.settings moeviz streamlit",
+    "app/*": "moeviz",
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",

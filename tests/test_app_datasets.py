@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from moeviz_app import answers, datasets, settings, state
+from moeviz_app import settings
+from moeviz_app.server import identity
+from moeviz_app.session import datasets, session
+from moeviz_app.widgets import answers
 from small_corpus import texts_of
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
@@ -50,7 +53,7 @@ def serving(monkeypatch) -> Callable:
 
     def serve(*paths: Path, at: str = "corpus", to: str = settings.PRIVATE, **query: str) -> AppTest:
         files = tuple(map(str, paths))
-        monkeypatch.setattr(settings, "is_local", lambda: True)  # which a harness without a browser cannot tell
+        monkeypatch.setattr(identity, "is_local", lambda: True)  # which a harness without a browser cannot tell
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, files=files, serve=to))
         return go_to(AppTest.from_file(str(MAIN), default_timeout=SECONDS), at, **query)
 
@@ -113,10 +116,10 @@ def test_every_topic_that_was_promised_has_something_to_draw():
 
 def test_a_layer_is_chosen_and_in_the_address(serving, folder):
     app = serving(folder, at="co-activation", dataset=NAME, layer="3")
-    assert app.select_slider(key=state.CORPUS_LAYER).value == 3
-    faultless(app.select_slider(key=state.CORPUS_LAYER).set_value(1).run())
+    assert app.select_slider(key=session.CORPUS_LAYER).value == 3
+    faultless(app.select_slider(key=session.CORPUS_LAYER).set_value(1).run())
     assert app.session_state["address"] == {"dataset": NAME, "layer": "1"}
-    assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=state.CORPUS_LAYER).value == 2
+    assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=session.CORPUS_LAYER).value == 2
 
 
 def test_the_trace_comes_back_and_a_run_takes_the_place_of_the_dataset(serving, folder):
@@ -185,9 +188,9 @@ def test_a_link_never_opens_a_folder_that_is_not_listed(serving, folder, tmp_pat
     link = {"name": "secret", "path": str(tmp_path / "secret"), "climbing": f"{NAME}/../secret"}[asked]
     app = serving(folder, at=page, to=to, dataset=link, layer="1", expert="1")
     assert "which is not open here" in sentences(app) and "200 tokens" not in sentences(app)
-    assert not state_of(app, datasets.TYPED) and app.session_state[state.DATASET] in (None, NAME)
+    assert not state_of(app, datasets.TYPED) and app.session_state[session.DATASET] in (None, NAME)
     go_to(app, page, dataset=NAME, layer="1", expert="1")
-    assert app.session_state[state.DATASET] == NAME and "400 tokens" in sentences(app)
+    assert app.session_state[session.DATASET] == NAME and "400 tokens" in sentences(app)
 
 
 def state_of(app: AppTest, key: str) -> object:
@@ -217,8 +220,8 @@ def test_even_a_forged_message_opens_no_path_for_others(serving, folder, to):
     """The control: the guard is where the folder is opened, and not only in the box that is not there."""
 
     def script(path: str) -> None:
-        from moeviz_app import datasets
-        from moeviz_app.show import explained
+        from moeviz_app.session import datasets
+        from moeviz_app.widgets.messages import explained
 
         with explained():
             datasets.open_path(path)

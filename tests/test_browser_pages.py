@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from accessible import grave
 from browser import SIZES, go_to, settled, watched
-from moeviz_app.views.menu import FIRST, GALLERY, MENU
+from moeviz_app.pages.menu import FIRST, GALLERY, MENU
 from playwright.sync_api import expect
 from test_browser import DRAWN, PROMPT, overflow, run
 

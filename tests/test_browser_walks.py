@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from browser import SIZES, drawn, settled, watched
-from moeviz_app.examples import EXAMPLES
-from moeviz_app.views.menu import MENU
+from moeviz_app.pages.examples import EXAMPLES
+from moeviz_app.pages.menu import MENU
 from playwright.sync_api import Locator, Page, expect
 from test_browser import DRAWN, ask_for, box, choose_layer, chosen, layer, path_of, press_run, ran, run, tokens
 

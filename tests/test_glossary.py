@@ -1,7 +1,7 @@
 """The words of the field: each is explained where a chart uses it, and only there."""
 
-from moeviz_app.glossary import GLOSSARY, explained_terms
-from moeviz_app.show import words_of
+from moeviz_app.widgets.chart_panel import words_of
+from moeviz_app.widgets.glossary import GLOSSARY, explained_terms
 
 from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS

@@ -14,8 +14,8 @@ from threading import Thread
 
 import pytest
 from browser import SIZES, is_foreign
-from moeviz_app.glossary import GLOSSARY
-from moeviz_app.views.menu import MENU
+from moeviz_app.pages.menu import MENU
+from moeviz_app.widgets.glossary import GLOSSARY
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of
 
 import moeviz
