@@ -17,11 +17,11 @@ from browser import SIZES, is_foreign
 from moeviz_app.glossary import GLOSSARY
 from moeviz_app.views.menu import MENU
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of
+from survey.modes import FAMILIES
+from survey.ways import WAYS
 
 import moeviz
 from moeviz.capture.routers.families import families
-from moeviz.capture.survey.matrix import WAYS
-from moeviz.capture.survey.modes import FAMILIES
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.cli.arguments import COMMANDS
