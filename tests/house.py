@@ -69,7 +69,6 @@ MAY_IMPORT = {
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
-    "moeviz/capture/survey/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "

@@ -15,11 +15,11 @@ from moeviz_app.session import session
 from moeviz_app.widgets import trace_picker
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
+from survey.tiny_models import random_model
 from test_app import MAIN, SECONDS, drawn, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
 
 import moeviz
-from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.several import CHARTS as OF_SEVERAL
 from moeviz.metrics.tokens import visible

@@ -5,9 +5,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from survey.tiny_models import architectures, text_model, tiny_config
 from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, windows
 
-from moeviz.capture.survey.tiny_models import architectures, text_model, tiny_config
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
 

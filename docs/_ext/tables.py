@@ -118,8 +118,8 @@ def _counted(row) -> tuple[str, ...]:
 
 def ways() -> str:
     """Every way of running that is held against what the experts received, and what came of it."""
-    from moeviz.capture.survey.matrix import counted, surveyed_ways
-    from moeviz.capture.survey.modes import FAMILIES
+    from survey.modes import FAMILIES
+    from survey.ways import counted, surveyed_ways
 
     found = surveyed_ways()
     rows = [(row.way, *(n or "" for n in (row.equal, row.refused, row.not_tried))) for row in found.itertuples()]

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from moeviz.capture.routers.declared import Router, find_routers, place_of
 from moeviz.capture.run.prompts import Batch
-from moeviz.capture.survey.survey import read, some_tokens, tokenizer
-from moeviz.capture.survey.witness import Routing, Testimony, witnessed
 from moeviz.capture.trace import trace
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from survey.oracle import Routing, Testimony, witnessed
+from survey.tiny_models import read, some_tokens, tokenizer
 
 EQUAL, WRONG, REFUSED, NOT_TRIED = "equal", "wrong", "refused", "not tried"
 ONE = "To be, or not to be, or to"

@@ -1,21 +1,25 @@
-"""Survey the installed transformers. Both write their table anew with --write.
+"""Survey the installed transformers. Each table is written anew with --write.
 
-python -m moeviz.capture.survey [--write]           every architecture against what its experts receive
-python -m moeviz.capture.survey --ways [NAME ...]   every way of running, on all architectures or on those named
-python -m moeviz.capture.survey --interventions     changes of the routing, and the kernels, against other means
+python tests/survey [--write]           every architecture against what its experts receive
+python tests/survey --ways [NAME ...]   every way of running, on all architectures or on those named
+python tests/survey --interventions     changes of the routing, and the kernels, against other means
 """
 
 import argparse
 import logging
 import sys
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import transformers
 
-from moeviz.capture.survey.interventions_table import counts, interventions_of, write_interventions
-from moeviz.capture.survey.table import YES, table_of, write_table
-from moeviz.capture.survey.tiny_models import architectures
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests")]  # of this checkout
+
+from survey.architectures import YES, table_of, write_table  # noqa: E402
+from survey.interventions import counts, interventions_of, write_interventions  # noqa: E402
+from survey.tiny_models import architectures  # noqa: E402
 
 
 def _families(write: bool) -> tuple[pd.DataFrame, str]:
@@ -35,8 +39,8 @@ def _interventions(write: bool) -> tuple[pd.DataFrame, str]:
 
 
 def _ways(names: list[str], only: str, write: bool) -> tuple[pd.DataFrame, str]:
-    from moeviz.capture.survey.held import EQUAL
-    from moeviz.capture.survey.matrix import WAYS, cells, counted, summed, write_ways
+    from survey.compare import EQUAL
+    from survey.ways import WAYS, cells, counted, summed, write_ways
 
     warnings.simplefilter("ignore")  # of compilers and accelerate, about models as tiny as these
     logging.disable(logging.CRITICAL)
@@ -56,7 +60,7 @@ def _ways(names: list[str], only: str, write: bool) -> tuple[pd.DataFrame, str]:
 
 
 parser = argparse.ArgumentParser(
-    prog="python -m moeviz.capture.survey", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="python tests/survey", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument("names", nargs="*", metavar="NAME", help="architectures, for --ways")
 parser.add_argument("--ways", action="store_true", help="the ways of running")

@@ -1,4 +1,4 @@
-"""All ways of running, and on which architectures each is tried; what came out of it, and the table that ships."""
+"""All ways of running, on which architectures each is tried, what came of it, and the table of it that is kept."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import NamedTuple
 import pandas as pd
 import transformers
 
-from moeviz.capture.survey import disturbed, modes, precisions, wrapped
-from moeviz.capture.survey.held import EQUAL, NOT_TRIED, REFUSED, WRONG
-from moeviz.capture.survey.table import KNOWN_TROUBLE
-from moeviz.capture.survey.tiny_models import architectures
 from moeviz.errors import MoevizError
+from survey import concurrency_cases, model_variants, modes
+from survey.architectures import KNOWN_TROUBLE
+from survey.compare import EQUAL, NOT_TRIED, REFUSED, WRONG
+from survey.tiny_models import architectures
 
 TABLE = Path(__file__).with_name("ways.csv")
-EVERYWHERE: dict[str, Callable[[str], str]] = precisions.EVERYWHERE | disturbed.EVERYWHERE | wrapped.EVERYWHERE
-WAYS: dict[str, Callable[[str], str]] = modes.WAYS | wrapped.WAYS | EVERYWHERE
+EVERYWHERE: dict[str, Callable[[str], str]] = model_variants.EVERYWHERE | concurrency_cases.EVERYWHERE
+WAYS: dict[str, Callable[[str], str]] = modes.WAYS | model_variants.WAYS | EVERYWHERE
 OTHER = "other exceptions"
 FEW = ("mixtral", "deepseek_v3", "gpt_oss")  # for what takes a compiler seconds
 
@@ -75,7 +75,7 @@ def counted(table: pd.DataFrame) -> str:
 
 
 def write_ways(table: pd.DataFrame) -> None:
-    """Put these rows into the table that ships, in the place of those of the same ways."""
+    """Put these rows into the table that is kept, in the place of those of the same ways."""
     others = surveyed_ways() if TABLE.exists() else table[:0]
     table = pd.concat([others[~others["way"].isin(table["way"])], table]).set_index("way")
     table = table.loc[[way for way in WAYS if way in table.index]].reset_index()
@@ -83,5 +83,5 @@ def write_ways(table: pd.DataFrame) -> None:
 
 
 def surveyed_ways() -> pd.DataFrame:
-    """The table that ships; columns as in `summed`."""
+    """The table that is kept; columns as in `summed`."""
     return pd.read_csv(TABLE, comment="#")

@@ -6,30 +6,28 @@ the same with the routers run by our kernels, where the check that precedes ever
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
+import pandas as pd
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from transformers import PreTrainedModel
 
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.fused import fused, recorded
 from moeviz.capture.record.listen import Recording, listen
-from moeviz.capture.record.loops import unrolled
-from moeviz.capture.routers.declared import Router, find_routers, router_sites
-from moeviz.capture.run.prompts import Batch, Run, decoder_start, nothing_written
-from moeviz.capture.survey.tiny_models import text_model, tiny_config
-from moeviz.capture.survey.witness import Testimony, block_factor, witnessed
-from moeviz.embedded import embedded_path
+from moeviz.capture.record.loops import LAYER_KIND, unrolled
+from moeviz.capture.routers.declared import Router, router_sites
+from moeviz.capture.routers.families import TABLE
+from moeviz.capture.routers.router_families import FAMILIES
+from moeviz.capture.run.prompts import Run, nothing_written
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-
-SEQUENCES, POSITIONS = 2, 16
-SELECTION_BIAS = re.compile(r"(correction_bias|balancing_biases|expert_bias|router\.bias)$")
-UNSEEN = "images"  # a site that no text reaches
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums in another order
+from survey.oracle import Testimony, block_factor, witnessed
+from survey.tiny_models import CLOSE, UNSEEN, random_model, read, some_tokens, tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +40,6 @@ class Finding:
     trace: RoutingTrace
     trouble: str  # how the trace differs from what the experts received; "" where it does not
     kernels: str  # why our kernels do not run some of its routers; "" where they run all
-
-
-def random_model(architecture: str) -> PreTrainedModel:
-    """A tiny model whose routers spread their choices, with selection biases that change them."""
-    torch.manual_seed(0)
-    model = text_model(architecture)(tiny_config(architecture)).float().eval()
-    if model.config.is_encoder_decoder:
-        model.generation_config.decoder_start_token_id = 2
-    routers = [router.module for site in router_sites(model) for router in find_routers(model, site)]
-    with torch.no_grad():
-        for values in model.parameters():
-            if not values.isfinite().all():
-                values.normal_(0, 0.02)
-        for name, values in [*model.named_parameters(), *model.named_buffers()]:
-            if SELECTION_BIAS.search(name):
-                values.normal_(0, 0.3)
-            if name.endswith("tid2eid"):  # which experts a token id has
-                values.random_(0, 8)
-        for weight in (weight for router in routers for weight in router.parameters()):
-            if weight.dim() == 2 and len(weight) > 1:
-                weight.normal_(0, 0.3)
-    return model
-
-
-def some_tokens() -> Batch:
-    """Two sequences without padding."""
-    ids = torch.randint(3, 120, (SEQUENCES, POSITIONS), generator=torch.Generator().manual_seed(3))
-    return Batch(ids, torch.ones_like(ids))
-
-
-@torch.no_grad()
-def read(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """One forward; the logits, or the last hidden states of a model without a head."""
-    start = {}
-    if model.config.is_encoder_decoder:
-        start = {"decoder_input_ids": decoder_start(model, len(batch.input_ids)).input_ids}
-    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **start)
-    return output.logits if getattr(output, "logits", None) is not None else output.last_hidden_state
 
 
 def survey(architecture: str) -> list[Finding]:
@@ -145,7 +105,58 @@ def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
     return "; ".join(dict.fromkeys(rows.probed.trouble for rows in record if rows.probed.trouble))
 
 
-@cache
-def tokenizer() -> PreTrainedTokenizerBase:
-    """Any tokenizer with as many tokens: texts are of no interest here."""
-    return AutoTokenizer.from_pretrained(embedded_path())
+SELECTION = re.compile(r"(correction_bias|balancing_biases|expert_bias)$")
+SHARED = re.compile(r"^shared_(?!expert_gate)")
+YES = "yes"
+OWN = "–"  # the kernels do not run it, so nothing has read these steps off the router
+# What is known to differ from what the experts receive, in words; the survey's own are of one token.
+KNOWN_TROUBLE = {"nllb_moe": "no: experts 0 and 1 run whatever the router decides (transformers 5.24)"}
+
+
+def rows_of(findings: list[Finding]) -> Iterator[dict[str, str]]:
+    """A row per class of router and site."""
+    for finding in findings:
+        for router in {router.kind: router for router in finding.routers}.values():
+            yield _row(finding, router)
+
+
+def _row(finding: Finding, router: Router) -> dict[str, str]:
+    reasons = {part.partition(" ")[0]: part.partition(" ")[2] for part in finding.kernels.split("; ")}
+    if finding.trace.model.layer_kind == LAYER_KIND:
+        reasons = {router.kind: "runs several times a forward"}
+    trouble = KNOWN_TROUBLE.get(finding.architecture, finding.trouble) if finding.trouble else YES
+    return {
+        "architecture": finding.architecture,
+        "router": router.kind,
+        "site": finding.site,
+        **_gating(finding, router),
+        "shared": YES if any(SHARED.search(name) for name, _ in router.block.named_children()) else "",
+        "kernels": reasons.get(router.kind, YES),
+        "exact": trouble,
+        "remark": router.odd.oddity if router.odd else "",
+    }
+
+
+def _gating(finding: Finding, router: Router) -> dict[str, str]:
+    tensors = [*router.block.named_parameters(), *router.block.named_buffers()]
+    facts = {"score": finding.trace.model.score_function.replace("_", " ")}
+    facts["bias"] = YES if any(SELECTION.search(name) for name, _ in tensors) else ""
+    if (family := FAMILIES.get(router.kind)) is None:
+        return facts | dict.fromkeys(("groups", "renormalised", "scaled"), OWN)
+    gating = family.gating(router.module)
+    by_config = hasattr(router.module, "norm_topk_prob")
+    return facts | {
+        "groups": "" if gating.groups == 1 else gating.group_score.replace("_", " "),
+        "renormalised": "by config" if by_config else YES if gating.renormalise else "",
+        "scaled": YES if gating.scale != 1 or router.factor != 1 else "",
+    }
+
+
+def table_of(architectures: list[str]) -> pd.DataFrame:
+    """The table of these architectures, from a survey of each."""
+    return pd.DataFrame([row for name in architectures for row in rows_of(survey(name))])
+
+
+def write_table(table: pd.DataFrame) -> None:
+    """Put the table where it ships."""
+    TABLE.write_text(f"# transformers {transformers.__version__}\n{table.to_csv(index=False)}")

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from moeviz.capture.routers.declared import Router, find_routers
 from moeviz.capture.run.prompts import Batch
-from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, not_running, same
-from moeviz.capture.survey.modes import FAMILIES
-from moeviz.capture.survey.survey import random_model, read, tokenizer
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
+from survey.compare import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, not_running, same
+from survey.modes import FAMILIES
+from survey.tiny_models import random_model, read, tokenizer
 
 Disturb = Callable[[PreTrainedModel], object]
 PATIENCE = 20  # seconds until two models that wait for each other give up

@@ -1,16 +1,18 @@
-"""Hold changes of the routing against the same changes made by other means (`other_means.py`), in every architecture.
+"""Hold changes of the routing against the same changes made by other means, in every architecture.
 
 A run is "obeyed" where ids and weights of every layer are what the experts received in the other run, and the routers'
 logits and the model's are the same. Anything else must be a sentence of ours. A change that changes nothing is wrong:
 then it was not tried. Beside it, whether the trace that kernels record is the one that hooks record.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,15 +20,15 @@ from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
 from moeviz.capture.record.probe import probe
 from moeviz.capture.routers.declared import Router, find_routers, router_sites
-from moeviz.capture.routers.families import OBEYED
+from moeviz.capture.routers.families import INTERVENTIONS, OBEYED
 from moeviz.capture.run.prompts import Batch
-from moeviz.capture.survey import other_means
-from moeviz.capture.survey.other_means import Renamed
-from moeviz.capture.survey.survey import CLOSE, UNSEEN, random_model, read, tokenizer
-from moeviz.capture.survey.witness import Testimony, witnessed
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
+from survey import reference_interventions
+from survey.oracle import Testimony, witnessed
+from survey.reference_interventions import Renamed
+from survey.tiny_models import CLOSE, UNSEEN, random_model, read, tokenizer
 
 EQUAL = "equal"
 WRONG, ERROR = "wrong: ", "error: "
@@ -70,30 +72,32 @@ def _last(subject: Subject) -> Router:
 KINDS: dict[str, tuple[Ours, Others]] = {
     "Mute": (
         lambda subject: _mute(subject, True),
-        lambda subject, router: other_means.pushed(router, subject.busiest(router), -torch.inf),
+        lambda subject, router: reference_interventions.pushed(router, subject.busiest(router), -torch.inf),
     ),
     "Mute, no rerouting": (
         lambda subject: _mute(subject, False),
-        lambda subject, router: other_means.silenced(router, subject.busiest(router)),
+        lambda subject, router: reference_interventions.silenced(router, subject.busiest(router)),
     ),
     "Force": (
         lambda subject: Force({router.layer: (subject.idlest(router),) for router in subject.routers}),
-        lambda subject, router: other_means.pushed(router, [subject.idlest(router)], torch.inf),
+        lambda subject, router: reference_interventions.pushed(router, [subject.idlest(router)], torch.inf),
     ),
     "TopK": (
         lambda subject: TopK(subject.plain.model.top_k + 1, tuple(router.layer for router in subject.routers)),
-        lambda subject, router: other_means.with_top_k(router, subject.plain.model.top_k + 1),
+        lambda subject, router: reference_interventions.with_top_k(router, subject.plain.model.top_k + 1),
     ),
     "Exchange": (
         lambda subject: Exchange(_last(subject).layer, *subject.busiest(_last(subject))),
         lambda subject, router: (
-            other_means.exchanged(router, *subject.busiest(router)) if router is _last(subject) else _nothing()
+            reference_interventions.exchanged(router, *subject.busiest(router))
+            if router is _last(subject)
+            else _nothing()
         ),
     ),
     # The routing of a run in which two experts of every layer were exchanged by other means.
     "Replay": (
         lambda subject: Replay(_exchanged_everywhere(subject)),
-        lambda subject, router: other_means.exchanged(router, *subject.busiest(router)),
+        lambda subject, router: reference_interventions.exchanged(router, *subject.busiest(router)),
     ),
 }
 
@@ -174,7 +178,7 @@ def _exchanged_everywhere(subject: Subject) -> RoutingTrace:
         return subject.plain
     with ExitStack() as stack:
         for router in subject.routers:
-            stack.enter_context(other_means.exchanged(router, *subject.busiest(router)))
+            stack.enter_context(reference_interventions.exchanged(router, *subject.busiest(router)))
         recorded = trace(subject.model, TEXT, tokenizer=tokenizer(), site=subject.site)
     experts = recorded.experts.copy()
     for router in subject.routers:
@@ -238,3 +242,35 @@ def _output_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def intervention_rows(architecture: str) -> Iterator[dict[str, str]]:
+    """A row per class of router and site."""
+    for subject in subjects(architecture):
+        names = {"architecture": architecture, "router": subject.routers[0].kind, "site": subject.site}
+        yield names | {kind: outcome(subject, kind) for kind in KINDS} | {"kernels": by_kernels(subject)}
+
+
+def interventions_of(architectures: Sequence[str]) -> pd.DataFrame:
+    """The table of these architectures, from a survey of each."""
+    return pd.DataFrame([row for name in architectures for row in intervention_rows(name)])
+
+
+def write_interventions(table: pd.DataFrame) -> None:
+    """Put the table where it ships."""
+    INTERVENTIONS.write_text(f"# transformers {transformers.__version__}\n{table.to_csv(index=False)}")
+
+
+def counts(table: pd.DataFrame) -> str:
+    """How many changes were obeyed, refused, wrong or failed otherwise; and how many traces kernels recorded alike."""
+    changes = _counted(pd.Series(table[list(KINDS)].to_numpy().ravel()), OBEYED)
+    return f"interventions: {changes}\nkernels: {_counted(table['kernels'], EQUAL)}"
+
+
+def _counted(cells: pd.Series, right: str) -> str:
+    is_right, wrong, errors = cells == right, cells.str.startswith(WRONG), cells.str.startswith(ERROR)
+    refused = ~(is_right | wrong | errors)
+    return (
+        f"{is_right.sum()} {right} of {len(cells)}, {refused.sum()} refused, {wrong.sum()} wrong, {errors.sum()} other "
+        "exceptions"
+    )

@@ -1,7 +1,7 @@
 """Every way of running a model, held against a plain forward over the same tokens.
 
 Whatever way a sequence came about, the routing of its tokens must be what the experts receive when the model reads the
-finished sequence in one piece. A witness hears that (`witness.py`); it knows nothing of routers, rows or caches.
+finished sequence in one piece. A witness hears that (`oracle.py`); it knows nothing of routers, rows or caches.
 """
 
 import importlib.util
@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 from moeviz.capture.record.listen import listen
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, told_apart
-from moeviz.capture.survey.survey import random_model, tokenizer
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
+from survey.compare import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, told_apart
+from survey.tiny_models import random_model, tokenizer
 
 FAMILIES = (
     "mixtral",

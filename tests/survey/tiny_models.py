@@ -1,12 +1,18 @@
-"""A tiny random model of every MoE architecture that the installed transformers has."""
+"""A tiny random model of every MoE architecture that the installed transformers has, and tokens for it to read."""
 
 import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
+import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from moeviz.capture.routers.declared import find_routers, router_sites
+from moeviz.capture.run.prompts import Batch, decoder_start
+from moeviz.embedded import embedded_path
 
 ROUTED = re.compile(r"^class \w*(?:Experts|Router|Moe\w*MLP)\(|\"router_logits\"", re.MULTILINE)
 # What a search for experts and routers finds besides: name of the architecture, and why it is none of ours.
@@ -163,3 +169,59 @@ def _knows(config: PreTrainedConfig, name: str, size: object) -> bool:
         return False
     value = vars(config).get(name)  # asking for one that differs between layers raises
     return isinstance(value, list | tuple) == isinstance(size, list | tuple) or value is None
+
+
+SEQUENCES, POSITIONS = 2, 16
+
+
+SELECTION_BIAS = re.compile(r"(correction_bias|balancing_biases|expert_bias|router\.bias)$")
+
+
+UNSEEN = "images"  # a site that no text reaches
+
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums in another order
+
+
+def random_model(architecture: str) -> PreTrainedModel:
+    """A tiny model whose routers spread their choices, with selection biases that change them."""
+    torch.manual_seed(0)
+    model = text_model(architecture)(tiny_config(architecture)).float().eval()
+    if model.config.is_encoder_decoder:
+        model.generation_config.decoder_start_token_id = 2
+    routers = [router.module for site in router_sites(model) for router in find_routers(model, site)]
+    with torch.no_grad():
+        for values in model.parameters():
+            if not values.isfinite().all():
+                values.normal_(0, 0.02)
+        for name, values in [*model.named_parameters(), *model.named_buffers()]:
+            if SELECTION_BIAS.search(name):
+                values.normal_(0, 0.3)
+            if name.endswith("tid2eid"):  # which experts a token id has
+                values.random_(0, 8)
+        for weight in (weight for router in routers for weight in router.parameters()):
+            if weight.dim() == 2 and len(weight) > 1:
+                weight.normal_(0, 0.3)
+    return model
+
+
+def some_tokens() -> Batch:
+    """Two sequences without padding."""
+    ids = torch.randint(3, 120, (SEQUENCES, POSITIONS), generator=torch.Generator().manual_seed(3))
+    return Batch(ids, torch.ones_like(ids))
+
+
+@torch.no_grad()
+def read(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """One forward; the logits, or the last hidden states of a model without a head."""
+    start = {}
+    if model.config.is_encoder_decoder:
+        start = {"decoder_input_ids": decoder_start(model, len(batch.input_ids)).input_ids}
+    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **start)
+    return output.logits if getattr(output, "logits", None) is not None else output.last_hidden_state
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    """Any tokenizer with as many tokens: texts are of no interest here."""
+    return AutoTokenizer.from_pretrained(embedded_path())
