@@ -8,6 +8,7 @@ from labels import labelled
 from moeviz_app import models, pairs, settings, shared, state
 from moeviz_app.asked import LONGEST, Run
 from moeviz_app.examples import EXAMPLES
+from moeviz_app.views.corpus import MOST_PASTED
 from moeviz_app.views.menu import GALLERY
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
@@ -152,8 +153,7 @@ def corpus() -> AppTest:
 
 def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
     app = corpus()
-    app.button[0].click().run()
-    assert not app.exception
+    press(app, "Trace the texts")
     trace = app.session_state["trace"]
     assert trace.tokens["label"].unique().tolist() == ["English", "French", "Python"]
     assert pictures(app) >= 3
@@ -162,9 +162,34 @@ def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
 def test_a_corpus_that_is_too_long_is_one_sentence(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_corpus_chars=50))
     app = corpus()
-    app.button[0].click().run()
-    assert not app.exception
+    press(app, "Trace the texts")
     assert "and 50 are allowed here" in sentences(app)
+
+
+def test_a_row_is_added_and_removed_and_a_row_that_lacks_its_label_or_text_is_left_out():
+    app = corpus()
+    press(app, "Add a text")
+    assert len(app.text_input) == len(app.text_area) == 4
+    app.text_input[3].set_value("German").run()
+    press(app, "Trace the texts")
+    assert app.session_state["trace"].tokens["label"].nunique() == 3  # it has no text yet
+    app.text_area[3].set_value("Es war kalt.").run()
+    press(app, "Trace the texts")
+    assert app.session_state["trace"].tokens["label"].nunique() == 4
+    for _ in range(3):
+        press(app, "Remove the last")
+    assert not app.exception
+    (last,) = (button for button in app.button if button.label == "Remove the last")
+    assert len(app.text_area) == 1 and last.disabled
+
+
+def test_so_many_texts_can_be_pasted_and_no_more():
+    app = corpus()
+    for _ in range(MOST_PASTED - 3):
+        press(app, "Add a text")
+    (more,) = (button for button in app.button if button.label == "Add a text")
+    assert len(app.text_area) == MOST_PASTED and more.disabled
+    assert "For more, upload a file" in sentences(app)
 
 
 def visit(**query: str) -> AppTest:
@@ -351,7 +376,7 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []

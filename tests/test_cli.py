@@ -556,7 +556,7 @@ def test_trace_takes_other_ways_to_generate(capsys):
 # moeviz history
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history", "moeviz/cli")
 def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history"]) == 0
     assert "local-experts" in capsys.readouterr().out

@@ -149,7 +149,7 @@ PRINTED_BY = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/embedded", "moeviz/capture")
 @PRINTED_BY
 def test_the_evaluation_that_ships_is_of_the_weights_that_ship(make, sections, model):
     check_sections(EVALUATION, make(model), sections)

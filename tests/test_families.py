@@ -25,7 +25,7 @@ def test_the_table_has_every_architecture_of_the_installed_transformers():
         assert known == here
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "tests/survey")
 @pytest.mark.parametrize("architecture", architectures())
 def test_an_architecture_is_read_as_the_table_says(architecture):
     found = list(rows_of(survey(architecture)))
@@ -64,7 +64,7 @@ def test_a_sample_of_architectures_obeys_changes_as_the_table_says(architecture)
     check_changes(architecture)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "tests/survey")
 @pytest.mark.parametrize("architecture", [name for name in architectures() if name not in SOME])
 def test_an_architecture_obeys_changes_as_the_table_says(architecture):
     check_changes(architecture)

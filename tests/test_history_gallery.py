@@ -75,7 +75,7 @@ def test_a_system_that_is_not_there_is_refused_by_name():
         next(checked(["perceptron"]))
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 def test_the_checks_of_two_systems_come_one_after_the_other_in_the_order_of_the_table():
     frames = list(checked(["counts", "local-experts"], quick=True))
     assert [frame["system"].unique().tolist() for frame in frames] == [["local-experts"], ["counts"]]

@@ -9,7 +9,7 @@ import pytest
 CHECK = Path(__file__).parent.parent / "kernels" / "compile_check.py"
 
 
-@pytest.mark.survey
+@pytest.mark.table("kernels")
 def test_every_kernel_compiles_without_spills_and_records_at_little_cost():
     """In a process of its own: this one may run kernels in Triton's interpreter, which cannot compile."""
     done = subprocess.run([sys.executable, CHECK], capture_output=True, text=True)

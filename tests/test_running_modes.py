@@ -42,7 +42,7 @@ def check(way, family):
     assert cell.outcome in ({EQUAL, REFUSED} if SURVEYED["refused"].get(way, True) else {EQUAL}), cell.says
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in EVERYWHERE and way not in SLOW])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler and accelerate, about models as tiny as these
@@ -50,7 +50,7 @@ def test_the_trace_is_what_the_experts_receive_of_the_finished_sequence(family, 
     check(way, family)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", EVERYWHERE)
 @pytest.mark.parametrize("family", MANY_KINDS)
 @pytest.mark.filterwarnings("ignore")
@@ -58,7 +58,7 @@ def test_whatever_goes_on_beside_it_the_trace_is_right_or_refused(family, way):
     check(way, family)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", SLOW)
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_inductor_compiled_is_traced_as_it_was_written(way):

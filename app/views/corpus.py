@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import streamlit as st
 from moeviz_app import datasets, settings, shared, state
 from moeviz_app.choices import choose_layer
@@ -25,10 +24,11 @@ if TYPE_CHECKING:
 
 Texts = list[tuple[str, str]]
 BEGINNING = [
-    {"label": "English", "text": "The sea was calm, and the old captain walked along the shore."},
-    {"label": "French", "text": "La mer était calme, et le vieux capitaine marchait sur la plage."},
-    {"label": "Python", "text": "def total(prices):\n    return sum(prices)\n"},
+    ("English", "The sea was calm, and the old captain walked along the shore."),
+    ("French", "La mer était calme, et le vieux capitaine marchait sur la plage."),
+    ("Python", "def total(prices):\n    return sum(prices)\n"),
 ]
+MOST_PASTED = 12  # more texts come as a file
 SOURCES = ("Paste", "Upload", "Evaluation set")
 BYTES_A_CHARACTER = 8  # in UTF-8 four, and as much again for the JSON around texts
 FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
@@ -69,11 +69,40 @@ def _texts() -> Texts:
         )
         _check_bytes(sum(file.size for file in files))
         return texts_of_files((file.name, file.getvalue()) for file in files)
-    table = st.data_editor(
-        pd.DataFrame(BEGINNING), num_rows="dynamic", hide_index=True, width="stretch", key=state.TEXTS, row_height=64
+    return _pasted()
+
+
+def _pasted() -> Texts:
+    """A label and a text a row, in fields of their own.
+
+    An editable table would take a forged message of thousands of new rows and apply them one by one, for minutes.
+    """
+    state.start_with(state.TEXTS, len(BEGINNING))
+    pairs = [_row(number) for number in range(state.value(state.TEXTS))]
+    with st.container(horizontal=True):
+        full, least = len(pairs) >= MOST_PASTED, len(pairs) <= 1
+        st.button("Add a text", icon=":material/add:", on_click=_change_rows, args=(1,), disabled=full)
+        st.button("Remove the last", icon=":material/remove:", on_click=_change_rows, args=(-1,), disabled=least)
+    if full:
+        say(f"At most {MOST_PASTED} texts can be pasted. For more, upload a file.")
+    # A browser may send anything, not strings alone.
+    return [pair for pair in pairs if all(isinstance(part, str) and part for part in pair)]
+
+
+def _row(number: int) -> tuple[str, str]:
+    label, text = BEGINNING[number] if number < len(BEGINNING) else ("", "")
+    shown = "visible" if number == 0 else "collapsed"
+    left, right = st.columns([1, 4])
+    kept = {"persist_state": "session", "label_visibility": shown}
+    return (
+        left.text_input("Label" if number == 0 else f"Label {number + 1}", label, key=f"label {number}", **kept),
+        right.text_area("Text" if number == 0 else f"Text {number + 1}", text, key=f"text {number}", height=68, **kept),
     )
-    filled = table.dropna()
-    return [(str(label), str(text)) for label, text in filled.itertuples(index=False) if label and text]
+
+
+def _change_rows(by: int) -> None:
+    """Callback of the two buttons. A text that is removed is there again when its row is added again."""
+    state.set_value(state.TEXTS, min(max(state.value(state.TEXTS) + by, 1), MOST_PASTED))
 
 
 def _check_bytes(given: int) -> None:
