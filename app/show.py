@@ -18,7 +18,6 @@ from moeviz_app.traces.once import once
 
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.metrics.said import said
 from moeviz.metrics.words import in_words_of
 from moeviz.model_info import ModelInfo
 from moeviz.report.pictures import installed, svg
@@ -91,7 +90,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Told | None = None) -> None:
         return
     heading(chart, trace.model)
     with explained():
-        sentence = once(part, (chart.key, "said"), lambda: said(chart.key, frame))
+        sentence = once(part, (chart.key, "said"), lambda: chart.caption(frame))
         if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
             st.text(in_words_of(trace.model, sentence))
         picture_and_words(chart, frame, part)

@@ -31,6 +31,8 @@ class Chart:
     two_layers: bool = False  # whether marks are pairs of layers: a click on one chooses them
     themed: bool = False  # whether `draw` takes `dark`, for colours that suit a dark page
 
+    say: Callable[[pd.DataFrame], str | None] | None = None  # of the numbers that are drawn: see `caption`
+
     def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:
         """The picture of these numbers, for a light page or a dark one where that makes a difference."""
         return self.draw(frame, dark=dark) if self.themed else self.draw(frame)
@@ -44,6 +46,15 @@ class Chart:
         if say(USUAL_WORDS) == USUAL_WORDS:
             return self
         return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
+
+    def caption(self, frame: pd.DataFrame) -> str | None:
+        """What stands out in these numbers, in one sentence of at most 25 words; None where nothing does.
+
+        It is computed from the very frame that is drawn, and quotes labels as they are: it is for a text node, never
+        for HTML or Markdown. Where chance is known, luck among all that is drawn must explain what is said at most once
+        in a thousand times (`moeviz.metrics.significance`); elsewhere each function states the size that it asks for.
+        """
+        return self.say(frame) if self.say is not None and len(frame) else None
 
     @property
     def key(self) -> str:

@@ -5,7 +5,16 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.load import balance, coverage, expert_load, importance
+from moeviz.metrics.load import (
+    balance,
+    balance_caption,
+    busiest_caption,
+    coverage,
+    expert_load,
+    importance,
+    importance_caption,
+    load_caption,
+)
 
 SHARE = "share of assignments"
 MANY_EXPERTS = 64  # past which the sign of an unused expert is small
@@ -151,6 +160,7 @@ CHARTS = (
         "and blue less, and a cross is an expert that no token was routed to.",
         measure=expert_load,
         draw=load_heatmap,
+        say=load_caption,
         expert="expert",
         themed=True,
     ),
@@ -160,6 +170,7 @@ CHARTS = (
         "uniform share.",
         measure=expert_load,
         draw=load_bars,
+        say=load_caption,
         expert="expert",
         layers="one",
     ),
@@ -169,6 +180,7 @@ CHARTS = (
         "the dashed diagonal, the more uniform the load.",
         measure=coverage,
         draw=coverage_curve,
+        say=None,  # its numbers are shares without counts, and of a short text a few experts do most by luck
     ),
     Chart(
         "Is the load less uniform than chance would make it?",
@@ -176,6 +188,7 @@ CHARTS = (
         "random would show over as many tokens.",
         measure=balance,
         draw=balance_by_layer,
+        say=balance_caption,
     ),
     Chart(
         "How overloaded is the busiest expert of each layer?",
@@ -183,6 +196,7 @@ CHARTS = (
         "means twice the uniform share of the assignments.",
         measure=balance,
         draw=busiest_by_layer,
+        say=busiest_caption,
     ),
     Chart(
         "Do routers use the experts that they give high probabilities?",
@@ -190,6 +204,7 @@ CHARTS = (
         "assignments than its mean probability, below it for a smaller one.",
         measure=importance,
         draw=load_against_importance,
+        say=importance_caption,
         expert="expert",
     ),
 )

@@ -3,10 +3,10 @@
 from moeviz.charts.chart import Chart
 from moeviz.charts.serving_curves import distinct_experts_curve, hit_rate_curve, prefetch_curve
 from moeviz.charts.serving_planes import cards_that_fit, placement_plane
-from moeviz.serving.batches import batch_coverage
-from moeviz.serving.budget import hit_rates
+from moeviz.serving.batches import batch_coverage, batch_coverage_caption
+from moeviz.serving.budget import hit_rates, hit_rates_caption
 from moeviz.serving.memory import what_fits
-from moeviz.serving.placement import serving_placement
+from moeviz.serving.placement import serving_placement, serving_placement_caption
 from moeviz.serving.prefetch import prefetch_recall
 
 CACHE = Chart(
@@ -16,6 +16,7 @@ CACHE = Chart(
     "are needed can pass the dotted one. Where LRU is above the most used, recency counts for more than popularity.",
     measure=hit_rates,
     draw=hit_rate_curve,
+    say=hit_rates_caption,
 )
 BATCH = Chart(
     "How many experts does a batch of tokens need?",
@@ -23,6 +24,7 @@ BATCH = Chart(
     "line is what tokens would need if each chose its experts at random.",
     measure=batch_coverage,
     draw=distinct_experts_curve,
+    say=batch_coverage_caption,
 )
 PREFETCH = Chart(
     "How many of a token's experts can be fetched ahead?",
@@ -30,6 +32,7 @@ PREFETCH = Chart(
     "height is the share of the experts of the second half that it named. The dashed line names experts at random.",
     measure=prefetch_recall,
     draw=prefetch_curve,
+    say=None,  # its numbers are shares without counts, and of a short text a predictor does well by luck
 )
 PLANE = Chart(
     "Which placement on devices costs what?",
@@ -38,6 +41,7 @@ PLANE = Chart(
     "half of the tokens and judged on the second.",
     measure=serving_placement,
     draw=placement_plane,
+    say=serving_placement_caption,
 )
 FITS = Chart(
     "Which cards hold the model?",
@@ -45,6 +49,7 @@ FITS = Chart(
     "of so many tokens. It is an estimate from the model's configuration, and leaves a tenth of each card free.",
     measure=what_fits,
     draw=cards_that_fit,
+    say=None,  # it is arithmetic on the model's sizes: every cell is an answer
 )
 OF_TRACES = (CACHE, PLANE, BATCH, PREFETCH)  # without a budget, rates by experts; on as many devices as is usual
 CHARTS = (*OF_TRACES, FITS)

@@ -1,5 +1,7 @@
 """How routing went while a model trained: of one run, or of two on the same axes. Not a topic: no trace has it."""
 
+from dataclasses import dataclass
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -7,7 +9,14 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
+from moeviz.metrics.load import importance_caption
 from moeviz.training.recorded.at_end import importance_at_end
+from moeviz.training.recorded.captions import (
+    effective_experts_caption,
+    lacking_caption,
+    load_over_steps_caption,
+    violation_caption,
+)
 from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
 from moeviz.training.recorded.run import ALIVE, runs_of
 
@@ -19,6 +28,18 @@ LOW = 280  # pixels
 NAMED_STRETCHES = 8  # past which the words would cover each other
 VIOLATION, EFFECTIVE_SHARE = "MaxVio (busiest / uniform share − 1)", "effective experts, of all"
 AXES = {"step": "steps", "tokens": "training tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunChart(Chart):
+    """A chart that draws several runs together, and can say which of them it cannot draw."""
+
+    drawn_columns: tuple[str, ...] = ()  # where they are all empty, the run is not drawn
+    lacks: str = ""  # what such a run has, in words: "no loss"
+
+    def lacking(self, frame: pd.DataFrame) -> str | None:
+        """Name the runs that are not drawn; None if all are, or none."""
+        return lacking_caption(frame, self.drawn_columns, self.lacks)
 
 
 def axis_of(frame: pd.DataFrame) -> str:
@@ -186,6 +207,7 @@ HEATMAP = Chart(
     "than a uniform share and blue is less. A hatched stretch is one in which the expert was dead: it got no token.",
     measure=load_over_steps,
     draw=expert_steps_heatmap,
+    say=load_over_steps_caption,
     themed=True,
 )
 LAYERS = Chart(
@@ -195,19 +217,25 @@ LAYERS = Chart(
     measure=violation_over_steps,
     draw=layer_steps_heatmap,
 )
-BALANCE = Chart(
+BALANCE = RunChart(
     "How uneven is the load, and is it more than luck?",
     "The thick line is the worst layer, the thin one the median, and the band reaches to the best. The dashed line is "
     "what luck alone gives with as many tokens: small steps are uneven in every run.",
     measure=balance_over_steps,
     draw=violation_curve,
+    say=violation_caption,
+    drawn_columns=("worst",),
+    lacks="no figures of its layers",
 )
-EFFECTIVE = Chart(
+EFFECTIVE = RunChart(
     "How many experts share the work in effect?",
     "So many experts, used evenly, would be as uneven as the layer is: 100% is all of them. The thick line is the "
     "worst layer, the thin one the median. Below the dashed line, at half, the alarm says collapse.",
     measure=balance_over_steps,
     draw=effective_experts_curve,
+    say=effective_experts_caption,
+    drawn_columns=("fewest",),
+    lacks="no counts of its experts",
 )
 IMPORTANCE = Chart(
     "Which experts does the router trust, but not use?",
@@ -215,4 +243,5 @@ IMPORTANCE = Chart(
     "further up it does more of the work. Far below the dashed line is trusted but not used.",
     measure=importance_at_end,
     draw=trusted_and_used,
+    say=importance_caption,
 )

@@ -5,7 +5,14 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.training import CELLS, LOW, along, axis_of, run_colour, when
+from moeviz.charts.training import CELLS, LOW, RunChart, along, axis_of, run_colour, when
+from moeviz.training.recorded.captions import (
+    aux_loss_caption,
+    change_caption,
+    gradients_caption,
+    logits_caption,
+    loss_caption,
+)
 from moeviz.training.recorded.figures_over_steps import (
     aux_over_steps,
     change_over_steps,
@@ -133,34 +140,46 @@ def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
     return alt.StrokeDash(f"{field}:N", scale=scale, legend=legend)
 
 
-LOSS = Chart(
+LOSS = RunChart(
     "Does the loss show it?",
     "Each line is a run's loss as it was logged, with the aux loss in it where the trainer adds that. Routers can "
     "collapse while it falls.",
     measure=loss_over_steps,
     draw=loss_curve,
+    say=loss_caption,
+    drawn_columns=("loss",),
+    lacks="no loss",
 )
-AUX = Chart(
+AUX = RunChart(
     "Is the aux loss on, and does it keep the load even?",
     "The solid line is measured, of the worst layer, and is 1, the grey line, where load is even. The dashed line in "
     "the same colour is what the model returned: models of transformers pool their layers, so theirs is k where load "
     "is even.",
     measure=aux_over_steps,
     draw=aux_loss_curve,
+    say=aux_loss_caption,
+    drawn_columns=("aux_worst", "aux_loss"),
+    lacks="no aux loss",
 )
-LOGITS = Chart(
+LOGITS = RunChart(
     "Do the routers' logits grow?",
     "The solid line is the z-loss and the dashed one the root mean square of the logits, of the worst layer. A z-loss "
     "that doubles within 100 steps raises an alarm.",
     measure=logits_over_steps,
     draw=z_loss_curve,
+    say=logits_caption,
+    drawn_columns=("worst",),
+    lacks="no figures of its logits",
 )
-CHANGE = Chart(
+CHANGE = RunChart(
     "How much of the probe set's routing still changes?",
     "Each point is a snapshot: the share of choices that differ from the snapshot before. The line is the mean of the "
     "layers, the band reaches from the one that changed least to the one that changed most.",
     measure=change_over_steps,
     draw=probe_change_curve,
+    say=change_caption,
+    drawn_columns=("mean",),
+    lacks="fewer than two snapshots of a probe set",
 )
 GRADIENTS = Chart(
     "Which routers learn?",
@@ -168,4 +187,5 @@ GRADIENTS = Chart(
     "experts had no gradient at all.",
     measure=gradients_over_steps,
     draw=router_gradient_heatmap,
+    say=gradients_caption,
 )

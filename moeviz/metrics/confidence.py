@@ -5,6 +5,7 @@ import pandas as pd
 
 from moeviz.metrics.recorded import of_tokens
 from moeviz.metrics.tokens import token_columns
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
@@ -96,3 +97,30 @@ def _quantiles(values: np.ndarray) -> dict[str, np.ndarray]:
     if not values.shape[1]:
         return dict.fromkeys(QUANTILES, np.full(len(values), np.nan))
     return dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=1), strict=True))
+
+
+def entropy_caption(frame: pd.DataFrame) -> str | None:
+    """Name the most and the least decided layer, if the middle halves of their tokens do not meet."""
+    return _furthest_apart(
+        frame,
+        "Routers are most undecided at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f} of 1.",
+    )
+
+
+def margin_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layers where the first expert leads most and least, if the middle halves of their tokens do not meet."""
+    return _furthest_apart(
+        frame,
+        "The first expert leads most at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f}.",
+    )
+
+
+def _furthest_apart(frame: pd.DataFrame, sentence: str) -> str | None:
+    known = frame[frame["q10"] < frame["q90"]]  # several tokens, and several experts
+    if known.empty:
+        return None
+    high, low = one_row(known, known["q50"].idxmax()), one_row(known, known["q50"].idxmin())
+    if not high.q25 > low.q75:
+        return None
+    layers = {"high": f"{high.layer}", "low": f"{low.layer}"}
+    return sentence.format(**layers, top=high.q50, bottom=low.q50)

@@ -8,11 +8,11 @@ import pandas as pd
 from jaxtyping import Bool, Float64
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.significance import STANDS_OUT
 from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 199
 LUCK = 0.05  # what could be luck more often than this does not stand out
-STANDS_OUT = 1.5  # times a uniform share, from which on a kind of text is worth a word
 BINS = 20
 
 

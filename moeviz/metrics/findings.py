@@ -15,8 +15,8 @@ from jaxtyping import Float64, Int16, Int64
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert import LUCK, STANDS_OUT
 from moeviz.metrics.expert_tokens import token_codes
-from moeviz.metrics.luck import divergence
 from moeviz.metrics.runs import LayerRuns, all_in_one, runs_of_layers
+from moeviz.metrics.significance import divergence
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
 from moeviz.metrics.words import item_word, layer_word, percent, quoted
 from moeviz.routing_trace import RoutingTrace

@@ -8,6 +8,8 @@ from jaxtyping import Bool
 
 from moeviz.metrics.chosen import chosen_experts
 from moeviz.metrics.recorded import of_each_layer, of_tokens
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -186,3 +188,23 @@ def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
     sets = np.unpackbits(packed, axis=1, count=chosen.shape[1]).astype(np.float32)
     shares = counts / counts.sum()
     return float(shares @ (sets @ sets.T > 0) @ shares)
+
+
+def first_choice_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where neighbours go to the same first expert most beyond chance."""
+    return _repeats_caption(frame[frame["choice"] == FIRST_CHOICE], "have the same first choice")
+
+
+def any_choice_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where neighbours have an expert in common most beyond chance."""
+    return _repeats_caption(frame[frame["choice"] != FIRST_CHOICE], "have an expert in common")
+
+
+def _repeats_caption(frame: pd.DataFrame, what: str) -> str | None:
+    own = frame[frame["routing"] == THIS_TRACE]
+    at = clearest(own["share"], own["pairs"].astype("float64"), own["load_chance"].astype("float64"), 1.2)
+    if at is None:
+        return None
+    row = one_row(own, at)
+    chance = percent(row.load_chance)
+    return f"At layer {row.layer}, {percent(row.share)} of neighbouring tokens {what}; at random it would be {chance}."

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int32, Int64, Num
 
 from moeviz.errors import MoevizError
 from moeviz.metrics.recorded import LayerCounts, counted_layers
+from moeviz.metrics.words import one_row
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import NONE, LayerSets, layer_sets
@@ -146,3 +147,14 @@ def _in_a_row(found: LayerSets, uses: Uses, sizes: Int64[np.ndarray, " B"]) -> F
 def _windows(lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """How many windows of each size lie in stretches of which `lengths[g]` are g long."""
     return lengths[::-1].cumsum().cumsum()[::-1]
+
+
+def batch_coverage_caption(frame: pd.DataFrame) -> str | None:
+    """Say what the largest batch in a row that is short of all experts needs, if a fifth less than at random."""
+    means = frame.groupby("batch")[["consecutive", "even"]].mean().reset_index().dropna()
+    fewer = means[means["consecutive"] <= (1 - 0.2) * means["even"]]
+    if fewer.empty:
+        return None
+    row = one_row(fewer, fewer.index[-1])
+    needs = f"{row.batch:.0f} tokens in a row need {row.consecutive:.1f} experts a layer"
+    return f"{needs}; if they chose at random, it would be {row.even:.1f}."

@@ -192,3 +192,15 @@ def plan_text(plan: Int64[np.ndarray, " S"], devices: int) -> str:
     '0 3|2 1'
     """
     return "|".join(" ".join(map(str, part)) for part in plan.reshape(devices, -1).tolist())
+
+
+def serving_placement_caption(frame: pd.DataFrame) -> str | None:
+    """Say what balancing or copies change in the busiest device on held-out tokens, if a fifth or more."""
+    means = frame.groupby("placement")["imbalance"].mean()
+    if not {"contiguous", "balanced", "copies"} <= set(means.index) or not means["contiguous"] > 1:
+        return None
+    better = means[["balanced", "copies"]].min()
+    if not abs(means["contiguous"] - better) >= 0.2 * means["contiguous"] or frame["imbalance"].isna().any():
+        return None
+    plan = f"balanced {means['balanced']:.2f}×, with copies {means['copies']:.2f}×"
+    return f"The busiest device has {means['contiguous']:.2f}× the mean load with experts in order, {plan} (held out)."
