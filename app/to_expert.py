@@ -10,8 +10,7 @@ from moeviz_app.pictures import altair_chart
 from moeviz_app.server.short_links import LINKS
 from moeviz_app.traces import recent, recorded
 
-from moeviz.charts.chart import Chart
-from moeviz.charts.to_expert import EXPERT, PAIR, clickable
+from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.metrics.words import layer_word

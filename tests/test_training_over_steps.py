@@ -9,7 +9,7 @@ import pytest
 from test_charts import check_golden, encodings
 
 from moeviz.charts import training as charts
-from moeviz.charts import training_figures as figures
+from moeviz.charts import training as figures
 from moeviz.errors import MissingField
 from moeviz.training.reading import read_run_file
 from moeviz.training.recorded.at_end import counts_at_end, importance_at_end, worst_layer

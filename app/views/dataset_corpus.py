@@ -7,7 +7,7 @@ from moeviz_app.show import explained, refuse
 from moeviz_app.views.dataset_topic import charts_of, dataset_facts, draw, question, whole
 
 from moeviz.charts import coverage, load, specialization
-from moeviz.charts.corpus import OVER_TIME
+from moeviz.charts.load import OVER_TIME
 from moeviz.metrics.load import counts_summary
 
 NONE = "no dataset: texts of your own"

@@ -13,8 +13,19 @@ from moeviz_app.show import alternative, explained, heading, on_dark, picture_an
 from moeviz_app.views.training_snapshots import show_snapshots
 
 from moeviz.charts.chart import Chart
-from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS, RunChart
-from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
+from moeviz.charts.training import (
+    AUX,
+    BALANCE,
+    CHANGE,
+    EFFECTIVE,
+    GRADIENTS,
+    HEATMAP,
+    IMPORTANCE,
+    LAYERS,
+    LOGITS,
+    LOSS,
+    RunChart,
+)
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
 from moeviz.training.recorded.at_end import worst_layer

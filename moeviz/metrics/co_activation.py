@@ -5,9 +5,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.inputs import check_cells, chosen_experts, per_layer
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
@@ -18,7 +16,7 @@ MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: 1,02
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
-@of_each_layer
+@per_layer
 def co_activation(trace: RoutingTrace) -> pd.DataFrame:
     """How often two experts of a layer are chosen for the same token, next to what chance would give.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.tokens import token_columns
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
@@ -11,7 +11,7 @@ from moeviz.routing_trace import RoutingTrace
 QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
-@of_tokens
+@needs_tokens
 def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
     """How undecided each layer's router was: 0 if it is certain of one expert, 1 if all seem equally good.
 
@@ -32,7 +32,7 @@ def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame({"layer": np.asarray(trace.model.layers, np.int32)} | columns | _quantiles(share))
 
 
-@of_tokens
+@needs_tokens
 def top_margin(trace: RoutingTrace) -> pd.DataFrame:
     """How far the router's most probable expert was ahead of the second: 0 is a tie, 1 is complete certainty.
 
@@ -52,7 +52,7 @@ def top_margin(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame({"layer": np.asarray(trace.model.layers, np.int32)} | columns | _quantiles(top - second))
 
 
-@of_tokens
+@needs_tokens
 def token_entropy(trace: RoutingTrace) -> pd.DataFrame:
     """Where in the text each router was undecided: the entropy of every token at every layer.
 

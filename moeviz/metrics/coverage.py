@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.recorded import LayerCounts, counted_layers, of_each_layer
+from moeviz.metrics.inputs import LayerCounts, layer_counts, per_layer
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -30,7 +30,7 @@ def experts_needed(trace: Counted) -> pd.DataFrame:
     Source: a Lorenz curve (Lorenz 1905) read at a level, from the busiest expert down.
     """
     rows = []
-    for found in counted_layers(trace):
+    for found in layer_counts(trace):
         layer, num_experts, counts = found.layer, found.num_experts, found.counts[0]
         served = np.sort(counts)[::-1].cumsum()
         by_lot = _needed_by_lot(_served_tokens(trace, found), int(counts.sum()), num_experts)
@@ -65,7 +65,7 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
     return [int(count) for count in np.ceil(needed - 1e-6)]
 
 
-@of_each_layer
+@per_layer
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
     """How many different experts of each layer a text has used after its first t tokens.
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.layers import first_choices_of_two, overlap
-from moeviz.metrics.recorded import of_tokens
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
@@ -20,7 +20,7 @@ MOST_SHUFFLED, MOST_SHUFFLES = 2**24, 20
 CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
-@of_tokens
+@needs_tokens
 def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
 
@@ -63,7 +63,7 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return sums
 
 
-@of_tokens
+@needs_tokens
 def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in the next, by first choices.
 
@@ -89,7 +89,7 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-@of_tokens
+@needs_tokens
 def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in any later one, by first choices.
 

@@ -9,9 +9,8 @@ import pandas as pd
 from jaxtyping import Int16
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
+from moeviz.metrics.inputs import check_cells, needs_tokens, recorded_together
 from moeviz.metrics.load import balance, expert_load
-from moeviz.metrics.recorded import of_tokens, recorded_together
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -51,7 +50,7 @@ def balance_of_two(trace: Counted) -> pd.DataFrame:
     return frame.assign(even=frame["measure"].map(EVENNESS).astype(np.float64))
 
 
-@of_tokens
+@needs_tokens
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
     """Where the tokens of each expert go: from the first choice in one layer to the first choice in the other.
 
@@ -87,7 +86,7 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def overlap(trace: RoutingTrace) -> pd.DataFrame:
     """How much one layer's choices tell about the other's, and how often both choose the same id.
 

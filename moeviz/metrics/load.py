@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Num
 
-from moeviz.metrics.recorded import LayerCounts, counted_layers, of_tokens
+from moeviz.metrics.inputs import LayerCounts, layer_counts, needs_tokens
 from moeviz.metrics.significance import RARE, clearest
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -25,7 +25,7 @@ def expert_load(trace: Counted) -> pd.DataFrame:
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token instead of one.
     """
-    frames = [_load_of_layer(found.layer, found.counts[0]) for found in counted_layers(trace)]
+    frames = [_load_of_layer(found.layer, found.counts[0]) for found in layer_counts(trace)]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -47,7 +47,7 @@ def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def importance(trace: RoutingTrace) -> pd.DataFrame:
     """How probable each router found each expert, next to how much it used it.
 
@@ -79,7 +79,7 @@ def balance(trace: Counted) -> pd.DataFrame:
     28255.
     """
     rows = []
-    for found in counted_layers(trace):
+    for found in layer_counts(trace):
         counts, mean = found.counts[0], found.counts[0].mean()
         chance = np.sqrt(_variance(trace, found)) / mean if mean else np.nan
         facts = {"layer": found.layer, "num_experts": found.num_experts, "assignments": counts.sum()}
@@ -136,7 +136,7 @@ MEASURES = ("max_over_mean", "max_violation", "cv", "normalised_entropy", "gini"
 OVER_TIME = ("part", "layer", "assignments", *MEASURES, "dead_experts")
 
 
-@of_tokens
+@needs_tokens
 def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
     """How evenly each part of a long text, or of a corpus, divides its work among the experts of each layer.
 
@@ -150,7 +150,7 @@ def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
     """
     rows = []
     for part, start in enumerate(range(0, len(trace.tokens), tokens)):
-        for found in counted_layers(trace.select(tokens=slice(start, start + tokens))):
+        for found in layer_counts(trace.select(tokens=slice(start, start + tokens))):
             facts = {"part": part, "layer": found.layer, "assignments": found.counts[0].sum()}
             rows.append(facts | balance_of_counts(found.counts[0]))
     kinds = {"part": np.int32, "layer": np.int32, "assignments": np.int64}

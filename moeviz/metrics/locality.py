@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer, of_tokens
+from moeviz.metrics.inputs import chosen_experts, needs_tokens, per_layer
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import ModelInfo
@@ -31,7 +30,7 @@ MIXTRAL_TABLE_5 = {
 }
 
 
-@of_each_layer
+@per_layer
 def locality(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer.
 
@@ -56,7 +55,7 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, np.zeros(len(trace.tokens), np.int64), [""]).drop(columns="label")
 
 
-@of_each_layer
+@per_layer
 def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
 
@@ -70,7 +69,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, codes, names)
 
 
-@of_tokens
+@needs_tokens
 def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, next to the published figures of Mixtral 8x7B.
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 
-@of_tokens
+@needs_tokens
 def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     """The auxiliary load-balancing loss: the measure of imbalance that training pushes down, layer by layer.
 
@@ -62,7 +62,7 @@ def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
     return np.stack([np.bincount(layer[layer >= 0], minlength=width) for layer in chosen])
 
 
-@of_tokens
+@needs_tokens
 def z_loss(trace: RoutingTrace) -> pd.DataFrame:
     """The router z-loss, which keeps logits small so that training stays stable, layer by layer.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MissingField
-from moeviz.metrics.recorded import of_tokens, recorded_together
+from moeviz.metrics.inputs import needs_tokens, recorded_together
 from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
@@ -39,7 +39,7 @@ def parameter_split(trace: Counted) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["convention", "part", "parameters", "active"])
 
 
-@of_tokens
+@needs_tokens
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     """How much of the model a text has touched after its first t tokens.
 

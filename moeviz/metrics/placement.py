@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64, Int64, Num
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import LayerCounts, counted_layers
+from moeviz.metrics.inputs import LayerCounts, layer_counts
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
@@ -43,7 +43,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
     Source: EPLB (github.com/deepseek-ai/EPLB); DeepSeek-V3 (arXiv 2412.19437), section 3.4, 'redundant experts'.
     """
     frames = []
-    for found in counted_layers(trace):
+    for found in layer_counts(trace):
         layer = found.layer
         n, extra = placement_sizes(trace, found.row, devices, copies)
         for judged_on, planned, judged in _judgements(trace, found):

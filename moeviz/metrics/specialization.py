@@ -10,9 +10,8 @@ import pandas as pd
 from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.budget import check_cells
 from moeviz.metrics.divergence import divergences, entropy
-from moeviz.metrics.recorded import counted_layers, of_each_layer
+from moeviz.metrics.inputs import check_cells, layer_counts, per_layer
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.words import one_row, percent, short
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -42,7 +41,7 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
         labels, _ = trace.labels("Load by label")
         check_cells("Load by label", trace.experts.size, labels=len(labels), experts=sum(trace.model.num_experts))
     by_label, frames = trace.counts_by_label("Load by label"), []
-    for found in counted_layers(trace, by_label):
+    for found in layer_counts(trace, by_label):
         some, num_experts = found.tokens > 0, found.num_experts
         counts, tokens = found.counts[some], found.tokens[some, None]
         names = np.array(by_label.groups, object)[some]
@@ -59,7 +58,7 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-@of_each_layer
+@per_layer
 def label_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert of an assignment tells about the label of its token, layer by layer.
 
@@ -93,7 +92,7 @@ def label_information(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32})
 
 
-@of_each_layer
+@per_layer
 def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
     """How differently two labels are routed: 0 bits if both use the experts alike, 1 bit if they have none in common.
 

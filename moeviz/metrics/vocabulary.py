@@ -13,8 +13,7 @@ import pandas as pd
 from jaxtyping import Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
-from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.inputs import check_cells, per_layer
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.tokens import SPECIAL_TOKEN
 from moeviz.metrics.words import one_row, percent
@@ -36,7 +35,7 @@ _SPECIAL = re.compile(rf"{SPECIAL_TOKEN.pattern}|⟨.+⟩|")
 _PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
 
 
-@of_each_layer
+@per_layer
 def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) -> pd.DataFrame:
     """The tokens most specific to each expert: those that are routed to it nearly whenever they occur.
 
@@ -94,7 +93,7 @@ def top_of_layer(
     return pd.DataFrame(columns)
 
 
-@of_each_layer
+@per_layer
 def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
     """How strongly each token of a layer keeps to one expert: the mean over the vocabulary, and what luck would give.
 
@@ -123,7 +122,7 @@ def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.Dat
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32, "token_ids": np.int64})
 
 
-@of_each_layer
+@per_layer
 def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
     """How strongly the tokens of each expert keep to it.
 
@@ -222,7 +221,7 @@ def _counts(
     return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
 
 
-@of_each_layer
+@per_layer
 def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
     """How the tokens of each kind of text (words, digits, spaces …) are divided among the experts, layer by layer.
 

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float64, Int32, Int64, Num
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import LayerCounts, counted_layers
+from moeviz.metrics.inputs import LayerCounts, layer_counts
 from moeviz.metrics.words import one_row
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -61,7 +61,7 @@ def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd
         parts = [_of_sets(found, sizes, k) for found in layer_sets(trace)]
     else:
         parts = [
-            _of_counts(found, found.num_experts - trace.model.zero_experts, sizes, k) for found in counted_layers(trace)
+            _of_counts(found, found.num_experts - trace.model.zero_experts, sizes, k) for found in layer_counts(trace)
         ]
     return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 

@@ -7,7 +7,7 @@ from moeviz_app.facts import figures, trace_name
 from moeviz_app.traces import recorded
 from moeviz_app.views.history.gallery import BY_LABEL, as_any_trace, read_more, shown
 
-from moeviz.charts.several import INFORMATION, REPETITION
+from moeviz.charts.multi_trace import INFORMATION, REPETITION
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.embedded.own_models import NATURAL

@@ -10,7 +10,7 @@ from moeviz_app.show import explained, heading, note, picture_and_words
 from moeviz_app.traces import recorded
 
 from moeviz.charts.one_input import ONE_INPUT, described
-from moeviz.charts.side_by_side import SIDE_BY_SIDE
+from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.history.story import PARTS, PAYOFF, STEPS, Step
 from moeviz.history.story_seen import Meters, Seen
 from moeviz.history.systems import part
