@@ -97,8 +97,8 @@ MAY_IMPORT = {
     "moeviz/formats/dataset/*": f". moeviz.formats.trace_facts {FILES}",
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
-    "moeviz/charts/serving.py": ". moeviz.serving",
-    "moeviz/charts/training*.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
+    "moeviz/charts/serving.py": f". moeviz.serving moeviz.metrics {INERT} altair",
+    "moeviz/charts/training.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
@@ -123,6 +123,7 @@ MAY_IMPORT = {
     "moeviz/model_info.py": "moeviz.errors moeviz.names",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.names",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
+    "moeviz/moved.py": "",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",

@@ -28,9 +28,8 @@ from moeviz.embedded.own_models import installed
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.findings import findings
-from moeviz.metrics.load import expert_load
+from moeviz.metrics.load import expert_load, load_caption
 from moeviz.metrics.parameters import touched_growth
-from moeviz.metrics.said import said
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 from moeviz.spreadsheets import table_as_csv
@@ -304,7 +303,7 @@ def test_every_chart_says_how_its_numbers_are_computed(real_trace):
 
 def test_a_chart_says_what_stands_out_and_keeps_silent_where_nothing_does_or_layers_are_none():
     trace = sample_trace(tokens=200)
-    told = said("load_heatmap", expert_load(trace))
+    told = load_caption(expert_load(trace))
     assert told and told in sentences(topic_page("Load", trace))
     steps = replace(trace, model=replace(trace.model, layer_kind="time step"))
     assert told not in sentences(topic_page("Load", steps))

@@ -9,8 +9,7 @@ from test_app import SAFE_ELEMENTS, SECONDS, pictures, sentences, traces_page
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_json
-from moeviz.metrics.load import expert_load
-from moeviz.metrics.said_of_counts import said_of_counts
+from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.published import MODELS, published_counts
 from moeviz.routing_trace import RoutingTrace
@@ -47,7 +46,7 @@ def filled(app, **told: int):
 
 
 def answer(counts: ExpertCounts) -> str:
-    return said_of_counts(expert_load(counts.counts()))
+    return counts_summary(expert_load(counts.counts()))
 
 
 @pytest.mark.parametrize("model", MODELS)

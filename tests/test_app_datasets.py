@@ -24,8 +24,7 @@ from moeviz.corpus.answers import FROM_TABLES, answer_of
 from moeviz.errors import InvalidTrace
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
-from moeviz.metrics.load import expert_load
-from moeviz.metrics.said_of_counts import said_of_counts
+from moeviz.metrics.load import counts_summary, expert_load
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 NAME = "my corpus"
@@ -94,7 +93,7 @@ def test_it_opens_on_the_page_corpus_with_the_numbers_of_the_trace(serving, fold
     assert title(app) == "Corpus" and pictures(app) == 5
     facts = "Dataset my corpus: 400 tokens in 10 texts through sample, 4 MoE layers, top-2 of 8 experts"
     assert facts in sentences(app)
-    assert said_of_counts(expert_load(texts_of())) in sentences(app)
+    assert counts_summary(expert_load(texts_of())) in sentences(app)
     assert app.session_state["address"] == {"dataset": NAME, "layer": "2"}
 
 
@@ -269,7 +268,7 @@ def test_a_dataset_that_is_written_anew_is_read_anew(serving, folder):
     shutil.rmtree(folder)
     write_dataset(texts_of(tokens=200), folder)
     assert "200 tokens" in sentences(faultless(app.run()))
-    assert said_of_counts(expert_load(texts_of(tokens=200))) in sentences(app)
+    assert counts_summary(expert_load(texts_of(tokens=200))) in sentences(app)
 
 
 def test_a_dataset_that_is_gone_is_said_without_its_path(serving, folder):

@@ -9,8 +9,7 @@ from moeviz_app.session.trace_store import TraceStore
 from test_app import SAFE_ELEMENTS, page, pictures, sentences
 from test_engine_difference import late, noisy
 
-from moeviz.metrics.engine_difference import engine_difference, first_partings
-from moeviz.metrics.said_of_engines import said_of_engines
+from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
@@ -32,7 +31,7 @@ def test_the_two_newest_of_the_same_text_are_compared_in_a_sentence_and_three_ch
     app = visit(other, *pair)
     assert not app.exception and pictures(app) == 3
     assert (app.session_state[session.FIRST_TRACE], app.session_state[session.SECOND_TRACE]) == ("trace 1", "trace 2")
-    assert said_of_engines(engine_difference(pair), first_partings(pair)) in sentences(app)
+    assert engine_difference_summary(engine_difference(pair), first_partings(pair)) in sentences(app)
 
 
 def test_a_misalignment_is_said_and_not_drawn_as_disagreement():

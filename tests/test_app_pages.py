@@ -21,7 +21,7 @@ from tiny_models import tiny_tokenizer
 
 import moeviz
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.several import CHARTS as OF_SEVERAL
+from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.metrics.tokens import visible
 from moeviz.samples import sample_trace
 

@@ -21,7 +21,7 @@ from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
 from moeviz.metrics import expert as of_expert
-from moeviz.metrics.expert_company import expert_flow, shared_tokens
+from moeviz.metrics.expert import expert_flow, shared_tokens
 from moeviz.metrics.expert_tokens import keeping_tokens
 from moeviz.routing_trace import RoutingTrace
 

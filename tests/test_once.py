@@ -22,7 +22,7 @@ def test_a_picture_that_is_shown_again_has_not_changed():
     chart, example = NAMED["load_heatmap"], recorded.example()
     picture = chart.picture(chart.measure(example))
     before = picture.to_dict()
-    from moeviz.charts.to_expert import clickable
+    from moeviz.charts.chart import clickable
 
     made = clickable(picture, ["layer", "expert"]).to_dict()
     assert picture.to_dict() == before

@@ -15,7 +15,7 @@ from moeviz.capture.routers.declared import find_routers
 from moeviz.cli.of_models import PRECISIONS
 from moeviz.cli.what_if import precision_table
 from moeviz.errors import CaptureError
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 

@@ -20,7 +20,7 @@ from moeviz.embedded.own_models import FINE, NATURAL, OWN_MODELS, installed, mod
 from moeviz.embedded.reference import reference_routing
 from moeviz.embedded.routing_over_training import texts_over_training
 from moeviz.metrics.load import balance
-from moeviz.metrics.several import figures_of_several, repetition_of_several
+from moeviz.metrics.multi_trace import figures_of_several, repetition_of_several
 from moeviz.parameters import active_parameters
 from moeviz.routing_trace import RoutingTrace
 

@@ -12,13 +12,12 @@ from moeviz_app.widgets.messages import explained, say
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.several import CHARTS, REPETITION
+from moeviz.charts.multi_trace import CHARTS, REPETITION
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.balance_study import said_of_study
 from moeviz.embedded.own_models import NATURAL, OWN_MODELS
 from moeviz.errors import MissingField
-from moeviz.metrics.said_of_several import said_of_several
-from moeviz.metrics.several import Several, depths, figures_of_several, layer_at, of_one_text
+from moeviz.metrics.multi_trace import Several, depths, figures_of_several, layer_at, multi_trace_summary, of_one_text
 from moeviz.routing_trace import RoutingTrace
 
 PICKED = "token of several"  # the row that somebody has clicked in one of the strips
@@ -60,7 +59,7 @@ def _found(traces: Several) -> SeveralTables:
     frames = [_measured(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
     repetition = None if isinstance(repetition, MissingField) else repetition
-    found = SeveralTables(said_of_several(figures_of_several(traces), repetition, of_one_text(traces)), frames)
+    found = SeveralTables(multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames)
     session.set_value(_KEPT, (tuple(map(ref, traces.values())), found))
     return found
 

@@ -15,9 +15,7 @@ from moeviz.charts.comparison import COMPARISONS
 from moeviz.errors import MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_csv, to_counts_json
-from moeviz.metrics.load import expert_load
-from moeviz.metrics.said import said
-from moeviz.metrics.said_of_counts import said_of_counts
+from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import Counted
 
@@ -33,7 +31,7 @@ def counts_page() -> None:
     _facts(counts)
     part = _part(counts)
     with explained():
-        st.container(border=True, key="answer").text(said_of_counts(expert_load(part)))
+        st.container(border=True, key="answer").text(counts_summary(expert_load(part)))
     doctor_says(counts)
     layer = _layer(part)
     for chart in load.CHARTS:
@@ -115,7 +113,7 @@ def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:
         return
     heading(chart)
     with explained():
-        if sentence := said(chart.key, frame):
+        if sentence := chart.caption(frame):
             st.text(sentence)
         picture_and_words(chart, frame)
 

@@ -7,8 +7,8 @@ from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.widgets.messages import explained, refuse
 
 from moeviz.charts import coverage, load, specialization
-from moeviz.charts.corpus import OVER_TIME
-from moeviz.metrics.said_of_counts import said_of_counts
+from moeviz.charts.load import OVER_TIME
+from moeviz.metrics.load import counts_summary
 
 NONE = "no dataset: texts of your own"
 LOADS, BALANCE, NEEDED, BY_LABEL = load.CHARTS[0], load.CHARTS[3], coverage.CHARTS[0], specialization.CHARTS[0]
@@ -56,7 +56,7 @@ def dataset_page(shown: ShownDataset) -> None:
     answers = draw((LOADS, BALANCE, *labelled, NEEDED, *over_time), shown)
     with explained(lambda _said: None):  # which the chart has said
         if (frame := answers.get(question(LOADS, shown, None)[0])) is not None:
-            place.container(border=True, key="answer").text(said_of_counts(frame))
+            place.container(border=True, key="answer").text(counts_summary(frame))
     st.subheader("Ask more of this dataset", anchor=False)
     with st.container(horizontal=True):
         for topic in MORE:

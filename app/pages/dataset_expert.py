@@ -29,13 +29,12 @@ from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.expert import CELL, COMPANY, KINDS, LOADS, TOKEN, TOKENS
-from moeviz.charts.expert_company import ATLAS, FLOW
+from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, TOKEN, TOKENS
 from moeviz.corpus import experts
 from moeviz.corpus.keeping import keeping_tokens
 from moeviz.corpus.rows import contexts, in_lines
 from moeviz.errors import DamagedShard
-from moeviz.metrics.expert_sentence import by_counts
+from moeviz.metrics.expert_tokens import expert_summary_of_counts
 
 MOST_KINDS = 40  # bars; labels may be thousands
 MOST_MAPS = 100
@@ -241,7 +240,7 @@ def _tokens(asked: ExpertQuery, of_layer: pd.DataFrame | None, known: pd.DataFra
     tokens = of_layer[of_layer["expert"] == asked.expert].drop(columns="expert").reset_index(drop=True)
     if known is not None:
         has, recorded = int(known["tokens"].iloc[0]), int(known["recorded"].iloc[0])
-        sentence.markdown(f"##### {escape_markdown(by_counts(has, recorded, tokens))}")
+        sentence.markdown(f"##### {escape_markdown(expert_summary_of_counts(has, recorded, tokens))}")
     heading(TOKENS)
     if len(tokens):
         _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)

@@ -16,11 +16,10 @@ from moeviz_app.widgets.messages import explained, say
 
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
-from moeviz.charts.corpus import OVER_TIME
+from moeviz.charts.load import OVER_TIME
 from moeviz.corpus.answers import FROM_ROWS, answer_of
 from moeviz.errors import DamagedShard
 from moeviz.formats.dataset.layout import ROWS
-from moeviz.metrics.said import said
 from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
 
@@ -179,7 +178,7 @@ def show_frame(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list
     """A chart of these numbers of a dataset; a click on an expert leads to its page."""
     heading(chart, model)
     with explained():
-        if sentence := said(chart.key, frame):
+        if sentence := chart.caption(frame):
             st.text(sentence)
         if chart.key in WITHOUT_LUCK:
             st.text(NO_LUCK)

@@ -19,9 +19,14 @@ from moeviz_app.widgets.trace_picker import Pair, bring_up_pair
 from moeviz.charts.engine_difference import AGREEMENT, MARGINS, PLACES
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
-from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
+from moeviz.metrics.engine_difference import (
+    engine_difference,
+    engine_difference_summary,
+    first_partings,
+    shift_caption,
+    shifts,
+)
 from moeviz.metrics.engine_tokens import margins_of_both, token_differences
-from moeviz.metrics.said_of_engines import said_of_engines, said_of_shift
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
@@ -58,9 +63,9 @@ def engine_difference_page() -> None:
     with explained():
         found = _found(pair)
         with st.container(border=True, key="answer"):
-            if sentence := said_of_shift(found.moved):
+            if sentence := shift_caption(found.moved):
                 st.text(sentence)
-            st.text(said_of_engines(found.layers, found.partings))
+            st.text(engine_difference_summary(found.layers, found.partings))
         heading(AGREEMENT)
         picture_and_words(AGREEMENT, found.layers)
         _places(pair, found)

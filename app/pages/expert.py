@@ -18,14 +18,10 @@ from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.expert import CELL, COMPANY, KINDS, LOADS, TOKEN, TOKENS
-from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
+from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKEN, TOKENS, WEIGHTS
 from moeviz.embedded import EMBEDDED
-from moeviz.metrics.expert import expert_numbers, loss_of_all, with_losses
-from moeviz.metrics.expert_company import FEW
-from moeviz.metrics.expert_sentence import what_it_does
-from moeviz.metrics.expert_tokens import contexts
-from moeviz.metrics.router_rows import row_norms
+from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
+from moeviz.metrics.expert_tokens import contexts, expert_summary
 from moeviz.metrics.words import in_words_of
 
 
@@ -52,7 +48,7 @@ def _draw(asked: ExpertContext) -> None:
     with head:
         if asked.trouble:
             say(asked.trouble)
-        st.markdown(f"##### {escape_markdown(what_it_does(trace, *where, tokens, kinds))}")
+        st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
         _numbers(asked, kinds, lost)
         _serves(asked, tokens)
     with beside:

@@ -12,7 +12,6 @@ from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
-from moeviz.metrics.said import said
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -91,6 +90,6 @@ def _draw(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:
 
 
 def _picture(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:
-    if layer_word(model) == "layer" and (sentence := said(chart.key, frame)):
+    if layer_word(model) == "layer" and (sentence := chart.caption(frame)):
         st.text(sentence)
     picture_and_words(chart, frame)

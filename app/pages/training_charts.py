@@ -14,14 +14,24 @@ from moeviz_app.widgets.chart_panel import alternative, heading, on_dark, pictur
 from moeviz_app.widgets.messages import explained, say
 
 from moeviz.charts.chart import Chart
-from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
-from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
+from moeviz.charts.training import (
+    AUX,
+    BALANCE,
+    CHANGE,
+    EFFECTIVE,
+    GRADIENTS,
+    HEATMAP,
+    IMPORTANCE,
+    LAYERS,
+    LOGITS,
+    LOSS,
+    RunChart,
+)
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
 from moeviz.training.recorded.at_end import worst_layer
 from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.run import TrainingRun
-from moeviz.training.recorded.said import NEEDED, said_of_lacking, said_of_run
 
 Refs = list[ref[TrainingRun]]
 Shown = dict[str, TrainingRun]
@@ -133,9 +143,9 @@ def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str])
         return
     heading(chart)
     with explained():
-        if sentence := said_of_run(chart.key, frame):
+        if sentence := chart.caption(frame):
             st.text(sentence)
-        if chart.key in NEEDED and (alone := said_of_lacking(chart.key, frame)):
+        if isinstance(chart, RunChart) and (alone := chart.lacking(frame)):
             st.text(alone)
         picture_and_words(chart, frame)
 
@@ -145,7 +155,7 @@ def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
     st.text(f"Layer {layer} of {visible(name)}:")
     with explained():
         frame = _measured(HEATMAP, run, layer, over)
-        if sentence := said_of_run(HEATMAP.key, frame):
+        if sentence := HEATMAP.caption(frame):
             st.text(sentence)
         picture, _ = st.columns([3, 1], gap="medium")
         with picture:

@@ -13,11 +13,9 @@ from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, 
 from moeviz_app.widgets.glossary import explained_terms
 from moeviz_app.widgets.messages import example_note, explained, note, say
 
-from moeviz.charts.chart import Chart
-from moeviz.charts.to_expert import EXPERT, PAIR, clickable
+from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
 from moeviz.charts.unchecked import Unchecked
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.said import said
 from moeviz.metrics.words import in_words_of, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.report.pictures import installed, svg
@@ -68,7 +66,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None
         return
     heading(chart, trace.model)
     with explained():
-        sentence = cached_for_example(part, (chart.key, "said"), lambda: said(chart.key, frame))
+        sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame))
         if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
             st.text(in_words_of(trace.model, sentence))
         picture_and_words(chart, frame, part)

@@ -5,7 +5,7 @@ from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import cached_for_example
 
 from moeviz.embedded import EMBEDDED
-from moeviz.metrics.likeness import clearly_like, label_likeness
+from moeviz.metrics.label_similarity import clearly_like, label_similarity
 from moeviz.metrics.parameters import touched_growth
 from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
@@ -119,7 +119,7 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
     reference = recorded.evaluation_routing()
     if (trace.model.layers, trace.model.num_experts) != (reference.model.layers, reference.model.num_experts):
         return {}  # a stranger's file may call any model by this name
-    nearest, *others = label_likeness(trace, reference).itertuples(index=False)
+    nearest, *others = label_similarity(trace, reference).itertuples(index=False)
     then = ", ".join(f"{label} {bits:.2f}" for label, bits in others[:3])
     meaning = (
         f"Of the {len(others) + 1} kinds of text in the evaluation set, {nearest.label} uses the experts most "

@@ -6,7 +6,7 @@ from moeviz_app.jobs import model_catalog, recorded
 from moeviz_app.pages.history.gallery import BY_LABEL, as_any_trace, read_more, shown
 from moeviz_app.widgets.facts import figures, trace_name
 
-from moeviz.charts.several import INFORMATION, REPETITION
+from moeviz.charts.multi_trace import INFORMATION, REPETITION
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.embedded.own_models import NATURAL

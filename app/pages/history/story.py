@@ -10,7 +10,7 @@ from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, note
 
 from moeviz.charts.one_input import ONE_INPUT, described
-from moeviz.charts.side_by_side import SIDE_BY_SIDE
+from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.history.story import PARTS, PAYOFF, STEPS, Step
 from moeviz.history.story_seen import Meters, Seen
 from moeviz.history.systems import part

@@ -16,7 +16,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 PARTS = 3  # of a text
 
 
-def label_likeness(trace: Counted, reference: Counted) -> pd.DataFrame:
+def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
     """How close a trace's use of experts is to that of each kind of text in a labelled trace, closest first.
 
     The Jensen-Shannon divergence in bits between the loads of the trace and the loads of a label, averaged over layers:
@@ -69,12 +69,12 @@ def clearly_like(trace: RoutingTrace, reference: Counted) -> str | None:
 
     None where that is not so, as in a text of two kinds or a short one. Of the embedded model's 60 evaluation texts,
     each judged by the others, 77% get a label, and 93% of those their own; of 56 texts made of halves of two kinds,
-    none gets any. Raises what `label_likeness` raises.
+    none gets any. Raises what `label_similarity` raises.
     """
-    nearest, tokens = label_likeness(trace, reference)["label"].iloc[0], len(trace.tokens)
+    nearest, tokens = label_similarity(trace, reference)["label"].iloc[0], len(trace.tokens)
     ends = [tokens * part // PARTS for part in range(PARTS + 1)]
     for start, end in pairwise(ends):
         part = trace.select(tokens=slice(start, end))
-        if not part.recorded.any() or label_likeness(part, reference)["label"].iloc[0] != nearest:
+        if not part.recorded.any() or label_similarity(part, reference)["label"].iloc[0] != nearest:
             return None
     return str(nearest)

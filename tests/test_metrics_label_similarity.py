@@ -8,7 +8,7 @@ import pytest
 
 from moeviz.embedded.reference import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.likeness import clearly_like, label_likeness
+from moeviz.metrics.label_similarity import clearly_like, label_similarity
 from moeviz.samples import sample_trace
 
 
@@ -26,14 +26,14 @@ def reference():
 
 
 def test_divergence_is_none_of_the_same_load_and_one_bit_without_a_shared_expert(reference):
-    frame = label_likeness(routed([3, 3, 3]), reference)
+    frame = label_similarity(routed([3, 3, 3]), reference)
     assert frame["label"].tolist() == ["French", "sums"]
     assert frame["divergence"].tolist() == pytest.approx([0, 1])
 
 
 def test_a_load_between_two_labels_worked_by_hand(reference):
     """All on expert 0, against half on 0 and half on 1: the middle is 3/4 and 1/4."""
-    frame = label_likeness(routed([0, 0]), reference).set_index("label")
+    frame = label_similarity(routed([0, 0]), reference).set_index("label")
     expected = (np.log2(1 / 0.75) + 0.5 * np.log2(0.5 / 0.75) + 0.5 * np.log2(0.5 / 0.25)) / 2
     assert frame.loc["sums", "divergence"] == pytest.approx(expected)
     assert frame.loc["French", "divergence"] == pytest.approx(1)
@@ -44,26 +44,26 @@ def test_layers_are_compared_one_by_one_and_then_averaged():
     labels = pd.Series(["a", "b"] * 20, dtype="str")
     reference = replace(sample_trace(layers=3, tokens=40, seed=1), tokens=trace.tokens.assign(label=labels))
     alone = [
-        label_likeness(trace.select(layers=[n]), reference.select(layers=[n])).set_index("label")["divergence"]
+        label_similarity(trace.select(layers=[n]), reference.select(layers=[n])).set_index("label")["divergence"]
         for n in range(3)
     ]
-    together = label_likeness(trace, reference).set_index("label")["divergence"]
+    together = label_similarity(trace, reference).set_index("label")["divergence"]
     assert together.to_dict() == pytest.approx((sum(alone) / 3).to_dict())
 
 
 def test_a_reference_needs_labels(reference):
     with pytest.raises(MissingField, match="label"):
-        label_likeness(reference, routed([0, 1]))
+        label_similarity(reference, routed([0, 1]))
 
 
 def test_another_model_is_no_reference(reference):
     with pytest.raises(InvalidTrace, match="num_experts"):
-        label_likeness(sample_trace(layers=1, tokens=4, experts=8), reference)
+        label_similarity(sample_trace(layers=1, tokens=4, experts=8), reference)
 
 
 def test_a_label_is_clear_where_every_third_of_the_text_is_closest_to_it(reference):
     assert clearly_like(routed([3, 3, 3]), reference) == "French"
-    assert label_likeness(routed([3, 3, 3, 3, 0, 1]), reference)["label"].iloc[0] == "French"
+    assert label_similarity(routed([3, 3, 3, 3, 0, 1]), reference)["label"].iloc[0] == "French"
     assert clearly_like(routed([3, 3, 3, 3, 0, 1]), reference) is None, "its last third is closest to sums"
     assert clearly_like(routed([3, 3]), reference) is None, "two tokens have no thirds"
 

@@ -1,13 +1,12 @@
-"""What each chart of a run says of its numbers, in one computed sentence; nothing where there is nothing to say.
+"""Captions of the charts of runs: one computed sentence each, or None where there is nothing to say.
 
 Names of runs are a stranger's: a sentence is for a text node, never for HTML or Markdown.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from moeviz.metrics.said_of_experts import said_of_importance
 from moeviz.metrics.tokens import visible
 from moeviz.names import with_and
 from moeviz.training.recorded.run import ALIVE, runs_of
@@ -15,23 +14,21 @@ from moeviz.training.recorded.run import ALIVE, runs_of
 LONGEST_NAME = 40
 
 
-def said_of_run(key: str, frame: pd.DataFrame) -> str | None:
-    """The sentence of the chart with this key on the numbers that it draws; None where there is none."""
-    return SAID[key](frame) if key in SAID and len(frame) else None
+def lacking_caption(frame: pd.DataFrame, columns: Sequence[str], lacks: str) -> str | None:
+    """Name the runs that a chart of several runs cannot draw: those in which these columns are empty.
 
-
-def said_of_lacking(key: str, frame: pd.DataFrame) -> str | None:
-    """Which of several runs the chart with this key cannot draw, since it lacks what is drawn; None if it draws all."""
-    columns, what = NEEDED[key]
-    names, drawn = runs_of(frame), {*frame.loc[frame[columns].notna().any(axis=1), "run"]}
+    None if it draws all of them, or none.
+    """
+    names, drawn = runs_of(frame), {*frame.loc[frame[list(columns)].notna().any(axis=1), "run"]}
     lacking = [name for name in names if name not in drawn]
     if not lacking or not drawn:
         return None
     rest = with_and([_quoted(name) for name in names if name in drawn])
-    return f"{with_and([*map(_quoted, lacking)])} has {what}: only {rest} is drawn."
+    return f"{with_and([*map(_quoted, lacking)])} has {lacks}: only {rest} is drawn."
 
 
-def _load(frame: pd.DataFrame) -> str | None:
+def load_over_steps_caption(frame: pd.DataFrame) -> str | None:
+    """Name the busiest expert at the end, and say how many are dead. Columns: those of `load_over_steps`."""
     over = "tokens" if "tokens" in frame else "step"
     end = frame[(frame[over] == frame[over].max()) & frame["times_even"].notna()]
     if end.empty:
@@ -48,7 +45,8 @@ def _load(frame: pd.DataFrame) -> str | None:
     return f"{sentence}, and none is dead."
 
 
-def _violation(frame: pd.DataFrame) -> str | None:
+def violation_caption(frame: pd.DataFrame) -> str | None:
+    """Name the worst layer of each run at the end, and its MaxVio. Columns: those of `balance_over_steps`."""
     parts = []
     for name, last in _ends(frame[frame["worst"].notna()]):
         where = f"layer {last['worst_layer']:.0f}" if last["worst_layer"] >= 0 else "a layer"
@@ -57,7 +55,8 @@ def _violation(frame: pd.DataFrame) -> str | None:
     return _at_the_end(parts)
 
 
-def _effective(frame: pd.DataFrame) -> str | None:
+def effective_experts_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer that uses the fewest experts in effect. Columns: those of `balance_over_steps`."""
     known = frame[frame["fewest"].notna()]
     return _at_the_end(
         [
@@ -67,11 +66,13 @@ def _effective(frame: pd.DataFrame) -> str | None:
     )
 
 
-def _loss(frame: pd.DataFrame) -> str | None:
+def loss_caption(frame: pd.DataFrame) -> str | None:
+    """Say the last loss of each run. Columns: those of `loss_over_steps`."""
     return _at_the_end([f"{name}the loss is {last['loss']:.3f}" for name, last in _ends(frame[frame["loss"].notna()])])
 
 
-def _aux(frame: pd.DataFrame) -> str | None:
+def aux_loss_caption(frame: pd.DataFrame) -> str | None:
+    """Say the last aux loss of each run, and its coefficient. Columns: those of `aux_over_steps`."""
     parts = []
     for name, last in _ends(frame):
         if pd.isna(last["aux_loss"]):
@@ -83,7 +84,8 @@ def _aux(frame: pd.DataFrame) -> str | None:
     return _at_the_end(parts)
 
 
-def _logits(frame: pd.DataFrame) -> str | None:
+def logits_caption(frame: pd.DataFrame) -> str | None:
+    """Compare the z-loss at the end with that at first. Columns: those of `logits_over_steps`."""
     z_loss = frame[frame["figure"] == "z-loss"]
     first = dict(_ends(z_loss, 0))
     return _at_the_end(
@@ -94,7 +96,8 @@ def _logits(frame: pd.DataFrame) -> str | None:
     )
 
 
-def _change(frame: pd.DataFrame) -> str | None:
+def change_caption(frame: pd.DataFrame) -> str | None:
+    """Say how many choices changed since the snapshot before. Columns: those of `change_over_steps`."""
     return _at_the_end(
         [
             f"{name}{last['mean']:.0%} of the choices changed since the snapshot before, most in layer "
@@ -104,7 +107,8 @@ def _change(frame: pd.DataFrame) -> str | None:
     )
 
 
-def _gradients(frame: pd.DataFrame) -> str | None:
+def gradients_caption(frame: pd.DataFrame) -> str | None:
+    """Name the router with the smallest gradient at the end. Columns: those of `gradients_over_steps`."""
     over = "tokens" if "tokens" in frame else "step"
     end = frame[frame[over] == frame[over].max()]
     least, most = (end.loc[getattr(end["router_grad_norm"], name)()] for name in ("idxmin", "idxmax"))
@@ -133,25 +137,3 @@ def _quoted(name: str) -> str:
 
 def _at_the_end(parts: list[str]) -> str | None:
     return f"At the end, {'; '.join(parts)}." if parts else None
-
-
-SAID: dict[str, Callable[[pd.DataFrame], str | None]] = {
-    "expert_steps_heatmap": _load,
-    "violation_curve": _violation,
-    "effective_experts_curve": _effective,
-    "loss_curve": _loss,
-    "aux_loss_curve": _aux,
-    "z_loss_curve": _logits,
-    "probe_change_curve": _change,
-    "router_gradient_heatmap": _gradients,
-    "trusted_and_used": said_of_importance,
-}
-# The columns that a chart of several runs draws, and what a run has in which they are empty.
-NEEDED: dict[str, tuple[list[str], str]] = {
-    "violation_curve": (["worst"], "no figures of its layers"),
-    "effective_experts_curve": (["fewest"], "no counts of its experts"),
-    "loss_curve": (["loss"], "no loss"),
-    "aux_loss_curve": (["aux_worst", "aux_loss"], "no aux loss"),
-    "z_loss_curve": (["worst"], "no figures of its logits"),
-    "probe_change_curve": (["mean"], "fewer than two snapshots of a probe set"),
-}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 
 def test_a_case_worked_by_hand(trace):

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from moeviz.errors import MissingField
 from moeviz.metrics.confidence import router_entropy
-from moeviz.metrics.recorded import check_recorded
+from moeviz.metrics.inputs import check_recorded
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
 OVER_TIME = "time step"  # a layer of this kind has the experts of the one before it

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from moeviz.metrics.expert import STANDS_OUT
-
-RARE = 0.001
+RARE = 0.001  # how seldom luck may bring what is said
+STANDS_OUT = 1.5  # times chance, from which on something is worth a word
 
 
 def divergence(share: Float64[np.ndarray, " N"], chance: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:

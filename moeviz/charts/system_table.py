@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.side_by_side import work_side_by_side
+from moeviz.metrics.system_table import work_side_by_side
 
 NAME_WIDTH = 150
 ROW, THICK, THIN = 40, 16, 9  # pixels: of a system, of its bar, and of its boxes below that

@@ -1,7 +1,8 @@
-"""What a metric counts: the tokens that are recorded. If nothing is, or if counts alone are not enough, it says so.
+"""The inputs of metrics: recorded tokens, counts of layers, sets of chosen experts, and how large a table may become.
 
 Whether a token is recorded may differ from layer to layer. A token that is not recorded was not dropped: it went to
-experts that the source does not name.
+experts that the source does not name. A file of two rows may name expert 32,766, so a table that would become too large
+is refused before it is made.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,9 +11,9 @@ from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Bool, Int16, Int64
 
-from moeviz.errors import MissingField
+from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -20,7 +21,7 @@ COUNTS_ALONE = "This needs the routing of each token, and these are counts alone
 P = ParamSpec("P")
 
 
-def of_tokens(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
+def needs_tokens(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
     """A metric that needs the routing of each token.
 
     It raises `MissingField` if it gets counts alone, or a trace in which nothing is recorded.
@@ -35,10 +36,10 @@ def of_tokens(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
     return checked
 
 
-def of_each_layer(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
+def per_layer(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
     """A metric of tokens whose rows are about one layer each: it gets the tokens that are recorded at that layer.
 
-    Layers at which nothing is recorded have no rows. Raises `MissingField` as `of_tokens` does.
+    Layers at which nothing is recorded have no rows. Raises `MissingField` as `needs_tokens` does.
     """
 
     @wraps(metric)
@@ -88,7 +89,7 @@ class LayerCounts(NamedTuple):
     tokens: Int64[np.ndarray, " G"]
 
 
-def counted_layers(counted: Counted, counts: ExpertCounts | None = None) -> list[LayerCounts]:
+def layer_counts(counted: Counted, counts: ExpertCounts | None = None) -> list[LayerCounts]:
     """The layers at which tokens were counted; all of them if there are no tokens at all.
 
     `counts` are those of `counted` by label; by default, everything together. Raises `MissingField` for a trace in
@@ -114,3 +115,39 @@ def recorded_together(trace: RoutingTrace) -> RoutingTrace:
         layers = trace.model.layers
         raise MissingField(f"No token is recorded at every one of the layers {layers}. Choose other layers.")
     return trace.select(tokens=together)
+
+
+MAX_CELLS = 2**21
+CELLS_A_SLOT = 64  # a long trace may have more: real models have at most some 60 experts for each slot of a token
+
+
+def check_cells(what: str, slots: int, most: int = MAX_CELLS, a_slot: int = CELLS_A_SLOT, /, **sizes: int) -> None:
+    """Raise `InvalidTrace` if a table of these `sizes` (product: its cells) is larger than we make of so many slots.
+
+    >>> check_cells("Load by label", 64, labels=3, experts=60_000)
+    """
+    cells, most = 1, max(most, a_slot * slots)
+    for size in sizes.values():
+        cells *= size
+    if cells > most:
+        product = " x ".join(f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items())
+        raise InvalidTrace(
+            f"{what} would be a table of {product}, {cells:,} cells in all, and at most {most:,} are made of a trace "
+            "of this size. Choose fewer layers or tokens."
+        )
+
+
+MAX_CHOSEN_CELLS, CHOSEN_CELLS_A_SLOT = 2**24, 1024  # true or false takes a byte
+
+
+def chosen_experts(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Bool[np.ndarray, "T E"]:
+    """True if the token has the expert in one of its slots.
+
+    Raises `InvalidTrace` if that is a larger table than we make.
+    """
+    sizes = {"tokens": len(experts), "experts": num_experts}
+    check_cells("Which token has which expert", experts.size, MAX_CHOSEN_CELLS, CHOSEN_CELLS_A_SLOT, **sizes)
+    chosen = np.zeros((len(experts), num_experts), bool)
+    token, slot = np.nonzero(experts >= 0)
+    chosen[token, experts[token, slot]] = True
+    return chosen

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moeviz import ModelInfo, RoutingTrace
-from moeviz.metrics.side_by_side import work_side_by_side
+from moeviz.metrics.system_table import work_side_by_side
 from moeviz.routing_trace import token_frame
 
 

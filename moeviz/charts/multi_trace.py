@@ -8,7 +8,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.locality import MIXTRAL
-from moeviz.metrics.several import (
+from moeviz.metrics.multi_trace import (
     balance_of_several,
     information_of_several,
     repetition_of_several,

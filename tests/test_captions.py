@@ -1,4 +1,4 @@
-"""One sentence a chart: every chart has its own or a reason for none, and what chance would do is not said."""
+"""Captions: a sentence of what stands out in a chart, and none of what chance would do."""
 
 import re
 from collections import Counter
@@ -13,31 +13,31 @@ from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import reference_routing
 from moeviz.errors import MoevizError
-from moeviz.metrics.luck import clearest
-from moeviz.metrics.said import SAID, SILENT, said
+from moeviz.metrics.load import load_caption
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.specialization import label_divergence_caption
 from moeviz.samples import sample_trace
 
 TRACES, SELDOM = 60, 0.05
 ALL = NAMED | {chart.key: chart for chart in OF_SERVING}
+CAPTIONED = {key for key, chart in ALL.items() if chart.say}
 
 
 def sentences(trace):
     """What each chart says of a trace; charts that it cannot have are left out."""
     layers = {"all": None, "one": trace.model.layers[:1], "two": trace.model.layers[:2]}
-    for key in SAID:
+    for key in CAPTIONED:
         chart = ALL[key]
         part = trace if layers[chart.layers] is None else trace.select(layers=layers[chart.layers])
         try:
-            yield key, said(key, chart.measure(part))
+            yield key, chart.caption(chart.measure(part))
         except MoevizError:
             continue
 
 
-def test_every_chart_says_something_or_the_reason_why_not_is_written_down():
-    assert set(SAID) | set(SILENT) == set(ALL)
-    assert not set(SAID) & set(SILENT)
-    assert all(reason.endswith(".") for reason in SILENT.values())
-    assert said("entropy_grid", pd.DataFrame()) is None
+def test_a_chart_without_a_caption_says_nothing():
+    assert set(ALL) > CAPTIONED
+    assert ALL["entropy_grid"].caption(pd.DataFrame({"share": [0.5]})) is None
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def told():
 
 
 def test_nearly_every_sentence_is_said_of_some_trace(told):
-    assert set(SAID) - {key for key, _ in told} <= {
+    assert CAPTIONED - {key for key, _ in told} <= {
         "z_loss_by_layer",
         "margin_by_layer",
         "load_of_two_layers",
@@ -95,11 +95,9 @@ def test_of_nothing_nothing_is_said(trace):
 def test_the_busiest_expert_is_told_with_its_share_but_not_of_few_tokens():
     frame = pd.DataFrame({"layer": 2, "expert": range(4), "tokens": [10, 60, 20, 10], "load": [0.1, 0.6, 0.2, 0.1]})
     frame = frame.assign(uniform=0.25, times_even=frame["load"] / 0.25)
-    assert (
-        said("load_heatmap", frame) == "Expert 1 of layer 2 has 60% of the layer's assignments: 2.4× a uniform share."
-    )
+    assert load_caption(frame) == "Expert 1 of layer 2 has 60% of the layer's assignments: 2.4× a uniform share."
     few = frame.assign(tokens=[1, 6, 2, 1])
-    assert said("load_heatmap", few) is None  # 6 of 10 is luck
+    assert load_caption(few) is None  # 6 of 10 is luck
 
 
 def test_what_is_told_is_the_row_that_chance_explains_least():
@@ -112,5 +110,5 @@ def test_what_is_told_is_the_row_that_chance_explains_least():
 
 def test_a_strangers_label_is_quoted_short_and_visible():
     frame = pd.DataFrame({"layer": 0, "label": ["a\u202e" + "b" * 90, "c"], "other": ["d", "e"]})
-    sentence = said("label_divergence_grid", frame.assign(divergence=[0.9, 0.1], shuffled=0.1))
+    sentence = label_divergence_caption(frame.assign(divergence=[0.9, 0.1], shuffled=0.1))
     assert sentence.startswith("“a⟨U+202E⟩bbb") and "…” and “d” are routed most differently: 0.90 of 1 bit" in sentence

@@ -10,13 +10,13 @@ from test_metrics_locality import routed
 
 from moeviz.errors import MissingField
 from moeviz.metrics.locality import MIXTRAL, MIXTRAL_TABLE_5
-from moeviz.metrics.said_of_several import said_of_several
-from moeviz.metrics.several import (
+from moeviz.metrics.multi_trace import (
     balance_of_several,
     depths,
     figures_of_several,
     information_of_several,
     layer_at,
+    multi_trace_summary,
     of_one_text,
     over_chance,
     repetition_of_several,
@@ -137,7 +137,9 @@ def test_figures_are_the_means_over_layers():
 
 
 def said(traces) -> str:
-    return "\n".join(said_of_several(figures_of_several(traces), repetition_of_several(traces), of_one_text(traces)))
+    return "\n".join(
+        multi_trace_summary(figures_of_several(traces), repetition_of_several(traces), of_one_text(traces))
+    )
 
 
 def test_a_clear_difference_is_told_and_luck_is_called_luck():
