@@ -11,11 +11,11 @@ from moeviz_app.work.failures import RunFailed
 from moeviz_app.work.garbage import SECONDS_FROZEN, Garbage
 from moeviz_app.work.look_ups import within_seconds
 from moeviz_app.work.models_held import ModelsHeld, Wanted, Ways
+from waiting import SECONDS
 
 from moeviz.capture.models import memory
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError
 
-SECONDS = 30
 A, B, C = (Wanted(name, "float32", "cpu") for name in "abc")
 
 

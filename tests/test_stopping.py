@@ -5,8 +5,7 @@ import threading
 import pytest
 from moeviz_app import shared
 from moeviz_app.work.worker import Busy, Cancelled, InLine, News, Worker
-
-SECONDS = 10.0
+from waiting import SECONDS
 
 
 @pytest.fixture

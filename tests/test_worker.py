@@ -9,10 +9,10 @@ from moeviz_app.work import worker as worker_module
 from moeviz_app.work.failures import RunFailed
 from moeviz_app.work.in_turns import in_turns
 from moeviz_app.work.worker import Asker, Busy, Done, InLine, News, Places, Worker, result
+from waiting import SECONDS, until
 
 from moeviz.errors import CaptureError
 
-SECONDS = 30
 ONE, OTHER = Asker("one", "here"), Asker("other", "here")
 
 
@@ -20,14 +20,6 @@ ONE, OTHER = Asker("one", "here"), Asker("other", "here")
 def a_step_a_turn(monkeypatch):
     """Turns last one step here, so that their order does not depend on the clock."""
     monkeypatch.setattr(worker_module, "TURN_SECONDS", -1.0)
-
-
-def until(condition):
-    """Wait for what another thread does; the test fails where it never comes."""
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def held_up(worker, asker=worker_module.NOBODY):
