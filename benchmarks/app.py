@@ -34,7 +34,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
-from tests.browser import Server, chromium, drawn, served
+from tests.browser import chromium, drawn
+from tests.servers import Server, served
 
 TOKENS = 64
 MILLISECONDS = 60_000

@@ -27,8 +27,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from moeviz.embedded import embedded_path
 from moeviz.formats.exports import export_for
 from moeviz.samples import sample_trace
-from tests.browser import served
+from tests.servers import served
 from tests.visit import Visit
+from tests.waiting import SECONDS
 from tests.watched_folder import WatchedFolder
 
 TOKEN = "a-token-for-the-figures-alone"
@@ -81,7 +82,7 @@ class Target:
 
 def ask(url: str, method: str = "GET", path: str = "/", body: bytes = b"", **headers: str) -> tuple[int, dict, bytes]:
     """A plain request, its path as it is written."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=SECONDS)
     try:
         connection.request(
             method, path, body or None, {name.replace("_", "-"): value for name, value in headers.items()}

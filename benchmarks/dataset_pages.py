@@ -23,7 +23,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.corpus_data import write_made_up
 from benchmarks.training_page import cpu_of
-from tests.browser import SIZES, Server, chromium, served
+from tests.browser import SIZES, chromium
+from tests.servers import Server, served
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
 IDLE = "() => !document.querySelector('[data-testid=stStatusWidget]')"

@@ -32,7 +32,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks.app import MILLISECONDS, prompts
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
-from tests.browser import AGENT, Server, chromium, go_to, served
+from tests.browser import AGENT, chromium, go_to
+from tests.servers import Server, served
 
 SCREENS = {"desktop": (1400, 900), "phone": (390, 844)}
 LARGE = {

@@ -40,7 +40,8 @@ from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, token_layer
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
-from tests.browser import ROOT, chromium
+from tests.browser import chromium
+from tests.servers import ROOT
 
 LAYERS, TOKENS, WINDOW, MOVES = 32, 4096, 256, 20
 OPENED = ("overview", "cells", "window", "page")

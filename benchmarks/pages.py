@@ -28,7 +28,8 @@ from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
-from tests.browser import Server, chromium, go_to, served, settled
+from tests.browser import chromium, go_to, settled
+from tests.servers import Server, served
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 

@@ -27,7 +27,8 @@ from playwright.sync_api import Browser, CDPSession, sync_playwright
 from moeviz.training.found import run_at
 from moeviz.training.measures import SUMS, rows_of
 from moeviz.training.writing import RunWriter
-from tests.browser import SIZES, Server, chromium, served
+from tests.browser import SIZES, chromium
+from tests.servers import Server, served
 
 TOKENS, TOP_K, STEPS = 4096, 8, 10  # of each log
 CHARTS = "[data-testid=stVegaLiteChart] :is(canvas, svg)"

@@ -19,13 +19,16 @@ os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
 os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import tiers
-from browser import SIZES, chromium, served, watched
+from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
+from servers import GATE, served
+from tabs import KEY, Tabs, Visits  # the last is a hook
 from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace
@@ -74,10 +77,18 @@ def box_of_widgets(monkeypatch):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    own = str(tmp_path_factory.mktemp("own"))  # not the folder of whoever runs the tests
-    more = {"MOEVIZ_MAX_NEW_TOKENS": "900"}  # enough for a run to be stopped
-    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=own, **more) as running:
+    """The app that most tests visit: as it is on one's own machine, and many tokens may be generated."""
+    own = tmp_path_factory.mktemp("own")  # not the folder of whoever runs the tests
+    more = {"MOEVIZ_MAX_NEW_TOKENS": "900", GATE: str(own / "gate")}
+    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=str(own), **more) as running:
         yield running
+
+
+@pytest.fixture
+def serve():
+    """Start the app with an environment of its own; it ends after the visitors of the test have gone."""
+    with ExitStack() as running:
+        yield lambda *given, **environment: running.enter_context(served(*given, **environment))
 
 
 @pytest.fixture(scope="session")
@@ -88,11 +99,26 @@ def browser():
         running.close()
 
 
-@pytest.fixture
-def page(server, browser):
-    yield from watched(server, browser, **SIZES["desktop"])
+@pytest.fixture(scope="session")
+def tabs(browser, request):
+    """The tabs of a worker, which are kept from test to test."""
+    request.config.stash[KEY] = Tabs(browser)
+    return request.config.stash[KEY]
 
 
 @pytest.fixture
-def phone(server, browser):
-    yield from watched(server, browser, **SIZES["phone"])
+def visit(tabs, serve, request):
+    """Visitors of this test: each call is another one, and in none of their tabs may anything go wrong."""
+    visits = Visits(tabs, lambda: request.getfixturevalue("server"))
+    yield visits
+    visits.leave(request.node.nodeid)
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
+@pytest.fixture
+def phone(visit):
+    return visit(size="phone")

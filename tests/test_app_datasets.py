@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from small_corpus import texts_of
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 from test_app import HOSTILE, MAIN, SAFE_ELEMENTS, SECONDS, drawn, pictures, sentences
+from waiting import until
 
 from moeviz.charts import TOPICS
 from moeviz.cli import app as served_app
@@ -314,8 +314,7 @@ def test_an_answer_that_comes_while_the_page_is_drawn_is_not_waited_for_in_vain(
 
     def begin_and_end(missing):
         job = begin(missing)
-        while job.work.found is None:
-            time.sleep(0.01)
+        until(lambda: job.work.found is not None)
         monkeypatch.setattr(answers.Answers, "_within", lambda self, key: None)  # as if it came just after
         monkeypatch.setattr(answers, "_begin", begin)
         return job

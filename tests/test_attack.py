@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import served
+from servers import served
 from watched_folder import WatchedFolder
 
 from benchmarks import attack
@@ -24,9 +24,9 @@ def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory
     assert found.more_mb < attack.MORE_MB
 
 
-def test_the_same_attack_on_a_private_server_opens_the_folder(decoy):
+def test_the_same_attack_on_a_private_server_opens_the_folder(decoy, server):
     """The control: what the attack forges is what a browser would send, and the kernel tells of it."""
-    with served(MOEVIZ_WARM_UP="0", MOEVIZ_SERVE="private") as server, WatchedFolder(decoy) as folder:
+    with WatchedFolder(decoy) as folder:
         attack.forged_choices(attack.Target(server.url, decoy, 1, 0), attack.Found())
         assert folder.seen
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from importer_files import FOLDER
 from streamlit import config
+from waiting import SECONDS
 
 from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser
@@ -208,7 +209,7 @@ def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
         from streamlit.testing.v1 import AppTest
         sys.path = [place for place in sys.path if place not in ('', {str(ROOT)!r}, {str(ROOT / "kernels")!r})]
         {"" if installed else forget}
-        app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout=60).run()
+        app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout={SECONDS}).run()
         assert not app.exception, app.exception
         import moe_kernels, moeviz, moeviz_app.session.session
         for module in (moeviz, moe_kernels, moeviz_app.session.session):

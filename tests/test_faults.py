@@ -8,15 +8,15 @@ import sys
 import threading
 
 import pytest
-from browser import ROOT, free_port, started
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import Busy
+from servers import ROOT, free_port, started
 from test_app import first_page, run, sentences
+from waiting import SECONDS
 
 import moeviz
 from benchmarks.tab import Tab, new_visitor, prompt_of
 
-SECONDS = 60
 NOT_ENOUGH = (
     "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 )
@@ -87,22 +87,20 @@ def test_a_server_that_was_killed_with_tabs_open_serves_the_same_visitor_again()
             running.process.wait(SECONDS)
 
 
-def test_two_tabs_of_one_visitor_run_at_once_and_each_is_shown_its_own_trace():
+def test_two_tabs_of_one_visitor_run_at_once_and_each_is_shown_its_own_trace(server):
     model = moeviz.load_model()
     prompts = [prompt_of(model, text, 12) for text in ("One day", "Il fait froid, et")]
-    port, headers = free_port(), new_visitor()
-    url = f"http://127.0.0.1:{port}"
-    with started(command(port), url, environment={"MOEVIZ_WARM_UP": "0"}):
-        tabs = [Tab(url, headers) for _ in prompts]
-        for tab in tabs:
-            tab.come()
-        for tab, prompt in zip(tabs, prompts, strict=True):
-            tab.press_run(prompt)
-        for tab, prompt in zip(tabs, prompts, strict=True):
-            tab.finish()
-            assert tab.trace == prompt.shown
-        for tab in tabs:
-            tab.__exit__(None, None, None)
+    headers = new_visitor()
+    tabs = [Tab(server.url, headers) for _ in prompts]
+    for tab in tabs:
+        tab.come()
+    for tab, prompt in zip(tabs, prompts, strict=True):
+        tab.press_run(prompt)
+    for tab, prompt in zip(tabs, prompts, strict=True):
+        tab.finish()
+        assert tab.trace == prompt.shown
+    for tab in tabs:
+        tab.__exit__(None, None, None)
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_is_served():

@@ -7,8 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import SIZES
 from playwright.sync_api import expect
+from servers import Server
 
 import moeviz
 from moeviz.cli import app as serve
@@ -24,12 +24,11 @@ def places(tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
-def test_the_app_shows_the_trace_until_it_is_stopped(browser, places):
+def test_the_app_shows_the_trace_until_it_is_stopped(visit, places):
     app = moeviz.open_in_app(sample_trace(tokens=37), browser=False)
-    with browser.new_context(**SIZES["desktop"]) as context:
-        page = context.new_page()
-        page.goto(f"{app.url}/traces")
-        expect(page.get_by_text("37 tokens through sample")).to_be_visible()
+    page = visit("/traces", at=Server(app.url, [], None))
+    expect(page.get_by_text("37 tokens through sample")).to_be_visible()
+    page.goto("about:blank")
     assert app.running and app.url in app._repr_html_() and "running" in repr(app)
     assert [path.stat().st_mode & 0o077 for path in places.iterdir()] == [0]  # for its owner alone
     app.stop()

@@ -9,11 +9,11 @@ from moeviz_app.jobs import model_catalog, model_service, timeouts
 from moeviz_app.jobs.errors import RunFailed
 from moeviz_app.jobs.model_cache import SECONDS_FROZEN, Garbage, ModelBackend, ModelCache, ModelKey
 from moeviz_app.jobs.timeouts import call_with_timeout
+from waiting import SECONDS
 
 from moeviz.capture.models import memory
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError
 
-SECONDS = 30
 A, B, C = (ModelKey(name, "float32", "cpu") for name in "abc")
 
 

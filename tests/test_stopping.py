@@ -5,8 +5,7 @@ import threading
 import pytest
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import Busy, Cancelled, FairQueue, InLine, Progress
-
-SECONDS = 10.0
+from waiting import SECONDS
 
 
 @pytest.fixture

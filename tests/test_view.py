@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from accessible import faults
-from browser import SIZES
 from nbclient import NotebookClient
 from playwright.sync_api import Frame, Page, expect
 
@@ -181,30 +180,25 @@ def test_without_the_converter_a_sentence_says_how_to_get_it(trace, monkeypatch)
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Opens a page from a file, without a network. No error may reach the console, and nothing may be asked for."""
-    contexts, wrong = [], []
+def opened(visit, tmp_path):
+    """Opens a page from a file, without a network. No warning may reach the console, and nothing may be asked for."""
+    wrong = []
 
     def open_(html: str, size: str = "desktop", scheme: str = "light") -> Page:
-        path = tmp_path / f"{len(contexts)}.html"
+        path = tmp_path / f"{len(visit.mine)}.html"
         path.write_text(html, encoding="utf-8")
-        context = browser.new_context(offline=True, color_scheme=scheme, **SIZES[size])
-        contexts.append(context)
-        context.route("**/*", lambda route: route.continue_() if route.request.url == path.as_uri() else stop(route))
-        page = context.new_page()
-        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        page.goto(path.as_uri())
-        return page
+        tab = visit.blank(size, scheme)
+        tab.context.set_offline(True)
+        tab.page.route("**/*", lambda route: route.continue_() if route.request.url == path.as_uri() else stop(route))
+        tab.page.on("console", lambda said: wrong.append(said.text) if said.type == "warning" else None)
+        tab.page.goto(path.as_uri())
+        return tab.page
 
     def stop(route):
         wrong.append(route.request.url)
         route.abort()
 
     yield open_
-    for context in contexts:
-        context.close()
     assert not wrong
 
 

@@ -9,10 +9,10 @@ from moeviz_app.jobs import fair_queue as worker_module
 from moeviz_app.jobs.cooperative import in_steps
 from moeviz_app.jobs.errors import RunFailed
 from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, Progress, QueueLimits, wait_for
+from waiting import SECONDS, until
 
 from moeviz.errors import CaptureError
 
-SECONDS = 30
 ONE, OTHER = Client("one", "here"), Client("other", "here")
 
 
@@ -20,14 +20,6 @@ ONE, OTHER = Client("one", "here"), Client("other", "here")
 def a_step_a_turn(monkeypatch):
     """Turns last one step here, so that their order does not depend on the clock."""
     monkeypatch.setattr(worker_module, "TURN_SECONDS", -1.0)
-
-
-def until(condition):
-    """Wait for what another thread does; the test fails where it never comes."""
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def held_up(worker, asker=worker_module.NOBODY):
