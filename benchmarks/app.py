@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from moeviz_app.pages.examples import EXAMPLES
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.harness import main_thread, table
 from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
 from tests.browser import chromium, drawn
@@ -129,12 +130,6 @@ def moments(server: Server, since: int) -> dict[str, float]:
     raise RuntimeError("The server did not say when it was done:\n" + "".join(server.lines[since:]))
 
 
-def main_thread(devtools) -> float:
-    """CPU seconds that the page's main thread has spent in tasks."""
-    metrics = {metric["name"]: metric["value"] for metric in devtools.send("Performance.getMetrics")["metrics"]}
-    return metrics["TaskDuration"]
-
-
 def visit(browser: Browser, server: Server, texts: list[str]) -> list[dict[str, float]]:
     """A fresh visitor who runs these prompts one after the other."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
@@ -179,10 +174,11 @@ def main() -> None:
         version = browser.version
         browser.close()
     print(f"{TOKENS} tokens, embedded model, Chromium {version}, {os.cpu_count()} cores; median of {rounds}, ms\n")
-    print(f"{'':24}{'first run of a visit':>22}{'a later run':>16}")
-    for part in PARTS:
-        first, later = (statistics.median(runs[which][part] for runs in visits) for which in (0, 1))
-        print(f"{part:24}{first:22.0f}{later:16.0f}")
+    rows = [
+        (part, *(f"{statistics.median(runs[which][part] for runs in visits):.0f}" for which in (0, 1)))
+        for part in PARTS
+    ]
+    print(table(["", "first run of a visit", "a later run"], rows))
     print_alone(rounds, texts)
 
 

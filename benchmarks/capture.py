@@ -1,6 +1,6 @@
 """What does capture cost? Time of a forward with capture / without, and bytes kept, on the embedded model.
 
-    python -m benchmarks.capture [--rounds N]
+    python -m benchmarks.capture [--rounds N] [--before FOLDER]
 
 All ways run in one process, one after the other in random order, many rounds; printed are medians of the per-round
 ratio to the bare forward of the same round, with the middle half of the rounds. "1 token" is a decode step: one token
@@ -14,18 +14,26 @@ steps of a generation at once; the last line says what attaching costs.
     naive hook              a forward hook on every router that saves its output
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
     kernels + logits        fused(keep_logits=True)
+
+With an older checkout's folder, printed is in place of that the CPU time of a forward now / before: both take turns,
+forward by forward, in a process each. It is the median of the ratios of two that ran one after the other, the middle
+half, and the ratio of the fastest, which other work on the machine moves least.
 """
 
 import argparse
-import random
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from benchmarks.harness import interleave, quartiles, ratios
 from moeviz.capture.models.load import load_model
 from moeviz.capture.record.fused import fused
 from moeviz.capture.record.listen import listen
@@ -35,6 +43,27 @@ LENGTHS = (1, 64, 512)
 LONGEST = max(LENGTHS)
 CONTEXT = 64  # tokens in the cache before the decode step
 WARM_UP = 5  # rounds that are not counted
+
+# The other side of `Checkout`: that checkout's own ways, whatever its files are called.
+CHILD = """
+import sys, time
+import torch
+import moeviz
+from benchmarks import capture
+
+torch.set_num_threads(1)
+model = moeviz.load_model().model
+print(moeviz.__file__, flush=True)
+with torch.no_grad():
+    for line in sys.stdin:
+        tokens, way = line.strip().split("|")
+        with capture.WAYS[way](model) as (arguments, _):
+            forward = capture._forward(model, int(tokens), arguments)
+            start = time.thread_time()
+            forward()
+            took = time.thread_time() - start
+        print(took, flush=True)
+"""
 
 Way = Iterator[tuple[dict, list]]  # (arguments for the forward, a list that fills with the tensors kept)
 
@@ -94,17 +123,19 @@ WAYS = {
 
 def measure(model, tokens: int, rounds: int) -> dict[str, tuple[list[float], int]]:
     """Ratios to the bare forward, one a round, and bytes kept, for each way."""
-    times, kept = {name: [] for name in WAYS}, dict.fromkeys(WAYS, 0)
-    for _ in range(rounds + WARM_UP):
-        for name in random.sample(list(WAYS), len(WAYS)):
-            with WAYS[name](model) as (arguments, tensors):
-                forward = _forward(model, tokens, arguments)
-                start = time.perf_counter()
-                output = forward()
-                times[name].append(time.perf_counter() - start)
-            kept[name] = _bytes(tensors + list(output.router_logits or ()))
-    pairs = {name: list(zip(times[name], times["bare"], strict=True))[WARM_UP:] for name in WAYS}
-    return {name: ([way / alone for way, alone in pairs[name]], kept[name]) for name in WAYS}
+    kept = dict.fromkeys(WAYS, 0)
+
+    def seconds(name: str) -> float:
+        with WAYS[name](model) as (arguments, tensors):
+            forward = _forward(model, tokens, arguments)
+            start = time.perf_counter()
+            output = forward()
+            took = time.perf_counter() - start
+        kept[name] = _bytes(tensors + list(output.router_logits or ()))
+        return took
+
+    times = interleave({name: partial(seconds, name) for name in WAYS}, rounds, WARM_UP)
+    return {name: (ratios(times, name, "bare"), kept[name]) for name in WAYS}
 
 
 @torch.no_grad()
@@ -112,17 +143,60 @@ def main() -> None:
     """Print one table a length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="interleaved rounds (default 200)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="an older checkout")
+    given = parser.parse_args()
+    rounds = given.rounds
+    if given.before is not None:
+        return compare(given.before.resolve(), rounds)
     model = load_model().model
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds, embedded model, float32\n")
     print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'bytes kept':>11}")
     for tokens in LENGTHS:
-        for name, (ratios, kept) in measure(model, tokens, rounds).items():
-            low, middle, high = statistics.quantiles(ratios, n=4)
+        for name, (found, kept) in measure(model, tokens, rounds).items():
+            middle, half = quartiles(found)
             size = f"{kept:,}" if tokens > 1 else "-"  # a decode step keeps next to nothing; its prompt is in `kept`
-            print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {low:.3f} to {high:.3f}  {size:>11}")
+            print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {half}  {size:>11}")
         print()
     print(f"attaching and removing the hooks, once a trace: {_attaching(model, rounds):.3f} of a 64-token forward")
+
+
+class Checkout:
+    """A process that runs the code of a folder, a forward whenever it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = os.pathsep.join(map(str, (folder, folder / "kernels")))
+        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-c", CHILD]  # without the folder where this was started
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+        if Path(self.process.stdout.readline().strip()).parent.parent != folder:
+            raise SystemExit(f"{folder} holds no moeviz.")
+
+    def seconds(self, tokens: int, way: str) -> float:
+        """CPU time of one forward."""
+        self.process.stdin.write(f"{tokens}|{way}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(before: Path, rounds: int) -> None:
+    """Print what a forward of each way takes here / there."""
+    here, there = Checkout(Path(__file__).parent.parent), Checkout(before)
+    print(f"{'tokens':>6}  {'way':<22}{'now / before':>12}   {'middle half':<16}{'fastest':>8}")
+    for tokens in LENGTHS:
+        for way in WAYS:
+            both = {name: partial(of.seconds, tokens, way) for name, of in (("now", here), ("before", there))}
+            times = interleave(both, rounds, WARM_UP)
+            middle, half = quartiles(ratios(times, "now", "before"))
+            fastest = min(times["now"]) / min(times["before"])
+            print(f"{tokens:>6}  {way:<22}{middle:>12.3f}   {half}  {fastest:>8.3f}", flush=True)
+    here.close()
+    there.close()
 
 
 def _forward(model, tokens: int, arguments: dict) -> Callable:
@@ -136,15 +210,15 @@ def _forward(model, tokens: int, arguments: dict) -> Callable:
 
 
 def _attaching(model, rounds: int) -> float:
-    ratios = []
+    found = []
     for _ in range(rounds):
         start = time.perf_counter()
         with listen(model):
             pass
         attached = time.perf_counter()
         _forward(model, 64, {})()
-        ratios.append((attached - start) / (time.perf_counter() - attached))
-    return statistics.median(ratios)
+        found.append((attached - start) / (time.perf_counter() - attached))
+    return statistics.median(found)
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

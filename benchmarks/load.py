@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 
 import moeviz
+from benchmarks.harness import megabytes, percentile
 from benchmarks.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.servers import Server, free_port, started
 
@@ -116,15 +117,10 @@ def tell(path: str | None, line: str) -> None:
 def row(name: str, seen: Seen, seconds: float) -> list[str]:
     """The figures of a variant."""
     mixed = sum("mixed" in error for error in seen.errors)
-    times = [f"{share:.2f}" for times in (seen.opened, seen.ran) for share in (at(times, 0.5), at(times, 0.95))]
+    times = [f"{percentile(times, share):.2f}" for times in (seen.opened, seen.ran) for share in (0.5, 0.95)]
     memory = [f"{value:.0f}" for value in (seen.memory[0], seen.memory[len(seen.memory) // 2], seen.memory[-1])]
     counted = [str(len(seen.errors) - mixed), str(mixed), str(seen.refused)]
     return [name, *counted, *times, f"{len(seen.ran) / seconds:.2f}", *memory]
-
-
-def at(times: list[float], share: float) -> float:
-    """A percentile; not a number where nothing was measured."""
-    return sorted(times)[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
 
 
 def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
@@ -262,12 +258,6 @@ def watch(running: Server, seen: Seen, seconds: float) -> None:
     while time.monotonic() < end:
         time.sleep(min(2.0, seconds / 10))
         seen.memory.append(megabytes(running))
-
-
-def megabytes(running: Server) -> float:
-    """Of memory that the server's process holds."""
-    pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ token. "1 token" is one token after a prompt of 64. Needs the extra mlx.
 
 import argparse
 import json
-import random
 import shutil
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
 import moeviz
+from benchmarks.harness import interleave, quartiles, ratios
 from moeviz.capture.engines.mlx.model import MlxModel, _forward
 from moeviz.capture.engines.mlx.run import STEP
 from moeviz.embedded import embedded_path
@@ -96,16 +96,15 @@ def compare(name: str, folder: Path, rounds: int) -> None:
         "moeviz + logits": partial(captured, ours, True),
     }
     for length in LENGTHS:
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds + WARM_UP):
-            for way in random.sample(list(ways), len(ways)):
-                times[way].append(seconds(ways[way], make_prompt_cache(theirs), tokens, length))
-        own = times["mlx-lm"][WARM_UP:]
+
+        def once(way: str, length: int = length) -> float:
+            return seconds(ways[way], make_prompt_cache(theirs), tokens, length)
+
+        times = interleave({way: partial(once, way) for way in ways}, rounds, WARM_UP)
+        each = 1000 * statistics.median(times["mlx-lm"]) / length
         for way in list(ways)[1:]:
-            ratios = [took / bare for took, bare in zip(times[way][WARM_UP:], own, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            each = 1000 * statistics.median(own) / length
-            said = f"{name:<10}{length:>5} tokens  {way:<18}{middle:>7.3f}   {low:.3f} to {high:.3f}"
+            middle, half = quartiles(ratios(times, way, "mlx-lm"))
+            said = f"{name:<10}{length:>5} tokens  {way:<18}{middle:>7.3f}   {half}"
             print(f"{said}   {each:.2f} ms/token", flush=True)
 
 

@@ -17,10 +17,7 @@ twenty in a row; its wall is from the pointer's move to the frame after it.
 
 import argparse
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,7 +30,8 @@ import altair as alt
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.app import MILLISECONDS, main_thread
+from benchmarks.app import MILLISECONDS
+from benchmarks.harness import main_thread, table
 from moeviz.charts.overview import first_choice_overview, with_window
 from moeviz.charts.token_layer_map import token_layer_map
 from moeviz.metrics.overview import modal_first_choice
@@ -41,7 +39,7 @@ from moeviz.metrics.tokens import token_choices, token_layer
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 from tests.browser import chromium
-from tests.servers import ROOT
+from tests.servers import ROOT, served
 
 LAYERS, TOKENS, WINDOW, MOVES = 32, 4096, 256, 20
 OPENED = ("overview", "cells", "window", "page")
@@ -141,6 +139,10 @@ class Visit:
         self.devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def measure(self, name: str, act: Callable[[], None]) -> None:
+        """Do it, and keep what it took."""
+        self.found[name].append(self.measured(act))
+
+    def measured(self, act: Callable[[], None]) -> tuple[float, float, int]:
         """Do it, and wait until what it draws is on screen."""
         self.messages.clear()
         busy = main_thread(self.devtools)
@@ -148,7 +150,7 @@ class Visit:
         self.page.wait_for_function(DONE, timeout=MILLISECONDS)
         busy = main_thread(self.devtools) - busy
         wall = self.page.evaluate("seen.presented - seen.began")
-        self.found[name].append((1000 * busy, wall, max(self.messages)))
+        return 1000 * busy, wall, max(self.messages)
 
     def moves(self, name: str, start: float, end: float) -> None:
         """Move the pointer over the first chart, from one share of its width to another."""
@@ -190,27 +192,13 @@ def round_of(visit: Visit, seed: int) -> None:
 
 
 @contextmanager
-def served(experts: int) -> Iterator[str]:
+def page_of(experts: int) -> Iterator[str]:
     """PAGE on a free port, until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "page.py"
         script.write_text(PAGE, "utf-8")
-        command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port)]
-        command += ["--server.address", "127.0.0.1", "--server.maxMessageSize", "400"]
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"EXPERTS": str(experts)}, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            if not any("You can now view" in line for line in server.stdout):
-                raise RuntimeError("The page did not start; the lines above say why.")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait()
-            server.stdout.close()
+        with served(str(script), EXPERTS=str(experts), STREAMLIT_SERVER_MAX_MESSAGE_SIZE="400") as server:
+            yield server.url
 
 
 def main() -> None:
@@ -220,7 +208,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=8)
     options = parser.parse_args()
     messages = []
-    with served(options.experts) as url, sync_playwright() as playwright:
+    with page_of(options.experts) as url, sync_playwright() as playwright:
         browser = chromium(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(MILLISECONDS)
@@ -236,12 +224,11 @@ def main() -> None:
         browser.close()
     size = f"{TOKENS:,} tokens x {LAYERS} layers, {options.experts} experts"
     print(f"{size}, Chromium {version}, {os.cpu_count()} cores; median of {options.rounds}\n")
-    print(f"{'':28}{'main thread, ms':>18}{'wall, ms':>12}{'largest message, bytes':>26}")
     medians = {
         name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in visit.found.items()
     }
-    for name, (busy, wall, size) in medians.items():
-        print(f"{name:28}{busy:18.1f}{wall:12.0f}{int(size) or '':>26}")
+    rows = [(name, f"{busy:.1f}", f"{wall:.0f}", int(size) or "") for name, (busy, wall, size) in medians.items()]
+    print(table(["", "main thread, ms", "wall, ms", "largest message, bytes"], rows))
     ratio = medians["cells, opened"][0] / medians["overview, opened"][0]
     print(f"\nThe cells take {ratio:.0f} times the overview's CPU time.")
 

@@ -1,37 +1,50 @@
-"""How long from one page of the app to the next, in a real Chromium?
+"""How long until a page of the app is there, what does it cost, and how much is sent? In a real Chromium.
 
-    python -m benchmarks.pages [--rounds N] [--before FOLDER]
+    python -m benchmarks.pages [topics | first | dataset | training] [--rounds N] [--before FOLDER]
 
-A visitor runs a prompt of 64 tokens and walks through the pages of the topics, again and again; then the same with a
-trace of 48 layers x 128 experts from a file. Printed are medians over the rounds: CPU time of the browser's main
-thread, the time on the wall from the click in the menu to the frame with the last stroke on a canvas of the page, and
-the largest message that the server sent. Pages whose charts are all of few marks have no canvas, and are left out. And
-how long a new visitor waits for the first page. With an older checkout's folder, visitors of both apps take turns.
+topics     a visitor runs a prompt of 64 tokens and walks through the pages of the topics, again and again; then the
+           same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main thread, the time on
+           the wall from the click in the menu to the frame with the last stroke on a canvas of the page, and the
+           largest message that the server sent. Pages whose charts are all of few marks have no canvas, and are left
+           out. And how long a new visitor waits for the first page.
+first      the first page on a desktop and a phone: opened, where its parts stand, a prompt run, a token clicked, an
+           expert's contexts; and that click on larger traces from files
+dataset    the pages of a made-up dataset (by the recipe of `benchmarks.corpus`) and of an expert of it, on a server
+           that was never asked of this dataset; then for a second visitor, for whom answers are known
+training   the page Training of a made-up run, and of the pair of runs that ships
+
+Printed are medians, with the lowest and the highest. "CPU s" are the seconds of the browser's main thread and of the
+server, which a busy machine inflates less than seconds; "MB sent" is what the server sends in the tab's web socket,
+before compression. With an older checkout's folder, both apps take turns.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from benchmarks.app import MILLISECONDS, prompts
+from benchmarks.corpus_data import write_made_up
+from benchmarks.harness import Figures, Tab, apps_and_browser, compared, take_turns
 from benchmarks.overview import WATCH, Visit
+from benchmarks.visits import of_dataset, of_first_page, of_page, write_run
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
-from tests.browser import chromium, go_to, settled
-from tests.servers import Server, served
+from tests.browser import go_to, settled
+from tests.servers import Server
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
+DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k
+RUN = (48, 128, 1000)  # layers, experts, logs
+# What is opened of a run, and how many charts there are at least: those of the part that is open at first.
+OF_TRAINING = {"training": 2, "training?run=aux-off&beside=aux-on": 3, "load": 4}
 
 
 def on_canvas() -> list[str]:
@@ -48,42 +61,27 @@ def on_canvas() -> list[str]:
     return found
 
 
-def first_page(browser: Browser, server: Server) -> float:
-    """Milliseconds until a new visitor sees the example's tokens at every layer."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page, start = context.new_page(), time.perf_counter()
-    page.goto(server.url)
-    page.locator(".map[data-drawn] canvas").wait_for(timeout=MILLISECONDS)
-    context.close()
-    return 1000 * (time.perf_counter() - start)
+def waits(browser: Browser, server: Server) -> Figures:
+    """Until a new visitor sees the example's tokens at every layer."""
+    tab = Tab(browser, server)
+    tab.open()
+    tab.page.locator(".map[data-drawn] canvas").wait_for()
+    moment = tab.now()
+    tab.close()
+    return moment.of("a new visitor's first page")
 
 
-def go_to_before(page: Page, name: str) -> None:
-    """The same in an app whose menu was Streamlit's own, with drop-down parts."""
-    for part in page.get_by_test_id("stTopNavSection").all():
-        part.click()
-        if (entry := page.get_by_role("menuitem", name=name, exact=True)).count():
-            return entry.click()
-        page.keyboard.press("Escape")
-    raise RuntimeError(f"There is no page {name!r} in the menu.")
-
-
-@dataclass
 class Visitor:
     """Somebody who has run a prompt of 64 tokens, and walks through the pages."""
 
-    browser: Browser
-    server: Server
-    go: Callable[[Page, str], None] = go_to
-
-    def __post_init__(self) -> None:
+    def __init__(self, browser: Browser, server: Server) -> None:
         messages: list[int] = []
-        page = self.browser.new_page(viewport={"width": 1280, "height": 900})
+        self.page = page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(MILLISECONDS)
         page.add_init_script(WATCH)
         page.on("websocket", lambda socket: socket.on("framereceived", lambda data: messages.append(len(data))))
-        page.goto(self.server.url)
-        self.page, self.visit = page, Visit(page, messages)
+        page.goto(server.url)
+        self.visit = Visit(page, messages)
         page.get_by_role("textbox", name="Prompt", exact=True).wait_for()
         settled(page)
         page.get_by_role("textbox", name="Prompt", exact=True).fill(prompts()[0])
@@ -91,71 +89,94 @@ class Visitor:
         page.wait_for_url("**prompt=**")
         settled(page)
 
-    def walk(self, of: str) -> None:
+    def walk(self, of: str) -> Figures:
         """Open the page of each topic."""
+        found: Figures = {}
         for topic in on_canvas():
-            self.visit.measure(f"{of}: {topic}", partial(self.go, self.page, topic))
-
-    def forget(self) -> None:
-        """What was measured so far does not count."""
-        self.visit.found.clear()
+            busy, wall, largest = self.visit.measured(partial(go_to, self.page, topic))
+            name = f"{of}: {topic}"
+            found |= {f"{name}, main thread ms": busy, f"{name}, wall ms": wall, f"{name}, largest message": largest}
+        return found
 
     def open_big(self) -> None:
         """A trace of many layers and experts, through the Traces page."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "big.npz"
             write_trace(sample_trace(**BIG), file)
-            self.go(self.page, "Traces")
+            go_to(self.page, "Traces")
             self.page.locator("input[type=file]").set_input_files(file)
             self.page.get_by_text("Opened.").wait_for()
 
 
-def medians(found: dict[str, list]) -> dict[str, tuple[float, float, int]]:
-    """Of each column, by page."""
-    return {name: tuple(map(statistics.median, zip(*rows, strict=True))) for name, rows in found.items()}
+def topics(rounds: int, before: Path | None) -> None:
+    """Print what the pages of the topics take."""
+    with apps_and_browser(before) as (apps, browser):
+        arms = {name: lambda _, server=server: waits(browser, server) for name, server in apps.items()}
+        print(compared(take_turns(arms, rounds)), end="\n\n")
+        visitors = {name: Visitor(browser, server) for name, server in apps.items()}
+        for of in ("64 tokens", "48 x 128"):
+            arms = {name: lambda _, visitor=visitor, of=of: visitor.walk(of) for name, visitor in visitors.items()}
+            print(compared(take_turns(arms, rounds), digits=0), end="\n\n")
+            for visitor in visitors.values():
+                visitor.open_big()
 
 
-def measure(visitors: list[Visitor], rounds: int) -> list[dict[str, tuple[float, float, int]]]:
-    """What each of them measures, who take turns."""
-    measured: list[dict] = [{} for _ in visitors]
-    for of in ("64 tokens", "48 x 128"):
-        for visitor in visitors:
-            visitor.walk(of)
-            visitor.forget()
+def first(rounds: int, before: Path | None) -> None:
+    """Print what the first page takes."""
+    texts = prompts()
+    with apps_and_browser(before) as (apps, browser):
+
+        def visit(server: Server, number: int) -> Figures:
+            text = texts[number % len(texts)]
+            desktop = of_first_page(browser, server, "desktop", text, files=True)
+            return desktop | of_first_page(browser, server, "phone", text, files=False)
+
+        print(compared(take_turns({name: partial(visit, server) for name, server in apps.items()}, rounds)))
+
+
+def dataset(rounds: int, before: Path | None) -> None:
+    """Print what the pages of a dataset take. Each round has servers of its own."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "corpus"
+        write_made_up(folder, *DATASET, "none")
         for _ in range(rounds):
-            for visitor in visitors:
-                visitor.walk(of)
-        for visitor, found in zip(visitors, measured, strict=True):
-            found |= medians(visitor.visit.found)
-            visitor.open_big()
-    return measured
+            with apps_and_browser(before, MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as (apps, browser):
+                for server in apps.values():
+                    of_page(browser, server, "load", 1)  # not counted: nothing is imported yet
+                for visitor in ("first", "second"):
+                    for name, server in apps.items():
+                        for what, value in of_dataset(browser, server, folder.name).items():
+                            found[f"{name}, {visitor} visitor"][what].append(value)
+    print(compared(found))
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def training(rounds: int, before: Path | None) -> None:
+    """Print what the page Training takes."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        write_run(folder, *RUN)
+        with apps_and_browser(before, MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as (apps, browser):
+            for address, charts in OF_TRAINING.items():
+                arms = {
+                    name: lambda _, server=server, of=(address, charts): of_page(browser, server, *of)
+                    for name, server in apps.items()
+                }
+                print(f"/{address}\n{compared(take_turns(arms, rounds))}\n")
+
+
+PARTS = {"topics": topics, "first": first, "dataset": dataset, "training": training}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Print the tables of a part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=PARTS, default="topics")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--before", type=Path, help="a checkout from before the menu was a row of links")
-    given = parser.parse_args()
-    with ExitStack() as stack:
-        apps = [(stack.enter_context(served()), go_to)]
-        if given.before is not None:
-            home = given.before.resolve()
-            before = stack.enter_context(served(str(home / "app" / "main.py"), PYTHONPATH=f"{home}:{home / 'kernels'}"))
-            apps.append((before, go_to_before))
-        browser = chromium(stack.enter_context(sync_playwright()))
-        first_page(browser, apps[0][0])  # not counted: after it the server loads the model
-        waits = [first_page(browser, apps[0][0]) for _ in range(given.rounds)]
-        measured = measure([Visitor(browser, *app) for app in apps], given.rounds)
-        version = browser.version
-        browser.close()
-    print(f"Chromium {version}, {os.cpu_count()} cores; median of {given.rounds}, in brackets before\n")
-    print(f"a new visitor's first page, ms  {statistics.median(waits):.0f}\n")
-    print(f"{'':28}{'main thread, ms':>20}{'wall, ms':>20}{'largest message, bytes':>28}")
-    for name in measured[0]:
-        columns = zip(*(found[name] for found in measured), strict=True)
-        cells = (f"{now:,.0f}" + "".join(f" ({old:,.0f})" for old in before) for now, *before in columns)
-        print(f"{name:28}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (20, 20, 28), strict=True)))
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="an older checkout")
+    given = parser.parse_args(words)
+    print(f"{given.part}: {os.cpu_count()} cores; median of {given.rounds} rounds (lowest to highest)\n")
+    PARTS[given.part](given.rounds, given.before)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.load import Seen, megabytes, prompts_of, server, visit, warm
+from benchmarks.harness import megabytes
+from benchmarks.load import Seen, prompts_of, server, visit, warm
 from benchmarks.wrapped_server import INSPECTED
 from tests.servers import Server
 

@@ -9,14 +9,15 @@ steps that make one); and what it keeps: bytes of its counters and of one step u
 """
 
 import argparse
-import random
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.harness import interleave, quartiles, ratios
 from moeviz.capture.models.load import load_model
 from moeviz.training import RoutingHealth
 
@@ -56,12 +57,10 @@ class Steps:
 def measured(tokens: int, rounds: int) -> tuple[list[float], float, RoutingHealth]:
     """Ratios of a step with to a step without, the median seconds of a step without, and the meter."""
     with tempfile.TemporaryDirectory() as folder:
-        steps, times = Steps(*SHAPES[tokens], Path(folder)), list[dict[bool, float]]()
-        for _ in range(rounds + WARM_UP):
-            times.append({watched: steps.seconds(watched) for watched in random.sample((True, False), 2)})
-        times = times[WARM_UP:]
-        bare = statistics.median(pair[False] for pair in times)
-        return [pair[True] / pair[False] for pair in times], bare, steps.health
+        steps = Steps(*SHAPES[tokens], Path(folder))
+        ways = {"with": partial(steps.seconds, True), "without": partial(steps.seconds, False)}
+        times = interleave(ways, rounds, WARM_UP)
+        return ratios(times, "with", "without"), statistics.median(times["without"]), steps.health
 
 
 def kept(health: RoutingHealth) -> tuple[int, int]:
@@ -80,11 +79,10 @@ def main() -> None:
     print(f"torch {torch.__version__}, 1 thread, {rounds} rounds, embedded model, a log every {LOG_EVERY} steps\n")
     print(f"{'tokens':>6}{'step (ms)':>11}{'with / without':>16}   {'middle half':<16}{'bytes held':>11}{'a step':>8}")
     for tokens in SHAPES:
-        ratios, bare, health = measured(tokens, rounds)
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        found, bare, health = measured(tokens, rounds)
+        middle, half = quartiles(found)
         held, step = kept(health)
-        spread = f"{low:.3f} to {high:.3f}"
-        print(f"{tokens:>6}{1000 * bare:>11.0f}{middle:>16.3f}   {spread:<16}{held:>11,}{step:>8,}", flush=True)
+        print(f"{tokens:>6}{1000 * bare:>11.0f}{middle:>16.3f}   {half:<16}{held:>11,}{step:>8,}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT / folder) for folder in ("docs", ".", "kernels", "tests")]
 
 import transformers  # noqa: E402
-from _ext import docstrings, pages, pictures  # noqa: E402
+from _ext import docstrings, outdated, pages, pictures  # noqa: E402
 
 import moeviz  # noqa: E402
 
@@ -35,7 +35,6 @@ html_title = "moeviz"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["moeviz.css"]
-html_extra_path = [str(pictures.FOLDER)]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -45,7 +44,12 @@ html_theme_options = {
 
 
 def setup(app):
-    """Fill in what is generated, and read docstrings as Markdown."""
-    app.connect("source-read", lambda _app, _name, source: source.__setitem__(0, pages.filled(source[0])))
+    """Fill in what is generated, read docstrings as Markdown, and read again what is made from something else now."""
+    pictures.begin(app)
+    app.connect("env-get-outdated", pictures.start)
+    app.connect("env-get-outdated", outdated.pages)
+    app.connect("build-finished", pictures.finish)
+    app.connect("source-read", pages.fill)
+    app.connect("env-purge-doc", pictures.purge)
     app.connect("autodoc-process-docstring", docstrings.as_markdown)
     app.add_directive("markdown", docstrings.Markdown)

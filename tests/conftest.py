@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 OFFLINE = Path(__file__).parent / "offline"
+DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(OFFLINE))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
 os.environ["MOEVIZ_OUTBOUND"] = str(Path(tempfile.mkdtemp(prefix="moeviz-tests-")) / "outbound")
@@ -73,6 +74,20 @@ def box_of_widgets(monkeypatch):
     from plain_box import plain_box
 
     monkeypatch.setattr(ask, "draw", plain_box)
+
+
+@pytest.fixture(scope="module")
+def kept_drawings():
+    """What vl-convert draws is kept under build/, by all that it is drawn from: `docs/_ext/drawings.py` has how."""
+    import vl_convert
+
+    sys.path.append(str(DOCS))
+    from _ext import drawings
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("vegalite_to_svg", "svg_to_png"):
+            patch.setattr(vl_convert, name, drawings.kept(getattr(vl_convert, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

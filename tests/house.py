@@ -193,23 +193,29 @@ def upward(file: str, code: str) -> set[str]:
 
 def graph_of(root: Path) -> Graph:
     """Which of our files each of them imports."""
-    files = files_of(root)
-    return {file: set(_targets(imports((root / file).read_text()), files)) - {file} for file in files}
+    files = {*files_of(root)}
+    return {file: set(_targets(imports((root / file).read_text()), files)) - {file} for file in sorted(files)}
 
 
-def _targets(names: Iterable[str], files: list[str]) -> Iterator[str]:
+def _targets(names: Iterable[str], files: set[str]) -> Iterator[str]:
     for name in names:
         top, _, rest = name.partition(".")
         if top not in PACKAGES:
             continue
         parts = [PACKAGES[top], *rest.split(".")] if rest else [PACKAGES[top]]
         for end in range(len(parts), 0, -1):  # the last parts may be names in a module
-            place = "/".join(parts[:end])
-            found = [file for file in files if fnmatch(file, f"{place}.py") or file == f"{place}/__init__.py"]
-            found = [file for file in found if file.count("/") in (place.count("/"), place.count("/") + 1)]
-            if found:
+            if found := _at("/".join(parts[:end]), files):
                 yield from found
                 break
+
+
+def _at(place: str, files: set[str]) -> set[str]:
+    """The files that a module's path stands for, with any one name for `*`."""
+    exact = {f"{place}.py", f"{place}/__init__.py"} & files
+    if "*" not in place:
+        return exact
+    near = (file for file in files if file.count("/") - place.count("/") in (0, 1))
+    return exact | {file for file in near if fnmatch(file, f"{place}.py")}
 
 
 def room_of(file: str) -> str:

@@ -21,6 +21,7 @@ from moeviz.report.plots import choices, part_of
 from moeviz.samples import sample_trace
 from moeviz.spreadsheets import table_as_csv
 
+pytestmark = pytest.mark.usefixtures("kept_drawings")
 HOSTILE = ("=1+1", "../../x", "<script>", "a/b", "\u202egnp.exe", "+2", "\x1b[2J", "'s")
 
 

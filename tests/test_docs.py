@@ -38,6 +38,7 @@ ELSEWHERE = ("tutorials/", "how-to/")  # run in tests/test_readme.py, where what
 WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") and not name.startswith(ELSEWHERE)]
 
 
+@pytest.mark.usefixtures("kept_drawings")
 @pytest.mark.parametrize("name", [*MODULES, *EXTENSIONS])
 def test_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
@@ -56,6 +57,7 @@ WITH_COMMANDS = [name for name, text in TEXTS.items() if list(commands_of(text))
 
 
 @pytest.mark.docs
+@pytest.mark.usefixtures("kept_drawings")
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
     """All blocks of a page one after the other, as somebody would type them."""
@@ -106,6 +108,7 @@ def why_not(words: list[str]) -> str:
 
 
 @pytest.mark.docs
+@pytest.mark.usefixtures("kept_drawings")
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_in_the_pages_run(name, tmp_path, monkeypatch, capsys):
     """One after the other, in a folder where `trace.*` are traces; without those that need a network or minutes."""

@@ -24,6 +24,7 @@ from moeviz.report.page import html_report
 from moeviz.report.style import ink_on
 from moeviz.samples import sample_trace
 
+pytestmark = pytest.mark.usefixtures("kept_drawings")
 CHARTS = [chart for charts in REPORTED.values() for chart in charts]
 COUNTS = ParameterCounts(6_000, 6_000, 20_000, 400, 96_000, 0, 0, 90, per_expert=(3_000,) * 4)
 OWN = {
@@ -92,12 +93,12 @@ def with_everything(trace: RoutingTrace, texts: tuple[str, ...] = ("a", " b", "\
 
 
 @pytest.fixture(scope="module")
-def hostile() -> bytes:
+def hostile(kept_drawings) -> bytes:
     return html_report(with_everything(sample_trace(tokens=132), HOSTILE))
 
 
 @pytest.fixture(scope="module")
-def plain() -> bytes:
+def plain(kept_drawings) -> bytes:
     return html_report(sample_trace())
 
 

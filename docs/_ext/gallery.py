@@ -5,9 +5,9 @@ from functools import cache
 from inspect import signature
 from typing import Any
 
-from _ext import history_charts
+from _ext import history_charts, pictures
 from _ext.docstrings import markdown_of
-from _ext.pictures import FOLDER, picture
+from _ext.pictures import picture
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
@@ -127,8 +127,7 @@ def one_expert() -> str:
 
 def view() -> str:
     """`moeviz.view` of the example trace, in a frame: its page lies beside the pictures."""
-    (FOLDER / "pictures").mkdir(exist_ok=True)
-    made()["moeviz"].view(made()["trace"]).save(FOLDER / "pictures" / "view.html")
+    pictures.write("view.html", made()["moeviz"].view(made()["trace"]).html)
     return '<iframe class="view" src="../pictures/view.html" title="Routing of the example trace"></iframe>'
 
 

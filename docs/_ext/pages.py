@@ -13,10 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from _ext import gallery, reference, tables
+from _ext import gallery, pictures, reference, tables
+from _ext.outdated import MARK
 
 ROOT = Path(__file__).parents[2]
-MARK = re.compile(r"^<!-- (generated|file|part): ([\w./-]+) -->$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 HEADING = re.compile(r"^(#+ )", re.MULTILINE)
 TITLE = re.compile(r"\A# .*\n+")
@@ -69,6 +69,12 @@ SITE = {
     "moeviz/embedded/MODEL_CARD.md": "/background/model-card.md",
     "moeviz/embedded/EVALUATION.md": "/background/evaluation.md",
 }
+
+
+def fill(app, name: str, source: list[str]) -> None:
+    """Fill in the marks of a page. Called by Sphinx (`source-read`), which takes what is then in `source`."""
+    source[0] = filled(source[0])
+    pictures.note(app, name)
 
 
 def filled(text: str) -> str:

@@ -2,14 +2,16 @@
 
 import html
 import re
+import shutil
 from pathlib import Path
 
 import altair as alt
 import vl_convert
 
+from _ext import drawings
 from moeviz.report.plots import with_data_inside
 
-FOLDER = Path(__file__).parents[2] / "build" / "docs-pictures"  # Sphinx copies what is in it beside the pages
+FOLDER = Path(__file__).parents[2] / "build" / "docs-pictures"  # of a build: beside what it has read of the pages
 WIDTHS = {"": 720, "-narrow": 340}  # pixels
 TEXT, LINES, GRID = "#1c2030", "#8d8f96", "#e0dfd9"  # on a light page
 ON_DARK = {TEXT: "#e9e8e3", LINES: "#7c7f8a", GRID: "#33363f"}
@@ -26,8 +28,8 @@ CONFIG = {
 }
 SIZE = re.compile(r'width="[\d.]+" height="[\d.]+"')
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-
-FOLDER.mkdir(parents=True, exist_ok=True)
+SVG = drawings.kept(vl_convert.vegalite_to_svg)
+WRITTEN: set[str] = set()  # the files of the page that is being read
 
 
 def picture(
@@ -39,18 +41,56 @@ def picture(
     more than the colours of words and lines differ.
     """
     spec, on_dark = (_spec(drawn) for drawn in (chart, dark or chart))
-    folder = FOLDER / "pictures"
-    folder.mkdir(exist_ok=True)
     sizes = {}
     for suffix, width in WIDTHS.items():
         drawn = _svg(spec | {"width": width})
         sizes[suffix] = SIZE.search(drawn)[0]
-        (folder / f"{key}{suffix}.svg").write_text(drawn, encoding="utf-8")
+        write(f"{key}{suffix}.svg", drawn)
         drawn = _svg(on_dark | {"width": width}) if dark else drawn
         for light, other in ON_DARK.items():
             drawn = drawn.replace(f'"{light}"', f'"{other}"')
-        (folder / f"{key}{suffix}-dark.svg").write_text(drawn, encoding="utf-8")
+        write(f"{key}{suffix}-dark.svg", drawn)
     return f'<div class="chart">{"".join(_shown(key, theme, alternative, sizes) for theme in ("", "-dark"))}</div>'
+
+
+def write(name: str, text: str) -> None:
+    """A file that is shown by a page."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / name).write_text(text, encoding="utf-8")
+    WRITTEN.add(name)
+
+
+def begin(app) -> None:
+    """Draw into a folder that is kept with what is read of the pages: a page that is not read again draws nothing."""
+    global FOLDER
+    FOLDER = Path(app.doctreedir) / "pictures"
+
+
+def start(_app, env, *_names) -> list[str]:
+    """Where nothing is known of pages, no picture is of one. Called by Sphinx (`env-get-outdated`)."""
+    if not hasattr(env, "drawn"):
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        env.drawn = {}  # the files of each page
+    return []
+
+
+def note(app, page: str) -> None:
+    """Remember which files this page has written."""
+    app.env.drawn[page] = {*WRITTEN}
+    WRITTEN.clear()
+
+
+def purge(_app, env, page: str) -> None:
+    """Remove the pictures of a page that is gone, or is read again. Called by Sphinx (`env-purge-doc`)."""
+    for name in env.drawn.pop(page, ()):
+        (FOLDER / name).unlink(missing_ok=True)
+
+
+def finish(app, error: Exception | None) -> None:
+    """Put the pictures beside the pages. Called by Sphinx (`build-finished`)."""
+    if error is None and FOLDER.exists():
+        shutil.copytree(FOLDER, Path(app.outdir) / "pictures", dirs_exist_ok=True)
+    drawings.forget()
 
 
 def _spec(chart: alt.Chart | alt.LayerChart) -> dict:
@@ -58,7 +98,7 @@ def _spec(chart: alt.Chart | alt.LayerChart) -> dict:
 
 
 def _svg(spec: dict) -> str:
-    return vl_convert.vegalite_to_svg(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
+    return SVG(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
 
 
 def _shown(key: str, theme: str, alternative: str, sizes: dict[str, str]) -> str:

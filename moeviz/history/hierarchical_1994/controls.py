@@ -19,6 +19,11 @@ def _without_root(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=mod
     return Tree(np.zeros_like(fitted.root), fitted.gates, fitted.experts)
 
 
+def _without_lower_gates(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=model.one_pass) -> Tree:
+    fitted = right(tree, inputs, desired)
+    return Tree(fitted.root, np.zeros_like(fitted.gates), fitted.experts)
+
+
 CONTROLS = (
     Control(
         "responsibilities go to other cases",
@@ -27,4 +32,7 @@ CONTROLS = (
         of_vowels,
     ),
     Control("the root stays uniform", (model, "one_pass", _without_root), ("two cuts",), of_two_cuts),
+    Control(
+        "the gates below the root stay uniform", (model, "one_pass", _without_lower_gates), ("two cuts",), of_two_cuts
+    ),
 )

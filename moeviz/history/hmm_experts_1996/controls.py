@@ -26,6 +26,10 @@ def _soft(joint: np.ndarray, assignment: str, right: Callable = experts.responsi
     return right(joint, "soft")
 
 
+def _hard(joint: np.ndarray, assignment: str, right: Callable = experts.responsibilities) -> np.ndarray:
+    return right(joint, "hard")
+
+
 def _misnamed(right: Callable = model.japanese_vowels) -> tuple[Utterances, Utterances]:
     """The training utterances with the names of others."""
     training, test = right()
@@ -43,5 +47,6 @@ CONTROLS = (
         of_vowels,
     ),
     Control("speakers are misnamed", (model, "japanese_vowels", _misnamed), ("recognised by one expert",), told),
+    Control("soft EM is hard", (experts, "responsibilities", _hard), (", soft EM, ",), of_pairs),
     Control("hard EM is soft", (experts, "responsibilities", _soft), (", hard EM, ",), of_pairs),
 )

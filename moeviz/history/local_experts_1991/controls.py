@@ -4,7 +4,7 @@ import numpy as np
 
 from moeviz.history.local_experts_1991 import model
 from moeviz.history.local_experts_1991.checks import ONE_ANSWERS, claims
-from moeviz.history.local_experts_1991.model import ERRORS, cooperative, mixture_likelihood
+from moeviz.history.local_experts_1991.model import ERRORS, competitive, cooperative, mixture_likelihood
 from moeviz.history.shared import vowels
 from moeviz.history.shared.controls import Control
 from moeviz.history.shared.vowels import VOWELS
@@ -62,5 +62,6 @@ CONTROLS = (
     Control(TOLD, _instead(_told), ("experts, most of any run",), claims),
     Control("experts learn the opposite", _instead(_backwards), ("mean accuracy", "reach error"), claims),
     Control("the gate stays uniform", _instead(_even_gate), ("experts, fewest of any run", "any other expert"), claims),
+    Control("experts learn by the second error", _instead(competitive), ("reach error",), claims),
     Control("a task that one line can do", (vowels, "ONES", (0, 1)), ("only 1 expert",), claims),
 )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -43,25 +44,27 @@ def swapped(owner: Any, name: str, instead: Any) -> Iterator[None]:
 
 
 def controlled(claims: Sequence[Claim], controls: Sequence[Control], quick: bool, seed: int) -> pd.DataFrame:
-    """Each claim measured again with its mechanism broken, by the first control that owns it.
+    """Each claim measured again with its mechanism broken, by every control that owns it: it must miss each time.
 
-    One row per claim, in their order. Columns: control str (what was broken; empty where there is none) · broken
-    float64 (the figure then; NaN if it was not measured) · caught bool (whether the claim missed then; True of what is
-    no check).
+    One row per claim, in their order: of the first control under which it does not miss, or else of the first. Columns:
+    control str (what was broken; empty where there is none) · broken float64 (the figure then; NaN if it was not
+    measured) · caught bool (whether the claim missed then; True of what is no check).
     """
-    owners = [next((control for control in controls if control.owns(claim)), None) for claim in claims]
-    again = {control.broken: _while_broken(control, quick, seed) for control in set(owners) - {None}}
+    owners = [[control for control in controls if control.owns(claim)] for claim in claims]
+    again = {control: _while_broken(control, quick, seed) for control in dict.fromkeys(chain(*owners))}
     rows = []
-    for claim, control in zip(claims, owners, strict=True):
-        found = None if control is None else again[control.broken].get(claim.what)
-        rows.append(
-            {
-                "control": "" if control is None else control.broken,
-                "broken": math.nan if found is None else float(found.ours),
-                "caught": claim.kind != MEASURED if found is None else not found.passed,
-            }
-        )
+    for claim, own in zip(claims, owners, strict=True):
+        tried = [_row(claim, control.broken, again[control].get(claim.what)) for control in own]
+        rows.append(next((row for row in tried if not row["caught"]), [*tried, _row(claim)][0]))
     return pd.DataFrame(rows).astype({"control": "str", "broken": np.float64, "caught": bool})
+
+
+def _row(claim: Claim, broken: str = "", found: Claim | None = None) -> dict[str, Any]:
+    return {
+        "control": broken,
+        "broken": math.nan if found is None else float(found.ours),
+        "caught": claim.kind != MEASURED if found is None else not found.passed,
+    }
 
 
 def _while_broken(control: Control, quick: bool, seed: int) -> dict[str, Claim]:

@@ -40,6 +40,11 @@ def _anything(part: np.ndarray, experts: int, kernel: str, task: model.Task, *re
     return right(part, experts, kernel, model.Task(task.inputs, task.odd[order], task.digit), *rest)
 
 
+def _dealt_once(weights: np.ndarray, capacity: int, rng: np.random.Generator) -> np.ndarray:
+    """The same random part for an expert in every iteration, whatever the gater says."""
+    return np.random.default_rng(0).permutation(np.arange(len(weights)) % weights.shape[1])
+
+
 CONTROLS = (
     Control(
         "the gate stays uniform",
@@ -53,5 +58,6 @@ CONTROLS = (
         "one expert gets every example", (model, "_experts_say", _one_for_all), (f"experts / of {EXPERTS[0]}",), _more
     ),
     Control("classes are shuffled", (model, "_experts_say", _anything), ("know nothing",), _known),
+    Control("parts are never dealt again", (model, "assign", _dealt_once), ("uniform mixture",), _better),
     Control("room for all", (model, "capacity_of", lambda examples, *_: examples), ("first choice",), _overflow),
 )
