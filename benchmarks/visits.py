@@ -11,7 +11,8 @@ from moeviz.formats.exports import write_trace
 from moeviz.samples import sample_trace
 from moeviz.training.measures import SUMS, rows_of
 from moeviz.training.writing import RunWriter
-from tests.browser import Server, go_to
+from tests.browser import go_to
+from tests.servers import Server
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
 FIRST_CHART = f"() => document.querySelector('{CHART}')"
