@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
+    "moeviz/formats/importers/torch_file.py": f". {FILES} torch",
     "moeviz/formats/importers/imatrix.py": f". moeviz.gguf_file {FILES}",
     "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
     # A corpus on disk, shard by shard; nobody who reads one trace needs it.

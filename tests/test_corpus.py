@@ -294,7 +294,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 @pytest.fixture
 def engine(monkeypatch) -> MadeUpEngine:
     made = MadeUpEngine()
-    monkeypatch.setattr("moeviz.cli.dataset.load", lambda args: made)
+    monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: made)
     return made
 
 

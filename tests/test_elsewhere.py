@@ -19,8 +19,8 @@ from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.formats import elsewhere
 from moeviz.formats.elsewhere import Limits, read_elsewhere
 from moeviz.formats.exports import EXPORTS, open_bytes
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.table import Opened
 
 READABLE = [export for export in EXPORTS if export.read]
 GENEROUS = Limits(2**26, 60)

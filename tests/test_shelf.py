@@ -17,7 +17,7 @@ from test_app import sentences
 
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import EXPORTS
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
 from moeviz.samples import sample_trace
 

@@ -9,8 +9,8 @@ from moeviz_app.work.drawing import aside
 
 from moeviz.errors import MoevizError, NotSaid
 from moeviz.formats.elsewhere import Limits, read_elsewhere
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.formats.importers.table import Opened
 from moeviz.formats.trace_facts import check_size
 from moeviz.names import quoted
 from moeviz.routing_trace import Counted

@@ -14,7 +14,7 @@ from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import MoevizError
 from moeviz.formats.at_hand import at_hand
 from moeviz.formats.dataset.opening import is_dataset
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.importers.importer import Opened
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moeviz.formats.exports import open_path
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.importers.importer import Opened
 
 _OPENED: dict[str, Opened] = {}
 

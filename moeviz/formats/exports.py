@@ -26,9 +26,10 @@ from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.formats.importers.source import Source, source_of
-from moeviz.formats.importers.table import Opened, imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
@@ -148,7 +149,7 @@ def read_trace(
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file, or from what another program wrote.
 
     Files of other programs, and folders of them, are recognised by what is in them, or read as the `format` that is
-    named (`moeviz.formats.importers.table.IMPORTERS` lists them). What such a file does not say is asked for, and given
+    named (`moeviz.formats.importers.table.importers` lists them). What such a file does not say is asked for, and given
     as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if it
     does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
     `OSError` if it cannot be read.

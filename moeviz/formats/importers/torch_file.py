@@ -7,6 +7,7 @@ zip's checksums are looked at here, since torch does not.
 
 import pickletools
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +15,10 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
+from moeviz.formats.importers.importer import Read, Recognise
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import Counted
 
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 STAND_IN = "reap.metrics OnlineStatsTracker"
@@ -38,6 +43,23 @@ def is_torch(data: bytes) -> bool:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
+
+
+def in_torch(recognise: Callable[[Any], bool]) -> Recognise:
+    """Return the `recognise` of an importer, from one that is given what a file of torch holds."""
+    return lambda source: is_torch(source.data) and recognise(torch_content(source))
+
+
+def of_torch(read: Callable[[Any, Source, ImportOptions], Counted]) -> Read:
+    """Return the `read` of an importer, from one that is given what a file of torch holds."""
+    return lambda source, options: read(torch_content(source), source, options)
+
+
+def torch_content(source: Source) -> Any:
+    """Return what a file of torch holds, as `from_torch` does; it is read once."""
+    if "torch" not in source.__dict__:
+        source.__dict__["torch"] = from_torch(source.data, source.max_bytes)
+    return source.__dict__["torch"]
 
 
 def from_torch(data: bytes, max_bytes: int) -> Any:
