@@ -132,9 +132,9 @@ def serve_app(
 def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = None) -> None:
     """Have the app begin with these files, runs, datasets and models. Raises the error of the first that is wrong."""
     from moeviz.embedded import EMBEDDED
-    from moeviz.formats.at_hand import hand_over
     from moeviz.formats.dataset.opening import is_dataset, read_dataset
     from moeviz.formats.exports import open_path
+    from moeviz.formats.open_cached import keep_opened
     from moeviz.gguf_file import is_a_model
     from moeviz.training.found import is_run, run_at
 
@@ -149,7 +149,7 @@ def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = No
         elif is_dataset(path):
             read_dataset(path, partial=True)  # what is not whole is said on its page
         else:
-            hand_over(path, read(path))
+            keep_opened(path, read(path))
     if shown:
         os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in shown)
     if models:

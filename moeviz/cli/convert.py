@@ -66,7 +66,7 @@ def converted(args: Namespace, target: str) -> str:
     from moeviz.formats.dataset.convert import trace_of, write_dataset
     from moeviz.formats.dataset.folder import check_begun
     from moeviz.formats.dataset.opening import is_dataset, read_dataset
-    from moeviz.formats.dataset.store import place_of
+    from moeviz.formats.dataset.s3 import place_of
     from moeviz.formats.exports import export_for, write_trace
 
     if is_dataset_target(target):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moeviz.corpus.on_ray import Cluster
     from moeviz.corpus.run import Wanted
     from moeviz.formats.dataset.reader import Dataset
-    from moeviz.formats.dataset.store import Place
+    from moeviz.formats.dataset.s3 import Place
     from moeviz.model_info import ModelInfo
     from moeviz.routing_trace import RoutingTrace
 
@@ -149,7 +149,7 @@ def check_no_dataset(args: Namespace) -> None:
 def written(args: Namespace) -> str:
     """Trace the texts into a dataset, and return what to print of it."""
     from moeviz.formats.dataset.folder import check_begun
-    from moeviz.formats.dataset.store import place_of
+    from moeviz.formats.dataset.s3 import place_of
 
     if args.embedded or args.layer is not None:
         option = "--embedded" if args.embedded else "--layer"

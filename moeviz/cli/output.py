@@ -41,7 +41,7 @@ def check_output(path: str | None) -> None:
 def is_dataset_target(target: str | None) -> bool:
     """Return whether a target is a dataset's: a name without a suffix, where one was begun, or in a store."""
     from moeviz.formats.dataset.opening import is_dataset
-    from moeviz.formats.dataset.store import is_store
+    from moeviz.formats.dataset.s3 import is_store
 
     if is_store(target):
         return True

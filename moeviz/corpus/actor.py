@@ -14,7 +14,7 @@ from moeviz.capture.opening import load_model
 from moeviz.corpus.run import FirstLook, Wanted, first_look, write_shard
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import DatasetFolder, digest_of, plan_in
-from moeviz.formats.dataset.store import Place
+from moeviz.formats.dataset.s3 import Place
 from moeviz.names import quoted
 
 

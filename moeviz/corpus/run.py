@@ -21,8 +21,8 @@ from moeviz.formats.dataset.folder import DatasetFolder, check_begun, new_plan, 
 from moeviz.formats.dataset.layout import ROWS, Kept, Weights
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.s3 import Place, place_of
 from moeviz.formats.dataset.shard import Rows, rows_of
-from moeviz.formats.dataset.store import Place, place_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 

@@ -15,7 +15,7 @@ from moeviz.formats.dataset.layout import (
     weights_column,
 )
 from moeviz.formats.dataset.reader import Dataset
-from moeviz.formats.dataset.store import Place, place_of
+from moeviz.formats.dataset.s3 import Place, place_of
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace, token_frame
 
 TOKEN_BYTES = 100  # that a token takes in memory beside its routing

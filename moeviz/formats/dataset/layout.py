@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.dataset.store import Place
+from moeviz.formats.dataset.s3 import Place
 from moeviz.formats.trace_facts import FORMAT as TRACE_FORMAT
 from moeviz.formats.trace_facts import model_of
 from moeviz.model_info import ModelInfo

@@ -8,17 +8,17 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.dataset.homes import sizes_in
 from moeviz.formats.dataset.layout import FILES, MANIFEST, PLAN, SHARD, facts_from, name_of
 from moeviz.formats.dataset.reader import Dataset, Shard
-from moeviz.formats.dataset.store import Place, StorePath, is_store, place_of
+from moeviz.formats.dataset.s3 import Place, S3Path, is_store, place_of
+from moeviz.formats.dataset.storage import sizes_in
 from moeviz.formats.trace_facts import parse_json
 from moeviz.names import quoted, why_no_file
 
 
 def is_dataset(path: str | Place) -> bool:
     """Whether a path is a folder that a dataset was begun in, or an address in an object store."""
-    if isinstance(path, StorePath) or is_store(path):
+    if isinstance(path, S3Path) or is_store(path):
         return True  # nothing else is read from there
     path = Path(path)
     return not why_no_file(path) and path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))

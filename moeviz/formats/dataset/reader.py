@@ -25,7 +25,7 @@ from moeviz.formats.dataset.layout import (
     name_of,
     schema,
 )
-from moeviz.formats.dataset.store import Place, unreachable
+from moeviz.formats.dataset.s3 import Place, unreachable
 from moeviz.model_info import ModelInfo
 
 MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group

@@ -38,7 +38,7 @@ from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.formats")
-MODULE = "moeviz.formats.elsewhere"
+MODULE = "moeviz.formats.sandboxed_read"
 REFUSED, TOO_LARGE, BUG, NOT_SAID = 3, 4, 5, 6  # exit codes of the child
 OF_ITS_OWN = 2**29  # bytes for Python, numpy, pandas and Arrow themselves
 TIMES = 6  # what is read is in memory up to so many times, with its copies and its checks
@@ -63,7 +63,7 @@ class Limits:
         return OF_ITS_OWN + TIMES * self.max_bytes
 
 
-def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD) -> Opened:
+def read_sandboxed(data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD) -> Opened:
     """Read a trace, or counts, as `open_bytes` does, in a process of its own.
 
     Raises what `open_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
@@ -75,7 +75,7 @@ def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOp
 def answered(
     data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD, module: str = MODULE
 ) -> bytes:
-    """What a process says that runs `module` on a stranger's file. Raises what `read_elsewhere` raises."""
+    """What a process says that runs `module` on a stranger's file. Raises what `read_sandboxed` raises."""
     check_size(data, limits.max_bytes)
     name = repr(PurePath(filename).name[:200])
     try:

@@ -8,12 +8,12 @@ from moeviz.formats.importers.importer import Opened
 _OPENED: dict[str, Opened] = {}
 
 
-def hand_over(path: str | Path, opened: Opened) -> None:
+def keep_opened(path: str | Path, opened: Opened) -> None:
     """Keep what a file came to, for whoever asks for its path."""
     _OPENED[str(Path(path).resolve())] = opened
 
 
-def at_hand(path: str | Path) -> Opened:
+def open_cached(path: str | Path) -> Opened:
     """What the file at a path came to; it is read where nobody handed it over. Raises what `read_trace` raises."""
     known = _OPENED.get(str(Path(path).resolve()))
     return open_path(path) if known is None else known

@@ -25,7 +25,7 @@ from moeviz.formats.dataset.layout import id_type, stored_values
 from moeviz.model_info import ModelInfo
 
 
-class Sums:
+class ShardStatistics:
     """What a shard's rows add up to so far."""
 
     def __init__(self, model: ModelInfo) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.layout import PLAN, SHARD, name_of
-from moeviz.formats.dataset.store import Place, StorePath
+from moeviz.formats.dataset.s3 import Place, S3Path
 from moeviz.names import quoted
 
 LOCK = ".lock"
 
 
-class Disk:
+class LocalStorage:
     """A folder of this machine, or one that several machines share."""
 
     def __init__(self, path: Path) -> None:
@@ -95,10 +95,10 @@ class Disk:
             shutil.rmtree(part, ignore_errors=True)
 
 
-class Store:
+class ObjectStorage:
     """A prefix in an object store. A shard is written in the folder for temporary files, and sent."""
 
-    def __init__(self, path: StorePath) -> None:
+    def __init__(self, path: S3Path) -> None:
         self.path = path
 
     @contextmanager
@@ -143,14 +143,14 @@ class Store:
         """Nothing: a shard that was half sent is sent again, under the same names."""
 
 
-def home_of(path: Place) -> Disk | Store:
+def storage_of(path: Place) -> LocalStorage | ObjectStorage:
     """Where a dataset of that place is written."""
-    return Store(path) if isinstance(path, StorePath) else Disk(path)
+    return ObjectStorage(path) if isinstance(path, S3Path) else LocalStorage(path)
 
 
 def sizes_in(path: Place) -> dict[str, int]:
     """The bytes of every file of a shard that is there, as `shard-000000/load.parquet`."""
-    if isinstance(path, StorePath):
+    if isinstance(path, S3Path):
         return {name: size for name, size in path.files().items() if name.startswith("shard-")}
     shards = (place for place in path.glob("shard-*") if place.is_dir())
     return {f"{file.parent.name}/{file.name}": file.stat().st_size for shard in shards for file in shard.iterdir()}
