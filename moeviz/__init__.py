@@ -12,8 +12,9 @@ torch nor streamlit, and not even pandas, so that the command line answers at on
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moeviz import _moved as _moved  # old names of modules
+from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
-from moeviz.viewers import VIEWERS
 
 if TYPE_CHECKING:
     from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.exports import read_counts, read_trace, write_trace
     from moeviz.formats.importers.options import ImportOptions
-    from moeviz.in_app import RunningApp, open_in_app
+    from moeviz.launch import RunningApp, open_in_app
     from moeviz.model_info import ModelInfo, ParameterCounts
-    from moeviz.one_call import view
     from moeviz.published import published_counts
+    from moeviz.quick_view import view
     from moeviz.routing_trace import RoutingTrace
 
 __version__ = "0.1.0"
@@ -60,9 +61,9 @@ _ON_FIRST_USE = {
     "moeviz.formats.dataset.reader": ("Dataset",),
     "moeviz.formats.exports": ("read_counts", "read_trace", "write_trace"),
     "moeviz.formats.importers.options": ("ImportOptions",),
-    "moeviz.in_app": ("RunningApp", "open_in_app"),
+    "moeviz.launch": ("RunningApp", "open_in_app"),
     "moeviz.model_info": ("ModelInfo", "ParameterCounts"),
-    "moeviz.one_call": ("view",),
+    "moeviz.quick_view": ("view",),
     "moeviz.published": ("published_counts",),
     "moeviz.routing_trace": ("RoutingTrace",),
 }

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.model_info import ModelInfo
-from moeviz.viewers import VIEWERS
 
 GroupKind = Literal["all", "label", "step"]
 

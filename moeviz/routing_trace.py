@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Int16
 
+from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo
-from moeviz.viewers import VIEWERS
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K

@@ -31,8 +31,9 @@ MAY_IMPORT = {
     "app/*": "moeviz_app moeviz streamlit",
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
-    "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",
-    "moeviz/in_app.py": f"moeviz.cli moeviz.formats {INERT}",
+    "moeviz/_moved.py": "",
+    "moeviz/quick_view.py": f"moeviz.capture moeviz.report {INERT}",
+    "moeviz/launch.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
     "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
@@ -104,8 +105,8 @@ MAY_IMPORT = {
     "moeviz/samples.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
-    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
-    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz._viewers",
+    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.names",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.names",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
@@ -113,7 +114,7 @@ MAY_IMPORT = {
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "",
-    "moeviz/viewers.py": "",
+    "moeviz/_viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
 

@@ -85,7 +85,18 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     code = "import sys; from moeviz.cli.main import parser; parser('diff').parse_args(['diff', 'a.npz', 'b.npz'])"
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    ours = {"cli", "cli.main", "cli.diff", "cli.inputs", "cli.options", "cli.output", "errors", "names", "viewers"}
+    ours = {
+        "cli",
+        "cli.main",
+        "cli.diff",
+        "cli.inputs",
+        "cli.options",
+        "cli.output",
+        "errors",
+        "names",
+        "_viewers",
+        "_moved",
+    }
     assert set(said) == {f"moeviz.{name}" for name in ours}
 
 
