@@ -1,5 +1,5 @@
-"""What draws a trace or counts, as a plot or as HTML. It stands above them, unknown to them: the front door,
-`moeviz/__init__.py`, puts it here.
+"""The functions that draw a trace or counts, as a plot or as HTML. They stand above both, unknown to them: the front
+door, `moeviz/__init__.py`, puts them here.
 """
 
 from collections.abc import Callable

@@ -177,7 +177,7 @@ def written(args: Namespace) -> str:
 
 
 def _cluster(args: Namespace) -> "Cluster | None":
-    """Where the actors run, if the run is on Ray. Raises `MoevizError` for what is not possible."""
+    """The cluster of a run on Ray; None without --ray. Raises `MoevizError` for options that need Ray."""
     if args.ray is None:
         for option in RAY_OPTIONS:
             if getattr(args, option) is not None:
@@ -220,7 +220,7 @@ def _said(dataset: "Dataset") -> str:
 
 
 def _progress(done: int, total: int, seconds: float) -> None:
-    """How far a run has come, and how long the rest takes at that pace."""
+    """Show how far a run has come, and how long the rest takes at that pace."""
     progress(done, total, says=f"traced {{:,}} of {{:,}} texts, {_duration(seconds)} left   ")
 
 

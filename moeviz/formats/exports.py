@@ -54,7 +54,7 @@ class Export:
 
     @property
     def ready(self) -> bool:
-        """Whether everything that writes it is installed."""
+        """True where everything that writes it is installed."""
         return not self.needs or find_spec(self.needs) is not None
 
 
@@ -130,7 +130,7 @@ def read_bytes(
 
 
 def open_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES, options: ImportOptions = NOTHING_TOLD) -> Opened:
-    """The same for counts too, with what the doctor says of a file that another program wrote."""
+    """Read a trace or counts from the bytes of a file, with the doctor's findings where another program wrote it."""
     check_size(data, max_bytes)
     if is_torch(data):
         raise InvalidTrace(
@@ -187,7 +187,7 @@ def open_path(
     format: str | None = None,
     options: ImportOptions = NOTHING_TOLD,
 ) -> Opened:
-    """The same with what the doctor says of another program's file. Files and errors as with `read_trace`."""
+    """Read a trace or counts, with the doctor's findings on another program's file. Errors as with `read_trace`."""
     return opened_in(_source(path, max_bytes), format, options)
 
 
@@ -210,7 +210,7 @@ def _trace_of(found: Counted, filename: str | Path) -> RoutingTrace:
 
 
 def opened_in(source: Source, format: str | None, options: ImportOptions) -> Opened:
-    """The same for bytes that are in memory: `moeviz.formats.importers.source.Source`."""
+    """Read a trace or counts from a `Source`, whose bytes are in memory. Errors as with `read_trace`."""
     try:
         row = named(format) if format else None if is_ours(source) else recognised(source)
         if row is not None:

@@ -26,7 +26,7 @@ class DatasetFolder:
 
     @property
     def shards(self) -> list[dict[str, Any]]:
-        """What the plan says of each shard; `texts` is how many it has, `first_text` the number of the first."""
+        """The planned shards: `texts` is how many one has, `first_text` the number of its first."""
         shards: list[dict[str, Any]] = self.plan["shards"]
         return shards
 
@@ -35,7 +35,7 @@ class DatasetFolder:
         return self.storage.missing(len(self.shards))
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there."""
+        """Return whether a shard is there."""
         return self.storage.has(shard)
 
     def writer(self, shard: int, **how: Any) -> ShardWriter:
@@ -64,7 +64,7 @@ class DatasetFolder:
         self.storage.put(MANIFEST, json.dumps(facts | {"plan": self.digest} | counts | {"shards": shards}))
 
     def _said_of(self, number: int) -> dict[str, Any]:
-        """What a shard says of itself, if it is the one that was planned."""
+        """The facts that a shard gives of itself, if it is the one that was planned."""
         place = self.path / name_of(number) / SHARD
         part = parse_json(place.read_bytes(), f"file {SHARD} of {name_of(number)}")
         if part.get("shard") != number or part.get("plan") != self.digest:
@@ -118,7 +118,7 @@ def plan_in(path: Place) -> dict[str, Any] | None:
 
 
 def new_plan(model: ModelInfo, kept: Kept, shards: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
-    """What is written before anything runs. The same texts and settings give the same plan."""
+    """Return the plan that is written before anything runs. The same texts and settings give the same plan."""
     plan = facts_json(model, kept) | how | {"texts": sum(shard["texts"] for shard in shards), "shards": shards}
     as_read: dict[str, Any] = json.loads(json.dumps(plan))
     return as_read

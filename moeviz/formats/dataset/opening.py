@@ -17,7 +17,7 @@ from moeviz.names import quoted, why_no_file
 
 
 def is_dataset(path: str | Place) -> bool:
-    """Whether a path is a folder that a dataset was begun in, or an address in an object store."""
+    """Return whether a path is a folder that a dataset was begun in, or an address in an object store."""
     if isinstance(path, S3Path) or is_store(path):
         return True  # nothing else is read from there
     path = Path(path)
@@ -51,7 +51,7 @@ def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
 
 
 def check_dataset(dataset: Dataset) -> list[str]:
-    """What is wrong with the shards, a sentence each: every byte is read, and compared with its sha256."""
+    """Read every byte of the shards, compare it with its sha256, and return a sentence for each damaged shard."""
     return [f"{shard.name} {why}." for shard in dataset.shards if (why := _changed(shard))]
 
 
@@ -120,7 +120,7 @@ def _is_file(facts: Any) -> bool:
 
 
 def _why_not(shard: Shard, sizes: dict[str, int]) -> str:
-    """Why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
+    """The reason why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
     if not any(f"{shard.name}/{name}" in sizes for name in (SHARD, *shard.files)):
         return "is missing"
     for name, facts in shard.files.items():

@@ -43,7 +43,7 @@ class S3Path:
         return self.key.rpartition("/")[2]
 
     def is_file(self) -> bool:
-        """Whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         with asking(self) as store:
             return bool(store.get_file_info(self.key).is_file)
 
@@ -73,7 +73,7 @@ class S3Path:
             file.write(data)
 
     def upload(self, source: Path) -> None:
-        """The same, from a file. What ends on the way leaves no object, or one that no manifest names."""
+        """Write an object from a file. An upload that ends early leaves no object, or one that no manifest names."""
         with asking(self) as store, source.open("rb") as file, store.open_output_stream(self.key) as target:
             while block := file.read(BLOCK):
                 target.write(block)
@@ -83,7 +83,7 @@ Place = Path | S3Path
 
 
 def is_store(name: object) -> bool:
-    """Whether this is an address of an object store, good or bad."""
+    """Return whether this is an address of an object store, good or bad."""
     return isinstance(name, S3Path) or STORES.match(str(name)) is not None
 
 
@@ -115,7 +115,7 @@ def asking(place: S3Path) -> Iterator[Any]:
 
 
 def unreachable(place: object, error: Exception) -> MoevizError:
-    """What is said of a store that does not answer, or refuses."""
+    """Return the error about a store that does not answer, or refuses."""
     said = " ".join(str(error).split()).partition(" (Request ID")[0]
     return MoevizError(
         f"The store of {quoted(place)} could not be asked: {said[:300]}. Look at the address, AWS_ENDPOINT_URL, "
@@ -124,7 +124,7 @@ def unreachable(place: object, error: Exception) -> MoevizError:
 
 
 def store_of(endpoint: str, key: str) -> Any:
-    """What speaks to the server of a bucket; one for each in a process."""
+    """Return the file system of a bucket's server; one for each in a process."""
     return _opened(endpoint, "" if endpoint else key.partition("/")[0])
 
 

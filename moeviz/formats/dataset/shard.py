@@ -33,7 +33,7 @@ Rows = dict[str, np.ndarray]  # columns of tokens; ids and weights are (T, L, K)
 
 
 def rows_of(trace: RoutingTrace, kept: Kept) -> Rows:
-    """What is kept of a trace's tokens, as it is stored. Raises `InvalidTrace` for what a shard cannot hold."""
+    """Return the rows of a trace's tokens as they are stored. Raises `InvalidTrace` for what a shard cannot hold."""
     rows = {"position": trace.tokens["position"].to_numpy(np.int32)}
     rows["generated"] = (trace.tokens["phase"] == "generated").to_numpy(bool)
     rows["experts"] = packed_ids(trace.experts.transpose(1, 0, 2), id_type(trace.model))
@@ -140,7 +140,7 @@ class ShardWriter:
 
 
 def follows(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Whether the row before is the token before, in the same stretch of the same text."""
+    """Return whether the row before is the token before, in the same stretch of the same text."""
     text, stretch, position = rows["text"], rows["stretch"], rows["position"]
     same = (text[1:] == text[:-1]) & (stretch[1:] == stretch[:-1]) & (position[1:] == position[:-1] + 1)
     return np.append(np.zeros(min(len(text), 1), bool), same)

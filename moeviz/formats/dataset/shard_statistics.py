@@ -26,7 +26,7 @@ from moeviz.model_info import ModelInfo
 
 
 class ShardStatistics:
-    """What a shard's rows add up to so far."""
+    """The sums over a shard's rows so far."""
 
     def __init__(self, model: ModelInfo) -> None:
         self.model, self.labels = model, dict[str, int]()

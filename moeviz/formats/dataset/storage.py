@@ -1,4 +1,4 @@
-"""Where a dataset is written, and how a shard comes to be there as a whole: on a disk, or in an object store.
+"""The storage that a dataset is written to, on a disk or in an object store: a shard is there as a whole or not at all.
 
 On a disk a shard takes its name in one step, and a lock that the system holds keeps a second driver out. A store knows
 neither: there a shard is what has a `shard.json`, which is sent last, and nothing keeps a second driver out. Two
@@ -46,7 +46,7 @@ class LocalStorage:
             yield
 
     def is_free(self) -> bool:
-        """Whether a dataset may begin here. Raises `MoevizError` for a file."""
+        """Return whether a dataset may begin here. Raises `MoevizError` for a file."""
         if not self.path.exists():
             return True
         if not self.path.is_dir():
@@ -54,7 +54,7 @@ class LocalStorage:
         return all(place.name == LOCK or place.name.startswith(f".{PLAN}") for place in self.path.iterdir())
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there."""
+        """Return whether a shard is there."""
         return (self.path / name_of(shard)).exists()
 
     def missing(self, shards: int) -> list[int]:
@@ -107,11 +107,11 @@ class ObjectStorage:
         yield
 
     def is_free(self) -> bool:
-        """Whether a dataset may begin here."""
+        """Return whether a dataset may begin here."""
         return not self.path.files()
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there: whether it says what it is."""
+        """Return whether a shard is there: whether it says what it is."""
         return (self.path / name_of(shard) / SHARD).exists()
 
     def missing(self, shards: int) -> list[int]:
@@ -144,7 +144,7 @@ class ObjectStorage:
 
 
 def storage_of(path: Place) -> LocalStorage | ObjectStorage:
-    """Where a dataset of that place is written."""
+    """Return the storage of a place."""
     return ObjectStorage(path) if isinstance(path, S3Path) else LocalStorage(path)
 
 

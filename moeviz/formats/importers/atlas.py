@@ -31,7 +31,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every text, one sequence each."""
+    """Read the trace of every text, one sequence each."""
     records = _of_parquet(source) if is_parquet(source.data) else _of_json(source)
     if len({(record["num_experts"], record["top_k"]) for record in records}) != 1:
         raise InvalidTrace("The texts of the file were not run by one model. Split the file.")

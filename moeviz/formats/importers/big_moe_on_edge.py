@@ -24,7 +24,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every turn, one sequence each."""
+    """Read the trace of every turn, one sequence each."""
     lines = source.data.split(b"\n")
     facts = dict(re.findall(r"(\w+)=(\S+)", lines[1].decode(errors="replace")))
     table = read_csv(b"\n".join(line for line in lines if not line.startswith(b"#")), source)

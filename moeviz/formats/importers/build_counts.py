@@ -35,7 +35,7 @@ class CountTable:
 
 
 def build_counts(counted: CountTable, name: str, options: ImportOptions) -> ExpertCounts:
-    """Counts as moeviz has them. Raises `InvalidTrace` for numbers that are no counts, or do not fit top-k."""
+    """Build `ExpertCounts`. Raises `InvalidTrace` for numbers that are no counts, or do not fit top-k."""
     table = _whole(counted.table)
     table = table if table.ndim == 3 else table[None]
     rows, layers, said = _kept(table, counted, options)
@@ -62,7 +62,7 @@ def build_counts(counted: CountTable, name: str, options: ImportOptions) -> Expe
 def sum_counts(
     layer: np.ndarray, expert: np.ndarray, count: np.ndarray, group: np.ndarray | None = None
 ) -> tuple[list[int], np.ndarray]:
-    """Rows of (layer, expert, count) as layers and a table (L, E), or (G, L, E) with groups; what has no row is 0."""
+    """Sum rows of (layer, expert, count) into a table (L, E), or (G, L, E) with groups; cells without a row are 0."""
     layers, at = np.unique(layer, return_inverse=True)
     if layers[0] < 0 or expert.min() < 0 or expert.max() >= MAX_EXPERTS:
         raise InvalidTrace(

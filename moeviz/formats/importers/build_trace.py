@@ -39,7 +39,7 @@ class SequenceRouting:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What is known of a format's traces beside their numbers."""
+    """The facts of a source of routing, beside its numbers."""
 
     backend: str
     layers: Sequence[int] | None = None  # the model's own indices of the layers in the file; from 0 where it has none
@@ -52,7 +52,7 @@ class SourceInfo:
 
 
 def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, options: ImportOptions) -> RoutingTrace:
-    """The trace of one request after the other. Raises `InvalidTrace` for what is no routing."""
+    """Build the trace of one request after the other. Raises `InvalidTrace` for what is no routing."""
     if not parts:
         raise InvalidTrace(f"The {about.what} has no request with routed experts. Ask the server to return them.")
     if len({part.ids.shape[::2] for part in parts}) != 1:
@@ -201,7 +201,7 @@ def _joined(parts: list[Any]) -> np.ndarray | None:
 def fill_slots(
     layer: np.ndarray, token: np.ndarray, slot: np.ndarray, expert: np.ndarray, *values: np.ndarray
 ) -> tuple[list[int], np.ndarray, list[np.ndarray]]:
-    """Rows of (layer, token, slot, expert, …) as layers, ids (L, T, K) and the other values in the same shape.
+    """Fill arrays from rows of (layer, token, slot, expert, …): layers, ids (L, T, K), other values in that shape.
 
     Slots without a row are NO_EXPERT. Raises `InvalidTrace` where two rows fill one slot, or where few rows describe a
     large trace.

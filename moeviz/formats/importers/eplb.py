@@ -16,7 +16,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer that has any."""
+    """Read the counts of every layer that has any."""
     table = whole(source.first, 2, "The loads")
     return build_counts(CountTable(table, "eplb", hidden=True), source.name, options)
 

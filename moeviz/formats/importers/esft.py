@@ -24,7 +24,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every text, one sequence each."""
+    """Read the trace of every text, one sequence each."""
     top_k, ids, weights = options.need("top_k", "A folder of ESFT"), [], []
     lengths: list[int] = []
     for name in source.matching(FILES):

@@ -25,7 +25,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer with experts."""
+    """Read the counts of every layer with experts."""
     file = from_gguf(source.data)
     if file.facts.get("general.type") != "imatrix":
         raise InvalidTrace(

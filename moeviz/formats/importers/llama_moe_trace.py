@@ -25,7 +25,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
-    """Counts, or a trace."""
+    """Read counts, or a trace."""
     table = read_csv(source.data, source)
     if "token" not in table:
         layer, expert = integer_columns(table, "layer", "expert")

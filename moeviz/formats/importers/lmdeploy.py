@@ -21,7 +21,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every response in the file."""
+    """Read the trace of every response in the file."""
     if options.moe_layers is None:
         raise NotSaid(
             f"A response of LMDeploy does not say {SAYS['moe_layers']}, and what it has for dense ones is left-over "

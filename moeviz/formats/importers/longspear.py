@@ -21,7 +21,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of all passes."""
+    """Read the trace of all passes."""
     head, _, body = source.data.partition(b"\n")
     facts = dict(word.split("=", 1) for word in head.decode("ascii").split()[2:])
     top_k, records, at = int(facts["top_k"]), [], 0

@@ -20,7 +20,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of all passes. A record that was cut is left out."""
+    """Read the trace of all passes. A record that was cut is left out."""
     words = np.frombuffer(source.data, "<i4", len(source.data) // 4)
     if len(words) < 3 or words[1] != 1:
         raise InvalidTrace("The file is not of version 1 of mbolt's traces. Record again with that version.")

@@ -25,7 +25,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of each step, micro-batches and ranks added up."""
+    """Read the counts of each step, micro-batches and ranks added up."""
     devices = options.need("expert_parallel", "Megatron-LM's log of tokens per expert")
     files = source.matching(FILES) if source.is_folder else [source.name]
     if len(files) % devices:

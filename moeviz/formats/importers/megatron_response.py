@@ -23,7 +23,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every choice."""
+    """Read the trace of every choice."""
     parts = [_part(body, choice, options) for body in source.rows for choice in choices(body)]
     about = SourceInfo("megatron-lm", order="weight", cautions=(COUNTED,))
     return build_trace(parts, about, source.name, options)

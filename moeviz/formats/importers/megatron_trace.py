@@ -30,7 +30,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every step of one rank, one after the other."""
+    """Read the trace of every step of one rank, one after the other."""
     names = source.matching(FILES) if source.is_folder else [source.name]
     rows = [row for row in source.lines_of(names[0]) if row["block"] == "decoder"]
     of = {layer: [row for row in rows if row["layer"] == layer] for layer in sorted({row["layer"] for row in rows})}

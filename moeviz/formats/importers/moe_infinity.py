@@ -20,7 +20,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
-    """The counts of each request."""
+    """Read the counts of each request."""
     table = from_npy(source.data)
     with np.errstate(invalid="ignore"):
         table = table[table.any(axis=(1, 2))]

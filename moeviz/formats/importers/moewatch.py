@@ -22,7 +22,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of first choices: as if each token were sent to one expert."""
+    """Read the counts of first choices: as if each token were sent to one expert."""
     names = source.first["metadata"]["router_module_names"]
     table = np.stack([whole(source.first["utilization"][name]["token_counts"], 1, "The counts") for name in names])
     return build_counts(CountTable(table, "moewatch", top_k=1, cautions=(FIRST,)), source.name, options)

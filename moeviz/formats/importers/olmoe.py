@@ -16,7 +16,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every line, one sequence each."""
+    """Read the trace of every line, one sequence each."""
     parts = []
     for row in source.rows:
         ids, tokens = whole(row["exp_ids"], 3).transpose(2, 0, 1), whole(row["input_ids"], 1, "The token ids")

@@ -22,7 +22,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer."""
+    """Read the counts of every layer."""
     first = source.first
     if "expert_counts" in first:
         rows = [[*map(int, key.split(":")), count] for key, count in first["expert_counts"].items()]

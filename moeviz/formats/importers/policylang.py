@@ -41,7 +41,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every prompt, one sequence each."""
+    """Read the trace of every prompt, one sequence each."""
     rows: list[Any]
     experts, model = None, ""
     if is_parquet(source.data):
@@ -88,7 +88,7 @@ def _part(rows: list[dict[str, Any]]) -> tuple[list[int], SequenceRouting]:
 
 
 def _there(value: Any) -> bool:
-    """Whether a cell holds something: a table has NaN where a column is empty."""
+    """True where a cell holds something: a table has NaN where a column is empty."""
     return value is not None and not (isinstance(value, float) and value != value)
 
 

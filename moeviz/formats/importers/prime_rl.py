@@ -29,7 +29,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every choice."""
+    """Read the trace of every choice."""
     parts = [_part(body, choice, options) for body in source.rows for choice in choices(body)]
     return build_trace(parts, SourceInfo("prime-rl", hidden=True), source.name, options)
 

@@ -28,7 +28,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer."""
+    """Read the counts of every layer."""
     layers = sorted(content)
     table = np.stack([np.asarray(content[layer]["expert_frequency"]) for layer in layers])
     tokens = np.array([int(np.asarray(content[layer]["total_tokens"])) for layer in layers], np.int64)

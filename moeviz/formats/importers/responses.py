@@ -1,4 +1,4 @@
-"""What the responses of all servers have in common: which token a row of routing is about."""
+"""Responses of model servers: which token a row of routing is about."""
 
 from typing import Any
 

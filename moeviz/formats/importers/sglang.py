@@ -19,7 +19,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def routed(body: Any) -> Any:
-    """What a response has as routed experts; None if it has none."""
+    """Return the routed experts in a response; None if it has none."""
     if not isinstance(body, dict):
         return None
     for name in ("meta_info", "sglext", "sgl_ext"):
@@ -35,7 +35,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every response in the file."""
+    """Read the trace of every response in the file."""
     bodies = source.first if isinstance(source.first, list) else source.rows
     parts = [read_response(body, options) for body in bodies]
     return build_trace(parts, SourceInfo("sglang", hidden=True), source.name, options)

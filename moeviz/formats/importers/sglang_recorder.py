@@ -38,7 +38,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
-    """Counts or a trace, as the recorder's mode was."""
+    """Read counts or a trace, as the recorder's mode was."""
     if "logical_count" in content:
         counts = np.asarray(content["logical_count"])
         counts = whole(counts if counts.ndim == 3 else counts[None], 3, "The logical counts")

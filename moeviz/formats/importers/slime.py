@@ -24,7 +24,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every sample that has routing."""
+    """Read the trace of every sample that has routing."""
     samples = [sample for sample in content["samples"] if sample.get("rollout_routed_experts") is not None]
     return build_trace(
         [_part(sample, options) for sample in samples], SourceInfo("slime", hidden=True), source.name, options

@@ -17,7 +17,7 @@ BATCH = 4096  # rows of Parquet that are unpacked at a time
 
 
 def read_csv(data: bytes, source: Source) -> pd.DataFrame:
-    """A CSV with a header, every cell as text. A last line that was cut is left out. Raises `InvalidTrace`."""
+    """Read a CSV with a header, every cell as text. A last line that was cut is left out. Raises `InvalidTrace`."""
     end = data.rfind(b"\n") + 1
     whole = data[:end] or data
     if (cells := whole.count(b",") + whole.count(b"\n")) > (most := source.max_bytes // BYTES_A_VALUE):
@@ -31,7 +31,7 @@ def read_csv(data: bytes, source: Source) -> pd.DataFrame:
 
 
 def integer_columns(table: pd.DataFrame, *names: str) -> list[np.ndarray]:
-    """Columns of whole numbers. Raises `InvalidTrace` with the row and what stands there."""
+    """Return columns of whole numbers. Raises `InvalidTrace` with the row and what stands there."""
     columns = []
     for name in names:
         if name not in table or not len(table):
@@ -48,12 +48,12 @@ def integer_columns(table: pd.DataFrame, *names: str) -> list[np.ndarray]:
 
 
 def is_parquet(data: bytes) -> bool:
-    """Whether these bytes begin like a Parquet file."""
+    """Return whether these bytes begin like a Parquet file."""
     return data.startswith(b"PAR1")
 
 
 def parquet_columns(data: bytes) -> list[str]:
-    """The names of the columns; none if the file is damaged."""
+    """Return the names of the columns; none if the file is damaged."""
     import pyarrow as pa
 
     try:
@@ -63,7 +63,7 @@ def parquet_columns(data: bytes) -> list[str]:
 
 
 def read_parquet(source: Source, columns: list[str], rows: list[int] | None = None) -> pd.DataFrame:
-    """Some columns of all rows, or of some. A text is kept once, however many rows repeat it.
+    """Read some columns of all rows, or of some. A text is kept once, however many rows repeat it.
 
     Raises `InvalidTrace` for more values than we read, and for a damaged file.
     """
@@ -105,7 +105,7 @@ def _check(metadata: Any, source: Source) -> None:
 
 
 def sort_token_rows(layer: Any, token: Any) -> tuple[np.ndarray, list[int], int]:
-    """How to sort the rows by layer and token, the layers, and how many tokens there are.
+    """Return the order of the rows by layer and token, the layers, and the number of tokens.
 
     Raises `InvalidTrace` unless every token has one row at every layer.
     """
@@ -119,7 +119,7 @@ def sort_token_rows(layer: Any, token: Any) -> tuple[np.ndarray, list[int], int]
 
 
 def stack_token_rows(rows: Sequence[Any], order: np.ndarray, layers: int, dtype: type) -> np.ndarray:
-    """The lists of all rows as an array (L, T, length). Raises `InvalidTrace` if they are not equally long."""
+    """Stack the lists of all rows into an array (L, T, length). Raises `InvalidTrace` if they are not equally long."""
     if len({len(row) for row in rows}) != 1:
         raise InvalidTrace("The tokens of the file do not all have as many experts, or logits. Record it again.")
     table: np.ndarray = np.array(rows, dtype)[order].reshape(layers, len(order) // layers, -1)

@@ -26,7 +26,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of each step."""
+    """Read the counts of each step."""
     meta, names = source.json_of("meta_info.json"), source.matching(FILES)
     numbers = [int(re.findall(r"\d+", name)[0]) for name in names]
     if not numbers or numbers != list(range(len(numbers))):

@@ -1,4 +1,4 @@
-"""What torch.save wrote, as NumPy arrays. No program in it is run, and no tensor may be larger than what is stored.
+"""Files of torch.save as NumPy arrays. No program in them is run, and no tensor may be larger than what is stored.
 
 A file of torch is a zip with a pickle in it. Before torch sees it, every name that the pickle asks for is looked at:
 tensors, and one class of REAP, in whose place an empty one stands. torch then reads it with `weights_only=True`. The
@@ -35,7 +35,7 @@ MAX_PICKLE = 2**24
 
 
 def is_torch(data: bytes) -> bool:
-    """Whether these bytes are a zip as torch.save writes it."""
+    """Return whether these bytes are a zip as torch.save writes it."""
     if not data.startswith(b"PK\x03\x04"):
         return False
     try:
@@ -110,7 +110,7 @@ class Plain:
         self.torch, self.left, self.objects = torch, max_bytes, MAX_OBJECTS
 
     def of(self, value: Any) -> Any:
-        """The same value without torch. Raises `InvalidTrace` for a tensor that is not stored in full."""
+        """Return a value without torch's types. Raises `InvalidTrace` for a tensor that is not stored in full."""
         self.objects -= 1
         if self.objects < 0:
             raise InvalidTrace(f"The file holds more than {MAX_OBJECTS:,} objects. Save fewer.")

@@ -22,7 +22,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of all tokens, in the order of the batch."""
+    """Read the trace of all tokens, in the order of the batch."""
     stems = {int(found[2]): found[1] for key in content if (found := INDICES.fullmatch(str(key)))}
     layers = sorted(stems)
 

@@ -24,7 +24,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every row of the batch, without its padding."""
+    """Read the trace of every row of the batch, without its padding."""
     routed, mask = whole(content["routed_experts"], 4), np.asarray(content["attention_mask"]).astype(bool)
     tokens = np.asarray(content["input_ids"])
     if not mask.shape == tokens.shape == routed.shape[:2]:

@@ -31,7 +31,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every choice of every response."""
+    """Read the trace of every choice of every response."""
     if is_npy(source.data):
         rows = whole(from_npy(source.data), 3)
         return build_trace([response_routing(rows, None, None, options)], ABOUT, source.name, options)
