@@ -40,7 +40,7 @@ LINKS = (
     "moeviz_app.widgets.expert_links",
     "moeviz_app.widgets.run_options",
 )
-CLI = ("moeviz.cli.main", "moeviz.cli.io", "moeviz.cli.arguments", "moeviz.cli.metrics", "moeviz.cli.what_if")
+CLI = ("moeviz.cli.main", "moeviz.cli.inputs", "moeviz.cli.options", "moeviz.cli.metrics", "moeviz.cli.what_if")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +209,11 @@ def command_seeds() -> list[bytes]:
     """Every example of every `--help`, and more."""
     import shlex
 
-    from moeviz.cli.examples import EXAMPLES
+    from moeviz.cli.main import COMMANDS, EXAMPLES
+    from moeviz.cli.main import command as file_of
 
-    lines = [line.partition("  #")[0] for text in EXAMPLES.values() for line in text.splitlines()[1:]]
+    texts = [EXAMPLES, *(file_of(name).EXAMPLES for name in COMMANDS)]
+    lines = [line.partition("  #")[0] for text in texts for line in text.splitlines()[1:]]
     words = [
         shlex.split(line.partition("     ")[0].partition("|")[0].partition("<")[0])[1:]
         for line in lines
@@ -271,7 +273,6 @@ def command(data: bytes) -> bool:
 def folder_of_files() -> None:
     """A folder with good and bad files, to be in; what takes long says that it is not done here."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from moeviz.cli import main as cli
     from moeviz.errors import MoevizError
     from moeviz.formats.exports import write_trace
     from moeviz.samples import sample_trace
@@ -279,11 +280,11 @@ def folder_of_files() -> None:
     def never(*_: object, **__: object) -> None:
         raise MoevizError("This is not done while the command line is fuzzed.")
 
-    import moeviz.capture.models.load
+    import moeviz.capture.opening
     import moeviz.cli.families
     import moeviz.cli.history
 
-    cli.load = never
+    moeviz.capture.opening.load_model = never
     moeviz.cli.families.differences = never
     moeviz.cli.history.trained = moeviz.cli.history.check = never
     os.chdir(tempfile.mkdtemp(prefix="moeviz-fuzz-"))

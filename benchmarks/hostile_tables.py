@@ -126,7 +126,7 @@ def peak(way: str, path: Path) -> tuple[float, str]:
 def run_metrics(path: Path) -> None:
     """`moeviz metrics` of every topic, as text and as JSON."""
     from moeviz.cli.main import main as moeviz
-    from moeviz.cli.of_traces import TOPICS
+    from moeviz.cli.metrics import TOPICS
 
     said = io.StringIO()
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.capture.change.precision import in_precisions
 from moeviz.capture.models.load import load_model
-from moeviz.cli.what_if import precision_table
+from moeviz.cli.precision import precision_table
 from moeviz.embedded.evaluation import evaluation_set
 
 CHARACTERS = 1500

@@ -1,4 +1,4 @@
-"""What a trace knows about its model: facts that the arrays cannot hold. Inert, like the trace."""
+"""Facts about the model of a trace, which the arrays cannot hold. Inert, like the trace."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ SlotOrder = Literal["weight", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
-    """How many parameters a model has, by what they do. The parts sum to `total`; tied weights count once.
+    """The number of parameters of a model, by what they do. The parts sum to `total`; tied weights count once.
 
     Counted by `moeviz.parameters`, which also works out active and touched parameters.
     """

@@ -20,6 +20,8 @@ MODULES = {
     "charts.to_expert": "charts.chart",
     "charts.token_layer_images": "charts.token_layer_marks",
     "charts.training_figures": "charts.training",
+    "formats.short_floats": "formats.table_cells",
+    "in_app": "launch",
     "metrics.agreement": "metrics.comparison",
     "metrics.budget": "metrics.inputs",
     "metrics.chosen": "metrics.inputs",
@@ -39,6 +41,7 @@ MODULES = {
     "metrics.said_of_several": "metrics.multi_trace",
     "metrics.several": "metrics.multi_trace",
     "metrics.side_by_side": "metrics.system_table",
+    "one_call": "quick_view",
 }
 # Of a moved module, what is also called by another name now.
 NAMES = {
@@ -60,7 +63,8 @@ class MovedModules(MetaPathFinder, Loader):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Find a moved module; None for every other name."""
-        return ModuleSpec(fullname, self) if fullname.removeprefix("moeviz.") in MODULES else None
+        package, _, name = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == "moeviz" and name in MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
         """Let the module look its names up where they are now."""

@@ -44,7 +44,7 @@ def with_and(parts: Sequence[str]) -> str:
 
 
 def why_no_file(name: str | PurePath) -> str:
-    """Why no file can have this name, as the end of a sentence; "" if one can.
+    """Return why no file can have this name, as the end of a sentence; "" if one can.
 
     >>> why_no_file("trace.npz"), why_no_file("tra\\0ce.npz")
     ('', 'has a NUL character in it')

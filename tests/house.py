@@ -46,8 +46,8 @@ MAY_IMPORT = {
     "app/*": "moeviz",
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
-    "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",
-    "moeviz/in_app.py": f"moeviz.cli moeviz.formats {INERT}",
+    "moeviz/quick_view.py": f"moeviz.capture moeviz.report {INERT}",
+    "moeviz/launch.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
     "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
@@ -90,7 +90,7 @@ MAY_IMPORT = {
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
+    "moeviz/formats/importers/torch_file.py": f". {FILES} torch",
     "moeviz/formats/importers/imatrix.py": f". moeviz.gguf_file {FILES}",
     "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
     # A corpus on disk, shard by shard; nobody who reads one trace needs it.
@@ -118,17 +118,17 @@ MAY_IMPORT = {
     "moeviz/samples.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
-    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
-    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz._viewers",
+    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.names",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.names",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
-    "moeviz/moved.py": "",
+    "moeviz/moved.py": "moeviz",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "",
-    "moeviz/viewers.py": "",
+    "moeviz/_viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
 

@@ -15,10 +15,10 @@ from test_training_over_steps import layer, made_run
 from moeviz.cli import app as served_app
 from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
 from moeviz.errors import InvalidTrace
-from moeviz.formats.elsewhere import Limits
-from moeviz.training.elsewhere import read_run_elsewhere
+from moeviz.formats.sandboxed_read import Limits
 from moeviz.training.example import FOLDER
 from moeviz.training.found import is_run, run_at, snapshots_run
+from moeviz.training.sandboxed_read import read_run_sandboxed
 
 HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
@@ -181,8 +181,8 @@ def test_an_upload_that_is_no_run_is_refused_and_what_was_there_stays(data):
 def test_a_run_that_takes_too_much_is_given_up():
     data = (FOLDER / "aux-off" / "routing.jsonl").read_bytes()
     with pytest.raises(InvalidTrace):
-        read_run_elsewhere(data, "routing.jsonl", Limits(len(data) - 1, 20))
-    assert len(read_run_elsewhere(data, "routing.jsonl", Limits(2**24, 60)).logs) == 18
+        read_run_sandboxed(data, "routing.jsonl", Limits(len(data) - 1, 20))
+    assert len(read_run_sandboxed(data, "routing.jsonl", Limits(2**24, 60)).logs) == 18
 
 
 def test_names_and_sentences_of_strangers_are_plain_text(started, tmp_path):

@@ -17,8 +17,8 @@ from waiting import SECONDS
 from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser
 from moeviz.cli.main import main
-from moeviz.formats.at_hand import at_hand
 from moeviz.formats.exports import write_trace
+from moeviz.formats.open_cached import open_cached
 
 ROOT = Path(__file__).parent.parent
 MAIN = ROOT / "app" / "main.py"
@@ -142,7 +142,7 @@ def test_app_opens_several_files_and_what_they_need_to_be_told(started, trace, c
     assert "--top-k on the command line" in capsys.readouterr().err and not started
     assert main(["app", "--no-browser", "mine.npz", str(matrix), "--top-k", "2"]) == 0
     assert os.environ["MOEVIZ_OPEN"].split("\n") == [str(Path("mine.npz").resolve()), str(matrix.resolve())]
-    assert at_hand(matrix).counted.model.top_k == 2, "what was read is handed over, and not read again"
+    assert open_cached(matrix).counted.model.top_k == 2, "what was read is handed over, and not read again"
     assert main(["app", "--no-browser", *["mine.npz"] * 9]) == 1
     assert "up to 8 files, and 9 are named" in capsys.readouterr().err
 

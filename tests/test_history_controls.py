@@ -115,7 +115,7 @@ def test_the_table_prints_both_figures_and_counts_checks_alone(monkeypatch, caps
     boundless = _text(rows.assign(broken=math.inf))  # a ratio, where nothing is learnt
     assert "broken inf: the door is shut" in boundless
     assert holds(rows.drop(columns=["control", "broken", "caught"])), "without controls, what passes is enough"
-    monkeypatch.setattr("moeviz.cli.history.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
+    monkeypatch.setattr("moeviz.history.checked.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
     assert check(["door"], True, 11, True, print)["remark"][0] == "(['door'], True, 11, True)"
     assert "2 of 2 checks pass" in capsys.readouterr().out
 

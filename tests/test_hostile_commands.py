@@ -47,7 +47,7 @@ def test_a_target_that_cannot_be_written_is_found_out_before_the_run(command, ta
     def never(*args, **more):
         pytest.fail("it ran")
 
-    monkeypatch.setattr("moeviz.cli.main.load", never)
+    monkeypatch.setattr("moeviz.capture.opening.load_model", never)
     monkeypatch.setattr("moeviz.cli.history.trained", never)
     monkeypatch.setattr("moeviz.formats.exports.read_trace", never)
     before = {path: path.stat().st_mtime_ns for path in here.iterdir()}

@@ -17,7 +17,7 @@ from moeviz.formats.exports import read_bytes, read_counted, read_counts, read_t
 from moeviz.formats.importers import table
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
 from moeviz.formats.importers.source import Source, source_of
-from moeviz.formats.importers.table import IMPORTERS, recognised
+from moeviz.formats.importers.table import importers, recognised
 from moeviz.formats.importers.torch_file import from_torch
 from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import NOT_RECORDED
@@ -38,8 +38,8 @@ def test_what_is_no_routing_is_refused_with_its_reason(name):
 
 
 def test_every_format_has_a_file():
-    assert {row.name for row in FOUND.values()} == {row.name for row in IMPORTERS}
-    assert len({row.name for row in IMPORTERS}) == len(IMPORTERS)
+    assert {row.name for row in FOUND.values()} == {row.name for row in importers()}
+    assert len({row.name for row in importers()}) == len(importers())
 
 
 def test_a_file_is_recognised_by_its_content_and_not_by_its_name(tmp_path):
@@ -183,7 +183,7 @@ def test_a_file_that_fits_none_says_what_was_looked_for(tmp_path):
     (tmp_path / "a.txt").write_text("nothing of the kind")
     with pytest.raises(InvalidTrace, match=r"Looked for: ") as refused:
         read_trace(tmp_path / "a.txt")
-    assert all(row.label in str(refused.value) for row in IMPORTERS)
+    assert all(row.label in str(refused.value) for row in importers())
     (tmp_path / "folder").mkdir()
     with pytest.raises(InvalidTrace, match=r"Looked for: "):
         read_trace(tmp_path / "folder")

@@ -81,8 +81,8 @@ def test_a_longer_trace_may_have_a_larger_table():
 def test_layers_one_by_one_are_refused_where_all_together_are_too_many(monkeypatch, trace):
     args = Namespace(layers=None, token=None)
     assert len(measured(NAMED["token_expert_grid"], trace, args)) == 4 * 32 * 8
-    monkeypatch.setattr("moeviz.cli.metrics.MAX_CELLS", 500)
-    monkeypatch.setattr("moeviz.cli.metrics.CELLS_A_SLOT", 1)
+    monkeypatch.setattr("moeviz.metrics.inputs.MAX_CELLS", 500)
+    monkeypatch.setattr("moeviz.metrics.inputs.CELLS_A_SLOT", 1)
     with pytest.raises(InvalidTrace, match=r"token_expert of 4 layers has more than the 500 rows .* --layers"):
         measured(NAMED["token_expert_grid"], trace, args)
 

@@ -1,5 +1,6 @@
 """Modules that moved can be imported by the names that they had, with a warning that says where they are."""
 
+import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,3 +35,11 @@ def test_nothing_that_has_moved_is_still_there():
         spec = find_spec(f"moeviz.{new}")
         assert spec is not None and spec.origin is not None, new
         assert type(find_spec(f"moeviz.{old}").loader).__name__ == "MovedModules", old
+
+
+def test_the_warning_is_about_the_line_that_imports_it(tmp_path):
+    (tmp_path / "old.py").write_text("\nfrom moeviz.in_app import open_in_app\n")
+    done = subprocess.run(
+        [sys.executable, "-W", "always", tmp_path / "old.py"], capture_output=True, text=True, check=True
+    )
+    assert f"{tmp_path / 'old.py'}:2: DeprecationWarning: moeviz.in_app is moeviz.launch now" in done.stderr

@@ -12,8 +12,8 @@ import moeviz
 from moeviz.capture.change.kinds import Mute, Replay, TopK
 from moeviz.capture.change.precision import NAMES, Precision, in_precision, in_precisions
 from moeviz.capture.routers.declared import find_routers
-from moeviz.cli.of_models import PRECISIONS
-from moeviz.cli.what_if import precision_table
+from moeviz.cli.precision import precision_table
+from moeviz.cli.what_if import PRECISIONS
 from moeviz.errors import CaptureError
 from moeviz.metrics.comparison import set_changes
 

@@ -116,16 +116,16 @@ def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tok
 
 
 def test_the_survey_tells_a_wrong_trace_when_it_meets_one(monkeypatch):
-    from moeviz.capture.survey import held
+    from survey import compare
 
-    plain = held.trace
+    plain = compare.trace
 
     def forged(*given, **named):
         made = plain(*given, **named)
         made.experts[0, 0, 0] = (made.experts[0, 0, 0] + 1) % made.model.num_experts[0]
         return made
 
-    monkeypatch.setattr(held, "trace", forged)
+    monkeypatch.setattr(compare, "trace", forged)
     assert outcome("float64", "mixtral").outcome == WRONG
 
 

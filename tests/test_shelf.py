@@ -18,7 +18,7 @@ from test_app import sentences
 
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import EXPORTS
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
 from moeviz.samples import sample_trace
 
@@ -84,7 +84,7 @@ def test_a_trace_that_several_tabs_keep_counts_once(limits, trace):
 
 def test_a_file_that_is_more_than_a_tab_may_keep_is_refused(limits, trace, monkeypatch):
     limits(session_mb=10)
-    monkeypatch.setattr(opened_files, "read_elsewhere", lambda *args: Opened(trace))
+    monkeypatch.setattr(opened_files, "read_sandboxed", lambda *args: Opened(trace))
     with pytest.raises(
         MoevizError, match=r"'x\.npz' takes .* MB of memory once it is open, and one tab may keep 10 MB"
     ):
@@ -266,7 +266,7 @@ def test_traces_that_were_let_go_are_named_on_the_page(limits):
 def test_a_file_is_opened_through_a_process_of_its_own(monkeypatch, trace):
     app = AppTest.from_function(traces_page).run()
     read = []
-    monkeypatch.setattr(opened_files, "read_elsewhere", lambda *args: read.append(args) or Opened(trace))
+    monkeypatch.setattr(opened_files, "read_sandboxed", lambda *args: read.append(args) or Opened(trace))
     app.file_uploader[0].upload("mine.npz", EXPORTS[3].write(trace), "application/octet-stream").run()
     assert not app.exception and app.session_state["trace"] is trace
     assert [name for _, name, *_ in read] == ["mine.npz"]

@@ -13,9 +13,9 @@ from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import ROUTING, muted_experts, reference_routing
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.errors import MoevizError
-from moeviz.formats.at_hand import at_hand
 from moeviz.formats.dataset.opening import is_dataset
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.importers.importer import Opened
+from moeviz.formats.open_cached import open_cached
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -46,7 +46,7 @@ def opened_files() -> Iterator[tuple[str, Opened]]:
 @st.cache_resource(max_entries=MOST_FILES, show_spinner="Reading the file …")
 def _in_file(path: str) -> Opened:
     try:
-        return at_hand(path)
+        return open_cached(path)
     except OSError as error:
         raise MoevizError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
 

@@ -16,7 +16,7 @@ from moeviz.errors import DamagedShard, MissingField, MoevizError
 from moeviz.formats.dataset.layout import MANIFEST, PLAN
 from moeviz.formats.dataset.opening import is_dataset, read_dataset
 from moeviz.formats.dataset.reader import Dataset
-from moeviz.formats.dataset.store import is_store
+from moeviz.formats.dataset.s3 import is_store
 from moeviz.metrics.tokens import visible
 from moeviz.names import quoted, why_no_file
 

@@ -9,9 +9,9 @@ from moeviz_app.server import metrics
 from moeviz_app.session.trace_store import check_memory
 
 from moeviz.errors import MoevizError, NotSaid
-from moeviz.formats.elsewhere import Limits, read_elsewhere
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.sandboxed_read import Limits, read_sandboxed
 from moeviz.formats.trace_facts import check_size
 from moeviz.names import quoted
 from moeviz.routing_trace import Counted
@@ -45,7 +45,7 @@ def _read(data: bytes, name: str, limits: Limits, options: ImportOptions) -> Ope
     if not _places.acquire(timeout=limits.seconds):
         raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
     try:
-        opened = read_elsewhere(data, name, limits, options)
+        opened = read_sandboxed(data, name, limits, options)
         check_memory(opened.counted, name)
     finally:
         _places.release()

@@ -14,15 +14,15 @@ from moeviz_app.session.trace_store import TraceStore, check_memory
 
 from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
 from moeviz.errors import MoevizError
-from moeviz.formats.elsewhere import Limits
+from moeviz.formats.sandboxed_read import Limits
 from moeviz.formats.trace_facts import check_size
 from moeviz.metrics.tokens import visible
 from moeviz.names import quoted
-from moeviz.training.elsewhere import read_run_elsewhere
 from moeviz.training.example import FOLDER as EXAMPLES
 from moeviz.training.found import Signature, is_run, run_at, signature, snapshots_run
 from moeviz.training.reading import read_run
 from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.sandboxed_read import read_run_sandboxed
 
 MB = 10**6
 MOST, TITLE = 4, 60  # uploads of a visitor; characters of a name
@@ -88,7 +88,7 @@ def read_upload(data: bytes, name: str) -> TrainingRun:
         if not _place.acquire(timeout=limits.seconds):
             raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
         try:
-            run = read_run_elsewhere(data, name, limits)
+            run = read_run_sandboxed(data, name, limits)
             check_memory(run, name)
         finally:
             _place.release()

@@ -44,12 +44,12 @@ def screenshot() -> str:
 def importers() -> str:
     """The formats of other programs: what recognises a file, what it becomes, and what must be told."""
     from moeviz.formats.importers.options import flag
-    from moeviz.formats.importers.table import IMPORTERS
+    from moeviz.formats.importers.table import importers as formats
 
     def flags(names: Sequence[str]) -> str:
         return ", ".join(f"`{flag(name)}`" for name in names)
 
-    rows = [(f"`{r.name}`", r.label, r.looks_for, r.becomes, flags(r.asks), flags(r.may_ask)) for r in IMPORTERS]
+    rows = [(f"`{r.name}`", r.label, r.looks_for, r.becomes, flags(r.asks), flags(r.may_ask)) for r in formats()]
     return table(["name", "files", "recognised by", "becomes", "must be told", "may have to be told"], rows)
 
 

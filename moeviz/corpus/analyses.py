@@ -174,7 +174,7 @@ def locality_beside_mixtral(dataset: Dataset, layers: Layers = None) -> pd.DataF
 
 
 def balance_over_time(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
-    """How even the load is in each part of the corpus, in the order in which it was traced.
+    """Measure how even the load is in each part of the corpus, in the order in which it was traced.
 
     As `moeviz.metrics.load.balance_over_time`; a part is a row group: 65,536 tokens or some more. One row per part and
     layer. Columns: part int32 (from 0) · layer int32 · assignments int64 · the measures of

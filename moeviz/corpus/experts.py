@@ -1,4 +1,4 @@
-"""What one expert does in a dataset: the numbers of `moeviz.metrics.expert`, from the small tables alone."""
+"""One expert in a dataset: the numbers of `moeviz.metrics.expert`, from the small tables alone."""
 
 import numpy as np
 import pandas as pd
@@ -91,7 +91,7 @@ def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """Where the tokens whose first choice an expert is were a layer before, and where they are a layer after.
+    """Count the first choices, a layer before and a layer after, of the tokens whose first choice an expert is.
 
     As `moeviz.metrics.expert.expert_flow`, by first choices alone, of which the tables have pairs: on each
     side, share is of these tokens that have a first choice there, and sums to 1 over its experts; times is share /

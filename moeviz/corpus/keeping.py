@@ -46,7 +46,7 @@ class _Texts:
     seen: set[int] = field(default_factory=set)  # in the last text
 
     def add(self, text: np.ndarray, token: np.ndarray) -> None:
-        """These rows, in the order of the corpus."""
+        """Add rows, in the order of the corpus."""
         pairs = np.unique(np.stack([text, token]), axis=1)
         known = np.isin(pairs[1], list(self.seen)) & (pairs[0] == self.last)
         np.add.at(self.counted, pairs[1][~known], 1)

@@ -48,7 +48,7 @@ def to_counts_csv(counts: ExpertCounts) -> bytes:
 
 
 def is_counts(source: Source) -> bool:
-    """Whether the file says that it is counts that moeviz wrote."""
+    """Return whether the file says that it is counts that moeviz wrote."""
     return b'"moeviz counts v' in source.data[:512]
 
 

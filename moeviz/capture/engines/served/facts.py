@@ -12,7 +12,7 @@ from moeviz.capture.engines.served.name import ServerName
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.load import model_facts
 from moeviz.errors import CaptureError
-from moeviz.formats.importers.made import Part
+from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.model_info import ModelInfo
 from moeviz.names import listed, quoted
 
@@ -27,7 +27,7 @@ def config_facts(where: ServerName, runs: str | None) -> ModelInfo | None:
     return model_facts(runs) if runs in KNOWN_MODELS else None
 
 
-def info_of(where: ServerName, facts: ModelInfo | None, part: Part, runs: str | None, by: str) -> ModelInfo:
+def info_of(where: ServerName, facts: ModelInfo | None, part: SequenceRouting, runs: str | None, by: str) -> ModelInfo:
     """The facts about a served model, by its first answer and what is known of it. Raises `CaptureError`.
 
     runs  what the server says that it runs: a hub id, or a path on the server's machine.
@@ -59,7 +59,7 @@ def info_of(where: ServerName, facts: ModelInfo | None, part: Part, runs: str | 
     )
 
 
-def _layers(where: ServerName, part: Part) -> tuple[tuple[int, ...], str]:
+def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], str]:
     """The layers with experts: as a person said, or those that hold more than zeros in the first answer."""
     hidden, _, top_k = part.ids.shape
     told, empty = where.told.moe_layers, _empty(part.ids)
@@ -79,7 +79,7 @@ def _layers(where: ServerName, part: Part) -> tuple[tuple[int, ...], str]:
     return tuple(layer for layer in range(hidden) if not empty[layer]), said if left else ""
 
 
-def check_part(info: ModelInfo, part: Part) -> None:
+def check_part(info: ModelInfo, part: SequenceRouting) -> None:
     """Raise `CaptureError` where an answer is not of a model with these facts, or where something hid its routing."""
     hidden, _, top_k = part.ids.shape
     if (hidden, top_k) != (info.num_layers, info.top_k):

@@ -24,9 +24,9 @@ from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.plan import words_of
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import DAMAGED
 from moeviz.formats.importers.responses import choices
-from moeviz.formats.importers.table import DAMAGED
 from moeviz.metrics.doctor import examine
 from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
@@ -80,7 +80,7 @@ class ModelOnServer(EngineModel):
         """What the server says that it runs, and how it names itself."""
 
     @abstractmethod
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, asked: Asked) -> SequenceRouting:
         """Ask for one prompt, and read what comes back. The part has token ids, but no texts."""
 
     @abstractmethod
@@ -139,7 +139,7 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, asked: Asked, prompt: str) -> Part:
+    async def _answered(self, server: Server, asked: Asked, prompt: str) -> SequenceRouting:
         """The routing of one prompt and of what was generated after it, with texts."""
         part = await self._read(server, prompt, asked)
         check_part(self.info, part)
@@ -150,7 +150,7 @@ class ModelOnServer(EngineModel):
         texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
         return replace(part, text=texts)
 
-    async def _read(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _read(self, server: Server, prompt: str, asked: Asked) -> SequenceRouting:
         """What came back for a prompt, as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
             part = await self.complete(server, prompt, asked)
@@ -169,11 +169,11 @@ class ModelOnServer(EngineModel):
             raise CaptureError(f"The answer of {self.where.url} is not the routing of this prompt: {says}") from error
         return part
 
-    def _trace(self, parts: Sequence[Part], asked: Asked) -> RoutingTrace:
+    def _trace(self, parts: Sequence[SequenceRouting], asked: Asked) -> RoutingTrace:
         """The trace of all prompts. What the doctor finds in it is logged."""
-        about = About(self.where.engine, hidden=True, what="answer")
+        about = SourceInfo(self.where.engine, hidden=True, what="answer")
         try:
-            made = trace_of(parts, about, self.name, self.told)
+            made = build_trace(parts, about, self.name, self.told)
             info = replace(self.info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "")
             trace = replace(made, model=info)
         except InvalidTrace as error:

@@ -12,7 +12,7 @@ from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.engines.served.texts import Ids
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
-from moeviz.formats.importers.made import Part
+from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.formats.importers.responses import tokens_of
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -31,7 +31,7 @@ class SglangModel(ModelOnServer):
                 continue
         return None, "its server"
 
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, asked: Asked) -> SequenceRouting:
         """By /generate, of tokens that the server made itself; a chat by /v1/chat/completions."""
         if self.told.hidden_layers is None or self.told.top_k is None:
             raise CaptureError(
@@ -41,7 +41,7 @@ class SglangModel(ModelOnServer):
             )
         return await (self._chat if asked.chat else self._generate)(server, prompt, asked)
 
-    async def _generate(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _generate(self, server: Server, prompt: str, asked: Asked) -> SequenceRouting:
         ids = await self.tokenize(server, prompt)
         how = drawn(asked.sampling, "sampling_seed") | {"max_new_tokens": max(asked.max_new_tokens, 1)}
         body = {"input_ids": ids, "sampling_params": how, **self._wanted()}
@@ -49,7 +49,7 @@ class SglangModel(ModelOnServer):
         new = ids_in(answer.get("output_ids"))
         return self._part(answer, ids, new)
 
-    async def _chat(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _chat(self, server: Server, prompt: str, asked: Asked) -> SequenceRouting:
         how = drawn(asked.sampling, "seed") | {"max_tokens": max(asked.max_new_tokens, 1)}
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
         body = {"model": self.served, "messages": messages(prompt, asked.system), **how, **ids, **self._wanted()}
@@ -71,7 +71,7 @@ class SglangModel(ModelOnServer):
             {"routed_experts_start_len": self.told.start} if self.told.start else {}
         )
 
-    def _part(self, answer: dict[str, Any], old: list[int], new: list[int]) -> Part:
+    def _part(self, answer: dict[str, Any], old: list[int], new: list[int]) -> SequenceRouting:
         """The routing in an answer, beside the tokens that it is of. Raises `InvalidTrace` if the two do not fit."""
         if sglang.routed(answer) is None:
             raise CaptureError(
@@ -85,7 +85,7 @@ class SglangModel(ModelOnServer):
                 f"It counts {counted.get('prompt_tokens')} tokens of the prompt and {counted.get('completion_tokens')} "
                 f"new ones, and lists {len(old)} and {len(new)}."
             )
-        return sglang.part(answer | {"meta_info": counted | _routing(answer)}, self.told, [*old, *new])
+        return sglang.read_response(answer | {"meta_info": counted | _routing(answer)}, self.told, [*old, *new])
 
     async def tokenize(self, server: Server, text: str) -> list[int]:
         """By /tokenize."""

@@ -12,7 +12,7 @@ from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.engines.served.texts import Ids
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
-from moeviz.formats.importers.made import Part
+from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
@@ -33,7 +33,7 @@ class VllmModel(ModelOnServer):
         by = f"its server ({version})" if known else "its server"
         return (root if isinstance(root, str) else None), by
 
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, asked: Asked) -> SequenceRouting:
         """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
         body: dict[str, Any] = {
             "model": self.served,
@@ -54,7 +54,7 @@ class VllmModel(ModelOnServer):
                 f"{self.where.url} answered without routed experts. Start the server with "
                 "--enable-return-routed-experts (vLLM 0.21 or newer, a Mixture-of-Experts model)."
             )
-        return vllm.part(answer, choice, self.told)
+        return vllm.read_choice(answer, choice, self.told)
 
     async def tokenize(self, server: Server, text: str) -> list[int]:
         """By /tokenize."""

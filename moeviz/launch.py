@@ -31,7 +31,7 @@ class RunningApp:
 
     @property
     def running(self) -> bool:
-        """Whether it still serves."""
+        """True while it serves."""
         return self._process.poll() is None
 
     def stop(self) -> None:
@@ -130,7 +130,7 @@ def _until_it_answers(app: RunningApp, port: int, said: Path) -> None:
 
 
 def _free_port(wanted: int) -> int:
-    """That port, or any for 0. What another server answers on would be taken for ours."""
+    """Return that port, or any for 0, if it is free. Another server's would be taken for ours."""
     try:
         with socket.create_server(("localhost", wanted)) as free:
             port: int = free.getsockname()[1]

@@ -3,19 +3,19 @@
 Where that process gets by with the memory and the time that a file may take, the same bytes are read here.
 """
 
-from moeviz.formats.elsewhere import Limits, answered, end, main
 from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.sandboxed_read import Limits, answered, end, main
 from moeviz.training.reading import read_run_file
 from moeviz.training.recorded.run import TrainingRun
 
 
-def read_run_elsewhere(data: bytes, filename: str, limits: Limits) -> TrainingRun:
+def read_run_sandboxed(data: bytes, filename: str, limits: Limits) -> TrainingRun:
     """The run in the bytes of a `routing.jsonl`.
 
     Raises `InvalidTrace` if they are none, or take more time or memory than `limits` say, and `MoevizError` where no
     process can be started.
     """
-    answered(data, filename, limits, module="moeviz.training.elsewhere")
+    answered(data, filename, limits, module="moeviz.training.sandboxed_read")
     return read_run_file(data, filename, limits.max_bytes)
 
 

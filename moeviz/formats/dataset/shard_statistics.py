@@ -25,8 +25,8 @@ from moeviz.formats.dataset.layout import id_type, stored_values
 from moeviz.model_info import ModelInfo
 
 
-class Sums:
-    """What a shard's rows add up to so far."""
+class ShardStatistics:
+    """The sums over a shard's rows so far."""
 
     def __init__(self, model: ModelInfo) -> None:
         self.model, self.labels = model, dict[str, int]()

@@ -1,4 +1,4 @@
-"""One call draws: a model and a text, or a trace, as a page to click through.
+"""A model and a text, or a trace, drawn as a page to click through: `moeviz.view`.
 
 >>> from moeviz.samples import sample_trace
 >>> view(sample_trace(tokens=20))

@@ -1,4 +1,4 @@
-"""Where a dataset is written, and how a shard comes to be there as a whole: on a disk, or in an object store.
+"""The storage that a dataset is written to, on a disk or in an object store: a shard is there as a whole or not at all.
 
 On a disk a shard takes its name in one step, and a lock that the system holds keeps a second driver out. A store knows
 neither: there a shard is what has a `shard.json`, which is sent last, and nothing keeps a second driver out. Two
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.layout import PLAN, SHARD, name_of
-from moeviz.formats.dataset.store import Place, StorePath
+from moeviz.formats.dataset.s3 import Place, S3Path
 from moeviz.names import quoted
 
 LOCK = ".lock"
 
 
-class Disk:
+class LocalStorage:
     """A folder of this machine, or one that several machines share."""
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Disk:
             yield
 
     def is_free(self) -> bool:
-        """Whether a dataset may begin here. Raises `MoevizError` for a file."""
+        """Return whether a dataset may begin here. Raises `MoevizError` for a file."""
         if not self.path.exists():
             return True
         if not self.path.is_dir():
@@ -54,7 +54,7 @@ class Disk:
         return all(place.name == LOCK or place.name.startswith(f".{PLAN}") for place in self.path.iterdir())
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there."""
+        """Return whether a shard is there."""
         return (self.path / name_of(shard)).exists()
 
     def missing(self, shards: int) -> list[int]:
@@ -95,10 +95,10 @@ class Disk:
             shutil.rmtree(part, ignore_errors=True)
 
 
-class Store:
+class ObjectStorage:
     """A prefix in an object store. A shard is written in the folder for temporary files, and sent."""
 
-    def __init__(self, path: StorePath) -> None:
+    def __init__(self, path: S3Path) -> None:
         self.path = path
 
     @contextmanager
@@ -107,11 +107,11 @@ class Store:
         yield
 
     def is_free(self) -> bool:
-        """Whether a dataset may begin here."""
+        """Return whether a dataset may begin here."""
         return not self.path.files()
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there: whether it says what it is."""
+        """Return whether a shard is there: whether it says what it is."""
         return (self.path / name_of(shard) / SHARD).exists()
 
     def missing(self, shards: int) -> list[int]:
@@ -143,14 +143,14 @@ class Store:
         """Nothing: a shard that was half sent is sent again, under the same names."""
 
 
-def home_of(path: Place) -> Disk | Store:
-    """Where a dataset of that place is written."""
-    return Store(path) if isinstance(path, StorePath) else Disk(path)
+def storage_of(path: Place) -> LocalStorage | ObjectStorage:
+    """Return the storage of a place."""
+    return ObjectStorage(path) if isinstance(path, S3Path) else LocalStorage(path)
 
 
 def sizes_in(path: Place) -> dict[str, int]:
     """The bytes of every file of a shard that is there, as `shard-000000/load.parquet`."""
-    if isinstance(path, StorePath):
+    if isinstance(path, S3Path):
         return {name: size for name, size in path.files().items() if name.startswith("shard-")}
     shards = (place for place in path.glob("shard-*") if place.is_dir())
     return {f"{file.parent.name}/{file.name}": file.stat().st_size for shard in shards for file in shard.iterdir()}

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 from moeviz.formats.exports import open_path
-from moeviz.formats.importers.table import Opened
+from moeviz.formats.importers.importer import Opened
 
 _OPENED: dict[str, Opened] = {}
 
 
-def hand_over(path: str | Path, opened: Opened) -> None:
-    """Keep what a file came to, for whoever asks for its path."""
+def keep_opened(path: str | Path, opened: Opened) -> None:
+    """Keep what a file came to, for `open_cached`."""
     _OPENED[str(Path(path).resolve())] = opened
 
 
-def at_hand(path: str | Path) -> Opened:
-    """What the file at a path came to; it is read where nobody handed it over. Raises what `read_trace` raises."""
+def open_cached(path: str | Path) -> Opened:
+    """Return what the file at a path came to; read it where nobody has. Raises the errors of `read_trace`."""
     known = _OPENED.get(str(Path(path).resolve()))
     return open_path(path) if known is None else known

@@ -30,15 +30,15 @@ from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.file_limits import is_text
 from moeviz.formats.counts_file import counts_in, to_counts_json
 from moeviz.formats.exports import open_bytes
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import NOTHING_TOLD, SAYS, ImportOptions
 from moeviz.formats.importers.source import Source
-from moeviz.formats.importers.table import Opened
 from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.formats")
-MODULE = "moeviz.formats.elsewhere"
+MODULE = "moeviz.formats.sandboxed_read"
 REFUSED, TOO_LARGE, BUG, NOT_SAID = 3, 4, 5, 6  # exit codes of the child
 OF_ITS_OWN = 2**29  # bytes for Python, numpy, pandas and Arrow themselves
 TIMES = 6  # what is read is in memory up to so many times, with its copies and its checks
@@ -52,7 +52,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAUL
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a file may take: bytes that it may have and unpack to, and seconds; memory follows from the bytes."""
+    """Limits of reading a file: bytes that it may have and unpack to, and seconds; memory follows from the bytes."""
 
     max_bytes: int
     seconds: int | float
@@ -63,7 +63,7 @@ class Limits:
         return OF_ITS_OWN + TIMES * self.max_bytes
 
 
-def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD) -> Opened:
+def read_sandboxed(data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD) -> Opened:
     """Read a trace, or counts, as `open_bytes` does, in a process of its own.
 
     Raises what `open_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
@@ -75,7 +75,7 @@ def read_elsewhere(data: bytes, filename: str, limits: Limits, options: ImportOp
 def answered(
     data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD, module: str = MODULE
 ) -> bytes:
-    """What a process says that runs `module` on a stranger's file. Raises what `read_elsewhere` raises."""
+    """Run `module` on a stranger's file in a process of its own, and return its answer. Errors of `read_sandboxed`."""
     check_size(data, limits.max_bytes)
     name = repr(PurePath(filename).name[:200])
     try:
@@ -96,7 +96,7 @@ def answered(
 
 
 def _opened(said: bytes, filename: str, max_bytes: int) -> Opened:
-    """What a child answered: all that it says is looked at, since a stranger's file made it say so."""
+    """Open the answer of a child. All of it is checked, since a stranger's file made it."""
     line, _, body = said.partition(b"\n")
     told = _told(line)
     kind, label, findings = told.get("kind"), told.get("label"), told.get("findings")
@@ -158,7 +158,7 @@ def _run(data: bytes, filename: str, limits: Limits, options: ImportOptions, ans
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs to start, and where this moeviz is; no tokens."""
+    """The environment of a child: what Python needs to start, and where this moeviz is; no tokens."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     paths = [str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -183,12 +183,12 @@ Read = Callable[[bytes, str, int, ImportOptions], bytes]
 
 
 def read_and_answer(data: bytes, filename: str, max_bytes: int, options: ImportOptions) -> bytes:
-    """What is answered of a trace, or of counts."""
+    """Read a trace, or counts, and return the answer about it."""
     return _answer(open_bytes(data, filename, max_bytes, options))
 
 
 def main(read: Read = read_and_answer) -> int:
-    """What the child does: limit itself, read one file from standard input, answer on standard output."""
+    """Run as the child: limit this process, read one file from standard input, answer on standard output."""
     asked = json.loads(sys.stdin.buffer.readline())
     _limit(asked)
     try:

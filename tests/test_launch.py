@@ -59,7 +59,7 @@ def test_a_port_that_somebody_else_answers_on_is_refused(places, trace):
 
 
 def test_an_app_that_does_not_start_says_what_it_said_and_leaves_nothing(places, trace, monkeypatch):
-    monkeypatch.setattr("moeviz.in_app.write_trace", lambda trace, path: path.write_bytes(b"no trace"))
+    monkeypatch.setattr("moeviz.launch.write_trace", lambda trace, path: path.write_bytes(b"no trace"))
     with pytest.raises(MoevizError, match=r"The app did not start on port \d+\. It said: moeviz: "):
         moeviz.open_in_app(trace, browser=False)
     assert not list(places.iterdir())
@@ -73,5 +73,5 @@ def test_without_streamlit_a_sentence_says_how_to_get_it(places, trace, monkeypa
 
 
 def test_importing_moeviz_brings_nothing_of_it():
-    code = "import sys, moeviz; print(sorted({'moeviz.in_app', 'moeviz.cli.app', 'streamlit'} & sys.modules.keys()))"
+    code = "import sys, moeviz; print(sorted({'moeviz.launch', 'moeviz.cli.app', 'streamlit'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -23,7 +23,7 @@ SMALL, CELLS_A_ROW = 2**20, 16  # a table of few rows may not describe a large t
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SequenceRouting:
     """The routing of one request, or of several, as a file has it. None: the file does not say."""
 
     ids: np.ndarray  # L, T, K
@@ -38,8 +38,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What is known of a format's traces beside their numbers."""
+class SourceInfo:
+    """The facts of a source of routing, beside its numbers."""
 
     backend: str
     layers: Sequence[int] | None = None  # the model's own indices of the layers in the file; from 0 where it has none
@@ -51,8 +51,8 @@ class About:
     what: str = "file"  # what the numbers stand in, for a sentence: a file, or a server's answer
 
 
-def trace_of(parts: Sequence[Part], about: About, name: str, options: ImportOptions) -> RoutingTrace:
-    """The trace of one request after the other. Raises `InvalidTrace` for what is no routing."""
+def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, options: ImportOptions) -> RoutingTrace:
+    """Build the trace of one request after the other. Raises `InvalidTrace` for what is no routing."""
     if not parts:
         raise InvalidTrace(f"The {about.what} has no request with routed experts. Ask the server to return them.")
     if len({part.ids.shape[::2] for part in parts}) != 1:
@@ -78,7 +78,7 @@ def trace_of(parts: Sequence[Part], about: About, name: str, options: ImportOpti
     )
 
 
-def _kept(ids: np.ndarray, about: About, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
+def _kept(ids: np.ndarray, about: SourceInfo, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
     """Which rows of the layer axis are of MoE layers, and their own indices."""
     every = list(range(len(ids)) if about.layers is None else about.layers)
     if not (about.hidden or options.moe_layers):
@@ -151,7 +151,13 @@ def _padded(logits: np.ndarray, experts: int) -> np.ndarray:
 
 
 def _model(
-    about: About, name: str, layers: list[int], experts: int, top_k: int, order: SlotOrder, cautions: tuple[str, ...]
+    about: SourceInfo,
+    name: str,
+    layers: list[int],
+    experts: int,
+    top_k: int,
+    order: SlotOrder,
+    cautions: tuple[str, ...],
 ) -> ModelInfo:
     if len(layers) > MAX_LAYERS:
         raise InvalidTrace(f"The file has {len(layers):,} layers, and at most {MAX_LAYERS:,} are read.")
@@ -169,7 +175,7 @@ def name_of(stated: Any, file: str) -> str:
     return "from " + PurePath(file).name[:200].encode(errors="replace").decode()
 
 
-def _tokens(parts: Sequence[Part]) -> pd.DataFrame:
+def _tokens(parts: Sequence[SequenceRouting]) -> pd.DataFrame:
     sizes = [part.ids.shape[1] for part in parts]
     several = np.repeat(np.arange(len(parts)), sizes)
     count = sum(sizes)
@@ -192,10 +198,10 @@ def _joined(parts: list[Any]) -> np.ndarray | None:
     return None if any(part is None for part in parts) else np.concatenate(parts)
 
 
-def dense(
+def fill_slots(
     layer: np.ndarray, token: np.ndarray, slot: np.ndarray, expert: np.ndarray, *values: np.ndarray
 ) -> tuple[list[int], np.ndarray, list[np.ndarray]]:
-    """Rows of (layer, token, slot, expert, …) as layers, ids (L, T, K) and the other values in the same shape.
+    """Fill arrays from rows of (layer, token, slot, expert, …): layers, ids (L, T, K), other values in that shape.
 
     Slots without a row are NO_EXPERT. Raises `InvalidTrace` where two rows fill one slot, or where few rows describe a
     large trace.

@@ -26,7 +26,7 @@ ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class StorePath:
+class S3Path:
     """A place in a store, with the names of a path's methods. A folder is there where something is in it."""
 
     key: str  # bucket/prefix/name
@@ -34,8 +34,8 @@ class StorePath:
     def __str__(self) -> str:
         return f"{SCHEME}{self.key}"
 
-    def __truediv__(self, name: str) -> "StorePath":
-        return StorePath(f"{self.key}/{name}")
+    def __truediv__(self, name: str) -> "S3Path":
+        return S3Path(f"{self.key}/{name}")
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class StorePath:
         return self.key.rpartition("/")[2]
 
     def is_file(self) -> bool:
-        """Whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         with asking(self) as store:
             return bool(store.get_file_info(self.key).is_file)
 
@@ -73,23 +73,23 @@ class StorePath:
             file.write(data)
 
     def upload(self, source: Path) -> None:
-        """The same, from a file. What ends on the way leaves no object, or one that no manifest names."""
+        """Write an object from a file. An upload that ends early leaves no object, or one that no manifest names."""
         with asking(self) as store, source.open("rb") as file, store.open_output_stream(self.key) as target:
             while block := file.read(BLOCK):
                 target.write(block)
 
 
-Place = Path | StorePath
+Place = Path | S3Path
 
 
 def is_store(name: object) -> bool:
-    """Whether this is an address of an object store, good or bad."""
-    return isinstance(name, StorePath) or STORES.match(str(name)) is not None
+    """Return whether this is an address of an object store, good or bad."""
+    return isinstance(name, S3Path) or STORES.match(str(name)) is not None
 
 
 def place_of(name: str | Place) -> Place:
     """The folder, or the place in a store, of that name. Raises `MoevizError` for an address that is none."""
-    if isinstance(name, StorePath):
+    if isinstance(name, S3Path):
         return name
     if not is_store(name):
         return Path(name)
@@ -100,11 +100,11 @@ def place_of(name: str | Place) -> Place:
             f"{quoted(name)} is no place in an object store. Give s3://BUCKET/PREFIX; credentials come from the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and a server's address from AWS_ENDPOINT_URL."
         )
-    return StorePath(f"{found[1]}/{found[2]}")
+    return S3Path(f"{found[1]}/{found[2]}")
 
 
 @contextmanager
-def asking(place: StorePath) -> Iterator[Any]:
+def asking(place: S3Path) -> Iterator[Any]:
     """The store of a place. Raises `MoevizError` where it does not answer, or refuses; that no object is damaged."""
     try:
         yield store_of(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "", place.key)
@@ -115,7 +115,7 @@ def asking(place: StorePath) -> Iterator[Any]:
 
 
 def unreachable(place: object, error: Exception) -> MoevizError:
-    """What is said of a store that does not answer, or refuses."""
+    """Return the error about a store that does not answer, or refuses."""
     said = " ".join(str(error).split()).partition(" (Request ID")[0]
     return MoevizError(
         f"The store of {quoted(place)} could not be asked: {said[:300]}. Look at the address, AWS_ENDPOINT_URL, "
@@ -124,7 +124,7 @@ def unreachable(place: object, error: Exception) -> MoevizError:
 
 
 def store_of(endpoint: str, key: str) -> Any:
-    """What speaks to the server of a bucket; one for each in a process."""
+    """Return the file system of a bucket's server; one for each in a process."""
     return _opened(endpoint, "" if endpoint else key.partition("/")[0])
 
 

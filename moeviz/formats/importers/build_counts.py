@@ -9,7 +9,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts, GroupKind
 from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts
-from moeviz.formats.importers.made import name_of
+from moeviz.formats.importers.build_trace import name_of
 from moeviz.formats.importers.options import ImportOptions, flag
 from moeviz.model_info import ModelInfo
 from moeviz.names import listed
@@ -18,7 +18,7 @@ MAX_CELLS = 2**25
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountTable:
     """A table of counts (G, L, E), or (L, E), as a file has it, and what the file says beside it."""
 
     table: np.ndarray
@@ -34,8 +34,8 @@ class Counted:
     cautions: tuple[str, ...] = ()
 
 
-def counts_of(counted: Counted, name: str, options: ImportOptions) -> ExpertCounts:
-    """Counts as moeviz has them. Raises `InvalidTrace` for numbers that are no counts, or do not fit top-k."""
+def build_counts(counted: CountTable, name: str, options: ImportOptions) -> ExpertCounts:
+    """Build `ExpertCounts`. Raises `InvalidTrace` for numbers that are no counts, or do not fit top-k."""
     table = _whole(counted.table)
     table = table if table.ndim == 3 else table[None]
     rows, layers, said = _kept(table, counted, options)
@@ -59,10 +59,10 @@ def counts_of(counted: Counted, name: str, options: ImportOptions) -> ExpertCoun
     return ExpertCounts(model, table, tokens.astype(np.int64), counted.groups, counted.group_kind)
 
 
-def sparse(
+def sum_counts(
     layer: np.ndarray, expert: np.ndarray, count: np.ndarray, group: np.ndarray | None = None
 ) -> tuple[list[int], np.ndarray]:
-    """Rows of (layer, expert, count) as layers and a table (L, E), or (G, L, E) with groups; what has no row is 0."""
+    """Sum rows of (layer, expert, count) into a table (L, E), or (G, L, E) with groups; cells without a row are 0."""
     layers, at = np.unique(layer, return_inverse=True)
     if layers[0] < 0 or expert.min() < 0 or expert.max() >= MAX_EXPERTS:
         raise InvalidTrace(
@@ -89,7 +89,7 @@ def _whole(values: np.ndarray) -> np.ndarray:
     return table.astype(np.int64)
 
 
-def _kept(table: np.ndarray, counted: Counted, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
+def _kept(table: np.ndarray, counted: CountTable, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
     every = [int(n) for n in (range(table.shape[1]) if counted.layers is None else counted.layers)]
     if len(every) > MAX_LAYERS or len(every) != table.shape[1]:
         raise InvalidTrace(f"The file names {len(every):,} layers and counts {table.shape[1]:,}.")
@@ -109,7 +109,7 @@ def _kept(table: np.ndarray, counted: Counted, options: ImportOptions) -> tuple[
     return rows, [every[row] for row in rows], [said]
 
 
-def _all_experts(table: np.ndarray, counted: Counted, options: ImportOptions) -> tuple[np.ndarray, list[str]]:
+def _all_experts(table: np.ndarray, counted: CountTable, options: ImportOptions) -> tuple[np.ndarray, list[str]]:
     found = table.shape[2]
     if options.experts is not None and options.experts != found:
         if counted.complete or options.experts < found:
