@@ -22,6 +22,7 @@ def test_a_moved_module_is_found_and_names_the_new_one(old, monkeypatch):
 
 
 def test_a_name_that_never_was_is_missed_as_usual(monkeypatch):
+    monkeypatch.delitem(sys.modules, "moeviz.metrics.luck", raising=False)
     with pytest.warns(DeprecationWarning):
         module = import_module("moeviz.metrics.luck")
     monkeypatch.delitem(sys.modules, "moeviz.metrics.luck")
