@@ -19,8 +19,8 @@ from moeviz_app.traces import recent
 
 from moeviz.charts import TOPICS
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
 from moeviz.routing_trace import PHASES, RoutingTrace
+from moeviz.text import quoted
 
 KINDS = {  # of changes, as an address calls them
     "mute": "Mute experts",

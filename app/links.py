@@ -19,8 +19,8 @@ from moeviz_app.show import explained
 from moeviz_app.to_expert import asked_expert, for_the_address
 from moeviz_app.traces import recent
 
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 FIRST = ""  # path of the first page
 

@@ -31,7 +31,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.app import MILLISECONDS, prompts
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 from tests.browser import AGENT, Server, chromium, go_to, served
 
 SCREENS = {"desktop": (1400, 900), "phone": (390, 844)}

@@ -27,7 +27,7 @@ from benchmarks.overview import WATCH, Visit
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 from tests.browser import Server, chromium, go_to, served, settled
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}

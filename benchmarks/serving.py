@@ -90,7 +90,7 @@ def page(rounds: int) -> None:
     """Print what the page takes, for models of 64 and 128 experts."""
     from streamlit.testing.v1 import AppTest
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     def script():
         from moeviz_app.views.serve import serve_page

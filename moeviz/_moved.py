@@ -12,7 +12,9 @@ from types import ModuleType
 MOVED = {
     "formats.short_floats": "formats.table_cells",
     "in_app": "launch",
+    "names": "text",
     "one_call": "quick_view",
+    "samples": "testing",
 }
 
 

@@ -27,7 +27,7 @@ from hypothesis import settings
 from playwright.sync_api import sync_playwright
 
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start

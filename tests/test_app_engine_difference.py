@@ -12,7 +12,7 @@ from test_engine_difference import late, noisy
 from moeviz.metrics.engine_difference import engine_difference, first_partings
 from moeviz.metrics.said_of_engines import said_of_engines
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 VIEW = "moeviz_app.views.engine_difference.engine_difference_page"
 

@@ -31,7 +31,7 @@ from moeviz.embedded.reference import reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 ALL, WITHOUT_LABELS = (
     7,
@@ -178,7 +178,7 @@ def link_script():
     from moeviz_app.asked import Run
     from moeviz_app.to_expert import of_expert
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     trace = sample_trace()
     state.set_trace(trace, Run("Il fait froid.", "embedded", seed=3))

@@ -19,7 +19,7 @@ from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.several import CHARTS as OF_SEVERAL
 from moeviz.metrics.tokens import visible
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
@@ -72,7 +72,7 @@ def recent_script():
     from moeviz_app import state
     from moeviz_app.traces import recent
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     for number in range(8):
         trace = sample_trace(tokens=3)
@@ -380,7 +380,7 @@ def clicked(layer, expert, key="load_heatmap 0"):
         from moeviz_app import state, to_expert
 
         from moeviz.charts import NAMED
-        from moeviz.samples import sample_trace
+        from moeviz.testing import sample_trace
 
         point = {"layer": layer, "expert": expert}
         chosen = [{name: value for name, value in point.items() if value is not None}]

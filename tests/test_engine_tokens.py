@@ -13,7 +13,7 @@ from moeviz.metrics.engine_difference import engine_difference, first_partings, 
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
 from moeviz.metrics.said_of_engines import said_of_engines, said_of_shift
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture

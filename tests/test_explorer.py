@@ -12,7 +12,7 @@ from moeviz_app.components.explorer_data import MOST_SCORES, MOST_TOKENS, STEPS,
 
 from moeviz.errors import InvalidTrace
 from moeviz.routing_trace import NOT_RECORDED
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def array(text: str, kind: type) -> np.ndarray:

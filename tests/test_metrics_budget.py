@@ -21,7 +21,7 @@ from moeviz.metrics.specialization import label_divergence, label_information, l
 from moeviz.metrics.tokens import token_expert
 from moeviz.metrics.vocabulary import top_tokens
 from moeviz.routing_trace import NOT_RECORDED, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 EXPERTS = 32_767
 

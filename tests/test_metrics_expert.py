@@ -24,7 +24,7 @@ from moeviz.metrics.expert_tokens import contexts, enough_occurrences, keeping_t
 from moeviz.metrics.router_rows import router_neighbours, row_norms
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture

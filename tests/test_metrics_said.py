@@ -15,7 +15,7 @@ from moeviz.embedded.reference import reference_routing
 from moeviz.errors import MoevizError
 from moeviz.metrics.luck import clearest
 from moeviz.metrics.said import SAID, SILENT, said
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 TRACES, SELDOM = 60, 0.05
 ALL = NAMED | {chart.key: chart for chart in OF_SERVING}

@@ -22,7 +22,7 @@ from moeviz.report import page as report
 from moeviz.report import pictures as report_pictures
 from moeviz.report.page import html_report
 from moeviz.report.style import ink_on
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 CHARTS = [chart for charts in REPORTED.values() for chart in charts]
 COUNTS = ParameterCounts(6_000, 6_000, 20_000, 400, 96_000, 0, 0, 90, per_expert=(3_000,) * 4)

@@ -19,7 +19,7 @@ from moeviz.errors import MoevizError
 from moeviz.formats.exports import EXPORTS
 from moeviz.formats.importers.importer import Opened
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 MB = 10**6
 
@@ -157,7 +157,7 @@ def remember_two():
     from moeviz_app import state
     from moeviz_app.asked import Run
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     state.set_trace(sample_trace(tokens=5), Run("five", "embedded"))
     state.set_trace(sample_trace(tokens=6))

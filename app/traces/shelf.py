@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary, ref
 from moeviz_app import counters, settings
 
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
 from moeviz.routing_trace import Counted
+from moeviz.text import quoted
 
 MB = 10**6
 _guard = threading.RLock()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from moeviz.cli.inputs import opened
 from moeviz.cli.options import add_import_options, number
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:
     from moeviz.formats.importers.importer import Opened

@@ -6,7 +6,7 @@ from moeviz.cli.inputs import open_dataset, read, read_one_trace
 from moeviz.cli.options import ANY_FILE, add_import_options
 from moeviz.cli.output import is_dataset_target, note
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 HELP = "Convert a trace, counts, or what another program wrote, to a format given by the suffix."
 EXAMPLES = """examples:

@@ -11,7 +11,7 @@ from moeviz.cli.inputs import load
 from moeviz.cli.options import add_json, add_model, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
-from moeviz.names import cut, listed, quoted, why_no_file
+from moeviz.text import cut, listed, quoted, why_no_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.cli.options import import_options
 from moeviz.cli.output import note
 from moeviz.errors import InvalidPrompt
-from moeviz.names import cut
+from moeviz.text import cut
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel

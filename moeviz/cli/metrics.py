@@ -9,7 +9,7 @@ from moeviz.cli.inputs import open_dataset, read
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number
 from moeviz.cli.output import frame_texts, note, print_tables
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
-from moeviz.names import listed
+from moeviz.text import listed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import Any
 from moeviz.cli.options import add_json, add_phase, number
 from moeviz.cli.serve import in_lines, judged_tokens
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 HELP = "Write the placement of experts that an inference engine reads."
 EXAMPLES = """examples:

@@ -10,8 +10,8 @@ import pandas as pd
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.doctor_of_pairs import FURTHEST, equal_sets, rows_at
 from moeviz.metrics.recorded import of_tokens
-from moeviz.names import listed
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+from moeviz.text import listed
 
 Pair = tuple[RoutingTrace, RoutingTrace]
 CLEARLY = 0.1  # of rows: so many more must agree before anything is moved

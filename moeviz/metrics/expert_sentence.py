@@ -5,8 +5,8 @@ import pandas as pd
 from moeviz.metrics.expert import LUCK, has_token, row_of
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.names import with_and
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import with_and
 
 NEARLY_ALL = 0.9  # of a token's occurrences
 TWICE = 2.0  # the usual share, at least, for a token to be named

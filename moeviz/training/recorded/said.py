@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.metrics.said_of_experts import said_of_importance
 from moeviz.metrics.tokens import visible
-from moeviz.names import with_and
+from moeviz.text import with_and
 from moeviz.training.recorded.run import ALIVE, runs_of
 
 LONGEST_NAME = 40
