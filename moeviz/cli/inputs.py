@@ -53,7 +53,7 @@ def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":
     return read_trace(path, format=args.format, options=import_options(args))
 
 
-def opened(path: str, args: Namespace) -> "Opened":
+def open_file(path: str, args: Namespace) -> "Opened":
     """Read a file with the doctor's findings, and note that it is being read: a large file takes seconds."""
     from moeviz.formats.exports import open_path
 
