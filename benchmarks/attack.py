@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from moeviz.embedded import embedded_path
 from moeviz.formats.exports import export_for
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 from tests.servers import served
 from tests.visit import Visit
 from tests.waiting import SECONDS

@@ -69,7 +69,7 @@ class Target:
 def traces() -> list:
     """Small traces with all that a file can hold."""
     from moeviz.embedded.example import example_trace
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     small = sample_trace(tokens=6)
     labelled = small.select(tokens=slice(0, 4))
@@ -275,7 +275,7 @@ def folder_of_files() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from moeviz.errors import MoevizError
     from moeviz.formats.exports import write_trace
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     def never(*_: object, **__: object) -> None:
         raise MoevizError("This is not done while the command line is fuzzed.")

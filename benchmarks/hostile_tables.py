@@ -92,7 +92,7 @@ def main() -> None:
 def print_table(folder: Path, only: str) -> int:
     """Measure and print; the exit code."""
     from moeviz.formats.exports import write_trace
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     write_trace(sample_trace(), folder / "idle.csv")
     idle = {way: peak(way, folder / "idle.csv")[0] for way in WAYS}

@@ -37,7 +37,7 @@ from moeviz.charts.token_layer_map import token_layer_map
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, token_layer
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 from tests.browser import chromium
 from tests.servers import ROOT, served
 

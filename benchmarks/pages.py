@@ -36,7 +36,7 @@ from benchmarks.visits import of_dataset, of_first_page, of_page, write_run
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 from tests.browser import go_to, settled
 from tests.servers import Server
 

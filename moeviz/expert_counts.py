@@ -34,7 +34,7 @@ class ExpertCounts:
 
     Raises `InvalidTrace` if the numbers and the facts about the model do not fit together.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> counts = sample_trace(layers=4, tokens=32, top_k=2).counts()
     >>> counts.assignments.sum(axis=-1).tolist(), counts.tokens.tolist()
     ([[64, 64, 64, 64]], [[32, 32, 32, 32]])

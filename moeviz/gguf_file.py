@@ -16,7 +16,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 MAGIC = b"GGUF"
 # How `struct` reads a value, by its type.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from moeviz.errors import InvalidTrace
-from moeviz.names import listed
+from moeviz.text import listed
 
 ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
 SlotOrder = Literal["weight", "unknown"]

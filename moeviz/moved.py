@@ -41,7 +41,9 @@ MODULES = {
     "metrics.said_of_several": "metrics.multi_trace",
     "metrics.several": "metrics.multi_trace",
     "metrics.side_by_side": "metrics.system_table",
+    "names": "text",
     "one_call": "quick_view",
+    "samples": "testing",
 }
 # Of a moved module, what is also called by another name now.
 NAMES = {

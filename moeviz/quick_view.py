@@ -1,6 +1,6 @@
 """A model and a text, or a trace, drawn as a page to click through: `moeviz.view`.
 
->>> from moeviz.samples import sample_trace
+>>> from moeviz.testing import sample_trace
 >>> view(sample_trace(tokens=20))
 <View of 20 tokens through 'sample': open it in a notebook, or .save("view.html")>
 """

@@ -33,7 +33,7 @@ from tabs import KEY, Tabs, Visits  # the last is a hook
 from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start

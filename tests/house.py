@@ -21,7 +21,7 @@ PACKAGES = {"moeviz_app": "app", "app": "app", "moe_kernels": "kernels/moe_kerne
 HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn", "ray"}
 WATCHED = {*PACKAGES, *HEAVY}
 
-INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
+INERT = "moeviz.errors moeviz.text moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
 JOBS = "moeviz_app.jobs moeviz_app.server moeviz_app.settings"
@@ -103,7 +103,7 @@ MAY_IMPORT = {
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
         (f"moeviz/training/{name}.py" for name in ("meter", "hearing", "counters", "callback", "resumed", "snapshots")),
-        f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.names {INERT} {TORCH}",
+        f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.text {INERT} {TORCH}",
     ),
     # Its values are what charts know of it.
     "moeviz/training/recorded/*": f". moeviz.metrics {INERT}",
@@ -113,19 +113,19 @@ MAY_IMPORT = {
     "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
-    "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.names",
+    "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
     "moeviz/published/*": INERT,
-    "moeviz/samples.py": INERT,
+    "moeviz/testing.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz._viewers",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
-    "moeviz/model_info.py": "moeviz.errors moeviz.names",
-    "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.names",
+    "moeviz/model_info.py": "moeviz.errors moeviz.text",
+    "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/moved.py": "moeviz",
     "moeviz/errors.py": "",
-    "moeviz/names.py": "",
+    "moeviz/text.py": "",
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "",
     "moeviz/_viewers.py": "",

@@ -8,7 +8,7 @@ import numpy as np
 
 from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
 from moeviz.routing_trace import RoutingTrace, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 class MadeUpEngine(EngineModel):

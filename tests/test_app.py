@@ -31,8 +31,8 @@ from moeviz.metrics.findings import findings
 from moeviz.metrics.load import expert_load, load_caption
 from moeviz.metrics.parameters import touched_growth
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-from moeviz.samples import sample_trace
 from moeviz.spreadsheets import table_as_csv
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MAIN = Path(__file__).parent.parent / "app" / "main.py"

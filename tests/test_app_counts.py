@@ -13,7 +13,7 @@ from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.published import MODELS, published_counts
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 

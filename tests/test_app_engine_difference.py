@@ -11,7 +11,7 @@ from test_engine_difference import late, noisy
 
 from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 VIEW = "moeviz_app.pages.engine_difference.engine_difference_page"
 

@@ -32,7 +32,7 @@ from moeviz.embedded.reference import reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 ALL, WITHOUT_LABELS = (
     7,
@@ -179,7 +179,7 @@ def link_script():
     from moeviz_app.session import session
     from moeviz_app.url.expert import expert_query
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     trace = sample_trace()
     session.set_trace(trace, RunRequest("Il fait froid.", "embedded", seed=3))

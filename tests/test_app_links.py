@@ -18,7 +18,7 @@ from test_app import MAIN, SECONDS, run, sentences
 
 import moeviz
 from moeviz.charts import NAMED
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 WHAT_IF, COMPARE = "what-if", "compare"

@@ -23,7 +23,7 @@ import moeviz
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.metrics.tokens import visible
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
@@ -75,7 +75,7 @@ def recent_script():
     import streamlit as st
     from moeviz_app.session import recent, session
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     for number in range(8):
         trace = sample_trace(tokens=3)
@@ -410,7 +410,7 @@ def clicked(layer, expert, key="load_heatmap 0"):
         from moeviz_app.widgets import chart_panel, expert_links
 
         from moeviz.charts import NAMED
-        from moeviz.samples import sample_trace
+        from moeviz.testing import sample_trace
 
         point = {"layer": layer, "expert": expert}
         chosen = [{name: value for name, value in point.items() if value is not None}]

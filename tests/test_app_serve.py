@@ -12,9 +12,9 @@ from test_app_links import address, visit
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts.serving import CHARTS
 from moeviz.routing_trace import NO_TOKEN_ID
-from moeviz.samples import sample_trace
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.plans.engines import ENGINES
+from moeviz.testing import sample_trace
 
 
 def serve(trace: RoutingTrace | None = None):

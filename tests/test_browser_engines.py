@@ -19,7 +19,7 @@ from test_engine_difference import noisy
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
 LOADED = "img[src='x'], img[src*='example.com'], a[href*='example.com']"

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 from moeviz.formats.exports import write_trace
 from moeviz.formats.kept_traces import kept_traces
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
 NOTHING_KEPT = "async () => (await (await fetch('/metrics')).text()).includes('\\nmoeviz_trace_bytes 0\\n')"

@@ -13,7 +13,7 @@ from test_browser_explorer import VIEW
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
 LAYERS, TOKENS = 32, 4096

@@ -19,7 +19,7 @@ from test_browser import DRAWN, PROMPT, run
 
 from moeviz.charts import TOPICS
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
 NAMES = [name for names in MENU.values() for name in names if name != FIRST]

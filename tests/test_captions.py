@@ -16,7 +16,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.load import load_caption
 from moeviz.metrics.significance import clearest
 from moeviz.metrics.specialization import label_divergence_caption
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 TRACES, SELDOM = 60, 0.05
 ALL = NAMED | {chart.key: chart for chart in OF_SERVING}

@@ -16,7 +16,7 @@ from moeviz.charts.expert import ATLAS, COMPANY, ROWS
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.charts.serving import FITS
 from moeviz.metrics.words import in_words_of
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 OURS = re.compile(r"\b(tokens?|layers?|kinds? of text)\b", re.IGNORECASE)
 OF_A_TRACE = [*CHARTS, *(chart for chart in OF_SERVING if chart is not FITS), WHOLE_TRACE, *COMPARISONS]

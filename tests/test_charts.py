@@ -34,10 +34,10 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
 from moeviz.metrics.vocabulary import top_tokens
-from moeviz.samples import sample_trace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import hit_rates
 from moeviz.serving.placement import serving_placement
+from moeviz.testing import sample_trace
 
 GOLDEN = Path(__file__).parent / "golden"
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]

@@ -28,7 +28,7 @@ from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.parameters import CONVENTIONS, active_parameters
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
         "cli.options",
         "cli.output",
         "errors",
-        "names",
+        "text",
         "_viewers",
         "moved",
     }

@@ -12,7 +12,7 @@ from moeviz.cli.main import main
 from moeviz.cli.options import IMPORT_OPTIONS
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.options import SAYS, layers_of
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture

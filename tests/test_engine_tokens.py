@@ -18,7 +18,7 @@ from moeviz.metrics.engine_difference import (
 )
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import moeviz
 from moeviz import CaptureError, EngineModel, Force, InvalidPrompt, ModelNotFound
 from moeviz.capture.engine_table import ENGINES, engine_of
 from moeviz.capture.engines.engine import Asked, SoFar
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 TOKENS = 9
 

@@ -22,7 +22,7 @@ from moeviz.metrics.placement import HELD_OUT, placement, placement_imbalance
 from moeviz.metrics.specialization import load_by_label
 from moeviz.report.plots import choices, drawn
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 every_chart = pytest.mark.parametrize("chart", NAMED.values(), ids=list(NAMED))
 NEED_NO_MORE = {

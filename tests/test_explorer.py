@@ -19,7 +19,7 @@ from moeviz_app.widgets.components.explorer_data import (
 
 from moeviz.errors import InvalidTrace
 from moeviz.routing_trace import NOT_RECORDED
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def array(text: str, kind: type) -> np.ndarray:

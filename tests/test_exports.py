@@ -17,8 +17,8 @@ from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, 
 from moeviz.formats.table_cells import short_floats
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
-from moeviz.samples import sample_trace
 from moeviz.spreadsheets import escape_formula
+from moeviz.testing import sample_trace
 
 AWKWARD = (
     *(

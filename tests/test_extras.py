@@ -32,7 +32,7 @@ for module in pkgutil.walk_packages(moeviz.__path__, "moeviz."):
     if not module.name.startswith("moeviz.embedded.training") and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from moeviz.charts import TOPICS
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 sample_trace().plot.load().to_dict()
 """
 SHIPPED_AND_TRAINED = """

@@ -13,7 +13,7 @@ from servers import Server
 import moeviz
 from moeviz.cli import app as serve
 from moeviz.errors import MoevizError
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_app_shows_the_trace_until_it_is_stopped(visit, places):
 
 def test_it_ends_with_the_python_that_started_it(tmp_path):
     code = (
-        "import moeviz; from moeviz.samples import sample_trace\n"
+        "import moeviz; from moeviz.testing import sample_trace\n"
         "app = moeviz.open_in_app(sample_trace(), browser=False); print(app.url, app._folder)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ from moeviz.metrics.expert import (
 from moeviz.metrics.expert_tokens import contexts, enough_occurrences, expert_summary, keeping_tokens
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from moeviz.embedded.reference import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.label_similarity import clearly_like, label_similarity
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def routed(experts, labels=None):

@@ -23,7 +23,7 @@ from moeviz.metrics.multi_trace import (
     sets_of_several,
 )
 from moeviz.metrics.specialization import label_information
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 HAND = [[[0, 1], [0, 2], [2, 0], [3, 1]], [[3, 1], [2, 3]]]
 

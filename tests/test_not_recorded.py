@@ -27,7 +27,7 @@ from moeviz.metrics.system_table import work_side_by_side
 from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes
 from moeviz.report.plots import choices, drawn, part_of
 from moeviz.routing_trace import NOT_RECORDED, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 every_chart = pytest.mark.parametrize("chart", NAMED.values(), ids=list(NAMED))
 GONE = np.arange(240) % 5 == 2  # tokens that are not recorded

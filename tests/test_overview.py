@@ -30,7 +30,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_layer, visible
 from moeviz.routing_trace import NO_EXPERT, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MEGABYTE = 1_000_000

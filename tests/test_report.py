@@ -22,7 +22,7 @@ from moeviz.report import page as report
 from moeviz.report import pictures as report_pictures
 from moeviz.report.page import html_report
 from moeviz.report.style import ink_on
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("kept_drawings")
 CHARTS = [chart for charts in REPORTED.values() for chart in charts]

@@ -18,7 +18,6 @@ from moeviz.capture.models.served import served_model
 from moeviz.errors import CaptureError, InvalidTrace, MissingField, MoevizError
 from moeviz.metrics.placement import placement_imbalance
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_of, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
@@ -26,6 +25,7 @@ from moeviz.serving.memory import serving_memory, what_fits
 from moeviz.serving.placement import coactive, devices_reached, serving_placement
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.serving.requests import layer_sets, requests
+from moeviz.testing import sample_trace
 
 EXACT, DRAWN = 1e-9, 0.01
 

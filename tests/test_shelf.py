@@ -20,7 +20,7 @@ from moeviz.errors import MoevizError
 from moeviz.formats.exports import EXPORTS
 from moeviz.formats.importers.importer import Opened
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 MB = 10**6
 
@@ -158,7 +158,7 @@ def remember_two():
     from moeviz_app.jobs.run_request import RunRequest
     from moeviz_app.session import session
 
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     session.set_trace(sample_trace(tokens=5), RunRequest("five", "embedded"))
     session.set_trace(sample_trace(tokens=6))

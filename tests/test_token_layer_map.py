@@ -31,7 +31,7 @@ from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, visible
 from moeviz.report.pictures import svg
 from moeviz.report.plots import with_data_inside
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 WIDE = 600  # pixels, of all columns

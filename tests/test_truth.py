@@ -32,8 +32,8 @@ from moeviz.errors import MoevizError
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import read_bytes
 from moeviz.formats.parquet_file import to_parquet
-from moeviz.samples import sample_trace
 from moeviz.spreadsheets import escape_formula
+from moeviz.testing import sample_trace
 
 TEXT = "Il fait froid."
 
@@ -603,7 +603,7 @@ def test_a_typed_replacement_character_is_shown_as_itself(text):
 def test_the_auxiliary_loss_under_a_uniform_load_is_called_a_loss():
     from moeviz.charts.losses import aux_loss_by_layer
     from moeviz.metrics.losses import aux_loss
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     trace = sample_trace()
     frame = aux_loss(trace)
@@ -780,7 +780,7 @@ import contextlib, io, resource, sys
 from benchmarks.peak import peak_mb
 from moeviz.cli.main import main
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
 said = io.StringIO()

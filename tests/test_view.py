@@ -25,7 +25,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.report import view as report_view
 from moeviz.report.view import View
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "notebooks" / "view.ipynb"
@@ -143,7 +143,7 @@ def test_a_model_and_a_text_are_traced_and_drawn():
 def test_a_trace_is_drawn_as_it_is_and_loads_no_torch(trace):
     assert moeviz.view(trace).trace is trace
     code = (
-        "import sys, moeviz; from moeviz.samples import sample_trace; moeviz.view(sample_trace())._repr_html_();"
+        "import sys, moeviz; from moeviz.testing import sample_trace; moeviz.view(sample_trace())._repr_html_();"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

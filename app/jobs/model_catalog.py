@@ -17,7 +17,7 @@ from moeviz.embedded import EMBEDDED
 from moeviz.errors import ModelNotFound
 from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import BeforeOpening

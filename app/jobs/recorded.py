@@ -18,8 +18,8 @@ from moeviz.formats.importers.importer import Opened
 from moeviz.formats.open_cached import open_cached
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 from moeviz.training.found import is_run
 
 MOST = 256  # pictures and numbers

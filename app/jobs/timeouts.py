@@ -8,7 +8,7 @@ from typing import TypeVar
 from moeviz_app.jobs.render_lock import give_up_slot
 
 from moeviz.errors import ModelNotFound, MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 SECONDS = 8.0
 MOST = 4  # at a time; each may go on for a while after nobody waits for it

@@ -16,8 +16,8 @@ from moeviz_app.widgets.run_options import fill_in
 from moeviz_app.widgets.run_panel import record
 
 from moeviz.expert_counts import ExpertCounts
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 _BEGUN = "begun"
 

@@ -13,8 +13,8 @@ import moeviz
 from moeviz.charts import NAMED
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 from moeviz.training.recorded.run import TrainingRun
 
 BY_LABEL = NAMED["label_load_heatmap"]

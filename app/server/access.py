@@ -16,7 +16,7 @@ from moeviz_app.server import metrics
 from moeviz_app.server.client_address import is_among, is_from_a_proxy, is_loopback, is_this_machine
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
 
-from moeviz.names import cut
+from moeviz.text import cut
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

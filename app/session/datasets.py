@@ -18,7 +18,7 @@ from moeviz.formats.dataset.opening import is_dataset, read_dataset
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.s3 import is_store
 from moeviz.metrics.tokens import visible
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 TITLE = 60  # characters
 MOST_OPEN = 8

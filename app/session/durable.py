@@ -15,9 +15,9 @@ from moeviz_app.server import identity
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.kept_traces import KeptTrace, keep_trace, kept_trace, kept_traces
-from moeviz.names import quoted
 from moeviz.own_folder import own_folder
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 KIND = "traces"  # the folder in the own folder
 MOST_WAITING = 16  # traces to write: of more, somebody's disk has stopped

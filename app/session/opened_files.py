@@ -13,8 +13,8 @@ from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.formats.sandboxed_read import Limits, read_sandboxed
 from moeviz.formats.trace_facts import check_size
-from moeviz.names import quoted
 from moeviz.routing_trace import Counted
+from moeviz.text import quoted
 
 MB = 10**6
 AT_ONCE = 2  # each may take a processor, and the memory that `Limits` gives it

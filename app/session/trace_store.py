@@ -14,8 +14,8 @@ from moeviz_app import settings
 from moeviz_app.server import metrics
 
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
 from moeviz.routing_trace import Counted
+from moeviz.text import quoted
 
 MB = 10**6
 _guard = threading.RLock()

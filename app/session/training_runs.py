@@ -17,7 +17,7 @@ from moeviz.errors import MoevizError
 from moeviz.formats.sandboxed_read import Limits
 from moeviz.formats.trace_facts import check_size
 from moeviz.metrics.tokens import visible
-from moeviz.names import quoted
+from moeviz.text import quoted
 from moeviz.training.example import FOLDER as EXAMPLES
 from moeviz.training.found import Signature, is_run, run_at, signature, snapshots_run
 from moeviz.training.reading import read_run

@@ -7,8 +7,8 @@ from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.options import MOST, SAYS, ImportOptions, layers_of
-from moeviz.names import quoted, with_and
 from moeviz.routing_trace import Counted
+from moeviz.text import quoted, with_and
 
 LABELS = {
     "top_k": "Experts that a token is sent to (top-k)",

@@ -10,8 +10,8 @@ from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.run_options import fill_in
 from moeviz_app.widgets.run_panel import run_live
 
-from moeviz.names import quoted
 from moeviz.routing_trace import PHASES, RoutingTrace
+from moeviz.text import quoted
 
 Pair = tuple[RoutingTrace, RoutingTrace]
 KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)

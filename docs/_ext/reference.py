@@ -65,7 +65,7 @@ def middle() -> str:
         "parameters",
         "footprint",
         "labelled_texts",
-        "samples",
+        "testing",
         "file_limits",
         "published",
     )

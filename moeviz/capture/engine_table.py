@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.capture.engines.mlx.folder import is_of_mlx
 from moeviz.errors import ModelNotFound
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:  # torch comes with an engine, not with the question which one it is
     import moeviz.capture.engines.engine

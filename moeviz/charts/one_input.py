@@ -153,7 +153,7 @@ def _tooltip() -> list[alt.Tooltip]:
 def described(frame: pd.DataFrame) -> str:
     """The drawing in words, for those who do not see it.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> described(experts_of_one(sample_trace().select(layers=[0]), 0))
     'layer 0: 2 of 8 experts computed, with their weights 6 (0.55), 1 (0.45).'
     """

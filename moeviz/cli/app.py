@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import opened
+from moeviz.cli.inputs import open_file
 from moeviz.cli.options import add_import_options, number
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:
     from moeviz.formats.importers.importer import Opened
@@ -81,7 +81,7 @@ def run(args: Namespace) -> int:
         args.extra,
         browser=not args.no_browser and way is None,
         files=args.files,
-        read=partial(opened, args=args),
+        read=partial(open_file, args=args),
         way=way,
         behind=args.behind,
         login_header=args.login_header,

@@ -33,12 +33,12 @@ def run(args: Namespace) -> int:
     files = [args.source, *args.others]
     if len(files) > len(LETTERS):
         raise MoevizError(f"Up to {len(LETTERS)} traces are compared, and {len(files)} are named. Leave some out.")
-    found = compared([read_one_trace(file, args) for file in files])
+    found = compare_traces([read_one_trace(file, args) for file in files])
     print(json.dumps(found) if args.json else compare_text(found))
     return 0
 
 
-def compared(traces: "list[RoutingTrace]") -> dict[str, Any]:
+def compare_traces(traces: "list[RoutingTrace]") -> dict[str, Any]:
     """Compare traces: the figures of each, the sentences, and the rows by layer, for JSON.
 
     Rows by layer are None where no trace has what they need.

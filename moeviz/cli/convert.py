@@ -6,7 +6,7 @@ from moeviz.cli.inputs import open_dataset, read, read_one_trace
 from moeviz.cli.options import ANY_FILE, add_import_options
 from moeviz.cli.output import is_dataset_target, note
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 HELP = "Convert a trace, counts, or what another program wrote, to a format given by the suffix."
 EXAMPLES = """examples:
@@ -46,7 +46,7 @@ def run(args: Namespace) -> int:
 
     target = args.output or args.target
     if is_dataset(args.source) or is_dataset_target(target):
-        note(f"wrote {target}: {converted(args, target)}")
+        note(f"wrote {target}: {convert_dataset(args, target)}")
         return 0
     export_for(target)
     found = read(args.source, args)
@@ -61,7 +61,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def converted(args: Namespace, target: str) -> str:
+def convert_dataset(args: Namespace, target: str) -> str:
     """Write a trace as a dataset, or a dataset as a trace, and return what was written."""
     from moeviz.formats.dataset.convert import trace_of, write_dataset
     from moeviz.formats.dataset.folder import check_begun

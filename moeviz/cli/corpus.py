@@ -11,7 +11,7 @@ from moeviz.cli.inputs import load
 from moeviz.cli.options import add_json, add_model, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
-from moeviz.names import cut, listed, quoted, why_no_file
+from moeviz.text import cut, listed, quoted, why_no_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,7 @@ def run(args: Namespace) -> int:
     from moeviz.labelled_texts import texts_that_ship
 
     if is_dataset_target(args.output):
-        print(written(args))
+        print(trace_to_dataset(args))
         return 0
     check_no_dataset(args)
     check_output(args.output)
@@ -146,7 +146,7 @@ def check_no_dataset(args: Namespace) -> None:
             )
 
 
-def written(args: Namespace) -> str:
+def trace_to_dataset(args: Namespace) -> str:
     """Trace the texts into a dataset, and return what to print of it."""
     from moeviz.formats.dataset.folder import check_begun
     from moeviz.formats.dataset.s3 import place_of

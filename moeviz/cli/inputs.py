@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.cli.options import import_options
 from moeviz.cli.output import note
 from moeviz.errors import InvalidPrompt
-from moeviz.names import cut
+from moeviz.text import cut
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel
@@ -53,7 +53,7 @@ def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":
     return read_trace(path, format=args.format, options=import_options(args))
 
 
-def opened(path: str, args: Namespace) -> "Opened":
+def open_file(path: str, args: Namespace) -> "Opened":
     """Read a file with the doctor's findings, and note that it is being read: a large file takes seconds."""
     from moeviz.formats.exports import open_path
 

@@ -22,7 +22,7 @@ from types import ModuleType
 
 from moeviz.cli.output import note
 from moeviz.errors import MoevizError
-from moeviz.names import cut
+from moeviz.text import cut
 
 # In the order of `moeviz --help`.
 COMMANDS = (

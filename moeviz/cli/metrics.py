@@ -9,7 +9,7 @@ from moeviz.cli.inputs import open_dataset, read
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number
 from moeviz.cli.output import frame_texts, note, print_tables
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
-from moeviz.names import listed
+from moeviz.text import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz metrics`."""
     tables, lacking = {}, []
-    for name, measure in measures(args):
+    for name, measure in metrics_of(args):
         try:
             tables[name] = measure()
         except MoevizError as error:
@@ -81,7 +81,7 @@ def _topic(word: str) -> str:
     return OLD_TOPICS.get(word, word)
 
 
-def measures(args: Namespace) -> Iterator[tuple[str, Callable[[], "pd.DataFrame"]]]:
+def metrics_of(args: Namespace) -> Iterator[tuple[str, Callable[[], "pd.DataFrame"]]]:
     """Yield the metrics of a topic: each one's name, and a function that measures the trace or the dataset named."""
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.formats.dataset.opening import is_dataset
@@ -93,7 +93,7 @@ def measures(args: Namespace) -> Iterator[tuple[str, Callable[[], "pd.DataFrame"
         return
     trace = read(args.trace, args)
     for chart in names:
-        yield chart.measure.__name__, partial(measured, chart, trace, args)
+        yield chart.measure.__name__, partial(measure_chart, chart, trace, args)
 
 
 def _of_dataset(names: list[str], args: Namespace) -> Iterator[tuple[str, Callable[[], "pd.DataFrame"]]]:
@@ -115,7 +115,7 @@ def _analysed(name: str, dataset: "Dataset", layers: list[int] | None) -> "pd.Da
     return frame
 
 
-def measured(chart: "Chart", trace: "Counted", args: Namespace) -> "pd.DataFrame":
+def measure_chart(chart: "Chart", trace: "Counted", args: Namespace) -> "pd.DataFrame":
     """Measure the numbers of one chart; those of one layer for each layer in turn.
 
     Raises `MissingField` where an option is missing, and `InvalidTrace` if all layers together are too large a table.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from moeviz.names import why_no_file
+from moeviz.text import why_no_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.cli.options import add_backend, add_json, number
 from moeviz.cli.output import frame_text, records
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:
     from moeviz.footprint import LayerCache

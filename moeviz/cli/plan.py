@@ -8,7 +8,7 @@ from typing import Any
 from moeviz.cli.options import add_json, add_phase, number
 from moeviz.cli.serve import in_lines, judged_tokens
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 HELP = "Write the placement of experts that an inference engine reads."
 EXAMPLES = """examples:
@@ -35,12 +35,12 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz plan`."""
-    facts = planned(args)
+    facts = write_plan(args)
     print(json.dumps(facts) if args.json else plan_text(facts))
     return 0
 
 
-def planned(args: Namespace) -> dict[str, Any]:
+def write_plan(args: Namespace) -> dict[str, Any]:
     """Write a plan, and return its facts: engine, file, sizes, on what it was judged, and how the engine is started."""
     from moeviz.serving.plans.engines import engine_named, export_plan
     from moeviz.serving.plans.plan import make_plan

@@ -9,7 +9,7 @@ from moeviz.cli.inputs import load, read_prompt
 from moeviz.cli.options import PROMPT, add_json, add_model
 from moeviz.cli.output import frame_text, records
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -56,7 +56,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz serve`."""
-    table, said = served(args)
+    table, said = measure_cost(args)
     if args.json:
         note(said)
         print(json.dumps(records(table)))
@@ -74,7 +74,7 @@ def in_lines(said: str) -> str:
     return re.sub(r"(?<=[.;]) (?=[A-Z])", "\n", said)
 
 
-def served(args: Namespace) -> tuple["pd.DataFrame", str]:
+def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
     """Return the rows of a cost, and a sentence on the tokens by which they were judged."""
     from moeviz.routing_trace import RoutingTrace
 

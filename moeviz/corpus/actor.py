@@ -15,7 +15,7 @@ from moeviz.corpus.run import FirstLook, Wanted, first_look, write_shard
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import DatasetFolder, digest_of, plan_in
 from moeviz.formats.dataset.s3 import Place
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 
 @dataclass(frozen=True, slots=True)

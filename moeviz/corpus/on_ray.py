@@ -28,7 +28,7 @@ from moeviz.formats.dataset.layout import name_of
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.s3 import Place, place_of
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 LOST = 5  # times that an actor is started again; one that is lost more often is lost for a reason
 OBJECT_STORE = 2**27  # bytes; what is sent is numbers of shards

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import text_of_line, texts_of_files
-from moeviz.names import is_text, quoted, why_no_file
+from moeviz.text import is_text, quoted, why_no_file
 
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")  # of the files of a folder that are texts
 MAX_LINE = 2**28  # bytes of a text

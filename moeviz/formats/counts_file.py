@@ -21,7 +21,7 @@ from moeviz.file_limits import is_text, shown
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.source import Source
 from moeviz.formats.trace_facts import FORMAT, model_of
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 COUNTS_FORMAT = "moeviz counts v1"
 SUFFIXES = (".json", ".csv")

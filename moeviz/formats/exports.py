@@ -35,8 +35,8 @@ from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
 from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
-from moeviz.names import quoted, why_no_file
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.text import quoted, why_no_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.doctor_rows import FURTHEST, equal_sets, rows_at
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.words import percent, short
-from moeviz.names import listed
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+from moeviz.text import listed
 
 Pair = tuple[RoutingTrace, RoutingTrace]
 CLEARLY = 0.1  # of rows: so many more must agree before anything is moved

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int64
 from moeviz.metrics.expert import LUCK, has_token, row_of
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.names import with_and
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
+from moeviz.text import with_and
 
 KEEPS = 1.2  # times its usual share, from which on a token keeps to an expert at all
 NOTHING = 1e-18  # of a sum

@@ -121,7 +121,7 @@ def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Fin
 
     Source: Chernoff (1952) for the binomial tail; Feller (1968), chapter II.5, for runs in random order.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> findings(sample_trace(layers=1, tokens=8))
     []
     """

@@ -46,7 +46,7 @@ def written_text(trace: RoutingTrace, phase: Literal["prompt", "generated"] | No
     are, as the trace names them: `⟨é 1/2⟩`. A special token that begins a text is left out: tokenizers put it there.
     Several texts are a line apart. The text is a stranger's: for a text node, never for HTML or Markdown.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> written_text(sample_trace(tokens=4)), written_text(sample_trace(tokens=4), "generated")
     ('The router sends each', ' each')
     """

@@ -38,7 +38,7 @@ def in_words_of(model: ModelInfo, sentence: str) -> str:
     What it quotes stays as it is.
 
     >>> from dataclasses import replace
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> digits = replace(sample_trace().model, item_kind="digit", label_kind="place", layer_kind="level")
     >>> in_words_of(digits, "Which kinds of text do tokens of this layer have?")
     'Which places do digits of this level have?'

@@ -47,7 +47,7 @@ class View:
     Raises `MoevizError` for a trace without tokens, for one that is too large to draw, and where vl-convert-python,
     which brings Vega, is not installed.
 
-        >>> from moeviz.samples import sample_trace
+        >>> from moeviz.testing import sample_trace
         >>> View(sample_trace(tokens=20))
         <View of 20 tokens through 'sample': open it in a notebook, or .save("view.html")>
     """

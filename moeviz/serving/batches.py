@@ -10,9 +10,9 @@ from jaxtyping import Float64, Int32, Int64, Num
 from moeviz.errors import MoevizError
 from moeviz.metrics.inputs import LayerCounts, layer_counts
 from moeviz.metrics.words import one_row
-from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import NONE, LayerSets, layer_sets
+from moeviz.text import listed
 
 Columns = dict[str, Num[np.ndarray, " B"]]
 USUAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -72,7 +72,7 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
 def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
     """How many experts of each layer so many gigabytes hold, and what all experts take.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> budget_of(sample_trace(layers=4, experts=8), 0.020, 1e6)
     Budget(capacity=5, all_of_them=0.032)
     """

@@ -8,10 +8,10 @@ from jaxtyping import Int64
 
 from moeviz.errors import MoevizError
 from moeviz.metrics.inputs import layer_counts, recorded_together
-from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.policies import belady_depths, bound_depths, lfu_depths, lru_depths, random_depths
 from moeviz.serving.requests import Requests, check_chunk, layer_sets, requests, with_tokens
+from moeviz.text import listed
 
 POLICIES = ("lru", "lfu", "random", "static", "belady", "bound")
 USUAL_SHARED = ("lru", "static", "belady", "bound")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from moeviz.metrics.load import balance_of_counts
-from moeviz.names import listed
+from moeviz.text import listed
 from moeviz.training.recorded.rules import ALARM_KINDS, Rules
 from moeviz.training.recorded.run import WHOLE_RUN
 

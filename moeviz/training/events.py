@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.names import quoted
+from moeviz.text import quoted
 from moeviz.training.recorded.run import FIGURES, LAYERS, LOGS, NOT_COUNTED, SUMMARY, RunFacts, TrainingRun, empty
 
 PATTERN = "events.out.tfevents.*"

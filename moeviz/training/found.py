@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import quoted
+from moeviz.text import quoted
 from moeviz.training import counts_files
 from moeviz.training.events import PATTERN, event_folder
 from moeviz.training.reading import USUAL, read_run

@@ -21,8 +21,8 @@ from moeviz.capture.models.adapted import without_wrapper
 from moeviz.capture.routers.declared import find_routers, place_of
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation
-from moeviz.names import listed
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import listed
 from moeviz.training.alarms import Alarms, Seen, Watched
 from moeviz.training.figures import Detail, figures_of
 from moeviz.training.hearing import Hearing, Tokens, later_hook

@@ -10,7 +10,7 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 from moeviz.training import counts_files
 from moeviz.training.counts_files import Arrays, parts_of
 from moeviz.training.events import event_folder, events_run

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.names import cut, quoted
+from moeviz.text import cut, quoted
 
 NAMED, LONGEST_NAME, LONGEST_COMPLAINT = 3, 100, 300
 SPEAKS_FOR_ITSELF = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)  # its message is a sentence

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from moeviz.errors import ModelNotFound
-from moeviz.names import cut, quoted
+from moeviz.text import cut, quoted
 
 INDEX = "*.safetensors.index.json"
 LARGEST_INDEX = 200 * 2**20  # bytes; of a model with a million weights it is a tenth of that

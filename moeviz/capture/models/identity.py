@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from moeviz.embedded.own_models import found_folder, is_own
-from moeviz.names import why_no_file
+from moeviz.text import why_no_file
 
 ANOTHER_HOST = ("\\\\", "//")  # how Windows names a folder of one
 

@@ -22,7 +22,7 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
-from moeviz.names import is_text, quoted, why_no_file
+from moeviz.text import is_text, quoted, why_no_file
 
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}

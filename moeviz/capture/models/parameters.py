@@ -15,7 +15,7 @@ from moeviz.capture.models.checkpoint import reading
 from moeviz.capture.routers.declared import Router, find_routers, in_use, router_sites
 from moeviz.errors import CaptureError
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 # The first pattern found in a parameter's path says what it does. Routers and routed experts are known by their
 # modules, and come before these.

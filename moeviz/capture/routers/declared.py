@@ -14,7 +14,7 @@ from torch import nn
 
 from moeviz.capture.routers.odd_routers import ODD_ROUTERS, PLAIN_WRITER, Answer, Odd, Writer
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
 # Where a model has routers of several kinds: a word in their path, and the name of the site.

@@ -13,7 +13,7 @@ from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.dataset.storage import storage_of
 from moeviz.formats.trace_facts import parse_json
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 
 class DatasetFolder:

@@ -13,7 +13,7 @@ from moeviz.formats.dataset.reader import Dataset, Shard
 from moeviz.formats.dataset.s3 import Place, S3Path, is_store, place_of
 from moeviz.formats.dataset.storage import sizes_in
 from moeviz.formats.trace_facts import parse_json
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 
 def is_dataset(path: str | Place) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from moeviz.errors import MoevizError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 SCHEME = "s3://"
 STORES = re.compile(r"(s3[an]?|gs|gcs|abfss?|az|r2|oss)://", re.IGNORECASE)  # what people would take for a store

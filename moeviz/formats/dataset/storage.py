@@ -18,7 +18,7 @@ from pathlib import Path
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.layout import PLAN, SHARD, name_of
 from moeviz.formats.dataset.s3 import Place, S3Path
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 LOCK = ".lock"
 

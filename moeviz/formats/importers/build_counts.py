@@ -12,7 +12,7 @@ from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts
 from moeviz.formats.importers.build_trace import name_of
 from moeviz.formats.importers.options import ImportOptions, flag
 from moeviz.model_info import ModelInfo
-from moeviz.names import listed
+from moeviz.text import listed
 
 MAX_CELLS = 2**25
 

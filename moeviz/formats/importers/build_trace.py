@@ -16,8 +16,8 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts, is_text, shown
 from moeviz.formats.importers.options import ImportOptions, flag
 from moeviz.model_info import ModelInfo, SlotOrder
-from moeviz.names import listed
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
+from moeviz.text import listed
 
 SMALL, CELLS_A_ROW = 2**20, 16  # a table of few rows may not describe a large trace
 

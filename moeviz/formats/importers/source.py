@@ -9,7 +9,7 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 BYTES_A_VALUE = 32  # that Python takes for a number or a short text of JSON, as in `json_file`
 MAX_FILES = 10_000

@@ -16,8 +16,8 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.importer import DAMAGED, Importer, Opened
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
-from moeviz.names import quoted
 from moeviz.routing_trace import Counted
+from moeviz.text import quoted
 
 log = logging.getLogger("moeviz.formats")
 OTHER_SUFFIXES = (".jsonl", ".npy", ".bin", ".gguf", ".safetensors")  # of single files that hold no pickle

@@ -11,7 +11,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.source import BYTES_A_VALUE, Source
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 BATCH = 4096  # rows of Parquet that are unpacked at a time
 

@@ -10,10 +10,10 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.inputs import layer_counts
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
 from moeviz.model_info import ModelInfo
-from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.placement import BALANCED, COPIES, device_loads, serving_placement
+from moeviz.text import listed
 
 Layers = dict[int, tuple[int, ...]]  # by the model's own index of a layer
 BATCH = 8  # tokens of a step, for which layers are ranked

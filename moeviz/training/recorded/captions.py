@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from moeviz.metrics.tokens import visible
-from moeviz.names import with_and
+from moeviz.text import with_and
 from moeviz.training.recorded.run import ALIVE, runs_of
 
 LONGEST_NAME = 40

@@ -8,7 +8,7 @@ from moeviz.capture.engines.llama_cpp.files import TYPES, GgufFiles, check_exper
 from moeviz.errors import CaptureError, InvalidTrace, ModelNotFound
 from moeviz.file_limits import check_experts
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 BACKEND = "llama.cpp"
 LAYER = re.compile(r"blk\.(\d{1,6})\.")

@@ -13,7 +13,7 @@ import numpy as np
 from moeviz.capture.engines.llama_cpp.library import F16, F32, Library, library
 from moeviz.capture.engines.llama_cpp.recording import Recording
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 MOST_SEATS = 256  # sequences that a context of llama.cpp holds
 ROUND = 256  # cells of a cache come in so many

@@ -15,7 +15,7 @@ from pathlib import Path
 from moeviz.errors import CaptureError, InvalidTrace, ModelNotFound
 from moeviz.file_limits import shown
 from moeviz.gguf_file import MAGIC, Gguf, Value, from_gguf
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 SUFFIX = ".gguf"
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)

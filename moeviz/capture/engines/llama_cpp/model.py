@@ -15,7 +15,7 @@ from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import ROOM, check_bytes
 from moeviz.capture.run.chat import added
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 __all__ = ["LlamaCppModel", "before_opening", "model_facts", "open_model"]
 MICRO_BATCH = 256  # tokens: the scores of all of them lie in memory at once, 157 MB with 150,000 in the vocabulary

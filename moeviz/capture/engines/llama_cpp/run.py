@@ -22,8 +22,8 @@ from moeviz.capture.run.prompts import check_context
 from moeviz.capture.run.texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
-from moeviz.names import listed, quoted
 from moeviz.routing_trace import RoutingTrace, sort_slots, token_frame
+from moeviz.text import listed, quoted
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from moeviz.capture.engines.mlx.folder import Folder
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 # How far a text may go changes no number that is computed, and nothing is left to chance.
 DECIDES_NOTHING = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from moeviz.capture.models.folder import check_inside
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 PREFIX = "mlx:"  # before a folder, where a name is all that can be said: in the app's settings
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads

@@ -12,7 +12,7 @@ from moeviz.capture.engines.mlx.listen import Ears
 from moeviz.capture.models.checkpoint import LONGEST_COMPLAINT, reading
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
-from moeviz.names import cut, quoted
+from moeviz.text import cut, quoted
 
 ONLY_FLOAT32 = "only supports float32"
 FIRST_TOKENS = tuple(range(1, 9))  # what a model is tried with; every vocabulary has them

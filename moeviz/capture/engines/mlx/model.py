@@ -22,7 +22,7 @@ from moeviz.capture.run.chat import added_by_template
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.plan import words_of
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from moeviz.capture.models.identity import weights_identity
 from moeviz.capture.models.memory import ROOM, check_bytes
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 DTYPES = ("float32", "bfloat16", "float16")
 WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."

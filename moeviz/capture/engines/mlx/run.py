@@ -20,8 +20,8 @@ from moeviz.capture.run.prompts import check_context
 from moeviz.capture.run.texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+from moeviz.text import quoted
 
 STEP = 2048  # tokens of a prompt that are read at once, as mlx-lm does
 UNREAD = cast(LongTensor, torch.empty(0, 0, dtype=torch.long))  # the ids before, at which no way of drawing looks

@@ -20,7 +20,7 @@ import httpx2
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.formats.importers.source import Source
-from moeviz.names import cut
+from moeviz.text import cut
 
 KEYS = {"vllm": "VLLM_API_KEY", "sglang": "SGLANG_API_KEY"}  # after MOEVIZ_API_KEY
 CONNECT_SECONDS = 10

@@ -14,7 +14,7 @@ from moeviz.capture.models.load import model_facts
 from moeviz.errors import CaptureError
 from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.model_info import ModelInfo
-from moeviz.names import listed, quoted
+from moeviz.text import listed, quoted
 
 
 def config_facts(where: ServerName, runs: str | None) -> ModelInfo | None:

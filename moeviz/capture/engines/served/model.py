@@ -28,8 +28,8 @@ from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, bu
 from moeviz.formats.importers.importer import DAMAGED
 from moeviz.formats.importers.responses import choices
 from moeviz.metrics.doctor import examine
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 log = logging.getLogger("moeviz.capture")
 T = TypeVar("T")

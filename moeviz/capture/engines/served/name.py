@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from moeviz.errors import InvalidTrace, ModelNotFound
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import is_text, quoted
+from moeviz.text import is_text, quoted
 
 NUMBERS = ("experts", "top_k", "hidden_layers", "start")
 LONGEST = 2048

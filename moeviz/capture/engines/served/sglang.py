@@ -15,7 +15,7 @@ from moeviz.formats.importers import sglang
 from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.formats.importers.responses import tokens_of
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 
 class SglangModel(ModelOnServer):

@@ -9,7 +9,7 @@ from anyio import from_thread, to_thread
 
 from moeviz.capture.engines.served.connection import NotThere
 from moeviz.capture.run.texts import UNDECODABLE, token_texts
-from moeviz.names import cut
+from moeviz.text import cut
 
 log = logging.getLogger("moeviz.capture")
 Ids = tuple[int, ...]
