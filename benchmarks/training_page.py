@@ -25,7 +25,7 @@ import numpy as np
 from playwright.sync_api import Browser, CDPSession, sync_playwright
 
 from moeviz.training.found import run_at
-from moeviz.training.measures import SUMS, rows_of
+from moeviz.training.layer_metrics import SUMS, layer_metrics
 from moeviz.training.writing import RunWriter
 from tests.browser import SIZES, Server, chromium, served
 
@@ -51,7 +51,7 @@ def write_made_up_run(folder: Path, layers: int, experts: int, logs: int, seed: 
         counts = np.stack([random.multinomial(TOKENS * top_k, of_layer) for of_layer in share])
         sums = np.concatenate([share * TOKENS, random.uniform(0.5, 1, (layers, len(SUMS))) * TOKENS], axis=1)
         sums[:, -2:] = TOKENS
-        rows = rows_of(counts, np.full(layers, TOKENS), sums, names, sizes)
+        rows = layer_metrics(counts, np.full(layers, TOKENS), sums, names, sizes)
         event = {"kind": "dead", "layer": layers - 1, "on": True, "says": f"layer {layers - 1}: expert 0 is dead"}
         line = {"step": log * STEPS, "steps": STEPS, "tokens": log * TOKENS, "loss": 9 / log**0.2, "aux_loss": top_k}
         line |= {"aux_coefficient": 0.01, "alarms": [event] if log * STEPS == since - 1 + STEPS else []}

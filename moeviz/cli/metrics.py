@@ -10,7 +10,7 @@ from moeviz.charts import TOPICS as CHARTS
 from moeviz.charts.chart import Chart
 from moeviz.cli.dataset import is_dataset, say_left_out
 from moeviz.cli.importing import read
-from moeviz.corpus.answers import FROM_ROWS, FROM_TABLES
+from moeviz.corpus.analyses import FROM_ROWS, FROM_TABLES
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
