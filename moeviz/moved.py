@@ -41,6 +41,7 @@ MODULES = {
     "metrics.said_of_several": "metrics.multi_trace",
     "metrics.several": "metrics.multi_trace",
     "metrics.side_by_side": "metrics.system_table",
+    "serving.plans.rows": "serving.plans.plan",
     "training.counters": "training.router_hooks",
     "training.events": "training.trainer_logs",
     "training.figures": "training.layer_metrics",

@@ -186,7 +186,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
             self.health.snapshot(self.tokenizer, self.probe)
 
     def _effective(self, args: TrainingArguments) -> None:
-        """Correct what the aux loss counts: Trainer divides the language loss by a step's tokens, and not the aux loss."""
+        """Correct what the aux loss counts: Trainer divides the language loss by a step's tokens, not the aux loss."""
         health = self.health
         assert health is not None
         watched = health.alarms.watched

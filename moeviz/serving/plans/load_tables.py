@@ -5,8 +5,7 @@ import json
 
 from moeviz.errors import MissingField
 from moeviz.model_info import ModelInfo
-from moeviz.serving.plans.plan import ExpertPlan, Layers
-from moeviz.serving.plans.rows import all_rows, check_even
+from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even
 
 COUNT = "logical_count"
 

@@ -5,8 +5,7 @@ import re
 
 from moeviz.errors import MoevizError
 from moeviz.model_info import ModelInfo
-from moeviz.serving.plans.plan import ExpertPlan, Layers
-from moeviz.serving.plans.rows import all_rows, check_even, layers_in_all
+from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, layers_in_all
 
 MAP = "physical_to_logical_map"
 YAML_ROW = re.compile(r"^  (\d+): \[([\d, ]+)\]$", re.MULTILINE)
