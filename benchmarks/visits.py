@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 from benchmarks.harness import Figures, Tab
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
-from moeviz.training.measures import SUMS, rows_of
+from moeviz.training.layer_metrics import SUMS, rows_of
 from moeviz.training.writing import RunWriter
 from tests.browser import go_to
 from tests.servers import Server

@@ -22,6 +22,8 @@ MODULES = {
     "charts.training_figures": "charts.training",
     "formats.short_floats": "formats.table_cells",
     "in_app": "launch",
+    "corpus.answers": "corpus.analyses",
+    "corpus.keeping": "corpus.experts",
     "metrics.agreement": "metrics.comparison",
     "metrics.budget": "metrics.inputs",
     "metrics.chosen": "metrics.inputs",
@@ -44,9 +46,21 @@ MODULES = {
     "names": "text",
     "one_call": "quick_view",
     "samples": "testing",
+    "serving.plans.rows": "serving.plans.plan",
+    "training.counters": "training.router_hooks",
+    "training.events": "training.trainer_logs",
+    "training.figures": "training.layer_metrics",
+    "training.hearing": "training.router_hooks",
+    "training.measures": "training.layer_metrics",
+    "training.megatron": "training.trainer_logs",
+    "training.meter": "training.routing_health",
+    "training.recorded.at_end": "training.recorded.over_steps",
+    "training.recorded.figures_over_steps": "training.recorded.over_steps",
+    "training.resumed": "training.checkpoint_check",
 }
 # Of a moved module, what is also called by another name now.
 NAMES = {
+    "corpus.keeping": {"keeping_tokens": "expert_specific_tokens"},
     "metrics.expert_sentence": {"what_it_does": "expert_summary", "by_counts": "expert_summary_of_counts"},
     "metrics.likeness": {"label_likeness": "label_similarity"},
     "metrics.recorded": {
@@ -57,6 +71,9 @@ NAMES = {
     "metrics.said_of_counts": {"said_of_counts": "counts_summary"},
     "metrics.said_of_engines": {"said_of_engines": "engine_difference_summary", "said_of_shift": "shift_caption"},
     "metrics.said_of_several": {"said_of_several": "multi_trace_summary"},
+    "training.figures": {"figures_of": "log_metrics"},
+    "training.measures": {"rows_of": "layer_metrics"},
+    "training.resumed": {"are_others": "routers_differ"},
 }
 
 

@@ -20,7 +20,7 @@ from waiting import until
 from moeviz.charts import TOPICS
 from moeviz.cli import app as served_app
 from moeviz.corpus import analyses
-from moeviz.corpus.answers import FROM_TABLES, answer_of
+from moeviz.corpus.analyses import FROM_TABLES, answer_of
 from moeviz.errors import InvalidTrace
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset

@@ -10,24 +10,32 @@ import pytest
 from moeviz.moved import MODULES, NAMES
 
 
+@pytest.fixture
+def imported_by():
+    """Import a module by the name that it had; it is forgotten before and afterwards, so that each import warns."""
+    asked = []
+
+    def imported(old: str):
+        asked.append(f"moeviz.{old}")
+        sys.modules.pop(asked[-1], None)
+        with pytest.warns(DeprecationWarning, match=f"moeviz.{MODULES[old]} now"):
+            return import_module(asked[-1])
+
+    yield imported
+    for name in asked:
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.parametrize("old", sorted(MODULES))
-def test_a_moved_module_is_found_and_names_the_new_one(old, monkeypatch):
-    monkeypatch.delitem(sys.modules, f"moeviz.{old}", raising=False)
-    with pytest.warns(DeprecationWarning, match=f"moeviz.{MODULES[old]} now"):
-        module = import_module(f"moeviz.{old}")
-    now = import_module(f"moeviz.{MODULES[old]}")
+def test_a_moved_module_is_found_and_names_the_new_one(old, imported_by):
+    module, now = imported_by(old), import_module(f"moeviz.{MODULES[old]}")
     for before, name in NAMES.get(old, {}).items():
         assert getattr(module, before) is getattr(now, name)
-    monkeypatch.delitem(sys.modules, f"moeviz.{old}")
 
 
-def test_a_name_that_never_was_is_missed_as_usual(monkeypatch):
-    monkeypatch.delitem(sys.modules, "moeviz.metrics.luck", raising=False)
-    with pytest.warns(DeprecationWarning):
-        module = import_module("moeviz.metrics.luck")
-    monkeypatch.delitem(sys.modules, "moeviz.metrics.luck")
+def test_a_name_that_never_was_is_missed_as_usual(imported_by):
     with pytest.raises(AttributeError, match="no attribute 'unheard_of'"):
-        _ = module.unheard_of
+        _ = imported_by("metrics.luck").unheard_of
     assert find_spec("moeviz.metrics.nowhere") is None
 
 

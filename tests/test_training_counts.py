@@ -61,7 +61,7 @@ def test_without_the_question_whether_autograd_runs_a_checkpointed_model_is_coun
     batch, seen = collate(windows(count=2)), []
     for blind in (False, True):
         if blind:
-            monkeypatch.setattr("moeviz.training.hearing.backwards", lambda: False)
+            monkeypatch.setattr("moeviz.training.router_hooks.backwards", lambda: False)
         model = tiny().train()
         with RoutingHealth(model) as health:
             torch.utils.checkpoint.checkpoint(model, **batch, use_reentrant=False).loss.backward()

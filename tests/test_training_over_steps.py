@@ -12,9 +12,15 @@ from moeviz.charts import training as charts
 from moeviz.charts import training as figures
 from moeviz.errors import MissingField
 from moeviz.training.reading import read_run_file
-from moeviz.training.recorded.at_end import counts_at_end, importance_at_end, worst_layer
 from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
-from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
+from moeviz.training.recorded.over_steps import (
+    balance_over_steps,
+    counts_at_end,
+    importance_at_end,
+    load_over_steps,
+    violation_over_steps,
+    worst_layer,
+)
 from moeviz.training.recorded.run import TrainingRun
 from moeviz.training.routing_file import FORMAT
 

@@ -31,7 +31,7 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, TOKEN, TOKENS
 from moeviz.corpus import experts
-from moeviz.corpus.keeping import keeping_tokens
+from moeviz.corpus.experts import expert_specific_tokens
 from moeviz.corpus.rows import contexts, in_lines
 from moeviz.errors import DamagedShard
 from moeviz.metrics.expert_tokens import expert_summary_of_counts
@@ -146,7 +146,7 @@ def _questions(asked: ExpertQuery) -> dict[str, tuple[Hashable, Make]]:
         return in_lines(found)
 
     def keeping(progress: OnProgress) -> pd.DataFrame:
-        return keeping_tokens(shown.dataset, asked.layer, progress=progress)
+        return expert_specific_tokens(shown.dataset, asked.layer, progress=progress)
 
     asks = {NUMBERS: of_tables(experts.expert_numbers), LOADS.key: of_tables(experts.expert_loads)}
     if shown.dataset.kept.labels:

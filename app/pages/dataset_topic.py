@@ -17,7 +17,7 @@ from moeviz_app.widgets.messages import explained, say
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import OVER_TIME
-from moeviz.corpus.answers import FROM_ROWS, answer_of
+from moeviz.corpus.analyses import FROM_ROWS, answer_of
 from moeviz.errors import DamagedShard
 from moeviz.formats.dataset.layout import ROWS
 from moeviz.metrics.tokens import visible

@@ -29,8 +29,8 @@ from moeviz.charts.training import (
 )
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
-from moeviz.training.recorded.at_end import worst_layer
 from moeviz.training.recorded.bins import Over
+from moeviz.training.recorded.over_steps import worst_layer
 from moeviz.training.recorded.run import TrainingRun
 
 Refs = list[ref[TrainingRun]]

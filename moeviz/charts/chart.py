@@ -1,4 +1,4 @@
-"""What a chart is: a question about a trace, the numbers that answer it, and the picture of those numbers."""
+"""Charts: a question about a trace, the numbers that answer it, and the picture of those numbers."""
 
 import re
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Chart:
         return self.draw(frame, dark=dark) if self.themed else self.draw(frame)
 
     def of(self, model: ModelInfo) -> "Chart":
-        """The same chart in the words of a model: its question, how to read it, and all titles in its picture.
+        """Put the chart into the words of a model: its question, how to read it, and all titles in its picture.
 
         Ask for it once, since the words are those of models that route tokens in layers.
         """
@@ -54,7 +54,7 @@ class Chart:
         return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
 
     def caption(self, frame: pd.DataFrame) -> str | None:
-        """What stands out in these numbers, in one sentence of at most 25 words; None where nothing does.
+        """Say what stands out in these numbers, in one sentence of at most 25 words; None where nothing does.
 
         It is computed from the very frame that is drawn, and quotes labels as they are: it is for a text node, never
         for HTML or Markdown. Where chance is known, luck among all that is drawn must explain what is said at most once
@@ -75,7 +75,7 @@ class Chart:
 
 
 def _with_words(draw: Callable[..., Any], say: Say) -> Callable[..., Any]:
-    """The same picture with its titles as `say` says them, under the same key."""
+    """Make a drawing function whose titles are as `say` says them, under the same key."""
 
     @wraps(draw)
     def drawn(*frames: pd.DataFrame, **options: Any) -> Any:
@@ -113,7 +113,7 @@ def _reworded(name: str, value: Any, say: Say) -> Any:
 
 
 def _title_of_field(part: alt.SchemaBase, say: Say) -> str | None:
-    """What a channel is to be called that has no title, so that the name of its field would stand there."""
+    """Title a channel that has none, so that not the name of its field stands there; None if that may stand."""
     field = FIELD.fullmatch(str(part._kwds.get("shorthand", "")))
     if field is None or _titled(part) or any(_titled(part._kwds.get(own)) for own in ("axis", "legend")):
         return None

@@ -82,8 +82,7 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     rows = frame[columns].assign(shown=shown, count=count)
     pick = alt.selection_point(name=TOKEN, fields=["code"], on="click")
     tips = [
-        alt.Tooltip("shown:N", title="token"),
-        alt.Tooltip("count:N", title="its occurrences"),
+        *theme.tooltip(shown=("token", ""), count=("its occurrences", "")),
         alt.Tooltip("texts:Q", title="texts with it"),
         alt.Tooltip("lift:Q", format=".1f", title="times usual"),
     ]
@@ -104,12 +103,9 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     rows = frame.assign(label=frame["label"].map(visible))
     lost = "loss_change" in frame and bool(frame["loss_change"].notna().any())
     tips = [
-        alt.Tooltip("label:N", title="kind of text"),
-        alt.Tooltip("has:Q", format=",", title="tokens that it has"),
-        alt.Tooltip("tokens:Q", format=",", title="of so many"),
+        *theme.tooltip(label=("kind of text", ""), has=("tokens that it has", ","), tokens=("of so many", ",")),
         alt.Tooltip("texts:Q", title="in texts"),
-        alt.Tooltip("times:Q", format=".2f", title="times uniform"),
-        alt.Tooltip("luck:Q", format=".3f", title="by chance as much"),
+        *theme.tooltip(times=("times uniform", ".2f"), luck=("by chance as much", ".3f")),
     ]
     if lost:
         tips.append(alt.Tooltip("loss_change:Q", format="+.3f", title="nats lost without it"))
@@ -166,9 +162,7 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     tips = [
         alt.Tooltip("layer:O"),
         alt.Tooltip("expert:O"),
-        alt.Tooltip("tokens:Q", format=",", title="of its tokens"),
-        alt.Tooltip("share:Q", format=".1%", title="share of them"),
-        alt.Tooltip("times:Q", format=".2f", title="times usual"),
+        *theme.tooltip(tokens=("of its tokens", ","), share=("share of them", ".1%"), times=("times usual", ".2f")),
     ]
     base = alt.Chart(rows).encode(x=x, y=y, tooltip=tips)
     width = alt.StrokeWidth("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.5, WIDEST]), legend=None)
@@ -193,9 +187,7 @@ def expert_weight_bars(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
     """How often it gets how much weight, apart by choice."""
     tips = [
         alt.Tooltip("choice:O"),
-        alt.Tooltip("low:Q", format=".2f", title="weight from"),
-        alt.Tooltip("high:Q", format=".2f", title="to"),
-        alt.Tooltip("tokens:Q", format=","),
+        *theme.tooltip(low=("weight from", ".2f"), high=("to", ".2f"), tokens=","),
     ]
     legend = alt.Legend(orient="top", title="choice (1: highest weight)")
     bars = (

@@ -39,15 +39,15 @@ def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
 
 
 def load_tooltip() -> list[alt.Tooltip]:
-    """What `expert_load` knows of one expert."""
-    return [
-        alt.Tooltip("layer:Q", format="d"),
-        alt.Tooltip("expert:Q", format="d"),
-        alt.Tooltip("tokens:Q", title="tokens", format=","),
-        alt.Tooltip("load:Q", title=SHARE, format=".2%"),
-        alt.Tooltip("uniform:Q", title="uniform share", format=".2%"),
-        alt.Tooltip("times_even:Q", title="times the uniform share", format=".2f"),
-    ]
+    """Make a tooltip of all that `expert_load` knows of one expert."""
+    return theme.tooltip(
+        layer="d",
+        expert="d",
+        tokens=("tokens", ","),
+        load=(SHARE, ".2%"),
+        uniform=("uniform share", ".2%"),
+        times_even=("times the uniform share", ".2f"),
+    )
 
 
 def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -75,12 +75,12 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
             y=alt.Y("covered:Q", title="share of assignments", axis=theme.share_axis()),
             detail="layer:N",
             color=theme.layer_colour(),
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("experts:Q", title="busiest experts", format="d"),
-                alt.Tooltip("share_of_experts:Q", title="share of experts", format=".0%"),
-                alt.Tooltip("covered:Q", title="share of assignments", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                layer="d",
+                experts=("busiest experts", "d"),
+                share_of_experts=("share of experts", ".0%"),
+                covered=("share of assignments", ".1%"),
+            ),
         )
     )
     corners = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})
@@ -129,7 +129,7 @@ def _balance_tooltip() -> list[alt.Tooltip]:
         "gini": "Gini",
         "jain": "Jain",
     }
-    whole = [alt.Tooltip("layer:Q", format="d"), alt.Tooltip("num_experts:Q", title="experts", format="d")]
+    whole = theme.tooltip(layer="d", num_experts=("experts", "d"))
     measures = [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in titles.items()]
     return [*whole, *measures, alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d")]
 
@@ -231,11 +231,7 @@ def balance_of_parts(frame: pd.DataFrame) -> alt.Chart:
             x2="until:Q",
             y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
             color=alt.Color("max_over_mean:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=1), legend=legend),
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("part:Q", format=",d"),
-                alt.Tooltip("max_over_mean:Q", title="busiest expert, × uniform", format=".2f"),
-            ],
+            tooltip=theme.tooltip(layer="d", part=",d", max_over_mean=("busiest expert, × uniform", ".2f")),
         )
     )
     return theme.framed(cells, theme.rows_height(worst["layer"].nunique()), canvas=True)

@@ -84,8 +84,7 @@ def _tooltip(shares: dict[str, str]) -> list[alt.Tooltip]:
     pairs = [alt.Tooltip("pairs:Q", title="pairs of tokens", format=",")] if "load_chance" in shares else []
     shares = {"share": "share of pairs"} | shares
     return [
-        alt.Tooltip("routing:N"),
-        alt.Tooltip("layer:Q", format="d"),
+        *theme.tooltip(routing="", layer="d"),
         *(alt.Tooltip(f"{field}:Q", title=title, format=".1%") for field, title in shares.items()),
         *pairs,
     ]

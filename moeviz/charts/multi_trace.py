@@ -29,8 +29,7 @@ def repetition_lines(frame: pd.DataFrame) -> alt.LayerChart:
     theirs = alt.Chart(published).encode(
         x=_depth(),
         tooltip=[
-            alt.Tooltip("trace:N"),
-            alt.Tooltip("layer:Q", format="d"),
+            *theme.tooltip(trace="", layer="d"),
             *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("over_chance", "lowest", "highest", "share")),
         ],
     )
@@ -84,7 +83,7 @@ def _lines(
     base = alt.Chart(frame).encode(
         x=_depth(),
         color=colour,
-        tooltip=[alt.Tooltip("trace:N"), alt.Tooltip("layer:Q", format="d"), *figures],
+        tooltip=[*theme.tooltip(trace="", layer="d"), *figures],
     )
     y = alt.Y(f"{field}:Q", title=title, axis=axis, scale=scale)
     lines = [base.mark_line(strokeWidth=2).encode(y=y), _points(base, field, shape)]

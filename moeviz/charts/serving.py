@@ -49,15 +49,11 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Hit rate over the size of the cache, a line a policy; a mark at a chosen size. Columns: those of `hit_rates`."""
     known = frame["gigabytes"].notna().any()
     drawn, colour, dash = _named_lines(frame, "policy", POLICIES)
-    tips = [
-        alt.Tooltip("capacity:Q", title="experts kept in each layer", format="d"),
-        alt.Tooltip("line:N", title="policy"),
-        alt.Tooltip("rate:Q", title="hit rate", format=".1%"),
-    ]
+    tips = theme.tooltip(capacity=("experts kept in each layer", "d"), line=("policy", ""), rate=("hit rate", ".1%"))
     if known:
         sizes = {"size": "gigabytes", "fetched_size": "gigabytes_a_token"}
         drawn = drawn.assign(**{name: (drawn[of] * GIGABYTE).map(bytes_said) for name, of in sizes.items()})
-        tips += [alt.Tooltip("size:N", title="cache"), alt.Tooltip("fetched_size:N", title="fetched a token")]
+        tips += theme.tooltip(size=("cache", ""), fetched_size=("fetched a token", ""))
     base = alt.Chart(drawn).encode(
         x=alt.X("capacity:Q", title=_size_title(frame), scale=_span(frame["capacity"]), axis=_whole()), tooltip=tips
     )
@@ -72,7 +68,7 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _fetched(drawn: pd.DataFrame) -> alt.Chart:
-    """The same height in bytes: an axis on the right, and no mark that is seen."""
+    """Draw an axis in bytes on the right for the same heights, and no mark that is seen."""
     missed = drawn[drawn["rate"] < 1]
     most = float((missed["gigabytes_a_token"] / (1 - missed["rate"])).max()) * GIGABYTE if len(missed) else GIGABYTE
     unit, size = byte_unit(most)
@@ -148,12 +144,12 @@ def _means(frame: pd.DataFrame, over: str, lines: Lines) -> pd.DataFrame:
 
 
 def _spread(title: str, number: str) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("line:N", title="which"),
-        alt.Tooltip("mean:Q", title=f"{title}, mean of layers", format=number),
-        alt.Tooltip("lowest:Q", title="lowest layer", format=number),
-        alt.Tooltip("highest:Q", title="highest layer", format=number),
-    ]
+    return theme.tooltip(
+        line=("which", ""),
+        mean=(f"{title}, mean of layers", number),
+        lowest=("lowest layer", number),
+        highest=("highest layer", number),
+    )
 
 
 def _span(sizes: pd.Series) -> alt.Scale:
@@ -190,12 +186,12 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
         ),
         "y": alt.Y("imbalance:Q", title="busiest device, × mean", scale=alt.Scale(zero=False, padding=12)),
     }
-    tips = [
-        alt.Tooltip("line:N", title="placement"),
-        alt.Tooltip("reached:Q", title="devices reached", format=".2f"),
-        alt.Tooltip("imbalance:Q", title="busiest device, × mean", format=".2f"),
-        alt.Tooltip("step_imbalance:Q", title="in steps of 64 tokens", format=".2f"),
-    ]
+    tips = theme.tooltip(
+        line=("placement", ""),
+        reached=("devices reached", ".2f"),
+        imbalance=("busiest device, × mean", ".2f"),
+        step_imbalance=("in steps of 64 tokens", ".2f"),
+    )
     small = alt.Chart(named).mark_point(filled=True, size=24, opacity=0.35)
     large = alt.Chart(means.merge(worst, on="line")).mark_point(filled=True, size=160, opacity=1)
     of_layer = [alt.Tooltip("layer:Q", format="d"), *tips]
@@ -216,10 +212,12 @@ def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
         x=alt.X("use:N", title="sequences × tokens of each", sort=None, axis=alt.Axis(labelAngle=0, orient="top")),
         y=alt.Y("row:N", title=None, sort=None),
         tooltip=[
-            alt.Tooltip("row:N", title="card"),
-            alt.Tooltip("batch:Q", title="sequences", format="d"),
-            alt.Tooltip("context:Q", title="tokens of each", format=",d"),
-            alt.Tooltip("cards:Q", title="cards needed", format="d"),
+            *theme.tooltip(
+                row=("card", ""),
+                batch=("sequences", "d"),
+                context=("tokens of each", ",d"),
+                cards=("cards needed", "d"),
+            ),
             *(alt.Tooltip(f"{part}:N", title=title) for part, title in parts.items()),
         ],
     )

@@ -36,15 +36,15 @@ def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
             x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
             y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
             color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
-            tooltip=[
-                alt.Tooltip("label:N"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("assignments:Q", format=","),
-                alt.Tooltip("share:Q", title="share of the label's assignments", format=".1%"),
-                alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
-                alt.Tooltip("share_of_tokens:Q", title="share of the label's tokens", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                label="",
+                layer="d",
+                expert="d",
+                assignments=",",
+                share=("share of the label's assignments", ".1%"),
+                uniform=("uniform share", ".1%"),
+                share_of_tokens=("share of the label's tokens", ".1%"),
+            ),
         )
     )
     return theme.framed(chart, theme.rows_height(labels), canvas=True)
@@ -92,13 +92,13 @@ def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
             x=alt.X("other:N", title=None, sort=None, axis=_labels_axis(labelAngle=-90)),
             y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
             color=alt.Color("divergence:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
-            tooltip=[
-                alt.Tooltip("label:N"),
-                alt.Tooltip("other:N", title="other label"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("divergence:Q", title="divergence in bits", format=".3f"),
-                alt.Tooltip("shuffled:Q", title="with labels shuffled", format=".3f"),
-            ],
+            tooltip=theme.tooltip(
+                label="",
+                other=("other label", ""),
+                layer="d",
+                divergence=("divergence in bits", ".3f"),
+                shuffled=("with labels shuffled", ".3f"),
+            ),
         )
     )
     return theme.framed(chart, theme.rows_height(square["label"].nunique()) + LABEL_WIDTH, canvas=True)

@@ -40,10 +40,9 @@ def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
             color=alt.Color("rank:O", scale=alt.Scale(range=colours), legend=None),
             order=alt.Order("rank:Q"),
             tooltip=[
-                alt.Tooltip("trace:N", title="system"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("share:Q", title="share of the work", format=".1%"),
-                alt.Tooltip("even:Q", title="uniform share", format=".1%"),
+                *theme.tooltip(
+                    trace=("system", ""), expert="d", share=("share of the work", ".1%"), even=("uniform share", ".1%")
+                ),
                 *_counted(),
                 alt.Tooltip("entropy:Q", title="router entropy, share of the maximum", format=".2f"),
             ],
@@ -79,10 +78,7 @@ def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
 
 
 def _counted() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("used:Q", title="experts that an input goes to, mean", format=".2~f"),
-        alt.Tooltip("num_experts:Q", title="of", format="d"),
-    ]
+    return theme.tooltip(used=("experts that an input goes to, mean", ".2~f"), num_experts=("of", "d"))
 
 
 SIDE_BY_SIDE = Chart(

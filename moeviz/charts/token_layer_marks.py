@@ -1,4 +1,4 @@
-"""What lies on and around the cells of a token by layer map: ids, frames, lines, and the axes of its places.
+"""Marks on and around the cells of a token by layer map: ids, frames, lines, and the axes of its places.
 
 All of it reads the params that `token_layer_map` names; `across` and `down` are the pixels of one cell.
 """

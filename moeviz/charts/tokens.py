@@ -65,7 +65,7 @@ def _visible_categories(text: pd.Series) -> dict[str, str]:
 
 
 def token_tooltip() -> list[alt.Tooltip]:
-    """Which token a mark is about. The field is `shown`: Vega makes an image or a heading of some names."""
+    """Make a tooltip that names the token of a mark, as `shown`: Vega makes an image or a heading of some names."""
     return [alt.Tooltip("shown:N", title="token"), _whole("position"), alt.Tooltip("phase:N")]
 
 

@@ -10,7 +10,6 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
 from moeviz.metrics.load import importance_caption
-from moeviz.training.recorded.at_end import importance_at_end
 from moeviz.training.recorded.captions import (
     aux_loss_caption,
     change_caption,
@@ -22,14 +21,17 @@ from moeviz.training.recorded.captions import (
     loss_caption,
     violation_caption,
 )
-from moeviz.training.recorded.figures_over_steps import (
+from moeviz.training.recorded.over_steps import (
     aux_over_steps,
+    balance_over_steps,
     change_over_steps,
     gradients_over_steps,
+    importance_at_end,
+    load_over_steps,
     logits_over_steps,
     loss_over_steps,
+    violation_over_steps,
 )
-from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
 from moeviz.training.recorded.run import ALIVE, runs_of
 
 # Of a canvas: a description of each mark would be written for nobody, and none is left out that has no value.
@@ -72,7 +74,7 @@ def along(frame: pd.DataFrame, note: str = "", field: str = "") -> alt.X:
 
 
 def when(frame: pd.DataFrame) -> alt.Tooltip:
-    """The same in a tooltip."""
+    """Make the line of a tooltip that says when: up to which step, or how many training tokens."""
     over = axis_of(frame)
     return alt.Tooltip(f"{over}:Q", title="up to step" if over == "step" else "up to training tokens", format=",d")
 
@@ -100,10 +102,12 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
         y=alt.Y("place:O", title="expert (hatched: dead)", axis=axis),
         tooltip=[
             when(frame),
-            alt.Tooltip("expert:Q", format="d"),
-            alt.Tooltip("assignments:Q", format=",d"),
-            alt.Tooltip("times_even:Q", title="times the uniform share", format=".2f"),
-            alt.Tooltip("dead_since:Q", title="dead since step (−1: alive)", format="d"),
+            *theme.tooltip(
+                expert="d",
+                assignments=",d",
+                times_even=("times the uniform share", ".2f"),
+                dead_since=("dead since step (−1: alive)", "d"),
+            ),
         ],
     )
     cells = base.mark_rect(**CELLS).encode(x=along(frame, field="after"), x2=f"{over}:Q")
@@ -162,11 +166,13 @@ def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
         color=alt.Color("max_violation:Q", scale=alt.Scale(scheme=theme.VIRIDIS, zero=True), legend=legend),
         tooltip=[
             when(frame),
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("assignments:Q", format=",d"),
-            alt.Tooltip("max_violation:Q", title="MaxVio", format=".2f"),
-            alt.Tooltip("chance:Q", title="by luck alone", format=".2f"),
-            alt.Tooltip("effective:Q", title="effective experts", format=".1f"),
+            *theme.tooltip(
+                layer="d",
+                assignments=",d",
+                max_violation=("MaxVio", ".2f"),
+                chance=("by luck alone", ".2f"),
+                effective=("effective experts", ".1f"),
+            ),
         ],
     )
     return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
@@ -293,9 +299,7 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
             tooltip=[
                 alt.Tooltip("run:N"),
                 when(frame),
-                alt.Tooltip("which:N"),
-                alt.Tooltip("value:Q", title="aux loss", format=".3f"),
-                alt.Tooltip("aux_coefficient:Q", title="coefficient", format="~g"),
+                *theme.tooltip(which="", value=("aux loss", ".3f"), aux_coefficient=("coefficient", "~g")),
             ],
         )
     )
@@ -320,9 +324,7 @@ def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
             tooltip=[
                 alt.Tooltip("run:N"),
                 when(frame),
-                alt.Tooltip("figure:N"),
-                alt.Tooltip("worst:Q", title="worst layer", format=".3~g"),
-                alt.Tooltip("mean:Q", title="mean of layers", format=".3~g"),
+                *theme.tooltip(figure="", worst=("worst layer", ".3~g"), mean=("mean of layers", ".3~g")),
             ],
         )
     )
@@ -355,9 +357,11 @@ def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
             color=alt.Color("router_grad_norm:Q", scale=alt.Scale(type=kind, scheme=theme.VIRIDIS), legend=legend),
             tooltip=[
                 when(frame),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("router_grad_norm:Q", title="norm of the gradient", format=".3~e"),
-                alt.Tooltip("experts_without_grad:Q", title="experts without a gradient", format="d"),
+                *theme.tooltip(
+                    layer="d",
+                    router_grad_norm=("norm of the gradient", ".3~e"),
+                    experts_without_grad=("experts without a gradient", "d"),
+                ),
             ],
         )
     )

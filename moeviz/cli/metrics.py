@@ -103,7 +103,7 @@ def _of_dataset(names: list[str], args: Namespace) -> Iterator[tuple[str, Callab
 
 
 def _analysed(name: str, dataset: "Dataset", layers: list[int] | None) -> "pd.DataFrame":
-    from moeviz.corpus.answers import FROM_ROWS, FROM_TABLES
+    from moeviz.corpus.analyses import FROM_ROWS, FROM_TABLES
 
     analysis = FROM_TABLES.get(name) or FROM_ROWS.get(name)
     if analysis is None:

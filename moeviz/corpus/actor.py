@@ -1,4 +1,4 @@
-"""The work of an actor: open the model by its name, read the texts of a shard, write the shard. It knows no Ray."""
+"""An actor: it opens the model by its name, reads the texts of a shard, and writes the shard. It knows no Ray."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ from moeviz.text import quoted
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The facts that an actor is sent: few bytes."""
+    """Settings of an actor, small enough to be sent."""
 
     model: str
     how: dict[str, Any]  # of load_model
@@ -41,7 +41,7 @@ class Tracer:
         self.folder: DatasetFolder | None = None
 
     def look(self) -> tuple[FirstLook | None, str]:
-        """Return the facts of the model before it reads a text; or the error where it cannot be opened."""
+        """Open the model and ask what it says before it reads a text; or say why it cannot be opened."""
         try:
             return first_look(self._opened(), self.job.wanted), ""
         except (MoevizError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A corpus on Ray: actors write the shards of the plain loop, on several machines, or on fractions of a GPU.
+"""A corpus written by actors of Ray, on several machines or fractions of a GPU, with the plain loop's shards.
 
 Ray's own pool hands shard numbers to actors, starts an actor again that was lost, and gives it the same shard. Texts
 and traces are never sent: an actor reads its texts and writes its shard, under the rules of every writer, so a text

@@ -1,4 +1,4 @@
-"""Analyses that need the rows of a dataset: an expert's tokens, and the places in the texts where it gets them.
+"""Analyses that read the rows of a dataset: the tokens that an expert gets, and their places in the text.
 
 Each reads one row group after the other, and tells `progress` after each: how many rows are read, of how many.
 """
@@ -29,7 +29,7 @@ def quiet(_read: int, _of: int) -> None:
 def told(
     dataset: Dataset, columns: Sequence[str], progress: Progress, before: int, of: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield columns of every row group, and report progress; `before` of the `of` rows were read already."""
+    """Read these columns of every row group, and report each; `before` rows were read already, of `of`."""
     for _, _, rows in dataset.scan(columns):
         yield rows
         before += len(rows[columns[0]])
@@ -202,7 +202,7 @@ def _of_token(
 def _of_group(
     dataset: Dataset, shard: Shard, group: int, layer: int, expert: int, nth: np.ndarray, token_id: int | None
 ) -> list[tuple[Any, ...]]:
-    """The expert's tokens in a row group."""
+    """Read the drawn ones of the expert's tokens in a row group."""
     columns = ["text", "stretch", "position", "token", *(["label"] * dataset.kept.labels)]
     rows = dataset.rows(shard, group, [experts_column(layer), *columns, *(["token_id"] * (token_id is not None))])
     own = (rows[experts_column(layer)] == expert).any(axis=1)

@@ -46,7 +46,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class FirstLook:
-    """The facts of an opened model before it reads a text: all that a plan needs."""
+    """Facts of an opened model, before it reads a text: all that a plan needs to know of it."""
 
     model: ModelInfo
     weights: bool  # whether they are recorded
@@ -131,7 +131,7 @@ def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int
 def _traced(
     model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, functions: set[str]
 ) -> Iterator[Rows]:
-    """The kept rows of all stretches, in their order; run in batches of like lengths, or one by one.
+    """Trace all stretches and yield what is kept, in their order; run in batches of like lengths, or one by one.
 
     The routers are always listened to: which of two ways it was could change on the way, and the facts with it.
     """
@@ -149,7 +149,7 @@ def _traced(
 
 
 def batches(lengths: np.ndarray, most: int) -> Iterator[list[int]]:
-    """Which stretches run together: of like lengths, and at most so many tokens with their padding.
+    """Group stretches into batches of like lengths, with at most `most` tokens including padding.
 
     >>> list(batches(np.array([3, 9, 2, 3]), most=9))
     [[2, 0, 3], [1]]

@@ -57,7 +57,7 @@ def texts_from(files: Sequence[Path], start: Place = (0, 0), lines: bool = False
 
 
 def planned(files: Sequence[Path], shard_bytes: int, lines: bool = False) -> list[dict[str, Any]]:
-    """Which texts are in which shard: cut where so many bytes of text are full. Reads everything, and holds nothing.
+    """Divide texts into shards, cut where `shard_bytes` of text are full. Reads everything, and holds nothing.
 
     Each shard has first_text, texts, place (of its first text) and the sha256 of its labels and texts.
     """

@@ -1,4 +1,6 @@
-"""Which experts of a layer are chosen together for a token. What chance gives depends on the loads."""
+"""Experts of a layer that are chosen together for a token, beside chance, which depends on the loads."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,7 @@ from jaxtyping import Bool, Float64, Int16, Int64
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.inputs import check_cells, chosen_experts, per_layer
 from moeviz.metrics.significance import clearest
+from moeviz.metrics.statistics import Statistics, filled_slots
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
@@ -17,7 +20,7 @@ BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
 @per_layer
-def co_activation(trace: RoutingTrace) -> pd.DataFrame:
+def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How often two experts of a layer are chosen for the same token, next to what chance would give.
 
     Of the N_i tokens routed to an expert, N_ij were also routed to its partner; co-activation is N_ij / N_i. It has a
@@ -43,12 +46,23 @@ def co_activation(trace: RoutingTrace) -> pd.DataFrame:
             f"Co-activation needs tokens with two experts or more, and {trace.model.name} gives each token one (top_k "
             "is 1), so there are no pairs. Use a trace of a model with a higher top_k."
         )
-    return pd.concat([_pairs_of_layer(trace, row) for row in range(len(trace.model.layers))], ignore_index=True)
+    slots, frames = filled_slots(trace), []
+    assert slots is not None  # as of all that says more than counts
+    for layer, (ids, together), filled in zip(trace.model.layers, _shared(trace), slots, strict=True):
+        frames.append(pair_rows(layer, ids, together, pairs_of_loads(together.diagonal(), filled)))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
-    ids, chosen = _experts_that_occur(trace, row)
-    return pair_rows(trace.model.layers[row], ids, _together(chosen), pairs_by_lot(chosen))
+def _shared(source: RoutingTrace | Statistics) -> Iterator[tuple[Int16[np.ndarray, " O"], Int64[np.ndarray, "O O"]]]:
+    """The experts that occur in each layer, and how many tokens two of them share; on the diagonal, those of each."""
+    if isinstance(source, Statistics):
+        for pairs in source.pairs():
+            ids = np.flatnonzero(pairs.diagonal())
+            yield ids.astype(np.int16), pairs[np.ix_(ids, ids)]
+        return
+    for row in range(len(source.model.layers)):
+        ids, chosen = _experts_that_occur(source, row)
+        yield ids, _together(chosen)
 
 
 def pair_rows(
@@ -98,17 +112,13 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return ratio
 
 
-def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
-    """How many tokens each pair of experts would share at random, given the loads and the filled slots.
-
-    A token with s filled slots draws a set of s different experts with a probability proportional to the product of its
-    experts' weights; the weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
-    """
-    return pairs_of_loads(chosen.sum(axis=0), np.bincount(chosen.sum(axis=1)))
-
-
 def pairs_of_loads(counts: Int64[np.ndarray, " E"], filled: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
-    """The same from the tokens of each expert, and how many tokens have so many experts, from 0 on."""
+    """Count the tokens that each pair of experts would share at random, given the loads and the filled slots.
+
+    `counts` are the tokens of each expert, and `filled` how many tokens fill 0, 1, 2 … slots. A token with s filled
+    slots draws a set of s different experts with a probability proportional to the product of its experts' weights; the
+    weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
+    """
     tokens = int(filled[1:].sum())
     # An expert that every token has, or none, leaves nothing to chance.
     pairs: np.ndarray = np.outer(counts, counts) / max(tokens, 1)

@@ -51,7 +51,7 @@ def load_divergence(pair: Pair) -> pd.DataFrame:
 
 
 def load_difference(pair: CountedPair) -> pd.DataFrame:
-    """Which experts the second trace uses more, or less, than the first.
+    """Compare the load of each expert in two traces: which the second uses more, or less.
 
     One row per expert of each layer that both traces have. Columns: layer int32 · expert int16 · load, other_load
     float64 (share of the layer's assignments) · difference float64 (other_load - load, as a multiple of the uniform
@@ -143,7 +143,7 @@ def _bits(counts: Int64[np.ndarray, "N E"], others: Int64[np.ndarray, "M E"]) ->
 
 @needs_tokens
 def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray | None = None) -> pd.DataFrame:
-    """What share of tokens another trace sends to a different set of experts, layer by layer.
+    """Compute the share of tokens that another trace sends to a different set of experts, layer by layer.
 
     One row per layer at which tokens are recorded in both. Columns: layer int32 · tokens int64 (those) · changed
     float64 (share of tokens whose set of experts differs) · tied float64 (share of tokens with a different set where

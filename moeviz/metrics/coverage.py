@@ -5,7 +5,8 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.inputs import LayerCounts, layer_counts, per_layer
+from moeviz.metrics.inputs import layer_counts, per_layer
+from moeviz.metrics.statistics import Statistics, filled_slots
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -14,7 +15,7 @@ MAX_ROWS, FEWEST_STEPS, MOST_STEPS = 2_000, 16, 200
 STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
 
 
-def experts_needed(trace: Counted) -> pd.DataFrame:
+def experts_needed(trace: Counted | Statistics) -> pd.DataFrame:
     """How many experts do half of a layer's work, and how many do nearly all of it.
 
     The smallest n such that the n busiest experts of the layer carry at least that share of its assignments. A uniform
@@ -29,11 +30,12 @@ def experts_needed(trace: Counted) -> pd.DataFrame:
 
     Source: a Lorenz curve (Lorenz 1905) read at a level, from the busiest expert down.
     """
-    rows = []
+    rows, slots = [], filled_slots(trace)
     for found in layer_counts(trace):
         layer, num_experts, counts = found.layer, found.num_experts, found.counts[0]
         served = np.sort(counts)[::-1].cumsum()
-        by_lot = _needed_by_lot(_served_tokens(trace, found), int(counts.sum()), num_experts)
+        tokens = int(found.tokens[0] if slots is None else slots[found.row, 1:].sum())
+        by_lot = _needed_by_lot(tokens, int(counts.sum()), num_experts)
         for percent, lot in zip(LEVELS, by_lot, strict=True):
             needed = int(np.searchsorted(100 * served, percent * served[-1])) + 1 if served[-1] else 0
             even = -(-percent * num_experts // 100)
@@ -41,12 +43,6 @@ def experts_needed(trace: Counted) -> pd.DataFrame:
             rows.append(facts | {"even": even, "by_lot": lot, "of_even": needed / even})
     whole = dict.fromkeys(("num_experts", "needed", "even", "by_lot"), "int16")
     return pd.DataFrame(rows).astype({"layer": "int32"} | whole)
-
-
-def _served_tokens(trace: Counted, found: LayerCounts) -> int:
-    if isinstance(trace, RoutingTrace):
-        return int((trace.experts[found.row] >= 0).any(axis=1).sum())
-    return int(found.tokens[0])
 
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:

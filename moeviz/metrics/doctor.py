@@ -33,7 +33,7 @@ COLUMNS = {"check": "str", "layer": "int32", "token": "int64", "rows": "int64", 
 
 
 def examine(counted: Counted, beside: RoutingTrace | None = None, tokens: int | None = None) -> pd.DataFrame:
-    """What is not plausible about a trace, or about counts: no row is a good sign.
+    """Examine a trace, or counts, for what is not plausible: no row is a good sign.
 
     `beside` is another trace of the same tokens, and `tokens` how many of them met a router, where that is known. The
     order of slots plays no part. One row per finding. Columns: check str (its name, as in `CHECKS`) · layer int32 (-1:

@@ -13,7 +13,7 @@ FEW = 8  # tokens: of fewer, chance alone may do what is looked for
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is not plausible, and where: the model's own index of the layer, and the first row of `tokens`; -1: none."""
+    """An implausible place of a trace: the model's own index of the layer, and the first row of `tokens`; -1: none."""
 
     check: str
     layer: int
@@ -55,7 +55,7 @@ class Rows:
 
     @property
     def choice(self) -> bool:
-        """Whether a router has anything to choose."""
+        """True if a router has anything to choose: fewer slots than experts."""
         return self.top_k < self.num_experts
 
     def filled(self, at: int) -> np.ndarray:
@@ -120,7 +120,7 @@ def equal_sets(trace: RoutingTrace, other: RoutingTrace, shift: int) -> float:
 
 
 def rows_at(trace: RoutingTrace, other: RoutingTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of two traces are of the same sequence, and `shift` positions apart."""
+    """Find the rows of two traces that are of the same sequence, and `shift` positions apart."""
     keys = [t.tokens["sequence"].to_numpy(np.int64) * 2**32 + t.tokens["position"].to_numpy() for t in (trace, other)]
     _, mine, theirs = np.intersect1d(keys[0] + shift, keys[1], assume_unique=True, return_indices=True)
     return mine, theirs
@@ -249,7 +249,7 @@ def duplicates(rows: Rows) -> Iterator[Finding]:
 
 
 def padding(rows: Rows) -> Iterator[Finding]:
-    """The same token over and over at one end of several sequences."""
+    """Find one token repeated at an end of several sequences."""
     if rows.token_id is None:
         return
     runs: dict[tuple[str, int], list[int]] = {}

@@ -122,7 +122,7 @@ def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndar
 
 
 def _shift(pair: Pair) -> int:
-    """What `shifts` chooses. Where nearly all rows agree as they stand, no other shift can agree in a tenth more."""
+    """Choose a shift, as `shifts` does. Where nearly all rows agree unshifted, no other can agree in a tenth more."""
     if equal_sets(*pair, 0) >= 1 - CLEARLY:
         return 0
     found = shifts(pair)
@@ -140,7 +140,7 @@ def common_layers(pair: Pair) -> list[int]:
 
 
 def differing(one: RoutingTrace, other: RoutingTrace, layer: int, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Which of these rows, recorded in both, have other experts at a layer."""
+    """Mark the rows, of those recorded in both, that have other experts at a layer."""
     ours, others = (
         trace.experts[trace.model.layers.index(layer), rows] for trace, rows in ((one, mine), (other, theirs))
     )
@@ -150,7 +150,7 @@ def differing(one: RoutingTrace, other: RoutingTrace, layer: int, mine: np.ndarr
 
 
 def equal_rows(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether two rows have the same set; rows of another top-k never do."""
+    """Mark the rows whose sets of experts are equal; rows of another top-k never are."""
     if ours.shape[1] != others.shape[1]:
         return np.zeros(len(ours), bool)
     same: np.ndarray = (np.sort(ours, axis=1) == np.sort(others, axis=1)).all(axis=1)
@@ -194,7 +194,7 @@ def _smaller(different: np.ndarray, equal: np.ndarray) -> float:
 
 
 def shift_caption(moved: pd.DataFrame) -> str | None:
-    """That rows are off, and by how many; None where they are not. Columns: those of `shifts`."""
+    """Say by how many rows the traces are misaligned; None if they are not. Columns: those of `shifts`."""
     shift = int(moved["shift"][moved["chosen"]].iloc[0])
     if not shift:
         return None

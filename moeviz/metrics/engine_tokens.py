@@ -14,7 +14,7 @@ STEPS = 60  # points of a curve
 
 @needs_tokens
 def token_differences(pair: Pair, start: int = 0, most: int | None = None) -> pd.DataFrame:
-    """What becomes of each token at each layer: the same experts, another order of them, or other experts.
+    """Tell what becomes of each token at each layer: the same experts, another order of them, or other experts.
 
     `start` and `most` say which of the tokens that both traces have: all by default. One row per token and layer that
     both have. Columns: place int32 (of the token among those of both) · sequence, position int32 (in the first trace) ·

@@ -1,4 +1,4 @@
-"""Which tokens keep to an expert, and the places in the text where it has them."""
+"""Tokens that keep to an expert, the places in the text where it has them, and a summary in words."""
 
 import re
 from collections.abc import Iterable
@@ -64,7 +64,7 @@ def keeping_tokens(
 def which_keep(
     times: Int64[np.ndarray, " V"], tokens: Int64[np.ndarray, " V"], usual: float, least: int, most: int
 ) -> Int64[np.ndarray, " N"]:
-    """Which tokens of a vocabulary keep to an expert, best first: of their `times`, it has so many `tokens`."""
+    """Find the tokens of a vocabulary that keep to an expert, best first: of their `times`, it has `tokens`."""
     share = tokens / np.maximum(times, 1)
     found = np.flatnonzero((times >= least) & (tokens > 0) & (share >= KEEPS * usual))
     best: np.ndarray = found[np.lexsort((-times[found], -share[found]))][:most]
@@ -103,7 +103,7 @@ def keeping_rows(
 
 
 def token_codes(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
-    """Which token of the vocabulary each one is, counted in the order of first appearance: by id, or else by text."""
+    """Number the tokens of the vocabulary in the order in which they first appear: by id, or else by text."""
     unknown = trace.tokens["token_id"] == NO_TOKEN_ID
     if not unknown.any():
         ids: np.ndarray = pd.factorize(trace.tokens["token_id"])[0].astype(np.int64)
@@ -215,7 +215,7 @@ def expert_summary(
 
 
 def expert_summary_of_counts(has: int, recorded: int, tokens: pd.DataFrame, kinds: pd.DataFrame | None = None) -> str:
-    """The same of an expert that has so many of the tokens that are recorded at its layer."""
+    """Say in one or two sentences what an expert does that `has` of the tokens `recorded` at its layer."""
     if not recorded:
         return "No token was recorded at this layer, so nothing is known of this expert here."
     if not has:

@@ -1,4 +1,4 @@
-"""What is most worth seeing in a trace: at most three sentences, each counted, and none where chance would do.
+"""Findings of a trace: at most three sentences on what is most worth seeing, none where chance would do.
 
 Of each kind of sentence, every layer and expert that it could name is compared. The one that chance explains least is
 named if chance would bring such a one, anywhere in the trace, at most once in sixty times: with three kinds, once in
@@ -47,7 +47,7 @@ def runs_of_layers(trace: RoutingTrace) -> list[LayerRuns]:
 
 
 def _follows(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
-    """Which tokens come directly after the row before them."""
+    """Mark the tokens that come directly after the row before them."""
     sequence, position = (trace.tokens[name].to_numpy() for name in ("sequence", "position"))
     follows = np.zeros(len(sequence), bool)
     follows[1:] = (np.diff(sequence) == 0) & (np.diff(position) == 1)
@@ -137,7 +137,7 @@ def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Fin
 
 
 def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> dict[int, tuple[Float64[np.ndarray, " E"], int]]:
-    """Which share of other texts each expert has, and of how many tokens that is, layer by layer."""
+    """Compute the share of other texts that each expert has, and of how many tokens, layer by layer."""
     if (usual.model.layers, usual.model.num_experts) != (trace.model.layers, trace.model.num_experts):
         raise InvalidTrace(
             f"What is usual for {trace.model.name} cannot be read from a trace with other MoE layers or experts. Use "

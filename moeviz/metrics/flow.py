@@ -1,6 +1,6 @@
 """How tokens flow from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import comb
@@ -10,8 +10,9 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.inputs import needs_tokens
-from moeviz.metrics.layers import first_choices_of_two, overlap
+from moeviz.metrics.layers import entropy_of_counts, first_choices_of_two, overlap
 from moeviz.metrics.significance import clearest
+from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
@@ -21,7 +22,7 @@ CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
 @needs_tokens
-def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
+def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
 
     One row per two consecutive MoE layers of the trace and pair of experts that some token took; `transitions`, which
@@ -35,14 +36,23 @@ def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    return pd.concat([_taken(pair) for pair in _consecutive(trace)], ignore_index=True)
+    frames = [transition_rows(*taken) for taken in _taken(trace)]
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _taken(pair: RoutingTrace) -> pd.DataFrame:
-    before, after = first_choices_of_two(pair).astype(np.int64)
-    key, tokens = np.unique(before * pair.model.num_experts[1] + after, return_counts=True)
-    from_expert, to_expert = np.divmod(key, pair.model.num_experts[1])
-    return transition_rows(pair.model.layers, from_expert, to_expert, tokens)
+def _taken(
+    source: RoutingTrace | Statistics,
+) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
+    """Each two consecutive layers, with the pairs of experts that some token took, and how many tokens did."""
+    if isinstance(source, Statistics):
+        for layers, flow in source.transitions():
+            before, after = np.nonzero(flow)
+            yield layers, before, after, flow[before, after]
+        return
+    for pair in _consecutive(source):
+        before, after = first_choices_of_two(pair).astype(np.int64)
+        key, tokens = np.unique(before * pair.model.num_experts[1] + after, return_counts=True)
+        yield pair.model.layers, *np.divmod(key, pair.model.num_experts[1]), tokens
 
 
 def transition_rows(
@@ -64,7 +74,7 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 @needs_tokens
-def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
+def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in the next, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
@@ -79,14 +89,25 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
-    rows = []
+    rows = _informed_by_sums(trace) if isinstance(trace, Statistics) else _informed(trace)
+    columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
+    kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
+    return pd.DataFrame(list(rows), columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
+
+
+def _informed(trace: RoutingTrace) -> Iterator[tuple[float, ...]]:
     for pair in _consecutive(trace):
         tokens = int((pair.experts >= 0).all(axis=(0, 2)).sum())
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
-        rows.append((*pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)))
-    columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
-    kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
+        yield *pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)
+
+
+def _informed_by_sums(statistics: Statistics) -> Iterator[tuple[float, ...]]:
+    for layers, flow in statistics.transitions():
+        if tokens := int(flow.sum()):
+            before, after = (entropy_of_counts(flow.sum(axis=axis)) for axis in (1, 0))
+            information = max(before + after - entropy_of_counts(flow.ravel()), 0.0)
+            yield *layers, tokens, information, np.nan, min(before, after)
 
 
 @needs_tokens

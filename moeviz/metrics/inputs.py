@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.statistics import Statistics
 from moeviz.routing_trace import Counted, RoutingTrace
 
 COUNTS_ALONE = "This needs the routing of each token, and these are counts alone."
@@ -46,7 +47,7 @@ def per_layer(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
     def measured(*args: P.args, **options: P.kwargs) -> pd.DataFrame:
         trace: Any = args[0]
         check_recorded(trace)
-        if trace.recorded.all():
+        if isinstance(trace, Statistics) or trace.recorded.all():
             return metric(*args, **options)
         frames = [metric(part, *args[1:], **options) for part in _parts(trace)]  # type: ignore[arg-type]
         return pd.concat(frames, ignore_index=True).sort_values("layer", kind="stable", ignore_index=True)
@@ -89,7 +90,7 @@ class LayerCounts(NamedTuple):
     tokens: Int64[np.ndarray, " G"]
 
 
-def layer_counts(counted: Counted, counts: ExpertCounts | None = None) -> list[LayerCounts]:
+def layer_counts(counted: Counted | Statistics, counts: ExpertCounts | None = None) -> list[LayerCounts]:
     """The layers at which tokens were counted; all of them if there are no tokens at all.
 
     `counts` are those of `counted` by label; by default, everything together. Raises `MissingField` for a trace in

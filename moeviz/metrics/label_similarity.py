@@ -1,4 +1,4 @@
-"""Which known kind of text a trace is routed like, judged by a labelled trace of the same model."""
+"""Similarity of a trace's routing to that of each kind of text in a labelled trace of the same model."""
 
 from collections.abc import Hashable
 from itertools import pairwise

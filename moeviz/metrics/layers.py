@@ -135,7 +135,7 @@ def _information(
 ) -> tuple[str, str, float, float, float]:
     """The row about mutual information."""
     luck = np.mean([_mutual_information(a, b[order], sizes) for order in orders])
-    maximum = min(_entropy(np.bincount(a)), _entropy(np.bincount(b)))
+    maximum = min(entropy_of_counts(np.bincount(a)), entropy_of_counts(np.bincount(b)))
     return "mutual information", "bits", _mutual_information(a, b, sizes), float(luck), maximum
 
 
@@ -162,15 +162,15 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return ratio
 
 
-def _entropy(counts: np.ndarray) -> float:
-    """Shannon entropy in bits."""
+def entropy_of_counts(counts: np.ndarray) -> float:
+    """Shannon entropy in bits of what was counted so often."""
     p = counts[counts > 0] / max(counts.sum(), 1)
     return float(abs((p * np.log2(p)).sum()))
 
 
 def _mutual_information(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> float:
     joint = np.unique(a.astype(np.int64) * sizes[1] + b, return_counts=True)[1]
-    return max(_entropy(np.bincount(a)) + _entropy(np.bincount(b)) - _entropy(joint), 0.0)
+    return max(entropy_of_counts(np.bincount(a)) + entropy_of_counts(np.bincount(b)) - entropy_of_counts(joint), 0.0)
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,11 +8,12 @@ from jaxtyping import Int64, Num
 
 from moeviz.metrics.inputs import LayerCounts, layer_counts, needs_tokens
 from moeviz.metrics.significance import RARE, clearest
+from moeviz.metrics.statistics import Statistics, filled_slots
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import Counted, RoutingTrace
 
 
-def expert_load(trace: Counted) -> pd.DataFrame:
+def expert_load(trace: Counted | Statistics) -> pd.DataFrame:
     """How many tokens each expert served, layer by layer.
 
     The load of an expert is its share of the layer's assignments (filled slots), so the loads of a layer sum to 1. As
@@ -66,7 +67,7 @@ def importance(trace: RoutingTrace) -> pd.DataFrame:
     return expert_load(trace).assign(importance=np.concatenate(means))
 
 
-def balance(trace: Counted) -> pd.DataFrame:
+def balance(trace: Counted | Statistics) -> pd.DataFrame:
     """How evenly each layer divides its work among its experts, by the common measures.
 
     One row per layer, never pooled: two layers with opposite imbalances would look balanced together. Columns: layer
@@ -78,21 +79,21 @@ def balance(trace: Counted) -> pd.DataFrame:
     Source: `balance_of_counts` names one for each measure. On pooling hiding imbalance: huggingface/transformers issue
     28255.
     """
-    rows = []
+    rows, slots = [], filled_slots(trace)
     for found in layer_counts(trace):
         counts, mean = found.counts[0], found.counts[0].mean()
-        chance = np.sqrt(_variance(trace, found)) / mean if mean else np.nan
+        chance = np.sqrt(_variance(found, None if slots is None else slots[found.row])) / mean if mean else np.nan
         facts = {"layer": found.layer, "num_experts": found.num_experts, "assignments": counts.sum()}
         rows.append(facts | balance_of_counts(counts) | {"chance_cv": chance})
     kinds = {"layer": np.int32, "num_experts": np.int16, "assignments": np.int64, "dead_experts": np.int16}
     return pd.DataFrame(rows).astype(kinds)
 
 
-def _variance(trace: Counted, found: LayerCounts) -> float:
+def _variance(found: LayerCounts, slots: Int64[np.ndarray, " S"] | None) -> float:
     """How much an expert's number of tokens would vary if tokens chose at random, with as many slots filled."""
-    if isinstance(trace, RoutingTrace):
-        p = (trace.experts[found.row] >= 0).sum(axis=1) / found.num_experts
-        return float((p * (1 - p)).sum())
+    if slots is not None:
+        p = np.arange(len(slots)) / found.num_experts
+        return float((slots * p * (1 - p)).sum())
     tokens = int(found.tokens[0])
     mean = found.counts.sum() / max(tokens, 1) / found.num_experts
     return float(tokens * mean * (1 - mean))
@@ -157,7 +158,7 @@ def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(OVER_TIME)).astype(kinds)
 
 
-def coverage(trace: Counted) -> pd.DataFrame:
+def coverage(trace: Counted | Statistics) -> pd.DataFrame:
     """What share of a layer's work its n busiest experts do.
 
     One row per layer and n from 0 to E. Columns: layer int32 · experts int16 (n) · share_of_experts float64 (n / E) ·

@@ -27,7 +27,7 @@ Number = TypeVar("Number", float, pd.Series)
 
 
 def over_chance(share: Number, chance: Number) -> Number:
-    """What a share is beyond chance, as a part of what it could be: 0 is chance, 1 is always.
+    """Correct a share for chance, as a part of what it could be: 0 is chance, 1 is always.
 
     >>> over_chance(0.5625, 0.125), over_chance(0.125, 0.125)
     (0.5, 0.0)
@@ -50,7 +50,7 @@ def layer_at(model: ModelInfo, depth: float) -> int:
 
 
 def of_one_text(traces: Several) -> bool:
-    """Whether all are of the same tokens, one after the other."""
+    """Return True if all traces are of the same tokens, one after the other."""
     first, *others = (trace.tokens[["sequence", "text"]].reset_index(drop=True) for trace in traces.values())
     return all(first.equals(other) for other in others)
 
@@ -142,7 +142,7 @@ def sets_of_several(traces: Several) -> pd.DataFrame:
 
 
 def figures_of_several(traces: Several) -> pd.DataFrame:
-    """What each trace comes to, in one row: the means over layers of what the other functions here give by layer.
+    """Sum up each trace in one row: the means over layers of what the other functions here give by layer.
 
     Columns: trace, model str · tokens, layers, num_experts (of the layer with the most), top_k int64 · repetition,
     repetition_by_load (over chance) · information, shuffled (bits) · busiest, busiest_by_lot (× the mean load) · sets,
@@ -295,5 +295,5 @@ def _known(bits: float) -> str:
 
 
 def _by_name(figures: pd.DataFrame, say: Callable[[Any], str]) -> str:
-    """What each trace comes to, by name."""
+    """Say a figure of each trace, by its name."""
     return ", ".join(f"{row.trace} {say(row)}" for row in figures.itertuples(index=False))

@@ -1,4 +1,4 @@
-"""What luck would do: how likely as many of so many tokens go to an expert if each goes there by a known chance."""
+"""Significance of a share: how likely as many of n tokens go to an expert if each goes there by a known chance."""
 
 from collections.abc import Hashable
 from math import log

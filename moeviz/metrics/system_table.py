@@ -64,7 +64,7 @@ def _ends(trace: RoutingTrace) -> np.ndarray:
 
 
 def _parts(experts: np.ndarray, weights: np.ndarray | None) -> Float64[np.ndarray, "T K"]:
-    """What each slot of a token counts; those of a token that has an expert sum to 1."""
+    """Divide each token among its slots; the parts of a token that has an expert sum to 1."""
     filled = experts >= 0
     parts = filled.astype(np.float64) if weights is None else np.maximum(weights, 0).astype(np.float64)
     parts[:, 0] = np.where((parts.sum(axis=1) == 0) & filled[:, 0], 1, parts[:, 0])

@@ -1,4 +1,4 @@
-"""What happened to each token. Tokens are identified by their row in the trace, never by their text: words repeat."""
+"""Routing token by token. Tokens are identified by their row in the trace, never by their text: words repeat."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""Which tokens of the vocabulary each expert gets, and which kinds of token text.
+"""Tokens of the vocabulary, and kinds of token text, by the expert that gets them.
 
 A token of the vocabulary is an id or, if a trace has no ids, a text.
 """

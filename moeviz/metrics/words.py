@@ -14,17 +14,17 @@ LONGEST_QUOTE = 24  # characters
 
 
 def layer_word(model: ModelInfo) -> str:
-    """What one step of axis L is called: layer, time step, iteration … A file may say anything, so it is looked at."""
+    """Name one step of axis L: layer, time step, iteration … A file may say anything, so only plain words are taken."""
     return _harmless(model.layer_kind, "layer")
 
 
 def item_word(model: ModelInfo) -> str:
-    """What is routed: token, digit, utterance …"""
+    """Name what is routed: token, digit, utterance …"""
     return _harmless(model.item_kind, "token")
 
 
 def label_word(model: ModelInfo) -> str:
-    """What a label says of it: kind of text, vowel, speaker …"""
+    """Name what a label says of it: kind of text, vowel, speaker …"""
     return _harmless(model.label_kind, "kind of text")
 
 

@@ -1,4 +1,4 @@
-"""What memory for experts buys: hit rates by the size of a cache, in gigabytes where the size of an expert is known."""
+"""Hit rates by the memory that experts get, in gigabytes where the size of an expert is known."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thous
 
 
 class Budget(NamedTuple):
-    """What a number of gigabytes holds."""
+    """Experts of each layer that a number of gigabytes holds."""
 
     capacity: int  # experts of each layer; layers that have fewer hold all of theirs
     all_of_them: float  # gigabytes that all routed experts take
@@ -83,7 +83,7 @@ def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
 
 
 def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, expert_bytes: float) -> str:
-    """What so many gigabytes for experts buy, in a sentence or two. `rates` are the trace's `hit_rates`, with bytes."""
+    """Say in a sentence or two what a budget of gigabytes buys. `rates` are the trace's `hit_rates`, with bytes."""
     capacity, needed = budget_of(trace, gigabytes, expert_bytes)
     sizes = np.array(trace.model.num_experts) - trace.model.zero_experts
     if capacity >= sizes.max():

@@ -19,8 +19,8 @@ def sample_of(places: Sequence[nn.Module]) -> list[list[float]]:
     return [[value for part in place.parameters() for value in _some(part)] for place in places]
 
 
-def are_others(kept: Sequence[Sequence[float]], now: Sequence[Sequence[float]]) -> list[int]:
-    """Which routers have other numbers now. What cannot be compared is not judged."""
+def routers_differ(kept: Sequence[Sequence[float]], now: Sequence[Sequence[float]]) -> list[int]:
+    """Find the routers whose numbers differ from a checkpoint's. What cannot be compared is not judged."""
     return [at for at, (old, new) in enumerate(zip(kept, now, strict=False)) if _differ(np.array(old), np.array(new))]
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: what a run with `report_to="tensorboard"` left there. Needs the package tensorboard."""
+"""Runs that other trainers wrote: event files of TensorBoard, and counts of Megatron."""
 
 import importlib.util
 import re
@@ -9,14 +9,35 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.exports import read_counts
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.metrics.load import balance_of_counts
 from moeviz.text import quoted
-from moeviz.training.recorded.run import FIGURES, LAYERS, LOGS, NOT_COUNTED, SUMMARY, RunFacts, TrainingRun, empty
+from moeviz.training.recorded.run import (
+    FIGURES,
+    LAYERS,
+    LOGS,
+    NOT_COUNTED,
+    SUMMARY,
+    RunFacts,
+    TrainingRun,
+    empty,
+    summary_of,
+)
 
 PATTERN = "events.out.tfevents.*"
 FIGURE = re.compile(r"(?:train/)?moe/(\w+)/(mean|worst|layer_(\d{1,4}))")
 OTHERS = {"loss": "loss", "aux_loss_of_model": "aux_loss", "aux_coefficient": "aux_coefficient", "tokens": "tokens"}
 OTHER = re.compile(rf"(?:train/)?(?:moe/)?({'|'.join(OTHERS)})")
 MAX_SCALARS = 2**22
+TENSORBOARD_NOTE = (
+    "Event files of TensorBoard hold figures alone: counts of experts, alarms and snapshots are in routing.jsonl."
+)
+MEGATRON_NOTE = (
+    "Megatron-LM's files hold counts of the steps that were saved, and not of those between: which experts are dead, "
+    "and what the router thought, is not known. With full recomputation Megatron-LM may count tokens twice."
+)
 
 
 def event_folder(path: Path) -> Path | None:
@@ -51,12 +72,9 @@ def events_run(path: Path) -> TrainingRun:
             f"The event files in {quoted(path.name)} have no figures of routing: no scalar of theirs begins with moe/. "
             "Were they written by a run that moeviz watched?"
         )
-    layers = _layers([found for found in figures if found[0][3]])
+    layers = _layers_of_events([found for found in figures if found[0][3]])
     facts = RunFacts("tensorboard", layers=tuple(sorted({int(layer) for layer in layers["layer"]})))
-    return TrainingRun(path.name, facts, _logs(found), layers, summary=_summary(figures), notes=(NOTE,))
-
-
-NOTE = "Event files of TensorBoard hold figures alone: counts of experts, alarms and snapshots are in routing.jsonl."
+    return TrainingRun(path.name, facts, _logs(found), layers, summary=_summary(figures), notes=(TENSORBOARD_NOTE,))
 
 
 def _logs(found: dict[str, list[tuple[int, float]]]) -> pd.DataFrame:
@@ -78,7 +96,7 @@ def _summary(figures: list[tuple[re.Match[str], int, float]]) -> pd.DataFrame:
     return frame.reindex(columns=[*SUMMARY]).astype(SUMMARY) if rows else empty(SUMMARY)
 
 
-def _layers(figures: list[tuple[re.Match[str], int, float]]) -> pd.DataFrame:
+def _layers_of_events(figures: list[tuple[re.Match[str], int, float]]) -> pd.DataFrame:
     rows: dict[tuple[int, int], dict[str, float]] = {}
     for name, step, value in figures:
         if name[1] in LAYERS:
@@ -86,3 +104,45 @@ def _layers(figures: list[tuple[re.Match[str], int, float]]) -> pd.DataFrame:
     frame = pd.DataFrame([{"step": step, "layer": layer, **rows[step, layer]} for step, layer in sorted(rows)])
     whole = {"tokens": 0, "assignments": 0, "dead": NOT_COUNTED}
     return frame.reindex(columns=[*LAYERS]).fillna(whole).astype(LAYERS) if rows else empty(LAYERS)
+
+
+def megatron_folder(path: Path) -> Path | None:
+    """The folder of ranks, or the file of one."""
+    if path.is_file():
+        return path if path.name.startswith("rank") and path.suffix == ".jsonl" else None
+    return next((place for place in (path, path / "tokens_per_expert") if any(place.glob("rank*.jsonl"))), None)
+
+
+def megatron_run(path: Path, options: ImportOptions) -> TrainingRun:
+    """The run whose counts lie there. Raises what the importer of these files raises."""
+    counts = read_counts(path, format="megatron-counts", options=options)
+    if counts.group_kind != "step":
+        raise InvalidTrace("These files do not say at which steps tokens were counted.")
+    steps = [int(step) for step in counts.groups]
+    layers = _layers_of_counts(counts, steps)
+    tokens = counts.tokens.max(axis=1)
+    logs = pd.DataFrame({"step": steps, "steps": 1, "tokens": tokens.cumsum(), "alarms": 0}).reindex(columns=[*LOGS])
+    facts = RunFacts(
+        "megatron-lm", counts.model.name, counts.model.layers, counts.model.num_experts, counts.model.top_k
+    )
+    return TrainingRun(
+        path.parent.name if path.name == "tokens_per_expert" else path.name,
+        facts,
+        logs.astype(LOGS),
+        layers,
+        counts.assignments,
+        summary=summary_of(layers),
+        notes=(MEGATRON_NOTE,),
+    )
+
+
+def _layers_of_counts(counts: ExpertCounts, steps: list[int]) -> pd.DataFrame:
+    rows = []
+    for at, step in enumerate(steps):
+        for row, (layer, size) in enumerate(zip(counts.model.layers, counts.model.num_experts, strict=True)):
+            mine = counts.assignments[at, row, :size]
+            measured = balance_of_counts(mine)
+            kept = {name: measured[name] for name in ("max_violation", "normalised_entropy")}
+            facts = {"step": step, "layer": layer, "tokens": counts.tokens[at, row], "assignments": mine.sum()}
+            rows.append({**facts, **kept, "dead": NOT_COUNTED})
+    return pd.DataFrame(rows).reindex(columns=[*LAYERS]).astype(LAYERS)

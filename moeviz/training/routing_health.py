@@ -24,11 +24,10 @@ from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import listed
 from moeviz.training.alarms import Alarms, Seen, Watched
-from moeviz.training.figures import Detail, figures_of
-from moeviz.training.hearing import Hearing, Tokens, later_hook
-from moeviz.training.measures import rows_of
+from moeviz.training.checkpoint_check import routers_differ, sample_of
+from moeviz.training.layer_metrics import Detail, layer_metrics, log_metrics
 from moeviz.training.recorded.rules import Rules, as_json
-from moeviz.training.resumed import are_others, sample_of
+from moeviz.training.router_hooks import Hearing, Tokens, later_hook
 from moeviz.training.snapshots import snapshot_of
 from moeviz.training.writing import RunWriter
 
@@ -155,12 +154,14 @@ class RoutingHealth:
             return {}
         seen, self._settled = self._settled, Settled()
         self.total += seen.tokens
-        rows = rows_of(seen.counts[:, :-1], seen.counts[:, -1], seen.sums, self.heard.layers, self.heard.num_experts)
+        rows = layer_metrics(
+            seen.counts[:, :-1], seen.counts[:, -1], seen.sums, self.heard.layers, self.heard.num_experts
+        )
         self._add_gradients(rows)
         self._check(seen)
         events = self.alarms.judge(self._judged(seen, rows))
         dead = [self.alarms.dead_of(row) for row in range(len(rows))]
-        figures = figures_of(
+        figures = log_metrics(
             rows,
             self.detail,
             **_changes(self.changed),
@@ -182,7 +183,7 @@ class RoutingHealth:
             writer.log(line, rows, dead)
         for event in events if _rank() == 0 else ():
             log.warning("%s", event["says"])
-        self.heard.ask_again()
+        self.heard.retry_score_function()
         self.heard.forwards = self.heard.answers = 0
         self.changed = []
         return figures
@@ -200,17 +201,17 @@ class RoutingHealth:
         self._aux.zero_()
 
     def evaluation(self) -> dict[str, float]:
-        """The same of the forwards in evaluation since the last call, on every rank; {} if there were none.
+        """Return the figures of the forwards in evaluation since the last call, on every rank; {} if there were none.
 
         They never mix with those of training.
         """
         counts, sums = self._reduced(*self.heard.counters["eval"].take())
         if not counts.any():
             return {}
-        rows = rows_of(counts[:, :-1], counts[:, -1], sums, self.heard.layers, self.heard.num_experts)
+        rows = layer_metrics(counts[:, :-1], counts[:, -1], sums, self.heard.layers, self.heard.num_experts)
         if (writer := self._begin()) is not None:
             writer.evaluation(self.steps, rows)
-        return {f"eval_{name}": value for name, value in figures_of(rows, self.detail).items()}
+        return {f"eval_{name}": value for name, value in log_metrics(rows, self.detail).items()}
 
     def snapshot(self, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]]) -> RoutingTrace:
         """A trace of (label, text) pairs by the model as it is now, written to `out`; on every rank.
@@ -241,7 +242,7 @@ class RoutingHealth:
                 log.warning("%s", fact)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON: accelerate's `register_for_checkpointing` takes this object as it is.
+        """Return what a checkpoint keeps, as JSON: accelerate's `register_for_checkpointing` takes this object.
 
         With several ranks, call `settle` on all of them before.
         """
@@ -260,7 +261,7 @@ class RoutingHealth:
         self.total, self._begun = kept["total"], False
         self._settled, self.said = Settled.of_json(kept["pending"]), [*kept["said"]]
         self.alarms.load_state_dict(kept["alarms"])
-        if others := are_others(kept.get("routers", []), sample_of(self._places())):
+        if others := routers_differ(kept.get("routers", []), sample_of(self._places())):
             where = "layer" if len(others) == 1 else "layers"
             layers = listed([self.heard.layers[self.heard.first_row(at)] for at in others], 8)
             self.say(
@@ -316,7 +317,7 @@ class RoutingHealth:
         self._gradients = {}
 
     def _check(self, seen: "Settled") -> None:
-        """What may make counts other than what the experts received is said, once."""
+        """Say, once, what may make counts other than what the experts received."""
         tokens = seen.counts[:, -1]
         if tokens.min() != tokens.max():
             least, most = (self.heard.layers[int(at)] for at in (tokens.argmin(), tokens.argmax()))
@@ -378,7 +379,7 @@ class Settled:
 
     @classmethod
     def of_json(cls, kept: dict[str, Any] | None) -> "Settled":
-        """The same again."""
+        """Restore the object from what `as_json` made of it."""
         return cls() if not kept else cls(kept["steps"], *(np.array(kept[name]) for name in ("counts", "sums", "aux")))
 
 

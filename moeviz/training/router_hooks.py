@@ -1,4 +1,4 @@
-"""What the routers of a model answer in the forwards of training and of evaluation, each real token once.
+"""Hooks on the routers of a model, which count each real token once in training and in evaluation.
 
 Hooks on the routers count; hooks on the model say in which phase it is, and which rows are tokens. A forward that
 gradient checkpointing computes anew lies outside of every forward of the model, or in one that autograd runs: both are
@@ -25,13 +25,79 @@ from moeviz.capture.routers.declared import Router
 from moeviz.capture.routers.looped import order_of
 from moeviz.capture.routers.score_function import score_function
 from moeviz.errors import CaptureError
-from moeviz.training.counters import Counters
+from moeviz.training.layer_metrics import SUMS
 
 Phase = Literal["train", "eval"] | None
 Tokens = Literal["real", "trained"]
 CACHES = ("past_key_values", "cache", "cache_params")  # a forward that is given one generates
 _HEARINGS: dict[int, "Hearing"] = {}  # by a number that a compiled graph keeps
 _NUMBERS = count()
+
+
+class Counters:
+    """How often each expert was chosen, and sums of what the router thought of it.
+
+    counts   (L, E + 1) int64: assignments of each expert, and tokens.
+    sums     (L, E + columns) float64: probabilities of each expert, and SUMS.
+    """
+
+    def __init__(self, num_experts: Sequence[int], device: torch.device) -> None:
+        L, E = len(num_experts), max(num_experts)
+        self.num_experts = num_experts
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self.counts = torch.zeros(L, E + 1, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(L, E + len(SUMS), dtype=exact, device=device)
+
+    @torch.no_grad()
+    def add(self, row: int, experts: Tensor, logits: Tensor | None, keep: Tensor | None, function: str) -> None:
+        """Add one answer of a router: experts (T, K), logits (T, E), and which rows are tokens (T,); None: all.
+
+        function   how the router makes probabilities of logits; with "unknown" there are none.
+        """
+        size, device = self.num_experts[row], self.counts.device
+        filled = experts >= 0
+        keep = torch.ones_like(filled[:, 0]) if keep is None else keep.to(experts.device)
+        chosen = experts.clamp(min=0)  # an empty slot has no expert
+        counted = (filled & keep[:, None]).to(device, torch.int64)
+        self.counts[row].scatter_add_(0, chosen.to(device).flatten(), counted.flatten())
+        self.counts[row, -1] += keep.sum()
+        if logits is None:
+            return
+        with torch.autocast(logits.device.type, enabled=False):
+            columns = _columns(logits.float(), chosen, filled, function)
+            kept = torch.where(keep[:, None], columns, 0).sum(0, dtype=self.sums.dtype).to(device)
+        self.sums[row, :size] += kept[:size]
+        self.sums[row, -len(SUMS) :] += kept[size:]
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Counts and sums so far; they begin anew."""
+        taken = self.counts.clone(), self.sums.clone()
+        self.counts.zero_()
+        self.sums.zero_()
+        return taken
+
+
+def _columns(logits: Tensor, chosen: Tensor, filled: Tensor, function: str) -> Tensor:
+    """(T, E + columns): probabilities, then SUMS."""
+    normaliser, one = logits.logsumexp(-1), torch.ones_like(logits[:, 0])
+    square = torch.where(logits.isfinite(), logits, 0).square().mean(-1)  # -inf: no such expert
+    if function == "unknown":
+        nothing = torch.zeros_like(one)
+        return torch.cat(
+            [torch.zeros_like(logits), torch.stack([nothing, normaliser**2, square, nothing, one, nothing], 1)], 1
+        )
+    p = _probabilities(logits, normaliser, function)
+    mass = torch.where(filled, p.gather(1, chosen), 0).sum(-1)
+    entropy = torch.special.entr(p).sum(-1)
+    return torch.cat([p, torch.stack([entropy, normaliser**2, square, mass, one, one], 1)], 1)
+
+
+def _probabilities(logits: Tensor, normaliser: Tensor, function: str) -> Tensor:
+    """As `normalised_scores` of a trace."""
+    if function == "softmax":
+        return (logits - normaliser[:, None]).exp()
+    scores = logits.sigmoid() if function == "sigmoid" else torch.nn.functional.softplus(logits).sqrt()
+    return scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
 
 
 @torch.library.custom_op("moeviz::count_routing", mutates_args=("ticket",))
@@ -51,7 +117,7 @@ count_routing.register_fake(lambda *_: None)
 
 
 def backwards() -> bool:
-    """Whether autograd is running, as torch's own checkpoints ask it: a forward in it computes something anew."""
+    """Return True while autograd runs, as torch's own checkpoints ask: a forward in it computes something anew."""
     return bool(torch._C._current_graph_task_id() != -1)
 
 
@@ -103,7 +169,7 @@ class Hearing:
         known = set(self._functions.values())
         return known.pop() if len(known) == 1 else "unknown"
 
-    def ask_again(self) -> None:
+    def retry_score_function(self) -> None:
         """Where the score function was not clear, let the next answer say. Sums must be empty then."""
         self._functions = {kind: name for kind, name in self._functions.items() if name != "unknown"}
 
@@ -170,7 +236,7 @@ class Hearing:
         return "train" if torch.is_grad_enabled() else None  # without gradient: reference log-probabilities
 
     def _kept(self, given: dict[str, Any]) -> Tensor | None:
-        """Which rows are tokens, as a flat mask; None: all."""
+        """Mark the rows that are tokens, as a flat mask; None: all."""
         decoder = self.routers[0].site == "decoder"
         mask = given.get("decoder_attention_mask" if decoder else "attention_mask")
         labels = given.get("labels")
@@ -232,7 +298,7 @@ def _unless_compiling(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 def later_hook(hearing: Hearing) -> str:
-    """What `check_hooks` says, or ""."""
+    """Return what `check_hooks` says, or ""."""
     try:
         hearing.check_hooks()
     except CaptureError as error:
