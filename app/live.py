@@ -32,7 +32,7 @@ def run_live(run: Run, key: str = "going on") -> RoutingTrace:
     for each run of a script that has several.
     """
     models.bring_torch()  # before anything of it is imported here, beside the thread that warms up
-    from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.sampling import Sampling
 
     temperature = run.temperature if run.decoding is None else 0.0
     sampling = Sampling(temperature=temperature, seed=run.seed)

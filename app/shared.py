@@ -20,7 +20,7 @@ from moeviz_app.work.models_held import ModelsHeld, Wanted, Ways
 from moeviz_app.work.worker import Done, InLine, News, Places, Tell, Work, Worker, result
 
 import moeviz
-from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.folder import weights_identity
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import installed
 

@@ -27,9 +27,9 @@ from functools import partial
 import torch
 
 from moeviz.capture.models.load import load_model
-from moeviz.capture.record.fused import fused
-from moeviz.capture.record.listen import listen
-from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.record.kernel_recording import fused
+from moeviz.capture.routers.discovery import find_routers
 
 LENGTHS = (1, 64, 512)
 LONGEST = max(LENGTHS)

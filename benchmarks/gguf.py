@@ -22,7 +22,7 @@ import torch
 from transformers import AutoTokenizer, MixtralForCausalLM
 
 import moeviz
-from moeviz.capture.engines.llama_cpp.engine import Context, How
+from moeviz.capture.engines.llama_cpp.context import Context, How
 from moeviz.capture.engines.llama_cpp.recording import Recording
 from moeviz.embedded import embedded_path
 from moeviz.routing_trace import RoutingTrace

@@ -14,7 +14,7 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from moeviz.capture.models.load import load_model
-from moeviz.capture.record.listen import Recording, listen
+from moeviz.capture.record.hooks import Recording, listen
 from moeviz.capture.trace import trace
 
 SEQUENCES, POSITIONS = 256, 512

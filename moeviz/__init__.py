@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.opening import load_model
-    from moeviz.capture.run.decoding import Decoding, Sampling
+    from moeviz.capture.run.decoding import Decoding
+    from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.corpus.run import write_corpus
     from moeviz.formats.counts_file import write_counts

@@ -19,7 +19,7 @@ from moeviz import CaptureError, InvalidPrompt, Sampling
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.engines.engine import Asked
 from moeviz.capture.engines.llama_cpp import library as library_file
-from moeviz.capture.engines.llama_cpp.engine import Context
+from moeviz.capture.engines.llama_cpp.context import Context
 from moeviz.capture.engines.llama_cpp.library import library, path_of_library
 from moeviz.capture.engines.llama_cpp.recording import TOPK, Recording
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary

@@ -56,7 +56,7 @@ def block_of(kind: str):
 
 def heard(kind: str, dtype=None):
     from moeviz.capture.engines.mlx.blocks import find_blocks
-    from moeviz.capture.engines.mlx.listen import Ears, host
+    from moeviz.capture.engines.mlx.hooks import Ears, host
 
     model = block_of(kind)
     block = model.layers[0].mlp

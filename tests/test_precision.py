@@ -11,7 +11,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 import moeviz
 from moeviz.capture.change.kinds import Mute, Replay, TopK
 from moeviz.capture.change.precision import NAMES, Precision, in_precision, in_precisions
-from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.cli.of_models import PRECISIONS
 from moeviz.cli.what_if import precision_table
 from moeviz.errors import CaptureError

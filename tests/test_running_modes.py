@@ -11,9 +11,9 @@ from survey.ways import EVERYWHERE, WAYS, outcome, surveyed_ways, tried_on
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.run import generate as module
-from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.run.drawing import drawing
+from moeviz.capture.run import generation as module
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.sampling import Sampling, drawing
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 
@@ -116,16 +116,16 @@ def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tok
 
 
 def test_the_survey_tells_a_wrong_trace_when_it_meets_one(monkeypatch):
-    from moeviz.capture.survey import held
+    from survey import compare
 
-    plain = held.trace
+    plain = compare.trace
 
     def forged(*given, **named):
         made = plain(*given, **named)
         made.experts[0, 0, 0] = (made.experts[0, 0, 0] + 1) % made.model.num_experts[0]
         return made
 
-    monkeypatch.setattr(held, "trace", forged)
+    monkeypatch.setattr(compare, "trace", forged)
     assert outcome("float64", "mixtral").outcome == WRONG
 
 

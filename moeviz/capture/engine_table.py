@@ -28,7 +28,7 @@ class Engine:
 
 ENGINES: tuple[Engine, ...] = (
     Engine("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
-    Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),
+    Engine("mlx", "moeviz.capture.engines.mlx.model", is_of_mlx),
     Engine("vllm", "moeviz.capture.engines.served.vllm", lambda name: name.startswith("vllm+"), True),
     Engine("sglang", "moeviz.capture.engines.served.sglang", lambda name: name.startswith("sglang+"), True),
 )

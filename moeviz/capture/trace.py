@@ -16,20 +16,18 @@ from transformers import PreTrainedTokenizerBase
 from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.engines.engine import EngineModel, ask, growing_trace, whole_trace
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.replaced import unchanged
+from moeviz.capture.models.patching import unchanged
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import Recording
-from moeviz.capture.record.locks import alone
-from moeviz.capture.run.autocast import autocast_of_caller
+from moeviz.capture.record.hooks import Recording, alone
+from moeviz.capture.recorders import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
 from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
-from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
-from moeviz.capture.run.plan import Plan, plan_for
+from moeviz.capture.run.decoding import Decoding, HowToDecode, check_asked, check_new_tokens
+from moeviz.capture.run.generation import Progress, Watch, counted, decode, written
+from moeviz.capture.run.generation_plan import Plan, plan_for
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
-from moeviz.capture.run.seldom import Seldom
-from moeviz.capture.run.values import check_new_tokens
-from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
+from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.streaming import Seldom, autocast_of_caller
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.capture")

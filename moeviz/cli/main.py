@@ -176,7 +176,7 @@ def _corpus(args: Namespace) -> int:
 
 
 def _params(args: Namespace) -> int:
-    from moeviz.capture.models.known_counts import known_counts
+    from moeviz.capture.models.known_models import known_counts
     from moeviz.cli.params import params_of, params_text
     from moeviz.formats.exports import read_trace
 

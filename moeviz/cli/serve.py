@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz.capture.models.served import served_model
+from moeviz.capture.models.kv_cache import served_model
 from moeviz.cli.dataset import counted_at, is_dataset
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import EXPORTS

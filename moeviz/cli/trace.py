@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz.capture.run.decoding import CHECKPOINT, Decoding, HowToDecode, Sampling
+from moeviz.capture.run.decoding import CHECKPOINT, Decoding, HowToDecode
+from moeviz.capture.run.sampling import Sampling
 from moeviz.cli.terminal import frame_text, visible_line
 from moeviz.errors import CaptureError
 from moeviz.metrics.load import expert_load

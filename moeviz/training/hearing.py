@@ -17,13 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.models.patching import replaced
 from moeviz.capture.record.forwards import check_nobody_is_later
-from moeviz.capture.record.listen import check_layout, sample_rows
-from moeviz.capture.record.loops import unrolled_layers
-from moeviz.capture.routers.declared import Router
-from moeviz.capture.routers.looped import order_of
+from moeviz.capture.record.hooks import check_layout, sample_rows
+from moeviz.capture.routers.discovery import Router
 from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.routers.weight_sharing import order_of, unrolled_layers
 from moeviz.errors import CaptureError
 from moeviz.training.counters import Counters
 

@@ -17,8 +17,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.models.adapted import without_wrapper
-from moeviz.capture.routers.declared import find_routers, place_of
+from moeviz.capture.models.wrappers import without_wrapper
+from moeviz.capture.routers.discovery import find_routers, place_of
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.names import listed

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.models.replaced import in_eval
+from moeviz.capture.models.patching import in_eval
 from moeviz.routing_trace import RoutingTrace
 
 

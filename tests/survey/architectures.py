@@ -16,13 +16,13 @@ import transformers
 from transformers import PreTrainedModel
 
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.fused import fused, recorded
-from moeviz.capture.record.listen import Recording, listen
-from moeviz.capture.record.loops import LAYER_KIND, unrolled
-from moeviz.capture.routers.declared import Router, router_sites
+from moeviz.capture.record.assembly import assemble, unrolled
+from moeviz.capture.record.hooks import Recording, listen
+from moeviz.capture.record.kernel_recording import fused, recorded
+from moeviz.capture.routers.discovery import Router, router_sites
 from moeviz.capture.routers.families import TABLE
-from moeviz.capture.routers.router_families import FAMILIES
+from moeviz.capture.routers.kernel_families import FAMILIES
+from moeviz.capture.routers.weight_sharing import LAYER_KIND
 from moeviz.capture.run.prompts import Run, nothing_written
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace

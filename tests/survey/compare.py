@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.routers.declared import Router, find_routers, place_of
+from moeviz.capture.routers.discovery import Router, find_routers, place_of
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace

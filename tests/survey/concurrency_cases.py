@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.routers.declared import Router, find_routers
+from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-from moeviz.capture.record.probe import probe
-from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.capture.record.kernel_parity import probe
+from moeviz.capture.routers.discovery import Router, find_routers, router_sites
 from moeviz.capture.routers.families import INTERVENTIONS, OBEYED
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace

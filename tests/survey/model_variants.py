@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import listen
-from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.routers.discovery import Router, find_routers, router_sites
 from moeviz.capture.run.prompts import Run, nothing_written
 from moeviz.capture.trace import stream, trace
 from survey.compare import NOT_TRIED, ONE, WRONG, as_it_runs, listened, not_running, told_apart

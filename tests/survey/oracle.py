@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.routers.declared import inmost
+from moeviz.capture.routers.discovery import inmost
 
 Routing = list[dict[int, float | None]]  # of one block: expert -> weight, a token after the other
 

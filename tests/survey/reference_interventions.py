@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moeviz.capture.models.replaced import replaced
-from moeviz.capture.routers.declared import Router
+from moeviz.capture.models.patching import replaced
+from moeviz.capture.routers.discovery import Router
 
 Renamed = Callable[[dict], dict]  # expert -> weight of a token, as a witness hears it; as it should be recorded
 SCALED_INPUTS = "Llama4Router"

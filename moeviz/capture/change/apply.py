@@ -20,13 +20,12 @@ from moeviz.capture.change.held import Routing
 from moeviz.capture.change.intervention import Choice, Decision, Intervention
 from moeviz.capture.change.kinds import Replay
 from moeviz.capture.change.limits import Limits
-from moeviz.capture.models.compiled import uncompiled
-from moeviz.capture.models.replaced import changed
-from moeviz.capture.record.listen import Asked, Heard
-from moeviz.capture.record.locks import alone
+from moeviz.capture.models.patching import changed
+from moeviz.capture.models.wrappers import uncompiled
+from moeviz.capture.record.hooks import Asked, Heard, alone
+from moeviz.capture.record.kernel_parity import Probed, probe, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward, with_method
-from moeviz.capture.record.probe import Probed, probe, router_inputs
-from moeviz.capture.routers.declared import Router
+from moeviz.capture.routers.discovery import Router
 from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace

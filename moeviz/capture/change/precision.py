@@ -18,12 +18,12 @@ from moe_kernels.reference import route_torch
 from moeviz.capture.change.apply import ready
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import listen
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.record.kernel_parity import Probed, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward
-from moeviz.capture.record.probe import Probed, router_inputs
-from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.generate import decode
-from moeviz.capture.run.plan import PROMPTS_ALONE
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.generation import decode
+from moeviz.capture.run.generation_plan import PROMPTS_ALONE
 from moeviz.capture.run.prompts import Run, prepare
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace

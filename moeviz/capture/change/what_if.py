@@ -14,13 +14,12 @@ from moeviz.capture.change.apply import intervening, ready
 from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.change.kinds import Mute
 from moeviz.capture.change.precision import Precision, in_precision
-from moeviz.capture.models.compiled import uncompiled
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.replaced import in_eval
+from moeviz.capture.models.patching import in_eval
+from moeviz.capture.models.wrappers import uncompiled
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import hearing
-from moeviz.capture.record.locks import alone
-from moeviz.capture.record.probe import Probed
+from moeviz.capture.record.hooks import alone, hearing
+from moeviz.capture.record.kernel_parity import Probed
 from moeviz.capture.run.prompts import Run, nothing_written, prepare
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
-from moeviz.capture.run.generate import Progress
-from moeviz.capture.run.seldom import Seldom
-from moeviz.capture.run.values import check_new_tokens
+from moeviz.capture.run.decoding import Decoding, HowToDecode, check_asked, check_new_tokens
+from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.streaming import Seldom
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace

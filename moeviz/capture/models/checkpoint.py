@@ -1,4 +1,4 @@
-"""What a checkpoint's files lack or have too much of, and what their readers complain of: each in one sentence."""
+"""Checkpoints that lack weights or hold too many, and the complaints of their readers: each in one sentence."""
 
 import re
 from collections.abc import Collection, Iterator

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
 from moeviz.capture.models.folder import check_inside
-from moeviz.capture.models.hub import reach
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_room
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
-from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
@@ -230,3 +231,24 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
 
 def _at(revision: str | None) -> dict[str, str]:
     return {"revision": revision} if revision else {}
+
+
+SECONDS = 5  # that the hub has to answer
+
+
+def reach(source: str, revision: str | None = None) -> dict[str, bool]:
+    """The options with which transformers finds this model soon: those of a folder, of the cache, or of the hub.
+
+    A folder, and what has been downloaded before, needs no hub. For anything else one request says whether there is
+    one: where it does not answer, only the cache is looked into, and transformers says at once what it lacks.
+    """
+    try:
+        if Path(source).is_dir() or try_to_load_from_cache(source, "config.json", revision=revision):
+            return {}
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        return {}  # it answers, or the name is none of its: transformers has a sentence for either
+    except Exception as error:  # of whatever library makes the connection
+        log.debug("the hub does not answer: %s", error)
+        return {"local_files_only": True}
+    return {}

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
 from moeviz.capture.models.checkpoint import reading
-from moeviz.capture.routers.declared import Router, find_routers, in_use, router_sites
+from moeviz.capture.routers.discovery import Router, find_routers, in_use, router_sites
 from moeviz.errors import CaptureError
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 from moeviz.names import quoted

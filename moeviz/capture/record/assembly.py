@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moeviz.capture.record.listen import Recording, pad
-from moeviz.capture.record.loops import LAYER_KIND, is_unrolled, unrolled
+from moeviz.capture.record.hooks import Heard, Recording, pad
 from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.routers.weight_sharing import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.run.prompts import Run, Written, decoder_start
-from moeviz.capture.run.texts import token_texts
+from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
@@ -134,3 +134,26 @@ def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
         layers = tuple(router.layer for router in recording.routers)
         heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
     return replace(info, **heard)
+
+
+def unrolled(recording: Recording) -> Recording:
+    """A checked recording with each call of a router in a forward as a layer; as it is where each is called once.
+
+    A layer's index is then its depth: layers 0, 1 and 2 of which 1 and 2 run twice become 0, 1, 2, 3 and 4.
+    """
+    order = recording.order
+    if len(order) == len(recording.routers):
+        return recording
+    layers = unrolled_layers([router.layer for router in recording.routers], order)
+    routers = tuple(replace(recording.routers[i], layer=layer) for i, layer in zip(order, layers, strict=True))
+    heard = [
+        _call(recording.heard[index], order[:place].count(index), order.count(index))
+        for place, index in enumerate(order)
+    ]
+    return replace(recording, routers=routers, heard=heard, order=tuple(range(len(routers))))
+
+
+def _call(heard: Heard, number: int, of: int) -> Heard:
+    """What a router answered in one of its calls in each forward."""
+    parts = {name: getattr(heard, name)[number::of] for name in ("experts", "weights", "logits")}
+    return replace(heard, **parts)

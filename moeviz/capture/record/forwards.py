@@ -13,7 +13,7 @@ from threading import get_ident
 import torch
 from torch import nn
 
-from moeviz.capture.models.replaced import Undo, changed, replaced
+from moeviz.capture.models.patching import Undo, changed, replaced
 from moeviz.errors import CaptureError
 
 BEGAN, ENDED = -1, -2  # of a forward of the model, among the indices of routers

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.models.patching import replaced
 
 
 def own_place(module: nn.Module) -> str:

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.models.adapted import without_wrapper
-from moeviz.capture.models.compiled import as_written
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
+from moeviz.capture.models.wrappers import as_written, without_wrapper
 from moeviz.capture.run.chat import check_chat, turns
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo

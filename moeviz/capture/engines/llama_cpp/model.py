@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.llama_cpp.described import describe, model_facts
-from moeviz.capture.engines.llama_cpp.engine import How, Weights
+from moeviz.capture.engines.llama_cpp.context import How, Weights
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
 from moeviz.capture.engines.llama_cpp.library import library
+from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts
 from moeviz.capture.engines.llama_cpp.run import prompts_of, steps
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import ROOM, check_bytes

@@ -11,15 +11,15 @@ from torch import FloatTensor, LongTensor
 from transformers import LogitsProcessorList
 
 from moeviz.capture.engines.engine import Asked, SoFar
-from moeviz.capture.engines.llama_cpp.engine import MOST_SEATS, Context, How, Weights
+from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, Context, How, Weights
 from moeviz.capture.engines.llama_cpp.recording import Recording, decisions
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.drawing import drawing
-from moeviz.capture.run.plan import words_of
+from moeviz.capture.run.generation_plan import words_of
 from moeviz.capture.run.prompts import check_context
-from moeviz.capture.run.texts import token_texts
+from moeviz.capture.run.sampling import drawing
+from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.names import listed, quoted

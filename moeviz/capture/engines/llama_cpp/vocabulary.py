@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from moeviz.capture.engines.llama_cpp.engine import Weights
+from moeviz.capture.engines.llama_cpp.context import Weights
 from moeviz.errors import InvalidPrompt
 from moeviz.gguf_file import Value
 

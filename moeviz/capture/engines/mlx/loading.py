@@ -5,10 +5,10 @@ from typing import Any
 
 from moeviz.capture.engines.mlx.blocks import find_blocks
 from moeviz.capture.engines.mlx.config import caution_of, check_complete, check_means_the_same
-from moeviz.capture.engines.mlx.facts import describe
 from moeviz.capture.engines.mlx.folder import Folder, why_no_experts
+from moeviz.capture.engines.mlx.hooks import Ears
 from moeviz.capture.engines.mlx.installed import caches, lm, mx
-from moeviz.capture.engines.mlx.listen import Ears
+from moeviz.capture.engines.mlx.metadata import describe
 from moeviz.capture.models.checkpoint import LONGEST_COMPLAINT, reading
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo

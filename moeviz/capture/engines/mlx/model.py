@@ -9,19 +9,22 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
+from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.mlx.config import caution_of
-from moeviz.capture.engines.mlx.facts import describe
-from moeviz.capture.engines.mlx.folder import Folder
-from moeviz.capture.engines.mlx.installed import caches, mx
-from moeviz.capture.engines.mlx.listen import Ears, Heard, host
-from moeviz.capture.engines.mlx.loading import check_runs, listened_to, stops_of
+from moeviz.capture.engines.mlx.folder import Folder, read_folder
+from moeviz.capture.engines.mlx.hooks import Ears, Heard, host
+from moeviz.capture.engines.mlx.installed import caches, mx, need_mlx
+from moeviz.capture.engines.mlx.loading import check_runs, facts_of, listened_to, load, stops_of, with_weights
+from moeviz.capture.engines.mlx.metadata import describe, weights_bytes
 from moeviz.capture.engines.mlx.run import Rows, prompts_of, steps, trace_of
+from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
+from moeviz.capture.models.memory import ROOM, check_bytes
 from moeviz.capture.run.chat import added_by_template
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.plan import words_of
+from moeviz.capture.run.generation_plan import words_of
 from moeviz.errors import CaptureError
+from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
 
 
@@ -140,3 +143,56 @@ def _rows(heard: list[Heard | None], tokens: int, keep_logits: bool) -> Rows:
     if keep_logits and all(each.logits is not None for each in parts):
         logits = [host(each.logits).reshape(tokens, -1).astype(np.float32) for each in parts]
     return Rows(experts, weights, logits)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
+
+
+def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True, **transformers_only: Any) -> MlxModel:
+    """Open a folder of mlx-lm, on the device that MLX takes by default.
+
+    dtype         in which what is not quantised is computed; default ("auto"): as the folder has it.
+    check_memory  compare the size of the weights with the memory that is free, before any of them is read.
+
+    Raises
+    ------
+    ModelNotFound: there is no such folder, its files are damaged, or code came with it. CaptureError: MLX is missing; a
+    dense model, or one whose routing moeviz cannot tell; a config that mlx-lm would take for another model; or weights
+    that do not fit into memory.
+
+    Before the model is returned, eight tokens are run through it, and every MoE block must add up its experts' answers
+    as moeviz says that it does.
+    """
+    if given := [option for option, value in transformers_only.items() if value is not None]:
+        raise CaptureError(
+            f"{quoted(name)} runs in MLX, on the device that MLX takes by default: it takes no {given[0]}. Leave that "
+            "out, or load the transformers checkpoint."
+        )
+    if dtype not in (None, "auto", *DTYPES):
+        raise CaptureError(f"dtype is {dtype!r}; for MLX it must be one of {', '.join(DTYPES)}, or None.")
+    folder = read_folder(name)
+    need_mlx()
+    lazy = load(folder)
+    if check_memory:
+        check_bytes(quoted(name), int(weights_bytes(lazy) * ROOM), "as it is", None, WAY_AROUND)
+    return MlxModel(folder, with_weights(folder, lazy, None if dtype == "auto" else dtype))
+
+
+def model_facts(name: str) -> ModelInfo:
+    """What the files of a folder say of a model: layers, experts, parameters. No weights are read.
+
+    Raises what `open_model` raises before it reads them.
+    """
+    folder = read_folder(name)
+    need_mlx()
+    return facts_of(folder, load(folder))
+
+
+def before_opening(name: str) -> BeforeOpening:
+    """The same, with the bytes that its weights take and what a run takes besides, its context, and which weights."""
+    folder = read_folder(name)
+    need_mlx()
+    lazy = load(folder)
+    size = int(weights_bytes(lazy) * ROOM)
+    return BeforeOpening(facts_of(folder, lazy), size, folder.max_tokens, weights_identity(str(folder.path)))

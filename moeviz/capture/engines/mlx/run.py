@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from moeviz.capture.engines.engine import Asked, SoFar
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.chat import turns
-from moeviz.capture.run.drawing import drawing
 from moeviz.capture.run.prompts import check_context
-from moeviz.capture.run.texts import token_texts
+from moeviz.capture.run.sampling import drawing
+from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted

@@ -16,12 +16,13 @@ import numpy as np
 
 from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.served.connection import Limits, Server, connected
-from moeviz.capture.engines.served.facts import check_part, config_facts, info_of
+from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
-from moeviz.capture.engines.served.texts import Ids, Texts
-from moeviz.capture.engines.served.waiting import at_once, patiently
-from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.run.plan import words_of
+from moeviz.capture.engines.served.polling import at_once, patiently
+from moeviz.capture.engines.served.token_texts import Ids, Texts
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.generation_plan import words_of
+from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
 from moeviz.formats.importers.made import About, Part, trace_of

@@ -9,7 +9,7 @@ from moeviz.capture.engines.engine import Asked, BeforeOpening
 from moeviz.capture.engines.served.connection import NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.texts import Ids
+from moeviz.capture.engines.served.token_texts import Ids
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
 from moeviz.formats.importers.made import Part

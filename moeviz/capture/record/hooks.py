@@ -1,25 +1,47 @@
-"""Listen to the routers of a model while it runs, and put what they decided in order.
+"""Record a model's routers with hooks while it runs.
 
-What a router returns is kept as it comes, in the smallest form that loses nothing; all arranging waits until the
-model has finished. Letters: B sequences in the batch, S positions of one forward, T routed tokens, K slots, E experts.
+What a router returns is kept as it comes, in the smallest form that loses nothing; arranging waits until the model has
+finished. One recording at a time per model: hooks are per model, and a model may be shared by every visitor of an app.
+Letters: B sequences in the batch, S positions of one forward, T routed tokens, K slots, E experts.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import nn
 
-from moeviz.capture.models.compiled import uncompiled
+from moeviz.capture.models.wrappers import uncompiled
 from moeviz.capture.record.forwards import ENDED, Forwards, answering, listening, reading
-from moeviz.capture.record.locks import alone
-from moeviz.capture.routers.declared import Router, find_routers
-from moeviz.capture.routers.looped import order_of
-from moeviz.capture.routers.odd_routers import Answer
+from moeviz.capture.routers.discovery import Router, find_routers
+from moeviz.capture.routers.router_adapters import Answer
+from moeviz.capture.routers.weight_sharing import order_of
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
+
+_guard = threading.Lock()
+_locks: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
+_owners: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # the thread that holds a model's lock
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """A second thread waits, the same thread gets a `CaptureError`. Any thread may leave the block."""
+    with _guard:
+        if _owners.get(model) == threading.get_ident():
+            raise CaptureError("This model is being recorded already; end that recording before starting another.")
+        lock = _locks.setdefault(model, threading.Lock())
+    with lock:
+        _owners[model] = threading.get_ident()
+        try:
+            yield
+        finally:
+            _owners.pop(model, None)
+
 
 LISTENING = "hooks"
 SAMPLE_ROWS = 32  # enough to recognise the score function

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from moeviz.capture.routers.declared import Router
+from moeviz.capture.routers.discovery import Router
 
 
 class Loop(NamedTuple):
@@ -40,3 +40,27 @@ def order_of(model: nn.Module, routers: Sequence[Router]) -> tuple[int, ...]:
         place = before if router.layer < loop.start else inside if router.layer < loop.end else after
         place.append(index)
     return (*before, *inside * loop.passes, *after)
+
+
+LAYER_KIND = "unrolled layer"
+
+
+def unrolled_layers(layers: Sequence[int], order: Sequence[int]) -> list[int]:
+    """The depth of each call in a forward: `layers` are those of the routers, `order` the order of their calls.
+
+    >>> unrolled_layers([0, 1, 2], [0, 1, 2, 1, 2])
+    [0, 1, 2, 3, 4]
+    """
+    depths: list[int] = []
+    added = 0
+    for layer in (layers[index] for index in order):
+        last = depths[-1] - added if depths else -1
+        if layer <= last:  # a new pass begins
+            added += last + 1 - layer
+        depths.append(layer + added)
+    return depths
+
+
+def is_unrolled(routers: tuple[Router, ...]) -> bool:
+    """True where a router stands for several layers."""
+    return len({router.path for router in routers}) < len(routers)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import route_torch
-from moeviz.capture.models.replaced import in_eval
-from moeviz.capture.record import our_experts, routing_ops
-from moeviz.capture.record.listen import answers, check_layout, sample_rows
+from moeviz.capture.models.patching import in_eval
+from moeviz.capture.record import experts_implementation, routing_ops
+from moeviz.capture.record.hooks import answers, check_layout, sample_rows
 from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
-from moeviz.capture.routers.declared import Router, find_routers
-from moeviz.capture.routers.odd_routers import Answer
-from moeviz.capture.routers.router_families import FAMILIES, OTHERS, Family
+from moeviz.capture.routers.discovery import Router, find_routers
+from moeviz.capture.routers.kernel_families import FAMILIES, OTHERS, Family
+from moeviz.capture.routers.router_adapters import Answer
 from moeviz.errors import CaptureError
 
 PROBE = 16  # tokens
@@ -118,8 +118,8 @@ def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., 
 
     def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
         output, given = own(*args, **kwargs), (*args, *kwargs.values())
-        ours = our_experts.experts_forward(experts, *given)
-        first = our_experts.experts_forward(experts, *(part[:1] for part in given))
+        ours = experts_implementation.experts_forward(experts, *given)
+        first = experts_implementation.experts_forward(experts, *(part[:1] for part in given))
         error = max((ours - output).abs().max(), (first - output[:1]).abs().max()) / output.abs().max()
         if not error <= EXPERTS_ERROR * torch.finfo(output.dtype).eps:
             troubles.append(f"{type(experts).__name__} computes otherwise than moeviz expects")

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.record import our_experts, routing_ops
+from moeviz.capture.record import experts_implementation, routing_ops
 from moeviz.capture.record.forwards import Forwards, check_nobody_is_later, reading
-from moeviz.capture.record.listen import Heard, Recording, answers
-from moeviz.capture.record.locks import alone
+from moeviz.capture.record.hooks import Heard, Recording, alone, answers
+from moeviz.capture.record.kernel_parity import Differs, Probe, Probed, check_first_rows, probe, router_inputs
 from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
-from moeviz.capture.record.probe import Differs, Probe, Probed, check_first_rows, probe, router_inputs
-from moeviz.capture.routers.odd_routers import Answer
+from moeviz.capture.routers.router_adapters import Answer
 from moeviz.errors import CaptureError
 
 log = logging.getLogger("moeviz.capture")
@@ -127,7 +126,7 @@ def _our_experts(model: PreTrainedModel, found: Probe) -> Iterator[None]:
     """Experts in transformers' registry run our way, which on a CPU is faster; their own where that is another."""
     with ExitStack() as stack:
         for experts in [] if found.experts_trouble else registered_experts(model):
-            stack.enter_context(with_forward(experts, partial(our_experts.experts_forward, experts)))
+            stack.enter_context(with_forward(experts, partial(experts_implementation.experts_forward, experts)))
         yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from anyio import from_thread, to_thread
 
 from moeviz.capture.engines.served.connection import NotThere
-from moeviz.capture.run.texts import UNDECODABLE, token_texts
+from moeviz.capture.run.token_texts import UNDECODABLE, token_texts
 from moeviz.names import cut
 
 log = logging.getLogger("moeviz.capture")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria
 
-from moeviz.capture.run.drawing import Seeded, drawing
-from moeviz.capture.run.plan import Plan
+from moeviz.capture.run.generation_plan import Plan
 from moeviz.capture.run.prompts import Batch, Written, decoder_start, nothing_written
+from moeviz.capture.run.sampling import Seeded, drawing
 from moeviz.errors import CaptureError
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended

@@ -11,16 +11,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.models.compiled import uncompiled
-from moeviz.capture.record.listen import Asked, Recording, hearing
-from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.generate import expected_rows
-from moeviz.capture.run.plan import Plan
+from moeviz.capture.models.wrappers import uncompiled
+from moeviz.capture.record.hooks import Asked, Recording, hearing
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.generation import expected_rows
+from moeviz.capture.run.generation_plan import Plan
 from moeviz.capture.run.prompts import Run
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
-    from moeviz.capture.record.probe import Probe
+    from moeviz.capture.record.kernel_parity import Probe
 
 Kernels = bool | Literal["auto"]
 
@@ -49,7 +49,7 @@ def wants_kernels(job: Job) -> bool:
         raise CaptureError(f'kernels is {job.kernels!r}; it can be True, False or "auto".')
     if job.run.model.device.type != "cuda" or find_spec("triton") is None:
         return False
-    from moeviz.capture.routers.router_families import FAMILIES
+    from moeviz.capture.routers.kernel_families import FAMILIES
 
     return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.site))
 
@@ -70,7 +70,7 @@ def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
     Raises `NotByKernels` where a router does not decide as they do, and `CaptureError` where they were asked for by
     name and cannot record the model at all.
     """
-    from moeviz.capture.record.probe import Differs
+    from moeviz.capture.record.kernel_parity import Differs
 
     with uncompiled(job.run.model):
         found = _probed(job)
@@ -84,7 +84,7 @@ def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
 
 @contextmanager
 def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
-    from moeviz.capture.record.fused import fusing, how, recorded
+    from moeviz.capture.record.kernel_recording import fusing, how, recorded
 
     model = job.run.model
     rows = expected_rows(job.run.batch, job.plan)
@@ -95,7 +95,7 @@ def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording
 @contextmanager
 def _kernels_decide(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
     """What the intervention makes of their decisions is what counts, and hooks hear that."""
-    from moeviz.capture.record.fused import deciding, how
+    from moeviz.capture.record.kernel_recording import deciding, how
 
     model = job.run.model
     hooks = hearing(model, job.keep_logits, job.site)
@@ -105,8 +105,8 @@ def _kernels_decide(job: Job, found: "Probe") -> Iterator[Callable[[], Recording
 
 def _probed(job: Job) -> "Probe":
     """What the kernels can run of a model; or `NotByKernels`."""
-    from moeviz.capture.record.fused import tell
-    from moeviz.capture.record.probe import probe
+    from moeviz.capture.record.kernel_parity import probe
+    from moeviz.capture.record.kernel_recording import tell
 
     try:
         found = probe(job.run.model, job.site)
@@ -125,7 +125,7 @@ def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[A
     if job.intervention is None:
         return nullcontext()
     from moeviz.capture.change.apply import check_can_change, intervening
-    from moeviz.capture.record.probe import probe
+    from moeviz.capture.record.kernel_parity import probe
 
     check_can_change(job.run)
     found = found or probe(job.run.model, job.site)

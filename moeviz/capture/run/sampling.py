@@ -1,6 +1,7 @@
 """How a token is drawn from the model's scores: by a generator of its own, so that what others draw does not matter."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from moeviz.capture.run.decoding import Sampling
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is sampled. The same seed, prompts and model give the same tokens."""
+
+    temperature: float = 0.0  # 0 takes the likeliest token
+    top_k: int | None = None  # draw among this many likeliest tokens only (of the vocabulary: not the router's top_k)
+    top_p: float | None = None  # draw among the likeliest tokens that hold this much probability together
+    seed: int = 0
 
 
 def drawing(sampling: Sampling) -> LogitsProcessorList:

@@ -1,17 +1,21 @@
-"""Compiled models run as they were written while they are recorded.
+"""What others wrap around a transformers model: torch.compile, and PEFT's adapters.
 
-Hooks that are set after torch.compile are silently ignored by what it made, so the trace would be empty. For a model
-that is to stay compiled, `moeviz.capture.record.fused` writes its record from inside the graph.
+Hooks that are set after torch.compile are silently ignored by what it made, so the trace would be empty. Compiled
+models therefore run eagerly while they are recorded. For a model that is to stay compiled,
+`moeviz.capture.record.kernel_recording` writes its record from inside the graph. PEFT puts LoRA's layers into the
+model, and a wrapper around it that changes nothing.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.models.patching import replaced
+from moeviz.errors import CaptureError
 
 log = logging.getLogger("moeviz.capture")
 ORIGINAL = "_torchdynamo_orig_callable"  # a compiled function's own
@@ -40,3 +44,20 @@ def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
         yield part, "forward", getattr(forward, ORIGINAL)
     if vars(part).get("_compiled_call_impl") is not None:
         yield part, "_compiled_call_impl", None
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PeftModel, with its adapters; any other model as it is.
+
+    Raises `CaptureError` for prompt learning, whose wrapper gives the model more to read than the prompt.
+    """
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        return model
+    wrapper: Any = model
+    config = wrapper.active_peft_config
+    if config.is_prompt_learning:
+        raise CaptureError(
+            f"This {type(model).__name__} learns its prompt ({type(config).__name__}): it reads vectors that are no "
+            "tokens, and moeviz cannot tell their routing from that of the tokens. Trace the model without the adapter."
+        )
+    return cast(nn.Module, wrapper.get_base_model())

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from moeviz.capture.routers.odd_routers import ODD_ROUTERS, PLAIN_WRITER, Answer, Odd, Writer
+from moeviz.capture.routers.router_adapters import ODD_ROUTERS, PLAIN_WRITER, Answer, Odd, Writer
 from moeviz.errors import CaptureError
 from moeviz.names import quoted
 
