@@ -233,10 +233,10 @@ def _free(device: str) -> int | None:
 
 
 def _let_go() -> None:
-    from moeviz.capture.models.memory import let_go
+    from moeviz.capture.models.memory import release_memory
 
     _garbage.freeze()  # which thaws: what is frozen is not looked through
-    let_go()
+    release_memory()
 
 
 _warm, _guard = threading.Event(), threading.Lock()

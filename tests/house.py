@@ -54,9 +54,8 @@ MAY_IMPORT = {
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
-    "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
-    f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
+    "moeviz.capture.interventions "
     f"{INERT} moe_kernels {TORCH}",
     # The engines know the interface that they fill, not each other.
     "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.run "
@@ -68,7 +67,9 @@ MAY_IMPORT = {
     "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
-    "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
+    "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
+    # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
+    "moeviz/capture/interventions/*": f". {INERT} torch",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",

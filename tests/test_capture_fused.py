@@ -16,7 +16,10 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
-from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
+from moeviz.capture.interventions.exchange import Exchange
+from moeviz.capture.interventions.force import Force
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.record import kernel_parity, kernel_recording
 from moeviz.capture.record.experts_implementation import NAME, is_usual
 from moeviz.capture.record.private_names import registered_experts
@@ -91,7 +94,7 @@ def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     implementation = model.get_experts_implementation()
     with torch.no_grad():
         stock = model(IDS, use_cache=False).logits
-        with kernel_recording.fused(model, 2 * IDS.numel(), keep_logits=True) as record:
+        with kernel_recording.kernels_recording(model, 2 * IDS.numel(), keep_logits=True) as record:
             assert [rows.probed.trouble for rows in record] == [None] * len(find_routers(model))
             assert all("forward" in vars(experts) for experts in registered_experts(model))
             eager = model(IDS, use_cache=False).logits
@@ -145,7 +148,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
 def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(monkeypatch):
     model = tiny_model(FAMILIES["olmoe"])
     monkeypatch.setattr(kernel_parity, "FAMILIES", {})
-    with torch.no_grad(), kernel_recording.fused(model, 3 * IDS.numel()) as record:
+    with torch.no_grad(), kernel_recording.kernels_recording(model, 3 * IDS.numel()) as record:
         model(IDS, use_cache=False)
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="eager")
@@ -159,7 +162,7 @@ def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(mon
 
 def test_lfm2_scores_in_its_own_precision():
     for dtype, trouble in {torch.float32: None, torch.bfloat16: "rounds its scores to torch.bfloat16"}.items():
-        with kernel_recording.fused(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:
+        with kernel_recording.kernels_recording(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:
             assert all(rows.probed.trouble is trouble or trouble in rows.probed.trouble for rows in record)
 
 
@@ -168,7 +171,7 @@ def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
     monkeypatch.setattr(
         kernel_parity.experts_implementation, "experts_forward", lambda _self, hidden, _ids, _weights: hidden
     )
-    with caplog.at_level(logging.INFO, logger="moeviz.capture"), kernel_recording.fused(model, 10):
+    with caplog.at_level(logging.INFO, logger="moeviz.capture"), kernel_recording.kernels_recording(model, 10):
         assert not any("forward" in vars(experts) for experts in registered_experts(model))
     assert "MixtralExperts computes otherwise" in caplog.text
 
@@ -183,14 +186,18 @@ def test_an_error_inside_puts_everything_back(tokenizer):
     with pytest.raises(KeyboardInterrupt):
         trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=5, progress=stop)
     assert not [module for module in model.modules() if "forward" in vars(module)]
-    again = kernel_recording.fused(model, 5)
-    with kernel_recording.fused(model, 5), pytest.raises(CaptureError, match="being recorded already"), again:
+    again = kernel_recording.kernels_recording(model, 5)
+    with (
+        kernel_recording.kernels_recording(model, 5),
+        pytest.raises(CaptureError, match="being recorded already"),
+        again,
+    ):
         pass
 
 
 def test_tokens_beyond_the_rows_are_left_out():
     model = tiny_model(FAMILIES["mixtral"])
-    with torch.no_grad(), kernel_recording.fused(model, 20) as record:
+    with torch.no_grad(), kernel_recording.kernels_recording(model, 20) as record:
         for _ in range(2):
             model(IDS, use_cache=False)
         assert {int(rows.cursor) for rows in record} == {24}

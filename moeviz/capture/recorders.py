@@ -10,38 +10,38 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.models.wrappers import uncompiled
-from moeviz.capture.record.hooks import Asked, Recording, hearing
+from moeviz.capture.interventions.intervention import Intervention
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.hooks import ExpectedRouting, Recording, recording_hooks
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import expected_rows
-from moeviz.capture.run.generation_plan import Plan
-from moeviz.capture.run.prompts import Run
+from moeviz.capture.run.generation_plan import GenerationPlan
+from moeviz.capture.run.prompts import ModelInput
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
-    from moeviz.capture.record.kernel_parity import Probe
+    from moeviz.capture.record.kernel_parity import ProbedModel
 
 Kernels = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CaptureJob:
     """What `trace` and `stream` were asked for."""
 
-    run: Run
-    plan: Plan
+    run: ModelInput
+    plan: GenerationPlan
     kernels: Kernels
     intervention: Intervention | None
     keep_logits: bool
     site: str | None
 
 
-class NotByKernels(Exception):
+class KernelsUnavailable(Exception):
     """The kernels cannot run this job, for the reason that it says in a sentence."""
 
 
-def wants_kernels(job: Job) -> bool:
+def wants_kernels(job: CaptureJob) -> bool:
     """Whether the kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
     if isinstance(job.kernels, bool):
         return job.kernels
@@ -55,76 +55,76 @@ def wants_kernels(job: Job) -> bool:
 
 
 @contextmanager
-def by_listening(job: Job) -> Iterator[Callable[[], Recording]]:
+def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     """The model's own routers, and hooks that keep what they return."""
     model = job.run.model
-    hooks = hearing(model, job.keep_logits, job.site)
-    with uncompiled(model), _changed(job) as asked, hooks as recording:
-        yield lambda: replace(recording, asked=asked)
+    hooks = recording_hooks(model, job.keep_logits, job.site)
+    with eager_mode(model), _changed(job) as expected, hooks as recording:
+        yield lambda: replace(recording, expected=expected)
 
 
 @contextmanager
-def by_kernels(job: Job) -> Iterator[Callable[[], Recording]]:
+def record_with_kernels(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     """Our kernels in the place of the routers, recording as they decide; under an intervention hooks record.
 
-    Raises `NotByKernels` where a router does not decide as they do, and `CaptureError` where they were asked for by
-    name and cannot record the model at all.
+    Raises `KernelsUnavailable` where a router does not decide as they do, and `CaptureError` where they were asked for
+    by name and cannot record the model at all.
     """
-    from moeviz.capture.record.kernel_parity import Differs
+    from moeviz.capture.record.kernel_parity import KernelMismatch
 
-    with uncompiled(job.run.model):
+    with eager_mode(job.run.model):
         found = _probed(job)
         way = _kernels_record if job.intervention is None else _kernels_decide
         try:
             with way(job, found) as so_far:
                 yield so_far
-        except Differs as difference:
-            raise NotByKernels(str(difference)) from difference
+        except KernelMismatch as difference:
+            raise KernelsUnavailable(str(difference)) from difference
 
 
 @contextmanager
-def _kernels_record(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
-    from moeviz.capture.record.kernel_recording import fusing, how, recorded
+def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
+    from moeviz.capture.record.kernel_recording import kernels_recording_probed, recorded_by, recording_of
 
     model = job.run.model
     rows = expected_rows(job.run.batch, job.plan)
-    with fusing(model, found, rows, job.keep_logits) as record:
-        yield lambda: recorded(record, job.keep_logits, how(model, found))
+    with kernels_recording_probed(model, found, rows, job.keep_logits) as record:
+        yield lambda: recording_of(record, job.keep_logits, recorded_by(model, found))
 
 
 @contextmanager
-def _kernels_decide(job: Job, found: "Probe") -> Iterator[Callable[[], Recording]]:
+def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
     """What the intervention makes of their decisions is what counts, and hooks hear that."""
-    from moeviz.capture.record.kernel_recording import deciding, how
+    from moeviz.capture.record.kernel_recording import kernels_deciding, recorded_by
 
     model = job.run.model
-    hooks = hearing(model, job.keep_logits, job.site)
-    with deciding(model, found), _changed(job, found) as asked, hooks as recording:
-        yield lambda: replace(recording, by=how(model, found), asked=asked)
+    hooks = recording_hooks(model, job.keep_logits, job.site)
+    with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
+        yield lambda: replace(recording, by=recorded_by(model, found), expected=expected)
 
 
-def _probed(job: Job) -> "Probe":
-    """What the kernels can run of a model; or `NotByKernels`."""
+def _probed(job: CaptureJob) -> "ProbedModel":
+    """What the kernels can run of a model; or `KernelsUnavailable`."""
     from moeviz.capture.record.kernel_parity import probe
-    from moeviz.capture.record.kernel_recording import tell
+    from moeviz.capture.record.kernel_recording import log_troubles
 
     try:
         found = probe(job.run.model, job.site)
     except CaptureError as error:
         if job.kernels is True:
             raise
-        raise NotByKernels(str(error)) from error
+        raise KernelsUnavailable(str(error)) from error
     if all(router.trouble for router in found.routers):
-        raise NotByKernels(f"moeviz's kernels run none of these routers: {found.routers[0].trouble}.")
-    tell(found)
+        raise KernelsUnavailable(f"moeviz's kernels run none of these routers: {found.routers[0].trouble}.")
+    log_troubles(found)
     return found
 
 
-def _changed(job: Job, found: "Probe | None" = None) -> AbstractContextManager[Asked | None]:
+def _changed(job: CaptureJob, found: "ProbedModel | None" = None) -> AbstractContextManager[ExpectedRouting | None]:
     """The block in which routers decide what the job's intervention makes of their decisions."""
     if job.intervention is None:
         return nullcontext()
-    from moeviz.capture.change.apply import check_can_change, intervening
+    from moeviz.capture.record.intervening import check_can_change, intervening
     from moeviz.capture.record.kernel_parity import probe
 
     check_can_change(job.run)

@@ -13,21 +13,28 @@ from queue import SimpleQueue
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.intervention import Intervention
 from moeviz.capture.engines.engine import EngineModel, ask, growing_trace, whole_trace
+from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import unchanged
+from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.hooks import Recording, alone
-from moeviz.capture.recorders import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
+from moeviz.capture.record.hooks import Recording, exclusive
+from moeviz.capture.recorders import (
+    CaptureJob,
+    Kernels,
+    KernelsUnavailable,
+    record_with_hooks,
+    record_with_kernels,
+    wants_kernels,
+)
 from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, check_asked, check_new_tokens
-from moeviz.capture.run.generation import Progress, Watch, counted, decode, written
-from moeviz.capture.run.generation_plan import Plan, plan_for
-from moeviz.capture.run.prompts import Run, nothing_written, prepare
+from moeviz.capture.run.decoding import Decoding, HowToDecode, check_new_tokens, check_settings
+from moeviz.capture.run.generation import Progress, Watch, decode, generated_tokens, progress_watch
+from moeviz.capture.run.generation_plan import GenerationPlan, plan_for
+from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.sampling import Sampling
-from moeviz.capture.run.streaming import Seldom, autocast_of_caller
+from moeviz.capture.run.streaming import Throttle, autocast_of_caller
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.capture")
@@ -102,9 +109,9 @@ def trace(
         asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
         return whole_trace(model, asked, progress)
     run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system)
-    job = Job(run, plan, kernels, intervention, keep_logits, site)
-    watch = counted(progress, max_new_tokens)
-    with alone(run.model):
+    job = CaptureJob(run, plan, kernels, intervention, keep_logits, site)
+    watch = progress_watch(progress, max_new_tokens)
+    with exclusive(run.model):
         return _recorded(job, lambda _so_far: watch)
 
 
@@ -146,7 +153,7 @@ def stream(
     run, plan = _planned(
         model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system, growing=True
     )
-    return _growing(Job(run, plan, kernels, intervention, keep_logits, site), seconds_between)
+    return _growing(CaptureJob(run, plan, kernels, intervention, keep_logits, site), seconds_between)
 
 
 def _opened(
@@ -162,7 +169,7 @@ def _opened(
     if not isinstance(model, str):
         return model
     check_new_tokens(max_new_tokens)
-    check_asked(Sampling() if sampling is None else sampling, Decoding() if decoding is None else decoding, growing)
+    check_settings(Sampling() if sampling is None else sampling, Decoding() if decoding is None else decoding, growing)
     check_chat(chat, system)
     return load_model(model)
 
@@ -178,12 +185,12 @@ def _planned(
     chat: bool,
     system: str | None,
     growing: bool = False,
-) -> tuple[Run, Plan]:
+) -> tuple[ModelInput, GenerationPlan]:
     """The prompts read, and how to go on from them: refused before the model is opened where that can be known."""
     sampling = Sampling() if sampling is None else sampling
     decoding = Decoding() if decoding is None else decoding
     check_new_tokens(max_new_tokens)
-    check_asked(sampling, decoding, growing)
+    check_settings(sampling, decoding, growing)
     run = prepare(model, prompts, tokenizer, max_new_tokens, site, chat, system)
     plan = plan_for(run.model, max_new_tokens, sampling, decoding, growing)
     batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
@@ -191,18 +198,18 @@ def _planned(
     return replace(run, batch=batch, info=info), plan
 
 
-def _recorded(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     """Run by kernels where they are wanted; where they turn out not to decide as the routers do, again by listening."""
     if wants_kernels(job):
         try:
             return _run(job, watching)
-        except NotByKernels as reason:
+        except KernelsUnavailable as reason:
             log.warning("%s The routers are listened to instead.", reason)
     return _run(replace(job, kernels=False), watching)
 
 
-def _run(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
-    way = by_kernels if job.kernels else by_listening
+def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+    way = record_with_kernels if job.kernels else record_with_hooks
     with way(job) as so_far:
         run = job.run
         made = decode(run.model, run.batch, job.plan, watching(so_far))
@@ -213,22 +220,22 @@ class _Cancelled(BaseException):
     """Nobody waits for the next trace."""
 
 
-def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
+def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
     """The model runs in a thread of its own, and takes turns with the caller; between turns the model is anybody's."""
-    seldom = Seldom(seconds_between)
+    throttle = Throttle(seconds_between)
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
-    nothing = nothing_written(job.run.batch)
+    nothing = no_generated_tokens(job.run.batch)
     turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
             def assembled() -> RoutingTrace:
                 drafts = job.plan.decoding.drafts
-                done = written(job.run.model, generated, None, drafts) if generated.numel() else nothing
+                done = generated_tokens(job.run.model, generated, None, drafts) if generated.numel() else nothing
                 return assemble(so_far(), job.run, done)
 
-            grown = seldom.made(assembled)
-            with unchanged():
+            grown = throttle.latest(assembled)
+            with unpatched():
                 made.put(grown)
                 wait_for_a_turn()
 
@@ -244,7 +251,7 @@ def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
             wait_for_a_turn()
             with autocast():
                 whole = _recorded(job, watching)
-            if seldom.stale:
+            if throttle.stale:
                 made.put(whole)
                 wait_for_a_turn()
             made.put(None)
@@ -267,13 +274,13 @@ def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
 
 
 def _next(
-    job: Job,
+    job: CaptureJob,
     turns: threading.Semaphore,
     made: SimpleQueue[RoutingTrace | BaseException | None],
     stop: Callable[[], None],
 ) -> RoutingTrace | None:
     """Give the model's thread a turn, with nobody else at the model; None after the last."""
-    with alone(job.run.model):
+    with exclusive(job.run.model):
         turns.release()
         try:
             grown: RoutingTrace | BaseException | None = made.get()

@@ -69,12 +69,12 @@ def _app(args: Namespace) -> int:
 def _trace(args: Namespace) -> int:
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.run.decoding import check_asked
+    from moeviz.capture.run.decoding import check_settings
     from moeviz.capture.trace import trace
     from moeviz.cli.trace import decoding_of, sampling_of, summary_of, summary_text
 
     sampling, decoding = sampling_of(args), decoding_of(args)
-    check_asked(sampling, decoding)  # before the model is opened
+    check_settings(sampling, decoding)  # before the model is opened
     result = trace(
         load(args, device_map=args.device_map, dtype=args.dtype),
         prompt,
@@ -95,7 +95,7 @@ def _trace(args: Namespace) -> int:
 def _what_if(args: Namespace) -> int:
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.change.what_if import what_if
+    from moeviz.capture.what_if import what_if
     from moeviz.cli.what_if import effect_text, intervention_of
 
     change, model = intervention_of(args), load(args)
@@ -107,7 +107,7 @@ def _what_if(args: Namespace) -> int:
 
 def _ablate(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.change.what_if import ablate
+    from moeviz.capture.what_if import ablate
 
     told = partial(progress, says="muted {} of {} experts")
     ranking = ablate(load(args), prompt, layers=args.layers, progress=told)
@@ -119,8 +119,8 @@ def _precision(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
     if args.beside is not None:
         return _beside(args, prompt)
-    from moeviz.capture.change.precision import in_precisions
     from moeviz.capture.engine_table import engine_of
+    from moeviz.capture.precisions import in_precisions
     from moeviz.cli.what_if import precision_table
     from moeviz.errors import CaptureError
 

@@ -2,10 +2,10 @@
 
 import argparse
 
+from moeviz.capture.interventions.table import INTERVENTIONS
 from moeviz.cli.importing import add_import_options
 from moeviz.cli.numbers import number
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")  # moeviz.capture.change.precision.NAMES
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -113,15 +113,11 @@ def what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     """Of `moeviz what-if`."""
     what_if.add_argument("prompt", metavar="PROMPT", help="the text, or - to read it from standard input")
     change = what_if.add_mutually_exclusive_group(required=True)
-    change.add_argument(
-        "--mute", nargs="+", metavar="LAYER:EXPERTS", help="each router takes its next best expert instead"
-    )
-    change.add_argument("--force", nargs="+", metavar="LAYER:EXPERTS", help="every token is sent to these experts")
-    change.add_argument("--experts-per-token", type=number(int, 1), metavar="K", help="another top-k")
-    change.add_argument("--exchange", type=number(int, 0), nargs=3, metavar=("LAYER", "EXPERT", "EXPERT"))
-    change.add_argument("--precision", choices=PRECISIONS, help="run the model in another precision")
-    change.add_argument("--replay", metavar="TRACE", help="use the routing of a trace of the same prompt")
-    what_if.add_argument("--no-reroute", action="store_true", help="with --mute: nothing takes a muted expert's place")
+    for option in INTERVENTIONS:
+        whole = {} if option.least is None else {"type": number(int, option.least)}
+        change.add_argument(option.flag, **whole, **option.keywords)
+        for flag, keywords in option.beside.items():
+            what_if.add_argument(flag, **keywords)
     what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
     _add_model(what_if)
     what_if.add_argument("--json", action="store_true", help="print the effect as JSON")

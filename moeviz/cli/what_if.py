@@ -1,46 +1,25 @@
 """What `moeviz what-if` runs and says."""
 
-import re
 from argparse import Namespace
+from typing import cast
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-from moeviz.capture.change.limits import Experts
-from moeviz.capture.change.precision import InPrecision, Precision
-from moeviz.capture.change.what_if import WhatIf
+from moeviz.capture.interventions.intervention import Intervention
+from moeviz.capture.interventions.precision import Precision
+from moeviz.capture.interventions.table import INTERVENTIONS
+from moeviz.capture.precisions import PrecisionTrace
+from moeviz.capture.what_if import WhatIf
 from moeviz.cli.terminal import frame_text
-from moeviz.errors import CaptureError
 from moeviz.formats.exports import read_trace
 from moeviz.metrics.agreement import set_changes
 
 
 def intervention_of(args: Namespace) -> Intervention | Precision:
     """The one change that was asked for."""
-    if args.precision:
-        return Precision(args.precision)
-    if args.replay is not None:  # "" too is a name, of no file
-        return Replay(read_trace(args.replay))
-    if args.exchange:
-        return Exchange(*args.exchange)
-    if args.experts_per_token is not None:
-        return TopK(args.experts_per_token)
-    if args.force:
-        return Force(_experts(args.force))
-    return Mute(_experts(args.mute), reroute=not args.no_reroute)
-
-
-def _experts(asked: list[str]) -> Experts:
-    """{3: (1, 4)} from "3:1,4"."""
-    experts = {}
-    for text in asked:
-        if not re.fullmatch(r"\d{1,9}:\d{1,9}(,\d{1,9})*", text):
-            raise CaptureError(f"{text!r} names no experts. Write LAYER:EXPERT, or LAYER:EXPERT,EXPERT for several.")
-        layer, ids = text.split(":")
-        experts[int(layer)] = (*experts.get(int(layer), ()), *map(int, ids.split(",")))
-    return experts
+    asked = (option for option in INTERVENTIONS if getattr(args, option.name) is not None)
+    return cast(Intervention | Precision, next(asked).make(args, read_trace))
 
 
 def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -60,7 +39,7 @@ def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
     )
 
 
-def precision_table(found: dict[str, InPrecision]) -> pd.DataFrame:
+def precision_table(found: dict[str, PrecisionTrace]) -> pd.DataFrame:
     """By precision and layer: tokens that are sent to another set of experts than in float32, by tie or not."""
     exact = found["float32"].trace
     tables = []

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.models.patching import replaced
+from moeviz.capture.models.patching import patched_attribute
 from moeviz.capture.record.forwards import check_nobody_is_later
 from moeviz.capture.record.hooks import check_layout, sample_rows
 from moeviz.capture.routers.discovery import Router
@@ -134,15 +134,15 @@ class Hearing:
             else:
                 self.count(index, parts)
 
-        if router.odd is not None and router.odd.method:
-            own = getattr(router.block, router.odd.method)
+        if router.adapter is not None and router.adapter.method:
+            own = getattr(router.block, router.adapter.method)
 
             def wrapped(*given: Tensor) -> tuple[Any, ...]:
                 answer: tuple[Any, ...] = own(*given)
                 heard(given, answer)
                 return answer
 
-            self._hooks.enter_context(replaced(router.block, router.odd.method, wrapped))
+            self._hooks.enter_context(patched_attribute(router.block, router.adapter.method, wrapped))
             return None
         handle = router.module.register_forward_hook(lambda _module, given, answer: heard(given, answer))
         self._hooks.callback(handle.remove)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, check_asked, check_new_tokens
+from moeviz.capture.run.decoding import Decoding, HowToDecode, check_new_tokens, check_settings
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.sampling import Sampling
-from moeviz.capture.run.streaming import Seldom
+from moeviz.capture.run.streaming import Throttle
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -19,7 +19,7 @@ SoFar = Callable[[], RoutingTrace]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GenerationRequest:
     """What an engine is to run: checked already."""
 
     prompts: tuple[str, ...]
@@ -74,7 +74,7 @@ class EngineModel(ABC):
         return None
 
     @abstractmethod
-    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
+    def run(self, asked: GenerationRequest) -> Generator[SoFar | None, None, None]:
         """Run the prompts: once they are read, and after each generated token, a function that makes the trace so far.
 
         The last one makes the whole trace. None: the engine is at work and has nothing new, so that a caller who
@@ -97,23 +97,23 @@ def ask(
     chat: bool,
     system: str | None,
     **transformers_only: Any,
-) -> Asked:
+) -> GenerationRequest:
     """What an engine is to run. Raises `CaptureError` for what only a transformers model can do, and `InvalidPrompt`.
 
     `transformers_only` has those arguments of `moeviz.trace` that no other engine knows, as they were given.
     """
     sampling = Sampling() if sampling is None else sampling
     check_new_tokens(max_new_tokens)
-    check_asked(sampling, Decoding() if decoding is None else decoding)
+    check_settings(sampling, Decoding() if decoding is None else decoding)
     check_chat(chat, system)
     _check_only_read(model, decoding, transformers_only)
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not texts or not all(texts):
         raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-    return Asked(texts, max_new_tokens, sampling, keep_logits, chat, system)
+    return GenerationRequest(texts, max_new_tokens, sampling, keep_logits, chat, system)
 
 
-def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = None) -> RoutingTrace:
+def whole_trace(model: EngineModel, asked: GenerationRequest, progress: Progress | None = None) -> RoutingTrace:
     """Run to the end, and make the trace once."""
     latest: SoFar | None = None
     done = -1
@@ -128,15 +128,15 @@ def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = No
         return latest()
 
 
-def growing_trace(model: EngineModel, asked: Asked, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
+def growing_trace(model: EngineModel, asked: GenerationRequest, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
     """The trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
-    seldom = Seldom(seconds_between)
+    throttle = Throttle(seconds_between)
     with closing(model.run(asked)) as steps:
         for so_far in steps:
             if so_far is not None:
                 latest = so_far
-                yield seldom.made(so_far)
-        if seldom.stale:
+                yield throttle.latest(so_far)
+        if throttle.stale:
             yield latest()
 
 

@@ -17,7 +17,7 @@ SPEAKS_FOR_ITSELF = (OSError, ValueError, RuntimeError, ImportError, SafetensorE
 
 
 @contextmanager
-def reading(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[None]:
+def explained(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[None]:
     """Around a call of transformers that reads a stranger's files, and around nothing of ours.
 
     What a damaged file makes it raise can be anything: KeyError, ZeroDivisionError, an Exception of the tokenizers. All

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from moeviz.capture.models.load import model_config
 from moeviz.capture.models.parameters import empty_model, parameters_of_config
-from moeviz.capture.models.patching import replaced
+from moeviz.capture.models.patching import patched_attribute
 from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.errors import CaptureError
 from moeviz.footprint import LayerCache, ServedModel
@@ -57,7 +57,7 @@ def _kept(model: PreTrainedModel, tokens: int) -> tuple[list[int], list[int | No
     experts = [part for site in router_sites(model) for r in find_routers(model, site) for part in r.experts.values()]
     with ExitStack() as stack:
         for part in experts:
-            stack.enter_context(replaced(part, "forward", lambda hidden, *_args, **_kwargs: hidden))
+            stack.enter_context(patched_attribute(part, "forward", lambda hidden, *_args, **_kwargs: hidden))
         output = model(input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"), use_cache=True)
     layers = output.cache.layers
     windows = (getattr(layer, "sliding_window", None) for layer in layers)

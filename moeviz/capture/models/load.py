@@ -13,10 +13,10 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
+from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import check_room
+from moeviz.capture.models.memory import check_fits
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.embedded import EMBEDDED
@@ -181,14 +181,14 @@ def _check_memory(
         return
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
-    check_room(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+    check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
 
 
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
     says = f"{quoted(name)} is neither a local folder with a transformers model nor a model that the hub gives us"
     if Path(source).is_dir():
         says = f"The config.json of {quoted(name)} is not one that transformers reads"
-    with reading(says):
+    with explained(says):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source, **reach(source, revision), **_at(revision), **SAFE
         )
@@ -199,7 +199,7 @@ def _weights(
     name: str, source: str, config: PreTrainedConfig, revision: str | None, **how: Any
 ) -> tuple[PreTrainedModel, str]:
     """The model with its weights, all of them from the checkpoint, and what to know before trusting it."""
-    with reading(f"The model {quoted(name)} has a config, but it did not load"):
+    with explained(f"The model {quoted(name)} has a config, but it did not load"):
         model, loading = auto_class(config).from_pretrained(
             source,
             config=config,
@@ -218,7 +218,7 @@ def _weights(
 
 def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model's weights. Raises `ModelNotFound` where there is none, or its files are damaged."""
-    with reading(f"The tokenizer of {quoted(name)} did not load"):
+    with explained(f"The tokenizer of {quoted(name)} did not load"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_at(revision), **SAFE)
     # Where there are no files, transformers makes one of special tokens alone (T5's knows the space too).
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:

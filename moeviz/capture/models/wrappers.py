@@ -14,23 +14,25 @@ from typing import Any, cast
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from moeviz.capture.models.patching import replaced
+from moeviz.capture.models.patching import patched_attribute
 from moeviz.errors import CaptureError
 
 log = logging.getLogger("moeviz.capture")
 ORIGINAL = "_torchdynamo_orig_callable"  # a compiled function's own
 
 
-def as_written(model: nn.Module) -> nn.Module:
+def eager_model(model: nn.Module) -> nn.Module:
     """The model itself, where it is wrapped by `torch.compile(model)`."""
     return model._orig_mod if isinstance(model, OptimizedModule) else model
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
+def eager_mode(model: nn.Module) -> Iterator[None]:
     """Inside the block nothing of `model` runs compiled: not `model.compile()`, not a part that torch.compile wraps."""
     with ExitStack() as stack:
-        changed = [stack.enter_context(replaced(*change)) for part in model.modules() for change in _undone(part)]
+        changed = [
+            stack.enter_context(patched_attribute(*change)) for part in model.modules() for change in _undone(part)
+        ]
         if changed:
             log.info("%s is compiled; while it is being recorded, it runs uncompiled.", type(model).__name__)
         yield
@@ -46,7 +48,7 @@ def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
         yield part, "_compiled_call_impl", None
 
 
-def without_wrapper(model: nn.Module) -> nn.Module:
+def unwrap_peft(model: nn.Module) -> nn.Module:
     """The transformers model inside a PeftModel, with its adapters; any other model as it is.
 
     Raises `CaptureError` for prompt learning, whose wrapper gives the model more to read than the prompt.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from moeviz.capture.models.wrappers import uncompiled
-from moeviz.capture.record.forwards import ENDED, Forwards, answering, listening, reading
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.forwards import ENDED, ForwardLog, forward_hook, forwards_logged, method_hook
 from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.routers.router_adapters import Answer
 from moeviz.capture.routers.weight_sharing import order_of
@@ -29,7 +29,7 @@ _owners: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # the thread t
 
 
 @contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
+def exclusive(model: nn.Module) -> Iterator[None]:
     """A second thread waits, the same thread gets a `CaptureError`. Any thread may leave the block."""
     with _guard:
         if _owners.get(model) == threading.get_ident():
@@ -43,12 +43,12 @@ def alone(model: nn.Module) -> Iterator[None]:
             _owners.pop(model, None)
 
 
-LISTENING = "hooks"
+BY_HOOKS = "hooks"
 SAMPLE_ROWS = 32  # enough to recognise the score function
 
 
 @dataclass(slots=True)
-class Heard:
+class RouterOutputs:
     """What one router returned, one entry per call: one per forward of the model, unless its layer runs in a loop."""
 
     experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
@@ -59,10 +59,10 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ExpectedRouting:
     """What an intervention asked for, so that what was recorded is held against it."""
 
-    own: list[Heard]  # what each router decided itself, one per router
+    own: list[RouterOutputs]  # what each router decided itself, one per router
     check_held: Callable[[RoutingTrace, np.ndarray, np.ndarray], None]  # trace, own ids and weights (L, T, K)
 
 
@@ -73,10 +73,10 @@ class Recording:
     routers: tuple[Router, ...]
     keep_logits: bool
     order: tuple[int, ...]  # in which order a forward of this model calls them: indices of `routers`
-    forwards: Forwards
-    heard: list[Heard] = field(default_factory=list)  # one per router
-    by: str = LISTENING  # see `ModelInfo.recorded_by`
-    asked: Asked | None = None  # what routers were to decide otherwise
+    forwards: ForwardLog
+    outputs: list[RouterOutputs] = field(default_factory=list)  # one per router
+    by: str = BY_HOOKS  # see `ModelInfo.recorded_by`
+    expected: ExpectedRouting | None = None  # what routers were to decide otherwise
 
     @property
     def read(self) -> list[torch.Tensor]:
@@ -91,7 +91,7 @@ class Recording:
     def check(self) -> None:
         """Raise `CaptureError` unless every router answered when it should in every forward, for every token."""
         self.forwards.check(self.order, [f"{router.path} ({router.kind})" for router in self.routers])
-        for index, (router, heard) in enumerate(zip(self.routers, self.heard, strict=True)):
+        for index, (router, heard) in enumerate(zip(self.routers, self.outputs, strict=True)):
             rows = [ids.numel() // ids.shape[-1] for ids in heard.experts]
             if rows != [tokens.numel() for tokens in self.read for _ in range(self.order.count(index))]:
                 raise CaptureError(
@@ -101,12 +101,12 @@ class Recording:
 
     def rows(self, what: str) -> list[np.ndarray]:
         """`what` ("experts", "weights" or "logits") of each router, forward after forward: (all B·S, K or E)."""
-        parts = ([part.reshape(-1, part.shape[-1]) for part in getattr(heard, what)] for heard in self.heard)
+        parts = ([part.reshape(-1, part.shape[-1]) for part in getattr(heard, what)] for heard in self.outputs)
         return [_numpy(torch.cat(part)) for part in parts]
 
     def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A few rows of (logits, weights, experts) of one router of each class at least, as they came from it."""
-        samples = (heard.sample for heard in self.heard if heard.sample is not None)
+        samples = (heard.sample for heard in self.outputs if heard.sample is not None)
         return [tuple(_numpy(part) for part in sample) for sample in samples]
 
 
@@ -119,43 +119,45 @@ def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None)
     `CaptureError`. Other threads may run the model meanwhile: what they get is what it gives, and none of it is
     recorded.
     """
-    with alone(model), hearing(model, keep_logits, site) as recording:
+    with exclusive(model), recording_hooks(model, keep_logits, site) as recording:
         yield recording
 
 
 @contextmanager
-def hearing(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
+def recording_hooks(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
     """The same for who sees to it that nobody else listens."""
     routers = find_routers(model, site)
-    recording = Recording(routers, keep_logits, order_of(model, routers), Forwards(), [Heard() for _ in routers])
+    recording = Recording(
+        routers, keep_logits, order_of(model, routers), ForwardLog(), [RouterOutputs() for _ in routers]
+    )
     with ExitStack() as stack:
-        stack.enter_context(uncompiled(model))
-        stack.enter_context(reading(model, recording.site, recording.forwards))
+        stack.enter_context(eager_mode(model))
+        stack.enter_context(forwards_logged(model, recording.site, recording.forwards))
         kinds = [router.kind for router in routers]
         for index, router in enumerate(routers):
             first_of_class = kinds.index(router.kind) == index
             note = _note_routing(recording, index, first_of_class)
-            stack.enter_context(answers(router, note))
+            stack.enter_context(answer_hook(router, note))
         yield recording
 
 
 @contextmanager
-def answers(router: Router, note: Callable[[Answer], None]) -> Iterator[None]:
+def answer_hook(router: Router, note: Callable[[Answer], None]) -> Iterator[None]:
     """Inside the block, `note` gets what the router answers to this thread."""
 
     def read(given: tuple, answer: tuple) -> None:
-        note(answer if router.odd is None else router.read(given, answer))
+        note(answer if router.adapter is None else router.read(given, answer))
 
-    if router.odd is not None and router.odd.method:
-        with answering(router.block, router.odd.method, read):
+    if router.adapter is not None and router.adapter.method:
+        with method_hook(router.block, router.adapter.method, read):
             yield
         return
-    with listening(router.module, read):
+    with forward_hook(router.module, read):
         yield
 
 
 def _note_routing(recording: Recording, index: int, first_of_class: bool) -> Callable[[Answer], None]:
-    router, heard, keep_logits = recording.routers[index], recording.heard[index], recording.keep_logits
+    router, heard, keep_logits = recording.routers[index], recording.outputs[index], recording.keep_logits
 
     calls = recording.forwards.calls
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import route_torch
-from moeviz.capture.models.patching import in_eval
+from moeviz.capture.models.patching import eval_mode
 from moeviz.capture.record import experts_implementation, routing_ops
-from moeviz.capture.record.hooks import answers, check_layout, sample_rows
+from moeviz.capture.record.hooks import answer_hook, check_layout, sample_rows
 from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
 from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.routers.kernel_families import FAMILIES, OTHERS, Family
@@ -25,7 +25,7 @@ TIE = 1e-5  # ranks this close may be taken either way
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class ProbedRouter:
     """A router as the probe found it."""
 
     router: Router
@@ -35,10 +35,10 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbedModel:
     """What a first forward showed."""
 
-    routers: tuple[Probed, ...]
+    routers: tuple[ProbedRouter, ...]
     experts_trouble: tuple[str, ...]  # why our way to run the experts is not theirs
 
     @property
@@ -49,7 +49,7 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(model: PreTrainedModel, site: str | None = None) -> Probe:
+def probe(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
     """One forward in which all decide and compute twice: their own results go on, ours are compared.
 
     Raises `CaptureError` for a model without routers, or one whose layers run in a loop.
@@ -63,9 +63,9 @@ def probe(model: PreTrainedModel, site: str | None = None) -> Probe:
     }
     experts_trouble: list[str] = []
     with ExitStack() as stack:
-        stack.enter_context(in_eval(model))  # jitter would be drawn anew for each of the two
+        stack.enter_context(eval_mode(model))  # jitter would be drawn anew for each of the two
         for router in routers:
-            stack.enter_context(answers(router, _sampling(router, samples)))
+            stack.enter_context(answer_hook(router, _sampling(router, samples)))
             if family := families[router.path]:
                 stack.enter_context(with_forward(router.module, _checking(router, family, troubles)))
         for experts in registered_experts(model):
@@ -73,8 +73,8 @@ def probe(model: PreTrainedModel, site: str | None = None) -> Probe:
         _read_a_few(model)
     for router in routers:
         _check_answered_once(router, len(samples.get(router.path, ())))
-    found = (Probed(r, families[r.path], troubles.get(r.path), samples[r.path][0]) for r in routers)
-    return Probe(tuple(found), tuple(experts_trouble))
+    found = (ProbedRouter(r, families[r.path], troubles.get(r.path), samples[r.path][0]) for r in routers)
+    return ProbedModel(tuple(found), tuple(experts_trouble))
 
 
 def _read_a_few(model: PreTrainedModel) -> None:
@@ -107,7 +107,7 @@ def _checking(router: Router, family: Family, troubles: dict[str, str | None]) -
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
         output = own(*args, **kwargs)
-        troubles[router.path] = difference(family, router.module, args, kwargs, output)
+        troubles[router.path] = mismatch(family, router.module, args, kwargs, output)
         return output
 
     return forward
@@ -128,25 +128,25 @@ def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., 
     return forward
 
 
-class Differs(Exception):
+class KernelMismatch(Exception):
     """A router does not decide as our kernels do: how, in a sentence."""
 
 
-def check_first_rows(probed: Probed, own: Callable[..., tuple], args: tuple, kwargs: dict) -> None:
+def check_first_rows(probed: ProbedRouter, own: Callable[..., tuple], args: tuple, kwargs: dict) -> None:
     """Compare the first rows of what a router is given in a run with what its own forward answers.
 
-    Raises `Differs`.
+    Raises `KernelMismatch`.
     """
     name, hidden = next(iter(kwargs.items())) if not args else (None, args[0])
     first = hidden.reshape(-1, hidden.shape[-1])[:PROBE]
     first = first.view(*[1] * (hidden.dim() - 2), *first.shape)
     args, kwargs = ((), kwargs | {name: first}) if name else ((first, *args[1:]), kwargs)
-    trouble = difference(probed.family, probed.router.module, args, kwargs, own(*args, **kwargs))
+    trouble = mismatch(probed.family, probed.router.module, args, kwargs, own(*args, **kwargs))
     if trouble:
-        raise Differs(f"On this text {trouble}.")
+        raise KernelMismatch(f"On this text {trouble}.")
 
 
-def difference(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
+def mismatch(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
     """What is different in our decision; None where it is the same."""
     name = type(router).__name__
     hidden, bias = router_inputs(family, router, args, kwargs)

@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moeviz.capture.record import experts_implementation, routing_ops
-from moeviz.capture.record.forwards import Forwards, check_nobody_is_later, reading
-from moeviz.capture.record.hooks import Heard, Recording, alone, answers
-from moeviz.capture.record.kernel_parity import Differs, Probe, Probed, check_first_rows, probe, router_inputs
+from moeviz.capture.record.forwards import ForwardLog, check_nobody_is_later, forwards_logged
+from moeviz.capture.record.hooks import Recording, RouterOutputs, answer_hook, exclusive
+from moeviz.capture.record.kernel_parity import (
+    KernelMismatch,
+    ProbedModel,
+    ProbedRouter,
+    check_first_rows,
+    probe,
+    router_inputs,
+)
 from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
 from moeviz.capture.routers.router_adapters import Answer
 from moeviz.errors import CaptureError
@@ -28,12 +35,12 @@ log = logging.getLogger("moeviz.capture")
 
 
 @dataclass(slots=True)
-class Rows:
+class RouterRecord:
     """The record of one router, filled from the first row on; the last row is a spare. R rows."""
 
-    probed: Probed
+    probed: ProbedRouter
     index: int  # of the router
-    forwards: Forwards  # of the model, the same for all routers
+    forwards: ForwardLog  # of the model, the same for all routers
     experts: Tensor  # (R + 1, K) int16
     weights: Tensor  # (R + 1, K), in the router's dtype
     logits: Tensor | None  # (R + 1, E)
@@ -53,9 +60,9 @@ class Rows:
 
 
 @contextmanager
-def fused(
+def kernels_recording(
     model: PreTrainedModel, tokens: int, keep_logits: bool = True, site: str | None = None
-) -> Iterator[tuple[Rows, ...]]:
+) -> Iterator[tuple[RouterRecord, ...]]:
     """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
 
     Other threads may run the model meanwhile: what they get is what it gives, and none of it is recorded. A graph that
@@ -64,25 +71,27 @@ def fused(
     Raises `CaptureError` for a model without routers, one whose layers run in a loop, or one that is being recorded
     already.
     """
-    with alone(model):
+    with exclusive(model):
         found = probe(model, site)
-        tell(found)
-        with fusing(model, found, tokens, keep_logits) as record:
+        log_troubles(found)
+        with kernels_recording_probed(model, found, tokens, keep_logits) as record:
             yield record
 
 
 @contextmanager
-def fusing(model: PreTrainedModel, found: Probe, tokens: int, keep_logits: bool = True) -> Iterator[tuple[Rows, ...]]:
+def kernels_recording_probed(
+    model: PreTrainedModel, found: ProbedModel, tokens: int, keep_logits: bool = True
+) -> Iterator[tuple[RouterRecord, ...]]:
     """The same for who has probed the model, and sees to it that nobody else records it.
 
-    Inside the block a router whose first rows are not decided as it decides raises `Differs`, and so does one with a
-    forward hook of somebody else's: it runs after the record is written, and may change the decision.
+    Inside the block a router whose first rows are not decided as it decides raises `KernelMismatch`, and so does one
+    with a forward hook of somebody else's: it runs after the record is written, and may change the decision.
     """
-    forwards = Forwards()
+    forwards = ForwardLog()
     record = tuple(_rows(probed, i, forwards, tokens, keep_logits) for i, probed in enumerate(found.routers))
     one_graph = all(probed.trouble is None for probed in found.routers)  # hooks on routers break it
     with ExitStack() as stack:
-        stack.enter_context(reading(model, found.routers[0].router.site, forwards, one_graph))
+        stack.enter_context(forwards_logged(model, found.routers[0].router.site, forwards, one_graph))
         for rows in record:
             stack.enter_context(_recording(rows))
         stack.enter_context(_our_experts(model, found))
@@ -90,7 +99,7 @@ def fusing(model: PreTrainedModel, found: Probe, tokens: int, keep_logits: bool 
 
 
 @contextmanager
-def deciding(model: PreTrainedModel, found: Probe) -> Iterator[None]:
+def kernels_deciding(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
     """Inside the block our kernels decide and record nothing: for interventions, whose decisions hooks record."""
     with ExitStack() as stack:
         for probed in found.routers:
@@ -100,29 +109,29 @@ def deciding(model: PreTrainedModel, found: Probe) -> Iterator[None]:
         yield
 
 
-def how(model: PreTrainedModel, found: Probe) -> str:
-    """How the routers run inside `fusing`, in the words of `ModelInfo.recorded_by`."""
+def recorded_by(model: PreTrainedModel, found: ProbedModel) -> str:
+    """How the routers run inside `kernels_recording_probed`, in the words of `ModelInfo.recorded_by`."""
     kind = "Triton" if model.device.type == "cuda" else "plain torch"
     ours, routers = sum(probed.trouble is None for probed in found.routers), len(found.routers)
     return f"kernels ({kind})" if ours == routers else f"kernels ({kind}, {ours} of {routers} routers)"
 
 
-def tell(found: Probe) -> None:
+def log_troubles(found: ProbedModel) -> None:
     """Announce what keeps its own way."""
     for trouble in found.troubles:
         log.info("%s, so it keeps its own way.", trouble)
 
 
-def _recording(rows: Rows) -> AbstractContextManager[None]:
+def _recording(rows: RouterRecord) -> AbstractContextManager[None]:
     """The router decides our way, or its own, and what it decides is kept."""
     router = rows.probed.router
     if rows.probed.trouble:
-        return answers(router, _keep(rows))
+        return answer_hook(router, _keep(rows))
     return with_forward(router.module, _routing(rows.probed, rows))
 
 
 @contextmanager
-def _our_experts(model: PreTrainedModel, found: Probe) -> Iterator[None]:
+def _our_experts(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
     """Experts in transformers' registry run our way, which on a CPU is faster; their own where that is another."""
     with ExitStack() as stack:
         for experts in [] if found.experts_trouble else registered_experts(model):
@@ -130,7 +139,7 @@ def _our_experts(model: PreTrainedModel, found: Probe) -> Iterator[None]:
         yield
 
 
-def _rows(probed: Probed, index: int, forwards: Forwards, tokens: int, keep_logits: bool) -> Rows:
+def _rows(probed: ProbedRouter, index: int, forwards: ForwardLog, tokens: int, keep_logits: bool) -> RouterRecord:
     logits, weights, experts = probed.sample
     device = torch.device("cpu") if weights.device.type == "meta" else weights.device
     keep_logits = keep_logits and logits is not None
@@ -140,10 +149,10 @@ def _rows(probed: Probed, index: int, forwards: Forwards, tokens: int, keep_logi
 
     cursors = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
     parts = zeros(experts, torch.int16), zeros(weights), zeros(logits) if keep_logits else None
-    return Rows(probed, index, forwards, *parts, *cursors)
+    return RouterRecord(probed, index, forwards, *parts, *cursors)
 
 
-def _routing(probed: Probed, rows: Rows | None = None) -> Callable[..., tuple]:
+def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable[..., tuple]:
     """The router's forward with our decision, recorded in the same operator where there are rows for it."""
     family, router = probed.family, probed.router.module
     own, gating, unchecked = own_forward(router), family.gating(router), [True]
@@ -179,10 +188,10 @@ def _check_hooks(router: nn.Module) -> None:
     try:
         check_nobody_is_later(router)
     except CaptureError as error:
-        raise Differs(str(error)) from error
+        raise KernelMismatch(str(error)) from error
 
 
-def _keep(rows: Rows) -> Callable[[Answer], None]:
+def _keep(rows: RouterRecord) -> Callable[[Answer], None]:
     def keep(answer: Answer) -> None:
         if not rows.begins():
             return
@@ -196,7 +205,7 @@ def _keep(rows: Rows) -> Callable[[Answer], None]:
     return keep
 
 
-def recorded(record: tuple[Rows, ...], keep_logits: bool, by: str = "kernels") -> Recording:
+def recording_of(record: tuple[RouterRecord, ...], keep_logits: bool, by: str = "kernels") -> Recording:
     """The record by the forwards that were read: what `listen` gives. Of a model that did not run compiled."""
     heard = []
     for rows in record:
@@ -204,12 +213,12 @@ def recorded(record: tuple[Rows, ...], keep_logits: bool, by: str = "kernels") -
         weights = rows.weights if rows.probed.trouble else rows.weights * router.factor
         parts = [_steps(part, rows) for part in (rows.experts, weights)]
         logits = [] if rows.logits is None else _steps(rows.logits, rows)
-        heard.append(Heard(*parts, logits, router.num_experts, None if sample[0] is None else sample))
+        heard.append(RouterOutputs(*parts, logits, router.num_experts, None if sample[0] is None else sample))
     routers = tuple(rows.probed.router for rows in record)
     return Recording(routers, keep_logits, tuple(range(len(routers))), record[0].forwards, heard, by)
 
 
-def _steps(part: Tensor, rows: Rows) -> list[Tensor]:
+def _steps(part: Tensor, rows: RouterRecord) -> list[Tensor]:
     filled = part[: int(rows.cursor)]
     # Rows that were lost for want of room leave it in one piece, and `Recording.check` names it.
     return list(filled.split(rows.given if len(filled) == sum(rows.given) else [len(filled)]))

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
-from moeviz.capture.models.patching import replaced
+from moeviz.capture.models.patching import patched_attribute
 
 
 def own_place(module: nn.Module) -> str:
@@ -39,12 +39,12 @@ def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager
         ours = torch.compiler.is_compiling() or get_ident() == thread
         return (forward if ours else own)(*args, **kwargs)
 
-    return replaced(module, own_place(module), in_turn)
+    return patched_attribute(module, own_place(module), in_turn)
 
 
 def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractContextManager[None]:
     """The same for a method that decides in a module's forward."""
-    return replaced(holder, name, method)
+    return patched_attribute(holder, name, method)
 
 
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:

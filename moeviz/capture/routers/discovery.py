@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from moeviz.capture.routers.router_adapters import ODD_ROUTERS, PLAIN_WRITER, Answer, Odd, Writer
+from moeviz.capture.routers.router_adapters import PLAIN_WRITER, ROUTER_ADAPTERS, Answer, RouterAdapter, Writer
 from moeviz.errors import CaptureError
 from moeviz.names import quoted
 
@@ -47,12 +47,12 @@ class Router:
     zero_experts: int  # the last of them, which compute nothing
     top_k: int
     site: str = ""  # one of SITES, or OTHER_SITE; "" in a model that has one site
-    odd: Odd | None = None  # how it differs from most
+    adapter: RouterAdapter | None = None  # how it differs from most
 
     @property
     def block_path(self) -> str:
         """Path of the MoE block that holds the router."""
-        return place_of(self.path).rpartition(".")[0]
+        return unwrapped_path(self.path).rpartition(".")[0]
 
     @property
     def kind(self) -> str:
@@ -62,23 +62,23 @@ class Router:
     @property
     def factor(self) -> float:
         """What the block multiplies the sum of its experts by, beside the weights that the router gives them."""
-        return float(self.odd.factor(self.block)) if self.odd and self.odd.factor else 1.0
+        return float(self.adapter.factor(self.block)) if self.adapter and self.adapter.factor else 1.0
 
     def read(self, given: tuple, answer: tuple) -> Answer:
         """What the router answered, as (logits, weights, expert ids)."""
-        if self.odd is None:
+        if self.adapter is None:
             return answer
         logits, weights, experts = self.decided(given, answer)
-        return logits, weights if self.odd.factor is None else weights * self.factor, experts
+        return logits, weights if self.adapter.factor is None else weights * self.factor, experts
 
     def decided(self, given: tuple, answer: tuple) -> Answer:
         """The same before the block multiplies the weights by `factor`."""
-        return (answer if self.odd is None else self.odd.read(self.module, given, answer))[:3]
+        return (answer if self.adapter is None else self.adapter.read(self.module, given, answer))[:3]
 
     @property
     def writer(self) -> Writer | None:
         """What puts another decision in the router's answer; None where nothing does."""
-        return PLAIN_WRITER if self.odd is None else self.odd.writer
+        return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 
 def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:
@@ -118,9 +118,9 @@ def _sites_of(sites: Sequence[str]) -> str:
 
 
 def _all_routers(model: nn.Module) -> list[Router]:
-    parts = in_use(model)
+    parts = modules_in_use(model)
     declared = tuple(_declared_classes(parts.values()))
-    paths = [p for p, part in parts.items() if isinstance(part, declared) or type(part).__name__ in ODD_ROUTERS]
+    paths = [p for p, part in parts.items() if isinstance(part, declared) or type(part).__name__ in ROUTER_ADAPTERS]
     paths = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]  # a block, declared
     if not paths:
         raise CaptureError(
@@ -135,7 +135,7 @@ def _all_routers(model: nn.Module) -> list[Router]:
     return routers
 
 
-def in_use(model: nn.Module) -> dict[str, nn.Module]:
+def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model by path, without the copies that PEFT keeps of some and that do not run as it is now."""
     parts = dict(model.named_modules())
     idle = tuple(
@@ -144,12 +144,12 @@ def in_use(model: nn.Module) -> dict[str, nn.Module]:
         if type(wrapper).__name__ == COPIED
         for name, copy in wrapper.named_modules()
         if name == ORIGINAL or name.rpartition(".")[0] == COPIES
-        if copy is not running(wrapper)
+        if copy is not active_module(wrapper)
     )
     return {path: part for path, part in parts.items() if not f"{path}.".startswith(idle)} if idle else parts
 
 
-def running(part: nn.Module) -> nn.Module:
+def active_module(part: nn.Module) -> nn.Module:
     """What runs where PEFT may have put a wrapper with copies: the copy of the active adapter, or the original."""
     if type(part).__name__ != COPIED:
         return part
@@ -173,13 +173,13 @@ def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
 
 def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str) -> Router:
     module, index = parts[path], LAYER_INDEX.search(path)
-    odd = ODD_ROUTERS.get(type(module).__name__)
-    place = place_of(path)
+    adapter = ROUTER_ADAPTERS.get(type(module).__name__)
+    place = unwrapped_path(path)
     block_path = place.rpartition(".")[0]
     block = parts[block_path]
-    experts = _experts(place, parts, odd.experts if odd else ("experts",))
-    num_experts = _first_number("num_experts", module, *map(inmost, experts.values()), block)
-    top_k = (odd.top_k(module) if odd else None) or _first_number("top_k", module, block)
+    experts = _experts(place, parts, adapter.experts if adapter else ("experts",))
+    num_experts = _first_number("num_experts", module, *map(unwrapped_module, experts.values()), block)
+    top_k = (adapter.top_k(module) if adapter else None) or _first_number("top_k", module, block)
     adapted = type(parts[place]).__name__ in (ADAPTED, COPIED)
     if index is None or not experts or num_experts is None or top_k is None or (place != path and not adapted):
         raise CaptureError(
@@ -187,33 +187,33 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
             "its form: it needs a layer index in the path, an `experts` module next to the router, `num_experts` and "
             "`top_k`."
         )
-    zero = odd.zero_experts(module) if odd else 0
+    zero = adapter.zero_experts(module) if adapter else 0
     if num_experts < 1 or not 1 <= top_k <= num_experts + zero:
         raise CaptureError(
             f"The router of {type(model).__name__} at {path} is to choose {top_k} of {num_experts + zero} experts. It "
             "needs at least one expert, and can choose no more than there are: check the config."
         )
-    return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, odd)
+    return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, adapter)
 
 
-def place_of(path: str) -> str:
+def unwrapped_path(path: str) -> str:
     """Where in its block a router stands, which an adapter may wrap."""
     while found := WRAPPED.search(path):
         path = path[: found.start()]
     return path
 
 
-def inmost(part: nn.Module) -> nn.Module:
+def unwrapped_module(part: nn.Module) -> nn.Module:
     """A module without the adapters around it."""
     while type(part).__name__ in (ADAPTED, COPIED):
-        part = part.get_submodule(INSIDE) if type(part).__name__ == ADAPTED else running(part)
+        part = part.get_submodule(INSIDE) if type(part).__name__ == ADAPTED else active_module(part)
     return part
 
 
 def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
     """The experts of the router at `path`: beside it, or in it."""
     places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
-    return {place: running(parts[place]) for place in places if place in parts}
+    return {place: active_module(parts[place]) for place in places if place in parts}
 
 
 def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers: Sequence[Router]) -> None:

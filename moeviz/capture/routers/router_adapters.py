@@ -25,7 +25,8 @@ LEAST_LOGARITHM = -104.0  # below the logarithm of every float32 above 0
 Writer = Callable[[nn.Module, tuple, Tensor, Tensor], tuple]  # (router, its answer, weights, expert ids)
 
 
-def _as_it_comes(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+def identity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """Read an answer that is (logits, weights, expert ids) already."""
     return answer
 
 
@@ -137,11 +138,11 @@ def _own_top_k(router: nn.Module) -> int | None:
     return getattr(router, "top_k", None)
 
 
-class Odd(NamedTuple):
+class RouterAdapter(NamedTuple):
     """How a router differs from those that answer with (logits, weights, expert ids)."""
 
-    oddity: str  # in a few words, for the table of families
-    read: Reader = _as_it_comes
+    remark: str  # in a few words, for the table of families
+    read: Reader = identity
     write: Writer | None = None  # for a reader of its own; None where no other decision can be put in the answer
     method: str = ""  # of the block: what decides, where the router module alone does not
     experts: tuple[str, ...] = ("experts",)  # beside the router, or in it
@@ -153,33 +154,39 @@ class Odd(NamedTuple):
     @property
     def writer(self) -> Writer | None:
         """What puts another decision in the router's answer; None where nothing does."""
-        return _in_its_place if self.read is _as_it_comes else self.write
+        return _in_its_place if self.read is identity else self.write
 
     @property
     def keeps_top_k(self) -> bool:
         """Whether the form of the answer fixes the number of experts a token."""
-        return self.read is not _as_it_comes
+        return self.read is not identity
 
 
 def _averaged(block: nn.Module) -> float:
     return 0.5 if block.num_shared_experts and block.shared_expert_combination_strategy == "average" else 1.0
 
 
-_SCALED_BY_THE_BLOCK = Odd("its block scales the sum of the experts", factor=lambda block: block.routed_scaling_factor)
-_GEMMA = Odd("returns probabilities", _probabilities, _in_its_place, top_k=lambda router: router.config.top_k_experts)
+_SCALED_BY_THE_BLOCK = RouterAdapter(
+    "its block scales the sum of the experts", factor=lambda block: block.routed_scaling_factor
+)
+_GEMMA = RouterAdapter(
+    "returns probabilities", _probabilities, _in_its_place, top_k=lambda router: router.config.top_k_experts
+)
 
-ODD_ROUTERS: dict[str, Odd] = {
+ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
     "BeamTopKRouter": _SCALED_BY_THE_BLOCK,
     "LagunaTopKRouter": _SCALED_BY_THE_BLOCK,
     "MiniMaxM3VLTopKRouter": _SCALED_BY_THE_BLOCK,
     "Step3p7TopKRouter": _SCALED_BY_THE_BLOCK,
-    "OpenAIPrivacyFilterTopKRouter": Odd(
+    "OpenAIPrivacyFilterTopKRouter": RouterAdapter(
         "divides by top-k, and its block multiplies by it", factor=lambda block: block.num_experts
     ),
-    "Cohere2MoeTopKRouter": Odd("its block averages routed and shared experts", factor=_averaged),
-    "DbrxRouter": Odd("its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"),
-    "DeepseekV4HashRouter": Odd("the first layers look experts up by token id; not declared"),
-    "DogeCDMoE": Odd(
+    "Cohere2MoeTopKRouter": RouterAdapter("its block averages routed and shared experts", factor=_averaged),
+    "DbrxRouter": RouterAdapter(
+        "its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"
+    ),
+    "DeepseekV4HashRouter": RouterAdapter("the first layers look experts up by token id; not declared"),
+    "DogeCDMoE": RouterAdapter(
         "no router module; pairs of product keys",
         _product_keys,
         experts=("down_embed", "up_embed"),
@@ -191,18 +198,20 @@ ODD_ROUTERS: dict[str, Odd] = {
     ),
     "DiffusionGemmaTextRouter": _GEMMA,
     "Gemma4TextRouter": _GEMMA,
-    "Ernie4_5_VLMoeMoeTopKRouter": Odd("one router for text, one for images; the block is declared"),
-    "JetMoeTopKGating": Odd(
+    "Ernie4_5_VLMoeMoeTopKRouter": RouterAdapter("one router for text, one for images; the block is declared"),
+    "JetMoeTopKGating": RouterAdapter(
         "sorted by expert; a second router in attention",
         _sorted_by_expert,
         _into_order_of_experts,
         experts=("input_linear", "output_linear"),
     ),
-    "Llama4Router": Odd("scores of all experts, which scale the experts' input", _scores_of_all, _into_scores_of_all),
-    "LongcatFlashTopkRouter": Odd(
+    "Llama4Router": RouterAdapter(
+        "scores of all experts, which scale the experts' input", _scores_of_all, _into_scores_of_all
+    ),
+    "LongcatFlashTopkRouter": RouterAdapter(
         "some experts compute nothing", zero_experts=lambda router: router.n_routed_experts - router.num_experts
     ),
-    "NllbMoeTop2Router": Odd(
+    "NllbMoeTop2Router": RouterAdapter(
         "weights of all experts, capacity",
         _two_with_capacity,
         top_k=lambda _router: 2,
@@ -212,8 +221,10 @@ ODD_ROUTERS: dict[str, Odd] = {
             "rounded to 0, which half precision does, is shown as dropped."
         ),
     ),
-    "SwitchTransformersTop1Router": Odd("a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1),
-    "ZayaRouter": Odd(
+    "SwitchTransformersTop1Router": RouterAdapter(
+        "a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1
+    ),
+    "ZayaRouter": RouterAdapter(
         "a class for skipping the experts",
         _with_a_class_for_skipping,
         _with_expert_0_for_skipping,

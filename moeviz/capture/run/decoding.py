@@ -127,7 +127,7 @@ class Decoding:
 HowToDecode = Decoding | Literal["checkpoint"]
 
 
-def check_asked(sampling: object, decoding: object, growing: bool = False) -> None:
+def check_settings(sampling: object, decoding: object, growing: bool = False) -> None:
     """Raise `CaptureError` for settings that are none, that cannot be combined, or that cannot be streamed."""
     if not isinstance(sampling, Sampling):
         raise CaptureError(f"sampling is a {type(sampling).__name__}; it must be a moeviz.Sampling.")

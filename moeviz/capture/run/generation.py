@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria
 
-from moeviz.capture.run.generation_plan import Plan
-from moeviz.capture.run.prompts import Batch, Written, decoder_start, nothing_written
-from moeviz.capture.run.sampling import Seeded, drawing
+from moeviz.capture.run.generation_plan import GenerationPlan
+from moeviz.capture.run.prompts import Batch, GeneratedTokens, decoder_start, no_generated_tokens
+from moeviz.capture.run.sampling import SeededMultinomial, sampling_processors
 from moeviz.errors import CaptureError
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended
@@ -22,7 +22,7 @@ Watch = Callable[[Tensor], None]  # gets the ids (R, N) generated so far
 Progress = Callable[[int, int], None]  # gets how many tokens are generated, and how many were asked for
 
 
-def expected_rows(batch: Batch, plan: Plan) -> int:
+def expected_rows(batch: Batch, plan: GenerationPlan) -> int:
     """The most rows that a router can be given, padding and dropped ones included."""
     rows, width = batch.input_ids.shape
     decoding = plan.decoding
@@ -31,30 +31,32 @@ def expected_rows(batch: Batch, plan: Plan) -> int:
 
 
 @torch.no_grad()
-def decode(model: PreTrainedModel, batch: Batch, plan: Plan, watch: Watch | None = None) -> Written:
+def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Watch | None = None) -> GeneratedTokens:
     """Read the prompts and generate. `watch` is called after the prompts and after each generated token."""
     if plan.config is None:
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
         if watch is not None:
             watch(batch.input_ids[:, :0])
-        return nothing_written(batch)
+        return no_generated_tokens(batch)
     plan.decoding.check(model, len(batch.input_ids))
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     watching = [] if watch is None else [_Watched(watch, start)]
     output = _generated(model, batch, plan, watching)
-    return written(model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan.decoding.drafts)
+    return generated_tokens(
+        model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan.decoding.drafts
+    )
 
 
-def _generated(model: PreTrainedModel, batch: Batch, plan: Plan, watching: list["_Watched"]) -> Any:
+def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
     """What transformers returns. What it refuses is a `CaptureError`; what a watcher raises passes as it is."""
     own = plan.of_checkpoint
     try:
-        with Seeded(int(plan.sampling.seed)) if own else nullcontext():
+        with SeededMultinomial(int(plan.sampling.seed)) if own else nullcontext():
             return cast(GenerationMixin, model).generate(
                 batch.input_ids,
                 attention_mask=batch.attention_mask,
                 generation_config=plan.config,
-                logits_processor=None if own else drawing(plan.sampling),
+                logits_processor=None if own else sampling_processors(plan.sampling),
                 stopping_criteria=watching,
                 assistant_model=plan.decoding.assistant_model,
             )
@@ -67,10 +69,10 @@ def _generated(model: PreTrainedModel, batch: Batch, plan: Plan, watching: list[
         raise CaptureError(f"transformers cannot generate {how}: {error}") from error
 
 
-def written(model: PreTrainedModel, ids: Tensor, beams: Tensor | None, drafts: bool) -> Written:
+def generated_tokens(model: PreTrainedModel, ids: Tensor, beams: Tensor | None, drafts: bool) -> GeneratedTokens:
     """Generated ids (R, N), with ENDED in place of what follows an end, and the rows that they were drawn in."""
     rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids) if beams is None else beams
-    return Written(_up_to_the_end(model, ids), rows, drafts)
+    return GeneratedTokens(_up_to_the_end(model, ids), rows, drafts)
 
 
 def _up_to_the_end(model: PreTrainedModel, generated: Tensor) -> Tensor:
@@ -107,6 +109,6 @@ class _Watched(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def counted(progress: Progress | None, max_new_tokens: int) -> Watch | None:
+def progress_watch(progress: Progress | None, max_new_tokens: int) -> Watch | None:
     """Tells `progress` how many tokens there are."""
     return None if progress is None else lambda generated: progress(generated.shape[1], max_new_tokens)

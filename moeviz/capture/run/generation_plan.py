@@ -34,7 +34,7 @@ OF_SAMPLING = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GenerationPlan:
     """What a model is to generate, and how."""
 
     max_new_tokens: int
@@ -45,30 +45,32 @@ class Plan:
     words: str  # as `ModelInfo.decoding` has it
 
 
-PROMPTS_ALONE = Plan(0, None, Sampling(), Decoding(), of_checkpoint=False, words="")
+PROMPTS_ONLY = GenerationPlan(0, None, Sampling(), Decoding(), of_checkpoint=False, words="")
 
 
 def plan_for(
     model: PreTrainedModel, max_new_tokens: int, sampling: Sampling, decoding: HowToDecode, growing: bool = False
-) -> Plan:
+) -> GenerationPlan:
     """Settle how this model generates. Raises `CaptureError` where it cannot, or where that could not be recorded."""
     of_checkpoint = decoding == CHECKPOINT
     if max_new_tokens == 0:
         plain = Decoding() if of_checkpoint else cast(Decoding, decoding)
-        return Plan(0, None, sampling, plain, of_checkpoint, words="")
+        return GenerationPlan(0, None, sampling, plain, of_checkpoint, words="")
     if not model.can_generate():
         raise CaptureError(f"{type(model).__name__} generates no text. Trace only its prompt, with max_new_tokens=0.")
     if not of_checkpoint:
         decoding = cast(Decoding, decoding)
         config = _as_asked(model, max_new_tokens, decoding)
-        return Plan(max_new_tokens, config, sampling, decoding, of_checkpoint, words_of(sampling, decoding))
+        return GenerationPlan(
+            max_new_tokens, config, sampling, decoding, of_checkpoint, decoding_words(sampling, decoding)
+        )
     config = _checkpoint_s_own(model, max_new_tokens)
     if growing:
         check_can_grow(config.num_beams)
     words = _words_of_checkpoint(config, sampling.seed)
     decoding = Decoding(config.num_beams, config.num_return_sequences)
     config.num_return_sequences //= decoding.copies
-    return Plan(max_new_tokens, config, sampling, decoding, of_checkpoint, words)
+    return GenerationPlan(max_new_tokens, config, sampling, decoding, of_checkpoint, words)
 
 
 class _Settled(GenerationConfig):
@@ -133,7 +135,7 @@ def _checkpoint_s_own(model: PreTrainedModel, max_new_tokens: int) -> _Settled:
     return config
 
 
-def words_of(sampling: Sampling, decoding: Decoding) -> str:
+def decoding_words(sampling: Sampling, decoding: Decoding) -> str:
     """How tokens are generated, as `ModelInfo.decoding` has it."""
     drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
     return _words(decoding.num_beams, decoding.num_return_sequences, drawn if sampling.temperature else {})

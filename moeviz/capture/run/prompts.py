@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.models.wrappers import as_written, without_wrapper
+from moeviz.capture.models.wrappers import eager_model, unwrap_peft
 from moeviz.capture.run.chat import check_chat, turns
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -29,7 +29,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedTokens:
     """What a model generated. R returned sequences, N tokens."""
 
     tokens: torch.Tensor  # (R, N), -1 = this sequence had ended
@@ -37,13 +37,13 @@ class Written:
     drafts: bool = False  # whether the model also read tokens that were then rejected
 
 
-def nothing_written(batch: Batch) -> Written:
+def no_generated_tokens(batch: Batch) -> GeneratedTokens:
     """Prompts alone."""
-    return Written(batch.input_ids[:, :0], batch.input_ids[:, :0])
+    return GeneratedTokens(batch.input_ids[:, :0], batch.input_ids[:, :0])
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ModelInput:
     """A model and what it is to read."""
 
     model: PreTrainedModel
@@ -60,7 +60,7 @@ def prepare(
     site: str | None = None,
     chat: bool = False,
     system: str | None = None,
-) -> Run:
+) -> ModelInput:
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
     check_chat(chat, system)
     if isinstance(model, str):
@@ -70,8 +70,8 @@ def prepare(
             f"{getattr(model, 'name', type(model).__name__)} is not a transformers model, and this needs one: nothing "
             "can be changed in another engine. Load the transformers checkpoint."
         )
-    given = as_written(model.model if isinstance(model, LoadedModel) else model)
-    runs = cast(PreTrainedModel, without_wrapper(given))
+    given = eager_model(model.model if isinstance(model, LoadedModel) else model)
+    runs = cast(PreTrainedModel, unwrap_peft(given))
     if isinstance(model, LoadedModel):
         tokenizer, info = model.tokenizer, model.info
     else:
@@ -83,7 +83,7 @@ def prepare(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     ids = _token_ids(tokenizer, turns(tokenizer, texts, system) if chat else texts, special=not chat)
     batch = _in_one_batch(runs, ids, max_new_tokens)
-    return Run(runs, tokenizer, info, batch)
+    return ModelInput(runs, tokenizer, info, batch)
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:

@@ -26,7 +26,7 @@ class Sampling:
     seed: int = 0
 
 
-def drawing(sampling: Sampling) -> LogitsProcessorList:
+def sampling_processors(sampling: Sampling) -> LogitsProcessorList:
     """What makes the largest logit the token to take: nothing where that is the likeliest."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
@@ -35,10 +35,10 @@ def drawing(sampling: Sampling) -> LogitsProcessorList:
         steps.append(TopKLogitsWarper(int(sampling.top_k)))
     if sampling.top_p is not None:
         steps.append(TopPLogitsWarper(float(sampling.top_p)))
-    return LogitsProcessorList([*steps, _Draw(int(sampling.seed))])
+    return LogitsProcessorList([*steps, _GumbelNoise(int(sampling.seed))])
 
 
-class _Draw(LogitsProcessor):
+class _GumbelNoise(LogitsProcessor):
     """Adds Gumbel noise, so that the largest is a draw by the probabilities (the Gumbel-max trick).
 
     The noise comes from a generator of its own, on the CPU: what others draw meanwhile, and the device, do not matter.
@@ -52,7 +52,7 @@ class _Draw(LogitsProcessor):
         return scores + noise.to(scores.device)
 
 
-class Seeded(TorchFunctionMode):
+class SeededMultinomial(TorchFunctionMode):
     """In this block and this thread, `torch.multinomial` draws what it draws after `torch.manual_seed(seed)`.
 
     transformers draws with torch's global generator, which all threads share. Here it gets one of its own instead, so

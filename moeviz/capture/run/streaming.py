@@ -11,7 +11,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 @dataclass(slots=True)
-class Seldom:
+class Throttle:
     """The trace so far, made at most once in so many seconds, and the same one again in between."""
 
     seconds: float
@@ -19,7 +19,7 @@ class Seldom:
     _last: RoutingTrace | None = None
     _made_at: float = 0.0
 
-    def made(self, make: Callable[[], RoutingTrace]) -> RoutingTrace:
+    def latest(self, make: Callable[[], RoutingTrace]) -> RoutingTrace:
         """The newest there is: a new one if it is time."""
         self.stale = self._last is not None and time.monotonic() < self._made_at + self.seconds
         if self._last is None or not self.stale:

@@ -11,7 +11,7 @@ from weakref import finalize
 import numpy as np
 
 from moeviz.capture.engines.llama_cpp.library import F16, F32, Library, library
-from moeviz.capture.engines.llama_cpp.recording import Recording
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.names import quoted
 
@@ -65,7 +65,7 @@ def _why(lib: Library) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class ComputeOptions:
     """How a model computes; see `moeviz.capture.engines.llama_cpp.model.open_model`."""
 
     threads: int
@@ -87,7 +87,13 @@ class Context:
     """
 
     def __init__(
-        self, weights: Weights, recording: Recording | None, how: How, seats: int, tokens: int, all_outputs: bool = True
+        self,
+        weights: Weights,
+        recording: CallbackRecording | None,
+        how: ComputeOptions,
+        seats: int,
+        tokens: int,
+        all_outputs: bool = True,
     ) -> None:
         self.weights, self.recording, self.how, self.all_outputs = weights, recording, how, all_outputs
         lib, llama = weights.library, weights.library.llama

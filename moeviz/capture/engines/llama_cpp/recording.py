@@ -32,7 +32,7 @@ Piece = tuple[bytes, int]  # a name, and a layer
 
 
 @dataclass(slots=True, eq=False)
-class Recording:
+class CallbackRecording:
     """What was heard: for each name and layer the rows of one micro-batch after another."""
 
     library: Library
@@ -144,17 +144,17 @@ class Recording:
         return known.pop() if len(known) == 1 else "unknown"
 
 
-def padded(parts: list[np.ndarray], filler: int | float) -> np.ndarray:
+def pad_layers(parts: list[np.ndarray], filler: int | float) -> np.ndarray:
     """Layers (T, W) of different widths as one array (L, T, W)."""
     width = max(part.shape[1] for part in parts)
     return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=filler) for part in parts])
 
 
-def decisions(recording: Recording, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def decisions(recording: CallbackRecording, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Ids (L, T, K), weights (L, T, K), and logits (L, T, E) where all layers have them; rows in this order."""
     layers = [recording.routed(layer, len(order)) for layer in recording.layers()]
-    ids = padded([ids[order] for ids, _, _ in layers], NO_EXPERT).astype(np.int16)
-    weights = padded([weights[order] for _, weights, _ in layers], 0.0)
+    ids = pad_layers([ids[order] for ids, _, _ in layers], NO_EXPERT).astype(np.int16)
+    weights = pad_layers([weights[order] for _, weights, _ in layers], 0.0)
     logits = [logits[order] for _, _, logits in layers if logits is not None]
     whole = recording.keep_logits and len(logits) == len(layers)
-    return ids, weights, padded(logits, -np.inf).astype(np.float32) if whole else None
+    return ids, weights, pad_layers(logits, -np.inf).astype(np.float32) if whole else None

@@ -10,15 +10,15 @@ import torch
 from torch import FloatTensor, LongTensor
 from transformers import LogitsProcessorList
 
-from moeviz.capture.engines.engine import Asked, SoFar
-from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, Context, How, Weights
-from moeviz.capture.engines.llama_cpp.recording import Recording, decisions
+from moeviz.capture.engines.engine import GenerationRequest, SoFar
+from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Weights
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation_plan import words_of
+from moeviz.capture.run.generation_plan import decoding_words
 from moeviz.capture.run.prompts import check_context
-from moeviz.capture.run.sampling import drawing
+from moeviz.capture.run.sampling import sampling_processors
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -40,7 +40,7 @@ class _Read:
         self.prompt += [prompt] * len(tokens)
 
 
-def prompts_of(vocabulary: Vocabulary, asked: Asked, name: str, limit: int | None) -> list[list[int]]:
+def prompts_of(vocabulary: Vocabulary, asked: GenerationRequest, name: str, limit: int | None) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
     texts = list(asked.prompts)
     if asked.chat and vocabulary.chat_template is None:
@@ -62,14 +62,19 @@ def prompts_of(vocabulary: Vocabulary, asked: Asked, name: str, limit: int | Non
 
 
 def steps(
-    weights: Weights, vocabulary: Vocabulary, how: How, info: ModelInfo, asked: Asked, prompts: list[list[int]]
+    weights: Weights,
+    vocabulary: Vocabulary,
+    how: ComputeOptions,
+    info: ModelInfo,
+    asked: GenerationRequest,
+    prompts: list[list[int]],
 ) -> Generator[SoFar, None, None]:
     """Read the prompts, then draw and read token by token: see `EngineModel.run`."""
-    recording, read = Recording(weights.library, asked.keep_logits), _Read()
+    recording, read = CallbackRecording(weights.library, asked.keep_logits), _Read()
     tokens = max(map(len, prompts)) + asked.max_new_tokens
     seats = len(prompts) if asked.max_new_tokens else 1
     info = replace(
-        info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "", recorded_by=how.words
+        info, decoding=decoding_words(asked.sampling, Decoding()) if asked.max_new_tokens else "", recorded_by=how.words
     )
 
     def so_far() -> SoFar:
@@ -84,7 +89,7 @@ def steps(
             if not asked.max_new_tokens:
                 context.forget()
         yield so_far()
-        draw, going = drawing(asked.sampling), set(range(len(prompts)))
+        draw, going = sampling_processors(asked.sampling), set(range(len(prompts)))
         for done in range(1, asked.max_new_tokens + 1):
             drawn = _drawn(draw, scores)
             going -= {sequence for sequence in going if vocabulary.ends(drawn[sequence])}
@@ -104,7 +109,9 @@ def _drawn(draw: LogitsProcessorList, scores: list[np.ndarray]) -> list[int]:
     return cast(list[int], drawn.argmax(dim=-1).tolist())
 
 
-def _trace(recording: Recording, vocabulary: Vocabulary, info: ModelInfo, read: _Read, rows: int) -> RoutingTrace:
+def _trace(
+    recording: CallbackRecording, vocabulary: Vocabulary, info: ModelInfo, read: _Read, rows: int
+) -> RoutingTrace:
     """The first so many rows, one sequence after the other."""
     recording.check(len(read.token))
     sequence, token, prompt = (np.array(part[:rows]) for part in (read.sequence, read.token, read.prompt))
@@ -123,7 +130,7 @@ def _trace(recording: Recording, vocabulary: Vocabulary, info: ModelInfo, read: 
     return RoutingTrace(_as_heard(recording, info, experts), tokens, experts, sorted_weights, logits)
 
 
-def _as_heard(recording: Recording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
+def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
     """The facts, held against what was heard: a file that says other things than its model does is not believed."""
     layers = tuple(recording.layers())
     wide = [int(chosen.max(initial=0)) + 1 for chosen in experts]

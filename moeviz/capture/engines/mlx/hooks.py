@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.capture.engines.mlx.blocks import Block
+from moeviz.capture.engines.mlx.blocks import MoeBlock
 from moeviz.capture.engines.mlx.installed import mx, nn
 from moeviz.errors import CaptureError
 
@@ -33,7 +33,7 @@ AGREES_ELSEWHERE = 2e-2
 
 
 @dataclass(slots=True)
-class Heard:
+class BlockRouting:
     """What one block decided in one forward: lazy arrays of MLX."""
 
     experts: Any  # (…, K)
@@ -54,11 +54,11 @@ class _Call:
 
 
 @dataclass(slots=True)
-class Ears:
+class BlockHooks:
     """Ears in all MoE blocks of one model. `heard` has the last forward, by layer."""
 
-    blocks: list[Block]
-    heard: dict[int, Heard] = field(default_factory=dict)
+    blocks: list[MoeBlock]
+    heard: dict[int, BlockRouting] = field(default_factory=dict)
     checks: list[tuple[int, Any, Any]] | None = None  # while `check` goes on: (layer, error, what is allowed)
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ def host(array: Any) -> np.ndarray:
     return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
 
 
-def _listen(ears: Ears, block: Block) -> None:
+def _listen(ears: BlockHooks, block: MoeBlock) -> None:
     """Give the modules of a block classes of their own, which tell what goes on in them."""
     now: list[_Call] = []  # the call that goes on, if any
     _overhear(block.module, _block_call(ears, block, now))
@@ -109,7 +109,7 @@ def _overhear(module: Any, made: Callable[[Call], Call]) -> None:
     module.__class__ = type(own.__name__, (own,), {"__call__": made(own.__call__), "__module__": own.__module__})
 
 
-def _block_call(ears: Ears, block: Block, now: list[_Call]) -> Callable[[Call], Call]:
+def _block_call(ears: BlockHooks, block: MoeBlock, now: list[_Call]) -> Callable[[Call], Call]:
     def made(own: Call) -> Call:
         def call(module: Any, *args: Any, **named: Any) -> Any:
             first = _Call()
@@ -129,7 +129,7 @@ def _block_call(ears: Ears, block: Block, now: list[_Call]) -> Callable[[Call], 
                 noise, loud = _loud(first, out)
                 noisy = _during(now, _Call(answer=noise, gate=first.gate), own, module, *args, **named)
                 ears.checks.append((block.layer, *_misfit(noise, weights, noisy, loud)))
-            ears.heard[block.layer] = Heard(first.ids, weights, first.logits)
+            ears.heard[block.layer] = BlockRouting(first.ids, weights, first.logits)
             return out
 
         return call
@@ -160,7 +160,7 @@ def _during(now: list[_Call], call: _Call, own: Call, module: Any, *args: Any, *
         now.clear()
 
 
-def _experts_call(block: Block, now: list[_Call]) -> Callable[[Call], Call]:
+def _experts_call(block: MoeBlock, now: list[_Call]) -> Callable[[Call], Call]:
     def made(own: Call) -> Call:
         def call(module: Any, x: Any, indices: Any, *rest: Any, **named: Any) -> Any:
             if not now:
@@ -181,7 +181,7 @@ def _experts_call(block: Block, now: list[_Call]) -> Callable[[Call], Call]:
     return made
 
 
-def _gate_call(block: Block, now: list[_Call], is_linear: bool) -> Callable[[Call], Call]:
+def _gate_call(block: MoeBlock, now: list[_Call], is_linear: bool) -> Callable[[Call], Call]:
     def made(own: Call) -> Call:
         own = _telling(own, now)
 
@@ -249,7 +249,7 @@ def _linear_of(gate: Any, num_experts: int) -> Any | None:
     return found[0] if len(found) == 1 else None
 
 
-def _unclear(block: Block, why: str) -> CaptureError:
+def _unclear(block: MoeBlock, why: str) -> CaptureError:
     return CaptureError(
         f"The MoE block of layer {block.layer} in this MLX model {why}, and moeviz cannot tell which routing is the "
         "layer's. Record it from the transformers checkpoint."

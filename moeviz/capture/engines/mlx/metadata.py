@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moeviz.capture.engines.mlx.blocks import Block
+from moeviz.capture.engines.mlx.blocks import MoeBlock
 from moeviz.capture.engines.mlx.installed import mx, nn, trees
 from moeviz.capture.models.parameters import PART_OF_PATH
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
@@ -27,7 +27,7 @@ class Tensor:
     kind: str  # "bfloat16", "4 bit, groups of 64"
 
 
-def describe(name: str, model: Any, blocks: Sequence[Block], top_k: int, caution: str = "") -> ModelInfo:
+def describe(name: str, model: Any, blocks: Sequence[MoeBlock], top_k: int, caution: str = "") -> ModelInfo:
     """The facts about a model that are known before it runs. No weight is read."""
     tensors = list(_tensors(model))
     return ModelInfo(
@@ -72,7 +72,7 @@ def _precision(tensors: Sequence[Tensor]) -> str:
     return " and ".join(kind for kind, size in found.most_common() if size * LITTLE >= found.total())
 
 
-def _counts(model: Any, tensors: Sequence[Tensor], blocks: Sequence[Block]) -> ParameterCounts:
+def _counts(model: Any, tensors: Sequence[Tensor], blocks: Sequence[MoeBlock]) -> ParameterCounts:
     """Parameters by part; a matrix that serves as input and output embedding counts once, since mlx-lm has it once."""
     homes = {id(module): path for path, module in model.named_modules()}
     part_of = {f"{homes[id(block.module)]}.": "routers" for block in blocks}  # and its selection bias, if it has one

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, GenerationRequest, SoFar
 from moeviz.capture.engines.mlx.config import caution_of
-from moeviz.capture.engines.mlx.folder import Folder, read_folder
-from moeviz.capture.engines.mlx.hooks import Ears, Heard, host
+from moeviz.capture.engines.mlx.folder import MlxFolder, read_folder
+from moeviz.capture.engines.mlx.hooks import BlockHooks, BlockRouting, host
 from moeviz.capture.engines.mlx.installed import caches, mx, need_mlx
-from moeviz.capture.engines.mlx.loading import check_runs, facts_of, listened_to, load, stops_of, with_weights
+from moeviz.capture.engines.mlx.loading import check_runs, facts_of, hooked, load, stops_of, with_weights
 from moeviz.capture.engines.mlx.metadata import describe, weights_bytes
-from moeviz.capture.engines.mlx.run import Rows, prompts_of, steps, trace_of
+from moeviz.capture.engines.mlx.run import ForwardRouting, prompts_of, steps, trace_of
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
-from moeviz.capture.models.memory import ROOM, check_bytes
+from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added_by_template
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation_plan import words_of
+from moeviz.capture.run.generation_plan import decoding_words
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -33,7 +33,7 @@ class _Opened:
     """What lies in memory."""
 
     model: Any
-    ears: Ears
+    ears: BlockHooks
     tokenizer: PreTrainedTokenizerBase
     stops: frozenset[int]
 
@@ -41,8 +41,8 @@ class _Opened:
 class MlxModel(EngineModel):
     """An MLX model, opened. Its runs are independent of each other: they take turns, forward by forward."""
 
-    def __init__(self, folder: Folder, model: Any) -> None:
-        ears, top_k = listened_to(folder, model)
+    def __init__(self, folder: MlxFolder, model: Any) -> None:
+        ears, top_k = hooked(folder, model)
         self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
         self._limit = folder.max_tokens
         self._turn = Lock()
@@ -78,13 +78,13 @@ class MlxModel(EngineModel):
         """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
         return added_by_template(self.opened().tokenizer, text, system)
 
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, asked: GenerationRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
         prompts = prompts_of(opened.tokenizer, asked, self.info.name, self.max_tokens)
-        info = replace(self.info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "")
+        info = replace(self.info, decoding=decoding_words(asked.sampling, Decoding()) if asked.max_new_tokens else "")
 
-        def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, Rows]:
+        def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
                 return _forward(opened, tokens, cache, keep_logits, output)
 
@@ -111,7 +111,7 @@ class MlxModel(EngineModel):
 
 def _forward(
     opened: _Opened, tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool
-) -> tuple[torch.Tensor | None, Rows]:
+) -> tuple[torch.Tensor | None, ForwardRouting]:
     """Read tokens: the scores (V,) of the next one, where they are asked for, and what the routers decided."""
     ears = opened.ears
     ears.heard.clear()
@@ -129,7 +129,7 @@ def _forward(
     return None if scores is None else torch.from_numpy(np.array(scores)), rows
 
 
-def _rows(heard: list[Heard | None], tokens: int, keep_logits: bool) -> Rows:
+def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
     """What was heard, as numpy's arrays. Raises `CaptureError` unless every block met every token once."""
     if any(each is None or each.weights.shape[0] != tokens for each in heard):
         raise CaptureError(
@@ -142,7 +142,7 @@ def _rows(heard: list[Heard | None], tokens: int, keep_logits: bool) -> Rows:
     logits = None
     if keep_logits and all(each.logits is not None for each in parts):
         logits = [host(each.logits).reshape(tokens, -1).astype(np.float32) for each in parts]
-    return Rows(experts, weights, logits)
+    return ForwardRouting(experts, weights, logits)
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -175,7 +175,7 @@ def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True
     need_mlx()
     lazy = load(folder)
     if check_memory:
-        check_bytes(quoted(name), int(weights_bytes(lazy) * ROOM), "as it is", None, WAY_AROUND)
+        check_bytes(quoted(name), int(weights_bytes(lazy) * OVERHEAD), "as it is", None, WAY_AROUND)
     return MlxModel(folder, with_weights(folder, lazy, None if dtype == "auto" else dtype))
 
 
@@ -194,5 +194,5 @@ def before_opening(name: str) -> BeforeOpening:
     folder = read_folder(name)
     need_mlx()
     lazy = load(folder)
-    size = int(weights_bytes(lazy) * ROOM)
+    size = int(weights_bytes(lazy) * OVERHEAD)
     return BeforeOpening(facts_of(folder, lazy), size, folder.max_tokens, weights_identity(str(folder.path)))

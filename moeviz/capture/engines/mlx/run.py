@@ -12,11 +12,11 @@ import torch
 from torch import FloatTensor, LongTensor
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import Asked, SoFar
+from moeviz.capture.engines.engine import GenerationRequest, SoFar
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.prompts import check_context
-from moeviz.capture.run.sampling import drawing
+from moeviz.capture.run.sampling import sampling_processors
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -29,7 +29,7 @@ SAMPLE = 16  # rows of each layer by which the score function is recognised
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ForwardRouting:
     """What the routers decided for the tokens of one forward, layer by layer."""
 
     experts: list[np.ndarray]  # L of (T, K)
@@ -37,7 +37,7 @@ class Rows:
     logits: list[np.ndarray] | None  # L of (T, E)
 
 
-Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, Rows]]
+Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, ForwardRouting]]
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Sequence:
     prompt: list[int]
     cache: Any
     read: list[int] = field(default_factory=list)
-    rows: list[Rows] = field(default_factory=list)  # of each forward
+    rows: list[ForwardRouting] = field(default_factory=list)  # of each forward
 
     def feed(self, forward: Forward, tokens: list[int], keep_logits: bool) -> torch.Tensor:
         """Read tokens; the scores (V,) of the one that comes next. Only the last of them needs an output."""
@@ -62,7 +62,9 @@ class _Sequence:
         return scores
 
 
-def prompts_of(tokenizer: PreTrainedTokenizerBase, asked: Asked, name: str, limit: int | None) -> list[list[int]]:
+def prompts_of(
+    tokenizer: PreTrainedTokenizerBase, asked: GenerationRequest, name: str, limit: int | None
+) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
     texts = list(asked.prompts)
     if asked.chat and not tokenizer.chat_template:
@@ -82,7 +84,7 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase, asked: Asked, name: str, limi
 def steps(
     forward: Forward,
     new_cache: Callable[[], Any],
-    asked: Asked,
+    asked: GenerationRequest,
     prompts: list[list[int]],
     stops: frozenset[int],
     trace_of: Callable[[list["_Sequence"]], RoutingTrace],
@@ -91,7 +93,7 @@ def steps(
     sequences = [_Sequence(prompt, new_cache()) for prompt in prompts]
     scores = [each.feed(forward, each.prompt, asked.keep_logits) for each in sequences]
     yield _so_far(sequences, trace_of)
-    draw, going = drawing(asked.sampling), set(range(len(prompts)))
+    draw, going = sampling_processors(asked.sampling), set(range(len(prompts)))
     for done in range(asked.max_new_tokens):
         drawn = draw(UNREAD, cast(FloatTensor, torch.stack(scores))).argmax(dim=-1).tolist()
         going -= {which for which in going if drawn[which] in stops}

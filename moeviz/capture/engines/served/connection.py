@@ -31,7 +31,7 @@ BUSY = (429, 503)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """What is waited for and read at most."""
 
     seconds: float = 600.0  # for one answer, from the question to its last byte, pauses included
@@ -45,7 +45,7 @@ class NotThere(CaptureError):
 class Server:
     """A connection to a server. Make one by `connected`."""
 
-    def __init__(self, where: ServerName, limits: Limits, http: httpx2.AsyncClient, key: str | None) -> None:
+    def __init__(self, where: ServerName, limits: ConnectionLimits, http: httpx2.AsyncClient, key: str | None) -> None:
         self.where, self.limits, self._http, self._key = where, limits, http, key
 
     async def ask(self, path: str, body: dict[str, Any] | None = None, large: bool = False) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class Server:
 
 
 @asynccontextmanager
-async def connected(where: ServerName, limits: Limits) -> AsyncIterator[Server]:
+async def connected(where: ServerName, limits: ConnectionLimits) -> AsyncIterator[Server]:
     """A server to be asked. Nothing is taken from the environment but the key: no proxies, no other log-ins."""
     key = os.environ.get("MOEVIZ_API_KEY") or os.environ.get(KEYS[where.engine])
     headers = {"accept-encoding": "identity", "user-agent": "moeviz"}

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.served.connection import Limits, Server, connected
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, GenerationRequest, SoFar
+from moeviz.capture.engines.served.connection import ConnectionLimits, Server, connected
 from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
-from moeviz.capture.engines.served.polling import at_once, patiently
+from moeviz.capture.engines.served.polling import poll, run_blocking
 from moeviz.capture.engines.served.token_texts import Ids, Texts
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation_plan import words_of
+from moeviz.capture.run.generation_plan import decoding_words
 from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
@@ -36,18 +36,18 @@ log = logging.getLogger("moeviz.capture")
 T = TypeVar("T")
 LARGEST_ID = 2**31 - 1
 FIRST_WORDS = "Hello"  # what is asked when a server is opened, to see whether it says where tokens go
-FIRST = Asked((FIRST_WORDS,), 0, Sampling(), keep_logits=False, chat=False, system=None)
+FIRST = GenerationRequest((FIRST_WORDS,), 0, Sampling(), keep_logits=False, chat=False, system=None)
 
 
 class ModelOnServer(EngineModel):
     """A model of a server. Made by `open_model` of the engine's module."""
 
-    def __init__(self, where: ServerName, limits: Limits) -> None:
+    def __init__(self, where: ServerName, limits: ConnectionLimits) -> None:
         self.where, self._limits, self._texts = where, limits, Texts()
         self.told, self.served = replace(where.told, start=None), ""
         self._max_tokens: int | None = None
         self._chats = False
-        at_once(self._with(self._open))
+        run_blocking(self._with(self._open))
 
     @property
     def max_tokens(self) -> int | None:
@@ -61,13 +61,13 @@ class ModelOnServer(EngineModel):
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, by the server's own tokenizer."""
-        return len(at_once(self._with(lambda server: self.tokenize(server, text))))
+        return len(run_blocking(self._with(lambda server: self.tokenize(server, text))))
 
-    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
+    def run(self, asked: GenerationRequest) -> Generator[SoFar | None, None, None]:
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         parts = []
         for prompt in asked.prompts:
-            parts.append((yield from patiently(self._with(partial(self._answered, asked=asked, prompt=prompt)))))
+            parts.append((yield from poll(self._with(partial(self._answered, asked=asked, prompt=prompt)))))
         trace = self._trace(parts, asked)
         yield lambda: trace
 
@@ -81,7 +81,7 @@ class ModelOnServer(EngineModel):
         """What the server says that it runs, and how it names itself."""
 
     @abstractmethod
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
         """Ask for one prompt, and read what comes back. The part has token ids, but no texts."""
 
     @abstractmethod
@@ -140,7 +140,7 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, asked: Asked, prompt: str) -> Part:
+    async def _answered(self, server: Server, asked: GenerationRequest, prompt: str) -> Part:
         """The routing of one prompt and of what was generated after it, with texts."""
         part = await self._read(server, prompt, asked)
         check_part(self.info, part)
@@ -151,7 +151,7 @@ class ModelOnServer(EngineModel):
         texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
         return replace(part, text=texts)
 
-    async def _read(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _read(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
         """What came back for a prompt, as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
             part = await self.complete(server, prompt, asked)
@@ -170,12 +170,14 @@ class ModelOnServer(EngineModel):
             raise CaptureError(f"The answer of {self.where.url} is not the routing of this prompt: {says}") from error
         return part
 
-    def _trace(self, parts: Sequence[Part], asked: Asked) -> RoutingTrace:
+    def _trace(self, parts: Sequence[Part], asked: GenerationRequest) -> RoutingTrace:
         """The trace of all prompts. What the doctor finds in it is logged."""
         about = About(self.where.engine, hidden=True, what="answer")
         try:
             made = trace_of(parts, about, self.name, self.told)
-            info = replace(self.info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "")
+            info = replace(
+                self.info, decoding=decoding_words(asked.sampling, Decoding()) if asked.max_new_tokens else ""
+            )
             trace = replace(made, model=info)
         except InvalidTrace as error:
             raise CaptureError(f"{self.where.url} answered with what is no routing: {error}") from error
@@ -217,8 +219,8 @@ def drawn(sampling: Sampling, seed: str) -> dict[str, Any]:
     return how | plain | ({seed: sampling.seed} if sampling.temperature else {})
 
 
-def limits_of(seconds: float | None) -> Limits:
+def limits_of(seconds: float | None) -> ConnectionLimits:
     """How long to wait. Raises `CaptureError` for a time that is none."""
     if seconds is not None and not 0 < seconds < 10**7:
         raise CaptureError(f"seconds is {seconds!r}; it must be the seconds to wait for an answer, more than 0.")
-    return Limits() if seconds is None else Limits(seconds)
+    return ConnectionLimits() if seconds is None else ConnectionLimits(seconds)

@@ -9,7 +9,7 @@ LOOK_UP_SECONDS = 0.1
 T = TypeVar("T")
 
 
-def patiently(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
+def poll(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
     """Run it in a thread of its own, yield now and then, and return what it returns.
 
     Closing the generator cancels the work where it waits, which closes its connection.
@@ -25,9 +25,9 @@ def patiently(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
             yield
 
 
-def at_once(work: Callable[[], Awaitable[T]]) -> T:
+def run_blocking(work: Callable[[], Awaitable[T]]) -> T:
     """The same for a caller who does not stop."""
-    steps = patiently(work)
+    steps = poll(work)
     while True:
         try:
             next(steps)

@@ -5,7 +5,7 @@ Its routing is bare numbers without a shape: how many layers and experts there a
 
 from typing import Any
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening
+from moeviz.capture.engines.engine import BeforeOpening, GenerationRequest
 from moeviz.capture.engines.served.connection import NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
@@ -31,7 +31,7 @@ class SglangModel(ModelOnServer):
                 continue
         return None, "its server"
 
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
         """By /generate, of tokens that the server made itself; a chat by /v1/chat/completions."""
         if self.told.hidden_layers is None or self.told.top_k is None:
             raise CaptureError(
@@ -41,7 +41,7 @@ class SglangModel(ModelOnServer):
             )
         return await (self._chat if asked.chat else self._generate)(server, prompt, asked)
 
-    async def _generate(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _generate(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
         ids = await self.tokenize(server, prompt)
         how = drawn(asked.sampling, "sampling_seed") | {"max_new_tokens": max(asked.max_new_tokens, 1)}
         body = {"input_ids": ids, "sampling_params": how, **self._wanted()}
@@ -49,7 +49,7 @@ class SglangModel(ModelOnServer):
         new = ids_in(answer.get("output_ids"))
         return self._part(answer, ids, new)
 
-    async def _chat(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _chat(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
         how = drawn(asked.sampling, "seed") | {"max_tokens": max(asked.max_new_tokens, 1)}
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
         body = {"model": self.served, "messages": messages(prompt, asked.system), **how, **ids, **self._wanted()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening
+from moeviz.capture.engines.engine import BeforeOpening, GenerationRequest
 from moeviz.capture.engines.served.connection import NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
@@ -33,7 +33,7 @@ class VllmModel(ModelOnServer):
         by = f"its server ({version})" if known else "its server"
         return (root if isinstance(root, str) else None), by
 
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
         """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
         body: dict[str, Any] = {
             "model": self.served,

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.apply import intervening, ready
-from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.change.kinds import Mute
-from moeviz.capture.change.precision import Precision, in_precision
+from moeviz.capture.interventions.intervention import Intervention
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.precision import Precision
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import in_eval
-from moeviz.capture.models.wrappers import uncompiled
+from moeviz.capture.models.patching import eval_mode
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.precisions import in_precision
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.hooks import alone, hearing
-from moeviz.capture.record.kernel_parity import Probed
-from moeviz.capture.run.prompts import Run, nothing_written, prepare
+from moeviz.capture.record.hooks import exclusive, recording_hooks
+from moeviz.capture.record.intervening import intervening, probe_routers
+from moeviz.capture.record.kernel_parity import ProbedRouter
+from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -43,7 +44,7 @@ def what_if(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> WhatIf:
-    """Read prompts with and without an intervention (`moeviz.capture.change.kinds`) and compare.
+    """Read prompts with and without an intervention (`moeviz.capture.interventions`) and compare.
 
     `effect` has one row per token of the traces. Columns: sequence int32 · position int32 · text str · loss float64
     (nats: of this token, given those before it; NaN for the first of a sequence) · loss_changed float64 · kl float64
@@ -57,7 +58,7 @@ def what_if(
     raises.
     """
     run = prepare(model, prompts, tokenizer, 0)
-    routers = ready(run)
+    routers = probe_routers(run)
     plain, logits = _read(run, routers, None)
     if isinstance(intervention, Precision):
         model = in_precision(run.model, intervention.name)
@@ -92,7 +93,7 @@ def ablate(
     """
     run = prepare(model, prompts, tokenizer, 0)
     rows = []
-    routers = ready(run)
+    routers = probe_routers(run)
     plain, logits = _read(run, routers, None)
     shares = _shares(plain if layers is None else plain.select(layers=layers), experts)
     for done, (layer, expert, share) in enumerate(shares, start=1):
@@ -126,7 +127,9 @@ def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> li
 
 
 @torch.no_grad()
-def _read(run: Run, routers: tuple[Probed, ...], intervention: Intervention | None) -> tuple[RoutingTrace, Tensor]:
+def _read(
+    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
+) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
     batch, model = run.batch, run.model
     kept = batch.attention_mask.flatten() == 1
@@ -134,12 +137,12 @@ def _read(run: Run, routers: tuple[Probed, ...], intervention: Intervention | No
     positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
     with ExitStack() as stack:
-        for block in (alone(model), in_eval(model), uncompiled(model)):
+        for block in (exclusive(model), eval_mode(model), eager_mode(model)):
             stack.enter_context(block)
-        asked = stack.enter_context(intervening(run, routers, intervention))
-        recording = stack.enter_context(hearing(model, keep_logits=True, site=site))
+        expected = stack.enter_context(intervening(run, routers, intervention))
+        recording = stack.enter_context(recording_hooks(model, keep_logits=True, site=site))
         output = model(**given, use_cache=False)
-    trace = assemble(replace(recording, asked=asked), run, nothing_written(batch))
+    trace = assemble(replace(recording, expected=expected), run, no_generated_tokens(batch))
     return trace, output.logits.flatten(0, 1)[kept.to(output.logits.device)]
 
 

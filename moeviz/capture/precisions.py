@@ -15,32 +15,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moe_kernels.reference import route_torch
-from moeviz.capture.change.apply import ready
+from moeviz.capture.interventions.precision import NAMES
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import listen
-from moeviz.capture.record.kernel_parity import Probed, router_inputs
+from moeviz.capture.record.intervening import probe_routers
+from moeviz.capture.record.kernel_parity import ProbedRouter, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import decode
-from moeviz.capture.run.generation_plan import PROMPTS_ALONE
-from moeviz.capture.run.prompts import Run, prepare
+from moeviz.capture.run.generation_plan import PROMPTS_ONLY
+from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-NAMES = (*DTYPES, "int8")
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """An intervention of `what_if`: the model in another precision. Routers decide as they like in it."""
-
-    name: str  # one of NAMES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InPrecision:
+class PrecisionTrace:
     """A trace in one precision, and which choices of the float32 trace are boundary ties in it. L layers, T tokens."""
 
     trace: RoutingTrace
@@ -54,7 +47,7 @@ def in_precisions(
     names: Sequence[str] = NAMES,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> dict[str, InPrecision]:
+) -> dict[str, PrecisionTrace]:
     """Read prompts in float32, and in each of `names`; by name, float32 first. Needs memory for a second model.
 
     float32, bfloat16 and float16: weights and arithmetic, as `model.to` has it. int8: the weights of linear layers and
@@ -66,7 +59,7 @@ def in_precisions(
     run = prepare(model, prompts, tokenizer, 0)
     names = [name for name in names if name != "float32"]
     exact = replace(run, model=in_precision(run.model, "float32"))
-    routers = ready(exact)
+    routers = probe_routers(exact)
     known = tuple(probed.trouble is None for probed in routers)
     ties = [{} for _ in routers]
     with ExitStack() as stack:
@@ -77,10 +70,10 @@ def in_precisions(
         plain = _trace(exact, "float32")
     kept = (run.batch.attention_mask == 1).flatten().cpu()
     none = torch.zeros(len(kept), dtype=torch.bool)
-    found = {"float32": InPrecision(plain, np.zeros(plain.experts.shape[:2], bool), known)}
+    found = {"float32": PrecisionTrace(plain, np.zeros(plain.experts.shape[:2], bool), known)}
     for name in names:
         tied = np.stack([noted.get(name, none).cpu()[kept].numpy() for noted in ties])
-        found[name] = InPrecision(_trace(replace(run, model=in_precision(run.model, name)), name), tied, known)
+        found[name] = PrecisionTrace(_trace(replace(run, model=in_precision(run.model, name)), name), tied, known)
     return found
 
 
@@ -120,13 +113,13 @@ def _rounded(weights: Tensor) -> Tensor:
     return (weights / step).round() * step
 
 
-def _trace(run: Run, name: str) -> RoutingTrace:
+def _trace(run: ModelInput, name: str) -> RoutingTrace:
     with listen(run.model, keep_logits=True) as recording:
-        written = decode(run.model, run.batch, PROMPTS_ALONE)
+        written = decode(run.model, run.batch, PROMPTS_ONLY)
     return assemble(recording, replace(run, info=replace(run.info, dtype=name)), written)
 
 
-def _noting_ties(probed: Probed, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple]:
+def _noting_ties(probed: ProbedRouter, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple]:
     """The router's own forward, that also notes which of its choices rounding its logits would change."""
     own = own_forward(probed.router.module)
 

@@ -1,8 +1,8 @@
-"""Let routers decide otherwise while a model runs: what `kinds.py` says, in place of what they decided.
+"""Let routers decide otherwise while a model runs: what an intervention says, in place of what they decided.
 
 A router's answer is read as recording reads it, changed, and written back in the router's own form
 (`routers/odd_routers.py`). Where the experts are given ids and weights, what they are given is compared with that; and
-every trace of such a run is held against what was asked (`held.py`).
+every trace of such a run is held against what was asked (`interventions/verification.py`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,31 +16,30 @@ from torch import Tensor, nn
 
 from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
-from moeviz.capture.change.held import Routing
-from moeviz.capture.change.intervention import Choice, Decision, Intervention
-from moeviz.capture.change.kinds import Replay
-from moeviz.capture.change.limits import Limits
-from moeviz.capture.models.patching import changed
-from moeviz.capture.models.wrappers import uncompiled
-from moeviz.capture.record.hooks import Asked, Heard, alone
-from moeviz.capture.record.kernel_parity import Probed, probe, router_inputs
+from moeviz.capture.interventions.intervention import Choice, Decision, Intervention, RouterLimits
+from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.capture.models.patching import patched
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive
+from moeviz.capture.record.kernel_parity import ProbedRouter, probe, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward, with_method
 from moeviz.capture.routers.discovery import Router
-from moeviz.capture.run.prompts import Run
+from moeviz.capture.run.prompts import ModelInput
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
-Written = dict[int, tuple[Tensor, Tensor] | None]  # by thread: ids and weights that a router answered with
+WrittenAnswers = dict[int, tuple[Tensor, Tensor] | None]  # by thread: ids and weights that a router answered with
 
 
-def ready(run: Run, site: str | None = None) -> tuple[Probed, ...]:
+def probe_routers(run: ModelInput, site: str | None = None) -> tuple[ProbedRouter, ...]:
     """The routers of a model, and which of them can choose again: checked on a forward."""
     check_can_change(run)
-    with alone(run.model), uncompiled(run.model):
+    with exclusive(run.model), eager_mode(run.model):
         return probe(run.model, site).routers
 
 
-def check_can_change(run: Run) -> None:
+def check_can_change(run: ModelInput) -> None:
     """Raise `CaptureError` for a model that no intervention reaches."""
     if run.model.config.is_encoder_decoder:
         raise CaptureError(
@@ -50,8 +49,8 @@ def check_can_change(run: Run) -> None:
 
 @contextmanager
 def intervening(
-    run: Run, routers: tuple[Probed, ...], intervention: Intervention | None, max_new_tokens: int = 0
-) -> Iterator[Asked | None]:
+    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, max_new_tokens: int = 0
+) -> Iterator[ExpectedRouting | None]:
     """Inside the block the routers decide what the intervention makes of their decisions.
 
     What it yields goes into the recording of the run, so that its traces are held against what was asked. Begin to
@@ -71,32 +70,32 @@ def intervening(
     kept = run.batch.attention_mask.flatten() == 1
     limits = {probed.router.layer: _limits(probed) for probed in routers}
     intervention.check(limits, run.batch.input_ids.flatten()[kept].cpu().numpy())
-    own = [Heard() for _ in routers]
+    own = [RouterOutputs() for _ in routers]
     with ExitStack() as stack:
         for index, probed in enumerate(routers):
-            change = Change(intervention, index, limits[probed.router.layer], kept, own[index])
+            change = RouterChange(intervention, index, limits[probed.router.layer], kept, own[index])
             stack.enter_context(_changed(probed, change))
-        yield Asked(own, _check(intervention, limits, own))
+        yield ExpectedRouting(own, _check(intervention, limits, own))
 
 
-def _limits(probed: Probed) -> Limits:
+def _limits(probed: ProbedRouter) -> RouterLimits:
     router = probed.router
     if router.writer is None:
         raise CaptureError(
             f"moeviz can record what {router.kind} decides, but has no way to make it decide otherwise "
-            f"({router.odd.oddity if router.odd else ''})."
+            f"({router.adapter.remark if router.adapter else ''})."
         )
     top_k = probed.sample[2].shape[-1]
     if probed.family is None or probed.trouble:
-        return Limits(router.num_experts, top_k, ceiling=MAX_TOP_K)
+        return RouterLimits(router.num_experts, top_k, ceiling=MAX_TOP_K)
     gating = probed.family.gating(router.module)
-    return Limits(router.num_experts, top_k, gating.groups, gating.groups_kept, MAX_TOP_K)
+    return RouterLimits(router.num_experts, top_k, gating.groups, gating.groups_kept, MAX_TOP_K)
 
 
-def _check(intervention: Intervention, limits: dict[int, Limits], own: list[Heard]) -> Callable:
+def _check(intervention: Intervention, limits: dict[int, RouterLimits], own: list[RouterOutputs]) -> Callable:
     def check_held(trace: RoutingTrace, experts: np.ndarray, weights: np.ndarray) -> None:
         precision = max(torch.finfo(heard.weights[0].dtype).eps for heard in own)
-        decided = Routing(trace.model.layers, experts, weights, precision)
+        decided = DecidedRouting(trace.model.layers, experts, weights, precision)
         recorded = replace(decided, experts=trace.experts, weights=trace.need("weights", "Holding a change"))
         intervention.check_held(recorded, decided, limits)
 
@@ -104,14 +103,14 @@ def _check(intervention: Intervention, limits: dict[int, Limits], own: list[Hear
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RouterChange:
     """What is to be made of one router's decisions."""
 
     intervention: Intervention
     index: int  # which of the trace's layers it is
-    limits: Limits
+    limits: RouterLimits
     kept: Tensor  # (T,) of the prompts: no padding
-    own: Heard  # gets its own decisions
+    own: RouterOutputs  # gets its own decisions
 
     def of(self, router: Router, weights: Tensor, experts: Tensor, again: Callable) -> Choice:
         """Weights and experts (T, K) in place of these."""
@@ -125,10 +124,10 @@ class Change:
 
 
 @contextmanager
-def _changed(probed: Probed, change: Change) -> Iterator[None]:
+def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
     """Inside the block the router answers with what is made of its decision."""
-    router, written = probed.router, Written()
-    method = router.odd.method if router.odd else ""
+    router, written = probed.router, WrittenAnswers()
+    method = router.adapter.method if router.adapter else ""
     own = getattr(router.block, method) if method else own_forward(router.module)
 
     def decide(*args: object, **kwargs: object) -> tuple:
@@ -151,7 +150,7 @@ def _changed(probed: Probed, change: Change) -> Iterator[None]:
 
 
 def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_k: int) -> tuple:
-    if router.odd and router.odd.keeps_top_k and experts.shape[-1] != top_k:
+    if router.adapter and router.adapter.keeps_top_k and experts.shape[-1] != top_k:
         raise CaptureError(
             f"{router.kind} gives every token {top_k} experts, in a form of its own that has no place for "
             f"{experts.shape[-1]}."
@@ -159,7 +158,7 @@ def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_
     return router.writer(router.module, answer, weights, experts)
 
 
-def _checking_what_experts_are_given(router: Router, written: Written) -> AbstractContextManager[None]:
+def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) -> AbstractContextManager[None]:
     """Where experts are given ids and weights, these must be what the router's answer says."""
     if len(router.experts) != 1:
         return nullcontext()
@@ -188,12 +187,12 @@ def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None
 
 @contextmanager
 def _hook(module: nn.Module, hook: Callable) -> Iterator[None]:
-    with changed(lambda: module.register_forward_pre_hook(hook, with_kwargs=True).remove):
+    with patched(lambda: module.register_forward_pre_hook(hook, with_kwargs=True).remove):
         yield
 
 
 def _choose_again(
-    probed: Probed, logits: Tensor, args: tuple, kwargs: dict, pushed: Tensor | None, top_k: int | None
+    probed: ProbedRouter, logits: Tensor, args: tuple, kwargs: dict, pushed: Tensor | None, top_k: int | None
 ) -> Choice:
     if probed.trouble:
         raise CaptureError(

@@ -1,6 +1,6 @@
 """Whether a run did what was asked: what was recorded in it, beside what should have been.
 
-Each intervention says what that is (`check_held` in `kinds.py`), and every run under one is held against it before
+Each intervention says what that is (`check_held` in its file), and every run under one is held against it before
 anyone sees the trace.
 """
 
@@ -15,7 +15,7 @@ TINY = 1e-7  # weights that half precision rounds to 0
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class DecidedRouting:
     """What routers decided: L layers, T tokens, K slots."""
 
     layers: tuple[int, ...]  # the model's own indices
@@ -25,20 +25,20 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
-class OfLayer:
+class LayerRouting:
     """The same of one layer."""
 
     experts: np.ndarray  # (T, K)
     weights: np.ndarray  # (T, K)
 
 
-def pairs(one: Routing, other: Routing) -> Iterator[tuple[int, OfLayer, OfLayer]]:
+def layer_pairs(one: DecidedRouting, other: DecidedRouting) -> Iterator[tuple[int, LayerRouting, LayerRouting]]:
     """(layer, what one says of it, what the other says)."""
     for index, layer in enumerate(one.layers):
-        yield layer, *(OfLayer(part.experts[index], part.weights[index]) for part in (one, other))
+        yield layer, *(LayerRouting(part.experts[index], part.weights[index]) for part in (one, other))
 
 
-def by_expert(routing: OfLayer, num_experts: int) -> np.ndarray:
+def weights_by_expert(routing: LayerRouting, num_experts: int) -> np.ndarray:
     """The weight of every expert for every token, (T, E) float32: 0 where it was not chosen."""
     table = np.zeros((len(routing.experts), num_experts), np.float32)
     weights = np.where(routing.experts < 0, 0, routing.weights)
@@ -46,15 +46,15 @@ def by_expert(routing: OfLayer, num_experts: int) -> np.ndarray:
     return table
 
 
-def check_weights(asked: object, layer: int, now: OfLayer, expected: np.ndarray, precision: float = 0.0) -> None:
+def check_weights(asked: object, layer: int, now: LayerRouting, expected: np.ndarray, precision: float = 0.0) -> None:
     """Raise `CaptureError` where an expert has another weight than expected, (T, E)."""
-    found = by_expert(now, expected.shape[1])
+    found = weights_by_expert(now, expected.shape[1])
     allowed = TINY if precision else 0.0
     same = np.isclose(found, expected, rtol=2 * precision, atol=allowed, equal_nan=True)
-    check(asked, layer, same.all(axis=-1), "an expert has another weight than it should")
+    check_all_tokens(asked, layer, same.all(axis=-1), "an expert has another weight than it should")
 
 
-def check(asked: object, layer: int, is_so: np.ndarray, otherwise: str) -> None:
+def check_all_tokens(asked: object, layer: int, is_so: np.ndarray, otherwise: str) -> None:
     """Raise `CaptureError` unless it is so for every token (T,)."""
     if not is_so.all():
         raise CaptureError(
@@ -64,6 +64,6 @@ def check(asked: object, layer: int, is_so: np.ndarray, otherwise: str) -> None:
         )
 
 
-def filled(routing: OfLayer) -> np.ndarray:
+def filled_slots(routing: LayerRouting) -> np.ndarray:
     """How many slots of each token (T,) hold an expert."""
     return (routing.experts >= 0).sum(axis=-1)
