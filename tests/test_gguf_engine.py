@@ -17,12 +17,12 @@ from transformers import MixtralForCausalLM
 import moeviz
 from moeviz import CaptureError, InvalidPrompt, Sampling
 from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.engines.engine import GenerationRequest
 from moeviz.capture.engines.llama_cpp import library as library_file
 from moeviz.capture.engines.llama_cpp.context import Context
 from moeviz.capture.engines.llama_cpp.library import library, path_of_library
 from moeviz.capture.engines.llama_cpp.recording import TOPK, CallbackRecording
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
@@ -386,6 +386,6 @@ def test_the_recorded_names_and_shapes_are_those_that_llama_cpp_shows(name, fold
 
 
 def test_asking_an_engine_twice_is_the_same(embedded):
-    asked = GenerationRequest((PROMPT,), 0, Sampling(), True, False, None)
+    asked = CaptureRequest((PROMPT,))
     first, second = (next(iter(embedded.run(asked)))() for _ in range(2))
     assert first.equals(second)

@@ -19,6 +19,7 @@ from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import stream, trace
 from moeviz.capture.what_if import ablate, what_if
 from moeviz.errors import CaptureError
@@ -34,7 +35,7 @@ def tokenizer():
 
 
 def logits_of(model, tokenizer, intervention, prompts=PROMPTS):
-    run = prepare(model, prompts, tokenizer, 0)
+    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
     return module._read(run, module.probe_routers(run), intervention)[1]
 
 

@@ -26,6 +26,7 @@ from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import decode
 from moeviz.capture.run.generation_plan import PROMPTS_ONLY
 from moeviz.capture.run.prompts import ModelInput, prepare
+from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -56,7 +57,7 @@ def in_precisions(
 
     Raises what `trace` raises, and `CaptureError` where weights lie on disk.
     """
-    run = prepare(model, prompts, tokenizer, 0)
+    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
     names = [name for name in names if name != "float32"]
     exact = replace(run, model=in_precision(run.model, "float32"))
     routers = probe_routers(exact)

@@ -8,33 +8,28 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.models.wrappers import eager_mode
 from moeviz.capture.record.hooks import ExpectedRouting, Recording, recording_hooks
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import expected_rows
 from moeviz.capture.run.generation_plan import GenerationPlan
 from moeviz.capture.run.prompts import ModelInput
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
     from moeviz.capture.record.kernel_parity import ProbedModel
 
-Kernels = bool | Literal["auto"]
-
 
 @dataclass(frozen=True, slots=True)
 class CaptureJob:
-    """What `trace` and `stream` were asked for."""
+    """A request, with the model that runs it, the prompts as it reads them, and the settled way to generate."""
 
     run: ModelInput
     plan: GenerationPlan
-    kernels: Kernels
-    intervention: Intervention | None
-    keep_logits: bool
-    site: str | None
+    request: CaptureRequest
 
 
 class KernelsUnavailable(Exception):
@@ -43,22 +38,20 @@ class KernelsUnavailable(Exception):
 
 def wants_kernels(job: CaptureJob) -> bool:
     """Whether the kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
-    if isinstance(job.kernels, bool):
-        return job.kernels
-    if job.kernels != "auto":
-        raise CaptureError(f'kernels is {job.kernels!r}; it can be True, False or "auto".')
+    if isinstance(job.request.kernels, bool):
+        return job.request.kernels
     if job.run.model.device.type != "cuda" or find_spec("triton") is None:
         return False
     from moeviz.capture.routers.kernel_families import FAMILIES
 
-    return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.site))
+    return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.request.site))
 
 
 @contextmanager
 def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     """The model's own routers, and hooks that keep what they return."""
     model = job.run.model
-    hooks = recording_hooks(model, job.keep_logits, job.site)
+    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
     with eager_mode(model), _changed(job) as expected, hooks as recording:
         yield lambda: replace(recording, expected=expected)
 
@@ -74,7 +67,7 @@ def record_with_kernels(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
 
     with eager_mode(job.run.model):
         found = _probed(job)
-        way = _kernels_record if job.intervention is None else _kernels_decide
+        way = _kernels_record if job.request.intervention is None else _kernels_decide
         try:
             with way(job, found) as so_far:
                 yield so_far
@@ -88,8 +81,8 @@ def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[
 
     model = job.run.model
     rows = expected_rows(job.run.batch, job.plan)
-    with kernels_recording_probed(model, found, rows, job.keep_logits) as record:
-        yield lambda: recording_of(record, job.keep_logits, recorded_by(model, found))
+    with kernels_recording_probed(model, found, rows, job.request.keep_logits) as record:
+        yield lambda: recording_of(record, job.request.keep_logits, recorded_by(model, found))
 
 
 @contextmanager
@@ -98,7 +91,7 @@ def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[
     from moeviz.capture.record.kernel_recording import kernels_deciding, recorded_by
 
     model = job.run.model
-    hooks = recording_hooks(model, job.keep_logits, job.site)
+    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
     with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
         yield lambda: replace(recording, by=recorded_by(model, found), expected=expected)
 
@@ -109,9 +102,9 @@ def _probed(job: CaptureJob) -> "ProbedModel":
     from moeviz.capture.record.kernel_recording import log_troubles
 
     try:
-        found = probe(job.run.model, job.site)
+        found = probe(job.run.model, job.request.site)
     except CaptureError as error:
-        if job.kernels is True:
+        if job.request.kernels is True:
             raise
         raise KernelsUnavailable(str(error)) from error
     if all(router.trouble for router in found.routers):
@@ -122,11 +115,11 @@ def _probed(job: CaptureJob) -> "ProbedModel":
 
 def _changed(job: CaptureJob, found: "ProbedModel | None" = None) -> AbstractContextManager[ExpectedRouting | None]:
     """The block in which routers decide what the job's intervention makes of their decisions."""
-    if job.intervention is None:
+    if job.request.intervention is None:
         return nullcontext()
     from moeviz.capture.record.intervening import check_can_change, intervening
     from moeviz.capture.record.kernel_parity import probe
 
     check_can_change(job.run)
-    found = found or probe(job.run.model, job.site)
-    return intervening(job.run, found.routers, job.intervention, job.plan.max_new_tokens)
+    found = found or probe(job.run.model, job.request.site)
+    return intervening(job.run, found.routers, job.request.intervention)

@@ -22,6 +22,7 @@ from moeviz.capture.record.hooks import exclusive, recording_hooks
 from moeviz.capture.record.intervening import intervening, probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
+from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -57,7 +58,8 @@ def what_if(
     Raises `CaptureError` for a change that this model cannot be given or that did not come through, and what `trace`
     raises.
     """
-    run = prepare(model, prompts, tokenizer, 0)
+    change = None if isinstance(intervention, Precision) else intervention
+    run = prepare(model, CaptureRequest(prompts_of(prompts), intervention=change), tokenizer)
     routers = probe_routers(run)
     plain, logits = _read(run, routers, None)
     if isinstance(intervention, Precision):
@@ -91,7 +93,7 @@ def ablate(
 
     Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
     """
-    run = prepare(model, prompts, tokenizer, 0)
+    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
     rows = []
     routers = probe_routers(run)
     plain, logits = _read(run, routers, None)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
 from moeviz.capture.interventions.intervention import Choice, Decision, Intervention, RouterLimits
-from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.capture.models.patching import patched
 from moeviz.capture.models.wrappers import eager_mode
@@ -49,7 +48,7 @@ def check_can_change(run: ModelInput) -> None:
 
 @contextmanager
 def intervening(
-    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, max_new_tokens: int = 0
+    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
 ) -> Iterator[ExpectedRouting | None]:
     """Inside the block the routers decide what the intervention makes of their decisions.
 
@@ -61,12 +60,6 @@ def intervening(
     if intervention is None:
         yield None
         return
-    if not isinstance(intervention, Intervention):
-        raise CaptureError(
-            f"{intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange or Replay."
-        )
-    if isinstance(intervention, Replay) and max_new_tokens:
-        raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
     kept = run.batch.attention_mask.flatten() == 1
     limits = {probed.router.layer: _limits(probed) for probed in routers}
     intervention.check(limits, run.batch.input_ids.flatten()[kept].cpu().numpy())

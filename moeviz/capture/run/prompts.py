@@ -1,6 +1,5 @@
 """What a model is to read: prompts as one batch, padded on the left, checked against its context."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -11,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.models.wrappers import eager_model, unwrap_peft
-from moeviz.capture.run.chat import check_chat, turns
+from moeviz.capture.run.chat import turns
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 
@@ -53,16 +53,9 @@ class ModelInput:
 
 
 def prepare(
-    model: LoadedModel | nn.Module | str,
-    prompts: str | Sequence[str],
-    tokenizer: PreTrainedTokenizerBase | None,
-    max_new_tokens: int,
-    site: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
+    model: LoadedModel | nn.Module | str, request: CaptureRequest, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> ModelInput:
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
-    check_chat(chat, system)
     if isinstance(model, str):
         model = load_model(model)
     if not isinstance(model, LoadedModel | nn.Module):  # another engine's, which has no modules
@@ -76,13 +69,13 @@ def prepare(
         tokenizer, info = model.tokenizer, model.info
     else:
         info = describe(runs, runs.config.name_or_path or runs.config.model_type)
-    if site is not None:
-        info = replace(describe(runs, info.name, info.revision, site), caution=info.caution)
+    if request.site is not None:
+        info = replace(describe(runs, info.name, info.revision, request.site), caution=info.caution)
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    ids = _token_ids(tokenizer, turns(tokenizer, texts, system) if chat else texts, special=not chat)
-    batch = _in_one_batch(runs, ids, max_new_tokens)
+    texts, chat = list(request.prompts), request.chat
+    ids = _token_ids(tokenizer, turns(tokenizer, texts, request.system) if chat else texts, special=not chat)
+    batch = _in_one_batch(runs, ids, request.max_new_tokens)
     return ModelInput(runs, tokenizer, info, batch)
 
 

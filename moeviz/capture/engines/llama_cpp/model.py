@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, GenerationRequest, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.llama_cpp.context import ComputeOptions, Weights
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
 from moeviz.capture.engines.llama_cpp.library import library
@@ -14,6 +14,7 @@ from moeviz.capture.engines.llama_cpp.run import prompts_of, steps
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.names import quoted
 
@@ -103,11 +104,11 @@ class LlamaCppModel(EngineModel):
         vocabulary = self.opened()[1]
         return added(vocabulary, vocabulary.spans, text, system)
 
-    def run(self, asked: GenerationRequest) -> Generator[SoFar, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         weights, vocabulary = self.opened()
-        prompts = prompts_of(vocabulary, asked, self.info.name, self.max_tokens)
-        yield from steps(weights, vocabulary, self.how, self.info, asked, prompts)
+        prompts = prompts_of(vocabulary, request, self.info.name, self.max_tokens)
+        yield from steps(weights, vocabulary, self.how, self.info, request, prompts)
 
     def close(self) -> None:
         """Let the memory go, once the last run has ended."""

@@ -10,7 +10,7 @@ import torch
 from torch import FloatTensor, LongTensor
 from transformers import LogitsProcessorList
 
-from moeviz.capture.engines.engine import GenerationRequest, SoFar
+from moeviz.capture.engines.engine import SoFar
 from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Weights
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
@@ -18,6 +18,7 @@ from moeviz.capture.run.chat import turns
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.generation_plan import decoding_words
 from moeviz.capture.run.prompts import check_context
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.sampling import sampling_processors
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -40,24 +41,24 @@ class _Read:
         self.prompt += [prompt] * len(tokens)
 
 
-def prompts_of(vocabulary: Vocabulary, asked: GenerationRequest, name: str, limit: int | None) -> list[list[int]]:
+def prompts_of(vocabulary: Vocabulary, request: CaptureRequest, name: str, limit: int | None) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
-    texts = list(asked.prompts)
-    if asked.chat and vocabulary.chat_template is None:
+    texts = list(request.prompts)
+    if request.chat and vocabulary.chat_template is None:
         raise CaptureError(
             f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
             "the model then reads the text as it is."
         )
-    if asked.max_new_tokens and len(texts) > MOST_SEATS:
+    if request.max_new_tokens and len(texts) > MOST_SEATS:
         raise InvalidPrompt(
             f"There are {len(texts):,} prompts, and llama.cpp goes on with at most {MOST_SEATS} at once. Give fewer, "
             "or generate no tokens."
         )
-    texts = turns(vocabulary, texts, asked.system) if asked.chat else texts
-    ids = [vocabulary.ids(text, special=not asked.chat) for text in texts]
+    texts = turns(vocabulary, texts, request.system) if request.chat else texts
+    ids = [vocabulary.ids(text, special=not request.chat) for text in texts]
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
-    check_context(max(map(len, ids)), asked.max_new_tokens, limit)
+    check_context(max(map(len, ids)), request.max_new_tokens, limit)
     return ids
 
 
@@ -66,15 +67,17 @@ def steps(
     vocabulary: Vocabulary,
     how: ComputeOptions,
     info: ModelInfo,
-    asked: GenerationRequest,
+    request: CaptureRequest,
     prompts: list[list[int]],
 ) -> Generator[SoFar, None, None]:
     """Read the prompts, then draw and read token by token: see `EngineModel.run`."""
-    recording, read = CallbackRecording(weights.library, asked.keep_logits), _Read()
-    tokens = max(map(len, prompts)) + asked.max_new_tokens
-    seats = len(prompts) if asked.max_new_tokens else 1
+    recording, read = CallbackRecording(weights.library, request.keep_logits), _Read()
+    tokens = max(map(len, prompts)) + request.max_new_tokens
+    seats = len(prompts) if request.max_new_tokens else 1
     info = replace(
-        info, decoding=decoding_words(asked.sampling, Decoding()) if asked.max_new_tokens else "", recorded_by=how.words
+        info,
+        decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else "",
+        recorded_by=how.words,
     )
 
     def so_far() -> SoFar:
@@ -86,15 +89,15 @@ def steps(
         for sequence, prompt in enumerate(prompts):
             scores.append(context.read(sequence % seats, 0, prompt))
             read.add(sequence, prompt, prompt=True)
-            if not asked.max_new_tokens:
+            if not request.max_new_tokens:
                 context.forget()
         yield so_far()
-        draw, going = sampling_processors(asked.sampling), set(range(len(prompts)))
-        for done in range(1, asked.max_new_tokens + 1):
+        draw, going = sampling_processors(request.sampling), set(range(len(prompts)))
+        for done in range(1, request.max_new_tokens + 1):
             drawn = _drawn(draw, scores)
             going -= {sequence for sequence in going if vocabulary.ends(drawn[sequence])}
             yield so_far()
-            if not going or done == asked.max_new_tokens:  # the last one drawn meets no router
+            if not going or done == request.max_new_tokens:  # the last one drawn meets no router
                 return
             for sequence in sorted(going):
                 place = read.sequence.count(sequence)

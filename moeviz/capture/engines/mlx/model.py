@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, GenerationRequest, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.mlx.config import caution_of
 from moeviz.capture.engines.mlx.folder import MlxFolder, read_folder
 from moeviz.capture.engines.mlx.hooks import BlockHooks, BlockRouting, host
@@ -23,6 +23,7 @@ from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added_by_template
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.generation_plan import decoding_words
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.names import quoted
@@ -78,11 +79,13 @@ class MlxModel(EngineModel):
         """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
         return added_by_template(self.opened().tokenizer, text, system)
 
-    def run(self, asked: GenerationRequest) -> Generator[SoFar, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
-        prompts = prompts_of(opened.tokenizer, asked, self.info.name, self.max_tokens)
-        info = replace(self.info, decoding=decoding_words(asked.sampling, Decoding()) if asked.max_new_tokens else "")
+        prompts = prompts_of(opened.tokenizer, request, self.info.name, self.max_tokens)
+        info = replace(
+            self.info, decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
+        )
 
         def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
@@ -91,7 +94,7 @@ class MlxModel(EngineModel):
         yield from steps(
             forward,
             lambda: caches.make_prompt_cache(opened.model),
-            asked,
+            request,
             prompts,
             opened.stops,
             lambda sequences: trace_of(sequences, info, opened.tokenizer),

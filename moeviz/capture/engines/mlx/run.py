@@ -12,10 +12,11 @@ import torch
 from torch import FloatTensor, LongTensor
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import GenerationRequest, SoFar
+from moeviz.capture.engines.engine import SoFar
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.prompts import check_context
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.sampling import sampling_processors
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -63,45 +64,45 @@ class _Sequence:
 
 
 def prompts_of(
-    tokenizer: PreTrainedTokenizerBase, asked: GenerationRequest, name: str, limit: int | None
+    tokenizer: PreTrainedTokenizerBase, request: CaptureRequest, name: str, limit: int | None
 ) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
-    texts = list(asked.prompts)
-    if asked.chat and not tokenizer.chat_template:
+    texts = list(request.prompts)
+    if request.chat and not tokenizer.chat_template:
         raise CaptureError(
             f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
             "the model then reads the text as it is."
         )
-    texts = turns(tokenizer, texts, asked.system) if asked.chat else texts
-    how = {"add_special_tokens": False} if asked.chat else {}
+    texts = turns(tokenizer, texts, request.system) if request.chat else texts
+    how = {"add_special_tokens": False} if request.chat else {}
     ids = [[int(token) for token in tokenizer(text, verbose=False, **how)["input_ids"]] for text in texts]
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
-    check_context(max(map(len, ids)), asked.max_new_tokens, limit)
+    check_context(max(map(len, ids)), request.max_new_tokens, limit)
     return ids
 
 
 def steps(
     forward: Forward,
     new_cache: Callable[[], Any],
-    asked: GenerationRequest,
+    request: CaptureRequest,
     prompts: list[list[int]],
     stops: frozenset[int],
     trace_of: Callable[[list["_Sequence"]], RoutingTrace],
 ) -> Generator[SoFar, None, None]:
     """Read the prompts one after the other, then draw a token for each, and so on: see `EngineModel.run`."""
     sequences = [_Sequence(prompt, new_cache()) for prompt in prompts]
-    scores = [each.feed(forward, each.prompt, asked.keep_logits) for each in sequences]
+    scores = [each.feed(forward, each.prompt, request.keep_logits) for each in sequences]
     yield _so_far(sequences, trace_of)
-    draw, going = sampling_processors(asked.sampling), set(range(len(prompts)))
-    for done in range(asked.max_new_tokens):
+    draw, going = sampling_processors(request.sampling), set(range(len(prompts)))
+    for done in range(request.max_new_tokens):
         drawn = draw(UNREAD, cast(FloatTensor, torch.stack(scores))).argmax(dim=-1).tolist()
         going -= {which for which in going if drawn[which] in stops}
         yield _so_far(sequences, trace_of)
-        if not going or done == asked.max_new_tokens - 1:  # the last one drawn meets no router
+        if not going or done == request.max_new_tokens - 1:  # the last one drawn meets no router
             return
         for which in sorted(going):
-            scores[which] = sequences[which].feed(forward, [drawn[which]], asked.keep_logits)
+            scores[which] = sequences[which].feed(forward, [drawn[which]], request.keep_logits)
 
 
 def _so_far(sequences: list[_Sequence], trace_of: Callable[[list[_Sequence]], RoutingTrace]) -> SoFar:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, GenerationRequest, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.served.connection import ConnectionLimits, Server, connected
 from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
@@ -22,6 +22,7 @@ from moeviz.capture.engines.served.polling import poll, run_blocking
 from moeviz.capture.engines.served.token_texts import Ids, Texts
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.generation_plan import decoding_words
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
@@ -36,7 +37,7 @@ log = logging.getLogger("moeviz.capture")
 T = TypeVar("T")
 LARGEST_ID = 2**31 - 1
 FIRST_WORDS = "Hello"  # what is asked when a server is opened, to see whether it says where tokens go
-FIRST = GenerationRequest((FIRST_WORDS,), 0, Sampling(), keep_logits=False, chat=False, system=None)
+FIRST = CaptureRequest((FIRST_WORDS,), keep_logits=False)
 
 
 class ModelOnServer(EngineModel):
@@ -63,12 +64,12 @@ class ModelOnServer(EngineModel):
         """Tokens of `text` as a prompt, by the server's own tokenizer."""
         return len(run_blocking(self._with(lambda server: self.tokenize(server, text))))
 
-    def run(self, asked: GenerationRequest) -> Generator[SoFar | None, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar | None, None, None]:
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         parts = []
-        for prompt in asked.prompts:
-            parts.append((yield from poll(self._with(partial(self._answered, asked=asked, prompt=prompt)))))
-        trace = self._trace(parts, asked)
+        for prompt in request.prompts:
+            parts.append((yield from poll(self._with(partial(self._answered, request=request, prompt=prompt)))))
+        trace = self._trace(parts, request)
         yield lambda: trace
 
     def close(self) -> None:
@@ -81,7 +82,7 @@ class ModelOnServer(EngineModel):
         """What the server says that it runs, and how it names itself."""
 
     @abstractmethod
-    async def complete(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Part:
         """Ask for one prompt, and read what comes back. The part has token ids, but no texts."""
 
     @abstractmethod
@@ -140,21 +141,21 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, asked: GenerationRequest, prompt: str) -> Part:
+    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> Part:
         """The routing of one prompt and of what was generated after it, with texts."""
-        part = await self._read(server, prompt, asked)
+        part = await self._read(server, prompt, request)
         check_part(self.info, part)
         new = 0 if part.generated is None else int(part.generated.sum())
-        if new >= max(asked.max_new_tokens, 1):
-            raise CaptureError(f"{self.name} generated more than the {asked.max_new_tokens:,} tokens asked for.")
+        if new >= max(request.max_new_tokens, 1):
+            raise CaptureError(f"{self.name} generated more than the {request.max_new_tokens:,} tokens request for.")
         assert part.token_id is not None  # `_read` sees to it
         texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
         return replace(part, text=texts)
 
-    async def _read(self, server: Server, prompt: str, asked: GenerationRequest) -> Part:
+    async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> Part:
         """What came back for a prompt, as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
-            part = await self.complete(server, prompt, asked)
+            part = await self.complete(server, prompt, request)
             if part.token_id is None:
                 raise CaptureError(
                     f"{self.where.url} does not say which tokens its routing is of. moeviz needs vLLM 0.21 or newer, "
@@ -170,13 +171,13 @@ class ModelOnServer(EngineModel):
             raise CaptureError(f"The answer of {self.where.url} is not the routing of this prompt: {says}") from error
         return part
 
-    def _trace(self, parts: Sequence[Part], asked: GenerationRequest) -> RoutingTrace:
+    def _trace(self, parts: Sequence[Part], request: CaptureRequest) -> RoutingTrace:
         """The trace of all prompts. What the doctor finds in it is logged."""
         about = About(self.where.engine, hidden=True, what="answer")
         try:
             made = trace_of(parts, about, self.name, self.told)
             info = replace(
-                self.info, decoding=decoding_words(asked.sampling, Decoding()) if asked.max_new_tokens else ""
+                self.info, decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
             )
             trace = replace(made, model=info)
         except InvalidTrace as error:
