@@ -58,10 +58,12 @@ MAY_IMPORT = {
     "moeviz.capture.interventions "
     f"{INERT} moe_kernels {TORCH}",
     # The engines know the interface that they fill, not each other.
-    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.run "
+    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
+    "moeviz.capture.run "
     f"moeviz.capture.models.memory moeviz.gguf_file {FILES} {TORCH}",
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
-    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
+    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
+    "moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers.score_function {INERT} {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
     "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
@@ -73,6 +75,7 @@ MAY_IMPORT = {
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
+    "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.capture.engines.decoding_loop import pad_layers
 from moeviz.capture.engines.llama_cpp.library import F16, F32, I32, Library
 from moeviz.errors import CaptureError
 from moeviz.model_info import ScoreFunction
@@ -142,12 +143,6 @@ class CallbackRecording:
             return "softmax"
         known = {self.scores.get(layer, "unknown") for layer in self.layers()}
         return known.pop() if len(known) == 1 else "unknown"
-
-
-def pad_layers(parts: list[np.ndarray], filler: int | float) -> np.ndarray:
-    """Layers (T, W) of different widths as one array (L, T, W)."""
-    width = max(part.shape[1] for part in parts)
-    return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=filler) for part in parts])
 
 
 def decisions(recording: CallbackRecording, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

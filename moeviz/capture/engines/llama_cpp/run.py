@@ -3,28 +3,24 @@
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import cast
+from functools import partial
 
 import numpy as np
 import torch
-from torch import FloatTensor, LongTensor
-from transformers import LogitsProcessorList
+from torch import Tensor
 
+from moeviz.capture.engines.decoding_loop import draw_and_read, prompt_ids, token_rows
 from moeviz.capture.engines.engine import SoFar
 from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Weights
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
-from moeviz.capture.run.chat import turns
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.generation_plan import decoding_words
-from moeviz.capture.run.prompts import check_context
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.run.sampling import sampling_processors
-from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.names import listed, quoted
-from moeviz.routing_trace import RoutingTrace, sort_slots, token_frame
+from moeviz.routing_trace import RoutingTrace, sort_slots
 
 
 @dataclass(slots=True, eq=False)
@@ -43,23 +39,13 @@ class _Read:
 
 def prompts_of(vocabulary: Vocabulary, request: CaptureRequest, name: str, limit: int | None) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
-    texts = list(request.prompts)
-    if request.chat and vocabulary.chat_template is None:
-        raise CaptureError(
-            f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
-            "the model then reads the text as it is."
-        )
-    if request.max_new_tokens and len(texts) > MOST_SEATS:
+    if request.max_new_tokens and len(request.prompts) > MOST_SEATS:
         raise InvalidPrompt(
-            f"There are {len(texts):,} prompts, and llama.cpp goes on with at most {MOST_SEATS} at once. Give fewer, "
-            "or generate no tokens."
+            f"There are {len(request.prompts):,} prompts, and llama.cpp goes on with at most {MOST_SEATS} at once. "
+            "Give fewer, or generate no tokens."
         )
-    texts = turns(vocabulary, texts, request.system) if request.chat else texts
-    ids = [vocabulary.ids(text, special=not request.chat) for text in texts]
-    if not all(ids):
-        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
-    check_context(max(map(len, ids)), request.max_new_tokens, limit)
-    return ids
+    ids_of = partial(vocabulary.ids, special=not request.chat)
+    return prompt_ids(vocabulary, request, name, limit, ids_of)
 
 
 def steps(
@@ -87,29 +73,17 @@ def steps(
     with closing(Context(weights, recording, how, seats, tokens)) as context:
         scores = []
         for sequence, prompt in enumerate(prompts):
-            scores.append(context.read(sequence % seats, 0, prompt))
+            scores.append(torch.from_numpy(context.read(sequence % seats, 0, prompt)))
             read.add(sequence, prompt, prompt=True)
             if not request.max_new_tokens:
                 context.forget()
-        yield so_far()
-        draw, going = sampling_processors(request.sampling), set(range(len(prompts)))
-        for done in range(1, request.max_new_tokens + 1):
-            drawn = _drawn(draw, scores)
-            going -= {sequence for sequence in going if vocabulary.ends(drawn[sequence])}
-            yield so_far()
-            if not going or done == request.max_new_tokens:  # the last one drawn meets no router
-                return
-            for sequence in sorted(going):
-                place = read.sequence.count(sequence)
-                scores[sequence] = context.read(sequence, place, [drawn[sequence]])
-                read.add(sequence, [drawn[sequence]], prompt=False)
 
+        def read_one(sequence: int, token: int) -> Tensor:
+            found = context.read(sequence, read.sequence.count(sequence), [token])
+            read.add(sequence, [token], prompt=False)
+            return torch.from_numpy(found)
 
-def _drawn(draw: LogitsProcessorList, scores: list[np.ndarray]) -> list[int]:
-    """The next token of each sequence, drawn from one stream of noise for all, as in a batch of transformers."""
-    batch = torch.from_numpy(np.stack(scores))
-    drawn = draw(cast(LongTensor, torch.zeros(len(scores), 0).long()), cast(FloatTensor, batch))
-    return cast(list[int], drawn.argmax(dim=-1).tolist())
+        yield from draw_and_read(request, scores, vocabulary.ends, read_one, so_far)
 
 
 def _trace(
@@ -120,15 +94,9 @@ def _trace(
     sequence, token, prompt = (np.array(part[:rows]) for part in (read.sequence, read.token, read.prompt))
     order = np.argsort(sequence, kind="stable")
     ids, weights, logits = decisions(recording, order)
-    lengths = np.bincount(sequence)
-    texts = [token_texts(vocabulary, part.tolist()) for part in np.split(token[order], lengths.cumsum()[:-1])]
-    tokens = token_frame(
-        sequence=sequence[order],
-        position=np.concatenate([np.arange(length) for length in lengths]),
-        text=[text for part in texts for text in part],
-        token_id=token[order],
-        phase=np.where(prompt[order], "prompt", "generated"),
-    )
+    ends = np.bincount(sequence).cumsum()[:-1]
+    sequences, prompts = (np.split(part[order], ends) for part in (token, prompt))
+    tokens = token_rows(vocabulary, [part.tolist() for part in sequences], [int(part.sum()) for part in prompts])
     experts, sorted_weights = sort_slots(ids, weights)
     return RoutingTrace(_as_heard(recording, info, experts), tokens, experts, sorted_weights, logits)
 
