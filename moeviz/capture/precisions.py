@@ -99,8 +99,9 @@ def _quantised(model: PreTrainedModel) -> Iterator[Tensor]:
     """The weights that weight-only quantisation rounds: of linear layers but the head, and of experts."""
     head, seen = model.get_output_embeddings(), set()
     layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
-    experts = [part for router in find_routers(model) for part in router.experts.values()]
-    routers = {id(weights) for router in find_routers(model) for weights in router.module.parameters()}
+    found = find_routers(model)
+    experts = [part for router in found for part in router.experts.values()]
+    routers = {id(weights) for router in found for weights in router.module.parameters()}
     for part in [*layers, *experts]:
         for weights in part.parameters():
             if weights.dim() >= 2 and id(weights) not in seen | routers:

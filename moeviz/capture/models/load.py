@@ -18,7 +18,6 @@ from moeviz.capture.models.folder import check_inside
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_fits
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
-from moeviz.capture.routers.discovery import find_routers
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
@@ -84,7 +83,7 @@ def load_model(
         )
     config = _config(name, source, revision)
     empty = empty_model(config, name)
-    find_routers(empty)
+    info = describe(empty, name, getattr(config, "_commit_hash", None))  # refuses what cannot be recorded
     if dtype is None:
         dtype = torch.float32 if is_own(name) else "auto"
     if device_map is None and torch.cuda.is_available():
@@ -93,7 +92,9 @@ def load_model(
         _check_memory(name, empty, dtype, device_map)
     model, caution = _weights(name, source, config, revision, dtype=dtype, device_map=device_map)
     tokenizer = open_tokenizer(name, source, revision)
-    info = replace(describe(model, name, getattr(config, "_commit_hash", None)), caution=caution)
+    if _shapes(model) != _shapes(empty):  # adapters came with it, or its weights are packed
+        info = describe(model, name, info.revision)
+    info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
     return LoadedModel(model, tokenizer, info)
 
 
@@ -182,6 +183,10 @@ def _check_memory(
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
     check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {path: parameter.shape for path, parameter in model.named_parameters()}
 
 
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
