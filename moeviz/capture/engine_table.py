@@ -58,7 +58,7 @@ def open_model(engine: EngineEntry, name: str, **how: Any) -> "moeviz.capture.en
 
 
 def before_opening(engine: EngineEntry, name: str) -> "moeviz.capture.engines.engine.BeforeOpening":
-    """What is known of the model of that name before it is opened. Raises what `model_facts` raises."""
+    """Look at the model of that name without opening it. Raises what `model_facts` raises."""
     from moeviz.capture.engines.engine import BeforeOpening
     from moeviz.capture.models.memory import bytes_needed
 

@@ -1,4 +1,4 @@
-"""The same prompts in other precisions: which tokens are sent to other experts, and which of these were ties.
+"""Precisions compared on the same prompts: which tokens go to other experts, and which of these were ties.
 
 A choice is a boundary tie where rounding the router's own logits is enough to change it: in that precision the last
 expert chosen and the best one left out cannot be told apart. Any other change comes from hidden states that moved.

@@ -37,7 +37,7 @@ class KernelsUnavailable(Exception):
 
 
 def wants_kernels(job: CaptureJob) -> bool:
-    """Whether the kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
+    """True if kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
     if isinstance(job.request.kernels, bool):
         return job.request.kernels
     if job.run.model.device.type != "cuda" or find_spec("triton") is None:
@@ -87,7 +87,7 @@ def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[
 
 @contextmanager
 def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
-    """What the intervention makes of their decisions is what counts, and hooks hear that."""
+    """Let kernels decide and hooks record what the intervention makes of their decisions."""
     from moeviz.capture.record.kernel_recording import kernels_deciding, recorded_by
 
     model = job.run.model
@@ -97,7 +97,7 @@ def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[
 
 
 def _probed(job: CaptureJob) -> "ProbedModel":
-    """What the kernels can run of a model; or `KernelsUnavailable`."""
+    """Probe which routers the kernels can run. Raises `KernelsUnavailable` where that is none."""
     from moeviz.capture.record.kernel_parity import probe
     from moeviz.capture.record.kernel_recording import log_troubles
 

@@ -1,4 +1,4 @@
-"""What if the routers decided otherwise: trace, next tokens and loss, beside those of the model as it is."""
+"""The effect of an intervention: trace, next tokens and loss, beside those of the model as it is."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack

@@ -18,7 +18,7 @@ SoFar = Callable[[], RoutingTrace]
 
 @dataclass(frozen=True, slots=True)
 class BeforeOpening:
-    """What is known of an engine's model before it is opened: whether to open it, and where there is room."""
+    """The facts of an engine's model that is not open yet: enough to say whether to open it, and what runs it."""
 
     info: ModelInfo
     memory: int  # bytes on this machine; 0 where it runs elsewhere
@@ -45,7 +45,7 @@ class EngineModel(ABC):
     @property
     @abstractmethod
     def chats(self) -> bool:
-        """Whether the model comes with a chat template."""
+        """True if the model comes with a chat template."""
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""What if the routers decided otherwise? One file an intervention, all of them in the table `INTERVENTIONS`.
+"""Interventions, other decisions in place of the routers' own: one file each, all in the table `INTERVENTIONS`.
 
     Mute       some experts may not be chosen (or add nothing where they were)
     Force      some experts are chosen for every token

@@ -34,7 +34,7 @@ class Exchange:
             raise CaptureError(f"Expert {self.one} cannot be exchanged with itself. Name two experts.")
 
     def change(self, decision: Decision) -> Choice:
-        """The same choice with the two ids exchanged."""
+        """Exchange the two ids in a choice, and leave its weights."""
         if decision.layer != self.layer:
             return decision.weights, decision.experts
         is_one, is_other = (decision.experts == expert for expert in (self.one, self.other))

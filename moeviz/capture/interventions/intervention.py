@@ -88,7 +88,7 @@ def check_expert(layer: Any, expert: Any, layers: LimitsByLayer) -> None:
 
 
 def is_whole(number: object) -> bool:
-    """Whether this is a whole number, of Python or of numpy. True and False are none."""
+    """True for a whole number, of Python or of numpy; False for True and False."""
     return isinstance(number, Integral) and not isinstance(number, bool | np.bool_)
 
 
@@ -102,7 +102,7 @@ Choice = tuple[Tensor, Tensor]  # weights (T, K), experts (T, K)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one router decided in one forward. T tokens, K slots, E experts."""
+    """The decision of one router in one forward. T tokens, K slots, E experts."""
 
     layer: int  # the model's own index
     index: int  # which of the trace's layers that is

@@ -1,4 +1,4 @@
-"""Whether a run did what was asked: what was recorded in it, beside what should have been.
+"""Checks that a run did what was asked: what was recorded in it, beside what should have been.
 
 Each intervention says what that is (`check_held` in its file), and every run under one is held against it before
 anyone sees the trace.
@@ -16,7 +16,7 @@ TINY = 1e-7  # weights that half precision rounds to 0
 
 @dataclass(frozen=True, slots=True)
 class DecidedRouting:
-    """What routers decided: L layers, T tokens, K slots."""
+    """The decisions of several routers: L layers, T tokens, K slots."""
 
     layers: tuple[int, ...]  # the model's own indices
     experts: np.ndarray  # (L, T, K)
@@ -26,7 +26,7 @@ class DecidedRouting:
 
 @dataclass(frozen=True, slots=True)
 class LayerRouting:
-    """The same of one layer."""
+    """The decisions of one router: T tokens, K slots."""
 
     experts: np.ndarray  # (T, K)
     weights: np.ndarray  # (T, K)

@@ -55,7 +55,7 @@ def caution_of(loading: dict[str, Any], config: PreTrainedConfig) -> str:
 
 
 def _predicts_further(key: str, config: PreTrainedConfig) -> bool:
-    """Whether a weight is of the layers for multi-token prediction, which DeepSeek and others number as the last."""
+    """True for a weight of the layers for multi-token prediction, which DeepSeek and others number as the last."""
     text = config.get_text_config()
     first: int | None = getattr(text, "num_hidden_layers", None)
     further: int = getattr(text, "num_nextn_predict_layers", None) or 0

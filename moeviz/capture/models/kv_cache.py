@@ -23,7 +23,7 @@ LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
 
 
 def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
-    """What each layer of a model keeps during generation; None if moeviz cannot tell.
+    """Count the values that each layer keeps during generation; None if moeviz cannot tell.
 
     As transformers keeps it: latents, if attention has them (DeepSeek's); windows, if layers have them. None for models
     with an encoder, and for caches that do not grow evenly (compressed ones).
@@ -82,7 +82,7 @@ def served_model(name: str, revision: str | None = None) -> ServedModel:
 
 
 def served_by_config(config: PreTrainedConfig, name: str) -> ServedModel:
-    """The same from a config that was read already. Raises `CaptureError` as `served_model` does."""
+    """Describe a served model from a config that was read already. Raises `CaptureError` as `served_model` does."""
     facts, caches = parameters_of_config(config, name), kv_cache(config)
     if caches is None or facts.parameters is None:
         raise CaptureError(

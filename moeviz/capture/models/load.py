@@ -99,7 +99,7 @@ def load_model(
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
-    """What a model's config alone says about it: layers, experts, parameters. No weights are loaded.
+    """Read a model's facts from its config alone: layers, experts, parameters. No weights are loaded.
 
     Well-known models (`known_models.py`) need no network, unless a revision is asked for. Raises what `load_model`
     raises before it loads weights.

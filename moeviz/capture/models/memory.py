@@ -1,4 +1,4 @@
-"""Whether a model fits, before it is loaded: bytes of its weights against free bytes."""
+"""Memory for a model's weights: the bytes needed, the bytes free, and the refusal if it does not fit."""
 
 import gc
 from pathlib import Path
@@ -58,7 +58,7 @@ def check_fits(name: str, parameters: int, dtype: str | None, device_map: str | 
 
 
 def check_bytes(name: str, needed: int, stored: str, device_map: str | None, way_around: str = "") -> None:
-    """The same for a model of so many bytes; `stored` says in which form, as the sentence has it."""
+    """Raise `CaptureError` unless `needed` bytes are free; `stored` says in which form, as the sentence has it."""
     free = bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(

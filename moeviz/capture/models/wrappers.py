@@ -1,4 +1,4 @@
-"""What others wrap around a transformers model: torch.compile, and PEFT's adapters.
+"""Wrappers around a transformers model: torch.compile's, and PEFT's with its adapters.
 
 Hooks that are set after torch.compile are silently ignored by what it made, so the trace would be empty. Compiled
 models therefore run eagerly while they are recorded. For a model that is to stay compiled,
@@ -39,7 +39,7 @@ def eager_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
-    """What to replace in a module so that it runs uncompiled."""
+    """The changes to a module that make it run uncompiled."""
     if isinstance(part, OptimizedModule):
         yield part, "forward", part._orig_mod.__call__
     elif (forward := vars(part).get("forward")) is not None and hasattr(forward, ORIGINAL):

@@ -59,7 +59,7 @@ def _decisions(recording: Recording, where: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _sequences(run: ModelInput, site: str, written: GeneratedTokens) -> RoutedSequences:
-    """What the routers of a site meet: a prompt, and what is generated after it."""
+    """List the tokens that the routers of a site meet: a prompt, and what is generated after it."""
     encoded = site == "encoder"
     prompt = decoder_start(run.model, len(run.batch.input_ids)) if site == "decoder" else run.batch
     new, drawn_in = (part.cpu().numpy() for part in (written.tokens, written.rows))
@@ -121,7 +121,7 @@ def _tokens(run: ModelInput, met: RoutedSequences):
 
 
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
-    """What the recording tells of the model, beside what was known of it before it ran."""
+    """Add the facts that the recording shows to those that were known of the model before it ran."""
     of_routers = sorted({router.adapter.caution for router in recording.routers if router.adapter} - {""})
     if of_routers:
         log.warning("%s", " ".join(of_routers))
@@ -156,6 +156,6 @@ def unrolled(recording: Recording) -> Recording:
 
 
 def _call(heard: RouterOutputs, number: int, of: int) -> RouterOutputs:
-    """What a router answered in one of its calls in each forward."""
+    """Select a router's answers in one of its calls in each forward."""
     parts = {name: getattr(heard, name)[number::of] for name in ("experts", "weights", "logits")}
     return replace(heard, **parts)

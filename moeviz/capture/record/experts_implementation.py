@@ -32,7 +32,7 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
 
 
 def is_usual(experts: nn.Module) -> bool:
-    """Whether experts are SwiGLU with gate and up in one matrix, no biases, and nothing behind: as our kernels are."""
+    """True for SwiGLU experts with gate and up in one matrix, no biases and nothing behind, as our kernels are."""
     plain = not (experts.has_bias or experts.is_transposed or experts.has_post_expert_norm)
     one = not private_names.has_own_gate(experts) and not private_names.is_expert_parallel(experts)
     # Experts with a gate of their own may have no act_fn, so it is asked for last.

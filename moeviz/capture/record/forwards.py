@@ -1,4 +1,4 @@
-"""What ran while a model was recorded: its forwards, and which router answered when.
+"""The order of events while a model is recorded: its forwards, and which router answered when.
 
 Only what happens inside a forward, in the thread that records, is noted. Other threads may run the model meanwhile, or
 a part of it; so may a backward pass that computes a forward anew (gradient checkpointing): none of that is of the
@@ -37,7 +37,7 @@ class ForwardLog:
     thread: int = field(default_factory=get_ident)
 
     def running(self) -> bool:
-        """Whether a forward of the model runs in this thread."""
+        """True while a forward of the model runs in this thread."""
         return get_ident() == self.thread and bool(self.calls) and self.calls[-1] != ENDED
 
     def check(self, order: Sequence[int], names: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def forward_hook(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Ite
 
 @contextmanager
 def method_hook(block: nn.Module, method: str, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
-    """The same for a method of a module."""
+    """Note what a method of a module is given and what it returns, whenever this thread calls it in the block."""
     thread, own = get_ident(), getattr(block, method)
 
     def noted(given: tuple, answer: tuple) -> None:

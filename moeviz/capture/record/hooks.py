@@ -49,7 +49,7 @@ SAMPLE_ROWS = 32  # enough to recognise the score function
 
 @dataclass(slots=True)
 class RouterOutputs:
-    """What one router returned, one entry per call: one per forward of the model, unless its layer runs in a loop."""
+    """The answers of one router, one entry per call: one per forward of the model, unless its layer runs in a loop."""
 
     experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
     weights: list[torch.Tensor] = field(default_factory=list)  # of the same shape
@@ -60,7 +60,7 @@ class RouterOutputs:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedRouting:
-    """What an intervention asked for, so that what was recorded is held against it."""
+    """The routing that an intervention asked for, against which what was recorded is held."""
 
     own: list[RouterOutputs]  # what each router decided itself, one per router
     check_held: Callable[[RoutingTrace, np.ndarray, np.ndarray], None]  # trace, own ids and weights (L, T, K)
@@ -68,7 +68,7 @@ class ExpectedRouting:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What every router of a model returned while `listen` was on."""
+    """The answers of every router of a model while it was recorded."""
 
     routers: tuple[Router, ...]
     keep_logits: bool
@@ -125,7 +125,7 @@ def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None)
 
 @contextmanager
 def recording_hooks(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
-    """The same for who sees to it that nobody else listens."""
+    """Record like `listen`, for a caller who makes sure that nobody else records the model."""
     routers = find_routers(model, site)
     recording = Recording(
         routers, keep_logits, order_of(model, routers), ForwardLog(), [RouterOutputs() for _ in routers]

@@ -97,7 +97,7 @@ def _check(intervention: Intervention, limits: dict[int, RouterLimits], own: lis
 
 @dataclass(frozen=True, slots=True)
 class RouterChange:
-    """What is to be made of one router's decisions."""
+    """The change that an intervention makes of one router's decisions."""
 
     intervention: Intervention
     index: int  # which of the trace's layers it is

@@ -36,7 +36,7 @@ class ProbedRouter:
 
 @dataclass(frozen=True, slots=True)
 class ProbedModel:
-    """What a first forward showed."""
+    """The findings of a first forward: of each router, and of the experts."""
 
     routers: tuple[ProbedRouter, ...]
     experts_trouble: tuple[str, ...]  # why our way to run the experts is not theirs
@@ -147,7 +147,7 @@ def check_first_rows(probed: ProbedRouter, own: Callable[..., tuple], args: tupl
 
 
 def mismatch(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
-    """What is different in our decision; None where it is the same."""
+    """Say how our decision differs from the router's; None where it is the same."""
     name = type(router).__name__
     hidden, bias = router_inputs(family, router, args, kwargs)
     logits = family.logits(router, hidden)

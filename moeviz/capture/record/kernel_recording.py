@@ -49,7 +49,7 @@ class RouterRecord:
     given: list[int] = field(default_factory=list)  # how many rows each call had; none of calls in a compiled graph
 
     def begins(self) -> bool:
-        """Whether a call is of a forward that is recorded; one that a graph is being made of is."""
+        """True if a call is of a forward that is recorded; one that a graph is being made of is."""
         return torch.compiler.is_compiling() or self.forwards.running()
 
     def ended(self, rows: int) -> None:
@@ -82,7 +82,7 @@ def kernels_recording(
 def kernels_recording_probed(
     model: PreTrainedModel, found: ProbedModel, tokens: int, keep_logits: bool = True
 ) -> Iterator[tuple[RouterRecord, ...]]:
-    """The same for who has probed the model, and sees to it that nobody else records it.
+    """Record like `kernels_recording` a model that was probed and that nobody else records.
 
     Inside the block a router whose first rows are not decided as it decides raises `KernelMismatch`, and so does one
     with a forward hook of somebody else's: it runs after the record is written, and may change the decision.

@@ -43,7 +43,7 @@ def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager
 
 
 def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractContextManager[None]:
-    """The same for a method that decides in a module's forward."""
+    """Put another method in the place of one that decides in a module's forward."""
     return patched_attribute(holder, name, method)
 
 
@@ -53,12 +53,12 @@ def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def is_expert_parallel(experts: nn.Module) -> bool:
-    """Whether experts are spread over devices by expert."""
+    """True if experts are spread over devices by expert."""
     return experts._is_expert_parallel
 
 
 def has_own_gate(experts: nn.Module) -> bool:
-    """Whether experts combine gate and up in their own way, such as one that clamps."""
+    """True if experts combine gate and up in their own way, such as one that clamps."""
     return type(experts)._apply_gate is not _default_apply_gate
 
 

@@ -61,23 +61,23 @@ class Router:
 
     @property
     def factor(self) -> float:
-        """What the block multiplies the sum of its experts by, beside the weights that the router gives them."""
+        """The number by which the block multiplies its experts' sum, beside the weights that the router gives them."""
         return float(self.adapter.factor(self.block)) if self.adapter and self.adapter.factor else 1.0
 
     def read(self, given: tuple, answer: tuple) -> Answer:
-        """What the router answered, as (logits, weights, expert ids)."""
+        """Read the router's answer as (logits, weights, expert ids), weights with the block's `factor`."""
         if self.adapter is None:
             return answer
         logits, weights, experts = self.decided(given, answer)
         return logits, weights if self.adapter.factor is None else weights * self.factor, experts
 
     def decided(self, given: tuple, answer: tuple) -> Answer:
-        """The same before the block multiplies the weights by `factor`."""
+        """Read the router's answer as (logits, weights, expert ids), weights without the block's `factor`."""
         return (answer if self.adapter is None else self.adapter.read(self.module, given, answer))[:3]
 
     @property
     def writer(self) -> Writer | None:
-        """What puts another decision in the router's answer; None where nothing does."""
+        """The function that puts another decision in the router's answer; None where there is none."""
         return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 
@@ -150,7 +150,7 @@ def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def active_module(part: nn.Module) -> nn.Module:
-    """What runs where PEFT may have put a wrapper with copies: the copy of the active adapter, or the original."""
+    """The module that runs inside PEFT's wrapper with copies: the active adapter's copy, or the original."""
     if type(part).__name__ != COPIED:
         return part
     copies = part.get_submodule(COPIES)

@@ -153,12 +153,12 @@ class RouterAdapter(NamedTuple):
 
     @property
     def writer(self) -> Writer | None:
-        """What puts another decision in the router's answer; None where nothing does."""
+        """The function that puts another decision in the router's answer; None where there is none."""
         return _in_its_place if self.read is identity else self.write
 
     @property
     def keeps_top_k(self) -> bool:
-        """Whether the form of the answer fixes the number of experts a token."""
+        """True if the form of the answer fixes the number of experts a token."""
         return self.read is not identity
 
 

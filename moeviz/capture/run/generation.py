@@ -48,7 +48,7 @@ def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Wa
 
 
 def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
-    """What transformers returns. What it refuses is a `CaptureError`; what a watcher raises passes as it is."""
+    """Generate with transformers. What it refuses becomes a `CaptureError`; what a watcher raises passes as it is."""
     own = plan.of_checkpoint
     try:
         with SeededMultinomial(int(plan.sampling.seed)) if own else nullcontext():

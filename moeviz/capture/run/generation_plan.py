@@ -35,7 +35,7 @@ OF_SAMPLING = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
-    """What a model is to generate, and how."""
+    """The settled way in which a model generates, in full and in words."""
 
     max_new_tokens: int
     config: GenerationConfig | None  # None: nothing is generated
@@ -88,7 +88,7 @@ class _Settled(GenerationConfig):
 
 
 def _settled(told: dict[str, Any], otherwise: dict[str, Any]) -> _Settled:
-    """What is told, then what is said otherwise, then transformers' defaults."""
+    """Settle what is told, then what is said otherwise, then transformers' defaults."""
     config = _Settled(**told)  # type: ignore[no-untyped-call]
     GenerationConfig.update(config, **otherwise, defaults_only=True, allow_custom_entries=True)
     GenerationConfig.update(config, **config._get_default_generation_params(), defaults_only=True)

@@ -1,4 +1,4 @@
-"""What a model is to read: prompts as one batch, padded on the left, checked against its context."""
+"""Prompts as one batch for a model, padded on the left and checked against its context."""
 
 from dataclasses import dataclass, replace
 from typing import cast
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedTokens:
-    """What a model generated. R returned sequences, N tokens."""
+    """The tokens that a model generated. R returned sequences, N tokens."""
 
     tokens: torch.Tensor  # (R, N), -1 = this sequence had ended
     rows: torch.Tensor  # (R, N): in which row of its batch the model drew each token
@@ -80,7 +80,7 @@ def prepare(
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
-    """What the decoder beside an encoder reads first."""
+    """The first token of the decoder beside an encoder, as a batch."""
     start = model.generation_config.decoder_start_token_id
     start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
     if start is None:

@@ -27,7 +27,7 @@ class Sampling:
 
 
 def sampling_processors(sampling: Sampling) -> LogitsProcessorList:
-    """What makes the largest logit the token to take: nothing where that is the likeliest."""
+    """The steps after which the largest logit is the token to take; none where that is the likeliest."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]

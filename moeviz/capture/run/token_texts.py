@@ -16,7 +16,7 @@ Decode = Callable[[tuple[int, ...]], str]
 
 @runtime_checkable
 class Decodes(Protocol):
-    """What is asked of a tokenizer here: every one of transformers has it."""
+    """A tokenizer that decodes ids and names tokens, as every one of transformers does."""
 
     def convert_ids_to_tokens(self, ids: list[int]) -> Any:
         """The name of each token."""

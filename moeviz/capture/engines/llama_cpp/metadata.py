@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model: layers, experts, and parameters counted from the shapes of its tensors."""
+"""The facts in a GGUF file: layers, experts, and parameters counted from the shapes of its tensors."""
 
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ FILE_TYPES = {
 
 
 def model_facts(name: str) -> ModelInfo:
-    """What the file of that name says: layers, experts, parameters, quantisation. llama.cpp is not needed for it.
+    """Read a GGUF file's facts: layers, experts, parameters, quantisation. llama.cpp is not needed for it.
 
     Raises `ModelNotFound` for a file that is not there, not whole or no model, and `CaptureError` for a dense model.
     """
@@ -44,7 +44,7 @@ def model_facts(name: str) -> ModelInfo:
 
 
 def describe(files: GgufFiles) -> ModelInfo:
-    """The same of files that are open. Layers that predict further tokens (`nextn`) do not run, and do not count."""
+    """Read the facts of GGUF files that are open. Layers that predict further tokens (`nextn`) do not count."""
     check_experts_called_once(files)
     blocks = files.number("block_count") or 0
     num_layers = max(blocks - (files.number("nextn_predict_layers") or 0), 0)

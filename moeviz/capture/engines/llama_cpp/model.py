@@ -64,7 +64,7 @@ def open_model(
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """What the files say, and how much they are. Raises what `model_facts` raises."""
+    """Read a GGUF model's facts and size without loading it. Raises what `model_facts` raises."""
     files = open_files(name)
     return BeforeOpening(describe(files), _bytes(files), files.number("context_length") or None, files.identity)
 
@@ -88,7 +88,7 @@ class LlamaCppModel(EngineModel):
 
     @property
     def chats(self) -> bool:
-        """Whether the file has a chat template."""
+        """True if the file has a chat template."""
         return self.opened()[1].chat_template is not None
 
     def count_tokens(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""What the routers of a graph decide, copied while llama.cpp computes it, and put in order.
+"""The decisions of the routers in a graph, copied while llama.cpp computes it, and put in order.
 
 llama.cpp asks of every tensor that it is about to compute whether it is wanted, by name, and shows those that are.
 All of its mixtures of experts are built by one function of its source, `build_moe_ffn`, which gives these names. A
@@ -34,7 +34,7 @@ Piece = tuple[bytes, int]  # a name, and a layer
 
 @dataclass(slots=True, eq=False)
 class CallbackRecording:
-    """What was heard: for each name and layer the rows of one micro-batch after another."""
+    """A recording by llama.cpp's eval callback: by name and layer, the rows of one micro-batch after another."""
 
     library: Library
     keep_logits: bool
@@ -70,7 +70,7 @@ class CallbackRecording:
         return heard
 
     def _piece(self, name: bytes) -> Piece | None:
-        """What that tensor is, if it is a router's."""
+        """Tell a router's tensor by its name; None for any other."""
         stem, _, layer = name.partition(b"-")
         routers = stem in (TOPK, PROBS, *WEIGHTS) or (stem in LOGITS and self.keep_logits)
         return (stem, int(layer)) if routers and layer.isdigit() else None
@@ -138,7 +138,7 @@ class CallbackRecording:
         return np.concatenate([part.reshape(-1, width or part.shape[-1]) for part in parts])[:rows]
 
     def score_function(self) -> ScoreFunction:
-        """What turns logits into scores, if all layers say the same."""
+        """The function that turns logits into scores, if all layers say the same."""
         if any(stem == LATE for stem, _ in self.pieces):
             return "softmax"
         known = {self.scores.get(layer, "unknown") for layer in self.layers()}

@@ -25,7 +25,7 @@ from moeviz.routing_trace import RoutingTrace, sort_slots
 
 @dataclass(slots=True, eq=False)
 class _Read:
-    """What the model has read, in the order of time: the sequence of each row, its token, whether it is of a prompt."""
+    """The tokens read so far, in the order of time: of each row its sequence, its token, and if it is of a prompt."""
 
     sequence: list[int] = field(default_factory=list)
     token: list[int] = field(default_factory=list)

@@ -62,7 +62,7 @@ class Vocabulary:
         return [(starts[first], starts[last - 1] + 1) if last > first else (0, 0) for first, last in places]
 
     def ends(self, token: int) -> bool:
-        """Whether this token ends a text, or a turn of a chat."""
+        """True if this token ends a text, or a turn of a chat."""
         return bool(self.weights.library.llama.llama_vocab_is_eog(self.weights.vocab, token))
 
     # What follows is what `moeviz.capture.run` asks of a transformers tokenizer.

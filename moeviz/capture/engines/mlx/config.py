@@ -60,7 +60,7 @@ def check_means_the_same(folder: MlxFolder, args: Any) -> None:
 
 
 def caution_of(folder: MlxFolder) -> str:
-    """What to know of a model whose positions mlx-lm scales a little differently; "" of others.
+    """A caution for a model whose positions mlx-lm scales a little differently; "" for others.
 
     gpt-oss asks YaRN not to round the range of frequencies that it corrects; mlx-lm's YaRN always rounds it.
     """
@@ -106,7 +106,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _by_transformers(folder: MlxFolder, name: str) -> Any:
-    """What transformers understands the config to say; `Missing` where it does not know the field or the model."""
+    """A field of the config as transformers reads it; `Missing` where it knows neither field nor model."""
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         text = config.get_text_config()

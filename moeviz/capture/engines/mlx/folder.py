@@ -45,7 +45,7 @@ class MlxFolder:
 
 
 def is_of_mlx(name: str) -> bool:
-    """Whether a name can be of no other engine: it says so, or its config has what mlx-lm writes of quantised weights.
+    """True if a name can be of no other engine: it says so, or its config has mlx-lm's mark of quantised weights.
 
     transformers writes `quantization_config`, and its own readers stumble over the packed weights.
     """
@@ -90,7 +90,7 @@ def read_folder(name: str) -> MlxFolder:
 
 
 def why_no_experts(folder: MlxFolder) -> CaptureError:
-    """What to say of a model in which no experts were found that moeviz knows."""
+    """The error for a model in which moeviz found no experts that it knows."""
     counts = {
         key: value
         for key, value in folder.text.items()

@@ -34,7 +34,7 @@ AGREES_ELSEWHERE = 2e-2
 
 @dataclass(slots=True)
 class BlockRouting:
-    """What one block decided in one forward: lazy arrays of MLX."""
+    """The decision of one block in one forward: lazy arrays of MLX."""
 
     experts: Any  # (…, K)
     weights: Any  # (…, K)

@@ -35,7 +35,7 @@ def load(folder: MlxFolder) -> Any:
 
 
 def with_weights(folder: MlxFolder, model: Any, dtype: str | None) -> Any:
-    """The same model with its weights read."""
+    """Read a model's weights into it, in `dtype` where one is asked for."""
     with explained(f"The weights of the MLX model {quoted(folder.name)} cannot be read"):
         if dtype is not None:
             model.set_dtype(getattr(mx, dtype))

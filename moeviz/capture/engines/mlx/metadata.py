@@ -1,4 +1,4 @@
-"""What an MLX model is: layers, experts, parameters by what they do, and in which precision its weights are."""
+"""The facts of an MLX model: layers, experts, parameters by what they do, and the precision of its weights."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -31,7 +31,7 @@ from moeviz.names import quoted
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What lies in memory."""
+    """An MLX model in memory, with its hooks and its tokenizer."""
 
     model: Any
     ears: BlockHooks
@@ -60,7 +60,7 @@ class MlxModel(EngineModel):
 
     @property
     def chats(self) -> bool:
-        """Whether the tokenizer has a chat template."""
+        """True if the tokenizer has a chat template."""
         return bool(self.opened().tokenizer.chat_template)
 
     def count_tokens(self, text: str) -> int:
@@ -106,7 +106,7 @@ class MlxModel(EngineModel):
         mx.clear_cache()
 
     def opened(self) -> _Opened:
-        """What lies in memory. Raises `CaptureError` once the model was closed."""
+        """The model in memory. Raises `CaptureError` once it was closed."""
         if self._opened is None:
             raise CaptureError(f"{quoted(self.name)} was closed. Open it again with moeviz.load_model.")
         return self._opened
@@ -133,7 +133,7 @@ def _forward(
 
 
 def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
-    """What was heard, as numpy's arrays. Raises `CaptureError` unless every block met every token once."""
+    """Copy what the hooks recorded to numpy. Raises `CaptureError` unless every block met every token once."""
     if any(each is None or each.weights.shape[0] != tokens for each in heard):
         raise CaptureError(
             "A layer of this MLX model did not route every token that the model read once, and moeviz cannot tell "
@@ -183,7 +183,7 @@ def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True
 
 
 def model_facts(name: str) -> ModelInfo:
-    """What the files of a folder say of a model: layers, experts, parameters. No weights are read.
+    """Read an MLX folder's facts: layers, experts, parameters. No weights are read.
 
     Raises what `open_model` raises before it reads them.
     """
@@ -193,7 +193,7 @@ def model_facts(name: str) -> ModelInfo:
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """The same, with the bytes that its weights take and what a run takes besides, its context, and which weights."""
+    """Read an MLX folder's facts, the bytes that a run of it takes, its context, and which weights it holds."""
     folder = read_folder(name)
     need_mlx()
     lazy = load(folder)

@@ -26,7 +26,7 @@ SAMPLE = 16  # rows of each layer by which the score function is recognised
 
 @dataclass(frozen=True, slots=True)
 class ForwardRouting:
-    """What the routers decided for the tokens of one forward, layer by layer."""
+    """The routers' decisions for the tokens of one forward, layer by layer."""
 
     experts: list[np.ndarray]  # L of (T, K)
     weights: list[np.ndarray]  # L of (T, K)
@@ -89,7 +89,7 @@ def steps(
 
 
 def _so_far(sequences: list[_Sequence], trace_of: Callable[[list[_Sequence]], RoutingTrace]) -> SoFar:
-    """What there is now, whatever is read before it is asked for."""
+    """Freeze what was read up to now, so that a trace can be made of it later."""
     now = [replace(each, read=[*each.read], rows=[*each.rows], cache=None) for each in sequences]
     return lambda: trace_of(now)
 

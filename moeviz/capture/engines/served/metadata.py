@@ -1,4 +1,4 @@
-"""What is known of a served model: what its answers show, what a config says, and what a person said.
+"""The facts of a served model: from its answers, from a config, and from what a person said.
 
 Nothing is guessed. No server says how many experts a layer has. A config does: that of the model's own name, where
 moeviz knows it, or of the one that `facts` names. Each answer is held against it.
@@ -18,7 +18,7 @@ from moeviz.names import listed, quoted
 
 
 def config_facts(where: ServerName, runs: str | None) -> ModelInfo | None:
-    """What a config says: of `facts`, or of the model that the server says it runs, if it is a well-known one.
+    """Read the config of `facts`, or of the model that the server says it runs, if it is a well-known one.
 
     The hub is not asked for a name that only a server gave.
     """

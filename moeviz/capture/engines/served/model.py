@@ -57,7 +57,7 @@ class ModelOnServer(EngineModel):
 
     @property
     def chats(self) -> bool:
-        """Whether the server takes chats, as it showed when it was opened."""
+        """True if the server took a chat when it was opened."""
         return self._chats
 
     def count_tokens(self, text: str) -> int:
@@ -79,7 +79,7 @@ class ModelOnServer(EngineModel):
 
     @abstractmethod
     async def what_runs(self, server: Server) -> tuple[str | None, str]:
-        """What the server says that it runs, and how it names itself."""
+        """Ask which model the server runs, and how the server names itself."""
 
     @abstractmethod
     async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Part:
@@ -91,12 +91,12 @@ class ModelOnServer(EngineModel):
 
     @abstractmethod
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
-        """What each of these sequences of token ids says."""
+        """Ask for the text of each of these sequences of token ids."""
 
     # What both share.
 
     def _with(self, work: Callable[[Server], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-        """The same with a connection."""
+        """Give a piece of work a connection of its own."""
 
         async def connect() -> T:
             async with connected(self.where, self._limits) as server:
@@ -153,7 +153,7 @@ class ModelOnServer(EngineModel):
         return replace(part, text=texts)
 
     async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> Part:
-        """What came back for a prompt, as a file would be read. Raises `CaptureError` for what is no routing."""
+        """Read the answer to a prompt as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
             part = await self.complete(server, prompt, request)
             if part.token_id is None:
@@ -188,7 +188,7 @@ class ModelOnServer(EngineModel):
 
 
 def known_of(model: ModelOnServer) -> BeforeOpening:
-    """What is known of a model before it runs. Which weights a server holds, nobody can know."""
+    """The facts of a served model before it runs. Which weights its server holds, nobody can know."""
     return BeforeOpening(model.info, 0, model.max_tokens, None, model.where.url)
 
 

@@ -26,7 +26,7 @@ def poll(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
 
 
 def run_blocking(work: Callable[[], Awaitable[T]]) -> T:
-    """The same for a caller who does not stop."""
+    """Run work for a server to its end, for a caller who does not stop, and return what it returns."""
     steps = poll(work)
     while True:
         try:

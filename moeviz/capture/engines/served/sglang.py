@@ -118,7 +118,7 @@ def open_model(
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """What is known of the model before it runs: its server is asked. It takes no memory here."""
+    """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
 
 

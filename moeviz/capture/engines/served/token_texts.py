@@ -20,7 +20,7 @@ SPLIT = 4  # tokens that a character is usually split over, at most
 
 
 class Texts:
-    """What sequences of token ids say, remembered from run to run."""
+    """The texts of sequences of token ids, remembered from run to run."""
 
     def __init__(self) -> None:
         self._known: dict[Ids, str] = {}
@@ -46,7 +46,7 @@ class Texts:
 
 
 def text_of(said: Any) -> str:
-    """What a server says that a token is, as text of a length that a token can have."""
+    """Clean a server's text of a token, and cut it to a length that a token can have."""
     return cut(said, LONGEST).encode(errors="replace").decode() if isinstance(said, str) else ""
 
 
