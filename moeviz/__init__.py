@@ -17,15 +17,20 @@ from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingFiel
 from moeviz.moved import keep_old_names
 
 if TYPE_CHECKING:
-    from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-    from moeviz.capture.change.precision import Precision
-    from moeviz.capture.change.what_if import WhatIf, ablate, what_if
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.engines.engine import EngineModel
+    from moeviz.capture.interventions.exchange import Exchange
+    from moeviz.capture.interventions.force import Force
+    from moeviz.capture.interventions.mute import Mute
+    from moeviz.capture.interventions.precision import Precision
+    from moeviz.capture.interventions.replay import Replay
+    from moeviz.capture.interventions.top_k import TopK
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.opening import load_model
-    from moeviz.capture.run.decoding import Decoding, Sampling
+    from moeviz.capture.run.decoding import Decoding
+    from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import stream, trace
+    from moeviz.capture.what_if import WhatIf, ablate, what_if
     from moeviz.corpus.run import write_corpus
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import write_counts
@@ -49,10 +54,15 @@ _ON_FIRST_USE = {
     "moeviz.capture.engines.engine": ("EngineModel",),
     "moeviz.capture.models.load": ("LoadedModel",),
     "moeviz.capture.opening": ("load_model",),
-    "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
-    "moeviz.capture.change.kinds": ("Exchange", "Force", "Mute", "Replay", "TopK"),
-    "moeviz.capture.change.precision": ("Precision",),
-    "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
+    "moeviz.capture.run.decoding": ("Decoding",),
+    "moeviz.capture.run.sampling": ("Sampling",),
+    "moeviz.capture.interventions.exchange": ("Exchange",),
+    "moeviz.capture.interventions.force": ("Force",),
+    "moeviz.capture.interventions.mute": ("Mute",),
+    "moeviz.capture.interventions.precision": ("Precision",),
+    "moeviz.capture.interventions.replay": ("Replay",),
+    "moeviz.capture.interventions.top_k": ("TopK",),
+    "moeviz.capture.what_if": ("WhatIf", "ablate", "what_if"),
     "moeviz.corpus.run": ("write_corpus",),
     "moeviz.expert_counts": ("ExpertCounts",),
     "moeviz.formats.counts_file": ("write_counts",),

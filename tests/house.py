@@ -69,24 +69,28 @@ MAY_IMPORT = {
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
-    "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
-    f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
+    "moeviz.capture.interventions "
     f"{INERT} moe_kernels {TORCH}",
     # The engines know the interface that they fill, not each other.
-    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.run "
+    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
+    "moeviz.capture.run "
     f"moeviz.capture.models.memory moeviz.gguf_file {FILES} {TORCH}",
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
-    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
+    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
+    "moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers.score_function {INERT} {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
     "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
-    "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
+    "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
+    # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
+    "moeviz/capture/interventions/*": f". {INERT} torch",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
+    "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",

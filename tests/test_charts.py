@@ -16,7 +16,7 @@ from labels import labelled
 import moeviz.charts
 import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
-from moeviz.capture.models.served import served_model
+from moeviz.capture.models.kv_cache import served_model
 from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS

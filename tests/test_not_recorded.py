@@ -10,8 +10,8 @@ import pytest
 from labels import labelled
 
 from moeviz import MissingField, ModelInfo, MoevizError, ParameterCounts, RoutingTrace
-from moeviz.capture.change.kinds import Replay
-from moeviz.capture.change.limits import Limits
+from moeviz.capture.interventions.intervention import RouterLimits
+from moeviz.capture.interventions.replay import Replay
 from moeviz.charts import NAMED, theme
 from moeviz.charts.overview import WHOLE_TRACE, png
 from moeviz.errors import CaptureError
@@ -276,7 +276,7 @@ def test_a_pixel_may_be_partly_transparent():
 
 def test_a_trace_that_does_not_say_where_tokens_went_is_not_replayed():
     trace = without(complete(), GONE)
-    layers = {layer: Limits(E, 2) for layer, E in zip(trace.model.layers, trace.model.num_experts, strict=True)}
+    layers = {layer: RouterLimits(E, 2) for layer, E in zip(trace.model.layers, trace.model.num_experts, strict=True)}
     with pytest.raises(CaptureError, match="does not say where 48 of its tokens went"):
         Replay(trace).check(layers, trace.tokens["token_id"].to_numpy())
 

@@ -10,7 +10,7 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
-from moeviz.capture.routers.declared import find_routers, router_sites
+from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError
 from moeviz.metrics.load import expert_load

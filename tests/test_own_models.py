@@ -18,7 +18,7 @@ from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
 from transformers import Glm4MoeConfig
 
 import moeviz
-from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.folder import weights_identity
 from moeviz.cli.main import main
 from moeviz.embedded import EMBEDDED, own_models
 from moeviz.embedded.own_models import FINE, NATURAL, OWN_MODELS, PACKAGE, WEIGHTS, installed

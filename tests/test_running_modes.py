@@ -11,9 +11,9 @@ from survey.ways import EVERYWHERE, WAYS, outcome, surveyed_ways, tried_on
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.run import generate as module
-from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.run.drawing import drawing
+from moeviz.capture.run import generation as module
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.sampling import Sampling, sampling_processors
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 
@@ -145,11 +145,11 @@ def test_an_encoder_is_read_once_and_its_decoder_in_beams(tokenizer):
 
 def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(model, tokenizer, monkeypatch):
     """Otherwise nothing would be told by equal cells: with the rows of beams forgotten, capture refuses the trace."""
-    plain = module.written
-    monkeypatch.setattr(module, "written", lambda model, ids, _beams, drafts: plain(model, ids, None, drafts))
+    plain = module.generated_tokens
+    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, _beams, drafts: plain(model, ids, None, drafts))
     with pytest.raises(CaptureError, match="cannot tell which routing belongs to which token"):
         trace(model, TWO, tokenizer=tokenizer, max_new_tokens=6, decoding=Decoding(num_beams=3))
-    monkeypatch.setattr(module, "written", lambda model, ids, beams, _drafts: plain(model, ids, beams, False))
+    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, beams, _drafts: plain(model, ids, beams, False))
     with pytest.raises(CaptureError, match="cannot tell which routing belongs to which token"):
         trace(model, ONE, tokenizer=tokenizer, max_new_tokens=6, decoding=Decoding(prompt_lookup_num_tokens=3))
 
@@ -183,7 +183,7 @@ def test_a_model_does_not_draft_for_itself(model, tokenizer):
 def test_draws_follow_the_probabilities():
     """10,000 draws of Gumbel's trick, against the softmax: each share within four standard errors."""
     scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    draw = drawing(Sampling(temperature=2.0, seed=5))
+    draw = sampling_processors(Sampling(temperature=2.0, seed=5))
     taken = draw(torch.zeros(10_000, 1, dtype=torch.long), scores.repeat(10_000, 1)).argmax(-1)
     shares, expected = torch.bincount(taken, minlength=4) / 10_000, (scores / 2).softmax(-1)
     assert ((shares - expected).abs() < 4 * (expected * (1 - expected) / 10_000).sqrt()).all()

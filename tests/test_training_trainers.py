@@ -17,7 +17,7 @@ from transformers import MixtralForCausalLM
 
 import moeviz
 from moeviz.capture.models.parameters import count_parameters
-from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.metrics.routing_over_training import saturation_over_training
 from moeviz.training import RoutingCallback, RoutingHealth, Rules, read_run, watch
 

@@ -125,7 +125,7 @@ def context_length(name: str) -> int | None:
 def known_models() -> pd.DataFrame:
     """Exact parameter counts of the models whose configurations ship, beside what their makers say."""
     bring_torch()
-    from moeviz.capture.models.known_counts import known_counts
+    from moeviz.capture.models.known_models import known_counts
 
     with building:
         return known_counts()
@@ -178,7 +178,7 @@ def facts_of_any(name: str) -> ModelInfo:
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def _served(name: str) -> ServedModel:
     config = config_of(name)
-    from moeviz.capture.models.served import served_by_config
+    from moeviz.capture.models.kv_cache import served_by_config
 
     with building:
         return served_by_config(config, name)

@@ -21,7 +21,7 @@ from moeviz_app.server import identity
 from moeviz_app.server.metrics import count
 
 import moeviz
-from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.folder import weights_identity
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import installed
 
@@ -242,10 +242,10 @@ def _free(device: str) -> int | None:
 
 
 def _let_go() -> None:
-    from moeviz.capture.models.memory import let_go
+    from moeviz.capture.models.memory import release_memory
 
     _garbage.freeze()  # which thaws: what is frozen is not looked through
-    let_go()
+    release_memory()
 
 
 _warm, _guard = threading.Event(), threading.Lock()

@@ -23,8 +23,8 @@ from moeviz.metrics.load import expert_load
 from moeviz.model_info import ModelInfo
 
 if TYPE_CHECKING:
-    from moeviz.capture.change.what_if import WhatIf
     from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.what_if import WhatIf
 
 CHANGES = {
     "Mute experts": "They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",
@@ -68,8 +68,11 @@ def _prompt_and_model() -> tuple[str, str]:
 
 def _change(info: ModelInfo) -> Any:
     """The intervention that the visitor asks for."""
-    from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
-    from moeviz.capture.change.precision import Precision
+    from moeviz.capture.interventions.exchange import Exchange
+    from moeviz.capture.interventions.force import Force
+    from moeviz.capture.interventions.mute import Mute
+    from moeviz.capture.interventions.precision import Precision
+    from moeviz.capture.interventions.top_k import TopK
 
     carried.fill_in_change(info)
     kind = st.selectbox("Change", list(CHANGES), key=session.CHANGE, persist_state="session")

@@ -34,7 +34,7 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     one for each run of a script that has several.
     """
     model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
-    from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.sampling import Sampling
 
     temperature = run.temperature if run.decoding is None else 0.0
     sampling = Sampling(temperature=temperature, seed=run.seed)

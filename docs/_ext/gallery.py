@@ -40,7 +40,7 @@ result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
 """
 SERVED = """\
-from moeviz.capture.models.served import served_model
+from moeviz.capture.models.kv_cache import served_model
 
 mixtral = served_model("mistralai/Mixtral-8x7B-v0.1")  # its configuration ships; nothing is loaded
 """

@@ -99,7 +99,7 @@ def _names(frame) -> str:
 
 def known_models() -> str:
     """Our counts of well-known models, beside what their makers say."""
-    from moeviz.capture.models.known_counts import known_counts
+    from moeviz.capture.models.known_models import known_counts
 
     head = ("model", "total", "published", "active", "published", "active counts", "remark")
     rows = known_counts().itertuples(index=False)

@@ -27,7 +27,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz ablate`."""
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.change.what_if import ablate
+    from moeviz.capture.what_if import ablate
 
     shown = partial(progress, says="muted {} of {} experts")
     ranking = ablate(load(args), prompt, layers=args.layers, progress=shown)

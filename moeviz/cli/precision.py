@@ -14,7 +14,7 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.capture.change.precision import InPrecision
+    from moeviz.capture.precisions import PrecisionTrace
 
 HELP = "Run a prompt in other precisions: which tokens go to other experts?"
 EXAMPLES = """examples:
@@ -40,8 +40,8 @@ def run(args: Namespace) -> int:
     prompt = read_prompt(args.prompt)
     if args.beside is not None:
         return _beside(args, prompt)
-    from moeviz.capture.change.precision import in_precisions
     from moeviz.capture.engine_table import engine_of
+    from moeviz.capture.precisions import in_precisions
 
     if (engine := engine_of(args.model, args.backend)) is not None:
         raise CaptureError(
@@ -67,7 +67,7 @@ def _beside(args: Namespace, prompt: str) -> int:
     return 0
 
 
-def precision_table(found: dict[str, "InPrecision"]) -> "pd.DataFrame":
+def precision_table(found: dict[str, "PrecisionTrace"]) -> "pd.DataFrame":
     """Count the tokens sent to another set of experts than in float32, by precision and layer, by tie or not."""
     import pandas as pd
 

@@ -12,7 +12,7 @@ import torch
 
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.engines.engine import EngineModel
-from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.trace import trace
 from moeviz.corpus.texts import Text, files_of, planned, texts_of_shard

@@ -17,13 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.models.patching import patched_attribute
 from moeviz.capture.record.forwards import check_nobody_is_later
-from moeviz.capture.record.listen import check_layout, sample_rows
-from moeviz.capture.record.loops import unrolled_layers
-from moeviz.capture.routers.declared import Router
-from moeviz.capture.routers.looped import order_of
+from moeviz.capture.record.hooks import check_layout, sample_rows
+from moeviz.capture.routers.discovery import Router
 from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.routers.weight_sharing import order_of, unrolled_layers
 from moeviz.errors import CaptureError
 from moeviz.training.layer_metrics import SUMS
 
@@ -201,15 +200,15 @@ class Hearing:
             else:
                 self.count(index, parts)
 
-        if router.odd is not None and router.odd.method:
-            own = getattr(router.block, router.odd.method)
+        if router.adapter is not None and router.adapter.method:
+            own = getattr(router.block, router.adapter.method)
 
             def wrapped(*given: Tensor) -> tuple[Any, ...]:
                 answer: tuple[Any, ...] = own(*given)
                 heard(given, answer)
                 return answer
 
-            self._hooks.enter_context(replaced(router.block, router.odd.method, wrapped))
+            self._hooks.enter_context(patched_attribute(router.block, router.adapter.method, wrapped))
             return None
         handle = router.module.register_forward_hook(lambda _module, given, answer: heard(given, answer))
         self._hooks.callback(handle.remove)

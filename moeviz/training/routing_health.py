@@ -17,8 +17,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.models.adapted import without_wrapper
-from moeviz.capture.routers.declared import find_routers, place_of
+from moeviz.capture.models.wrappers import unwrap_peft
+from moeviz.capture.routers.discovery import find_routers, unwrapped_path
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.routing_trace import RoutingTrace
@@ -82,7 +82,7 @@ class RoutingHealth:
                 f"tokens is {tokens!r} and detail is {detail!r}; they are 'real' or 'trained', and 'brief' or 'layers'."
             )
         called = extract_model_from_parallel(model, keep_torch_compile=False)
-        self.base: Any = without_wrapper(called)
+        self.base: Any = unwrap_peft(called)
         self.routers = find_routers(self.base, site)
         self.tokens, self.detail, self.rules, self.group = tokens, detail, rules or Rules(), group
         self.out = None if out is None else Path(out)
@@ -341,7 +341,7 @@ class RoutingHealth:
 
     def _places(self) -> list[nn.Module]:
         """Of each router, with the parameters of an adapter that are beside its own."""
-        return [self.base.get_submodule(place_of(router.path)) for router in self.routers]
+        return [self.base.get_submodule(unwrapped_path(router.path)) for router in self.routers]
 
     def _say_what_is_frozen(self) -> None:
         if not any(parameter.requires_grad for place in self._places() for parameter in place.parameters()):

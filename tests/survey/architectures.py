@@ -16,14 +16,14 @@ import transformers
 from transformers import PreTrainedModel
 
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.fused import fused, recorded
-from moeviz.capture.record.listen import Recording, listen
-from moeviz.capture.record.loops import LAYER_KIND, unrolled
-from moeviz.capture.routers.declared import Router, router_sites
+from moeviz.capture.record.assembly import assemble, unrolled
+from moeviz.capture.record.hooks import Recording, listen
+from moeviz.capture.record.kernel_recording import kernels_recording, recording_of
+from moeviz.capture.routers.discovery import Router, router_sites
 from moeviz.capture.routers.families import TABLE
-from moeviz.capture.routers.router_families import FAMILIES
-from moeviz.capture.run.prompts import Run, nothing_written
+from moeviz.capture.routers.kernel_families import FAMILIES
+from moeviz.capture.routers.weight_sharing import LAYER_KIND
+from moeviz.capture.run.prompts import ModelInput, no_generated_tokens
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from survey.oracle import Testimony, block_factor, witnessed
@@ -31,7 +31,7 @@ from survey.tiny_models import CLOSE, UNSEEN, random_model, read, some_tokens, t
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ArchitectureFinding:
     """What the survey found of one site of an architecture."""
 
     architecture: str
@@ -42,23 +42,23 @@ class Finding:
     kernels: str  # why our kernels do not run some of its routers; "" where they run all
 
 
-def survey(architecture: str) -> list[Finding]:
+def survey(architecture: str) -> list[ArchitectureFinding]:
     """What moeviz records of an architecture, site by site, held against the witness."""
     model = random_model(architecture)
     return [_finding(architecture, model, site) for site in router_sites(model) if site != UNSEEN]
 
 
-def _finding(architecture: str, model: PreTrainedModel, site: str) -> Finding:
+def _finding(architecture: str, model: PreTrainedModel, site: str) -> ArchitectureFinding:
     batch = some_tokens()
-    run = Run(model, tokenizer(), describe(model, architecture, site=site), batch)
+    run = ModelInput(model, tokenizer(), describe(model, architecture, site=site), batch)
     plain = read(model, batch)
     with witnessed(model) as testimony, listen(model, keep_logits=True, site=site) as recording:
         output = read(model, batch)
-    trace = assemble(recording, run, nothing_written(batch))
+    trace = assemble(recording, run, no_generated_tokens(batch))
     trouble = "" if torch.equal(plain, output) else "recording changes what the model computes"
     trouble = trouble or _untold(trace, recording, testimony) or _unscaled(model, recording.routers[0])
     kernels = _kernels(run, site, trace)
-    return Finding(architecture, site, recording.routers, trace, trouble, kernels)
+    return ArchitectureFinding(architecture, site, recording.routers, trace, trouble, kernels)
 
 
 def _untold(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
@@ -91,12 +91,12 @@ def _unscaled(model: PreTrainedModel, router: Router) -> str:
     return f"the block multiplies its experts by {factor:.4g}, and the trace by {router.factor:.4g}"
 
 
-def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
+def _kernels(run: ModelInput, site: str, trace: RoutingTrace) -> str:
     """Why our kernels do not run some of the routers; "" where they run all, and then the trace must be the same."""
     try:
-        with fused(run.model, run.batch.input_ids.numel(), site=site) as record:
+        with kernels_recording(run.model, run.batch.input_ids.numel(), site=site) as record:
             read(run.model, run.batch)
-            got = assemble(recorded(record, keep_logits=True), run, nothing_written(run.batch))
+            got = assemble(recording_of(record, keep_logits=True), run, no_generated_tokens(run.batch))
     except CaptureError as error:
         return str(error)
     same = (np.sort(got.experts) == np.sort(trace.experts)).all() and np.allclose(got.weights, trace.weights, **CLOSE)
@@ -113,14 +113,14 @@ OWN = "–"  # the kernels do not run it, so nothing has read these steps off th
 KNOWN_TROUBLE = {"nllb_moe": "no: experts 0 and 1 run whatever the router decides (transformers 5.24)"}
 
 
-def rows_of(findings: list[Finding]) -> Iterator[dict[str, str]]:
+def rows_of(findings: list[ArchitectureFinding]) -> Iterator[dict[str, str]]:
     """A row per class of router and site."""
     for finding in findings:
         for router in {router.kind: router for router in finding.routers}.values():
             yield _row(finding, router)
 
 
-def _row(finding: Finding, router: Router) -> dict[str, str]:
+def _row(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
     reasons = {part.partition(" ")[0]: part.partition(" ")[2] for part in finding.kernels.split("; ")}
     if finding.trace.model.layer_kind == LAYER_KIND:
         reasons = {router.kind: "runs several times a forward"}
@@ -133,11 +133,11 @@ def _row(finding: Finding, router: Router) -> dict[str, str]:
         "shared": YES if any(SHARED.search(name) for name, _ in router.block.named_children()) else "",
         "kernels": reasons.get(router.kind, YES),
         "exact": trouble,
-        "remark": router.odd.oddity if router.odd else "",
+        "remark": router.adapter.remark if router.adapter else "",
     }
 
 
-def _gating(finding: Finding, router: Router) -> dict[str, str]:
+def _gating(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
     tensors = [*router.block.named_parameters(), *router.block.named_buffers()]
     facts = {"score": finding.trace.model.score_function.replace("_", " ")}
     facts["bias"] = YES if any(SELECTION.search(name) for name, _ in tensors) else ""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.routers.declared import Router, find_routers, place_of
+from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_path
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
@@ -37,7 +37,7 @@ def as_it_runs(model: PreTrainedModel, handed: nn.Module | None = None, **option
     """A trace of a prompt against what the experts receive in that very run, where a second run would be another."""
     if trouble := not_running(model):
         return trouble
-    with listened(model) as hearing:
+    with oracle_recording(model) as hearing:
         made = trace(handed or model, ONE, tokenizer=tokenizer(), **options)
     return hearing.verdict(made)
 
@@ -52,7 +52,7 @@ def not_running(model: PreTrainedModel) -> str:
 
 
 @dataclass(slots=True)
-class Hearing:
+class OracleRecording:
     """What was witnessed while a model was traced."""
 
     model: PreTrainedModel
@@ -65,10 +65,10 @@ class Hearing:
 
 
 @contextmanager
-def listened(model: PreTrainedModel) -> Iterator[Hearing]:
+def oracle_recording(model: PreTrainedModel) -> Iterator[OracleRecording]:
     """Inside the block, what the experts receive in the last forward of a prompt is kept for a verdict."""
     with witnessed(model) as testimony:
-        yield Hearing(model, testimony)
+        yield OracleRecording(model, testimony)
 
 
 def difference(made: RoutingTrace, model: PreTrainedModel, testimony: Testimony) -> str:
@@ -90,11 +90,13 @@ def difference(made: RoutingTrace, model: PreTrainedModel, testimony: Testimony)
 
 def _of_the_site(made: RoutingTrace, model: PreTrainedModel, testimony: Testimony) -> list[tuple[Router, Routing]]:
     """What was witnessed where the traced routers are, in the order in which it ran."""
-    heard, witnessed_at = {}, {place_of(path) for path, calls in testimony.items() if calls}
+    heard, witnessed_at = {}, {unwrapped_path(path) for path, calls in testimony.items() if calls}
     for router in find_routers(model, made.model.site or None):
         places = (*router.experts, router.block_path, router.path)
         heard |= dict.fromkeys([p for p in places if p in witnessed_at][:1], router)
-    return [(heard[place_of(path)], routing) for path, routing in testimony.order if place_of(path) in heard]
+    return [
+        (heard[unwrapped_path(path)], routing) for path, routing in testimony.order if unwrapped_path(path) in heard
+    ]
 
 
 def _at(made: RoutingTrace, layer: int, token: int, expected: dict, router: Router, tolerance: float) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.routers.declared import Router, find_routers
+from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
@@ -95,7 +95,7 @@ def _answer_changed(architecture: str, kernels: bool = False) -> str:
     """A hook that gives every token other experts, which the block then runs."""
     model = random_model(architecture)
     for router in find_routers(model):
-        if router.odd:
+        if router.adapter:
             return f"{NOT_TRIED}: {router.kind} has an answer of its own"
         router.module.register_forward_hook(_mirrored)
     return as_it_runs(model, kernels=kernels)

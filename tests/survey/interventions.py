@@ -5,9 +5,8 @@ logits and the model's are the same. Anything else must be a sentence of ours. A
 then it was not tried. Beside it, whether the trace that kernels record is the one that hooks record.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,95 +15,19 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-from moeviz.capture.record.probe import probe
-from moeviz.capture.routers.declared import Router, find_routers, router_sites
+from moeviz.capture.record.kernel_parity import probe
+from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.capture.routers.families import INTERVENTIONS, OBEYED
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
-from survey import reference_interventions
 from survey.oracle import Testimony, witnessed
-from survey.reference_interventions import Renamed
+from survey.reference_interventions import KINDS, TEXT, Renamed, Subject
 from survey.tiny_models import CLOSE, UNSEEN, random_model, read, tokenizer
 
 EQUAL = "equal"
 WRONG, ERROR = "wrong: ", "error: "
-TEXT = "12 + 7 = 19, und heute ist es kalt"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The routers of one class at one site of a model, and what they decide as they are."""
-
-    model: PreTrainedModel
-    site: str
-    routers: tuple[Router, ...]  # of the class
-    plain: RoutingTrace
-    output: Tensor
-
-    def busiest(self, router: Router) -> list[int]:
-        """The two experts that most tokens of a layer have. Not 0, by which one family says something else."""
-        ids = self.plain.experts[self.plain.model.layers.index(router.layer)]
-        load = np.bincount(ids[ids > 0], minlength=router.num_experts)[1 : router.num_experts - router.zero_experts]
-        return (np.argsort(-load, kind="stable")[:2] + 1).tolist()
-
-    def idlest(self, router: Router) -> int:
-        """The expert that fewest tokens of a layer have."""
-        ids = self.plain.experts[self.plain.model.layers.index(router.layer)]
-        return int(np.bincount(ids[ids > 0], minlength=router.num_experts)[1:].argmin()) + 1
-
-
-Ours = Callable[[Subject], Intervention]
-Others = Callable[[Subject, Router], object]  # a block that does the same to one router
-
-
-def _mute(subject: Subject, reroute: bool) -> Intervention:
-    return Mute({router.layer: subject.busiest(router) for router in subject.routers}, reroute)
-
-
-def _last(subject: Subject) -> Router:
-    return subject.routers[-1]
-
-
-KINDS: dict[str, tuple[Ours, Others]] = {
-    "Mute": (
-        lambda subject: _mute(subject, True),
-        lambda subject, router: reference_interventions.pushed(router, subject.busiest(router), -torch.inf),
-    ),
-    "Mute, no rerouting": (
-        lambda subject: _mute(subject, False),
-        lambda subject, router: reference_interventions.silenced(router, subject.busiest(router)),
-    ),
-    "Force": (
-        lambda subject: Force({router.layer: (subject.idlest(router),) for router in subject.routers}),
-        lambda subject, router: reference_interventions.pushed(router, [subject.idlest(router)], torch.inf),
-    ),
-    "TopK": (
-        lambda subject: TopK(subject.plain.model.top_k + 1, tuple(router.layer for router in subject.routers)),
-        lambda subject, router: reference_interventions.with_top_k(router, subject.plain.model.top_k + 1),
-    ),
-    "Exchange": (
-        lambda subject: Exchange(_last(subject).layer, *subject.busiest(_last(subject))),
-        lambda subject, router: (
-            reference_interventions.exchanged(router, *subject.busiest(router))
-            if router is _last(subject)
-            else _nothing()
-        ),
-    ),
-    # The routing of a run in which two experts of every layer were exchanged by other means.
-    "Replay": (
-        lambda subject: Replay(_exchanged_everywhere(subject)),
-        lambda subject, router: reference_interventions.exchanged(router, *subject.busiest(router)),
-    ),
-}
-
-
-@contextmanager
-def _nothing() -> Iterator[Renamed]:
-    yield lambda row: row
 
 
 def subjects(architecture: str) -> Iterator[Subject]:
@@ -167,24 +90,6 @@ def _read(subject: Subject, like: RoutingTrace) -> tuple[Testimony, np.ndarray |
         output = read(subject.model, Batch(ids, torch.ones_like(ids)))
     recorded = trace(subject.model, TEXT, tokenizer=tokenizer(), site=subject.site)
     return testimony, recorded.logits, output
-
-
-def _exchanged_everywhere(subject: Subject) -> RoutingTrace:
-    """What is recorded while experts are exchanged after the routers, with the ids that the experts know.
-
-    Of routers whose answer cannot be written, the trace as it is: they must refuse it.
-    """
-    if any(router.writer is None for router in subject.routers):
-        return subject.plain
-    with ExitStack() as stack:
-        for router in subject.routers:
-            stack.enter_context(reference_interventions.exchanged(router, *subject.busiest(router)))
-        recorded = trace(subject.model, TEXT, tokenizer=tokenizer(), site=subject.site)
-    experts = recorded.experts.copy()
-    for router in subject.routers:
-        at, (one, other) = recorded.model.layers.index(router.layer), subject.busiest(router)
-        experts[at] = np.select([experts[at] == one, experts[at] == other], [other, one], experts[at])
-    return replace(recorded, experts=experts)
 
 
 def _difference(

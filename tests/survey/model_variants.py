@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import listen
-from moeviz.capture.routers.declared import Router, find_routers, router_sites
-from moeviz.capture.run.prompts import Run, nothing_written
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.routers.discovery import Router, find_routers, router_sites
+from moeviz.capture.run.prompts import ModelInput, no_generated_tokens
 from moeviz.capture.trace import stream, trace
-from survey.compare import NOT_TRIED, ONE, WRONG, as_it_runs, listened, not_running, told_apart
+from survey.compare import NOT_TRIED, ONE, WRONG, as_it_runs, not_running, oracle_recording, told_apart
 from survey.tiny_models import random_model, some_tokens, tokenizer
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -56,7 +56,7 @@ def _streamed_under_autocast(architecture: str) -> str:
     """The model runs in a thread of the stream's own, where the caller's autocast must hold too."""
     model, seen = random_model(architecture), []
     hook = model.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
-    with torch.autocast("cpu", torch.bfloat16), listened(model) as hearing:
+    with torch.autocast("cpu", torch.bfloat16), oracle_recording(model) as hearing:
         if trouble := not_running(model):
             return trouble
         made = list(stream(model, ONE, tokenizer=tokenizer(), max_new_tokens=0))[-1]
@@ -100,13 +100,13 @@ def _with_backward(architecture: str, checkpoints: bool) -> str:
             model.gradient_checkpointing_enable()
     except ValueError as error:
         return f"{NOT_TRIED}: transformers has no checkpoints for it ({str(error).partition('.')[0]})"
-    with listened(model) as hearing, listen(model) as recording:
+    with oracle_recording(model) as hearing, listen(model) as recording:
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         forward = len(hearing.testimony.order)
         output[0].float().pow(2).mean().backward()
     del hearing.testimony.order[forward:]
-    run = Run(model, tokenizer(), describe(model, architecture, site=recording.site), batch)
-    return hearing.verdict(assemble(recording, run, nothing_written(batch)))
+    run = ModelInput(model, tokenizer(), describe(model, architecture, site=recording.site), batch)
+    return hearing.verdict(assemble(recording, run, no_generated_tokens(batch)))
 
 
 def _adapted(architecture: str, targets: Callable[[PreTrainedModel], dict], as_peft: bool, **options: object) -> str:

@@ -15,9 +15,10 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 
-from moeviz.capture.record.listen import listen
-from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.decoding import Decoding, Sampling
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace

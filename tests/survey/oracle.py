@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.routers.declared import inmost
+from moeviz.capture.routers.discovery import unwrapped_module
 
 Routing = list[dict[int, float | None]]  # of one block: expert -> weight, a token after the other
 
@@ -47,7 +47,7 @@ def witnessed(model: nn.Module) -> Iterator[Testimony]:
     with ExitStack() as stack:
         for path, part in model.named_modules():
             for name, attend in WITNESSES.items():
-                if type(part).__name__ == name or (name == STANDARD and _is_standard(path, inmost(part))):
+                if type(part).__name__ == name or (name == STANDARD and _is_standard(path, unwrapped_module(part))):
                     for hook in attend(part, heard.calls(path)):
                         stack.callback(hook.remove)
                     break

@@ -9,13 +9,25 @@ Each gives what to call the experts that a witness then hears.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
-from moeviz.capture.models.replaced import replaced
-from moeviz.capture.routers.declared import Router
+from moeviz.capture.interventions.exchange import Exchange
+from moeviz.capture.interventions.force import Force
+from moeviz.capture.interventions.intervention import Intervention
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.interventions.top_k import TopK
+from moeviz.capture.models.patching import patched_attribute
+from moeviz.capture.routers.discovery import Router
+from moeviz.capture.trace import trace
+from moeviz.routing_trace import RoutingTrace
+from survey.tiny_models import tokenizer
 
 Renamed = Callable[[dict], dict]  # expert -> weight of a token, as a witness hears it; as it should be recorded
 SCALED_INPUTS = "Llama4Router"
@@ -78,9 +90,9 @@ def with_top_k(router: Router, top_k: int) -> Iterator[Renamed]:
     with ExitStack() as stack:
         for part in (router.module, router.block):
             if hasattr(part, "top_k"):
-                stack.enter_context(replaced(part, "top_k", top_k))
+                stack.enter_context(patched_attribute(part, "top_k", top_k))
         if type(router.block).__name__ == MULTIPLIES_BY_TOP_K:
-            stack.enter_context(replaced(router.block, "num_experts", top_k))
+            stack.enter_context(patched_attribute(router.block, "num_experts", top_k))
         yield _as_heard
 
 
@@ -163,3 +175,94 @@ def _with_weights(part: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator
     finally:
         with torch.no_grad():
             part.weight.copy_(before)
+
+
+TEXT = "12 + 7 = 19, und heute ist es kalt"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The routers of one class at one site of a model, and what they decide as they are."""
+
+    model: PreTrainedModel
+    site: str
+    routers: tuple[Router, ...]  # of the class
+    plain: RoutingTrace
+    output: Tensor
+
+    def busiest(self, router: Router) -> list[int]:
+        """The two experts that most tokens of a layer have. Not 0, by which one family says something else."""
+        ids = self.plain.experts[self.plain.model.layers.index(router.layer)]
+        load = np.bincount(ids[ids > 0], minlength=router.num_experts)[1 : router.num_experts - router.zero_experts]
+        return (np.argsort(-load, kind="stable")[:2] + 1).tolist()
+
+    def idlest(self, router: Router) -> int:
+        """The expert that fewest tokens of a layer have."""
+        ids = self.plain.experts[self.plain.model.layers.index(router.layer)]
+        return int(np.bincount(ids[ids > 0], minlength=router.num_experts)[1:].argmin()) + 1
+
+
+Ours = Callable[[Subject], Intervention]
+
+
+Others = Callable[[Subject, Router], object]  # a block that does the same to one router
+
+
+def _mute(subject: Subject, reroute: bool) -> Intervention:
+    return Mute({router.layer: subject.busiest(router) for router in subject.routers}, reroute)
+
+
+def _last(subject: Subject) -> Router:
+    return subject.routers[-1]
+
+
+KINDS: dict[str, tuple[Ours, Others]] = {
+    "Mute": (
+        lambda subject: _mute(subject, True),
+        lambda subject, router: pushed(router, subject.busiest(router), -torch.inf),
+    ),
+    "Mute, no rerouting": (
+        lambda subject: _mute(subject, False),
+        lambda subject, router: silenced(router, subject.busiest(router)),
+    ),
+    "Force": (
+        lambda subject: Force({router.layer: (subject.idlest(router),) for router in subject.routers}),
+        lambda subject, router: pushed(router, [subject.idlest(router)], torch.inf),
+    ),
+    "TopK": (
+        lambda subject: TopK(subject.plain.model.top_k + 1, tuple(router.layer for router in subject.routers)),
+        lambda subject, router: with_top_k(router, subject.plain.model.top_k + 1),
+    ),
+    "Exchange": (
+        lambda subject: Exchange(_last(subject).layer, *subject.busiest(_last(subject))),
+        lambda subject, router: exchanged(router, *subject.busiest(router)) if router is _last(subject) else _nothing(),
+    ),
+    # The routing of a run in which two experts of every layer were exchanged by other means.
+    "Replay": (
+        lambda subject: Replay(_exchanged_everywhere(subject)),
+        lambda subject, router: exchanged(router, *subject.busiest(router)),
+    ),
+}
+
+
+@contextmanager
+def _nothing() -> Iterator[Renamed]:
+    yield lambda row: row
+
+
+def _exchanged_everywhere(subject: Subject) -> RoutingTrace:
+    """What is recorded while experts are exchanged after the routers, with the ids that the experts know.
+
+    Of routers whose answer cannot be written, the trace as it is: they must refuse it.
+    """
+    if any(router.writer is None for router in subject.routers):
+        return subject.plain
+    with ExitStack() as stack:
+        for router in subject.routers:
+            stack.enter_context(exchanged(router, *subject.busiest(router)))
+        recorded = trace(subject.model, TEXT, tokenizer=tokenizer(), site=subject.site)
+    experts = recorded.experts.copy()
+    for router in subject.routers:
+        at, (one, other) = recorded.model.layers.index(router.layer), subject.busiest(router)
+        experts[at] = np.select([experts[at] == one, experts[at] == other], [other, one], experts[at])
+    return replace(recorded, experts=experts)

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.routers.declared import find_routers, router_sites
+from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.capture.run.prompts import Batch, decoder_start
 from moeviz.embedded import embedded_path
 

@@ -81,7 +81,7 @@ class GgufFiles:
         return sha256(repr(seen).encode()).hexdigest()
 
     def number(self, key: str) -> int | None:
-        """What the architecture's own fact of that name says; of one that differs from layer to layer, the largest."""
+        """Read one of the architecture's own facts; of one that differs from layer to layer, the largest."""
         value = self.facts.get(f"{self.architecture}.{key}")
         if isinstance(value, tuple) and value:
             value = max(value)

@@ -56,7 +56,7 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
 
 
 def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
-    """What a person knows, from the name and from `told`."""
+    """Add what a person knows of the model, from its name and from `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
     told = {key: value for key, value in told.items() if value is not None}
