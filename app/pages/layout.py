@@ -20,8 +20,6 @@ from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
 
 _BEGUN = "begun"
-
-
 STYLE = """<style>
 [data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
 [data-testid='stHeader'] button {pointer-events: auto}

@@ -36,14 +36,10 @@ export default function ({ data }) {
   if (location.search !== wanted) history.replaceState(history.state, "", location.pathname + wanted + location.hash);
 }
 """
-
-
 _ADDRESS = "address"
 _HEARD = "address heard"
 _WRITTEN = "addresses written"
 MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat yet
-
-
 FIRST = ""  # path of the first page
 
 

@@ -30,8 +30,8 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
 
     Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
-    before its next token. What it had by then is still held, for `session.keep_held`. `key` is that of Stop: another one
-    for each run of a script that has several.
+    before its next token. What it had by then is still held, for `session.keep_held`. `key` is that of Stop: another
+    one for each run of a script that has several.
     """
     model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
     from moeviz.capture.run.decoding import Sampling
