@@ -1,4 +1,4 @@
-"""What this routing costs to serve: what a memory for experts buys, what devices do, what fits, and an engine's plan."""
+"""What this routing costs to serve: what a memory for experts buys, what devices do, what fits; and an engine plan."""
 
 import pandas as pd
 import streamlit as st
