@@ -36,7 +36,7 @@ READERS = (
 )  # fmt: skip
 LINKS = (
     "moeviz_app.jobs.run_request",
-    "moeviz_app.url.carried",
+    "moeviz_app.url.fields",
     "moeviz_app.widgets.expert_links",
     "moeviz_app.widgets.run_options",
 )
@@ -168,7 +168,7 @@ def follow(data: bytes) -> bool:
     import streamlit as st
     from moeviz_app.jobs.run_request import number_in, run_from_query
     from moeviz_app.session import session
-    from moeviz_app.url import carried
+    from moeviz_app.url import fields
     from moeviz_app.widgets.run_options import fill_in
 
     from moeviz.embedded.example import example_trace
@@ -186,10 +186,10 @@ def follow(data: bytes) -> bool:
             fill_in(run)
             assert run_from_query(run.parameters()) == run, "a link does not repeat the run that it asks for"
             session.point_at(number_in(query.get("layer")), number_in(query.get("token")))
-        if page in carried.PAGE_ADDRESSES:
-            carried.PAGE_ADDRESSES[page].fill_in(query)
-            carried.fill_in_change(example_trace().model)
-            carried.PAGE_ADDRESSES[page].written()
+        if page in fields.PAGE_ADDRESSES:
+            fields.PAGE_ADDRESSES[page].fill_in(query)
+            fields.fill_in_change(example_trace().model)
+            fields.PAGE_ADDRESSES[page].written()
     except MoevizError as error:
         check_sentence(str(error))
         return False
@@ -201,7 +201,7 @@ def bare_streamlit() -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
-    import moeviz_app.url.carried
+    import moeviz_app.url.fields
     import moeviz_app.widgets.run_options  # noqa: F401
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from moeviz_app.session import session
-from moeviz_app.session.trace_store import TraceStore
+from moeviz_app.session.library import SessionLibrary
 from test_app import SAFE_ELEMENTS, page, pictures, sentences
 from test_engine_difference import late, noisy
 
@@ -21,7 +21,7 @@ def visit(*traces: RoutingTrace):
     app = page(VIEW, traces[-1] if traces else None)
     if not traces:
         return app
-    app.session_state["recent"] = TraceStore({f"trace {at}": trace for at, trace in enumerate(traces)})
+    app.session_state["recent"] = SessionLibrary({f"trace {at}": trace for at, trace in enumerate(traces)})
     return app.run()
 
 

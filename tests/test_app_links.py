@@ -9,7 +9,7 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.pages.what_if import CHANGES
 from moeviz_app.session import session
-from moeviz_app.url import carried
+from moeviz_app.url import fields
 from moeviz_app.widgets import trace_picker
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
@@ -58,11 +58,11 @@ def compared(app: AppTest) -> list[str]:
 def pair(first: RunRequest | dict[str, str], second: RunRequest | dict[str, str]) -> dict[str, str]:
     """The query of a link that compares two runs."""
     runs = [run.parameters() if isinstance(run, RunRequest) else run for run in (first, second)]
-    return dict(zip(carried.SIDES, map(urlencode, runs), strict=True))
+    return dict(zip(fields.SIDES, map(urlencode, runs), strict=True))
 
 
 def test_every_change_has_a_name_in_addresses():
-    assert set(carried.KINDS.values()) == set(CHANGES)
+    assert set(fields.KINDS.values()) == set(CHANGES)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_every_change_has_a_name_in_addresses():
 )
 def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, monkeypatch):
     app = visit(WHAT_IF)
-    app.selectbox(key=session.CHANGE).set_value(carried.KINDS[kind]).run()
+    app.selectbox(key=session.CHANGE).set_value(fields.KINDS[kind]).run()
     before = changed(app)
     for label, value in chosen.items():
         (widget,) = (box for box in [*app.selectbox, *app.slider, *app.multiselect] if box.label == label)
@@ -86,7 +86,7 @@ def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, mo
     app.text_area(key=session.PROMPT).set_value("Another text").run()
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     other = visit(WHAT_IF, **address(app))
-    assert changed(other) == {"Change": carried.KINDS[kind]} | chosen != before
+    assert changed(other) == {"Change": fields.KINDS[kind]} | chosen != before
     assert other.text_area(key=session.PROMPT).value == "Another text"
     assert session.EFFECT not in other.session_state and "trace" not in other.session_state
     assert not other.warning
@@ -97,7 +97,7 @@ def test_what_if_says_beside_its_change_which_run_is_on_screen():
     app = go_to(run(visit(""), FRENCH.prompt), WHAT_IF)
     assert address(app).items() >= FRENCH.parameters().items()
     assert address(app).keys() >= {"change", "changed_layer", "experts"}
-    assert carried.CHANGED_PROMPT not in address(app)
+    assert fields.CHANGED_PROMPT not in address(app)
     other = visit(WHAT_IF, **address(app))
     assert other.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), FRENCH.prompt))
     assert other.text_area(key=session.PROMPT).value == FRENCH.prompt and changed(other) == changed(app)
@@ -230,9 +230,9 @@ def test_a_part_that_a_trace_has_not_is_ignored():
 def test_a_choice_by_hand_ends_what_a_link_still_wants():
     app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
     go_to(app, COMPARE, **pair(replace(ENGLISH, new_tokens=2), FRENCH))
-    assert carried.PAIR_ASKED in app.session_state
+    assert fields.PAIR_ASKED in app.session_state
     app.selectbox(key=session.FIRST_TRACE).set_value(ENGLISH.prompt).run()
-    assert not app.session_state[carried.PAIR_ASKED]
+    assert not app.session_state[fields.PAIR_ASKED]
 
 
 def test_what_a_link_cannot_bring_stays_out_of_the_address():

@@ -280,7 +280,7 @@ def test_what_is_kept_of_a_run_is_not_shown_for_another():
 
 
 def test_each_run_has_the_saturation_of_its_own_snapshots():
-    from moeviz_app.pages.training_snapshots import _read, _saturation
+    from moeviz_app.pages.training_charts import _read, _saturation
 
     frames = []
     for name in ("aux-on", "aux-off"):

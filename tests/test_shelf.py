@@ -11,8 +11,8 @@ import pytest
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity, metrics
-from moeviz_app.session import durable, opened_files, trace_store
-from moeviz_app.session.trace_store import TraceStore, bytes_kept, check_memory
+from moeviz_app.session import durable, library, opened_files
+from moeviz_app.session.library import SessionLibrary, bytes_kept, check_memory
 from streamlit.testing.v1 import AppTest
 from test_app import sentences
 
@@ -28,7 +28,7 @@ MB = 10**6
 @pytest.fixture
 def limits(monkeypatch):
     """Change what the deployment sets; budgets in bytes, since traces are small here."""
-    monkeypatch.setattr(trace_store, "MB", 1)
+    monkeypatch.setattr(library, "MB", 1)
     endless = replace(settings.SETTINGS, session_mb=10**12, process_mb=10**12)
     return lambda **more: monkeypatch.setattr(settings, "SETTINGS", replace(endless, **more))
 
@@ -36,12 +36,12 @@ def limits(monkeypatch):
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
     """No tabs of other tests."""
-    monkeypatch.setattr(trace_store, "_shelves", [])
+    monkeypatch.setattr(library, "_shelves", [])
 
 
-def filled(count: int, tokens: int = 8) -> TraceStore:
+def filled(count: int, tokens: int = 8) -> SessionLibrary:
     """A tab with so many traces of the same size."""
-    tab = TraceStore()
+    tab = SessionLibrary()
     for number in range(count):
         tab.put(f"{number}", sample_trace(tokens=tokens), 8)
     return tab
@@ -78,7 +78,7 @@ def test_over_the_budget_of_the_server_the_oldest_of_all_tabs_go_but_never_the_l
 
 
 def test_a_trace_that_several_tabs_keep_counts_once(limits, trace):
-    tabs = [TraceStore({"a": trace}) for _ in range(3)]
+    tabs = [SessionLibrary({"a": trace}) for _ in range(3)]
     assert bytes_kept() == trace.nbytes == metrics.value("trace_bytes") and len(tabs) == 3
 
 
@@ -100,7 +100,7 @@ def test_where_the_server_is_full_a_file_is_refused(limits, trace):
 
 
 def test_with_a_trace_goes_what_is_known_of_its_run(limits, trace):
-    tab = TraceStore({"a": trace})
+    tab = SessionLibrary({"a": trace})
     tab.runs = [(trace, RunRequest("a", "embedded"))]
     limits(session_mb=1)
     tab.put("b", sample_trace(tokens=3), 8)

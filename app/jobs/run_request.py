@@ -14,8 +14,6 @@ LOAD_CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "device_map": ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3"),
 }
-
-
 LONGEST = 1500  # characters of the texts in an address
 OWN_TEMPERATURE = 0.8  # of the embedded models: they repeat themselves where the likeliest token is always taken
 

@@ -8,8 +8,8 @@ from moeviz_app.jobs import model_catalog, recorded
 from moeviz_app.pages.dataset_expert import dataset_expert_page
 from moeviz_app.pages.expert_context import ExpertContext, expert_in_address, go
 from moeviz_app.pages.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
-from moeviz_app.url import carried_datasets
 from moeviz_app.url.expert import asked_query
+from moeviz_app.url.fields import DATASET
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading
 from moeviz_app.widgets.components.kwic import keyword_in_context
 from moeviz_app.widgets.expert_links import steps
@@ -27,7 +27,7 @@ from moeviz.metrics.words import in_words_of
 
 def expert_page() -> None:
     """One expert of one layer, named in the address."""
-    if carried_datasets.DATASET in (query := asked_query()):
+    if DATASET in (query := asked_query()):
         dataset_expert_page(query)
         return
     title = st.empty()

@@ -119,7 +119,7 @@ def _answer(options: Options, name: str) -> None:
     trace = session.shown_trace()
     if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
-        navigation.write(navigation.FIRST)
+        navigation.write(navigation.FIRST_PATH)
         return
     written(trace, key="written")
     with explained():
@@ -160,7 +160,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")
-    navigation.write(navigation.FIRST)
+    navigation.write(navigation.FIRST_PATH)
     if chosen.opened is not None:
         open_expert(expert_query(trace, *chosen.opened))
 

@@ -7,7 +7,7 @@ from moeviz_app.pages.menu import EXPERT, FIRST, draw_further, draw_menu, menu
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import datasets, opened_counts, opened_files, recent, session, training_runs
 from moeviz_app.url import navigation
-from moeviz_app.url.carried import PAGE_ADDRESSES
+from moeviz_app.url.fields import PAGE_ADDRESSES
 from moeviz_app.url.short_links import LINKS
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.components.ask import is_asked
@@ -20,8 +20,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
 
 _BEGUN = "begun"
-
-
 STYLE = """<style>
 [data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
 [data-testid='stHeader'] button {pointer-events: auto}

@@ -1,16 +1,21 @@
 """How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
 
+from functools import partial
+
+import pandas as pd
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.pages.training_alarms import show_alarms
 from moeviz_app.pages.training_charts import show_charts
 from moeviz_app.session import session, training_runs
 from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.metrics.tokens import visible
 from moeviz.training.recorded.over_steps import logs_in_a_column
-from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.rules import ALARM_KINDS
+from moeviz.training.recorded.run import SNAPSHOTS, WHOLE_RUN, TrainingRun
 
+BY_GRAVITY = ("collapse", "dead", "aux_off", "load", "logits", "confidence")
+ALARMS_SHOWN = 4  # before the rest is folded
 NONE = "no other run"
 SECONDS = 5  # between two looks at a run that may grow
 
@@ -125,3 +130,61 @@ def _notes(run: TrainingRun) -> None:
             f"A long run: up to {logs} logs in a row are one column of a picture. Their assignments are summed before "
             "they are measured; of other figures, the last is drawn."
         )
+
+
+def show_alarms(name: str, run: TrainingRun, facts: str, alone: bool) -> None:
+    """Of which run, and what is on, the gravest first; or that nothing is."""
+    with st.container(border=True, key="answer" if alone else f"answer {name}"):
+        st.text(facts)
+        on, over = run.alarms[run.alarms["on"]], run.alarms[~run.alarms["on"]]
+        if on.empty:
+            st.text(_quiet(run))
+        on = on.assign(place=on["kind"].map(BY_GRAVITY.index)).sort_values(["place", "began", "layer"], kind="stable")
+        for row, alarm in enumerate(on.head(ALARMS_SHOWN).itertuples()):
+            _alarm(alarm, f"{name} {row}", run)
+        if len(on) > ALARMS_SHOWN:
+            _folded(f"{len(on) - ALARMS_SHOWN:,} more are on", on.iloc[ALARMS_SHOWN:])
+        if len(over):
+            _folded("One alarm is over" if len(over) == 1 else f"{len(over):,} alarms are over", over)
+
+
+def _quiet(run: TrainingRun) -> str:
+    if run.facts.source == SNAPSHOTS:
+        return "Snapshots alone have no alarms: see below when the routing settled."
+    if run.facts.source != "moeviz":
+        return "This source has no alarms: moeviz judges runs that it watched itself."
+    if not len(run.logs):
+        return "Nothing has been logged yet, so nothing can be said."
+    return f"No alarm is on at step {run.logs['step'].iloc[-1]:,}."
+
+
+def _alarm(alarm: tuple, key: str, run: TrainingRun) -> None:
+    with st.container(horizontal=True, vertical_alignment="top", wrap=True, key=f"alarm {key}"):
+        st.markdown(":red[:material/warning:]", width="content")
+        with st.container(width="stretch", gap=None):
+            st.text(_sentence(alarm.says))
+            st.text(ALARM_KINDS[alarm.kind].to_do)
+        if alarm.layer != WHOLE_RUN and alarm.layer in run.facts.layers:
+            st.button(
+                f"See layer {alarm.layer}", key=f"see {key}", on_click=partial(_look, alarm.layer), width="content"
+            )
+
+
+def _look(layer: int) -> None:
+    session.set_value(session.RUN_LAYER, layer)
+    session.set_value(session.RUN_PART, training_runs.EXPERTS)
+
+
+def _sentence(says: str) -> str:
+    """As people write it: a capital, and an end."""
+    text = visible(says)
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _folded(label: str, alarms: pd.DataFrame) -> None:
+    with st.expander(label):
+        for alarm in alarms.head(200).itertuples():
+            end = "" if pd.isna(alarm.over) else f" Over at step {alarm.over:,.0f}."
+            st.text(_sentence(alarm.says) + end)
+        if len(alarms) > 200:
+            st.text(f"And {len(alarms) - 200:,} more: “moeviz training” prints all of them.")

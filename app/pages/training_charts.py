@@ -3,17 +3,20 @@
 All of them at once take a browser twice as long as the first part, and the first picture comes with the last.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from weakref import WeakKeyDictionary, ref
 
 import pandas as pd
 import streamlit as st
-from moeviz_app.pages.training_snapshots import show_snapshots
 from moeviz_app.session import session, training_runs
 from moeviz_app.widgets.chart_panel import alternative, heading, on_dark, picture_and_words
 from moeviz_app.widgets.messages import explained, say
 
+import moeviz
+from moeviz.charts import NAMED
 from moeviz.charts.chart import Chart
+from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.training import (
     AUX,
     BALANCE,
@@ -27,12 +30,16 @@ from moeviz.charts.training import (
     LOSS,
     RunChart,
 )
-from moeviz.errors import MissingField
+from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.over_steps import worst_layer
 from moeviz.training.recorded.run import TrainingRun
 
+BY_LABEL = NAMED["label_load_heatmap"]
+MOST = 40  # snapshots that are read
 Refs = list[ref[TrainingRun]]
 Shown = dict[str, TrainingRun]
 MOST_FRAMES = 24  # of a run
@@ -161,3 +168,59 @@ def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
         with picture:
             drawn = HEATMAP.picture(frame, dark=on_dark())
             st.altair_chart(drawn, key=f"{HEATMAP.key} of the other", alt=alternative(HEATMAP))
+
+
+def show_snapshots(run: TrainingRun) -> None:
+    """Saturation over training; and which experts each kind of text used at any snapshot."""
+    if not run.snapshots:
+        return
+    with explained():
+        moments = _read(run.snapshots)
+        if len(run.snapshots) > len(moments):
+            say(f"The run has {len(run.snapshots):,} snapshots; {len(moments)} of them, evenly chosen, are drawn.")
+        heading(SATURATION)
+        with explained():
+            files = tuple((str(file), file.stat().st_mtime_ns) for file in run.snapshots.values())
+            picture_and_words(SATURATION, _saturation(files, moments))
+        _by_label(moments)
+
+
+def _read(files: Mapping[int, Path]) -> dict[int, RoutingTrace]:
+    every = max(-(-(len(files) - 1) // (MOST - 1)), 1)
+    kept = [*files][::-1][::every][::-1]
+    return {tokens: _trace(files[tokens], files[tokens].stat().st_mtime_ns) for tokens in kept}
+
+
+@st.cache_resource(show_spinner=False, max_entries=4 * MOST)
+def _trace(file: Path, changed: int) -> RoutingTrace:
+    try:
+        return moeviz.read_trace(file)
+    except OSError as error:
+        raise MoevizError(f"{quoted(file.name)} cannot be read: {error.strerror or error}.") from error
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _saturation(files: tuple[tuple[str, int], ...], _moments: Mapping[int, RoutingTrace]) -> pd.DataFrame:
+    """Of these files; Streamlit does not look at what begins with an underscore."""
+    return SATURATION.measure(_moments)
+
+
+def _by_label(moments: Mapping[int, RoutingTrace]) -> None:
+    if "label" not in next(iter(moments.values())).tokens:
+        return
+    st.subheader(f"{BY_LABEL.question[:-1]}, and since when?", anchor=False)
+    for key, options, usual in (
+        (session.MOMENT, [*moments], max(moments)),
+        (session.TRAINING_LAYER, layers := moments[max(moments)].model.layers, layers[len(layers) // 2]),
+    ):
+        if session.value(key) not in options:
+            session.set_value(key, usual)
+        session.keep(key)
+    moment, layer = max(moments), layers[0]
+    if len(moments) > 1:
+        moment = st.select_slider(
+            "Training tokens", [*moments], format_func="{:,}".format, key=session.MOMENT, persist_state="session"
+        )
+    if len(layers) > 1:
+        layer = st.select_slider("Layer of these texts", layers, key=session.TRAINING_LAYER, persist_state="session")
+    picture_and_words(BY_LABEL, BY_LABEL.measure(moments[moment].select(layers=[layer])))

@@ -9,7 +9,7 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import session
-from moeviz_app.url import carried
+from moeviz_app.url import fields
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, say
@@ -74,27 +74,27 @@ def _change(info: ModelInfo) -> Any:
     from moeviz.capture.interventions.precision import Precision
     from moeviz.capture.interventions.top_k import TopK
 
-    carried.fill_in_change(info)
+    fields.fill_in_change(info)
     kind = st.selectbox("Change", list(CHANGES), key=session.CHANGE, persist_state="session")
     st.text(CHANGES[kind])
     if kind == "Change top-k":
         session.start_with(session.TOP_K, max(info.top_k - 1, 1))
         return TopK(st.slider("Experts per token", 1, min(info.num_experts), key=session.TOP_K))
     if kind == "Change precision":
-        return Precision(st.selectbox("Precision", carried.PRECISIONS, key=session.PRECISION))
+        return Precision(st.selectbox("Precision", fields.PRECISIONS, key=session.PRECISION))
     with st.container(horizontal=True):
         session.start_with(session.CHANGED_LAYER, info.layers[len(info.layers) // 2])
         layer = st.selectbox("Layer", info.layers, key=session.CHANGED_LAYER)
         ids = range(info.num_experts[info.layers.index(layer)])
         if kind == "Swap two experts":
             return Exchange(layer, *_two_experts(layer, ids))
-        session.start_with(carried.experts_key(layer), [_busiest(info, layer)])
-        experts = st.multiselect("Experts", ids, key=carried.experts_key(layer))
+        session.start_with(fields.experts_key(layer), [_busiest(info, layer)])
+        experts = st.multiselect("Experts", ids, key=fields.experts_key(layer))
     return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
 
 
 def _two_experts(layer: int, ids: range) -> Iterator[int]:
-    for expert, (key, label) in enumerate(zip(carried.swap_keys(layer), ("Expert", "With expert"), strict=True)):
+    for expert, (key, label) in enumerate(zip(fields.swap_keys(layer), ("Expert", "With expert"), strict=True)):
         session.start_with(key, min(expert, ids[-1]))
         yield st.selectbox(label, ids, key=key)
 

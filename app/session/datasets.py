@@ -11,6 +11,7 @@ from pathlib import Path
 from moeviz_app import settings
 from moeviz_app.server import identity
 from moeviz_app.session import session
+from moeviz_app.session.library import free_name
 
 from moeviz.errors import DamagedShard, MissingField, MoevizError
 from moeviz.formats.dataset.layout import MANIFEST, PLAN
@@ -159,9 +160,4 @@ def _key(dataset: Dataset) -> str:
 
 
 def _free(path: str, taken: Mapping[str, object]) -> str:
-    title = visible(Path(path).resolve().name)[:TITLE] or "dataset"
-    name, number = title, 1
-    while name in taken:
-        number += 1
-        name = f"{title} ({number})"
-    return name
+    return free_name(visible(Path(path).resolve().name)[:TITLE] or "dataset", taken)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 from moeviz_app.session import session
-from moeviz_app.session.trace_store import TraceStore
+from moeviz_app.session.library import SessionLibrary, free_name
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.tokens import visible
@@ -15,25 +15,19 @@ TITLE = 60  # characters
 
 def remember(counts: ExpertCounts) -> None:
     """Keep counts among the last ones, and choose them."""
-    title = visible(counts.model.name)[:TITLE]
-    name, number = title, 1
-    while name in offered():
-        number += 1
-        name = f"{title} ({number})"
-    _shelf().put(name, counts, MOST)
+    name = free_name(visible(counts.model.name)[:TITLE], offered())
+    _library().put(name, counts, MOST)
     session.set_value(session.COUNTS, name)
 
 
 def dropped() -> list[str]:
     """Names of counts that were taken away since this was asked last, because memory was needed."""
-    names = [*_shelf().dropped]
-    _shelf().dropped.clear()
-    return names
+    return _library().take_dropped()
 
 
 def offered() -> dict[str, ExpertCounts]:
     """What there is to look at: the visitor's own, then what others have published."""
-    return dict(reversed(_shelf().listed())) | _published()
+    return _library().newest_first() | _published()
 
 
 @st.cache_resource(show_spinner=False)
@@ -46,9 +40,5 @@ def published(model: str) -> str:
     return f"{model} (published)"
 
 
-def _shelf() -> TraceStore:
-    shelf = session.value(_OPEN)
-    if not isinstance(shelf, TraceStore):
-        shelf = TraceStore()
-        session.set_value(_OPEN, shelf)
-    return shelf
+def _library() -> SessionLibrary:
+    return SessionLibrary.of_session(_OPEN)

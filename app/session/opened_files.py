@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 from moeviz_app import settings
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import metrics
-from moeviz_app.session.trace_store import check_memory
+from moeviz_app.session.library import check_memory
 
 from moeviz.errors import MoevizError, NotSaid
 from moeviz.formats.importers.importer import Opened

@@ -5,8 +5,8 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app.jobs.run_request import RunRequest, run_from_query
-from moeviz_app.session import durable
-from moeviz_app.session.trace_store import TraceStore
+from moeviz_app.session import durable, library
+from moeviz_app.session.library import SessionLibrary
 
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
@@ -19,14 +19,14 @@ TITLE = 40  # characters
 
 def traces() -> dict[str, RoutingTrace]:
     """The visitor's last traces by name, the newest first."""
-    return dict(reversed(_shelf().listed())) if _RECENT in st.session_state else {}
+    return _library().newest_first() if _RECENT in st.session_state else {}
 
 
 def remember(trace: RoutingTrace, run: Any = None, title: str | None = None) -> None:
     """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, where it may."""
     name = next((name for name, other in traces().items() if other is trace), None)
     known, name = name is not None, name or free_name(_short(title) if title else title_of(trace))
-    _shelf().put(name, trace, RECENT_TRACES)
+    _library().put(name, trace, RECENT_TRACES)
     if run is not None:
         _made_by(trace, run)
     if not known:
@@ -37,7 +37,7 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
     """Keep a trace of an earlier visit as the oldest, if there is a place for it and it is not there yet."""
     if any(trace.equals(other) for other in traces().values()):
         return False
-    brought = _shelf().put_last(free_name(title), trace, RECENT_TRACES)
+    brought = _library().put_last(free_name(title), trace, RECENT_TRACES)
     if brought and run is not None:
         _made_by(trace, run)
     return brought
@@ -66,32 +66,22 @@ def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
 
 def dropped() -> list[str]:
     """Names of traces that were taken away since this was asked last, because memory was needed."""
-    names = [*_shelf().dropped] if _RECENT in st.session_state else []
-    if names:
-        _shelf().dropped.clear()
-    return names
+    return _library().take_dropped() if _RECENT in st.session_state else []
 
 
 def free_name(title: str) -> str:
-    """A title, with a number behind it where a recent trace is called so already."""
-    name, number = title, 1
-    while name in traces():
-        number += 1
-        name = f"{title} ({number})"
-    return name
+    """Return a title, with a number behind it where a recent trace is called so already."""
+    return library.free_name(title, traces())
 
 
-def _shelf() -> TraceStore:
-    shelf = st.session_state.get(_RECENT)
-    if not isinstance(shelf, TraceStore):
-        shelf = st.session_state[_RECENT] = TraceStore(shelf)
-    return shelf
+def _library() -> SessionLibrary:
+    return SessionLibrary.of_session(_RECENT)
 
 
 def _made_by(trace: RoutingTrace, run: Any) -> None:
     kept = {id(other) for other in traces().values()} - {id(trace)}
     runs = [pair for pair in st.session_state.get(_RUNS, []) if id(pair[0]) in kept]
-    st.session_state[_RUNS] = _shelf().runs = [*runs, (trace, run)]
+    st.session_state[_RUNS] = _library().runs = [*runs, (trace, run)]
 
 
 def title_of(trace: RoutingTrace) -> str:
@@ -109,7 +99,7 @@ def rename(old: str, new: str) -> None:
     """Give one of the recent traces another name; a name that another one has changes nothing."""
     named, new = traces(), new.strip()
     if new and new not in named and old in named:
-        _shelf().rename(old, new)
+        _library().rename(old, new)
         durable.keep(named[old], new, run_of(named[old]))
 
 

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server import metrics
 from moeviz_app.session import session
-from moeviz_app.session.trace_store import TraceStore, check_memory
+from moeviz_app.session.library import SessionLibrary, check_memory, free_name
 
 from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
 from moeviz.errors import MoevizError
@@ -31,13 +31,13 @@ SHIPPED = {AUX_OFF: "aux-off", AUX_ON: "aux-on", SNAPSHOTS: "embedded"}  # and i
 EXPERTS, BALANCE, LOSSES, PROBE = "Experts", "Balance", "Losses", "Probe set"
 PARTS = {EXPERTS: "experts", BALANCE: "balance", LOSSES: "losses", PROBE: "probe"}  # of the page; and in an address
 OPENED = "a run just opened"  # its name: the page Training shows it alone, when it is drawn next
-_SHELF = "training runs"  # not "runs", which are those that made traces: `recent.py`
+_OPEN = "training runs"  # not "runs", which are those that made traces: `recent.py`
 _place = threading.BoundedSemaphore(1)
 
 
 def offered() -> dict[str, Callable[[], TrainingRun]]:
     """What there is to look at, read when it is asked for: the server's own, the visitor's, then what ships."""
-    own = {name: partial(_own, name) for name, _ in reversed(_shelf().listed())}
+    own = {name: partial(_own, name) for name in _library().newest_first()}
     return (
         {name: partial(_started, path) for name, path in started().items()}
         | own
@@ -59,15 +59,13 @@ def started() -> dict[str, str]:
 def remember(run: TrainingRun) -> str:
     """Keep a run among a visitor's own; what it is called now."""
     name = _free(run.name, offered())
-    _shelf().put(name, run, MOST)
+    _library().put(name, run, MOST)
     return name
 
 
 def dropped() -> list[str]:
     """Names of runs that were taken away since this was asked last, because memory was needed."""
-    names = [*_shelf().dropped]
-    _shelf().dropped.clear()
-    return names
+    return _library().take_dropped()
 
 
 def open_upload(data: bytes, name: str) -> None:
@@ -117,7 +115,7 @@ def _started(path: str) -> TrainingRun:
 
 
 def _own(name: str) -> TrainingRun:
-    return _shelf()[name]
+    return _library()[name]
 
 
 @st.cache_resource(show_spinner=False)
@@ -125,18 +123,9 @@ def _shipped(name: str) -> TrainingRun:
     return snapshots_run(EMBEDDED) if name == SNAPSHOTS else read_run(EXAMPLES / SHIPPED[name])
 
 
-def _shelf() -> TraceStore:
-    shelf = session.value(_SHELF)
-    if not isinstance(shelf, TraceStore):
-        shelf = TraceStore()
-        session.set_value(_SHELF, shelf)
-    return shelf
+def _library() -> SessionLibrary:
+    return SessionLibrary.of_session(_OPEN)
 
 
-def _free(name: str, taken: dict[str, object]) -> str:
-    title = visible(name)[:TITLE] or "run"
-    name, number = title, 1
-    while name in taken:
-        number += 1
-        name = f"{title} ({number})"
-    return name
+def _free(name: str, taken: Container[str]) -> str:
+    return free_name(visible(name)[:TITLE] or "run", taken)

@@ -4,7 +4,7 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
 from moeviz_app.session import recent, session
-from moeviz_app.url.carried_datasets import DATASET
+from moeviz_app.url.fields import DATASET
 from moeviz_app.url.short_links import LINKS
 
 from moeviz.embedded import EMBEDDED

@@ -1,6 +1,6 @@
 """A link repeats a view: the page in its path; prompt, model, generation, layer and token in its query.
 
-What a page adds to that is in the table of `carried.py`.
+What a page adds to that is in the table of `fields.py`.
 
 The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work. A
 trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed, and any
@@ -12,9 +12,8 @@ from urllib.parse import quote, urlencode
 
 import streamlit as st
 from moeviz_app.session import datasets, recent, session
-from moeviz_app.url import carried_datasets
-from moeviz_app.url.carried import PAGE_ADDRESSES
 from moeviz_app.url.expert import asked_query, for_the_address
+from moeviz_app.url.fields import DATASET_PAGES, PAGE_ADDRESSES
 
 # Before Streamlit turns to another page it clears the query of this one, as a step of its own in the browser's history:
 # the page that is left would stand there twice. We step nowhere within a page, so such a step is left out.
@@ -36,15 +35,11 @@ export default function ({ data }) {
   if (location.search !== wanted) history.replaceState(history.state, "", location.pathname + wanted + location.hash);
 }
 """
-
-
 _ADDRESS = "address"
 _HEARD = "address heard"
 _WRITTEN = "addresses written"
 MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat yet
-
-
-FIRST = ""  # path of the first page
+FIRST_PATH = ""  # of the first page
 
 
 def write(page: str) -> None:
@@ -52,7 +47,7 @@ def write(page: str) -> None:
     trace = session.current_trace()
     run = recent.run_of(trace)
     wanted = {}
-    of_dataset = page in carried_datasets.PAGES and datasets.chosen() is not None
+    of_dataset = page in DATASET_PAGES and datasets.chosen() is not None
     if run is not None and run.fits_an_address and not of_dataset:
         wanted = run.parameters() | {"layer": str(session.chosen_layers("one")[0])}
         if (token := session.selected_token()) is not None:

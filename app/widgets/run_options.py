@@ -8,13 +8,7 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.model_catalog import LoadOptions
-from moeviz_app.jobs.run_request import (
-    DECODING_CHOICES,
-    KERNELS_CHOICES,
-    LOAD_CHOICES,
-    RunRequest,
-    usual_temperature,
-)
+from moeviz_app.jobs.run_request import DECODING_CHOICES, KERNELS_CHOICES, LOAD_CHOICES, RunRequest, usual_temperature
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.widgets.components import ask

@@ -4,7 +4,7 @@ import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
-from moeviz_app.url.carried import PAIR_ASKED, SIDES, THIRD, AskedPair, part_name
+from moeviz_app.url.fields import PAIR_ASKED, SIDES, THIRD, AskedPair, part_name
 from moeviz_app.widgets.facts import trace_name
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.run_options import fill_in

@@ -1,6 +1,5 @@
 """Tables of the site, each from the table in the code that it is about."""
 
-import ast
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -191,16 +190,11 @@ def alarms() -> str:
 
 
 def settings() -> str:
-    """The table in the docstring of `app/settings.py`, with each meaning in one line."""
-    docstring = ast.get_docstring(ast.parse((ROOT / "app/settings.py").read_text(encoding="utf-8"))) or ""
-    rows: list[list[str]] = []
-    for line in re.findall(r"^\|(.*)\|$", docstring, re.MULTILINE):
-        cells = [cell.strip() for cell in line.split("|")]
-        if cells[0] or not rows:
-            rows.append(cells)
-        else:  # the meaning goes on
-            rows[-1][-1] += f" {cells[-1]}"
-    return table(rows[0], [(f"`{name}`", *rest) for name, *rest in rows[2:]])
+    """The settings of a deployment: what holds where one is not set, and what it means."""
+    from moeviz_app.settings import WAYS
+    from moeviz_app.settings import table as rows_of_settings
+
+    return table(("variable", *WAYS, "meaning"), [(f"`{name}`", *rest) for name, *rest in rows_of_settings()])
 
 
 def streamlit() -> str:

@@ -1,15 +1,17 @@
-"""The traces that tabs keep, and how many bytes they may take: so many of a tab, so many of all tabs together.
+"""The traces, counts and training runs that a session keeps: by name, and within a budget of bytes.
 
-Over either, the oldest go first; what a tab keeps last, which is what it shows, stays. Traces that several tabs keep,
-because they ship, count once. A tab that is closed takes its traces along: nothing here holds them.
+There is one budget for a tab, and one for all. Over either, the oldest go first; what a tab keeps last, which is what
+it shows, stays. Traces that several tabs keep, because they ship, count once. A tab that is closed takes its traces
+along: nothing here holds them.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server import metrics
 
@@ -21,11 +23,11 @@ MB = 10**6
 _guard = threading.RLock()
 _order = count()
 _sizes: WeakKeyDictionary[Counted, int] = WeakKeyDictionary()
-_shelves: "list[ref[TraceStore]]" = []
+_libraries: "list[ref[SessionLibrary]]" = []
 
 
-class TraceStore(dict[str, Counted]):
-    """The traces of one tab by name, or its counts, the oldest first.
+class SessionLibrary(dict[str, Counted]):
+    """The traces of one tab by name, or its counts, or its training runs, the oldest first.
 
     Any thread may take one away: `listed` is safe to go through.
     """
@@ -36,7 +38,25 @@ class TraceStore(dict[str, Counted]):
         self.runs: list[tuple[Counted, Any]] = []  # which run made which
         self.dropped: list[str] = []
         with _guard:
-            _shelves[:] = [other for other in _shelves if other() is not None] + [ref(self)]
+            _libraries[:] = [other for other in _libraries if other() is not None] + [ref(self)]
+
+    @classmethod
+    def of_session(cls, key: str) -> "SessionLibrary":
+        """Return the library that this session has under a key; an empty one where it has none yet."""
+        found = st.session_state.get(key)
+        if not isinstance(found, cls):
+            found = st.session_state[key] = cls(found)
+        return found
+
+    def newest_first(self) -> dict[str, Counted]:
+        """Return all of it by name, the newest first."""
+        return dict(reversed(self.listed()))
+
+    def take_dropped(self) -> list[str]:
+        """Return the names of what was let go since this was asked last, because memory was needed."""
+        names = [*self.dropped]
+        self.dropped.clear()
+        return names
 
     def listed(self) -> list[tuple[str, Counted]]:
         """Names and traces, the oldest first."""
@@ -78,6 +98,19 @@ class TraceStore(dict[str, Counted]):
         self.runs[:] = [(made, run) for made, run in self.runs if made is not trace]
 
 
+def free_name(title: str, taken: Container[str]) -> str:
+    """Return a title, with a number behind it where that name is taken.
+
+    >>> free_name("a", ["a", "a (2)"])
+    'a (3)'
+    """
+    name, number = title, 1
+    while name in taken:
+        number += 1
+        name = f"{title} ({number})"
+    return name
+
+
 def check_memory(trace: Counted, name: str) -> None:
     """Raise `MoevizError` where a trace that came in a file is more than a tab, or the server, may keep."""
     size = size_of(trace)
@@ -97,7 +130,7 @@ def check_memory(trace: Counted, name: str) -> None:
 def bytes_kept() -> int:
     """What all traces that tabs keep take together, in bytes."""
     with _guard:
-        return sum({id(trace): size_of(trace) for shelf in _living() for trace in shelf.values()}.values())
+        return sum({id(trace): size_of(trace) for library in _living() for trace in library.values()}.values())
 
 
 def size_of(trace: Counted) -> int:
@@ -107,10 +140,10 @@ def size_of(trace: Counted) -> int:
     return _sizes[trace]
 
 
-def _make_room(shelf: TraceStore | None, more: int = 0) -> None:
+def _make_room(library: SessionLibrary | None, more: int = 0) -> None:
     """Take the oldest traces away, of this tab and then of all, as long as there is too little memory."""
-    while shelf is not None and len(shelf) > 1 and _bytes_of(shelf) > _of_a_tab():
-        _take(shelf, next(iter(shelf)))
+    while library is not None and len(library) > 1 and _bytes_of(library) > _of_a_tab():
+        _take(library, next(iter(library)))
     while bytes_kept() + more > _of_all():
         oldest = min(((own.since[name], name, own) for own in _living() for name in [*own][:-1]), default=None)
         if oldest is None:
@@ -118,18 +151,18 @@ def _make_room(shelf: TraceStore | None, more: int = 0) -> None:
         _take(oldest[2], oldest[1])
 
 
-def _take(shelf: TraceStore, name: str) -> None:
-    shelf._drop(name)
-    shelf.dropped.append(name)
+def _take(library: SessionLibrary, name: str) -> None:
+    library._drop(name)
+    library.dropped.append(name)
     metrics.count("evictions", what="trace")
 
 
-def _living() -> Iterator[TraceStore]:
-    return (shelf for weak in _shelves if (shelf := weak()) is not None)
+def _living() -> Iterator[SessionLibrary]:
+    return (library for weak in _libraries if (library := weak()) is not None)
 
 
-def _bytes_of(shelf: TraceStore) -> int:
-    return sum({id(trace): size_of(trace) for trace in shelf.values()}.values())
+def _bytes_of(library: SessionLibrary) -> int:
+    return sum({id(trace): size_of(trace) for trace in library.values()}.values())
 
 
 def _of_a_tab() -> int:

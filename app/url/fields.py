@@ -1,23 +1,25 @@
-"""What a page carries in its address beside the trace on screen: what What if changes, what Compare compares,
-what Serve is asked.
+"""The fields of pages' addresses, beside those of the run on screen: a table by the path of a page.
 
-A table by the path of a page: what it adds to its address, and how it takes what a link brings. A link only says what
-is wanted. It is a stranger's, so the page checks it against what it offers, ignores the rest, and runs no change by
-itself.
+Most pages say what some widgets hold, a field each (`PAGE_FIELDS`). A change of the routing, the traces that are
+compared and the controls of serving have ways of their own (`PAGE_ADDRESSES`). A link only says what is wanted. It is a
+stranger's, so the page checks it against what it offers, ignores the rest, and runs no change by itself.
 """
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.run_request import LONGEST, RunRequest, number_in, run_from_query
-from moeviz_app.session import recent, session
-from moeviz_app.url import carried_counts, carried_datasets, carried_runs, serve_address
+from moeviz_app.session import datasets, opened_counts, recent, session, training_runs
+from moeviz_app.url import serve_address
 
 from moeviz.charts import TOPICS
 from moeviz.model_info import ModelInfo
+from moeviz.published import MODELS
 from moeviz.routing_trace import PHASES
 
 KINDS = {  # of changes, as an address calls them
@@ -30,23 +32,25 @@ KINDS = {  # of changes, as an address calls them
 ONE_VALUE = {"top-k": session.TOP_K, "precision": session.PRECISION}  # changes of every layer, by the widget's key
 PRECISIONS = ("bfloat16", "float16", "int8")
 CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than that of the trace on screen
-BESIDE = {  # charts that Compare draws of both traces
-    chart.question: chart
-    for charts in TOPICS.values()
-    for chart in charts
-    if chart.layers in ("all", "one") and chart.tokens == "all"
-}
 CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
 THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
 MOST_FIELDS = 30  # of a run in an address
 _CHANGE_ASKED = "change that a link asks for"
 PAIR_ASKED = "pair that a link asks for"
+AskedPair = dict[str, tuple[RunRequest, str | None]]  # by side: a run, and which part of its trace
+DATASET = "dataset"
+BESIDE = {  # charts that Compare draws of both traces
+    chart.question: chart
+    for charts in TOPICS.values()
+    for chart in charts
+    if chart.layers in ("all", "one") and chart.tokens == "all"
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PageAddress:
-    """What one page does."""
+    """How a page's address is written, and how what a link brings is filled in."""
 
     written: Callable[[], dict[str, str]]
     fill_in: Callable[[Mapping[str, str]], None]
@@ -165,9 +169,6 @@ def _side(chosen: str | None) -> str | None:
     return None
 
 
-AskedPair = dict[str, tuple[RunRequest, str | None]]  # by side: a run, and which part of its trace
-
-
 def _ask_for_pair(query: Mapping[str, str]) -> None:
     """Remember which runs are wanted; the page brings them up."""
     pair: AskedPair = {}
@@ -191,12 +192,77 @@ def _run_in_address() -> RunRequest | None:
     return run if run is not None and run.fits_an_address else None
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an address: its name there, the widget whose value it is, and how a text becomes that value."""
+
+    name: str
+    key: str  # of the widget
+    text: Callable[[Any], str | None]  # of the widget's value; None stays out of the address
+    value: Callable[[str], Any]  # of the address's text; None for what is not on offer
+    cleared: bool = False  # whether the widget is emptied where a link does not say a value on offer
+
+
+def write_fields(fields: tuple[Field, ...]) -> dict[str, str]:
+    """Return what the widgets hold, as a query; empty where the first field, of which the others are, has nothing."""
+    query = {field.name: text for field in fields if (text := field.text(session.value(field.key))) is not None}
+    return query if fields[0].name in query else {}
+
+
+def read_fields(fields: tuple[Field, ...], query: Mapping[str, str]) -> None:
+    """Let the widgets hold what a query says, where it says anything of the first field; the pages check the rest.
+
+    Raises what the fields' values raise.
+    """
+    if fields[0].name not in query or fields[0].value(query[fields[0].name]) is None:
+        return
+    for field in fields:
+        value = field.value(query[field.name]) if field.name in query else None
+        if value is not None or field.cleared:
+            session.set_value(field.key, value)
+
+
+def _number(name: str, key: str | None = None) -> Field:
+    """A whole number, as a widget holds it."""
+    return Field(name, key or name, lambda value: None if value is None else str(value), number_in)
+
+
+def _choice(name: str, key: str, addresses: Mapping[str, str], cleared: bool = False) -> Field:
+    """One of these choices, each by what it is called in an address."""
+    choices = {address: choice for choice, address in addresses.items()}
+    return Field(name, key, addresses.get, choices.get, cleared)
+
+
+def _dataset_on_offer(name: str) -> str:
+    """The name itself. Raises `MissingField` for a dataset that is not open here."""
+    if name not in datasets.offered():
+        datasets.named(name)
+    return name
+
+
+DATASET_PAGES = frozenset({"corpus", *(topic.lower().replace(" ", "-") for topic in TOPICS)})
+_OF_DATASET = (
+    Field(DATASET, session.DATASET, lambda _: datasets.chosen(), _dataset_on_offer),
+    _number("layer", session.CORPUS_LAYER),
+)
+PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says what their widgets hold
+    "counts": (
+        _choice("counts", session.COUNTS, {opened_counts.published(model): model.lower() for model in MODELS}),
+        _number(session.GROUP),
+        _number(session.COUNTED_LAYER),
+    ),
+    "training": (
+        _choice("run", session.RUN, training_runs.SHIPPED),
+        _choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
+        _number(session.RUN_LAYER),
+        _choice("part", session.RUN_PART, training_runs.PARTS, cleared=True),
+    ),
+    **dict.fromkeys(DATASET_PAGES, _OF_DATASET),
+}
 PAGE_ADDRESSES = {
     "what-if": PageAddress(_change_written, _ask_for_change),
     "compare": PageAddress(_compared_written, _ask_for_pair),
     "engine-difference": PageAddress(_pair_written, _ask_for_pair),
-    "counts": PageAddress(carried_counts.written, carried_counts.fill_in),
     "serve": PageAddress(serve_address.written, serve_address.ask),
-    "training": PageAddress(carried_runs.written, carried_runs.fill_in),
-    **{page: PageAddress(carried_datasets.written, carried_datasets.fill_in) for page in carried_datasets.PAGES},
+    **{page: PageAddress(partial(write_fields, of), partial(read_fields, of)) for page, of in PAGE_FIELDS.items()},
 }
