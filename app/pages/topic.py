@@ -9,7 +9,6 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
-from moeviz.metrics.said import said
 from moeviz_app.jobs import recorded
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
@@ -233,7 +232,7 @@ def show_frame(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list
     """A chart of these numbers of a dataset; a click on an expert leads to its page."""
     heading(chart, model)
     with explained():
-        if sentence := said(chart.key, frame):
+        if sentence := chart.caption(frame):
             st.text(sentence)
         if chart.key in WITHOUT_LUCK:
             st.text(NO_LUCK)
