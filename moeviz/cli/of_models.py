@@ -116,8 +116,8 @@ def what_if_arguments(what_if: argparse.ArgumentParser) -> None:
     for option in INTERVENTIONS:
         whole = {} if option.least is None else {"type": number(int, option.least)}
         change.add_argument(option.flag, **whole, **option.keywords)
-        for flag, keywords in option.beside.items():
-            what_if.add_argument(flag, **keywords)
+    for flag, keywords in (beside for option in INTERVENTIONS for beside in option.beside.items()):
+        what_if.add_argument(flag, **keywords)
     what_if.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
     _add_model(what_if)
     what_if.add_argument("--json", action="store_true", help="print the effect as JSON")
