@@ -1,4 +1,4 @@
-"""Which expert the page of an expert is about, and in which texts it is seen: what the address says, checked."""
+"""The expert that the page is about, and the trace it is seen in: what the address says, checked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ExpertContext:
 
 
 def expert_in_address() -> ExpertContext:
-    """What the address asks for, with the choice of texts drawn. Raises `MissingField` where there is no such trace."""
+    """Return the expert of the address, and draw the choice of texts. Raises `MissingField` where no trace has it."""
     asked = asked_query()
     texts = _texts(asked.get("model"))
     if not texts:

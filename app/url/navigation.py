@@ -80,7 +80,7 @@ def set_address(page: str, query: dict[str, str]) -> None:
 
 
 def asks(page: str, query: dict[str, str]) -> bool:
-    """Whether the browser comes to an address of its own accord: by a link, by a bookmark, or by going back.
+    """Return whether the browser comes to an address of its own accord: by a link, by a bookmark, or by going back.
 
     It does not where it says the address that it said before, since a browser hears of a new one only after the page is
     drawn; nor where it says one that we wrote meanwhile, be that one or several ago.
