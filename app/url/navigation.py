@@ -67,11 +67,6 @@ def stay(page: str) -> None:
         write_address(wanted)
 
 
-def address() -> dict[str, str]:
-    """The query of the address as we wrote it last."""
-    return st.session_state.get(_ADDRESS, {})
-
-
 def set_address(page: str, query: dict[str, str]) -> None:
     """Remember what the address of the page says from now on."""
     st.session_state[_ADDRESS] = query
