@@ -122,7 +122,7 @@ def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):
 def _stop_at_news(heard, listen):
     for told in heard:
         listen(told)
-        if isinstance(told, run_panel.News):
+        if isinstance(told, run_panel.Progress):
             assert told.value is None
             heard.close()
             raise CaptureError("stopped")

@@ -84,7 +84,7 @@ class Done:
 class _Job:
     work: Work
     asker: Client
-    told: SimpleQueue = field(default_factory=SimpleQueue)  # News, Done, or an exception
+    told: SimpleQueue = field(default_factory=SimpleQueue)  # Progress, Done, or an exception
     cancelled: threading.Event = field(default_factory=threading.Event)
     steps: Generator[Any, None, Any] | None = None  # of a long text that has begun
     asked: float = field(default_factory=time.monotonic)
