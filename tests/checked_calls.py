@@ -1,7 +1,8 @@
-"""What checks annotations while tests run: beartype, which makes the check of a nested function once.
+"""What checks annotations while tests run: beartype, which makes the check of a function once, when it is first called.
 
-jaxtyping asks for a function's check whenever the function is defined. What is defined within another function, as a
-hook is, would have its check written and compiled at every call of that one: a third of all the time of some tests.
+jaxtyping asks for a function's check whenever the function is defined, whether or not a test ever calls it. What is
+defined within another function, as a hook is, would have its check written and compiled at every call of that one: a
+third of all the time of some tests.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,19 @@ _made: dict[Any, Callable[..., Any]] = {}
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`beartype(function)`.
+    """`beartype(function)`, made at its first call."""
+    made: list[Callable[..., Any]] = []
+
+    def check(*arguments: Any, **named: Any) -> Any:
+        if not made:
+            made.append(check_of(function))
+        return made[0](*arguments, **named)
+
+    return check
+
+
+def check_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`beartype(function)`, now.
 
     What jaxtyping hands over is a stand-in that has the signature and does nothing, so the check of one stands for
     that of another which is called the same and has the same signature.

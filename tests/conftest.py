@@ -1,10 +1,15 @@
 """Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter. No network."""
 
+import gc
 import os
 import sys
 import tempfile
 from pathlib import Path
 
+# What is compiled is kept, also where Python is told not to: else each process of dozens compiles the library anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+gc.disable()  # until all is imported and collected: nearly all of that stays, and a fifth of the time went into looking
 OFFLINE = Path(__file__).parent / "offline"
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(OFFLINE))
@@ -19,12 +24,16 @@ if not torch.cuda.is_available():
 os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
 os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
+# What inductor compiled is kept from run to run, and compiled here: processes of its own would import torch first.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "inductor"))
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import tiers
+from asked_once import ask_once
 from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
@@ -39,11 +48,18 @@ torch.set_num_threads(1)  # models are tiny here: several threads would spend th
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")
+ask_once()
 
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
     tiers.pytest_addoption(parser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session):
+    gc.enable()
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

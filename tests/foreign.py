@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from waiting import SECONDS
 
 
 def elsewhere(act: Callable[[], object]) -> object:
@@ -22,9 +23,10 @@ def elsewhere(act: Callable[[], object]) -> object:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join()
+    thread.join(SECONDS)
+    assert not thread.is_alive(), f"It had not ended after {SECONDS} s."
     if failed:
         raise failed[0]
     return got[0]

@@ -109,9 +109,10 @@ def strip(trace: RoutingTrace, layer: int | None = None, window: int = 1) -> dic
     """The strip of the Tokens page."""
     app = topic_page("Tokens", trace)
     if layer is not None:
-        app.select_slider(key=session.LAYER).set_value(layer)
-    app.session_state[session.WINDOW] = window
-    app.run()
+        app.select_slider(key=session.LAYER).set_value(layer).run()
+    if window > 1:
+        app.session_state[session.WINDOW] = window
+        app.run()
     assert not app.exception
     return drawn(app, session.STRIP)
 

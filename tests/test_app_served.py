@@ -12,6 +12,7 @@ from moeviz_app.session import session
 from moeviz_app.widgets import run_panel
 from served_stub import Stub, read, serving
 from test_app import first_page, run
+from waiting import SECONDS
 
 from moeviz.errors import CaptureError, ModelNotFound
 
@@ -109,14 +110,14 @@ def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):
     """As the page does at Stop: it closes what it hears, and the server's connection is closed within a moment."""
     forever = threading.Event()
     model_service.model(listed)
-    stub.routes["/v1/completions"] = lambda body: forever.wait(20) and b" " * 2**25
+    stub.routes["/v1/completions"] = lambda body: forever.wait(SECONDS) and b" " * 2**25
     monkeypatch.setattr(run_panel, "wait_for", _stop_at_news)
     with pytest.raises(CaptureError, match="stopped"):
         run_panel.run_live(RunRequest("Hello", listed, new_tokens=4))
     for line in model_service._lines.values():
-        assert line._resting.wait(60)  # the run has ended, and with it the connection
+        assert line._resting.wait(SECONDS)  # the run has ended, and with it the connection
     forever.set()
-    assert stub.left.wait(60)
+    assert stub.left.wait(SECONDS)
 
 
 def _stop_at_news(heard, listen):

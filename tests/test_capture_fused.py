@@ -1,8 +1,6 @@
 """Capture through the kernels: the same trace as listening, on every family that has a row, and nothing left behind."""
 
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from accelerate import disk_offload
+from forked import MODELS, python
 from fused_models import FAMILIES
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -303,7 +302,10 @@ def test_interventions_work_with_kernels_as_without(family, change, tokenizer):
 def test_plain_listening_rests_on_public_hooks_alone():
     """What replaces parts of a model, and the private names that this takes, are not even imported."""
     script = """
-import sys, moeviz
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] in ("moeviz", "moe_kernels")]:
+    del sys.modules[name]  # of the warm process
+import moeviz
 model = moeviz.load_model()
 trace = moeviz.trace(model, "Il fait froid.", max_new_tokens=2)
 ours = [name for name in sys.modules if name.startswith(("moe_kernels", "moeviz.capture.record."))]
@@ -313,7 +315,7 @@ try:
 except moeviz.CaptureError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = python("-c", script, warm=MODELS, check=True)
     imported, refused = done.stdout.splitlines()
     assert imported.split() == ["hooks", "assembly", "forwards", "hooks"]
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."

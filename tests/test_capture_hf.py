@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import disk_offload
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
+from waiting import SECONDS
 
 import moeviz
 from moeviz.capture.record.hooks import listen
@@ -234,11 +235,11 @@ def test_threads_wait_for_each_other_and_get_their_own_trace(tokenizer):
     def run(i):
         got[i] = trace(model, PROMPTS[i], tokenizer=tokenizer, max_new_tokens=4)
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(SECONDS)
     assert all(one.equals(other) for one, other in zip(got, expected, strict=True))
 
 

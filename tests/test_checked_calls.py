@@ -1,15 +1,24 @@
 """Annotations are checked while tests run, of nested functions too, whose check is made once."""
 
+import importlib
+import inspect
+import pkgutil
+from types import FunctionType
+
 import checked_calls
 import numpy as np
 import pytest
 from beartype.roar import BeartypeException
-from checked_calls import checked
+from checked_calls import check_of, checked
 from jaxtyping import Float32, TypeCheckError, jaxtyped
 
+import moeviz
 from moeviz.routing_trace import normalised_scores
 
 WRONG = 10**6
+MODULES = [
+    each.name for each in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if not each.name.endswith("__main__")
+]
 
 
 def defined(kind):
@@ -34,21 +43,40 @@ def test_the_library_is_checked():
 
 
 def test_a_nested_function_is_checked_though_its_check_is_made_once(made):
-    nested = [defined(int) for _ in range(3)]
-    assert len(made) == 2, "of its arguments, and of what it returns"
-    for one in nested:
+    for one in [defined(int) for _ in range(3)]:
         assert one(3) == 3
         with pytest.raises(TypeCheckError, match="parameters"):
             one("three")
         with pytest.raises(TypeCheckError, match="return value"):
             one(WRONG)
+    assert len(made) == 2, "of its arguments, and of what it returns"
 
 
 def test_the_same_function_with_another_annotation_has_a_check_of_its_own(made):
-    defined(int)
-    assert defined(str)("three") == "three" and len(made) == 4
+    assert (defined(int)(3), defined(str)("three")) == (3, "three") and len(made) == 4
     with pytest.raises(TypeCheckError, match="parameters"):
         defined(str)(3)
+
+
+def test_what_is_never_called_has_no_check_made(made):
+    defined(int)
+    assert not made
+
+
+@pytest.mark.table("moeviz")
+def test_the_check_of_every_function_can_be_made():
+    """Of those too that no test calls: an annotation that nothing can check is found here."""
+    found = set()
+    for name in MODULES:
+        module = importlib.import_module(name)
+        classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
+        for each in [*vars(module).values(), *(part for kind in classes for part in vars(kind).values())]:
+            of = each.fget if isinstance(each, property) else each
+            of = of.__func__ if isinstance(of, classmethod | staticmethod) else of
+            if isinstance(of, FunctionType) and of.__module__ == name and (own := inspect.unwrap(of)) not in found:
+                found.add(own)
+                check_of(own)
+    assert len(found) > 1_000
 
 
 def test_shapes_of_a_nested_function_are_checked_and_nothing_is_kept(made):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from forked import python
 from labels import labelled
 
 import moeviz.cli
@@ -63,7 +64,7 @@ def test_torch_s_threads_sleep_while_they_wait_unless_the_environment_says_other
 
 
 def test_python_m_moeviz_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "moeviz", "convert", "a.txt", "b.csv"], capture_output=True, text=True)
+    done = python("-m", "moeviz", "convert", "a.txt", "b.csv")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("moeviz: 'a.txt' does not have the suffix of") and done.stderr.count("\n") == 1
 
@@ -453,9 +454,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
 
 def test_a_reader_that_has_read_enough_is_no_error(trace_path, tmp_path):
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "moeviz", "metrics", trace_path, "--json"]
     os.close(reading)
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    done = python("-m", "moeviz", "metrics", trace_path, "--json", stdout=writing)
     os.close(writing)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 

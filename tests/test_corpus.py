@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from forked import MODELS, python
 from made_up_engine import MadeUpEngine
 from pyarrow import parquet
 
@@ -107,7 +108,7 @@ def test_a_run_that_is_killed_before_and_after_a_shard_takes_its_name_ends_as_if
     model, folder = load_model(), tmp_path / "killed"
     write_corpus(model, [str(texts)], tmp_path / "whole", Wanted(shard_bytes=600))
     for when, there in (("before", 1), ("after", 3)):
-        died = subprocess.run([sys.executable, "-c", KILLED, str(texts), str(folder), when], check=False)
+        died = python("-c", KILLED, str(texts), str(folder), when, warm=MODELS)
         assert died.returncode == -signal.SIGKILL
         assert len(list(folder.glob("shard-*"))) == there, "what was done is there, and nothing else"
         assert len(list(folder.glob(".shard-*"))) == (when == "before") and not (folder / "manifest.json").exists()
@@ -282,8 +283,7 @@ print(*(peak_of(texts, Path(sys.argv[1], str(texts))) for texts in (100, 600)))
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """In a process of its own: what is counted there is of no other thread, and of no garbage of other tests."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", PEAKS, str(tmp_path)]
-    said = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    said = python("-c", PEAKS, str(tmp_path), warm=MODELS, env=os.environ | {"PYTHONPATH": path}, check=True)
     small, large = map(int, said.stdout.split())
     assert large < 2 * small, said.stdout
 

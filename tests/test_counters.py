@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from moeviz_app.server import metrics
+from waiting import SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +43,11 @@ def test_nothing_is_lost_between_threads():
         for _ in range(2000):
             metrics.count("tokens", phase="prompt")
 
-    threads = [threading.Thread(target=many) for _ in range(8)]
+    threads = [threading.Thread(target=many, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(SECONDS)
     assert metrics.value("tokens", phase="prompt") == 16_000
 
 

@@ -8,12 +8,14 @@ from moeviz_app.jobs import fair_queue, render_lock
 from moeviz_app.jobs.fair_queue import Busy, Client, FairQueue, QueueLimits
 from moeviz_app.jobs.render_lock import FairSemaphore, released, render_slot, slow_down
 from moeviz_app.jobs.timeouts import call_with_timeout
+from waiting import SECONDS, until
 
 
 @pytest.fixture(autouse=True)
 def a_room_of_its_own(monkeypatch):
     monkeypatch.setattr(render_lock, "_room", FairSemaphore(1))
-    monkeypatch.setattr(render_lock, "SECONDS", 30.0)
+    for name in ("SECONDS", "SECONDS_OF_OWN"):
+        monkeypatch.setattr(render_lock, name, 10 * SECONDS)  # a test has failed before a turn is given up
 
 
 def in_a_thread(go):
@@ -38,7 +40,7 @@ def test_two_pages_are_drawn_one_after_the_other():
 
     threads = [in_a_thread(partial(draw, visitor)) for visitor in "aabc"]
     for thread in threads:
-        thread.join(30)
+        thread.join(SECONDS)
     assert most == [1]
 
 
@@ -51,10 +53,11 @@ def test_who_waits_for_something_lets_another_draw_and_draws_on_afterwards():
 
     with render_slot():
         other = in_a_thread(draw)
-        assert not drawn.wait(0.1)
+        until(lambda: render_lock._room._line)
+        assert not drawn.is_set()
         with released():
-            assert drawn.wait(30)
-            other.join(30)
+            assert drawn.wait(SECONDS)
+            other.join(SECONDS)
         assert not render_lock._room.enter(0), "its turn is its own again"
     assert render_lock._room.enter(0)
 
@@ -68,7 +71,7 @@ def test_nobody_is_held_up_for_ever_by_a_slow_page(monkeypatch):
             with render_slot("another"), released():
                 drawn.set()
 
-        in_a_thread(draw).join(30)
+        in_a_thread(draw).join(SECONDS)
         assert drawn.is_set()
     assert render_lock._room.enter(0), "who had no place gave none back"
     assert not render_lock._room.enter(0)
@@ -80,7 +83,7 @@ def test_a_look_up_that_holds_a_lock_does_not_wait_for_the_turn_of_one_who_waits
     def look_up():
         with render_slot("visitor"), lock:
             held.set()
-            call_with_timeout("a model", lambda: other_waits.wait(30))
+            call_with_timeout("a model", lambda: other_waits.wait(SECONDS), SECONDS)
 
     def draw():
         with render_slot("visitor"):
@@ -90,10 +93,10 @@ def test_a_look_up_that_holds_a_lock_does_not_wait_for_the_turn_of_one_who_waits
 
     other_waits = threading.Event()
     first = in_a_thread(look_up)
-    assert held.wait(30)
+    assert held.wait(SECONDS)
     second = in_a_thread(draw)
     for thread in (first, second):
-        thread.join(10)  # a turn is waited for for longer here
+        thread.join(SECONDS)  # a turn is waited for for longer here
         assert not thread.is_alive()
 
 
@@ -118,13 +121,11 @@ def test_many_tabs_of_one_visitor_have_one_place_in_line():
 
     with render_slot("first"):
         tabs = [in_a_thread(partial(draw, "hog")) for _ in range(8)]
-        while len(render_lock._room._line) + len(render_lock._own["hog"]._line) < 8:
-            threading.Event().wait(0.001)
+        until(lambda: len(render_lock._room._line) + len(render_lock._own["hog"]._line) == 8)
         other = in_a_thread(partial(draw, "another"))
-        while len(render_lock._room._line) < 2:
-            threading.Event().wait(0.001)
+        until(lambda: len(render_lock._room._line) == 2)
     for thread in [*tabs, other]:
-        thread.join(30)
+        thread.join(SECONDS)
     assert drawn[:2] == ["hog", "another"]
 
 
@@ -139,7 +140,7 @@ def test_who_comes_too_late_has_not_got_the_place_that_is_free_by_then():
 
 def test_who_asks_for_too_much_waits_with_all_their_tabs_and_nobody_else_does(monkeypatch):
     slept, goes_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(render_lock.time, "sleep", lambda _seconds: (slept.set(), goes_on.wait(30)))
+    monkeypatch.setattr(render_lock.time, "sleep", lambda _seconds: (slept.set(), goes_on.wait(SECONDS)))
     drawn = []
 
     def draw(visitor, too_much=False):
@@ -149,13 +150,13 @@ def test_who_asks_for_too_much_waits_with_all_their_tabs_and_nobody_else_does(mo
                 slow_down()
 
     first = in_a_thread(partial(draw, "hog", too_much=True))
-    assert slept.wait(30)
+    assert slept.wait(SECONDS)
     second = in_a_thread(partial(draw, "hog"))
-    in_a_thread(partial(draw, "another")).join(30)
+    in_a_thread(partial(draw, "another")).join(SECONDS)
     assert drawn == ["hog", "another"], "the hog's second tab waits"
     goes_on.set()
-    first.join(30)
-    second.join(30)
+    first.join(SECONDS)
+    second.join(SECONDS)
     assert drawn == ["hog", "another", "hog"]
 
 
@@ -164,7 +165,7 @@ def test_a_visitor_refused_for_too_many_runs_pauses_and_one_of_a_busy_server_doe
     monkeypatch.setattr(fair_queue, "slow_down", lambda: paused.append(True))
     for places, expected in ((QueueLimits(9, 1, 9), 1), (QueueLimits(1, 9, 9), 0)):
         line, release = FairQueue(places), threading.Event()
-        listening = line.ask(lambda _tell, release=release: release.wait(30), Client("hog"))
+        listening = line.ask(lambda _tell, release=release: release.wait(SECONDS), Client("hog"))
         with pytest.raises(Busy):
             line.ask(lambda _tell: None, Client("hog"))
         assert len(paused) == expected

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forked import python
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats import kept_traces as kept
@@ -122,7 +123,7 @@ kept.keep_trace(folder, sample_trace(tokens=4), "killed", {})
     ],
 )
 def test_a_kill_in_a_save_loses_at_most_that_trace(folder, moment, found):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), moment], cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", KILLED, str(folder), moment, cwd=ROOT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [kept_trace(path).title for path in kept_traces(folder)] == found
     keep_trace(folder, sample_trace(tokens=5), "after", {})

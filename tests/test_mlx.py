@@ -9,6 +9,7 @@ import pytest
 from mlx_models import FAMILIES, model_of, write_folder, write_quantised
 from test_chat import TEMPLATE, tokenizer_with
 from tiny_models import tiny_tokenizer
+from waiting import SECONDS
 
 import moeviz
 from moeviz.capture.engines.mlx import run
@@ -206,11 +207,11 @@ def test_runs_in_several_threads_give_what_each_gives_alone(model):
     def work(number):
         found[number] = moeviz.trace(model, PROMPTS[number], max_new_tokens=5)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(PROMPTS))]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(PROMPTS))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(SECONDS)
     assert all(mine.equals(other) for mine, other in zip(found, alone, strict=True))
 
 
@@ -218,9 +219,9 @@ def test_a_stream_is_taken_on_by_another_thread(model):
     whole, found = moeviz.trace(model, PROMPT, max_new_tokens=3), []
     growing = moeviz.stream(model, PROMPT, max_new_tokens=3)
     for _ in range(4):
-        thread = threading.Thread(target=lambda: found.append(next(growing)))
+        thread = threading.Thread(daemon=True, target=lambda: found.append(next(growing)))
         thread.start()
-        thread.join()
+        thread.join(SECONDS)
     assert found[-1].equals(whole)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from served_stub import EXPERTS, LAYERS, Stub, npy, raw, read, routed, serving
 from transformers import MixtralConfig
+from waiting import SECONDS
 
 import moeviz
 from moeviz import CaptureError, InvalidPrompt, ModelNotFound, MoevizError, Sampling
@@ -449,7 +450,7 @@ def test_a_length_that_is_a_lie(stub, length):
 def test_a_server_that_never_answers_is_given_up(stub):
     forever = threading.Event()
     model = opened(stub, seconds=0.3)
-    stub.routes["/v1/completions"] = lambda body: forever.wait(20) and {}
+    stub.routes["/v1/completions"] = lambda body: forever.wait(SECONDS) and {}
     with pytest.raises(CaptureError, match="did not answer in time"):
         moeviz.trace(model, "Hello")
     forever.set()
@@ -472,7 +473,7 @@ def test_a_server_that_drips_is_given_up(stub):
         thread.start()
         with pytest.raises(CaptureError, match="did not answer in time"):
             moeviz.load_model(f"vllm+http://127.0.0.1:{listening.getsockname()[1]}", seconds=0.4)
-        thread.join(10)
+        thread.join(SECONDS)
         assert not thread.is_alive()
 
 
@@ -492,7 +493,7 @@ def test_another_server_is_a_sentence(stub):
 def test_whoever_stops_hangs_up(stub):
     """Progress is told while an answer is awaited, and the connection is closed as soon as it raises."""
     forever, model = threading.Event(), opened(stub)
-    stub.routes["/v1/completions"] = lambda body: forever.wait(20) and b" " * 2**25
+    stub.routes["/v1/completions"] = lambda body: forever.wait(SECONDS) and b" " * 2**25
     told = []
 
     def stop(done, total):
@@ -504,7 +505,7 @@ def test_whoever_stops_hangs_up(stub):
         moeviz.trace(model, "Hello", max_new_tokens=4, progress=stop)
     assert told == [(0, 4)] * 2
     forever.set()
-    assert stub.left.wait(10)
+    assert stub.left.wait(SECONDS)
     stub.routes["/v1/completions"] = lambda body: stub.complete(body, read(body["prompt"]))
     check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5)  # nothing is lost
 

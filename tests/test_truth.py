@@ -4,11 +4,11 @@ import copy
 import csv
 import io
 import json
-import subprocess
 import sys
 import unicodedata
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 import torch
 from any_trace import any_trace
 from foreign import calling, here
+from forked import MODELS, python
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -689,7 +690,8 @@ SETTINGS_THAT_ARE_NONE = {
     "decoding": ["greedy", {}, ["checkpoint"]],
 }
 TRY_THEM = """
-import sys
+import sys, warnings
+warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
 import json
 from dataclasses import fields
@@ -732,8 +734,7 @@ print(json.dumps(found))
 
 def test_settings_that_are_none_are_refused_by_a_sentence_before_any_model_is_opened_or_runs():
     """In a process of its own: the types that these tests enforce would be in the way of the sentences."""
-    command = [sys.executable, "-W", "ignore", "-c", TRY_THEM, str(Path(__file__).parent)]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = json.loads(python("-c", TRY_THEM, str(Path(__file__).parent), warm=MODELS, check=True).stdout)
     assert len(found) == 3 * sum(map(len, SETTINGS_THAT_ARE_NONE.values()))
     wrong = [
         row for row in found if row[3] not in ("CaptureError", "InvalidPrompt") or row[5] or " must be " not in row[4]
@@ -810,7 +811,7 @@ def test_a_small_table_that_names_a_large_expert_takes_little_memory(rows, topic
     """At most 300 MB more than the sample trace, and the numbers or one sentence."""
     path = tmp_path / "small.csv"
     path.write_text("\n".join(["position,layer,expert", *rows]))
-    done = subprocess.run([sys.executable, "-c", ABOVE_IDLE, path, topic], capture_output=True, text=True, check=False)
+    done = python("-c", ABOVE_IDLE, str(path), topic)
     assert "Traceback" not in done.stderr, done.stderr.splitlines()[-1]
     assert says in done.stdout.replace(" ", "") + done.stderr
     assert int(done.stdout.splitlines()[0]) < 300
@@ -818,20 +819,28 @@ def test_a_small_table_that_names_a_large_expert_takes_little_memory(rows, topic
 
 # 12. Invisible characters before a formula.
 
-UNSEEN = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in ("Cc", "Cf", "Zs", "Zl", "Zp")]
+KINDS_UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
 FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "﹦", "﹢", "﹣", "﹫")
 
 
+@cache
+def unseen_characters() -> list[str]:
+    """All of Unicode's that nobody sees: to look for them takes longer than most tests."""
+    return [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in KINDS_UNSEEN]
+
+
 def test_nothing_invisible_before_a_formula_lets_a_spreadsheet_run_it():
-    assert len(UNSEEN) > 200
-    texts = [f"{unseen}{start}1" for unseen in UNSEEN for start in FORMULAS]
+    assert len(unseen_characters()) > 200
+    texts = [f"{unseen}{start}1" for unseen in unseen_characters() for start in FORMULAS]
     assert [text for text in texts if escape_formula(text) != f"'{text}"] == []
 
 
 @given(
     texts=st.lists(
         st.tuples(
-            st.text(st.sampled_from(UNSEEN), max_size=3), st.sampled_from(("", "'", *FORMULAS)), st.text(max_size=3)
+            st.text(st.deferred(lambda: st.sampled_from(unseen_characters())), max_size=3),
+            st.sampled_from(("", "'", *FORMULAS)),
+            st.text(max_size=3),
         ),
         max_size=9,
     )
@@ -843,5 +852,5 @@ def test_texts_that_look_like_formulas_come_back_as_they_were(texts):
     cells = [
         row["token"] for row in csv.DictReader(io.StringIO(to_csv(replace(trace, tokens=tokens)).decode(), newline=""))
     ]
-    seen = ["".join(c for c in cell if c not in UNSEEN) for cell in cells]
+    seen = ["".join(c for c in cell if c not in unseen_characters()) for cell in cells]
     assert not [cell for cell in seen if cell.startswith(FORMULAS)]
