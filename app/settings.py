@@ -1,68 +1,8 @@
-"""What a deployment decides, read once: from environment variables, or from `moeviz.toml`.
+"""Settings of a deployment, read once: from environment variables, or from `moeviz.toml`.
 
 MOEVIZ_SERVE says for whom the app is served: `private` is one person on their own machine (`moeviz app`), `team` is a
-group on its own network, `public` is strangers. What is not set is as the column of that way says.
-
-| variable                | private  | team      | public   | meaning                                                |
-|-------------------------|----------|-----------|----------|--------------------------------------------------------|
-| MOEVIZ_SERVE            |          |           | public   | `private`, `team` or `public`; not set: public, but    |
-|                         |          |           |          | `moeviz app` sets it by its options                    |
-| MOEVIZ_HOSTS            | loopback | must be   | any      | names by which browsers reach the server, separated by |
-|                         |          | set       |          | commas: what `--behind` names. Requests to others are  |
-|                         |          |           |          | refused                                                |
-| MOEVIZ_TRUSTED_PROXIES  | none     | none      | none     | addresses or networks of proxies, separated by commas: |
-|                         |          |           |          | what these say in `X-Forwarded-For` is a visitor's     |
-|                         |          |           |          | address                                                |
-| MOEVIZ_TOKEN            | none     | made anew | none     | what a visitor must give once, 16 characters or more;  |
-|                         |          |           |          | for a team a new one is made at each start and printed |
-| MOEVIZ_LOGIN_HEADER     | none     | none      | none     | header in which a trusted proxy names who has logged   |
-|                         |          |           |          | in, in place of the token                              |
-| MOEVIZ_MODELS           | embedded | embedded  | embedded | models on offer, separated by commas: folders, Hugging |
-|                         |          |           |          | Face ids, .gguf files, servers, `embedded`. Not set:   |
-|                         |          |           |          | `embedded`, and its siblings where they are installed  |
-| MOEVIZ_ALLOW_ANY_MODEL  | own      | 0         | 0        | 1: anyone may type a folder or an id, never in public; |
-|                         | browser  |           |          | a server in private alone · 0: nobody · not set: in    |
-|                         |          |           |          | private, a browser on this machine                     |
-| MOEVIZ_MAX_PROMPT_CHARS | 8000     | 8000      | 4000     | longest prompt, in characters                          |
-| MOEVIZ_MAX_NEW_TOKENS   | 128      | 128       | 64       | most tokens that one run may generate                  |
-| MOEVIZ_MAX_CORPUS_CHARS | 300000   | 300000    | 50000    | characters of all the texts of one corpus              |
-| MOEVIZ_MAX_SESSIONS     | 100      | 500       | 300      | tabs that may be connected at once                     |
-| MOEVIZ_MAX_WAITING      | 50       | 200       | 200      | runs in the line of one device; more are told that     |
-|                         |          |           |          | it is busy                                             |
-| MOEVIZ_RUNS_PER_VISITOR | 50       | 8         | 2        | runs of one browser in line at once, begun or not      |
-| MOEVIZ_RUNS_PER_ADDRESS | 50       | 200       | 100      | runs of one address in line at once; many              |
-|                         |          |           |          | browsers may share one                                 |
-| MOEVIZ_RUNS_A_MINUTE    | 600      | 60        | 20       | runs that one browser may begin in a minute            |
-| MOEVIZ_MAX_UPLOAD_MB    | 50       | 50        | 20       | largest trace file to open, in MB; at most             |
-|                         |          |           |          | `server.maxUploadSize`                                 |
-| MOEVIZ_MAX_UNPACKED_MB  | 1000     | 500       | 200      | largest trace that such a file may unpack to, in MB    |
-| MOEVIZ_SECONDS_TO_READ  | 60       | 30        | 10       | seconds that reading such a file may take              |
-| MOEVIZ_SESSION_MB       | 4000     | 1000      | 300      | traces that one browser tab may keep, in MB            |
-| MOEVIZ_PROCESS_MB       | 8000     | 8000      | 2000     | traces that all tabs may keep together, in MB          |
-| MOEVIZ_MODEL_MEMORY_MB  | free     | free      | free     | memory for models on each device, in MB; not set: what |
-|                         |          |           |          | is free there                                          |
-| MOEVIZ_SECONDS_IDLE     | 3600     | 600       | 120      | seconds that a tab whose connection is gone keeps its  |
-|                         |          |           |          | traces, in case it comes back                          |
-| MOEVIZ_PROMPTS_IN_LINKS | 1        | 1         | 1        | 1: addresses hold the prompt, and can be passed on ·   |
-|                         |          |           |          | 0: they hold a short key, which this server knows for  |
-|                         |          |           |          | a day                                                  |
-| MOEVIZ_FRAME_ANCESTORS  | none     | none      | none     | sites that may show the app in a frame, separated by   |
-|                         |          |           |          | commas: `https://huggingface.co`                       |
-| MOEVIZ_METRICS_TOKEN    | none     | none      | none     | what a reader of `/metrics` must send (`Authorization: |
-|                         |          |           |          | Bearer …`); not set: closed in public, else as the     |
-|                         |          |           |          | pages are                                              |
-| MOEVIZ_OPEN             | none     | none      | none     | files of traces, counts or runs, and folders of        |
-|                         |          |           |          | datasets, one a line, that each visitor begins with;   |
-|                         |          |           |          | the first is on screen until they run or open          |
-|                         |          |           |          | something: what `moeviz app FILE` sets                 |
-| MOEVIZ_KEEP_TRACES      | 1        | 0         | 0        | 1: in private, recent traces are kept in the own       |
-|                         |          |           |          | folder, and are there again after a restart · 0: not   |
-| MOEVIZ_WARM_UP          | 1        | 1         | 1        | 1: the embedded model is loaded while the first        |
-|                         |          |           |          | visitor reads the example                              |
-| MOEVIZ_LOG              | plain    | json      | json     | `json`: the log is one JSON object a line, without     |
-|                         |          |           |          | prompts                                                |
-| MOEVIZ_TIMING           | 0        | 0         | 0        | 1: lines on stderr say when a run begins, the model    |
-|                         |          |           |          | ends, the chart is sent                                |
+group on its own network, `public` is strangers. Each setting is a field of `Settings`, with what holds where it is not
+set, in private, for a team and in public.
 
 `moeviz.toml` lies in the folder that the app is started in. It holds the same names without MOEVIZ_, in lower case, but
 not `serve`; the environment counts before it:
@@ -78,13 +18,11 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
-
-import streamlit as st
-from moeviz_app.peers import is_from_a_proxy, is_loopback, is_network
 
 from moeviz.embedded.own_models import installed
 
@@ -95,92 +33,204 @@ PRIVATE, TEAM, PUBLIC = "private", "team", "public"
 WAYS = (PRIVATE, TEAM, PUBLIC)
 SHORTEST_TOKEN = 16  # characters
 
-LIMITS = {  # whole numbers of at least 1, where nothing else is set: in private, for a team, in public
-    "max_prompt_chars": (8000, 8000, 4000),
-    "max_new_tokens": (128, 128, 64),
-    "max_corpus_chars": (300_000, 300_000, 50_000),
-    "max_sessions": (100, 500, 300),
-    "max_waiting": (50, 200, 200),
-    "runs_per_visitor": (50, 8, 2),
-    "runs_per_address": (50, 200, 100),
-    "runs_a_minute": (600, 60, 20),
-    "max_upload_mb": (50, 50, 20),
-    "max_unpacked_mb": (1000, 500, 200),
-    "seconds_to_read": (60, 30, 10),
-    "session_mb": (4000, 1000, 300),
-    "process_mb": (8000, 8000, 2000),
-    "seconds_idle": (3600, 600, 120),
-}
+Read = Callable[[Mapping[str, str], str, str], Any]  # of what was given, a variable, and what holds otherwise
+
+
+def _text(found: Mapping[str, str], name: str, _usual: str) -> str | None:
+    return found.get(name)
+
+
+def _names(found: Mapping[str, str], name: str, _usual: str = "") -> tuple[str, ...]:
+    return tuple(part.strip() for part in found.get(name, "").split(",") if part.strip())
+
+
+def _models(found: Mapping[str, str], name: str, _usual: str) -> tuple[str, ...]:
+    return _names(found, name) or installed()
+
+
+def _lines(found: Mapping[str, str], name: str, _usual: str) -> tuple[str, ...]:
+    return tuple(filter(None, found.get(name, "").split("\n")))
+
+
+def _one_of(found: Mapping[str, str], name: str, values: tuple[str, ...], usual: str) -> str:
+    value = found.get(name, usual)
+    if value not in values:
+        raise ValueError(f"{name} is {value!r}; it must be {', '.join(values[:-1])} or {values[-1]}, or not set.")
+    return value
+
+
+def _way(found: Mapping[str, str], name: str, _usual: str) -> str:
+    return _one_of(found, name, WAYS, PUBLIC)
+
+
+def _log(found: Mapping[str, str], name: str, usual: str) -> str:
+    return _one_of(found, name, ("plain", "json"), usual)
+
+
+def _secret(found: Mapping[str, str], name: str, _usual: str) -> str | None:
+    value = found.get(name)
+    if value is not None and not re.fullmatch(rf"[!-~]{{{SHORTEST_TOKEN},}}", value):
+        raise ValueError(
+            f"{name} must have at least {SHORTEST_TOKEN} characters, letters, digits and signs without a space, so "
+            'that nobody guesses it: python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
+        )
+    return value
+
+
+def _switch(found: Mapping[str, str], name: str, _usual: str = "") -> bool | None:
+    value = found.get(name, "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"{name} is {value!r}; it must be 0 or 1, or not set.")
+    return value == "1" if value else None
+
+
+def _on(found: Mapping[str, str], name: str, usual: str) -> bool:
+    value = _switch(found, name)
+    return usual == "1" if value is None else value
+
+
+def _count(found: Mapping[str, str], name: str, usual: str) -> int:
+    value = found.get(name, usual)
+    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1, or not set.")
+    return int(value)
+
+
+def _count_if_set(found: Mapping[str, str], name: str, usual: str) -> int | None:
+    return _count(found, name, usual) if name in found else None
+
+
+def _row(read: Read, usual: str | tuple[str, str, str], meaning: str) -> Any:
+    """One setting: how its text is read; what holds where it is not set, in each of WAYS; what it means."""
+    usual = (usual, usual, usual) if isinstance(usual, str) else usual
+    return field(metadata={"read": read, "usual": usual, "meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a deployment decides. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
+    """Settings of a deployment. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
 
-    serve: str  # one of WAYS
-    hosts: tuple[str, ...]  # none: any in public, loopback alone in private
-    trusted_proxies: tuple[str, ...]
-    token: str | None
-    login_header: str | None
-    models: tuple[str, ...]
-    allow_any_model: bool | None  # None: in private, and only to a browser on the server's own machine
-    max_prompt_chars: int
-    max_new_tokens: int
-    max_corpus_chars: int
-    max_sessions: int
-    max_waiting: int
-    runs_per_visitor: int
-    runs_per_address: int
-    runs_a_minute: int
-    max_upload_mb: int
-    max_unpacked_mb: int
-    seconds_to_read: int
-    session_mb: int
-    process_mb: int
-    model_memory_mb: int | None  # None: what is free
-    seconds_idle: int
-    prompts_in_links: bool
-    frame_ancestors: tuple[str, ...]
-    metrics_token: str | None
-    files: tuple[str, ...]  # what is there at first, the first of them on screen; none: the example that ships
-    keep_traces: bool
-    warm_up: bool
-    log: str  # plain or json
-    timing: bool
+    serve: str = _row(
+        _way,
+        ("", "", "public"),
+        "`private`, `team` or `public`; not set: public, but `moeviz app` sets it by its options",
+    )
+    hosts: tuple[str, ...] = _row(
+        _names,
+        ("loopback", "must be set", "any"),
+        "names by which browsers reach the server, separated by commas: what `--behind` names. Requests to "
+        "others are refused",
+    )
+    trusted_proxies: tuple[str, ...] = _row(
+        _names,
+        "none",
+        "addresses or networks of proxies, separated by commas: what these say in `X-Forwarded-For` is a "
+        "visitor's address",
+    )
+    token: str | None = _row(
+        _secret,
+        ("none", "made anew", "none"),
+        "what a visitor must give once, 16 characters or more; for a team a new one is made at each start and printed",
+    )
+    login_header: str | None = _row(
+        _text, "none", "header in which a trusted proxy names who has logged in, in place of the token"
+    )
+    models: tuple[str, ...] = _row(
+        _models,
+        "embedded",
+        "models on offer, separated by commas: folders, Hugging Face ids, .gguf files, servers, `embedded`. "
+        "Not set: `embedded`, and its siblings where they are installed",
+    )
+    allow_any_model: bool | None = _row(
+        _switch,
+        ("own browser", "0", "0"),
+        "1: anyone may type a folder or an id, never in public; a server in private alone · 0: nobody · not "
+        "set: in private, a browser on this machine",
+    )
+    max_prompt_chars: int = _row(_count, ("8000", "8000", "4000"), "longest prompt, in characters")
+    max_new_tokens: int = _row(_count, ("128", "128", "64"), "most tokens that one run may generate")
+    max_corpus_chars: int = _row(_count, ("300000", "300000", "50000"), "characters of all the texts of one corpus")
+    max_sessions: int = _row(_count, ("100", "500", "300"), "tabs that may be connected at once")
+    max_waiting: int = _row(
+        _count, ("50", "200", "200"), "runs in the line of one device; more are told that it is busy"
+    )
+    runs_per_visitor: int = _row(_count, ("50", "8", "2"), "runs of one browser in line at once, begun or not")
+    runs_per_address: int = _row(
+        _count, ("50", "200", "100"), "runs of one address in line at once; many browsers may share one"
+    )
+    runs_a_minute: int = _row(_count, ("600", "60", "20"), "runs that one browser may begin in a minute")
+    max_upload_mb: int = _row(
+        _count, ("50", "50", "20"), "largest trace file to open, in MB; at most `server.maxUploadSize`"
+    )
+    max_unpacked_mb: int = _row(_count, ("1000", "500", "200"), "largest trace that such a file may unpack to, in MB")
+    seconds_to_read: int = _row(_count, ("60", "30", "10"), "seconds that reading such a file may take")
+    session_mb: int = _row(_count, ("4000", "1000", "300"), "traces that one browser tab may keep, in MB")
+    process_mb: int = _row(_count, ("8000", "8000", "2000"), "traces that all tabs may keep together, in MB")
+    model_memory_mb: int | None = _row(
+        _count_if_set, "free", "memory for models on each device, in MB; not set: what is free there"
+    )
+    seconds_idle: int = _row(
+        _count,
+        ("3600", "600", "120"),
+        "seconds that a tab whose connection is gone keeps its traces, in case it comes back",
+    )
+    prompts_in_links: bool = _row(
+        _on,
+        "1",
+        "1: addresses hold the prompt, and can be passed on · 0: they hold a short key, which this server "
+        "knows for a day",
+    )
+    frame_ancestors: tuple[str, ...] = _row(
+        _names, "none", "sites that may show the app in a frame, separated by commas: `https://huggingface.co`"
+    )
+    metrics_token: str | None = _row(
+        _secret,
+        "none",
+        "what a reader of `/metrics` must send (`Authorization: Bearer …`); not set: closed in public, else "
+        "as the pages are",
+    )
+    files: tuple[str, ...] = _row(
+        _lines,
+        "none",
+        "files of traces, counts or runs, and folders of datasets, one a line, that each visitor begins with; "
+        "the first is on screen until they run or open something: what `moeviz app FILE` sets",
+    )
+    keep_traces: bool = _row(
+        _on,
+        ("1", "0", "0"),
+        "1: in private, recent traces are kept in the own folder, and are there again after a restart · 0: not",
+    )
+    warm_up: bool = _row(_on, "1", "1: the embedded model is loaded while the first visitor reads the example")
+    log: str = _row(_log, ("plain", "json", "json"), "`json`: the log is one JSON object a line, without prompts")
+    timing: bool = _row(_on, "0", "1: lines on stderr say when a run begins, the model ends, the chart is sent")
+
+
+def table() -> list[tuple[str, str, str, str, str]]:
+    """Return a row a setting: its variable, what holds in private, for a team and in public, and what it means."""
+    return [(_variable(row.name), *row.metadata["usual"], row.metadata["meaning"]) for row in fields(Settings)]
+
+
+def _variable(name: str) -> str:
+    return f"MOEVIZ_{'OPEN' if name == 'files' else name.upper()}"
 
 
 def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None = None) -> Settings:
-    """The settings in these variables and, where they say nothing, in what a `moeviz.toml` holds.
+    """Return the settings in these variables and, where they say nothing, in what a `moeviz.toml` holds.
 
     `ValueError` says which one holds something else, or is unknown to the file.
     """
     found = _from_file(file or {}) | {name: value for name, value in environment.items() if value}
-    serve = _one_of(found, "MOEVIZ_SERVE", WAYS, PUBLIC)
-    settings = Settings(
-        serve=serve,
-        hosts=_names(found, "MOEVIZ_HOSTS"),
-        trusted_proxies=_names(found, "MOEVIZ_TRUSTED_PROXIES"),
-        token=_secret(found, "MOEVIZ_TOKEN"),
-        login_header=found.get("MOEVIZ_LOGIN_HEADER"),
-        models=_names(found, "MOEVIZ_MODELS") or installed(),
-        allow_any_model=_switch(found, "MOEVIZ_ALLOW_ANY_MODEL"),
-        model_memory_mb=_count(found, "MOEVIZ_MODEL_MEMORY_MB", 1) if "MOEVIZ_MODEL_MEMORY_MB" in found else None,
-        prompts_in_links=_switch(found, "MOEVIZ_PROMPTS_IN_LINKS") is not False,
-        frame_ancestors=_names(found, "MOEVIZ_FRAME_ANCESTORS"),
-        metrics_token=_secret(found, "MOEVIZ_METRICS_TOKEN"),
-        files=tuple(filter(None, found.get("MOEVIZ_OPEN", "").split("\n"))),
-        keep_traces=_switch(found, "MOEVIZ_KEEP_TRACES") is not False and serve == PRIVATE,
-        warm_up=_switch(found, "MOEVIZ_WARM_UP") is not False,
-        log=_one_of(found, "MOEVIZ_LOG", ("plain", "json"), "plain" if serve == PRIVATE else "json"),
-        timing=_switch(found, "MOEVIZ_TIMING") or False,
-        **{name: _count(found, f"MOEVIZ_{name.upper()}", usual[WAYS.index(serve)]) for name, usual in LIMITS.items()},
-    )
+    way = WAYS.index(_way(found, "MOEVIZ_SERVE", PUBLIC))
+    rows = {row.name: row.metadata for row in fields(Settings)}
+    values = {name: row["read"](found, _variable(name), row["usual"][way]) for name, row in rows.items()}
+    values["keep_traces"] = values["keep_traces"] and values["serve"] == PRIVATE
+    settings = Settings(**values)
     _check(settings)
     return settings
 
 
 def _check(settings: Settings) -> None:
-    """What no way of serving may be without, or may have."""
+    """Raise `ValueError` for settings that no way of serving may have, or be without."""
     if settings.serve == PUBLIC and settings.allow_any_model:
         raise ValueError(
             "MOEVIZ_ALLOW_ANY_MODEL is 1 where strangers are served: they would open folders of this machine. List the "
@@ -196,14 +246,18 @@ def _check(settings: Settings) -> None:
             "MOEVIZ_TRUSTED_PROXIES to the proxy's address, 127.0.0.1 for one on this machine."
         )
     for proxy in settings.trusted_proxies:
-        if not is_network(proxy):
-            raise ValueError(f"MOEVIZ_TRUSTED_PROXIES has {proxy!r}; it must be addresses or networks: 10.0.0.0/8.")
+        try:
+            ip_network(proxy, strict=False)
+        except ValueError:
+            raise ValueError(
+                f"MOEVIZ_TRUSTED_PROXIES has {proxy!r}; it must be addresses or networks: 10.0.0.0/8."
+            ) from None
     if bad := [site for site in settings.frame_ancestors if not re.fullmatch(r"[\w.:/*'-]+", site)]:
         raise ValueError(f"MOEVIZ_FRAME_ANCESTORS has {bad[0]!r}; it must be sites such as https://huggingface.co.")
 
 
 def settings_file(folder: Path) -> dict[str, Any]:
-    """What the `moeviz.toml` in that folder holds, if there is one. `ValueError` where it cannot be read."""
+    """Return what the `moeviz.toml` in that folder holds, if there is one. `ValueError` where it cannot be read."""
     try:
         return tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -213,8 +267,8 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
-    """The same as environment variables. A file cannot say for whom the app is served: nobody opens it by one."""
-    names = {"open" if name == "files" else name for name in Settings.__dataclass_fields__} - {"serve"}
+    """Return a file's settings as environment variables. It cannot say for whom the app is served."""
+    names = {_variable(row.name).removeprefix("MOEVIZ_").lower() for row in fields(Settings)} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
     return {f"MOEVIZ_{name.upper()}": _as_text(value, "\n" if name == "open" else ",") for name, value in file.items()}
@@ -226,41 +280,6 @@ def _as_text(value: Any, between: str) -> str:
     return between.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _names(found: Mapping[str, str], name: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in found.get(name, "").split(",") if part.strip())
-
-
-def _one_of(found: Mapping[str, str], name: str, values: tuple[str, ...], default: str) -> str:
-    value = found.get(name, default)
-    if value not in values:
-        raise ValueError(f"{name} is {value!r}; it must be {', '.join(values[:-1])} or {values[-1]}, or not set.")
-    return value
-
-
-def _secret(found: Mapping[str, str], name: str) -> str | None:
-    value = found.get(name)
-    if value is not None and not re.fullmatch(rf"[!-~]{{{SHORTEST_TOKEN},}}", value):
-        raise ValueError(
-            f"{name} must have at least {SHORTEST_TOKEN} characters, letters, digits and signs without a space, so "
-            'that nobody guesses it: python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
-        )
-    return value
-
-
-def _switch(found: Mapping[str, str], name: str) -> bool | None:
-    value = found.get(name, "")
-    if value not in ("", "0", "1"):
-        raise ValueError(f"{name} is {value!r}; it must be 0 or 1, or not set.")
-    return value == "1" if value else None
-
-
-def _count(found: Mapping[str, str], name: str, default: int) -> int:
-    value = found.get(name, str(default))
-    if not (value.isascii() and value.isdecimal()) or int(value) < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1, or not set.")
-    return int(value)
-
-
 def _read_or_end() -> Settings:
     """The settings of this process. A sentence ends it where they cannot be had: nothing may be served by others."""
     try:
@@ -270,33 +289,3 @@ def _read_or_end() -> Settings:
 
 
 SETTINGS = _read_or_end()
-
-
-def may_name_any_model() -> bool:
-    """Whether this visitor may load a folder or an id that the deployment does not list."""
-    if SETTINGS.allow_any_model is not None:
-        return SETTINGS.allow_any_model
-    return SETTINGS.serve == PRIVATE and is_local()
-
-
-def may_keep_on_disk() -> bool:
-    """Whether this visitor is the machine's own user, whose folder keeps what took long; not on a server for others."""
-    return SETTINGS.serve == PRIVATE and SETTINGS.allow_any_model is not False and is_local()
-
-
-def may_keep_traces() -> bool:
-    """Whether this visitor's traces are kept there too."""
-    return SETTINGS.keep_traces and may_keep_on_disk()
-
-
-def is_local() -> bool:
-    """Whether the visitor's browser is on the server's own machine, as far as that can be told.
-
-    The server lets nobody else in where it is private (see `moeviz_app.server.assembly`); this is the second lock.
-    """
-    headers = st.context.headers
-    return (
-        st.context.ip_address in (None, "::ffff:127.0.0.1")  # None is Streamlit's way to say: this machine
-        and is_loopback(headers.get("Host", ""))
-        and not any(map(is_from_a_proxy, headers))
-    )

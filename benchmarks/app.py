@@ -29,13 +29,14 @@ import sys
 import time
 from collections.abc import Iterator
 
-from moeviz_app.examples import EXAMPLES
+from moeviz_app.pages.examples import EXAMPLES
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.harness import main_thread, table
 from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
-from tests.browser import Server, chromium, drawn, served
+from tests.browser import chromium, drawn
+from tests.servers import Server, served
 
 TOKENS = 64
 MILLISECONDS = 60_000

@@ -26,9 +26,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from moeviz.embedded import embedded_path
 from moeviz.formats.exports import export_for
-from moeviz.samples import sample_trace
-from tests.browser import served
+from moeviz.testing import sample_trace
+from tests.servers import served
 from tests.visit import Visit
+from tests.waiting import SECONDS
 from tests.watched_folder import WatchedFolder
 
 TOKEN = "a-token-for-the-figures-alone"
@@ -81,7 +82,7 @@ class Target:
 
 def ask(url: str, method: str = "GET", path: str = "/", body: bytes = b"", **headers: str) -> tuple[int, dict, bytes]:
     """A plain request, its path as it is written."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=SECONDS)
     try:
         connection.request(
             method, path, body or None, {name.replace("_", "-"): value for name, value in headers.items()}
@@ -147,6 +148,32 @@ def forged_choices(target: Target, found: Found) -> None:
                     state.id, state.string_value = element.selectbox.id, str(target.decoy)
             tab.socket.send(asked.SerializeToString())
             tab.hear()
+
+
+def forged_rows(target: Target, found: Found) -> None:
+    """A million new rows, three megabytes, as the state of every field and table of a page that takes texts.
+
+    A table that can be edited applies them row by row, and holds the whole process for minutes: then `hear` gives up.
+    """
+    rows = '{"edited_rows":{},"deleted_rows":[],"added_rows":[' + ",".join(["{}"] * 1_000_000) + "]}"
+    with Visit(target.url) as tab:
+        tab.open("", "corpus")
+        for widget in fields(tab):
+            asked = BackMsg()
+            asked.rerun_script.page_name = "corpus"
+            state = asked.rerun_script.widget_states.widgets.add()
+            state.id, state.string_value = widget, rows
+            tab.socket.send(asked.SerializeToString())
+            if "This app has encountered an error" in tab.hear():
+                found.errors.append(f"forged rows make an error page: {widget}")
+
+
+def fields(tab: Visit) -> list[str]:
+    """The ids of a page's text fields and editable tables."""
+    elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
+    kinds = ("text_input", "text_area", "dataframe")
+    ids = (getattr(element, kind).id for element in elements for kind in kinds if element.WhichOneof("type") == kind)
+    return [widget for widget in ids if widget]  # a table that is only shown has none
 
 
 def handed_on(target: Target, found: Found) -> None:
@@ -272,6 +299,7 @@ def uploads(target: Target, found: Found) -> None:
 ATTACKS: dict[str, Callable[[Target, Found], None]] = {
     "links": links,
     "forged choices": forged_choices,
+    "forged rows": forged_rows,
     "handed on": handed_on,
     "frames": frames,
     "other sites": other_sites,

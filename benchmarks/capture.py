@@ -35,9 +35,9 @@ import torch
 
 from benchmarks.harness import interleave, quartiles, ratios
 from moeviz.capture.models.load import load_model
-from moeviz.capture.record.fused import fused
-from moeviz.capture.record.listen import listen
-from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.record.kernel_recording import kernels_recording
+from moeviz.capture.routers.discovery import find_routers
 
 LENGTHS = (1, 64, 512)
 LONGEST = max(LENGTHS)
@@ -80,14 +80,14 @@ def moeviz(model, keep_logits: bool) -> Way:
     kept = []
     with listen(model, keep_logits) as recording:
         yield {}, kept
-    kept += [t for heard in recording.heard for t in (*heard.experts, *heard.weights, *heard.logits)]
+    kept += [t for heard in recording.outputs for t in (*heard.experts, *heard.weights, *heard.logits)]
 
 
 @contextmanager
 def kernels(model, keep_logits: bool) -> Way:
     """The routers run by our kernels, the experts by our way on a CPU. It is checked before the clock starts."""
     kept = []
-    with fused(model, CONTEXT + LONGEST, keep_logits) as record:
+    with kernels_recording(model, CONTEXT + LONGEST, keep_logits) as record:
         yield {}, kept
         parts = [part[: int(r.cursor)] for r in record for part in (r.experts, r.weights, r.logits) if part is not None]
         kept += [part.clone() for part in parts]

@@ -14,9 +14,9 @@ from moeviz import load_model
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.trace import trace
 from moeviz.corpus import run
-from moeviz.formats.dataset.homes import home_of
 from moeviz.formats.dataset.layout import Kept
 from moeviz.formats.dataset.shard import Rows, ShardWriter, rows_of
+from moeviz.formats.dataset.storage import storage_of
 from moeviz.labelled_texts import texts_that_ship
 
 SHORT = 12  # words of a short text
@@ -70,7 +70,7 @@ def bare(model: LoadedModel, texts: list[str]) -> None:
 def shard(model: LoadedModel, rows: list[Rows], folder: Path) -> None:
     """The shard alone, of rows that are there."""
     folder.mkdir(parents=True)
-    with ShardWriter(home_of(folder), 0, model.info, Kept()) as writer:
+    with ShardWriter(storage_of(folder), 0, model.info, Kept()) as writer:
         for number, stretch in enumerate(rows):
             writer.add(number, "held out", [stretch])
         writer.commit()

@@ -34,8 +34,13 @@ READERS = (
     "moeviz.formats.trace_file", "moeviz.formats.trace_facts", "moeviz.formats.table_facts",
     "moeviz.formats.table_cells", "moeviz.formats.assignments_table", "moeviz.formats.runs",
 )  # fmt: skip
-LINKS = ("moeviz_app.asked", "moeviz_app.carried", "moeviz_app.to_expert", "moeviz_app.options")
-CLI = ("moeviz.cli.main", "moeviz.cli.io", "moeviz.cli.arguments", "moeviz.cli.metrics", "moeviz.cli.what_if")
+LINKS = (
+    "moeviz_app.jobs.run_request",
+    "moeviz_app.url.fields",
+    "moeviz_app.widgets.expert_links",
+    "moeviz_app.widgets.run_options",
+)
+CLI = ("moeviz.cli.main", "moeviz.cli.inputs", "moeviz.cli.options", "moeviz.cli.metrics", "moeviz.cli.what_if")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Target:
 def traces() -> list:
     """Small traces with all that a file can hold."""
     from moeviz.embedded.example import example_trace
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     small = sample_trace(tokens=6)
     labelled = small.select(tokens=slice(0, 4))
@@ -161,9 +166,10 @@ def mutated_link(data: bytes, rng: random.Random) -> bytes:
 def follow(data: bytes) -> bool:
     """What a page does with its query before it draws, with the embedded model's facts; nothing is run."""
     import streamlit as st
-    from moeviz_app import carried, state
-    from moeviz_app.asked import asked_run, number_in
-    from moeviz_app.options import fill_in
+    from moeviz_app.jobs.run_request import number_in, run_from_query
+    from moeviz_app.session import session
+    from moeviz_app.url import fields
+    from moeviz_app.widgets.run_options import fill_in
 
     from moeviz.embedded.example import example_trace
     from moeviz.errors import MoevizError
@@ -176,14 +182,14 @@ def follow(data: bytes) -> bool:
     st.session_state.clear()
     try:
         if "prompt" in query:
-            run = asked_run(query)
+            run = run_from_query(query)
             fill_in(run)
-            assert asked_run(run.parameters()) == run, "a link does not repeat the run that it asks for"
-            state.point_at(number_in(query.get("layer")), number_in(query.get("token")))
-        if page in carried.CARRIED:
-            carried.CARRIED[page].fill_in(query)
-            carried.fill_in_change(example_trace().model)
-            carried.CARRIED[page].written()
+            assert run_from_query(run.parameters()) == run, "a link does not repeat the run that it asks for"
+            session.point_at(number_in(query.get("layer")), number_in(query.get("token")))
+        if page in fields.PAGE_ADDRESSES:
+            fields.PAGE_ADDRESSES[page].fill_in(query)
+            fields.fill_in_change(example_trace().model)
+            fields.PAGE_ADDRESSES[page].written()
     except MoevizError as error:
         check_sentence(str(error))
         return False
@@ -195,17 +201,19 @@ def bare_streamlit() -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
-    import moeviz_app.carried
-    import moeviz_app.options  # noqa: F401
+    import moeviz_app.url.fields
+    import moeviz_app.widgets.run_options  # noqa: F401
 
 
 def command_seeds() -> list[bytes]:
     """Every example of every `--help`, and more."""
     import shlex
 
-    from moeviz.cli.examples import EXAMPLES
+    from moeviz.cli.main import COMMANDS, EXAMPLES
+    from moeviz.cli.main import command as file_of
 
-    lines = [line.partition("  #")[0] for text in EXAMPLES.values() for line in text.splitlines()[1:]]
+    texts = [EXAMPLES, *(file_of(name).EXAMPLES for name in COMMANDS)]
+    lines = [line.partition("  #")[0] for text in texts for line in text.splitlines()[1:]]
     words = [
         shlex.split(line.partition("     ")[0].partition("|")[0].partition("<")[0])[1:]
         for line in lines
@@ -265,19 +273,18 @@ def command(data: bytes) -> bool:
 def folder_of_files() -> None:
     """A folder with good and bad files, to be in; what takes long says that it is not done here."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from moeviz.cli import main as cli
     from moeviz.errors import MoevizError
     from moeviz.formats.exports import write_trace
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     def never(*_: object, **__: object) -> None:
         raise MoevizError("This is not done while the command line is fuzzed.")
 
-    import moeviz.capture.models.load
+    import moeviz.capture.opening
     import moeviz.cli.families
     import moeviz.cli.history
 
-    cli.load = never
+    moeviz.capture.opening.load_model = never
     moeviz.cli.families.differences = never
     moeviz.cli.history.trained = moeviz.cli.history.check = never
     os.chdir(tempfile.mkdtemp(prefix="moeviz-fuzz-"))

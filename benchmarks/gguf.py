@@ -22,8 +22,8 @@ import torch
 from transformers import AutoTokenizer, MixtralForCausalLM
 
 import moeviz
-from moeviz.capture.engines.llama_cpp.engine import Context, How
-from moeviz.capture.engines.llama_cpp.recording import Recording
+from moeviz.capture.engines.llama_cpp.context import ComputeOptions, Context
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording
 from moeviz.embedded import embedded_path
 from moeviz.routing_trace import RoutingTrace
 
@@ -110,8 +110,8 @@ def cost(folder: Path) -> None:
 
 def _timed(weights, ids: list[int], listens: bool, outputs: bool) -> tuple[float, float]:
     """Seconds of the processor a token: of a prompt, and of tokens that come one at a time."""
-    recording = Recording(weights.library, keep_logits=True) if listens else None
-    how = How(threads=1, micro_batch=BATCH, exact=True)
+    recording = CallbackRecording(weights.library, keep_logits=True) if listens else None
+    how = ComputeOptions(threads=1, micro_batch=BATCH, exact=True)
     with closing(Context(weights, recording, how, 1, len(ids) + GENERATED + 16, all_outputs=outputs)) as context:
         context.read(0, 0, ids[:16])
         start = time.process_time()

@@ -14,7 +14,7 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from moeviz.capture.models.load import load_model
-from moeviz.capture.record.listen import Recording, listen
+from moeviz.capture.record.hooks import Recording, listen
 from moeviz.capture.trace import trace
 
 SEQUENCES, POSITIONS = 256, 512
@@ -41,7 +41,7 @@ def router_stack() -> Qwen3MoeForCausalLM:
 
 def kept(recording: Recording) -> int:
     """Bytes of all that a recording holds, each storage once."""
-    parts = [part for heard in recording.heard for part in (*heard.experts, *heard.weights, *heard.logits)]
+    parts = [part for heard in recording.outputs for part in (*heard.experts, *heard.weights, *heard.logits)]
     return sum({part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}.values())
 
 

@@ -37,8 +37,9 @@ from moeviz.charts.token_layer_map import token_layer_map
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, token_layer
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
-from tests.browser import ROOT, chromium, served
+from moeviz.testing import sample_trace
+from tests.browser import chromium
+from tests.servers import ROOT, served
 
 LAYERS, TOKENS, WINDOW, MOVES = 32, 4096, 256, 20
 OPENED = ("overview", "cells", "window", "page")
@@ -47,8 +48,8 @@ PAGE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import streamlit as st
-from moeviz_app import state
-from moeviz_app.views.topic import topic_page
+from moeviz_app.session import session
+from moeviz_app.pages.topic import topic_page
 from benchmarks.overview import DRAWN, trace_of
 
 st.set_page_config(layout="wide")
@@ -58,8 +59,8 @@ if what in DRAWN:
     st.altair_chart(DRAWN[what](trace_of(int(seed))), key=choice)
 elif what == "page":
     trace = trace_of(int(seed))
-    if state.current_trace() is not trace:
-        state.set_trace(trace)
+    if session.current_trace() is not trace:
+        session.set_trace(trace)
     topic_page("Tokens")
 """
 # When something began, when a canvas was last painted, and when the frame with that was presented.

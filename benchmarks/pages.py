@@ -36,8 +36,9 @@ from benchmarks.visits import of_dataset, of_first_page, of_page, write_run
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
-from tests.browser import Server, go_to, settled
+from moeviz.testing import sample_trace
+from tests.browser import go_to, settled
+from tests.servers import Server
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k

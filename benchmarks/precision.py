@@ -7,9 +7,9 @@ On the evaluation set that ships, the first 1,500 characters of each text, every
 
 import pandas as pd
 
-from moeviz.capture.change.precision import in_precisions
 from moeviz.capture.models.load import load_model
-from moeviz.cli.what_if import precision_table
+from moeviz.capture.precisions import in_precisions
+from moeviz.cli.precision import precision_table
 from moeviz.embedded.evaluation import evaluation_set
 
 CHARACTERS = 1500

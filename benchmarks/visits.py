@@ -8,10 +8,11 @@ from playwright.sync_api import Browser
 
 from benchmarks.harness import Figures, Tab
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
-from moeviz.training.measures import SUMS, rows_of
+from moeviz.testing import sample_trace
+from moeviz.training.layer_metrics import SUMS, layer_metrics
 from moeviz.training.writing import RunWriter
-from tests.browser import Server, go_to
+from tests.browser import go_to
+from tests.servers import Server
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
 FIRST_CHART = f"() => document.querySelector('{CHART}')"
@@ -130,7 +131,7 @@ def write_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0)
         counts = np.stack([random.multinomial(TOKENS * top_k, of_layer) for of_layer in share])
         sums = np.concatenate([share * TOKENS, random.uniform(0.5, 1, (layers, len(SUMS))) * TOKENS], axis=1)
         sums[:, -2:] = TOKENS
-        rows = rows_of(counts, np.full(layers, TOKENS), sums, names, sizes)
+        rows = layer_metrics(counts, np.full(layers, TOKENS), sums, names, sizes)
         event = {"kind": "dead", "layer": layers - 1, "on": True, "says": f"layer {layers - 1}: expert 0 is dead"}
         line = {"step": log * STEPS, "steps": STEPS, "tokens": log * TOKENS, "loss": 9 / log**0.2, "aux_loss": top_k}
         line |= {"aux_coefficient": 0.01, "alarms": [event] if log * STEPS == since - 1 + STEPS else []}

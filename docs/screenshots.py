@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
-from moeviz_app.examples import EXAMPLES
+from moeviz_app.pages.examples import EXAMPLES
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser import Server, chromium, drawn, served
+from tests.browser import chromium, drawn
+from tests.servers import Server, served
 
 FOLDER = Path(__file__).parent / "pictures"
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"

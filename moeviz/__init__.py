@@ -5,39 +5,45 @@
     >>> trace.experts.shape[0], trace.experts.shape[2]  # layers, slots
     (6, 2)
 
-The front door: everything that a user needs is a name here. `import moeviz` loads neither torch nor streamlit: what
-needs them is imported on first use.
+The front door: everything that a user needs is a name here, and imported on first use. `import moeviz` loads neither
+torch nor streamlit, and not even pandas, so that the command line answers at once.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
-from moeviz.expert_counts import ExpertCounts
-from moeviz.model_info import ModelInfo, ParameterCounts
-from moeviz.routing_trace import RoutingTrace
-from moeviz.viewers import VIEWERS
+from moeviz.moved import keep_old_names
 
 if TYPE_CHECKING:
-    from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-    from moeviz.capture.change.precision import Precision
-    from moeviz.capture.change.what_if import WhatIf, ablate, what_if
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.engines.engine import EngineModel
+    from moeviz.capture.interventions.exchange import Exchange
+    from moeviz.capture.interventions.force import Force
+    from moeviz.capture.interventions.mute import Mute
+    from moeviz.capture.interventions.precision import Precision
+    from moeviz.capture.interventions.replay import Replay
+    from moeviz.capture.interventions.top_k import TopK
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.opening import load_model
-    from moeviz.capture.run.decoding import Decoding, Sampling
+    from moeviz.capture.run.decoding import Decoding
+    from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import stream, trace
+    from moeviz.capture.what_if import WhatIf, ablate, what_if
     from moeviz.corpus.run import write_corpus
+    from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import write_counts
     from moeviz.formats.dataset.convert import write_dataset
     from moeviz.formats.dataset.opening import read_dataset
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.exports import read_counts, read_trace, write_trace
     from moeviz.formats.importers.options import ImportOptions
-    from moeviz.in_app import RunningApp, open_in_app
-    from moeviz.one_call import view
+    from moeviz.launch import RunningApp, open_in_app
+    from moeviz.model_info import ModelInfo, ParameterCounts
     from moeviz.published import published_counts
+    from moeviz.quick_view import view
+    from moeviz.routing_trace import RoutingTrace
 
 __version__ = "0.1.0"
 
@@ -48,20 +54,28 @@ _ON_FIRST_USE = {
     "moeviz.capture.engines.engine": ("EngineModel",),
     "moeviz.capture.models.load": ("LoadedModel",),
     "moeviz.capture.opening": ("load_model",),
-    "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
-    "moeviz.capture.change.kinds": ("Exchange", "Force", "Mute", "Replay", "TopK"),
-    "moeviz.capture.change.precision": ("Precision",),
-    "moeviz.capture.change.what_if": ("WhatIf", "ablate", "what_if"),
+    "moeviz.capture.run.decoding": ("Decoding",),
+    "moeviz.capture.run.sampling": ("Sampling",),
+    "moeviz.capture.interventions.exchange": ("Exchange",),
+    "moeviz.capture.interventions.force": ("Force",),
+    "moeviz.capture.interventions.mute": ("Mute",),
+    "moeviz.capture.interventions.precision": ("Precision",),
+    "moeviz.capture.interventions.replay": ("Replay",),
+    "moeviz.capture.interventions.top_k": ("TopK",),
+    "moeviz.capture.what_if": ("WhatIf", "ablate", "what_if"),
     "moeviz.corpus.run": ("write_corpus",),
+    "moeviz.expert_counts": ("ExpertCounts",),
     "moeviz.formats.counts_file": ("write_counts",),
     "moeviz.formats.dataset.convert": ("write_dataset",),
     "moeviz.formats.dataset.opening": ("read_dataset",),
     "moeviz.formats.dataset.reader": ("Dataset",),
     "moeviz.formats.exports": ("read_counts", "read_trace", "write_trace"),
     "moeviz.formats.importers.options": ("ImportOptions",),
-    "moeviz.in_app": ("RunningApp", "open_in_app"),
-    "moeviz.one_call": ("view",),
+    "moeviz.launch": ("RunningApp", "open_in_app"),
+    "moeviz.model_info": ("ModelInfo", "ParameterCounts"),
+    "moeviz.quick_view": ("view",),
     "moeviz.published": ("published_counts",),
+    "moeviz.routing_trace": ("RoutingTrace",),
 }
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
@@ -113,6 +127,8 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker knows the names above, and that there are no others
 
     def __getattr__(name: str) -> Any:
+        if name in ("expert_counts", "model_info", "routing_trace"):  # the modules, after `import moeviz` alone
+            return import_module("moeviz." + name)
         if name not in _HOMES:
             raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
         return getattr(import_module(_HOMES[name]), name)
@@ -122,5 +138,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+keep_old_names()
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)
 VIEWERS["html"] = lambda trace: import_module("moeviz.report.notebook").trace_html(trace)

@@ -14,16 +14,16 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.model_info import ModelInfo
-from moeviz.viewers import VIEWERS
 
 GroupKind = Literal["all", "label", "step"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ExpertCounts:
-    """How many tokens each expert of each layer got.
+    """Counts of the tokens that each expert of each layer got.
 
     model        as in a trace: layers, experts of each, and top_k.
     assignments  tokens sent to each expert; 0 for the ids that a layer with fewer than E experts does not have.
@@ -34,7 +34,7 @@ class ExpertCounts:
 
     Raises `InvalidTrace` if the numbers and the facts about the model do not fit together.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> counts = sample_trace(layers=4, tokens=32, top_k=2).counts()
     >>> counts.assignments.sum(axis=-1).tolist(), counts.tokens.tolist()
     ([[64, 64, 64, 64]], [[32, 32, 32, 32]])
@@ -71,7 +71,7 @@ class ExpertCounts:
         return ExpertCounts(self.model, self.assignments[of], self.tokens[of])
 
     def counts_by_label(self, why: str = "This") -> "ExpertCounts":
-        """These counts, if they are by label. Raises `MissingField` with a sentence that starts with `why`."""
+        """Return these counts, if they are by label. Raises `MissingField` with a sentence that starts with `why`."""
         if self.group_kind != "label":
             raise MissingField(
                 f"{why} needs counts by label, and the counts of {self.model.name!r} have none. Count labelled texts."
@@ -79,7 +79,7 @@ class ExpertCounts:
         return self
 
     def select(self, layers: Sequence[int]) -> "ExpertCounts":
-        """The same with only some layers, by the model's own indices. Parameter counts are of whole models: none."""
+        """Return the counts of some layers, by the model's own indices. Parameter counts are of whole models: none."""
         model, kept = self.model.with_layers(layers)
         assignments = self.assignments[:, kept, : max(model.num_experts)]
         return replace(self, model=model, assignments=assignments, tokens=self.tokens[:, kept])

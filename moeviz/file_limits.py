@@ -1,4 +1,4 @@
-"""What a file from anyone may hold, whatever its format, and how a value from it is shown in a sentence."""
+"""Limits of files from anyone, whatever their format, and how a value from one is shown in a sentence."""
 
 import reprlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much memory a model needs: bytes of its weights by precision, and how many cards hold it."""
+"""The memory that a model needs: bytes of its weights by precision, and how many cards hold it."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FREE = 0.1  # of a card, for activations and what the runtime takes
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """What one layer keeps of a text, in values."""
+    """The number of values that one layer keeps of a text."""
 
     constant: int
     per_token: int
@@ -36,7 +36,7 @@ class LayerCache:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the memory of a served model depends on. `moeviz.capture.models.served` reads it from a config."""
+    """What the memory of a served model depends on. `moeviz.capture.models.kv_cache` reads it from a config."""
 
     name: str
     parameters: ParameterCounts
@@ -53,7 +53,7 @@ class ServedModel:
 
 
 def weight_bytes(parameters: int, bits: int) -> int:
-    """How many bytes so many weights take.
+    """Return the bytes of that many weights.
 
     >>> weight_bytes(46_702_792_704, 16)
     93405585408
@@ -62,7 +62,7 @@ def weight_bytes(parameters: int, bits: int) -> int:
 
 
 def cards_needed(taken: int, card: str) -> int:
-    """How many cards of one kind hold so many bytes, with a tenth of each left free, and nothing stored twice.
+    """Return how many cards of one kind hold that many bytes, with a tenth of each left free, and nothing stored twice.
 
     >>> cards_needed(93_405_585_408, "H100"), cards_needed(93_405_585_408, "H200")
     (2, 1)

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, and where its tensors are. Nothing is read beyond what its header says is there.
+"""The header of a GGUF file: its facts, and where its tensors are. Nothing is read beyond what it says is there.
 
 Files are anyone's: sizes and counts are held against the file before anything is made of them.
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 MAGIC = b"GGUF"
 # How `struct` reads a value, by its type.
@@ -116,7 +116,7 @@ def from_gguf(data: bytes | mmap) -> Gguf:
 
 
 def is_a_model(path: str | Path) -> bool:
-    """Whether the file at a path is a GGUF file by its name, and no importance matrix: those have the same name.
+    """Return whether a file is a model in GGUF: named .gguf, and not an importance matrix, which is named so too.
 
     Raises `InvalidTrace` where its header makes no sense, and `OSError` where it cannot be read.
     """

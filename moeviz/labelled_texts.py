@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.errors import InvalidPrompt
-from moeviz.names import is_text, quoted
+from moeviz.text import is_text, quoted
 
 A_LINE = '{"label": "French", "text": "Il fait froid."}'
 

@@ -1,11 +1,11 @@
-"""What a trace knows about its model: facts that the arrays cannot hold. Inert, like the trace."""
+"""Facts about the model of a trace, which the arrays cannot hold. Inert, like the trace."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from moeviz.errors import InvalidTrace
-from moeviz.names import listed
+from moeviz.text import listed
 
 ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
 SlotOrder = Literal["weight", "unknown"]
@@ -13,7 +13,7 @@ SlotOrder = Literal["weight", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
-    """How many parameters a model has, by what they do. The parts sum to `total`; tied weights count once.
+    """The number of parameters of a model, by what they do. The parts sum to `total`; tied weights count once.
 
     Counted by `moeviz.parameters`, which also works out active and touched parameters.
     """

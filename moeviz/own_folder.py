@@ -26,7 +26,7 @@ NAME = "moeviz"
 
 
 def own_folder(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
-    """Where it is, or would be: nothing is made.
+    """Return where moeviz's own folder is, or would be: nothing is made.
 
     >>> own_folder({"MOEVIZ_HOME": "/data/mine"}).as_posix()
     '/data/mine'

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Int16
 
+from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo
-from moeviz.viewers import VIEWERS
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
@@ -37,7 +37,7 @@ TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class RoutingTrace:
-    """What every router decided for every token: recorded, never recomputed.
+    """The decisions of every router for every token: recorded, never recomputed.
 
     A field that a backend cannot see is None. A field that is there means exactly this, whichever backend made it:
 
@@ -115,7 +115,7 @@ class RoutingTrace:
 
     @property
     def ordered(self) -> bool:
-        """Whether slot 0 is each token's first choice, the expert with the highest weight."""
+        """True where slot 0 is each token's first choice, the expert with the highest weight."""
         return self.model.slot_order == "weight" or self.model.top_k == 1
 
     def first_choices(self, why: str) -> Int16[np.ndarray, "L T"]:
@@ -133,11 +133,11 @@ class RoutingTrace:
         return first
 
     def counts(self) -> ExpertCounts:
-        """How many tokens each expert got. Tokens that are not recorded at a layer do not count there."""
+        """Count how many tokens each expert got. Tokens that are not recorded at a layer do not count there."""
         return self._counts(np.zeros(1, np.int64), ("",), "all")
 
     def counts_by_label(self, why: str = "This") -> ExpertCounts:
-        """The same for each label of the tokens, in the order in which they first appear.
+        """Count tokens by expert and by label, in the order in which labels first appear.
 
         Raises `MissingField`, with a sentence that starts with `why`, if the tokens have no labels.
         """
@@ -188,7 +188,7 @@ class RoutingTrace:
         )
 
     def select(self, layers: Sequence[int] | None = None, tokens: np.ndarray | slice | None = None) -> "RoutingTrace":
-        """The same trace with only some layers (the model's own indices) or some rows of `tokens`.
+        """Return the trace of some layers (the model's own indices) or of some rows of `tokens`.
 
         Metrics of one layer, or of two to compare, are metrics of such a trace. Parameter counts are counts of whole
         models, so a trace without some layers has none.
@@ -209,7 +209,7 @@ class RoutingTrace:
         return VIEWERS["plot"](self)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the trace as a notebook shows it."""
         return str(VIEWERS["html"](self))
 
     def equals(self, other: "RoutingTrace") -> bool:

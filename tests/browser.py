@@ -1,24 +1,19 @@
-"""The app in a real Chromium: for tests/test_browser.py and benchmarks/app.py."""
+"""The app in a real Chromium: for tests, benchmarks and pictures."""
 
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlparse
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
 
-from moeviz_app.views.menu import FIRST, MENU
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect
+from moeviz_app.pages.menu import FIRST, MENU
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 
-ROOT = Path(__file__).parent.parent
-SECONDS_TO_START = 120
+from tests.waiting import SECONDS
+
 AGENT = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
 SIZES = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
@@ -30,85 +25,40 @@ SIZES = {
     },
 }
 OWN = {"127.0.0.1", "localhost"}
-MILLISECONDS = 120_000  # the first page also loads the model, and a machine may have more to do
+MILLISECONDS = 1000 * SECONDS
 expect.set_options(timeout=MILLISECONDS)
+LOOK_EVERY = 50  # ms: looking in each frame costs as much as what is waited for
 AT_REST = """() => {
   const rests = document.querySelector("[data-test-script-state=notRunning]") !== null;
-  window.framesAtRest = rests ? window.framesAtRest + 1 : 0;
-  return window.framesAtRest > 12;
+  window.looksAtRest = rests ? window.looksAtRest + 1 : 0;
+  return window.looksAtRest > 4;
 }"""
+# Where something has been for a while; null where it has been taken off the page, or does not come to rest.
+STANDS = """(what) => new Promise((done) => {
+  let before = null, same = 0, looks = 0;
+  const look = () => {
+    const { x, y, width, height } = what.getBoundingClientRect();
+    const now = [x, y, width, height].join();
+    same = now === before ? same + 1 : 0;
+    before = now;
+    if (same > 6 && width && height && what.isConnected) done({ x, y, width, height });
+    else if (!what.isConnected || ++looks > 600) done(null);
+    else requestAnimationFrame(look);
+  };
+  look();
+})"""
+BACKGROUND = """() => getComputedStyle(document.querySelector("[data-testid=stApp]")).backgroundColor"""
+WATCH_CHANGES = """() => {
+  window.looksUnchanged = 0;
+  window.changes?.disconnect();
+  window.changes = new MutationObserver(() => (window.looksUnchanged = 0));
+  window.changes.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+}"""
+A_MOMENT = "(moment) => new Promise((done) => setTimeout(done, moment))"
+OVERFLOW = """() => Math.max(
+  ...[...document.querySelectorAll("html, [data-testid=stMain]")].map((part) => part.scrollWidth - part.clientWidth)
+)"""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running app, its process, and every line that it has written so far."""
-
-    url: str
-    lines: list[str]
-    process: subprocess.Popen
-
-
-@contextmanager
-def served(
-    script: str = "app/main.py", folder: Path = ROOT, ready_at: str = "You can now view", **environment: str
-) -> Iterator[Server]:
-    """The app, or a page of tests, on a free port of this machine, started in that folder, until the block ends.
-
-    The block begins once the server has written a line that holds `ready_at`.
-    """
-    port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / script), "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
-    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment) as running:
-        yield running
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@contextmanager
-def started(
-    command: list[str],
-    url: str,
-    folder: Path = ROOT,
-    ready_at: str = "You can now view",
-    environment: dict | None = None,
-) -> Iterator[Server]:
-    """A server that this command starts, once it has written a line that holds `ready_at`, until the block ends."""
-    server = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | (environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-    )
-    lines, ready = [], threading.Event()
-
-    def read() -> None:
-        for line in server.stdout:
-            lines.append(line)
-            if ready_at in line:
-                ready.set()
-        ready.set()  # it ended: stop waiting
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        if not ready.wait(SECONDS_TO_START) or server.poll() is not None:
-            raise RuntimeError("The server did not start:\n" + "".join(lines))
-        yield Server(url, lines, server)
-    finally:
-        server.terminate()
-        server.wait()
-        reader.join()
-        server.stdout.close()
 
 
 def chromium(playwright: Playwright) -> Browser:
@@ -116,7 +66,9 @@ def chromium(playwright: Playwright) -> Browser:
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     try:
-        return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if root else [])
+        return playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"] if root else [], timeout=MILLISECONDS
+        )
     except PlaywrightError as error:
         raise RuntimeError(
             f"No Chromium started ({path or 'none on this machine'}). Run `make browser`, or set CHROMIUM to the path "
@@ -124,24 +76,66 @@ def chromium(playwright: Playwright) -> Browser:
         ) from error
 
 
-def watched(server: Server, browser: Browser, path: str = "", **options):
-    """A fresh visitor. In no test may an error reach the console, a dialog open, or a request leave the machine."""
-    context = browser.new_context(**options)
-    context.set_default_timeout(MILLISECONDS)
-    page, wrong = context.new_page(), []
-    page.on("console", lambda said: wrong.append(said.text) if is_fault(said) else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-    page.goto(server.url + path)
-    if urlparse(page.url).path == "/":
-        drawn(page)
-    else:
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        settled(page)
-    yield page
-    context.close()
-    assert not wrong, wrong
+def eventually(page: Page, look: Callable[[], Any], wanted: Any = bool) -> Any:
+    """Look at a live page until what is seen is as wanted, a value or a condition, by default true; what was seen.
+
+    Raises AssertionError with what was seen last, once nothing more can be hoped for.
+    """
+    end, moment = time.monotonic() + SECONDS, 10  # ms
+    while True:
+        try:
+            seen = look()
+            if wanted(seen) if callable(wanted) else seen == wanted:
+                return seen
+        except PlaywrightError as error:  # the page was being left, or what was looked at was drawn anew
+            seen = error
+        if time.monotonic() > end:
+            raise AssertionError(f"Seen last: {seen!r}; wanted: {wanted!r}")
+        page.evaluate(A_MOMENT, moment)
+        moment = min(2 * moment, 500)
+
+
+def stands(what: Locator) -> dict[str, float]:
+    """Where it is in the window, once nothing moves it any more: what is above it may still be laid out."""
+    expect(what).to_be_visible()
+    box: dict[str, float] = eventually(what.page, lambda: what.evaluate(STANDS), lambda found: found is not None)
+    return box
+
+
+def click_at(what: Locator, across: float, down: float) -> None:
+    """Click into a drawing, at shares of its width and height, once it stands still."""
+    what.scroll_into_view_if_needed()
+    box = stands(what)
+    what.click(position={"x": across * box["width"], "y": down * box["height"]})
+
+
+def is_below(lower: Locator, upper: Locator) -> bool:
+    """Whether one is under the other at this moment."""
+    top, box = lower.bounding_box(), upper.bounding_box()
+    return bool(top and box and top["y"] >= box["y"] + box["height"])
+
+
+def in_colours(page: Page, scheme: str) -> None:
+    """The page as a system shows it that is set to light or dark, once it and its charts have followed."""
+    page.evaluate(WATCH_CHANGES)
+    page.emulate_media(color_scheme=scheme)
+    eventually(page, lambda: page.evaluate(BACKGROUND), is_dark if scheme == "dark" else is_light)
+    page.wait_for_function("() => ++window.looksUnchanged > 4", polling=LOOK_EVERY)
+    settled(page)
+
+
+def is_dark(colour: str) -> bool:
+    """Whether it is nearer to black.
+
+    >>> is_dark("rgb(14, 17, 23)"), is_dark("rgb(255, 255, 255)")
+    (True, False)
+    """
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) < 3 * 128
+
+
+def is_light(colour: str) -> bool:
+    """Whether it is nearer to white."""
+    return not is_dark(colour)
 
 
 def settled(page: Page) -> None:
@@ -149,8 +143,8 @@ def settled(page: Page) -> None:
 
     For a while, as a script that asks for another run is over before that run begins.
     """
-    page.evaluate("window.framesAtRest = 0")
-    page.wait_for_function(AT_REST)
+    page.evaluate("window.looksAtRest = 0")
+    page.wait_for_function(AT_REST, polling=LOOK_EVERY)
 
 
 def drawn(page: Page) -> None:
@@ -159,13 +153,28 @@ def drawn(page: Page) -> None:
     settled(page)
 
 
+def arrived(page: Page) -> None:
+    """Wait until a page of the app is there, by its address the first or another."""
+    if re.fullmatch(r"https?://[^/]+/?([?#].*)?", page.url):
+        drawn(page)
+    else:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        settled(page)
+
+
+def fits(page: Page) -> None:
+    """Wait until the page is no wider than the screen."""
+    eventually(page, lambda: page.evaluate(OVERFLOW), 0)
+
+
 def is_fault(said: ConsoleMessage) -> bool:
     """Whether it is an error; but under any address but the first, Streamlit asks for two files that are not there."""
     return said.type == "error" and re.search(r"/[^/]+/_stcore/(health|host-config)$", said.location["url"]) is None
 
 
 def is_foreign(url: str) -> bool:
-    return urlparse(url).scheme in ("http", "https", "ws", "wss") and urlparse(url).hostname not in OWN
+    """Whether it is on another machine."""
+    return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname not in OWN
 
 
 def go_to(page: Page, name: str) -> None:

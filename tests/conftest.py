@@ -20,31 +20,30 @@ os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
 os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
-from browser import SIZES, chromium, served, watched
+import tiers
+from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
+from servers import GATE, served
+from tabs import KEY, Tabs, Visits  # the last is a hook
+from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")
-LONG = ("browser", "training", "survey", "package", "docs")
 
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
-
-
-def pytest_collection_modifyitems(items):
-    """Files with long tests first: workers that take file by file then end at about the same time."""
-    long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
-    items.sort(key=lambda item: item.path not in long)
+    tiers.pytest_addoption(parser)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +70,7 @@ def ids_only_trace(trace) -> RoutingTrace:
 @pytest.fixture
 def box_of_widgets(monkeypatch):
     """Streamlit's AppTest runs no JavaScript: the prompt box is plain widgets, which do what the box does."""
-    from moeviz_app.components import ask
+    from moeviz_app.widgets.components import ask
     from plain_box import plain_box
 
     monkeypatch.setattr(ask, "draw", plain_box)
@@ -93,10 +92,18 @@ def kept_drawings():
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    own = str(tmp_path_factory.mktemp("own"))  # not the folder of whoever runs the tests
-    more = {"MOEVIZ_MAX_NEW_TOKENS": "900"}  # enough for a run to be stopped
-    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=own, **more) as running:
+    """The app that most tests visit: as it is on one's own machine, and many tokens may be generated."""
+    own = tmp_path_factory.mktemp("own")  # not the folder of whoever runs the tests
+    more = {"MOEVIZ_MAX_NEW_TOKENS": "900", GATE: str(own / "gate")}
+    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=str(own), **more) as running:
         yield running
+
+
+@pytest.fixture
+def serve():
+    """Start the app with an environment of its own; it ends after the visitors of the test have gone."""
+    with ExitStack() as running:
+        yield lambda *given, **environment: running.enter_context(served(*given, **environment))
 
 
 @pytest.fixture(scope="session")
@@ -107,11 +114,26 @@ def browser():
         running.close()
 
 
-@pytest.fixture
-def page(server, browser):
-    yield from watched(server, browser, **SIZES["desktop"])
+@pytest.fixture(scope="session")
+def tabs(browser, request):
+    """The tabs of a worker, which are kept from test to test."""
+    request.config.stash[KEY] = Tabs(browser)
+    return request.config.stash[KEY]
 
 
 @pytest.fixture
-def phone(server, browser):
-    yield from watched(server, browser, **SIZES["phone"])
+def visit(tabs, serve, request):
+    """Visitors of this test: each call is another one, and in none of their tabs may anything go wrong."""
+    visits = Visits(tabs, lambda: request.getfixturevalue("server"))
+    yield visits
+    visits.leave(request.node.nodeid)
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
+@pytest.fixture
+def phone(visit):
+    return visit(size="phone")

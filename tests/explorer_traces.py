@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "![x](http://example.com/x.png)", "\u202eevil\u202c", "שלום", "⟨😀 1/2⟩")
 

@@ -21,18 +21,33 @@ PACKAGES = {"moeviz_app": "app", "app": "app", "moe_kernels": "kernels/moe_kerne
 HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn", "ray"}
 WATCHED = {*PACKAGES, *HEAVY}
 
-INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
+INERT = "moeviz.errors moeviz.text moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
+JOBS = "moeviz_app.jobs moeviz_app.server moeviz_app.settings"
+SESSION = f"moeviz_app.session {JOBS}"
 
 # Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
-    "app/*": "moeviz_app moeviz streamlit",
+    # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
+    # component knows no page.
+    "app/main.py": "moeviz_app streamlit",
+    "app/pages/*": f"moeviz_app.pages moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
+    "app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/url/*": f"moeviz_app.url {SESSION} moeviz streamlit",
+    "app/session/*": f"{SESSION} moeviz streamlit",
+    **dict.fromkeys(
+        (f"app/jobs/{name}.py" for name in ("recorded", "model_catalog", "model_service")), f"{JOBS} moeviz streamlit"
+    ),
+    "app/jobs/*": f"{JOBS} moeviz",
+    "app/server/*": "moeviz_app.server moeviz_app.settings moeviz streamlit",
+    "app/*": "moeviz",
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
-    "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",
-    "moeviz/in_app.py": f"moeviz.cli moeviz.formats {INERT}",
+    "moeviz/quick_view.py": f"moeviz.capture moeviz.report {INERT}",
+    "moeviz/launch.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
     "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
@@ -54,42 +69,48 @@ MAY_IMPORT = {
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
-    "moeviz/capture/survey/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
-    "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
-    f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
+    "moeviz.capture.interventions "
     f"{INERT} moe_kernels {TORCH}",
     # The engines know the interface that they fill, not each other.
-    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.run "
+    "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
+    "moeviz.capture.run "
     f"moeviz.capture.models.memory moeviz.gguf_file {FILES} {TORCH}",
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
-    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
+    "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
+    "moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers.score_function {INERT} {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
     "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
     "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
-    "moeviz/capture/run/*": f". moeviz.capture.models {INERT} {TORCH}",
+    "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
+    # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
+    "moeviz/capture/interventions/*": f". {INERT} torch",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
+    "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
-    "moeviz/formats/importers/torch_file.py": f"{FILES} torch",
+    "moeviz/formats/importers/torch_file.py": f". {FILES} torch",
     "moeviz/formats/importers/imatrix.py": f". moeviz.gguf_file {FILES}",
     "moeviz/formats/importers/*": f". moeviz.metrics.doctor {FILES}",
     # A corpus on disk, shard by shard; nobody who reads one trace needs it.
     "moeviz/formats/dataset/*": f". moeviz.formats.trace_facts {FILES}",
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
-    "moeviz/charts/serving.py": ". moeviz.serving",
-    "moeviz/charts/training*.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
+    "moeviz/charts/serving.py": f". moeviz.serving moeviz.metrics {INERT} altair",
+    "moeviz/charts/training.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
-        (f"moeviz/training/{name}.py" for name in ("meter", "hearing", "counters", "callback", "resumed", "snapshots")),
-        f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.names {INERT} {TORCH}",
+        (
+            f"moeviz/training/{name}.py"
+            for name in ("routing_health", "router_hooks", "callback", "checkpoint_check", "snapshots")
+        ),
+        f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.text {INERT} {TORCH}",
     ),
     # Its values are what charts know of it.
     "moeviz/training/recorded/*": f". moeviz.metrics {INERT}",
@@ -99,21 +120,22 @@ MAY_IMPORT = {
     "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
-    "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.names",
+    "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
     "moeviz/published/*": INERT,
-    "moeviz/samples.py": INERT,
+    "moeviz/testing.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
-    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.viewers",
-    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz.viewers",
-    "moeviz/model_info.py": "moeviz.errors moeviz.names",
-    "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.names",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz._viewers",
+    "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
+    "moeviz/model_info.py": "moeviz.errors moeviz.text",
+    "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
+    "moeviz/moved.py": "moeviz",
     "moeviz/errors.py": "",
-    "moeviz/names.py": "",
+    "moeviz/text.py": "",
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "",
-    "moeviz/viewers.py": "",
+    "moeviz/_viewers.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
 

@@ -6,9 +6,10 @@ from hashlib import sha256
 
 import numpy as np
 
-from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
+from moeviz.capture.engines.engine import EngineModel, SoFar
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.routing_trace import RoutingTrace, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 class MadeUpEngine(EngineModel):
@@ -32,7 +33,7 @@ class MadeUpEngine(EngineModel):
     def token_spans(self, text: str) -> list[tuple[int, int]] | None:
         return [(at, at + 1) for at in range(len(text))]
 
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, asked: CaptureRequest) -> Generator[SoFar, None, None]:
         (text,) = asked.prompts
         self.read.append(text)
         yield lambda: self._trace(text)

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from waiting import until
 
 ROOT = Path(__file__).parent.parent
 PORT = 9121
@@ -81,14 +82,16 @@ def short_folder(home: Path) -> Path:
 
 def wait_for(there, process: subprocess.Popen | None = None, seconds: float = 300) -> None:
     """Until something is there. Raises where the process that is to bring it has ended, or after so long."""
-    end = time.monotonic() + seconds
-    while not there():
+
+    def is_there() -> bool:
         ended = process is not None and process.poll() is not None
-        if ended and not there():
+        if there():
+            return True
+        if ended:
             raise AssertionError(f"{process.args} ended with {process.returncode}")
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {seconds} s")
-        time.sleep(0.02)
+        return False
+
+    until(is_there, seconds)
 
 
 def actors(home: Path) -> list[int]:

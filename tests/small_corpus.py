@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def texts_of(experts: int = 8, top_k: int = 2, tokens: int = 400) -> RoutingTrace:

@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
+
+from servers import end_with_parent, free_port
+from waiting import until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"}
 BUCKET = "bucket"
@@ -15,12 +17,10 @@ BUCKET = "bucket"
 @contextmanager
 def store_server() -> Iterator[dict[str, str]]:
     """The environment in which its bucket is s3://bucket."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=os.environ | KEYS, **quiet) as server:
+    with subprocess.Popen(command, env=os.environ | KEYS, preexec_fn=end_with_parent, **quiet) as server:
         try:
             listening(port, server)
             environment = KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
@@ -31,13 +31,17 @@ def store_server() -> Iterator[dict[str, str]]:
 
 
 def listening(port: int, server: subprocess.Popen) -> None:
-    """Return when it takes calls. Raises where it has ended."""
-    while server.poll() is None:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(f"The store ended with {server.returncode}.")
+    """Return when it takes calls. Raises where it has ended, or never does."""
+
+    def takes_calls() -> bool:
+        if server.poll() is not None:
+            raise AssertionError(f"The store ended with {server.returncode}.")
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return True
+        return False
+
+    until(takes_calls)
 
 
 def make_bucket(endpoint: str) -> None:

@@ -14,10 +14,8 @@ END = "document.querySelector('main').dataset.testScriptState = 'notRunning'"
 
 
 @pytest.fixture
-def page(browser):
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
+def page(visit):
+    return visit.blank().page
 
 
 @pytest.fixture

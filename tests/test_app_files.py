@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import SIZES, served
 from moeviz_app import settings
 from moeviz_app.settings import read_settings
 from plain_box import RUN, TEXT
@@ -13,7 +12,7 @@ from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
@@ -32,7 +31,7 @@ def started_with(monkeypatch):
 
 def traces_page() -> None:
     """The page alone."""
-    from moeviz_app.views.traces import traces_page
+    from moeviz_app.pages.traces import traces_page
 
     traces_page()
 
@@ -102,22 +101,17 @@ def test_the_traces_page_says_how_large_a_file_may_be_and_how_a_larger_one_opens
 
 
 @pytest.mark.browser
-def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens_so(browser, tmp_path):
+def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens_so(visit, serve, tmp_path):
     path = tmp_path / "large.csv"
     write_trace(sample_trace(tokens=5000), path)
     assert path.stat().st_size > 2**20
-    with (
-        served(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)) as running,
-        browser.new_context(**SIZES["desktop"]) as context,
-    ):
-        page = context.new_page()
-        page.goto(f"{running.url}/traces")
-        expect(page.get_by_text("5,000 tokens through sample")).to_be_visible()
-        page.locator("input[type=file]").set_input_files(path)
-        expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words
-        expect(
-            page.get_by_text("Files up to 1 MB. Open a larger one, a folder, or a file of torch on your own machine")
-        ).to_be_visible()
+    page = visit("/traces", at=serve(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)))
+    expect(page.get_by_text("5,000 tokens through sample")).to_be_visible()
+    page.locator("input[type=file]").set_input_files(path)
+    expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words
+    expect(
+        page.get_by_text("Files up to 1 MB. Open a larger one, a folder, or a file of torch on your own machine")
+    ).to_be_visible()
 
 
 def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace):

@@ -1,10 +1,11 @@
 """What Python does with what the prompt box says: the browser may be anybody's."""
 
 import pytest
-from moeviz_app.components import ask
+from moeviz_app.widgets.components import ask
 from page_with_a_box import EXAMPLES, MOST
 from plain_box import RUN, TEXT, example
 from streamlit.testing.v1 import AppTest
+from waiting import SECONDS
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 SCRIPT = ask.HERE.parent.parent / "tests" / "page_with_a_box.py"
@@ -12,7 +13,7 @@ SCRIPT = ask.HERE.parent.parent / "tests" / "page_with_a_box.py"
 
 @pytest.fixture
 def app():
-    return AppTest.from_file(str(SCRIPT), default_timeout=60).run()
+    return AppTest.from_file(str(SCRIPT), default_timeout=SECONDS).run()
 
 
 def heard(app: AppTest) -> list[str]:

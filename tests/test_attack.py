@@ -1,9 +1,10 @@
 """A public server under attack, in short; `python -m benchmarks.attack` is the long form."""
 
 import sys
+from pathlib import Path
 
 import pytest
-from browser import served
+from servers import served
 from watched_folder import WatchedFolder
 
 from benchmarks import attack
@@ -23,8 +24,15 @@ def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory
     assert found.more_mb < attack.MORE_MB
 
 
-def test_the_same_attack_on_a_private_server_opens_the_folder(decoy):
+def test_the_same_attack_on_a_private_server_opens_the_folder(decoy, server):
     """The control: what the attack forges is what a browser would send, and the kernel tells of it."""
-    with served(MOEVIZ_WARM_UP="0", MOEVIZ_SERVE="private") as server, WatchedFolder(decoy) as folder:
+    with WatchedFolder(decoy) as folder:
         attack.forged_choices(attack.Target(server.url, decoy, 1, 0), attack.Found())
         assert folder.seen
+
+
+def test_a_million_forged_rows_hold_nobody_up():
+    found = attack.Found()
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+        attack.forged_rows(attack.Target(server.url, Path("nowhere"), 0, 0), found)
+    assert not found.errors

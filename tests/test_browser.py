@@ -1,12 +1,15 @@
 """What a person does, in a real Chromium: type, click, walk with the keys, download, open again."""
 
 import re
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
-from browser import SIZES, drawn, go_to, served, settled, watched
+from browser import drawn, eventually, go_to, settled
 from playwright.sync_api import Locator, Page, expect
+from servers import Server
 
 import moeviz
 from moeviz.formats.exports import read_trace
@@ -23,6 +26,12 @@ WAY = "Which route did this token take through the model?"
 def recorded() -> RoutingTrace:
     """What the library says about PROMPT."""
     return moeviz.trace(moeviz.load_model(), PROMPT)
+
+
+@pytest.fixture
+def shown(visit):
+    """A page of a visitor who has followed a link to PROMPT."""
+    return lambda path="/": visit(f"{path}?prompt={quote(PROMPT)}&model=embedded")
 
 
 def box(page: Page) -> Locator:
@@ -116,8 +125,8 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     expect(tokens(page)).to_have_text(strip_of(recorded, 2))
 
 
-def test_a_token_that_was_clicked_shows_its_way_on_the_topic_s_page_too(page):
-    run(page, PROMPT)
+def test_a_token_that_was_clicked_shows_its_way_on_the_topic_s_page_too(shown):
+    page = shown()
     tokens(page).nth(3).click()
     expect(page.get_by_text("Token #3", exact=True)).to_be_visible()
     expect(page).to_have_url(re.compile("token=3"))
@@ -126,21 +135,17 @@ def test_a_token_that_was_clicked_shows_its_way_on_the_topic_s_page_too(page):
     expect(picture(page, WAY)).to_be_visible()
 
 
-def test_a_token_can_be_chosen_on_the_topic_s_page_too(server, browser):
-    visitor = watched(server, browser, "/tokens")
-    page = next(visitor)
+def test_a_token_can_be_chosen_on_the_topic_s_page_too(visit):
+    page = visit("/tokens")
     expect(page.get_by_text("This is about one token, and none is selected.")).to_be_visible()
     tokens(page).nth(3).click()
     expect(picture(page, WAY)).to_be_visible()
     go_to(page, "Explore")
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
-    assert next(visitor, None) is None
 
 
-def test_the_strip_of_the_topic_s_page_can_be_walked_with_the_keys(page):
-    run(page, PROMPT)
-    go_to(page, "Tokens")
-    settled(page)
+def test_the_strip_of_the_topic_s_page_can_be_walked_with_the_keys(shown):
+    page = shown("/tokens")
     first, third = tokens(page).first, tokens(page).nth(2)
     chosen(page).focus()  # where the tab key leads
     page.keyboard.press("Home")
@@ -168,40 +173,47 @@ def test_the_keyboard_runs_the_prompt(page):
         expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
-def generate(page: Page) -> int:
-    """Run PROMPT, then let the model go on until it is stopped; how many tokens the prompt has."""
-    run(page, PROMPT)
-    count = tokens(page).count()
+@contextmanager
+def generating(page: Page, server: Server, prompt: str, model: str = "embedded") -> Iterator[int]:
+    """Within the block the model goes on after that prompt, until it is stopped; how many tokens the prompt has."""
+    run(page, prompt)
+    count = len(moeviz.trace(model, prompt).tokens)
+    expect(tokens(page)).to_have_count(count)
     ask_for(page, "all")
-    press_run(page)
-    expect(page.get_by_text("generated", exact=True)).to_be_visible()  # in the strip, while the model goes on
-    return count
+    with server.holding():
+        press_run(page)
+        expect(page.get_by_text("generated", exact=True)).to_be_visible()  # in the strip, while the model goes on
+        yield count
 
 
-def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(page):
-    count = generate(page)
-    stop = page.get_by_role("button", name="Stop")
-    stop.click()
-    expect(stop).to_be_hidden()
-    drawn(page)  # once the page is drawn anew
-    assert count < tokens(page).count() < count + 900
+def some_generated(page: Page, count: int) -> None:
+    """More tokens than those of the prompt are kept, and not all that were asked for."""
+    eventually(page, lambda: tokens(page).count(), lambda found: count < found < count + 900)
+
+
+def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(page, server):
+    with generating(page, server, PROMPT) as count:
+        stop = page.get_by_role("button", name="Stop")
+        stop.click()
+        expect(stop).to_be_hidden()
+        drawn(page)  # once the page is drawn anew
+        some_generated(page, count)
     expect(page.get_by_role("group", name="The text so far").locator("ins")).to_be_visible()  # apart from the prompt
     ask_for(page, "none")
     run(page, "One day")  # the model is free again
     expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
-def test_a_page_that_is_left_while_a_run_goes_on_keeps_what_was_shown(page):
-    count = generate(page)
-    go_to(page, "Traces")
-    go_to(page, "Explore")
-    expect(tokens(page).nth(count)).to_be_visible()
-    assert count < tokens(page).count() < count + 900
+def test_a_page_that_is_left_while_a_run_goes_on_keeps_what_was_shown(page, server):
+    with generating(page, server, PROMPT) as count:
+        go_to(page, "Traces")
+        go_to(page, "Explore")
+        expect(tokens(page).nth(count)).to_be_visible()
+        some_generated(page, count)
 
 
-def test_two_visitors_who_run_at_once_get_their_own_traces(server, browser, page):
-    other_visitor = watched(server, browser, viewport={"width": 1280, "height": 900})
-    other = next(other_visitor)
+def test_two_visitors_who_run_at_once_get_their_own_traces(visit):
+    page, other = visit(), visit()
     prompts = {page: "Il fait froid.", other: "12 + 7 = 19"}
     for visitor, prompt in prompts.items():
         box(visitor).fill(prompt)
@@ -211,22 +223,22 @@ def test_two_visitors_who_run_at_once_get_their_own_traces(server, browser, page
         ran(visitor, prompt)
         choose_layer(visitor, 3)
         expect(tokens(visitor)).to_have_text(strip_of(moeviz.trace(moeviz.load_model(), prompt), 3))
-    for _ in other_visitor:
-        pass
 
 
-def test_an_empty_prompt_leaves_the_last_drawing(page):
-    run(page, PROMPT)
-    count = tokens(page).count()
+def test_an_empty_prompt_leaves_the_last_drawing(shown, recorded):
+    page = shown()
+    count = len(recorded.tokens)
+    expect(tokens(page)).to_have_count(count)
     box(page).fill("")
     press_run(page)
     expect(page.get_by_text("There is no text yet.")).to_be_visible()
     expect(tokens(page)).to_have_count(count)
 
 
-def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(page):
-    run(page, PROMPT)
-    count = tokens(page).count()
+def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(shown, recorded):
+    page = shown()
+    count = len(recorded.tokens)
+    expect(tokens(page)).to_have_count(count)
     page.get_by_role("button", name="Model and options").click()
     model = page.get_by_role("combobox", name="Model: choose one, or type")
     model.fill("./no/such/model")
@@ -240,9 +252,8 @@ def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(pa
     expect(tokens(page)).to_have_count(count)
 
 
-def test_two_layers_are_compared_side_by_side(page):
-    run(page, PROMPT)
-    go_to(page, "Layers")
+def test_two_layers_are_compared_side_by_side(shown):
+    page = shown("/layers")
     expect(page.locator(DRAWN)).to_have_count(4)
     page.get_by_role("combobox", name="Second layer").click()
     page.get_by_role("option", name="3", exact=True).click()
@@ -251,54 +262,39 @@ def test_two_layers_are_compared_side_by_side(page):
     expect(page.locator(DRAWN)).to_have_count(4)
 
 
-def test_what_strangers_wrote_is_shown_as_text(page, tmp_path):
+def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
     hostile = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](http://example.com/x.png)"]
     file = tmp_path / "hostile.csv"
     rows = [f'{token},0,0,{token},"{text}"' for token, text in enumerate(hostile)]
     file.write_text("position,layer,slot,expert,token\n" + "\n".join(rows) + "\n")
-    go_to(page, "Traces")
+    page = visit("/traces")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
     go_to(page, "Explore")
     expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
     tokens(page).nth(1).click()
     expect(page.get_by_text("Token #1", exact=True)).to_be_visible()
-    assert page.locator(".explorer").locator("img, script").count() == 0
+    expect(page.locator(".explorer").locator("img, script")).to_have_count(0)
     go_to(page, "Tokens")
     tokens(page).nth(1).click()
     expect(picture(page, WAY)).to_be_visible()
-    assert page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script").count() == 0
-
-
-def overflow(page: Page) -> int:
-    """Pixels that the page is wider than the screen."""
-    widest = "Math.max(...[...document.querySelectorAll('html, [data-testid=stMain]')].map(MORE))"
-    return page.evaluate(widest.replace("MORE", "part => part.scrollWidth - part.clientWidth"))
+    expect(page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script")).to_have_count(0)
 
 
 @pytest.mark.parametrize("path", ["training", "traces", "load"])
-def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(browser, path):
+def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, serve, path):
     """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
-    with served() as fresh:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"{fresh.url}/{path}")
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        expect(page.get_by_role("link", name="Explore")).to_be_visible()
-        context.close()
+    page = visit(f"/{path}", at=serve())
+    expect(page.get_by_role("link", name="Explore")).to_be_visible()
 
 
 @pytest.mark.parametrize(
     "old, new", [("cooperation", "co-activation"), ("formation", "training"), ("routing-over-training", "training")]
 )
-def test_an_old_address_leads_on_to_the_page_under_its_new_name(browser, server, old, new):
-    """No `watched` page: under any address but the first, Streamlit asks for two files that are not there (404)."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(f"{server.url}/{old}?prompt=Il+fait+froid.&layer=2")
-    expect(page).to_have_url(re.compile(f"/{new}.*layer=2"), timeout=60_000)
+def test_an_old_address_leads_on_to_the_page_under_its_new_name(visit, old, new):
+    page = visit(f"/{old}?prompt=Il+fait+froid.&layer=2")
+    expect(page).to_have_url(re.compile(f"/{new}.*layer=2"))
     expect(page.get_by_role("heading", level=1)).to_be_visible()
-    context.close()
 
 
 def path_of(page: Page) -> str:
@@ -306,17 +302,15 @@ def path_of(page: Page) -> str:
     return urlsplit(page.url)._replace(scheme="", netloc="").geturl()
 
 
-def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, browser, server):
+def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, visit):
     run(page, "Il fait froid.")
     choose_layer(page, 5)
     tokens(page).nth(2).click()
     expect(page).to_have_url(re.compile("layer=5&token=2$"))
 
-    visitor = watched(server, browser, path_of(page), **SIZES["phone"])
-    other = next(visitor)
+    other = visit(path_of(page), size="phone")
     expect(tokens(other).nth(2)).to_have_attribute("aria-selected", "true")
     expect(layer(other)).to_have_text("5")
-    assert next(visitor, None) is None
 
     run(page, "One day")
     go_to(page, "Load")
@@ -326,8 +320,8 @@ def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(pa
     expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
-def test_a_layer_stays_chosen_from_page_to_page(page):
-    run(page, PROMPT)
+def test_a_layer_stays_chosen_from_page_to_page(shown):
+    page = shown()
     choose_layer(page, 1)
     expect(page).to_have_url(re.compile("layer=1"))
     for name in ("Tokens", "Co-activation", "Load"):
@@ -340,9 +334,9 @@ def test_a_layer_stays_chosen_from_page_to_page(page):
     expect(layer(page)).to_have_text("2")
 
 
-def test_of_two_links_clicked_at_once_the_later_one_leads_on(page):
+def test_of_two_links_clicked_at_once_the_later_one_leads_on(shown):
     """What is still to be told puts the first click off; it must not come after the second one."""
-    run(page, PROMPT)
+    page = shown()
     page.get_by_role("button", name="layer 2", exact=True).evaluate("""(button) => {
         const links = (row) => [...document.querySelectorAll(`.st-key-${row} a`)];
         const link = (row, name) => links(row).find((a) => a.innerText.trim() === name);
@@ -355,9 +349,8 @@ def test_of_two_links_clicked_at_once_the_later_one_leads_on(page):
     expect(page).to_have_url(re.compile("/tokens"))
 
 
-def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(page, tmp_path):
-    run(page, PROMPT)
-    go_to(page, "Load")
+def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown, tmp_path):
+    page = shown("/load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
         page.get_by_test_id("stPopover").filter(has_text="⋯").get_by_role("button").first.click()
         with page.expect_download() as download:

@@ -5,8 +5,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import SIZES, go_to, served, watched
+from browser import SIZES, click_at, go_to
 from playwright.sync_api import Page, expect
+from servers import served
 from small_corpus import texts_of
 from test_browser_engines import check
 
@@ -37,11 +38,9 @@ def answered(page: Page) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_its_pages_are_drawn_and_have_no_grave_fault(serving, browser, size, scheme):
-    visitor = watched(serving, browser, "/corpus", color_scheme=scheme, **SIZES[size])
-    page = next(visitor)
+def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
+    page = visit("/corpus", at=serving, size=size)
     expect(page.get_by_text("400 tokens in 10 texts through sample")).to_be_visible()
     expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
@@ -50,28 +49,23 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, browser, size, sch
         go_to(page, topic)
         expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(charts)
         answered(page)
-    assert next(visitor, None) is None
 
 
-def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, browser):
-    visitor = watched(serving, browser, "/corpus", **SIZES["desktop"])
-    page = next(visitor)
+def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
+    page = visit("/corpus", at=serving)
     answered(page)
-    place = page.get_by_test_id("stVegaLiteChart").first.locator("canvas").bounding_box()
-    page.mouse.click(place["x"] + 0.5 * place["width"], place["y"] + 0.5 * place["height"])
+    click_at(page.get_by_test_id("stVegaLiteChart").first.locator("canvas"), 0.5, 0.5)
     title = page.get_by_role("heading", level=1)
     expect(title).to_have_text(re.compile(r"Layer \d, expert \d"))
     expect(page.get_by_role("heading", name=KEEPS)).to_be_visible()
     answered(page)
-    assert "dataset=" in page.url and "datasets" not in page.url, "its name, and not its path"
+    expect(page).to_have_url(re.compile(r"^(?!.*datasets).*dataset="))  # its name, and not its path
     page.go_back()
     expect(title).to_have_text("Corpus")
-    assert next(visitor, None) is None
 
 
-def test_other_contexts_and_another_expert_are_one_step_back_each(serving, browser):
-    visitor = watched(serving, browser, f"/expert?dataset={quote(NAME)}&layer=1&expert=3", **SIZES["desktop"])
-    page = next(visitor)
+def test_other_contexts_and_another_expert_are_one_step_back_each(serving, visit):
+    page = visit(f"/expert?dataset={quote(NAME)}&layer=1&expert=3", at=serving)
     expect(page.get_by_text("(sample 0)")).to_be_visible()
     page.get_by_role("button", name="Draw others").click()
     expect(page.get_by_text("(sample 1)")).to_be_visible()
@@ -84,23 +78,18 @@ def test_other_contexts_and_another_expert_are_one_step_back_each(serving, brows
     expect(page.get_by_text("(sample 1)")).to_be_visible()
     page.go_back()
     expect(page.get_by_text("(sample 0)")).to_be_visible()
-    assert next(visitor, None) is None
 
 
-def test_a_link_shows_the_same_expert_to_somebody_else_and_opens_no_other_folder(serving, browser, folder):
-    visitor = watched(serving, browser, f"/expert?dataset={folder.parent / 'secret'}&layer=1&expert=1")
-    page = next(visitor)
+def test_a_link_shows_the_same_expert_to_somebody_else_and_opens_no_other_folder(serving, visit, folder):
+    page = visit(f"/expert?dataset={folder.parent / 'secret'}&layer=1&expert=1", at=serving)
     expect(page.get_by_text("which is not open here")).to_be_visible()
     expect(page.get_by_text("400 tokens")).to_have_count(0)
-    assert next(visitor, None) is None
 
 
-def test_a_folder_is_opened_by_its_path_on_ones_own_machine(serving, browser, folder):
-    visitor = watched(serving, browser, "/corpus", **SIZES["desktop"])
-    page = next(visitor)
+def test_a_folder_is_opened_by_its_path_on_ones_own_machine(serving, visit, folder):
+    page = visit("/corpus", at=serving)
     page.get_by_role("button", name="Open a dataset").click()
     page.get_by_role("textbox", name="Folder").fill(str(folder.parent / "secret"))
     page.get_by_role("textbox", name="Folder").press("Enter")
     expect(page.get_by_text("Dataset secret: 400 tokens")).to_be_visible()
     answered(page)
-    assert next(visitor, None) is None

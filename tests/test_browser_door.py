@@ -1,11 +1,13 @@
 """The door in a real browser: no frame of another page shows the app, and a team's token is asked for once."""
 
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from browser import drawn, served
+from browser import drawn, eventually
 from playwright.sync_api import expect
+from servers import Server
 
 pytestmark = pytest.mark.browser
 TOKEN = "a-token-that-nobody-guesses"
@@ -35,43 +37,44 @@ def other():
         site.shutdown()
 
 
-def framed(browser, other, url):
-    """The page of the other site, and what the browser says of it."""
-    other.shows = url
-    page, said = browser.new_page(), []
-    page.on("console", lambda message: said.append(message.text))
-    page.goto(f"http://127.0.0.1:{other.server_port}/", wait_until="load")
-    return page, said
+@pytest.fixture
+def framed(visit, other):
+    """The page of the other site that shows an address, and what the browser says of it."""
+
+    def show(url: str, **more):
+        other.shows = url
+        said = []
+        site = Server(f"http://127.0.0.1:{other.server_port}", [], None)
+
+        def listen(page):
+            page.on("console", lambda message: said.append(message.text))
+
+        return visit("/", at=site, before=listen, ready=None, **more), said
+
+    return show
 
 
-def test_no_page_of_another_site_shows_the_app_in_a_frame(server, browser, other):
-    page, said = framed(browser, other, server.url)
-    assert any("frame-ancestors 'none'" in line for line in said), said
-    assert page.frame_locator("iframe").get_by_text("See which experts fire").count() == 0
-    page.close()
+def test_no_page_of_another_site_shows_the_app_in_a_frame(framed, server):
+    page, said = framed(server.url, may_say="frame-ancestors")
+    eventually(page, lambda: any("frame-ancestors 'none'" in line for line in said))
+    expect(page.frame_locator("iframe").get_by_text("See which experts fire")).to_have_count(0)
 
 
-def test_a_site_that_a_setting_names_shows_it(browser, other):
-    site = f"http://127.0.0.1:{other.server_port}"
-    with served(MOEVIZ_FRAME_ANCESTORS=site, MOEVIZ_WARM_UP="0") as running:
-        page, _ = framed(browser, other, running.url)
-        expect(page.frame_locator("iframe").get_by_text("See which experts fire").first).to_be_visible()
-        page.close()
+def test_a_site_that_a_setting_names_shows_it(framed, serve, other):
+    running = serve(MOEVIZ_FRAME_ANCESTORS=f"http://127.0.0.1:{other.server_port}")
+    page, _ = framed(running.url)
+    expect(page.frame_locator("iframe").get_by_text("See which experts fire").first).to_be_visible()
 
 
-def test_a_team_s_visitor_gives_the_token_and_comes_to_the_page_that_was_asked_for(browser):
-    hosts = {"MOEVIZ_SERVE": "team", "MOEVIZ_HOSTS": "127.0.0.1", "MOEVIZ_TOKEN": TOKEN, "MOEVIZ_WARM_UP": "0"}
-    with served(**hosts) as running:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"{running.url}/load?layer=2")
-        page.get_by_label("Token").fill("not the token")
-        page.get_by_role("button", name="Open").click()
-        expect(page.get_by_text("This is not the token of this server")).to_be_visible()
-        page.get_by_label("Token").fill(TOKEN)
-        page.get_by_label("Token").press("Enter")
-        expect(page.get_by_role("heading", name="Load", exact=True)).to_be_visible()
-        assert "/load?layer=2" in page.url
-        page.goto(running.url)
-        drawn(page)
-        context.close()
+def test_a_team_s_visitor_gives_the_token_and_comes_to_the_page_that_was_asked_for(visit, serve):
+    running = serve(MOEVIZ_SERVE="team", MOEVIZ_HOSTS="127.0.0.1", MOEVIZ_TOKEN=TOKEN)
+    page = visit("/load?layer=2", at=running, ready=None, may_say="status of 401")
+    page.get_by_label("Token").fill("not the token")
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_text("This is not the token of this server")).to_be_visible()
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Token").press("Enter")
+    expect(page.get_by_role("heading", name="Load", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/load\?layer=2"))
+    page.goto(running.url)
+    drawn(page)

@@ -1,5 +1,6 @@
 """The pages of two engines and of counts in a real Chromium, with files that strangers wrote, and the upload's form."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,17 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from accessible import grave
-from browser import SIZES, go_to, served, settled, watched
+from browser import SIZES, fits, go_to, in_colours, settled
 from importer_files import FOLDER
 from playwright.sync_api import Page, expect
-from test_browser import DRAWN, overflow
+from servers import served
+from test_browser import DRAWN
 from test_browser_pages import HOSTILE
 from test_engine_difference import noisy
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
 LOADED = "img[src='x'], img[src*='example.com'], a[href*='example.com']"
@@ -50,18 +52,19 @@ def opened(files):
 
 
 def check(page: Page) -> None:
+    """A page at rest is drawn and fits, loads nothing of strangers, and has no grave fault in light and dark."""
     settled(page)
     expect(page.locator(DRAWN).first).to_be_visible()
-    assert overflow(page) == 0 and not grave(page)
-    assert page.locator(LOADED).count() == 0
+    fits(page)
+    expect(page.locator(LOADED)).to_have_count(0)
+    for scheme in ("dark", "light"):
+        in_colours(page, scheme)
+        assert not grave(page), scheme
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened, browser, size, scheme):
-    visitor = watched(opened, browser, color_scheme=scheme, **SIZES[size])
-    page = next(visitor)
-    go_to(page, "Engine difference")
+def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened, visit, size):
+    page = visit("/engine-difference", at=opened, size=size)
     answer = page.locator(".st-key-answer")
     expect(answer).to_contain_text("2 of 2 sequences part")
     expect(answer).to_be_in_viewport()
@@ -71,41 +74,34 @@ def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened,
     expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
     expect(page.get_by_text(f"Caution: {HOSTILE[1]}")).to_be_visible()
     check(page)
-    assert next(visitor, None) is None
 
 
-def test_counts_alone_open_on_their_page(browser, files):
-    with served(MOEVIZ_OPEN=str(files[2])) as running, browser.new_context(**SIZES["desktop"]) as context:
-        page = context.new_page()
-        page.goto(running.url)
-        expect(page.get_by_role("heading", name="Counts", exact=True)).to_be_visible()
-        expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
+def test_counts_alone_open_on_their_page(visit, serve, files):
+    page = visit(at=serve(MOEVIZ_OPEN=str(files[2])), ready=None)
+    expect(page.get_by_role("heading", name="Counts", exact=True)).to_be_visible()
+    expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
 
 
-def test_an_upload_asks_for_what_it_does_not_say_and_leads_to_its_counts(server, browser):
-    visitor = watched(server, browser, **SIZES["phone"])
-    page = next(visitor)
-    go_to(page, "Traces")
+def test_an_upload_asks_for_what_it_does_not_say_and_leads_to_its_counts(visit):
+    page = visit("/traces", size="phone")
     page.locator("input[type=file]").set_input_files(FOLDER / "imatrix.gguf")
     box = page.get_by_role("spinbutton", name="Experts that a token is sent to (top-k)")
     expect(box).to_be_visible()
     settled(page)
-    assert overflow(page) == 0 and not grave(page)
+    fits(page)
+    assert not grave(page)
     box.fill("2")
     page.get_by_role("button", name="Open", exact=True).click()
     expect(page.get_by_text("It holds counts")).to_be_visible()
     page.get_by_role("link", name="Look at the counts").click()
     expect(page.get_by_text("tokens through from imatrix.gguf")).to_be_visible()
     expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
-    assert next(visitor, None) is None
 
 
-def test_published_counts_have_an_address(server, browser):
-    visitor = watched(server, browser, "/counts?counts=olmoe-1b-7b&group=2&counted_layer=15", **SIZES["desktop"])
-    page = next(visitor)
+def test_published_counts_have_an_address(visit):
+    page = visit("/counts?counts=olmoe-1b-7b&group=2&counted_layer=15")
     expect(page.get_by_text("tokens through OLMoE-1B-7B")).to_be_visible()
     expect(page.get_by_role("combobox", name="Label")).to_have_value("c4")
     expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "15")
     settled(page)
-    assert "counts=olmoe-1b-7b" in page.url and "group=2" in page.url
-    assert next(visitor, None) is None
+    expect(page).to_have_url(re.compile("counts=olmoe-1b-7b.*group=2"))

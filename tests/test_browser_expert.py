@@ -3,37 +3,24 @@
 import re
 
 import pytest
-from browser import SIZES, settled
+from browser import click_at, fits, settled
 from playwright.sync_api import Page, expect
-from test_browser import overflow
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def on_expert(server, browser):
-    """No `watched` page: under any address but the first, Streamlit asks for two files that are not there (404)."""
-    contexts = []
-
-    def opened(size: str, address: str) -> Page:
-        contexts.append(browser.new_context(**SIZES[size]))
-        page = contexts[-1].new_page()
-        page.goto(f"{server.url}/{address}")
-        expect(page.locator(".kwic .line").first).to_be_visible()
-        settled(page)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
+def shows_contexts(page: Page) -> None:
+    expect(page.locator(".kwic .line").first).to_be_visible()
+    settled(page)
 
 
 def title(page: Page):
     return page.get_by_role("heading", level=1)
 
 
-def test_a_token_filters_the_contexts_and_a_cell_leads_to_another_expert_and_back_in_one_step(on_expert):
-    page = on_expert("desktop", "expert?layer=0&expert=6")
+def test_a_token_filters_the_contexts_and_a_cell_leads_to_another_expert_and_back_in_one_step(visit):
+    page = visit("/expert?layer=0&expert=6", ready=shows_contexts)
+    steps = page.evaluate("history.length")
     expect(title(page)).to_have_text("Layer 0, expert 6")
     hits = page.locator(".kwic .hit")
     bar = page.locator("path[aria-roledescription=bar]")  # those of the kinds come later
@@ -41,13 +28,13 @@ def test_a_token_filters_the_contexts_and_a_cell_leads_to_another_expert_and_bac
     bar.nth(2).click()
     expect(page.get_by_text("11 of the 11 that it has of this token")).to_be_visible()
     expect(hits).to_have_text(["br"] * 11)
-    assert page.evaluate("history.length") == 2  # a blank one, and this
+    settled(page)
+    assert page.evaluate("history.length") == steps
 
-    canvas = page.get_by_test_id("stVegaLiteChart").locator("canvas").first  # the map of all experts
-    expect(canvas).to_be_visible()
-    place = canvas.bounding_box()
-    page.mouse.click(place["x"] + 0.55 * place["width"], place["y"] + 0.55 * place["height"])
+    click_at(page.get_by_test_id("stVegaLiteChart").locator("canvas").first, 0.55, 0.55)  # the map of all experts
     expect(title(page)).not_to_have_text("Layer 0, expert 6")
+    expect(title(page)).to_have_text(re.compile(r"^Layer \d, expert \d$"))
+    settled(page)
     other = title(page).inner_text()
     layer, expert = re.fullmatch(r"Layer (\d), expert (\d)", other).groups()
     expect(page).to_have_url(re.compile(f"expert\\?layer={layer}&expert={expert}$"))
@@ -59,10 +46,10 @@ def test_a_token_filters_the_contexts_and_a_cell_leads_to_another_expert_and_bac
     expect(title(page)).to_have_text(other)
 
 
-def test_by_the_keyboard_on_a_phone_too_and_the_page_is_no_wider_than_the_screen(on_expert):
-    page = on_expert("phone", "expert?layer=2&expert=7")
+def test_by_the_keyboard_on_a_phone_too_and_the_page_is_no_wider_than_the_screen(visit):
+    page = visit("/expert?layer=2&expert=7", size="phone", ready=shows_contexts)
     page.get_by_role("button", name="layer ›").focus()
     page.keyboard.press("Enter")
     expect(title(page)).to_have_text("Layer 3, expert 7")
     settled(page)
-    assert overflow(page) == 0
+    fits(page)

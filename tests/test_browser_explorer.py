@@ -5,9 +5,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from accessible import grave
-from browser import SIZES, is_foreign, served, settled
+from browser import click_at, eventually, fits, in_colours, settled, stands
 from explorer_traces import HOSTILE, STAND_IN, made
 from playwright.sync_api import Page, expect
+from servers import served
 
 pytestmark = pytest.mark.browser
 VIEW = "[...document.querySelectorAll('*')].map((e) => e.shadowRoot?.querySelector('.explorer')?.view).find(Boolean)"
@@ -21,29 +22,22 @@ def explorer_server():
 
 
 @pytest.fixture
-def opened(explorer_server, browser):
-    """A visitor's page. In no test may an error reach the console, a dialog open, or a request leave the machine."""
-    contexts, wrong = [], []
+def opened(explorer_server, visit):
+    """A visitor's page."""
 
-    def visit(query="", size="desktop", loader=None, drawn=True, **options) -> Page:
-        contexts.append(browser.new_context(**SIZES[size], **options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        if loader is not None:
-            page.route("**/loadVegaEmbed.*.js", lambda route: route.fulfill(**loader))
-        page.goto(f"{explorer_server.url}/?{query}")
-        expect(tokens(page).first).to_be_visible()
-        if drawn:
-            expect(page.locator(".map[data-drawn] canvas")).to_be_visible()
-        return page
+    def open_page(query="", size="desktop", drawn=True, **options) -> Page:
+        def ready(page: Page) -> None:
+            expect(tokens(page).first).to_be_visible()
+            if drawn:
+                expect(page.locator(".map[data-drawn] canvas")).to_be_visible()
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong, wrong
+        return visit(f"/?{query}", at=explorer_server, size=size, ready=ready, **options)
+
+    return open_page
+
+
+def without_vega(page: Page) -> None:
+    page.route("**/loadVegaEmbed.*.js", lambda route: route.fulfill(**NO_EXPORTS))
 
 
 def tokens(page: Page):
@@ -59,6 +53,11 @@ def told(page: Page):
     return page.get_by_test_id("stText").first
 
 
+def signals(page: Page, **wanted) -> None:
+    """Wait until the map's signals are so."""
+    eventually(page, lambda: {name: signal(page, name) for name in wanted}, wanted)
+
+
 def signal(page: Page, name: str):
     return page.evaluate(f"(name) => {VIEW}.map.view.signal(name)", name)
 
@@ -72,7 +71,7 @@ def test_a_click_in_the_strip_is_seen_in_map_and_card_and_told_to_the_server(ope
     tokens(page).nth(9).click()
     first, second = trace.experts[1, 9]
     expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#9 ⏎ · layer 1 · expert {first} "))
-    assert (signal(page, "token"), signal(page, "layer")) == (9, 1)
+    signals(page, token=9, layer=1)
     words = page.locator(".words")
     expect(words).to_have_text(re.compile(f"^Layer 1's router picks experts {first} and {second} of 8"))
     expect(page.get_by_text("Token #9", exact=True)).to_be_visible()
@@ -81,11 +80,11 @@ def test_a_click_in_the_strip_is_seen_in_map_and_card_and_told_to_the_server(ope
 
 def test_a_click_in_the_map_chooses_token_and_layer(opened):
     page = opened()
-    box = page.locator(".map canvas").bounding_box()
-    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 130)
+    canvas = page.locator(".map canvas")
+    click_at(canvas, 0.5, 130 / stands(canvas)["height"])
     expect(layer(page)).to_have_text("4")
-    token, at = signal(page, "token"), signal(page, "layer")
-    assert 20 < token < 32 and at == 4
+    signals(page, layer=4)
+    token = eventually(page, lambda: signal(page, "token"), lambda token: 20 < token < 32)
     expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{token} .* layer 4 "))
     expect(told(page)).to_have_text(f"At (4, {token})")
 
@@ -105,14 +104,14 @@ def test_strip_and_map_are_walked_with_the_keys(opened):
     page.locator(".map").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    assert (signal(page, "token"), signal(page, "layer")) == (1, 2)
+    signals(page, token=1, layer=2)
     expect(page.locator(".map")).to_have_attribute("aria-label", re.compile("Chosen: #1 ␣router · layer 2"))
     expect(page.locator(".map")).to_be_focused()
     expect(told(page)).to_have_text("At (2, 1)")
 
 
 def test_layers_are_stepped_through_and_played(opened):
-    page = opened("layers=3")
+    page = opened("layers=3", own=True)  # whose clock stands still
     page.get_by_role("button", name="layer 2", exact=True).click()
     expect(layer(page)).to_have_text("2")
     page.clock.install()
@@ -143,10 +142,10 @@ def test_an_expert_that_is_pointed_at_or_focused_dims_what_it_does_not_have(open
     chip = page.locator(".chip", has_text="5")
     chip.hover()
     expect(cold).to_have_count(without)
-    assert signal(page, "hot") == [1, 5]
+    signals(page, hot=[1, 5])
     page.mouse.move(5, 5)
     expect(cold).to_have_count(0)
-    assert signal(page, "hot") == [-1, -1]
+    signals(page, hot=[-1, -1])
     chip.focus()
     expect(cold).to_have_count(without)
     tokens(page).first.focus()
@@ -158,10 +157,10 @@ def test_a_finding_shows_its_place_and_stays_text(opened):
     finding, markup = STAND_IN
     page.get_by_role("button", name=finding.sentence).click()
     expect(layer(page)).to_have_text("2")
-    assert (signal(page, "token"), signal(page, "hot")) == (7, [2, 3])
+    signals(page, token=7, hot=[2, 3])
     page.get_by_role("button", name=markup.sentence).click()
     expect(layer(page)).to_have_text("3")
-    assert signal(page, "hot") == [-1, -1]
+    signals(page, hot=[-1, -1])
     expect(told(page)).to_have_text("At (3, 4)")
 
 
@@ -170,10 +169,10 @@ def test_the_second_choice_is_shown_in_the_map_or_not(opened):
     split = page.get_by_role("checkbox", name=re.compile("^2nd choice too"))
     expect(split).to_be_checked()
     split.uncheck()
-    assert signal(page, "split") == 0
+    signals(page, split=0)
     page = opened("top_k=4")
     expect(page.get_by_role("checkbox", name=re.compile("^choices 2–4 too"))).not_to_be_checked()
-    assert signal(page, "split") == 0
+    signals(page, split=0)
 
 
 def test_an_expert_is_a_link_that_a_plain_click_follows_within_the_app(opened):
@@ -185,12 +184,12 @@ def test_an_expert_is_a_link_that_a_plain_click_follows_within_the_app(opened):
     before = page.url
     more.click()
     expect(page.get_by_text(f"Opened (1, {expert})")).to_be_visible()
-    assert page.url == before
+    expect(page).to_have_url(before)
     page.get_by_role("button", name="Run again").click()
     expect(page.get_by_text("Opened")).to_be_hidden()  # for one run
     with page.context.expect_page() as tab:
         more.click(modifiers=["ControlOrMeta"])
-    assert urlsplit(tab.value.url).path == "/expert"
+    expect(tab.value).to_have_url(re.compile(r"//[^/]+/expert\?"))
     expect(page.get_by_text("Opened")).to_be_hidden()
 
 
@@ -204,7 +203,7 @@ def test_a_rerun_keeps_the_view_and_what_has_the_keyboard(opened):
     page.get_by_role("button", name="Run again").click()
     settled(page)
     expect(chosen(page)).to_have_attribute("aria-label", re.compile("^#4 "))
-    assert canvas.evaluate("canvas => canvas.isConnected")
+    assert canvas.evaluate("canvas => canvas.isConnected")  # for good, once the page is at rest
 
 
 def test_a_server_that_repeats_what_it_was_told_does_not_turn_the_view_back(opened):
@@ -253,14 +252,14 @@ def test_what_strangers_wrote_stays_text_and_is_isolated(opened):
     for token in range(5):
         tokens(page).nth(token).click()
         expect(page.locator(".pill")).to_be_visible()
-    assert page.locator("img, script[src*=example]").count() == 0
-    assert page.locator(".token bdi").nth(3).evaluate("made => getComputedStyle(made).unicodeBidi") == "isolate"
-    left = [tokens(page).nth(token).bounding_box()["x"] for token in (2, 3, 4)]
+    expect(page.locator("img, script[src*=example]")).to_have_count(0)
+    expect(page.locator(".token bdi").nth(3)).to_have_css("unicode-bidi", "isolate")
+    left = [stands(tokens(page).nth(token))["x"] for token in (2, 3, 4)]
     assert left == sorted(left)  # Hebrew does not turn the order round
 
 
 def test_without_streamlit_s_vega_a_sentence_stands_in_the_map_s_place(opened):
-    page = opened(loader=NO_EXPORTS, drawn=False)
+    page = opened(before=without_vega, drawn=False)
     expect(page.get_by_text("The map cannot be drawn")).to_be_visible()
     tokens(page).nth(9).click()
     expect(page.get_by_text("Token #9", exact=True)).to_be_visible()
@@ -297,7 +296,7 @@ def test_tokens_without_first_choices_have_ids_and_no_colour(opened):
     page, trace = opened("trace=unordered"), made("unordered")
     ids = ", ".join(map(str, sorted(trace.experts[1, 0])))
     expect(tokens(page).first).to_have_text(f"The{ids}")
-    assert tokens(page).first.get_attribute("style") == ""
+    expect(tokens(page).first).to_have_attribute("style", "")
     page = opened("trace=missing")
     expect(tokens(page).nth(3)).to_have_text("␣each?")
     expect(tokens(page).nth(3)).to_have_class(re.compile("missing"))
@@ -306,19 +305,20 @@ def test_tokens_without_first_choices_have_ids_and_no_colour(opened):
 def test_a_long_trace_is_brushed_and_the_brush_follows_the_choice(opened):
     page = opened("layers=4&tokens=4096")
     expect(tokens(page)).to_have_count(256)
-    box = page.locator(".map canvas").bounding_box()
+    box = stands(page.locator(".map canvas"))
     page.mouse.move(box["x"] + 300, box["y"] + 120)
     page.mouse.down()
     page.mouse.move(box["x"] + 315, box["y"] + 120, steps=4)
     page.mouse.up()
     expect(tokens(page).first).not_to_have_attribute("data-token", "0")
+    settled(page)
+    eventually(page, lambda: tokens(page).count(), lambda found: 0 < found < 256)
     start = int(tokens(page).first.get_attribute("data-token"))
-    assert 0 < tokens(page).count() < 256
-    assert (signal(page, "from"), signal(page, "token")) == (start - 0.5, start)
+    signals(page, **{"from": start - 0.5, "token": start})
     tokens(page).first.focus()
     page.keyboard.press("End")
     expect(chosen(page)).to_have_attribute("data-token", "4095")
-    assert signal(page, "to") == 4095.5
+    signals(page, to=4095.5)
     expect(told(page)).to_have_text("At (1, 4095)")
 
 
@@ -327,7 +327,7 @@ def test_tokens_past_the_strip_s_window_are_turned_to(opened):
     expect(page.get_by_text("Tokens 0 to 255 of 600")).to_be_visible()
     page.get_by_role("button", name="Tokens after these").click()
     expect(page.get_by_text("Tokens 256 to 511 of 600")).to_be_visible()
-    assert signal(page, "token") == 256
+    signals(page, token=256)
 
 
 def test_a_stale_answer_says_so(opened):
@@ -347,19 +347,18 @@ def test_tokens_of_a_run_that_goes_on_are_only_to_look_at(opened):
 @pytest.mark.parametrize("query", ["", "layers=96&experts=512&top_k=8", "trace=hostile"])
 def test_on_a_phone_the_card_is_under_the_strip_and_nothing_is_wider_than_the_screen(opened, query):
     page = opened(query, "phone")
-    tops = [page.locator(part).bounding_box()["y"] for part in (".strip", ".card", ".findings", ".map")]
-    assert tops == sorted(tops)
-    widest = "Math.max(...[...document.querySelectorAll('html, [data-testid=stMain]')].map(MORE))"
-    assert page.evaluate(widest.replace("MORE", "part => part.scrollWidth - part.clientWidth")) == 0
-    assert page.locator(".strip").bounding_box()["height"] <= 150
+    parts = (".strip", ".card", ".findings", ".map")
+    eventually(page, lambda: [stands(page.locator(part))["y"] for part in parts], lambda tops: tops == sorted(tops))
+    fits(page)
+    assert stands(page.locator(".strip"))["height"] <= 150
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("query", ["", "trace=unordered", "experts=64&top_k=8&layers=20", "stale=1"])
-def test_it_has_no_grave_fault(opened, scheme, query):
-    page = opened(query, color_scheme=scheme)
-    settled(page)
-    assert not grave(page)
+def test_it_has_no_grave_fault(opened, query):
+    page = opened(query)
+    for scheme in ("light", "dark"):
+        in_colours(page, scheme)
+        assert not grave(page), scheme
 
 
 def test_the_map_s_facts_are_in_a_table_for_who_cannot_see_it(opened):

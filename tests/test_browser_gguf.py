@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from browser import SIZES, drawn, go_to, served, settled, watched
+from browser import drawn, go_to, settled
 from gguf_models import write_model
 from playwright.sync_api import Page, expect
-from test_browser import ask_for, press_run, ran, run, tokens
+from servers import GATE, served
+from test_browser import ask_for, generating, press_run, ran, run, some_generated, tokens
 from test_gguf_engine import of_transformers
 
 import moeviz
@@ -24,15 +25,15 @@ def file(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def with_file(file, tmp_path_factory):
     """A deployment that lists the file among its models."""
-    own = str(tmp_path_factory.mktemp("own"))
-    more = {"MOEVIZ_MAX_NEW_TOKENS": "900", "MOEVIZ_MODELS": f"{file},embedded"}
-    with served(MOEVIZ_WARM_UP="0", MOEVIZ_HOME=own, **more) as running:
+    own = tmp_path_factory.mktemp("own")
+    more = {"MOEVIZ_MAX_NEW_TOKENS": "900", "MOEVIZ_MODELS": f"{file},embedded", GATE: str(own / "gate")}
+    with served(MOEVIZ_WARM_UP="0", MOEVIZ_HOME=str(own), **more) as running:
         yield running
 
 
 @pytest.fixture
-def page(with_file, browser):
-    yield from watched(with_file, browser, **SIZES["desktop"])
+def page(with_file, visit):
+    return visit(at=with_file)
 
 
 def open_expert(page: Page) -> None:
@@ -53,17 +54,13 @@ def test_a_listed_file_runs_and_the_routing_on_the_page_is_that_of_the_library(p
     page.keyboard.press("Escape")
 
 
-def test_stop_ends_a_run_between_two_tokens_and_keeps_what_there_is(page):
-    run(page, PROMPT)
-    count = tokens(page).count()
-    ask_for(page, "all")
-    press_run(page)
-    expect(page.get_by_text("generated", exact=True)).to_be_visible()
-    stop = page.get_by_role("button", name="Stop")
-    stop.click()
-    expect(stop).to_be_hidden()
-    drawn(page)
-    assert count < tokens(page).count() < count + 900
+def test_stop_ends_a_run_between_two_tokens_and_keeps_what_there_is(page, with_file, file):
+    with generating(page, with_file, PROMPT, file) as count:
+        stop = page.get_by_role("button", name="Stop")
+        stop.click()
+        expect(stop).to_be_hidden()
+        drawn(page)
+        some_generated(page, count)
     ask_for(page, "none")
     run(page, "One day")
 

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from browser import SIZES, go_to
-from moeviz_app.views.menu import STORY
+from browser import eventually, fits, go_to, is_below, stands
+from moeviz_app.pages.menu import STORY
 from playwright.sync_api import Locator, Page, expect
-from test_browser import DRAWN, overflow
+from test_browser import DRAWN
 
 from moeviz.history.story import PARTS
 
@@ -15,38 +15,42 @@ pytestmark = pytest.mark.browser
 
 def first_step(page: Page) -> tuple[Locator, Locator]:
     """The first drawing of the story, once it is there, and the first words beside it."""
-    go_to(page, STORY)
+    expect(page.get_by_role("heading", name=STORY, exact=True)).to_be_visible()
     drawing, words = page.locator(DRAWN).first, page.get_by_text(PARTS[0], exact=True).first
     expect(drawing).to_be_visible()
     expect(words).to_be_visible()
     return drawing, words
 
 
-def test_the_story_begins_on_the_first_screen_with_words_beside_the_drawing_and_leads_on(page, server):
-    page.set_viewport_size(SIZES["desktop"]["viewport"])
-    drawing, words = (place.bounding_box() for place in first_step(page))
-    assert drawing["y"] + drawing["height"] < 700
-    assert words["x"] >= drawing["x"] + drawing["width"] and words["y"] < drawing["y"] + drawing["height"]
+def test_the_story_begins_on_the_first_screen_with_words_beside_the_drawing_and_leads_on(visit, server):
+    page = visit("/from-1991-to-mixtral")
+    places = first_step(page)
+
+    def are_side_by_side() -> bool:
+        drawing, words = map(stands, places)
+        bottom = drawing["y"] + drawing["height"]
+        return bottom < 700 and words["x"] >= drawing["x"] + drawing["width"] and words["y"] < bottom
+
+    eventually(page, are_side_by_side)
     page.get_by_role("link", name="More on the page Switch", exact=True).click()
     expect(page.get_by_role("heading", name="Switch", exact=True)).to_be_visible()
     page.goto(f"{server.url}/gallery")
     expect(page.get_by_role("heading", name=STORY, exact=True)).to_be_visible()
 
 
-def test_on_a_phone_the_first_drawing_is_on_the_first_screen_and_above_its_words(phone):
-    drawing, words = (place.bounding_box() for place in first_step(phone))
-    assert drawing["y"] + drawing["height"] < 844
-    assert words["y"] >= drawing["y"] + drawing["height"]
-    assert overflow(phone) == 0
+def test_on_a_phone_the_first_drawing_is_on_the_first_screen_and_above_its_words(visit):
+    phone = visit("/from-1991-to-mixtral", size="phone")
+    drawing, words = first_step(phone)
+    eventually(phone, lambda: is_below(words, drawing) and sum(stands(drawing)[of] for of in ("y", "height")) < 844)
+    fits(phone)
 
 
 def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
-def test_a_system_is_trained_and_what_ships_comes_back(page):
-    page.set_viewport_size(SIZES["desktop"]["viewport"])
-    go_to(page, "Local experts")
+def test_a_system_is_trained_and_what_ships_comes_back(visit):
+    page = visit("/local-experts")
     expect(page.get_by_text("This is the result that ships")).to_be_visible()
     expect(page.locator(DRAWN).first).to_be_visible()
     page.get_by_label("Seed").fill("3")
@@ -60,15 +64,16 @@ def test_a_system_is_trained_and_what_ships_comes_back(page):
     expect(page.get_by_text("This is the result that ships")).to_be_visible()
 
 
-def test_training_is_stopped_and_what_was_there_stays(page):
-    """A run of half a minute, stopped in its first seconds; the next one does not wait for it."""
-    go_to(page, "Deep mixture")
+def test_training_is_stopped_and_what_was_there_stays(visit, server):
+    """While it goes on; the next one does not wait for it."""
+    page = visit("/deep-mixture")
     expect(page.get_by_text("This is the result that ships")).to_be_visible()
     for _ in range(2):
-        press(page, "Train")
-        expect(page.get_by_role("progressbar")).to_be_visible()
-        expect(page.get_by_text("ahead of yours")).to_have_count(0)
-        press(page, "Stop")
-        expect(page.get_by_role("progressbar")).to_have_count(0)
-        expect(page.get_by_text("This is the result that ships")).to_be_visible()
+        with server.holding():
+            press(page, "Train")
+            expect(page.get_by_role("progressbar")).to_be_visible()
+            expect(page.get_by_text("ahead of yours")).to_have_count(0)
+            press(page, "Stop")
+            expect(page.get_by_role("progressbar")).to_have_count(0)
+            expect(page.get_by_text("This is the result that ships")).to_be_visible()
     expect(page.locator(DRAWN).first).to_be_visible()

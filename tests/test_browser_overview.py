@@ -5,19 +5,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser import drawn, go_to, settled
+from browser import drawn, eventually, fits, go_to, settled, stands
 from playwright.sync_api import Locator, Page, expect
-from test_browser import chosen, overflow, picture, slider, strip_of, tokens
+from test_browser import chosen, picture, slider, strip_of, tokens
 from test_browser_explorer import VIEW
 
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import RoutingTrace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
 LAYERS, TOKENS = 32, 4096
 DRAWN_BELOW = re.compile(r"^tokens [\d,]+ to [\d,]+ of 4,096$")
+
+
+@pytest.fixture
+def page(visit):
+    return visit("/traces")
+
+
+@pytest.fixture
+def phone(visit):
+    return visit("/traces", size="phone")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +50,8 @@ def large_trace(long_trace) -> RoutingTrace:
 
 
 def open_trace(page: Page, trace: RoutingTrace, then: str = "Tokens") -> None:
-    """Through the Traces page, as a visitor would."""
+    """On the Traces page, as a visitor would."""
     export = next(export for export in EXPORTS if export.suffix == ".npz")
-    go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(
         {"name": f"long{export.suffix}", "mimeType": export.mime, "buffer": export.write(trace)}
     )
@@ -55,8 +64,11 @@ def overview(page: Page) -> Locator:
     return picture(page, WHOLE_TRACE.question)
 
 
-def window(page: Page) -> range:
-    """The tokens that the page says it draws."""
+def window(page: Page, before: str = "tokens 0 to 255 of 4,096") -> range:
+    """The tokens that the page says it draws, once it is at rest and says so of others than before."""
+    expect(page.get_by_text(before)).to_be_hidden()
+    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
+    settled(page)
     first, last, _ = re.findall(r"[\d,]+", page.get_by_text(DRAWN_BELOW).inner_text())
     return range(int(first.replace(",", "")), int(last.replace(",", "")) + 1)
 
@@ -64,7 +76,7 @@ def window(page: Page) -> range:
 def drag(page: Page, start: float, end: float) -> None:
     """Press, draw and let go, from one share of the picture's width to another."""
     overview(page).scroll_into_view_if_needed()
-    box = overview(page).bounding_box()
+    box = stands(overview(page))
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + start * box["width"], y)
     page.mouse.down()
@@ -81,8 +93,6 @@ def shown(page: Page, trace: RoutingTrace, rows: range) -> list[str]:
 def test_a_brush_in_the_overview_chooses_the_tokens_of_a_trace_too_large_to_be_explored_at_once(page, large_trace):
     open_trace(page, large_trace, "Explore")
     drag(page, 0.5, 0.53)
-    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
-    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
     drawn(page)
     expect(tokens(page)).to_have_text(
@@ -104,8 +114,6 @@ def test_a_brush_in_the_overview_chooses_the_tokens_of_the_strip(page, long_trac
     expect(tokens(page)).to_have_text(shown(page, long_trace, range(256)))
 
     drag(page, 0.5, 0.53)
-    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
-    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
     assert 1700 < rows.start < 2200 and 100 < len(rows) < 160  # half of the picture's width is about half of the text
     expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
@@ -116,14 +124,13 @@ def test_a_brush_in_the_overview_chooses_the_tokens_of_the_strip(page, long_trac
 def test_a_click_in_the_overview_goes_back_to_the_page_and_the_pages_work_from_the_keyboard(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.52, 0.9)
-    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
-    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
     assert len(rows) == 256 and rows.start % 256
     expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
 
     number = rows.start // 256 + 1
     expect(page.get_by_role("button", name=f"Page {number}", exact=True)).to_have_attribute("aria-current", "page")
+    stands(overview(page))
     overview(page).click(position={"x": 300, "y": 160})
     start = (number - 1) * 256
     expect(page.get_by_text(f"tokens {start:,} to {start + 255:,} of 4,096")).to_be_visible()
@@ -147,8 +154,6 @@ def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_tra
 def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.5, 0.53)
-    expect(page.get_by_text("tokens 0 to 255 of 4,096")).to_be_hidden()
-    expect(page.get_by_text(DRAWN_BELOW)).to_be_visible()
     rows = window(page)
     go_to(page, "Load")
     go_to(page, "Tokens")
@@ -158,14 +163,19 @@ def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
 
 def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace):
     open_trace(page, long_trace)
+    stands(overview(page))
     overview(page).hover(position={"x": 400, "y": 160})
     tip = page.locator("#vg-tooltip-element")
     expect(tip).to_be_visible()
-    first, last = (int(number) for number in re.findall(r"token\s+(\d+)", tip.inner_text()))
-    assert last - first == 7  # of 4,096 tokens, 512 columns
+
+    def tokens_told() -> int:
+        first, last = (int(number) for number in re.findall(r"token\s+(\d+)", tip.inner_text()))
+        return last - first
+
+    eventually(page, tokens_told, 7)  # of 4,096 tokens, 512 columns
 
 
 def test_a_phone_shows_the_overview_without_scrolling_sideways(phone, long_trace):
     open_trace(phone, long_trace)
-    assert overview(phone).bounding_box()["width"] <= 390
-    assert overflow(phone) == 0
+    assert stands(overview(phone))["width"] <= 390
+    fits(phone)

@@ -3,18 +3,15 @@
 import re
 
 import pytest
-from browser import SIZES, go_to, settled, watched
+from browser import SIZES
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_answer_on_the_first_screen_follows_the_budget(server, browser, size):
-    visitor = watched(server, browser, **SIZES[size])
-    page = next(visitor)
-    go_to(page, "Serve")
-    settled(page)
+def test_the_answer_on_the_first_screen_follows_the_budget(visit, size):
+    page = visit("/serve", size=size)
     answer = page.locator(".st-key-answer")
     expect(answer).to_contain_text(re.compile(r"hold 4 of the 8 experts of each layer: LRU finds"))
     expect(answer).to_be_in_viewport()
@@ -25,4 +22,3 @@ def test_the_answer_on_the_first_screen_follows_the_budget(server, browser, size
     box.fill("1000")
     box.press("Enter")
     expect(answer).to_contain_text("1 GB hold all experts, which take")
-    assert next(visitor, None) is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import moeviz_app
 import pytest
-from browser import SIZES, drawn, go_to, settled, watched
+from browser import eventually, go_to, settled
 from playwright.sync_api import Page, WebSocketRoute, expect
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from test_browser import PROMPT, box, run, tokens
@@ -42,8 +42,7 @@ class Line:
 
     def wait(self, *, told: int = 0, ended: int = 0) -> None:
         """Until the page has told so much, and the server has ended so many scripts."""
-        while self.told < told or self.ended < ended:
-            self.page.wait_for_timeout(10)
+        eventually(self.page, lambda: (self.told, self.ended), lambda so_far: so_far[0] >= told and so_far[1] >= ended)
 
     def let_go(self) -> None:
         self.holds = False
@@ -53,16 +52,11 @@ class Line:
 
 
 @pytest.fixture
-def line(server, browser):
+def line(visit):
     """That of a page that shows PROMPT."""
-    visitor = watched(server, browser, **SIZES["desktop"])
-    page = next(visitor)
-    slow = Line(page)
-    page.reload()
-    drawn(page)
-    run(page, PROMPT)
-    yield slow
-    assert next(visitor, None) is None
+    lines = []
+    run(visit(own=True, before=lambda page: lines.append(Line(page))), PROMPT)
+    return lines[0]
 
 
 def leave(page: Page) -> None:
@@ -134,18 +128,19 @@ TWICE = """async (script) => {
 
 
 @pytest.mark.parametrize("name", ["strip", "written"])
-def test_a_component_lives_on_where_the_end_of_an_earlier_answer_comes_late(browser, name):
+def test_a_component_lives_on_where_the_end_of_an_earlier_answer_comes_late(visit, name):
     """Where two answers arrive at once, Streamlit ends the first of them after it has drawn the second."""
-    page = browser.new_page()
+    page = visit.blank().page
     page.set_content("<div class=strip role=listbox></div><div class=said></div><p class=written></p>")
-    page.evaluate(TWICE, (Path(moeviz_app.__file__).parent / "components" / f"{name}.js").read_text("utf-8"))
+    page.evaluate(
+        TWICE, (Path(moeviz_app.__file__).parent / "widgets" / "components" / f"{name}.js").read_text("utf-8")
+    )
     if name == "strip":
         tokens(page).last.click()
-        assert page.evaluate("said") == ["pick"]
+        eventually(page, lambda: page.evaluate("said"), ["pick"])
     else:
         assert page.evaluate("said.at(-1)") is True  # the prompt box still says Stop
         page.evaluate("dispatchEvent(new Event('moeviz:stop'))")
         assert page.evaluate("said.filter((what) => what === 'stop').length") == 1
         page.evaluate("second()")
         assert page.evaluate("said.at(-1)") is False
-    page.close()

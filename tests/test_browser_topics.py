@@ -3,25 +3,16 @@
 import re
 
 import pytest
+from browser import click_at, settled
 from playwright.sync_api import Page, expect
-from test_browser_expert import settled, title
+from test_browser_expert import title
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def on_topic(server, browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-
-    def opened(address: str) -> Page:
-        page = context.new_page()
-        page.goto(f"{server.url}/{address}")
-        expect(page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first).to_be_visible()
-        settled(page)
-        return page
-
-    yield opened
-    context.close()
+def shows_a_chart(page: Page) -> None:
+    expect(page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first).to_be_visible()
+    settled(page)
 
 
 def click_in(page: Page, question: str, across: float, down: float) -> None:
@@ -29,9 +20,7 @@ def click_in(page: Page, question: str, across: float, down: float) -> None:
     drawing = (
         heading.locator("xpath=following::*[@data-testid='stVegaLiteChart'][1]").locator("canvas, svg.marks").first
     )
-    drawing.scroll_into_view_if_needed()
-    place = drawing.bounding_box()
-    page.mouse.click(place["x"] + across * place["width"], place["y"] + down * place["height"])
+    click_at(drawing, across, down)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +32,8 @@ def click_in(page: Page, question: str, across: float, down: float) -> None:
         ("flow", "How do tokens flow from expert", 0.04, 0.15),
     ],
 )
-def test_a_click_on_an_expert_leads_to_its_page_and_back_in_one_step(on_topic, address, question, across, down):
-    page = on_topic(address)
+def test_a_click_on_an_expert_leads_to_its_page_and_back_in_one_step(visit, address, question, across, down):
+    page = visit(f"/{address}", ready=shows_a_chart)
     click_in(page, question, across, down)
     expect(title(page)).to_have_text(re.compile(r"Layer \d, expert \d"))
     expect(page).to_have_url(re.compile(r"expert\?.*layer=\d&expert=\d"))

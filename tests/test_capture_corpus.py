@@ -14,7 +14,7 @@ from moeviz.capture.models.parameters import describe
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.specialization import load_by_label
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 TEXTS = [("French", "Il fait froid."), ("Python", "for i in range(3):\n    print(i)"), ("French", "Où est la gare ?")]
 

@@ -16,13 +16,16 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
-from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
-from moeviz.capture.record import fused, probe
-from moeviz.capture.record.our_experts import NAME, is_usual
+from moeviz.capture.interventions.exchange import Exchange
+from moeviz.capture.interventions.force import Force
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.top_k import TopK
+from moeviz.capture.record import kernel_parity, kernel_recording
+from moeviz.capture.record.experts_implementation import NAME, is_usual
 from moeviz.capture.record.private_names import registered_experts
 from moeviz.capture.record.routing_ops import GATING
-from moeviz.capture.routers import router_families
-from moeviz.capture.routers.declared import find_routers
+from moeviz.capture.routers import kernel_families
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 
@@ -57,7 +60,7 @@ def by_expert(trace, same):
     return [np.take_along_axis(part, order, -1)[same] for part in (trace.experts, trace.weights)]
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels")
 @every_family
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 def test_the_trace_is_the_one_that_listening_gives(family, dtype, tokenizer):
@@ -81,7 +84,7 @@ def stock_is_one_graph() -> bool:
     return True
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels")
 @every_family
 def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     """Compiled with fullgraph it is one graph; outputs are the stock model's, to the last bit after the exit."""
@@ -91,7 +94,7 @@ def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     implementation = model.get_experts_implementation()
     with torch.no_grad():
         stock = model(IDS, use_cache=False).logits
-        with fused.fused(model, 2 * IDS.numel(), keep_logits=True) as record:
+        with kernel_recording.kernels_recording(model, 2 * IDS.numel(), keep_logits=True) as record:
             assert [rows.probed.trouble for rows in record] == [None] * len(find_routers(model))
             assert all("forward" in vars(experts) for experts in registered_experts(model))
             eager = model(IDS, use_cache=False).logits
@@ -123,7 +126,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
     """Rows that are wrong: another score, other logits, other weights; and no row at all."""
     model = tiny_model(FAMILIES["olmoe"])
     expected = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
-    right = router_families.FAMILIES["OlmoeTopKRouter"]
+    right = kernel_families.FAMILIES["OlmoeTopKRouter"]
     wrong = {
         "chooses other experts": right._replace(bias=lambda router: torch.linspace(0, 1, router.num_experts)),
         "makes other logits": right._replace(logits=lambda router, hidden: 2 * right.logits(router, hidden)),
@@ -132,7 +135,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
         "is not known to moeviz": None,
     }
     for says, family in wrong.items():
-        monkeypatch.setattr(probe, "FAMILIES", {"OlmoeTopKRouter": family} if family else {})
+        monkeypatch.setattr(kernel_parity, "FAMILIES", {"OlmoeTopKRouter": family} if family else {})
         with caplog.at_level(logging.INFO, logger="moeviz.capture"):
             got = trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=2, keep_logits=keep_logits)
         assert says in caplog.text
@@ -144,8 +147,8 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
 
 def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(monkeypatch):
     model = tiny_model(FAMILIES["olmoe"])
-    monkeypatch.setattr(probe, "FAMILIES", {})
-    with torch.no_grad(), fused.fused(model, 3 * IDS.numel()) as record:
+    monkeypatch.setattr(kernel_parity, "FAMILIES", {})
+    with torch.no_grad(), kernel_recording.kernels_recording(model, 3 * IDS.numel()) as record:
         model(IDS, use_cache=False)
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="eager")
@@ -159,14 +162,16 @@ def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(mon
 
 def test_lfm2_scores_in_its_own_precision():
     for dtype, trouble in {torch.float32: None, torch.bfloat16: "rounds its scores to torch.bfloat16"}.items():
-        with fused.fused(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:
+        with kernel_recording.kernels_recording(tiny_model(FAMILIES["lfm2_moe"], dtype), 5) as record:
             assert all(rows.probed.trouble is trouble or trouble in rows.probed.trouble for rows in record)
 
 
 def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
     model = tiny_model(FAMILIES["mixtral"])
-    monkeypatch.setattr(probe.our_experts, "experts_forward", lambda _self, hidden, _ids, _weights: hidden)
-    with caplog.at_level(logging.INFO, logger="moeviz.capture"), fused.fused(model, 10):
+    monkeypatch.setattr(
+        kernel_parity.experts_implementation, "experts_forward", lambda _self, hidden, _ids, _weights: hidden
+    )
+    with caplog.at_level(logging.INFO, logger="moeviz.capture"), kernel_recording.kernels_recording(model, 10):
         assert not any("forward" in vars(experts) for experts in registered_experts(model))
     assert "MixtralExperts computes otherwise" in caplog.text
 
@@ -181,13 +186,18 @@ def test_an_error_inside_puts_everything_back(tokenizer):
     with pytest.raises(KeyboardInterrupt):
         trace(model, PROMPTS, kernels=True, tokenizer=tokenizer, max_new_tokens=5, progress=stop)
     assert not [module for module in model.modules() if "forward" in vars(module)]
-    with fused.fused(model, 5), pytest.raises(CaptureError, match="being recorded already"), fused.fused(model, 5):
+    again = kernel_recording.kernels_recording(model, 5)
+    with (
+        kernel_recording.kernels_recording(model, 5),
+        pytest.raises(CaptureError, match="being recorded already"),
+        again,
+    ):
         pass
 
 
 def test_tokens_beyond_the_rows_are_left_out():
     model = tiny_model(FAMILIES["mixtral"])
-    with torch.no_grad(), fused.fused(model, 20) as record:
+    with torch.no_grad(), kernel_recording.kernels_recording(model, 20) as record:
         for _ in range(2):
             model(IDS, use_cache=False)
         assert {int(rows.cursor) for rows in record} == {24}
@@ -240,13 +250,13 @@ def test_the_first_rows_of_every_run_are_compared_and_a_difference_is_listened_t
     model = tiny_model(FAMILIES["olmoe"])
     options = {"tokenizer": tokenizer, "max_new_tokens": 2}
     expected = trace(model, PROMPTS, kernels=False, **options)
-    right, asked = router_families.FAMILIES["OlmoeTopKRouter"], []
+    right, asked = kernel_families.FAMILIES["OlmoeTopKRouter"], []
 
     def later_wrong(router, hidden):
         asked.append(1)
         return right.logits(router, hidden) * (1 if len(asked) <= len(find_routers(model)) else 2)
 
-    monkeypatch.setattr(probe, "FAMILIES", {"OlmoeTopKRouter": right._replace(logits=later_wrong)})
+    monkeypatch.setattr(kernel_parity, "FAMILIES", {"OlmoeTopKRouter": right._replace(logits=later_wrong)})
     got = trace(model, PROMPTS, kernels=True, **options)
     assert got.equals(expected) and got.model.recorded_by == "hooks"
     assert "On this text OlmoeTopKRouter makes other logits" in caplog.text
@@ -260,7 +270,7 @@ def test_a_trace_says_how_its_routers_ran(tokenizer, monkeypatch, caplog):
     options = {"tokenizer": tokenizer}
     assert trace(olmoe, PROMPTS, **options).model.recorded_by == "hooks"  # no GPU: "auto" listens
     assert trace(olmoe, PROMPTS, kernels=True, **options).model.recorded_by == "kernels (plain torch)"
-    monkeypatch.setattr(probe, "FAMILIES", {})
+    monkeypatch.setattr(kernel_parity, "FAMILIES", {})
     assert trace(olmoe, PROMPTS, kernels=True, **options).model.recorded_by == "hooks"
     assert "run none of these routers: OlmoeTopKRouter is not known to moeviz" in caplog.text
 
@@ -305,7 +315,7 @@ except moeviz.CaptureError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     imported, refused = done.stdout.splitlines()
-    assert imported.split() == ["hooks", "assembly", "forwards", "listen", "locks", "loops"]
+    assert imported.split() == ["hooks", "assembly", "forwards", "hooks"]
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."
 
 

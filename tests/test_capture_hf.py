@@ -10,9 +10,9 @@ from accelerate import disk_offload
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.record.listen import listen
-from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.run.decoding import Sampling
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 

@@ -10,14 +10,13 @@ from labels import labelled
 from test_charts import CHARTS, OF_ONE_EXPERT, OF_SERVING, fitted, repeated, sized
 
 from moeviz.charts import vocabulary
+from moeviz.charts.chart import with_titles
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.expert import COMPANY
-from moeviz.charts.expert_company import ATLAS, ROWS
+from moeviz.charts.expert import ATLAS, COMPANY, ROWS
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.charts.serving import FITS
-from moeviz.charts.titles import with_titles
 from moeviz.metrics.words import in_words_of
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 OURS = re.compile(r"\b(tokens?|layers?|kinds? of text)\b", re.IGNORECASE)
 OF_A_TRACE = [*CHARTS, *(chart for chart in OF_SERVING if chart is not FITS), WHOLE_TRACE, *COMPARISONS]

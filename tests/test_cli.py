@@ -7,29 +7,28 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
 
+import moeviz.cli
 from moeviz import labelled_texts
 from moeviz.capture.models.load import model_facts
 from moeviz.capture.routers.families import families
 from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
-from moeviz.cli import io as cli_io
-from moeviz.cli import main as cli
-from moeviz.cli.arguments import COMMANDS
-from moeviz.cli.examples import EXAMPLES
-from moeviz.cli.main import main
-from moeviz.cli.of_traces import TOPICS as TOPIC_NAMES
+from moeviz.cli import output
+from moeviz.cli.main import COMMANDS, command, main
+from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.parameters import CONVENTIONS, active_parameters
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture
@@ -69,12 +68,36 @@ def test_python_m_moeviz_is_the_command():
     assert done.stderr.startswith("moeviz: 'a.txt' does not have the suffix of") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_examples_that_parse(command, capsys):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples_that_parse(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
+        main([name, "--help"])
     assert stopped.value.code == 0
-    assert f"moeviz {command}" in capsys.readouterr().out and f"moeviz {command}" in EXAMPLES[command]
+    assert f"moeviz {name}" in capsys.readouterr().out and f"moeviz {name}" in command(name).EXAMPLES
+
+
+def test_every_file_of_a_command_is_in_the_table():
+    files = {path.stem for path in Path(moeviz.cli.__path__[0]).glob("*.py")}
+    assert {name.replace("-", "_") for name in COMMANDS} == files - {"__init__", "main", "inputs", "options", "output"}
+
+
+def test_a_command_imports_its_own_file_and_not_those_of_the_others():
+    code = "import sys; from moeviz.cli.main import parser; parser('diff').parse_args(['diff', 'a.npz', 'b.npz'])"
+    code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    ours = {
+        "cli",
+        "cli.main",
+        "cli.diff",
+        "cli.inputs",
+        "cli.options",
+        "cli.output",
+        "errors",
+        "text",
+        "_viewers",
+        "moved",
+    }
+    assert set(said) == {f"moeviz.{name}" for name in ours}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +125,6 @@ def test_wrong_usage_is_exit_code_2(argv, capsys):
 
 def test_topics_are_those_of_the_charts():
     assert tuple(name.lower() for name in TOPICS) == TOPIC_NAMES
-    assert COMMANDS.keys() == cli.COMMANDS.keys()
 
 
 # moeviz trace
@@ -448,11 +470,11 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
 
 
 def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
-    cli_io.progress(1, 2)
+    output.progress(1, 2)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    cli_io.progress(1, 2)
-    cli_io.progress(2, 2)
+    output.progress(1, 2)
+    output.progress(2, 2)
     assert capsys.readouterr().err == "\rmoeviz: generated 1 of 2 tokens\rmoeviz: generated 2 of 2 tokens\n"
 
 
@@ -514,12 +536,18 @@ def test_families_prints_the_table_and_how_many_are_exact(capsys):
 
 def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatch, capsys):
     table = families()
-    here = table[table["architecture"].isin(["mixtral", "olmoe"])]
-    monkeypatch.setattr("moeviz.cli.families.families", lambda: here.replace("OlmoeTopKRouter", "OldRouter"))
-    monkeypatch.setattr("moeviz.capture.survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
+    here = table[table["architecture"].isin(["mixtral", "olmoe"])].replace("OlmoeTopKRouter", "OldRouter")
+    monkeypatch.setattr("moeviz.capture.routers.families.families", lambda: here)
+    monkeypatch.setattr("survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
     assert main(["families", "--check"]) == 1
     out = capsys.readouterr().out.split("\n\n", 1)[1]
     assert "OldRouter" in out and "OlmoeTopKRouter" in out and "MixtralTopKRouter" not in out
+
+
+def test_families_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("moeviz.cli.families.CHECKOUT", tmp_path)
+    assert main(["families", "--check"]) == 1
+    assert "in a checkout of the repository" in capsys.readouterr().err
 
 
 # moeviz precision, and more of params and trace
@@ -556,7 +584,7 @@ def test_trace_takes_other_ways_to_generate(capsys):
 # moeviz history
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history", "moeviz/cli")
 def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history"]) == 0
     assert "local-experts" in capsys.readouterr().out

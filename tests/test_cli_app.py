@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from importer_files import FOLDER
 from streamlit import config
+from waiting import SECONDS
 
 from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser
 from moeviz.cli.main import main
-from moeviz.formats.at_hand import at_hand
 from moeviz.formats.exports import write_trace
+from moeviz.formats.open_cached import open_cached
 
 ROOT = Path(__file__).parent.parent
 MAIN = ROOT / "app" / "main.py"
@@ -141,7 +142,7 @@ def test_app_opens_several_files_and_what_they_need_to_be_told(started, trace, c
     assert "--top-k on the command line" in capsys.readouterr().err and not started
     assert main(["app", "--no-browser", "mine.npz", str(matrix), "--top-k", "2"]) == 0
     assert os.environ["MOEVIZ_OPEN"].split("\n") == [str(Path("mine.npz").resolve()), str(matrix.resolve())]
-    assert at_hand(matrix).counted.model.top_k == 2, "what was read is handed over, and not read again"
+    assert open_cached(matrix).counted.model.top_k == 2, "what was read is handed over, and not read again"
     assert main(["app", "--no-browser", *["mine.npz"] * 9]) == 1
     assert "up to 8 files, and 9 are named" in capsys.readouterr().err
 
@@ -208,10 +209,10 @@ def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
         from streamlit.testing.v1 import AppTest
         sys.path = [place for place in sys.path if place not in ('', {str(ROOT)!r}, {str(ROOT / "kernels")!r})]
         {"" if installed else forget}
-        app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout=60).run()
+        app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout={SECONDS}).run()
         assert not app.exception, app.exception
-        import moe_kernels, moeviz, moeviz_app.state
-        for module in (moeviz, moe_kernels, moeviz_app.state):
+        import moe_kernels, moeviz, moeviz_app.session.session
+        for module in (moeviz, moe_kernels, moeviz_app.session.session):
             print(module.__file__)
     """
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

@@ -8,11 +8,11 @@ import pytest
 from importer_files import FOLDER
 
 from moeviz import RoutingTrace, read_counts, read_trace, write_trace
-from moeviz.cli.importing import HELP
 from moeviz.cli.main import main
+from moeviz.cli.options import IMPORT_OPTIONS
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.options import SAYS, layers_of
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_folder_is_converted_and_layers_are_named_as_people_write_them(tmp_pat
 
 
 def test_every_option_that_is_asked_for_can_be_typed():
-    assert {*HELP, "moe_layers"} == set(SAYS)
+    assert {*IMPORT_OPTIONS, "moe_layers"} == set(SAYS)
 
 
 def test_an_import_says_what_the_doctor_finds(tmp_path, caplog):

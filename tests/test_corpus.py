@@ -21,7 +21,7 @@ from moeviz.corpus import run
 from moeviz.corpus.run import Wanted, batches, write_corpus
 from moeviz.corpus.texts import files_of, planned, texts_from, texts_of_shard
 from moeviz.errors import InvalidPrompt, MoevizError
-from moeviz.formats.dataset import homes
+from moeviz.formats.dataset import storage
 from moeviz.formats.dataset.convert import trace_of
 from moeviz.formats.dataset.opening import check_dataset, read_dataset
 
@@ -117,7 +117,7 @@ def test_a_run_that_is_killed_before_and_after_a_shard_takes_its_name_ends_as_if
 
 def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_path, monkeypatch):
     whole = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "whole", SMALL)
-    folder, left, sync = tmp_path / "full", [30], homes.sync
+    folder, left, sync = tmp_path / "full", [30], storage.sync
 
     def full(path):
         left[0] -= 1
@@ -125,7 +125,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_pat
             raise OSError(28, os.strerror(28), str(path))
         sync(path)
 
-    monkeypatch.setattr(homes, "sync", full)
+    monkeypatch.setattr(storage, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         write_corpus(MadeUpEngine(), [str(texts)], folder, SMALL)
     assert not list(folder.glob(".shard-*")) and len(list(folder.glob("shard-*"))) == 2
@@ -294,7 +294,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 @pytest.fixture
 def engine(monkeypatch) -> MadeUpEngine:
     made = MadeUpEngine()
-    monkeypatch.setattr("moeviz.cli.dataset.load", lambda args: made)
+    monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: made)
     return made
 
 

@@ -12,7 +12,7 @@ from moeviz import ExpertCounts, InvalidTrace, ModelInfo, published_counts, read
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.metrics.load import balance
 from moeviz.published import MODELS
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 DATA = Path(__file__).parent / "data"
 

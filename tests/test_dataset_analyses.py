@@ -12,7 +12,7 @@ from site_of_docs import DOCS, blocks
 from small_corpus import texts_of
 
 from moeviz.cli.main import main
-from moeviz.corpus import analyses, experts, keeping, rows
+from moeviz.corpus import analyses, experts, rows
 from moeviz.errors import DamagedShard, InvalidTrace, MissingField
 from moeviz.formats.dataset import convert
 from moeviz.formats.dataset.opening import read_dataset
@@ -21,7 +21,7 @@ from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
 from moeviz.metrics import expert as of_expert
-from moeviz.metrics.expert_company import expert_flow, shared_tokens
+from moeviz.metrics.expert import expert_flow, shared_tokens
 from moeviz.metrics.expert_tokens import keeping_tokens
 from moeviz.routing_trace import RoutingTrace
 
@@ -65,15 +65,19 @@ def all_recorded() -> RoutingTrace:
     return replace(trace, experts=ids, weights=weights)
 
 
-@pytest.fixture(params=["8, top-2, gaps", "12, top-3, empty slots", "top-1", "300, top-4"])
-def both(request, tmp_path, monkeypatch) -> tuple[RoutingTrace, Dataset]:
+@pytest.fixture(scope="module", params=["8, top-2, gaps", "12, top-3, empty slots", "top-1", "300, top-4"])
+def both(request, tmp_path_factory) -> tuple[RoutingTrace, Dataset]:
+    """A trace and its dataset, which no test may change."""
     made = {
         "8, top-2, gaps": lambda: texts_of(),
         "12, top-3, empty slots": all_recorded,
         "top-1": lambda: texts_of(8, 1),
         "300, top-4": lambda: texts_of(300, 4),
     }[request.param]()
-    return made, dataset_of(made, tmp_path / "corpus", monkeypatch)
+    for array in (made.experts, made.weights):
+        array.flags.writeable = False
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return made, dataset_of(made, tmp_path_factory.mktemp("both") / "corpus", monkeypatch)
 
 
 @pytest.mark.parametrize(("analysis", "metric"), PAIRS, ids=lambda pair: pair.__name__)
@@ -168,7 +172,7 @@ def test_an_expert_of_a_dataset_has_the_flow_of_its_first_choices(both):
 
 def test_tokens_that_keep_to_an_expert_are_those_of_the_metric(both):
     trace, dataset = both
-    frame = keeping.keeping_tokens(dataset, 1)
+    frame = experts.expert_specific_tokens(dataset, 1)
     assert len(frame) and (frame["code"] == frame["token_id"]).all()
     for expert in {*frame["expert"].head(40), 0}:
         got = frame[frame["expert"] == expert].drop(columns=["expert", "code"]).reset_index(drop=True)
@@ -194,7 +198,7 @@ def test_labels_by_the_million_do_not_stand_in_the_way_of_the_load(both, monkeyp
 
 def test_a_text_that_goes_on_in_the_next_row_group_counts_once():
     """By hand: token 0 is in texts 1, 2 and 3, token 1 in texts 1 and 3."""
-    found = keeping._Texts(np.zeros(2, np.int64))
+    found = experts._Texts(np.zeros(2, np.int64))
     for text, token in (([1, 1, 2], [0, 1, 0]), ([2, 2], [0, 0]), ([], []), ([2, 3], [0, 0]), ([3], [1])):
         found.add(np.array(text, np.int64), np.array(token, np.int64))
     assert found.counted.tolist() == [3, 2]
@@ -214,7 +218,7 @@ def test_contexts_of_one_token_are_of_that_token(both):
 
 def test_what_takes_long_tells_how_far_it_is_and_ends_at_the_end(both):
     _, dataset = both
-    for ask, of_layers in ((rows.top_tokens, [1, 2]), (keeping.keeping_tokens, 1)):
+    for ask, of_layers in ((rows.top_tokens, [1, 2]), (experts.expert_specific_tokens, 1)):
         read: list[int] = []
         of: list[int] = []
         ask(dataset, of_layers, progress=lambda now, last, read=read, of=of: (read.append(now), of.append(last)))

@@ -11,10 +11,11 @@ from http.client import HTTPSConnection
 from urllib.parse import urlencode
 
 import pytest
-from browser import ROOT, free_port, started
 from packaging.requirements import Requirement
 from packaging.version import Version
+from servers import ROOT, free_port, started
 from visit import Visit
+from waiting import SECONDS
 from websockets.exceptions import InvalidStatus
 
 DEPLOY = ROOT / "deploy"
@@ -66,7 +67,7 @@ def app(*options, **environment):
 
 
 def ask(url, tls, method="GET", path="/", body=None, **headers):
-    connection = HTTPSConnection(url.partition("://")[2], context=tls, timeout=60)
+    connection = HTTPSConnection(url.partition("://")[2], context=tls, timeout=SECONDS)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()

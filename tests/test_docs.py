@@ -17,8 +17,7 @@ from site_of_docs import DOCS, ROOT, blocks
 
 import moeviz
 from moeviz.charts import TOPICS
-from moeviz.cli.arguments import parser
-from moeviz.cli.main import main
+from moeviz.cli.main import main, parser
 from moeviz.embedded import embedded_path
 
 sys.path.append(str(DOCS))

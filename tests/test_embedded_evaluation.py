@@ -28,6 +28,17 @@ def model() -> LoadedModel:
     return load_model()
 
 
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, byte_ngrams.ByteModel]:
+    """The byte models that ship, which take seconds to be read."""
+    return byte_ngrams.byte_models()
+
+
+@pytest.fixture
+def read_once(shipped, monkeypatch):
+    monkeypatch.setattr(losses, "byte_models", lambda: shipped)
+
+
 def test_every_domain_has_four_texts_and_was_trained_on():
     assert set(Counter(text.domain for text in evaluation_set()).values()) == {4}
     assert {text.domain for text in evaluation_set()} == set(DOMAINS) == set(TRAINED_DOMAINS)
@@ -73,11 +84,10 @@ def test_byte_models_come_back_from_their_file(tmp_path):
     assert byte_ngrams.byte_models(tmp_path / "models.npz")["french"].trigrams == model.trigrams
 
 
-def test_byte_models_of_every_domain_ship_and_know_their_domain():
-    models = byte_ngrams.byte_models()
-    assert set(models) == set(DOMAINS)
+def test_byte_models_of_every_domain_ship_and_know_their_domain(shipped):
+    assert set(shipped) == set(DOMAINS)
     german = b"und es geschah in jenen Tagen, dass das Volk"
-    assert min(models, key=lambda domain: models[domain].bits_per_byte(german, 3)) == "german"
+    assert min(shipped, key=lambda domain: shipped[domain].bits_per_byte(german, 3)) == "german"
 
 
 def answering(favoured: list[int], logit: float):
@@ -91,6 +101,7 @@ def answering(favoured: list[int], logit: float):
     return forward
 
 
+@pytest.mark.usefixtures("read_once")
 def test_a_model_that_knows_nothing_loses_the_logarithm_of_its_vocabulary(model, monkeypatch):
     monkeypatch.setattr(model.model, "forward", answering([], 0.0))
     monkeypatch.setattr(losses, "DOMAINS", {domain: DOMAINS[domain] for domain in ("french", "sql")})
@@ -142,6 +153,7 @@ def few_texts():
     return [replace(text, text=text.text[:700]) for text in texts if texts.index(text) % 4 < 2]
 
 
+@pytest.mark.usefixtures("read_once")
 def test_models_stand_side_by_side_with_their_own_figures(few_texts, monkeypatch, model):
     """Of the same model under two names: one figure for each measure and kind of text, twice the same."""
     monkeypatch.setattr(losses, "DOMAINS", {t.domain: t.label for t in few_texts})

@@ -8,7 +8,7 @@ import pytest
 from moeviz import InvalidTrace, RoutingTrace
 from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
 from moeviz.routing_trace import NOT_RECORDED, sort_slots
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 @pytest.fixture

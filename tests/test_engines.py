@@ -8,8 +8,9 @@ from tiny_models import tiny_tokenizer
 import moeviz
 from moeviz import CaptureError, EngineModel, Force, InvalidPrompt, ModelNotFound
 from moeviz.capture.engine_table import ENGINES, engine_of
-from moeviz.capture.engines.engine import Asked, SoFar
-from moeviz.samples import sample_trace
+from moeviz.capture.engines.engine import SoFar
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.testing import sample_trace
 
 TOKENS = 9
 
@@ -20,7 +21,7 @@ class MadeUp(EngineModel):
     def __init__(self, fails_at: int | None = None) -> None:
         self.trace, self.fails_at = sample_trace(tokens=TOKENS, layers=2), fails_at
         self.info = self.trace.model
-        self.asked: list[Asked] = []
+        self.asked: list[CaptureRequest] = []
         self.made, self.steps, self.ended = 0, 0, 0
 
     max_tokens = TOKENS
@@ -29,7 +30,7 @@ class MadeUp(EngineModel):
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
-    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
+    def run(self, asked: CaptureRequest) -> Generator[SoFar | None, None, None]:
         self.asked.append(asked)
         try:
             for done in range(asked.max_new_tokens + 1):

@@ -14,11 +14,11 @@ from pyarrow import parquet
 from moeviz.errors import InvalidTrace
 from moeviz.formats.assignments_table import BYTES_A_ROW, table_of, trace_of_table
 from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
-from moeviz.formats.short_floats import short_floats
+from moeviz.formats.table_cells import short_floats
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
-from moeviz.samples import sample_trace
 from moeviz.spreadsheets import escape_formula
+from moeviz.testing import sample_trace
 
 AWKWARD = (
     *(

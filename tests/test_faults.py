@@ -8,15 +8,15 @@ import sys
 import threading
 
 import pytest
-from browser import ROOT, free_port, started
-from moeviz_app import shared
-from moeviz_app.work.worker import Busy
+from moeviz_app.jobs import model_service
+from moeviz_app.jobs.fair_queue import Busy
+from servers import ROOT, free_port, started
 from test_app import first_page, run, sentences
+from waiting import SECONDS
 
 import moeviz
 from benchmarks.tab import Tab, new_visitor, prompt_of
 
-SECONDS = 60
 NOT_ENOUGH = (
     "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 )
@@ -42,7 +42,7 @@ def test_an_allocator_that_fails_at_load_is_a_sentence_and_the_next_load_is_made
     def fails(*_, **__):
         raise RuntimeError(NOT_ENOUGH)
 
-    shared.forget_models()
+    model_service.forget_models()
     with monkeypatch.context() as broken:
         broken.setattr(moeviz, "load_model", fails)
         app = run(first_page(trace), "One day")
@@ -53,7 +53,7 @@ def test_an_allocator_that_fails_at_load_is_a_sentence_and_the_next_load_is_made
 
 @pytest.mark.usefixtures("box_of_widgets")
 def test_a_server_out_of_threads_is_a_sentence_and_the_next_run_is_made(monkeypatch, trace):
-    shared.model("embedded")
+    model_service.model("embedded")
     start = threading.Thread.start
 
     def no_worker(thread):
@@ -87,22 +87,20 @@ def test_a_server_that_was_killed_with_tabs_open_serves_the_same_visitor_again()
             running.process.wait(SECONDS)
 
 
-def test_two_tabs_of_one_visitor_run_at_once_and_each_is_shown_its_own_trace():
+def test_two_tabs_of_one_visitor_run_at_once_and_each_is_shown_its_own_trace(server):
     model = moeviz.load_model()
     prompts = [prompt_of(model, text, 12) for text in ("One day", "Il fait froid, et")]
-    port, headers = free_port(), new_visitor()
-    url = f"http://127.0.0.1:{port}"
-    with started(command(port), url, environment={"MOEVIZ_WARM_UP": "0"}):
-        tabs = [Tab(url, headers) for _ in prompts]
-        for tab in tabs:
-            tab.come()
-        for tab, prompt in zip(tabs, prompts, strict=True):
-            tab.press_run(prompt)
-        for tab, prompt in zip(tabs, prompts, strict=True):
-            tab.finish()
-            assert tab.trace == prompt.shown
-        for tab in tabs:
-            tab.__exit__(None, None, None)
+    headers = new_visitor()
+    tabs = [Tab(server.url, headers) for _ in prompts]
+    for tab in tabs:
+        tab.come()
+    for tab, prompt in zip(tabs, prompts, strict=True):
+        tab.press_run(prompt)
+    for tab, prompt in zip(tabs, prompts, strict=True):
+        tab.finish()
+        assert tab.trace == prompt.shown
+    for tab in tabs:
+        tab.__exit__(None, None, None)
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_is_served():
@@ -116,7 +114,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_served():
 
 
 def test_a_line_is_free_again_when_its_thread_could_not_start(monkeypatch):
-    line = shared._line("cpu")
+    line = model_service._line("cpu")
 
     def none(_thread):
         raise RuntimeError("can't start new thread")

@@ -26,7 +26,7 @@ def ready(monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         if name == "cli":
-            for place in ("moeviz.cli.main.load", "moeviz.cli.families.differences"):
+            for place in ("moeviz.capture.opening.load_model", "moeviz.cli.families.differences"):
                 monkeypatch.setattr(place, None)
             for place in ("trained", "check"):
                 monkeypatch.setattr(f"moeviz.cli.history.{place}", None)

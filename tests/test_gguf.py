@@ -15,7 +15,7 @@ from moeviz.capture.engines.llama_cpp import library as library_file
 from moeviz.capture.engines.llama_cpp import model as model_file
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
 from moeviz.capture.engines.llama_cpp.model import before_opening, model_facts
-from moeviz.capture.engines.llama_cpp.recording import Recording, decisions
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
 from moeviz.capture.models.parameters import count_parameters
 from moeviz.errors import ModelNotFound
 from moeviz.gguf_file import from_gguf
@@ -220,11 +220,11 @@ def test_long_lists_are_passed_over_and_short_ones_kept(tmp_path):
     assert open_files(str(path)).number("numbers") == 3
 
 
-def recorded(name: str, keep_logits: bool = True) -> tuple[Recording, dict[str, np.ndarray]]:
+def recorded(name: str, keep_logits: bool = True) -> tuple[CallbackRecording, dict[str, np.ndarray]]:
     """What llama.cpp showed of a tiny model's routers, and what transformers recorded of the same model and text."""
     nothing = SimpleNamespace(callback=lambda *_: None, typeof=len, cast=None, string=None)
     library = library_file.Library(nothing, nothing, nothing, nothing, Path(), "0")
-    recording, expected = Recording(library, keep_logits), {}
+    recording, expected = CallbackRecording(library, keep_logits), {}
     with np.load(RECORDED) as file:
         for key in file.files:
             model, kind, *place = key.split("/")

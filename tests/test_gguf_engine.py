@@ -17,17 +17,17 @@ from transformers import MixtralForCausalLM
 import moeviz
 from moeviz import CaptureError, InvalidPrompt, Sampling
 from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.engines.engine import Asked
 from moeviz.capture.engines.llama_cpp import library as library_file
-from moeviz.capture.engines.llama_cpp.engine import Context
+from moeviz.capture.engines.llama_cpp.context import Context
 from moeviz.capture.engines.llama_cpp.library import library, path_of_library
-from moeviz.capture.engines.llama_cpp.recording import TOPK, Recording
+from moeviz.capture.engines.llama_cpp.recording import TOPK, CallbackRecording
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
 from moeviz.formats.dataset.convert import trace_of
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 pytest.importorskip("llama_cpp_py_sync", reason="needs llama.cpp: make test-gguf installs it")
 pytestmark = pytest.mark.gguf
@@ -270,7 +270,7 @@ def test_a_closed_model_says_so_and_a_run_that_goes_on_ends_well(folder):
 
 
 def test_an_error_in_the_callback_is_raised_and_not_lost(embedded, monkeypatch):
-    monkeypatch.setattr(Recording, "_copy", lambda *_: 1 / 0)
+    monkeypatch.setattr(CallbackRecording, "_copy", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         moeviz.trace(embedded, PROMPT)
 
@@ -278,7 +278,7 @@ def test_an_error_in_the_callback_is_raised_and_not_lost(embedded, monkeypatch):
 def test_rows_that_the_last_layer_leaves_out_are_noticed(embedded):
     """The control of the count: without outputs for all tokens, the last layer routes the last one alone."""
     weights, vocabulary = embedded.opened()
-    recording = Recording(weights.library, keep_logits=True)
+    recording = CallbackRecording(weights.library, keep_logits=True)
     ids = vocabulary.ids(PROMPT)
     with closing(Context(weights, recording, embedded.how, 1, 64, all_outputs=False)) as context:
         context.read(0, 0, ids)
@@ -365,7 +365,7 @@ def test_the_recorded_names_and_shapes_are_those_that_llama_cpp_shows(name, fold
     """What tests/test_gguf.py reads without llama.cpp. With --update-golden it is written anew."""
     model = moeviz.load_model(file_of(folder, name), micro_batch=3)
     weights, vocabulary = model.opened()
-    recording, ids = Recording(weights.library, keep_logits=True), vocabulary.ids("Il fait froid.")
+    recording, ids = CallbackRecording(weights.library, keep_logits=True), vocabulary.ids("Il fait froid.")
     with closing(Context(weights, recording, model.how, 1, 64)) as context:
         context.read(0, 0, ids)
     expected = moeviz.trace(of_transformers(name), "Il fait froid.", tokenizer=tiny_tokenizer())
@@ -386,6 +386,6 @@ def test_the_recorded_names_and_shapes_are_those_that_llama_cpp_shows(name, fold
 
 
 def test_asking_an_engine_twice_is_the_same(embedded):
-    asked = Asked((PROMPT,), 0, Sampling(), True, False, None)
+    asked = CaptureRequest((PROMPT,))
     first, second = (next(iter(embedded.run(asked)))() for _ in range(2))
     assert first.equals(second)

@@ -23,7 +23,7 @@ TOO_LONG = {
 NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 @pytest.mark.parametrize("name", WITH_CHECKS)
 def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, monkeypatch):
     if name == "hmm-experts":
@@ -115,7 +115,7 @@ def test_the_table_prints_both_figures_and_counts_checks_alone(monkeypatch, caps
     boundless = _text(rows.assign(broken=math.inf))  # a ratio, where nothing is learnt
     assert "broken inf: the door is shut" in boundless
     assert holds(rows.drop(columns=["control", "broken", "caught"])), "without controls, what passes is enough"
-    monkeypatch.setattr("moeviz.cli.history.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
+    monkeypatch.setattr("moeviz.history.checked.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
     assert check(["door"], True, 11, True, print)["remark"][0] == "(['door'], True, 11, True)"
     assert "2 of 2 checks pass" in capsys.readouterr().out
 
@@ -128,7 +128,7 @@ def test_a_misprint_is_found_and_is_no_check():
     assert (found["kind"] == MEASURED).sum() == len(found) - 1
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 def test_another_seed_gives_other_runs_and_the_same_seed_the_same():
     first, again, other = (claims_of("hierarchical", quick=True, seed=seed) for seed in (0, 0, 11))
     assert first.equals(again) and not first["ours"].equals(other["ours"])

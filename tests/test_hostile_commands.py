@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from moeviz.capture.models import hub
+from moeviz.capture.models import load
 from moeviz.capture.models import memory as room
 from moeviz.capture.models.load import load_model, model_facts
 from moeviz.cli.main import main
@@ -47,7 +47,7 @@ def test_a_target_that_cannot_be_written_is_found_out_before_the_run(command, ta
     def never(*args, **more):
         pytest.fail("it ran")
 
-    monkeypatch.setattr("moeviz.cli.main.load", never)
+    monkeypatch.setattr("moeviz.capture.opening.load_model", never)
     monkeypatch.setattr("moeviz.cli.history.trained", never)
     monkeypatch.setattr("moeviz.formats.exports.read_trace", never)
     before = {path: path.stat().st_mtime_ns for path in here.iterdir()}
@@ -115,7 +115,7 @@ def no_network(monkeypatch):
         told.append(options)
         raise OSError("We couldn't connect to the hub, and couldn't find it in the cached files.")
 
-    monkeypatch.setattr(hub, "get_hf_file_metadata", request)
+    monkeypatch.setattr(load, "get_hf_file_metadata", request)
     monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
     return requests, told
 
@@ -125,20 +125,20 @@ def test_without_a_network_an_unknown_id_is_refused_after_one_short_request(no_n
     for ask in (load_model, model_facts):
         with pytest.raises(ModelNotFound, match="'nobody/nothing' is neither a local folder"):
             ask("nobody/nothing")
-    assert requests == [hub.SECONDS] * 2 and [options["local_files_only"] for options in told] == [True, True]
+    assert requests == [load.SECONDS] * 2 and [options["local_files_only"] for options in told] == [True, True]
 
 
 def test_what_is_on_this_machine_needs_no_request(no_network, monkeypatch, tmp_path):
     requests, _ = no_network
-    assert hub.reach(str(tmp_path)) == {}
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args, **more: "/cache/config.json")
-    assert hub.reach("somebody/something") == {} and requests == []
+    assert load.reach(str(tmp_path)) == {}
+    monkeypatch.setattr(load, "try_to_load_from_cache", lambda *args, **more: "/cache/config.json")
+    assert load.reach("somebody/something") == {} and requests == []
 
 
 def test_a_hub_that_answers_is_left_to_transformers(monkeypatch):
-    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, *, timeout: None)
-    assert hub.reach("somebody/something") == {}
-    assert hub.reach("no such\nname") == {}  # transformers has a sentence about it
+    monkeypatch.setattr(load, "get_hf_file_metadata", lambda url, *, timeout: None)
+    assert load.reach("somebody/something") == {}
+    assert load.reach("no such\nname") == {}  # transformers has a sentence about it
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@
 
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from moeviz.formats.exports import read_bytes, read_counted, read_counts, read_t
 from moeviz.formats.importers import table
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
 from moeviz.formats.importers.source import Source, source_of
-from moeviz.formats.importers.table import IMPORTERS, recognised
+from moeviz.formats.importers.table import importers, recognised
 from moeviz.formats.importers.torch_file import from_torch
 from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import NOT_RECORDED
@@ -38,8 +41,21 @@ def test_what_is_no_routing_is_refused_with_its_reason(name):
 
 
 def test_every_format_has_a_file():
-    assert {row.name for row in FOUND.values()} == {row.name for row in IMPORTERS}
-    assert len({row.name for row in IMPORTERS}) == len(IMPORTERS)
+    assert {row.name for row in FOUND.values()} == {row.name for row in importers()}
+    assert len({row.name for row in importers()}) == len(importers())
+
+
+def test_every_file_that_ends_in_a_format_is_in_the_table():
+    files = Path(table.__file__).parent.glob("*.py")
+    assert sorted(file.stem for file in files if "\nFORMAT = Importer(" in file.read_text()) == sorted(table.MODULES)
+
+
+def test_whoever_writes_a_trace_imports_no_importer(tmp_path):
+    code = "import sys; from moeviz.formats.exports import write_trace; from moeviz.testing import sample_trace"
+    code += "; write_trace(sample_trace(), sys.argv[1]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "t.csv"], capture_output=True, text=True, check=True)
+    loaded = {f"moeviz.formats.importers.{name}" for name in table.MODULES} & set(done.stdout.split())
+    assert not loaded and "moeviz.formats.importers.table" in done.stdout
 
 
 def test_a_file_is_recognised_by_its_content_and_not_by_its_name(tmp_path):
@@ -183,7 +199,7 @@ def test_a_file_that_fits_none_says_what_was_looked_for(tmp_path):
     (tmp_path / "a.txt").write_text("nothing of the kind")
     with pytest.raises(InvalidTrace, match=r"Looked for: ") as refused:
         read_trace(tmp_path / "a.txt")
-    assert all(row.label in str(refused.value) for row in IMPORTERS)
+    assert all(row.label in str(refused.value) for row in importers())
     (tmp_path / "folder").mkdir()
     with pytest.raises(InvalidTrace, match=r"Looked for: "):
         read_trace(tmp_path / "folder")

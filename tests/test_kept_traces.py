@@ -15,7 +15,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.formats import kept_traces as kept
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 ROOT = Path(__file__).parent.parent
 RUN = {"prompt": "Il fait froid à Paris 🧭", "model": "embedded", "seed": "3"}
@@ -81,7 +81,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from moeviz.formats import kept_traces as kept
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 def die(*args):
     os.kill(os.getpid(), signal.SIGKILL)

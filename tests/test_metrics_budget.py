@@ -11,9 +11,9 @@ import pytest
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.charts import NAMED
 from moeviz.charts.tokens import token_expert_grid
-from moeviz.cli.metrics import measured
+from moeviz.cli.metrics import measure_chart
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 from moeviz.metrics.flow import consecutive_transitions
 from moeviz.metrics.layers import overlap, transitions
 from moeviz.metrics.locality import locality
@@ -21,7 +21,7 @@ from moeviz.metrics.specialization import label_divergence, label_information, l
 from moeviz.metrics.tokens import token_expert
 from moeviz.metrics.vocabulary import top_tokens
 from moeviz.routing_trace import NOT_RECORDED, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 EXPERTS = 32_767
 
@@ -80,11 +80,11 @@ def test_a_longer_trace_may_have_a_larger_table():
 
 def test_layers_one_by_one_are_refused_where_all_together_are_too_many(monkeypatch, trace):
     args = Namespace(layers=None, token=None)
-    assert len(measured(NAMED["token_expert_grid"], trace, args)) == 4 * 32 * 8
-    monkeypatch.setattr("moeviz.cli.metrics.MAX_CELLS", 500)
-    monkeypatch.setattr("moeviz.cli.metrics.CELLS_A_SLOT", 1)
+    assert len(measure_chart(NAMED["token_expert_grid"], trace, args)) == 4 * 32 * 8
+    monkeypatch.setattr("moeviz.metrics.inputs.MAX_CELLS", 500)
+    monkeypatch.setattr("moeviz.metrics.inputs.CELLS_A_SLOT", 1)
     with pytest.raises(InvalidTrace, match=r"token_expert of 4 layers has more than the 500 rows .* --layers"):
-        measured(NAMED["token_expert_grid"], trace, args)
+        measure_chart(NAMED["token_expert_grid"], trace, args)
 
 
 def test_the_grid_of_experts_draws_a_token_that_is_not_recorded(ids_only_trace):

@@ -13,7 +13,7 @@ from moeviz.charts import co_activation as charts
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.co_activation import co_activation
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def routed(tokens: list[tuple[int, ...]], num_experts: int) -> RoutingTrace:

@@ -16,7 +16,7 @@ from moeviz.metrics.comparison import (
 )
 from moeviz.metrics.effect import effect_by_token, effect_summary
 from moeviz.metrics.load import balance, expert_load
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def always(trace, *experts):

@@ -10,7 +10,7 @@ from moeviz import ModelInfo, RoutingTrace
 from moeviz.metrics.coverage import LEVELS, MAX_ROWS, experts_needed, experts_touched
 from moeviz.metrics.load import coverage
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def routed(layers: list[list[list[int]]], num_experts: tuple[int, ...]) -> RoutingTrace:

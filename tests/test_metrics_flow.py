@@ -12,7 +12,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.metrics.flow import consecutive_information, consecutive_transitions, information_between_layers
 from moeviz.metrics.layers import overlap, transitions
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 MEASURES = (consecutive_transitions, consecutive_information)
 

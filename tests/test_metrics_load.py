@@ -11,7 +11,7 @@ from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import MissingField
 from moeviz.metrics.load import balance, balance_of_counts, coverage, expert_load, importance
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 DATA = Path(__file__).parent / "data"
 MEASURES = {

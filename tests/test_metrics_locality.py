@@ -12,7 +12,7 @@ from moeviz.errors import MissingField
 from moeviz.metrics import locality as module
 from moeviz.metrics.locality import MIXTRAL, locality, locality_beside_mixtral, locality_by_label
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def routed(sequences: list[list[list[int]]], num_experts: int) -> RoutingTrace:

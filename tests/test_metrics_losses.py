@@ -13,7 +13,7 @@ from moeviz.errors import MissingField
 from moeviz.metrics.load import importance
 from moeviz.metrics.losses import aux_loss, z_loss
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def routed(probabilities: list, experts: list) -> RoutingTrace:

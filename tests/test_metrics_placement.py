@@ -15,7 +15,7 @@ from moeviz.metrics.placement import (
     replicate_experts,
 )
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def top_1(experts: list[int], num_experts: int) -> RoutingTrace:

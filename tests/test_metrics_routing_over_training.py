@@ -10,7 +10,7 @@ from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation, saturation_over_training
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 
 def checkpoint(experts: list[list[int]], num_experts: int = 4) -> RoutingTrace:

@@ -10,7 +10,7 @@ from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 MEASURES = (load_by_label, label_information, label_divergence)
 every_measure = pytest.mark.parametrize("measure", MEASURES)

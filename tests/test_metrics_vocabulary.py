@@ -17,7 +17,7 @@ from moeviz.metrics.vocabulary import (
     vocabulary_specialization,
 )
 from moeviz.routing_trace import NO_TOKEN_ID, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 OF_OFTEN_SEEN = (top_tokens, vocabulary_by_layer, vocabulary_specialization)
 MEASURES = (*OF_OFTEN_SEEN, token_kinds)

@@ -56,13 +56,13 @@ def block_of(kind: str):
 
 def heard(kind: str, dtype=None):
     from moeviz.capture.engines.mlx.blocks import find_blocks
-    from moeviz.capture.engines.mlx.listen import Ears, host
+    from moeviz.capture.engines.mlx.hooks import BlockHooks, host
 
     model = block_of(kind)
     block = model.layers[0].mlp
     x = mx.random.normal((1, 5, WIDTH))
     own = np.array(block(x))
-    ears = Ears(find_blocks(model))
+    ears = BlockHooks(find_blocks(model))
     ears.check(lambda: block(x))
     ears.heard.clear()
     out = block(x)

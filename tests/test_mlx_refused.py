@@ -163,10 +163,10 @@ class TestWithMlx:
         refused(folder, "says num_local_experts = 8, but mlx-lm's mixtral runs its experts in a way")
 
     def test_what_a_block_is_refused_for_is_said_as_it_is(self, mixtral, monkeypatch):
-        from moeviz.capture.engines.mlx import listen
+        from moeviz.capture.engines.mlx import hooks
 
         # as if no experts had been heard
-        monkeypatch.setattr(listen, "_experts_call", lambda block, now: lambda own: own)
+        monkeypatch.setattr(hooks, "_experts_call", lambda block, now: lambda own: own)
         assert refused(mixtral, "ran its experts not once").startswith("The MoE block of layer 0")
 
     def test_an_architecture_that_mlx_lm_lacks_is_named(self, mixtral):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from survey.tiny_models import text_model, tiny_config
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer, MixtralConfig, NllbMoeConfig
 
 import moeviz
-from moeviz.capture.models.checkpoint import reading
+from moeviz.capture.models.checkpoint import explained
 from moeviz.capture.models.load import load_model, model_facts
-from moeviz.capture.survey.tiny_models import text_model, tiny_config
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError
 
@@ -315,7 +315,7 @@ def test_an_error_of_ours_stays_loud(copy, monkeypatch):
     ],
 )
 def test_a_librarys_complaint_becomes_the_end_of_a_sentence(error, says):
-    with pytest.raises(ModelNotFound) as refused, reading("It failed"):
+    with pytest.raises(ModelNotFound) as refused, explained("It failed"):
         raise error
     assert str(refused.value) == says and refused.value.__cause__ is error
 

@@ -10,25 +10,24 @@ import pytest
 from labels import labelled
 
 from moeviz import MissingField, ModelInfo, MoevizError, ParameterCounts, RoutingTrace
-from moeviz.capture.change.kinds import Replay
-from moeviz.capture.change.limits import Limits
+from moeviz.capture.interventions.intervention import RouterLimits
+from moeviz.capture.interventions.replay import Replay
 from moeviz.charts import NAMED, theme
 from moeviz.charts.overview import WHOLE_TRACE, png
 from moeviz.errors import CaptureError
-from moeviz.metrics.agreement import set_changes
-from moeviz.metrics.comparison import load_difference, load_divergence
+from moeviz.metrics.comparison import load_difference, load_divergence, set_changes
 from moeviz.metrics.flow import consecutive_transitions
+from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.layers import overlap
-from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.locality import locality
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.routing_over_training import router_saturation
-from moeviz.metrics.side_by_side import work_side_by_side
+from moeviz.metrics.system_table import work_side_by_side
 from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes
 from moeviz.report.plots import choices, drawn, part_of
 from moeviz.routing_trace import NOT_RECORDED, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 every_chart = pytest.mark.parametrize("chart", NAMED.values(), ids=list(NAMED))
 GONE = np.arange(240) % 5 == 2  # tokens that are not recorded
@@ -223,7 +222,7 @@ def test_layers_that_one_of_two_traces_does_not_record_are_not_compared():
     part = without(trace, np.ones(240, bool), slice(0, 2))
     assert load_difference((part, trace))["layer"].unique().tolist() == [2, 3]
     assert set_changes(part, trace)["layer"].tolist() == [2, 3]
-    assert label_likeness(part, trace)["divergence"].notna().all()
+    assert label_similarity(part, trace)["divergence"].notna().all()
     with pytest.raises(MissingField, match="no layer that is recorded in both"):
         load_difference((part, without(trace, np.ones(240, bool), slice(2, 4))))
     with pytest.raises(MissingField, match="No token is recorded in both traces"):
@@ -277,7 +276,7 @@ def test_a_pixel_may_be_partly_transparent():
 
 def test_a_trace_that_does_not_say_where_tokens_went_is_not_replayed():
     trace = without(complete(), GONE)
-    layers = {layer: Limits(E, 2) for layer, E in zip(trace.model.layers, trace.model.num_experts, strict=True)}
+    layers = {layer: RouterLimits(E, 2) for layer, E in zip(trace.model.layers, trace.model.num_experts, strict=True)}
     with pytest.raises(CaptureError, match="does not say where 48 of its tokens went"):
         Replay(trace).check(layers, trace.tokens["token_id"].to_numpy())
 

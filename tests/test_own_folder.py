@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.folder import weights_identity
 from moeviz.own_folder import keep_table, kept_table, own_folder
 
 TABLE = pd.DataFrame(

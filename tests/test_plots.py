@@ -15,7 +15,7 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import REPORTED, theme
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.report.plots import plot
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 COUNTS = ParameterCounts(6_000, 6_000, 20_000, 400, 96_000, 0, 0, 90, per_expert=(3_000,) * 4)
 

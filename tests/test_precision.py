@@ -5,17 +5,19 @@ import pytest
 import torch
 from accelerate import disk_offload
 from fused_models import FAMILIES
+from survey.tiny_models import random_model
 from tiny_models import tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.change.kinds import Mute, Replay, TopK
-from moeviz.capture.change.precision import NAMES, Precision, in_precision, in_precisions
-from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.survey.survey import random_model
-from moeviz.cli.of_models import PRECISIONS
-from moeviz.cli.what_if import precision_table
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.precision import NAMES, Precision
+from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.interventions.top_k import TopK
+from moeviz.capture.precisions import in_precision, in_precisions
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.cli.precision import precision_table
 from moeviz.errors import CaptureError
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 
@@ -43,7 +45,7 @@ def test_int8_rounds_linear_layers_and_experts_and_nothing_else():
 def test_each_precision_is_what_a_model_in_it_records(family, tokenizer):
     model = tiny_model(FAMILIES[family])
     found = in_precisions(model, PROMPTS, tokenizer=tokenizer)
-    assert list(found) == list(NAMES) == list(PRECISIONS)
+    assert list(found) == list(NAMES)
     plain = moeviz.trace(model, PROMPTS, tokenizer=tokenizer)
     assert found["float32"].trace.equals(plain)
     for name, dtype in {"bfloat16": torch.bfloat16, "float16": torch.float16}.items():

@@ -12,14 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from moeviz_app.views.menu import MENU
+from moeviz_app.pages.menu import MENU
 from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
 import moeviz.training
-from moeviz.cli.arguments import parser
-from moeviz.cli.main import main
-from moeviz.cli.of_traces import TOPICS
+from moeviz.cli.main import main, parser
+from moeviz.cli.metrics import TOPICS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -24,7 +24,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.systems import SYSTEMS
 from moeviz.routing_trace import NO_EXPERT
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 CHARTS = [chart for charts in TOPICS.values() for chart in charts]
 TABLE = Path(__file__).parent / "data" / "refusals.json"

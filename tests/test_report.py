@@ -22,7 +22,7 @@ from moeviz.report import page as report
 from moeviz.report import pictures as report_pictures
 from moeviz.report.page import html_report
 from moeviz.report.style import ink_on
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("kept_drawings")
 CHARTS = [chart for charts in REPORTED.values() for chart in charts]
@@ -342,22 +342,20 @@ def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, mo
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_opens_from_a_disk_with_every_picture_and_without_an_error_or_a_request(
-    hostile, tmp_path, browser, size, scheme
+    hostile, tmp_path, visit, size, scheme
 ):
     file = tmp_path / "report.html"
     file.write_bytes(hostile)
-    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+    page = visit.blank(scheme=scheme).page
+    page.set_viewport_size({"width": size[0], "height": size[1]})
     wrong, asked = [], []
     page.on("console", lambda said: wrong.append(said.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
     page.goto(file.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     widths = page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.clientWidth)))")
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     shown = page.locator(".text span").all_inner_texts()
-    page.close()
     assert not wrong and asked == [file.as_uri()]
     assert len(widths) == len(CHARTS) and all(width <= size[0] for width in widths)
     assert overflow == 0

@@ -9,7 +9,7 @@ import pytest
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 COUNTS = ParameterCounts(100, 50, 40, 8, 60, 5, 7, 2, per_expert=(15, 15, 15, 15))
 

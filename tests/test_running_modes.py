@@ -5,15 +5,15 @@ import threading
 import numpy as np
 import pytest
 import torch
+from survey.compare import EQUAL, NOT_TRIED, ONE, REFUSED, WRONG
+from survey.modes import FAMILIES, TWO
+from survey.ways import EVERYWHERE, WAYS, outcome, surveyed_ways, tried_on
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.capture.run import generate as module
-from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.run.drawing import drawing
-from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, REFUSED, WRONG
-from moeviz.capture.survey.matrix import EVERYWHERE, WAYS, outcome, surveyed_ways, tried_on
-from moeviz.capture.survey.modes import FAMILIES, TWO
+from moeviz.capture.run import generation as module
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.sampling import Sampling, sampling_processors
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 
@@ -42,7 +42,7 @@ def check(way, family):
     assert cell.outcome in ({EQUAL, REFUSED} if SURVEYED["refused"].get(way, True) else {EQUAL}), cell.says
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in EVERYWHERE and way not in SLOW])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler and accelerate, about models as tiny as these
@@ -50,7 +50,7 @@ def test_the_trace_is_what_the_experts_receive_of_the_finished_sequence(family, 
     check(way, family)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", EVERYWHERE)
 @pytest.mark.parametrize("family", MANY_KINDS)
 @pytest.mark.filterwarnings("ignore")
@@ -58,7 +58,7 @@ def test_whatever_goes_on_beside_it_the_trace_is_right_or_refused(family, way):
     check(way, family)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", SLOW)
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_inductor_compiled_is_traced_as_it_was_written(way):
@@ -77,15 +77,15 @@ def test_a_router_that_never_ran_is_refused_for_that_reason():
 
 
 def test_the_table_of_ways_has_every_way_and_nothing_wrong_in_it():
-    assert list(SURVEYED.index) == list(WAYS), "run `python -m moeviz.capture.survey --ways --write`"
+    assert list(SURVEYED.index) == list(WAYS), "run `python tests/survey --ways --write`"
     assert not SURVEYED[["wrong", "other"]].to_numpy().any()
     assert (SURVEYED.sum(axis=1) == [len(tried_on(way)) for way in WAYS]).all()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
 def test_lora_on_the_routers_sends_tokens_elsewhere_or_the_survey_would_show_nothing(model, tokenizer):
-    from moeviz.capture.survey.survey import random_model
-    from moeviz.capture.survey.wrapped import lora_on_routers, with_lora
+    from survey.model_variants import lora_on_routers, with_lora
+    from survey.tiny_models import random_model
 
     plain, adapted = random_model("mixtral"), random_model("mixtral")
     one, other = (
@@ -106,8 +106,8 @@ def test_a_model_that_learns_its_prompt_is_refused(tokenizer):
 
 
 def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tokenizer):
-    from moeviz.capture.survey.precisions import sharpened
-    from moeviz.capture.survey.survey import random_model
+    from survey.model_variants import sharpened
+    from survey.tiny_models import random_model
 
     for family in ("mixtral", "llama4", "zaya", "switch_transformers", "gemma4"):
         one, other = (trace(sharpened(random_model(family), by), ONE, tokenizer=tokenizer).logits[0] for by in (1, 20))
@@ -116,21 +116,21 @@ def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tok
 
 
 def test_the_survey_tells_a_wrong_trace_when_it_meets_one(monkeypatch):
-    from moeviz.capture.survey import held
+    from survey import compare
 
-    plain = held.trace
+    plain = compare.trace
 
     def forged(*given, **named):
         made = plain(*given, **named)
         made.experts[0, 0, 0] = (made.experts[0, 0, 0] + 1) % made.model.num_experts[0]
         return made
 
-    monkeypatch.setattr(held, "trace", forged)
+    monkeypatch.setattr(compare, "trace", forged)
     assert outcome("float64", "mixtral").outcome == WRONG
 
 
 def test_an_encoder_is_read_once_and_its_decoder_in_beams(tokenizer):
-    from moeviz.capture.survey.survey import random_model
+    from survey.tiny_models import random_model
 
     model = random_model("switch_transformers")
     model.generation_config.eos_token_id = None
@@ -145,11 +145,11 @@ def test_an_encoder_is_read_once_and_its_decoder_in_beams(tokenizer):
 
 def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(model, tokenizer, monkeypatch):
     """Otherwise nothing would be told by equal cells: with the rows of beams forgotten, capture refuses the trace."""
-    plain = module.written
-    monkeypatch.setattr(module, "written", lambda model, ids, _beams, drafts: plain(model, ids, None, drafts))
+    plain = module.generated_tokens
+    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, _beams, drafts: plain(model, ids, None, drafts))
     with pytest.raises(CaptureError, match="cannot tell which routing belongs to which token"):
         trace(model, TWO, tokenizer=tokenizer, max_new_tokens=6, decoding=Decoding(num_beams=3))
-    monkeypatch.setattr(module, "written", lambda model, ids, beams, _drafts: plain(model, ids, beams, False))
+    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, beams, _drafts: plain(model, ids, beams, False))
     with pytest.raises(CaptureError, match="cannot tell which routing belongs to which token"):
         trace(model, ONE, tokenizer=tokenizer, max_new_tokens=6, decoding=Decoding(prompt_lookup_num_tokens=3))
 
@@ -183,7 +183,7 @@ def test_a_model_does_not_draft_for_itself(model, tokenizer):
 def test_draws_follow_the_probabilities():
     """10,000 draws of Gumbel's trick, against the softmax: each share within four standard errors."""
     scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    draw = drawing(Sampling(temperature=2.0, seed=5))
+    draw = sampling_processors(Sampling(temperature=2.0, seed=5))
     taken = draw(torch.zeros(10_000, 1, dtype=torch.long), scores.repeat(10_000, 1)).argmax(-1)
     shares, expected = torch.bincount(taken, minlength=4) / 10_000, (scores / 2).softmax(-1)
     assert ((shares - expected).abs() < 4 * (expected * (1 - expected) / 10_000).sqrt()).all()

@@ -17,7 +17,7 @@ import moeviz
 from moeviz import CaptureError, InvalidPrompt, ModelNotFound, MoevizError, Sampling
 from moeviz.capture.engines.served import connection
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.waiting import patiently
+from moeviz.capture.engines.served.polling import poll
 from moeviz.cli.main import main
 from moeviz.formats.importers.arrays import from_base64, from_npy
 from moeviz.routing_trace import NOT_RECORDED
@@ -513,7 +513,7 @@ def test_waiting_yields_and_returns():
     async def soon():
         return 7
 
-    steps = patiently(soon)
+    steps = poll(soon)
     with pytest.raises(StopIteration) as end:
         while True:
             next(steps)

@@ -13,12 +13,11 @@ from random_cache import expected_hits
 from serving_data import figures, reference_trace
 
 from moeviz import ModelInfo, RoutingTrace
-from moeviz.capture.models import served
-from moeviz.capture.models.served import served_model
+from moeviz.capture.models import kv_cache
+from moeviz.capture.models.kv_cache import served_model
 from moeviz.errors import CaptureError, InvalidTrace, MissingField, MoevizError
 from moeviz.metrics.placement import placement_imbalance
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_of, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
@@ -26,6 +25,7 @@ from moeviz.serving.memory import serving_memory, what_fits
 from moeviz.serving.placement import coactive, devices_reached, serving_placement
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.serving.requests import layer_sets, requests
+from moeviz.testing import sample_trace
 
 EXACT, DRAWN = 1e-9, 0.01
 
@@ -395,7 +395,7 @@ def test_sizes_below_one_are_refused():
 
 
 def test_a_model_whose_cache_is_not_known_is_refused(monkeypatch):
-    monkeypatch.setattr(served, "kv_cache", lambda config: None)
+    monkeypatch.setattr(kv_cache, "kv_cache", lambda config: None)
     with pytest.raises(CaptureError, match="cannot tell how much memory 'embedded' keeps of a text"):
         served_model("embedded")
 

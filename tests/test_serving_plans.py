@@ -17,10 +17,10 @@ from serving_data import reference_trace
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.errors import MissingField, MoevizError
 from moeviz.routing_trace import token_frame
-from moeviz.samples import sample_trace
 from moeviz.serving.plans import slot_maps
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, engine_named, export_plan
 from moeviz.serving.plans.plan import check_plan, make_plan, without_duplicates
+from moeviz.testing import sample_trace
 
 MAPS = ("sglang", "tensorrt-llm", "vllm-ascend")
 

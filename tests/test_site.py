@@ -15,18 +15,19 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
-from browser import SIZES, is_foreign
-from moeviz_app.glossary import GLOSSARY
-from moeviz_app.views.menu import MENU
+from browser import SIZES, eventually
+from moeviz_app.pages.menu import MENU
+from moeviz_app.widgets.glossary import GLOSSARY
+from playwright.sync_api import expect
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of
+from survey.modes import FAMILIES
+from survey.ways import WAYS
 
 import moeviz
 from moeviz.capture.routers.families import families
-from moeviz.capture.survey.matrix import WAYS
-from moeviz.capture.survey.modes import FAMILIES
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
-from moeviz.cli.arguments import COMMANDS
+from moeviz.cli.main import COMMANDS, command
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.formats.assignments_table import COLUMNS
 from moeviz.formats.csv_file import ABOUT
@@ -250,14 +251,14 @@ def test_every_error_is_in_the_reference(site):
     assert len(names) > 5 and missing(names, site.anchors) == set()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_its_options_and_examples_on_its_page(site, command):
-    text = site.texts["reference/cli.html"].partition(f"moeviz {command}¶")[2].partition("¶")[0]
-    says, fill = COMMANDS[command]
-    parser = argparse.ArgumentParser(f"moeviz {command}")
-    fill(parser)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_options_and_examples_on_its_page(site, name):
+    text = site.texts["reference/cli.html"].partition(f"moeviz {name}¶")[2].partition("¶")[0]
+    of = command(name)
+    parser = argparse.ArgumentParser(f"moeviz {name}")
+    of.arguments(parser)
     options = re.findall(r"(?<![\w-])--?[a-z][\w-]*", parser.format_help())
-    assert says in text and "Examples:" in text
+    assert of.HELP in text and "Examples:" in text
     assert missing({*options, "--no-such-option"}, text) == {"--no-such-option"}
 
 
@@ -374,29 +375,28 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_in_a_browser_pages_fit_the_screen_show_their_pictures_and_ask_nobody(address, browser, size, scheme):
-    with browser.new_context(color_scheme=scheme, **SIZES[size]) as context:
-        page, wrong = context.new_page(), []
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url) else None)
-        for name in ("index", "gallery/charts", "reference/cli", "reference/families", "reference/api", "developing"):
-            page.goto(f"{address}/{name}.html")
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wide <= 0, f"{name} is {wide} pixels too wide."
-        page.goto(f"{address}/gallery/charts.html")
+def test_in_a_browser_pages_fit_the_screen_show_their_pictures_and_ask_nobody(address, visit, size):
+    page = visit.blank(size).page
+    for name in ("index", "reference/cli", "reference/families", "reference/api", "developing", "gallery/charts"):
+        page.goto(f"{address}/{name}.html")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            eventually(page, lambda: page.evaluate(WIDER), lambda wide: wide <= 0)
+    for scheme, other in (("light", "dark"), ("dark", "light")):
+        page.emulate_media(color_scheme=scheme)
         shown = page.locator(f".chart picture.only-{scheme} img").first
         shown.scroll_into_view_if_needed()
-        other = "light" if scheme == "dark" else "dark"
-        assert shown.is_visible() and not page.locator(f".chart picture.only-{other} img").first.is_visible()
+        expect(shown).to_be_visible()
+        expect(page.locator(f".chart picture.only-{other} img").first).to_be_hidden()
         page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=shown.element_handle())
-        narrow = "-narrow" if size == "phone" else ""
-        dark = "-dark" if scheme == "dark" else ""
-        assert shown.evaluate("image => image.currentSrc").endswith(f"{narrow}{dark}.svg")
-        assert not wrong
+        narrow, dark = "-narrow" if size == "phone" else "", "-dark" if scheme == "dark" else ""
+        source = eventually(page, lambda image=shown: image.evaluate("image => image.currentSrc"))
+        assert re.search(r"(-narrow)?(-dark)?\.svg$", source).group() == f"{narrow}{dark}.svg"
 
 
 def test_the_environment_is_left_as_it_was():

@@ -20,7 +20,7 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.dataset.convert import trace_of
 from moeviz.formats.dataset.folder import plan_in, writing
 from moeviz.formats.dataset.opening import check_dataset, read_dataset
-from moeviz.formats.dataset.store import StorePath, place_of
+from moeviz.formats.dataset.s3 import S3Path, place_of
 
 TEXTS = [(f"label {n % 3}", f"Text number {n}: " + "il fait froid. " * (n % 7)) for n in range(40)]
 SMALL = Wanted(weights="exact", shard_bytes=600)
@@ -43,15 +43,15 @@ def server():
 
 
 @pytest.fixture
-def store(server, monkeypatch, request) -> StorePath:
+def store(server, monkeypatch, request) -> S3Path:
     """A place for this test alone."""
     for name, value in server.items():
         monkeypatch.setenv(name, value)
     return place_of(f"s3://{BUCKET}/{request.node.name}/my corpus")
 
 
-def contents(place: StorePath | Path) -> dict[str, bytes]:
-    if isinstance(place, StorePath):
+def contents(place: S3Path | Path) -> dict[str, bytes]:
+    if isinstance(place, S3Path):
         return {name: (place / name).read_bytes() for name in sorted(place.files())}
     files = (path for path in sorted(place.rglob("*")) if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(place)): path.read_bytes() for path in files}
@@ -73,7 +73,7 @@ def test_a_dataset_in_a_store_has_the_bytes_of_one_in_a_folder_and_the_same_answ
 
 @needs_a_store
 def test_the_command_writes_to_a_store_and_reads_it(texts, store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("moeviz.cli.dataset.load", lambda args: MadeUpEngine())
+    monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: MadeUpEngine())
     assert main(["corpus", str(texts), "-o", str(store)]) == 0
     assert f"moeviz metrics '{store}' --topic load" in capsys.readouterr().out
     assert main(["corpus", str(texts), "-o", f"{store}/"]) == 1
@@ -91,8 +91,8 @@ KILLED = """
 import os, signal, sys, torch
 from moeviz.capture.models.load import load_model
 from moeviz.corpus.run import Wanted, write_corpus
-from moeviz.formats.dataset.store import StorePath
-upload, when = StorePath.upload, sys.argv[3]
+from moeviz.formats.dataset.s3 import S3Path
+upload, when = S3Path.upload, sys.argv[3]
 def killing(self, source):
     last = self.key.endswith("shard-000001/shard.json")
     if last and when == "before":
@@ -100,7 +100,7 @@ def killing(self, source):
     upload(self, source)
     if (last and when == "after") or (self.key.endswith("shard-000002/load.parquet") and when == "half"):
         os.kill(os.getpid(), signal.SIGKILL)
-StorePath.upload = killing
+S3Path.upload = killing
 torch.set_num_threads(1)
 write_corpus(load_model(), [sys.argv[1]], sys.argv[2], Wanted(shard_bytes=600), resume=True)
 """
@@ -166,8 +166,8 @@ def test_what_is_not_as_it_was_written_is_named(damage, texts, store):
     assert len(read_dataset(store, partial=True).shards) == (4 if damage == "doubled" else 3)
 
 
-def remove(place: StorePath) -> None:
-    from moeviz.formats.dataset.store import asking
+def remove(place: S3Path) -> None:
+    from moeviz.formats.dataset.s3 import asking
 
     with asking(place) as store:
         store.delete_file(place.key)

@@ -5,7 +5,7 @@ from tiny_models import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from moeviz.capture.run.texts import token_texts
+from moeviz.capture.run.token_texts import token_texts
 
 
 @pytest.fixture(scope="module")

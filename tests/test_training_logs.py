@@ -7,9 +7,9 @@ from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, 
 from transformers import TrainerCallback
 
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
-from moeviz.training.counters import Counters
+from moeviz.training.router_hooks import Counters
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/training")
 
 
 def violation(counts):
@@ -42,7 +42,7 @@ def test_figures_of_a_log_are_of_the_sums_of_its_steps_and_no_mean_of_ratios(tmp
 
 
 def test_many_steps_without_a_log_are_put_together_and_none_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr("moeviz.training.meter.MOST_STEPS", 2)
+    monkeypatch.setattr("moeviz.training.routing_health.MOST_STEPS", 2)
     batch, model, most = collate(windows(count=2)), tiny().train(), []
     with RoutingHealth(model, tmp_path / "run") as health:
         for _ in range(5):

@@ -27,13 +27,13 @@ from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
 
 import moeviz
 from moeviz import Decoding, Sampling
-from moeviz.capture.record.listen import listen
+from moeviz.capture.record.hooks import listen
 from moeviz.errors import MoevizError
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import read_bytes
 from moeviz.formats.parquet_file import to_parquet
-from moeviz.samples import sample_trace
 from moeviz.spreadsheets import escape_formula
+from moeviz.testing import sample_trace
 
 TEXT = "Il fait froid."
 
@@ -157,7 +157,7 @@ def test_a_thread_that_calls_a_model_with_an_intervention_gets_what_the_model_gi
 
 
 def a_model(architecture):
-    from moeviz.capture.survey.survey import random_model, tokenizer
+    from survey.tiny_models import random_model, tokenizer
 
     return random_model(architecture), tokenizer()
 
@@ -296,7 +296,7 @@ def test_llama_4_in_half_precision_has_the_experts_of_its_block_where_scores_are
     from transformers.models.llama4.configuration_llama4 import Llama4TextConfig
     from transformers.models.llama4.modeling_llama4 import Llama4Router
 
-    from moeviz.capture.routers.odd_routers import ODD_ROUTERS
+    from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
 
     router = Llama4Router(Llama4TextConfig(hidden_size=8, num_local_experts=8, num_experts_per_tok=2))
     logits = torch.tensor([[-60.0, -50.0, -45.0, -70.0, -25.0, -55.0, -8.0, -65.0], [-32.0, -31.0, *[-40.0] * 6]])
@@ -313,7 +313,7 @@ def test_llama_4_in_half_precision_has_the_experts_of_its_block_where_scores_are
         answer = router(hidden)
     finally:
         torch.topk = real
-    _logits, weights, experts = ODD_ROUTERS["Llama4Router"].read(router, (hidden,), answer)[:3]
+    _logits, weights, experts = ROUTER_ADAPTERS["Llama4Router"].read(router, (hidden,), answer)[:3]
     assert (answer[0] == 0).sum(-1).tolist() == [7, 8]  # or nothing would be rounded away
     assert experts.tolist() == chosen["ids"].tolist() == [[6, 4], [1, 0]]
     assert torch.equal(weights, answer[0].gather(-1, experts))
@@ -321,10 +321,10 @@ def test_llama_4_in_half_precision_has_the_experts_of_its_block_where_scores_are
 
 def test_a_hook_that_changes_the_scores_of_llama_4_is_what_its_experts_receive():
     import torch
+    from survey.tiny_models import random_model
     from tiny_models import tiny_tokenizer
 
     import moeviz
-    from moeviz.capture.survey.survey import random_model
 
     model = random_model("llama4")
     router = model.model.layers[0].feed_forward.router
@@ -340,12 +340,12 @@ def test_a_hook_that_changes_the_scores_of_llama_4_is_what_its_experts_receive()
 def test_a_token_of_zaya_that_expert_0_has_with_a_weight_rounded_to_nothing_does_not_skip():
     import torch
 
-    from moeviz.capture.routers.odd_routers import ODD_ROUTERS
+    from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
 
     router = torch.nn.Module()
     router.balancing_biases = torch.tensor([2.0, 0.0, 0.0, 0.5])  # the last class skips
     logits = torch.tensor([[-90.0, 0.0, -90.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).half()
-    read = ODD_ROUTERS["ZayaRouter"].read
+    read = ROUTER_ADAPTERS["ZayaRouter"].read
     chosen = logits.softmax(-1).float() + router.balancing_biases
     weights = logits.softmax(-1).gather(-1, chosen.argmax(-1, keepdim=True))
     assert weights[0] == 0  # or nothing would be rounded away
@@ -361,11 +361,11 @@ def test_a_probability_of_gemma_4_that_is_rounded_to_nothing_is_no_missing_exper
     """-inf in the logits of a trace says that a layer has no such expert."""
     import torch
 
-    from moeviz.capture.routers.odd_routers import ODD_ROUTERS
+    from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
 
     probabilities = torch.tensor([[0.0, 300.0, 0.0]]).softmax(-1)
     answer = (probabilities, torch.tensor([[1.0]]), torch.tensor([[1]]))
-    logits = ODD_ROUTERS["Gemma4TextRouter"].read(torch.nn.Module(), (), answer)[0]
+    logits = ROUTER_ADAPTERS["Gemma4TextRouter"].read(torch.nn.Module(), (), answer)[0]
     assert (probabilities == 0).sum() == 2 and logits.isfinite().all()
     assert logits.softmax(-1).argmax() == 1
 
@@ -593,7 +593,7 @@ def test_a_table_reopens_as_the_same_trace_in_whatever_order_its_rows_come(drawn
 
 @pytest.mark.parametrize("text", ["a\ufffdb", "\ufffd", "é\ufffd\ufffd"])
 def test_a_typed_replacement_character_is_shown_as_itself(text):
-    from moeviz.capture.run.texts import token_texts
+    from moeviz.capture.run.token_texts import token_texts
 
     tokenizer = tiny_tokenizer()  # that of the embedded model: the character is three of its tokens
     shown = "".join(token_texts(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -603,7 +603,7 @@ def test_a_typed_replacement_character_is_shown_as_itself(text):
 def test_the_auxiliary_loss_under_a_uniform_load_is_called_a_loss():
     from moeviz.charts.losses import aux_loss_by_layer
     from moeviz.metrics.losses import aux_loss
-    from moeviz.samples import sample_trace
+    from moeviz.testing import sample_trace
 
     trace = sample_trace()
     frame = aux_loss(trace)
@@ -780,7 +780,7 @@ import contextlib, io, resource, sys
 from benchmarks.peak import peak_mb
 from moeviz.cli.main import main
 from moeviz.formats.exports import write_trace
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
 said = io.StringIO()

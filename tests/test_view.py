@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from accessible import faults
-from browser import SIZES
 from nbclient import NotebookClient
 from playwright.sync_api import Frame, Page, expect
 
@@ -26,7 +25,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.report import view as report_view
 from moeviz.report.view import View
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs" / "notebooks" / "view.ipynb"
@@ -144,7 +143,7 @@ def test_a_model_and_a_text_are_traced_and_drawn():
 def test_a_trace_is_drawn_as_it_is_and_loads_no_torch(trace):
     assert moeviz.view(trace).trace is trace
     code = (
-        "import sys, moeviz; from moeviz.samples import sample_trace; moeviz.view(sample_trace())._repr_html_();"
+        "import sys, moeviz; from moeviz.testing import sample_trace; moeviz.view(sample_trace())._repr_html_();"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -181,30 +180,25 @@ def test_without_the_converter_a_sentence_says_how_to_get_it(trace, monkeypatch)
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Opens a page from a file, without a network. No error may reach the console, and nothing may be asked for."""
-    contexts, wrong = [], []
+def opened(visit, tmp_path):
+    """Opens a page from a file, without a network. No warning may reach the console, and nothing may be asked for."""
+    wrong = []
 
     def open_(html: str, size: str = "desktop", scheme: str = "light") -> Page:
-        path = tmp_path / f"{len(contexts)}.html"
+        path = tmp_path / f"{len(visit.mine)}.html"
         path.write_text(html, encoding="utf-8")
-        context = browser.new_context(offline=True, color_scheme=scheme, **SIZES[size])
-        contexts.append(context)
-        context.route("**/*", lambda route: route.continue_() if route.request.url == path.as_uri() else stop(route))
-        page = context.new_page()
-        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        page.goto(path.as_uri())
-        return page
+        tab = visit.blank(size, scheme)
+        tab.context.set_offline(True)
+        tab.page.route("**/*", lambda route: route.continue_() if route.request.url == path.as_uri() else stop(route))
+        tab.page.on("console", lambda said: wrong.append(said.text) if said.type == "warning" else None)
+        tab.page.goto(path.as_uri())
+        return tab.page
 
     def stop(route):
         wrong.append(route.request.url)
         route.abort()
 
     yield open_
-    for context in contexts:
-        context.close()
     assert not wrong
 
 

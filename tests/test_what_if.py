@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 import torch
 from fused_models import FAMILIES
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
 from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch
-from moeviz.capture.change import what_if as module
-from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-from moeviz.capture.change.what_if import ablate, what_if
+from moeviz.capture import what_if as module
+from moeviz.capture.interventions.exchange import Exchange
+from moeviz.capture.interventions.force import Force
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.run.prompts import prepare
-from moeviz.capture.survey.survey import random_model
+from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import stream, trace
+from moeviz.capture.what_if import ablate, what_if
 from moeviz.errors import CaptureError
 
 TEXT = "12 + 7 = 19, und heute ist es kalt"
@@ -30,8 +35,8 @@ def tokenizer():
 
 
 def logits_of(model, tokenizer, intervention, prompts=PROMPTS):
-    run = prepare(model, prompts, tokenizer, 0)
-    return module._read(run, module.ready(run), intervention)[1]
+    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
+    return module._read(run, module.probe_routers(run), intervention)[1]
 
 
 def untyped(kind, *fields):

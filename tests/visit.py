@@ -8,7 +8,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
 
-SECONDS = 60
+from tests.waiting import SECONDS
 
 
 class Visit:
@@ -54,12 +54,12 @@ class Visit:
         self.send(query, page)
         return self.hear()
 
-    def hear(self, seconds: float = SECONDS) -> str:
+    def hear(self) -> str:
         """Wait for the end of a script."""
         self.said = []
         while True:
             message = ForwardMsg()
-            message.ParseFromString(self.socket.recv(timeout=seconds))
+            message.ParseFromString(self.socket.recv(timeout=SECONDS))
             if message.WhichOneof("type") == "new_session":
                 self.session = message.new_session.initialize.session_id or self.session
             self.said.append(message)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from servers import end_with_parent, free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from waiting import until
 
 ROOT = Path(__file__).parent.parent
 PYTHON = Path(os.environ.get("MOEVIZ_VLLM_PYTHON", ROOT / ".venv-vllm" / "bin" / "python"))
@@ -70,31 +71,37 @@ class Running:
         self.process.wait()
 
 
-def free_port() -> int:
-    """One that nobody listens at now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 def launched(words: Sequence[str], folder: Path, url: str, **more: str) -> Running:
     """A process of its own session, so that all of it can be ended."""
     log = folder / f"vllm-{time.monotonic_ns()}.log"
     environment = {**os.environ, **ENVIRONMENT, "VLLM_CACHE_ROOT": str(folder / "cache"), **more}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(PYTHON), *words], stdout=out, stderr=out, env=environment, start_new_session=True, cwd=folder
+            [str(PYTHON), *words],
+            stdout=out,
+            stderr=out,
+            env=environment,
+            start_new_session=True,
+            cwd=folder,
+            preexec_fn=end_with_parent,
         )
     return Running(url, process, log)
 
 
 def wait_for(running: Running) -> None:
     """Until it answers."""
-    end = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < end and running.process.poll() is None:
+
+    def answers() -> bool:
+        if running.process.poll() is not None:
+            raise AssertionError("It ended.")
         with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{running.url}/health", timeout=5):
-            return
-        time.sleep(0.5)
-    pytest.fail(f"vLLM did not start: {running.log.read_text(errors='replace')[-3000:]}")
+            return True
+        return False
+
+    try:
+        until(answers, SECONDS_TO_START)
+    except AssertionError as error:
+        pytest.fail(f"vLLM did not start. {error} {running.log.read_text(errors='replace')[-3000:]}")
 
 
 @contextmanager

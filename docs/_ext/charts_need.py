@@ -7,7 +7,7 @@ from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts.chart import Chart
 from moeviz.errors import MissingField, MoevizError
 from moeviz.report.plots import choices, part_of
-from moeviz.samples import sample_trace
+from moeviz.testing import sample_trace
 
 WITHOUT = {
     "weights": lambda trace: replace(trace, weights=None),

@@ -12,10 +12,10 @@ WIDTH = "88"  # columns of what argparse prints
 
 def commands() -> str:
     """Every command: what it does, its arguments as `--help` tells them, and its examples."""
-    from moeviz.cli.arguments import COMMANDS
-    from moeviz.cli.examples import EXAMPLES
+    from moeviz.cli.main import COMMANDS, command
 
-    return "\n\n".join(_command(name, says, fill, EXAMPLES[name]) for name, (says, fill) in COMMANDS.items())
+    files = {name: command(name) for name in COMMANDS}
+    return "\n\n".join(_command(name, of.HELP, of.arguments, of.EXAMPLES) for name, of in files.items())
 
 
 def _command(name: str, says: str, fill, examples: str) -> str:
@@ -65,7 +65,7 @@ def middle() -> str:
         "parameters",
         "footprint",
         "labelled_texts",
-        "samples",
+        "testing",
         "file_limits",
         "published",
     )

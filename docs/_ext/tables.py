@@ -1,6 +1,5 @@
 """Tables of the site, each from the table in the code that it is about."""
 
-import ast
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -44,12 +43,12 @@ def screenshot() -> str:
 def importers() -> str:
     """The formats of other programs: what recognises a file, what it becomes, and what must be told."""
     from moeviz.formats.importers.options import flag
-    from moeviz.formats.importers.table import IMPORTERS
+    from moeviz.formats.importers.table import importers as formats
 
     def flags(names: Sequence[str]) -> str:
         return ", ".join(f"`{flag(name)}`" for name in names)
 
-    rows = [(f"`{r.name}`", r.label, r.looks_for, r.becomes, flags(r.asks), flags(r.may_ask)) for r in IMPORTERS]
+    rows = [(f"`{r.name}`", r.label, r.looks_for, r.becomes, flags(r.asks), flags(r.may_ask)) for r in formats()]
     return table(["name", "files", "recognised by", "becomes", "must be told", "may have to be told"], rows)
 
 
@@ -99,7 +98,7 @@ def _names(frame) -> str:
 
 def known_models() -> str:
     """Our counts of well-known models, beside what their makers say."""
-    from moeviz.capture.models.known_counts import known_counts
+    from moeviz.capture.models.known_models import known_counts
 
     head = ("model", "total", "published", "active", "published", "active counts", "remark")
     rows = known_counts().itertuples(index=False)
@@ -118,8 +117,8 @@ def _counted(row) -> tuple[str, ...]:
 
 def ways() -> str:
     """Every way of running that is held against what the experts received, and what came of it."""
-    from moeviz.capture.survey.matrix import counted, surveyed_ways
-    from moeviz.capture.survey.modes import FAMILIES
+    from survey.modes import FAMILIES
+    from survey.ways import counted, surveyed_ways
 
     found = surveyed_ways()
     rows = [(row.way, *(n or "" for n in (row.equal, row.refused, row.not_tried))) for row in found.itertuples()]
@@ -153,7 +152,7 @@ def anchor(heading: str) -> str:
 
 def menu() -> str:
     """The pages of the app, by the parts in its menu."""
-    from moeviz_app.views.menu import MENU
+    from moeviz_app.pages.menu import MENU
 
     return table(("part", "pages"), ((part, ", ".join(pages)) for part, pages in MENU.items()))
 
@@ -191,16 +190,11 @@ def alarms() -> str:
 
 
 def settings() -> str:
-    """The table in the docstring of `app/settings.py`, with each meaning in one line."""
-    docstring = ast.get_docstring(ast.parse((ROOT / "app/settings.py").read_text(encoding="utf-8"))) or ""
-    rows: list[list[str]] = []
-    for line in re.findall(r"^\|(.*)\|$", docstring, re.MULTILINE):
-        cells = [cell.strip() for cell in line.split("|")]
-        if cells[0] or not rows:
-            rows.append(cells)
-        else:  # the meaning goes on
-            rows[-1][-1] += f" {cells[-1]}"
-    return table(rows[0], [(f"`{name}`", *rest) for name, *rest in rows[2:]])
+    """The settings of a deployment: what holds where one is not set, and what it means."""
+    from moeviz_app.settings import WAYS
+    from moeviz_app.settings import table as rows_of_settings
+
+    return table(("variable", *WAYS, "meaning"), [(f"`{name}`", *rest) for name, *rest in rows_of_settings()])
 
 
 def streamlit() -> str:
@@ -220,7 +214,7 @@ def architecture() -> str:
 
 def glossary() -> str:
     """The words of the field: those of the app's charts, and more."""
-    from moeviz_app.glossary import GLOSSARY
+    from moeviz_app.widgets.glossary import GLOSSARY
 
     words = MORE | GLOSSARY
     lines = [f"{word}\n  {words[word][0].upper()}{words[word][1:]}" for word in sorted(words, key=str.lower)]

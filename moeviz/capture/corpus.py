@@ -10,7 +10,7 @@ import pandas as pd
 from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.opening import load_model
-from moeviz.capture.run.generate import Progress
+from moeviz.capture.run.generation import Progress
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.capture.engines.mlx.folder import is_of_mlx
 from moeviz.errors import ModelNotFound
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 if TYPE_CHECKING:  # torch comes with an engine, not with the question which one it is
     import moeviz.capture.engines.engine
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineEntry:
     """An engine that runs models. `module` has `open_model(name, **how) -> EngineModel` and `model_facts(name)`.
 
     Where bytes, context or weights are known before a model is opened, it has `before_opening(name)` too.
@@ -26,16 +26,16 @@ class Engine:
     elsewhere: bool = False  # whether a server runs it, which answers when a run is done, and not before
 
 
-ENGINES: tuple[Engine, ...] = (
-    Engine("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
-    Engine("mlx", "moeviz.capture.engines.mlx.opening", is_of_mlx),
-    Engine("vllm", "moeviz.capture.engines.served.vllm", lambda name: name.startswith("vllm+"), True),
-    Engine("sglang", "moeviz.capture.engines.served.sglang", lambda name: name.startswith("sglang+"), True),
+ENGINES: tuple[EngineEntry, ...] = (
+    EngineEntry("llama.cpp", "moeviz.capture.engines.llama_cpp.model", lambda name: name.lower().endswith(".gguf")),
+    EngineEntry("mlx", "moeviz.capture.engines.mlx.model", is_of_mlx),
+    EngineEntry("vllm", "moeviz.capture.engines.served.vllm", lambda name: name.startswith("vllm+"), True),
+    EngineEntry("sglang", "moeviz.capture.engines.served.sglang", lambda name: name.startswith("sglang+"), True),
 )
 TRANSFORMERS = "transformers"
 
 
-def engine_of(name: str, backend: str | None = None) -> Engine | None:
+def engine_of(name: str, backend: str | None = None) -> EngineEntry | None:
     """The engine that runs the model of that name; None for transformers.
 
     Raises `ModelNotFound` for a backend that there is not.
@@ -51,14 +51,14 @@ def engine_of(name: str, backend: str | None = None) -> Engine | None:
     raise ModelNotFound(f"There is no backend {quoted(backend)}. Choose from {known}.")
 
 
-def open_model(engine: Engine, name: str, **how: Any) -> "moeviz.capture.engines.engine.EngineModel":
+def open_model(engine: EngineEntry, name: str, **how: Any) -> "moeviz.capture.engines.engine.EngineModel":
     """The model of that name in that engine's hands. Raises what `load_model` raises."""
     model: moeviz.capture.engines.engine.EngineModel = import_module(engine.module).open_model(name, **how)
     return model
 
 
-def before_opening(engine: Engine, name: str) -> "moeviz.capture.engines.engine.BeforeOpening":
-    """What is known of the model of that name before it is opened. Raises what `model_facts` raises."""
+def before_opening(engine: EngineEntry, name: str) -> "moeviz.capture.engines.engine.BeforeOpening":
+    """Look at the model of that name without opening it. Raises what `model_facts` raises."""
     from moeviz.capture.engines.engine import BeforeOpening
     from moeviz.capture.models.memory import bytes_needed
 

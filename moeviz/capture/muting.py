@@ -1,14 +1,14 @@
-"""What each kind of text loses without an expert: `ablate`, text by text, added up by label."""
+"""The loss of each kind of text without an expert: `ablate`, text by text, added up by label."""
 
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from moeviz.capture.change.what_if import ablate
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.run.generate import Progress
+from moeviz.capture.run.generation import Progress
+from moeviz.capture.what_if import ablate
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
@@ -22,7 +22,7 @@ def muted_by_label(
     experts: Collection[tuple[int, int]] | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """What muting an expert does to each kind of text: how much worse the model predicts it.
+    """Mute experts one at a time, and say how much worse the model predicts each kind of text.
 
     A muted expert's tokens go to the router's next best. Texts are read one by one, as `trace_corpus` reads them; all
     tokens of a label count the same.
@@ -61,7 +61,7 @@ def muted_by_label(
 def _sums(
     model: LoadedModel, text: str, label: str, number: int, experts: Collection[tuple[int, int]] | None
 ) -> pd.DataFrame:
-    """The same sums that the means of one text are of, so that texts can be added up."""
+    """Turn the means of one text into sums over its tokens, so that texts can be added up."""
     effect, tokens = ablate(model, text, experts=experts), model.count_tokens(text)
     return effect.assign(
         label=label,

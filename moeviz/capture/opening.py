@@ -40,12 +40,12 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
 
 
 def model_facts(name: str, backend: str | None = None) -> ModelInfo:
-    """What a model says of itself before it is opened: layers, experts, parameters. Raises what `load_model` raises."""
+    """Read a model's facts without opening it: layers, experts, parameters. Raises what `load_model` raises."""
     known = known_before(name, backend)
     return load.model_facts(name) if known is None else known.info
 
 
 def known_before(name: str, backend: str | None = None) -> BeforeOpening | None:
-    """What is known of another engine's model before it is opened; None for a transformers model."""
+    """Look at another engine's model without opening it; None for a transformers model."""
     engine = engine_of(name, backend)
     return None if engine is None else before_opening(engine, name)

@@ -1,7 +1,7 @@
 """Run prompts through a model and record what every router decides: `trace` at the end, `stream` while it grows.
 
-One implementation: a job (what to run, and how) is run in one of the ways of `ways.py`, and what the routers were
-recorded to decide is assembled as a trace.
+One implementation: a request becomes a job (what to run, and how), which one of `recorders.py` runs, and what the
+routers were recorded to decide is assembled as a trace.
 """
 
 import logging
@@ -9,27 +9,32 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.engines.engine import EngineModel, ask, growing_trace, whole_trace
+from moeviz.capture.engines.engine import EngineModel, check_only_read, growing_trace, whole_trace
+from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.replaced import unchanged
+from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.listen import Recording
-from moeviz.capture.record.locks import alone
-from moeviz.capture.run.autocast import autocast_of_caller
-from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
-from moeviz.capture.run.generate import Progress, Watch, counted, decode, written
-from moeviz.capture.run.plan import Plan, plan_for
-from moeviz.capture.run.prompts import Run, nothing_written, prepare
-from moeviz.capture.run.seldom import Seldom
-from moeviz.capture.run.values import check_new_tokens
-from moeviz.capture.ways import Job, Kernels, NotByKernels, by_kernels, by_listening, wants_kernels
+from moeviz.capture.record.hooks import Recording, exclusive
+from moeviz.capture.recorders import (
+    CaptureJob,
+    KernelsUnavailable,
+    record_with_hooks,
+    record_with_kernels,
+    wants_kernels,
+)
+from moeviz.capture.run.decoding import Decoding, HowToDecode
+from moeviz.capture.run.generation import Progress, Watch, decode, generated_tokens, progress_watch
+from moeviz.capture.run.generation_plan import plan_for
+from moeviz.capture.run.prompts import no_generated_tokens, prepare
+from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
+from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.streaming import Throttle, autocast_of_caller
 from moeviz.routing_trace import RoutingTrace
 
 log = logging.getLogger("moeviz.capture")
@@ -96,18 +101,12 @@ def trace(
     (6, 8, 2)
 
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
-    transformers' routers share; `odd_routers.py` has those that answer otherwise.
+    transformers' routers share; `router_adapters.py` has those that answer otherwise.
     """
-    model = _opened(model, max_new_tokens, sampling, decoding, chat, system)
-    if isinstance(model, EngineModel):
-        only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
-        asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
-        return whole_trace(model, asked, progress)
-    run, plan = _planned(model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system)
-    job = Job(run, plan, kernels, intervention, keep_logits, site)
-    watch = counted(progress, max_new_tokens)
-    with alone(run.model):
-        return _recorded(job, lambda _so_far: watch)
+    request = _request(
+        prompts, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site, chat, system
+    )
+    return capture(model, request, tokenizer=tokenizer, progress=progress)
 
 
 def stream(
@@ -140,71 +139,87 @@ def stream(
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
-    model = _opened(model, max_new_tokens, sampling, decoding, chat, system, growing=True)
-    if isinstance(model, EngineModel):
-        only = {"tokenizer": tokenizer, "kernels": kernels, "intervention": intervention, "site": site}
-        asked = ask(model, prompts, max_new_tokens, sampling, decoding, keep_logits, chat, system, **only)
-        return growing_trace(model, asked, seconds_between)
-    run, plan = _planned(
-        model, prompts, tokenizer, max_new_tokens, sampling, decoding, site, chat, system, growing=True
+    request = _request(
+        prompts, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site, chat, system
     )
-    return _growing(Job(run, plan, kernels, intervention, keep_logits, site), seconds_between)
+    return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
 
 
-def _opened(
+def capture(
     model: LoadedModel | EngineModel | nn.Module | str,
+    request: CaptureRequest,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: Progress | None = None,
+) -> RoutingTrace:
+    """Do as `trace` does, by one request in place of its keywords. Arguments and errors as there."""
+    model = load_model(model) if isinstance(model, str) else model
+    if isinstance(model, EngineModel):
+        check_only_read(model, request, tokenizer)
+        return whole_trace(model, request, progress)
+    job = _planned(model, request, tokenizer)
+    watch = progress_watch(progress, request.max_new_tokens)
+    with exclusive(job.run.model):
+        return _recorded(job, lambda _so_far: watch)
+
+
+def capture_growing(
+    model: LoadedModel | EngineModel | nn.Module | str,
+    request: CaptureRequest,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    seconds_between: float = 0.0,
+) -> Iterator[RoutingTrace]:
+    """Do as `stream` does, by one request in place of its keywords. Arguments and errors as there."""
+    if not isinstance(model, EngineModel):
+        request.check_can_grow()
+    model = load_model(model) if isinstance(model, str) else model
+    if isinstance(model, EngineModel):
+        check_only_read(model, request, tokenizer)
+        return growing_trace(model, request, seconds_between)
+    return _growing(_planned(model, request, tokenizer, growing=True), seconds_between)
+
+
+def _request(
+    prompts: str | Sequence[str],
     max_new_tokens: int,
     sampling: Sampling | None,
     decoding: HowToDecode | None,
-    chat: bool,
-    system: str | None,
-    growing: bool = False,
-) -> LoadedModel | EngineModel | nn.Module:
-    """The model, opened where it is given by name: after what can be refused without it."""
-    if not isinstance(model, str):
-        return model
-    check_new_tokens(max_new_tokens)
-    check_asked(Sampling() if sampling is None else sampling, Decoding() if decoding is None else decoding, growing)
-    check_chat(chat, system)
-    return load_model(model)
+    *rest: Any,
+) -> CaptureRequest:
+    """The keywords of `trace` as one value. Raises what they are refused for before a model is opened."""
+    sampling = Sampling() if sampling is None else sampling
+    return CaptureRequest(
+        prompts_of(prompts), max_new_tokens, sampling, Decoding() if decoding is None else decoding, *rest
+    )
 
 
 def _planned(
     model: LoadedModel | nn.Module,
-    prompts: str | Sequence[str],
+    request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None,
-    max_new_tokens: int,
-    sampling: Sampling | None,
-    decoding: HowToDecode | None,
-    site: str | None,
-    chat: bool,
-    system: str | None,
     growing: bool = False,
-) -> tuple[Run, Plan]:
-    """The prompts read, and how to go on from them: refused before the model is opened where that can be known."""
-    sampling = Sampling() if sampling is None else sampling
-    decoding = Decoding() if decoding is None else decoding
-    check_new_tokens(max_new_tokens)
-    check_asked(sampling, decoding, growing)
-    run = prepare(model, prompts, tokenizer, max_new_tokens, site, chat, system)
-    plan = plan_for(run.model, max_new_tokens, sampling, decoding, growing)
+) -> CaptureJob:
+    """Read the prompts, and settle how to go on from them."""
+    run = prepare(model, request, tokenizer)
+    plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
     batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
     plan.decoding.check(run.model, len(batch.input_ids))
-    return replace(run, batch=batch, info=info), plan
+    return CaptureJob(replace(run, batch=batch, info=info), plan, request)
 
 
-def _recorded(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     """Run by kernels where they are wanted; where they turn out not to decide as the routers do, again by listening."""
     if wants_kernels(job):
         try:
             return _run(job, watching)
-        except NotByKernels as reason:
+        except KernelsUnavailable as reason:
             log.warning("%s The routers are listened to instead.", reason)
-    return _run(replace(job, kernels=False), watching)
+    return _run(replace(job, request=replace(job.request, kernels=False)), watching)
 
 
-def _run(job: Job, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
-    way = by_kernels if job.kernels else by_listening
+def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+    way = record_with_kernels if job.request.kernels else record_with_hooks
     with way(job) as so_far:
         run = job.run
         made = decode(run.model, run.batch, job.plan, watching(so_far))
@@ -215,22 +230,22 @@ class _Cancelled(BaseException):
     """Nobody waits for the next trace."""
 
 
-def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
+def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
     """The model runs in a thread of its own, and takes turns with the caller; between turns the model is anybody's."""
-    seldom = Seldom(seconds_between)
+    throttle = Throttle(seconds_between)
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
-    nothing = nothing_written(job.run.batch)
+    nothing = no_generated_tokens(job.run.batch)
     turns, cancelled, autocast = threading.Semaphore(0), threading.Event(), autocast_of_caller()
 
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
             def assembled() -> RoutingTrace:
                 drafts = job.plan.decoding.drafts
-                done = written(job.run.model, generated, None, drafts) if generated.numel() else nothing
+                done = generated_tokens(job.run.model, generated, None, drafts) if generated.numel() else nothing
                 return assemble(so_far(), job.run, done)
 
-            grown = seldom.made(assembled)
-            with unchanged():
+            grown = throttle.latest(assembled)
+            with unpatched():
                 made.put(grown)
                 wait_for_a_turn()
 
@@ -246,7 +261,7 @@ def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
             wait_for_a_turn()
             with autocast():
                 whole = _recorded(job, watching)
-            if seldom.stale:
+            if throttle.stale:
                 made.put(whole)
                 wait_for_a_turn()
             made.put(None)
@@ -269,13 +284,13 @@ def _growing(job: Job, seconds_between: float) -> Iterator[RoutingTrace]:
 
 
 def _next(
-    job: Job,
+    job: CaptureJob,
     turns: threading.Semaphore,
     made: SimpleQueue[RoutingTrace | BaseException | None],
     stop: Callable[[], None],
 ) -> RoutingTrace | None:
     """Give the model's thread a turn, with nobody else at the model; None after the last."""
-    with alone(job.run.model):
+    with exclusive(job.run.model):
         turns.release()
         try:
             grown: RoutingTrace | BaseException | None = made.get()

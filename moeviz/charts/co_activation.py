@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.co_activation import co_activation
+from moeviz.metrics.co_activation import co_activation, co_activation_caption, strongest_pairs_caption
 
 MAX_EXPERTS = 64  # in one heat map: 4,032 cells, each still seen on a phone
 MAX_PAIRS = 12
@@ -29,15 +29,15 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
             color=alt.Color(
                 "co_activation:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0, nice=False), legend=legend
             ),
-            tooltip=[
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("partner:Q", format="d"),
-                alt.Tooltip("tokens:Q", title="tokens routed to both", format=","),
-                alt.Tooltip("expert_tokens:Q", title="tokens routed to the expert", format=","),
-                alt.Tooltip("co_activation:Q", title="co-activation", format=".1%"),
-                alt.Tooltip("chance:Q", title="expected at random", format=".1%"),
-                alt.Tooltip("lift:Q", title="times what is expected", format=".2f"),
-            ],
+            tooltip=theme.tooltip(
+                expert="d",
+                partner="d",
+                tokens=("tokens routed to both", ","),
+                expert_tokens=("tokens routed to the expert", ","),
+                co_activation=("co-activation", ".1%"),
+                chance=("expected at random", ".1%"),
+                lift=("times what is expected", ".2f"),
+            ),
         )
     )
     return theme.framed(chart, theme.grid_height(len(ids)), canvas=True)
@@ -63,14 +63,14 @@ def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
     pairs = _most_above_chance(frame)
     base = alt.Chart(pairs).encode(
         y=alt.Y("pair:N", title="pair of experts", sort=None, axis=alt.Axis(labelLimit=100)),
-        tooltip=[
-            alt.Tooltip("pair:N", title="experts"),
-            alt.Tooltip("tokens:Q", title="tokens routed to both", format=","),
-            alt.Tooltip("chance_tokens:Q", title="tokens expected at random", format=",.1f"),
-            alt.Tooltip("lift:Q", title="times what is expected", format=".2f"),
-            alt.Tooltip("co_activation:Q", title="share of the first expert's tokens", format=".1%"),
-            alt.Tooltip("of_partner:Q", title="share of the second expert's tokens", format=".1%"),
-        ],
+        tooltip=theme.tooltip(
+            pair=("experts", ""),
+            tokens=("tokens routed to both", ","),
+            chance_tokens=("tokens expected at random", ",.1f"),
+            lift=("times what is expected", ".2f"),
+            co_activation=("share of the first expert's tokens", ".1%"),
+            of_partner=("share of the second expert's tokens", ".1%"),
+        ),
     )
     bars = base.mark_bar(color=theme.MAIN, height=alt.RelativeBandSize(0.6)).encode(
         x=alt.X(
@@ -103,6 +103,7 @@ CHARTS = (
         "with few tokens, a bright cell may be luck.",
         measure=co_activation,
         draw=co_activation_heatmap,
+        say=co_activation_caption,
         expert="expert",
         layers="one",
     ),
@@ -113,6 +114,7 @@ CHARTS = (
         "beat it by luck.",
         measure=co_activation,
         draw=strongest_pairs,
+        say=strongest_pairs_caption,
         layers="one",
     ),
 )

@@ -12,13 +12,13 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Jensen-Shannon divergence of the loads, with what chance gives. Columns: those of `load_divergence`."""
     base = alt.Chart(frame).encode(
         x=theme.layer_axis("orange: chance"),
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("divergence:Q", title="distance in bits", format=".3f"),
-            alt.Tooltip("chance:Q", title="expected at random", format=".3f"),
-            alt.Tooltip("tokens:Q", title="tokens of A", format=","),
-            alt.Tooltip("other_tokens:Q", title="tokens of B", format=","),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            divergence=("distance in bits", ".3f"),
+            chance=("expected at random", ".3f"),
+            tokens=("tokens of A", ","),
+            other_tokens=("tokens of B", ","),
+        ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("divergence:Q", title="Jensen-Shannon divergence of the loads, bits")
@@ -46,13 +46,13 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
                     titleLimit=330,
                 ),
             ),
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("load:Q", title="load in A", format=".2%"),
-                alt.Tooltip("other_load:Q", title="load in B", format=".2%"),
-                alt.Tooltip("difference:Q", title="difference, × uniform load", format="+.2f"),
-            ],
+            tooltip=theme.tooltip(
+                layer="d",
+                expert="d",
+                load=("load in A", ".2%"),
+                other_load=("load in B", ".2%"),
+                difference=("difference, × uniform load", "+.2f"),
+            ),
         )
     )
     return theme.framed(chart, theme.rows_height(frame["layer"].nunique()), canvas=True)
@@ -71,15 +71,15 @@ def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
                 scale=alt.Scale(domain=["A", "B"], range=list(theme.PAIR)),
                 legend=alt.Legend(title="trace", orient="top"),
             ),
-            tooltip=[
-                alt.Tooltip("trace:N"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("max_over_mean:Q", title="busiest expert, × uniform", format=".2f"),
-                alt.Tooltip("cv:Q", title="std / mean", format=".3f"),
-                alt.Tooltip("chance_cv:Q", title="std / mean at random", format=".3f"),
-                alt.Tooltip("normalised_entropy:Q", title="entropy / ln E", format=".3f"),
-                alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d"),
-            ],
+            tooltip=theme.tooltip(
+                trace="",
+                layer="d",
+                max_over_mean=("busiest expert, × uniform", ".2f"),
+                cv=("std / mean", ".3f"),
+                chance_cv=("std / mean at random", ".3f"),
+                normalised_entropy=("entropy / ln E", ".3f"),
+                dead_experts=("experts with no tokens", "d"),
+            ),
         )
     )
     return theme.framed(lines + theme.reference(pd.DataFrame({"even": [1.0]}), "even"), theme.MEDIUM)
@@ -93,12 +93,12 @@ def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
         .encode(
             x=theme.layer_axis(),
             y=alt.Y("changed:Q", title="tokens that go to other experts", axis=theme.share_axis()),
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("changed:Q", title="tokens with a different set of experts", format=".1%"),
-                alt.Tooltip("first_changed:Q", title="with a different first choice", format=".1%"),
-                alt.Tooltip("overlap:Q", title="share of A's experts that B also chose", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                layer="d",
+                changed=("tokens with a different set of experts", ".1%"),
+                first_changed=("with a different first choice", ".1%"),
+                overlap=("share of A's experts that B also chose", ".1%"),
+            ),
         )
     )
     return theme.framed(bars, theme.MEDIUM)

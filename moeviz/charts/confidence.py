@@ -6,7 +6,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.tokens import token_axis, token_tooltip
-from moeviz.metrics.confidence import router_entropy, token_entropy, top_margin
+from moeviz.metrics.confidence import entropy_caption, margin_caption, router_entropy, token_entropy, top_margin
 
 
 def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -14,11 +14,7 @@ def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     picture = _quantiles_by_layer(
         frame,
         "entropy / ln E",
-        [
-            alt.Tooltip("share:Q", title="mean", format=".3f"),
-            alt.Tooltip("entropy:Q", title="mean, nats", format=".3f"),
-            alt.Tooltip("maximum:Q", title="ln E, nats", format=".3f"),
-        ],
+        theme.tooltip(share=("mean", ".3f"), entropy=("mean, nats", ".3f"), maximum=("ln E, nats", ".3f")),
     )
     undecided = theme.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
     return theme.framed(picture + undecided, theme.MEDIUM)
@@ -26,10 +22,7 @@ def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
-    means = [
-        alt.Tooltip("margin:Q", title="mean", format=".3f"),
-        alt.Tooltip("top:Q", title="mean probability of the most probable expert", format=".3f"),
-    ]
+    means = theme.tooltip(margin=("mean", ".3f"), top=("mean probability of the most probable expert", ".3f"))
     picture = _quantiles_by_layer(frame, "lead in probability", means)
     tie = theme.reference(pd.DataFrame({"tie": [0.0]}), "tie")
     return theme.framed(picture + tie, theme.MEDIUM)
@@ -63,9 +56,7 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
             color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
             tooltip=[
                 *token_tooltip(),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("share:Q", title="entropy / ln E", format=".3f"),
-                alt.Tooltip("entropy:Q", title="entropy, nats", format=".3f"),
+                *theme.tooltip(layer="d", share=("entropy / ln E", ".3f"), entropy=("entropy, nats", ".3f")),
             ],
         )
     )
@@ -79,6 +70,7 @@ CHARTS = (
         "middle 80%. Near 0 the router is certain; at 1 it might as well choose at random.",
         measure=router_entropy,
         draw=entropy_by_layer,
+        say=entropy_caption,
     ),
     Chart(
         "How far ahead is the most probable expert?",
@@ -86,12 +78,14 @@ CHARTS = (
         "median token; bar: middle half; line: middle 80%). Near 0, a small change would send the token elsewhere.",
         measure=top_margin,
         draw=margin_by_layer,
+        say=margin_caption,
     ),
     Chart(
         "Where in the text are the routers undecided?",
         "Each cell is one token at one layer: the brighter it is, the more undecided the router.",
         measure=token_entropy,
         draw=entropy_grid,
+        say=None,  # some token is always the most undecided, which is no finding
         tokens="window",
     ),
 )

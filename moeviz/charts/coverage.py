@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.coverage import experts_needed, experts_touched
+from moeviz.metrics.coverage import experts_needed, experts_needed_caption, experts_touched, experts_touched_caption
 
 MOST_WRITTEN = 60  # layers: with more, a row is too low for numbers
 
@@ -15,14 +15,14 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(frame.assign(column=_columns(frame), written=_written(frame))).encode(
         x=alt.X("column:O", title=None, sort=None, axis=_levels_axis()),
         y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("level:Q", title="share of assignments", format=".0%"),
-            alt.Tooltip("needed:Q", title="experts that carry it", format="d"),
-            alt.Tooltip("by_lot:Q", title="at random", format="d"),
-            alt.Tooltip("even:Q", title="under a uniform load", format="d"),
-            alt.Tooltip("num_experts:Q", title="experts in the layer", format="d"),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            level=("share of assignments", ".0%"),
+            needed=("experts that carry it", "d"),
+            by_lot=("at random", "d"),
+            even=("under a uniform load", "d"),
+            num_experts=("experts in the layer", "d"),
+        ),
     )
     title = "share of what a uniform load needs"
     legend = alt.Legend(title=title, titleLimit=330, format="%", orient="top", gradientLength=200)
@@ -64,13 +64,13 @@ def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
             axis=alt.Axis(format="~s", tickCount=6, grid=False),
         ),
         detail="layer:N",
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("tokens:Q", title="tokens so far", format=","),
-            alt.Tooltip("experts:Q", title="different experts", format="d"),
-            alt.Tooltip("chance:Q", title="at random", format=".1f"),
-            alt.Tooltip("num_experts:Q", title="experts in the layer", format="d"),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            tokens=("tokens so far", ","),
+            experts=("different experts", "d"),
+            chance=("at random", ".1f"),
+            num_experts=("experts in the layer", "d"),
+        ),
     )
     y = alt.Y(
         "experts:Q",
@@ -91,6 +91,7 @@ CHARTS = (
         "the closer to a uniform load.",
         measure=experts_needed,
         draw=experts_needed_grid,
+        say=experts_needed_caption,
     ),
     Chart(
         "How soon has the text used every expert?",
@@ -98,5 +99,6 @@ CHARTS = (
         "dashed line, the text uses fewer experts than a choice at random would.",
         measure=experts_touched,
         draw=touched_by_layer,
+        say=experts_touched_caption,
     ),
 )

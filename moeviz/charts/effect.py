@@ -34,8 +34,7 @@ def effect_bars(frame: pd.DataFrame) -> alt.Chart:
             ),
             tooltip=[
                 *token_tooltip()[:2],
-                alt.Tooltip("kl:Q", title="KL, nats", format=".4f"),
-                alt.Tooltip("loss_change:Q", title="change in this token's loss, nats", format="+.4f"),
+                *theme.tooltip(kl=("KL, nats", ".4f"), loss_change=("change in this token's loss, nats", "+.4f")),
             ],
         )
     )

@@ -31,14 +31,14 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
                 scale=alt.Scale(domain=list(names), range=list(colours)),
                 legend=alt.Legend(title=None, orient="top", labelLimit=200),
             ),
-            tooltip=[
-                alt.Tooltip("line:N", title="tokens with"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("share:Q", title="share of tokens", format=".2%"),
-                alt.Tooltip("tokens:Q", title="tokens compared", format=","),
-                alt.Tooltip("chosen:Q", title="experts in A", format=","),
-                alt.Tooltip("different:Q", title="of these, not in B", format=","),
-            ],
+            tooltip=theme.tooltip(
+                line=("tokens with", ""),
+                layer="d",
+                share=("share of tokens", ".2%"),
+                tokens=("tokens compared", ","),
+                chosen=("experts in A", ","),
+                different=("of these, not in B", ","),
+            ),
         )
     )
     return theme.framed(lines, theme.MEDIUM)
@@ -68,13 +68,15 @@ def differences_map(frame: pd.DataFrame) -> alt.Chart:
                 legend=alt.Legend(title=None, orient="top", symbolOpacity=1, columns=2),
             ),
             tooltip=[
-                alt.Tooltip("shown:N", title="token"),
-                alt.Tooltip("sequence:Q", format="d"),
-                alt.Tooltip("position:Q", format="d"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("kind:N", title="in B"),
-                alt.Tooltip("experts:N", title="experts in A"),
-                alt.Tooltip("other_experts:N", title="experts in B"),
+                *theme.tooltip(
+                    shown=("token", ""),
+                    sequence="d",
+                    position="d",
+                    layer="d",
+                    kind=("in B", ""),
+                    experts=("experts in A", ""),
+                    other_experts=("experts in B", ""),
+                ),
                 *(
                     [alt.Tooltip("margin:Q", title="margin in A", format=".3g")]
                     if frame["margin"].notna().any()
@@ -107,12 +109,12 @@ def margins_curve(frame: pd.DataFrame) -> alt.Chart:
                 scale=alt.Scale(domain=kinds, range=[theme.CHANCE if kind == OTHER else theme.MAIN for kind in kinds]),
                 legend=alt.Legend(title=None, orient="top", symbolType="stroke"),
             ),
-            tooltip=[
-                alt.Tooltip("kind:N", title="tokens with"),
-                alt.Tooltip("margin:Q", format=".3g"),
-                alt.Tooltip("share:Q", title="that margin or less", format=".1%"),
-                alt.Tooltip("rows:Q", title="of so many, over all layers", format=","),
-            ],
+            tooltip=theme.tooltip(
+                kind=("tokens with", ""),
+                margin=".3g",
+                share=("that margin or less", ".1%"),
+                rows=("of so many, over all layers", ","),
+            ),
         )
     )
     return theme.framed(lines, theme.MEDIUM)

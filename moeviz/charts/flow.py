@@ -6,7 +6,14 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.flow import consecutive_information, consecutive_transitions, information_between_layers
+from moeviz.metrics.flow import (
+    consecutive_information,
+    consecutive_information_caption,
+    consecutive_transitions,
+    information_between_layers,
+    information_between_layers_caption,
+    transitions_caption,
+)
 
 MAX_LAYERS, MAX_EXPERTS, MAX_RIBBONS = 12, 16, 1_000  # in one picture
 THIN = 0.004  # of the height: over a pixel, and a thinner ribbon is left out
@@ -151,16 +158,16 @@ def _areas(ribbons: pd.DataFrame, x: alt.X) -> alt.Chart:
             detail="ribbon:N",
             color=alt.Color("colour:N", scale=None),
             opacity=alt.Opacity("lift:Q", scale=alt.Scale(domain=[0.5, 2], range=[0.15, 0.8], clamp=True), legend=None),
-            tooltip=[
-                alt.Tooltip("from_layer:Q", title="from layer", format="d"),
-                alt.Tooltip("from_name:N", title="expert there"),
-                alt.Tooltip("to_layer:Q", title="to layer", format="d"),
-                alt.Tooltip("to_name:N", title="expert next"),
-                alt.Tooltip("tokens:Q", format=","),
-                alt.Tooltip("share:Q", title="share of the first expert's tokens", format=".1%"),
-                alt.Tooltip("chance:Q", title="share if the layers were independent", format=".1%"),
-                alt.Tooltip("lift:Q", title="times that", format=".2f"),
-            ],
+            tooltip=theme.tooltip(
+                from_layer=("from layer", "d"),
+                from_name=("expert there", ""),
+                to_layer=("to layer", "d"),
+                to_name=("expert next", ""),
+                tokens=",",
+                share=("share of the first expert's tokens", ".1%"),
+                chance=("share if the layers were independent", ".1%"),
+                lift=("times that", ".2f"),
+            ),
         )
     )
 
@@ -175,12 +182,12 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
     columns = ["layer", "expert", "name", "tokens", "share", "top", "bottom", "middle", "colour", "x"]
     base = alt.Chart(bands[columns]).encode(
         x=x,
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("name:N", title="expert"),
-            alt.Tooltip("tokens:Q", title="tokens (first choices)", format=","),
-            alt.Tooltip("share:Q", title="share of the layer's tokens", format=".1%"),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            name=("expert", ""),
+            tokens=("tokens (first choices)", ","),
+            share=("share of the layer's tokens", ".1%"),
+        ),
     )
     wide = alt.expr(f"clamp(width / {2.2 * layers:.1f}, 10, 24)")
     marks = base.mark_rule(strokeWidth=wide, strokeCap="butt").encode(
@@ -201,9 +208,7 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(frame).encode(
         x=alt.X("from_layer:O", title=title, axis=theme.ids_axis()),
         tooltip=[
-            alt.Tooltip("from_layer:Q", title="layer", format="d"),
-            alt.Tooltip("to_layer:Q", title="next layer", format="d"),
-            alt.Tooltip("tokens:Q", format=","),
+            *theme.tooltip(from_layer=("layer", "d"), to_layer=("next layer", "d"), tokens=","),
             *(alt.Tooltip(f"{field}:Q", title=name, format=".3f") for field, name in bits.items()),
         ],
     )
@@ -217,7 +222,7 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
-    """The same of two layers, however far apart. Columns: those of `consecutive_transitions`."""
+    """Draw the flow between two layers, however far apart. Columns: those of `consecutive_transitions`."""
     return flow_ribbons(frame)
 
 
@@ -236,9 +241,7 @@ def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
             y=alt.Y("from_layer:O", title="layer", scale=scale, axis=axis),
             color=alt.Color("above:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
             tooltip=[
-                alt.Tooltip("from_layer:Q", title="layer", format="d"),
-                alt.Tooltip("to_layer:Q", title="later layer", format="d"),
-                alt.Tooltip("tokens:Q", format=","),
+                *theme.tooltip(from_layer=("layer", "d"), to_layer=("later layer", "d"), tokens=","),
                 *(alt.Tooltip(f"{field}:Q", title=name, format=".3f") for field, name in bits.items()),
             ],
         )
@@ -253,6 +256,7 @@ CHARTS = (
         "luck gives: the same with the tokens shuffled. Click a cell to see those two layers below.",
         measure=information_between_layers,
         draw=flow_between_layers,
+        say=information_between_layers_caption,
         two_layers=True,
     ),
     Chart(
@@ -262,6 +266,7 @@ CHARTS = (
         "in two layers is not the same expert.",
         measure=consecutive_transitions,
         draw=flow_of_two_layers,
+        say=transitions_caption,
         layers="two",
         expert="expert",
     ),
@@ -273,6 +278,7 @@ CHARTS = (
         "for any two layers.",
         measure=consecutive_transitions,
         draw=flow_ribbons,
+        say=transitions_caption,
         expert="expert",
     ),
     Chart(
@@ -281,5 +287,6 @@ CHARTS = (
         "above the orange mark, which is the same measure with the tokens shuffled, is more than luck.",
         measure=consecutive_information,
         draw=flow_information,
+        say=consecutive_information_caption,
     ),
 )

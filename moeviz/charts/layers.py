@@ -7,7 +7,16 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_tooltip
-from moeviz.metrics.layers import balance_of_two, overlap, ranked_load, transitions
+from moeviz.metrics.flow import transitions_caption
+from moeviz.metrics.layers import (
+    balance_of_two,
+    overlap,
+    overlap_caption,
+    ranked_load,
+    ranked_load_caption,
+    transitions,
+    two_balances_caption,
+)
 
 MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gini": "Gini"}
 
@@ -51,15 +60,15 @@ def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
         x=x,
         color=_two_colours(frame),
         shape=alt.Shape("layer:N", title="layer", scale=alt.Scale(domain=_layers(frame))),
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("measure:N"),
-            alt.Tooltip("value:Q", format=".3f"),
-            alt.Tooltip("max_over_mean:Q", title="busiest expert, × uniform", format=".2f"),
-            alt.Tooltip("cv:Q", title="std / mean", format=".3f"),
-            alt.Tooltip("chance_cv:Q", title="std / mean at random", format=".3f"),
-            alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d"),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            measure="",
+            value=".3f",
+            max_over_mean=("busiest expert, × uniform", ".2f"),
+            cv=("std / mean", ".3f"),
+            chance_cv=("std / mean at random", ".3f"),
+            dead_experts=("experts with no tokens", "d"),
+        ),
     )
     return theme.framed(even + dots, theme.SHORT)
 
@@ -86,14 +95,14 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
                     titleLimit=330,
                 ),
             ),
-            tooltip=[
-                alt.Tooltip("from_expert:Q", title=f"expert in layer {first}", format="d"),
-                alt.Tooltip("to_expert:Q", title=f"expert in layer {second}", format="d"),
-                alt.Tooltip("tokens:Q", format=","),
-                alt.Tooltip("share:Q", title="share of the first expert's tokens", format=".1%"),
-                alt.Tooltip("chance:Q", title="share if the layers were independent", format=".1%"),
-                alt.Tooltip("lift:Q", title="times that", format=".2f"),
-            ],
+            tooltip=theme.tooltip(
+                from_expert=(f"expert in layer {first}", "d"),
+                to_expert=(f"expert in layer {second}", "d"),
+                tokens=",",
+                share=("share of the first expert's tokens", ".1%"),
+                chance=("share if the layers were independent", ".1%"),
+                lift=("times that", ".2f"),
+            ),
         )
     )
     return theme.framed(chart, theme.grid_height(len(ids["from"])), canvas=True)
@@ -103,13 +112,7 @@ def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
     """How much the choices of two layers have in common, with what chance gives. Columns: those of `overlap`."""
     base = alt.Chart(frame).encode(
         y=alt.Y("measure:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
-        tooltip=[
-            alt.Tooltip("measure:N"),
-            alt.Tooltip("value:Q", format=".3f"),
-            alt.Tooltip("chance:Q", title="by chance", format=".3f"),
-            alt.Tooltip("maximum:Q", format=".3f"),
-            alt.Tooltip("unit:N"),
-        ],
+        tooltip=theme.tooltip(measure="", value=".3f", chance=("by chance", ".3f"), maximum=".3f", unit=""),
     )
     x = alt.X(
         "share:Q",
@@ -131,6 +134,7 @@ CHARTS = (
         "Experts with the same rank in two layers are not the same expert.",
         measure=ranked_load,
         draw=load_of_two_layers,
+        say=ranked_load_caption,
         expert="expert",
         layers="two",
     ),
@@ -139,6 +143,7 @@ CHARTS = (
         "The closer a layer's dot is to the grey mark, the more uniform its load by that measure.",
         measure=balance_of_two,
         draw=balance_of_two_layers,
+        say=two_balances_caption,
         layers="two",
     ),
     Chart(
@@ -147,6 +152,7 @@ CHARTS = (
         "in the other layer; blank is none. In the row of an expert with few tokens, every cell is bright.",
         measure=transitions,
         draw=layer_transitions,
+        say=transitions_caption,
         expert="from_expert",
         layers="two",
     ),
@@ -156,6 +162,7 @@ CHARTS = (
         "than luck. Shared ids mean something only if the model's experts keep their identity across layers.",
         measure=overlap,
         draw=layer_overlap,
+        say=overlap_caption,
         layers="two",
     ),
 )

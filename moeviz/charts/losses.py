@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.losses import aux_loss, z_loss
+from moeviz.metrics.losses import aux_loss, aux_loss_caption, z_loss, z_loss_caption
 
 ONE, POOLED = "one layer", "all layers pooled"
 
@@ -44,12 +44,12 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Router z-loss of each layer, with its value if all logits were 0. Columns: those of `z_loss`."""
     base = alt.Chart(frame).encode(
         x=theme.layer_axis("orange: all logits 0"),
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("z_loss:Q", title="z-loss", format=".3f"),
-            alt.Tooltip("logsumexp:Q", title="mean log-sum-exp, nats", format=".3f"),
-            alt.Tooltip("zero_logits:Q", title="if all logits were 0", format=".3f"),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            z_loss=("z-loss", ".3f"),
+            logsumexp=("mean log-sum-exp, nats", ".3f"),
+            zero_logits=("if all logits were 0", ".3f"),
+        ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("z_loss:Q", title="z-loss, nats²"))
     zero = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
@@ -64,6 +64,7 @@ CHARTS = (
         "opposite imbalances cancel out.",
         measure=aux_loss,
         draw=aux_loss_by_layer,
+        say=aux_loss_caption,
     ),
     Chart(
         "Do the routers' logits stay small?",
@@ -72,5 +73,6 @@ CHARTS = (
         "precision unstable.",
         measure=z_loss,
         draw=z_loss_by_layer,
+        say=z_loss_caption,
     ),
 )

@@ -48,7 +48,7 @@ def expert_boxes(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _laid_out(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same with the place of everything: across in boxes, down in pixels."""
+    """Add the place of everything: across in boxes, down in pixels."""
     rows = _rows(frame)
     places = pd.DataFrame([rows[name] for name in frame["row"]], columns=list(Row._fields), index=frame.index)
     longest, most = int(frame["experts"].max()), float(frame[["load", "capacity"]].max(axis=None))
@@ -140,20 +140,13 @@ def _down(laid: pd.DataFrame, field: str) -> alt.Y:
 
 
 def _tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("row:N", title="in"),
-        alt.Tooltip("expert:Q", format="d"),
-        alt.Tooltip("computed:N"),
-        alt.Tooltip("weight:Q", format=".3f"),
-        alt.Tooltip("load:Q", format=",.3~g"),
-        alt.Tooltip("capacity:Q", format=",d"),
-    ]
+    return theme.tooltip(row=("in", ""), expert="d", computed="", weight=".3f", load=",.3~g", capacity=",d")
 
 
 def described(frame: pd.DataFrame) -> str:
     """The drawing in words, for those who do not see it.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> described(experts_of_one(sample_trace().select(layers=[0]), 0))
     'layer 0: 2 of 8 experts computed, with their weights 6 (0.55), 1 (0.45).'
     """

@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.parameters import parameter_split, touched_growth
+from moeviz.metrics.parameters import active_caption, parameter_split, parts_caption, touched_caption, touched_growth
 
 BILLIONS = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # SI says G where papers on models say B
 KINDS = {"parameters": "all", "active": "active for one token"}
@@ -31,12 +31,9 @@ def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
             yOffset=alt.YOffset("kind:N", sort=list(KINDS.values())),
             x=alt.X("parameters:Q", title="parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
             color=alt.Color("kind:N", scale=kinds, legend=alt.Legend(title=None, orient="top")),
-            tooltip=[
-                alt.Tooltip("part:N"),
-                alt.Tooltip("kind:N", title="which"),
-                alt.Tooltip("text:N", title="parameters"),
-                alt.Tooltip("share:Q", title="active share of the part", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                part="", kind=("which", ""), text=("parameters", ""), share=("active share of the part", ".1%")
+            ),
         )
     )
     return theme.framed(chart, theme.rows_height(2 * len(order) - 2))
@@ -61,11 +58,7 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(sums).encode(
         y=alt.Y("convention:N", sort=None, title="what is counted", axis=alt.Axis(labelLimit=180)),
         x=alt.X("active:Q", title="active parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
-        tooltip=[
-            alt.Tooltip("convention:N"),
-            alt.Tooltip("active_text:N", title="active"),
-            alt.Tooltip("share:Q", title="share of all parameters", format=".1%"),
-        ],
+        tooltip=theme.tooltip(convention="", active_text=("active", ""), share=("share of all parameters", ".1%")),
     )
     names = base.mark_text(align="right", dx=-6, color="black", fontWeight="bold").encode(text="active_text:N")
     return theme.framed(base.mark_bar(color=theme.MAIN) + names, theme.SHORT)
@@ -91,11 +84,7 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
                 scale=alt.Scale(domain=list(LINES.values()), range=[theme.MAIN, theme.CHANCE]),
                 legend=alt.Legend(title=None, orient="top", labelLimit=220),
             ),
-            tooltip=[
-                alt.Tooltip("line:N", title="what"),
-                alt.Tooltip("tokens:Q", title="tokens so far", format=","),
-                alt.Tooltip("text:N", title="parameters touched"),
-            ],
+            tooltip=theme.tooltip(line=("what", ""), tokens=("tokens so far", ","), text=("parameters touched", "")),
         )
     )
     return theme.framed(alt.layer(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
@@ -127,12 +116,14 @@ CHARTS = (
         "through. Only routed experts can be inactive.",
         measure=parameter_split,
         draw=parameters_by_part,
+        say=parts_caption,
     ),
     Chart(
         "How many parameters are active?",
         "One model, three numbers: model makers disagree on whether embeddings count.",
         measure=parameter_split,
         draw=active_by_convention,
+        say=active_caption,
     ),
     Chart(
         "How much of the model has the text touched so far?",
@@ -140,5 +131,6 @@ CHARTS = (
         "line is what experts chosen at random would touch.",
         measure=touched_growth,
         draw=touched_curve,
+        say=touched_caption,
     ),
 )

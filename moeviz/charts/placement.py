@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, placement, placement_imbalance
+from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, imbalance_caption, placement, placement_imbalance
 
 COLOURS = (theme.OTHER, theme.MAIN, theme.EXPERT_COLOURS[8])  # of the placements
 SHAPES = ("circle", "square", "triangle-up")
@@ -29,15 +29,15 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
             scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
             legend=alt.Legend(title="load, × uniform (1 = uniform)", orient="top", gradientLength=200),
         ),
-        tooltip=[
-            alt.Tooltip("placement:N"),
-            alt.Tooltip("judged_on:N", title="judged on"),
-            alt.Tooltip("device:Q", format="d"),
-            alt.Tooltip("experts:Q", title="experts on it, including copies", format="d"),
-            alt.Tooltip("load:Q", title="share of assignments", format=".2%"),
-            alt.Tooltip("even:Q", title="uniform share", format=".2%"),
-            alt.Tooltip("times_even:Q", title="times the uniform share", format=".2f"),
-        ],
+        tooltip=theme.tooltip(
+            placement="",
+            judged_on=("judged on", ""),
+            device="d",
+            experts=("experts on it, including copies", "d"),
+            load=("share of assignments", ".2%"),
+            even=("uniform share", ".2%"),
+            times_even=("times the uniform share", ".2f"),
+        ),
     )
     if frame["device"].nunique() > MOST_NUMBERS:
         return theme.framed(alt.layer(cells), height, canvas=True)
@@ -68,14 +68,14 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
             fill=alt.Fill("placement:N", scale=colour, legend=legend),
             shape=alt.Shape("placement:N", scale=shape, legend=legend),
             fillOpacity=hollow,
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("placement:N"),
-                alt.Tooltip("judged_on:N", title="judged on"),
-                alt.Tooltip("devices:Q", format="d"),
-                alt.Tooltip("copies:Q", title="redundant copies", format="d"),
-                alt.Tooltip("imbalance:Q", title="busiest device, × uniform", format=".2f"),
-            ],
+            tooltip=theme.tooltip(
+                layer="d",
+                placement="",
+                judged_on=("judged on", ""),
+                devices="d",
+                copies=("redundant copies", "d"),
+                imbalance=("busiest device, × uniform", ".2f"),
+            ),
         )
     )
     return theme.framed(dots + theme.reference(pd.DataFrame({"even": [1.0]}), "even"), theme.MEDIUM)
@@ -89,6 +89,7 @@ CHARTS = (
         "half of the tokens on the second half, which is closer to serving.",
         measure=placement_imbalance,
         draw=imbalance_by_layer,
+        say=imbalance_caption,
     ),
     Chart(
         "How much work does each device do in this layer?",
@@ -96,6 +97,7 @@ CHARTS = (
         "looks best on the tokens it was made from; a held-out row shows it on tokens it has not seen.",
         measure=placement,
         draw=device_load_grid,
+        say=None,  # its numbers are shares without counts; the chart of all layers judges plans on other tokens
         layers="one",
     ),
 )

@@ -24,13 +24,13 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
             y=alt.Y("saturation:Q", title="share of the final experts", axis=theme.share_axis()),
             color=theme.layer_colour(),
             detail="layer:N",
-            tooltip=[
-                alt.Tooltip("training_tokens:Q", title="training tokens", format=","),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("saturation:Q", title="share of the final experts", format=".1%"),
-                alt.Tooltip("chance:Q", title="at random", format=".1%"),
-                alt.Tooltip("load_chance:Q", title="with tokens matched at random", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                training_tokens=("training tokens", ","),
+                layer="d",
+                saturation=("share of the final experts", ".1%"),
+                chance=("at random", ".1%"),
+                load_chance=("with tokens matched at random", ".1%"),
+            ),
         )
     )
     return theme.framed(lines + theme.reference(frame.head(1), "chance"), theme.MEDIUM)

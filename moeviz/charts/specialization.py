@@ -7,7 +7,15 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
-from moeviz.metrics.specialization import MAX_LABELS, label_divergence, label_information, load_by_label
+from moeviz.metrics.specialization import (
+    MAX_LABELS,
+    label_divergence,
+    label_divergence_caption,
+    label_information,
+    label_information_caption,
+    label_load_caption,
+    load_by_label,
+)
 from moeviz.metrics.tokens import visible
 
 LABEL_WIDTH = 105  # pixels of a label's name: two thirds of a phone are left for the picture
@@ -28,15 +36,15 @@ def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
             x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
             y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
             color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
-            tooltip=[
-                alt.Tooltip("label:N"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("assignments:Q", format=","),
-                alt.Tooltip("share:Q", title="share of the label's assignments", format=".1%"),
-                alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
-                alt.Tooltip("share_of_tokens:Q", title="share of the label's tokens", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                label="",
+                layer="d",
+                expert="d",
+                assignments=",",
+                share=("share of the label's assignments", ".1%"),
+                uniform=("uniform share", ".1%"),
+                share_of_tokens=("share of the label's tokens", ".1%"),
+            ),
         )
     )
     return theme.framed(chart, theme.rows_height(labels), canvas=True)
@@ -84,13 +92,13 @@ def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
             x=alt.X("other:N", title=None, sort=None, axis=_labels_axis(labelAngle=-90)),
             y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
             color=alt.Color("divergence:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
-            tooltip=[
-                alt.Tooltip("label:N"),
-                alt.Tooltip("other:N", title="other label"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("divergence:Q", title="divergence in bits", format=".3f"),
-                alt.Tooltip("shuffled:Q", title="with labels shuffled", format=".3f"),
-            ],
+            tooltip=theme.tooltip(
+                label="",
+                other=("other label", ""),
+                layer="d",
+                divergence=("divergence in bits", ".3f"),
+                shuffled=("with labels shuffled", ".3f"),
+            ),
         )
     )
     return theme.framed(chart, theme.rows_height(square["label"].nunique()) + LABEL_WIDTH, canvas=True)
@@ -113,6 +121,7 @@ CHARTS = (
         "rows that look alike are routed alike.",
         measure=load_by_label,
         draw=label_load_heatmap,
+        say=label_load_caption,
         expert="expert",
         layers="one",
     ),
@@ -123,6 +132,7 @@ CHARTS = (
         "with one text per label there is nothing to shuffle).",
         measure=label_information,
         draw=information_by_layer,
+        say=label_information_caption,
     ),
     Chart(
         "Which kinds of text are routed alike?",
@@ -130,6 +140,7 @@ CHARTS = (
         "experts in the same proportions, 1 bit is no expert in common.",
         measure=label_divergence,
         draw=label_divergence_grid,
+        say=label_divergence_caption,
         layers="one",
     ),
 )

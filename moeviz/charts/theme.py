@@ -87,14 +87,14 @@ def grid_height(rows: int) -> int:
 
 
 def compact(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same numbers in small columns: a picture of tens of thousands of cells goes to a browser in one message."""
+    """Convert numbers to small dtypes: a picture of tens of thousands of cells goes to a browser in one message."""
     small = {"float64": np.float32, "int64": np.int32}
     kinds = {name: small[str(kind)] for name, kind in frame.dtypes.items() if str(kind) in small}
     return frame.astype(kinds)
 
 
 def known(frame: pd.DataFrame, field: str) -> bool:
-    """Whether there is anything to draw in that column: marks of missing values would be a picture without a name."""
+    """Return True if a column has anything to draw: marks of missing values would be a picture without a name."""
     return bool(frame[field].notna().any()) or frame.empty
 
 
@@ -114,6 +114,23 @@ def at_most_max_tokens(frame: pd.DataFrame) -> None:
         raise MoevizError(
             f"This chart shows at most {MAX_TOKENS} tokens, and got {tokens}. Choose a stretch of the text."
         )
+
+
+def tooltip(**lines: str | tuple[str, str]) -> list[alt.Tooltip]:
+    """Make the lines of a tooltip, by the column that each shows: the format of a number, or its title and its format.
+
+    A column without a format ("") is text. Without a title, a line is called what its column is called.
+
+    >>> layer, load, text = tooltip(layer="d", load=("share of assignments", ".2%"), text="")
+    >>> load.to_dict()
+    {'field': 'load', 'format': '.2%', 'title': 'share of assignments', 'type': 'quantitative'}
+    """
+    return [_tooltip_line(field, *(line if isinstance(line, tuple) else ("", line))) for field, line in lines.items()]
+
+
+def _tooltip_line(field: str, title: str, form: str) -> alt.Tooltip:
+    given = {name: value for name, value in (("title", title), ("format", form)) if value}
+    return alt.Tooltip(f"{field}:{'Q' if form else 'N'}", **given)
 
 
 def share_axis() -> alt.Axis:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts import token_layer_marks as marks
-from moeviz.charts.token_layer_images import LEAST, cell_images
+from moeviz.charts.token_layer_marks import LEAST, cell_images
 from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
@@ -38,7 +38,7 @@ CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells ne
 
 @dataclass(frozen=True)
 class MapFacts:
-    """What a map shows besides its cells. Tokens and layers go by their places, from 0."""
+    """Facts that a map shows besides its cells. Tokens and layers go by their places, from 0."""
 
     layers: list[int]  # the model's own indices
     names: list[str]  # texts of the tokens, made visible and cut
@@ -205,7 +205,7 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
 
 
 def _known(facts: MapFacts) -> dict[str, Any]:
-    """What the marks know of the trace, by the params that bring it."""
+    """Collect what the marks know of the trace, by the params that bring it."""
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     return {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
 
@@ -258,7 +258,7 @@ def _tooltip(cells: pd.DataFrame) -> list[alt.Tooltip]:
 
 
 def _legend(facts: MapFacts, missing: bool) -> alt.Chart:
-    """What the colours are, by marks of no size."""
+    """Draw a legend of the colours, with marks of no size."""
     title, named = _named_colours(facts)
     named |= {theme.NOT_RECORDED: theme.PALE} if missing else {}
     legend = alt.Legend(

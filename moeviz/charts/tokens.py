@@ -65,7 +65,7 @@ def _visible_categories(text: pd.Series) -> dict[str, str]:
 
 
 def token_tooltip() -> list[alt.Tooltip]:
-    """Which token a mark is about. The field is `shown`: Vega makes an image or a heading of some names."""
+    """Make a tooltip that names the token of a mark, as `shown`: Vega makes an image or a heading of some names."""
     return [alt.Tooltip("shown:N", title="token"), _whole("position"), alt.Tooltip("phase:N")]
 
 
@@ -167,6 +167,7 @@ CHARTS = (
         "all are, equally high and in order of id. The same colour in two layers is not the same expert.",
         measure=token_choices,
         draw=token_layer_map,
+        say=None,  # it is the text itself, to look at; `moeviz.metrics.findings` says what stands out
         tokens="window",
     ),
     Chart(
@@ -175,6 +176,7 @@ CHARTS = (
         "colour shows the weight, if the trace has weights.",
         measure=token_expert,
         draw=token_expert_grid,
+        say=None,  # it is the text itself, to look at; `moeviz.metrics.findings` says what stands out
         expert="expert",
         layers="one",
         tokens="window",
@@ -185,6 +187,7 @@ CHARTS = (
         "are unrelated.",
         measure=token_routes,
         draw=token_route,
+        say=None,  # one token has nothing to be compared with
         expert="expert",
         tokens="one",
     ),

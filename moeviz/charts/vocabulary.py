@@ -8,8 +8,11 @@ from moeviz.charts.chart import Chart
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import (
     token_kinds,
+    token_kinds_caption,
     top_tokens,
     vocabulary_by_layer,
+    vocabulary_caption,
+    vocabulary_layers_caption,
     vocabulary_specialization,
 )
 
@@ -43,15 +46,15 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _token_tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("shown:N", title="token"),
-        alt.Tooltip("token_id:Q", title="id (-1: not known)", format="d"),
-        alt.Tooltip("expert:Q", format="d"),
-        alt.Tooltip("occurrences:Q", format=","),
-        alt.Tooltip("tokens:Q", title="of them routed to this expert", format=","),
-        alt.Tooltip("specialization:Q", title=SHARE, format=".1%"),
-        alt.Tooltip("chance:Q", title="share at random, k / E", format=".1%"),
-    ]
+    return theme.tooltip(
+        shown=("token", ""),
+        token_id=("id (-1: not known)", "d"),
+        expert="d",
+        occurrences=",",
+        tokens=("of them routed to this expert", ","),
+        specialization=(SHARE, ".1%"),
+        chance=("share at random, k / E", ".1%"),
+    )
 
 
 def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
@@ -67,15 +70,15 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     scale = alt.Scale(scheme=theme.VIRIDIS, domain=[0, MOST_LIFT], clamp=True)
     cells = base.mark_rect(stroke=None).encode(
         color=alt.Color("lift:Q", scale=scale, legend=legend),
-        tooltip=[
-            alt.Tooltip("kind:N"),
-            alt.Tooltip("tokens:Q", title="tokens of this kind", format=","),
-            alt.Tooltip("expert:Q", format="d"),
-            alt.Tooltip("assignments:Q", format=","),
-            alt.Tooltip("share:Q", title="share of the kind's assignments", format=".1%"),
-            alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
-            alt.Tooltip("lift:Q", title="lift: kind's share / expert's load", format=".2f"),
-        ],
+        tooltip=theme.tooltip(
+            kind="",
+            tokens=("tokens of this kind", ","),
+            expert="d",
+            assignments=",",
+            share=("share of the kind's assignments", ".1%"),
+            uniform=("uniform share", ".1%"),
+            lift=("lift: kind's share / expert's load", ".2f"),
+        ),
     )
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
     if frame["expert"].nunique() > MOST_NUMBERS:
@@ -94,13 +97,13 @@ def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
     """Mean share of a token's main expert, layer by layer, with chance level. Columns: of `vocabulary_by_layer`."""
     base = alt.Chart(frame).encode(
         x=theme.layer_axis("orange: tokens shuffled, grey: k / E"),
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip("token_ids:Q", title="tokens in the vocabulary", format=","),
-            alt.Tooltip("specialization:Q", title="share at their main expert", format=".1%"),
-            alt.Tooltip("shuffled:Q", title="with tokens shuffled", format=".1%"),
-            alt.Tooltip("chance:Q", title="at random, k / E", format=".1%"),
-        ],
+        tooltip=theme.tooltip(
+            layer="d",
+            token_ids=("tokens in the vocabulary", ","),
+            specialization=("share at their main expert", ".1%"),
+            shuffled=("with tokens shuffled", ".1%"),
+            chance=("at random, k / E", ".1%"),
+        ),
     )
     scale = alt.Scale(domain=[0, 1])
     bars = base.mark_bar(color=theme.MAIN).encode(
@@ -124,13 +127,13 @@ def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
         .encode(
             x=alt.X("expert:O", title="expert (dashed: tokens shuffled)", scale=ids, axis=theme.ids_axis()),
             y=alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
-            tooltip=[
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("token_ids:Q", title="tokens whose main expert it is", format=","),
-                alt.Tooltip("specialization:Q", title="mean share at this expert", format=".1%"),
-                alt.Tooltip("shuffled:Q", title="with tokens shuffled, whole layer", format=".1%"),
-                alt.Tooltip("chance:Q", title="at random, k / E", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                expert="d",
+                token_ids=("tokens whose main expert it is", ","),
+                specialization=("mean share at this expert", ".1%"),
+                shuffled=("with tokens shuffled, whole layer", ".1%"),
+                chance=("at random, k / E", ".1%"),
+            ),
         )
     )
     return theme.framed(bars + theme.reference(frame[["shuffled"]].head(1), "shuffled"), theme.MEDIUM)
@@ -143,6 +146,7 @@ CHARTS = (
         "Tokens that occur fewer than ten times are left out; ␣ is a space.",
         measure=top_tokens,
         draw=top_tokens_table,
+        say=None,  # it holds the best of many tokens only, so luck cannot be judged; an expert's page judges it
         expert="expert",
         layers="one",
     ),
@@ -153,6 +157,7 @@ CHARTS = (
         "tokens a kind has, the more of it is luck.",
         measure=token_kinds,
         draw=kinds_heatmap,
+        say=token_kinds_caption,
         expert="expert",
         layers="one",
     ),
@@ -163,6 +168,7 @@ CHARTS = (
         "luck.",
         measure=vocabulary_by_layer,
         draw=vocabulary_of_layers,
+        say=vocabulary_layers_caption,
     ),
     Chart(
         "Which experts of this layer have tokens of their own?",
@@ -170,6 +176,7 @@ CHARTS = (
         "their occurrences that go to it. The dashed line is luck; an expert without a bar has no tokens of its own.",
         measure=vocabulary_specialization,
         draw=vocabulary_of_experts,
+        say=vocabulary_caption,
         expert="expert",
         layers="one",
     ),

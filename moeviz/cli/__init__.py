@@ -1,1 +1,1 @@
-"""What `moeviz` does on the command line: one file a command."""
+"""The command line `moeviz`: one file a command."""

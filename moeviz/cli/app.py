@@ -1,4 +1,4 @@
-"""Serve the app from this process: what `moeviz app` does."""
+"""Serve the app from this process: `moeviz app`."""
 
 import os
 import runpy
@@ -7,20 +7,33 @@ import sys
 import threading
 import time
 import webbrowser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moeviz.embedded import EMBEDDED
+from moeviz.cli.inputs import open_file
+from moeviz.cli.options import add_import_options, number
 from moeviz.errors import MoevizError
-from moeviz.formats.at_hand import hand_over
-from moeviz.formats.dataset.opening import is_dataset, read_dataset
-from moeviz.formats.exports import open_path
-from moeviz.formats.importers.table import Opened
-from moeviz.gguf_file import is_a_model
-from moeviz.names import quoted
-from moeviz.training.found import is_run, run_at
+from moeviz.text import quoted
 
+if TYPE_CHECKING:
+    from moeviz.formats.importers.importer import Opened
+
+HELP = "Open the app in a browser. Options that moeviz does not know are passed on to Streamlit."
+EXAMPLES = """examples:
+  moeviz app
+  moeviz app trace.npz                                open it with this trace on screen, however large the file is
+  moeviz app vllm.json transformers.npz               with two to compare: page Engine difference
+  moeviz app imatrix.gguf --top-k 8                   with counts, and what the file does not say
+  moeviz app many                                     with the corpus in this folder: page Corpus
+  moeviz app model-Q4_K_M.gguf                        with this model to choose, run by llama.cpp
+  moeviz app --port 8080 --no-browser
+  moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
+  moeviz app --team --behind lab.example --login-header X-Remote-User
+  moeviz app --public --server.address 0.0.0.0        for strangers; unknown options go to Streamlit"""
 SECONDS_TO_START = 60
 MOST_FILES = 8  # as many traces as a visit keeps
 FILES = "MOEVIZ_OPEN"  # the app's setting: the files to begin with, one a line
@@ -30,12 +43,58 @@ PRIVATE = "private"
 UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes for the peer's address, before the app
 
 
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz app`."""
+    says = (
+        "show these, the first of them at once: traces, counts, runs of training, datasets, what other programs wrote; "
+        "or a model: .gguf"
+    )
+    parser.add_argument("files", metavar="FILE", nargs="*", help=says)
+    parser.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
+    parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--team", action="store_true", help="serve a group on its own network: a token or a log-in, listed models only"
+    )
+    ways.add_argument("--public", action="store_true", help="serve strangers: listed models only, and strict limits")
+    parser.add_argument(
+        "--behind",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="the name by which browsers reach the server, such as lab.example; for each name once",
+    )
+    parser.add_argument(
+        "--login-header",
+        metavar="NAME",
+        help="with --team: the header in which a proxy says who has logged in, in place of the token; the proxy's "
+        "address stands in MOEVIZ_TRUSTED_PROXIES",
+    )
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz app`."""
+    way = "team" if args.team else "public" if args.public else None
+    serve_app(
+        args.port,
+        args.extra,
+        browser=not args.no_browser and way is None,
+        files=args.files,
+        read=partial(open_file, args=args),
+        way=way,
+        behind=args.behind,
+        login_header=args.login_header,
+    )
+    return 0
+
+
 def serve_app(
     port: int,
     options: Sequence[str] = (),
     browser: bool = True,
     files: Sequence[str] = (),
-    read: Callable[[str], Opened] = open_path,
+    read: "Callable[[str], Opened] | None" = None,
     *,
     way: str | None = None,
     behind: Sequence[str] = (),
@@ -43,11 +102,12 @@ def serve_app(
 ) -> None:
     """Serve the app until somebody stops it, and open it in a browser; with files, or models, to begin with.
 
-    `way` says for whom: "private" is this machine alone, "team" a group, "public" strangers; None is what the variable
-    MOEVIZ_SERVE says, and private without it. `behind` are the names by which browsers reach it, `login_header` is the
-    header in which a proxy says who has logged in. `options` are Streamlit's. Serves in this process, so that whoever
-    stops it stops the server, and from the folder that it is in, so that relative paths typed on a page mean what they
-    say. Streamlit reads the app's settings beside its `main.py`.
+    `read` reads a file; default: `moeviz.formats.exports.open_path`. `way` says for whom: "private" is this machine
+    alone, "team" a group, "public" strangers; None is what the variable MOEVIZ_SERVE says, and private without it.
+    `behind` are the names by which browsers reach it, `login_header` is the header in which a proxy says who has logged
+    in. `options` are Streamlit's. Serves in this process, so that whoever stops it stops the server, and from the
+    folder that it is in, so that relative paths typed on a page mean what they say. Streamlit reads the app's settings
+    beside its `main.py`.
 
     Raises `MoevizError` where Streamlit is missing, where an option would let others in while it is private, and for
     more than eight files; and before anything is served what `read` raises.
@@ -69,8 +129,16 @@ def serve_app(
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
 
 
-def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
-    """Have the app begin with these files, runs, datasets and models. Raises what is wrong with one of them."""
+def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = None) -> None:
+    """Have the app begin with these files, runs, datasets and models. Raises the error of the first that is wrong."""
+    from moeviz.embedded import EMBEDDED
+    from moeviz.formats.dataset.opening import is_dataset, read_dataset
+    from moeviz.formats.exports import open_path
+    from moeviz.formats.open_cached import keep_opened
+    from moeviz.gguf_file import is_a_model
+    from moeviz.training.found import is_run, run_at
+
+    read = read or open_path
     if len(files) > MOST_FILES:
         raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
     models = [file for file in files if is_a_model(file)]
@@ -81,7 +149,7 @@ def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
         elif is_dataset(path):
             read_dataset(path, partial=True)  # what is not whole is said on its page
         else:
-            hand_over(path, read(path))
+            keep_opened(path, read(path))
     if shown:
         os.environ[FILES] = "\n".join(str(Path(path).resolve()) for path in shown)
     if models:
@@ -90,7 +158,7 @@ def begin_with(files: Sequence[str], read: Callable[[str], Opened]) -> None:
 
 
 def _model_on_offer(file: str) -> str:
-    """A model's file as the app's setting names it. Raises what is wrong with it."""
+    """Return a model's file as the app's setting names it. Raises `MoevizError` for one that is not opened."""
     place = str(Path(file).resolve())
     if "," in place:
         raise MoevizError(f"The path {quoted(place)} has a comma in it, and commas separate models. Rename the file.")
@@ -118,7 +186,7 @@ def check_address(way: str, options: Sequence[str]) -> None:
 
 
 def main_script() -> Path:
-    """The app that belongs to this moeviz: beside it as `moeviz_app` where it is installed, as `app` in a checkout."""
+    """Return the main file of the app: in `moeviz_app` beside moeviz where it is installed, in `app` in a checkout."""
     home = Path(__file__).parents[2]
     installed = home / "moeviz_app" / "main.py"
     return installed if installed.exists() else home / "app" / "main.py"

@@ -1,55 +1,77 @@
-"""What `moeviz compare` says: two traces or more of one text next to each other, each by its own chance."""
+"""Show traces side by side: `moeviz compare`."""
 
-from collections.abc import Callable
-from typing import Any
+import json
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from moeviz.cli.inputs import read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json
+from moeviz.cli.output import frame_text, records, visible_line
+from moeviz.errors import MissingField, MoevizError
 
-from moeviz.cli.io import records
-from moeviz.cli.terminal import frame_text, visible_line
-from moeviz.errors import MissingField
-from moeviz.metrics.locality import MIXTRAL
-from moeviz.metrics.said_of_several import said_of_several
-from moeviz.metrics.several import (
-    Several,
-    balance_of_several,
-    figures_of_several,
-    information_of_several,
-    of_one_text,
-    repetition_of_several,
-    sets_of_several,
-)
-from moeviz.metrics.words import percent
-from moeviz.routing_trace import RoutingTrace
+if TYPE_CHECKING:
+    from moeviz.routing_trace import RoutingTrace
 
+HELP = "Show two traces or more side by side, of models that may have nothing in common."
+EXAMPLES = """examples:
+  moeviz compare mixtral.npz olmoe.npz
+  moeviz compare embedded.npz natural.npz fine.npz --json | jq .says"""
 LETTERS = "ABCDEFGH"  # as many traces as the app begins with
-BY_LAYER: dict[str, Callable[[Several], pd.DataFrame]] = {
-    "repetition": repetition_of_several,
-    "information": information_of_several,
-    "balance": balance_of_several,
-    "sets": sets_of_several,
-}
 
 
-def compared(traces: list[RoutingTrace]) -> dict[str, Any]:
-    """What each trace comes to, the sentences, and the rows by layer, ready for JSON; null where no trace tells."""
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz compare`."""
+    parser.add_argument("source", metavar="A", help=ANY_FILE)
+    parser.add_argument("others", metavar="B", nargs="+", help="others, best of the same text: up to seven")
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz compare`."""
+    files = [args.source, *args.others]
+    if len(files) > len(LETTERS):
+        raise MoevizError(f"Up to {len(LETTERS)} traces are compared, and {len(files)} are named. Leave some out.")
+    found = compare_traces([read_one_trace(file, args) for file in files])
+    print(json.dumps(found) if args.json else compare_text(found))
+    return 0
+
+
+def compare_traces(traces: "list[RoutingTrace]") -> dict[str, Any]:
+    """Compare traces: the figures of each, the sentences, and the rows by layer, for JSON.
+
+    Rows by layer are None where no trace has what they need.
+    """
+    from moeviz.metrics.multi_trace import (
+        balance_of_several,
+        figures_of_several,
+        information_of_several,
+        multi_trace_summary,
+        of_one_text,
+        repetition_of_several,
+        sets_of_several,
+    )
+
     several = dict(zip(LETTERS, traces, strict=False))
     figures = figures_of_several(several)
-    rows = {name: _rows(several, measure) for name, measure in BY_LAYER.items()}
-    says = said_of_several(figures, rows["repetition"], of_one_text(several))
+    rows = dict.fromkeys(("repetition", "information", "balance", "sets"))
+    measures = (repetition_of_several, information_of_several, balance_of_several, sets_of_several)
+    for name, measure in zip(rows, measures, strict=True):
+        with suppress(MissingField):
+            rows[name] = measure(several)
+    says = multi_trace_summary(figures, rows["repetition"], of_one_text(several))
     by_layer = {name: None if frame is None else records(frame) for name, frame in rows.items()}
     return {"traces": records(figures), "says": says} | by_layer
 
 
-def _rows(several: Several, measure: Callable[[Several], pd.DataFrame]) -> pd.DataFrame | None:
-    try:
-        return measure(several)
-    except MissingField:
-        return None
-
-
 def compare_text(found: dict[str, Any]) -> str:
-    """The same for a terminal: a column a trace, the sentences, and beside repetition Mixtral's published figures."""
+    """Return the comparison as text: a column a trace, the sentences, and Mixtral's published repetition."""
+    import pandas as pd
+
+    from moeviz.metrics.locality import MIXTRAL
+    from moeviz.metrics.words import percent
+
     figures = pd.DataFrame(found["traces"]).astype({"model": "str"})
     figures["model"] = figures["model"].map(visible_line)
     table = figures.set_index("trace").T.rename_axis("trace").reset_index()
@@ -62,6 +84,8 @@ def compare_text(found: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
+    import pandas as pd
+
     if value is None or pd.isna(value):
         return "·"
     return value if isinstance(value, str) else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3f}"

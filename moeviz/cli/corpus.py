@@ -1,29 +1,251 @@
-"""What `moeviz corpus` reads and what it says: labelled texts in, tables of their routing out."""
+"""Trace labelled texts: `moeviz corpus`."""
 
+import json
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from moeviz.cli.terminal import frame_text, visible_line
+from moeviz.cli.inputs import load
+from moeviz.cli.options import add_json, add_model, number
+from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
-from moeviz.labelled_texts import texts_of_files
-from moeviz.metrics.locality import locality_by_label
-from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
-from moeviz.model_info import ModelInfo
-from moeviz.names import listed, quoted, why_no_file
-from moeviz.routing_trace import RoutingTrace
+from moeviz.text import cut, listed, quoted, why_no_file
 
-MEASURES = (label_information, load_by_label, label_divergence, locality_by_label)
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.corpus.on_ray import Cluster
+    from moeviz.corpus.run import Wanted
+    from moeviz.formats.dataset.reader import Dataset
+    from moeviz.formats.dataset.s3 import Place
+    from moeviz.model_info import ModelInfo
+    from moeviz.routing_trace import RoutingTrace
+
+HELP = "Trace labelled texts and show which experts each kind of text uses."
+EXAMPLES = """examples:
+  moeviz corpus --embedded
+  moeviz corpus french.txt german.txt python.txt -o mine.npz
+  moeviz corpus texts.jsonl --model allenai/OLMoE-1B-7B-0924 -o olmoe.npz
+  moeviz metrics olmoe.npz --topic specialization
+  moeviz corpus texts.jsonl -o folder                 a corpus of any size, as a dataset
+  moeviz corpus texts.jsonl -o folder --resume        go on after a kill
+  moeviz corpus --embedded --json | jq .label_information"""
+RAY_OPTIONS = ("actors", "gpus")
+DATASET_OPTIONS = (
+    "resume",
+    "no_text",
+    "weights",
+    "lines",
+    "shard_bytes",
+    "batch_tokens",
+    "threads",
+    "ray",
+    *RAY_OPTIONS,
+)
 FEW_EXPERTS = 16  # all of them fit into a line of a terminal
 BUSIEST = 5  # of more
 
 
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz corpus`."""
+    says = (
+        'a text file, labelled by its name without the suffix; or a .jsonl file with {"label": …, "text": …} on '
+        "each line; for a folder of -o also a .parquet file with a column “text”, or a folder of such files"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("files", metavar="FILE", nargs="*", default=[], help=says)
+    source.add_argument("--embedded", action="store_true", help="the held-out texts that ship with the embedded model")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PLACE",
+        help="where to write the trace: .csv, .parquet, .json or .npz; or, for a corpus of any size, a folder (a name "
+        "without a suffix)",
+    )
+    add_model(parser)
+    _add_dataset(parser)
+    parser.add_argument(
+        "--layer", type=number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
+    )
+    add_json(parser, "print all tables, of all layers, as JSON")
+
+
+def _add_dataset(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("with a folder for -o", "Texts are read, traced and written a shard at a time.")
+    group.add_argument("--resume", action="store_true", help="go on with a run that ended early: no text comes twice")
+    group.add_argument("--no-text", action="store_true", help="write neither the tokens' texts nor their ids")
+    group.add_argument(
+        "--weights", choices=("float16", "exact", "none"), help="how weights are written (default: float16)"
+    )
+    group.add_argument("--lines", action="store_true", help="each line of a text file is a text")
+    group.add_argument(
+        "--shard-bytes", type=number(int, 1), metavar="N", help="text of a shard, in bytes (default: 4,000,000)"
+    )
+    group.add_argument(
+        "--batch-tokens",
+        type=number(int, 0),
+        metavar="N",
+        help="tokens of a batch, 0 for a text at a time (default: 16,384 on a GPU, else 1,024); transformers alone",
+    )
+    group.add_argument(
+        "--threads",
+        type=number(int, 1),
+        metavar="N",
+        help="CPU threads of a process (default: all cores; with --ray 1)",
+    )
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on Ray: on this machine, or with auto or HOST:PORT on a cluster that is up",
+    )
+    group.add_argument(
+        "--actors", type=number(int, 1), metavar="N", help="with --ray: models that run side by side (default: all fit)"
+    )
+    group.add_argument(
+        "--gpus", type=number(float, 0), metavar="F", help="with --ray: GPUs of an actor, such as 0.5 (default: 0)"
+    )
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz corpus`."""
+    from moeviz.labelled_texts import texts_that_ship
+
+    if is_dataset_target(args.output):
+        print(trace_to_dataset(args))
+        return 0
+    check_no_dataset(args)
+    check_output(args.output)
+    texts = texts_that_ship() if args.embedded else texts_at(args.files)
+    from moeviz.capture.corpus import trace_corpus
+
+    model = load(args)
+    check_layer(args.layer, model.info)
+    result = trace_corpus(model, texts, progress=partial(progress, says="traced {} of {} texts"))
+    write(result, args.output)
+    if not args.json:
+        print(report(result, args.layer))
+        return 0
+    frames, reasons = tables(result)
+    for reason in reasons:
+        note(reason)
+    print(json.dumps({"model": model.name} | {name: records(frame) for name, frame in frames.items()}))
+    return 0
+
+
+def check_no_dataset(args: Namespace) -> None:
+    """Raise `MoevizError` where an option of datasets would do nothing."""
+    for option in DATASET_OPTIONS:
+        if getattr(args, option) not in (None, False):
+            raise MoevizError(
+                f"--{option.replace('_', '-')} is for a corpus that is written to a folder. Give one with -o: a name "
+                "without a suffix."
+            )
+
+
+def trace_to_dataset(args: Namespace) -> str:
+    """Trace the texts into a dataset, and return what to print of it."""
+    from moeviz.formats.dataset.folder import check_begun
+    from moeviz.formats.dataset.s3 import place_of
+
+    if args.embedded or args.layer is not None:
+        option = "--embedded" if args.embedded else "--layer"
+        raise MoevizError(f"{option} gives one trace, and {quoted(args.output)} is a folder. Give -o FILE.npz.")
+    cluster = _cluster(args)
+    folder = place_of(args.output)
+    check_begun(folder, args.resume)
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
+    from moeviz.corpus.run import SHARD_BYTES, Wanted, write_corpus
+
+    wanted = Wanted(
+        weights=args.weights or "float16",
+        text=not args.no_text,
+        lines=args.lines,
+        shard_bytes=args.shard_bytes or SHARD_BYTES,
+        batch_tokens=args.batch_tokens,
+        threads=args.threads,
+    )
+    if cluster is not None:
+        dataset = _on_ray(args, cluster, folder, wanted)
+    else:
+        dataset = write_corpus(load(args), args.files, folder, wanted, resume=args.resume, progress=_progress)
+    return json.dumps(facts_of(dataset)) if args.json else _said(dataset)
+
+
+def _cluster(args: Namespace) -> "Cluster | None":
+    """The cluster of a run on Ray; None without --ray. Raises `MoevizError` for options that need Ray."""
+    if args.ray is None:
+        for option in RAY_OPTIONS:
+            if getattr(args, option) is not None:
+                raise MoevizError(f"--{option} shares out a run on Ray, and this one is not on Ray. Add --ray.")
+        return None
+    from moeviz.corpus.on_ray import Cluster, check_ray
+
+    cluster = Cluster(args.ray or None, args.actors, args.gpus or 0)
+    check_ray(cluster)
+    return cluster
+
+
+def _on_ray(args: Namespace, cluster: "Cluster", folder: "Place", wanted: "Wanted") -> "Dataset":
+    from moeviz.corpus.on_ray import write_corpus_on_ray
+
+    note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
+    how = {"backend": args.backend} | ({"check_memory": False} if args.ignore_memory else {})
+    told = {"resume": args.resume, "progress": _progress, "cluster": cluster}
+    return write_corpus_on_ray(args.model, args.files, folder, wanted, **told, **how)
+
+
+def facts_of(dataset: "Dataset") -> dict[str, Any]:
+    """Return the facts of a dataset, for JSON."""
+    size = sum(facts["bytes"] for shard in dataset.shards for facts in shard.files.values())
+    facts = {"model": dataset.model.name, "texts": dataset.texts, "tokens": dataset.tokens, "bytes": size}
+    return facts | {"shards": len(dataset.shards), "labels": dataset.labels(), "left_out": list(dataset.left_out)}
+
+
+def _said(dataset: "Dataset") -> str:
+    facts, layers = facts_of(dataset), len(dataset.model.layers)
+    words = "with their texts" if dataset.kept.text else "without their texts and ids"
+    weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")
+    what = f"{dataset.tokens:,} tokens of {dataset.texts:,} texts, {layers} MoE layers, {len(facts['labels']):,} labels"
+    return (
+        f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shards\n"
+        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n"
+        f"moeviz metrics {quoted(dataset.path)} --topic load (or coverage, specialization, co-activation, flow, "
+        "locality) reads it where it lies."
+    )
+
+
+def _progress(done: int, total: int, seconds: float) -> None:
+    """Show how far a run has come, and how long the rest takes at that pace."""
+    progress(done, total, says=f"traced {{:,}} of {{:,}} texts, {_duration(seconds)} left   ")
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> _duration(8.0), _duration(170.0), _duration(7300.0), _duration(205000.0)
+    ('8 s', '3 min', '2 h 2 min', '2 d 8 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
 def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """The (label, text) pairs of files on disk.
+    """Read the (label, text) pairs of files on disk.
 
     Raises `OSError` for a file that cannot be read, and `InvalidPrompt` for a name that no file can have.
     """
+    from moeviz.labelled_texts import texts_of_files
+
     return texts_of_files((path, _contents(path)) for path in paths)
 
 
@@ -33,16 +255,19 @@ def _contents(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def check_layer(layer: int | None, model: ModelInfo) -> None:
-    """Raise where the model has no such MoE layer: before it runs, not after."""
+def check_layer(layer: int | None, model: "ModelInfo") -> None:
+    """Raise `InvalidTrace` where the model has no such MoE layer: before it runs, not after."""
     if layer is not None and layer not in model.layers:
         raise InvalidTrace(f"{model.name} has no MoE layer {layer}. Choose one of {listed(model.layers)}.")
 
 
-def tables(trace: RoutingTrace) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """All numbers about the labels of a trace, by the name of the metric; and why one is missing, where one is."""
+def tables(trace: "RoutingTrace") -> tuple[dict[str, "pd.DataFrame"], list[str]]:
+    """Measure the labels of a trace: tables by the name of the metric, and a sentence for each one that is missing."""
+    from moeviz.metrics.locality import locality_by_label
+    from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
+
     frames, reasons = {}, []
-    for measure in MEASURES:
+    for measure in (label_information, load_by_label, label_divergence, locality_by_label):
         try:
             frames[measure.__name__] = measure(trace)
         except MoevizError as error:
@@ -50,11 +275,13 @@ def tables(trace: RoutingTrace) -> tuple[dict[str, pd.DataFrame], list[str]]:
     return frames, reasons
 
 
-def report(trace: RoutingTrace, layer: int | None) -> str:
-    """What a reader wants first: how much the experts tell about labels, and who uses which at one layer.
+def report(trace: "RoutingTrace", layer: int | None) -> str:
+    """Return as text how much the experts tell about labels, and which label uses which experts at one layer.
 
-    That layer is `layer`, or the one whose experts tell most.
+    The layer is `layer`, or the one whose experts tell most.
     """
+    from moeviz.metrics.specialization import label_information
+
     information = label_information(trace)
     if layer is None:
         layer = int(information["layer"][information["information"].fillna(0).argmax()])
@@ -70,8 +297,10 @@ def report(trace: RoutingTrace, layer: int | None) -> str:
     return "\n".join([heading + frame_text(information.round(3)), "", _routing(trace.select(layers=[layer]))])
 
 
-def _routing(trace: RoutingTrace) -> str:
-    """Who uses which expert at the one layer of the trace."""
+def _routing(trace: "RoutingTrace") -> str:
+    """Shares of each label by expert, at the one layer of the trace."""
+    from moeviz.metrics.specialization import load_by_label
+
     load, (num_experts,) = load_by_label(trace), trace.model.num_experts
     heading = (
         f"Layer {trace.model.layers[0]}: share of each label's assignments by expert, in %; the uniform share is "

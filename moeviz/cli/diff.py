@@ -1,20 +1,42 @@
-"""What `moeviz diff` says: whether the rows of two traces belong together, and how far they agree."""
+"""Compare two recordings of one text: `moeviz diff`."""
 
-from typing import Any
+import json
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from moeviz.cli.inputs import read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json
+from moeviz.cli.output import frame_text, records
 
-from moeviz.cli.io import records
-from moeviz.cli.terminal import frame_text
-from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
-from moeviz.metrics.said_of_engines import said_of_engines, said_of_shift
-from moeviz.routing_trace import RoutingTrace
+if TYPE_CHECKING:
+    from moeviz.routing_trace import RoutingTrace
 
+HELP = "Compare two recordings of the same text: two engines, precisions, training and serving."
+EXAMPLES = """examples:
+  moeviz diff served.json trace.npz
+  moeviz diff vllm.json transformers.npz --json | jq .shift"""
 PARTINGS = 10  # sequences that are listed
 
 
-def difference(one: RoutingTrace, other: RoutingTrace) -> dict[str, Any]:
-    """The shift, the layers and the first partings, ready for JSON."""
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz diff`."""
+    parser.add_argument("source", metavar="A", help=ANY_FILE)
+    parser.add_argument("other", metavar="B", help="another of the same text")
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz diff`."""
+    found = difference(read_one_trace(args.source, args), read_one_trace(args.other, args))
+    print(json.dumps(found) if args.json else difference_text(found))
+    return 0
+
+
+def difference(one: "RoutingTrace", other: "RoutingTrace") -> dict[str, Any]:
+    """Compare two traces of one text: the shift, the layers and the first partings, for JSON."""
+    from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
+
     moved = shifts((one, other))
     return {
         "a": one.model.name,
@@ -27,12 +49,16 @@ def difference(one: RoutingTrace, other: RoutingTrace) -> dict[str, Any]:
 
 
 def difference_text(found: dict[str, Any]) -> str:
-    """The same for a terminal."""
+    """Return the difference of two traces as text for a terminal."""
+    import pandas as pd
+
+    from moeviz.metrics.engine_difference import engine_difference_summary, shift_caption
+
     layers, partings = pd.DataFrame(found["layers"]), pd.DataFrame(found["partings"])
     lines = [f"A {found['a']}", f"B {found['b']}", ""]
-    if says := said_of_shift(pd.DataFrame(found["shifts"])):
+    if says := shift_caption(pd.DataFrame(found["shifts"])):
         lines += [says, ""]
-    lines += [said_of_engines(layers, partings), ""]
+    lines += [engine_difference_summary(layers, partings), ""]
     lines += [frame_text(layers.round(4).astype(object).where(layers.notna(), "·")), ""]
     parted = partings[partings["layer"] >= 0]
     lines += [f"{len(parted):,} of {len(partings):,} sequences part."]

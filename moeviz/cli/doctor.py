@@ -1,14 +1,53 @@
-"""What `moeviz doctor` says of a file."""
+"""Look for what is not plausible in a file: `moeviz doctor`."""
 
-import pandas as pd
+import json
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
-from moeviz.cli.terminal import visible_line
+from moeviz.cli.inputs import read, read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number
+from moeviz.cli.output import records, visible_line
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELP = "Look for what is not plausible in a trace, or in counts; exit code 1 if there is any."
+EXAMPLES = """examples:
+  moeviz doctor trace.npz
+  moeviz doctor response.json --beside trace.npz      is it a row short?
+  moeviz doctor trace.csv --json | jq .[].says"""
 ROWS = 200  # findings that are listed
 
 
-def doctor_text(found: pd.DataFrame) -> str:
-    """A line a finding."""
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz doctor`."""
+    parser.add_argument("source", metavar="FILE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
+    parser.add_argument(
+        "--beside", metavar="FILE", help="a trace of the same tokens, to see whether rows are off by one"
+    )
+    parser.add_argument("--tokens", type=number(int, 0), metavar="N", help="how many tokens met a router")
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz doctor`."""
+    from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
+    from moeviz.metrics.doctor import examine
+
+    if is_dataset(args.source):
+        dataset = read_dataset(args.source, partial=True)
+        wrong = [*dataset.left_out, *check_dataset(dataset)]  # every byte of it is read
+        print(json.dumps(wrong) if args.json else "\n".join(wrong) or "Every file of the dataset is as it was written.")
+        return int(bool(wrong))
+    beside = None if args.beside is None else read_one_trace(args.beside, args)
+    found = examine(read(args.source, args), beside, args.tokens)
+    print(json.dumps(records(found)) if args.json else doctor_text(found))
+    return int(len(found) > 0)
+
+
+def doctor_text(found: "pd.DataFrame") -> str:
+    """Return the findings as text, a line each."""
     if not len(found):
         return "Nothing implausible was found."
     lines = [f"{row['check']}: {visible_line(row['says'])}" for row in found.head(ROWS).to_dict("records")]

@@ -1,11 +1,48 @@
-"""What `moeviz families` says: which families are read, and whether that holds for the installed transformers."""
+"""List the families of MoE models that are read: `moeviz families`."""
 
-from moeviz.capture.routers.families import families, surveyed_version
-from moeviz.cli.terminal import frame_text
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
+from pathlib import Path
+
+from moeviz.cli.options import add_json
+from moeviz.cli.output import frame_text, note, records
+from moeviz.errors import CaptureError
+
+HELP = "List the MoE families of transformers that moeviz can record, and how."
+EXAMPLES = """examples:
+  moeviz families
+  moeviz families --json | jq '.[] | select(.kernels != "yes")'
+  moeviz families --check                             survey the installed transformers (a minute)"""
+CHECKOUT = Path(__file__).parents[2]
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz families`."""
+    parser.add_argument(
+        "--check", action="store_true", help="survey the installed transformers; exit code 1 if it differs"
+    )
+    add_json(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz families`."""
+    from moeviz.capture.routers.families import families
+
+    print(json.dumps(records(families())) if args.json else table_text())
+    if not args.check:
+        return 0
+    note("surveying the installed transformers")
+    found = differences()
+    print(found or "The installed version of transformers is read as the table says.")
+    return 1 if found else 0
 
 
 def table_text() -> str:
-    """The table of families, and how many are exact."""
+    """Return the table of families, and how many are exact."""
+    from moeviz.capture.routers.families import families, surveyed_version
+
     table = families()
     shown = table.drop(columns="remark").replace("", "·")
     exact, kernels = (table[name].eq("yes").groupby(table["architecture"]).all() for name in ("exact", "kernels"))
@@ -17,12 +54,26 @@ def table_text() -> str:
 
 
 def differences() -> str:
-    """How a survey of the installed transformers differs from the table; "" where it does not."""
+    """Survey the installed transformers, and say how it differs from the table; "" where it does not.
+
+    Raises `CaptureError` outside a checkout: the survey is not installed with moeviz.
+    """
+    place = CHECKOUT / "tests" / "survey"
+    if not place.is_dir():
+        raise CaptureError(
+            "The survey of the installed transformers is among moeviz's tests, which are not installed with it: there "
+            f"is no {place.name} beside this moeviz. Run “moeviz families --check” in a checkout of the repository."
+        )
     import transformers
 
-    from moeviz.capture.survey.table import table_of
-    from moeviz.capture.survey.tiny_models import architectures
+    from moeviz.capture.routers.families import families, surveyed_version
 
+    sys.path.insert(0, str(place.parent))
+    try:
+        table_of = import_module("survey.architectures").table_of
+        architectures = import_module("survey.tiny_models").architectures
+    finally:
+        sys.path.remove(str(place.parent))
     transformers.logging.set_verbosity_error()
     both = table_of(architectures()).merge(families(), how="outer", indicator="where")
     names = {"left_only": "here", "right_only": f"in {surveyed_version()}"}

@@ -1,25 +1,80 @@
-"""What `moeviz history` lists, trains and checks."""
+"""Train the systems of the past, and check them: `moeviz history`."""
 
+import json
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from moeviz.cli.options import add_json, number
+from moeviz.cli.output import check_output, frame_text, note, records, write
+from moeviz.cli.trace import summary_of, summary_text
 
-from moeviz.history.checked import checked
-from moeviz.history.shared.claims import MEASURED, MISPRINT
-from moeviz.history.systems import SYSTEMS, part, train
-from moeviz.routing_trace import RoutingTrace
+if TYPE_CHECKING:
+    import pandas as pd
 
+    from moeviz.routing_trace import RoutingTrace
+
+HELP = "Train the systems of the past, and check them against their papers."
+EXAMPLES = """examples:
+  moeviz history                                      the systems that can be trained here
+  moeviz history run local-experts --seed 3 -o 1991.npz
+  moeviz history check                                our results next to the papers'; exit code 1 if any fails
+  moeviz history check switch --quick                 one system, with less training
+  moeviz history check switch --quick --controls      and with each mechanism broken: every claim must miss then
+  moeviz history check --seed 11                      the same claims of other runs"""
 MANY = 1e6  # numbers that large are counts, of which every digit is shown
 
 
-def systems() -> pd.DataFrame:
-    """The systems that can be trained here."""
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz history`."""
+    parser.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
+    parser.add_argument("name", nargs="?", help="which system to run or check (default: local-experts; all)")
+    parser.add_argument(
+        "--seed",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="the same seed gives the same trace, and the same check",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
+    parser.add_argument("--quick", action="store_true", help="check less, in seconds")
+    parser.add_argument(
+        "--controls", action="store_true", help="check each claim again with its mechanism broken, where it must miss"
+    )
+    add_json(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz history`."""
+    check_output(args.output)
+    if args.action == "run":
+        result = trained(args.name or "local-experts", args.seed, note)
+        write(result, args.output)
+        print(json.dumps(summary_of(result)) if args.json else summary_text(summary_of(result)))
+        return 0
+    if args.action == "list":
+        print(json.dumps(records(systems())) if args.json else frame_text(systems()))
+        return 0
+    names, show = [args.name] if args.name else [], note if args.json else print
+    table = check(names, args.quick, args.seed, args.controls, show)
+    if args.json:
+        print(json.dumps(records(table)))
+    return int(not holds(table))
+
+
+def systems() -> "pd.DataFrame":
+    """Return the systems that can be trained here: `name`, `year`, and `what`."""
+    import pandas as pd
+
+    from moeviz.history.systems import SYSTEMS
+
     return pd.DataFrame([{"name": name, "year": row.year, "what": row.what} for name, row in SYSTEMS.items()])
 
 
-def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
+def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace":
     """Train a system with its default settings, and return its routing. `note` is told of the progress, ten times."""
+    from moeviz.history.systems import part, train
+
     told = [0]
 
     def watch(done: float, says: str) -> None:
@@ -30,8 +85,15 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
     return part(name, "trace").trace_of(train(name, seed, watch))
 
 
-def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Callable[[str], None]) -> pd.DataFrame:
-    """All claims about these systems, or about all; `show` is given each system's table as soon as it is ready."""
+def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Callable[[str], None]) -> "pd.DataFrame":
+    """Check the claims about these systems, or about all; `show` is given each system's table as soon as it is ready.
+
+    Returns one row a claim.
+    """
+    import pandas as pd
+
+    from moeviz.history.checked import checked
+
     frames = []
     for frame in checked(names, quick, seed, controls):
         frames.append(frame)
@@ -41,13 +103,15 @@ def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Ca
     return found
 
 
-def holds(found: pd.DataFrame) -> bool:
-    """Whether every claim passed, and missed where its mechanism was broken, if that was asked."""
+def holds(found: "pd.DataFrame") -> bool:
+    """Return whether every claim passed, and missed where its mechanism was broken, if that was asked."""
     return bool(found["passed"].all() and found.get("caught", found["passed"]).all())
 
 
-def summary(found: pd.DataFrame) -> str:
-    """How many checks there are, how many passed, and what is no check."""
+def summary(found: "pd.DataFrame") -> str:
+    """Say how many checks there are, how many passed, and what is no check."""
+    from moeviz.history.shared.claims import MEASURED
+
     measured = found[found["kind"] == MEASURED]
     said = [f"{measured['passed'].sum()} of {len(measured)} checks pass"]
     if "caught" in found:
@@ -57,14 +121,18 @@ def summary(found: pd.DataFrame) -> str:
     return "; ".join(said) + "."
 
 
-def _text(frame: pd.DataFrame) -> str:
+def _text(frame: "pd.DataFrame") -> str:
     """Two lines a claim: pass or fail and what; ours, the paper's and the tolerance. A remark after its last.
 
     With controls a third: the figure with the mechanism broken, and whether the claim missed then.
     """
+    import pandas as pd
+
+    from moeviz.history.shared.claims import MEASURED, MISPRINT
+
     lines = [frame["system"].iloc[0]]
     remarks = [*frame["remark"], ""]
-    for number, claim in enumerate(frame.itertuples()):
+    for place, claim in enumerate(frame.itertuples()):
         printed = "" if pd.isna(claim.paper) else f", printed {_number(claim.paper)}"
         kind = "" if claim.kind in (MEASURED, MISPRINT) else f", {claim.kind}"
         lines.append(f"  {_verdict(claim)}  {claim.what}")
@@ -74,13 +142,15 @@ def _text(frame: pd.DataFrame) -> str:
             lines.append(f"        broken {_number(claim.broken)}: {claim.control}; {verdict}")
         elif not getattr(claim, "caught", True):
             lines.append("        NO CONTROL: nothing is known to make it miss")
-        if claim.remark and claim.remark != remarks[number + 1]:
+        if claim.remark and claim.remark != remarks[place + 1]:
             lines.append(f"        {claim.remark}")
     return "\n".join(lines) + "\n"
 
 
 def _verdict(claim: Any) -> str:
     """A misprint is neither passed nor failed."""
+    from moeviz.history.shared.claims import MEASURED, MISPRINT
+
     if not claim.passed:
         return "FAIL"
     return {MEASURED: "pass", MISPRINT: "misprint"}.get(claim.kind, "true")

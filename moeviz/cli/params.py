@@ -1,28 +1,78 @@
-"""What `moeviz params` says: a model's parameters, and what its maker says of them."""
+"""Count a model's parameters: `moeviz params`."""
 
+import json
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.kv_cache import kv_cache
-from moeviz.capture.models.load import model_config, model_facts
-from moeviz.capture.opening import known_before
+from moeviz.cli.options import add_backend, add_json, number
+from moeviz.cli.output import frame_text, records
 from moeviz.errors import CaptureError
-from moeviz.footprint import BITS, CARDS, LayerCache, cards_needed, weight_bytes
-from moeviz.metrics.parameters import touched_growth
-from moeviz.model_info import PARTS, ModelInfo
-from moeviz.names import quoted
-from moeviz.parameters import CONVENTIONS, active_parameters
-from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
+
+if TYPE_CHECKING:
+    from moeviz.footprint import LayerCache
+    from moeviz.model_info import ModelInfo
+    from moeviz.routing_trace import RoutingTrace
+
+HELP = "Count a model's parameters, total and active, from its config alone."
+EXAMPLES = """examples:
+  moeviz params embedded
+  moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
+  moeviz params openai/gpt-oss-120b --context 131072  memory, with keys and values for so many tokens
+  moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
+  moeviz params --known                               all well-known models, next to the published figures
+  moeviz params ./my-checkpoint --json | jq .total"""
 
 
-def params_of(name: str, tokens: int, trace: RoutingTrace | None = None, backend: str | None = None) -> dict[str, Any]:
-    """Total, active by each convention, by part; memory, with keys and values of `tokens`; the maker's figures.
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz params`."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "model", metavar="MODEL", nargs="?", help="'embedded', a folder, a Hugging Face id, or a .gguf file"
+    )
+    model.add_argument("--known", action="store_true", help="well-known models, next to what their makers say")
+    parser.add_argument(
+        "--context",
+        type=number(int, 1),
+        default=8192,
+        metavar="N",
+        help="tokens in the key-value cache (default: 8192)",
+    )
+    add_backend(parser)
+    parser.add_argument("--trace", metavar="FILE", help="also say how many parameters the tokens of this trace touched")
+    add_json(parser)
 
-    With a trace of the model, how many parameters its tokens touch. Raises `CaptureError` for a trace of another one.
+
+def run(args: Namespace) -> int:
+    """Run `moeviz params`."""
+    from moeviz.capture.models.known_counts import known_counts
+    from moeviz.formats.exports import read_trace
+
+    if args.known:
+        table = known_counts()
+        print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
+        return 0
+    trace = None if args.trace is None else read_trace(args.trace)
+    facts = params_of(args.model, args.context, trace, args.backend)
+    print(json.dumps(facts) if args.json else params_text(facts))
+    return 0
+
+
+def params_of(
+    name: str, tokens: int, trace: "RoutingTrace | None" = None, backend: str | None = None
+) -> dict[str, Any]:
+    """Count parameters: total, active by each convention, by part; memory, with keys and values of `tokens`.
+
+    Beside them stand the maker's figures; with a trace of the model, how many parameters its tokens touch. Raises
+    `CaptureError` for a trace of another model, and for an engine that does not say how many parameters a model has.
     """
+    from moeviz.capture.models.kv_cache import kv_cache
+    from moeviz.capture.models.load import model_config, model_facts
+    from moeviz.capture.opening import known_before
+    from moeviz.model_info import PARTS
+    from moeviz.parameters import CONVENTIONS, active_parameters
+
     known = known_before(name, backend)
     model = model_facts(name) if known is None else known.info
     if (counts := model.parameters) is None:
@@ -39,7 +89,9 @@ def params_of(name: str, tokens: int, trace: RoutingTrace | None = None, backend
     return facts | _memory(counts.total, caches, tokens) | _published(model.name)
 
 
-def _touched(model: ModelInfo, trace: RoutingTrace) -> dict[str, int]:
+def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
+    from moeviz.metrics.parameters import touched_growth
+
     if (trace.model.layers, trace.model.num_experts) != (model.layers, model.num_experts):
         raise CaptureError(
             f"The trace is of {trace.model.name}, layers {trace.model.layers} with {trace.model.num_experts} experts; "
@@ -50,7 +102,9 @@ def _touched(model: ModelInfo, trace: RoutingTrace) -> dict[str, int]:
     return {"tokens": len(grown), "parameters": int(last["touched"]), "experts": int(last["experts"])}
 
 
-def _memory(total: int, layers: list[LayerCache] | None, tokens: int) -> dict[str, Any]:
+def _memory(total: int, layers: "list[LayerCache] | None", tokens: int) -> dict[str, Any]:
+    from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
+
     cache = None if layers is None else 2 * sum(layer.values(tokens) for layer in layers)
     weights = {bits: weight_bytes(total, bits) for bits in BITS}
     cards = {card: {bits: cards_needed(w + (cache or 0), card) for bits, w in weights.items()} for card in CARDS}
@@ -58,6 +112,8 @@ def _memory(total: int, layers: list[LayerCache] | None, tokens: int) -> dict[st
 
 
 def _published(name: str) -> dict[str, Any]:
+    from moeviz.capture.models.known_models import KNOWN_MODELS
+
     if (known := KNOWN_MODELS.get(name)) is None:
         return {}
     published = {"total": known.total, "active": known.active, "convention": known.convention, "remark": known.remark}
@@ -65,7 +121,7 @@ def _published(name: str) -> dict[str, Any]:
 
 
 def params_text(facts: dict[str, Any]) -> str:
-    """The same for a terminal."""
+    """Return the counts as text for a terminal."""
     rows = {"total": facts["total"], **{f"active, {convention}": n for convention, n in facts["active"].items()}}
     rows |= {f"  {part.replace('_', ' ')}": n for part, n in facts["parts"].items()}
     if touched := facts.get("touched"):
@@ -93,6 +149,10 @@ def _published_lines(facts: dict[str, Any]) -> list[str]:
 
 def _memory_lines(facts: dict[str, Any]) -> list[str]:
     """Gigabytes of weights, and cards that hold them, by bits of a weight."""
+    import pandas as pd
+
+    from moeviz.footprint import CARDS
+
     tokens, cache = facts["cache"]["tokens"], facts["cache"]["bytes"]
     kept = "not known, so left out below" if cache is None else _size(cache)
     sizes = {"weights": {bits: _size(size) for bits, size in facts["weight_bytes"].items()}}

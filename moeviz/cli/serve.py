@@ -1,28 +1,29 @@
-"""What `moeviz serve` computes of a trace or a model, and what `moeviz plan` writes."""
+"""Say what routing costs to serve: `moeviz serve`."""
 
+import json
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from moeviz.cli.inputs import counted_at
+from moeviz.cli.options import add_json, add_phase, number
+from moeviz.cli.output import frame_text, note, records
 
-from moeviz.capture.models.served import served_model
-from moeviz.cli.dataset import counted_at, is_dataset
-from moeviz.errors import MoevizError
-from moeviz.formats.exports import EXPORTS
-from moeviz.names import quoted
-from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.serving.batches import USUAL_BATCHES, batch_coverage
-from moeviz.serving.cache import expert_cache, shared_cache
-from moeviz.serving.memory import serving_memory
-from moeviz.serving.phases import served_tokens
-from moeviz.serving.placement import serving_placement
-from moeviz.serving.plans.engines import engine_named, export_plan
-from moeviz.serving.plans.plan import make_plan
-from moeviz.serving.prefetch import prefetch_recall
-from moeviz.serving.requests import with_tokens
+if TYPE_CHECKING:
+    import pandas as pd
 
+    from moeviz.routing_trace import Counted
+
+HELP = "Say what routing costs to serve. This starts no server; the command app does."
+EXAMPLES = """examples:
+  moeviz serve cache trace.npz --capacities 2 4       hit rates of caches of two and four experts a layer
+  moeviz serve cache trace.npz --chunk 16             the same where a prompt is read in chunks
+  moeviz serve coverage trace.npz --batch 1 8 32      experts that a batch of tokens needs
+  moeviz serve prefetch trace.npz --json | jq .[0]
+  moeviz serve placement trace.npz --devices 4 --copies 4
+  moeviz serve memory trace.npz --context 8192 --batch 1 32 --bits 16 8
+  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768"""
 HEADINGS = {
     "cache": "Hit rates of a cache of experts. bound: no policy has more; chance: a random set; _warm: second half.",
     "coverage": "Distinct experts that a batch of tokens needs; even: if tokens chose at random.",
@@ -32,13 +33,40 @@ HEADINGS = {
 }
 
 
-def heading(what: str) -> str:
-    """What a table shows, in a sentence or two."""
-    return HEADINGS[what]
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz serve`."""
+    one, several = number(int, 1), {"type": number(int, 1), "nargs": "+", "metavar": "N"}
+    parser.add_argument("what", choices=tuple(HEADINGS), help="which cost")
+    parser.add_argument(
+        "file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder; for memory, a model too"
+    )
+    parser.add_argument("--capacities", **several, help="cache: experts a layer that it holds (default: 1 to all)")
+    parser.add_argument("--chunk", type=one, default=1, metavar="N", help="cache: tokens of a step (default: 1)")
+    parser.add_argument(
+        "--shared", action="store_true", help="cache: one for all layers; --capacities count its places"
+    )
+    parser.add_argument("--batch", **several, help="coverage: tokens of a batch; memory: sequences at a time")
+    parser.add_argument("--devices", type=one, metavar="N", help="placement: how many devices (default: 8, 4 or 2)")
+    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="placement: copies of experts, in all")
+    parser.add_argument("--context", default=[8192], **several, help="memory: tokens of a sequence (default: 8192)")
+    parser.add_argument("--bits", default=[16], **several, help="memory: of a weight (default: 16)")
+    add_phase(parser)
+    add_json(parser, "print the rows as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz serve`."""
+    table, said = measure_cost(args)
+    if args.json:
+        note(said)
+        print(json.dumps(records(table)))
+        return 0
+    print(f"{HEADINGS[args.what]}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
+    return 0
 
 
 def in_lines(said: str) -> str:
-    """A sentence a line.
+    """Put each sentence on a line of its own.
 
     >>> in_lines("Made of 1.5 things. Kept.")
     'Made of 1.5 things.\\nKept.'
@@ -46,11 +74,13 @@ def in_lines(said: str) -> str:
     return re.sub(r"(?<=[.;]) (?=[A-Z])", "\n", said)
 
 
-def served(args: Namespace) -> tuple[pd.DataFrame, str]:
-    """The rows that were asked for, and on which tokens they were judged."""
+def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
+    """Return the rows of a cost, and a sentence on the tokens by which they were judged."""
+    from moeviz.routing_trace import RoutingTrace
+
     if args.what == "memory":
         return _memory(args)
-    counted, said = _tokens(args)
+    counted, said = judged_tokens(args)
     table = _table(args, counted)
     if not isinstance(counted, RoutingTrace):
         return _known(table, said)
@@ -61,7 +91,12 @@ def served(args: Namespace) -> tuple[pd.DataFrame, str]:
     return table, said
 
 
-def _table(args: Namespace, counted: Counted) -> pd.DataFrame:
+def _table(args: Namespace, counted: "Counted") -> "pd.DataFrame":
+    from moeviz.serving.batches import USUAL_BATCHES, batch_coverage
+    from moeviz.serving.cache import expert_cache, shared_cache
+    from moeviz.serving.placement import serving_placement
+    from moeviz.serving.prefetch import prefetch_recall
+
     if args.what == "cache":
         if args.shared:
             return shared_cache(counted, args.capacities)
@@ -73,14 +108,18 @@ def _table(args: Namespace, counted: Counted) -> pd.DataFrame:
     return serving_placement(counted, args.devices, args.copies)
 
 
-def _known(table: pd.DataFrame, said: str) -> tuple[pd.DataFrame, str]:
-    """What counts alone give: the columns with numbers, and the names of those that need more."""
+def _known(table: "pd.DataFrame", said: str) -> tuple["pd.DataFrame", str]:
+    """The columns that counts alone give, and the names of those that need more."""
     unknown = [name for name in table if table[name].isna().all()]
     return table.drop(columns=unknown), f"{said} Not known without the order of tokens: {', '.join(unknown)}."
 
 
-def _tokens(args: Namespace) -> tuple[Counted, str]:
-    """What is judged, a trace's tokens or counts, and what is said of it."""
+def judged_tokens(args: Namespace) -> tuple["Counted", str]:
+    """Return the trace or the counts by which serving is judged, and a sentence on which tokens those are."""
+    from moeviz.routing_trace import RoutingTrace
+    from moeviz.serving.phases import served_tokens
+    from moeviz.serving.requests import with_tokens
+
     counted, chunk = counted_at(args), getattr(args, "chunk", 1)
     if isinstance(counted, RoutingTrace):
         return served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
@@ -90,34 +129,14 @@ def _tokens(args: Namespace) -> tuple[Counted, str]:
     return counted, f"Counts of {most:,} tokens, of all phases: what is judged is judged on the same tokens."
 
 
-def _memory(args: Namespace) -> tuple[pd.DataFrame, str]:
-    """Of a model, by its name, or of the model that a trace or a dataset is of."""
+def _memory(args: Namespace) -> tuple["pd.DataFrame", str]:
+    """Memory of a model, by its name, or of the model of a trace or a dataset."""
+    from moeviz.capture.models.served import served_model
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.formats.exports import EXPORTS
+    from moeviz.serving.memory import serving_memory
+
     is_trace = is_dataset(args.file) or Path(args.file).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
     model = served_model(counted_at(args).model.name if is_trace else args.file)
     table = serving_memory(model, args.context, args.batch or [1], args.bits)
     return table, f"{model.name}: an estimate from its config; keys, values and buffers are in 16 bits."
-
-
-def planned(args: Namespace) -> dict[str, Any]:
-    """Write the plan, and say what it is: engine, file, sizes, on what it was judged, and how the engine is started."""
-    engine, target = engine_named(args.engine), Path(args.output)
-    if target.suffix.lower() != engine.suffix:
-        raise MoevizError(f"{engine.title} reads a {engine.suffix} file; got {quoted(target.name)}. Change the suffix.")
-    target.parent.stat()
-    trace, said = _tokens(args)
-    sizes = (1, 0) if args.engine == "llama.cpp" else (args.devices, args.copies)
-    plan = make_plan(trace, *sizes, num_layers=args.num_layers, layers_on_gpu=args.layers_on_gpu)
-    target.write_bytes(export_plan(plan, args.engine))
-    facts = {"engine": engine.title, "file": args.output, "holds": engine.reads, "devices": plan.devices}
-    facts |= {"copies": plan.copies, "layers": len(plan.slots), "repaired": plan.repaired, "tokens": said}
-    return facts | {"judged": plan.judged, "command": engine.command(plan, args.output)}
-
-
-def plan_text(facts: dict[str, Any]) -> str:
-    """The same for a terminal."""
-    lines = [f"wrote {facts['file']} for {facts['engine']}: {facts['holds']}, {facts['layers']} layers"]
-    if facts["repaired"]:
-        lines.append(f"{facts['repaired']} slots were changed, so that no device has an expert twice")
-    return "\n".join(
-        [*lines, in_lines(facts["tokens"]), in_lines(facts["judged"]), "", f"start it with: {facts['command']}"]
-    )

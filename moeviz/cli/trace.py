@@ -1,24 +1,121 @@
-"""What `moeviz trace` says of a trace."""
+"""Trace a prompt: `moeviz trace`."""
 
-from argparse import Namespace
-from typing import Any
+import json
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from moeviz.capture.run.decoding import CHECKPOINT, Decoding, HowToDecode, Sampling
-from moeviz.cli.terminal import frame_text, visible_line
+from moeviz.cli.inputs import load, read_prompt
+from moeviz.cli.options import PROMPT, add_json, add_model, number
+from moeviz.cli.output import check_output, frame_text, progress, visible_line, write
 from moeviz.errors import CaptureError
-from moeviz.metrics.load import expert_load
-from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.run.decoding import HowToDecode, Sampling
+    from moeviz.routing_trace import RoutingTrace
+
+HELP = "Run a prompt through a model and record what every router decides."
+EXAMPLES = """examples:
+  moeviz trace "Il fait froid."
+  moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
+  moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
+  moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
+  moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
+  moeviz trace "Il fait froid." --json | jq .busiest"""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def sampling_of(args: Namespace) -> Sampling:
-    """How tokens are to be drawn."""
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz trace`."""
+    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--max-new-tokens", type=number(int, 0), default=0, metavar="N", help="how many tokens to generate"
+    )
+    parser.add_argument(
+        "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="sample from the K most likely tokens")
+    parser.add_argument(
+        "--top-p",
+        type=number(float, 0, 1),
+        metavar="P",
+        help="sample from the most likely tokens, up to a total probability of P",
+    )
+    parser.add_argument(
+        "--seed", type=number(int, 0), default=0, metavar="N", help="the same seed gives the same tokens"
+    )
+    parser.add_argument(
+        "--decoding",
+        choices=("checkpoint",),
+        help="generate as the checkpoint's own settings say, in place of the options above and below; --seed holds",
+    )
+    parser.add_argument("--num-beams", type=number(int, 1), default=1, metavar="N", help="beam search with N beams")
+    parser.add_argument(
+        "--num-return-sequences",
+        type=number(int, 1),
+        default=1,
+        metavar="N",
+        help="how many continuations to generate",
+    )
+    parser.add_argument("--cache", metavar="KIND", help="kind of key-value cache, as transformers names it: static …")
+    parser.add_argument(
+        "--prefill-chunk-size", type=number(int, 1), metavar="N", help="read the prompt in chunks of N tokens"
+    )
+    parser.add_argument("--prompt-lookup", type=number(int, 1), metavar="N", help="draft N tokens from the prompt")
+    parser.add_argument(
+        "--site", metavar="SITE", help="which routers to record, if the model has several kinds: encoder …"
+    )
+    parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
+    parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
+    parser.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
+    parser.add_argument(
+        "--kernels",
+        action=BooleanOptionalAction,
+        help="let moeviz's kernels run the routers, or not (default: on a GPU, if they know the model's routers)",
+    )
+    add_json(parser, "print the summary as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz trace`."""
+    check_output(args.output)
+    prompt = read_prompt(args.prompt)
+    from moeviz.capture.run.decoding import check_asked
+    from moeviz.capture.trace import trace
+
+    sampling, decoding = sampling_of(args), decoding_of(args)
+    check_asked(sampling, decoding)  # before the model is opened
+    result = trace(
+        load(args, device_map=args.device_map, dtype=args.dtype),
+        prompt,
+        max_new_tokens=args.max_new_tokens,
+        sampling=sampling,
+        decoding=decoding,
+        kernels="auto" if args.kernels is None else args.kernels,
+        keep_logits=not args.no_logits,
+        site=args.site,
+        progress=progress,
+    )
+    write(result, args.output)
+    summary = summary_of(result)
+    print(json.dumps(summary) if args.json else summary_text(summary))
+    return 0
+
+
+def sampling_of(args: Namespace) -> "Sampling":
+    """Return how tokens are to be drawn."""
+    from moeviz.capture.run.decoding import Sampling
+
     return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
 
 
-def decoding_of(args: Namespace) -> HowToDecode:
-    """How generation is to run."""
+def decoding_of(args: Namespace) -> "HowToDecode":
+    """Return how generation is to run. Raises `CaptureError` for options that exclude each other."""
+    from moeviz.capture.run.decoding import CHECKPOINT, Decoding
+
     ways = Decoding(args.num_beams, args.num_return_sequences, args.cache, args.prefill_chunk_size, args.prompt_lookup)
     if args.decoding is None:
         return ways
@@ -30,8 +127,10 @@ def decoding_of(args: Namespace) -> HowToDecode:
     return CHECKPOINT
 
 
-def summary_of(trace: RoutingTrace) -> dict[str, Any]:
-    """What there is, and the busiest expert of each layer."""
+def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
+    """Return a trace's facts and the busiest expert of each layer, for JSON."""
+    from moeviz.metrics.load import expert_load
+
     load, model = expert_load(trace), trace.model
     busiest = load[load["rank"] == 1].drop(columns="rank")
     return {
@@ -53,7 +152,9 @@ def summary_of(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """The summary for a terminal."""
+    """Return the summary of a trace as text for a terminal."""
+    import pandas as pd
+
     tokens, experts = summary["tokens"], sorted(set(summary["num_experts"]))
     last = " (without the last one: it never went through a router)" if tokens["generated"] else ""
     site = f", its {summary['site']} routers" if summary["site"] else ""

@@ -1,36 +1,66 @@
-"""What `moeviz training` says of a run."""
+"""Look for alarms in a training run: `moeviz training`."""
 
-from argparse import Namespace
-from typing import Any
+import json
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from moeviz.cli.importing import options_of
-from moeviz.cli.io import records
-from moeviz.cli.terminal import frame_text, visible_line
+from moeviz.cli.options import add_import_options, add_json, import_options, number
+from moeviz.cli.output import frame_text, records, visible_line
 from moeviz.errors import InvalidTrace
-from moeviz.training.reading import read_run
-from moeviz.training.recorded.rules import ALARM_KINDS
-from moeviz.training.recorded.run import TrainingRun
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.training.recorded.run import TrainingRun
+
+HELP = "Say how the routers of a training run are: its alarms, and its last logs. Exit code 3 if an alarm is on."
+EXAMPLES = """examples:
+  moeviz training run/routing                         alarms, and the last logs
+  moeviz training run/routing --ignore aux_off        exit code 3 if any other alarm is on
+  moeviz training run/routing --json | jq .alarms.on
+  moeviz training tokens_per_expert --top-k 2 --expert-parallel 1"""
 ALARM = 3  # exit status where an alarm is on
 COLUMNS = ["max_violation", "normalised_entropy", "router_entropy", "aux", "z_loss", "mass"]
 
 
-def run_of(args: Namespace) -> TrainingRun:
-    """The run that was asked for. Raises `InvalidTrace` for a kind of alarm that there is not."""
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz training`."""
+    says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
+    parser.add_argument("run", metavar="RUN", help=says)
+    parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
+    parser.add_argument("--ignore", nargs="+", default=[], metavar="KIND", help="alarms that do not count: aux_off")
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz training`."""
+    found = run_of(args)
+    made = training_json if args.json else training_text
+    said = made(found, args.ignore, args.rows)
+    print(json.dumps(said) if args.json else said)
+    return ALARM if len(alarms_on(found, args.ignore)) else 0
+
+
+def run_of(args: Namespace) -> "TrainingRun":
+    """Read the run. Raises `InvalidTrace` for an unknown kind of alarm, and for what is no run."""
+    from moeviz.training.reading import read_run
+    from moeviz.training.recorded.rules import ALARM_KINDS
+
     if unknown := [kind for kind in args.ignore if kind not in ALARM_KINDS]:
         raise InvalidTrace(f"There is no alarm {unknown[0]!r}. Choose from {', '.join(ALARM_KINDS)}.")
-    return read_run(args.run, options_of(args))
+    return read_run(args.run, import_options(args))
 
 
-def alarms_on(run: TrainingRun, ignore: list[str]) -> pd.DataFrame:
-    """Alarms that are on at the last log, without kinds that do not matter here."""
+def alarms_on(run: "TrainingRun", ignore: list[str]) -> "pd.DataFrame":
+    """Return the alarms that are on at the last log, without the kinds to ignore."""
     return run.alarms[run.alarms["on"] & ~run.alarms["kind"].isin(ignore)]
 
 
-def training_text(run: TrainingRun, ignore: list[str], rows: int) -> str:
-    """For a terminal: alarms, what to do, facts, and the last logs."""
+def training_text(run: "TrainingRun", ignore: list[str], rows: int) -> str:
+    """Return a run as text: its alarms, what to do, facts, and the last logs."""
+    from moeviz.training.recorded.rules import ALARM_KINDS
+
     on = alarms_on(run, ignore)
     over = run.alarms[~run.alarms["on"]]
     lines = [visible_line(f"ALARM  {says}") for says in on["says"]] or [_quiet(run)]
@@ -42,12 +72,12 @@ def training_text(run: TrainingRun, ignore: list[str], rows: int) -> str:
     return "\n".join([*lines, "", frame_text(last_logs(run, rows).round(3))])
 
 
-def _quiet(run: TrainingRun) -> str:
+def _quiet(run: "TrainingRun") -> str:
     return "No alarm is on." if run.facts.source == "moeviz" else "This source has no alarms."
 
 
-def last_logs(run: TrainingRun, rows: int) -> pd.DataFrame:
-    """The last logs, each with the worst layer of the figures that are known."""
+def last_logs(run: "TrainingRun", rows: int) -> "pd.DataFrame":
+    """Return the last logs, each with the worst layer of the figures that are known."""
     worst = run.summary.pivot(index="step", columns="figure", values="worst").reindex(columns=COLUMNS)
     table = run.logs.drop(columns=["steps", "aux_coefficient"]).merge(
         worst, how="left", left_on="step", right_index=True
@@ -57,8 +87,8 @@ def last_logs(run: TrainingRun, rows: int) -> pd.DataFrame:
     return table.tail(rows).dropna(axis="columns", how="all")
 
 
-def training_json(run: TrainingRun, ignore: list[str], rows: int) -> dict[str, Any]:
-    """The same as JSON."""
+def training_json(run: "TrainingRun", ignore: list[str], rows: int) -> dict[str, Any]:
+    """Return a run's alarms, notes and last logs, for JSON."""
     facts = {"name": run.name, "source": run.facts.source, "model": run.facts.model, "said": run.facts.said}
     alarms = {"on": records(alarms_on(run, ignore)), "over": records(run.alarms[~run.alarms["on"]])}
     return facts | {"alarms": alarms, "notes": run.notes, "logs": records(last_logs(run, rows))}

@@ -1,50 +1,68 @@
-"""What `moeviz what-if` runs and says."""
+"""Run a prompt with the routing changed: `moeviz what-if`."""
 
-import re
-from argparse import Namespace
+import json
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, cast
 
-import pandas as pd
-from transformers import PreTrainedTokenizerBase
+from moeviz.cli.inputs import load, read_prompt
+from moeviz.cli.options import PROMPT, add_json, add_model, number
+from moeviz.cli.output import check_output, frame_text, records, write
 
-from moeviz.capture.change.intervention import Intervention
-from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
-from moeviz.capture.change.limits import Experts
-from moeviz.capture.change.precision import InPrecision, Precision
-from moeviz.capture.change.what_if import WhatIf
-from moeviz.cli.terminal import frame_text
-from moeviz.errors import CaptureError
-from moeviz.formats.exports import read_trace
-from moeviz.metrics.agreement import set_changes
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
+    from moeviz.capture.interventions.intervention import Intervention
+    from moeviz.capture.interventions.precision import Precision
+    from moeviz.capture.what_if import WhatIf
 
-def intervention_of(args: Namespace) -> Intervention | Precision:
-    """The one change that was asked for."""
-    if args.precision:
-        return Precision(args.precision)
-    if args.replay is not None:  # "" too is a name, of no file
-        return Replay(read_trace(args.replay))
-    if args.exchange:
-        return Exchange(*args.exchange)
-    if args.experts_per_token is not None:
-        return TopK(args.experts_per_token)
-    if args.force:
-        return Force(_experts(args.force))
-    return Mute(_experts(args.mute), reroute=not args.no_reroute)
+HELP = "Run a prompt with the routing changed, and show the effect."
+EXAMPLES = """examples:
+  moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
+  moeviz what-if "12 + 7 = 19" --experts-per-token 1
+  moeviz what-if "12 + 7 = 19" --exchange 2 0 5       experts 0 and 5 of layer 2 get each other's tokens
+  moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz"""
 
 
-def _experts(asked: list[str]) -> Experts:
-    """{3: (1, 4)} from "3:1,4"."""
-    experts = {}
-    for text in asked:
-        if not re.fullmatch(r"\d{1,9}:\d{1,9}(,\d{1,9})*", text):
-            raise CaptureError(f"{text!r} names no experts. Write LAYER:EXPERT, or LAYER:EXPERT,EXPERT for several.")
-        layer, ids = text.split(":")
-        experts[int(layer)] = (*experts.get(int(layer), ()), *map(int, ids.split(",")))
-    return experts
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz what-if`."""
+    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    from moeviz.capture.interventions.table import INTERVENTIONS
+
+    change = parser.add_mutually_exclusive_group(required=True)
+    for option in INTERVENTIONS:
+        whole = {} if option.least is None else {"type": number(int, option.least)}
+        change.add_argument(option.flag, **whole, **option.keywords)
+        for flag, keywords in option.beside.items():
+            parser.add_argument(flag, **keywords)
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
+    add_model(parser)
+    add_json(parser, "print the effect as JSON")
 
 
-def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The effect, token by token, and what it comes to."""
+def run(args: Namespace) -> int:
+    """Run `moeviz what-if`."""
+    check_output(args.output)
+    prompt = read_prompt(args.prompt)
+    from moeviz.capture.what_if import what_if
+
+    change, model = intervention_of(args), load(args)
+    result = what_if(model, prompt, change)
+    write(result.changed, args.output)
+    print(json.dumps(records(result.effect)) if args.json else effect_text(result, model.tokenizer))
+    return 0
+
+
+def intervention_of(args: Namespace) -> "Intervention | Precision":
+    """Return the one intervention that the options ask for. Raises `CaptureError` for experts that are not named so."""
+    from moeviz.capture.interventions.table import INTERVENTIONS
+    from moeviz.formats.exports import read_trace
+
+    given = (option for option in INTERVENTIONS if getattr(args, option.name) is not None)
+    return cast("Intervention | Precision", next(given).make(args, read_trace))
+
+
+def effect_text(result: "WhatIf", tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the effect of an intervention as text: token by token, and its means."""
     effect, columns = result.effect, ("next_token", "next_token_changed")
     texts = {name: effect[name].map(lambda token: tokenizer.decode([token])) for name in columns}
     another = (effect["next_token"] != effect["next_token_changed"]).mean()
@@ -58,17 +76,3 @@ def effect_text(result: WhatIf, tokenizer: PreTrainedTokenizerBase) -> str:
             f"most likely token      differs after {another:.0%} of the tokens",
         ]
     )
-
-
-def precision_table(found: dict[str, InPrecision]) -> pd.DataFrame:
-    """By precision and layer: tokens that are sent to another set of experts than in float32, by tie or not."""
-    exact = found["float32"].trace
-    tables = []
-    for name, other in found.items():
-        if name != "float32":
-            table = set_changes(exact, other.trace, other.tied)
-            unknown = [not known for known in other.known]
-            table.loc[unknown, ["tied", "flipped"]] = float("nan")
-            tables.append(table.assign(precision=name))
-    table = pd.concat(tables, ignore_index=True)
-    return table[["precision", *table.columns.drop("precision")]]

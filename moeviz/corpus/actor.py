@@ -1,4 +1,4 @@
-"""What an actor does: open the model by its name, read the texts of a shard, write the shard. It knows no Ray."""
+"""An actor: it opens the model by its name, reads the texts of a shard, and writes the shard. It knows no Ray."""
 
 import os
 import socket
@@ -14,13 +14,13 @@ from moeviz.capture.opening import load_model
 from moeviz.corpus.run import FirstLook, Wanted, first_look, write_shard
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import DatasetFolder, digest_of, plan_in
-from moeviz.formats.dataset.store import Place
-from moeviz.names import quoted
+from moeviz.formats.dataset.s3 import Place
+from moeviz.text import quoted
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an actor has to know, and is small."""
+    """Settings of an actor, small enough to be sent."""
 
     model: str
     how: dict[str, Any]  # of load_model
@@ -41,7 +41,7 @@ class Tracer:
         self.folder: DatasetFolder | None = None
 
     def look(self) -> tuple[FirstLook | None, str]:
-        """What the model says before it reads a text; or why it cannot be opened."""
+        """Open the model and ask what it says before it reads a text; or say why it cannot be opened."""
         try:
             return first_look(self._opened(), self.job.wanted), ""
         except (MoevizError, OSError) as error:

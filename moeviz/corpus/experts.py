@@ -1,70 +1,44 @@
-"""What one expert does in a dataset: the numbers of `moeviz.metrics.expert`, from the small tables alone."""
+"""One expert in a dataset: the numbers of `moeviz.metrics.expert`, from the sums that the dataset keeps."""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from moeviz.corpus.analyses import co_activation, filled_slots, first_choices, flows, labelled
-from moeviz.formats.dataset.reader import Dataset, label_codes
+from moeviz.corpus.analyses import DatasetStatistics, co_activation
+from moeviz.corpus.rows import Progress, chosen_of, quiet, told, vocabulary_of
+from moeviz.formats.dataset.layout import experts_column, stored_values
+from moeviz.formats.dataset.reader import Dataset
 from moeviz.metrics import expert as of_expert
-from moeviz.metrics.expert_company import strongest
+from moeviz.metrics.expert import strongest
+from moeviz.metrics.expert_tokens import enough_occurrences, keeping_rows, which_keep
 
 MOST_CELLS = 2**18  # labels x layers x experts
+MOST = 14  # tokens of an expert
+READINGS = 3  # of all rows of the layer
 
 
 def expert_numbers(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """As `moeviz.metrics.expert.expert_numbers`, without its mean weight (NaN): the tables have no weights."""
-    counts = dataset.counts()
-    row = of_expert.row_of(counts, layer, expert)
-    model, load = dataset.model, counts.assignments[0, row][: dataset.model.num_experts[row]]
-    tokens, ordered = int(load[expert]), model.slot_order == "weight" or model.top_k == 1
-    first = int(first_choices(dataset)[0, row, expert])
-    numbers = {
-        "tokens": tokens,
-        "recorded": int(counts.tokens[0, row]),
-        "times_uniform": tokens / load.sum() * len(load) if load.any() else np.nan,
-        "rank": int((load > tokens).sum() + (load[:expert] == tokens).sum() + 1),
-        "num_experts": len(load),
-        "first_choice": first / tokens if ordered and tokens else np.nan,
-        "mean_weight": np.nan,
-    }
-    return pd.DataFrame([numbers]).astype({"rank": np.int16, "num_experts": np.int16})
+    """Compute `moeviz.metrics.expert.expert_numbers`, without its mean weight (NaN): the tables have no weights."""
+    return of_expert.expert_numbers(DatasetStatistics(dataset), layer, expert)
 
 
 def expert_loads(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """As `moeviz.metrics.expert.expert_loads`."""
-    return of_expert.expert_loads(dataset.counts(), layer, expert)
+    """Compute `moeviz.metrics.expert.expert_loads`."""
+    return of_expert.expert_loads(DatasetStatistics(dataset), layer, expert)
 
 
 def expert_kinds(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """As `moeviz.metrics.expert.expert_kinds`, without its `luck` (NaN), so that nothing stands out: that needs the
-    counts of each text.
+    """Compute `moeviz.metrics.expert.expert_kinds`, without its `luck` (NaN), which needs the counts of each text.
+
+    So nothing stands out.
     """
-    counts = labelled(dataset, "What an expert takes of each kind of text")
-    row = of_expert.row_of(counts, layer, expert)
-    names, slots = list(counts.groups), int(counts.assignments[:, row].sum())
-    texts = np.zeros(len(names), np.int64)
-    for _, table in dataset.table("texts"):
-        np.add.at(texts, label_codes(table, [str(name) for name in names]), 1)
-    tokens, has = counts.tokens[:, row], counts.assignments[:, row, expert]
-    share = np.divide(has, tokens, out=np.full(len(names), np.nan), where=tokens > 0)
-    uniform = slots / max(int(tokens.sum()), 1) / dataset.model.num_experts[row]
-    columns = {
-        "label": pd.array(np.array(names, object), "str"),
-        "texts": texts,
-        "tokens": tokens,
-        "has": has,
-        "share": share,
-        "uniform": uniform,
-        "times": share / uniform if uniform else np.nan,
-        "luck": np.nan,
-        "stands_out": False,
-    }
-    return pd.DataFrame(columns).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    return of_expert.expert_kinds(DatasetStatistics(dataset), layer, expert)
 
 
 def expert_atlas(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """As `moeviz.metrics.expert.expert_atlas`; of the expert's own layer alone, where all are too many to draw."""
-    counts = labelled(dataset, "An atlas of experts")
+    """Compute `moeviz.metrics.expert.expert_atlas`; of the expert's own layer alone, where all are too many to draw."""
+    counts = DatasetStatistics(dataset).counts_by_label("An atlas of experts")
     of_expert.row_of(counts, layer, expert)
     if counts.assignments.size > MOST_CELLS:
         counts = counts.select([layer])
@@ -72,13 +46,13 @@ def expert_atlas(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """As `moeviz.metrics.expert_company.shared_tokens`, of the expert's own layer: no table has pairs of two layers."""
+    """Compute `moeviz.metrics.expert.shared_tokens`, of the expert's own layer: no table has pairs of two layers."""
     counts = dataset.counts()
     row = of_expert.row_of(counts, layer, expert)
     size, has = dataset.model.num_experts[row], int(counts.assignments[0, row, expert])
     tokens, usual = np.zeros(size, np.int64), np.full(size, np.nan)
     tokens[expert] = has
-    if dataset.model.top_k > 1 and filled_slots(dataset)[row].any():
+    if dataset.model.top_k > 1 and DatasetStatistics(dataset).filled_slots()[row].any():
         own = co_activation(dataset, [layer]).query("expert == @expert")
         tokens[own["partner"]], usual[own["partner"]] = own["tokens"], own["chance"]
     frame = pd.DataFrame({"layer": np.full(size, layer, np.int32), "expert": np.arange(size, dtype=np.int16)})
@@ -91,9 +65,9 @@ def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """Where the tokens whose first choice an expert is were a layer before, and where they are a layer after.
+    """Count the first choices, a layer before and a layer after, of the tokens whose first choice an expert is.
 
-    As `moeviz.metrics.expert_company.expert_flow`, by first choices alone, of which the tables have pairs: on each
+    As `moeviz.metrics.expert.expert_flow`, by first choices alone, of which the tables have pairs: on each
     side, share is of these tokens that have a first choice there, and sums to 1 over its experts; times is share /
     that expert's share of all first choices. Raises `MissingField` where it is not known which are first choices.
 
@@ -103,7 +77,7 @@ def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
     row = of_expert.row_of(dataset.counts(), layer, expert)
     for side, at in (("before", row - 1), ("after", row + 1)):
         if 0 <= at < len(model.layers):
-            ((_, flow),) = flows(dataset, [model.layers[n] for n in sorted((row, at))])
+            ((_, flow),) = DatasetStatistics(dataset, [model.layers[n] for n in sorted((row, at))]).transitions()
             flow = flow if side == "before" else flow.T  # of the other layer's experts, down, to those of this one
             tokens, usual = flow[:, expert], flow.sum(axis=1) / max(flow.sum(), 1)
             share = tokens / max(tokens.sum(), 1)
@@ -111,3 +85,59 @@ def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
             times = np.divide(share, usual, out=np.full(len(flow), np.nan), where=usual > 0)
             sides.append((side, there.assign(share=share, times=times), model.num_experts[at]))
     return strongest(sides)
+
+
+def expert_specific_tokens(dataset: Dataset, layer: int, most: int = MOST, progress: Progress = quiet) -> pd.DataFrame:
+    """As `moeviz.metrics.expert_tokens.keeping_tokens`, of every expert of a layer.
+
+    Columns: expert int16, and those of the metric, with the token's id as `code`. Reads all rows of the layer, since
+    the tables of a dataset do not name tokens. Raises `MissingField` for a dataset without text or ids, and
+    `InvalidTrace` if so many tokens occur often enough that the table of the layer is too large.
+    """
+    num_experts, of = dataset.model.num_experts[dataset.row_of(layer)], READINGS * dataset.tokens
+    ids, times, words = vocabulary_of(dataset, layer, progress, of)
+    least = enough_occurrences(int(times.sum()))
+    ids, times, words = (part[times >= least] for part in (ids, times, words))
+    counts, _, recorded = chosen_of(dataset, layer, ids, num_experts, progress, of)
+    load = dataset.counts().select([layer]).assignments[0, 0]
+    usual = load / max(recorded, 1)
+    found = [which_keep(times, counts[:, at], float(usual[at]), least, most) for at in range(num_experts)]
+    expert, own = np.repeat(np.arange(num_experts), [len(tokens) for tokens in found]), np.concatenate(found)
+    texts = _texts(dataset, layer, ids, np.unique(own), progress, of)
+    named = ids[own], ids[own].astype(np.int32), words[own]
+    frame = keeping_rows(named, counts[own, expert], times[own], texts[own], usual[expert], len(ids))
+    frame.insert(0, "expert", expert.astype(np.int16))
+    return frame.assign(rank=(frame.groupby("expert").cumcount() + 1).astype(np.int16))
+
+
+@dataclass(slots=True)
+class _Texts:
+    """In how many texts each token occurs: rows come text by text, and a text may go on in the next row group."""
+
+    counted: np.ndarray
+    last: int = -1
+    seen: set[int] = field(default_factory=set)  # in the last text
+
+    def add(self, text: np.ndarray, token: np.ndarray) -> None:
+        """These rows, in the order of the corpus."""
+        pairs = np.unique(np.stack([text, token]), axis=1)
+        known = np.isin(pairs[1], list(self.seen)) & (pairs[0] == self.last)
+        np.add.at(self.counted, pairs[1][~known], 1)
+        if len(text):
+            own = {*pairs[1][pairs[0] == text[-1]].tolist()}
+            self.seen = own | self.seen if text[-1] == self.last else own
+            self.last = int(text[-1])
+
+
+def _texts(
+    dataset: Dataset, layer: int, ids: np.ndarray, wanted: np.ndarray, progress: Progress, of: int
+) -> np.ndarray:
+    """(V,) in how many texts each of these ids occurs, recorded at the layer; of those that are wanted."""
+    row, column = np.full(int(ids.max(initial=0)) + 2, -1), experts_column(layer)
+    row[ids[wanted]] = wanted
+    found = _Texts(np.zeros(len(ids), np.int64))
+    for rows in told(dataset, ["text", "token_id", column], progress, 2 * dataset.tokens, of):
+        which = row[np.minimum(rows["token_id"], len(row) - 1)]
+        here = (which >= 0) & (rows[column][:, 0] != stored_values(rows[column].dtype)[1])
+        found.add(rows["text"][here], which[here])
+    return found.counted

@@ -1,4 +1,4 @@
-"""The same shards as the plain loop writes, by actors of Ray: on several machines, or on fractions of a GPU.
+"""A corpus written by actors of Ray, on several machines or fractions of a GPU, with the plain loop's shards.
 
 Ray's own pool hands shard numbers to actors, starts an actor again that was lost, and gives it the same shard. Texts
 and traces are never sent: an actor reads its texts and writes its shard, under the rules of every writer, so a text
@@ -27,8 +27,8 @@ from moeviz.formats.dataset.folder import DatasetFolder, check_begun, plan_in, w
 from moeviz.formats.dataset.layout import name_of
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
-from moeviz.formats.dataset.store import Place, place_of
-from moeviz.names import quoted
+from moeviz.formats.dataset.s3 import Place, place_of
+from moeviz.text import quoted
 
 LOST = 5  # times that an actor is started again; one that is lost more often is lost for a reason
 OBJECT_STORE = 2**27  # bytes; what is sent is numbers of shards
@@ -38,7 +38,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where the actors run.
+    """The cluster that actors run on, and their number.
 
     address  None: Ray is started on this machine for this run. "auto": the cluster that this machine is in; or the
              HOST:PORT of its head.
@@ -146,7 +146,7 @@ def _first(ray: Any, actors: list[Any]) -> FirstLook:
 
 
 def _room(ray: Any, cluster: Cluster, threads: int) -> int:
-    """How many actors are to run. Raises `MoevizError` where there is no room: Ray would wait without a word."""
+    """The number of actors to run. Raises `MoevizError` where there is no room: Ray would wait without a word."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     free = [
         min(has.get("CPU", 0) // threads, has.get("GPU", 0) // cluster.gpus if cluster.gpus else 1e9) for has in nodes

@@ -1,4 +1,4 @@
-"""What needs the rows of a dataset: the tokens that an expert gets, and places in the text where it has them.
+"""Analyses that read the rows of a dataset: the tokens that an expert gets, and their places in the text.
 
 Each reads one row group after the other, and tells `progress` after each: how many rows are read, of how many.
 """
@@ -29,7 +29,7 @@ def quiet(_read: int, _of: int) -> None:
 def told(
     dataset: Dataset, columns: Sequence[str], progress: Progress, before: int, of: int
 ) -> Iterator[dict[str, Any]]:
-    """Those columns of every row group, with word of each; `before` rows were read already, `of` so many."""
+    """Read these columns of every row group, and report each; `before` rows were read already, of `of`."""
     for _, _, rows in dataset.scan(columns):
         yield rows
         before += len(rows[columns[0]])
@@ -190,7 +190,7 @@ def _places(dataset: Dataset, layer: int, expert: int) -> tuple[list[tuple[Shard
 def _of_token(
     dataset: Dataset, places: list[tuple[Shard, int]], layer: int, expert: int, token_id: int, progress: Progress
 ) -> list[int]:
-    """How often the expert has that token in each of these row groups."""
+    """The number of times that the expert has the token in each of the row groups."""
     column, found = experts_column(layer), []
     for at, (shard, group) in enumerate(places):
         rows = dataset.rows(shard, group, [column, "token_id"])
@@ -202,7 +202,7 @@ def _of_token(
 def _of_group(
     dataset: Dataset, shard: Shard, group: int, layer: int, expert: int, nth: np.ndarray, token_id: int | None
 ) -> list[tuple[Any, ...]]:
-    """Those of the expert's tokens in a row group."""
+    """Read the drawn ones of the expert's tokens in a row group."""
     columns = ["text", "stretch", "position", "token", *(["label"] * dataset.kept.labels)]
     rows = dataset.rows(shard, group, [experts_column(layer), *columns, *(["token_id"] * (token_id is not None))])
     own = (rows[experts_column(layer)] == expert).any(axis=1)

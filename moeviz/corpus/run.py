@@ -12,7 +12,7 @@ import torch
 
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.engines.engine import EngineModel
-from moeviz.capture.models.identity import weights_identity
+from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.trace import trace
 from moeviz.corpus.texts import Text, files_of, planned, texts_of_shard
@@ -21,8 +21,8 @@ from moeviz.formats.dataset.folder import DatasetFolder, check_begun, new_plan, 
 from moeviz.formats.dataset.layout import ROWS, Kept, Weights
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
+from moeviz.formats.dataset.s3 import Place, place_of
 from moeviz.formats.dataset.shard import Rows, rows_of
-from moeviz.formats.dataset.store import Place, place_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -34,7 +34,7 @@ Told = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a corpus is to be written. The same texts and settings give the same bytes."""
+    """Settings of a corpus that is written. The same texts and settings give the same bytes."""
 
     weights: Weights = "float16"
     text: bool = True  # False: neither the tokens' texts nor their ids are written
@@ -46,7 +46,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class FirstLook:
-    """What an opened model says before it reads a text: all that a plan needs to know of it."""
+    """Facts of an opened model, before it reads a text: all that a plan needs to know of it."""
 
     model: ModelInfo
     weights: bool  # whether they are recorded
@@ -131,7 +131,7 @@ def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int
 def _traced(
     model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, functions: set[str]
 ) -> Iterator[Rows]:
-    """What is kept of all stretches, in their order; run in batches of like lengths, or one by one.
+    """Trace all stretches and yield what is kept, in their order; run in batches of like lengths, or one by one.
 
     The routers are always listened to: which of two ways it was could change on the way, and the facts with it.
     """
@@ -149,7 +149,7 @@ def _traced(
 
 
 def batches(lengths: np.ndarray, most: int) -> Iterator[list[int]]:
-    """Which stretches run together: of like lengths, and at most so many tokens with their padding.
+    """Group stretches into batches of like lengths, with at most `most` tokens including padding.
 
     >>> list(batches(np.array([3, 9, 2, 3]), most=9))
     [[2, 0, 3], [1]]
@@ -213,7 +213,7 @@ def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:
 
 
 class Clock:
-    """How far a run is, and how long the rest takes at the pace so far."""
+    """A clock of a run: how far it is, and how long the rest takes at the pace so far."""
 
     def __init__(self, folder: DatasetFolder, progress: Told | None) -> None:
         left = set(folder.pending())
@@ -222,7 +222,7 @@ class Clock:
         self.done, self.progress, self.begun = self.before, progress, time.monotonic()
 
     def __call__(self, texts: int) -> None:
-        """So many more texts are done."""
+        """Add texts that are done."""
         self.done += texts
         if self.progress is not None:
             pace = (time.monotonic() - self.begun) / (self.done - self.before)

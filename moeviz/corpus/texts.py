@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import text_of_line, texts_of_files
-from moeviz.names import is_text, quoted, why_no_file
+from moeviz.text import is_text, quoted, why_no_file
 
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")  # of the files of a folder that are texts
 MAX_LINE = 2**28  # bytes of a text
@@ -57,7 +57,7 @@ def texts_from(files: Sequence[Path], start: Place = (0, 0), lines: bool = False
 
 
 def planned(files: Sequence[Path], shard_bytes: int, lines: bool = False) -> list[dict[str, Any]]:
-    """Which texts are in which shard: cut where so many bytes of text are full. Reads everything, and holds nothing.
+    """Divide texts into shards, cut where `shard_bytes` of text are full. Reads everything, and holds nothing.
 
     Each shard has first_text, texts, place (of its first text) and the sha256 of its labels and texts.
     """

@@ -21,7 +21,7 @@ from moeviz.file_limits import is_text, shown
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.source import Source
 from moeviz.formats.trace_facts import FORMAT, model_of
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 COUNTS_FORMAT = "moeviz counts v1"
 SUFFIXES = (".json", ".csv")
@@ -48,7 +48,7 @@ def to_counts_csv(counts: ExpertCounts) -> bytes:
 
 
 def is_counts(source: Source) -> bool:
-    """Whether the file says that it is counts that moeviz wrote."""
+    """Return whether the file says that it is counts that moeviz wrote."""
     return b'"moeviz counts v' in source.data[:512]
 
 

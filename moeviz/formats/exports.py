@@ -26,16 +26,17 @@ from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.formats.importers.importer import Opened
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
 from moeviz.formats.importers.source import Source, source_of
-from moeviz.formats.importers.table import Opened, imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
 from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
-from moeviz.names import quoted, why_no_file
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.text import quoted, why_no_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Export:
 
     @property
     def ready(self) -> bool:
-        """Whether everything that writes it is installed."""
+        """True where everything that writes it is installed."""
         return not self.needs or find_spec(self.needs) is not None
 
 
@@ -129,7 +130,7 @@ def read_bytes(
 
 
 def open_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES, options: ImportOptions = NOTHING_TOLD) -> Opened:
-    """The same for counts too, with what the doctor says of a file that another program wrote."""
+    """Read a trace or counts from the bytes of a file, with the doctor's findings where another program wrote it."""
     check_size(data, max_bytes)
     if is_torch(data):
         raise InvalidTrace(
@@ -148,7 +149,7 @@ def read_trace(
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file, or from what another program wrote.
 
     Files of other programs, and folders of them, are recognised by what is in them, or read as the `format` that is
-    named (`moeviz.formats.importers.table.IMPORTERS` lists them). What such a file does not say is asked for, and given
+    named (`moeviz.formats.importers.table.importers` lists them). What such a file does not say is asked for, and given
     as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if it
     does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
     `OSError` if it cannot be read.
@@ -186,7 +187,7 @@ def open_path(
     format: str | None = None,
     options: ImportOptions = NOTHING_TOLD,
 ) -> Opened:
-    """The same with what the doctor says of another program's file. Files and errors as with `read_trace`."""
+    """Read a trace or counts, with the doctor's findings on another program's file. Errors as with `read_trace`."""
     return opened_in(_source(path, max_bytes), format, options)
 
 
@@ -209,7 +210,7 @@ def _trace_of(found: Counted, filename: str | Path) -> RoutingTrace:
 
 
 def opened_in(source: Source, format: str | None, options: ImportOptions) -> Opened:
-    """The same for bytes that are in memory: `moeviz.formats.importers.source.Source`."""
+    """Read a trace or counts from a `Source`, whose bytes are in memory. Errors as with `read_trace`."""
     try:
         row = named(format) if format else None if is_ours(source) else recognised(source)
         if row is not None:

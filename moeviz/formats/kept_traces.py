@@ -21,8 +21,8 @@ from typing import Any
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 MOST, MOST_BYTES = 32, 2**29  # traces in the folder, and bytes of their files
 UNREADABLE = ".unreadable"  # behind the name of a file that was set aside

@@ -1,9 +1,10 @@
-"""The cells of a table from anyone: the columns that we know, each value checked, in the dtypes that we want."""
+"""The cells of a table: each value of a stranger's checked, and numbers written with no more digits than they need."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float32, Float64
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, shown
@@ -83,3 +84,14 @@ def _weights(column: pd.Series) -> np.ndarray:
         good = np.isfinite(numbers.to_numpy(np.float64).astype(np.float32))
     refuse_rows(column, ~good, "be a finite number, or empty in every row")
     return column.to_numpy(dtype=object).astype(np.float64).astype(np.float32)
+
+
+def short_floats(values: Float32[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:
+    """Return doubles that print with the fewest digits that still round to the same float32.
+
+    >>> short_floats(np.float32([0.3])).tolist(), np.float32([0.3]).tolist()
+    ([0.3], [0.30000001192092896])
+    """
+    short = values.astype("U32").astype(np.float64)
+    # Decimal to double to float32 rounds twice; where that goes astray, all digits it is.
+    return np.where(short.astype(np.float32) == values, short, values.astype(np.float64))

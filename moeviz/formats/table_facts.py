@@ -1,4 +1,4 @@
-"""What the rows of a table cannot say, in JSON beside them, and what is read from it.
+"""The facts beside a table, in JSON: what its rows cannot say.
 
 | key | meaning |
 |---|---|

@@ -1,4 +1,4 @@
-"""What every trace file says in JSON: its format, the facts about the model, and the tokens. Strict on the way in.
+"""The JSON in every trace file: its format, the facts about the model, and the tokens. Strict on the way in.
 
 A file comes from anyone. Whatever its JSON holds, reading it gives the facts or one `InvalidTrace`.
 

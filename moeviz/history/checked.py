@@ -13,7 +13,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.shared.controls import controlled
 from moeviz.history.systems import FOLDERS
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the folder
 AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are

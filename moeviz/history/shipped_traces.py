@@ -5,8 +5,8 @@ from typing import Any, get_type_hints
 from moeviz.errors import MoevizError
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.systems import part
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 # What a run without balance is trained with, by system: each ships, and is shown beside the usual one.
 BESIDE: dict[str, dict[str, Any]] = {

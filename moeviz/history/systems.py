@@ -11,7 +11,7 @@ from typing import Any
 from moeviz.errors import MoevizError
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.shared.system import System
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 SHIPS_WITH = "trained with the default settings and seed 0"
 

@@ -1,13 +1,16 @@
-"""Which experts of a layer are chosen together for a token. What chance gives depends on the loads."""
+"""Experts of a layer that are chosen together for a token, beside chance, which depends on the loads."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.inputs import check_cells, chosen_experts, per_layer
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.statistics import Statistics, filled_slots
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
@@ -16,8 +19,8 @@ MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: 1,02
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
-@of_each_layer
-def co_activation(trace: RoutingTrace) -> pd.DataFrame:
+@per_layer
+def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How often two experts of a layer are chosen for the same token, next to what chance would give.
 
     Of the N_i tokens routed to an expert, N_ij were also routed to its partner; co-activation is N_ij / N_i. It has a
@@ -43,12 +46,23 @@ def co_activation(trace: RoutingTrace) -> pd.DataFrame:
             f"Co-activation needs tokens with two experts or more, and {trace.model.name} gives each token one (top_k "
             "is 1), so there are no pairs. Use a trace of a model with a higher top_k."
         )
-    return pd.concat([_pairs_of_layer(trace, row) for row in range(len(trace.model.layers))], ignore_index=True)
+    slots, frames = filled_slots(trace), []
+    assert slots is not None  # as of all that says more than counts
+    for layer, (ids, together), filled in zip(trace.model.layers, _shared(trace), slots, strict=True):
+        frames.append(pair_rows(layer, ids, together, pairs_of_loads(together.diagonal(), filled)))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _pairs_of_layer(trace: RoutingTrace, row: int) -> pd.DataFrame:
-    ids, chosen = _experts_that_occur(trace, row)
-    return pair_rows(trace.model.layers[row], ids, _together(chosen), pairs_by_lot(chosen))
+def _shared(source: RoutingTrace | Statistics) -> Iterator[tuple[Int16[np.ndarray, " O"], Int64[np.ndarray, "O O"]]]:
+    """The experts that occur in each layer, and how many tokens two of them share; on the diagonal, those of each."""
+    if isinstance(source, Statistics):
+        for pairs in source.pairs():
+            ids = np.flatnonzero(pairs.diagonal())
+            yield ids.astype(np.int16), pairs[np.ix_(ids, ids)]
+        return
+    for row in range(len(source.model.layers)):
+        ids, chosen = _experts_that_occur(source, row)
+        yield ids, _together(chosen)
 
 
 def pair_rows(
@@ -98,17 +112,13 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return ratio
 
 
-def pairs_by_lot(chosen: Bool[np.ndarray, "T E"]) -> Float64[np.ndarray, "E E"]:
-    """How many tokens each pair of experts would share at random, given the loads and the filled slots.
-
-    A token with s filled slots draws a set of s different experts with a probability proportional to the product of its
-    experts' weights; the weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
-    """
-    return pairs_of_loads(chosen.sum(axis=0), np.bincount(chosen.sum(axis=1)))
-
-
 def pairs_of_loads(counts: Int64[np.ndarray, " E"], filled: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, "E E"]:
-    """The same from the tokens of each expert, and how many tokens have so many experts, from 0 on."""
+    """Count the tokens that each pair of experts would share at random, given the loads and the filled slots.
+
+    `counts` are the tokens of each expert, and `filled` how many tokens fill 0, 1, 2 … slots. A token with s filled
+    slots draws a set of s different experts with a probability proportional to the product of its experts' weights; the
+    weights are such that every expert gets as many tokens as it has. The diagonal means nothing.
+    """
     tokens = int(filled[1:].sum())
     # An expert that every token has, or none, leaves nothing to chance.
     pairs: np.ndarray = np.outer(counts, counts) / max(tokens, 1)
@@ -173,3 +183,22 @@ def _products(weights: Float64[np.ndarray, "B E"], top: int) -> Float64[np.ndarr
         sums[n + 1] = sums[n]
         sums[n + 1, :, 1:] += weight[:, None] * sums[n, :, :-1]
     return sums
+
+
+def co_activation_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert that goes together with another most beyond chance, with the share of its tokens."""
+    if (at := clearest(frame["co_activation"], frame["expert_tokens"], frame["chance"])) is None:
+        return None
+    row = one_row(frame, at)
+    who = f"{percent(row.co_activation)} of the tokens of expert {row.expert} also go to expert {row.partner}"
+    return f"At layer {row.layer}, {who}; at random it would be {percent(row.chance)}."
+
+
+def strongest_pairs_caption(frame: pd.DataFrame) -> str | None:
+    """Name the pair of experts that share most tokens beyond chance, with their number."""
+    if (at := clearest(frame["co_activation"], frame["expert_tokens"], frame["chance"])) is None:
+        return None
+    row = one_row(frame, at)
+    first, second = sorted((row.expert, row.partner))
+    pair = f"Experts {first} and {second} of layer {row.layer} share {row.tokens:,} tokens"
+    return f"{pair}; at random it would be about {row.chance_tokens:,.0f}."

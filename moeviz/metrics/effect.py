@@ -1,10 +1,10 @@
-"""What an intervention does, in a few figures, from the table that `moeviz.what_if` makes."""
+"""Effects of an intervention, in a few figures, from the table that `moeviz.what_if` makes."""
 
 import pandas as pd
 
 
 def effect_by_token(effect: pd.DataFrame) -> pd.DataFrame:
-    """What a change of routing does to the prediction of each token.
+    """Compute what a change of routing does to the prediction of each token.
 
     `effect` is the table of `moeviz.what_if`. One row per token. Columns: those of the table, and token int32 (its row)
     · loss_change float64 (nats: how much worse this token is predicted; NaN for the first token of a text) · another
@@ -21,7 +21,7 @@ def effect_by_token(effect: pd.DataFrame) -> pd.DataFrame:
 
 
 def effect_summary(effect: pd.DataFrame) -> dict[str, float]:
-    """The same for the whole text: mean loss without and with the change, mean KL, share of different next tokens."""
+    """Sum up a change of routing over a text: mean losses without and with it, mean KL, share of other next tokens."""
     return {
         "loss": float(effect["loss"].mean()),
         "loss_changed": float(effect["loss_changed"].mean()),

@@ -1,4 +1,4 @@
-"""What one expert of one layer does. It has a token where any slot of the token at that layer names the expert.
+"""One expert of one layer. It has a token where any slot of the token at that layer names the expert.
 
 Tokens that were not recorded at the layer are left out of every count and every share here.
 """
@@ -8,16 +8,18 @@ import pandas as pd
 from jaxtyping import Bool, Float64
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.co_activation import co_activation
+from moeviz.metrics.significance import STANDS_OUT
+from moeviz.metrics.statistics import Statistics
 from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 199
 LUCK = 0.05  # what could be luck more often than this does not stand out
-STANDS_OUT = 1.5  # times a uniform share, from which on a kind of text is worth a word
 BINS = 20
 
 
-def row_of(trace: Counted, layer: int, expert: int) -> int:
-    """Which of the L layers this is. Raises `InvalidTrace` for a layer or an expert that the model does not have."""
+def row_of(trace: Counted | Statistics, layer: int, expert: int) -> int:
+    """Find which of the L layers this is. Raises `InvalidTrace` for a layer or expert that the model does not have."""
     model = trace.model
     if layer not in model.layers:
         raise InvalidTrace(
@@ -32,12 +34,12 @@ def row_of(trace: Counted, layer: int, expert: int) -> int:
 
 
 def has_token(trace: RoutingTrace, layer: int, expert: int) -> Bool[np.ndarray, " T"]:
-    """Which tokens the expert has. Raises as `row_of`."""
+    """Mark the tokens that the expert has. Raises as `row_of`."""
     has: np.ndarray = (trace.experts[row_of(trace, layer, expert)] == expert).any(axis=-1)
     return has
 
 
-def expert_numbers(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
+def expert_numbers(trace: RoutingTrace | Statistics, layer: int, expert: int) -> pd.DataFrame:
     """The load of an expert, and its say where it is chosen.
 
     One row. Columns: tokens int64 (that it has) · recorded int64 (tokens recorded at the layer) · times_uniform float64
@@ -48,25 +50,33 @@ def expert_numbers(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, for the load.
     """
-    row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
-    chosen = trace.experts[row]
-    counts = np.bincount(chosen[chosen >= 0], minlength=trace.model.num_experts[row])
+    row, counted = row_of(trace, layer, expert), trace.counts()
+    counts = counted.assignments[0, row, : trace.model.num_experts[row]]
+    tokens, first, weight = _sums_of(trace, row, expert, int(counts[expert]))
     ordered = trace.model.slot_order == "weight" or trace.model.top_k == 1
-    own = chosen[has] == expert
-    weights = None if trace.weights is None else trace.weights[row][has][own]
     numbers = {
-        "tokens": int(has.sum()),
-        "recorded": int(trace.recorded[row].sum()),
+        "tokens": tokens,
+        "recorded": int(counted.tokens[0, row]),
         "times_uniform": counts[expert] / counts.sum() * len(counts) if counts.any() else np.nan,
         "rank": int((counts > counts[expert]).sum() + (counts[:expert] == counts[expert]).sum() + 1),
         "num_experts": len(counts),
-        "first_choice": own[:, 0].mean() if ordered and has.any() else np.nan,
-        "mean_weight": np.nan if weights is None or not len(weights) else weights.mean(dtype=np.float64),
+        "first_choice": first / tokens if ordered and tokens else np.nan,
+        "mean_weight": weight,
     }
     return pd.DataFrame([numbers]).astype({"rank": np.int16, "num_experts": np.int16})
 
 
-def expert_loads(trace: Counted, layer: int, expert: int) -> pd.DataFrame:
+def _sums_of(source: RoutingTrace | Statistics, row: int, expert: int, chosen: int) -> tuple[int, int, float]:
+    """The tokens of an expert, how many of them have it as their first choice, and its mean weight; NaN without any."""
+    if isinstance(source, Statistics):
+        return chosen, int(source.first_choices()[row, expert]), np.nan
+    own = source.experts[row] == expert
+    weights = None if source.weights is None else source.weights[row][own]
+    mean = np.nan if weights is None or not len(weights) else float(weights.mean(dtype=np.float64))
+    return int(own.any(axis=1).sum()), int(own[:, 0].sum()), mean
+
+
+def expert_loads(trace: Counted | Statistics, layer: int, expert: int) -> pd.DataFrame:
     """The load of every expert of every layer, times a uniform share, with one expert among them marked.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
@@ -84,7 +94,7 @@ def expert_loads(trace: Counted, layer: int, expert: int) -> pd.DataFrame:
     return marked(all_experts(trace).assign(tokens=counts[there], times=times[there]), layer, expert)
 
 
-def all_experts(trace: Counted) -> pd.DataFrame:
+def all_experts(trace: Counted | Statistics) -> pd.DataFrame:
     """Every expert of every layer. Columns: layer int32 (the model's own index) · expert int16."""
     sizes = trace.model.num_experts
     ids = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
@@ -96,7 +106,7 @@ def marked(frame: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
     return frame.assign(here=(frame["layer"] == layer) & (frame["expert"] == expert))
 
 
-def expert_kinds(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
+def expert_kinds(trace: RoutingTrace | Statistics, layer: int, expert: int) -> pd.DataFrame:
     """How much of each kind of text an expert takes, and whether that could be luck.
 
     A kind is a label. `share` is of the kind's tokens, so it sums to k over the experts of the layer, and `uniform` is
@@ -113,21 +123,40 @@ def expert_kinds(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
     Source: OLMoE (arXiv 2409.02060), section 5, 'Domain specialization'; the step-down permutation test of Westfall &
     Young (1993).
     """
-    row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
-    names, codes = trace.labels("What an expert takes of each kind of text")
-    recorded, slots = trace.recorded[row], int(trace.filled[row].sum())
-    frame = pd.DataFrame({"code": codes, "text": trace.tokens["sequence"], "tokens": recorded, "has": has})
-    texts = frame.groupby(["code", "text"], sort=True)[["tokens", "has"]].sum().reset_index()
-    kinds = texts.groupby("code")[["tokens", "has"]].sum().assign(texts=texts.groupby("code").size())
-    share = kinds["has"] / kinds["tokens"].where(kinds["tokens"] > 0)
-    uniform = slots / max(int(recorded.sum()), 1) / trace.model.num_experts[row]
-    kinds = kinds.assign(label=pd.array(names, "str"), share=share, uniform=uniform)
-    kinds["times"] = kinds["share"] / kinds["uniform"].where(kinds["uniform"] > 0)
-    kinds["luck"] = _luck(texts, share.to_numpy(np.float64))
-    kinds["stands_out"] = (kinds["luck"] <= LUCK) & (kinds["times"] >= STANDS_OUT)
-    columns = ["label", "texts", "tokens", "has", "share", "uniform", "times", "luck", "stands_out"]
-    ordered = kinds.sort_values("share", ascending=False, kind="stable", ignore_index=True)
-    return ordered[columns].astype({"texts": np.int64, "tokens": np.int64, "has": np.int64})
+    row, why = row_of(trace, layer, expert), "What an expert takes of each kind of text"
+    counted = trace.counts_by_label(why)
+    names, tokens = [str(name) for name in counted.groups], counted.tokens[:, row]
+    slots = int(counted.assignments[:, row].sum())
+    uniform = slots / max(int(tokens.sum()), 1) / trace.model.num_experts[row]
+    if isinstance(trace, Statistics):
+        texts, has = trace.texts_by_label(names), counted.assignments[:, row, expert]
+        luck = np.full(len(names), np.nan)
+    else:
+        of_texts = _texts_of(trace, row, has_token(trace, layer, expert), why)
+        kinds = of_texts.groupby("code")
+        texts, has = kinds.size().to_numpy(np.int64), kinds["has"].sum().to_numpy(np.int64)
+        luck = _luck(of_texts, np.divide(has, tokens, out=np.full(len(names), np.nan), where=tokens > 0))
+    share = np.divide(has, tokens, out=np.full(len(names), np.nan), where=tokens > 0)
+    times = share / uniform if uniform else np.full(len(names), np.nan)
+    columns = {
+        "label": pd.array(np.array(names, object), "str"),
+        "texts": texts,
+        "tokens": tokens,
+        "has": has,
+        "share": share,
+        "uniform": uniform,
+        "times": times,
+        "luck": luck,
+        "stands_out": (luck <= LUCK) & (times >= STANDS_OUT),
+    }
+    return pd.DataFrame(columns).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def _texts_of(trace: RoutingTrace, row: int, has: Bool[np.ndarray, " T"], why: str) -> pd.DataFrame:
+    """One row per text, those of one kind after each other: code, text, tokens (recorded), has (the expert's)."""
+    _, codes = trace.labels(why)
+    rows = pd.DataFrame({"code": codes, "text": trace.tokens["sequence"], "tokens": trace.recorded[row], "has": has})
+    return rows.groupby(["code", "text"], sort=True)[["tokens", "has"]].sum().reset_index()
 
 
 def _luck(texts: pd.DataFrame, share: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, " D"]:
@@ -171,12 +200,12 @@ def with_losses(kinds: pd.DataFrame, muted: pd.DataFrame, layer: int, expert: in
 
 
 def loss_of_all(muted: pd.DataFrame, layer: int, expert: int) -> float:
-    """What all the texts together lose where the expert is muted: nats a token, every token counting the same."""
+    """Compute the loss of all texts together where the expert is muted: nats a token, every token counting the same."""
     own = muted[(muted["layer"] == layer) & (muted["expert"] == expert)].dropna(subset=["loss_change"])
     return float((own["loss_change"] * own["tokens"]).sum() / own["tokens"].sum()) if len(own) else np.nan
 
 
-def expert_atlas(trace: Counted, layer: int, expert: int) -> pd.DataFrame:
+def expert_atlas(trace: Counted | Statistics, layer: int, expert: int) -> pd.DataFrame:
     """The load of every expert for each kind of text, times a uniform share, with one expert among them marked.
 
     One row per label, layer and expert; the label that the marked expert has most of comes first. Columns: label str ·
@@ -221,3 +250,125 @@ def expert_weights(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame
     table = pd.DataFrame({"choice": (slot + 1).astype(np.int16), "bin": places})
     found = table.value_counts(sort=False).reset_index(name="tokens").sort_values(["choice", "bin"], ignore_index=True)
     return found.assign(low=ends[found["bin"]], high=ends[found["bin"] + 1])[["choice", "low", "high", "tokens"]]
+
+
+FEW = 20  # tokens below which ratios of shares say little
+STRONGEST = 8  # experts drawn on each side of a flow
+
+
+def shared_tokens(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
+    """How many of an expert's tokens every other expert has, and how many more than usual.
+
+    In other layers, usual is that expert's share of all tokens. In the own layer it is what chance gives a partner:
+    see `co_activation`; a slot that is the expert's is not free for another, so loads would overstate it.
+
+    One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (shared) ·
+    share float64 (of the expert's tokens that were recorded in that layer; NaN if none) · usual float64 · times float64
+    (share / usual; NaN for the expert itself, and where either is missing) · here bool (the expert itself). Raises as
+    `row_of`.
+
+    Source: lift as in Brin et al. (1997), 'interest'; in the own layer OLMoE (arXiv 2409.02060), section 5.2.
+    """
+    own_row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
+    columns: dict[str, list[np.ndarray]] = {"tokens": [], "share": [], "usual": []}
+    for row, count in enumerate(trace.model.num_experts):
+        chosen, recorded = trace.experts[row], trace.recorded[row]
+        all_tokens, tokens = (np.bincount(ids[ids >= 0], minlength=count) for ids in (chosen, chosen[has]))
+        usual = _divided(all_tokens, int(recorded.sum())) if row != own_row else _partners(trace, layer, expert)
+        columns["tokens"].append(tokens)
+        columns["share"].append(_divided(tokens, int((recorded & has).sum())))
+        columns["usual"].append(usual)
+    frame = all_experts(trace).assign(**{name: np.concatenate(parts) for name, parts in columns.items()})
+    times = frame["share"] / frame["usual"].where(frame["usual"] > 0)
+    frame = marked(frame, layer, expert)
+    return frame.assign(times=times.where(~frame["here"]))[
+        ["layer", "expert", "tokens", "share", "usual", "times", "here"]
+    ]
+
+
+def _divided(counts: np.ndarray, total: int) -> np.ndarray:
+    shares: np.ndarray = counts / total if total else np.full(len(counts), np.nan)
+    return shares
+
+
+def _partners(trace: RoutingTrace, layer: int, expert: int) -> np.ndarray:
+    """Compute what chance gives each partner of the expert; NaN for itself, and for all if a token has one expert."""
+    row = trace.model.layers.index(layer)
+    chance = np.full(trace.model.num_experts[row], np.nan)
+    if trace.model.top_k > 1 and trace.recorded[row].any():
+        pairs = co_activation(trace.select(layers=[layer], tokens=trace.recorded[row]))
+        pairs = pairs[pairs["expert"] == expert]
+        chance[pairs["partner"].to_numpy()] = pairs["chance"]
+    return chance
+
+
+def expert_flow(trace: RoutingTrace, layer: int, expert: int, shared: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Where an expert's tokens were a layer before, and where they are a layer after.
+
+    shared   of `shared_tokens`, where it is known already.
+
+    One row per side and expert, the eight with the most of its tokens on each side. Columns: side str (before, after) ·
+    layer int32 · expert int16 · place int16 (from 0, in the order of ids) · tokens int64 · share float64 (of the
+    expert's tokens; sums to k over all experts of a layer) · times float64 (share / that expert's share of all tokens)
+    · shown int16 · num_experts int16 (of how many so many are shown). Empty where there is one layer. Raises as
+    `row_of`.
+
+    Source: moeviz's own; the shares are counts.
+    """
+    row = row_of(trace, layer, expert)
+    frame = shared_tokens(trace, layer, expert) if shared is None else shared
+    layers, sides = trace.model.layers, []
+    for side, at in (("before", row - 1), ("after", row + 1)):
+        if 0 <= at < len(layers):
+            sides.append((side, frame[frame["layer"] == layers[at]], trace.model.num_experts[at]))
+    return strongest(sides)
+
+
+def strongest(sides: list[tuple[str, pd.DataFrame, int]]) -> pd.DataFrame:
+    """The rows of `expert_flow`, from how many tokens the experts of each side have, and how many experts it has."""
+    columns = ["side", "layer", "expert", "place", "tokens", "share", "times", "shown", "num_experts"]
+    parts = [pd.DataFrame(columns=columns)]
+    for side, there, count in sides:
+        top = there[there["tokens"] > 0].sort_values("tokens", ascending=False, kind="stable")
+        top = top.head(STRONGEST).sort_values("expert")
+        parts.append(top.assign(side=side, place=np.arange(len(top)), shown=len(top), num_experts=count)[columns])
+    kinds = dict.fromkeys(("expert", "place", "shown", "num_experts"), "int16")
+    kinds |= {"side": "str", "layer": "int32", "tokens": "int64", "share": "float64", "times": "float64"}
+    whole = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return whole.astype(kinds)
+
+
+NEIGHBOURS = 8  # nearest rows, and furthest ones
+
+
+def router_neighbours(geometry: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
+    """The eight experts of the layer whose router rows are nearest to an expert's, and the eight furthest.
+
+    geometry   of `moeviz.capture.routers.geometry.router_geometry`.
+
+    One row per other expert, highest cosine first. Columns: other int16 · cosine, norm float64, as there.
+
+    Source: rows as centroids of what experts take, Chi et al. (arXiv 2204.09179), section 3.
+    """
+    own = geometry[(geometry["layer"] == layer) & (geometry["expert"] == expert) & (geometry["other"] != expert)]
+    own = own.sort_values("cosine", ascending=False, kind="stable", ignore_index=True)[["other", "cosine", "norm"]]
+    return (
+        own
+        if len(own) <= 2 * NEIGHBOURS
+        else pd.concat([own.head(NEIGHBOURS), own.tail(NEIGHBOURS)], ignore_index=True)
+    )
+
+
+def row_norms(geometry: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
+    """The norm of an expert's router row, beside those of its layer. With no bias a longer row scores further from 0.
+
+    geometry   of `moeviz.capture.routers.geometry.router_geometry`.
+
+    One row. Columns: norm float64 · lowest, median, highest float64 (of all rows of the layer).
+
+    Source: moeviz's own; the norms are Euclidean.
+    """
+    own = geometry[(geometry["layer"] == layer) & (geometry["expert"] == expert)]
+    norms = own["norm"]
+    mine = float(norms[own["other"] == expert].iloc[0])
+    return pd.DataFrame([{"norm": mine, "lowest": norms.min(), "median": norms.median(), "highest": norms.max()}])

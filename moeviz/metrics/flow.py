@@ -1,6 +1,6 @@
 """How tokens flow from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import comb
@@ -9,16 +9,20 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.layers import first_choices_of_two, overlap
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.layers import entropy_of_counts, first_choices_of_two, overlap
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.statistics import Statistics
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
 MOST_PAIRS, MOST_PAIRED = 2**16, 2**26  # pairs of layers, and tokens of all of them: some seconds
 MOST_SHUFFLED, MOST_SHUFFLES = 2**24, 20
+CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
-@of_tokens
-def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
+@needs_tokens
+def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
 
     One row per two consecutive MoE layers of the trace and pair of experts that some token took; `transitions`, which
@@ -32,14 +36,23 @@ def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    return pd.concat([_taken(pair) for pair in _consecutive(trace)], ignore_index=True)
+    frames = [transition_rows(*taken) for taken in _taken(trace)]
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _taken(pair: RoutingTrace) -> pd.DataFrame:
-    before, after = first_choices_of_two(pair).astype(np.int64)
-    key, tokens = np.unique(before * pair.model.num_experts[1] + after, return_counts=True)
-    from_expert, to_expert = np.divmod(key, pair.model.num_experts[1])
-    return transition_rows(pair.model.layers, from_expert, to_expert, tokens)
+def _taken(
+    source: RoutingTrace | Statistics,
+) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
+    """Each two consecutive layers, with the pairs of experts that some token took, and how many tokens did."""
+    if isinstance(source, Statistics):
+        for layers, flow in source.transitions():
+            before, after = np.nonzero(flow)
+            yield layers, before, after, flow[before, after]
+        return
+    for pair in _consecutive(source):
+        before, after = first_choices_of_two(pair).astype(np.int64)
+        key, tokens = np.unique(before * pair.model.num_experts[1] + after, return_counts=True)
+        yield pair.model.layers, *np.divmod(key, pair.model.num_experts[1]), tokens
 
 
 def transition_rows(
@@ -60,8 +73,8 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return sums
 
 
-@of_tokens
-def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
+@needs_tokens
+def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in the next, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
@@ -76,17 +89,28 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
-    rows = []
+    rows = _informed_by_sums(trace) if isinstance(trace, Statistics) else _informed(trace)
+    columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
+    kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
+    return pd.DataFrame(list(rows), columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
+
+
+def _informed(trace: RoutingTrace) -> Iterator[tuple[float, ...]]:
     for pair in _consecutive(trace):
         tokens = int((pair.experts >= 0).all(axis=(0, 2)).sum())
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
-        rows.append((*pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)))
-    columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
-    kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
+        yield *pair.model.layers, tokens, *(bits if tokens else [np.nan] * 3)
 
 
-@of_tokens
+def _informed_by_sums(statistics: Statistics) -> Iterator[tuple[float, ...]]:
+    for layers, flow in statistics.transitions():
+        if tokens := int(flow.sum()):
+            before, after = (entropy_of_counts(flow.sum(axis=axis)) for axis in (1, 0))
+            information = max(before + after - entropy_of_counts(flow.ravel()), 0.0)
+            yield *layers, tokens, information, np.nan, min(before, after)
+
+
+@needs_tokens
 def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in any later one, by first choices.
 
@@ -167,3 +191,34 @@ def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
     if not together:
         raise MissingField("No token is recorded at two consecutive MoE layers. Choose other tokens.")
     return together
+
+
+def transitions_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert whose tokens go on to another one most beyond chance."""
+    from_tokens = frame.groupby(["from_layer", "from_expert"])["tokens"].transform("sum")
+    if (at := clearest(frame["share"], from_tokens, frame["chance"])) is None:
+        return None
+    row = one_row(frame, at)
+    sends = f"Layer {row.from_layer}'s expert {row.from_expert} sends {percent(row.share)} of its tokens on"
+    return f"{sends} to layer {row.to_layer}'s expert {row.to_expert}; at random it would be {percent(row.chance)}."
+
+
+def consecutive_information_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer that tells most about the next, if one and a half times what shuffled tokens tell."""
+    clear = (frame["information"] >= 1.5 * frame["shuffled"]) & (frame["information"] >= frame["shuffled"] + CLEAR_BITS)
+    if not clear.any():
+        return None
+    told = frame[clear]
+    row = one_row(told, (told["information"] - told["shuffled"]).idxmax())
+    layers = f"Layer {row.from_layer} tells most about the next, layer {row.to_layer}"
+    return f"{layers}: {row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}."
+
+
+def information_between_layers_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer that tells most about a later one, if one and a half times what shuffled tokens tell."""
+    clear = (frame["information"] >= 1.5 * frame["shuffled"]) & (frame["above"] >= CLEAR_BITS)
+    if not clear.any():
+        return None
+    row = one_row(frame, frame.loc[clear, "above"].idxmax())
+    bits = f"{row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}"
+    return f"Of all layers, layer {row.from_layer} tells most about a later one, layer {row.to_layer}: {bits}."

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer, of_tokens
+from moeviz.metrics.inputs import chosen_experts, needs_tokens, per_layer
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.statistics import Statistics
+from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -29,8 +31,8 @@ MIXTRAL_TABLE_5 = {
 }
 
 
-@of_each_layer
-def locality(trace: RoutingTrace) -> pd.DataFrame:
+@per_layer
+def locality(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer.
 
     "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
@@ -51,10 +53,34 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Mixtral of Experts (arXiv 2401.04088), table 5.
     """
+    if isinstance(trace, Statistics):
+        return _locality_of_sums(trace)
     return _locality(trace, np.zeros(len(trace.tokens), np.int64), [""]).drop(columns="label")
 
 
-@of_each_layer
+def _locality_of_sums(statistics: Statistics) -> pd.DataFrame:
+    """The rows of `locality`. What needs the sets of experts of all tokens is NaN: `load_chance` of any choice, and
+    `uniform_chance` of it where tokens have empty slots."""
+    near, first, slots = statistics.repeats(), statistics.first_choices(), statistics.filled_slots()
+    model, rows = statistics.model, []
+    for row, (layer, num_experts) in enumerate(zip(model.layers, model.num_experts, strict=True)):
+        if not slots[row].any() and slots.any():
+            continue  # nothing is recorded there
+        pairs, same_first, same_any = near[row].tolist()
+        shares = first[row] / max(first[row].sum(), 1)
+        full = bool(pairs) and slots[row, 1 : model.top_k].sum() == 0
+        every = uniform_chance(np.array([model.top_k]), np.array([model.top_k]), num_experts) if full else np.nan
+        for choice, _ in _choices(model):
+            same = same_first if choice == FIRST_CHOICE else same_any
+            chances = (1 / num_experts, float((shares**2).sum())) if choice == FIRST_CHOICE else (every, np.nan)
+            if not pairs:
+                chances = (np.nan, np.nan)
+            rows.append((layer, choice, same / pairs if pairs else np.nan, *chances, pairs))
+    columns = ["layer", "choice", "share", "uniform_chance", "load_chance", "pairs"]
+    return pd.DataFrame(rows, columns=columns).astype({"layer": "int32", "choice": "str", "pairs": "int64"})
+
+
+@per_layer
 def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
 
@@ -68,8 +94,8 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, codes, names)
 
 
-@of_tokens
-def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
+@needs_tokens
+def locality_beside_mixtral(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, next to the published figures of Mixtral 8x7B.
 
     The rows of `locality`. If every layer of the trace has 8 experts and each token goes to 2, so that chance is the
@@ -112,7 +138,7 @@ def published_first_choices() -> pd.DataFrame:
 def _published(columns: pd.Index) -> pd.DataFrame:
     figures, rows = np.array(list(MIXTRAL_TABLE_5.values())) / 100, []
     for place, layer in enumerate(MIXTRAL_LAYERS):
-        for at, (choice, slots) in enumerate([(FIRST_CHOICE, 1), (several(2), 2)]):
+        for at, (choice, slots) in enumerate([(FIRST_CHOICE, 1), (any_choice(2), 2)]):
             shares = figures[:, place + at * len(MIXTRAL_LAYERS)]
             facts = {"routing": MIXTRAL, "layer": layer, "choice": choice, "share": shares.mean()}
             chance = uniform_chance(np.array([slots]), np.array([slots]), 8)
@@ -127,7 +153,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
     pairs = [_consecutive(trace.tokens, rows_of_group) for rows_of_group in tokens]
     for experts, layer, num_experts in zip(trace.experts, model.layers, model.num_experts, strict=True):
         for name, own, (before, after) in zip(names, tokens, pairs, strict=True):
-            for choice, slots in _choices(trace):
+            for choice, slots in _choices(model):
                 chosen = chosen_experts(experts[:, :slots], num_experts)
                 facts = {"layer": layer, "label": name, "choice": choice}
                 rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
@@ -136,19 +162,19 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 
 
-def _choices(trace: RoutingTrace) -> list[tuple[str, int]]:
-    """What a choice is called, and of how many slots it is."""
-    top_k = trace.model.top_k
-    return [(FIRST_CHOICE, 1)] * trace.ordered + [(several(top_k), top_k)] * (top_k > 1)
+def _choices(model: ModelInfo) -> list[tuple[str, int]]:
+    """The names of the choices, each with the number of its slots: the first one, if it is known, and any of them."""
+    ordered = model.slot_order == "weight" or model.top_k == 1
+    return [(FIRST_CHOICE, 1)] * ordered + [(any_choice(model.top_k), model.top_k)] * (model.top_k > 1)
 
 
-def several(top_k: int) -> str:
-    """What all choices of a token are called."""
+def any_choice(top_k: int) -> str:
+    """The name of all choices of a token together."""
     return "first or second choice" if top_k == 2 else f"any of {top_k} choices"
 
 
 def _consecutive(tokens: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` that have a token right before them in their sequence: (before, after)."""
+    """Pair each of `rows` with the token right before it in its sequence: (before, after)."""
     sequence, position = (tokens[name].to_numpy()[rows] for name in ("sequence", "position"))
     order = np.lexsort((position, sequence))
     follows = (np.diff(sequence[order]) == 0) & (np.diff(position[order]) == 1)
@@ -186,3 +212,23 @@ def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
     sets = np.unpackbits(packed, axis=1, count=chosen.shape[1]).astype(np.float32)
     shares = counts / counts.sum()
     return float(shares @ (sets @ sets.T > 0) @ shares)
+
+
+def first_choice_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where neighbours go to the same first expert most beyond chance."""
+    return _repeats_caption(frame[frame["choice"] == FIRST_CHOICE], "have the same first choice")
+
+
+def any_choice_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where neighbours have an expert in common most beyond chance."""
+    return _repeats_caption(frame[frame["choice"] != FIRST_CHOICE], "have an expert in common")
+
+
+def _repeats_caption(frame: pd.DataFrame, what: str) -> str | None:
+    own = frame[frame["routing"] == THIS_TRACE]
+    at = clearest(own["share"], own["pairs"].astype("float64"), own["load_chance"].astype("float64"), 1.2)
+    if at is None:
+        return None
+    row = one_row(own, at)
+    chance = percent(row.load_chance)
+    return f"At layer {row.layer}, {percent(row.share)} of neighbouring tokens {what}; at random it would be {chance}."

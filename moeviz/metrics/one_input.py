@@ -1,4 +1,4 @@
-"""What every expert does for one input: the numbers behind a drawing of boxes, one for each expert."""
+"""One input and every expert: the numbers behind a drawing of boxes, one for each expert."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def experts_of_one(trace: RoutingTrace, token: int) -> pd.DataFrame:
-    """Which experts of each layer are computed for one token, and what each of them counts.
+    """List the experts of each layer, those that are computed for one token, and their weights.
 
     An expert is computed if the token has it in a slot; its weight is the factor on its output. An expert whose weight
     is nearly 0 is computed all the same. What only some systems have is left open: no expert refuses, and how busy an

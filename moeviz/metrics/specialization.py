@@ -1,8 +1,9 @@
-"""Which experts each kind of text uses. A kind is a label of tokens: a domain, a language, a speaker.
+"""Experts by kind of text. A kind is a label of tokens: a domain, a language, a speaker.
 
 Every label counts the same here, however long its texts are.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +11,19 @@ import pandas as pd
 from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.budget import check_cells
 from moeviz.metrics.divergence import divergences, entropy
-from moeviz.metrics.recorded import counted_layers, of_each_layer
+from moeviz.metrics.inputs import check_cells, layer_counts, per_layer
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.statistics import Statistics, fewest_slots, filled_slots
+from moeviz.metrics.words import one_row, percent, short
 from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 100
 MAX_LABELS = 100  # to compare in pairs
+CLEAR_BITS = 0.3  # above what shuffling gives, for a caption
 
 
-def load_by_label(trace: Counted) -> pd.DataFrame:
+def load_by_label(trace: Counted | Statistics) -> pd.DataFrame:
     """How the tokens of each label are divided among the experts, layer by layer.
 
     `share` is a share of the label's assignments (filled slots) in the layer, so a label's shares sum to 1 and the
@@ -39,7 +43,7 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
         labels, _ = trace.labels("Load by label")
         check_cells("Load by label", trace.experts.size, labels=len(labels), experts=sum(trace.model.num_experts))
     by_label, frames = trace.counts_by_label("Load by label"), []
-    for found in counted_layers(trace, by_label):
+    for found in layer_counts(trace, by_label):
         some, num_experts = found.tokens > 0, found.num_experts
         counts, tokens = found.counts[some], found.tokens[some, None]
         names = np.array(by_label.groups, object)[some]
@@ -56,8 +60,8 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-@of_each_layer
-def label_information(trace: RoutingTrace) -> pd.DataFrame:
+@per_layer
+def label_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How much the expert of an assignment tells about the label of its token, layer by layer.
 
     Draw a label, each as likely as any other, and then one of that label's assignments in the layer. `information` is
@@ -79,19 +83,18 @@ def label_information(trace: RoutingTrace) -> pd.DataFrame:
     Source: Shannon (1948), section 12; with labels equally likely it is the Jensen-Shannon divergence of all labels'
     loads, Lin (1991), section V. A permutation baseline as in Vinh, Epps & Bailey (2010).
     """
-    texts = _texts(trace, "Information about labels")
-    rows = []
-    for experts, layer, num_experts in zip(trace.experts, trace.model.layers, trace.model.num_experts, strict=True):
-        counts = texts.counts(experts, num_experts)
-        by_label = texts.by_label(counts)
-        chance = [information_of_counts(texts.by_label(counts[order])) for order in texts.shuffles] or [np.nan]
-        rows.append((layer, information_of_counts(by_label), np.mean(chance), max(chance), _maximum(by_label, experts)))
+    rows, slots = [], filled_slots(trace)
+    assert slots is not None  # as of all that says more than counts
+    for row, by_label, shuffled in _assignments_by_label(trace, "Information about labels"):
+        chance = [information_of_counts(counts) for counts in shuffled] or [np.nan]
+        most = most_information(by_label, fewest_slots(slots[row]))
+        rows.append((trace.model.layers[row], information_of_counts(by_label), np.mean(chance), max(chance), most))
     columns = ["layer", "information", "shuffled", "shuffled_highest", "maximum"]
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32})
 
 
-@of_each_layer
-def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
+@per_layer
+def label_divergence(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """How differently two labels are routed: 0 bits if both use the experts alike, 1 bit if they have none in common.
 
     The Jensen-Shannon divergence in bits of the two labels' histograms of first choices. `shuffled` is its
@@ -105,34 +108,64 @@ def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: Lin (1991), section IV, with the logarithm to base 2.
     """
-    texts = _texts(trace, "A comparison of labels")
-    if len(texts.names) == 1:
+    why, frames = "A comparison of labels", []
+    labels = _labels(trace, why)
+    if len(labels) == 1:
         raise MissingField(
-            "A comparison of labels needs two or more, and all tokens of this trace have the same label. Trace more "
-            "than one kind of text."
+            f"{why} needs two or more, and all tokens here have the same label. Trace more than one kind of text."
         )
-    if len(texts.names) > MAX_LABELS:
+    if len(labels) > MAX_LABELS:
         raise InvalidTrace(
-            f"Labels are compared in pairs, at most {MAX_LABELS} of them, and this trace has {len(texts.names):,}. "
-            "Trace fewer kinds of text."
+            f"Labels are compared in pairs, at most {MAX_LABELS} of them, and here are {len(labels):,}. Trace fewer "
+            "kinds of text."
         )
-    first, second = np.triu_indices(len(texts.names), k=1)
-    most = max(trace.model.num_experts)
-    check_cells("A comparison of labels", trace.experts.size, pairs_of_labels=len(first), experts=most)
-    names, frames = np.array(texts.names, object), []
-    choices = trace.first_choices("A comparison of labels")
-    for experts, layer, num_experts in zip(choices, trace.model.layers, trace.model.num_experts, strict=True):
-        counts = texts.counts(experts[:, None], num_experts)
-        chance = [divergences(texts.by_label(counts[order]), first, second) for order in texts.shuffles]
+    first, second = np.triu_indices(len(labels), k=1)
+    names = np.array(labels, object)
+    for row, by_label, shuffled in _first_choices_by_label(trace, labels, why):
+        chance = [divergences(counts, first, second) for counts in shuffled]
         columns = {
-            "layer": np.int32(layer),
+            "layer": np.int32(trace.model.layers[row]),
             "label": pd.Series(names[first], dtype="str"),
             "other": pd.Series(names[second], dtype="str"),
-            "divergence": divergences(texts.by_label(counts), first, second),
+            "divergence": divergences(by_label, first, second),
             "shuffled": np.mean(chance, axis=0) if chance else np.nan,
         }
         frames.append(pd.DataFrame(columns).astype({"divergence": np.float64, "shuffled": np.float64}))
     return pd.concat(frames, ignore_index=True)
+
+
+OfLayer = tuple[int, Int64[np.ndarray, "D E"], Iterable[Int64[np.ndarray, "D E"]]]
+"""A row of the L layers, its counts by label, and those of each shuffle of the labels: none of a dataset's sums."""
+
+
+def _assignments_by_label(source: RoutingTrace | Statistics, why: str) -> Iterator[OfLayer]:
+    if isinstance(source, Statistics):
+        for found in layer_counts(source, source.counts_by_label(why)):
+            yield found.row, found.counts, ()
+        return
+    texts = _texts(source, why)
+    for row, (experts, num_experts) in enumerate(zip(source.experts, source.model.num_experts, strict=True)):
+        yield row, *texts.counted(experts, num_experts)
+
+
+def _first_choices_by_label(source: RoutingTrace | Statistics, labels: list[str], why: str) -> Iterator[OfLayer]:
+    if isinstance(source, Statistics):
+        firsts = source.first_choices_by_label(labels, why)
+        for row in range(len(source.model.layers)):
+            yield row, firsts[:, row], ()
+        return
+    texts, most = _texts(source, why), max(source.model.num_experts)
+    pairs = len(labels) * (len(labels) - 1) // 2
+    check_cells(why, source.experts.size, pairs_of_labels=pairs, experts=most)
+    choices = source.first_choices(why)
+    for row, (first, num_experts) in enumerate(zip(choices, source.model.num_experts, strict=True)):
+        yield row, *texts.counted(first[:, None], num_experts)
+
+
+def _labels(source: RoutingTrace | Statistics, why: str) -> list[str]:
+    if isinstance(source, Statistics):
+        return [str(name) for name in source.counts_by_label(why).groups]
+    return source.labels(why)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +177,12 @@ class _Texts:
     label_of_text: np.ndarray  # (N,), sorted
     shuffles: list[np.ndarray]  # orders of the texts; none where a shuffle would only rename the labels
 
-    def counts(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "N E"]:
-        return _counts(self.text_of_token, len(self.label_of_text), experts, num_experts)
+    def counted(
+        self, experts: Int16[np.ndarray, "T K"], num_experts: int
+    ) -> tuple[Int64[np.ndarray, "D E"], Iterator[Int64[np.ndarray, "D E"]]]:
+        """Count how often each label chose each expert, and the same in each shuffle of the labels."""
+        counts = _counts(self.text_of_token, len(self.label_of_text), experts, num_experts)
+        return self.by_label(counts), (self.by_label(counts[order]) for order in self.shuffles)
 
     def by_label(self, counts: Int64[np.ndarray, "N E"]) -> Int64[np.ndarray, "D E"]:
         starts = np.searchsorted(self.label_of_text, np.arange(len(self.names)))
@@ -181,12 +218,43 @@ def information_of_counts(counts: Int64[np.ndarray, "D E"]) -> float:
     return max(float(entropy(all_labels)[0] - entropy(shares).mean()), 0.0)
 
 
-def _maximum(counts: Int64[np.ndarray, "D E"], experts: Int16[np.ndarray, "T K"]) -> float:
-    filled = (experts >= 0).sum(axis=1)
-    return most_information(counts, int(filled[filled > 0].min(initial=experts.shape[1])))
-
-
 def most_information(counts: Int64[np.ndarray, "D E"], slots: int) -> float:
-    """What information cannot exceed, where every token that has an expert has so many of them or more."""
+    """Bound the information, in bits, where every token that has an expert has `slots` of them or more."""
     labels = (counts.sum(axis=1) > 0).sum()
     return float(np.log2(min(labels, counts.shape[1] / slots))) if labels else np.nan
+
+
+def label_load_caption(frame: pd.DataFrame) -> str | None:
+    """Name the label that uses an expert most: at least twice a uniform share, and twice the mean of all labels."""
+    mean = frame.groupby("expert")["share"].transform("mean")
+    known = frame["uniform"].clip(lower=mean)
+    assignments = frame.groupby("label", sort=False)["assignments"].transform("sum")
+    if (at := clearest(frame["share"], assignments, known, 2.0)) is None:
+        return None
+    row = one_row(frame, at)
+    share = f"{percent(row.share)} of the assignments of “{short(row.label)}” go to expert {row.expert}"
+    return f"At layer {row.layer}, {share}: {row.share / row.uniform:.1f}× a uniform share."
+
+
+def label_information_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer whose experts tell most about the label, if clearly more than with shuffled labels."""
+    above = frame["information"] - frame["shuffled"]
+    clear = frame[above > 2.0 * (frame["shuffled_highest"] - frame["shuffled"])]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear["information"].idxmax())
+    most = f"{row.information:.2f} bits of {row.maximum:.2f}; with shuffled labels {row.shuffled:.2f}"
+    return f"The expert tells most about the label at layer {row.layer}: {most}."
+
+
+def label_divergence_caption(frame: pd.DataFrame) -> str | None:
+    """Name the two labels that are routed most differently, if far more so than with shuffled labels."""
+    clear = frame[
+        (frame["divergence"] >= frame["shuffled"] + CLEAR_BITS) & (frame["divergence"] >= 2.0 * frame["shuffled"])
+    ]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear["divergence"].idxmax())
+    pair = f"“{short(row.label)}” and “{short(row.other)}”"
+    numbers = f"{row.divergence:.2f} of 1 bit; with shuffled labels {row.shuffled:.2f}"
+    return f"{pair} are routed most differently: {numbers}."

@@ -14,17 +14,17 @@ LONGEST_QUOTE = 24  # characters
 
 
 def layer_word(model: ModelInfo) -> str:
-    """What one step of axis L is called: layer, time step, iteration … A file may say anything, so it is looked at."""
+    """Name one step of axis L: layer, time step, iteration … A file may say anything, so only plain words are taken."""
     return _harmless(model.layer_kind, "layer")
 
 
 def item_word(model: ModelInfo) -> str:
-    """What is routed: token, digit, utterance …"""
+    """Name what is routed: token, digit, utterance …"""
     return _harmless(model.item_kind, "token")
 
 
 def label_word(model: ModelInfo) -> str:
-    """What a label says of it: kind of text, vowel, speaker …"""
+    """Name what a label says of it: kind of text, vowel, speaker …"""
     return _harmless(model.label_kind, "kind of text")
 
 
@@ -38,7 +38,7 @@ def in_words_of(model: ModelInfo, sentence: str) -> str:
     What it quotes stays as it is.
 
     >>> from dataclasses import replace
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> digits = replace(sample_trace().model, item_kind="digit", label_kind="place", layer_kind="level")
     >>> in_words_of(digits, "Which kinds of text do tokens of this layer have?")
     'Which places do digits of this level have?'

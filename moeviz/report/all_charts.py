@@ -39,7 +39,7 @@ def charts_zip(
     which. Without the extra `report` it holds the tables alone. The same trace gives the same bytes. Raises
     `InvalidTrace` for a layer or a token that the trace does not have.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> from zipfile import ZipFile
     >>> names = ZipFile(BytesIO(charts_zip(sample_trace()))).namelist()
     >>> [name for name in names if "load_heatmap.csv" in name or "README" in name]

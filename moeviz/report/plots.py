@@ -4,7 +4,7 @@ The same for counts alone: `counts.plot.load()`; a chart that needs more says so
 
 The topics and their charts are those of `moeviz.charts.REPORTED`, each by its lower-case word.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> pictures = sample_trace().plot.load(layer=2)
     >>> pictures.vconcat[1].title.text
     'How is the work of this layer divided among its experts?'
@@ -23,7 +23,7 @@ from moeviz.charts import REPORTED, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.expert_counts import ExpertCounts
-from moeviz.metrics.recorded import COUNTS_ALONE
+from moeviz.metrics.inputs import COUNTS_ALONE
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import Counted

@@ -21,7 +21,7 @@ from moeviz.charts import NAMED, theme
 from moeviz.charts.token_layer_map import CELLS, cells_of, facts_of, images_of, map_of
 from moeviz.charts.token_layer_marks import map_height
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import check_recorded
+from moeviz.metrics.inputs import check_recorded
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
 from moeviz.metrics.words import layer_word
 from moeviz.report.notebook import caution, safe
@@ -47,7 +47,7 @@ class View:
     Raises `MoevizError` for a trace without tokens, for one that is too large to draw, and where vl-convert-python,
     which brings Vega, is not installed.
 
-        >>> from moeviz.samples import sample_trace
+        >>> from moeviz.testing import sample_trace
         >>> View(sample_trace(tokens=20))
         <View of 20 tokens through 'sample': open it in a notebook, or .save("view.html")>
     """

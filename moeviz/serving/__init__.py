@@ -1,4 +1,4 @@
-"""What a routing costs to serve: expert caches, batches, prefetching, placement, memory, and plans for engines.
+"""Costs of serving a routing: expert caches, batches, prefetching, placement, memory, and plans for engines.
 
 Traces become numbers, as in `moeviz.metrics`, and plans become files that engines read. What a step needs of a layer is
 a set of experts, so nothing here changes when the slots of a token are permuted. No torch, no charts.

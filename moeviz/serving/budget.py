@@ -1,4 +1,4 @@
-"""What memory for experts buys: hit rates by the size of a cache, in gigabytes where the size of an expert is known."""
+"""Hit rates by the memory that experts get, in gigabytes where the size of an expert is known."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,11 @@ from moeviz.serving.cache import expert_cache
 GIGABYTE = 1e9  # bytes, as on the data sheets of cards
 SECOND_HALF, SAME_TOKENS = "second half", "same tokens"
 SHOWN = ("lru", "static", "bound")
+STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
 
 
 class Budget(NamedTuple):
-    """What a number of gigabytes holds."""
+    """Experts of each layer that a number of gigabytes holds."""
 
     capacity: int  # experts of each layer; layers that have fewer hold all of theirs
     all_of_them: float  # gigabytes that all routed experts take
@@ -71,7 +72,7 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
 def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
     """How many experts of each layer so many gigabytes hold, and what all experts take.
 
-    >>> from moeviz.samples import sample_trace
+    >>> from moeviz.testing import sample_trace
     >>> budget_of(sample_trace(layers=4, experts=8), 0.020, 1e6)
     Budget(capacity=5, all_of_them=0.032)
     """
@@ -82,7 +83,7 @@ def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
 
 
 def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, expert_bytes: float) -> str:
-    """What so many gigabytes for experts buy, in a sentence or two. `rates` are the trace's `hit_rates`, with bytes."""
+    """Say in a sentence or two what a budget of gigabytes buys. `rates` are the trace's `hit_rates`, with bytes."""
     capacity, needed = budget_of(trace, gigabytes, expert_bytes)
     sizes = np.array(trace.model.num_experts) - trace.model.zero_experts
     if capacity >= sizes.max():
@@ -121,3 +122,21 @@ def _weighted(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C
     total = np.where(known, weights, 0).sum(axis=1)
     mean = np.where(known, rates * weights, 0).sum(axis=1) / np.where(total > 0, total, 1)
     return np.where(total > 0, mean, np.nan)
+
+
+def hit_rates_caption(frame: pd.DataFrame) -> str | None:
+    """Say whether LRU or the fixed set of the most used has more hits, where they hold half of the experts.
+
+    By a tenth of all requests, and by four standard errors of a difference of two shares.
+    """
+    rates = frame.pivot(index="capacity", columns="policy", values="rate")
+    if not {"lru", "static"} <= set(rates.columns):
+        return None
+    size = rates.index[int((rates["chance"] - 0.5).abs().argmin())]
+    row, judged = rates.loc[size], max(int(frame["requests"].iloc[0]) // 2, 1)
+    if not abs(row["lru"] - row["static"]) >= max(0.1, STANDARD_ERRORS * (0.5 / judged) ** 0.5):
+        return None
+    lru, fixed = percent(row["lru"]), percent(row["static"])
+    where = f"with {size} experts a layer, LRU hits {lru} and the most used experts {fixed}"
+    what = "Recency" if row["lru"] > row["static"] else "Popularity"
+    return f"{what} decides: {where}; chance is {percent(row['chance'])}."

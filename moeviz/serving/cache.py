@@ -7,11 +7,11 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import counted_layers, recorded_together
-from moeviz.names import listed
+from moeviz.metrics.inputs import layer_counts, recorded_together
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.policies import belady_depths, bound_depths, lfu_depths, lru_depths, random_depths
 from moeviz.serving.requests import Requests, check_chunk, layer_sets, requests, with_tokens
+from moeviz.text import listed
 
 POLICIES = ("lru", "lfu", "random", "static", "belady", "bound")
 USUAL_SHARED = ("lru", "static", "belady", "bound")
@@ -120,7 +120,7 @@ def draws_of(asked: Requests) -> int:
 def _rates(
     asked: Requests, sizes: Int64[np.ndarray, " C"], policies: Sequence[str], half: int | None = None
 ) -> dict[str, object]:
-    """What is counted of one cache, by its size."""
+    """Count hits and misses of one cache, by its size."""
     late = asked.step >= (asked.steps // 2 if half is None else half)
     total, compulsory = len(asked.step), len(np.unique(asked.expert))
     columns: dict[str, object] = {"steps": asked.steps, "requests": total, "compulsory": compulsory}
@@ -155,7 +155,7 @@ def _of_most(requested: np.ndarray, hits: np.ndarray) -> np.ndarray:
 
 def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequence[str]) -> pd.DataFrame:
     frames = []
-    for found in counted_layers(counts):
+    for found in layer_counts(counts):
         width = found.num_experts - counts.model.zero_experts
         every = found.counts.sum(axis=0)[:width]
         sizes = _capacities(capacities, width, f"Layer {found.layer}")

@@ -1,4 +1,4 @@
-"""What fits: memory of weights, keys and values, and of a step, and how many cards that takes."""
+"""Memory of weights, keys and values, and of a step, and how many cards that takes."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product

@@ -1,4 +1,4 @@
-"""Which tokens are judged: generated ones stream experts one by one, prompts are read in chunks, prefixes repeat."""
+"""Tokens to judge: generated ones stream experts one by one, prompts are read in chunks, prefixes repeat."""
 
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ def _of_phase(phase: str, chunk: int, generated: Bool[np.ndarray, " T"]) -> tupl
 
 
 def repeats(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
-    """Which tokens have an earlier token with the same text from the start of its sequence up to and including it."""
+    """Mark tokens that have an earlier token with the same text from the start of its sequence up to and with it."""
     tokens = trace.tokens
     if (tokens["token_id"] == NO_TOKEN_ID).any():
         raise MissingField("To find repeated prefixes, the ids of all tokens are needed, and this trace lacks some.")

@@ -1,4 +1,4 @@
-"""What a cache of experts keeps, for caches of all sizes at once.
+"""Policies of caches of experts, for caches of all sizes at once.
 
 Every policy here is a stack algorithm: what a cache of C experts holds, one of C + 1 holds too. So one pass gives, for
 each request, the smallest cache that would have had the expert (its depth), and a cache of C hits the requests whose
@@ -60,7 +60,7 @@ def belady_depths(asked: Requests) -> Depths:
 
 
 def bound_depths(asked: Requests) -> Depths:
-    """The same, but an expert that was just used need not stay: no policy whatever has more hits."""
+    """Bound the hits: as Belady's policy, but an expert that was just used need not stay. No policy has more hits."""
     return _depths(asked, _next_uses(asked), bypass=True, by_next_use=True)
 
 

@@ -1,4 +1,4 @@
-"""Which experts each step asks for. What all of `moeviz.serving` counts.
+"""Requests for experts, step by step: what all of `moeviz.serving` counts.
 
 A step is one token when text is generated, and a chunk of tokens in a row of one sequence when a prompt is read. It
 requests the distinct experts of its tokens. Experts that compute nothing need no memory and are not requested.
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from moeviz.errors import MissingField, MoevizError
-from moeviz.metrics.recorded import check_recorded
+from moeviz.metrics.inputs import check_recorded
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
 FEW = 16  # slots
@@ -65,7 +65,7 @@ def _stretches(places: Int[np.ndarray, "T 2"]) -> tuple[Int32[np.ndarray, " T"],
 
 
 def requests(found: LayerSets, chunk: int = 1) -> Requests:
-    """What the steps of a layer request, with so many tokens a step; the last step of a sequence may be shorter."""
+    """Collect the requests of a layer's steps, with `chunk` tokens each; the last of a sequence may be shorter."""
     step = np.arange(len(found.run)) if chunk == 1 else _steps(found.run, chunk)
     width = found.num_experts
     keys = np.where(found.sets < 0, NONE, step[:, None] * width + found.sets).ravel()

@@ -22,11 +22,11 @@ from moeviz.training.recorded.run import TrainingRun
 
 if TYPE_CHECKING:
     from moeviz.training.callback import RoutingCallback, watch
-    from moeviz.training.meter import RoutingHealth
+    from moeviz.training.routing_health import RoutingHealth
 
 __all__ = ["RoutingCallback", "RoutingHealth", "Rules", "TrainingRun", "read_run", "read_run_file", "watch"]
 
-_HOMES = {"RoutingCallback": "callback", "watch": "callback", "RoutingHealth": "meter"}
+_HOMES = {"RoutingCallback": "callback", "watch": "callback", "RoutingHealth": "routing_health"}
 
 
 if not TYPE_CHECKING:  # a type checker knows the names above

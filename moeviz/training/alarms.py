@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from moeviz.metrics.load import balance_of_counts
-from moeviz.names import listed
+from moeviz.text import listed
 from moeviz.training.recorded.rules import ALARM_KINDS, Rules
 from moeviz.training.recorded.run import WHOLE_RUN
 
@@ -28,7 +28,7 @@ SELDOM = 1 / 100  # of a uniform share: an expert that gets less is not back
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What of the model and its training the alarms need."""
+    """Facts of the model and its training that the alarms need."""
 
     layers: tuple[int, ...]
     num_experts: tuple[int, ...]
@@ -38,7 +38,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one log saw."""
+    """Figures of one log, as the alarms see them."""
 
     step: int
     counts: Int64[np.ndarray, "L E"]
@@ -51,7 +51,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Alarms:
-    """Which alarms are on, and what is needed to know when the next one is due."""
+    """Alarms that are on, and what is needed to know when the next one is due."""
 
     watched: Watched
     rules: Rules = field(default_factory=Rules)
@@ -72,7 +72,7 @@ class Alarms:
         self.judged, self.mass = np.zeros(shape, np.int64), np.zeros((shape[0], 3))
 
     def judge(self, seen: Seen) -> list[dict[str, Any]]:
-        """What is to be said after a log: alarms that begin, that change, and that are over.
+        """Return what is to be said after a log: alarms that begin, that change, and that are over.
 
         Its steps have been followed already.
         """
@@ -151,7 +151,7 @@ class Alarms:
         return {}
 
     def _due(self, key: Key, now: bool) -> bool:
-        """Whether an alarm is on: where its figure says so now, and then until it was back so often in a row."""
+        """Return True while an alarm is on: from when its figure says so until it was back often enough in a row."""
         self.calm[key] = 0 if now else self.calm.get(key, 0) + 1
         return now or (key in self.on and self.calm[key] < CALM)
 
@@ -208,7 +208,7 @@ class Alarms:
         return "; no aux loss is computed" if self.watched.has_aux and not seen.aux_computed else ""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON."""
+        """Return what a checkpoint keeps of the alarms, as JSON."""
         away = np.argwhere(self.missed > 0).tolist()
         return {
             "on": [[*key, text] for key, text in self.on.items()],

@@ -17,10 +17,10 @@ from transformers import (
 )
 from transformers.trainer_callback import CallbackHandler, ExportableState
 
-from moeviz.training.figures import Detail
-from moeviz.training.hearing import Tokens
-from moeviz.training.meter import RoutingHealth
+from moeviz.training.layer_metrics import Detail
 from moeviz.training.recorded.rules import Rules, as_json, of_json
+from moeviz.training.router_hooks import Tokens
+from moeviz.training.routing_health import RoutingHealth
 
 FRAMES = 8  # up to the handler that calls a callback
 
@@ -40,7 +40,7 @@ def watch(trainer: Trainer, out: str | Path | None = None, **options: Any) -> "R
 
 
 class RoutingCallback(TrainerCallback, ExportableState):
-    """The same where only a list of callbacks can be given: `Trainer(…, callbacks=[RoutingCallback("run/routing")])`.
+    """`watch` for where only callbacks can be given: `Trainer(…, callbacks=[RoutingCallback("run/routing")])`.
 
     out             the folder of the run. None: numbers go to the trackers alone.
     probe           (label, text) pairs that are traced while the model trains: at steps 0, 1, 2, 4, 8 …, or every
@@ -156,7 +156,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
     on_evaluate = on_epoch_end
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What came after the last log is written too."""
+        """Write what came after the last log too."""
         if self.health is not None:
             self.health.report()
             self.health.close()
@@ -186,7 +186,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
             self.health.snapshot(self.tokenizer, self.probe)
 
     def _effective(self, args: TrainingArguments) -> None:
-        """What the aux loss counts: Trainer divides the language loss by the tokens of a step, and not the aux loss."""
+        """Correct what the aux loss counts: Trainer divides the language loss by a step's tokens, not the aux loss."""
         health = self.health
         assert health is not None
         watched = health.alarms.watched

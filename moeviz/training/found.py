@@ -7,12 +7,12 @@ from pathlib import Path
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import quoted
+from moeviz.text import quoted
 from moeviz.training import counts_files
-from moeviz.training.events import PATTERN, event_folder
 from moeviz.training.reading import USUAL, read_run
 from moeviz.training.recorded.run import LAYERS, LOGS, SNAPSHOTS, RunFacts, TrainingRun, empty
 from moeviz.training.routing_file import FILE, FORMAT
+from moeviz.training.trainer_logs import PATTERN, event_folder
 
 SNAPSHOT = re.compile(r"tokens-(\d{1,18})\.npz")
 HEAD = 4096  # bytes of a file that say what it is
@@ -22,7 +22,7 @@ _kept: dict[str, tuple[Signature, TrainingRun]] = {}
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether there is a run at a path, as its folder or its file; or a folder of snapshots."""
+    """Return True if there is a run at a path, as its folder or its file; or a folder of snapshots."""
     path = Path(path)
     if path.is_dir():
         return _has_file(path) or event_folder(path) is not None or bool(_snapshots(path))
@@ -33,7 +33,7 @@ def is_run(path: str | Path) -> bool:
 
 
 def is_run_file(data: bytes, name: str) -> bool:
-    """Whether these bytes begin as a run's file does, or are called so."""
+    """Return True if these bytes begin as a run's file does, or the file is called so."""
     return name == FILE or (data.lstrip()[:1] == b"{" and FORMAT.encode() in data[:HEAD])
 
 
@@ -54,7 +54,7 @@ def run_at(path: str | Path, options: ImportOptions = NOTHING_TOLD) -> TrainingR
 
 
 def signature(path: str | Path) -> Signature:
-    """What changes when a run grows: size and time of its file, and what lies beside it."""
+    """Return what changes when a run grows: size and time of its file, and what lies beside it."""
     return tuple(sorted((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in _stats(Path(path))))
 
 

@@ -10,11 +10,9 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 from moeviz.training import counts_files
 from moeviz.training.counts_files import Arrays, parts_of
-from moeviz.training.events import event_folder, events_run
-from moeviz.training.megatron import megatron_folder, megatron_run
 from moeviz.training.recorded.run import (
     ALARMS,
     CHANGED,
@@ -28,6 +26,7 @@ from moeviz.training.recorded.run import (
     summary_of,
 )
 from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
+from moeviz.training.trainer_logs import event_folder, events_run, megatron_folder, megatron_run
 
 USUAL = ("", "routing", "moeviz")  # where in a folder a run may lie
 MAX_CELLS = 2**24  # logs x layers x experts that are held, at 16 bytes each
@@ -62,7 +61,7 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
 
 
 def read_run_file(data: bytes, filename: str, max_bytes: int = MAX_BYTES) -> TrainingRun:
-    """The same of the bytes of one `routing.jsonl`, without what lies beside it. Raises `InvalidTrace`."""
+    """Read a run from the bytes of one `routing.jsonl`, without what lies beside it. Raises `InvalidTrace`."""
     _check_size(len(data), filename, max_bytes)
     return _run_of(lines_of(BytesIO(data).readline, len(data)), filename, None)
 

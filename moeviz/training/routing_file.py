@@ -45,7 +45,7 @@ OTHER_FIGURES = ("router_grad_norm", "experts_without_grad")
 
 @dataclass(slots=True)
 class Lines:
-    """What the lines of a file say, by step."""
+    """Contents of the lines of a file, by step."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     logs: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Lines:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader has to know."""
+        """Sentences that a reader of the file has to know."""
         said = []
         if self.every > 1:
             said.append(
@@ -119,7 +119,7 @@ def _skipped(found: Lines, line: bytes, kind: bytes) -> bool:
 
 
 def _taken(found: Lines, line: bytes, skipped: bool = False) -> bool:
-    """Whether the line makes sense, and is among what was found."""
+    """Take a line if it makes sense; True if it was taken."""
     try:
         said = json.loads(line)
         if "format" in said:
@@ -181,7 +181,7 @@ def _event(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def layer_of(row: dict[str, Any]) -> dict[str, Any]:
-    """What a line says of a layer."""
+    """Read what a line says of a layer."""
     counts, importance = (np.asarray(row[name]) if name in row else None for name in ("counts", "importance"))
     if counts is not None and (counts.ndim != 1 or counts.dtype.kind != "i" or (counts < 0).any()):
         raise ValueError

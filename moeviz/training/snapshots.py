@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.models.replaced import in_eval
+from moeviz.capture.models.patching import eval_mode
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -33,6 +33,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
         torch.random.fork_rng(devices=cuda),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
-        in_eval(model),
+        eval_mode(model),
     ):
         yield

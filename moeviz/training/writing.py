@@ -41,7 +41,7 @@ class RunWriter:
         self._append({**line, "layers": layers})
 
     def evaluation(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """What was counted in evaluation, up to a step."""
+        """Write what was counted in evaluation, up to a step."""
         self._append({"evaluation": step, "layers": [_layer(row, None, False) for row in rows]})
 
     def snapshot(self, step: int, tokens: int, changed: Sequence[float], trace: RoutingTrace) -> None:
@@ -51,7 +51,7 @@ class RunWriter:
         self._append({"snapshot": step, "tokens": tokens, "changed": list(changed)})
 
     def fact(self, said: str) -> None:
-        """What should be known, and is no alarm."""
+        """Write what should be known, and is no alarm."""
         self._append({"said": said})
 
     def _append(self, line: dict[str, Any]) -> None:

@@ -1,17 +1,15 @@
 """A model that another engine runs (llama.cpp, MLX, a server): what moeviz asks of it, and what none of them can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
-from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling, check_asked
-from moeviz.capture.run.generate import Progress
-from moeviz.capture.run.seldom import Seldom
-from moeviz.capture.run.values import check_new_tokens
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.streaming import Throttle
+from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -19,20 +17,8 @@ SoFar = Callable[[], RoutingTrace]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What an engine is to run: checked already."""
-
-    prompts: tuple[str, ...]
-    max_new_tokens: int
-    sampling: Sampling
-    keep_logits: bool
-    chat: bool
-    system: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class BeforeOpening:
-    """What is known of an engine's model before it is opened: whether to open it, and where there is room."""
+    """The facts of an engine's model that is not open yet: enough to say whether to open it, and what runs it."""
 
     info: ModelInfo
     memory: int  # bytes on this machine; 0 where it runs elsewhere
@@ -59,7 +45,7 @@ class EngineModel(ABC):
     @property
     @abstractmethod
     def chats(self) -> bool:
-        """Whether the model comes with a chat template."""
+        """True if the model comes with a chat template."""
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
@@ -74,7 +60,7 @@ class EngineModel(ABC):
         return None
 
     @abstractmethod
-    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar | None, None, None]:
         """Run the prompts: once they are read, and after each generated token, a function that makes the trace so far.
 
         The last one makes the whole trace. None: the engine is at work and has nothing new, so that a caller who
@@ -87,73 +73,49 @@ class EngineModel(ABC):
         """Let the engine's memory, or its connection, go. Calling it twice is harmless."""
 
 
-def ask(
-    model: EngineModel,
-    prompts: str | Sequence[str],
-    max_new_tokens: int,
-    sampling: Sampling | None,
-    decoding: HowToDecode | None,
-    keep_logits: bool,
-    chat: bool,
-    system: str | None,
-    **transformers_only: Any,
-) -> Asked:
-    """What an engine is to run. Raises `CaptureError` for what only a transformers model can do, and `InvalidPrompt`.
-
-    `transformers_only` has those arguments of `moeviz.trace` that no other engine knows, as they were given.
-    """
-    sampling = Sampling() if sampling is None else sampling
-    check_new_tokens(max_new_tokens)
-    check_asked(sampling, Decoding() if decoding is None else decoding)
-    check_chat(chat, system)
-    _check_only_read(model, decoding, transformers_only)
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not texts or not all(texts):
-        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-    return Asked(texts, max_new_tokens, sampling, keep_logits, chat, system)
-
-
-def whole_trace(model: EngineModel, asked: Asked, progress: Progress | None = None) -> RoutingTrace:
+def whole_trace(model: EngineModel, request: CaptureRequest, progress: Progress | None = None) -> RoutingTrace:
     """Run to the end, and make the trace once."""
     latest: SoFar | None = None
     done = -1
-    with closing(model.run(asked)) as steps:
+    with closing(model.run(request)) as steps:
         for so_far in steps:
             if so_far is not None:
                 latest, done = so_far, done + 1
             if progress is not None:
-                progress(max(done, 0), asked.max_new_tokens)
+                progress(max(done, 0), request.max_new_tokens)
         if latest is None:
             raise CaptureError(f"{model.info.backend} ran {model.name} without a word. Try again.")
         return latest()
 
 
-def growing_trace(model: EngineModel, asked: Asked, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
+def growing_trace(model: EngineModel, request: CaptureRequest, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
     """The trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
-    seldom = Seldom(seconds_between)
-    with closing(model.run(asked)) as steps:
+    throttle = Throttle(seconds_between)
+    with closing(model.run(request)) as steps:
         for so_far in steps:
             if so_far is not None:
                 latest = so_far
-                yield seldom.made(so_far)
-        if seldom.stale:
+                yield throttle.latest(so_far)
+        if throttle.stale:
             yield latest()
 
 
 # What only a transformers model can do: the argument, the value that asks for nothing, and how it is called.
-_TRANSFORMERS_ONLY = (
+_TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("tokenizer", (None,), "a tokenizer of your own"),
     ("intervention", (None,), "interventions"),
     ("kernels", ("auto", False), "moeviz's kernels"),
     ("site", (None,), "a choice of routers"),
+    ("decoding", (Decoding(),), "beams, drafts and caches"),
 )
 
 
-def _check_only_read(model: EngineModel, decoding: HowToDecode | None, given: dict[str, Any]) -> None:
-    if decoding not in (None, Decoding()):
-        given = {**given, "decoding": decoding}
-    for argument, nothing, words in (*_TRANSFORMERS_ONLY, ("decoding", (None,), "beams, drafts and caches")):
-        if given.get(argument) not in nothing and argument in given:
+def check_only_read(model: EngineModel, request: CaptureRequest, tokenizer: object = None) -> None:
+    """Raise `CaptureError` for what only a transformers model can do."""
+    given = {"tokenizer": tokenizer, "decoding": request.decoding}
+    given |= {name: getattr(request, name) for name in ("intervention", "kernels", "site")}
+    for argument, nothing, words in _TRANSFORMERS_ONLY:
+        if given[argument] not in nothing:
             raise CaptureError(
                 f"{model.name} runs in {model.info.backend}, where moeviz reads what the routers decide and changes "
                 f"nothing: {words} need a transformers model. Leave {argument} out, or load the transformers "

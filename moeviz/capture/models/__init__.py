@@ -1,1 +1,1 @@
-"""What a model is: how it is opened, what it weighs, how many parameters it has."""
+"""Models: how they are opened, what they weigh, how many parameters they have."""

@@ -1,4 +1,4 @@
-"""What a checkpoint's files lack or have too much of, and what their readers complain of: each in one sentence."""
+"""Checkpoints that lack weights or hold too many, and the complaints of their readers: each in one sentence."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -10,14 +10,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.names import cut, quoted
+from moeviz.text import cut, quoted
 
 NAMED, LONGEST_NAME, LONGEST_COMPLAINT = 3, 100, 300
 SPEAKS_FOR_ITSELF = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)  # its message is a sentence
 
 
 @contextmanager
-def reading(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[None]:
+def explained(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[None]:
     """Around a call of transformers that reads a stranger's files, and around nothing of ours.
 
     What a damaged file makes it raise can be anything: KeyError, ZeroDivisionError, an Exception of the tokenizers. All
@@ -55,7 +55,7 @@ def caution_of(loading: dict[str, Any], config: PreTrainedConfig) -> str:
 
 
 def _predicts_further(key: str, config: PreTrainedConfig) -> bool:
-    """Whether a weight is of the layers for multi-token prediction, which DeepSeek and others number as the last."""
+    """True for a weight of the layers for multi-token prediction, which DeepSeek and others number as the last."""
     text = config.get_text_config()
     first: int | None = getattr(text, "num_hidden_layers", None)
     further: int = getattr(text, "num_nextn_predict_layers", None) or 0

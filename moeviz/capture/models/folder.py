@@ -1,10 +1,12 @@
-"""What a model's folder may lead to: nothing but what is in it. Checked before transformers reads a file of it."""
+"""The folder of a model before any reader opens it: no file leads out of it, and which weights lie in it. No torch."""
 
+import hashlib
 import json
 from pathlib import Path
 
+from moeviz.embedded.own_models import found_folder, is_own
 from moeviz.errors import ModelNotFound
-from moeviz.names import cut, quoted
+from moeviz.text import cut, quoted, why_no_file
 
 INDEX = "*.safetensors.index.json"
 LARGEST_INDEX = 200 * 2**20  # bytes; of a model with a million weights it is a tenth of that
@@ -49,3 +51,25 @@ def _shards(index: Path) -> set[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
     return {shard for shard in named if isinstance(shard, str)}
+
+
+ANOTHER_HOST = ("\\\\", "//")  # how Windows names a folder of one
+
+
+def weights_identity(name: str, revision: str | None = None) -> str | None:
+    """A text that is another for other weights; None where that cannot be known.
+
+    Of a folder, a hash of the names, sizes and times of its configuration and its weights; of an id on the hub, the
+    commit. `name` may be a stranger's: no other host is asked.
+
+    >>> weights_identity("some/model", "3f2a"), weights_identity("some/model"), len(weights_identity("embedded"))
+    ('3f2a', None, 64)
+    """
+    if why_no_file(name) or name.startswith(ANOTHER_HOST):
+        return revision
+    folder = found_folder(name) if is_own(name) else Path(name)
+    if folder is None or not folder.is_dir():
+        return revision
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    facts = [(file.name, (seen := file.stat()).st_size, seen.st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

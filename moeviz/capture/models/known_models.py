@@ -8,7 +8,11 @@ card) says, in billions, and `convention` the way of counting active parameters 
 
 from typing import NamedTuple
 
+import pandas as pd
 from transformers import AutoConfig, PreTrainedConfig
+
+from moeviz.capture.models.parameters import parameters_of_config
+from moeviz.parameters import active_parameters
 
 ALL, NO_INPUT, LAYERS = "all", "without input embedding", "without both embeddings"
 
@@ -244,3 +248,21 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         "llama4_text", _llama4(128, 2), 400, 17, remark="text alone; the maker's total has a vision encoder too"
     ),
 }
+
+
+def known_counts() -> pd.DataFrame:
+    """Our counts next to the makers' figures, in billions, with active ones by the convention that each maker uses.
+
+    One row per model of `KNOWN_MODELS`, each laid out on the meta device. Columns: model str · total, active float64
+    (ours) · published_total, published_active float64 (the maker's; NaN if it does not say) · convention, remark str.
+    """
+    rows = []
+    for name, known in KNOWN_MODELS.items():
+        model = parameters_of_config(known.config(), name)
+        counts = model.parameters
+        assert counts is not None  # a config tells them all
+        active = active_parameters(counts, model.top_k, known.convention)
+        ours = {"total": counts.total / 1e9, "active": active / 1e9}
+        published = {"published_total": known.total, "published_active": known.active}
+        rows.append({"model": name} | ours | published | {"convention": known.convention, "remark": known.remark})
+    return pd.DataFrame(rows)

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from moeviz.capture.models.parameters import empty_model
-from moeviz.capture.models.replaced import replaced
-from moeviz.capture.routers.declared import find_routers, router_sites
-from moeviz.footprint import LayerCache
+from moeviz.capture.models.load import model_config
+from moeviz.capture.models.parameters import empty_model, parameters_of_config
+from moeviz.capture.models.patching import patched_attribute
+from moeviz.capture.routers.discovery import find_routers, router_sites
+from moeviz.errors import CaptureError
+from moeviz.footprint import LayerCache, ServedModel
 
 LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
 
 
 def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
-    """What each layer of a model keeps during generation; None if moeviz cannot tell.
+    """Count the values that each layer keeps during generation; None if moeviz cannot tell.
 
     As transformers keeps it: latents, if attention has them (DeepSeek's); windows, if layers have them. None for models
     with an encoder, and for caches that do not grow evenly (compressed ones).
@@ -55,7 +57,7 @@ def _kept(model: PreTrainedModel, tokens: int) -> tuple[list[int], list[int | No
     experts = [part for site in router_sites(model) for r in find_routers(model, site) for part in r.experts.values()]
     with ExitStack() as stack:
         for part in experts:
-            stack.enter_context(replaced(part, "forward", lambda hidden, *_args, **_kwargs: hidden))
+            stack.enter_context(patched_attribute(part, "forward", lambda hidden, *_args, **_kwargs: hidden))
         output = model(input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"), use_cache=True)
     layers = output.cache.layers
     windows = (getattr(layer, "sliding_window", None) for layer in layers)
@@ -69,3 +71,31 @@ def _tensors(holder: object) -> Iterator[Tensor]:
     elif isinstance(holder, dict | list | tuple):
         for part in holder.values() if isinstance(holder, dict) else holder:
             yield from _tensors(part)
+
+
+def served_model(name: str, revision: str | None = None) -> ServedModel:
+    """Read a model's config, by the same names as `load_model`. No weights are loaded.
+
+    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text, and what `model_facts` raises.
+    """
+    return served_by_config(model_config(name, revision), name)
+
+
+def served_by_config(config: PreTrainedConfig, name: str) -> ServedModel:
+    """Describe a served model from a config that was read already. Raises `CaptureError` as `served_model` does."""
+    facts, caches = parameters_of_config(config, name), kv_cache(config)
+    if caches is None or facts.parameters is None:
+        raise CaptureError(
+            f"moeviz cannot tell how much memory {name!r} keeps of a text: it has an encoder, or a cache that does not "
+            "grow evenly. “moeviz params” says what its weights take."
+        )
+    text = config.get_text_config()
+    return ServedModel(
+        name=name,
+        parameters=facts.parameters,
+        num_experts=max(facts.num_experts),
+        top_k=facts.top_k,
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        caches=tuple(caches),
+    )

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.models.checkpoint import caution_of, check_weights, reading
+from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside
-from moeviz.capture.models.hub import reach
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import check_room
+from moeviz.capture.models.memory import check_fits
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
-from moeviz.capture.routers.declared import find_routers
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
-from moeviz.names import is_text, quoted, why_no_file
+from moeviz.text import is_text, quoted, why_no_file
 
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
@@ -83,7 +83,7 @@ def load_model(
         )
     config = _config(name, source, revision)
     empty = empty_model(config, name)
-    find_routers(empty)
+    info = describe(empty, name, getattr(config, "_commit_hash", None))  # refuses what cannot be recorded
     if dtype is None:
         dtype = torch.float32 if is_own(name) else "auto"
     if device_map is None and torch.cuda.is_available():
@@ -92,12 +92,14 @@ def load_model(
         _check_memory(name, empty, dtype, device_map)
     model, caution = _weights(name, source, config, revision, dtype=dtype, device_map=device_map)
     tokenizer = open_tokenizer(name, source, revision)
-    info = replace(describe(model, name, getattr(config, "_commit_hash", None)), caution=caution)
+    if _shapes(model) != _shapes(empty):  # adapters came with it, or its weights are packed
+        info = describe(model, name, info.revision)
+    info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
     return LoadedModel(model, tokenizer, info)
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
-    """What a model's config alone says about it: layers, experts, parameters. No weights are loaded.
+    """Read a model's facts from its config alone: layers, experts, parameters. No weights are loaded.
 
     Well-known models (`known_models.py`) need no network, unless a revision is asked for. Raises what `load_model`
     raises before it loads weights.
@@ -180,14 +182,18 @@ def _check_memory(
         return
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
-    check_room(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+    check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {path: parameter.shape for path, parameter in model.named_parameters()}
 
 
 def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
     says = f"{quoted(name)} is neither a local folder with a transformers model nor a model that the hub gives us"
     if Path(source).is_dir():
         says = f"The config.json of {quoted(name)} is not one that transformers reads"
-    with reading(says):
+    with explained(says):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source, **reach(source, revision), **_at(revision), **SAFE
         )
@@ -198,7 +204,7 @@ def _weights(
     name: str, source: str, config: PreTrainedConfig, revision: str | None, **how: Any
 ) -> tuple[PreTrainedModel, str]:
     """The model with its weights, all of them from the checkpoint, and what to know before trusting it."""
-    with reading(f"The model {quoted(name)} has a config, but it did not load"):
+    with explained(f"The model {quoted(name)} has a config, but it did not load"):
         model, loading = auto_class(config).from_pretrained(
             source,
             config=config,
@@ -217,7 +223,7 @@ def _weights(
 
 def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model's weights. Raises `ModelNotFound` where there is none, or its files are damaged."""
-    with reading(f"The tokenizer of {quoted(name)} did not load"):
+    with explained(f"The tokenizer of {quoted(name)} did not load"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_at(revision), **SAFE)
     # Where there are no files, transformers makes one of special tokens alone (T5's knows the space too).
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:
@@ -230,3 +236,24 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
 
 def _at(revision: str | None) -> dict[str, str]:
     return {"revision": revision} if revision else {}
+
+
+SECONDS = 5  # that the hub has to answer
+
+
+def reach(source: str, revision: str | None = None) -> dict[str, bool]:
+    """The options with which transformers finds this model soon: those of a folder, of the cache, or of the hub.
+
+    A folder, and what has been downloaded before, needs no hub. For anything else one request says whether there is
+    one: where it does not answer, only the cache is looked into, and transformers says at once what it lacks.
+    """
+    try:
+        if Path(source).is_dir() or try_to_load_from_cache(source, "config.json", revision=revision):
+            return {}
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        return {}  # it answers, or the name is none of its: transformers has a sentence for either
+    except Exception as error:  # of whatever library makes the connection
+        log.debug("the hub does not answer: %s", error)
+        return {"local_files_only": True}
+    return {}

@@ -1,4 +1,4 @@
-"""Whether a model fits, before it is loaded: bytes of its weights against free bytes."""
+"""Memory for a model's weights: the bytes needed, the bytes free, and the refusal if it does not fit."""
 
 import gc
 from pathlib import Path
@@ -9,12 +9,12 @@ from moeviz.errors import CaptureError
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-ROOM = 1.1  # of the weights, for what a run takes besides
+OVERHEAD = 1.1  # of the weights, for what a run takes besides
 
 
 def bytes_needed(parameters: int, dtype: str | None) -> int:
     """Bytes that a model takes with its weights in `dtype` (a torch name; float32 if nothing says)."""
-    return int(parameters * BITS.get(dtype or "float32", 32) // 8 * ROOM)
+    return int(parameters * BITS.get(dtype or "float32", 32) // 8 * OVERHEAD)
 
 
 def bytes_free(device_map: str | None) -> int | None:
@@ -45,20 +45,20 @@ def device_of(device_map: str | None) -> str:
     return device_map
 
 
-def let_go() -> None:
+def release_memory() -> None:
     """Give the memory of models that nobody holds any more back to the system."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def check_room(name: str, parameters: int, dtype: str | None, device_map: str | None, way_around: str = "") -> None:
+def check_fits(name: str, parameters: int, dtype: str | None, device_map: str | None, way_around: str = "") -> None:
     """Raise `CaptureError` if the model does not fit; `way_around` ends the sentence, for those who know better."""
     check_bytes(name, bytes_needed(parameters, dtype), f"in {dtype or 'float32'}", device_map, way_around)
 
 
 def check_bytes(name: str, needed: int, stored: str, device_map: str | None, way_around: str = "") -> None:
-    """The same for a model of so many bytes; `stored` says in which form, as the sentence has it."""
+    """Raise `CaptureError` unless `needed` bytes are free; `stored` says in which form, as the sentence has it."""
     free = bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(

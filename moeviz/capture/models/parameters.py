@@ -11,11 +11,11 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
-from moeviz.capture.models.checkpoint import reading
-from moeviz.capture.routers.declared import Router, find_routers, in_use, router_sites
+from moeviz.capture.models.checkpoint import explained
+from moeviz.capture.routers.discovery import Router, find_routers, modules_in_use, router_sites
 from moeviz.errors import CaptureError
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 # The first pattern found in a parameter's path says what it does. Routers and routed experts are known by their
 # modules, and come before these.
@@ -36,7 +36,7 @@ def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = 
     Of modules that an adapter has copies of, only the copy that runs counts.
     """
     routers = find_routers(model) if routers is None else routers
-    running = in_use(model)
+    running = modules_in_use(model)
     homes = {id(home.weight): part for part, home in _embeddings(model).items()}
     counts = dict.fromkeys(PARTS, 0)
     for path, parameter in model.named_parameters(remove_duplicate=True):
@@ -77,7 +77,7 @@ def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrained
     Raises `CaptureError`, with the model's `name`, for a config that makes no sense or that is of no such model.
     """
     what = f"{quoted(name or config.model_type)} is a {config.model_type} model"
-    with reading(f"{what}, and transformers builds no text-generating model from its config", CaptureError):
+    with explained(f"{what}, and transformers builds no text-generating model from its config", CaptureError):
         with init_empty_weights(include_buffers=False), torch.device("meta"):
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False)
         model.tie_weights()  # moving to the meta device takes shared matrices apart

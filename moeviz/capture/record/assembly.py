@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moeviz.capture.record.listen import Recording, pad
-from moeviz.capture.record.loops import LAYER_KIND, is_unrolled, unrolled
+from moeviz.capture.record.hooks import Recording, RouterOutputs, pad
 from moeviz.capture.routers.score_function import score_function
-from moeviz.capture.run.prompts import Run, Written, decoder_start
-from moeviz.capture.run.texts import token_texts
+from moeviz.capture.routers.weight_sharing import LAYER_KIND, is_unrolled, unrolled_layers
+from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_start
+from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
@@ -22,7 +22,7 @@ log = logging.getLogger("moeviz.capture")
 
 
 @dataclass(frozen=True, slots=True)
-class Sequences:
+class RoutedSequences:
     """The tokens that the routers of a site met."""
 
     ids: np.ndarray  # (R, C)
@@ -32,7 +32,7 @@ class Sequences:
     drafts: bool  # whether the model also read tokens that were then rejected
 
 
-def assemble(recording: Recording, run: Run, written: Written) -> RoutingTrace:
+def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) -> RoutingTrace:
     """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other.
 
     Raises `CaptureError` where that cannot be told, and where an intervention is not what was recorded.
@@ -43,12 +43,12 @@ def assemble(recording: Recording, run: Run, written: Written) -> RoutingTrace:
     where = _places(recording.read, met)[met.kept]
     experts, weights = sort_slots(*_decisions(recording, where))
     logits = None
-    if recording.keep_logits and all(heard.logits for heard in recording.heard):
+    if recording.keep_logits and all(heard.logits for heard in recording.outputs):
         logits = pad([part[where] for part in recording.rows("logits")], -np.inf)
     facts = _facts(recording, run.info, experts.shape[-1])
     trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits)
-    if (asked := recording.asked) is not None:
-        asked.check_held(trace, *_decisions(replace(recording, heard=asked.own), where))
+    if (expected := recording.expected) is not None:
+        expected.check_held(trace, *_decisions(replace(recording, outputs=expected.own), where))
     return trace
 
 
@@ -58,24 +58,26 @@ def _decisions(recording: Recording, where: np.ndarray) -> tuple[np.ndarray, np.
     return experts, pad([part[where] for part in recording.rows("weights")], 0.0)
 
 
-def _sequences(run: Run, site: str, written: Written) -> Sequences:
-    """What the routers of a site meet: a prompt, and what is generated after it."""
+def _sequences(run: ModelInput, site: str, written: GeneratedTokens) -> RoutedSequences:
+    """List the tokens that the routers of a site meet: a prompt, and what is generated after it."""
     encoded = site == "encoder"
     prompt = decoder_start(run.model, len(run.batch.input_ids)) if site == "decoder" else run.batch
     new, drawn_in = (part.cpu().numpy() for part in (written.tokens, written.rows))
     if encoded or not new.shape[1]:
         ids, kept = (part.cpu().numpy() for part in (prompt.input_ids, prompt.attention_mask == 1))
-        return Sequences(ids, kept, np.arange(len(ids))[:, None].repeat(ids.shape[1], 1), ids.shape[1], drafts=False)
+        return RoutedSequences(
+            ids, kept, np.arange(len(ids))[:, None].repeat(ids.shape[1], 1), ids.shape[1], drafts=False
+        )
     each = len(new) // len(prompt.input_ids)  # sequences for one prompt
     ids, mask = (part.cpu().numpy().repeat(each, axis=0) for part in (prompt.input_ids, prompt.attention_mask))
     fed = new[:, :-1]  # the last one drawn was never read
     # A token was read to draw the one after it, so it stood in the row of that one.
     rows = np.concatenate([drawn_in[:, :1].repeat(ids.shape[1], axis=1), drawn_in[:, 1:]], axis=1)
     kept = np.concatenate([mask == 1, fed >= 0], axis=1)
-    return Sequences(np.concatenate([ids, fed], axis=1), kept, rows.clip(min=0), ids.shape[1], written.drafts)
+    return RoutedSequences(np.concatenate([ids, fed], axis=1), kept, rows.clip(min=0), ids.shape[1], written.drafts)
 
 
-def _places(read: list[torch.Tensor], met: Sequences) -> np.ndarray:
+def _places(read: list[torch.Tensor], met: RoutedSequences) -> np.ndarray:
     """For each token (R, C), where it stands among all rows that the routers were given, forward after forward.
 
     Raises `CaptureError` unless the model read there what the sequence has there.
@@ -106,7 +108,7 @@ def _unclear(read: list[torch.Tensor]) -> CaptureError:
     )
 
 
-def _tokens(run: Run, met: Sequences):
+def _tokens(run: ModelInput, met: RoutedSequences):
     sequence, column = np.nonzero(met.kept)
     texts = [token_texts(run.tokenizer, ids[kept].tolist()) for ids, kept in zip(met.ids, met.kept, strict=True)]
     return token_frame(
@@ -119,13 +121,13 @@ def _tokens(run: Run, met: Sequences):
 
 
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
-    """What the recording tells of the model, beside what was known of it before it ran."""
-    of_routers = sorted({router.odd.caution for router in recording.routers if router.odd} - {""})
+    """Add the facts that the recording shows to those that were known of the model before it ran."""
+    of_routers = sorted({router.adapter.caution for router in recording.routers if router.adapter} - {""})
     if of_routers:
         log.warning("%s", " ".join(of_routers))
     heard = {
         "top_k": slots,
-        "num_experts": tuple(heard.num_experts for heard in recording.heard),
+        "num_experts": tuple(heard.num_experts for heard in recording.outputs),
         "score_function": score_function(recording.logit_samples()),
         "recorded_by": recording.by,
         "caution": " ".join([info.caution] * bool(info.caution) + of_routers),
@@ -134,3 +136,26 @@ def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
         layers = tuple(router.layer for router in recording.routers)
         heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
     return replace(info, **heard)
+
+
+def unrolled(recording: Recording) -> Recording:
+    """A checked recording with each call of a router in a forward as a layer; as it is where each is called once.
+
+    A layer's index is then its depth: layers 0, 1 and 2 of which 1 and 2 run twice become 0, 1, 2, 3 and 4.
+    """
+    order = recording.order
+    if len(order) == len(recording.routers):
+        return recording
+    layers = unrolled_layers([router.layer for router in recording.routers], order)
+    routers = tuple(replace(recording.routers[i], layer=layer) for i, layer in zip(order, layers, strict=True))
+    outputs = [
+        _call(recording.outputs[index], order[:place].count(index), order.count(index))
+        for place, index in enumerate(order)
+    ]
+    return replace(recording, routers=routers, outputs=outputs, order=tuple(range(len(routers))))
+
+
+def _call(heard: RouterOutputs, number: int, of: int) -> RouterOutputs:
+    """Select a router's answers in one of its calls in each forward."""
+    parts = {name: getattr(heard, name)[number::of] for name in ("experts", "weights", "logits")}
+    return replace(heard, **parts)

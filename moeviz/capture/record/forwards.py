@@ -1,4 +1,4 @@
-"""What ran while a model was recorded: its forwards, and which router answered when.
+"""The order of events while a model is recorded: its forwards, and which router answered when.
 
 Only what happens inside a forward, in the thread that records, is noted. Other threads may run the model meanwhile, or
 a part of it; so may a backward pass that computes a forward anew (gradient checkpointing): none of that is of the
@@ -13,7 +13,7 @@ from threading import get_ident
 import torch
 from torch import nn
 
-from moeviz.capture.models.replaced import Undo, changed, replaced
+from moeviz.capture.models.patching import Undo, patched, patched_attribute
 from moeviz.errors import CaptureError
 
 BEGAN, ENDED = -1, -2  # of a forward of the model, among the indices of routers
@@ -29,7 +29,7 @@ AGAIN = (
 
 
 @dataclass(slots=True)
-class Forwards:
+class ForwardLog:
     """The forwards of a model in the thread that made this."""
 
     read: list[torch.Tensor] = field(default_factory=list)  # the token ids (B, S) of each
@@ -37,7 +37,7 @@ class Forwards:
     thread: int = field(default_factory=get_ident)
 
     def running(self) -> bool:
-        """Whether a forward of the model runs in this thread."""
+        """True while a forward of the model runs in this thread."""
         return get_ident() == self.thread and bool(self.calls) and self.calls[-1] != ENDED
 
     def check(self, order: Sequence[int], names: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ def _times(number: int) -> str:
 
 
 @contextmanager
-def reading(model: nn.Module, site: str, forwards: Forwards, one_graph: bool = False) -> Iterator[None]:
+def forwards_logged(model: nn.Module, site: str, forwards: ForwardLog, one_graph: bool = False) -> Iterator[None]:
     """Inside the block `forwards` is told of each forward of the part that a site's routers are in.
 
     one_graph   True for a model that torch.compile may make one graph of: what runs in the graph is not noted.
@@ -94,8 +94,8 @@ def reading(model: nn.Module, site: str, forwards: Forwards, one_graph: bool = F
 
     # First and last of all hooks, so that what others' hooks run lies between.
     first, last = _hook(began, one_graph), _hook(ended, one_graph)
-    before = changed(lambda: reader.register_forward_pre_hook(first, prepend=True).remove)
-    after = changed(lambda: reader.register_forward_hook(last, with_kwargs=True).remove)
+    before = patched(lambda: reader.register_forward_pre_hook(first, prepend=True).remove)
+    after = patched(lambda: reader.register_forward_hook(last, with_kwargs=True).remove)
     with before, after:
         yield
 
@@ -125,7 +125,7 @@ def _nothing(*_given: object) -> None:
 
 
 @contextmanager
-def listening(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
+def forward_hook(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
     """Inside the block `note` gets what `module` is given and what it returns, whenever this thread calls it.
 
     Raises `CaptureError` in the call where a hook that was registered later could still change what it returns.
@@ -147,13 +147,13 @@ def listening(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Iterat
         place = handle.id
         return handle.remove
 
-    with changed(put):
+    with patched(put):
         yield
 
 
 @contextmanager
-def answering(block: nn.Module, method: str, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
-    """The same for a method of a module."""
+def method_hook(block: nn.Module, method: str, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
+    """Note what a method of a module is given and what it returns, whenever this thread calls it in the block."""
     thread, own = get_ident(), getattr(block, method)
 
     def noted(given: tuple, answer: tuple) -> None:
@@ -167,7 +167,7 @@ def answering(block: nn.Module, method: str, note: Callable[[tuple, tuple], None
         hook(given, answer)
         return answer
 
-    with replaced(block, method, wrapped):
+    with patched_attribute(block, method, wrapped):
         yield
 
 

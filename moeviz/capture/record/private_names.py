@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
-from moeviz.capture.models.replaced import replaced
+from moeviz.capture.models.patching import patched_attribute
 
 
 def own_place(module: nn.Module) -> str:
@@ -39,12 +39,12 @@ def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager
         ours = torch.compiler.is_compiling() or get_ident() == thread
         return (forward if ours else own)(*args, **kwargs)
 
-    return replaced(module, own_place(module), in_turn)
+    return patched_attribute(module, own_place(module), in_turn)
 
 
 def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractContextManager[None]:
-    """The same for a method that decides in a module's forward."""
-    return replaced(holder, name, method)
+    """Put another method in the place of one that decides in a module's forward."""
+    return patched_attribute(holder, name, method)
 
 
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
@@ -53,12 +53,12 @@ def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def is_expert_parallel(experts: nn.Module) -> bool:
-    """Whether experts are spread over devices by expert."""
+    """True if experts are spread over devices by expert."""
     return experts._is_expert_parallel
 
 
 def has_own_gate(experts: nn.Module) -> bool:
-    """Whether experts combine gate and up in their own way, such as one that clamps."""
+    """True if experts combine gate and up in their own way, such as one that clamps."""
     return type(experts)._apply_gate is not _default_apply_gate
 
 

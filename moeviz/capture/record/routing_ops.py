@@ -43,7 +43,7 @@ def route(
 def decide(
     logits: Tensor, bias: Tensor | None, experts_rows: Tensor, weights_rows: Tensor, cursor: Tensor, gating: Gating
 ) -> tuple[Tensor, Tensor]:
-    """What `route` does, without the cost of calling an operator."""
+    """Decide and record like `route`, without the cost of calling an operator."""
     if logits.is_cuda:
         return _decide_on_cuda(logits, bias, experts_rows, weights_rows, cursor, gating)
     weights, experts = choose(logits, bias, gating)
@@ -83,7 +83,7 @@ def record(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
 
 
 def keep(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
-    """What `record` does; calling an operator from Python costs more than the work, so only graphs call it."""
+    """Record like `record`; outside a graph without an operator, whose call would cost more than the work."""
     if torch.compiler.is_compiling():
         torch.ops.moeviz.record(rows, cursor, values)
     else:

@@ -1,1 +1,1 @@
-"""What a router is: which a model declares, and how each kind answers."""
+"""Routers: which a model declares, and how each kind answers."""

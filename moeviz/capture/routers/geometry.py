@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.routers.declared import Router, find_routers
+from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.errors import CaptureError
 
 COLUMNS = {"layer": "int32", "expert": "int16", "other": "int16", "cosine": "float64", "norm": "float64"}

@@ -1,1 +1,1 @@
-"""What is run: prompts, generation, the text of each token."""
+"""A run of a model: the request, prompts, generation, the text of each token."""

@@ -13,7 +13,7 @@ Span = tuple[int, int]
 
 @runtime_checkable
 class Templated(Protocol):
-    """What is asked of a tokenizer to write a chat: every one of transformers has it."""
+    """A tokenizer that can write a chat, as every one of transformers can."""
 
     chat_template: Any
 
@@ -69,7 +69,7 @@ def added_by_template(
 def added(
     tokenizer: Templated, spans_of: Callable[[str], list[Span] | None], text: str, system: str | None = None
 ) -> tuple[bool, ...] | None:
-    """The same, for any tokenizer; `spans_of` says which characters each token of a text stands for."""
+    """Tell the template's tokens for any tokenizer; `spans_of` gives the characters that each token stands for."""
     whole = as_turn(tokenizer, text, system)
     given, tokens = _spans(tokenizer, whole, text, system), spans_of(whole)
     if given is None or tokens is None:

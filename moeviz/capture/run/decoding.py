@@ -1,24 +1,88 @@
-"""How a model is to generate: `Sampling`, `Decoding` or the checkpoint's own settings, checked before anything runs."""
+"""The settings of generation, `Sampling`, `Decoding` or the checkpoint's own, checked before anything runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal, cast
 
 from transformers import PreTrainedModel
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
-from moeviz.capture.run.values import check_values
-from moeviz.errors import CaptureError
+from moeviz.capture.run.sampling import Sampling
+from moeviz.errors import CaptureError, InvalidPrompt
+
+MOST_NEW_TOKENS = 2**24  # more than any context holds
+MOST_ROWS = 2**16  # sequences, beams and drafts: more than fit into any memory
+Value = tuple[str, Callable[[Any], bool]]  # what is needed, in words, and whether a value is that
+
+
+def check_values(settings: dict[str, Any], of: str) -> None:
+    """Raise `CaptureError` for the first of these settings that is none. `of`: whose they are, for the sentence."""
+    for name, value in settings.items():
+        if name in VALUES and not VALUES[name][1](value):
+            raise CaptureError(f"{of} {name} is {_shown(value)}; it must be {VALUES[name][0]}.")
+
+
+def check_new_tokens(max_new_tokens: object) -> None:
+    """Raise `InvalidPrompt` for a number of tokens that nobody can generate."""
+    if not _is_whole(max_new_tokens, 0, MOST_NEW_TOKENS):
+        raise InvalidPrompt(
+            f"Cannot generate {_shown(max_new_tokens)} tokens. Give a whole number from 0 to {MOST_NEW_TOKENS:,} as "
+            "max_new_tokens."
+        )
+
+
+def _shown(value: object) -> str:
+    """A value of any kind, short enough for a sentence."""
+    if _is_whole(value, -(10**30), 10**30):
+        return str(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return "a number of more than 30 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    """NaN is on neither side of anything, so it is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= cast(Any, value) <= high
+
+
+def _whole(low: int, high: int) -> Value:
+    return f"a whole number from {low:,} to {high:,}", lambda value: _is_whole(value, low, high)
+
+
+def _or_none(value: Value) -> Value:
+    words, fits = value
+    return f"{words}, or None", lambda given: given is None or fits(given)
+
+
+VALUES: dict[str, Value] = {
+    "temperature": (
+        "0, or a number from 0.000001 to 1,000,000",
+        lambda value: _is_number(value, 0.0, 0.0) or _is_number(value, 1e-6, 1e6),
+    ),
+    "top_k": _or_none(("a whole number of 1 or more", lambda value: _is_whole(value, 1, 2**63))),
+    "top_p": _or_none(("a number above 0, and at most 1", lambda value: _is_number(value, 0.0, 1.0) and value > 0)),
+    "seed": _whole(0, 2**63 - 1),
+    "num_beams": _whole(1, MOST_ROWS),
+    "num_return_sequences": _whole(1, MOST_ROWS),
+    "cache_implementation": _or_none(
+        (
+            f"one of {', '.join(map(repr, ALL_CACHE_IMPLEMENTATIONS))}",
+            lambda value: isinstance(value, str) and value in ALL_CACHE_IMPLEMENTATIONS,
+        )
+    ),
+    "prefill_chunk_size": _or_none(_whole(1, MOST_NEW_TOKENS)),
+    "prompt_lookup_num_tokens": _or_none(_whole(1, MOST_ROWS)),
+    "assistant_model": _or_none(("a transformers model", lambda value: isinstance(value, PreTrainedModel))),
+}
+
 
 CHECKPOINT: Literal["checkpoint"] = "checkpoint"
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is sampled. The same seed, prompts and model give the same tokens."""
-
-    temperature: float = 0.0  # 0 takes the likeliest token
-    top_k: int | None = None  # draw among this many likeliest tokens only (of the vocabulary: not the router's top_k)
-    top_p: float | None = None  # draw among the likeliest tokens that hold this much probability together
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +127,7 @@ class Decoding:
 HowToDecode = Decoding | Literal["checkpoint"]
 
 
-def check_asked(sampling: object, decoding: object, growing: bool = False) -> None:
+def check_settings(sampling: object, decoding: object, growing: bool = False) -> None:
     """Raise `CaptureError` for settings that are none, that cannot be combined, or that cannot be streamed."""
     if not isinstance(sampling, Sampling):
         raise CaptureError(f"sampling is a {type(sampling).__name__}; it must be a moeviz.Sampling.")

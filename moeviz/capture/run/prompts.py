@@ -1,6 +1,5 @@
-"""What a model is to read: prompts as one batch, padded on the left, checked against its context."""
+"""Prompts as one batch for a model, padded on the left and checked against its context."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -8,11 +7,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.models.adapted import without_wrapper
-from moeviz.capture.models.compiled import as_written
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.run.chat import check_chat, turns
+from moeviz.capture.models.wrappers import eager_model, unwrap_peft
+from moeviz.capture.run.chat import turns
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 
@@ -30,21 +29,21 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What a model generated. R returned sequences, N tokens."""
+class GeneratedTokens:
+    """The tokens that a model generated. R returned sequences, N tokens."""
 
     tokens: torch.Tensor  # (R, N), -1 = this sequence had ended
     rows: torch.Tensor  # (R, N): in which row of its batch the model drew each token
     drafts: bool = False  # whether the model also read tokens that were then rejected
 
 
-def nothing_written(batch: Batch) -> Written:
+def no_generated_tokens(batch: Batch) -> GeneratedTokens:
     """Prompts alone."""
-    return Written(batch.input_ids[:, :0], batch.input_ids[:, :0])
+    return GeneratedTokens(batch.input_ids[:, :0], batch.input_ids[:, :0])
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ModelInput:
     """A model and what it is to read."""
 
     model: PreTrainedModel
@@ -54,16 +53,9 @@ class Run:
 
 
 def prepare(
-    model: LoadedModel | nn.Module | str,
-    prompts: str | Sequence[str],
-    tokenizer: PreTrainedTokenizerBase | None,
-    max_new_tokens: int,
-    site: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
-) -> Run:
+    model: LoadedModel | nn.Module | str, request: CaptureRequest, tokenizer: PreTrainedTokenizerBase | None = None
+) -> ModelInput:
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
-    check_chat(chat, system)
     if isinstance(model, str):
         model = load_model(model)
     if not isinstance(model, LoadedModel | nn.Module):  # another engine's, which has no modules
@@ -71,24 +63,24 @@ def prepare(
             f"{getattr(model, 'name', type(model).__name__)} is not a transformers model, and this needs one: nothing "
             "can be changed in another engine. Load the transformers checkpoint."
         )
-    given = as_written(model.model if isinstance(model, LoadedModel) else model)
-    runs = cast(PreTrainedModel, without_wrapper(given))
+    given = eager_model(model.model if isinstance(model, LoadedModel) else model)
+    runs = cast(PreTrainedModel, unwrap_peft(given))
     if isinstance(model, LoadedModel):
         tokenizer, info = model.tokenizer, model.info
     else:
         info = describe(runs, runs.config.name_or_path or runs.config.model_type)
-    if site is not None:
-        info = replace(describe(runs, info.name, info.revision, site), caution=info.caution)
+    if request.site is not None:
+        info = replace(describe(runs, info.name, info.revision, request.site), caution=info.caution)
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    ids = _token_ids(tokenizer, turns(tokenizer, texts, system) if chat else texts, special=not chat)
-    batch = _in_one_batch(runs, ids, max_new_tokens)
-    return Run(runs, tokenizer, info, batch)
+    texts, chat = list(request.prompts), request.chat
+    ids = _token_ids(tokenizer, turns(tokenizer, texts, request.system) if chat else texts, special=not chat)
+    batch = _in_one_batch(runs, ids, request.max_new_tokens)
+    return ModelInput(runs, tokenizer, info, batch)
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
-    """What the decoder beside an encoder reads first."""
+    """The first token of the decoder beside an encoder, as a batch."""
     start = model.generation_config.decoder_start_token_id
     start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
     if start is None:

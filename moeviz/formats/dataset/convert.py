@@ -15,7 +15,7 @@ from moeviz.formats.dataset.layout import (
     weights_column,
 )
 from moeviz.formats.dataset.reader import Dataset
-from moeviz.formats.dataset.store import Place, place_of
+from moeviz.formats.dataset.s3 import Place, place_of
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace, token_frame
 
 TOKEN_BYTES = 100  # that a token takes in memory beside its routing
@@ -113,7 +113,7 @@ def _tokens(frames: list[pd.DataFrame], kept: Kept) -> pd.DataFrame:
 
 
 def _ends(sequence: np.ndarray, most: int) -> list[int]:
-    """Where shards end: each with the text that fills it."""
+    """The ends of shards: each with the text that fills it."""
     texts = [*(np.flatnonzero(np.diff(sequence)) + 1).tolist(), len(sequence)]
     ends, start = [], 0
     for end in texts:
@@ -124,6 +124,6 @@ def _ends(sequence: np.ndarray, most: int) -> list[int]:
 
 
 def _groups(sequence: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """The same for row groups."""
+    """The bounds of row groups: each ends with the text that fills it."""
     ends = _ends(sequence, most)
     return list(zip([0, *ends[:-1]], ends, strict=True))

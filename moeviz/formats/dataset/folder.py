@@ -7,44 +7,44 @@ from hashlib import sha256
 from typing import Any
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.formats.dataset.homes import home_of
 from moeviz.formats.dataset.layout import MANIFEST, PLAN, SHARD, Kept, facts_from, facts_json, name_of
+from moeviz.formats.dataset.s3 import Place
 from moeviz.formats.dataset.shard import ShardWriter
-from moeviz.formats.dataset.store import Place
+from moeviz.formats.dataset.storage import storage_of
 from moeviz.formats.trace_facts import parse_json
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 
 class DatasetFolder:
     """A dataset that is being written. Made by `writing`, which holds its lock."""
 
     def __init__(self, path: Place, plan: dict[str, Any]) -> None:
-        self.path, self.home, self.plan = path, home_of(path), plan
+        self.path, self.storage, self.plan = path, storage_of(path), plan
         self.model, self.kept = facts_from(plan, f"The plan of {quoted(path)}")
         self.digest = digest_of(plan)
 
     @property
     def shards(self) -> list[dict[str, Any]]:
-        """What the plan says of each shard; `texts` is how many it has, `first_text` the number of the first."""
+        """The planned shards: `texts` is how many one has, `first_text` the number of its first."""
         shards: list[dict[str, Any]] = self.plan["shards"]
         return shards
 
     def pending(self) -> list[int]:
         """The shards that are not there yet."""
-        return self.home.missing(len(self.shards))
+        return self.storage.missing(len(self.shards))
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there."""
-        return self.home.has(shard)
+        """Return whether a shard is there."""
+        return self.storage.has(shard)
 
     def writer(self, shard: int, **how: Any) -> ShardWriter:
         """The writer of a shard."""
-        return ShardWriter(self.home, shard, self.model, self.kept, **how)
+        return ShardWriter(self.storage, shard, self.model, self.kept, **how)
 
     def sweep(self) -> None:
         """Remove what writers left that were killed."""
-        self.home.sweep()
+        self.storage.sweep()
 
     def finish(self) -> None:
         """Write the manifest: counts are of what lies there, not of what was planned. Raises `InvalidTrace`."""
@@ -60,11 +60,11 @@ class DatasetFolder:
         facts["model"]["score_function"] = known
         counts = {name: sum(part[name] for part in parts) for name in ("texts", "tokens")}
         shards = [{key: part[key] for key in ("shard", "texts", "tokens", "files")} for part in parts]
-        self.home.sweep()
-        self.home.put(MANIFEST, json.dumps(facts | {"plan": self.digest} | counts | {"shards": shards}))
+        self.storage.sweep()
+        self.storage.put(MANIFEST, json.dumps(facts | {"plan": self.digest} | counts | {"shards": shards}))
 
     def _said_of(self, number: int) -> dict[str, Any]:
-        """What a shard says of itself, if it is the one that was planned."""
+        """The facts that a shard gives of itself, if it is the one that was planned."""
         place = self.path / name_of(number) / SHARD
         part = parse_json(place.read_bytes(), f"file {SHARD} of {name_of(number)}")
         if part.get("shard") != number or part.get("plan") != self.digest:
@@ -84,14 +84,14 @@ def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator
     what is there is of other texts or settings.
     """
     check_begun(path, resume)
-    home = home_of(path)
-    with home.driven():
+    storage = storage_of(path)
+    with storage.driven():
         check_begun(path, resume)  # once more: nobody else can begin it now
         if (path / PLAN).exists():
             _check_same(path, plan)
         else:
-            home.put(PLAN, json.dumps(plan))
-        home.sweep()
+            storage.put(PLAN, json.dumps(plan))
+        storage.sweep()
         yield DatasetFolder(path, plan)
 
 
@@ -107,7 +107,7 @@ def check_begun(path: Place, resume: bool) -> None:
         if not resume:
             state = "a whole dataset" if (path / MANIFEST).exists() else "a dataset that is not finished"
             raise MoevizError(f"{quoted(path)} holds {state}. Go on with it by --resume, or give another folder.")
-    elif not home_of(path).is_free():
+    elif not storage_of(path).is_free():
         raise MoevizError(f"{quoted(path)} holds other files, and no dataset. Give an empty or a new folder.")
 
 
@@ -118,7 +118,7 @@ def plan_in(path: Place) -> dict[str, Any] | None:
 
 
 def new_plan(model: ModelInfo, kept: Kept, shards: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
-    """What is written before anything runs. The same texts and settings give the same plan."""
+    """Return the plan that is written before anything runs. The same texts and settings give the same plan."""
     plan = facts_json(model, kept) | how | {"texts": sum(shard["texts"] for shard in shards), "shards": shards}
     as_read: dict[str, Any] = json.loads(json.dumps(plan))
     return as_read

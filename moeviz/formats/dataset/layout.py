@@ -1,4 +1,4 @@
-"""What a dataset looks like on disk: names, columns, types and encodings. The rest of the room agrees on this file.
+"""The layout of a dataset on disk: names, columns, types and encodings. The rest of the folder agrees on this file.
 
     DIR/plan.json            before anything runs: the model, what is kept, and which texts are in which shard
     DIR/shard-000012/        there as a whole, or not at all
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.dataset.store import Place
+from moeviz.formats.dataset.s3 import Place
 from moeviz.formats.trace_facts import FORMAT as TRACE_FORMAT
 from moeviz.formats.trace_facts import model_of
 from moeviz.model_info import ModelInfo
@@ -38,7 +38,7 @@ WEIGHTS: dict[str, type[np.floating] | None] = {"none": None, "float16": np.floa
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a dataset keeps of what was recorded."""
+    """The parts of the recorded routing that a dataset keeps."""
 
     weights: Weights = "float16"
     text: bool = True  # the tokens' texts and ids; an id is as good as its text to anyone with the tokenizer
@@ -78,7 +78,7 @@ def unpacked_ids(stored: np.ndarray) -> np.ndarray:
 
 
 def stored_values(kind: np.dtype[Any]) -> tuple[int, int]:
-    """What NO_EXPERT and NOT_RECORDED are on disk."""
+    """Return NO_EXPERT and NOT_RECORDED as they are stored."""
     size = int(np.iinfo(kind).max) + 1
     return size + NO_EXPERT, size + NOT_RECORDED
 
@@ -127,7 +127,7 @@ def facts_json(model: ModelInfo, kept: Kept) -> dict[str, Any]:
 
 
 def facts_from(content: dict[str, Any], where: str) -> tuple[ModelInfo, Kept]:
-    """The same, read and checked. Raises `InvalidTrace`."""
+    """Return the model and what is kept, from `facts_json`, checked. Raises `InvalidTrace`."""
     if content.get("format") != FORMAT:
         raise InvalidTrace(
             f"{where} is of the format {shown(content.get('format'))}, and this version of moeviz reads {FORMAT!r}. "

@@ -8,17 +8,17 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.dataset.homes import sizes_in
 from moeviz.formats.dataset.layout import FILES, MANIFEST, PLAN, SHARD, facts_from, name_of
 from moeviz.formats.dataset.reader import Dataset, Shard
-from moeviz.formats.dataset.store import Place, StorePath, is_store, place_of
+from moeviz.formats.dataset.s3 import Place, S3Path, is_store, place_of
+from moeviz.formats.dataset.storage import sizes_in
 from moeviz.formats.trace_facts import parse_json
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 
 def is_dataset(path: str | Place) -> bool:
-    """Whether a path is a folder that a dataset was begun in, or an address in an object store."""
-    if isinstance(path, StorePath) or is_store(path):
+    """Return whether a path is a folder that a dataset was begun in, or an address in an object store."""
+    if isinstance(path, S3Path) or is_store(path):
         return True  # nothing else is read from there
     path = Path(path)
     return not why_no_file(path) and path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))
@@ -51,7 +51,7 @@ def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
 
 
 def check_dataset(dataset: Dataset) -> list[str]:
-    """What is wrong with the shards, a sentence each: every byte is read, and compared with its sha256."""
+    """Read every byte of the shards, compare it with its sha256, and return a sentence for each damaged shard."""
     return [f"{shard.name} {why}." for shard in dataset.shards if (why := _changed(shard))]
 
 
@@ -120,7 +120,7 @@ def _is_file(facts: Any) -> bool:
 
 
 def _why_not(shard: Shard, sizes: dict[str, int]) -> str:
-    """Why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
+    """The reason why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
     if not any(f"{shard.name}/{name}" in sizes for name in (SHARD, *shard.files)):
         return "is missing"
     for name, facts in shard.files.items():

@@ -25,7 +25,7 @@ from moeviz.formats.dataset.layout import (
     name_of,
     schema,
 )
-from moeviz.formats.dataset.store import Place, unreachable
+from moeviz.formats.dataset.s3 import Place, unreachable
 from moeviz.model_info import ModelInfo
 
 MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group
@@ -87,7 +87,7 @@ class Dataset:
             yield shard, _of_shard(shard, partial(_checked, self, shard, name, layers))
 
     def scan(self, columns: Sequence[str]) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
-        """Those columns of every row group in turn, and which shard and row group it is. No more is in memory."""
+        """Yield columns of every row group in turn, and which shard and row group it is. No more is in memory."""
         for shard in self.shards:
             with _of_shard(shard, partial(self.file, shard)) as file:
                 for group in range(file.metadata.num_row_groups):
@@ -155,7 +155,7 @@ class Dataset:
         return self.model.with_layers([layer])[1][0]
 
     def counts(self) -> ExpertCounts:
-        """How many tokens each expert got: the sum of the shards' load tables."""
+        """Return how many tokens each expert got: the sum of the shards' load tables."""
         L, E = len(self.model.layers), max(self.model.num_experts)
         load, recorded = np.zeros((1, L, E), np.int64), np.zeros((1, L), np.int64)
         for _, table in self.table("load"):
@@ -165,7 +165,7 @@ class Dataset:
         return ExpertCounts(self.model, load, recorded)
 
     def counts_by_label(self, why: str = "This") -> ExpertCounts:
-        """The same by label, in the order in which labels first appear. Without labels there is one, which is empty.
+        """Return counts by label, in the order in which labels first appear. Without labels there is an empty one.
 
         Raises `InvalidTrace` for so many labels that their table is too large.
         """
@@ -189,7 +189,7 @@ class Dataset:
 
 
 def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
-    """The same, with the shard's name in the sentence where it is damaged."""
+    """Raise errors about a shard's data again, with the shard's name in the sentence."""
     try:
         return made()
     except DAMAGED as error:

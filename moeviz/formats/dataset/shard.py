@@ -12,7 +12,6 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.dataset.homes import Disk, Store
 from moeviz.formats.dataset.layout import (
     ROWS,
     SHARD,
@@ -25,7 +24,8 @@ from moeviz.formats.dataset.layout import (
     packed_ids,
     schema,
 )
-from moeviz.formats.dataset.sums import Sums
+from moeviz.formats.dataset.shard_statistics import ShardStatistics
+from moeviz.formats.dataset.storage import LocalStorage, ObjectStorage
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -33,7 +33,7 @@ Rows = dict[str, np.ndarray]  # columns of tokens; ids and weights are (T, L, K)
 
 
 def rows_of(trace: RoutingTrace, kept: Kept) -> Rows:
-    """What is kept of a trace's tokens, as it is stored. Raises `InvalidTrace` for what a shard cannot hold."""
+    """Return the rows of a trace's tokens as they are stored. Raises `InvalidTrace` for what a shard cannot hold."""
     rows = {"position": trace.tokens["position"].to_numpy(np.int32)}
     rows["generated"] = (trace.tokens["phase"] == "generated").to_numpy(bool)
     rows["experts"] = packed_ids(trace.experts.transpose(1, 0, 2), id_type(trace.model))
@@ -48,15 +48,17 @@ def rows_of(trace: RoutingTrace, kept: Kept) -> Rows:
 class ShardWriter:
     """`add` texts in order, then `commit`: until then nothing of it can be seen, and after it all of it.
 
-    with ShardWriter(home_of(path), 0, model, kept) as writer:
+    with ShardWriter(storage_of(path), 0, model, kept) as writer:
         writer.add(0, "French", [rows_of(trace, kept)])
         writer.commit()
     """
 
-    def __init__(self, home: Disk | Store, shard: int, model: ModelInfo, kept: Kept, rows: int = ROWS) -> None:
-        self.home, self.shard, self.model, self.kept, self.most = home, shard, model, kept, rows
-        self.part = home.scratch(shard)
-        self.schema, self.sums = schema(model, kept), Sums(model)
+    def __init__(
+        self, storage: LocalStorage | ObjectStorage, shard: int, model: ModelInfo, kept: Kept, rows: int = ROWS
+    ) -> None:
+        self.storage, self.shard, self.model, self.kept, self.most = storage, shard, model, kept, rows
+        self.part = storage.scratch(shard)
+        self.schema, self.statistics = schema(model, kept), ShardStatistics(model)
         self.file = parquet.ParquetWriter(self.part / TOKENS, self.schema, **how_written(self.schema.names))
         self.held: list[dict[str, np.ndarray]] = []
         self.rows = self.tokens = 0
@@ -73,7 +75,7 @@ class ShardWriter:
 
     def add(self, text: int, label: str, stretches: list[Rows]) -> None:
         """One text, in the stretches that it was traced in, as `rows_of` gives them."""
-        code, first = self.sums.labels.setdefault(label, len(self.sums.labels)), self.tokens
+        code, first = self.statistics.labels.setdefault(label, len(self.statistics.labels)), self.tokens
         for number, rows in enumerate(stretches):
             T = len(rows["position"])
             self._hold(np.full(T, text), np.full(T, number, np.int32), rows, np.full(T, code, np.intp))
@@ -81,7 +83,9 @@ class ShardWriter:
 
     def add_rows(self, text: np.ndarray, label: list[str], trace: RoutingTrace) -> None:
         """Texts that are whole in one trace, sorted by text and position: the number of the text of each token."""
-        codes = np.array([self.sums.labels.setdefault(name, len(self.sums.labels)) for name in label], np.intp)
+        codes = np.array(
+            [self.statistics.labels.setdefault(name, len(self.statistics.labels)) for name in label], np.intp
+        )
         starts = np.flatnonzero(np.append(True, text[1:] != text[:-1])) if len(text) else np.zeros(0, int)
         sizes = np.diff(np.append(starts, len(text)))
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
@@ -98,7 +102,7 @@ class ShardWriter:
     def _flush(self) -> None:
         """A row group: it ends where a stretch ends, so consecutive tokens are always in one."""
         rows = {name: np.concatenate([part[name] for part in self.held]) for name in self.held[0]}
-        names = pa.array(list(self.sums.labels), pa.string())
+        names = pa.array(list(self.statistics.labels), pa.string())
         rows["label"] = rows["label"].astype(np.int32)
         columns = []
         for field in self.schema:
@@ -111,7 +115,7 @@ class ShardWriter:
                 columns.append(pa.array(rows[field.name], field.type))
         table = pa.Table.from_arrays(columns, schema=self.schema)
         self.file.write_table(table, row_group_size=max(len(table), 1))
-        self.sums.add(rows["experts"], rows["label"].astype(np.intp), follows(rows))
+        self.statistics.add(rows["experts"], rows["label"].astype(np.intp), follows(rows))
         self.held, self.rows = [], 0
 
     def commit(self, plan: str = "") -> bool:
@@ -119,7 +123,7 @@ class ShardWriter:
         if self.held:
             self._flush()
         self.file.close()
-        tables = dict(self.sums.tables())
+        tables = dict(self.statistics.tables())
         number, label, tokens, first = (
             (list(column) for column in zip(*self.texts, strict=True)) if self.texts else [[]] * 4
         )
@@ -132,11 +136,11 @@ class ShardWriter:
         facts: dict[str, Any] = {"shard": self.shard, "plan": plan, "texts": len(number), "tokens": self.tokens}
         facts |= {"score_functions": sorted(self.functions), "files": files_in(self.part)}
         (self.part / SHARD).write_text(json.dumps(facts), encoding="utf-8")
-        return self.home.publish(self.part, self.shard)
+        return self.storage.publish(self.part, self.shard)
 
 
 def follows(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Whether the row before is the token before, in the same stretch of the same text."""
+    """Return whether the row before is the token before, in the same stretch of the same text."""
     text, stretch, position = rows["text"], rows["stretch"], rows["position"]
     same = (text[1:] == text[:-1]) & (stretch[1:] == stretch[:-1]) & (position[1:] == position[:-1] + 1)
     return np.append(np.zeros(min(len(text), 1), bool), same)

@@ -1,4 +1,5 @@
-"""Routing as other programs write it: one file a format, and `table.py` lists them.
+"""Routing as other programs write it: one file a format.
 
-To add one: write `recognise(source)` and `read(source, options)` in a new file, and add a row to `IMPORTERS`.
+To add one: write `recognise(source)` and `read(source, options)` in a new file that ends in `FORMAT = Importer(…)`, and
+add its name to `MODULES` in `table.py`.
 """

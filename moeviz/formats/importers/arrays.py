@@ -28,7 +28,7 @@ MAX_HEADER = 2**24
 
 
 def is_npy(data: bytes) -> bool:
-    """Whether these bytes are a NumPy array."""
+    """Return whether these bytes are a NumPy array."""
     return data.startswith(b"\x93NUMPY")
 
 
@@ -91,7 +91,7 @@ def from_safetensors(data: bytes) -> dict[str, np.ndarray]:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether these bytes begin like a safetensors file."""
+    """Return whether these bytes begin like a safetensors file."""
     return data[8:9] == b"{" and struct.unpack("<Q", data[:8])[0] < MAX_HEADER
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, dense, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.parquet_rows import columns_of, is_parquet, rows_of
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.tables import is_parquet, parquet_columns, read_parquet
 from moeviz.routing_trace import RoutingTrace
 
 KEYS = ("layer", "token_idx", "expert_idx", "gate_weight")
@@ -24,21 +25,23 @@ OF_A_TEXT = ("model_id", "num_experts", "top_k", "token_ids", "token_strs", "dom
 def recognise(source: Source) -> bool:
     """JSON with `activations` or `traces` of them, or Parquet with `gate_weight`."""
     if is_parquet(source.data):
-        return set(KEYS) <= set(columns_of(source.data))
+        return set(KEYS) <= set(parquet_columns(source.data))
     first = source.first
     return isinstance(first, dict) and ("activations" in first or isinstance(first.get("traces"), list))
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every text, one sequence each."""
+    """Read the trace of every text, one sequence each."""
     records = _of_parquet(source) if is_parquet(source.data) else _of_json(source)
     if len({(record["num_experts"], record["top_k"]) for record in records}) != 1:
         raise InvalidTrace("The texts of the file were not run by one model. Split the file.")
     parts = [_part(record) for record in records]
     if len({tuple(layers) for layers, _ in parts}) != 1:
         raise InvalidTrace("The texts of the file do not have the same layers. Record them again.")
-    about = About("routing atlas", parts[0][0], experts=records[0]["num_experts"], model=records[0].get("model_id", ""))
-    return trace_of([part for _, part in parts], about, source.name, options)
+    about = SourceInfo(
+        "routing atlas", parts[0][0], experts=records[0]["num_experts"], model=records[0].get("model_id", "")
+    )
+    return build_trace([part for _, part in parts], about, source.name, options)
 
 
 def _of_json(source: Source) -> list[dict[str, Any]]:
@@ -51,10 +54,10 @@ def _of_json(source: Source) -> list[dict[str, Any]]:
 
 
 def _of_parquet(source: Source) -> list[dict[str, Any]]:
-    frame = rows_of(source, [*KEYS, "text"])
+    frame = read_parquet(source, [*KEYS, "text"])
     texts = pd.factorize(frame["text"])[0]
     first = np.unique(texts, return_index=True)[1]
-    facts = rows_of(source, list(OF_A_TEXT), first.tolist())
+    facts = read_parquet(source, list(OF_A_TEXT), first.tolist())
     return [
         {str(name): _plain(facts[name].iloc[text]) for name in facts}
         | {"table": frame[list(KEYS)].to_numpy(np.float64)[texts == text]}
@@ -67,7 +70,7 @@ def _plain(cell: Any) -> Any:
     return cell.tolist() if isinstance(cell, (np.generic, np.ndarray)) else cell
 
 
-def _part(record: dict[str, Any]) -> tuple[list[int], Part]:
+def _part(record: dict[str, Any]) -> tuple[list[int], SequenceRouting]:
     table, top_k = record["table"].astype(np.float64), record["top_k"]
     if table.ndim != 2 or not np.isfinite(table).all():
         raise InvalidTrace("A layer, token, expert or weight of the file is no finite number. Record it again.")
@@ -78,9 +81,21 @@ def _part(record: dict[str, Any]) -> tuple[list[int], Part]:
         raise InvalidTrace(f"A token of the file does not have {top_k} experts at a layer, as its top_k says.")
     slot = np.empty(len(cell), np.int64)
     slot[order] = np.arange(len(cell)) % top_k
-    layers, ids, (weights,) = dense(layer, token, slot, expert, table[:, 3])
+    layers, ids, (weights,) = fill_slots(layer, token, slot, expert, table[:, 3])
     if len(tokens) != ids.shape[1] or len(cell) != ids.size:
         raise InvalidTrace(f"The file lists {len(tokens):,} tokens and routes {ids.shape[1]:,}. Record it again.")
     label = record.get("domain") or None
     known = whole(tokens, 1, "The token ids")
-    return layers, Part(ids, token_id=known, text=[str(t) for t in record["token_strs"]], label=label, weights=weights)
+    return layers, SequenceRouting(
+        ids, token_id=known, text=[str(t) for t in record["token_strs"]], label=label, weights=weights
+    )
+
+
+FORMAT = Importer(
+    name="atlas",
+    label="Routing Atlas",
+    becomes="trace",
+    looks_for="JSON, lines or Parquet with activations of token_idx and expert_idx",
+    recognise=recognise,
+    read=read,
+)

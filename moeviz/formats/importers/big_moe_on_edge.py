@@ -8,10 +8,11 @@ import re
 
 import numpy as np
 
-from moeviz.formats.importers.csv_rows import integers, table_of
-from moeviz.formats.importers.made import About, Part, dense, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.tables import integer_columns, read_csv
 from moeviz.routing_trace import RoutingTrace
 
 LAST_LAYER = "Rows that the last layer of a prompt does not need were never routed there, and are not recorded."
@@ -23,21 +24,31 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every turn, one sequence each."""
+    """Read the trace of every turn, one sequence each."""
     lines = source.data.split(b"\n")
     facts = dict(re.findall(r"(\w+)=(\S+)", lines[1].decode(errors="replace")))
-    table = table_of(b"\n".join(line for line in lines if not line.startswith(b"#")), source)
-    turn, step, layer, slot = integers(table, "turn", "step", "layer", "slot")
-    expert, phase = integers(table, "expert", "phase")
+    table = read_csv(b"\n".join(line for line in lines if not line.startswith(b"#")), source)
+    turn, step, layer, slot = integer_columns(table, "turn", "step", "layer", "slot")
+    expert, phase = integer_columns(table, "expert", "phase")
     tokens, token = np.unique(np.stack([turn, step], axis=1), axis=0, return_inverse=True)
     token = token.reshape(-1)
     weights = table["weight"].astype(np.float64).to_numpy()
     late = np.zeros(len(tokens), bool)
     late[token[phase == 1]] = True
-    layers, ids, (weight,) = dense(layer, token, slot, expert, np.nan_to_num(weights))
+    layers, ids, (weight,) = fill_slots(layer, token, slot, expert, np.nan_to_num(weights))
     _, sequence = np.unique(tokens[:, 0], return_inverse=True)
-    part = Part(
+    part = SequenceRouting(
         ids, tokens[:, 1], generated=late, sequence=sequence, weights=None if np.isnan(weights).any() else weight
     )
-    about = About("llama.cpp (BigMoeOnEdge)", layers, experts=int(facts["n_expert"]), cautions=(LAST_LAYER,))
-    return trace_of([part], about, source.name, options)
+    about = SourceInfo("llama.cpp (BigMoeOnEdge)", layers, experts=int(facts["n_expert"]), cautions=(LAST_LAYER,))
+    return build_trace([part], about, source.name, options)
+
+
+FORMAT = Importer(
+    name="big-moe-on-edge",
+    label="BigMoeOnEdge traces",
+    becomes="trace",
+    looks_for="a first line # route_trace v1",
+    recognise=recognise,
+    read=read,
+)

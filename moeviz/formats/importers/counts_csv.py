@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.importers.csv_rows import integers, table_of
-from moeviz.formats.importers.made_counts import Counted, counts_of, sparse
+from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.tables import integer_columns, read_csv
 
 OF_SGLANG = {"layer_id": "layer", "expert_id": "expert"}
 
@@ -29,19 +30,33 @@ def recognise(source: Source) -> bool:
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
     """The counts, by label or step where the table has them."""
-    table = table_of(source.data.removeprefix(b"\xef\xbb\xbf"), source)
+    table = read_csv(source.data.removeprefix(b"\xef\xbb\xbf"), source)
     table = table.rename(columns=lambda name: OF_SGLANG.get(name.strip(), name.strip()))
-    layer, expert, count = integers(table, "layer", "expert", "count")
+    layer, expert, count = integer_columns(table, "layer", "expert", "count")
     backend = "sglang" if b"layer_id" in source.data[:200] else "file"
     if "step" in table:
-        steps, group = np.unique(integers(table, "step")[0], return_inverse=True)
-        layers, counts = sparse(layer, expert, count, group)
-        counted = Counted(counts, backend, layers, groups=tuple(steps.tolist()), group_kind="step", complete=False)
+        steps, group = np.unique(integer_columns(table, "step")[0], return_inverse=True)
+        layers, counts = sum_counts(layer, expert, count, group)
+        counted = CountTable(counts, backend, layers, groups=tuple(steps.tolist()), group_kind="step", complete=False)
     elif "label" in table:
         group, labels = pd.factorize(table["label"].astype("str"))
-        layers, counts = sparse(layer, expert, count, group)
-        counted = Counted(counts, backend, layers, groups=tuple(map(str, labels)), group_kind="label", complete=False)
+        layers, counts = sum_counts(layer, expert, count, group)
+        counted = CountTable(
+            counts, backend, layers, groups=tuple(map(str, labels)), group_kind="label", complete=False
+        )
     else:
-        layers, counts = sparse(layer, expert, count)
-        counted = Counted(counts, backend, layers, complete=False)
-    return counts_of(counted, source.name, options)
+        layers, counts = sum_counts(layer, expert, count)
+        counted = CountTable(counts, backend, layers, complete=False)
+    return build_counts(counted, source.name, options)
+
+
+FORMAT = Importer(
+    name="counts",
+    label="plain counts, and SGLang 0.4's",
+    becomes="counts",
+    looks_for="CSV with layer,expert,count",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+    may_ask=("experts",),
+)

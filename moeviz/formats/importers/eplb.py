@@ -3,7 +3,8 @@ EPLB take it. Dense layers are rows of zeros."""
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 
@@ -15,6 +16,17 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer that has any."""
+    """Read the counts of every layer that has any."""
     table = whole(source.first, 2, "The loads")
-    return counts_of(Counted(table, "eplb", hidden=True), source.name, options)
+    return build_counts(CountTable(table, "eplb", hidden=True), source.name, options)
+
+
+FORMAT = Importer(
+    name="eplb",
+    label="loads for EPLB",
+    becomes="counts",
+    looks_for="a JSON list of lists of numbers",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+)

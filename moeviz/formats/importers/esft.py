@@ -9,7 +9,8 @@ import re
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions, flag
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -23,7 +24,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every text, one sequence each."""
+    """Read the trace of every text, one sequence each."""
     top_k, ids, weights = options.need("top_k", "A folder of ESFT"), [], []
     lengths: list[int] = []
     for name in source.matching(FILES):
@@ -36,9 +37,9 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     parts = []
     for end, length in zip(np.cumsum(lengths), lengths, strict=True):
         rows = slice(end - length, end)
-        parts.append(Part(np.stack(ids)[:, rows], weights=np.stack(weights)[:, rows]))
+        parts.append(SequenceRouting(np.stack(ids)[:, rows], weights=np.stack(weights)[:, rows]))
     layers = [int(re.findall(r"\d+", name)[0]) for name in source.matching(FILES)]
-    return trace_of(parts, About("esft", layers), source.name, options)
+    return build_trace(parts, SourceInfo("esft", layers), source.name, options)
 
 
 def _text(line: str, name: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +53,15 @@ def _text(line: str, name: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(weights).all():
         raise InvalidTrace(f"A weight in {name} is not a finite number. Write the file again.")
     return ids.reshape(-1, top_k), weights.reshape(-1, top_k)
+
+
+FORMAT = Importer(
+    name="esft",
+    label="ESFT's expert weights",
+    becomes="trace",
+    looks_for="a folder with expert_weights_1.txt",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+    may_ask=("experts",),
+)

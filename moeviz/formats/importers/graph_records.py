@@ -7,14 +7,14 @@ are not recorded there.
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.made import CELLS_A_ROW, SMALL, Part
+from moeviz.formats.importers.build_trace import CELLS_A_ROW, SMALL, SequenceRouting
 from moeviz.routing_trace import NO_EXPERT
 
 LAST_LAYER = "The last layer routes only the last token of a prompt: the others are not recorded there."
 BY_SCORE = "Slots are in the order of the router's biased scores, which need not be the order of weights."
 
 
-def part_of(records: list[tuple[int, np.ndarray]]) -> tuple[list[int], Part]:
+def graph_routing(records: list[tuple[int, np.ndarray]]) -> tuple[list[int], SequenceRouting]:
     """Layers, and the routing of all passes that have every layer; records are (layer, ids (tokens, K))."""
     passes: list[dict[int, np.ndarray]] = []
     before = -1
@@ -35,4 +35,4 @@ def part_of(records: list[tuple[int, np.ndarray]]) -> tuple[list[int], Part]:
     for one, end in zip(passes, np.cumsum(lengths), strict=True):
         for row, layer in enumerate(layers):
             ids[row, end - len(one[layer]) : end] = one[layer]
-    return layers, Part(ids)
+    return layers, SequenceRouting(ids)

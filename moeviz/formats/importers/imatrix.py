@@ -9,7 +9,8 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.gguf_file import MAGIC, Gguf, from_gguf
@@ -24,7 +25,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer with experts."""
+    """Read the counts of every layer with experts."""
     file = from_gguf(source.data)
     if file.facts.get("general.type") != "imatrix":
         raise InvalidTrace(
@@ -36,7 +37,7 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     said = (
         ("Counts of 16,777,216 and more are not exact: llama.cpp counts in float32.",) if table.max() >= EXACT else ()
     )
-    return counts_of(Counted(table, "llama.cpp", layers, cautions=said), source.name, options)
+    return build_counts(CountTable(table, "llama.cpp", layers, cautions=said), source.name, options)
 
 
 def _counts(file: Gguf) -> dict[int, np.ndarray]:
@@ -54,3 +55,14 @@ def _counts(file: Gguf) -> dict[int, np.ndarray]:
     if not found:
         raise InvalidTrace("The importance matrix has no experts: it is of a dense model.")
     return found
+
+
+FORMAT = Importer(
+    name="imatrix",
+    label="llama.cpp importance matrices",
+    becomes="counts",
+    looks_for="GGUF of type imatrix",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+)

@@ -8,11 +8,12 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.importers.csv_rows import integers, table_of
-from moeviz.formats.importers.made import About, Part, dense, trace_of
-from moeviz.formats.importers.made_counts import Counted, counts_of, sparse
+from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.tables import integer_columns, read_csv
 from moeviz.routing_trace import RoutingTrace
 
 PLAIN, RANKED = b"layer,expert\n", b"phase,token,layer,rank,expert\n"
@@ -24,16 +25,27 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
-    """Counts, or a trace."""
-    table = table_of(source.data, source)
+    """Read counts, or a trace."""
+    table = read_csv(source.data, source)
     if "token" not in table:
-        layer, expert = integers(table, "layer", "expert")
-        layers, counts = sparse(layer, expert, np.ones(len(layer), np.int64))
-        return counts_of(Counted(counts, "llama.cpp", layers, complete=False), source.name, options)
-    token, layer, rank, expert = integers(table, "token", "layer", "rank", "expert")
+        layer, expert = integer_columns(table, "layer", "expert")
+        layers, counts = sum_counts(layer, expert, np.ones(len(layer), np.int64))
+        return build_counts(CountTable(counts, "llama.cpp", layers, complete=False), source.name, options)
+    token, layer, rank, expert = integer_columns(table, "token", "layer", "rank", "expert")
     if not set(table["phase"]) <= {"prefill", "decode"}:
         raise InvalidTrace("A phase of the table is neither prefill nor decode. Record it again.")
-    layers, ids, _ = dense(layer, token, rank, expert)
+    layers, ids, _ = fill_slots(layer, token, rank, expert)
     late = np.zeros(ids.shape[1], bool)
     late[token[table["phase"].to_numpy() == "decode"]] = True
-    return trace_of([Part(ids, generated=late)], About("llama.cpp", layers), source.name, options)
+    return build_trace([SequenceRouting(ids, generated=late)], SourceInfo("llama.cpp", layers), source.name, options)
+
+
+FORMAT = Importer(
+    name="llama-moe-trace",
+    label="llama.cpp's moe-trace",
+    becomes="trace or counts",
+    looks_for="CSV with layer,expert or phase,token,layer,rank,expert",
+    recognise=recognise,
+    read=read,
+    may_ask=("top_k", "experts"),
+)

@@ -6,9 +6,10 @@ be told.
 
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, trace_of
+from moeviz.formats.importers.build_trace import SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
-from moeviz.formats.importers.responses import part_of
+from moeviz.formats.importers.responses import response_routing
 from moeviz.formats.importers.sglang import routed
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -20,7 +21,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every response in the file."""
+    """Read the trace of every response in the file."""
     if options.moe_layers is None:
         raise NotSaid(
             f"A response of LMDeploy does not say {SAYS['moe_layers']}, and what it has for dense ones is left-over "
@@ -31,5 +32,17 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     parts = []
     for body in source.rows:
         meta, rows = body["meta_info"], whole(routed(body), 3)
-        parts.append(part_of(rows, meta["prompt_tokens"], meta["completion_tokens"], options))
-    return trace_of(parts, About("lmdeploy", hidden=True), source.name, options)
+        parts.append(response_routing(rows, meta["prompt_tokens"], meta["completion_tokens"], options))
+    return build_trace(parts, SourceInfo("lmdeploy", hidden=True), source.name, options)
+
+
+FORMAT = Importer(
+    name="lmdeploy",
+    label="LMDeploy responses",
+    becomes="trace",
+    looks_for="JSON with meta_info, and lists in routed_experts",
+    recognise=recognise,
+    read=read,
+    asks=("moe_layers",),
+    may_ask=("start", "experts"),
+)

@@ -5,8 +5,9 @@ import struct
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.graph_records import BY_SCORE, part_of
-from moeviz.formats.importers.made import About, trace_of
+from moeviz.formats.importers.build_trace import SourceInfo, build_trace
+from moeviz.formats.importers.graph_records import BY_SCORE, graph_routing
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -20,7 +21,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of all passes."""
+    """Read the trace of all passes."""
     head, _, body = source.data.partition(b"\n")
     facts = dict(word.split("=", 1) for word in head.decode("ascii").split()[2:])
     top_k, records, at = int(facts["top_k"]), [], 0
@@ -30,6 +31,16 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         layer, tokens = struct.unpack_from("<HH", body, at)
         records.append((layer, np.frombuffer(body, "<u2", tokens * top_k, at + 4).reshape(tokens, top_k)))
         at += 4 + 2 * tokens * top_k
-    layers, part = part_of(records)
-    about = About("llama.cpp (longspear)", layers, experts=int(facts["experts"]), cautions=(BY_SCORE,))
-    return trace_of([part], about, source.name, options)
+    layers, part = graph_routing(records)
+    about = SourceInfo("llama.cpp (longspear)", layers, experts=int(facts["experts"]), cautions=(BY_SCORE,))
+    return build_trace([part], about, source.name, options)
+
+
+FORMAT = Importer(
+    name="longspear",
+    label="Longspear traces",
+    becomes="trace",
+    looks_for="a file that begins with LONGSPEAR_ROUTE_TRACE v1",
+    recognise=recognise,
+    read=read,
+)

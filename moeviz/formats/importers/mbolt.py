@@ -6,8 +6,9 @@ A model that mbolt rewrote has its experts in another order: the ids of both do 
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.graph_records import BY_SCORE, LAST_LAYER, part_of
-from moeviz.formats.importers.made import About, trace_of
+from moeviz.formats.importers.build_trace import SourceInfo, build_trace
+from moeviz.formats.importers.graph_records import BY_SCORE, LAST_LAYER, graph_routing
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -19,7 +20,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of all passes. A record that was cut is left out."""
+    """Read the trace of all passes. A record that was cut is left out."""
     words = np.frombuffer(source.data, "<i4", len(source.data) // 4)
     if len(words) < 3 or words[1] != 1:
         raise InvalidTrace("The file is not of version 1 of mbolt's traces. Record again with that version.")
@@ -32,6 +33,16 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         at += 3 + tokens * top_k
         if at <= len(words):
             records.append((layer, words[at - tokens * top_k : at].reshape(tokens, top_k)))
-    layers, part = part_of(records)
-    about = About("llama.cpp (mbolt)", layers, experts=int(words[2]), cautions=(LAST_LAYER, BY_SCORE))
-    return trace_of([part], about, source.name, options)
+    layers, part = graph_routing(records)
+    about = SourceInfo("llama.cpp (mbolt)", layers, experts=int(words[2]), cautions=(LAST_LAYER, BY_SCORE))
+    return build_trace([part], about, source.name, options)
+
+
+FORMAT = Importer(
+    name="mbolt",
+    label="mbolt traces",
+    becomes="trace",
+    looks_for="a file that begins with MBLT",
+    recognise=recognise,
+    read=read,
+)

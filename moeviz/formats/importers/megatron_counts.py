@@ -9,7 +9,8 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made_counts import MAX_CELLS, Counted, counts_of
+from moeviz.formats.importers.build_counts import MAX_CELLS, CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions, flag
 from moeviz.formats.importers.source import Source
 
@@ -24,7 +25,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of each step, micro-batches and ranks added up."""
+    """Read the counts of each step, micro-batches and ranks added up."""
     devices = options.need("expert_parallel", "Megatron-LM's log of tokens per expert")
     files = source.matching(FILES) if source.is_folder else [source.name]
     if len(files) % devices:
@@ -39,8 +40,8 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     if not total or len(total) != len(steps) * len(layers):
         raise InvalidTrace("A step of the log misses a layer, as where a run was killed. Remove that step's lines.")
     table = np.array([[total[step, layer] for layer in layers] for step in steps])
-    counted = Counted(table, "megatron-lm", layers, groups=tuple(steps), group_kind="step")
-    return counts_of(counted, source.name, options)
+    counted = CountTable(table, "megatron-lm", layers, groups=tuple(steps), group_kind="step")
+    return build_counts(counted, source.name, options)
 
 
 def _add(source: Source, name: str, place: int, devices: int, total: dict[tuple[int, int], np.ndarray]) -> None:
@@ -52,3 +53,14 @@ def _add(source: Source, name: str, place: int, devices: int, total: dict[tuple[
             raise InvalidTrace(f"The log has more than {MAX_CELLS:,} counts. Give a part of its steps.")
         both = total.setdefault((row["iter"], row["layer"]), np.zeros(devices * len(own), np.int64))
         both[place * len(own) : (place + 1) * len(own)] += own
+
+
+FORMAT = Importer(
+    name="megatron-counts",
+    label="Megatron-LM's tokens per expert",
+    becomes="counts",
+    looks_for="tokens_per_expert/rank0.jsonl, or lines with tpe",
+    recognise=recognise,
+    read=read,
+    asks=("expert_parallel", "top_k"),
+)

@@ -7,9 +7,10 @@ response is cut wrongly by the server, so the whole is read and cut here.
 from typing import Any
 
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.responses import choices, part_of_choice
+from moeviz.formats.importers.responses import choice_routing, choices
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 
@@ -22,13 +23,24 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every choice."""
+    """Read the trace of every choice."""
     parts = [_part(body, choice, options) for body in source.rows for choice in choices(body)]
-    about = About("megatron-lm", order="weight", cautions=(COUNTED,))
-    return trace_of(parts, about, source.name, options)
+    about = SourceInfo("megatron-lm", order="weight", cautions=(COUNTED,))
+    return build_trace(parts, about, source.name, options)
 
 
-def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> SequenceRouting:
     got = choice["moe_topk_indices"]
     rows = got[1]["data"] if got[0] == "ndarray" else got
-    return part_of_choice(whole(rows, 3), body, choice, options)
+    return choice_routing(whole(rows, 3), body, choice, options)
+
+
+FORMAT = Importer(
+    name="megatron-response",
+    label="Megatron-LM responses",
+    becomes="trace",
+    looks_for="JSON with choices[].moe_topk_indices",
+    recognise=recognise,
+    read=read,
+    may_ask=("experts",),
+)

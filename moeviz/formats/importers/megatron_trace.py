@@ -11,7 +11,8 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import from_bfloat16, whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -29,7 +30,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every step of one rank, one after the other."""
+    """Read the trace of every step of one rank, one after the other."""
     names = source.matching(FILES) if source.is_folder else [source.name]
     rows = [row for row in source.lines_of(names[0]) if row["block"] == "decoder"]
     of = {layer: [row for row in rows if row["layer"] == layer] for layer in sorted({row["layer"] for row in rows})}
@@ -42,8 +43,8 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         logits = np.stack([np.concatenate([_logits(side, row) for row in own]) for own in of.values()])
     said = (NO_SEQUENCES, *([ONE_RANK] if len(names) > 1 else []))
     known = None if logits is None else logits.shape[2]
-    about = About("megatron-lm", list(of), experts=known, cautions=said)
-    return trace_of([Part(ids, logits=logits)], about, source.name, options)
+    about = SourceInfo("megatron-lm", list(of), experts=known, cautions=said)
+    return build_trace([SequenceRouting(ids, logits=logits)], about, source.name, options)
 
 
 def _logits(side: bytes, row: dict[str, Any]) -> np.ndarray:
@@ -51,3 +52,14 @@ def _logits(side: bytes, row: dict[str, Any]) -> np.ndarray:
     if size != 2 * shape[0] * shape[1] or not 0 <= start <= len(side) - size or shape[0] != row["num_tokens"]:
         raise InvalidTrace("The logits beside the trace are not where it says, as where a run was killed.")
     return from_bfloat16(np.frombuffer(side, "<u2", size // 2, start)).reshape(shape)
+
+
+FORMAT = Importer(
+    name="megatron-trace",
+    label="Megatron-LM's routing trace",
+    becomes="trace",
+    looks_for="router_trace_rank0.jsonl, or lines with top_indices",
+    recognise=recognise,
+    read=read,
+    may_ask=("experts",),
+)

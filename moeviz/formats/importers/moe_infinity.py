@@ -7,7 +7,8 @@ import numpy as np
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import from_npy, is_npy
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -19,9 +20,20 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
-    """The counts of each request."""
+    """Read the counts of each request."""
     table = from_npy(source.data)
     with np.errstate(invalid="ignore"):
         table = table[table.any(axis=(1, 2))]
     groups = tuple(f"request {number}" for number in range(len(table)))
-    return counts_of(Counted(table, "moe-infinity", groups=groups, group_kind="label"), source.name, options)
+    return build_counts(CountTable(table, "moe-infinity", groups=groups, group_kind="label"), source.name, options)
+
+
+FORMAT = Importer(
+    name="moe-infinity",
+    label="MoE-Infinity traces",
+    becomes="counts",
+    looks_for=".npy of floats with three axes",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+)

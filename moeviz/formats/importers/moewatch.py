@@ -7,7 +7,8 @@ import numpy as np
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 
@@ -21,7 +22,17 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of first choices: as if each token were sent to one expert."""
+    """Read the counts of first choices: as if each token were sent to one expert."""
     names = source.first["metadata"]["router_module_names"]
     table = np.stack([whole(source.first["utilization"][name]["token_counts"], 1, "The counts") for name in names])
-    return counts_of(Counted(table, "moewatch", top_k=1, cautions=(FIRST,)), source.name, options)
+    return build_counts(CountTable(table, "moewatch", top_k=1, cautions=(FIRST,)), source.name, options)
+
+
+FORMAT = Importer(
+    name="moewatch",
+    label="moewatch reports",
+    becomes="counts",
+    looks_for="JSON with metadata.moewatch_version",
+    recognise=recognise,
+    read=read,
+)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
@@ -15,9 +16,20 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every line, one sequence each."""
+    """Read the trace of every line, one sequence each."""
     parts = []
     for row in source.rows:
         ids, tokens = whole(row["exp_ids"], 3).transpose(2, 0, 1), whole(row["input_ids"], 1, "The token ids")
-        parts.append(Part(ids, token_id=np.asarray(tokens)))
-    return trace_of(parts, About("olmoe", order="weight"), source.name, options)
+        parts.append(SequenceRouting(ids, token_id=np.asarray(tokens)))
+    return build_trace(parts, SourceInfo("olmoe", order="weight"), source.name, options)
+
+
+FORMAT = Importer(
+    name="olmoe",
+    label="OLMoE's c4_results.jsonl",
+    becomes="trace",
+    looks_for="lines with exp_ids",
+    recognise=recognise,
+    read=read,
+    may_ask=("experts",),
+)

@@ -1,4 +1,4 @@
-"""What a file does not say, and a person knows: it is asked for, and never guessed."""
+"""Options of an import: facts that a file does not say, and a person knows. They are asked for, and never guessed."""
 
 from dataclasses import dataclass, fields
 
@@ -83,7 +83,7 @@ def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
 
 
 def flag(name: str) -> str:
-    """The same option on the command line.
+    """Return the name of an option on the command line.
 
     >>> flag("top_k")
     '--top-k'

@@ -7,7 +7,8 @@ import numpy as np
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made_counts import Counted, counts_of, sparse
+from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 
@@ -21,13 +22,25 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer."""
+    """Read the counts of every layer."""
     first = source.first
     if "expert_counts" in first:
         rows = [[*map(int, key.split(":")), count] for key, count in first["expert_counts"].items()]
     else:
         rows = [[at["layer_id"], e["expert_id"], e["token_count"]] for at in first["layers"] for e in at["experts"]]
     layer, expert, count = whole(rows, 2, "The counts").T
-    layers, table = sparse(layer, expert, np.asarray(count))
-    counted = Counted(table, "plumb", layers, complete=False, model=first.get("model_name", ""), cautions=(WINDOW,))
-    return counts_of(counted, source.name, options)
+    layers, table = sum_counts(layer, expert, np.asarray(count))
+    counted = CountTable(table, "plumb", layers, complete=False, model=first.get("model_name", ""), cautions=(WINDOW,))
+    return build_counts(counted, source.name, options)
+
+
+FORMAT = Importer(
+    name="plumb",
+    label="plumb reports and snapshots",
+    becomes="counts",
+    looks_for="JSON with expert_counts, or layers and total_forward_passes",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+    may_ask=("experts",),
+)

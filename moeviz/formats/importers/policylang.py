@@ -10,11 +10,11 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.parquet_rows import columns_of, is_parquet, rows_of
 from moeviz.formats.importers.source import Source
-from moeviz.formats.importers.token_rows import gathered, in_order
+from moeviz.formats.importers.tables import is_parquet, parquet_columns, read_parquet, sort_token_rows, stack_token_rows
 from moeviz.routing_trace import RoutingTrace
 
 OF_PARQUET = {
@@ -36,17 +36,17 @@ CHOSEN_BY_IT = (
 def recognise(source: Source) -> bool:
     """A header with `num_entries`, or Parquet with `selected_experts`."""
     if is_parquet(source.data):
-        return {"prompt_id", "layer_idx", "selected_experts"} <= set(columns_of(source.data))
+        return {"prompt_id", "layer_idx", "selected_experts"} <= set(parquet_columns(source.data))
     return isinstance(source.first, dict) and {"num_entries", "num_experts"} <= source.first.keys()
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every prompt, one sequence each."""
+    """Read the trace of every prompt, one sequence each."""
     rows: list[Any]
     experts, model = None, ""
     if is_parquet(source.data):
-        names = [name for name in OF_PARQUET if name in columns_of(source.data)]
-        rows = list(rows_of(source, names).rename(columns=OF_PARQUET).to_dict("records"))
+        names = [name for name in OF_PARQUET if name in parquet_columns(source.data)]
+        rows = list(read_parquet(source, names).rename(columns=OF_PARQUET).to_dict("records"))
     else:
         header, *rows = source.rows
         experts, model = header["num_experts"], header.get("model_name", "")
@@ -59,7 +59,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     if len({tuple(layers) for layers, _ in parts}) != 1:
         raise InvalidTrace("The prompts of the file do not have the same layers. Record them again.")
     logits = parts[0][1].logits
-    about = About(
+    about = SourceInfo(
         "moe-policylang",
         parts[0][0],
         order="weight",
@@ -67,14 +67,14 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         model=model,
         cautions=(CHOSEN_BY_IT,),
     )
-    return trace_of([part for _, part in parts], about, source.name, options)
+    return build_trace([part for _, part in parts], about, source.name, options)
 
 
-def _part(rows: list[dict[str, Any]]) -> tuple[list[int], Part]:
-    order, layers, tokens = in_order([row["l"] for row in rows], [row["t"] for row in rows])
-    ids = gathered([row["e"] for row in rows], order, len(layers), np.int64)
+def _part(rows: list[dict[str, Any]]) -> tuple[list[int], SequenceRouting]:
+    order, layers, tokens = sort_token_rows([row["l"] for row in rows], [row["t"] for row in rows])
+    ids = stack_token_rows([row["e"] for row in rows], order, len(layers), np.int64)
     full = all(_there(row.get("lg_l")) for row in rows)
-    logits = gathered([row["lg_l"] for row in rows], order, len(layers), np.float32) if full else None
+    logits = stack_token_rows([row["lg_l"] for row in rows], order, len(layers), np.float32) if full else None
     if logits is not None and not np.isfinite(logits).all():
         raise InvalidTrace("A logit of the file is not a finite number. Record it again.")
     one = [rows[at] for at in order[:tokens]]  # of the first layer: a row a token
@@ -82,9 +82,22 @@ def _part(rows: list[dict[str, Any]]) -> tuple[list[int], Part]:
     late = np.array([row["ph"] == "decode" for row in one]) if all(row.get("ph") for row in one) else None
     position = np.array([row["t"] for row in one])
     label = one[0].get("dm") or None
-    return layers, Part(ids, position, known, late, label=label if isinstance(label, str) else None, logits=logits)
+    return layers, SequenceRouting(
+        ids, position, known, late, label=label if isinstance(label, str) else None, logits=logits
+    )
 
 
 def _there(value: Any) -> bool:
-    """Whether a cell holds something: a table has NaN where a column is empty."""
+    """True where a cell holds something: a table has NaN where a column is empty."""
     return value is not None and not (isinstance(value, float) and value != value)
+
+
+FORMAT = Importer(
+    name="policylang",
+    label="moe-policylang recordings",
+    becomes="trace",
+    looks_for="lines behind a header with num_entries, or Parquet with selected_experts",
+    recognise=recognise,
+    read=read,
+    may_ask=("experts",),
+)

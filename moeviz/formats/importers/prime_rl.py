@@ -13,9 +13,10 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
 from moeviz.formats.importers.arrays import from_base64
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.responses import choices, part_of_choice
+from moeviz.formats.importers.responses import choice_routing, choices
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 
@@ -28,12 +29,12 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every choice."""
+    """Read the trace of every choice."""
     parts = [_part(body, choice, options) for body in source.rows for choice in choices(body)]
-    return trace_of(parts, About("prime-rl", hidden=True), source.name, options)
+    return build_trace(parts, SourceInfo("prime-rl", hidden=True), source.name, options)
 
 
-def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> SequenceRouting:
     got = choice["routed_experts"]
     dtype, shape = got.get("dtype", "int32"), got["shape"]
     data = from_base64(got["data"]) if "dtype" in got else base64.b85decode(got["data"])
@@ -43,4 +44,15 @@ def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) 
         )
     rows = np.frombuffer(data, dtype).reshape(shape).astype(np.int64)
     options = replace(options, start=got["start"]) if "start" in got else options
-    return part_of_choice(rows, body, choice, options)
+    return choice_routing(rows, body, choice, options)
+
+
+FORMAT = Importer(
+    name="prime-rl",
+    label="prime-rl responses",
+    becomes="trace",
+    looks_for="JSON with choices[].routed_experts.shape",
+    recognise=recognise,
+    read=read,
+    may_ask=("moe_layers",),
+)

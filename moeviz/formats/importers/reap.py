@@ -10,9 +10,11 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.torch_file import in_torch, of_torch
 
 
 def recognise(content: Any) -> bool:
@@ -26,7 +28,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of every layer."""
+    """Read the counts of every layer."""
     layers = sorted(content)
     table = np.stack([np.asarray(content[layer]["expert_frequency"]) for layer in layers])
     tokens = np.array([int(np.asarray(content[layer]["total_tokens"])) for layer in layers], np.int64)
@@ -35,5 +37,15 @@ def read(content: Any, source: Source, options: ImportOptions) -> ExpertCounts:
         raise InvalidTrace(
             "The counts of the layers are not those of so many tokens with one top-k, as the file says. Observe again."
         )
-    counted = Counted(table, "reap", layers, top_k=int(top_k), tokens=tokens[None])
-    return counts_of(counted, source.name, options)
+    counted = CountTable(table, "reap", layers, top_k=int(top_k), tokens=tokens[None])
+    return build_counts(counted, source.name, options)
+
+
+FORMAT = Importer(
+    name="reap",
+    label="REAP's observer",
+    becomes="counts",
+    looks_for="a torch file of {layer: {expert_frequency, …}}",
+    recognise=in_torch(recognise),
+    read=of_torch(read),
+)

@@ -1,15 +1,17 @@
-"""What the responses of all servers have in common: which token a row of routing is about."""
+"""Responses of model servers: which token a row of routing is about."""
 
 from typing import Any
 
 import numpy as np
 
 from moeviz.errors import NotSaid
-from moeviz.formats.importers.made import Part
+from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.formats.importers.options import ImportOptions, flag
 
 
-def part_of(ids: np.ndarray, prompt: int | None, new: int | None, options: ImportOptions, tokens: Any = None) -> Part:
+def response_routing(
+    ids: np.ndarray, prompt: int | None, new: int | None, options: ImportOptions, tokens: Any = None
+) -> SequenceRouting:
     """Rows of one request, (T, L, K): all its tokens but the last, which met no router, from `start` on.
 
     Raises `NotSaid` if there are more, or fewer: whether a prefix was left out is not in a response.
@@ -18,7 +20,7 @@ def part_of(ids: np.ndarray, prompt: int | None, new: int | None, options: Impor
     position = np.arange(start, start + rows)
     ids = ids.transpose(1, 0, 2)
     if prompt is None:
-        return Part(ids, position)
+        return SequenceRouting(ids, position)
     if new is not None and rows not in (expected := {prompt + new - 1 - start, prompt - start if new == 0 else -1}):
         raise NotSaid(
             f"The response has {rows:,} rows of routing for {prompt:,} prompt tokens and {new:,} generated ones, of "
@@ -27,7 +29,7 @@ def part_of(ids: np.ndarray, prompt: int | None, new: int | None, options: Impor
             () if options.start is not None else ("start",),
         )
     known = None if tokens is None else np.asarray(tokens, np.int64)[start : start + rows]
-    return Part(ids, position, token_id=known, generated=position >= prompt)
+    return SequenceRouting(ids, position, token_id=known, generated=position >= prompt)
 
 
 def choices(body: Any) -> list[dict[str, Any]]:
@@ -43,10 +45,12 @@ def tokens_of(body: dict[str, Any], choice: dict[str, Any]) -> tuple[Any, Any]:
     return prompt, choice.get("generation_token_ids") if new is None else new
 
 
-def part_of_choice(ids: np.ndarray, body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+def choice_routing(
+    ids: np.ndarray, body: dict[str, Any], choice: dict[str, Any], options: ImportOptions
+) -> SequenceRouting:
     """The rows of one choice, (T, L, K), with its tokens, where the response has them."""
     prompt, new = tokens_of(body, choice)
     if not prompt:
-        return part_of(ids, None, None, options)
+        return response_routing(ids, None, None, options)
     tokens = None if new is None else [*prompt, *new]
-    return part_of(ids, len(prompt), None if new is None else len(new), options, tokens)
+    return response_routing(ids, len(prompt), None if new is None else len(new), options, tokens)

@@ -13,9 +13,11 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import from_npy, from_safetensors, is_safetensors
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.torch_file import in_torch, is_torch, torch_content
 from moeviz.routing_trace import RoutingTrace
 
 WORKED_OUT = (
@@ -26,24 +28,26 @@ UNREADABLE = (zipfile.BadZipFile, ValueError, NotImplementedError)
 
 
 def recognise(source: Source) -> bool:
-    """A .safetensors file, or an .npz whose arrays have a number in their names."""
-    return is_safetensors(source.data) or bool(_members(source.data))
+    """A torch file with a list of tables, a .safetensors file, or an .npz whose arrays have a number in their names."""
+    return in_torch(_is_list_of_tables)(source) or is_safetensors(source.data) or bool(_members(source.data))
 
 
-def recognise_torch(content: Any) -> bool:
+def _is_list_of_tables(content: Any) -> bool:
     """A list or tuple of tables, one a layer; dense layers may be None."""
     return isinstance(content, (list, tuple)) and any(isinstance(table, np.ndarray) for table in content)
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of the layers in the file, by the numbers in their names."""
+    """Read the trace of the layers in the file: of a list, or by the numbers in their names."""
+    if is_torch(source.data):
+        return _read_list(torch_content(source), source, options)
     if is_safetensors(source.data):
         tables = from_safetensors(source.data)
         return _trace({int(re.findall(r"\d+", name)[-1]): table for name, table in tables.items()}, source, options)
     return _trace(_arrays(source), source, options)
 
 
-def read_torch(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
+def _read_list(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
     """The trace of the layers in a list."""
     return _trace({at: table for at, table in enumerate(content) if table is not None}, source, options)
 
@@ -61,8 +65,8 @@ def _trace(tables: dict[int, np.ndarray], source: Source, options: ImportOptions
             "logits. Save the logits."
         )
     ids = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
-    about = About("transformers", layers, order="weight", experts=logits.shape[2], cautions=(WORKED_OUT,))
-    return trace_of([Part(ids, logits=logits)], about, source.name, options)
+    about = SourceInfo("transformers", layers, order="weight", experts=logits.shape[2], cautions=(WORKED_OUT,))
+    return build_trace([SequenceRouting(ids, logits=logits)], about, source.name, options)
 
 
 def _members(data: bytes) -> list[str]:
@@ -84,3 +88,14 @@ def _arrays(source: Source) -> dict[int, np.ndarray]:
         if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
             raise InvalidTrace("A part of the file is packed with another method than deflate. Save it again.")
         return {int(re.findall(r"\d+", m.filename)[-1]): from_npy(archive.read(m)) for m in members}
+
+
+FORMAT = Importer(
+    name="router-logits",
+    label="router logits of transformers",
+    becomes="trace",
+    looks_for="a torch file with a list of tables, .safetensors, or .npz with a number in each name",
+    recognise=recognise,
+    read=read,
+    asks=("top_k",),
+)

@@ -10,15 +10,16 @@ import numpy as np
 
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import from_base64
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions, flag
-from moeviz.formats.importers.responses import part_of
+from moeviz.formats.importers.responses import response_routing
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 
 
 def routed(body: Any) -> Any:
-    """What a response has as routed experts; None if it has none."""
+    """Return the routed experts in a response; None if it has none."""
     if not isinstance(body, dict):
         return None
     for name in ("meta_info", "sglext", "sgl_ext"):
@@ -34,13 +35,13 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every response in the file."""
+    """Read the trace of every response in the file."""
     bodies = source.first if isinstance(source.first, list) else source.rows
-    parts = [part(body, options) for body in bodies]
-    return trace_of(parts, About("sglang", hidden=True), source.name, options)
+    parts = [read_response(body, options) for body in bodies]
+    return build_trace(parts, SourceInfo("sglang", hidden=True), source.name, options)
 
 
-def part(body: dict[str, Any], options: ImportOptions, tokens: list[int] | None = None) -> Part:
+def read_response(body: dict[str, Any], options: ImportOptions, tokens: list[int] | None = None) -> SequenceRouting:
     """The routing of one response, with its tokens where whoever asked knows them. Raises `InvalidTrace`."""
     what = "A response of SGLang"
     layers, top_k = options.need("hidden_layers", what), options.need("top_k", what)
@@ -56,4 +57,16 @@ def part(body: dict[str, Any], options: ImportOptions, tokens: list[int] | None 
             () if options.start is not None else ("start",),
         )
     rows = np.frombuffer(data, "<i4").reshape(expected, layers, top_k).astype(np.int64)
-    return part_of(rows, prompt, new, options, tokens)
+    return response_routing(rows, prompt, new, options, tokens)
+
+
+FORMAT = Importer(
+    name="sglang",
+    label="SGLang responses",
+    becomes="trace",
+    looks_for="JSON with meta_info or sglext, and base64 in routed_experts",
+    recognise=recognise,
+    read=read,
+    asks=("hidden_layers", "top_k"),
+    may_ask=("start", "experts", "moe_layers"),
+)

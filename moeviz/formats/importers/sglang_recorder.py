@@ -17,10 +17,12 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, trace_of
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.torch_file import in_torch, of_torch
 from moeviz.routing_trace import RoutingTrace
 
 RING = "The recorder's steps are a ring: if it was full, the oldest are gone, and the order of steps is the ring's."
@@ -36,7 +38,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
-    """Counts or a trace, as the recorder's mode was."""
+    """Read counts or a trace, as the recorder's mode was."""
     if "logical_count" in content:
         counts = np.asarray(content["logical_count"])
         counts = whole(counts if counts.ndim == 3 else counts[None], 3, "The logical counts")
@@ -52,8 +54,8 @@ def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace |
 
 def _by_step(table: np.ndarray, source: Source, options: ImportOptions) -> ExpertCounts:
     steps = tuple(range(len(table)))
-    counted = Counted(table, "sglang", hidden=True, groups=steps, group_kind="step", cautions=(RING,))
-    return counts_of(counted, source.name, options)
+    counted = CountTable(table, "sglang", hidden=True, groups=steps, group_kind="step", cautions=(RING,))
+    return build_counts(counted, source.name, options)
 
 
 def _logical(record: dict[str, Any], slots: np.ndarray) -> np.ndarray:
@@ -79,6 +81,17 @@ def _by_token(records: list[dict[str, Any]], slots: np.ndarray, source: Source, 
     if not len(position) == len(token_id) == rows.shape[1]:
         raise InvalidTrace("The recorder's tokens and its rows of routing are of different numbers. Dump it again.")
     sequence = np.cumsum(np.append(False, np.diff(position) != 1))
-    part = Part(logical[..., :width], position, token_id, late, sequence=sequence)
-    about = About("sglang", hidden=True, experts=int(slots.max()) + 1, cautions=(NO_REQUESTS,))
-    return trace_of([part], about, source.name, options)
+    part = SequenceRouting(logical[..., :width], position, token_id, late, sequence=sequence)
+    about = SourceInfo("sglang", hidden=True, experts=int(slots.max()) + 1, cautions=(NO_REQUESTS,))
+    return build_trace([part], about, source.name, options)
+
+
+FORMAT = Importer(
+    name="sglang-recorder",
+    label="SGLang's expert distribution recorder (KTransformers too)",
+    becomes="trace or counts",
+    looks_for="a torch file with logical_count, or records and last_physical_to_logical_map",
+    recognise=in_torch(recognise),
+    read=of_torch(read),
+    may_ask=("top_k", "moe_layers"),
+)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.responses import part_of
+from moeviz.formats.importers.responses import response_routing
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.torch_file import in_torch, of_torch
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -22,11 +24,24 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every sample that has routing."""
+    """Read the trace of every sample that has routing."""
     samples = [sample for sample in content["samples"] if sample.get("rollout_routed_experts") is not None]
-    return trace_of([_part(sample, options) for sample in samples], About("slime", hidden=True), source.name, options)
+    return build_trace(
+        [_part(sample, options) for sample in samples], SourceInfo("slime", hidden=True), source.name, options
+    )
 
 
-def _part(sample: dict[str, Any], options: ImportOptions) -> Part:
+def _part(sample: dict[str, Any], options: ImportOptions) -> SequenceRouting:
     tokens, new = np.asarray(sample["tokens"]), sample["response_length"]
-    return part_of(whole(sample["rollout_routed_experts"], 3), len(tokens) - new, new, options, tokens)
+    return response_routing(whole(sample["rollout_routed_experts"], 3), len(tokens) - new, new, options, tokens)
+
+
+FORMAT = Importer(
+    name="slime",
+    label="slime rollouts",
+    becomes="trace",
+    looks_for="a torch file with samples",
+    recognise=in_torch(recognise),
+    read=of_torch(read),
+    may_ask=("experts", "moe_layers"),
+)

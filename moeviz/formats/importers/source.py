@@ -9,7 +9,7 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 BYTES_A_VALUE = 32  # that Python takes for a number or a short text of JSON, as in `json_file`
 MAX_FILES = 10_000
@@ -28,7 +28,7 @@ class Source:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it was a folder."""
+        """True for a folder."""
         return set(self.files) != {self.name}
 
     @property
@@ -58,7 +58,7 @@ class Source:
 
     @cached_property
     def has_lines(self) -> bool:
-        """Whether each line is a JSON document of its own."""
+        """True where each line is a JSON document of its own."""
         line, _, rest = self.data.partition(b"\n")
         return bool(rest.strip()) and self.first is not None and self._json(line) is not None
 
@@ -103,7 +103,7 @@ class Source:
 
 
 def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
-    """What lies at a path: a file, or the files of a folder that an importer might want.
+    """Read a file, or the files of a folder that an importer might want.
 
     Raises `InvalidTrace` if that is more than `max_bytes`, and `OSError` if it cannot be read.
     """

@@ -11,7 +11,8 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import from_safetensors, whole
-from moeviz.formats.importers.made_counts import Counted, counts_of
+from moeviz.formats.importers.build_counts import CountTable, build_counts
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 
@@ -25,7 +26,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts of each step."""
+    """Read the counts of each step."""
     meta, names = source.json_of("meta_info.json"), source.matching(FILES)
     numbers = [int(re.findall(r"\d+", name)[0]) for name in names]
     if not numbers or numbers != list(range(len(numbers))):
@@ -38,7 +39,7 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     table, steps, layers = _table(total)
     if table.shape[2] != meta["num_experts"]:
         raise InvalidTrace(f"meta_info.json says {meta['num_experts']} experts, and {table.shape[2]} are counted.")
-    counted = Counted(
+    counted = CountTable(
         table,
         "tensorrt-llm",
         layers,
@@ -47,7 +48,7 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
         group_kind="step",
         cautions=(SAME,) if same else (),
     )
-    return counts_of(counted, source.name, options)
+    return build_counts(counted, source.name, options)
 
 
 def _tensors(source: Source, name: str) -> dict[str, np.ndarray]:
@@ -60,3 +61,13 @@ def _table(total: dict[str, np.ndarray]) -> tuple[np.ndarray, list[int], list[in
     if not keys or len(keys) != len(steps) * len(layers):
         raise InvalidTrace("A step of the statistics misses a layer. Record again.")
     return np.array([[total[f"{step}_{layer}"] for layer in layers] for step in steps]), steps, layers
+
+
+FORMAT = Importer(
+    name="tensorrt-llm",
+    label="TensorRT-LLM's expert statistics",
+    becomes="counts",
+    looks_for="a folder with meta_info.json and rank0.safetensors",
+    recognise=recognise,
+    read=read,
+)

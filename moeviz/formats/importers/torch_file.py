@@ -1,4 +1,4 @@
-"""What torch.save wrote, as NumPy arrays. No program in it is run, and no tensor may be larger than what is stored.
+"""Files of torch.save as NumPy arrays. No program in them is run, and no tensor may be larger than what is stored.
 
 A file of torch is a zip with a pickle in it. Before torch sees it, every name that the pickle asks for is looked at:
 tensors, and one class of REAP, in whose place an empty one stands. torch then reads it with `weights_only=True`. The
@@ -7,6 +7,7 @@ zip's checksums are looked at here, since torch does not.
 
 import pickletools
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +15,10 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
+from moeviz.formats.importers.importer import Read, Recognise
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.source import Source
+from moeviz.routing_trace import Counted
 
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 STAND_IN = "reap.metrics OnlineStatsTracker"
@@ -30,7 +35,7 @@ MAX_PICKLE = 2**24
 
 
 def is_torch(data: bytes) -> bool:
-    """Whether these bytes are a zip as torch.save writes it."""
+    """Return whether these bytes are a zip as torch.save writes it."""
     if not data.startswith(b"PK\x03\x04"):
         return False
     try:
@@ -38,6 +43,23 @@ def is_torch(data: bytes) -> bool:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
+
+
+def in_torch(recognise: Callable[[Any], bool]) -> Recognise:
+    """Return the `recognise` of an importer, from one that is given what a file of torch holds."""
+    return lambda source: is_torch(source.data) and recognise(torch_content(source))
+
+
+def of_torch(read: Callable[[Any, Source, ImportOptions], Counted]) -> Read:
+    """Return the `read` of an importer, from one that is given what a file of torch holds."""
+    return lambda source, options: read(torch_content(source), source, options)
+
+
+def torch_content(source: Source) -> Any:
+    """Return what a file of torch holds, as `from_torch` does; it is read once."""
+    if "torch" not in source.__dict__:
+        source.__dict__["torch"] = from_torch(source.data, source.max_bytes)
+    return source.__dict__["torch"]
 
 
 def from_torch(data: bytes, max_bytes: int) -> Any:
@@ -88,7 +110,7 @@ class Plain:
         self.torch, self.left, self.objects = torch, max_bytes, MAX_OBJECTS
 
     def of(self, value: Any) -> Any:
-        """The same value without torch. Raises `InvalidTrace` for a tensor that is not stored in full."""
+        """Return a value without torch's types. Raises `InvalidTrace` for a tensor that is not stored in full."""
         self.objects -= 1
         if self.objects < 0:
             raise InvalidTrace(f"The file holds more than {MAX_OBJECTS:,} objects. Save fewer.")

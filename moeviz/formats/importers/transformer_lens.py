@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.torch_file import in_torch, of_torch
 from moeviz.routing_trace import RoutingTrace
 
 INDICES = re.compile(r"(blocks\.(\d+)\..*hook_)expert_indices")
@@ -20,7 +22,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of all tokens, in the order of the batch."""
+    """Read the trace of all tokens, in the order of the batch."""
     stems = {int(found[2]): found[1] for key in content if (found := INDICES.fullmatch(str(key)))}
     layers = sorted(stems)
 
@@ -30,5 +32,15 @@ def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
 
     ids, logits = whole(of("expert_indices"), 3), of("out").astype(np.float32)
     weights = np.take_along_axis(of("expert_weights"), ids, axis=-1)  # (tokens, E): 0 where not chosen
-    about = About("transformer-lens", layers, experts=logits.shape[2])
-    return trace_of([Part(ids, weights=weights, logits=logits)], about, source.name, options)
+    about = SourceInfo("transformer-lens", layers, experts=logits.shape[2])
+    return build_trace([SequenceRouting(ids, weights=weights, logits=logits)], about, source.name, options)
+
+
+FORMAT = Importer(
+    name="transformer-lens",
+    label="TransformerLens caches",
+    becomes="trace",
+    looks_for="a torch file with hook_expert_indices",
+    recognise=in_torch(recognise),
+    read=of_torch(read),
+)

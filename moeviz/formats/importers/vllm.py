@@ -11,13 +11,14 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import from_base64, from_npy, is_npy, whole
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
-from moeviz.formats.importers.responses import choices, part_of, part_of_choice
+from moeviz.formats.importers.responses import choice_routing, choices, response_routing
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 
-ABOUT = About("vllm", hidden=True)
+ABOUT = SourceInfo("vllm", hidden=True)
 
 
 def recognise(source: Source) -> bool:
@@ -30,23 +31,23 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """The trace of every choice of every response."""
+    """Read the trace of every choice of every response."""
     if is_npy(source.data):
         rows = whole(from_npy(source.data), 3)
-        return trace_of([part_of(rows, None, None, options)], ABOUT, source.name, options)
+        return build_trace([response_routing(rows, None, None, options)], ABOUT, source.name, options)
     bodies = [row["response"]["body"] if "custom_id" in row else row for row in source.rows if _answered(row)]
-    parts = [part(body, choice, options) for body in bodies for choice in choices(body)]
+    parts = [read_choice(body, choice, options) for body in bodies for choice in choices(body)]
     failed = len(source.rows) - len(bodies)
     said = (f"{failed:,} of {len(source.rows):,} requests of the batch have no response.",) if failed else ()
     model = bodies[0].get("model", "") if bodies else ""
-    return trace_of(parts, replace(ABOUT, cautions=said, model=model), source.name, options)
+    return build_trace(parts, replace(ABOUT, cautions=said, model=model), source.name, options)
 
 
 def _answered(row: Any) -> bool:
     return "custom_id" not in row or bool((row.get("response") or {}).get("body"))
 
 
-def part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> Part:
+def read_choice(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> SequenceRouting:
     """The routing of one choice, with its tokens where the response has them. Raises `InvalidTrace`."""
     got = choice.get("routed_experts")
     if before := body.get("prompt_routed_experts"):
@@ -56,4 +57,15 @@ def part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -
             "The response has no routed experts. Start the server with --enable-return-routed-experts, and ask again."
         )
     rows: np.ndarray = whole(from_npy(from_base64(got)) if isinstance(got, str) else got, 3)
-    return part_of_choice(rows, body, choice, options)
+    return choice_routing(rows, body, choice, options)
+
+
+FORMAT = Importer(
+    name="vllm",
+    label="vLLM responses, batches and arrays",
+    becomes="trace",
+    looks_for="JSON with choices, lines with custom_id, or .npy of whole numbers with three axes",
+    recognise=recognise,
+    read=read,
+    may_ask=("start", "experts", "moe_layers"),
+)

@@ -1,1 +1,1 @@
-"""Which expert goes where, as files that inference engines read."""
+"""Plans of which expert goes where, as files that inference engines read."""

@@ -26,5 +26,5 @@ def read_llama_cpp(data: bytes, model: ModelInfo) -> Layers:
 
 
 def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
-    """What starts llama.cpp with the option; `-ncmoe N` leaves the first N layers in CPU memory instead."""
+    """Write the command for llama.cpp; `-ncmoe N` leaves the first N layers in CPU memory instead."""
     return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {file}"

@@ -5,8 +5,7 @@ import json
 
 from moeviz.errors import MissingField
 from moeviz.model_info import ModelInfo
-from moeviz.serving.plans.plan import ExpertPlan, Layers
-from moeviz.serving.plans.rows import all_rows, check_even
+from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even
 
 COUNT = "logical_count"
 
@@ -26,7 +25,7 @@ def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
 
 
 def lmdeploy_command(plan: ExpertPlan, file: str) -> str:
-    """What starts LMDeploy with the loads. Older versions know the variables without LMDEPLOY_."""
+    """Write the command for LMDeploy. Older versions know the variables without LMDEPLOY_."""
     return (
         f"LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE={file} LMDEPLOY_EPLB_NUM_GROUPS=1 "
         f"LMDEPLOY_EPLB_RANKS_PER_NODE={plan.devices} LMDEPLOY_EPLB_NUM_REDUNDANT_EXPERTS={plan.copies} "
@@ -58,7 +57,7 @@ def read_ktransformers(data: bytes, model: ModelInfo) -> Layers:
 
 
 def ktransformers_command(plan: ExpertPlan, file: str) -> str:
-    """What starts KTransformers with the counts; C is how many experts a layer the GPU has memory for."""
+    """Write the command for KTransformers; C is how many experts a layer the GPU has memory for."""
     return (
         "python -m sglang.launch_server --model MODEL --kt-num-gpu-experts C --kt-expert-placement-strategy frequency "
         f"--kt-expert-frequency-file {file}   # sglang-kt without that option: --init-expert-location {file}"

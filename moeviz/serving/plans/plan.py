@@ -1,5 +1,6 @@
 """A plan: which expert each slot of each layer holds, made from a trace, checked, and judged on other tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,13 +8,13 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics.inputs import layer_counts
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.recorded import counted_layers
 from moeviz.model_info import ModelInfo
-from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.placement import BALANCED, COPIES, device_loads, serving_placement
+from moeviz.text import listed
 
 Layers = dict[int, tuple[int, ...]]  # by the model's own index of a layer
 BATCH = 8  # tokens of a step, for which layers are ranked
@@ -59,7 +60,7 @@ def make_plan(
     slots: Layers = {}
     loads: Layers = {}
     moved, n = 0, 0
-    found = counted_layers(trace)
+    found = layer_counts(trace)
     _check_layers(trace, [each.layer for each in found])
     for each in found:
         counts = each.counts.sum(axis=0)[: each.num_experts - trace.model.zero_experts]
@@ -175,3 +176,32 @@ def _judged(trace: Counted, devices: int, copies: int | None, placed: pd.DataFra
         f"first half, judged on the second): the busiest device has up to {chosen:.2f} times the mean load; without "
         f"copies {packed:.2f}, with experts in order {plain:.2f}."
     )
+
+
+def layers_in_all(plan: ExpertPlan, engine: str) -> int:
+    """All layers of the model, dense ones too. Raises `MissingField` if nobody says how many."""
+    if plan.num_layers is None:
+        raise MissingField(
+            f"{engine} counts all layers of the model, dense ones too, and the trace does not say how many there are. "
+            "Say it: `--num-layers`, the config's `num_hidden_layers`."
+        )
+    if plan.num_layers <= max(plan.slots):
+        raise MoevizError(
+            f"The model has {plan.num_layers} layers, counted from 0, and the plan is for layer {max(plan.slots)} too. "
+            "Give the config's `num_hidden_layers`."
+        )
+    return plan.num_layers
+
+
+def all_rows(rows: Layers, dense: Sequence[int], plan: ExpertPlan, engine: str) -> list[list[int]]:
+    """A row for each layer of the model, in order; dense layers have `dense`."""
+    return [list(rows.get(layer, dense)) for layer in range(layers_in_all(plan, engine))]
+
+
+def check_even(plan: ExpertPlan, engine: str) -> None:
+    """Raise `MoevizError` if layers have different numbers of experts, which the engine's file cannot say."""
+    if len(sizes := {len(loads) for loads in plan.loads.values()}) > 1:
+        raise MoevizError(
+            f"{engine} counts the same number of experts in every layer, and this model has layers of "
+            f"{' and '.join(map(str, sorted(sizes)))}. It cannot be given a plan for such a model."
+        )

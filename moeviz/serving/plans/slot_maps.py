@@ -5,8 +5,7 @@ import re
 
 from moeviz.errors import MoevizError
 from moeviz.model_info import ModelInfo
-from moeviz.serving.plans.plan import ExpertPlan, Layers
-from moeviz.serving.plans.rows import all_rows, check_even, layers_in_all
+from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, layers_in_all
 
 MAP = "physical_to_logical_map"
 YAML_ROW = re.compile(r"^  (\d+): \[([\d, ]+)\]$", re.MULTILINE)
@@ -31,7 +30,7 @@ def read_sglang(data: bytes, model: ModelInfo) -> Layers:
 
 
 def sglang_command(plan: ExpertPlan, file: str) -> str:
-    """What starts SGLang with the plan."""
+    """Write the command that starts SGLang with the plan."""
     return (
         f"python -m sglang.launch_server --model-path MODEL --tp {plan.devices} --ep-size {plan.devices} "
         f"--ep-num-redundant-experts {plan.copies} --init-expert-location {file}"
@@ -56,7 +55,7 @@ def read_tensorrt_llm(data: bytes, model: ModelInfo) -> Layers:
 
 
 def tensorrt_llm_command(plan: ExpertPlan, file: str) -> str:
-    """What starts TensorRT-LLM with the plan."""
+    """Write the command that starts TensorRT-LLM with the plan."""
     return (
         f"trtllm-serve MODEL --tp_size {plan.devices} --ep_size {plan.devices} --extra_llm_api_options options.yaml"
         f"   # options.yaml says: moe_config: {{load_balancer: {file}}}"
@@ -95,7 +94,7 @@ def read_vllm_ascend(data: bytes, model: ModelInfo) -> Layers:
 
 
 def vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
-    """What starts vLLM-Ascend with the plan."""
+    """Write the command that starts vLLM-Ascend with the plan."""
     config = {"eplb_config": {"expert_map_path": file, "num_redundant_experts": plan.copies}}
     return (
         f"vllm serve MODEL --enable-expert-parallel --tensor-parallel-size {plan.devices} "

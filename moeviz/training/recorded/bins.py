@@ -19,7 +19,7 @@ Over = Literal["step", "tokens"]  # what the axis is
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Which logs stand in one column, and where each column is on the axis."""
+    """Columns of a picture: which logs stand in each, and where it is on the axis."""
 
     every: int  # logs in each, the last may have fewer
     first: Int64[np.ndarray, " B"]  # its first log

@@ -1,4 +1,4 @@
-"""What a run is drawn from: frames over steps, or over tokens, of one run or of two on the same axis.
+"""Frames that a run is drawn from: over steps, or over tokens, of one run or of two on the same axis.
 
 In every frame the column of the axis is `step` or `tokens`, whichever was asked for. A long run has several logs in a
 row, as many as `bins.bins_of` puts together: their assignments are summed, and then measured. What is no count is taken
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int64
 
 from moeviz.errors import MissingField
-from moeviz.training.recorded.at_end import counts_at_end, place_of
 from moeviz.training.recorded.bins import (
     MOST_BINS,
     Over,
@@ -29,6 +29,7 @@ Runs = Mapping[str, TrainingRun]
 MOST_CELLS = 2**13  # of a heat map: twice as many take a browser a second longer
 MOST_EXPERTS = 256  # rows of a heat map
 FEWEST_BINS = 24
+ENOUGH = 1_000  # assignments of a uniform share, mean over layers
 
 
 def logs_in_a_column(run: TrainingRun) -> int:
@@ -172,3 +173,183 @@ def _balance_of_summary(run: TrainingRun, over: Over) -> pd.DataFrame | None:
     columns |= {"median": rows["mean", "max_violation"].to_numpy(), "best": np.nan}
     columns |= {"worst_layer": np.int32(-1), "chance": np.nan, "fewest": np.nan, "median_effective": np.nan}
     return pd.DataFrame(columns | {"fewest_layer": np.int32(-1)})
+
+
+def worst_layer(run: TrainingRun) -> int | None:
+    """The layer to look at first: of those with an alarm on, or of all, the one with the greatest MaxVio at the end.
+
+    None if the run has no layer, or no log yet.
+    """
+    layers = np.array(run.facts.layers)
+    if not len(layers) or not len(run.logs):
+        return None
+    if run.counts is not None:
+        sizes = zip(counts_at_end(run), run.facts.num_experts, strict=True)
+        violation = np.array([float(max_violation(counts, size)) for counts, size in sizes])
+    else:
+        known = run.layers[run.layers["step"] == run.layers["step"].max()].drop_duplicates("layer")
+        violation = known.set_index("layer")["max_violation"].reindex(layers).to_numpy()
+    alarmed = np.isin(layers, run.alarms.loc[run.alarms["on"], "layer"])
+    judged = np.where(alarmed | (not alarmed.any()), np.nan_to_num(violation, nan=-2), -3)
+    return int(layers[judged.argmax()])
+
+
+def counts_at_end(run: TrainingRun) -> Int64[np.ndarray, "L E"]:
+    """Assignments of the last logs. Raises `MissingField` if the run has no counts."""
+    found: np.ndarray = np.maximum(need_counts(run, "The load at the end")[_last_logs(run)], 0).sum(axis=0)
+    return found
+
+
+def _last_logs(run: TrainingRun) -> slice:
+    counts = need_counts(run, "The load at the end")
+    for most in (64, len(counts)):  # seldom more than a few: a long run need not be added up whole
+        last = counts[-most:]
+        even = np.maximum(last, 0).sum(axis=(1, 2)) / max(sum(run.facts.num_experts), 1)
+        if even.sum() >= ENOUGH:
+            break
+    return slice(-min(int(np.searchsorted(even[::-1].cumsum(), ENOUGH)) + 1, len(counts)), None)
+
+
+def place_of(run: TrainingRun, layer: int, what: str) -> tuple[int, int]:
+    """The row of a layer, and its number of experts. Raises `MissingField` for a layer that the run has not."""
+    if layer not in run.facts.layers:
+        raise MissingField(f"{what} is of layer {layer}, and “{run.name[:60]}” has no such MoE layer.")
+    row = run.facts.layers.index(layer)
+    return row, run.facts.num_experts[row]
+
+
+def importance_at_end(run: TrainingRun, layer: int) -> pd.DataFrame:
+    """Compare what the router of a layer found probable at the end with what it used.
+
+    The importance of an expert is the router's mean probability for it. Far above its load, it is trusted but not used;
+    far below, it is used though seldom trusted. Of the last logs, so many that a uniform share is 1,000 assignments.
+
+    One row per expert. Columns: those of `expert_load`, and importance float64. Raises `MissingField` if the
+    run has no counts, or no probabilities.
+
+    Source: f_i and P_i of Switch Transformers (arXiv 2101.03961), eq. 5 and 6.
+    """
+    row, experts = place_of(run, layer, "Load against importance")
+    counts, logs = need_counts(run, "Load against importance"), _last_logs(run)
+    known = None if run.importance is None else run.importance[logs, row, :experts].astype(np.float64)
+    good = np.zeros(1, bool) if known is None else np.isfinite(known).all(axis=1)
+    if known is None or not good.any():
+        raise MissingField("Load against importance needs the router's probabilities, and this run has none.")
+    counted = np.maximum(counts[logs, row, :experts], 0)[good]
+    tokens, each = counted.sum(axis=0), np.maximum(counted.sum(axis=1), 1)
+    load = tokens / max(tokens.sum(), 1)
+    return pd.DataFrame(
+        {
+            "layer": np.int32(layer),
+            "expert": np.arange(experts, dtype=np.int16),
+            "tokens": tokens,
+            "load": load,
+            "uniform": 1 / experts,
+            "times_even": load * experts,
+            "rank": np.argsort(np.argsort(-tokens, kind="stable")).astype(np.int16) + 1,
+            "importance": np.average(known[good], axis=0, weights=each),
+        }
+    )
+
+
+def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
+    """The loss that each run logged, and its aux loss with the coefficient.
+
+    One row per run and column: the last log of those that stand in one. Columns: run str · step or tokens int64 · loss,
+    aux_loss float64 (as the model computed it, mean over micro-batches; models of transformers pool their layers, so k
+    is even) · aux_coefficient float64 · aux_mean, aux_worst float64 (E sum f P of each layer's sums, mean and worst
+    layer; 1 is even, whatever the model computes). NaN where not known. Raises `MissingField` if no run has a log.
+
+    Source: Switch Transformers (arXiv 2101.03961), eq. 4, without its coefficient.
+    """
+    rows = {name: run.logs.iloc[bins_of(run, over).last] for name, run in runs.items() if len(run.logs)}
+    if not rows:
+        raise MissingField("A loss over steps needs logs, and this run has none yet.")
+    frames = []
+    for name, logs in rows.items():
+        aux = runs[name].summary.query("figure == 'aux'").set_index("step").reindex(logs["step"])
+        found = logs[[over, "loss", "aux_loss", "aux_coefficient"]].assign(run=name)
+        frames.append(found.assign(aux_mean=aux["mean"].to_numpy(), aux_worst=aux["worst"].to_numpy()))
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["run", *whole.columns.drop("run")]]
+
+
+def aux_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
+    """The aux loss of each run, measured of each layer, and as its model computed it. See `loss_over_steps`.
+
+    Columns: those of `loss_over_steps`. Raises `MissingField` if no run has either.
+
+    Source: Switch Transformers (arXiv 2101.03961), eq. 4, without its coefficient.
+    """
+    found = loss_over_steps(runs, over)
+    if found[["aux_loss", "aux_worst"]].isna().all(axis=None):
+        raise MissingField("The aux loss needs the routers' probabilities, and this run has none.")
+    return found
+
+
+def logits_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
+    """How large the routers' logits are: the z-loss and the root mean square, of the worst layer.
+
+    Logits that grow without end make the router sure of everything, and overflow in half precision. The z-loss is the
+    mean of the squared log-sum-exp of a token's logits; logits of 0 give (ln E) squared.
+
+    One row per run, column and figure. Columns: run str · step or tokens int64 · figure str ("z-loss", "logit RMS") ·
+    mean, worst float64 over layers. Raises `MissingField` if no run has logits.
+
+    Source: z-loss of ST-MoE (arXiv 2202.08906), eq. 5.
+    """
+    names = {"z_loss": "z-loss", "logit_rms": "logit RMS"}
+    frames = [_summary_of(name, run, over, names) for name, run in runs.items() if len(run.logs)]
+    if not frames or not sum(map(len, frames)):
+        raise MissingField("The size of logits needs the routers' logits, and this run has none.")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _summary_of(name: str, run: TrainingRun, over: Over, figures: dict[str, str]) -> pd.DataFrame:
+    where = run.logs.iloc[bins_of(run, over).last]
+    at = dict(zip(where["step"], where[over], strict=True))
+    found = run.summary[run.summary["figure"].isin(list(figures)) & run.summary["step"].isin(list(at))]
+    found = found.assign(run=name, at=found["step"].map(at), figure=found["figure"].map(figures))
+    return found[["run", "at", "figure", "mean", "worst"]].rename(columns={"at": over})
+
+
+def change_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
+    """How much of the probe set's routing changed since the snapshot before: 1 - router saturation of each layer.
+
+    One row per run and snapshot, but the first. Columns: run str · step or tokens int64 · mean, most, least float64
+    over layers · most_layer int32. Raises `MissingField` if no run has two snapshots.
+
+    Source: OLMoE (arXiv 2409.02060), section 5.1, router saturation, between successive snapshots.
+    """
+    frames = []
+    for name, run in runs.items():
+        found = run.changed[run.changed["changed"].notna()]
+        if len(found):
+            grouped = found.groupby(over, sort=True)["changed"]
+            layers = found.loc[grouped.idxmax(), "layer"].to_numpy()
+            table = grouped.agg(mean="mean", most="max", least="min").reset_index()
+            frames.append(table.assign(run=name, most_layer=layers))
+    if not frames:
+        raise MissingField("Change of the routing needs snapshots of a probe set, and this run has none.")
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["run", *whole.columns.drop("run")]]
+
+
+def gradients_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
+    """How large the gradient of each router was, and how many experts had none.
+
+    One row per column and layer: the last log of those that stand in one. Columns: after, and step or tokens, int64 ·
+    layer int32 · router_grad_norm float64 (L2 norm of the gradient of the router's parameters) · experts_without_grad
+    float64 (experts; NaN where it is not known). Raises `MissingField` if no gradient was recorded.
+    """
+    known = run.layers[run.layers["router_grad_norm"].notna()]
+    if known.empty:
+        raise MissingField(
+            "Gradients of routers need a run that recorded them: call health.gradients() after backward, before the "
+            "optimizer sets them to zero."
+        )
+    bins = bins_of(run, over)
+    where = pd.DataFrame({"step": run.logs["step"].iloc[bins.last], "after": bins.after, "at": bins.at})
+    found = known[["step", "layer", "router_grad_norm", "experts_without_grad"]].merge(where, on="step")
+    found = found.drop(columns="step").rename(columns={"at": over})
+    return found[["after", over, "layer", "router_grad_norm", "experts_without_grad"]].reset_index(drop=True)

@@ -63,7 +63,7 @@ def runs_of(frame: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is known of a run beside its numbers. What a source does not say is None, or ""."""
+    """Facts of a run beside its numbers. What a source does not say is None, or ""."""
 
     source: str  # "moeviz", "tensorboard" or "megatron-lm"
     model: str = ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from moeviz.errors import CaptureError, InvalidTrace, ModelNotFound
 from moeviz.file_limits import shown
 from moeviz.gguf_file import MAGIC, Gguf, Value, from_gguf
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 SUFFIX = ".gguf"
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
@@ -81,7 +81,7 @@ class GgufFiles:
         return sha256(repr(seen).encode()).hexdigest()
 
     def number(self, key: str) -> int | None:
-        """What the architecture's own fact of that name says; of one that differs from layer to layer, the largest."""
+        """Read one of the architecture's own facts; of one that differs from layer to layer, the largest."""
         value = self.facts.get(f"{self.architecture}.{key}")
         if isinstance(value, tuple) and value:
             value = max(value)

@@ -88,7 +88,7 @@ def path_of_library() -> Path:
 
 
 def _with_ggml(ffi: Any, llama: Path) -> Path:
-    """What has ggml's functions: llama.cpp's library brings them along, but on Windows each has its own."""
+    """Find the library with ggml's functions: llama.cpp's own, but on Windows each has a file."""
     for path in (llama, *sorted(llama.parent.glob("*ggml-base*"))):
         if hasattr(
             ffi.dlopen(str(path)), "ggml_nbytes"

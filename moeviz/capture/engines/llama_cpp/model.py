@@ -5,17 +5,18 @@ from typing import Any
 
 import torch
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.llama_cpp.described import describe, model_facts
-from moeviz.capture.engines.llama_cpp.engine import How, Weights
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.llama_cpp.context import ComputeOptions, Weights
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
 from moeviz.capture.engines.llama_cpp.library import library
+from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts
 from moeviz.capture.engines.llama_cpp.run import prompts_of, steps
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
-from moeviz.capture.models.memory import ROOM, check_bytes
+from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 __all__ = ["LlamaCppModel", "before_opening", "model_facts", "open_model"]
 MICRO_BATCH = 256  # tokens: the scores of all of them lie in memory at once, 157 MB with 150,000 in the vocabulary
@@ -59,23 +60,23 @@ def open_model(
     library()
     if check_memory:
         check_bytes(quoted(name), _bytes(files), "as it is stored", "cpu", WAY_AROUND)
-    return LlamaCppModel(files, Weights(files.paths), How(threads, micro_batch, exact))
+    return LlamaCppModel(files, Weights(files.paths), ComputeOptions(threads, micro_batch, exact))
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """What the files say, and how much they are. Raises what `model_facts` raises."""
+    """Read a GGUF model's facts and size without loading it. Raises what `model_facts` raises."""
     files = open_files(name)
     return BeforeOpening(describe(files), _bytes(files), files.number("context_length") or None, files.identity)
 
 
 def _bytes(files: GgufFiles) -> int:
-    return int(files.size * ROOM)
+    return int(files.size * OVERHEAD)
 
 
 class LlamaCppModel(EngineModel):
     """A GGUF model, opened. Its runs are independent of each other, and several may go on at once."""
 
-    def __init__(self, files: GgufFiles, weights: Weights, how: How) -> None:
+    def __init__(self, files: GgufFiles, weights: Weights, how: ComputeOptions) -> None:
         self.info = describe(files)
         self.how, self._limit = how, files.number("context_length")
         self._opened: tuple[Weights, Vocabulary] | None = (weights, Vocabulary(weights, files.facts))
@@ -87,7 +88,7 @@ class LlamaCppModel(EngineModel):
 
     @property
     def chats(self) -> bool:
-        """Whether the file has a chat template."""
+        """True if the file has a chat template."""
         return self.opened()[1].chat_template is not None
 
     def count_tokens(self, text: str) -> int:
@@ -103,11 +104,11 @@ class LlamaCppModel(EngineModel):
         vocabulary = self.opened()[1]
         return added(vocabulary, vocabulary.spans, text, system)
 
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         weights, vocabulary = self.opened()
-        prompts = prompts_of(vocabulary, asked, self.info.name, self.max_tokens)
-        yield from steps(weights, vocabulary, self.how, self.info, asked, prompts)
+        prompts = prompts_of(vocabulary, request, self.info.name, self.max_tokens)
+        yield from steps(weights, vocabulary, self.how, self.info, request, prompts)
 
     def close(self) -> None:
         """Let the memory go, once the last run has ended."""

@@ -1,4 +1,4 @@
-"""What the routers of a graph decide, copied while llama.cpp computes it, and put in order.
+"""The decisions of the routers in a graph, copied while llama.cpp computes it, and put in order.
 
 llama.cpp asks of every tensor that it is about to compute whether it is wanted, by name, and shows those that are.
 All of its mixtures of experts are built by one function of its source, `build_moe_ffn`, which gives these names. A
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.capture.engines.decoding_loop import pad_layers
 from moeviz.capture.engines.llama_cpp.library import F16, F32, I32, Library
 from moeviz.errors import CaptureError
 from moeviz.model_info import ScoreFunction
@@ -32,8 +33,8 @@ Piece = tuple[bytes, int]  # a name, and a layer
 
 
 @dataclass(slots=True, eq=False)
-class Recording:
-    """What was heard: for each name and layer the rows of one micro-batch after another."""
+class CallbackRecording:
+    """A recording by llama.cpp's eval callback: by name and layer, the rows of one micro-batch after another."""
 
     library: Library
     keep_logits: bool
@@ -69,7 +70,7 @@ class Recording:
         return heard
 
     def _piece(self, name: bytes) -> Piece | None:
-        """What that tensor is, if it is a router's."""
+        """Tell a router's tensor by its name; None for any other."""
         stem, _, layer = name.partition(b"-")
         routers = stem in (TOPK, PROBS, *WEIGHTS) or (stem in LOGITS and self.keep_logits)
         return (stem, int(layer)) if routers and layer.isdigit() else None
@@ -137,24 +138,18 @@ class Recording:
         return np.concatenate([part.reshape(-1, width or part.shape[-1]) for part in parts])[:rows]
 
     def score_function(self) -> ScoreFunction:
-        """What turns logits into scores, if all layers say the same."""
+        """The function that turns logits into scores, if all layers say the same."""
         if any(stem == LATE for stem, _ in self.pieces):
             return "softmax"
         known = {self.scores.get(layer, "unknown") for layer in self.layers()}
         return known.pop() if len(known) == 1 else "unknown"
 
 
-def padded(parts: list[np.ndarray], filler: int | float) -> np.ndarray:
-    """Layers (T, W) of different widths as one array (L, T, W)."""
-    width = max(part.shape[1] for part in parts)
-    return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=filler) for part in parts])
-
-
-def decisions(recording: Recording, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def decisions(recording: CallbackRecording, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Ids (L, T, K), weights (L, T, K), and logits (L, T, E) where all layers have them; rows in this order."""
     layers = [recording.routed(layer, len(order)) for layer in recording.layers()]
-    ids = padded([ids[order] for ids, _, _ in layers], NO_EXPERT).astype(np.int16)
-    weights = padded([weights[order] for _, weights, _ in layers], 0.0)
+    ids = pad_layers([ids[order] for ids, _, _ in layers], NO_EXPERT).astype(np.int16)
+    weights = pad_layers([weights[order] for _, weights, _ in layers], 0.0)
     logits = [logits[order] for _, _, logits in layers if logits is not None]
     whole = recording.keep_logits and len(logits) == len(layers)
-    return ids, weights, padded(logits, -np.inf).astype(np.float32) if whole else None
+    return ids, weights, pad_layers(logits, -np.inf).astype(np.float32) if whole else None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from moeviz.capture.engines.llama_cpp.engine import Weights
+from moeviz.capture.engines.llama_cpp.context import Weights
 from moeviz.errors import InvalidPrompt
 from moeviz.gguf_file import Value
 
@@ -62,7 +62,7 @@ class Vocabulary:
         return [(starts[first], starts[last - 1] + 1) if last > first else (0, 0) for first, last in places]
 
     def ends(self, token: int) -> bool:
-        """Whether this token ends a text, or a turn of a chat."""
+        """True if this token ends a text, or a turn of a chat."""
         return bool(self.weights.library.llama.llama_vocab_is_eog(self.weights.vocab, token))
 
     # What follows is what `moeviz.capture.run` asks of a transformers tokenizer.

@@ -15,7 +15,7 @@ SHARED = "share"  # in the names of what every token runs through: shared_expert
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class MoeBlock:
     """An MoE block of a model. Modules are the model's own."""
 
     layer: int
@@ -32,12 +32,12 @@ class Block:
         return int(first.num_experts)
 
 
-def find_blocks(model: Any) -> list[Block]:
+def find_blocks(model: Any) -> list[MoeBlock]:
     """The MoE blocks of a model, one a layer, in order; none of a dense model.
 
     Raises `CaptureError` for a layer that has several, or that runs experts without a block of their own.
     """
-    blocks: list[Block] = []
+    blocks: list[MoeBlock] = []
     if any(type(module).__module__ in SCALED_BEFORE for _, module in model.named_modules()):
         raise CaptureError(
             "mlx-lm's Llama 4 multiplies what goes into its experts, and not what comes out of them, so they have no "
@@ -59,11 +59,11 @@ def find_blocks(model: Any) -> list[Block]:
     return blocks
 
 
-def _blocks_of(layer: int, whole: Any) -> Iterator[Block]:
+def _blocks_of(layer: int, whole: Any) -> Iterator[MoeBlock]:
     kinds = tuple(getattr(switch_layers, name) for name in EXPERTS)
     for path, module in whole.named_modules():
         children = {name: child for name, child in module.children().items() if isinstance(child, nn.Module)}
         for experts in (child for child in children.values() if isinstance(child, kinds)):
             gate = next((children[name] for name in GATES if name in children), None)
             shared = tuple(child for name, child in children.items() if SHARED in name and child is not experts)
-            yield Block(layer, path, module, experts, gate, shared)
+            yield MoeBlock(layer, path, module, experts, gate, shared)

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from moeviz.capture.engines.mlx.folder import Folder
+from moeviz.capture.engines.mlx.folder import MlxFolder
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 # How far a text may go changes no number that is computed, and nothing is left to chance.
 DECIDES_NOTHING = {
@@ -32,7 +32,7 @@ WRONG = ", so its routing would be another model's"
 Missing = object()
 
 
-def check_complete(folder: Folder, args_class: type) -> None:
+def check_complete(folder: MlxFolder, args_class: type) -> None:
     """Raise `CaptureError` where the config lacks a field without which mlx-lm builds nothing."""
     lacking = [
         name
@@ -44,7 +44,7 @@ def check_complete(folder: Folder, args_class: type) -> None:
         raise _refused(folder, says, {name: _by_transformers(folder, name) for name in lacking})
 
 
-def check_means_the_same(folder: Folder, args: Any) -> None:
+def check_means_the_same(folder: MlxFolder, args: Any) -> None:
     """Raise `CaptureError` where mlx-lm reads the config as another model. `args`: what it made of the config."""
     _check_rope(folder, args)
     for field in fields(args):
@@ -59,8 +59,8 @@ def check_means_the_same(folder: Folder, args: Any) -> None:
             raise _refused(folder, says, {name: meant})
 
 
-def caution_of(folder: Folder) -> str:
-    """What to know of a model whose positions mlx-lm scales a little differently; "" of others.
+def caution_of(folder: MlxFolder) -> str:
+    """A caution for a model whose positions mlx-lm scales a little differently; "" for others.
 
     gpt-oss asks YaRN not to round the range of frequencies that it corrects; mlx-lm's YaRN always rounds it.
     """
@@ -73,7 +73,7 @@ def caution_of(folder: Folder) -> str:
     )
 
 
-def _check_rope(folder: Folder, args: Any) -> None:
+def _check_rope(folder: MlxFolder, args: Any) -> None:
     """`rope_parameters`, which transformers 5 writes, against what mlx-lm took from `rope_theta` and others."""
     rope = folder.text.get("rope_parameters")
     if not isinstance(rope, dict) or not rope or hasattr(args, "rope_parameters"):
@@ -93,7 +93,7 @@ def _check_rope(folder: Folder, args: Any) -> None:
         raise _refused(folder, says, {"rope_scaling": rope})
 
 
-def _refused(folder: Folder, says: str, add: dict[str, Any]) -> CaptureError:
+def _refused(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
     """The sentence: what the config says, what mlx-lm makes of it, and which field to add."""
     known = {name: value for name, value in add.items() if value is not Missing}
     what = ", ".join(f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in known.items())
@@ -105,8 +105,8 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str)
 
 
-def _by_transformers(folder: Folder, name: str) -> Any:
-    """What transformers understands the config to say; `Missing` where it does not know the field or the model."""
+def _by_transformers(folder: MlxFolder, name: str) -> Any:
+    """A field of the config as transformers reads it; `Missing` where it knows neither field nor model."""
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         text = config.get_text_config()

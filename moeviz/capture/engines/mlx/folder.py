@@ -8,7 +8,7 @@ from typing import Any
 
 from moeviz.capture.models.folder import check_inside
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.names import quoted, why_no_file
+from moeviz.text import quoted, why_no_file
 
 PREFIX = "mlx:"  # before a folder, where a name is all that can be said: in the app's settings
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads
@@ -19,7 +19,7 @@ EXPERTS = re.compile(r"(^|_)(experts|moe)(_|$)")  # in the names of a config's f
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class MlxFolder:
     """A folder of mlx-lm, and its config.json as it stands."""
 
     name: str  # as it was asked for
@@ -45,7 +45,7 @@ class Folder:
 
 
 def is_of_mlx(name: str) -> bool:
-    """Whether a name can be of no other engine: it says so, or its config has what mlx-lm writes of quantised weights.
+    """True if a name can be of no other engine: it says so, or its config has mlx-lm's mark of quantised weights.
 
     transformers writes `quantization_config`, and its own readers stumble over the packed weights.
     """
@@ -61,7 +61,7 @@ def is_of_mlx(name: str) -> bool:
     return isinstance(said, dict) and "group_size" in said
 
 
-def read_folder(name: str) -> Folder:
+def read_folder(name: str) -> MlxFolder:
     """The folder of that name. Raises `ModelNotFound` where there is none of mlx-lm, or one that would run code."""
     place = name.removeprefix(PREFIX)
     if why := why_no_file(place):
@@ -86,11 +86,11 @@ def read_folder(name: str) -> Folder:
             f"The folder {quoted(name)} holds no weights that mlx-lm reads: files named {WEIGHTS}. Convert the model "
             "with “mlx_lm.convert”."
         )
-    return Folder(name, path, config)
+    return MlxFolder(name, path, config)
 
 
-def why_no_experts(folder: Folder) -> CaptureError:
-    """What to say of a model in which no experts were found that moeviz knows."""
+def why_no_experts(folder: MlxFolder) -> CaptureError:
+    """The error for a model in which moeviz found no experts that it knows."""
     counts = {
         key: value
         for key, value in folder.text.items()

@@ -9,28 +9,32 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import Asked, EngineModel, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.mlx.config import caution_of
-from moeviz.capture.engines.mlx.facts import describe
-from moeviz.capture.engines.mlx.folder import Folder
-from moeviz.capture.engines.mlx.installed import caches, mx
-from moeviz.capture.engines.mlx.listen import Ears, Heard, host
-from moeviz.capture.engines.mlx.loading import check_runs, listened_to, stops_of
-from moeviz.capture.engines.mlx.run import Rows, prompts_of, steps, trace_of
+from moeviz.capture.engines.mlx.folder import MlxFolder, read_folder
+from moeviz.capture.engines.mlx.hooks import BlockHooks, BlockRouting, host
+from moeviz.capture.engines.mlx.installed import caches, mx, need_mlx
+from moeviz.capture.engines.mlx.loading import check_runs, facts_of, hooked, load, stops_of, with_weights
+from moeviz.capture.engines.mlx.metadata import describe, weights_bytes
+from moeviz.capture.engines.mlx.run import ForwardRouting, prompts_of, steps, trace_of
+from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
+from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added_by_template
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.plan import words_of
+from moeviz.capture.run.generation_plan import decoding_words
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
-from moeviz.names import quoted
+from moeviz.model_info import ModelInfo
+from moeviz.text import quoted
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What lies in memory."""
+    """An MLX model in memory, with its hooks and its tokenizer."""
 
     model: Any
-    ears: Ears
+    ears: BlockHooks
     tokenizer: PreTrainedTokenizerBase
     stops: frozenset[int]
 
@@ -38,8 +42,8 @@ class _Opened:
 class MlxModel(EngineModel):
     """An MLX model, opened. Its runs are independent of each other: they take turns, forward by forward."""
 
-    def __init__(self, folder: Folder, model: Any) -> None:
-        ears, top_k = listened_to(folder, model)
+    def __init__(self, folder: MlxFolder, model: Any) -> None:
+        ears, top_k = hooked(folder, model)
         self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
         self._limit = folder.max_tokens
         self._turn = Lock()
@@ -56,7 +60,7 @@ class MlxModel(EngineModel):
 
     @property
     def chats(self) -> bool:
-        """Whether the tokenizer has a chat template."""
+        """True if the tokenizer has a chat template."""
         return bool(self.opened().tokenizer.chat_template)
 
     def count_tokens(self, text: str) -> int:
@@ -75,20 +79,22 @@ class MlxModel(EngineModel):
         """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
         return added_by_template(self.opened().tokenizer, text, system)
 
-    def run(self, asked: Asked) -> Generator[SoFar, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
-        prompts = prompts_of(opened.tokenizer, asked, self.info.name, self.max_tokens)
-        info = replace(self.info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "")
+        prompts = prompts_of(opened.tokenizer, request, self.info.name, self.max_tokens)
+        info = replace(
+            self.info, decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
+        )
 
-        def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, Rows]:
+        def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
                 return _forward(opened, tokens, cache, keep_logits, output)
 
         yield from steps(
             forward,
             lambda: caches.make_prompt_cache(opened.model),
-            asked,
+            request,
             prompts,
             opened.stops,
             lambda sequences: trace_of(sequences, info, opened.tokenizer),
@@ -100,7 +106,7 @@ class MlxModel(EngineModel):
         mx.clear_cache()
 
     def opened(self) -> _Opened:
-        """What lies in memory. Raises `CaptureError` once the model was closed."""
+        """The model in memory. Raises `CaptureError` once it was closed."""
         if self._opened is None:
             raise CaptureError(f"{quoted(self.name)} was closed. Open it again with moeviz.load_model.")
         return self._opened
@@ -108,7 +114,7 @@ class MlxModel(EngineModel):
 
 def _forward(
     opened: _Opened, tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool
-) -> tuple[torch.Tensor | None, Rows]:
+) -> tuple[torch.Tensor | None, ForwardRouting]:
     """Read tokens: the scores (V,) of the next one, where they are asked for, and what the routers decided."""
     ears = opened.ears
     ears.heard.clear()
@@ -126,8 +132,8 @@ def _forward(
     return None if scores is None else torch.from_numpy(np.array(scores)), rows
 
 
-def _rows(heard: list[Heard | None], tokens: int, keep_logits: bool) -> Rows:
-    """What was heard, as numpy's arrays. Raises `CaptureError` unless every block met every token once."""
+def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
+    """Copy what the hooks recorded to numpy. Raises `CaptureError` unless every block met every token once."""
     if any(each is None or each.weights.shape[0] != tokens for each in heard):
         raise CaptureError(
             "A layer of this MLX model did not route every token that the model read once, and moeviz cannot tell "
@@ -139,4 +145,57 @@ def _rows(heard: list[Heard | None], tokens: int, keep_logits: bool) -> Rows:
     logits = None
     if keep_logits and all(each.logits is not None for each in parts):
         logits = [host(each.logits).reshape(tokens, -1).astype(np.float32) for each in parts]
-    return Rows(experts, weights, logits)
+    return ForwardRouting(experts, weights, logits)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
+
+
+def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True, **transformers_only: Any) -> MlxModel:
+    """Open a folder of mlx-lm, on the device that MLX takes by default.
+
+    dtype         in which what is not quantised is computed; default ("auto"): as the folder has it.
+    check_memory  compare the size of the weights with the memory that is free, before any of them is read.
+
+    Raises
+    ------
+    ModelNotFound: there is no such folder, its files are damaged, or code came with it. CaptureError: MLX is missing; a
+    dense model, or one whose routing moeviz cannot tell; a config that mlx-lm would take for another model; or weights
+    that do not fit into memory.
+
+    Before the model is returned, eight tokens are run through it, and every MoE block must add up its experts' answers
+    as moeviz says that it does.
+    """
+    if given := [option for option, value in transformers_only.items() if value is not None]:
+        raise CaptureError(
+            f"{quoted(name)} runs in MLX, on the device that MLX takes by default: it takes no {given[0]}. Leave that "
+            "out, or load the transformers checkpoint."
+        )
+    if dtype not in (None, "auto", *DTYPES):
+        raise CaptureError(f"dtype is {dtype!r}; for MLX it must be one of {', '.join(DTYPES)}, or None.")
+    folder = read_folder(name)
+    need_mlx()
+    lazy = load(folder)
+    if check_memory:
+        check_bytes(quoted(name), int(weights_bytes(lazy) * OVERHEAD), "as it is", None, WAY_AROUND)
+    return MlxModel(folder, with_weights(folder, lazy, None if dtype == "auto" else dtype))
+
+
+def model_facts(name: str) -> ModelInfo:
+    """Read an MLX folder's facts: layers, experts, parameters. No weights are read.
+
+    Raises what `open_model` raises before it reads them.
+    """
+    folder = read_folder(name)
+    need_mlx()
+    return facts_of(folder, load(folder))
+
+
+def before_opening(name: str) -> BeforeOpening:
+    """Read an MLX folder's facts, the bytes that a run of it takes, its context, and which weights it holds."""
+    folder = read_folder(name)
+    need_mlx()
+    lazy = load(folder)
+    size = int(weights_bytes(lazy) * OVERHEAD)
+    return BeforeOpening(facts_of(folder, lazy), size, folder.max_tokens, weights_identity(str(folder.path)))

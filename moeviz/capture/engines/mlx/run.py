@@ -5,39 +5,35 @@ T tokens of a sequence, L MoE layers, K slots, E experts, V tokens of the vocabu
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import FloatTensor, LongTensor
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import Asked, SoFar
+from moeviz.capture.engines.decoding_loop import draw_and_read, pad_layers, prompt_ids, token_rows
+from moeviz.capture.engines.engine import SoFar
 from moeviz.capture.routers.score_function import score_function
-from moeviz.capture.run.chat import turns
-from moeviz.capture.run.drawing import drawing
-from moeviz.capture.run.prompts import check_context
-from moeviz.capture.run.texts import token_texts
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots
+from moeviz.text import quoted
 
 STEP = 2048  # tokens of a prompt that are read at once, as mlx-lm does
-UNREAD = cast(LongTensor, torch.empty(0, 0, dtype=torch.long))  # the ids before, at which no way of drawing looks
 SAMPLE = 16  # rows of each layer by which the score function is recognised
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """What the routers decided for the tokens of one forward, layer by layer."""
+class ForwardRouting:
+    """The routers' decisions for the tokens of one forward, layer by layer."""
 
     experts: list[np.ndarray]  # L of (T, K)
     weights: list[np.ndarray]  # L of (T, K)
     logits: list[np.ndarray] | None  # L of (T, E)
 
 
-Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, Rows]]
+Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, ForwardRouting]]
 
 
 @dataclass(slots=True)
@@ -47,7 +43,7 @@ class _Sequence:
     prompt: list[int]
     cache: Any
     read: list[int] = field(default_factory=list)
-    rows: list[Rows] = field(default_factory=list)  # of each forward
+    rows: list[ForwardRouting] = field(default_factory=list)  # of each forward
 
     def feed(self, forward: Forward, tokens: list[int], keep_logits: bool) -> torch.Tensor:
         """Read tokens; the scores (V,) of the one that comes next. Only the last of them needs an output."""
@@ -62,48 +58,38 @@ class _Sequence:
         return scores
 
 
-def prompts_of(tokenizer: PreTrainedTokenizerBase, asked: Asked, name: str, limit: int | None) -> list[list[int]]:
+def prompts_of(
+    tokenizer: PreTrainedTokenizerBase, request: CaptureRequest, name: str, limit: int | None
+) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
-    texts = list(asked.prompts)
-    if asked.chat and not tokenizer.chat_template:
-        raise CaptureError(
-            f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
-            "the model then reads the text as it is."
-        )
-    texts = turns(tokenizer, texts, asked.system) if asked.chat else texts
-    how = {"add_special_tokens": False} if asked.chat else {}
-    ids = [[int(token) for token in tokenizer(text, verbose=False, **how)["input_ids"]] for text in texts]
-    if not all(ids):
-        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
-    check_context(max(map(len, ids)), asked.max_new_tokens, limit)
-    return ids
+    how = {"add_special_tokens": False} if request.chat else {}
+
+    def ids_of(text: str) -> list[int]:
+        return [int(token) for token in tokenizer(text, verbose=False, **how)["input_ids"]]
+
+    return prompt_ids(tokenizer, request, name, limit, ids_of)
 
 
 def steps(
     forward: Forward,
     new_cache: Callable[[], Any],
-    asked: Asked,
+    request: CaptureRequest,
     prompts: list[list[int]],
     stops: frozenset[int],
     trace_of: Callable[[list["_Sequence"]], RoutingTrace],
 ) -> Generator[SoFar, None, None]:
     """Read the prompts one after the other, then draw a token for each, and so on: see `EngineModel.run`."""
     sequences = [_Sequence(prompt, new_cache()) for prompt in prompts]
-    scores = [each.feed(forward, each.prompt, asked.keep_logits) for each in sequences]
-    yield _so_far(sequences, trace_of)
-    draw, going = drawing(asked.sampling), set(range(len(prompts)))
-    for done in range(asked.max_new_tokens):
-        drawn = draw(UNREAD, cast(FloatTensor, torch.stack(scores))).argmax(dim=-1).tolist()
-        going -= {which for which in going if drawn[which] in stops}
-        yield _so_far(sequences, trace_of)
-        if not going or done == asked.max_new_tokens - 1:  # the last one drawn meets no router
-            return
-        for which in sorted(going):
-            scores[which] = sequences[which].feed(forward, [drawn[which]], asked.keep_logits)
+    scores = [each.feed(forward, each.prompt, request.keep_logits) for each in sequences]
+
+    def read_one(sequence: int, token: int) -> torch.Tensor:
+        return sequences[sequence].feed(forward, [token], request.keep_logits)
+
+    yield from draw_and_read(request, scores, stops.__contains__, read_one, lambda: _so_far(sequences, trace_of))
 
 
 def _so_far(sequences: list[_Sequence], trace_of: Callable[[list[_Sequence]], RoutingTrace]) -> SoFar:
-    """What there is now, whatever is read before it is asked for."""
+    """Freeze what was read up to now, so that a trace can be made of it later."""
     now = [replace(each, read=[*each.read], rows=[*each.rows], cache=None) for each in sequences]
     return lambda: trace_of(now)
 
@@ -124,9 +110,10 @@ def trace_of(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedT
         top_k=max(part.shape[1] for part in experts),
         score_function=score_function([(s[:SAMPLE], w[:SAMPLE], i[:SAMPLE]) for s, w, i in known]),
     )
-    ids, factors = sort_slots(_padded(experts, NO_EXPERT).astype(np.int16), _padded(weights, 0.0))
-    scores = None if logits is None else _padded(logits, -np.inf).astype(np.float32)
-    return RoutingTrace(facts, _tokens(sequences, tokenizer), ids, factors, scores)
+    ids, factors = sort_slots(pad_layers(experts, NO_EXPERT).astype(np.int16), pad_layers(weights, 0.0))
+    scores = None if logits is None else pad_layers(logits, -np.inf).astype(np.float32)
+    tokens = token_rows(tokenizer, [each.read for each in sequences], [len(each.prompt) for each in sequences])
+    return RoutingTrace(facts, tokens, ids, factors, scores)
 
 
 def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
@@ -137,22 +124,3 @@ def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
                 f"Layer {layer} of {quoted(info.name)} sent token {int(twice.argmax())} to one expert twice, which is "
                 "not what a router decides. Record it from the transformers checkpoint."
             )
-
-
-def _padded(parts: list[np.ndarray], fill: int | float) -> np.ndarray:
-    """(T, n) of each layer as (L, T, largest n)."""
-    width = max(part.shape[-1] for part in parts)
-    return np.stack([np.pad(p, ((0, 0), (0, width - p.shape[-1])), constant_values=fill) for p in parts])
-
-
-def _tokens(sequences: list[_Sequence], tokenizer: PreTrainedTokenizerBase) -> Any:
-    lengths = [len(each.read) for each in sequences]
-    return token_frame(
-        sequence=np.repeat(np.arange(len(sequences)), lengths),
-        position=np.concatenate([np.arange(length) for length in lengths]),
-        text=[text for each in sequences for text in token_texts(tokenizer, each.read)],
-        token_id=np.concatenate([each.read for each in sequences]),
-        phase=np.concatenate(
-            [np.where(np.arange(len(each.read)) < len(each.prompt), "prompt", "generated") for each in sequences]
-        ),
-    )

@@ -1,4 +1,4 @@
-"""What is asked of a server over HTTP, and what comes back: counted while it comes, and every failure in one sentence.
+"""Requests to a server over HTTP: answers are counted while they come, and every failure is one sentence.
 
 A server is a stranger. Its answer may be endless, late, lead elsewhere or be no answer; its words are cut and shown as
 text. The key is sent as a header, and stands in no sentence.
@@ -20,7 +20,7 @@ import httpx2
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.formats.importers.source import Source
-from moeviz.names import cut
+from moeviz.text import cut
 
 KEYS = {"vllm": "VLLM_API_KEY", "sglang": "SGLANG_API_KEY"}  # after MOEVIZ_API_KEY
 CONNECT_SECONDS = 10
@@ -31,8 +31,8 @@ BUSY = (429, 503)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What is waited for and read at most."""
+class ConnectionLimits:
+    """The longest wait for an answer of a server, and the largest answer that is read."""
 
     seconds: float = 600.0  # for one answer, from the question to its last byte, pauses included
     bytes: int = LARGE
@@ -45,11 +45,11 @@ class NotThere(CaptureError):
 class Server:
     """A connection to a server. Make one by `connected`."""
 
-    def __init__(self, where: ServerName, limits: Limits, http: httpx2.AsyncClient, key: str | None) -> None:
+    def __init__(self, where: ServerName, limits: ConnectionLimits, http: httpx2.AsyncClient, key: str | None) -> None:
         self.where, self.limits, self._http, self._key = where, limits, http, key
 
     async def ask(self, path: str, body: dict[str, Any] | None = None, large: bool = False) -> dict[str, Any]:
-        """What the server answers: a JSON object. A body is posted; without one it is a question.
+        """Ask the server, and return its answer, a JSON object. With a body it is a POST, without one a GET.
 
         While the server is busy (429, 503) it is asked again, after the pause that it names. Raises `CaptureError`, and
         `InvalidPrompt` where the server refuses what was asked.
@@ -115,7 +115,7 @@ class Server:
         raise CaptureError(f"{url} failed at {path} (HTTP {status}): {words} Its log says more.")
 
     def _words(self, data: bytes) -> str:
-        """What the server says of its own error: a line, cut, without the key."""
+        """Quote the server's own error message: one line, cut, without the key."""
         try:
             found = json.loads(data)
             for name in ("error", "message", "detail"):
@@ -129,7 +129,7 @@ class Server:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """What can go wrong on the way, each in one sentence."""
+        """Turn whatever goes wrong on the way into one sentence."""
         url = self.where.url
         try:
             yield
@@ -152,7 +152,7 @@ class Server:
 
 
 @asynccontextmanager
-async def connected(where: ServerName, limits: Limits) -> AsyncIterator[Server]:
+async def connected(where: ServerName, limits: ConnectionLimits) -> AsyncIterator[Server]:
     """A server to be asked. Nothing is taken from the environment but the key: no proxies, no other log-ins."""
     key = os.environ.get("MOEVIZ_API_KEY") or os.environ.get(KEYS[where.engine])
     headers = {"accept-encoding": "identity", "user-agent": "moeviz"}

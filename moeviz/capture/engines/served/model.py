@@ -14,39 +14,41 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.served.connection import Limits, Server, connected
-from moeviz.capture.engines.served.facts import check_part, config_facts, info_of
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.served.connection import ConnectionLimits, Server, connected
+from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
-from moeviz.capture.engines.served.texts import Ids, Texts
-from moeviz.capture.engines.served.waiting import at_once, patiently
-from moeviz.capture.run.decoding import Decoding, Sampling
-from moeviz.capture.run.plan import words_of
+from moeviz.capture.engines.served.polling import poll, run_blocking
+from moeviz.capture.engines.served.token_texts import Ids, Texts
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.generation_plan import decoding_words
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.made import About, Part, trace_of
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.importer import DAMAGED
 from moeviz.formats.importers.responses import choices
-from moeviz.formats.importers.table import DAMAGED
 from moeviz.metrics.doctor import examine
-from moeviz.names import quoted
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 log = logging.getLogger("moeviz.capture")
 T = TypeVar("T")
 LARGEST_ID = 2**31 - 1
 FIRST_WORDS = "Hello"  # what is asked when a server is opened, to see whether it says where tokens go
-FIRST = Asked((FIRST_WORDS,), 0, Sampling(), keep_logits=False, chat=False, system=None)
+FIRST = CaptureRequest((FIRST_WORDS,), keep_logits=False)
 
 
 class ModelOnServer(EngineModel):
     """A model of a server. Made by `open_model` of the engine's module."""
 
-    def __init__(self, where: ServerName, limits: Limits) -> None:
+    def __init__(self, where: ServerName, limits: ConnectionLimits) -> None:
         self.where, self._limits, self._texts = where, limits, Texts()
         self.told, self.served = replace(where.told, start=None), ""
         self._max_tokens: int | None = None
         self._chats = False
-        at_once(self._with(self._open))
+        run_blocking(self._with(self._open))
 
     @property
     def max_tokens(self) -> int | None:
@@ -55,19 +57,19 @@ class ModelOnServer(EngineModel):
 
     @property
     def chats(self) -> bool:
-        """Whether the server takes chats, as it showed when it was opened."""
+        """True if the server took a chat when it was opened."""
         return self._chats
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` as a prompt, by the server's own tokenizer."""
-        return len(at_once(self._with(lambda server: self.tokenize(server, text))))
+        return len(run_blocking(self._with(lambda server: self.tokenize(server, text))))
 
-    def run(self, asked: Asked) -> Generator[SoFar | None, None, None]:
+    def run(self, request: CaptureRequest) -> Generator[SoFar | None, None, None]:
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         parts = []
-        for prompt in asked.prompts:
-            parts.append((yield from patiently(self._with(partial(self._answered, asked=asked, prompt=prompt)))))
-        trace = self._trace(parts, asked)
+        for prompt in request.prompts:
+            parts.append((yield from poll(self._with(partial(self._answered, request=request, prompt=prompt)))))
+        trace = self._trace(parts, request)
         yield lambda: trace
 
     def close(self) -> None:
@@ -77,10 +79,10 @@ class ModelOnServer(EngineModel):
 
     @abstractmethod
     async def what_runs(self, server: Server) -> tuple[str | None, str]:
-        """What the server says that it runs, and how it names itself."""
+        """Ask which model the server runs, and how the server names itself."""
 
     @abstractmethod
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
         """Ask for one prompt, and read what comes back. The part has token ids, but no texts."""
 
     @abstractmethod
@@ -89,12 +91,12 @@ class ModelOnServer(EngineModel):
 
     @abstractmethod
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
-        """What each of these sequences of token ids says."""
+        """Ask for the text of each of these sequences of token ids."""
 
     # What both share.
 
     def _with(self, work: Callable[[Server], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-        """The same with a connection."""
+        """Give a piece of work a connection of its own."""
 
         async def connect() -> T:
             async with connected(self.where, self._limits) as server:
@@ -139,21 +141,21 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, asked: Asked, prompt: str) -> Part:
+    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> SequenceRouting:
         """The routing of one prompt and of what was generated after it, with texts."""
-        part = await self._read(server, prompt, asked)
+        part = await self._read(server, prompt, request)
         check_part(self.info, part)
         new = 0 if part.generated is None else int(part.generated.sum())
-        if new >= max(asked.max_new_tokens, 1):
-            raise CaptureError(f"{self.name} generated more than the {asked.max_new_tokens:,} tokens asked for.")
+        if new >= max(request.max_new_tokens, 1):
+            raise CaptureError(f"{self.name} generated more than the {request.max_new_tokens:,} tokens asked for.")
         assert part.token_id is not None  # `_read` sees to it
         texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
         return replace(part, text=texts)
 
-    async def _read(self, server: Server, prompt: str, asked: Asked) -> Part:
-        """What came back for a prompt, as a file would be read. Raises `CaptureError` for what is no routing."""
+    async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
+        """Read the answer to a prompt as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
-            part = await self.complete(server, prompt, asked)
+            part = await self.complete(server, prompt, request)
             if part.token_id is None:
                 raise CaptureError(
                     f"{self.where.url} does not say which tokens its routing is of. moeviz needs vLLM 0.21 or newer, "
@@ -169,12 +171,14 @@ class ModelOnServer(EngineModel):
             raise CaptureError(f"The answer of {self.where.url} is not the routing of this prompt: {says}") from error
         return part
 
-    def _trace(self, parts: Sequence[Part], asked: Asked) -> RoutingTrace:
+    def _trace(self, parts: Sequence[SequenceRouting], request: CaptureRequest) -> RoutingTrace:
         """The trace of all prompts. What the doctor finds in it is logged."""
-        about = About(self.where.engine, hidden=True, what="answer")
+        about = SourceInfo(self.where.engine, hidden=True, what="answer")
         try:
-            made = trace_of(parts, about, self.name, self.told)
-            info = replace(self.info, decoding=words_of(asked.sampling, Decoding()) if asked.max_new_tokens else "")
+            made = build_trace(parts, about, self.name, self.told)
+            info = replace(
+                self.info, decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
+            )
             trace = replace(made, model=info)
         except InvalidTrace as error:
             raise CaptureError(f"{self.where.url} answered with what is no routing: {error}") from error
@@ -184,7 +188,7 @@ class ModelOnServer(EngineModel):
 
 
 def known_of(model: ModelOnServer) -> BeforeOpening:
-    """What is known of a model before it runs. Which weights a server holds, nobody can know."""
+    """The facts of a served model before it runs. Which weights its server holds, nobody can know."""
     return BeforeOpening(model.info, 0, model.max_tokens, None, model.where.url)
 
 
@@ -216,8 +220,8 @@ def drawn(sampling: Sampling, seed: str) -> dict[str, Any]:
     return how | plain | ({seed: sampling.seed} if sampling.temperature else {})
 
 
-def limits_of(seconds: float | None) -> Limits:
+def limits_of(seconds: float | None) -> ConnectionLimits:
     """How long to wait. Raises `CaptureError` for a time that is none."""
     if seconds is not None and not 0 < seconds < 10**7:
         raise CaptureError(f"seconds is {seconds!r}; it must be the seconds to wait for an answer, more than 0.")
-    return Limits() if seconds is None else Limits(seconds)
+    return ConnectionLimits() if seconds is None else ConnectionLimits(seconds)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from moeviz.errors import InvalidTrace, ModelNotFound
 from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
-from moeviz.names import is_text, quoted
+from moeviz.text import is_text, quoted
 
 NUMBERS = ("experts", "top_k", "hidden_layers", "start")
 LONGEST = 2048
@@ -56,7 +56,7 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
 
 
 def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
-    """What a person knows, from the name and from `told`."""
+    """Add what a person knows of the model, from its name and from `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
     told = {key: value for key, value in told.items() if value is not None}

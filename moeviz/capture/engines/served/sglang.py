@@ -5,17 +5,18 @@ Its routing is bare numbers without a shape: how many layers and experts there a
 
 from typing import Any
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening
+from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.connection import NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.texts import Ids
+from moeviz.capture.engines.served.token_texts import Ids
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
-from moeviz.formats.importers.made import Part
+from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.formats.importers.responses import tokens_of
 from moeviz.model_info import ModelInfo
-from moeviz.names import quoted
+from moeviz.text import quoted
 
 
 class SglangModel(ModelOnServer):
@@ -31,7 +32,7 @@ class SglangModel(ModelOnServer):
                 continue
         return None, "its server"
 
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
         """By /generate, of tokens that the server made itself; a chat by /v1/chat/completions."""
         if self.told.hidden_layers is None or self.told.top_k is None:
             raise CaptureError(
@@ -39,20 +40,20 @@ class SglangModel(ModelOnServer):
                 "to how many experts a token goes. Name a config that does, a folder or an id on the hub: "
                 "load_model(…, facts=…), or ?facts=… behind the address. Or say hidden_layers=… and top_k=…"
             )
-        return await (self._chat if asked.chat else self._generate)(server, prompt, asked)
+        return await (self._chat if request.chat else self._generate)(server, prompt, request)
 
-    async def _generate(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def _generate(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
         ids = await self.tokenize(server, prompt)
-        how = drawn(asked.sampling, "sampling_seed") | {"max_new_tokens": max(asked.max_new_tokens, 1)}
+        how = drawn(request.sampling, "sampling_seed") | {"max_new_tokens": max(request.max_new_tokens, 1)}
         body = {"input_ids": ids, "sampling_params": how, **self._wanted()}
         answer = await server.ask("/generate", body, large=True)
         new = ids_in(answer.get("output_ids"))
         return self._part(answer, ids, new)
 
-    async def _chat(self, server: Server, prompt: str, asked: Asked) -> Part:
-        how = drawn(asked.sampling, "seed") | {"max_tokens": max(asked.max_new_tokens, 1)}
+    async def _chat(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
+        how = drawn(request.sampling, "seed") | {"max_tokens": max(request.max_new_tokens, 1)}
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
-        body = {"model": self.served, "messages": messages(prompt, asked.system), **how, **ids, **self._wanted()}
+        body = {"model": self.served, "messages": messages(prompt, request.system), **how, **ids, **self._wanted()}
         answer = await server.ask("/v1/chat/completions", body, large=True)
         choice = only_choice(answer)
         old, new = tokens_of(answer, choice)
@@ -71,7 +72,7 @@ class SglangModel(ModelOnServer):
             {"routed_experts_start_len": self.told.start} if self.told.start else {}
         )
 
-    def _part(self, answer: dict[str, Any], old: list[int], new: list[int]) -> Part:
+    def _part(self, answer: dict[str, Any], old: list[int], new: list[int]) -> SequenceRouting:
         """The routing in an answer, beside the tokens that it is of. Raises `InvalidTrace` if the two do not fit."""
         if sglang.routed(answer) is None:
             raise CaptureError(
@@ -85,7 +86,7 @@ class SglangModel(ModelOnServer):
                 f"It counts {counted.get('prompt_tokens')} tokens of the prompt and {counted.get('completion_tokens')} "
                 f"new ones, and lists {len(old)} and {len(new)}."
             )
-        return sglang.part(answer | {"meta_info": counted | _routing(answer)}, self.told, [*old, *new])
+        return sglang.read_response(answer | {"meta_info": counted | _routing(answer)}, self.told, [*old, *new])
 
     async def tokenize(self, server: Server, text: str) -> list[int]:
         """By /tokenize."""
@@ -117,7 +118,7 @@ def open_model(
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """What is known of the model before it runs: its server is asked. It takes no memory here."""
+    """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
 
 

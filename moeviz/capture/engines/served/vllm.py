@@ -5,14 +5,15 @@ from typing import Any
 
 import anyio
 
-from moeviz.capture.engines.engine import Asked, BeforeOpening
+from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.connection import NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.texts import Ids
+from moeviz.capture.engines.served.token_texts import Ids
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
-from moeviz.formats.importers.made import Part
+from moeviz.formats.importers.build_trace import SequenceRouting
 from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
@@ -33,18 +34,18 @@ class VllmModel(ModelOnServer):
         by = f"its server ({version})" if known else "its server"
         return (root if isinstance(root, str) else None), by
 
-    async def complete(self, server: Server, prompt: str, asked: Asked) -> Part:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
         """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
         body: dict[str, Any] = {
             "model": self.served,
-            "max_tokens": max(asked.max_new_tokens, 1),
+            "max_tokens": max(request.max_new_tokens, 1),
             "return_token_ids": True,
-            **drawn(asked.sampling, "seed"),
+            **drawn(request.sampling, "seed"),
         }
         if self.told.start:
             body["routed_experts_prompt_start"] = self.told.start
-        if asked.chat:
-            path, body = "/v1/chat/completions", body | {"messages": messages(prompt, asked.system)}
+        if request.chat:
+            path, body = "/v1/chat/completions", body | {"messages": messages(prompt, request.system)}
         else:
             path, body = "/v1/completions", body | {"prompt": prompt}
         answer = await server.ask(path, body, large=True)
@@ -54,7 +55,7 @@ class VllmModel(ModelOnServer):
                 f"{self.where.url} answered without routed experts. Start the server with "
                 "--enable-return-routed-experts (vLLM 0.21 or newer, a Mixture-of-Experts model)."
             )
-        return vllm.part(answer, choice, self.told)
+        return vllm.read_choice(answer, choice, self.told)
 
     async def tokenize(self, server: Server, text: str) -> list[int]:
         """By /tokenize."""
@@ -99,7 +100,7 @@ def open_model(
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """What is known of the model before it runs: its server is asked. It takes no memory here."""
+    """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
 
 

@@ -1,1 +1,0 @@
-"""What Streamlit has no widget for."""

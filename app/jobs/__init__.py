@@ -1,0 +1,1 @@
+"""The models in memory, the queues of those who wait for them, and results that all visitors share."""

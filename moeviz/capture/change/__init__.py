@@ -1,1 +1,0 @@
-"""What if the routers decided otherwise?"""

@@ -1,0 +1,95 @@
+"""The part of a run that engines share: prompts to tokens, tokens drawn one after the other, and rows of the trace.
+
+T tokens of a sequence, L MoE layers, V tokens of the vocabulary.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import FloatTensor, LongTensor, Tensor
+
+from moeviz.capture.engines.engine import SoFar
+from moeviz.capture.run.chat import turns
+from moeviz.capture.run.prompts import check_context
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.sampling import sampling_processors
+from moeviz.capture.run.token_texts import token_texts
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.routing_trace import token_frame
+from moeviz.text import quoted
+
+UNREAD = cast(LongTensor, torch.empty(0, 0, dtype=torch.long))  # the ids before, at which no way of drawing looks
+
+
+def prompt_ids(
+    tokenizer: Any, request: CaptureRequest, name: str, limit: int | None, ids_of: Callable[[str], list[int]]
+) -> list[list[int]]:
+    """Tokenise each prompt, as a turn of a chat where that is asked for, and check it against the model's context.
+
+    tokenizer   has `chat_template` and `apply_chat_template`.
+    ids_of      tokenises one text; with special tokens where it is no chat.
+
+    Raises `InvalidPrompt` for what cannot be read, and `CaptureError` where there is no chat template.
+    """
+    texts = list(request.prompts)
+    if request.chat and not tokenizer.chat_template:
+        raise CaptureError(
+            f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
+            "the model then reads the text as it is."
+        )
+    texts = turns(tokenizer, texts, request.system) if request.chat else texts
+    ids = [ids_of(text) for text in texts]
+    if not all(ids):
+        raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
+    check_context(max(map(len, ids)), request.max_new_tokens, limit)
+    return ids
+
+
+def draw_and_read(
+    request: CaptureRequest,
+    scores: list[Tensor],
+    ends: Callable[[int], bool],
+    read: Callable[[int, int], Tensor],
+    so_far: Callable[[], SoFar],
+) -> Generator[SoFar, None, None]:
+    """Draw a token for each sequence from one stream of noise, as in a batch of transformers; read it; and so on.
+
+    scores   (V,) float32 of what may follow each prompt, all of which are read.
+    ends     tells whether a token ends a text.
+    read     reads a token of a sequence (its number, the token); the scores (V,) of what may follow.
+    so_far   what makes the trace as it is now; yielded at first and after each draw, as `EngineModel.run` has it.
+    """
+    yield so_far()
+    draw, going = sampling_processors(request.sampling), set(range(len(scores)))
+    for done in range(1, request.max_new_tokens + 1):
+        drawn = draw(UNREAD, cast(FloatTensor, torch.stack(scores))).argmax(dim=-1).tolist()
+        going -= {sequence for sequence in going if ends(drawn[sequence])}
+        yield so_far()
+        if not going or done == request.max_new_tokens:  # the last one drawn meets no router
+            return
+        for sequence in sorted(going):
+            scores[sequence] = read(sequence, drawn[sequence])
+
+
+def token_rows(tokenizer: Any, sequences: Sequence[Sequence[int]], prompts: Sequence[int]) -> pd.DataFrame:
+    """Make the tokens of a trace of what each sequence has read, of which the first `prompts` tokens are its prompt."""
+    lengths = [len(ids) for ids in sequences]
+    within = [np.arange(length) for length in lengths]
+    return token_frame(
+        sequence=np.repeat(np.arange(len(sequences)), lengths),
+        position=np.concatenate(within),
+        text=[text for ids in sequences for text in token_texts(tokenizer, list(ids))],
+        token_id=np.concatenate(list(sequences)),
+        phase=np.concatenate(
+            [np.where(place < prompt, "prompt", "generated") for place, prompt in zip(within, prompts, strict=True)]
+        ),
+    )
+
+
+def pad_layers(parts: Sequence[np.ndarray], fill: int | float) -> np.ndarray:
+    """Stack layers (T, n) of different n into one array (L, T, largest n), filled on the right."""
+    width = max(part.shape[-1] for part in parts)
+    return np.stack([np.pad(p, ((0, 0), (0, width - p.shape[-1])), constant_values=fill) for p in parts])

@@ -1,0 +1,164 @@
+"""A GGUF model in llama.cpp's memory, and a context in which it reads tokens."""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+
+from moeviz.capture.engines.llama_cpp.library import F16, F32, Library, library
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording
+from moeviz.errors import CaptureError, ModelNotFound
+from moeviz.text import quoted
+
+MOST_SEATS = 256  # sequences that a context of llama.cpp holds
+ROUND = 256  # cells of a cache come in so many
+_loading = threading.Lock()  # the log tells of one load at a time
+
+
+class Weights:
+    """A model as llama.cpp has loaded it. It is freed once nobody holds this any more: a run holds it to its end."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.library = lib = library()
+        params = lib.llama.llama_model_default_params()
+        params.n_gpu_layers = 0
+        with _loading:
+            lib.said.clear()
+            self.model = _loaded(lib, paths, params)
+        if self.model == lib.ffi.NULL:
+            raise ModelNotFound(
+                f"llama.cpp {lib.version} does not load {quoted(paths[0].name)}: {_why(lib)}. Is the file damaged, or "
+                "of an architecture that is newer than this llama.cpp?"
+            )
+        self._free = finalize(self, lib.llama.llama_model_free, self.model)
+        self._free.atexit = False  # the process ends, and its memory with it
+        self.vocab = lib.llama.llama_model_get_vocab(self.model)
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // ROUND) * ROUND
+
+
+def _loaded(lib: Library, paths: Sequence[Path], params: Any) -> Any:
+    names = [lib.ffi.new("char[]", os.fsencode(path)) for path in paths]
+    if len(names) == 1:
+        return lib.llama.llama_model_load_from_file(names[0], params)
+    return lib.llama.llama_model_load_from_splits(lib.ffi.new("char *[]", names), len(names), params)
+
+
+def _why(lib: Library) -> str:
+    """The kind of trouble that the library's log tells of, without what may be a path."""
+    said = " ".join(lib.said)
+    kinds = {
+        "unknown model architecture": "its architecture is unknown to it",
+        "missing tensor": "it lacks a tensor",
+        "wrong shape": "a tensor has another shape than the file says",
+        "key not found": "it lacks a fact about the model",
+        "tokenizer": "it does not know the tokenizer",
+    }
+    return next((words for sign, words in kinds.items() if sign in said), "it does not say why")
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeOptions:
+    """How a model computes; see `moeviz.capture.engines.llama_cpp.model.open_model`."""
+
+    threads: int
+    micro_batch: int  # tokens that are computed at once
+    exact: bool
+
+    @property
+    def words(self) -> str:
+        """As `ModelInfo.recorded_by` has it."""
+        return f"eval callback ({'float32' if self.exact else 'float16'} cache)"
+
+
+class Context:
+    """A place for a number of sequences, each of so many tokens, in which a model reads.
+
+    recording    keeps what the routers decide; None: nobody listens.
+    all_outputs  False computes the scores of the last token alone, for measurements: the last layer then leaves out the
+                 other tokens, and so does the record.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        recording: CallbackRecording | None,
+        how: ComputeOptions,
+        seats: int,
+        tokens: int,
+        all_outputs: bool = True,
+    ) -> None:
+        self.weights, self.recording, self.how, self.all_outputs = weights, recording, how, all_outputs
+        lib, llama = weights.library, weights.library.llama
+        self.context = llama.llama_init_from_model(weights.model, self._params(seats, tokens))
+        if self.context == lib.ffi.NULL:
+            raise CaptureError(
+                f"llama.cpp cannot hold {seats} sequence{'s' * (seats > 1)} of {tokens:,} tokens. Give a shorter "
+                "prompt, or generate fewer tokens."
+            )
+        self._free = finalize(self, llama.llama_free, self.context)
+        self._free.atexit = False
+        took = [of(self.context) for of in (llama.llama_n_batch, llama.llama_n_ubatch, llama.llama_n_threads)]
+        batch = self._batch(seats, tokens)
+        if took != [batch, batch, how.threads] or llama.llama_n_ctx_seq(self.context) < tokens:
+            raise CaptureError(f"llama.cpp {lib.version} took other settings than it was given, so it is not used.")
+        self.vocabulary = llama.llama_vocab_n_tokens(weights.vocab)
+
+    def _params(self, seats: int, tokens: int) -> Any:
+        llama, how = self.weights.library.llama, self.how
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = _rounded(tokens) * seats, seats
+        params.n_batch = params.n_ubatch = self._batch(seats, tokens)
+        params.n_threads = params.n_threads_batch = how.threads
+        params.type_k = params.type_v = F32 if how.exact else F16
+        if how.exact:
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if self.recording is not None:
+            params.cb_eval = self.recording.callback
+        return params
+
+    def _batch(self, seats: int, tokens: int) -> int:
+        return min(self.how.micro_batch, _rounded(tokens) * seats)  # of a cache smaller than a batch, it takes no more
+
+    def read(self, seat: int, start: int, ids: Sequence[int]) -> np.ndarray:
+        """Read these tokens of one sequence, from position `start` on; the scores of what may follow, (V,) float32."""
+        for first in range(0, len(ids), self.how.micro_batch):
+            self._decode(seat, start + first, ids[first : first + self.how.micro_batch])
+        scores = self.weights.library.llama.llama_get_logits_ith(self.context, -1)
+        if scores == self.weights.library.ffi.NULL:
+            raise CaptureError("llama.cpp read the tokens and gave no scores for the next one.")
+        room = self.weights.library.ffi.buffer(scores, 4 * self.vocabulary)
+        return np.frombuffer(room, np.float32).copy()
+
+    def _decode(self, seat: int, start: int, ids: Sequence[int]) -> None:
+        lib = self.weights.library
+        batch = lib.llama.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for row, token in enumerate(ids):
+                batch.token[row], batch.pos[row], batch.n_seq_id[row] = token, start + row, 1
+                batch.seq_id[row][0] = seat
+                batch.logits[row] = self.all_outputs or row == len(ids) - 1  # the last layer drops rows without output
+            status = lib.llama.llama_decode(self.context, batch)
+        finally:
+            lib.llama.llama_batch_free(batch)
+        if self.recording is not None and self.recording.error is not None:
+            raise self.recording.error
+        if status:
+            raise CaptureError(f"llama.cpp stopped while it read the tokens (llama_decode answered {status}).")
+
+    def forget(self) -> None:
+        """Empty all places."""
+        llama = self.weights.library.llama
+        llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
+
+    def close(self) -> None:
+        """Let its memory go. Calling it twice is harmless."""
+        self._free()

@@ -1,0 +1,19 @@
+"""Interventions, other decisions in place of the routers' own: one file each, all in the table `INTERVENTIONS`.
+
+    Mute       some experts may not be chosen (or add nothing where they were)
+    Force      some experts are chosen for every token
+    TopK       another number of experts a token
+    Exchange   two experts get each other's tokens
+    Replay     the routing of another trace
+    Precision  the model in another precision
+
+To choose again, moeviz must know how a router decides: that is so where its kernels can run it, and it is checked on
+the model itself. Other routers can still be muted without choosing again, exchanged and replayed.
+
+Where a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), choosing again
+obeys that limit. A muted expert counts nothing in the score of its group. The group of a forced expert is kept, as one
+of the groups that a token may have.
+
+A file has the class, with `check`, `change` and `check_held`, and `OPTION`, by which the command line asks for it. None
+of them imports torch: the command line reads the table before it knows what it is asked for.
+"""

@@ -1,0 +1,58 @@
+"""Exchange: two experts get each other's tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.capture.interventions import verification
+from moeviz.capture.interventions.intervention import (
+    Choice,
+    Decision,
+    LimitsByLayer,
+    Option,
+    check_expert,
+    check_layers,
+)
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.errors import CaptureError
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Two experts of a layer get each other's tokens, with the weights that the router gave them."""
+
+    layer: int
+    one: int
+    other: int
+
+    def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for experts that are not there, or the same one twice."""
+        check_layers((self.layer,), layers)
+        for expert in (self.one, self.other):
+            check_expert(self.layer, expert, layers)
+        if self.one == self.other:
+            raise CaptureError(f"Expert {self.one} cannot be exchanged with itself. Name two experts.")
+
+    def change(self, decision: Decision) -> Choice:
+        """Exchange the two ids in a choice, and leave its weights."""
+        if decision.layer != self.layer:
+            return decision.weights, decision.experts
+        is_one, is_other = (decision.experts == expert for expert in (self.one, self.other))
+        exchanged = decision.experts.masked_fill(is_one, int(self.other)).masked_fill(is_other, int(self.one))
+        return decision.weights, exchanged
+
+    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+        """Raise `CaptureError` where the decision is not the router's own with the two ids exchanged."""
+        for layer, now, before in verification.layer_pairs(changed, own):
+            expected = verification.weights_by_expert(before, layers[layer].num_experts)
+            if layer == self.layer:
+                expected[:, [self.one, self.other]] = expected[:, [self.other, self.one]]
+            verification.check_weights(self, layer, now, expected)
+
+
+OPTION = Option(
+    "--exchange",
+    lambda args, _read: Exchange(*args.exchange),
+    {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")},
+    least=0,
+)

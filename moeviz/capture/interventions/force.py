@@ -1,0 +1,65 @@
+"""Force: some experts are chosen for every token."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.capture.interventions import verification
+from moeviz.capture.interventions.intervention import (
+    Choice,
+    Decision,
+    Experts,
+    LimitsByLayer,
+    Option,
+    check_experts,
+    experts_from_words,
+    experts_of_layer,
+    groups_in_words,
+    push,
+)
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.errors import CaptureError
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """These experts are chosen for every token; what slots are left go to the router's best. Weighed as it would."""
+
+    experts: Experts
+
+    def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for experts that are not there, more than a token has slots, or of too many groups."""
+        check_experts("Force", self.experts, layers)
+        for layer, ids in self.experts.items():
+            limits, forced = layers[layer], {int(expert) for expert in ids}
+            if len(forced) > limits.top_k:
+                raise CaptureError(
+                    f"A token takes {limits.top_k} experts; {len(forced)} cannot be forced at layer {layer}."
+                )
+            groups = {expert // limits.group_size for expert in forced}
+            if len(groups) > limits.groups_kept:
+                raise CaptureError(
+                    f"Layer {layer} has {limits}, and experts {sorted(forced)} are in {len(groups)} groups. Force "
+                    f"experts of {groups_in_words(limits)} at most."
+                )
+
+    def change(self, decision: Decision) -> Choice:
+        """The forced experts, and the router's best beside them."""
+        forced = experts_of_layer(self.experts, decision.layer)
+        if not forced:
+            return decision.weights, decision.experts
+        return decision.again(push(decision, forced, float("inf")), None)
+
+    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+        """Raise `CaptureError` where a forced expert was not chosen."""
+        for layer, now, _ in verification.layer_pairs(changed, own):
+            for expert in experts_of_layer(self.experts, layer):
+                there = (now.experts == expert).any(axis=-1)
+                verification.check_all_tokens(self, layer, there, f"forced expert {expert} was not chosen")
+
+
+OPTION = Option(
+    "--force",
+    lambda args, _read: Force(experts_from_words(args.force)),
+    {"nargs": "+", "metavar": "LAYER:EXPERTS", "help": "every token is sent to these experts"},
+)

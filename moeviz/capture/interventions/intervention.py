@@ -1,0 +1,181 @@
+"""The interface of an intervention, what it may ask of a model's routers, and the option that asks for it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:  # the command line reads the table of interventions, and needs no torch for it
+    from torch import Tensor as Tensor
+else:
+    Tensor = Any
+
+Experts = Mapping[int, Sequence[int]]  # expert ids by the model's own index of the layer
+
+
+@dataclass(frozen=True, slots=True)
+class RouterLimits:
+    """Between what one router chooses."""
+
+    num_experts: int  # those that compute nothing too
+    top_k: int
+    groups: int = 1  # of experts in order and of equal size,
+    groups_kept: int = 1  # of which a token's experts come from so many
+    ceiling: int = 2**15  # experts a token that moeviz can choose
+
+    @property
+    def group_size(self) -> int:
+        """Experts in a group."""
+        return self.num_experts // self.groups
+
+    @property
+    def most(self) -> int:
+        """Experts that a token can have, where moeviz chooses."""
+        return min(self.groups_kept * self.group_size, self.ceiling)
+
+    def left(self, muted: set[int]) -> int:
+        """Experts that a token can have at best without these."""
+        sizes = [self.group_size - sum(e // self.group_size == group for e in muted) for group in range(self.groups)]
+        return sum(sorted(sizes, reverse=True)[: self.groups_kept])
+
+    def __str__(self) -> str:
+        if self.groups == 1:
+            return f"{self.num_experts} experts"
+        groups = f"{self.groups} groups, of which a token's experts come from {groups_in_words(self)}"
+        return f"{self.num_experts} experts in {groups}"
+
+
+def groups_in_words(limits: RouterLimits) -> str:
+    """How many groups a token's experts come from, in words."""
+    return "one" if limits.groups_kept == 1 else str(limits.groups_kept)
+
+
+LimitsByLayer = Mapping[int, RouterLimits]  # by the model's own index of the layer
+
+
+def check_layers(asked: Sequence[object], layers: LimitsByLayer) -> None:
+    """Raise `CaptureError` for a layer that the model does not have."""
+    for layer in asked:
+        if not is_whole(layer) or layer not in layers:
+            raise CaptureError(f"The model has no MoE layer {shown(layer)}; it has {tuple(layers)}.")
+
+
+def check_experts(what: object, experts: object, layers: LimitsByLayer) -> None:
+    """Raise `CaptureError` unless `experts` names some, all of which are there."""
+    if not isinstance(experts, Mapping):
+        raise CaptureError(f"{what} takes experts by layer, such as {{3: (1, 4)}}, not {experts!r}.")
+    check_layers(tuple(experts), layers)
+    for layer, ids in experts.items():
+        if isinstance(ids, str) or not isinstance(ids, Sequence | set | frozenset | np.ndarray):
+            raise CaptureError(f"{what} takes several expert ids a layer, such as {{3: (1, 4)}}, not {ids!r}.")
+        for expert in ids:
+            check_expert(layer, expert, layers)
+    if not any(len(ids) for ids in experts.values()):
+        raise CaptureError(f"{what} names no expert. Name one or more by layer, such as {{3: (1, 4)}}.")
+
+
+def check_expert(layer: Any, expert: Any, layers: LimitsByLayer) -> None:
+    """Raise `CaptureError` for an expert that the layer does not have."""
+    if not is_whole(expert) or not 0 <= expert < layers[layer].num_experts:
+        raise CaptureError(f"Layer {layer} has experts 0 to {layers[layer].num_experts - 1}, not {shown(expert)}.")
+
+
+def is_whole(number: object) -> bool:
+    """True for a whole number, of Python or of numpy; False for True and False."""
+    return isinstance(number, Integral) and not isinstance(number, bool | np.bool_)
+
+
+def shown(value: object) -> str:
+    """A value in a sentence: numpy's numbers as plain ones."""
+    return str(value) if is_whole(value) else repr(value)
+
+
+Choice = tuple[Tensor, Tensor]  # weights (T, K), experts (T, K)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The decision of one router in one forward. T tokens, K slots, E experts."""
+
+    layer: int  # the model's own index
+    index: int  # which of the trace's layers that is
+    limits: RouterLimits
+    weights: Tensor  # (T, K)
+    experts: Tensor  # (T, K)
+    kept: Tensor  # (T,) bool: no padding
+    factor: float  # what the block multiplies its experts' sum by besides
+    again: Callable[[Tensor | None, int | None], Choice]  # choose again: pushed (E,), as `choose_torch` has it; top-k
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """Something that changes what routers decide."""
+
+    def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` where a model with these limits by layer, and these tokens, cannot be given it."""
+
+    def change(self, decision: Decision) -> Choice:
+        """Weights and experts in place of those that the router chose; the same tensors where it leaves them alone."""
+
+    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+        """Raise `CaptureError` where a run did not do it.
+
+        changed   what was recorded in that run.
+        own       what the routers decided in it themselves, before they were changed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """The option of `moeviz what-if` that asks for an intervention."""
+
+    flag: str  # "--mute"
+    make: Callable[[Any, Callable[[str], RoutingTrace]], object]  # of the parsed arguments, and what reads a trace
+    keywords: Mapping[str, Any]  # as argparse takes them
+    least: int | None = None  # of whole numbers, where the option takes those
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further flags that go with it
+
+    @property
+    def name(self) -> str:
+        """Name of the parsed argument."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+def experts_from_words(words: Sequence[str]) -> Experts:
+    """Read expert ids by layer from words such as "3:1,4". Raises `CaptureError` for any other word.
+
+    >>> experts_from_words(["3:1,4", "5:0"])
+    {3: (1, 4), 5: (0,)}
+    """
+    experts: dict[int, tuple[int, ...]] = {}
+    for text in words:
+        if not re.fullmatch(r"\d{1,9}:\d{1,9}(,\d{1,9})*", text):
+            raise CaptureError(f"{text!r} names no experts. Write LAYER:EXPERT, or LAYER:EXPERT,EXPERT for several.")
+        layer, ids = text.split(":")
+        experts[int(layer)] = (*experts.get(int(layer), ()), *map(int, ids.split(",")))
+    return experts
+
+
+def experts_of_layer(experts: Mapping[Any, Any], layer: int) -> list[int]:
+    """The ids that are named for a layer, each once and in order."""
+    return sorted({int(expert) for expert in experts.get(layer, ())})
+
+
+def is_one_of(experts: Tensor, ids: Sequence[int]) -> Tensor:
+    """Where a slot (T, K) holds one of these expert ids, bool."""
+    found: Tensor = (experts[..., None] == experts.new_tensor(ids)).any(dim=-1)
+    return found
+
+
+def push(decision: Decision, experts: Sequence[int], value: float) -> Tensor:
+    """A vector (E,) float32, `value` for these experts and 0 for others: what `Decision.again` adds to the ranks."""
+    pushed: Tensor = decision.weights.new_zeros(decision.limits.num_experts).float()
+    pushed[list(experts)] = value
+    return pushed

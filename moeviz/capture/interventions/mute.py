@@ -1,0 +1,94 @@
+"""Mute: some experts may not be chosen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.capture.interventions import verification
+from moeviz.capture.interventions.intervention import (
+    Choice,
+    Decision,
+    Experts,
+    LimitsByLayer,
+    Option,
+    RouterLimits,
+    check_experts,
+    experts_from_words,
+    experts_of_layer,
+    is_one_of,
+    push,
+)
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.errors import CaptureError
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """These experts may not be chosen: the router takes its next best, and weighs them as it would.
+
+    With `reroute=False` nothing takes their place: they add 0, and the weights of the others stay as they are.
+    """
+
+    experts: Experts
+    reroute: bool = True
+
+    def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for experts that are not there, or where too few are left to choose from."""
+        check_experts("Mute", self.experts, layers)
+        for layer, ids in self.experts.items():
+            limits, muted = layers[layer], {int(expert) for expert in ids}
+            if not self.reroute or limits.left(muted) >= limits.top_k:
+                continue
+            if limits.groups == 1:
+                raise CaptureError(
+                    f"Layer {layer} has {limits.num_experts} experts, and each token takes {limits.top_k}: at most "
+                    f"{limits.num_experts - limits.top_k} can be muted, not {len(muted)}. Or mute with reroute=False."
+                )
+            raise _too_few(layer, limits, muted, f"at most {limits.left(muted)} are left in them")
+
+    def change(self, decision: Decision) -> Choice:
+        """The next best experts, or the same without the muted ones."""
+        muted = experts_of_layer(self.experts, decision.layer)
+        if not muted:
+            return decision.weights, decision.experts
+        if not self.reroute:
+            return decision.weights.masked_fill(is_one_of(decision.experts, muted), 0), decision.experts
+        weights, experts = decision.again(push(decision, muted, float("-inf")), None)
+        out_of_reach = is_one_of(experts, muted)[decision.kept].any(dim=-1)
+        if out_of_reach.any():
+            tokens = f"too few are left in them for {int(out_of_reach.sum())} of {len(out_of_reach)} tokens"
+            raise _too_few(decision.layer, decision.limits, set(muted), tokens)
+        return weights, experts
+
+    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+        """Raise `CaptureError` where a muted expert has a weight; with rerouting, where it has a slot or one is empty.
+
+        Without rerouting all other weights must be the router's own.
+        """
+        for layer, now, before in verification.layer_pairs(changed, own):
+            muted = experts_of_layer(self.experts, layer)
+            if self.reroute and muted:
+                without = np.logical_not(np.isin(now.experts, muted).any(axis=-1))
+                verification.check_all_tokens(self, layer, without, "a muted expert has a slot")
+                verification.check_all_tokens(
+                    self, layer, verification.filled_slots(now) == verification.filled_slots(before), "a slot is empty"
+                )
+            else:
+                expected = verification.weights_by_expert(before, layers[layer].num_experts)
+                expected[:, muted] = 0
+                verification.check_weights(self, layer, now, expected)
+
+
+def _too_few(layer: int, limits: RouterLimits, muted: set[int], what: str) -> CaptureError:
+    return CaptureError(
+        f"Layer {layer} has {limits}, and each token takes {limits.top_k}: with {len(muted)} muted, {what}. Mute "
+        "fewer, or mute with reroute=False."
+    )
+
+
+OPTION = Option(
+    "--mute",
+    lambda args, _read: Mute(experts_from_words(args.mute), reroute=not args.no_reroute),
+    {"nargs": "+", "metavar": "LAYER:EXPERTS", "help": "each router takes its next best expert instead"},
+    beside={"--no-reroute": {"action": "store_true", "help": "with --mute: nothing takes a muted expert's place"}},
+)

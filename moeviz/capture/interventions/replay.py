@@ -1,0 +1,81 @@
+"""Replay: the routing of another trace."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.capture.interventions import verification
+from moeviz.capture.interventions.intervention import (
+    Choice,
+    Decision,
+    LimitsByLayer,
+    Option,
+    Tensor,
+)
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The routing of a trace of the same tokens, whatever the router says. The model's own gives the same output."""
+
+    trace: RoutingTrace
+
+    def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for a trace of other layers, other experts, or without weights."""
+        model, experts = self.trace.model, {layer: limits.num_experts for layer, limits in layers.items()}
+        if dict(zip(model.layers, model.num_experts, strict=True)) != experts or self.trace.weights is None:
+            raise CaptureError(
+                f"The trace to replay is of {model.name}: layers {model.layers}, {model.num_experts} experts"
+                f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, and the same layers "
+                f"and experts as the model that runs: {experts}."
+            )
+        if not self.trace.recorded.all():
+            raise CaptureError(
+                f"The trace to replay does not say where {int((~self.trace.recorded).any(axis=0).sum())} of its tokens "
+                "went. It needs the experts of every token at every layer."
+            )
+        if not np.array_equal(self.trace.tokens["token_id"], token_ids):
+            raise CaptureError(
+                f"The trace to replay is of {len(self.trace.tokens)} other tokens than the {len(token_ids)} of the "
+                "prompt; give the prompt that it was recorded from, without what was generated."
+            )
+
+    def change(self, decision: Decision) -> Choice:
+        """The trace's choice; in the router's own order of slots where both chose the same."""
+        experts = np.where(self.trace.experts < 0, 0, self.trace.experts)[decision.index]
+        weights = decision.weights.new_tensor(self.trace.need("weights", "Replay")[decision.index])
+        experts = decision.experts.new_tensor(experts)
+        own_weights, own = decision.weights[decision.kept], decision.experts[decision.kept]
+        if experts.shape != own.shape:
+            return _put(decision, weights / decision.factor, experts)
+        place, theirs = own.argsort(dim=-1).argsort(dim=-1), experts.argsort(dim=-1)
+        experts, weights = (part.gather(-1, theirs).gather(-1, place) for part in (experts, weights))
+        same = weights == own_weights * decision.factor
+        return _put(decision, own_weights.where(same, weights / decision.factor), experts)
+
+    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+        """Raise `CaptureError` where the decision is not that of the trace, up to the rounding of the model's dtype."""
+        weights = self.trace.need("weights", "Replay")
+        replayed = DecidedRouting(changed.layers, self.trace.experts, weights, changed.precision)
+        for layer, now, asked in verification.layer_pairs(changed, replayed):
+            expected = verification.weights_by_expert(asked, layers[layer].num_experts)
+            verification.check_weights(self, layer, now, expected, changed.precision)
+
+
+def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
+    """These rows in place of the tokens'. Padding keeps its own, or gets the first of them where slots are others."""
+    own = decision.weights, decision.experts
+    if weights.shape[1] != decision.weights.shape[1]:
+        own = weights[:1].expand(len(decision.kept), -1), experts[:1].expand(len(decision.kept), -1)
+    row = decision.kept.nonzero()[:, 0]
+    return own[0].index_copy(0, row, weights), own[1].index_copy(0, row, experts)
+
+
+OPTION = Option(
+    "--replay",
+    lambda args, read: Replay(read(args.replay)),
+    {"metavar": "TRACE", "help": "use the routing of a trace of the same prompt"},
+)

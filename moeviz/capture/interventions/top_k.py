@@ -1,0 +1,64 @@
+"""TopK: another number of experts a token."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.capture.interventions import verification
+from moeviz.capture.interventions.intervention import (
+    Choice,
+    Decision,
+    LimitsByLayer,
+    Option,
+    check_layers,
+    is_whole,
+    shown,
+)
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.errors import CaptureError
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """Another number of experts a token, in all layers or in some; weighed as the router would."""
+
+    top_k: int
+    layers: tuple[int, ...] | None = None
+
+    def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
+        """Raise `CaptureError` for layers that are not there, or more slots than a token can have experts."""
+        asked = tuple(layers) if self.layers is None else tuple(self.layers)
+        check_layers(asked, layers)
+        if not asked:
+            raise CaptureError("TopK names no layer. Name one or more, or leave `layers` out for all.")
+        tightest = min(asked, key=lambda layer: layers[layer].most)
+        limits = layers[tightest]
+        if not is_whole(self.top_k) or not 1 <= self.top_k <= limits.most:
+            why = f" Layer {tightest} has {limits}." if limits.most < limits.num_experts and limits.groups > 1 else ""
+            why = why or (" That is what moeviz can choose." if limits.most < limits.num_experts else "")
+            raise CaptureError(f"Each token can take 1 to {limits.most} experts, not {shown(self.top_k)}.{why}")
+
+    def change(self, decision: Decision) -> Choice:
+        """The router's best so many."""
+        if not self._is_at(decision.layer):
+            return decision.weights, decision.experts
+        return decision.again(None, int(self.top_k))
+
+    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+        """Raise `CaptureError` where a token has another number of experts."""
+        for layer, now, _ in verification.layer_pairs(changed, own):
+            if self._is_at(layer):
+                verification.check_all_tokens(
+                    self, layer, verification.filled_slots(now) == self.top_k, "another number of slots is filled"
+                )
+
+    def _is_at(self, layer: int) -> bool:
+        return self.layers is None or layer in self.layers
+
+
+OPTION = Option(
+    "--experts-per-token",
+    lambda args, _read: TopK(args.experts_per_token),
+    {"metavar": "K", "help": "another top-k"},
+    least=1,
+)

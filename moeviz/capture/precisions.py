@@ -1,0 +1,140 @@
+"""Precisions compared on the same prompts: which tokens go to other experts, and which of these were ties.
+
+A choice is a boundary tie where rounding the router's own logits is enough to change it: in that precision the last
+expert chosen and the best one left out cannot be told apart. Any other change comes from hidden states that moved.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moe_kernels.reference import route_torch
+from moeviz.capture.interventions.precision import NAMES
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.hooks import listen
+from moeviz.capture.record.intervening import probe_routers
+from moeviz.capture.record.kernel_parity import ProbedRouter, router_inputs
+from moeviz.capture.record.private_names import own_forward, with_forward
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.generation import decode
+from moeviz.capture.run.generation_plan import PROMPTS_ONLY
+from moeviz.capture.run.prompts import ModelInput, prepare
+from moeviz.capture.run.request import CaptureRequest, prompts_of
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrecisionTrace:
+    """A trace in one precision, and which choices of the float32 trace are boundary ties in it. L layers, T tokens."""
+
+    trace: RoutingTrace
+    tied: np.ndarray  # (L, T) bool
+    known: tuple[bool, ...]  # L: whether moeviz knows how the layer's router ranks; where not, `tied` is False
+
+
+def in_precisions(
+    model: LoadedModel | nn.Module | str,
+    prompts: str | Sequence[str],
+    names: Sequence[str] = NAMES,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> dict[str, PrecisionTrace]:
+    """Read prompts in float32, and in each of `names`; by name, float32 first. Needs memory for a second model.
+
+    float32, bfloat16 and float16: weights and arithmetic, as `model.to` has it. int8: the weights of linear layers and
+    of experts rounded to 8 bits, each row of the last dimension by its largest value; arithmetic, embeddings, norms and
+    routers stay in float32, as weight-only quantisation has it.
+
+    Raises what `trace` raises, and `CaptureError` where weights lie on disk.
+    """
+    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
+    names = [name for name in names if name != "float32"]
+    exact = replace(run, model=in_precision(run.model, "float32"))
+    routers = probe_routers(exact)
+    known = tuple(probed.trouble is None for probed in routers)
+    ties: list[dict[str, Tensor]] = [{} for _ in routers]
+    with ExitStack() as stack:
+        for probed, noted in zip(routers, ties, strict=True):
+            if probed.trouble is None:
+                noting = _noting_ties(probed, [name for name in names if name in DTYPES], noted)
+                stack.enter_context(with_forward(probed.router.module, noting))
+        plain = _trace(exact, "float32")
+    kept = (run.batch.attention_mask == 1).flatten().cpu()
+    none = torch.zeros(len(kept), dtype=torch.bool)
+    found = {"float32": PrecisionTrace(plain, np.zeros(plain.experts.shape[:2], bool), known)}
+    for name in names:
+        tied = np.stack([noted.get(name, none).cpu()[kept].numpy() for noted in ties])
+        found[name] = PrecisionTrace(_trace(replace(run, model=in_precision(run.model, name)), name), tied, known)
+    return found
+
+
+def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """A copy of a model in another precision, in eval mode; see `in_precisions`."""
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        raise CaptureError(
+            f"Some weights of {type(model).__name__} lie on disk, and a copy in another precision needs them all in "
+            "memory. Use a machine with more of it, or a smaller model."
+        )
+    if name not in NAMES:
+        raise CaptureError(f"There is no precision {name!r}; take one of {', '.join(NAMES)}.")
+    other: PreTrainedModel = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # type: ignore[arg-type]  # nothing may be drawn where two compare
+    if name == "int8":
+        with torch.no_grad():
+            for weights in _quantised(other):
+                weights.copy_(_rounded(weights))
+    return other
+
+
+def _quantised(model: PreTrainedModel) -> Iterator[Tensor]:
+    """The weights that weight-only quantisation rounds: of linear layers but the head, and of experts."""
+    head = model.get_output_embeddings()
+    seen: set[int] = set()
+    layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
+    found = find_routers(model)
+    experts = [part for router in found for part in router.experts.values()]
+    routers = {id(weights) for router in found for weights in router.module.parameters()}
+    for part in [*layers, *experts]:
+        for weights in part.parameters():
+            if weights.dim() >= 2 and id(weights) not in seen | routers:
+                seen.add(id(weights))
+                yield weights
+
+
+def _rounded(weights: Tensor) -> Tensor:
+    """To 255 steps between minus and plus the largest value of each row of the last dimension."""
+    step = (weights.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (weights / step).round() * step
+
+
+def _trace(run: ModelInput, name: str) -> RoutingTrace:
+    with listen(run.model, keep_logits=True) as recording:
+        written = decode(run.model, run.batch, PROMPTS_ONLY)
+    return assemble(recording, replace(run, info=replace(run.info, dtype=name)), written)
+
+
+def _noting_ties(probed: ProbedRouter, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """The router's own forward, that also notes which of its choices rounding its logits would change."""
+    own, family = own_forward(probed.router.module), probed.family
+    assert family is not None  # of a router that has no trouble
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, ...]:
+        logits, weights, experts, *rest = own(*args, **kwargs)
+        chosen = experts.reshape(-1, experts.shape[-1]).sort(dim=-1).values
+        _, bias = router_inputs(family, probed.router.module, args, kwargs)
+        for name in names:
+            rounded = logits.reshape(len(chosen), -1).to(DTYPES[name])
+            again = route_torch(rounded, family.gating(probed.router.module), bias)
+            noted[name] = (again.experts.sort(dim=-1).values != chosen).any(dim=-1) | (again.margin == 0)
+        return logits, weights, experts, *rest
+
+    return forward

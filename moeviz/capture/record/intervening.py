@@ -1,0 +1,199 @@
+"""Let routers decide otherwise while a model runs: what an intervention says, in place of what they decided.
+
+A router's answer is read as recording reads it, changed, and written back in the router's own form
+(`routers/router_adapters.py`). Where the experts are given ids and weights, what they are given is compared with that;
+and every trace of such a run is held against what was asked (`interventions/verification.py`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from threading import get_ident
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moe_kernels.gating import MAX_TOP_K
+from moe_kernels.reference import choose_torch
+from moeviz.capture.interventions.intervention import Choice, Decision, Intervention, RouterLimits
+from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.capture.models.patching import patched
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive
+from moeviz.capture.record.kernel_parity import ProbedRouter, probe, router_inputs
+from moeviz.capture.record.private_names import own_forward, with_forward, with_method
+from moeviz.capture.routers.discovery import Router
+from moeviz.capture.run.prompts import ModelInput
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+WrittenAnswers = dict[int, tuple[Tensor, Tensor] | None]  # by thread: ids and weights that a router answered with
+
+
+def probe_routers(run: ModelInput, site: str | None = None) -> tuple[ProbedRouter, ...]:
+    """The routers of a model, and which of them can choose again: checked on a forward."""
+    check_can_change(run)
+    with exclusive(run.model), eager_mode(run.model):
+        return probe(run.model, site).routers
+
+
+def check_can_change(run: ModelInput) -> None:
+    """Raise `CaptureError` for a model that no intervention reaches."""
+    if run.model.config.is_encoder_decoder:
+        raise CaptureError(
+            f"{type(run.model).__name__} has an encoder and a decoder; interventions reach decoder-only models."
+        )
+
+
+@contextmanager
+def intervening(
+    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
+) -> Iterator[ExpectedRouting | None]:
+    """Inside the block the routers decide what the intervention makes of their decisions.
+
+    What it yields goes into the recording of the run, so that its traces are held against what was asked. Begin to
+    record inside the block: then what is recorded is what was changed.
+
+    Raises `CaptureError` where the model cannot be given it.
+    """
+    if intervention is None:
+        yield None
+        return
+    kept = run.batch.attention_mask.flatten() == 1
+    limits = {probed.router.layer: _limits(probed) for probed in routers}
+    intervention.check(limits, run.batch.input_ids.flatten()[kept].cpu().numpy())
+    own = [RouterOutputs() for _ in routers]
+    with ExitStack() as stack:
+        for index, probed in enumerate(routers):
+            change = RouterChange(intervention, index, limits[probed.router.layer], kept, own[index])
+            stack.enter_context(_changed(probed, change))
+        yield ExpectedRouting(own, _check(intervention, limits, own))
+
+
+def _limits(probed: ProbedRouter) -> RouterLimits:
+    router = probed.router
+    if router.writer is None:
+        raise CaptureError(
+            f"moeviz can record what {router.kind} decides, but has no way to make it decide otherwise "
+            f"({router.adapter.remark if router.adapter else ''})."
+        )
+    top_k = probed.sample[2].shape[-1]
+    if probed.family is None or probed.trouble:
+        return RouterLimits(router.num_experts, top_k, ceiling=MAX_TOP_K)
+    gating = probed.family.gating(router.module)
+    return RouterLimits(router.num_experts, top_k, gating.groups, gating.groups_kept, MAX_TOP_K)
+
+
+def _check(intervention: Intervention, limits: dict[int, RouterLimits], own: list[RouterOutputs]) -> Callable:
+    def check_held(trace: RoutingTrace, experts: np.ndarray, weights: np.ndarray) -> None:
+        precision = max(torch.finfo(heard.weights[0].dtype).eps for heard in own)
+        decided = DecidedRouting(trace.model.layers, experts, weights, precision)
+        recorded = replace(decided, experts=trace.experts, weights=trace.need("weights", "Holding a change"))
+        intervention.check_held(recorded, decided, limits)
+
+    return check_held
+
+
+@dataclass(frozen=True, slots=True)
+class RouterChange:
+    """The change that an intervention makes of one router's decisions."""
+
+    intervention: Intervention
+    index: int  # which of the trace's layers it is
+    limits: RouterLimits
+    kept: Tensor  # (T,) of the prompts: no padding
+    own: RouterOutputs  # gets its own decisions
+
+    def of(self, router: Router, weights: Tensor, experts: Tensor, again: Callable) -> Choice:
+        """Weights and experts (T, K) in place of these."""
+        self.own.experts.append(experts.to(torch.int16))
+        self.own.weights.append((weights if router.factor == 1 else weights * router.factor).detach())
+        whole = len(self.kept) == len(weights)  # the prompts, and not what is generated after them
+        kept = self.kept.to(weights.device) if whole else weights.new_ones(len(weights)).bool()
+        return self.intervention.change(
+            Decision(router.layer, self.index, self.limits, weights, experts, kept, router.factor, again)
+        )
+
+
+@contextmanager
+def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
+    """Inside the block the router answers with what is made of its decision."""
+    router, written = probed.router, WrittenAnswers()
+    method = router.adapter.method if router.adapter else ""
+    own = getattr(router.block, method) if method else own_forward(router.module)
+
+    def decide(*args: object, **kwargs: object) -> tuple:
+        answer = own(*args, **kwargs)
+        logits, *decided = (None if p is None else p.reshape(-1, p.shape[-1]) for p in router.decided(args, answer))
+
+        def again(pushed: Tensor | None, top_k: int | None) -> Choice:
+            weights, experts = _choose_again(probed, logits, args, kwargs, pushed, top_k)
+            return weights.to(decided[0].dtype), experts.to(decided[1].dtype)
+
+        weights, experts = change.of(router, *decided, again)
+        if weights is not decided[0] or experts is not decided[1]:
+            answer = _write(router, answer, weights, experts, decided[1].shape[-1])
+        written[get_ident()] = _ids_and_weights(answer, experts.numel())
+        return answer
+
+    instead = with_method(router.block, method, decide) if method else with_forward(router.module, decide)
+    with instead, _checking_what_experts_are_given(router, written):
+        yield
+
+
+def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_k: int) -> tuple:
+    if router.adapter and router.adapter.keeps_top_k and experts.shape[-1] != top_k:
+        raise CaptureError(
+            f"{router.kind} gives every token {top_k} experts, in a form of its own that has no place for "
+            f"{experts.shape[-1]}."
+        )
+    return router.writer(router.module, answer, weights, experts)
+
+
+def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) -> AbstractContextManager[None]:
+    """Where experts are given ids and weights, these must be what the router's answer says."""
+    if len(router.experts) != 1:
+        return nullcontext()
+    (experts,) = router.experts.values()
+
+    def compare(_experts: nn.Module, args: tuple, kwargs: dict) -> None:
+        said = written.pop(get_ident(), None)
+        given = said and _ids_and_weights((*args, *kwargs.values()), said[0].numel())
+        if said and given and not all(torch.equal(one, other.to(one)) for one, other in zip(given, said, strict=True)):
+            raise CaptureError(
+                f"The experts of layer {router.layer} were given other ids or weights than {router.kind} was made to "
+                "answer with. A trace of this run would not be of the change that you asked for. Please report this "
+                "model."
+            )
+
+    return _hook(experts, compare)
+
+
+def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None:
+    """The two of these that are expert ids and weights, of so many slots in all; None where that cannot be told."""
+    tensors = [part.flatten() for part in parts if isinstance(part, Tensor) and part.numel() == size]
+    ids = [part for part in tensors if not part.is_floating_point()]
+    weights = [part for part in tensors if part.is_floating_point()]
+    return (ids[0], weights[0]) if len(ids) == len(weights) == 1 else None
+
+
+@contextmanager
+def _hook(module: nn.Module, hook: Callable) -> Iterator[None]:
+    with patched(lambda: module.register_forward_pre_hook(hook, with_kwargs=True).remove):
+        yield
+
+
+def _choose_again(
+    probed: ProbedRouter, logits: Tensor, args: tuple, kwargs: dict, pushed: Tensor | None, top_k: int | None
+) -> Choice:
+    if probed.trouble:
+        raise CaptureError(
+            f"{probed.trouble}, so moeviz cannot let it choose again. Mute with reroute=False, exchange experts, or "
+            "replay a trace."
+        )
+    _, own_bias = router_inputs(probed.family, probed.router.module, args, kwargs)
+    gating = probed.family.gating(probed.router.module)
+    if top_k is not None:
+        gating = replace(gating, top_k=top_k)
+    return choose_torch(logits, gating, own_bias, pushed)

@@ -1,0 +1,184 @@
+"""Check on a first forward, before anything is replaced, that we decide and compute what the model does itself."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from moe_kernels.reference import route_torch
+from moeviz.capture.models.patching import eval_mode
+from moeviz.capture.record import experts_implementation, routing_ops
+from moeviz.capture.record.hooks import answer_hook, check_layout, sample_rows
+from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
+from moeviz.capture.routers.discovery import Router, find_routers
+from moeviz.capture.routers.kernel_families import FAMILIES, OTHERS, Family
+from moeviz.capture.routers.router_adapters import Answer
+from moeviz.errors import CaptureError
+
+PROBE = 16  # tokens
+WEIGHT_ERROR = 1e-5  # relative: float32 sums in another order
+EXPERTS_ERROR = 64  # in units of the dtype's precision, of the largest output: sums in another order
+TIE = 1e-5  # ranks this close may be taken either way
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedRouter:
+    """A router as the probe found it."""
+
+    router: Router
+    family: Family | None  # how our kernels run it
+    trouble: str | None  # why they cannot; None where they can
+    sample: tuple[Tensor | None, ...]  # rows of its own logits (where it has any), weights, experts
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedModel:
+    """The findings of a first forward: of each router, and of the experts."""
+
+    routers: tuple[ProbedRouter, ...]
+    experts_trouble: tuple[str, ...]  # why our way to run the experts is not theirs
+
+    @property
+    def troubles(self) -> list[str]:
+        """Everything that keeps its own way, and why."""
+        of_routers = [probed.trouble for probed in self.routers if probed.trouble]
+        return list(dict.fromkeys([*self.experts_trouble, *of_routers]))
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
+    """One forward in which all decide and compute twice: their own results go on, ours are compared.
+
+    Raises `CaptureError` for a model without routers, or one whose layers run in a loop.
+    """
+    routers, samples = find_routers(model, site), {}
+    families = {router.path: FAMILIES.get(router.kind) for router in routers}
+    troubles: dict[str, str | None] = {
+        router.path: f"{router.kind} {OTHERS.get(router.kind, 'is not known to moeviz')}"
+        for router in routers
+        if families[router.path] is None
+    }
+    experts_trouble: list[str] = []
+    with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))  # jitter would be drawn anew for each of the two
+        for router in routers:
+            stack.enter_context(answer_hook(router, _sampling(router, samples)))
+            if family := families[router.path]:
+                stack.enter_context(with_forward(router.module, _checking(router, family, troubles)))
+        for experts in registered_experts(model):
+            stack.enter_context(with_forward(experts, _checking_experts(experts, experts_trouble)))
+        _read_a_few(model)
+    for router in routers:
+        _check_answered_once(router, len(samples.get(router.path, ())))
+    found = (ProbedRouter(r, families[r.path], troubles.get(r.path), samples[r.path][0]) for r in routers)
+    return ProbedModel(tuple(found), tuple(experts_trouble))
+
+
+def _read_a_few(model: PreTrainedModel) -> None:
+    vocabulary = model.get_input_embeddings().num_embeddings
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    ids = torch.arange(PROBE, device=device)[None, :] * 7 % vocabulary
+    start = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
+    model(input_ids=ids, use_cache=False, **start)
+
+
+def _check_answered_once(router: Router, times: int) -> None:
+    if times != 1:
+        raise CaptureError(
+            f"{router.kind} at {router.path} answered {times} times when the model ran once, and moeviz's kernels and "
+            "interventions are for routers that answer once. Trace the model as it is (kernels=False), without forward "
+            "hooks that run a part of it again."
+        )
+
+
+def _sampling(router: Router, samples: dict[str, list]) -> Callable[[Answer], None]:
+    def note(answer: Answer) -> None:
+        check_layout(router, answer)
+        samples.setdefault(router.path, []).append(sample_rows(answer))
+
+    return note
+
+
+def _checking(router: Router, family: Family, troubles: dict[str, str | None]) -> Callable[..., tuple]:
+    own = own_forward(router.module)
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
+        output = own(*args, **kwargs)
+        troubles[router.path] = mismatch(family, router.module, args, kwargs, output)
+        return output
+
+    return forward
+
+
+def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., Tensor]:
+    own = own_forward(experts)
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
+        output, given = own(*args, **kwargs), (*args, *kwargs.values())
+        ours = experts_implementation.experts_forward(experts, *given)
+        first = experts_implementation.experts_forward(experts, *(part[:1] for part in given))
+        error = max((ours - output).abs().max(), (first - output[:1]).abs().max()) / output.abs().max()
+        if not error <= EXPERTS_ERROR * torch.finfo(output.dtype).eps:
+            troubles.append(f"{type(experts).__name__} computes otherwise than moeviz expects")
+        return output
+
+    return forward
+
+
+class KernelMismatch(Exception):
+    """A router does not decide as our kernels do: how, in a sentence."""
+
+
+def check_first_rows(probed: ProbedRouter, own: Callable[..., tuple], args: tuple, kwargs: dict) -> None:
+    """Compare the first rows of what a router is given in a run with what its own forward answers.
+
+    Raises `KernelMismatch`.
+    """
+    name, hidden = next(iter(kwargs.items())) if not args else (None, args[0])
+    first = hidden.reshape(-1, hidden.shape[-1])[:PROBE]
+    first = first.view(*[1] * (hidden.dim() - 2), *first.shape)
+    args, kwargs = ((), kwargs | {name: first}) if name else ((first, *args[1:]), kwargs)
+    trouble = mismatch(probed.family, probed.router.module, args, kwargs, own(*args, **kwargs))
+    if trouble:
+        raise KernelMismatch(f"On this text {trouble}.")
+
+
+def mismatch(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
+    """Say how our decision differs from the router's; None where it is the same."""
+    name = type(router).__name__
+    hidden, bias = router_inputs(family, router, args, kwargs)
+    logits = family.logits(router, hidden)
+    try:
+        gating = family.gating(router)
+    except ValueError as error:  # more experts or slots than the kernels have room for
+        return f"{name}: {error}"
+    if family.rounds_scores and logits.dtype != torch.float32:
+        return f"{name} rounds its scores to {logits.dtype}"
+    if not torch.equal(logits, output[0].view_as(logits)):
+        return f"{name} makes other logits than moeviz expects"
+    theirs, weights = output[2].reshape(len(logits), -1), output[1].reshape(len(logits), -1)
+    ours, experts = routing_ops.choose(logits, bias, gating)
+    same = slice(None)
+    if not torch.equal(experts, theirs):  # in another order, or other experts where ranks tie
+        ours, weights = _by_expert(ours, experts), _by_expert(weights, theirs)
+        same = (experts.sort(dim=-1).values == theirs.sort(dim=-1).values).all(dim=-1)
+        if not (same | (route_torch(logits, gating, bias).margin <= TIE)).all():
+            return f"{name} chooses other experts than moeviz expects"
+    precision = max(WEIGHT_ERROR, torch.finfo(weights.dtype).eps)
+    if not torch.allclose(ours[same], weights[same].float(), rtol=precision, atol=precision):
+        return f"{name} weighs experts otherwise than moeviz expects"
+    return None
+
+
+def _by_expert(weights: Tensor, experts: Tensor) -> Tensor:
+    return weights.gather(-1, experts.argsort(dim=-1))
+
+
+def router_inputs(family: Family, router: nn.Module, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor | None]:
+    """The hidden states (T, D), and the selection bias: the router's own, or what its block passes along."""
+    given = [*args, *kwargs.values()]
+    hidden = given[0].reshape(-1, given[0].shape[-1])
+    return hidden, given[1] if len(given) > 1 else family.bias(router)

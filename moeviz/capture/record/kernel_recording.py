@@ -1,0 +1,224 @@
+"""Run the routers of a transformers model by our kernels, which write the record as they decide.
+
+A router is replaced only after it was checked: on a first forward (`kernel_parity.py`), and again on the first rows of
+every run, our decision is computed beside the router's own, from the same input, and must be the same. What differs on
+the first forward, or is of a family that has no row in `kernel_families.py`, keeps its own router and is recorded from
+what that returns. All is as before when the block ends.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from moeviz.capture.record import experts_implementation, routing_ops
+from moeviz.capture.record.forwards import ForwardLog, check_nobody_is_later, forwards_logged
+from moeviz.capture.record.hooks import Recording, RouterOutputs, answer_hook, exclusive
+from moeviz.capture.record.kernel_parity import (
+    KernelMismatch,
+    ProbedModel,
+    ProbedRouter,
+    check_first_rows,
+    probe,
+    router_inputs,
+)
+from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
+from moeviz.capture.routers.router_adapters import Answer
+from moeviz.errors import CaptureError
+
+log = logging.getLogger("moeviz.capture")
+
+
+@dataclass(slots=True)
+class RouterRecord:
+    """The record of one router, filled from the first row on; the last row is a spare. R rows."""
+
+    probed: ProbedRouter
+    index: int  # of the router
+    forwards: ForwardLog  # of the model, the same for all routers
+    experts: Tensor  # (R + 1, K) int16
+    weights: Tensor  # (R + 1, K), in the router's dtype
+    logits: Tensor | None  # (R + 1, E)
+    cursor: Tensor  # (1,) int64
+    logits_cursor: Tensor  # (1,) int64
+    given: list[int] = field(default_factory=list)  # how many rows each call had; none of calls in a compiled graph
+
+    def begins(self) -> bool:
+        """True if a call is of a forward that is recorded; one that a graph is being made of is."""
+        return torch.compiler.is_compiling() or self.forwards.running()
+
+    def ended(self, rows: int) -> None:
+        """Note a call that was recorded."""
+        if not torch.compiler.is_compiling():
+            self.forwards.calls.append(self.index)
+            self.given.append(rows)
+
+
+@contextmanager
+def kernels_recording(
+    model: PreTrainedModel, tokens: int, keep_logits: bool = True, site: str | None = None
+) -> Iterator[tuple[RouterRecord, ...]]:
+    """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
+
+    Other threads may run the model meanwhile: what they get is what it gives, and none of it is recorded. A graph that
+    torch.compile makes inside the block records whichever thread runs it, so run it in one thread.
+
+    Raises `CaptureError` for a model without routers, one whose layers run in a loop, or one that is being recorded
+    already.
+    """
+    with exclusive(model):
+        found = probe(model, site)
+        log_troubles(found)
+        with kernels_recording_probed(model, found, tokens, keep_logits) as record:
+            yield record
+
+
+@contextmanager
+def kernels_recording_probed(
+    model: PreTrainedModel, found: ProbedModel, tokens: int, keep_logits: bool = True
+) -> Iterator[tuple[RouterRecord, ...]]:
+    """Record like `kernels_recording` a model that was probed and that nobody else records.
+
+    Inside the block a router whose first rows are not decided as it decides raises `KernelMismatch`, and so does one
+    with a forward hook of somebody else's: it runs after the record is written, and may change the decision.
+    """
+    forwards = ForwardLog()
+    record = tuple(_rows(probed, i, forwards, tokens, keep_logits) for i, probed in enumerate(found.routers))
+    one_graph = all(probed.trouble is None for probed in found.routers)  # hooks on routers break it
+    with ExitStack() as stack:
+        stack.enter_context(forwards_logged(model, found.routers[0].router.site, forwards, one_graph))
+        for rows in record:
+            stack.enter_context(_recording(rows))
+        stack.enter_context(_our_experts(model, found))
+        yield record
+
+
+@contextmanager
+def kernels_deciding(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
+    """Inside the block our kernels decide and record nothing: for interventions, whose decisions hooks record."""
+    with ExitStack() as stack:
+        for probed in found.routers:
+            if probed.trouble is None:
+                stack.enter_context(with_forward(probed.router.module, _routing(probed)))
+        stack.enter_context(_our_experts(model, found))
+        yield
+
+
+def recorded_by(model: PreTrainedModel, found: ProbedModel) -> str:
+    """How the routers run inside `kernels_recording_probed`, in the words of `ModelInfo.recorded_by`."""
+    kind = "Triton" if model.device.type == "cuda" else "plain torch"
+    ours, routers = sum(probed.trouble is None for probed in found.routers), len(found.routers)
+    return f"kernels ({kind})" if ours == routers else f"kernels ({kind}, {ours} of {routers} routers)"
+
+
+def log_troubles(found: ProbedModel) -> None:
+    """Announce what keeps its own way."""
+    for trouble in found.troubles:
+        log.info("%s, so it keeps its own way.", trouble)
+
+
+def _recording(rows: RouterRecord) -> AbstractContextManager[None]:
+    """The router decides our way, or its own, and what it decides is kept."""
+    router = rows.probed.router
+    if rows.probed.trouble:
+        return answer_hook(router, _keep(rows))
+    return with_forward(router.module, _routing(rows.probed, rows))
+
+
+@contextmanager
+def _our_experts(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
+    """Experts in transformers' registry run our way, which on a CPU is faster; their own where that is another."""
+    with ExitStack() as stack:
+        for experts in [] if found.experts_trouble else registered_experts(model):
+            stack.enter_context(with_forward(experts, partial(experts_implementation.experts_forward, experts)))
+        yield
+
+
+def _rows(probed: ProbedRouter, index: int, forwards: ForwardLog, tokens: int, keep_logits: bool) -> RouterRecord:
+    logits, weights, experts = probed.sample
+    device = torch.device("cpu") if weights.device.type == "meta" else weights.device
+    keep_logits = keep_logits and logits is not None
+
+    def zeros(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.zeros(tokens + 1, like.shape[-1], dtype=dtype or like.dtype, device=device)
+
+    cursors = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+    parts = zeros(experts, torch.int16), zeros(weights), zeros(logits) if keep_logits else None
+    return RouterRecord(probed, index, forwards, *parts, *cursors)
+
+
+def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable[..., tuple]:
+    """The router's forward with our decision, recorded in the same operator where there are rows for it."""
+    family, router = probed.family, probed.router.module
+    own, gating, unchecked = own_forward(router), family.gating(router), [True]
+    numbers = [getattr(gating, name) for name in routing_ops.GATING]
+
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if rows is not None and not rows.begins():
+            return own(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            if rows is not None and router._forward_hooks:
+                _check_hooks(router)
+            if unchecked:
+                unchecked.clear()
+                check_first_rows(probed, own, args, kwargs)
+        hidden, bias = router_inputs(family, router, args, kwargs)
+        logits = family.logits(router, hidden)
+        if rows is None:
+            weights, experts = routing_ops.choose(logits, bias, gating)
+        elif torch.compiler.is_compiling():
+            weights, experts = torch.ops.moeviz.route(logits, bias, rows.experts, rows.weights, rows.cursor, *numbers)
+        else:
+            weights, experts = routing_ops.decide(logits, bias, rows.experts, rows.weights, rows.cursor, gating)
+        if rows is not None:
+            if rows.logits is not None:
+                routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+            rows.ended(len(logits))
+        return logits, weights.to(family.weight_dtype(hidden, logits)), experts
+
+    return forward
+
+
+def _check_hooks(router: nn.Module) -> None:
+    try:
+        check_nobody_is_later(router)
+    except CaptureError as error:
+        raise KernelMismatch(str(error)) from error
+
+
+def _keep(rows: RouterRecord) -> Callable[[Answer], None]:
+    def keep(answer: Answer) -> None:
+        if not rows.begins():
+            return
+        logits, weights, experts = (None if p is None else p.reshape(-1, p.shape[-1]) for p in answer[:3])
+        routing_ops.keep(rows.weights, rows.cursor.clone(), weights)
+        routing_ops.keep(rows.experts, rows.cursor, experts)
+        if rows.logits is not None:
+            routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+        rows.ended(len(experts))
+
+    return keep
+
+
+def recording_of(record: tuple[RouterRecord, ...], keep_logits: bool, by: str = "kernels") -> Recording:
+    """The record by the forwards that were read: what `listen` gives. Of a model that did not run compiled."""
+    heard = []
+    for rows in record:
+        router, sample = rows.probed.router, rows.probed.sample
+        weights = rows.weights if rows.probed.trouble else rows.weights * router.factor
+        parts = [_steps(part, rows) for part in (rows.experts, weights)]
+        logits = [] if rows.logits is None else _steps(rows.logits, rows)
+        heard.append(RouterOutputs(*parts, logits, router.num_experts, None if sample[0] is None else sample))
+    routers = tuple(rows.probed.router for rows in record)
+    return Recording(routers, keep_logits, tuple(range(len(routers))), record[0].forwards, heard, by)
+
+
+def _steps(part: Tensor, rows: RouterRecord) -> list[Tensor]:
+    filled = part[: int(rows.cursor)]
+    # Rows that were lost for want of room leave it in one piece, and `Recording.check` names it.
+    return list(filled.split(rows.given if len(filled) == sum(rows.given) else [len(filled)]))

@@ -1,0 +1,125 @@
+"""The ways in which a job is run and its routers are recorded: by listening, or by moeviz's kernels.
+
+Each is a context manager: inside the block the model may run, and what it yields gives the recording so far. Plain
+listening imports nothing that replaces a part of the model.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.hooks import ExpectedRouting, Recording, recording_hooks
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.generation import expected_rows
+from moeviz.capture.run.generation_plan import GenerationPlan
+from moeviz.capture.run.prompts import ModelInput
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.errors import CaptureError
+
+if TYPE_CHECKING:
+    from moeviz.capture.record.kernel_parity import ProbedModel
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureJob:
+    """A request, with the model that runs it, the prompts as it reads them, and the settled way to generate."""
+
+    run: ModelInput
+    plan: GenerationPlan
+    request: CaptureRequest
+
+
+class KernelsUnavailable(Exception):
+    """The kernels cannot run this job, for the reason that it says in a sentence."""
+
+
+def wants_kernels(job: CaptureJob) -> bool:
+    """True if kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
+    if isinstance(job.request.kernels, bool):
+        return job.request.kernels
+    if job.run.model.device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from moeviz.capture.routers.kernel_families import FAMILIES
+
+    return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.request.site))
+
+
+@contextmanager
+def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
+    """The model's own routers, and hooks that keep what they return."""
+    model = job.run.model
+    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
+    with eager_mode(model), _changed(job) as expected, hooks as recording:
+        yield lambda: replace(recording, expected=expected)
+
+
+@contextmanager
+def record_with_kernels(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
+    """Our kernels in the place of the routers, recording as they decide; under an intervention hooks record.
+
+    Raises `KernelsUnavailable` where a router does not decide as they do, and `CaptureError` where they were asked for
+    by name and cannot record the model at all.
+    """
+    from moeviz.capture.record.kernel_parity import KernelMismatch
+
+    with eager_mode(job.run.model):
+        found = _probed(job)
+        way = _kernels_record if job.request.intervention is None else _kernels_decide
+        try:
+            with way(job, found) as so_far:
+                yield so_far
+        except KernelMismatch as difference:
+            raise KernelsUnavailable(str(difference)) from difference
+
+
+@contextmanager
+def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
+    from moeviz.capture.record.kernel_recording import kernels_recording_probed, recorded_by, recording_of
+
+    model = job.run.model
+    rows = expected_rows(job.run.batch, job.plan)
+    with kernels_recording_probed(model, found, rows, job.request.keep_logits) as record:
+        yield lambda: recording_of(record, job.request.keep_logits, recorded_by(model, found))
+
+
+@contextmanager
+def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
+    """Let kernels decide and hooks record what the intervention makes of their decisions."""
+    from moeviz.capture.record.kernel_recording import kernels_deciding, recorded_by
+
+    model = job.run.model
+    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
+    with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
+        yield lambda: replace(recording, by=recorded_by(model, found), expected=expected)
+
+
+def _probed(job: CaptureJob) -> "ProbedModel":
+    """Probe which routers the kernels can run. Raises `KernelsUnavailable` where that is none."""
+    from moeviz.capture.record.kernel_parity import probe
+    from moeviz.capture.record.kernel_recording import log_troubles
+
+    try:
+        found = probe(job.run.model, job.request.site)
+    except CaptureError as error:
+        if job.request.kernels is True:
+            raise
+        raise KernelsUnavailable(str(error)) from error
+    if all(router.trouble for router in found.routers):
+        raise KernelsUnavailable(f"moeviz's kernels run none of these routers: {found.routers[0].trouble}.")
+    log_troubles(found)
+    return found
+
+
+def _changed(job: CaptureJob, found: "ProbedModel | None" = None) -> AbstractContextManager[ExpectedRouting | None]:
+    """The block in which routers decide what the job's intervention makes of their decisions."""
+    if job.request.intervention is None:
+        return nullcontext()
+    from moeviz.capture.record.intervening import check_can_change, intervening
+    from moeviz.capture.record.kernel_parity import probe
+
+    check_can_change(job.run)
+    found = found or probe(job.run.model, job.request.site)
+    return intervening(job.run, found.routers, job.request.intervention)

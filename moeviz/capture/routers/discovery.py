@@ -1,0 +1,232 @@
+"""Find the routers of a transformers model: the modules that the model's own code declares as such.
+
+Names are not trusted: substrings such as 'gate' also match `gate_proj` and `shared_expert_gate`. transformers
+declares, per architecture, which module class gives `router_logits` (`_can_record_outputs`); those are the routers.
+What is declared otherwise, or not at all, has a row in ODD_ROUTERS.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+from moeviz.capture.routers.router_adapters import PLAIN_WRITER, ROUTER_ADAPTERS, Answer, RouterAdapter, Writer
+from moeviz.errors import CaptureError
+from moeviz.text import quoted
+
+LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
+# Where a model has routers of several kinds: a word in their path, and the name of the site.
+SITES = {
+    "encoder": re.compile(r"\bencoder\b"),
+    "decoder": re.compile(r"\bdecoder\b"),
+    "text": re.compile(r"\btext_moe\b"),
+    "images": re.compile(r"\bvision_moe\b"),
+    "attention": re.compile(r"\bself_attention\b"),
+}
+OTHER_SITE = "feed-forward"
+SITE_BY_DEFAULT = (OTHER_SITE, "text", "encoder")
+ADAPTED = "ParamWrapper"  # PEFT's, around a module of which LoRA changes a parameter
+INSIDE = "base_layer"
+COPIED = "ModulesToSaveWrapper"  # PEFT's, around a module of which each adapter trains a copy of its own
+COPIES, ORIGINAL = "modules_to_save", "original_module"
+WRAPPED = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)$")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Router:
+    """One router of a model and the experts it chooses from."""
+
+    path: str  # "model.layers.3.mlp.gate"
+    layer: int  # the model's own layer index
+    module: nn.Module
+    block: nn.Module  # what holds the router
+    experts: dict[str, nn.Module]  # the modules with the experts' weights, by path
+    num_experts: int  # those that compute nothing too
+    zero_experts: int  # the last of them, which compute nothing
+    top_k: int
+    site: str = ""  # one of SITES, or OTHER_SITE; "" in a model that has one site
+    adapter: RouterAdapter | None = None  # how it differs from most
+
+    @property
+    def block_path(self) -> str:
+        """Path of the MoE block that holds the router."""
+        return unwrapped_path(self.path).rpartition(".")[0]
+
+    @property
+    def kind(self) -> str:
+        """The class of the router."""
+        return type(self.module).__name__
+
+    @property
+    def factor(self) -> float:
+        """The number by which the block multiplies its experts' sum, beside the weights that the router gives them."""
+        return float(self.adapter.factor(self.block)) if self.adapter and self.adapter.factor else 1.0
+
+    def read(self, given: tuple, answer: tuple) -> Answer:
+        """Read the router's answer as (logits, weights, expert ids), weights with the block's `factor`."""
+        if self.adapter is None:
+            return answer
+        logits, weights, experts = self.decided(given, answer)
+        return logits, weights if self.adapter.factor is None else weights * self.factor, experts
+
+    def decided(self, given: tuple, answer: tuple) -> Answer:
+        """Read the router's answer as (logits, weights, expert ids), weights without the block's `factor`."""
+        return (answer if self.adapter is None else self.adapter.read(self.module, given, answer))[:3]
+
+    @property
+    def writer(self) -> Writer | None:
+        """The function that puts another decision in the router's answer; None where there is none."""
+        return PLAIN_WRITER if self.adapter is None else self.adapter.writer
+
+
+def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:
+    """The routers that `model` declares, by layer; those of one site, if it has several.
+
+    site   "encoder" or "decoder", "attention" or "feed-forward", "text" or "images". Default: "feed-forward", "text"
+           or "encoder".
+
+    Raises
+    ------
+    CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found, or one that
+    is to choose more experts than there are; experts without a router; a site that it does not have.
+    """
+    routers = _all_routers(model)
+    sites = list(dict.fromkeys(router.site for router in routers))
+    if site is None:
+        site = next((name for name in SITE_BY_DEFAULT if name in sites), sites[0])
+    if site not in sites:
+        raise CaptureError(f"{type(model).__name__} has no routers at {quoted(site)}; {_sites_of(sites)}.")
+    found = sorted((router for router in routers if router.site == site), key=lambda router: router.layer)
+    for one, other in pairwise(found):
+        if one.layer == other.layer:
+            raise CaptureError(
+                f"{type(model).__name__} has two routers in layer {one.layer} ({one.path} and {other.path}), and "
+                "moeviz does not know how to tell them apart. Please report this model."
+            )
+    return tuple(found)
+
+
+def router_sites(model: nn.Module) -> tuple[str, ...]:
+    """The sites of a model's routers; ("",) if there is only one."""
+    return tuple(dict.fromkeys(router.site for router in _all_routers(model)))
+
+
+def _sites_of(sites: Sequence[str]) -> str:
+    return f"choose {' or '.join(map(repr, sites))}" if any(sites) else "it has only one kind: leave the site out"
+
+
+def _all_routers(model: nn.Module) -> list[Router]:
+    parts = modules_in_use(model)
+    declared = tuple(_declared_classes(parts.values()))
+    paths = [p for p, part in parts.items() if isinstance(part, declared) or type(part).__name__ in ROUTER_ADAPTERS]
+    paths = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]  # a block, declared
+    if not paths:
+        raise CaptureError(
+            f"{type(model).__name__} declares no router, so there is no routing to record. Is it a dense model? "
+            "Choose a Mixture-of-Experts model, such as Mixtral, OLMoE or Qwen3-MoE."
+        )
+    sites = {path: _site(path) for path in paths}
+    if len(set(sites.values())) == 1:
+        sites = dict.fromkeys(paths, "")
+    routers = [_router(model, path, parts, site) for path, site in sites.items()]
+    _check_all_are_found(model, parts, routers)
+    return routers
+
+
+def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model by path, without the copies that PEFT keeps of some and that do not run as it is now."""
+    parts = dict(model.named_modules())
+    idle = tuple(
+        f"{path}.{name}."
+        for path, wrapper in parts.items()
+        if type(wrapper).__name__ == COPIED
+        for name, copy in wrapper.named_modules()
+        if name == ORIGINAL or name.rpartition(".")[0] == COPIES
+        if copy is not active_module(wrapper)
+    )
+    return {path: part for path, part in parts.items() if not f"{path}.".startswith(idle)} if idle else parts
+
+
+def active_module(part: nn.Module) -> nn.Module:
+    """The module that runs inside PEFT's wrapper with copies: the active adapter's copy, or the original."""
+    if type(part).__name__ != COPIED:
+        return part
+    copies = part.get_submodule(COPIES)
+    active = [] if part.disable_adapters else [copies[name] for name in part.active_adapters if name in copies]
+    return active[0] if active else part.get_submodule(ORIGINAL)
+
+
+def _site(path: str) -> str:
+    return next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE)
+
+
+def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
+    for kind in {type(part) for part in parts}:
+        specs = (getattr(kind, "_can_record_outputs", None) or {}).get("router_logits", [])
+        for spec in specs if isinstance(specs, list) else [specs]:
+            declared = getattr(spec, "target_class", spec)
+            if isinstance(declared, type):
+                yield declared
+
+
+def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str) -> Router:
+    module, index = parts[path], LAYER_INDEX.search(path)
+    adapter = ROUTER_ADAPTERS.get(type(module).__name__)
+    place = unwrapped_path(path)
+    block_path = place.rpartition(".")[0]
+    block = parts[block_path]
+    experts = _experts(place, parts, adapter.experts if adapter else ("experts",))
+    num_experts = _first_number("num_experts", module, *map(unwrapped_module, experts.values()), block)
+    top_k = (adapter.top_k(module) if adapter else None) or _first_number("top_k", module, block)
+    adapted = type(parts[place]).__name__ in (ADAPTED, COPIED)
+    if index is None or not experts or num_experts is None or top_k is None or (place != path and not adapted):
+        raise CaptureError(
+            f"{type(model).__name__} declares {type(module).__name__} at {path} as a router, but moeviz does not know "
+            "its form: it needs a layer index in the path, an `experts` module next to the router, `num_experts` and "
+            "`top_k`."
+        )
+    zero = adapter.zero_experts(module) if adapter else 0
+    if num_experts < 1 or not 1 <= top_k <= num_experts + zero:
+        raise CaptureError(
+            f"The router of {type(model).__name__} at {path} is to choose {top_k} of {num_experts + zero} experts. It "
+            "needs at least one expert, and can choose no more than there are: check the config."
+        )
+    return Router(path, int(index.group(1)), module, block, experts, num_experts + zero, zero, top_k, site, adapter)
+
+
+def unwrapped_path(path: str) -> str:
+    """Where in its block a router stands, which an adapter may wrap."""
+    while found := WRAPPED.search(path):
+        path = path[: found.start()]
+    return path
+
+
+def unwrapped_module(part: nn.Module) -> nn.Module:
+    """A module without the adapters around it."""
+    while type(part).__name__ in (ADAPTED, COPIED):
+        part = part.get_submodule(INSIDE) if type(part).__name__ == ADAPTED else active_module(part)
+    return part
+
+
+def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
+    """The experts of the router at `path`: beside it, or in it."""
+    places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
+    return {place: active_module(parts[place]) for place in places if place in parts}
+
+
+def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers: Sequence[Router]) -> None:
+    """Half of the layers would look like all of them."""
+    known = {path for router in routers for path in (*router.experts, router.block_path)}
+    for path, part in parts.items():
+        if path.rpartition(".")[2] == "experts" and path not in known:
+            raise CaptureError(
+                f"{type(model).__name__} has {type(part).__name__} at {path}, but declares no router for them. moeviz "
+                "does not show some of the layers as if they were all."
+            )
+
+
+def _first_number(attribute: str, *parts: nn.Module | None) -> int | None:
+    found = (getattr(part, attribute, None) for part in parts)
+    return next((number for number in found if isinstance(number, int)), None)

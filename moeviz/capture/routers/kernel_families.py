@@ -1,0 +1,248 @@
+"""How the routers of each family decide, so that our kernels can decide the same.
+
+A row says how the logits are made, and reads the way of gating from the router module's own attributes. A row is a
+claim, and is checked on the model itself before any router is replaced (`kernel_recording.py`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from moe_kernels.gating import Gating, GroupScore, Score
+
+
+def _plain(router: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(hidden.to(router.weight.dtype), router.weight)
+
+
+def _with_bias(router: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(hidden, router.weight, router.bias)
+
+
+def _in_float32(router: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(hidden.float(), router.weight.float())
+
+
+def _in_float32_with_bias(router: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(hidden.float(), router.weight.float(), router.bias.float())
+
+
+def _to_float32(router: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(hidden, router.weight).float()
+
+
+def _afmoe_logits(router: nn.Module, hidden: Tensor) -> Tensor:
+    return router.gate(hidden).float()
+
+
+def _hunyuan_logits(router: nn.Module, hidden: Tensor) -> Tensor:
+    return router.wg(hidden.to(router.wg.weight.dtype))
+
+
+def _laguna_logits(router: nn.Module, hidden: Tensor) -> Tensor:
+    logits, cap = _to_float32(router, hidden), router.router_logit_softcapping
+    return torch.tanh(logits / cap) * cap if cap > 0 else logits
+
+
+def _longcat_logits(router: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(hidden.float(), router.classifier.weight.float())
+
+
+def _muse_logits(router: nn.Module, hidden: Tensor) -> Tensor:
+    return _in_float32(router, hidden) * router.output_multiplier
+
+
+def _gating(router: nn.Module, score: Score = "softmax", **steps: object) -> Gating:
+    return Gating(router.num_experts, router.top_k, score, **steps)
+
+
+def _softmax(router: nn.Module) -> Gating:
+    return _gating(router, renormalise=getattr(router, "norm_topk_prob", True))
+
+
+def _sigmoid(router: nn.Module) -> Gating:
+    return _gating(router, "sigmoid", renormalise=getattr(router, "norm_topk_prob", True))
+
+
+def _groups(router: nn.Module, judged_by: GroupScore) -> dict[str, object]:
+    if (router.num_group or 1) == 1:
+        return {}
+    return {"groups": router.num_group, "groups_kept": router.topk_group, "group_score": judged_by}
+
+
+def _deepseek_v2(router: nn.Module) -> Gating:
+    groups = _groups(router, "max") if router.topk_method == "group_limited_greedy" else {}
+    return _gating(router, renormalise=False, scale=router.routed_scaling_factor, **groups)
+
+
+def _deepseek_v3(router: nn.Module) -> Gating:
+    scale, renormalise = router.routed_scaling_factor, router.norm_topk_prob
+    return _gating(router, "sigmoid", renormalise=renormalise, scale=scale, added=1e-20, **_groups(router, "top2_sum"))
+
+
+def _deepseek_v4(router: nn.Module) -> Gating:
+    score = "sigmoid" if isinstance(router.score_fn, nn.Sigmoid) else "sqrtsoftplus"
+    return _gating(router, score, scale=router.routed_scaling_factor, added=1e-20)
+
+
+def _afmoe(router: nn.Module) -> Gating:
+    return _gating(router, "sigmoid", scale=router.route_scale, added=1e-20)
+
+
+def _beam(router: nn.Module) -> Gating:
+    return _gating(router, "sigmoid", renormalise=router.norm_topk_prob, added=1e-20, **_groups(router, "top2_sum"))
+
+
+def _cohere(router: nn.Module) -> Gating:
+    return _sigmoid(router) if router.expert_selection_fn == "sigmoid" else _gating(router)
+
+
+def _ernie(router: nn.Module) -> Gating:
+    return _gating(router, floor=router.norm_min)
+
+
+def _hunyuan_v3(router: nn.Module) -> Gating:
+    return _gating(router, "sigmoid", scale=router.router_scaling_factor, added=1e-20)
+
+
+def _jamba(router: nn.Module) -> Gating:
+    return _gating(router, renormalise=False)
+
+
+def _lfm2(router: nn.Module) -> Gating:
+    scale, renormalise = router.routed_scaling_factor, router.norm_topk_prob
+    return _gating(router, "sigmoid", renormalise=renormalise, scale=scale, added=1e-6)
+
+
+def _longcat(router: nn.Module) -> Gating:
+    return Gating(router.n_routed_experts, router.top_k, renormalise=False, scale=router.routed_scaling_factor)
+
+
+def _mistral(router: nn.Module) -> Gating:
+    scale, renormalise = router.routed_scaling_factor, getattr(router, "norm_topk_prob", True)
+    return _gating(router, renormalise=renormalise, scale=scale, added=1e-20, **_groups(router, "top2_sum"))
+
+
+def _muse(router: nn.Module) -> Gating:
+    return _gating(router, "sigmoid", scale=router.routed_scaling_factor, added=router.norm_topk_prob_eps)
+
+
+def _privacy_filter(router: nn.Module) -> Gating:
+    return _gating(router, scale=1 / router.top_k)
+
+
+class Family(NamedTuple):
+    """A row: how a router of this family makes logits, gates, and which dtype its weights have."""
+
+    logits: Callable[[nn.Module, Tensor], Tensor]
+    gating: Callable[[nn.Module], Gating]
+    bias: Callable[[nn.Module], Tensor | None] = lambda _router: None  # unless the block passes it along
+    weights_like: str = "float32"  # or "hidden", or "logits"
+    rounds_scores: bool = False  # it scores in the dtype of its logits, where ours are float32
+
+    def weight_dtype(self, hidden: Tensor, logits: Tensor) -> torch.dtype:
+        """The dtype of the router's weights."""
+        return {"float32": torch.float32, "hidden": hidden.dtype, "logits": logits.dtype}[self.weights_like]
+
+
+def _correction(router: nn.Module) -> Tensor:
+    return router.e_score_correction_bias
+
+
+_V2 = Family(_in_float32, _deepseek_v2)
+_V3 = Family(_in_float32, _deepseek_v3, _correction)
+_V4 = Family(_in_float32, _deepseek_v4, _correction)
+_SOFTMAX = Family(_plain, _softmax, weights_like="logits")
+_GRANITE = Family(_to_float32, _softmax, weights_like="hidden")
+_ERNIE = Family(_in_float32, _ernie, lambda router: router.moe_statics.e_score_correction_bias.squeeze(), "hidden")
+_HUNYUAN_V3 = Family(_in_float32, _hunyuan_v3)
+_MIXTRAL = Family(_plain, _softmax)
+_MINIMAX_M3 = Family(_plain, _sigmoid, _correction)
+
+# The class of the router, in transformers 5.24.
+FAMILIES: dict[str, Family] = {
+    "AfmoeTokenChoiceRouter": Family(_afmoe_logits, _afmoe),
+    "AriaTextTopKRouter": _SOFTMAX,
+    "AXK1TopkRouter": _V3,
+    "BailingHybridTopkRouter": _V3,
+    "BeamTopKRouter": Family(_in_float32, _beam, _correction),
+    "Cohere2MoeTopKRouter": Family(_plain, _cohere, weights_like="hidden"),
+    "DeepseekOcr2TextTopkRouter": _V2,
+    "DeepseekV2TopkRouter": _V2,
+    "DeepseekV3TopkRouter": _V3,
+    "DeepseekV32TopkRouter": _V3,
+    "DeepseekV4TopKRouter": Family(_plain, _deepseek_v4, _correction, "logits", rounds_scores=True),
+    "Dots1TopkRouter": _V3,
+    "Dots3NoteTextTopkRouter": _V3,
+    "Ernie4_5_MoeTopKRouter": _ERNIE,
+    "Ernie4_5_VLMoeMoeTopKRouter": _ERNIE,
+    "ExaoneMoeTopkRouter": _V3,
+    "FlexOlmoTopKRouter": _SOFTMAX,
+    "FlintTopKRouter": Family(_in_float32, _sigmoid),
+    "Glm4MoeTopkRouter": _V3,
+    "Glm4MoeLiteTopkRouter": _V3,
+    "Glm4vMoeTextTopkRouter": _V3,
+    "Glm5NextTextTopkRouter": _V3,
+    "GlmMoeDsaTopkRouter": _V3,
+    "GptOssTopKRouter": Family(_with_bias, _softmax, weights_like="logits"),
+    "GraniteMoeTopKRouter": _GRANITE,
+    "GraniteMoeHybridTopKRouter": _GRANITE,
+    "GraniteMoeSharedTopKRouter": _GRANITE,
+    "GraniteMoeSWATopKRouter": _GRANITE,
+    "HunYuanMoEV1Gate": Family(_hunyuan_logits, _softmax, weights_like="logits"),
+    "HYV3TopKRouter": _HUNYUAN_V3,
+    "HYV4TopkRouter": _V3,
+    "HYV4VLTopkRouter": _V3,
+    "Inkling2TopKRouter": _V4,
+    "Inkling2LoopTopKRouter": _V4,
+    "JambaTopKRouter": Family(_plain, _jamba, weights_like="hidden"),
+    "KimiLinearTopkRouter": _V3,
+    "LagunaTopKRouter": Family(_laguna_logits, _sigmoid, _correction, "hidden"),
+    "LaraMiniTopKRouter": Family(_in_float32, _softmax, weights_like="hidden"),
+    "Lfm2MoeTopKRouter": Family(_plain, _lfm2, weights_like="logits", rounds_scores=True),
+    "LongcatFlashTopkRouter": Family(_longcat_logits, _longcat, _correction),
+    "MellumTopKRouter": _SOFTMAX,
+    "MiMoV2FlashTopkRouter": _V3,
+    "MiniMaxTopKRouter": _MIXTRAL,
+    "MiniMaxM2TopKRouter": Family(_plain, _sigmoid),
+    "MiniMaxM3VLTopKRouter": _MINIMAX_M3,
+    "Mistral4TopkRouter": Family(_plain, _mistral, weights_like="logits", rounds_scores=True),
+    "MistralLarge4TextTopkRouter": Family(_in_float32, _mistral),
+    "MixtralTopKRouter": _MIXTRAL,
+    "MuseSparkTopkRouter": Family(_muse_logits, _muse, _correction),
+    "NemotronHTopkRouter": _V3,
+    "OlmoeTopKRouter": _SOFTMAX,
+    "OpenAIPrivacyFilterTopKRouter": Family(_in_float32_with_bias, _privacy_filter),
+    "Qwen2MoeTopKRouter": _SOFTMAX,
+    "Qwen3MoeTopKRouter": _SOFTMAX,
+    "Qwen3NextTopKRouter": _SOFTMAX,
+    "Qwen3OmniMoeTextTopKRouter": _SOFTMAX,
+    "Qwen3OmniMoeThinkerTextTopKRouter": _SOFTMAX,
+    "Qwen3VLMoeTextTopKRouter": _SOFTMAX,
+    "Qwen3_5MoeTopKRouter": _SOFTMAX,
+    "Qwen4ExpTextTopKRouter": _SOFTMAX,
+    "SolarOpenTopkRouter": _V3,
+    "Step3p7TopKRouter": _MINIMAX_M3,
+    "UnlimitedOcrTextTopkRouter": _V2,
+}
+
+# Why the routers of other families cannot be run by our kernels.
+OTHERS: dict[str, str] = {
+    "AXK2TopkRouter": "masks groups with 0, which can beat a negative rank",
+    "DbrxRouter": "leaves the choice to its block",
+    "DeepseekV4HashRouter": "looks experts up by token id",
+    "DiffusionGemmaTextRouter": "normalises what it reads, and scales each expert",
+    "DogeCDMoE": "ranks pairs of keys",
+    "Gemma4TextRouter": "normalises what it reads, and scales each expert",
+    "InklingTopkRouter": "renormalises together with the shared experts",
+    "JetMoeTopKGating": "sorts its choices by expert",
+    "Kolibri1TopKRouter": "ranks by logit + bias",
+    "Llama4Router": "answers with the scores of all experts",
+    "NllbMoeTop2Router": "has a capacity, and drops tokens",
+    "PhimoeTopKRouter": "takes a softmax for each of its choices (SparseMixer)",
+    "SwitchTransformersTop1Router": "has a capacity, and drops tokens",
+    "ZayaRouter": "is an MLP that reads the router of the layer before",
+}

@@ -1,0 +1,233 @@
+"""Routers that answer otherwise than transformers' routers do: a row, a small reader, and a writer beside it.
+
+Most routers of transformers return (logits, weights, expert ids) from their forward, a child `experts` stands beside
+them, and the model declares them. What is not so has a row here, by the class of the router, in transformers 5.24; the
+survey (`tests/survey`) holds each of them against what the experts received.
+
+A reader gets the router, the arguments of what it answered to, and the answer; it gives (logits, weights, expert ids):
+logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped. A writer gets the same and another
+decision, weights and ids (T, K); it gives the answer that says so in the router's own form, so that an intervention
+reaches the experts. A router that has a reader of its own and no writer can be recorded and not changed.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import NO_EXPERT
+
+Answer = tuple  # (logits or None, weights, expert ids), and what else a router answers with
+Reader = Callable[[nn.Module, tuple, tuple], Answer]
+LEAST_LOGARITHM = -104.0  # below the logarithm of every float32 above 0
+Writer = Callable[[nn.Module, tuple, Tensor, Tensor], tuple]  # (router, its answer, weights, expert ids)
+
+
+def identity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """Read an answer that is (logits, weights, expert ids) already."""
+    return answer
+
+
+def _in_its_place(_router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    shape = (*answer[2].shape[:-1], -1)
+    return answer[0], weights.view(shape), experts.view(shape), *answer[3:]
+
+
+def _decided_by_the_block(_router: nn.Module, given: tuple, answer: tuple) -> Answer:
+    weights, experts = answer
+    return given[0], weights, experts
+
+
+def _decision_alone(_block: nn.Module, _answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    return weights, experts
+
+
+def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """Logarithms of probabilities are logits, up to a number that is the same for all experts of a token.
+
+    A probability too small for its dtype is 0, and -inf would say that there is no such expert.
+    """
+    return answer[0].log().clamp(min=LEAST_LOGARITHM), *answer[1:3]
+
+
+def _scores_of_all(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """The scores of experts that were not chosen are 0. One that was may have rounded to 0: then its logit tells."""
+    scores, logits = answer
+    experts = logits.masked_fill(scores != 0, torch.inf).topk(router.top_k, dim=-1).indices
+    return logits, scores.gather(-1, experts), experts
+
+
+def _into_scores_of_all(_router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    scores, logits = answer
+    return torch.zeros_like(scores).scatter(-1, experts, weights), logits
+
+
+def _sorted_by_expert(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """Assignments in order of their experts: which they were, their weights, and how many each expert has."""
+    order, _tokens, sorted_weights, counts, logits = answer
+    sorted_experts = torch.arange(len(counts), device=order.device).repeat_interleave(order.new_tensor(counts))
+    experts, weights = torch.empty_like(order), torch.empty_like(sorted_weights)
+    experts[order], weights[order] = sorted_experts, sorted_weights
+    return logits, weights.view(-1, router.top_k), experts.view(-1, router.top_k)
+
+
+def _into_order_of_experts(router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    order = experts.flatten().argsort(stable=True)
+    counts = experts.flatten().bincount(minlength=router.num_experts).tolist()
+    return order, order // experts.shape[-1], weights.flatten()[order], counts, answer[4]
+
+
+def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """A mask of the expert that took the token, empty where it was full."""
+    mask, weights, logits = answer
+    dropped = mask.sum(-1, keepdim=True) == 0
+    return logits, weights.masked_fill(dropped, 0), mask.argmax(-1, keepdim=True).masked_fill(dropped, NO_EXPERT)
+
+
+def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """The weights of all experts: 0 where one was not chosen, was full, or has a weight that was rounded to 0.
+
+    Which of these it is, the answer does not say. What adds nothing is shown as dropped, and the trace warns of it.
+    """
+    _mask, weights_of_all, logits = answer
+    weights, experts = weights_of_all.topk(2, dim=-1)
+    return logits, weights, experts.masked_fill(weights == 0, NO_EXPERT)
+
+
+def _with_a_class_for_skipping(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """A token that skips the experts answers with expert 0 and weight 0; its class is the last one.
+
+    So does one whose bias sends it to expert 0 where the probability of 0 is rounded to 0: the choice tells them apart.
+    """
+    logits, weights, experts, *_states = answer
+    scores = logits.softmax(dim=-1)
+    chosen = (scores.float() + router.balancing_biases).argmax(dim=-1, keepdim=True)
+    skips = (weights == 0) & (experts == 0) & ((chosen != 0) | (scores[..., :1] != 0))
+    return logits, weights, experts.masked_fill(skips, logits.shape[-1] - 1)
+
+
+def _with_expert_0_for_skipping(router: nn.Module, answer: tuple, weights: Tensor, experts: Tensor) -> tuple:
+    skips = experts == router.num_experts
+    if (skips & (weights != 0)).any() or ((experts == 0) & (weights == 0)).any():
+        raise CaptureError(
+            f"{type(router).__name__} says that a token skips the experts by sending it to expert 0 with weight 0, so "
+            "expert 0 cannot be given weight 0 otherwise, nor skipping another weight. Change other experts."
+        )
+    return _in_its_place(router, answer, weights, experts.masked_fill(skips, 0))
+
+
+def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
+    """The block answers with the scores of two sets of keys alone; the best pairs of keys are its experts."""
+    scores, places = answer[1].topk(block.num_keys, dim=-1)
+    pairs = (scores[0].unsqueeze(-1) + scores[1].unsqueeze(-2)).flatten(-2)
+    experts_of_pairs = (places[0].unsqueeze(-1) * block.num_keys + places[1].unsqueeze(-2)).flatten(-2)
+    best, position = pairs.topk(block.top_k, dim=-1)
+    weights = best.softmax(dim=-1)
+    if block.norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return None, weights, experts_of_pairs.gather(-1, position)
+
+
+# What all others answer with, for what reads and writes without a row.
+PLAIN_WRITER: Writer = _in_its_place
+
+
+def _own_top_k(router: nn.Module) -> int | None:
+    return getattr(router, "top_k", None)
+
+
+class RouterAdapter(NamedTuple):
+    """How a router differs from those that answer with (logits, weights, expert ids)."""
+
+    remark: str  # in a few words, for the table of families
+    read: Reader = identity
+    write: Writer | None = None  # for a reader of its own; None where no other decision can be put in the answer
+    method: str = ""  # of the block: what decides, where the router module alone does not
+    experts: tuple[str, ...] = ("experts",)  # beside the router, or in it
+    top_k: Callable[[nn.Module], int | None] = _own_top_k
+    zero_experts: Callable[[nn.Module], int] = lambda _router: 0  # the last ids: experts that compute nothing
+    factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
+    caution: str = ""  # what a person must know before trusting the trace
+
+    @property
+    def writer(self) -> Writer | None:
+        """The function that puts another decision in the router's answer; None where there is none."""
+        return _in_its_place if self.read is identity else self.write
+
+    @property
+    def keeps_top_k(self) -> bool:
+        """True if the form of the answer fixes the number of experts a token."""
+        return self.read is not identity
+
+
+def _averaged(block: nn.Module) -> float:
+    return 0.5 if block.num_shared_experts and block.shared_expert_combination_strategy == "average" else 1.0
+
+
+_SCALED_BY_THE_BLOCK = RouterAdapter(
+    "its block scales the sum of the experts", factor=lambda block: block.routed_scaling_factor
+)
+_GEMMA = RouterAdapter(
+    "returns probabilities", _probabilities, _in_its_place, top_k=lambda router: router.config.top_k_experts
+)
+
+ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
+    "BeamTopKRouter": _SCALED_BY_THE_BLOCK,
+    "LagunaTopKRouter": _SCALED_BY_THE_BLOCK,
+    "MiniMaxM3VLTopKRouter": _SCALED_BY_THE_BLOCK,
+    "Step3p7TopKRouter": _SCALED_BY_THE_BLOCK,
+    "OpenAIPrivacyFilterTopKRouter": RouterAdapter(
+        "divides by top-k, and its block multiplies by it", factor=lambda block: block.num_experts
+    ),
+    "Cohere2MoeTopKRouter": RouterAdapter("its block averages routed and shared experts", factor=_averaged),
+    "DbrxRouter": RouterAdapter(
+        "its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"
+    ),
+    "DeepseekV4HashRouter": RouterAdapter("the first layers look experts up by token id; not declared"),
+    "DogeCDMoE": RouterAdapter(
+        "no router module; pairs of product keys",
+        _product_keys,
+        experts=("down_embed", "up_embed"),
+        caution=(
+            "DogeCDMoE mixes the routing of different tokens when it reads several at once (transformers says so in a "
+            "comment in its code), so an expert is not chosen by its token alone. Only the scores of its keys can be "
+            "recorded; moeviz works out the experts from them as the block does."
+        ),
+    ),
+    "DiffusionGemmaTextRouter": _GEMMA,
+    "Gemma4TextRouter": _GEMMA,
+    "Ernie4_5_VLMoeMoeTopKRouter": RouterAdapter("one router for text, one for images; the block is declared"),
+    "JetMoeTopKGating": RouterAdapter(
+        "sorted by expert; a second router in attention",
+        _sorted_by_expert,
+        _into_order_of_experts,
+        experts=("input_linear", "output_linear"),
+    ),
+    "Llama4Router": RouterAdapter(
+        "scores of all experts, which scale the experts' input", _scores_of_all, _into_scores_of_all
+    ),
+    "LongcatFlashTopkRouter": RouterAdapter(
+        "some experts compute nothing", zero_experts=lambda router: router.n_routed_experts - router.num_experts
+    ),
+    "NllbMoeTop2Router": RouterAdapter(
+        "weights of all experts, capacity",
+        _two_with_capacity,
+        top_k=lambda _router: 2,
+        caution=(
+            "The experts of NllbMoe in transformers 5.24 read the router's mask as expert ids, so experts 0 and 1 run "
+            "whatever the router decides; the trace holds what the router decides. A second expert whose weight is "
+            "rounded to 0, which half precision does, is shown as dropped."
+        ),
+    ),
+    "SwitchTransformersTop1Router": RouterAdapter(
+        "a mask of experts, capacity", _one_with_capacity, top_k=lambda _router: 1
+    ),
+    "ZayaRouter": RouterAdapter(
+        "a class for skipping the experts",
+        _with_a_class_for_skipping,
+        _with_expert_0_for_skipping,
+        zero_experts=lambda _router: 1,
+    ),
+}

@@ -1,0 +1,114 @@
+"""Run a model: read the prompts and generate as planned; and record which row read which token.
+
+R returned sequences, N generated tokens, V tokens of the vocabulary.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from inspect import signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria
+
+from moeviz.capture.run.generation_plan import GenerationPlan
+from moeviz.capture.run.prompts import Batch, GeneratedTokens, decoder_start, no_generated_tokens
+from moeviz.capture.run.sampling import SeededMultinomial, sampling_processors
+from moeviz.errors import CaptureError
+
+ENDED = -1  # in place of a generated id: this row's sequence had ended
+Watch = Callable[[Tensor], None]  # gets the ids (R, N) generated so far
+Progress = Callable[[int, int], None]  # gets how many tokens are generated, and how many were asked for
+
+
+def expected_rows(batch: Batch, plan: GenerationPlan) -> int:
+    """The most rows that a router can be given, padding and dropped ones included."""
+    rows, width = batch.input_ids.shape
+    decoding = plan.decoding
+    drafted = max(decoding.prompt_lookup_num_tokens or 0, 20 * (decoding.assistant_model is not None))
+    return decoding.num_beams * rows * (width + plan.max_new_tokens * (1 + drafted))
+
+
+@torch.no_grad()
+def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Watch | None = None) -> GeneratedTokens:
+    """Read the prompts and generate. `watch` is called after the prompts and after each generated token."""
+    if plan.config is None:
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
+        if watch is not None:
+            watch(batch.input_ids[:, :0])
+        return no_generated_tokens(batch)
+    plan.decoding.check(model, len(batch.input_ids))
+    start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
+    watching = [] if watch is None else [_Watched(watch, start)]
+    output = _generated(model, batch, plan, watching)
+    return generated_tokens(
+        model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan.decoding.drafts
+    )
+
+
+def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
+    """Generate with transformers. What it refuses becomes a `CaptureError`; what a watcher raises passes as it is."""
+    own = plan.of_checkpoint
+    try:
+        with SeededMultinomial(int(plan.sampling.seed)) if own else nullcontext():
+            return cast(GenerationMixin, model).generate(
+                batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=plan.config,
+                logits_processor=None if own else sampling_processors(plan.sampling),
+                stopping_criteria=watching,
+                assistant_model=plan.decoding.assistant_model,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, IndexError, ImportError, RuntimeError) as error:
+        if any(watched.raised is error for watched in watching) or not (own or isinstance(error, ValueError)):
+            raise
+        how = "as this checkpoint's own settings say" if own else f"this way with {type(model).__name__}"
+        raise CaptureError(f"transformers cannot generate {how}: {error}") from error
+
+
+def generated_tokens(model: PreTrainedModel, ids: Tensor, beams: Tensor | None, drafts: bool) -> GeneratedTokens:
+    """Generated ids (R, N), with ENDED in place of what follows an end, and the rows that they were drawn in."""
+    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids) if beams is None else beams
+    return GeneratedTokens(_up_to_the_end(model, ids), rows, drafts)
+
+
+def _up_to_the_end(model: PreTrainedModel, generated: Tensor) -> Tensor:
+    """Generated ids, ENDED from each row's end-of-sequence token on: what follows it is filler."""
+    stop = model.generation_config.eos_token_id
+    if stop is None:
+        return generated
+    is_stop = torch.isin(generated, torch.as_tensor(stop, device=generated.device))
+    return generated.masked_fill(is_stop.cumsum(dim=1) > 0, ENDED)
+
+
+def _thrifty(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """Arguments that a plain forward needs for padded prompts, and that spare it the logits of every token."""
+    accepted = signature(model.forward).parameters
+    wanted = {"position_ids": (batch.attention_mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}
+    if model.config.is_encoder_decoder:
+        wanted = {"decoder_input_ids": decoder_start(model, len(batch.input_ids)).input_ids}
+    return {name: value for name, value in wanted.items() if name in accepted}
+
+
+class _Watched(StoppingCriteria):
+    """Tells `watch` what is generated so far; never stops by itself."""
+
+    def __init__(self, watch: Watch, start: int) -> None:
+        self.watch, self.start = watch, start
+        self.raised: Exception | None = None
+
+    def __call__(self, input_ids: Tensor, scores: object, **_kwargs: object) -> Tensor:
+        try:
+            self.watch(input_ids[:, self.start :])
+        except Exception as error:
+            self.raised = error
+            raise
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def progress_watch(progress: Progress | None, max_new_tokens: int) -> Watch | None:
+    """Tells `progress` how many tokens there are."""
+    return None if progress is None else lambda generated: progress(generated.shape[1], max_new_tokens)

@@ -1,0 +1,65 @@
+"""Everything that a capture is asked for, in one value: checked once, when it is made, and carried whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moeviz.capture.interventions.intervention import Intervention
+from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.run.chat import check_chat
+from moeviz.capture.run.decoding import Decoding, HowToDecode, check_can_grow, check_new_tokens, check_settings
+from moeviz.capture.run.sampling import Sampling
+from moeviz.errors import CaptureError, InvalidPrompt
+
+Kernels = bool | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """Prompts, generation, interventions and ways of recording, as `moeviz.trace` describes them; valid by itself.
+
+    Whether a certain model can do it is another question: `prepare` and the engines answer that.
+
+    Raises `InvalidPrompt` for an empty prompt, a number of tokens that nobody can generate, or a system prompt without
+    a chat, and `CaptureError` for settings that cannot be.
+
+    >>> CaptureRequest(("Il fait froid.",), max_new_tokens=2).sampling
+    Sampling(temperature=0.0, top_k=None, top_p=None, seed=0)
+    """
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    decoding: HowToDecode = field(default_factory=Decoding)
+    kernels: Kernels = "auto"
+    intervention: Intervention | None = None
+    keep_logits: bool = True
+    site: str | None = None
+    chat: bool = False
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        check_new_tokens(self.max_new_tokens)
+        check_settings(self.sampling, self.decoding)
+        check_chat(self.chat, self.system)
+        if not self.prompts or not all(self.prompts):
+            raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
+        if not isinstance(self.kernels, bool) and self.kernels != "auto":
+            raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
+        if self.intervention is not None and not isinstance(self.intervention, Intervention):
+            raise CaptureError(
+                f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange "
+                "or Replay."
+            )
+        if isinstance(self.intervention, Replay) and self.max_new_tokens:
+            raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
+
+    def check_can_grow(self) -> None:
+        """Raise `CaptureError` for what cannot be streamed."""
+        if isinstance(self.decoding, Decoding):
+            check_can_grow(self.decoding.num_beams)
+
+
+def prompts_of(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    """One text or several, as a request holds them."""
+    return (prompts,) if isinstance(prompts, str) else tuple(prompts)

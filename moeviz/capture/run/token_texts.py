@@ -1,0 +1,74 @@
+"""The text of each token, readable even if one character is split over several tokens.
+
+Works with any tokenizer, through `decode`: token ids of byte-level BPE, of SentencePiece with byte fallback and of
+others name their bytes in different ways, but all of them decode. The names of tokens only tell a U+FFFD that the text
+holds from the one that a decoder puts for bytes that are not a whole character.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+UNDECODABLE = "\ufffd"  # what decoders put for bytes that are not a whole character
+IN_BYTE_LEVEL, IN_BYTE_FALLBACK = "ï¿½", "<0xEF><0xBF><0xBD>"  # how tokenizers name its three bytes
+LONGEST_SPLIT = 8  # tokens; a UTF-8 character has at most 4 bytes, and a token may hold the end of one and the next
+Decode = Callable[[tuple[int, ...]], str]
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A tokenizer that decodes ids and names tokens, as every one of transformers does."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> Any:
+        """The name of each token."""
+
+    def decode(self, token_ids: list[int], **how: Any) -> Any:
+        """The text of tokens, U+FFFD for bytes that are no character."""
+
+
+def token_texts(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
+    """The exact text of each token of a sequence; `⟨é 1/2⟩` for the first of two tokens that make up 'é' together.
+
+    Bytes that never become a character, such as a generated half of an emoji, show as the tokenizer's own name for
+    them: `⟨<0xF0>⟩`. A U+FFFD that the text itself holds is a character like any other.
+    """
+    decode = _decoder(tokenizer)
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
+    texts: list[str] = []
+    while len(texts) < len(ids):
+        ahead = slice(len(texts), len(texts) + LONGEST_SPLIT)
+        texts += _next_texts(decode, tuple(ids[ahead]), names[ahead])
+    return texts
+
+
+def _next_texts(decode: Decode, ids: tuple[int, ...], names: list[str]) -> list[str]:
+    """The text of the first token, or of all tokens that make up whole characters together with it."""
+    for parts in range(1, len(ids) + 1):
+        whole = decode(ids[:parts])
+        if whole.count(UNDECODABLE) == _typed(whole, "".join(names[:parts])):
+            return [whole] if parts == 1 else [f"⟨{whole} {i}/{parts}⟩" for i in range(1, parts + 1)]
+    return [f"⟨{names[0]}⟩"]
+
+
+def _typed(whole: str, names: str) -> int:
+    """How many U+FFFD the text itself holds, by the tokens' names: as they are, or as their three bytes.
+
+    Where the text holds the very characters by which byte-level BPE names those bytes, they decode to themselves.
+    """
+    byte_level = names.count(IN_BYTE_LEVEL) - whole.count(IN_BYTE_LEVEL)
+    return names.count(UNDECODABLE) + names.count(IN_BYTE_FALLBACK) + max(byte_level, 0)
+
+
+def _decoder(tokenizer: Decodes) -> Decode:
+    """Decode ids as they read inside a text: decoders of the SentencePiece kind drop a space at the very start."""
+    known: dict[tuple[int, ...], str] = {}
+
+    def plain(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def decode(ids: tuple[int, ...]) -> str:
+        if ids not in known:
+            once, twice = plain(ids), plain(ids + ids)
+            known[ids] = twice[len(once) :] if twice.startswith(once) else once
+        return known[ids]
+
+    return decode

@@ -1,0 +1,177 @@
+"""The effect of an intervention: trace, next tokens and loss, beside those of the model as it is."""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from moeviz.capture.interventions.intervention import Intervention
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.precision import Precision
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.patching import eval_mode
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.precisions import in_precision
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.hooks import exclusive, recording_hooks
+from moeviz.capture.record.intervening import intervening, probe_routers
+from moeviz.capture.record.kernel_parity import ProbedRouter
+from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
+from moeviz.capture.run.request import CaptureRequest, prompts_of
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WhatIf:
+    """A prompt read twice: by the model as it is, and with an intervention."""
+
+    plain: RoutingTrace
+    changed: RoutingTrace
+    effect: pd.DataFrame
+
+
+def what_if(
+    model: LoadedModel | nn.Module | str,
+    prompts: str | Sequence[str],
+    intervention: Intervention | Precision,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> WhatIf:
+    """Read prompts with and without an intervention (`moeviz.capture.interventions`) and compare.
+
+    `effect` has one row per token of the traces. Columns: sequence int32 · position int32 · text str · loss float64
+    (nats: of this token, given those before it; NaN for the first of a sequence) · loss_changed float64 · kl float64
+    (nats: Kullback-Leibler divergence of the distribution of the next token, plain || changed) · next_token int32 (the
+    likeliest as it is) · next_token_changed int32 · probability float64 (of `next_token`) · probability_changed float64
+    (of the same token).
+
+    Both are read in eval mode, whatever mode the model is in: dropout and jitter would be drawn anew each time.
+
+    Raises `CaptureError` for a change that this model cannot be given or that did not come through, and what `trace`
+    raises.
+    """
+    change = None if isinstance(intervention, Precision) else intervention
+    run = prepare(model, CaptureRequest(prompts_of(prompts), intervention=change), tokenizer)
+    routers = probe_routers(run)
+    plain, logits = _read(run, routers, None)
+    if isinstance(intervention, Precision):
+        model = in_precision(run.model, intervention.name)
+        other = replace(run, model=model, info=replace(run.info, dtype=intervention.name))
+        changed, logits_changed = _read(other, (), None)
+    else:
+        changed, logits_changed = _read(run, routers, intervention)
+    return WhatIf(plain, changed, _effect(plain, logits, logits_changed))
+
+
+def ablate(
+    model: LoadedModel | nn.Module | str,
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    layers: Sequence[int] | None = None,
+    experts: Collection[tuple[int, int]] | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Mute each expert that the prompts use, one at a time, and rank them by what that does.
+
+    A muted expert's tokens go to the router's next best. One row per layer and expert, greatest effect first. Columns:
+    layer int32 · expert int16 · load float64 (its share of the layer's assignments) · kl float64 (nats, mean over
+    tokens: how far the distribution of the next token moves) · loss_change float64 (nats a token, mean: above 0 where
+    the model predicts worse without it). Experts that no token uses change nothing: 0.
+
+    layers     the model's own indices; default: all that have experts.
+    experts    only these, as (layer, expert) pairs; default: all of those layers.
+    progress   called with (done, total) after each expert. Raise in it to stop.
+
+    Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
+    """
+    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
+    rows = []
+    routers = probe_routers(run)
+    plain, logits = _read(run, routers, None)
+    shares = _shares(plain if layers is None else plain.select(layers=layers), experts)
+    for done, (layer, expert, share) in enumerate(shares, start=1):
+        kl = change = 0.0
+        if share > 0:
+            _, changed = _read(run, routers, Mute({layer: (expert,)}))
+            effect = _effect(plain, logits, changed)
+            kl, change = effect["kl"].mean(), (effect["loss_changed"] - effect["loss"]).mean()
+        rows.append((layer, expert, share, kl, change))
+        if progress is not None:
+            progress(done, len(shares))
+    frame = pd.DataFrame(rows, columns=["layer", "expert", "load", "kl", "loss_change"])
+    frame = frame.astype({"layer": "int32", "expert": "int16"})
+    return frame.sort_values("kl", ascending=False, kind="stable", ignore_index=True)
+
+
+def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> list[tuple[int, int, float]]:
+    """(layer, expert, its share of the layer's assignments)."""
+    shares = []
+    for layer, count, experts in zip(trace.model.layers, trace.model.num_experts, trace.experts, strict=True):
+        loads = np.bincount(experts[experts >= 0], minlength=count)
+        shares += [(layer, expert, float(load)) for expert, load in enumerate(loads / max(loads.sum(), 1))]
+    if only is None:
+        return shares
+    if missing := set(only) - {(layer, expert) for layer, expert, _ in shares}:
+        layer, expert = min(missing)
+        raise CaptureError(
+            f"{trace.model.name} has no expert {expert} in layer {layer} to mute. Choose one that it has."
+        )
+    return [share for share in shares if share[:2] in set(only)]
+
+
+@torch.no_grad()
+def _read(
+    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
+) -> tuple[RoutingTrace, Tensor]:
+    """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
+    batch, model = run.batch, run.model
+    kept = batch.attention_mask.flatten() == 1
+    site = routers[0].router.site if routers else None
+    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
+    with ExitStack() as stack:
+        for block in (exclusive(model), eval_mode(model), eager_mode(model)):
+            stack.enter_context(block)
+        expected = stack.enter_context(intervening(run, routers, intervention))
+        recording = stack.enter_context(recording_hooks(model, keep_logits=True, site=site))
+        output = model(**given, use_cache=False)
+    trace = assemble(replace(recording, expected=expected), run, no_generated_tokens(batch))
+    return trace, output.logits.flatten(0, 1)[kept.to(output.logits.device)]
+
+
+def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFrame:
+    """One row per token; see `what_if`."""
+    ids = torch.tensor(plain.tokens["token_id"].tolist(), device=logits.device)
+    first = (plain.tokens["position"] == 0).to_numpy()
+    rows = [_compare(*pair) for pair in zip(logits.split(256), changed.split(256), strict=True)]
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    losses = {name: _losses(part, ids, first) for name, part in {"loss": logits, "loss_changed": changed}.items()}
+    tokens = plain.tokens[["sequence", "position", "text"]]
+    return tokens.assign(**losses, **columns).astype({"next_token": "int32", "next_token_changed": "int32"})
+
+
+def _losses(logits: Tensor, ids: Tensor, first: np.ndarray) -> np.ndarray:
+    before = torch.nn.functional.cross_entropy(logits[:-1].float(), ids[1:], reduction="none").double().cpu().numpy()
+    return np.where(first, np.nan, np.concatenate([[np.nan], before]))
+
+
+def _compare(logits: Tensor, changed: Tensor) -> dict[str, np.ndarray]:
+    plain, other = (part.double().log_softmax(dim=-1) for part in (logits, changed))
+    likeliest, likeliest_changed = plain.argmax(dim=-1), other.argmax(dim=-1)
+    columns = {
+        "kl": (plain.exp() * (plain - other)).sum(dim=-1),
+        "next_token": likeliest,
+        "next_token_changed": likeliest_changed,
+        "probability": plain.gather(-1, likeliest[:, None]).exp()[:, 0],
+        "probability_changed": other.gather(-1, likeliest[:, None]).exp()[:, 0],
+    }
+    return {name: column.cpu().numpy() for name, column in columns.items()}

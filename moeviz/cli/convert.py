@@ -1,0 +1,82 @@
+"""Convert a file to another format: `moeviz convert`."""
+
+from argparse import ArgumentParser, Namespace
+
+from moeviz.cli.inputs import open_dataset, read, read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options
+from moeviz.cli.output import is_dataset_target, note
+from moeviz.errors import MoevizError
+from moeviz.text import quoted
+
+HELP = "Convert a trace, counts, or what another program wrote, to a format given by the suffix."
+EXAMPLES = """examples:
+  moeviz convert trace.npz trace.csv
+  moeviz convert routes-by-hand.csv routes.parquet
+  moeviz convert trace.npz folder                     as a dataset; and back: moeviz convert folder trace.npz
+  moeviz convert trace.npz report.html                every chart in one file, for a colleague
+  moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
+  moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6
+  moeviz convert imatrix.gguf -o counts.json --top-k 8"""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz convert`."""
+    parser.add_argument("source", metavar="FROM", help=f"{ANY_FILE}, or counts, or a dataset's folder")
+    target = parser.add_mutually_exclusive_group(required=True)
+    says = (
+        "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix: "
+        "the folder of a dataset"
+    )
+    target.add_argument("target", metavar="TO", nargs="?", help=says)
+    target.add_argument("-o", "--output", metavar="TO", help="the same")
+    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    parser.add_argument(
+        "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
+    )
+    parser.add_argument("--no-text", action="store_true", help="in a dataset: neither the tokens' texts nor their ids")
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz convert`."""
+    from moeviz.expert_counts import ExpertCounts
+    from moeviz.formats.counts_file import write_counts
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.formats.exports import export_for, write_trace
+
+    target = args.output or args.target
+    if is_dataset(args.source) or is_dataset_target(target):
+        note(f"wrote {target}: {convert_dataset(args, target)}")
+        return 0
+    export_for(target)
+    found = read(args.source, args)
+    if isinstance(found, ExpertCounts):
+        write_counts(found, target)
+        note(f"wrote {target}: {found!r}")
+        return 0
+    write_trace(found, target)
+    note(f"wrote {target}: {len(found.tokens):,} tokens, {len(found.model.layers)} layers")
+    if found.logits is not None and export_for(target).suffix in (".csv", ".parquet"):
+        note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")
+    return 0
+
+
+def convert_dataset(args: Namespace, target: str) -> str:
+    """Write a trace as a dataset, or a dataset as a trace, and return what was written."""
+    from moeviz.formats.dataset.convert import trace_of, write_dataset
+    from moeviz.formats.dataset.folder import check_begun
+    from moeviz.formats.dataset.opening import is_dataset, read_dataset
+    from moeviz.formats.dataset.s3 import place_of
+    from moeviz.formats.exports import export_for, write_trace
+
+    if is_dataset_target(target):
+        if is_dataset(args.source):
+            raise MoevizError(f"{quoted(args.source)} is a dataset already. Copy the folder.")
+        check_begun(place_of(target), resume=False)
+        trace = read_one_trace(args.source, args)
+        write_dataset(trace, target, args.weights or "exact", text=not args.no_text)
+        return f"{read_dataset(target)!r}"
+    export_for(target)
+    trace = trace_of(open_dataset(args.source, args))
+    write_trace(trace, target)
+    return f"{len(trace.tokens):,} tokens, {len(trace.model.layers)} layers"

@@ -1,0 +1,90 @@
+"""The options that several commands have: numbers, models, phases, and files of other programs.
+
+Nothing heavy is imported here or at the top of a command's file, so `moeviz --help` is there at once.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moeviz.formats.importers.options import ImportOptions
+
+ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
+PROMPT = "the text, or - to read it from standard input"
+# moeviz.formats.importers.options.SAYS, known without loading numpy
+IMPORT_OPTIONS = {
+    "top_k": ("K", "experts that a token is sent to at each layer"),
+    "hidden_layers": ("N", "layers of the model, dense ones too"),
+    "experts": ("E", "experts of each layer"),
+    "start": ("N", "position of the first token of a response"),
+    "expert_parallel": ("N", "devices that each layer's experts were divided among"),
+}
+
+
+def number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | float]:
+    """Return a reader of numbers of that kind from `low` to `high`, for argparse's `type=`."""
+
+    def read(text: str) -> int | float:
+        number = kind(text)
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        return number
+
+    read.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
+    return read
+
+
+def add_json(parser: argparse.ArgumentParser, says: str = "print JSON") -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help=says)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and the engine that runs it."""
+    says = (
+        "'embedded' (the default), its siblings 'embedded-natural' and 'embedded-fine', a folder, a Hugging Face id, a "
+        ".gguf file, or a server: vllm+http://localhost:8000"
+    )
+    parser.add_argument("--model", default="embedded", help=says)
+    add_backend(parser)
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names an engine."""
+    says = "the engine that runs the model: transformers, llama.cpp, mlx, vllm, sglang (default: by the model's name)"
+    parser.add_argument("--backend", metavar="ENGINE", help=says)
+
+
+def add_phase(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on which tokens of a trace a cost of serving is judged."""
+    parser.add_argument(
+        "--phase",
+        choices=("auto", "generated", "prompt", "all"),
+        default="auto",
+        help="which tokens (default: generated ones if there are any; for chunks, those of prompts)",
+    )
+    parser.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
+    parser.add_argument("--no-repeats", action="store_true", help="leave out what a prefix cache would not run again")
+
+
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for facts that a file of another program leaves out."""
+    group = parser.add_argument_group(
+        "files of other programs", "They are recognised by what is in them. What a file does not say is asked for:"
+    )
+    group.add_argument("--format", metavar="NAME", help="read it as this format, as vllm or sglang-recorder")
+    for name, (metavar, says) in IMPORT_OPTIONS.items():
+        group.add_argument("--" + name.replace("_", "-"), dest=name, type=int, metavar=metavar, help=says)
+    group.add_argument("--moe-layers", metavar="LAYERS", help="layers with experts, the first being 0: 1-26, or 1,3,5")
+
+
+def import_options(args: argparse.Namespace) -> "ImportOptions":
+    """Return the `ImportOptions` given on the command line. Raises `InvalidTrace` for a number that cannot be."""
+    from moeviz.formats.importers.options import ImportOptions, layers_of
+
+    given = {name: getattr(args, name) for name in IMPORT_OPTIONS}
+    return ImportOptions(**given, moe_layers=layers_of(args.moe_layers) if args.moe_layers is not None else None)

@@ -1,0 +1,95 @@
+"""Print and write a command's results: tables and JSON to stdout, notes and progress to stderr, traces to files.
+
+No text from anywhere can move the cursor of a terminal, or break its lines.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from moeviz.text import why_no_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.routing_trace import RoutingTrace
+
+ROWS = 10_000  # of a table that become text at a time: text takes ten times the memory of numbers
+
+
+def note(sentence: str) -> None:
+    """Tell a person something that is not a result."""
+    print(f"moeviz: {sentence}", file=sys.stderr, flush=True)
+
+
+def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
+    """Show how far a run has come, where a person watches."""
+    if sys.stderr.isatty():
+        print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
+
+
+def check_output(path: str | None) -> None:
+    """Raise `MoevizError` for a file that cannot be written: now, not after the model has run."""
+    from moeviz.formats.exports import check_target
+
+    if path is not None:
+        check_target(path)
+
+
+def is_dataset_target(target: str | None) -> bool:
+    """Return whether a target is a dataset's: a name without a suffix, where one was begun, or in a store."""
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.formats.dataset.s3 import is_store
+
+    if is_store(target):
+        return True
+    if not target or why_no_file(target):
+        return False
+    named = not PurePath(target).suffix and not PurePath(target).name.startswith(".")
+    return named or target.endswith("/") or is_dataset(target)
+
+
+def write(trace: "RoutingTrace", path: str | None) -> None:
+    """Write a trace where a path is given, and note it."""
+    from moeviz.formats.exports import write_trace
+
+    if path is not None:
+        write_trace(trace, path)
+        note(f"wrote {path}")
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return the rows of a table, for JSON."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))  # NaN is null
+
+
+def print_tables(tables: dict[str, "pd.DataFrame"]) -> None:
+    """Print tables as one JSON object on one line: for each name, its rows."""
+    for number, (name, frame) in enumerate(tables.items()):
+        sys.stdout.write(f"{', ' if number else '{'}{json.dumps(name)}: [")
+        for start in range(0, len(frame), ROWS):
+            rows = frame.iloc[start : start + ROWS].to_json(orient="records", double_precision=15)  # NaN is null
+            sys.stdout.write((", " if start else "") + rows[1:-1])
+        sys.stdout.write("]")
+    sys.stdout.write("}\n" if tables else "{}\n")
+
+
+def frame_text(frame: "pd.DataFrame") -> str:
+    """Return all rows of a table as text for a terminal."""
+    texts = [name for name, column in frame.items() if column.dtype.kind == "O"]
+    return frame.assign(**{name: frame[name].astype("str").map(visible_line) for name in texts}).to_string(index=False)
+
+
+def frame_texts(frame: "pd.DataFrame") -> Iterator[str]:
+    """Yield a long table as texts of up to 10,000 rows, each of which begins with the names of the columns."""
+    for start in range(0, max(len(frame), 1), ROWS):
+        yield frame_text(frame.iloc[start : start + ROWS])
+
+
+def visible_line(text: str) -> str:
+    """Return a text from anywhere as one line for a terminal, with its control characters spelled out."""
+    from moeviz.metrics.tokens import visible
+
+    return visible(text)

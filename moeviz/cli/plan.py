@@ -1,0 +1,68 @@
+"""Write the placement of experts for an inference engine: `moeviz plan`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from moeviz.cli.options import add_json, add_phase, number
+from moeviz.cli.serve import in_lines, judged_tokens
+from moeviz.errors import MoevizError
+from moeviz.text import quoted
+
+HELP = "Write the placement of experts that an inference engine reads."
+EXAMPLES = """examples:
+  moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
+  moeviz plan trace.npz --engine tensorrt-llm --devices 4 --copies 4 -o plan.yaml
+  moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt"""
+ENGINES = ("sglang", "tensorrt-llm", "vllm-ascend", "ktransformers", "lmdeploy", "llama.cpp")  # moeviz.serving.plans
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz plan`."""
+    parser.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
+    parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="how many devices (default: 8, 4 or 2)")
+    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts, in all (default: N)")
+    parser.add_argument("--num-layers", type=number(int, 1), metavar="N", help="layers of the model, dense ones too")
+    parser.add_argument(
+        "--layers-on-gpu", type=number(int, 0), metavar="N", help="llama.cpp: MoE layers on the GPU (default: half)"
+    )
+    add_phase(parser)
+    add_json(parser, "print what was written as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz plan`."""
+    facts = write_plan(args)
+    print(json.dumps(facts) if args.json else plan_text(facts))
+    return 0
+
+
+def write_plan(args: Namespace) -> dict[str, Any]:
+    """Write a plan, and return its facts: engine, file, sizes, on what it was judged, and how the engine is started."""
+    from moeviz.serving.plans.engines import engine_named, export_plan
+    from moeviz.serving.plans.plan import make_plan
+
+    engine, target = engine_named(args.engine), Path(args.output)
+    if target.suffix.lower() != engine.suffix:
+        raise MoevizError(f"{engine.title} reads a {engine.suffix} file; got {quoted(target.name)}. Change the suffix.")
+    target.parent.stat()
+    trace, said = judged_tokens(args)
+    sizes = (1, 0) if args.engine == "llama.cpp" else (args.devices, args.copies)
+    plan = make_plan(trace, *sizes, num_layers=args.num_layers, layers_on_gpu=args.layers_on_gpu)
+    target.write_bytes(export_plan(plan, args.engine))
+    facts = {"engine": engine.title, "file": args.output, "holds": engine.reads, "devices": plan.devices}
+    facts |= {"copies": plan.copies, "layers": len(plan.slots), "repaired": plan.repaired, "tokens": said}
+    return facts | {"judged": plan.judged, "command": engine.command(plan, args.output)}
+
+
+def plan_text(facts: dict[str, Any]) -> str:
+    """Return the facts of a plan as text for a terminal."""
+    lines = [f"wrote {facts['file']} for {facts['engine']}: {facts['holds']}, {facts['layers']} layers"]
+    if facts["repaired"]:
+        lines.append(f"{facts['repaired']} slots were changed, so that no device has an expert twice")
+    return "\n".join(
+        [*lines, in_lines(facts["tokens"]), in_lines(facts["judged"]), "", f"start it with: {facts['command']}"]
+    )

@@ -1,0 +1,139 @@
+"""From Python into the app: a trace on screen, in a server of its own."""
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from html import escape
+from pathlib import Path
+from types import TracebackType
+
+from moeviz.cli.app import SECONDS_TO_START, check_streamlit
+from moeviz.errors import MoevizError
+from moeviz.formats.exports import write_trace
+from moeviz.routing_trace import RoutingTrace
+
+SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_TO_STOP = 10
+
+
+class RunningApp:
+    """The app in a process of its own: its `url`, and `stop()`. It ends with the Python that started it."""
+
+    def __init__(self, url: str, process: "subprocess.Popen[bytes]", folder: Path) -> None:
+        self.url = url
+        self._process, self._folder = process, folder
+        atexit.register(self.stop)
+
+    @property
+    def running(self) -> bool:
+        """True while it serves."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Stop the server, and remove what it read. Does nothing a second time."""
+        atexit.unregister(self.stop)
+        if self.running:
+            self._process.terminate()
+            try:
+                self._process.wait(SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Return once it has ended: for the last line of a script, which would else take it along."""
+        self._process.wait()
+
+    def __enter__(self) -> "RunningApp":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<moeviz app at {self.url}, {'running' if self.running else 'stopped'}: .stop() ends it>"
+
+    def _repr_html_(self) -> str:
+        link = f'<a href="{escape(self.url)}" target="_blank">{escape(self.url)}</a>'
+        return f"moeviz app at {link}" if self.running else f"moeviz app at {escape(self.url)}, stopped"
+
+
+def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool = True) -> RunningApp:
+    """Open the app with this trace on screen, in a server of its own, and go on.
+
+    The trace goes into a temporary file, which is removed at the end. Returns once the app answers, after some seconds:
+    its `url` is for this machine's browsers, and `stop()` ends it; so does the end of this Python. As a context manager
+    it ends with the block.
+
+    port      to serve on; default: one that is free.
+    browser   whether to open a browser too, where there is a screen.
+
+        app = moeviz.open_in_app(trace)
+        app.url
+        app.stop()
+
+    Raises `MoevizError` where the extra `app` is not installed, where the port is not free, and where the app does not
+    start, with what it said.
+    """
+    check_streamlit()
+    port = _free_port(port or 0)
+    folder = Path(tempfile.mkdtemp(prefix="moeviz-"))
+    said = folder / "said.txt"
+    try:
+        write_trace(trace, folder / "trace.npz")
+        running = RunningApp(f"http://localhost:{port}", _started(folder, port, browser, said), folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    try:
+        _until_it_answers(running, port, said)
+    except BaseException:  # somebody who interrupts leaves no server behind
+        running.stop()
+        raise
+    return running
+
+
+def _started(folder: Path, port: int, browser: bool, said: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "moeviz", "app", str(folder / "trace.npz"), "--port", str(port)]
+    command += [] if browser else ["--no-browser"]
+    with said.open("wb") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=os.name != "nt",  # Ctrl+C interrupts what one types, not the app
+        )
+
+
+def _until_it_answers(app: RunningApp, port: int, said: Path) -> None:
+    end = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < end:
+        if not app.running:
+            break
+        try:
+            socket.create_connection(("localhost", port), timeout=1).close()
+        except OSError:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        else:
+            return
+    lines = [line for line in said.read_text(errors="replace").splitlines() if line.strip()]
+    raise MoevizError(f"The app did not start on port {port}. It said: {lines[-1] if lines else 'nothing'}")
+
+
+def _free_port(wanted: int) -> int:
+    """Return that port, or any for 0, if it is free. Another server's would be taken for ours."""
+    try:
+        with socket.create_server(("localhost", wanted)) as free:
+            port: int = free.getsockname()[1]
+    except OSError as error:
+        raise MoevizError(f"Port {wanted} is not free. Give another, or none: then a free one is taken.") from error
+    return port

@@ -1,0 +1,65 @@
+"""Names of files and models, from anyone: cut to fit a sentence, and refused where no file can have them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import PurePath
+
+MOST_SHOWN, MOST_LISTED = 200, 100  # characters, numbers
+LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
+
+
+def quoted(name: object, most: int = MOST_SHOWN) -> str:
+    """A name in quotes, cut where it is endless; what a terminal would obey is spelled out.
+
+    >>> quoted("a" * 5000, most=3)
+    "'aaa…' (5,000 characters)"
+    """
+    text = str(name)
+    return repr(cut(text, most)) + (f" ({len(text):,} characters)" if len(text) > most else "")
+
+
+def cut(text: str, most: int = MOST_SHOWN) -> str:
+    """A text without its end, where it is endless."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
+    """Numbers in a sentence, without the middle where they are many.
+
+    >>> listed(range(3)), listed(range(4096))
+    ('0, 1 and 2', '0, 1, 2, …, 4095')
+    """
+    if len(numbers) > most:
+        return ", ".join(map(str, [*numbers[:3], "…", numbers[-1]]))
+    return with_and([*map(str, numbers)])
+
+
+def with_and(parts: Sequence[str]) -> str:
+    """Parts of a sentence, the last after "and".
+
+    >>> with_and(["a", "b", "c"]), with_and(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])
+
+
+def why_no_file(name: str | PurePath) -> str:
+    """Return why no file can have this name, as the end of a sentence; "" if one can.
+
+    >>> why_no_file("trace.npz"), why_no_file("tra\\0ce.npz")
+    ('', 'has a NUL character in it')
+    """
+    try:
+        path = os.fsencode(name)
+    except UnicodeEncodeError:
+        return "has half a character in it"
+    if b"\0" in path:
+        return "has a NUL character in it"
+    parts = path.replace(os.sep.encode(), b"/").split(b"/")
+    too_long = len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_PART
+    return "is longer than a file's name can be" if too_long else ""
+
+
+def is_text(name: str | PurePath) -> bool:
+    """False for a file name whose bytes are not UTF-8: Python has half characters (lone surrogates) in their place."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(name))

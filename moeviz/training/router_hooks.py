@@ -1,0 +1,305 @@
+"""Hooks on the routers of a model, which count each real token once in training and in evaluation.
+
+Hooks on the routers count; hooks on the model say in which phase it is, and which rows are tokens. A forward that
+gradient checkpointing computes anew lies outside of every forward of the model, or in one that autograd runs: both are
+left out. With reentrant checkpoints gradients are off inside the first pass, so whether a forward is of training is
+asked when the model is entered.
+
+Letters: E experts, T rows that a router answers for, K slots.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from inspect import signature
+from itertools import count
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from moeviz.capture.models.patching import patched_attribute
+from moeviz.capture.record.forwards import check_nobody_is_later
+from moeviz.capture.record.hooks import check_layout, sample_rows
+from moeviz.capture.routers.discovery import Router
+from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.routers.weight_sharing import order_of, unrolled_layers
+from moeviz.errors import CaptureError
+from moeviz.training.layer_metrics import SUMS
+
+Phase = Literal["train", "eval"] | None
+Tokens = Literal["real", "trained"]
+CACHES = ("past_key_values", "cache", "cache_params")  # a forward that is given one generates
+_HEARINGS: dict[int, "Hearing"] = {}  # by a number that a compiled graph keeps
+_NUMBERS = count()
+
+
+class Counters:
+    """How often each expert was chosen, and sums of what the router thought of it.
+
+    counts   (L, E + 1) int64: assignments of each expert, and tokens.
+    sums     (L, E + columns) float64: probabilities of each expert, and SUMS.
+    """
+
+    def __init__(self, num_experts: Sequence[int], device: torch.device) -> None:
+        L, E = len(num_experts), max(num_experts)
+        self.num_experts = num_experts
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self.counts = torch.zeros(L, E + 1, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(L, E + len(SUMS), dtype=exact, device=device)
+
+    @torch.no_grad()
+    def add(self, row: int, experts: Tensor, logits: Tensor | None, keep: Tensor | None, function: str) -> None:
+        """Add one answer of a router: experts (T, K), logits (T, E), and which rows are tokens (T,); None: all.
+
+        function   how the router makes probabilities of logits; with "unknown" there are none.
+        """
+        size, device = self.num_experts[row], self.counts.device
+        filled = experts >= 0
+        keep = torch.ones_like(filled[:, 0]) if keep is None else keep.to(experts.device)
+        chosen = experts.clamp(min=0)  # an empty slot has no expert
+        counted = (filled & keep[:, None]).to(device, torch.int64)
+        self.counts[row].scatter_add_(0, chosen.to(device).flatten(), counted.flatten())
+        self.counts[row, -1] += keep.sum()
+        if logits is None:
+            return
+        with torch.autocast(logits.device.type, enabled=False):
+            columns = _columns(logits.float(), chosen, filled, function)
+            kept = torch.where(keep[:, None], columns, 0).sum(0, dtype=self.sums.dtype).to(device)
+        self.sums[row, :size] += kept[:size]
+        self.sums[row, -len(SUMS) :] += kept[size:]
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Counts and sums so far; they begin anew."""
+        taken = self.counts.clone(), self.sums.clone()
+        self.counts.zero_()
+        self.sums.zero_()
+        return taken
+
+
+def _columns(logits: Tensor, chosen: Tensor, filled: Tensor, function: str) -> Tensor:
+    """(T, E + columns): probabilities, then SUMS."""
+    normaliser, one = logits.logsumexp(-1), torch.ones_like(logits[:, 0])
+    square = torch.where(logits.isfinite(), logits, 0).square().mean(-1)  # -inf: no such expert
+    if function == "unknown":
+        nothing = torch.zeros_like(one)
+        return torch.cat(
+            [torch.zeros_like(logits), torch.stack([nothing, normaliser**2, square, nothing, one, nothing], 1)], 1
+        )
+    p = _probabilities(logits, normaliser, function)
+    mass = torch.where(filled, p.gather(1, chosen), 0).sum(-1)
+    entropy = torch.special.entr(p).sum(-1)
+    return torch.cat([p, torch.stack([entropy, normaliser**2, square, mass, one, one], 1)], 1)
+
+
+def _probabilities(logits: Tensor, normaliser: Tensor, function: str) -> Tensor:
+    """As `normalised_scores` of a trace."""
+    if function == "softmax":
+        return (logits - normaliser[:, None]).exp()
+    scores = logits.sigmoid() if function == "sigmoid" else torch.nn.functional.softplus(logits).sqrt()
+    return scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+@torch.library.custom_op("moeviz::count_routing", mutates_args=("ticket",))
+def count_routing(
+    ticket: Tensor, logits: Tensor | None, weights: Tensor, experts: Tensor, hearing: int, router: int
+) -> None:
+    """In compiled graphs: opaque to Dynamo, so that phase and mask are read when it runs and not when it is traced.
+
+    The ticket that it changes keeps it from being left out or moved.
+    """
+    if hearing in _HEARINGS:  # it may be closed, and the graph still there
+        _HEARINGS[hearing].count(router, (logits, weights, experts))
+    ticket.add_(1)
+
+
+count_routing.register_fake(lambda *_: None)
+
+
+def backwards() -> bool:
+    """Return True while autograd runs, as torch's own checkpoints ask: a forward in it computes something anew."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+class Hearing:
+    """Counts what the routers of `model` answer, from when it is made until it is closed.
+
+    model    what is called in training: a transformers model, or the PeftModel around it.
+    base     the transformers model.
+
+    counters   by phase, a row a layer; a layer that runs in a loop has one for each pass.
+    aux        (2,) sum of the aux losses that forwards of training returned, and of how many.
+    forwards   of training; `answers` of routers in them; `unmasked`: how often an attention mask did not fit a
+               router's rows, so that all counted.
+    muted      True while something else runs the model, such as a snapshot.
+    """
+
+    def __init__(self, model: Any, base: Any, routers: Sequence[Router], tokens: str) -> None:
+        order = order_of(base, routers)
+        self.routers, self.tokens, self.base = routers, tokens, base
+        self.layers = tuple(unrolled_layers([router.layer for router in routers], order))
+        self.num_experts = tuple(routers[index].num_experts for index in order)
+        self._rows = [[row for row, at in enumerate(order) if at == index] for index in range(len(routers))]
+        self._calls = [0] * len(routers)
+        device = next(base.parameters()).device
+        self.counters = {phase: Counters(self.num_experts, device) for phase in ("train", "eval")}
+        self.aux = torch.zeros(2, dtype=self.counters["train"].sums.dtype, device=device)
+        self.forwards = self.answers = self.unmasked = self.unlabelled = 0
+        self.muted, self.low_precision = False, False
+        self._functions: dict[str, str] = {}  # by class of router
+        self._checked: set[int] = set()
+        self._outer: nn.Module | None = None
+        self._phase: Phase = None
+        self._mask: Tensor | None = None
+        self._ticket = torch.zeros((), dtype=torch.int64, device=device)
+        self._hooks = ExitStack()
+        self._number = next(_NUMBERS)
+        _HEARINGS[self._number] = self
+        self._hooks.callback(_HEARINGS.pop, self._number, None)
+        self._listen(model)
+        self.close = self._hooks.close
+
+    def first_row(self, router: int) -> int:
+        """The row of a router; of its first pass, if it is in a loop."""
+        return self._rows[router][0]
+
+    @property
+    def function(self) -> str:
+        """How routers make probabilities of logits; "unknown" before they answered, or where they differ."""
+        known = set(self._functions.values())
+        return known.pop() if len(known) == 1 else "unknown"
+
+    def retry_score_function(self) -> None:
+        """Where the score function was not clear, let the next answer say. Sums must be empty then."""
+        self._functions = {kind: name for kind, name in self._functions.items() if name != "unknown"}
+
+    def check_hooks(self) -> None:
+        """Raise `CaptureError` where a hook of others runs after ours, and may change what a router answers."""
+        for router, handle in zip(self.routers, self._handles, strict=True):
+            if handle is not None:
+                check_nobody_is_later(router.module, handle.id)
+
+    def _listen(self, model: Any) -> None:
+        """The model itself, and the parts of it that some trainers call alone."""
+        parts = {id(part): part for part in (model, self.base, self.base.base_model)}
+        for place, part in enumerate(parts.values()):
+            enter, leave = self._entering(part), self._leave
+            if place == 0:  # a compiled model is left to do these; what it calls runs in its graph
+                enter, leave = torch.compiler.disable(enter), torch.compiler.disable(leave)
+            else:
+                enter, leave = _unless_compiling(enter), _unless_compiling(leave)
+            self._hooks.callback(part.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
+            self._hooks.callback(part.register_forward_hook(leave, always_call=True).remove)
+        self._handles = [self._listen_to(index, router) for index, router in enumerate(self.routers)]
+
+    def _listen_to(self, index: int, router: Router) -> Any:
+        def heard(given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
+            parts = router.read(given, answer)[:3]
+            if torch.compiler.is_compiling():
+                logits, weights, experts = (None if part is None else part.detach() for part in parts)
+                count_routing(self._ticket, logits, weights, experts, self._number, index)
+            else:
+                self.count(index, parts)
+
+        if router.adapter is not None and router.adapter.method:
+            own = getattr(router.block, router.adapter.method)
+
+            def wrapped(*given: Tensor) -> tuple[Any, ...]:
+                answer: tuple[Any, ...] = own(*given)
+                heard(given, answer)
+                return answer
+
+            self._hooks.enter_context(patched_attribute(router.block, router.adapter.method, wrapped))
+            return None
+        handle = router.module.register_forward_hook(lambda _module, given, answer: heard(given, answer))
+        self._hooks.callback(handle.remove)
+        return handle
+
+    def _entering(self, part: nn.Module) -> Callable[..., None]:
+        names = [*signature(part.forward).parameters]
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.muted or backwards() or self._outer not in (None, module):
+                return
+            given = dict(zip(names, args, strict=False)) | kwargs
+            self._outer, self._calls = module, [0] * len(self.routers)
+            self._phase, self._mask = self._phase_of(module, given), self._kept(given)
+            self.forwards += self._phase == "train"
+
+        return enter
+
+    def _phase_of(self, module: nn.Module, given: dict[str, Any]) -> Phase:
+        if any(given.get(name) is not None for name in CACHES):
+            return None
+        if not module.training:
+            return "eval"
+        return "train" if torch.is_grad_enabled() else None  # without gradient: reference log-probabilities
+
+    def _kept(self, given: dict[str, Any]) -> Tensor | None:
+        """Mark the rows that are tokens, as a flat mask; None: all."""
+        decoder = self.routers[0].site == "decoder"
+        mask = given.get("decoder_attention_mask" if decoder else "attention_mask")
+        labels = given.get("labels")
+        if self.tokens == "trained" and not (self.base.config.is_encoder_decoder and not decoder):
+            if torch.is_tensor(given.get("shift_labels")):
+                mask = given["shift_labels"] != -100
+            elif torch.is_tensor(labels) and labels.dim() == 2:
+                # Position t is trained by the label of t + 1; a decoder beside an encoder is given tokens one later.
+                mask = labels != -100 if decoder else nn.functional.pad(labels[:, 1:] != -100, (0, 1))
+            else:
+                self.unlabelled += 1
+        return mask.reshape(-1) != 0 if torch.is_tensor(mask) and mask.dim() == 2 else None
+
+    def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if self._outer is not module or backwards():
+            return
+        aux = output.get("aux_loss") if hasattr(output, "get") else None
+        if self._phase == "train" and torch.is_tensor(aux):
+            self.aux += torch.stack([aux.detach().to(self.aux), torch.ones_like(self.aux[0])])
+        self._outer, self._phase, self._mask = None, None, None
+
+    @torch.no_grad()
+    def count(self, index: int, answer: tuple[Any, ...]) -> None:
+        """Take one answer of a router: logits (…, E) or None, weights and experts (…, K)."""
+        if self._phase is None or backwards():
+            return
+        router, rows = self.routers[index], self._rows[index]
+        if index not in self._checked:
+            check_layout(router, answer)
+            self._checked.add(index)
+        self.answers += self._phase == "train"
+        row = rows[self._calls[index] % len(rows)]
+        self._calls[index] += 1
+        logits, _weights, experts = answer
+        experts, keep = experts.reshape(-1, experts.shape[-1]).long(), self._mask
+        if keep is not None and len(keep) != len(experts):  # not one row a token of the batch, so not guessed at
+            self.unmasked, keep = self.unmasked + 1, None
+        if logits is not None:
+            logits = logits.detach().reshape(-1, logits.shape[-1])
+            self.low_precision |= logits.dtype in (torch.bfloat16, torch.float16)
+        function = self._function(router, answer) if logits is not None else "unknown"
+        self.counters[self._phase].add(row, experts, logits, keep, function)
+
+    def _function(self, router: Router, answer: tuple[Any, ...]) -> str:
+        """The score function of a class of routers, read off its first answer: the one wait for a GPU."""
+        if router.kind not in self._functions:
+            parts: list[Any] = [part for part in sample_rows(answer) if part is not None]
+            logits, weights, experts = (part.cpu().numpy() for part in (*(p.float() for p in parts[:2]), parts[2]))
+            self._functions[router.kind] = score_function([(logits, weights, experts)])
+        return self._functions[router.kind]
+
+
+def _unless_compiling(hook: Callable[..., None]) -> Callable[..., None]:
+    def hooked(*given: Any) -> None:
+        if not torch.compiler.is_compiling():
+            hook(*given)
+
+    return hooked
+
+
+def later_hook(hearing: Hearing) -> str:
+    """Return what `check_hooks` says, or ""."""
+    try:
+        hearing.check_hooks()
+    except CaptureError as error:
+        return str(error)
+    return ""

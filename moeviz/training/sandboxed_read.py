@@ -1,0 +1,28 @@
+"""A stranger's run, read in a process of its own first: what it does to its reader, it does not do to whoever asked.
+
+Where that process gets by with the memory and the time that a file may take, the same bytes are read here.
+"""
+
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.sandboxed_read import Limits, answered, end, main
+from moeviz.training.reading import read_run_file
+from moeviz.training.recorded.run import TrainingRun
+
+
+def read_run_sandboxed(data: bytes, filename: str, limits: Limits) -> TrainingRun:
+    """The run in the bytes of a `routing.jsonl`.
+
+    Raises `InvalidTrace` if they are none, or take more time or memory than `limits` say, and `MoevizError` where no
+    process can be started.
+    """
+    answered(data, filename, limits, module="moeviz.training.sandboxed_read")
+    return read_run_file(data, filename, limits.max_bytes)
+
+
+def _judged(data: bytes, filename: str, max_bytes: int, _options: ImportOptions) -> bytes:
+    read_run_file(data, filename, max_bytes)
+    return b""
+
+
+if __name__ == "__main__":
+    end(main(_judged))
