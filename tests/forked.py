@@ -25,7 +25,7 @@ from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 # What the warm process imports before it forks: modules that take long, and hold nothing that a test sets.
-COMMANDS = ("pyarrow.parquet", "moeviz.cli.main", "moeviz.formats.exports", "moeviz.samples")
+COMMANDS = ("pyarrow.parquet", "moeviz.cli.main", "moeviz.formats.exports", "moeviz.testing")
 MODELS = (
     *COMMANDS,
     "torch",

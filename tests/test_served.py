@@ -17,8 +17,8 @@ from waiting import SECONDS
 import moeviz
 from moeviz import CaptureError, InvalidPrompt, ModelNotFound, MoevizError, Sampling
 from moeviz.capture.engines.served import connection
+from moeviz.capture.engines.served.connection import poll
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.polling import poll
 from moeviz.cli.main import main
 from moeviz.formats.importers.arrays import from_base64, from_npy
 from moeviz.routing_trace import NOT_RECORDED

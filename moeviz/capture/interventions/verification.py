@@ -33,7 +33,7 @@ class LayerRouting:
 
 
 def layer_pairs(one: DecidedRouting, other: DecidedRouting) -> Iterator[tuple[int, LayerRouting, LayerRouting]]:
-    """(layer, what one says of it, what the other says)."""
+    """Pair two routings layer by layer: (layer, its decisions in one, its decisions in the other)."""
     for index, layer in enumerate(one.layers):
         first, second = (LayerRouting(part.experts[index], part.weights[index]) for part in (one, other))
         yield layer, first, second
@@ -67,5 +67,5 @@ def check_all_tokens(asked: object, layer: int, is_so: np.ndarray, otherwise: st
 
 def filled_slots(routing: LayerRouting) -> np.ndarray:
     """How many slots of each token (T,) hold an expert."""
-    filled: np.ndarray = (routing.experts >= 0).sum(axis=-1)
-    return filled
+    slots: np.ndarray = (routing.experts >= 0).sum(axis=-1)
+    return slots

@@ -94,8 +94,6 @@ def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], special: bool) -> list[list[int]]:
     """Tokenise. A chat template writes its own special tokens: then the tokenizer adds none."""
-    if not prompts or not all(prompts):
-        raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
     how = {} if special else {"add_special_tokens": False}
     ids = [tokenizer(prompt, verbose=False, **how)["input_ids"] for prompt in prompts]
     if not all(ids):

@@ -7,15 +7,16 @@ text. The key is sent as a header, and stands in no sentence.
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import httpx2
+from anyio.from_thread import start_blocking_portal
 
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -190,3 +191,34 @@ def _seconds_to(date: str) -> float:
 def _reason(error: Exception) -> str:
     said = cut("".join(c for c in str(error) if c.isprintable()), 200) or type(error).__name__
     return said if said.endswith(".") else f"{said}."
+
+
+LOOK_UP_SECONDS = 0.1
+T = TypeVar("T")
+
+
+def poll(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
+    """Run it in a thread of its own, yield now and then, and return what it returns.
+
+    Closing the generator cancels the work where it waits, which closes its connection.
+    """
+    with start_blocking_portal() as portal:  # leaving it by an exception cancels what runs there
+        future = portal.start_task_soon(work)
+        while True:
+            try:
+                return future.result(LOOK_UP_SECONDS)
+            except TimeoutError:
+                if future.done():  # the work's own
+                    raise
+            yield
+
+
+def run_blocking(work: Callable[[], Awaitable[T]]) -> T:
+    """Run work for a server to its end, for a caller who does not stop, and return what it returns."""
+    steps = poll(work)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result

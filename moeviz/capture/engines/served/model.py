@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.served.connection import ConnectionLimits, Server, connected
+from moeviz.capture.engines.served.connection import ConnectionLimits, Server, connected, poll, run_blocking
 from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
-from moeviz.capture.engines.served.polling import poll, run_blocking
 from moeviz.capture.engines.served.token_texts import Ids, Texts
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.generation_plan import decoding_words
