@@ -1,4 +1,4 @@
-"""What a deployment decides, read once: from environment variables, or from `moeviz.toml`.
+"""Settings of a deployment, read once: from environment variables, or from `moeviz.toml`.
 
 MOEVIZ_SERVE says for whom the app is served: `private` is one person on their own machine (`moeviz app`), `team` is a
 group on its own network, `public` is strangers. Each setting is a field of `Settings`, with what holds where it is not
@@ -108,7 +108,7 @@ def _row(read: Read, usual: str | tuple[str, str, str], meaning: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a deployment decides. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
+    """Settings of a deployment. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
 
     serve: str = _row(
         _way,
@@ -230,7 +230,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
 
 
 def _check(settings: Settings) -> None:
-    """What no way of serving may be without, or may have."""
+    """Raise `ValueError` for settings that no way of serving may have, or be without."""
     if settings.serve == PUBLIC and settings.allow_any_model:
         raise ValueError(
             "MOEVIZ_ALLOW_ANY_MODEL is 1 where strangers are served: they would open folders of this machine. List the "
@@ -257,7 +257,7 @@ def _check(settings: Settings) -> None:
 
 
 def settings_file(folder: Path) -> dict[str, Any]:
-    """What the `moeviz.toml` in that folder holds, if there is one. `ValueError` where it cannot be read."""
+    """Return what the `moeviz.toml` in that folder holds, if there is one. `ValueError` where it cannot be read."""
     try:
         return tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
-    """The same as environment variables. A file cannot say for whom the app is served: nobody opens it by one."""
+    """Return a file's settings as environment variables. It cannot say for whom the app is served."""
     names = {_variable(row.name).removeprefix("MOEVIZ_").lower() for row in fields(Settings)} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")

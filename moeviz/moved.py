@@ -8,7 +8,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Below `moeviz.`: the module as it was called, and where its names are now.
+PACKAGE = "moeviz."
+# Below the package: the module as it was called, and where its names are now.
 MODULES = {
     "charts.corpus": "charts.load",
     "charts.expert_company": "charts.expert",
@@ -82,13 +83,13 @@ class MovedModules(MetaPathFinder, Loader):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Find a moved module; None for every other name."""
-        package, _, name = fullname.partition(".")
-        return ModuleSpec(fullname, self) if package == "moeviz" and name in MODULES else None
+        moved = fullname.startswith(PACKAGE) and fullname.removeprefix(PACKAGE) in MODULES
+        return ModuleSpec(fullname, self) if moved else None
 
     def exec_module(self, module: ModuleType) -> None:
         """Let the module look its names up where they are now."""
-        old = module.__name__.removeprefix("moeviz.")
-        now = f"moeviz.{MODULES[old]}"
+        old = module.__name__.removeprefix(PACKAGE)
+        now = PACKAGE + MODULES[old]
         warnings.warn(f"moeviz.{old} is {now} now: import from there.", DeprecationWarning, stacklevel=2)
 
         def lookup(name: str) -> Any:

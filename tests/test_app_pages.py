@@ -224,7 +224,7 @@ def test_a_link_that_waited_no_longer_asks_for_run_once_it_runs(monkeypatch):
     app = visit(prompt="One day", new_tokens="3")
     assert "press Run on the Explore page" in sentences(app)
     monkeypatch.setattr(
-        "moeviz_app.url.navigation.run_live", lambda *_: st.stop()
+        "moeviz_app.widgets.run_panel.run_live", lambda *_: st.stop()
     )  # what is on the page while a run goes on
     app.button(key=RUN).click().run()
     assert not app.exception and "press Run on the Explore page" not in sentences(app)

@@ -161,7 +161,7 @@ def test_who_asks_for_too_much_waits_with_all_their_tabs_and_nobody_else_does(mo
 
 def test_a_visitor_refused_for_too_many_runs_pauses_and_one_of_a_busy_server_does_not(monkeypatch):
     paused = []
-    monkeypatch.setattr(fair_queue, "pause_afterwards", lambda: paused.append(True))
+    monkeypatch.setattr(fair_queue, "slow_down", lambda: paused.append(True))
     for places, expected in ((QueueLimits(9, 1, 9), 1), (QueueLimits(1, 9, 9), 0)):
         line, release = FairQueue(places), threading.Event()
         listening = line.ask(lambda _tell, release=release: release.wait(30), Client("hog"))

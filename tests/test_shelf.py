@@ -36,7 +36,7 @@ def limits(monkeypatch):
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
     """No tabs of other tests."""
-    monkeypatch.setattr(library, "_shelves", [])
+    monkeypatch.setattr(library, "_libraries", [])
 
 
 def filled(count: int, tokens: int = 8) -> SessionLibrary:

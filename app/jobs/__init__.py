@@ -1,1 +1,1 @@
-"""Who computes when: the models in memory, the queues of those who wait for them, and results that all share."""
+"""The models in memory, the queues of those who wait for them, and results that all visitors share."""

@@ -19,7 +19,7 @@ Ask = Callable[[Piece], Iterator[InLine | Progress | Done]]
 
 @dataclass(slots=True, eq=False)
 class _Told:
-    """What the thread and the page both see."""
+    """State that the thread and the page share."""
 
     found: list = field(default_factory=list)
     ahead: int = 0
@@ -43,19 +43,19 @@ class Background:
 
     @property
     def done(self) -> int:
-        """How many pieces are done. Raises what a piece raised."""
+        """Number of pieces that are done. Raises what a piece raised."""
         if self._told.error is not None:
             raise self._told.error
         return len(self._told.found)
 
     @property
     def ahead(self) -> int:
-        """How many others are served before."""
+        """Number of turns before this one."""
         return self._told.ahead
 
     @property
     def news(self) -> Any:
-        """What the piece at hand told last; None where it has told nothing yet."""
+        """Latest progress of the piece at hand; None before its first."""
         return self._told.news
 
     @property

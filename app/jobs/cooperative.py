@@ -9,7 +9,7 @@ from moeviz_app.jobs.fair_queue import Cancelled, Done, Progress, Tell, Work
 
 
 def in_steps(work: Work) -> Work:
-    """The same work as a generator: in a thread of its own, which stands still at all it tells until its next turn.
+    """Turn work into a generator: it runs in a thread of its own, and pauses at each progress until its next turn.
 
     It must hold nothing meanwhile that other work may wait for, such as a model that is being recorded.
     """

@@ -1,4 +1,4 @@
-"""What went wrong in a run, in one sentence for whoever asked for it. No Streamlit here, and no torch."""
+"""Errors of a run as one sentence for whoever asked for it. No torch here."""
 
 import logging
 
@@ -14,7 +14,7 @@ class RunFailed(MoevizError):
 
 
 def as_sentence(error: BaseException, when: str = "in this run") -> BaseException:
-    """What to raise where the visitor listens, in place of what a run raised: a sentence without its tensors.
+    """Return the error to raise to the visitor in place of what a run raised: a sentence, which holds no tensors.
 
     The log has the whole story. An error of moeviz is a sentence already, and what ends a program stays what it is.
     """

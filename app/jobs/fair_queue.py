@@ -40,7 +40,7 @@ class Cancelled(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks: places in line are counted for each visitor, and for each address that visitors come from."""
+    """A client of a queue: places are counted for each visitor, and for each address that visitors come from."""
 
     visitor: str = ""
     address: str = ""
@@ -52,7 +52,7 @@ NOBODY = Client()
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many runs may be in line at once, waiting or begun."""
+    """Limits on runs in line at once, waiting or begun: in all, of one visitor, of one address."""
 
     in_all: int
     of_visitor: int
@@ -68,7 +68,7 @@ class InLine:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the work told last; what it told before and nobody heard is gone."""
+    """The latest progress of the work; earlier progress that nobody took is gone."""
 
     value: Any
 
@@ -253,7 +253,7 @@ class FairQueue:
             job.cancelled.set()
 
     def _ahead(self, job: _Job) -> int:
-        """How many turns come before the job's first."""
+        """Return the number of turns before the job's first."""
         with self._guard:
             own = self._line.get(job.asker.visitor, deque())
             if job.begun or job not in own:

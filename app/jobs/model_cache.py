@@ -47,7 +47,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class ModelBackend:
-    """What the models in memory need from outside."""
+    """The functions that load models and measure memory, and a budget in bytes."""
 
     load: Callable[[ModelKey], "Opened"]
     needed: Callable[[ModelKey], int]  # bytes
@@ -66,7 +66,7 @@ class ModelCache:
         self._guard, self._loading = threading.Lock(), threading.Lock()
 
     def get(self, wanted: ModelKey) -> "Opened":
-        """That model, loaded where it is not in memory. Raises what loading raises, and `CaptureError` without room."""
+        """Return a model, loaded if need be. Raises what loading raises, and `CaptureError` where memory is lacking."""
         with self._guard:
             if wanted in self._held:
                 return self._touched(wanted).loaded
@@ -76,14 +76,14 @@ class ModelCache:
         return self._bring(wanted, mine) if coming is None else coming.result()
 
     def peek(self, wanted: ModelKey) -> "Opened | None":
-        """That model, if it is in memory."""
+        """Return a model if it is in memory, else None."""
         with self._guard:
             held = self._held.get(wanted)
         return None if held is None else held.loaded
 
     @contextmanager
     def at_work(self, wanted: ModelKey) -> Iterator["Opened"]:
-        """That model, which stays in memory inside the block."""
+        """Keep a model in memory inside the block."""
         held = self._in_use(wanted)
         try:
             yield held.loaded
@@ -200,6 +200,6 @@ class Garbage:
             self._since = self._clock()
 
     def look_again(self) -> None:
-        """The same where it was done before, and long ago: whatever was frozen alive and is garbage now is freed."""
+        """Freeze anew where the last time is long ago: what was frozen alive and is garbage now is freed."""
         if self._since is not None and self._clock() > self._since + SECONDS_FROZEN:
             self.freeze()

@@ -30,7 +30,7 @@ _arrived, _bringing = threading.Event(), threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a model is opened. None: as the checkpoint says, and where there is room."""
+    """Options for loading a model. None: as the checkpoint says, and on a device with enough memory."""
 
     dtype: str | None = None
     device_map: str | None = None
@@ -56,7 +56,7 @@ def check_in_link(name: str) -> None:
 
 
 def _may_be_typed(name: str) -> bool:
-    """Whether a model that is not listed may be named: a server only by whoever the machine belongs to."""
+    """Return whether a model that is not listed may be named: a server only by whoever the machine belongs to."""
     return settings.SETTINGS.serve == settings.PRIVATE or not answers_at_once(name)
 
 
@@ -71,23 +71,23 @@ def why_only_read(name: str) -> str | None:
 
 
 def answers_at_once(name: str) -> bool:
-    """Whether a server elsewhere runs the model of that name: nothing of a run is known before its end."""
+    """Return whether a server elsewhere runs the model of that name: nothing of a run is known before its end."""
     return (engine := engine_of(name)) is not None and engine.elsewhere
 
 
 def facts(name: str) -> ModelInfo:
-    """What the config of that model says: no weights are loaded for it."""
+    """Return what a model's config says; no weights are loaded."""
     check_on_offer(name)
     return facts_of_any(name)
 
 
 def facts_at_hand(name: str) -> ModelInfo:
-    """The same; of the model that ships, as long as torch is not here, from the example's trace."""
+    """Return the facts of a model; of the one that ships, until torch is imported, from the example's trace."""
     return recorded.example().model if name == EMBEDDED and not torch_is_here() else facts(name)
 
 
 def served_facts(name: str) -> ServedModel:
-    """What the memory of a served model depends on: of one on offer, or of a well-known one. Nothing is loaded.
+    """Return what a served model's memory depends on, for one on offer or well known. Nothing is loaded.
 
     Raises `ModelNotFound` for any other, and `CaptureError` where nobody can tell what it keeps of a text.
     """
@@ -132,7 +132,7 @@ def known_models() -> pd.DataFrame:
 
 
 def torch_is_here() -> bool:
-    """Whether what runs models has been imported, so that asking for its facts takes no time."""
+    """Return whether what runs models has been imported, so that asking for its facts takes no time."""
     return _arrived.is_set()
 
 
@@ -152,7 +152,7 @@ def bring_torch() -> None:
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def known_before_opening(name: str) -> "BeforeOpening | None":
-    """What is known of another engine's model before it is opened; None for a transformers model."""
+    """Return what is known of another engine's model before it is opened; None for a transformers model."""
     if engine_of(name) is None:
         return None
     bring_torch()
@@ -165,7 +165,7 @@ def known_before_opening(name: str) -> "BeforeOpening | None":
 
 @st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
 def facts_of_any(name: str) -> ModelInfo:
-    """The same, on offer here or not: of a well-known model, say, whose sizes are moeviz's own copy."""
+    """Return the facts of a model, on offer here or not: of a well-known one, whose config ships with moeviz."""
     if (known := known_before_opening(name)) is not None:
         return known.info
     config = config_of(name)
@@ -194,7 +194,7 @@ def config_of(name: str) -> Any:
 
 
 def dtype_of(name: str) -> str:
-    """What its weights are opened in where nobody says."""
+    """Return the dtype in which a model's weights are opened by default."""
     config = config_of(name)
     from moeviz.capture.models.load import own_dtype
 
@@ -202,7 +202,7 @@ def dtype_of(name: str) -> str:
 
 
 def device(how: LoadOptions) -> str:
-    """Where a model goes that is opened like this."""
+    """Return the device of a model that is loaded with these options."""
     bring_torch()
     from moeviz.capture.models.memory import device_of
 

@@ -1,4 +1,4 @@
-"""What all visitors share: the models in memory, and the lines of those who wait for them.
+"""The models in memory that all visitors share, and the queues of those who wait for them.
 
 The lines and the models are not in Streamlit's cache, so that "Clear cache" in a browser takes them from nobody.
 """
@@ -83,7 +83,7 @@ def run_on_model(name: str, how: model_catalog.LoadOptions, work: OfModel) -> He
 
 
 def runner_on_model(name: str, how: model_catalog.LoadOptions) -> Callable[[OfModel], Heard]:
-    """The same to be called later, from any thread, and beside what the page asks for: the model is loaded now."""
+    """Load a model now, and return a function that runs work on it later, from any thread."""
     model(name, how)
     line, asker = _line(_wanted(name, how).device), client()
     return lambda work: line.ask(_with_model(name, how, work), asker)
@@ -95,7 +95,7 @@ def run_training(work: Work) -> Heard:
 
 
 def file_maker(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
-    """The same for a download: files are made one at a time, in a thread of their own, when a browser asks for them."""
+    """Wrap the making of a download: files are made one at a time, in their own thread, when a browser asks for one."""
     asker = client()
     return lambda: wait_for(_line(FILES).ask(lambda _tell: make(), asker), lambda _told: None)
 
@@ -113,14 +113,14 @@ def client(tab: bool = False) -> Client:
 
 
 def at_hand(name: str, how: model_catalog.LoadOptions) -> bool:
-    """Whether that model needs nothing but its turn: it is one of our own, or in memory. One on a server is not."""
+    """Return whether a model needs nothing but its turn: it is one of our own, or in memory, and not on a server."""
     if model_catalog.answers_at_once(name):
         return False
     return (how == model_catalog.DEFAULT_LOAD and name in installed()) or _in_memory(name, how) is not None
 
 
 def weights(name: str, how: model_catalog.LoadOptions, revision: str | None) -> str | None:
-    """Which weights that name stands for: those in memory or, where it was not loaded, those that would be.
+    """Return the identity of a model's weights: of those in memory, or else of those that would be loaded.
 
     `revision` is the commit of what a trace was recorded with; None is returned where nobody can know.
     """
@@ -130,7 +130,7 @@ def weights(name: str, how: model_catalog.LoadOptions, revision: str | None) -> 
 
 
 def chats(name: str, how: model_catalog.LoadOptions) -> bool:
-    """Whether that model takes turns of a chat, by its tokenizer's template: known once it is in memory."""
+    """Return whether that model takes turns of a chat, by its tokenizer's template: known once it is in memory."""
     loaded = _in_memory(name, how)
     if loaded is None:
         return False
@@ -138,7 +138,7 @@ def chats(name: str, how: model_catalog.LoadOptions) -> bool:
 
 
 def added_by_template(name: str, how: model_catalog.LoadOptions, prompt: str, system: str | None) -> list[int]:
-    """Which tokens of a turn of a chat its template added; none where that cannot be told, or the model is gone."""
+    """Return the tokens of a chat turn that its template added; none where that cannot be told."""
     loaded = _in_memory(name, how)
     if loaded is None or not chats(name, how):
         return []
@@ -157,7 +157,7 @@ def forget_models() -> None:
 
 
 def _wanted(name: str, how: model_catalog.LoadOptions) -> ModelKey:
-    """What that name stands for in memory: two ways to ask for the same model are one."""
+    """Return a model's key in memory: two ways to ask for the same model have one."""
     if (name, how) not in _named:
         if (known := model_catalog.known_before_opening(name)) is not None:  # it is opened in one way
             _named[name, how] = ModelKey(name, known.info.dtype or "", known.where, model_catalog.DEFAULT_LOAD)
@@ -198,7 +198,7 @@ def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel) -> Wor
 
 
 def _line(device: str) -> FairQueue:
-    """Those who wait for a device, or for a file to be made."""
+    """Return the queue of a device, or of those who wait for a file to be made."""
     most = settings.SETTINGS
     places = QueueLimits(most.max_waiting, most.runs_per_visitor, most.runs_per_address)
     if device in (FILES, DATASETS):

@@ -1,4 +1,4 @@
-"""What is recorded beforehand and shown to all visitors: the example, what ships, and a server's own file."""
+"""Traces that are recorded beforehand and shown to all visitors: the example, what ships, a server's own files."""
 
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ _known: dict[Hashable, Any] = {}
 
 @st.cache_resource(show_spinner=False)
 def example() -> RoutingTrace:
-    """What a page shows before anything has been run."""
+    """Return the example that pages show before anything has been run."""
     return example_trace()
 
 
@@ -52,7 +52,7 @@ def _in_file(path: str) -> Opened:
 
 
 def usual(model: ModelInfo) -> RoutingTrace | None:
-    """How other texts are routed by that model: known for our own, and where it has the layers they have."""
+    """Return a model's trace of other texts: there is one of our own, where layers and experts are the same."""
     if (known := held_out(model.name)) is None:
         return None
     same = (known.model.layers, known.model.num_experts, known.model.top_k)
@@ -60,12 +60,12 @@ def usual(model: ModelInfo) -> RoutingTrace | None:
 
 
 def evaluation_routing() -> RoutingTrace:
-    """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
+    """Return the embedded model's trace of its evaluation texts, labelled by domain."""
     return over_training()[max(over_training())]
 
 
 def held_out(model: str) -> RoutingTrace | None:
-    """How the model of that name routes the same texts, with weights: what the page of an expert shows at first."""
+    """Return a model's trace of the held-out texts, with weights: what the page of an expert shows at first."""
     return _held_out(model) if model in ROUTING else None
 
 
@@ -76,19 +76,19 @@ def _held_out(model: str) -> RoutingTrace:
 
 @st.cache_resource(show_spinner=False)
 def reference_muted() -> pd.DataFrame:
-    """What each kind of those texts loses without each expert of the embedded model."""
+    """Return what each kind of held-out text loses without each expert of the embedded model."""
     return muted_experts()
 
 
 @st.cache_resource(show_spinner=False)
 def over_training() -> dict[int, RoutingTrace]:
-    """How the embedded model routed its evaluation texts at each recorded moment of its training."""
+    """Return the embedded model's traces of its evaluation texts, by training step."""
     return traces_over_training()
 
 
 @st.cache_resource(show_spinner="Opening the gallery …")
 def gallery() -> dict[str, RoutingTrace]:
-    """How each system of the history gallery routes, as it ships; Mixtral does not, and a small model of ours does."""
+    """Return the trace that ships for each system of the history gallery; in place of Mixtral's, our small model's."""
     from moeviz.history.shipped_traces import shipped_trace
 
     traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
@@ -99,7 +99,7 @@ T = TypeVar("T")
 
 
 def cached_for_example(trace: object, what: Hashable, make: Callable[[], T]) -> T:
-    """What `make` makes: of the example's trace once for everybody, of any other trace each time."""
+    """Return what `make` returns: computed once for the example's trace, and each time for any other."""
     if trace is not example():
         return make()
     key = (id(trace), what)

@@ -23,7 +23,7 @@ PAUSE = 1.0  # seconds in which no tab of a visitor is drawn who has asked for t
 
 
 class FairSemaphore:
-    """So many may be inside; who comes first goes in first."""
+    """A semaphore that is first come, first served."""
 
     def __init__(self, places: int) -> None:
         self._free, self._line, self._guard = places, deque[threading.Event](), threading.Lock()

@@ -1,4 +1,4 @@
-"""What a visitor asks a model for, and how an address asks for it."""
+"""A run that a visitor asks a model for, and its query in an address."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,16 +42,16 @@ class RunRequest:
 
     @property
     def how(self) -> LoadOptions:
-        """How the model is opened."""
+        """Options for loading the run's model."""
         return LoadOptions(self.dtype, self.device_map)
 
     @property
     def fits_an_address(self) -> bool:
-        """Whether every browser and server takes an address with its texts."""
+        """Return whether every browser and server takes an address with its texts."""
         return len(self.prompt) + len(self.system or "") <= LONGEST
 
     def parameters(self) -> dict[str, str]:
-        """As the query of an address; what is as it always is stays out."""
+        """Return the run as the query of an address; defaults stay out."""
         more = ("new_tokens", "temperature", "seed", "dtype", "device_map", "site", "kernels", "decoding")
         more += ("chat", "system")
         given = {name: str(value) for name in more if (value := getattr(self, name))}

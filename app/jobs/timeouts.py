@@ -21,7 +21,7 @@ _places = threading.BoundedSemaphore(MOST)
 
 
 def call_with_timeout(name: str, ask: Callable[[], T], seconds: float = SECONDS, silent: str = NO_HUB) -> T:
-    """What `ask` finds out about the model of that name.
+    """Return what `ask` finds out about a model, within a number of seconds.
 
     Raises what it raises; `ModelNotFound` where it takes longer, with `silent`; and `MoevizError` where too many are
     looked up.

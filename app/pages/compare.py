@@ -60,7 +60,7 @@ def compare_page() -> None:
 
 
 def _share_experts(traces: Collection[RoutingTrace]) -> bool:
-    """Whether an expert's number means the same in all, as far as names tell."""
+    """Return whether an expert's number means the same in all, as far as names tell."""
     return len({trace.model.name for trace in traces}) == 1
 
 

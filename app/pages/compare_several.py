@@ -25,7 +25,7 @@ _KEPT = "figures of several"
 
 
 class SeveralTables(NamedTuple):
-    """What they come to."""
+    """The sentences and tables of two or three traces."""
 
     says: list[str]
     frames: list[pd.DataFrame | MissingField]  # of each of CHARTS, or why there is none

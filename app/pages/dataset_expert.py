@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs.run_request import number_in
-from moeviz_app.pages.expert_context import checked
+from moeviz_app.pages.expert_context import checked, map_of_experts, numbers_line, picture, picture_key, title
 from moeviz_app.pages.topic import READING, damage, dataset_facts, whole
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
@@ -16,25 +16,22 @@ from moeviz_app.url.expert import dataset_expert_query, for_the_address
 from moeviz_app.widgets.answers import Answers, Make, OnProgress
 from moeviz_app.widgets.chart_panel import (
     Lacking,
-    altair_chart,
-    alternative,
     heading,
-    menu_and_reading,
-    on_dark,
     tell_once,
 )
 from moeviz_app.widgets.components.kwic import keyword_in_context
-from moeviz_app.widgets.expert_links import one_more_step, steps
+from moeviz_app.widgets.expert_links import one_more_step
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, TOKEN, TOKENS
+from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, TOKEN, TOKENS
 from moeviz.corpus import experts
 from moeviz.corpus.experts import expert_specific_tokens
 from moeviz.corpus.rows import contexts, in_lines
 from moeviz.errors import DamagedShard
 from moeviz.metrics.expert_tokens import expert_summary_of_counts
+from moeviz.model_info import ModelInfo
 
 MOST_KINDS = 40  # bars; labels may be thousands
 MOST_MAPS = 100
@@ -78,7 +75,12 @@ class ExpertQuery:
     @property
     def key(self) -> str:
         """For widgets: another expert has another."""
-        return f"{self.shown.key} {self.layer} {self.expert} {steps()}"
+        return f"{self.shown.key} {self.layer} {self.expert}"
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that the expert is of."""
+        return self.shown.dataset.model
 
     def go(self, layer: int, expert: int, sample: int = 0) -> None:
         """To another expert, or other contexts: one step in the browser's history."""
@@ -89,16 +91,16 @@ class ExpertQuery:
 
 def dataset_expert_page(query: dict[str, str]) -> None:
     """The expert that the address names, in the dataset that it names: one that is listed, whatever it says."""
-    title = st.empty()
-    title.title("Expert", anchor=False)
+    place = st.empty()
+    place.title("Expert", anchor=False)
     with explained():
         shown = datasets.named(query["dataset"])
         session.set_value(session.DATASET, shown.name)
         layer, expert, trouble = checked(query.get("layer"), query.get("expert"), shown.dataset.model)
         asked = ExpertQuery(shown, layer, expert, number_in(query.get("sample")) or 0, None)
         asked = replace(asked, token=_chosen_token(asked))
-        with title.container():
-            _title(asked)
+        with place.container():
+            title(asked)
         if trouble:
             say(trouble)
         dataset_facts(shown)
@@ -108,30 +110,9 @@ def dataset_expert_page(query: dict[str, str]) -> None:
 
 def _chosen_token(asked: ExpertQuery) -> int | None:
     """The token whose bar is chosen."""
-    chosen = session.value(_tokens_key(asked))
+    chosen = session.value(picture_key(TOKENS, asked))
     points = chosen.selection.get(TOKEN, []) if chosen is not None else []
     return next((int(point["code"]) for point in points), None)
-
-
-def _tokens_key(asked: ExpertQuery) -> str:
-    return f"{TOKENS.key} {asked.key}"
-
-
-def _title(asked: ExpertQuery) -> None:
-    model, layer, expert = asked.shown.dataset.model, asked.layer, asked.expert
-    row, sizes = model.layers.index(layer), model.num_experts
-    before, after = (row - 1) % len(sizes), (row + 1) % len(sizes)
-    ways = {
-        "‹ expert": (layer, (expert - 1) % sizes[row]),
-        "expert ›": (layer, (expert + 1) % sizes[row]),
-        "‹ layer": (model.layers[before], min(expert, sizes[before] - 1)),
-        "layer ›": (model.layers[after], min(expert, sizes[after] - 1)),
-    }
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.title(f"Layer {layer}, expert {expert}", anchor=False, width="content")
-        for sign, to in ways.items():
-            if st.button(sign, help=f"To layer {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
-                asked.go(*to)
 
 
 def _questions(asked: ExpertQuery) -> dict[str, tuple[Hashable, Make]]:
@@ -171,13 +152,11 @@ def _draw(asked: ExpertQuery) -> None:
     def answer(name: str, chart: Chart | None = None) -> pd.DataFrame | None:
         """What is there of it; else the page has said why, under the chart's question."""
         frame = None
-        with explained(
-            partial(tell_once, chart, asked.shown.dataset.model, told) if chart else say, but=(DamagedShard,)
-        ):
+        with explained(partial(tell_once, chart, asked.model, told) if chart else say, but=(DamagedShard,)):
             frame = answers.get(asks[name][0])
             if frame is None:
                 if chart:
-                    heading(chart, asked.shown.dataset.model)
+                    heading(chart, asked.model)
                 st.text(READING)
         return frame
 
@@ -185,7 +164,7 @@ def _draw(asked: ExpertQuery) -> None:
         with numbers.container():
             known = answer(NUMBERS)
             if known is not None:
-                _numbers(known)
+                numbers_line(next(known.itertuples(index=False)))
         with beside:
             if (frame := answer(LOADS.key, LOADS)) is not None:
                 _map(LOADS, frame, asked)
@@ -195,24 +174,13 @@ def _draw(asked: ExpertQuery) -> None:
             _tokens(asked, answer(TOKENS.key, TOKENS), known, sentence)
         for chart, most in ((SHARES, MOST_KINDS), (FIRST, None), (PARTNERS, None), (ATLAS, MOST_MAPS)):
             if chart.key in asks and (frame := answer(chart.key, chart)) is not None:
-                heading(chart, asked.shown.dataset.model)
+                heading(chart, asked.model)
                 _map(chart, _first_labels(frame, most), asked)
     except DamagedShard as error:
         damage(asked.shown, error)
         return
     answers.watch()
     say(NEEDS_TRACE)
-
-
-def _numbers(known: pd.DataFrame) -> None:
-    (facts,) = known.itertuples(index=False)
-    said = [
-        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
-        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
-    ]
-    if pd.notna(facts.first_choice):
-        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
-    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
 
 
 def _contexts(asked: ExpertQuery, lines: pd.DataFrame | None, known: pd.DataFrame | None) -> None:
@@ -222,7 +190,7 @@ def _contexts(asked: ExpertQuery, lines: pd.DataFrame | None, known: pd.DataFram
             asked.go(asked.layer, asked.expert, asked.sample + 1)
     if lines is None:
         return
-    count = asked.shown.dataset.model.num_experts[asked.shown.dataset.model.layers.index(asked.layer)]
+    count = asked.model.num_experts[asked.model.layers.index(asked.layer)]
     keyword_in_context(lines, theme.expert_colours(count, (asked.expert,))[asked.expert], key="contexts")
     if asked.token is not None:
         of = "places where it has this token"
@@ -243,7 +211,7 @@ def _tokens(asked: ExpertQuery, of_layer: pd.DataFrame | None, known: pd.DataFra
         sentence.markdown(f"##### {escape_markdown(expert_summary_of_counts(has, recorded, tokens))}")
     heading(TOKENS)
     if len(tokens):
-        _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
+        picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
     else:
         st.text("No token occurs often enough here and keeps to it.")
 
@@ -263,17 +231,6 @@ def _map(chart: Chart, frame: pd.DataFrame, asked: ExpertQuery) -> None:
         st.text("It is the first choice of no token that has one in a layer before or after.")
         return
     if chart in (SHARES, FIRST):
-        _picture(chart, frame, asked)
-        return
-    chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)
-    if points := chosen.selection.get(CELL):
-        (point,) = points
-        asked.go(int(point["layer"]), int(point["expert"]))
-
-
-def _picture(chart: Chart, frame: pd.DataFrame, asked: ExpertQuery, **options: Any) -> Any:
-    """The picture, how to read it, and a menu of what belongs to it."""
-    drawn = chart.draw(frame, dark=on_dark())
-    shown = altair_chart(drawn, key=f"{chart.key} {asked.key}", alt=alternative(chart), **options)
-    menu_and_reading(chart, frame)
-    return shown
+        picture(chart, frame, asked)
+    else:
+        map_of_experts(chart, frame, asked)

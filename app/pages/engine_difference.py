@@ -38,7 +38,7 @@ _KEPT = "engine difference of a pair"
 
 
 class PairTables(NamedTuple):
-    """What the two come to."""
+    """The tables of a pair of traces."""
 
     moved: pd.DataFrame
     layers: pd.DataFrame

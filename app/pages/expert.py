@@ -1,24 +1,27 @@
 """The page of one expert: what it serves, with whom, from where to where, and what is lost without it."""
 
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
 from moeviz_app.pages.dataset_expert import dataset_expert_page
-from moeviz_app.pages.expert_context import ExpertContext, expert_in_address, go
+from moeviz_app.pages.expert_context import (
+    ExpertContext,
+    expert_in_address,
+    go,
+    map_of_experts,
+    numbers_line,
+    picture,
+    title,
+)
 from moeviz_app.pages.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.url.expert import asked_query
 from moeviz_app.url.fields import DATASET
-from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading
+from moeviz_app.widgets.chart_panel import heading
 from moeviz_app.widgets.components.kwic import keyword_in_context
-from moeviz_app.widgets.expert_links import steps
-from moeviz_app.widgets.facts import layer_word
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
-from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKEN, TOKENS, WEIGHTS
+from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKEN, TOKENS, WEIGHTS
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
 from moeviz.metrics.expert_tokens import contexts, expert_summary
@@ -30,10 +33,10 @@ def expert_page() -> None:
     if DATASET in (query := asked_query()):
         dataset_expert_page(query)
         return
-    title = st.empty()
+    place = st.empty()
     with explained():
         asked = expert_in_address()
-        with title.container():
+        with place.container():
             _title(asked)
         _draw(asked)
 
@@ -52,7 +55,7 @@ def _draw(asked: ExpertContext) -> None:
         _numbers(asked, kinds, lost)
         _serves(asked, tokens)
     with beside:
-        _map(LOADS, LOADS.measure(trace, *where), asked)
+        map_of_experts(LOADS, LOADS.measure(trace, *where), asked)
     shared_tokens = COMPANY.measure(trace, *where)
     left, right = st.columns([2, 3], gap="large")
     with left:
@@ -61,29 +64,15 @@ def _draw(asked: ExpertContext) -> None:
         _flow(asked, shared_tokens)
         _weights(asked)
     heading(COMPANY, asked.trace.model)
-    _map(COMPANY, shared_tokens, asked)
+    map_of_experts(COMPANY, shared_tokens, asked)
     if kinds is not None:
         heading(ATLAS, asked.trace.model)
-        _map(ATLAS, ATLAS.measure(trace, *where), asked)
+        map_of_experts(ATLAS, ATLAS.measure(trace, *where), asked)
     _rows(asked)
 
 
 def _title(asked: ExpertContext) -> None:
-    layers, (layer, expert) = asked.trace.model.layers, (asked.layer, asked.expert)
-    row, counts = layers.index(layer), asked.trace.model.num_experts
-    word = layer_word(asked.trace.model)
-    before, after = (row - 1) % len(layers), (row + 1) % len(layers)
-    steps = {
-        "‹ expert": (layer, (expert - 1) % counts[row]),
-        "expert ›": (layer, (expert + 1) % counts[row]),
-        f"‹ {word}": (layers[before], min(expert, counts[before] - 1)),
-        f"{word} ›": (layers[after], min(expert, counts[after] - 1)),
-    }
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.title(f"{word.capitalize()} {layer}, expert {expert}", anchor=False, width="content")
-        for sign, to in steps.items():
-            if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
-                go(*to, asked.trace)
+    title(asked)
     if asked.trace.model.name != EMBEDDED:
         note(asked.trace.model.name)
 
@@ -91,17 +80,10 @@ def _title(asked: ExpertContext) -> None:
 def _numbers(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
     """Its load, its say, and what the model loses without it: one line, since four boxes fill a phone."""
     (facts,) = expert_numbers(asked.trace, asked.layer, asked.expert).itertuples(index=False)
-    said = [
-        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
-        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
-    ]
-    if pd.notna(facts.first_choice):
-        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
-    if pd.notna(facts.mean_weight):
-        said.append(f"mean weight {facts.mean_weight:.2f}")
+    more = [] if pd.isna(facts.mean_weight) else [f"mean weight {facts.mean_weight:.2f}"]
     if lost is not None:
-        said.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
-    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
+        more.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
+    numbers_line(facts, *more)
     if 0 < facts.tokens < FEW:
         note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
 
@@ -121,7 +103,7 @@ def _serves(asked: ExpertContext, tokens: pd.DataFrame) -> None:
     with left:
         heading(TOKENS, asked.trace.model)
         if len(tokens):
-            chosen = _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
+            chosen = picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
             code = next((int(point["code"]) for point in chosen.selection.get(TOKEN, [])), None)
         else:
             _tell(asked, "No token occurs often enough here and keeps to it.")
@@ -152,7 +134,7 @@ def _kinds(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame 
         if held_out is not None and st.button("See the held-out texts"):
             go(asked.layer, asked.expert, held_out)
     else:
-        _picture(KINDS, kinds, asked)
+        picture(KINDS, kinds, asked)
     if lost is None and model_catalog.why_only_read(asked.trace.model.name) is None:
         _tell(asked, "What is lost without this expert has not been computed for these texts.")
         offer_muting(asked)
@@ -162,7 +144,7 @@ def _flow(asked: ExpertContext, shared_tokens: pd.DataFrame) -> None:
     heading(FLOW, asked.trace.model)
     frame = FLOW.measure(asked.trace, asked.layer, asked.expert, shared_tokens)
     if len(frame):
-        _picture(FLOW, frame, asked)
+        picture(FLOW, frame, asked)
     elif len(asked.trace.model.layers) == 1:
         _tell(asked, "This trace has one MoE layer, so its tokens come from no other and go to no other.")
     else:
@@ -177,7 +159,7 @@ def _weights(asked: ExpertContext) -> None:
         return
     frame = WEIGHTS.measure(asked.trace, asked.layer, asked.expert)
     if len(frame):
-        _picture(WEIGHTS, frame, asked)
+        picture(WEIGHTS, frame, asked)
     else:
         _tell(asked, "It is chosen for no token here.")
 
@@ -194,24 +176,7 @@ def _rows(asked: ExpertContext) -> None:
     (norm,) = row_norms(geometry, asked.layer, asked.expert).itertuples(index=False)
     others = f"those of its layer are {norm.lowest:.2f} to {norm.highest:.2f}, the median {norm.median:.2f}"
     st.text(f"The norm of its row is {norm.norm:.2f}; {others}.")
-    _picture(ROWS, ROWS.measure(geometry, asked.layer, asked.expert), asked)
-
-
-def _map(chart: Chart, frame: pd.DataFrame, asked: ExpertContext) -> None:
-    """A picture of many experts, each a way to its page."""
-    chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)
-    if points := chosen.selection.get(CELL):
-        (point,) = points
-        go(int(point["layer"]), int(point["expert"]), asked.trace)
-
-
-def _picture(chart: Chart, frame: pd.DataFrame, asked: ExpertContext, **options: Any) -> Any:
-    """The picture, how to read it, and a menu of what belongs to it."""
-    dark, chart = st.context.theme.type == "dark", chart.of(asked.trace.model)
-    key = f"{chart.key} {asked.key} {steps()}"
-    shown = altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
-    menu_and_reading(chart, frame)
-    return shown
+    picture(ROWS, ROWS.measure(geometry, asked.layer, asked.expert), asked)
 
 
 def _tell(asked: ExpertContext, sentence: str) -> None:

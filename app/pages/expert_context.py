@@ -1,18 +1,23 @@
-"""Which expert the page of an expert is about, and in which texts it is seen: what the address says, checked."""
+"""The expert that the page is about, and the trace it is seen in: what the address says, checked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import recorded
 from moeviz_app.session import recent, session
 from moeviz_app.url.expert import asked_query, expert_query, for_the_address
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, menu_and_reading, on_dark
 from moeviz_app.widgets.expert_links import one_more_step, steps
 from moeviz_app.widgets.messages import escape_markdown
 
+from moeviz.charts.chart import Chart
+from moeviz.charts.expert import CELL
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
+from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -35,9 +40,93 @@ class ExpertContext:
         texts = f"held-out {self.trace.model.name}" if self.held_out else id(self.trace)
         return f"{texts} {self.layer} {self.expert}"
 
+    @property
+    def model(self) -> ModelInfo:
+        """The model that the expert is of."""
+        return self.trace.model
+
+    def go(self, layer: int, expert: int) -> None:
+        """Go to another expert in the same trace."""
+        go(layer, expert, self.trace)
+
+
+class ExpertOnPage(Protocol):
+    """One expert, in a trace or in a dataset: what the parts of a page need that are the same for both."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that the expert is of."""
+
+    @property
+    def layer(self) -> int:
+        """Its layer, by the model's own index."""
+
+    @property
+    def expert(self) -> int:
+        """Its id in the layer."""
+
+    @property
+    def key(self) -> str:
+        """The part of widgets' keys that another expert, or another trace, has differently."""
+
+    def go(self, layer: int, expert: int) -> None:
+        """Go to another expert: one step in the browser's history."""
+
+
+def title(shown: ExpertOnPage) -> None:
+    """Draw the title, with buttons that lead to the experts beside it and in the layers next to it."""
+    model, here = shown.model, (shown.layer, shown.expert)
+    row, counts, word = model.layers.index(shown.layer), model.num_experts, layer_word(model)
+    before, after = (row - 1) % len(counts), (row + 1) % len(counts)
+    ways = {
+        "‹ expert": (shown.layer, (shown.expert - 1) % counts[row]),
+        "expert ›": (shown.layer, (shown.expert + 1) % counts[row]),
+        f"‹ {word}": (model.layers[before], min(shown.expert, counts[before] - 1)),
+        f"{word} ›": (model.layers[after], min(shown.expert, counts[after] - 1)),
+    }
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(f"{word.capitalize()} {shown.layer}, expert {shown.expert}", anchor=False, width="content")
+        for sign, to in ways.items():
+            if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == here):
+                shown.go(*to)
+
+
+def numbers_line(facts: Any, *more: str) -> None:
+    """Draw an expert's load and its share of first choices in one line, since four boxes fill a phone."""
+    said = [
+        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
+        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
+    ]
+    if pd.notna(facts.first_choice):
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
+    said += more
+    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
+
+
+def picture_key(chart: Chart, shown: ExpertOnPage) -> str:
+    """Return the key of a picture: a browser that goes back has another one's click still."""
+    return f"{chart.key} {shown.key} {steps()}"
+
+
+def picture(chart: Chart, frame: pd.DataFrame, shown: ExpertOnPage, **options: Any) -> Any:
+    """Draw a picture, how to read it, and a menu of what belongs to it; return what is chosen in it."""
+    chart = chart.of(shown.model)
+    drawn = chart.draw(frame, dark=on_dark())
+    chosen = altair_chart(drawn, key=picture_key(chart, shown), alt=alternative(chart), **options)
+    menu_and_reading(chart, frame)
+    return chosen
+
+
+def map_of_experts(chart: Chart, frame: pd.DataFrame, shown: ExpertOnPage) -> None:
+    """Draw a picture of many experts, each a way to its page."""
+    chosen = picture(chart, frame, shown, on_select="rerun", selection_mode=CELL)
+    if points := chosen.selection.get(CELL):
+        (point,) = points
+        shown.go(int(point["layer"]), int(point["expert"]))
+
 
 def expert_in_address() -> ExpertContext:
-    """What the address asks for, with the choice of texts drawn. Raises `MissingField` where there is no such trace."""
+    """Return the expert of the address, and draw the choice of texts. Raises `MissingField` where no trace has it."""
     asked = asked_query()
     texts = _texts(asked.get("model"))
     if not texts:

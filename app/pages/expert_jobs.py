@@ -1,4 +1,4 @@
-"""What the page of an expert has made where a trace lacks it: weights, the loss without the expert, router rows."""
+"""Jobs of the page of an expert, for what a trace lacks: weights, the loss without the expert, router rows."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,7 +32,7 @@ Keep = Callable[[str, Any], None]
 
 
 def muted(seen: ExpertContext) -> pd.DataFrame | None:
-    """What each kind of text loses without the expert, where that is known; see `muted_by_label`."""
+    """Return what each kind of text loses without the expert, where that is known; see `muted_by_label`."""
     if seen.held_out and seen.trace.model.name == EMBEDDED:
         return recorded.reference_muted()
     return results.load_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))

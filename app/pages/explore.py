@@ -132,7 +132,7 @@ def _answer(options: Options, name: str) -> None:
 
 
 def _is_stale(options: Options, name: str) -> bool:
-    """Whether model or options are others than those of the run on screen. Of the text the box itself tells."""
+    """Return whether model or options are others than those of the run on screen. Of the text the box itself tells."""
     ran = _run_on_screen()
     if ran is None:
         return False

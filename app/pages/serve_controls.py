@@ -1,4 +1,4 @@
-"""What a visitor of the page Serve asks: a memory for experts, how many devices, which tokens, how large an expert."""
+"""Controls of the page Serve: memory for experts, number of devices, tokens to judge, size of an expert."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -32,7 +32,7 @@ PHASES = {
 
 
 class ServingQuery(NamedTuple):
-    """What the visitor wants to know, of which tokens."""
+    """A question about serving: tokens, memory, size of an expert, devices."""
 
     counted: Counted  # the tokens that are judged, or how often each expert was used
     tokens: str  # which these are

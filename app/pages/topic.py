@@ -9,7 +9,6 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
-from moeviz.metrics.said import said
 from moeviz_app.jobs import recorded
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
@@ -89,7 +88,7 @@ def _choices(topic: str, trace: RoutingTrace) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a chart is of: the model with the layers that it is about."""
+    """The part of a dataset that a chart is of: the model with the chart's layers."""
 
     model: ModelInfo
 
@@ -114,7 +113,7 @@ def dataset_facts(shown: ShownDataset) -> None:
 
 
 def whole(shown: ShownDataset) -> bool:
-    """Whether it can be read; else the page has said why, with a button that reads the rest."""
+    """Return whether it can be read; else the page has said why, with a button that reads the rest."""
     if shown.why_not:
         _offer_the_rest(shown, shown.why_not, None)
     elif not shown.dataset.tokens:
@@ -197,7 +196,7 @@ def _layers(chart: Chart, shown: ShownDataset) -> list[int] | None:
 
 
 def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tuple[Hashable, Make]:
-    """What the answer to a chart is kept under, and how it comes about: two charts may share it."""
+    """Return the key that a chart's answer is cached under, and a function that computes it; charts may share one."""
     analysis = answer_of(chart.measure)
     if analysis is None:
         raise ValueError(f"{chart.key} is no question to a dataset.")
@@ -233,7 +232,7 @@ def show_frame(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list
     """A chart of these numbers of a dataset; a click on an expert leads to its page."""
     heading(chart, model)
     with explained():
-        if sentence := said(chart.key, frame):
+        if sentence := chart.caption(frame):
             st.text(sentence)
         if chart.key in WITHOUT_LUCK:
             st.text(NO_LUCK)

@@ -1,1 +1,1 @@
-"""What one visitor has: the choices on screen, and a library of traces, counts, training runs and datasets."""
+"""The session of one visitor: choices on screen, and a library of traces, counts, training runs and datasets."""

@@ -48,17 +48,17 @@ def listed() -> dict[str, str]:
 
 
 def offered() -> dict[str, str]:
-    """The same, and those that this visitor has opened by a path."""
+    """Return the paths of datasets by name: the server's own, and those that this visitor has opened by a path."""
     return (session.value(TYPED) or {}) | listed()
 
 
 def may_type() -> bool:
-    """Whether this visitor may name a folder: on a private server, the machine's own user."""
+    """Return whether this visitor may name a folder: on a private server, the machine's own user."""
     return settings.SETTINGS.serve == settings.PRIVATE and identity.may_name_any_model()
 
 
 def open_path(typed: str) -> str:
-    """What the dataset at a path is called from now on. Raises `MoevizError` where there is none, or nobody may ask."""
+    """Open the dataset at a path and return its name. Raises `MoevizError` where there is none, or nobody may ask."""
     if not may_type():
         raise MoevizError("Folders of this server cannot be opened from here.")
     if why := why_no_file(typed):
@@ -84,7 +84,7 @@ def chosen() -> str | None:
 
 
 def shown() -> ShownDataset | None:
-    """That dataset. Raises `MoevizError` where it cannot be read any more."""
+    """Return the dataset on screen. Raises `MoevizError` where it cannot be read any more."""
     name = chosen()
     return None if name is None else named(name)
 

@@ -29,7 +29,7 @@ _troubles: list[str] = []
 
 
 def folder() -> Path:
-    """Where they lie."""
+    """Return the folder of kept traces."""
     return own_folder() / KIND
 
 
@@ -71,7 +71,7 @@ def earlier(seen: set[str]) -> list[KeptTrace]:
 
 
 def troubles() -> list[str]:
-    """What went wrong since this was asked last, a sentence each: of the machine's own user alone."""
+    """Return what went wrong since this was asked last, a sentence each: to the machine's own user alone."""
     if not identity.may_keep_traces():
         return []
     told = [*_troubles]

@@ -128,13 +128,13 @@ def check_memory(trace: Counted, name: str) -> None:
 
 
 def bytes_kept() -> int:
-    """What all traces that tabs keep take together, in bytes."""
+    """Return the bytes that all kept traces take together; one that several tabs keep counts once."""
     with _guard:
         return sum({id(trace): size_of(trace) for library in _living() for trace in library.values()}.values())
 
 
 def size_of(trace: Counted) -> int:
-    """What a trace takes, in bytes."""
+    """Return the bytes that a trace takes."""
     if trace not in _sizes:
         _sizes[trace] = trace.nbytes
     return _sizes[trace]

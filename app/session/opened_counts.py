@@ -26,7 +26,7 @@ def dropped() -> list[str]:
 
 
 def offered() -> dict[str, ExpertCounts]:
-    """What there is to look at: the visitor's own, then what others have published."""
+    """Return counts by name: the visitor's own, the newest first, then published ones."""
     return _library().newest_first() | _published()
 
 
@@ -36,7 +36,7 @@ def _published() -> dict[str, ExpertCounts]:
 
 
 def published(model: str) -> str:
-    """What the published counts of a model are called here."""
+    """Return the name of a model's published counts."""
     return f"{model} (published)"
 
 

@@ -53,7 +53,7 @@ def _read(data: bytes, name: str, limits: Limits, options: ImportOptions) -> Ope
 
 
 def noted(opened: Opened) -> Opened:
-    """The same; what the doctor said of it is known as long as it is kept."""
+    """Remember what the doctor said of a file, as long as what it held is kept."""
     _noted[opened.counted] = (opened.label, opened.findings)
     return opened
 

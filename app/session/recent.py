@@ -104,7 +104,7 @@ def rename(old: str, new: str) -> None:
 
 
 def run_of(trace: RoutingTrace | None) -> Any:
-    """What the run was asked for that made this trace; None for one that came in a file."""
+    """Return the run that made a trace; None for one that came in a file."""
     return next((run for made, run in st.session_state.get(_RUNS, []) if made is trace), None)
 
 

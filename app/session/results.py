@@ -1,4 +1,4 @@
-"""What took long to compute, for whoever asks again: for the rest of the visit, and for the machine's own user on disk.
+"""A cache of results that took long: for the rest of the visit, and on disk for the machine's own user.
 
 On disk it lies in the user's own folder (`moeviz.own_folder`), under a hash of all that it depends on. Nothing of a
 visitor from elsewhere is written, and nothing that was written is shown to one.
@@ -23,19 +23,19 @@ def store(name: str, found: Any) -> None:
 
 
 def load(name: str) -> Any:
-    """That result; None where it was not computed."""
+    """Return the result of that name; None where it was not computed."""
     return session.result(name)
 
 
 def store_long(name: str, kind: str, depends: Depends, found: pd.DataFrame) -> None:
-    """The same, and for later visits of the machine's own user, in the folder of its kind."""
+    """Store a result for this visit and, for the machine's own user, for later ones, in the folder of its kind."""
     store(name, found)
     if identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
         keep_table(kind, _hash(all_of_it), found)
 
 
 def load_long(name: str, kind: str, depends: Depends) -> pd.DataFrame | None:
-    """That result, of this visit or of an earlier one."""
+    """Return a result of this visit or of an earlier one; None where there is none."""
     found: pd.DataFrame | None = load(name)
     if found is None and identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
         found = kept_table(kind, _hash(all_of_it))

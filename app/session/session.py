@@ -68,7 +68,7 @@ def current_trace() -> RoutingTrace | None:
 
 
 def shown_trace() -> RoutingTrace:
-    """That trace; before the first run, the example that ships."""
+    """Return the trace on screen; before the first run, the example that ships."""
     if (trace := current_trace()) is None:
         trace = recorded.example()
         _choose_layers(trace)
@@ -76,7 +76,7 @@ def shown_trace() -> RoutingTrace:
 
 
 def is_example() -> bool:
-    """Whether nothing has been run or opened yet."""
+    """Return whether nothing has been run or opened yet."""
     return current_trace() is None
 
 
@@ -101,7 +101,7 @@ def _choose_layers(trace: RoutingTrace) -> None:
 
 
 def is_placed() -> bool:
-    """Whether somebody has pointed at a place of this trace already."""
+    """Return whether somebody has pointed at a place of this trace already."""
     return st.session_state.get(_PLACED, False)
 
 
@@ -160,7 +160,7 @@ def keep_refused(why: str | None) -> None:
 
 
 def how() -> LoadOptions:
-    """How the chosen model is to be opened."""
+    """Return the options for loading the chosen model."""
     return LoadOptions(st.session_state.get(DTYPE), st.session_state.get(DEVICE))
 
 
@@ -186,12 +186,12 @@ def forget_held() -> None:
 
 
 def keep_result(name: str, found: Any) -> None:
-    """What this visitor's last training of a system of the gallery came to."""
+    """Keep this visitor's last result of that name."""
     st.session_state.setdefault(_RESULTS, {})[name] = found
 
 
 def result(name: str) -> Any:
-    """That; None where it has not been trained."""
+    """Return this visitor's last result of that name; None where there is none."""
     return st.session_state.get(_RESULTS, {}).get(name)
 
 
@@ -223,7 +223,7 @@ def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
 
 
 def already_opened(file_id: str) -> bool:
-    """Whether this upload is the one that was opened last."""
+    """Return whether this upload is the one that was opened last."""
     return st.session_state.get(_OPENED) == file_id
 
 
@@ -239,7 +239,7 @@ def link_to(title: str, label: str, icon: str = ":material/arrow_forward:") -> N
 
 
 def windows(trace: RoutingTrace) -> int:
-    """How many stretches of tokens `trace` falls into."""
+    """Return the number of windows of tokens that `trace` falls into."""
     return max(1, -(-len(trace.tokens) // MAX_TOKENS))
 
 
@@ -266,7 +266,7 @@ def pick_from_overview() -> None:
 
 
 def value(key: str) -> Any:
-    """What a widget holds."""
+    """Return a widget's value; None before it was drawn."""
     return st.session_state.get(key)
 
 
@@ -279,7 +279,7 @@ def keep(key: str) -> None:
 
 
 def take(key: str) -> Any:
-    """What is kept under a key, once."""
+    """Return and forget what is kept under a key."""
     return st.session_state.pop(key, None)
 
 

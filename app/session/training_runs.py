@@ -36,7 +36,7 @@ _place = threading.BoundedSemaphore(1)
 
 
 def offered() -> dict[str, Callable[[], TrainingRun]]:
-    """What there is to look at, read when it is asked for: the server's own, the visitor's, then what ships."""
+    """Return runs by name, each a function that reads it: the server's own, the visitor's, then those that ship."""
     own = {name: partial(_own, name) for name in _library().newest_first()}
     return (
         {name: partial(_started, path) for name, path in started().items()}
@@ -98,12 +98,12 @@ def read_upload(data: bytes, name: str) -> TrainingRun:
 
 
 def may_grow(name: str) -> bool:
-    """Whether this run is read again while it grows: on a private server, what it was started with."""
+    """Return whether this run is read again while it grows: on a private server, what it was started with."""
     return settings.SETTINGS.serve == settings.PRIVATE and name in started()
 
 
 def seen(name: str) -> Signature:
-    """What changes when that run grows."""
+    """Return a signature of a run's files, which changes when the run grows."""
     return signature(started()[name])
 
 

@@ -50,7 +50,7 @@ BESIDE = {  # charts that Compare draws of both traces
 
 @dataclass(frozen=True, slots=True)
 class PageAddress:
-    """How a page's address is written, and how what a link brings is filled in."""
+    """The two directions of a page's address: writing it, and filling in what a link brings."""
 
     written: Callable[[], dict[str, str]]
     fill_in: Callable[[Mapping[str, str]], None]
@@ -88,7 +88,7 @@ def _short(kind: str | None) -> str | None:
 
 
 def _particulars(kind: str) -> dict[str, str]:
-    """What belongs to a change of this kind."""
+    """Return the fields of a change of this kind."""
     if kind in ONE_VALUE:
         values = {ONE_VALUE[kind]: session.value(ONE_VALUE[kind])}
     else:
@@ -138,7 +138,7 @@ def _fill_in_experts(layer: int, offered: range, query: Mapping[str, str]) -> No
 
 
 def part_name(name: str, phase: str) -> str:
-    """What the prompt, or the generated text, of a recent trace is called."""
+    """Return the name of the prompt, or of the generated text, of a recent trace."""
     return f"{name} · {phase}"
 
 
@@ -151,7 +151,7 @@ def _pair_written() -> dict[str, str]:
 
 
 def _compared_written() -> dict[str, str]:
-    """The same, the third where there is one, and the chart that is drawn of all."""
+    """Return the traces that are compared, the third where there is one, and the chart that is drawn of all."""
     pair, chart = _pair_written(), BESIDE.get(session.value(session.BESIDE))
     if (third := session.value(session.THIRD_TRACE)) is not None and pair:
         text = _side(third)

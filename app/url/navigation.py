@@ -67,11 +67,6 @@ def stay(page: str) -> None:
         write_address(wanted)
 
 
-def address() -> dict[str, str]:
-    """The query of the address as we wrote it last."""
-    return st.session_state.get(_ADDRESS, {})
-
-
 def set_address(page: str, query: dict[str, str]) -> None:
     """Remember what the address of the page says from now on."""
     st.session_state[_ADDRESS] = query
@@ -80,7 +75,7 @@ def set_address(page: str, query: dict[str, str]) -> None:
 
 
 def asks(page: str, query: dict[str, str]) -> bool:
-    """Whether the browser comes to an address of its own accord: by a link, by a bookmark, or by going back.
+    """Return whether the browser comes to an address of its own accord: by a link, by a bookmark, or by going back.
 
     It does not where it says the address that it said before, since a browser hears of a new one only after the page is
     drawn; nor where it says one that we wrote meanwhile, be that one or several ago.

@@ -1,4 +1,4 @@
-"""What the page Serve has in its address: memory, devices, which tokens, the size of an expert, and the engine.
+"""The address of the page Serve: memory, devices, which tokens, the size of an expert, and the engine.
 
 What is as it is at first stays out. What a link brings is a stranger's: a control takes it if it offers it.
 """
@@ -27,7 +27,7 @@ def ask(query: Mapping[str, str]) -> None:
 
 
 def asked() -> dict[str, str]:
-    """That, once."""
+    """Return and forget what a link asks for."""
     return session.take(_ASKED) or {}
 
 
@@ -54,5 +54,5 @@ def show(name: str, value: object, usual: object) -> None:
 
 
 def written() -> dict[str, str]:
-    """What the page's controls hold, as the query of an address."""
+    """Return what the page's controls hold, as the query of an address."""
     return session.value(_SHOWN) or {}

@@ -20,7 +20,7 @@ KEY_BYTES = 16
 
 
 class ShortLinks:
-    """What the keys stand for. The oldest go where there are too many."""
+    """Keys and the queries that they stand for. The oldest go where there are too many."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._guard = clock, threading.Lock()
@@ -29,7 +29,7 @@ class ShortLinks:
         self._chars = 0
 
     def hidden(self, query: Mapping[str, str]) -> dict[str, str]:
-        """The same address with a key in place of everything, where it would hold what somebody typed."""
+        """Return a key in place of a query that holds what somebody typed; any other query as it is."""
         if not any(name in query for name in TEXTS):
             return dict(query)
         with self._guard:
@@ -43,7 +43,7 @@ class ShortLinks:
         return {KEY: key}
 
     def shown(self, query: Mapping[str, str]) -> dict[str, str]:
-        """What an address with a key stands for; any other as it is. Raises `MoevizError` where the key is unknown."""
+        """Return the query that a key stands for; any other as it is. Raises `MoevizError` for an unknown key."""
         if KEY not in query:
             return dict(query)
         with self._guard:
@@ -56,7 +56,7 @@ class ShortLinks:
             return dict(found[1])
 
     def _forget(self) -> None:
-        """What is too old, and what is too much."""
+        """Forget what is too old, and what is too much."""
         while self._queries:
             key, (when, query) = next(iter(self._queries.items()))
             if when > self._clock() - SECONDS and self._chars <= MOST_CHARS:

@@ -1,4 +1,4 @@
-"""What pages ask of datasets, worked out in the background, in fair turns, and kept for whoever asks the same.
+"""Answers to what pages ask of datasets: computed in the background, in fair turns, and cached for all.
 
 An answer takes milliseconds where the small tables of a dataset have it, and longer where rows of it are read.
 A page asks all its questions at once, draws what is there within a second, and looks again for the rest.
@@ -58,7 +58,7 @@ class Answers:
             session.keep_result(JOB, self._job)
 
     def _gone(self, missing: Mapping[Hashable, Make]) -> bool:
-        """Whether the job is over, and what it found was put away since, or is not there because it failed."""
+        """Return whether the job is over, and what it found was put away since, or is not there because it failed."""
         try:
             return self._job.work.found is not None and any(key not in self._job.wrong for key in missing)
         except (
@@ -87,7 +87,7 @@ class Answers:
                 time.sleep(LOOK)
 
     def watch(self) -> None:
-        """How far the rest is, and Stop; the page is drawn anew whenever something of it is there."""
+        """Draw the progress of the rest, and Stop; the page is drawn anew whenever an answer arrives."""
         job = self._job
         if job is None or job.stopped:
             if job is not None and st.button("Read on", key="read on"):

@@ -31,7 +31,7 @@ class HasModel(Protocol):
 
     @property
     def model(self) -> ModelInfo:
-        """Whose experts its charts are of."""
+        """The model whose experts its charts are of."""
 
 
 def heading(chart: Chart, model: ModelInfo | None = None) -> None:
@@ -41,7 +41,7 @@ def heading(chart: Chart, model: ModelInfo | None = None) -> None:
 
 
 def words_of(chart: Chart) -> tuple[str, ...]:
-    """What a chart says of itself: its question, how to read it, and what is measured."""
+    """Return a chart's own words: its question, how to read it, and what is measured."""
     return chart.question, chart.reading, *chart.method.split("\n\n")[:2]
 
 
@@ -115,19 +115,19 @@ def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
 
 
 def on_dark() -> bool:
-    """Whether the visitor's page is dark."""
+    """Return whether the visitor's page is dark."""
     return st.context.theme.type == "dark"
 
 
 def particulars(chart: Chart, frame: pd.DataFrame) -> None:
-    """How to read a picture, and a menu of what belongs to it."""
+    """Draw how to read a picture, and a menu of what belongs to it."""
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame)
         st.markdown(chart.reading)
 
 
 def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
-    """What belongs to a picture, in one line under it: its menu, and how to read it."""
+    """Draw a line under a picture: its menu, and how to read it."""
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame)
         note(chart.reading)
@@ -157,7 +157,7 @@ def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> 
 
 
 def alternative(chart: Chart) -> str:
-    """What a screen reader says in place of the picture."""
+    """Return what a screen reader says in place of the picture."""
     return f"{chart.question} {chart.reading} The same numbers are in its menu."
 
 

@@ -26,7 +26,7 @@ def open_expert(query: dict[str, str]) -> None:
 
 
 def steps() -> int:
-    """How often this visitor went on. Part of widgets' keys: a browser that goes back still has the click."""
+    """Return how often this visitor went on: part of widgets' keys, since a browser that goes back has the click."""
     return session.value(STEPS) or 0
 
 
@@ -41,19 +41,19 @@ def follow_click(trace: RoutingTrace) -> None:
 
 
 def follow_click_to(query: Callable[[int, int], dict[str, str]]) -> None:
-    """The same, to the page of an expert that this query of its layer and id asks for."""
+    """Go where the last click asked to go, to the page of an expert that this query of its layer and id asks for."""
     if (where := session.value(ASKED)) is not None:
         session.set_value(ASKED, None)
         open_expert(query(*where))
 
 
 def choose_expert(trace: RoutingTrace) -> None:
-    """What a click does, and the same by the keyboard."""
+    """Say what a click on an expert does, and offer the same by the keyboard."""
     choose_expert_of(trace.model, f"{id(trace)}", partial(expert_query, trace))
 
 
 def choose_expert_of(model: ModelInfo, key: str, query: Callable[[int, int], dict[str, str]]) -> None:
-    """The same, to the page that this query asks for; `key` tells widgets of one text from those of another."""
+    """Offer the page that this query asks for, by the keyboard; `key` is of one text's widgets alone."""
     word, layers = layer_word(model), model.layers
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("Click an expert to see what it does.", width="content")

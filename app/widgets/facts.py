@@ -36,7 +36,7 @@ def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int
 
 
 def trace_name(trace: RoutingTrace) -> None:
-    """Whose trace it is."""
+    """Draw which model a trace is of, and who recorded it."""
     model, tokens = trace.model, len(trace.tokens)
     revision = f" at {model.revision}" if model.revision else ""
     dtype = f" in {model.dtype}" if model.dtype else ""
@@ -51,7 +51,7 @@ def trace_name(trace: RoutingTrace) -> None:
 
 
 def trace_facts(trace: RoutingTrace) -> None:
-    """Whose trace it is, and how much of what it holds."""
+    """Draw which model a trace is of, and how much of what it holds."""
     trace_name(trace)
     figures(cached_for_example(trace, "figures", lambda: _figures_of(trace)))
 

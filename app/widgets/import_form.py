@@ -1,4 +1,4 @@
-"""What a file of another program does not say: asked for in a small form; and what the doctor says of it."""
+"""The form that asks for what a file of another program does not say; and the doctor's findings about it."""
 
 import streamlit as st
 from moeviz_app.session import session
@@ -32,7 +32,7 @@ def ask_for(file_id: str, error: NotSaid) -> None:
 
 
 def import_options(file_id: str, filename: str) -> ImportOptions | None:
-    """What the visitor has told of this upload; None while the form waits for it."""
+    """Return the options that the visitor gave for this upload; None while the form waits for them."""
     asked, told = _of(file_id)
     if not asked:
         return ImportOptions()
@@ -74,7 +74,7 @@ def _value(name: str, given: int | str | None) -> int | tuple[int, ...] | None:
 
 
 def doctor_says(counted: Counted) -> None:
-    """What a file of another program was read as, and the first of what is not plausible about it; the rest folded."""
+    """Draw the format that a file was read as, and the first thing that is not plausible about it; the rest folded."""
     if (said := said_of(counted)) is None:
         return
     label, findings = said

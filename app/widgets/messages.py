@@ -1,4 +1,4 @@
-"""What a page tells its reader: sentences that may quote a stranger, refusals, and errors as sentences."""
+"""Messages on a page: sentences that may quote a stranger, refusals, and errors as sentences."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def say(sentence: str) -> None:
 
 
 def refuse(sentence: str) -> None:
-    """The same in the colours of an error: what the visitor has asked for was not done."""
+    """Show a sentence in the colours of an error: what the visitor has asked for was not done."""
     with st.container(border=True, horizontal=True, wrap=False, key=f"refused {crc32(sentence.encode())}"):
         st.markdown(":material/error:", width="content")  # pages/layout.py colours what is so called
         st.text(sentence, width="stretch")
@@ -45,7 +45,7 @@ def refuse(sentence: str) -> None:
 
 @contextmanager
 def explained(tell: Callable[[str], None] = say, but: tuple[type[MoevizError], ...] = ()) -> Iterator[None]:
-    """Where the block cannot do what it should, show why in its place. The one place that catches MoevizError.
+    """Show an error of moeviz as a sentence, in place of what the block draws. The one place that catches MoevizError.
 
     `refuse` is the way to tell what went wrong with something that the visitor has asked for. What is of the kinds in
     `but` is raised: the page has more to offer than a sentence.

@@ -1,4 +1,4 @@
-"""What a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
+"""Pickers of what a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
 
 import streamlit as st
 from moeviz_app.session import session
@@ -38,7 +38,7 @@ def choose_two_layers(trace: RoutingTrace) -> None:
 
 
 def choose_window(trace: RoutingTrace) -> None:
-    """Which stretch of a long text is drawn token by token."""
+    """Choose which stretch of a long text is drawn token by token."""
     windows = session.windows(trace)
     if windows == 1:
         return
@@ -49,7 +49,7 @@ def choose_window(trace: RoutingTrace) -> None:
 
 
 def choose_stretch(trace: RoutingTrace) -> None:
-    """The same, in a picture of all of it where there is one."""
+    """Choose a stretch of a long text, in a picture of all of it where there is one."""
     if session.windows(trace) > 1 and trace.ordered and trace.recorded.any():
         _overview(trace)
     choose_window(trace)

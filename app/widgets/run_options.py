@@ -19,7 +19,7 @@ from moeviz.model_info import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a prompt is to run."""
+    """Options of a run, beside the prompt and the model."""
 
     new_tokens: int
     temperature: float
@@ -68,7 +68,7 @@ def fill_in(run: RunRequest) -> None:
 
 
 def choose_model() -> str:
-    """Which model: one of those on offer, or whatever this visitor may type."""
+    """Choose a model: one of those on offer, or whatever this visitor may type."""
     free = identity.may_name_any_model()
     server = ", or a server (vllm+http://…)" if settings.SETTINGS.serve == settings.PRIVATE else ""
     return st.selectbox(
@@ -87,7 +87,7 @@ def _as_usual() -> None:
 
 
 def choose_options(name: str, info: ModelInfo | None) -> Options:
-    """How many tokens to generate and how, which routers to record, and how the model is opened."""
+    """Choose how many tokens to generate and how, which routers to record, and how the model is loaded."""
     if info is not None and model_catalog.torch_is_here():
         model_facts(info, model_catalog.memory(name, session.how()), model_catalog.context_length(name))
     sites = [] if info is None else info.site.split(" and ")

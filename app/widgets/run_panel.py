@@ -80,7 +80,7 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
 
 
 class Picture:
-    """What stands on the page while a run goes on."""
+    """The panel on the page while a run goes on: progress, text and strip."""
 
     def __init__(self, max_new_tokens: int, key: str) -> None:
         self.bar = st.progress(0.0, "The model is reading the prompt …")
@@ -118,7 +118,7 @@ def _strip_so_far(trace: RoutingTrace) -> None:
 
 
 def waiting_words(ahead: int, otherwise: str) -> str:
-    """How many are before this visitor."""
+    """Return how many runs are ahead of this visitor's, in words."""
     if not ahead:
         return otherwise
     return f"{ahead} {'run is' if ahead == 1 else 'runs are'} ahead of yours …"

@@ -44,7 +44,7 @@ def chosen(of: dict[str, RoutingTrace]) -> Pair:
 
 
 def chosen_with_third(of: dict[str, RoutingTrace]) -> tuple[RoutingTrace, RoutingTrace, RoutingTrace | None]:
-    """The same, and one more where the visitor wants one."""
+    """Return the two traces that the visitor chooses, and a third where they want one."""
     return _chosen(of, KEYS)
 
 

@@ -62,7 +62,7 @@ def in_precisions(
     exact = replace(run, model=in_precision(run.model, "float32"))
     routers = probe_routers(exact)
     known = tuple(probed.trouble is None for probed in routers)
-    ties = [{} for _ in routers]
+    ties: list[dict[str, Tensor]] = [{} for _ in routers]
     with ExitStack() as stack:
         for probed, noted in zip(routers, ties, strict=True):
             if probed.trouble is None:
@@ -87,7 +87,7 @@ def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
         )
     if name not in NAMES:
         raise CaptureError(f"There is no precision {name!r}; take one of {', '.join(NAMES)}.")
-    other = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # nothing may be drawn where two compare
+    other: PreTrainedModel = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # type: ignore[arg-type]  # nothing may be drawn where two compare
     if name == "int8":
         with torch.no_grad():
             for weights in _quantised(other):
@@ -97,7 +97,8 @@ def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
 
 def _quantised(model: PreTrainedModel) -> Iterator[Tensor]:
     """The weights that weight-only quantisation rounds: of linear layers but the head, and of experts."""
-    head, seen = model.get_output_embeddings(), set()
+    head = model.get_output_embeddings()
+    seen: set[int] = set()
     layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
     found = find_routers(model)
     experts = [part for router in found for part in router.experts.values()]
@@ -121,17 +122,18 @@ def _trace(run: ModelInput, name: str) -> RoutingTrace:
     return assemble(recording, replace(run, info=replace(run.info, dtype=name)), written)
 
 
-def _noting_ties(probed: ProbedRouter, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple]:
+def _noting_ties(probed: ProbedRouter, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """The router's own forward, that also notes which of its choices rounding its logits would change."""
-    own = own_forward(probed.router.module)
+    own, family = own_forward(probed.router.module), probed.family
+    assert family is not None  # of a router that has no trouble
 
-    def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
+    def forward(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, ...]:
         logits, weights, experts, *rest = own(*args, **kwargs)
         chosen = experts.reshape(-1, experts.shape[-1]).sort(dim=-1).values
-        _, bias = router_inputs(probed.family, probed.router.module, args, kwargs)
+        _, bias = router_inputs(family, probed.router.module, args, kwargs)
         for name in names:
             rounded = logits.reshape(len(chosen), -1).to(DTYPES[name])
-            again = route_torch(rounded, probed.family.gating(probed.router.module), bias)
+            again = route_torch(rounded, family.gating(probed.router.module), bias)
             noted[name] = (again.experts.sort(dim=-1).values != chosen).any(dim=-1) | (again.margin == 0)
         return logits, weights, experts, *rest
 

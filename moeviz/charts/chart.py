@@ -130,10 +130,11 @@ def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str 
     In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
     """
     chosen = alt.selection_point(name=name, fields=fields, on="click", empty=False)
-    return _with_hand(picture, fields[-1], picture.data).add_params(chosen)
+    handed: alt.Chart | alt.LayerChart = _with_hand(picture, fields[-1], picture.data)
+    return handed.add_params(chosen)
 
 
-def _with_hand(picture: alt.Chart | alt.LayerChart, field: str, above: Any) -> alt.Chart | alt.LayerChart:
+def _with_hand(picture: Any, field: str, above: Any) -> Any:
     data = above if picture.data is alt.Undefined else picture.data
     picture = picture.copy(deep=False)  # nothing inside is changed, only replaced
     if isinstance(picture, alt.LayerChart):

@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.expert import LUCK, STANDS_OUT
+from moeviz.metrics.expert import LUCK
 from moeviz.metrics.expert_tokens import token_codes
-from moeviz.metrics.significance import divergence
+from moeviz.metrics.significance import STANDS_OUT, divergence
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
 from moeviz.metrics.words import item_word, layer_word, percent, quoted
 from moeviz.routing_trace import RoutingTrace

@@ -1,1 +1,1 @@
-"""What Streamlit has no widget for."""
+"""Components for what Streamlit has no widget for. They know no page: data in, messages out."""

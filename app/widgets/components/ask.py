@@ -41,7 +41,7 @@ _component = st.components.v2.component(
 
 @dataclass(frozen=True, slots=True)
 class PromptInput:
-    """What the box holds, as far as it has been told, and whether it was just asked to run."""
+    """The content of the prompt box, as far as it has been told, and whether it was just asked to run."""
 
     text: str
     run: dict[str, Any] | None  # in one script run only: its text, and of a chat also `chat` and `system`
@@ -51,7 +51,7 @@ class PromptInput:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What is remembered of a box between two scripts."""
+    """The state of a box between two scripts."""
 
     text: str | None = None  # what the page was told last
     fillings: int = 0  # so often the page has wanted another text in it
@@ -117,7 +117,7 @@ def fill_in(key: str, chat: bool = False, system: str = "") -> None:
 
 
 def is_asked(key: str) -> bool:
-    """Whether the box was asked to run, and the page that has it does so next."""
+    """Return whether the box was asked to run, and the page that has it does so next."""
     return _remembered(key).asked is not None
 
 
@@ -156,7 +156,7 @@ def _text(of: Mapping[str, Any], otherwise: str, name: str = "text") -> str:
 
 
 def _checked(run: Mapping[str, Any] | None, most_chars: int, chat: bool) -> dict[str, Any] | None:
-    """What a browser asks for, if it can be: it may be any browser, with any message."""
+    """Return the run that a browser asks for, if it may: it can be any browser, with any message."""
     if run is None or not (text := _text(run, "")).strip():
         return None
     if len(text) > most_chars:

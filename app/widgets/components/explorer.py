@@ -24,7 +24,7 @@ Link = Callable[[RoutingTrace | None, int, int], Mapping[str, str]]
 
 
 class Finding(Protocol):
-    """What `moeviz.metrics.findings` finds: a sentence, and the place where it is seen."""
+    """A finding of `moeviz.metrics.findings`: a sentence, and the place where it is seen."""
 
     sentence: str
     layer: int
@@ -33,7 +33,7 @@ class Finding(Protocol):
 
 
 class Chosen(NamedTuple):
-    """What a visitor chose in the browser; layers by the model's own index."""
+    """A visitor's choice in the browser; layers by the model's own index."""
 
     at: Place | None  # layer and token, since this trace is shown; None: nothing yet
     opened: Place | None  # layer and expert, in the one run that a click on an expert brings about
@@ -91,7 +91,7 @@ def explorer(
 
 
 def told(trace: RoutingTrace, state: Any) -> Chosen:
-    """What the browser tells, as far as it is about this trace and fits it. `state` is what Streamlit keeps for it."""
+    """Return the browser's choice, as far as it fits this trace. `state` is what Streamlit keeps for the component."""
     layers, counts, asked = trace.model.layers, trace.model.num_experts, None
     at, opened, id_ = state.get("at"), state.get("open"), packed(trace)["id"]
     match opened:

@@ -37,7 +37,7 @@ def packed(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
-    """What the strip alone shows."""
+    """Return the data of the strip alone."""
     model, tokens = trace.model, trace.tokens
     texts = tokens["text"].tolist()
     several = bool(len(tokens)) and tokens["sequence"].iloc[-1] > 0

@@ -91,7 +91,7 @@ def _choice(ids: list[int], missing: bool) -> dict[str, str]:
 
 
 def beginnings(trace: RoutingTrace, rows: range) -> dict[int, str]:
-    """Where in these rows the generated tokens begin, and where the next of several texts does, in words."""
+    """Return words for the rows where generated tokens begin, or the next of several texts does."""
     sequence, phase = trace.tokens["sequence"].to_numpy(), trace.tokens["phase"].to_numpy()
     several, marks = len(sequence) > 0 and sequence[-1] > 0, {}
     for row in rows:

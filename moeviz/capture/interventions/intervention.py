@@ -13,7 +13,7 @@ from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:  # the command line reads the table of interventions, and needs no torch for it
-    from torch import Tensor
+    from torch import Tensor as Tensor
 else:
     Tensor = Any
 

@@ -35,7 +35,8 @@ class LayerRouting:
 def layer_pairs(one: DecidedRouting, other: DecidedRouting) -> Iterator[tuple[int, LayerRouting, LayerRouting]]:
     """(layer, what one says of it, what the other says)."""
     for index, layer in enumerate(one.layers):
-        yield layer, *(LayerRouting(part.experts[index], part.weights[index]) for part in (one, other))
+        first, second = (LayerRouting(part.experts[index], part.weights[index]) for part in (one, other))
+        yield layer, first, second
 
 
 def weights_by_expert(routing: LayerRouting, num_experts: int) -> np.ndarray:
@@ -66,4 +67,5 @@ def check_all_tokens(asked: object, layer: int, is_so: np.ndarray, otherwise: st
 
 def filled_slots(routing: LayerRouting) -> np.ndarray:
     """How many slots of each token (T,) hold an expert."""
-    return (routing.experts >= 0).sum(axis=-1)
+    filled: np.ndarray = (routing.experts >= 0).sum(axis=-1)
+    return filled

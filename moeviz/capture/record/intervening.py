@@ -1,8 +1,8 @@
 """Let routers decide otherwise while a model runs: what an intervention says, in place of what they decided.
 
 A router's answer is read as recording reads it, changed, and written back in the router's own form
-(`routers/odd_routers.py`). Where the experts are given ids and weights, what they are given is compared with that; and
-every trace of such a run is held against what was asked (`interventions/verification.py`).
+(`routers/router_adapters.py`). Where the experts are given ids and weights, what they are given is compared with that;
+and every trace of such a run is held against what was asked (`interventions/verification.py`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

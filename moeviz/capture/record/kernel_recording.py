@@ -1,9 +1,9 @@
 """Run the routers of a transformers model by our kernels, which write the record as they decide.
 
-A router is replaced only after it was checked: on a first forward (`probe.py`), and again on the first rows of every
-run, our decision is computed beside the router's own, from the same input, and must be the same. What differs on the
-first forward, or is of a family that has no row in `router_families.py`, keeps its own router and is recorded from what
-that returns. All is as before when the block ends.
+A router is replaced only after it was checked: on a first forward (`kernel_parity.py`), and again on the first rows of
+every run, our decision is computed beside the router's own, from the same input, and must be the same. What differs on
+the first forward, or is of a family that has no row in `kernel_families.py`, keeps its own router and is recorded from
+what that returns. All is as before when the block ends.
 """
 
 import logging

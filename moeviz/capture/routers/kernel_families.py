@@ -1,7 +1,7 @@
 """How the routers of each family decide, so that our kernels can decide the same.
 
 A row says how the logits are made, and reads the way of gating from the router module's own attributes. A row is a
-claim, and is checked on the model itself before any router is replaced (`fused.py`).
+claim, and is checked on the model itself before any router is replaced (`kernel_recording.py`).
 """
 
 from collections.abc import Callable
