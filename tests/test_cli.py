@@ -38,14 +38,15 @@ def trace_path(trace, tmp_path) -> str:
     return str(tmp_path / "trace.npz")
 
 
-def test_help_is_there_without_torch_streamlit_or_altair():
+def test_help_is_there_without_torch_streamlit_altair_or_pandas():
     code = """
 import sys
 from moeviz.cli.main import main
 try:
     main(["--help"])
 finally:
-    print("loaded:", sorted({"torch", "transformers", "streamlit", "altair", "pyarrow.parquet"} & sys.modules.keys()))
+    heavy = {"torch", "transformers", "streamlit", "altair", "pyarrow.parquet", "pandas", "numpy"}
+    print("loaded:", sorted(heavy & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "moeviz convert trace.csv trace.parquet" in done.stdout
@@ -83,22 +84,13 @@ def test_every_file_of_a_command_is_in_the_table():
 
 
 def test_a_command_imports_its_own_file_and_not_those_of_the_others():
-    code = "import sys; from moeviz.cli.main import parser; parser('diff').parse_args(['diff', 'a.npz', 'b.npz'])"
+    code = "import sys; from moeviz.cli.main import parser; words = ['diff', 'a.npz', 'b.npz']"
+    code += "; parser(words).parse_args(words)"
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    ours = {
-        "cli",
-        "cli.main",
-        "cli.diff",
-        "cli.inputs",
-        "cli.options",
-        "cli.output",
-        "errors",
-        "text",
-        "_viewers",
-        "moved",
-    }
-    assert set(said) == {f"moeviz.{name}" for name in ours}
+    ours = ("_viewers", "errors", "moved", "text")
+    files = ("cli", "cli.main", "cli.diff", "cli.inputs", "cli.options", "cli.output")
+    assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +118,14 @@ def test_wrong_usage_is_exit_code_2(argv, capsys):
 
 def test_topics_are_those_of_the_charts():
     assert tuple(name.lower() for name in TOPICS) == TOPIC_NAMES
+
+
+def test_the_usage_of_what_if_shows_that_its_changes_exclude_each_other(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        main(["what-if", "--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    assert re.search(r"\(--mute [^()]* \| --replay TRACE\) \[--no-reroute\]", usage)
 
 
 # moeviz trace

@@ -8,7 +8,8 @@
 To add one: write the file, and add its name to `COMMANDS`. `-` in a name is `_` in its file.
 
 Results go to stdout and everything else to stderr. Exit code 0: done; 1: a sentence on stderr says why not; 2: wrong
-usage; 3: `training` found an alarm that is on. A command is imported when it is named, and what is heavy by its `run`.
+usage; 3: `training` found an alarm that is on. A command is imported when it is named, and what is heavy by its
+`arguments` or its `run`.
 """
 
 import logging
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `moeviz` and return its exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
     words = with_values(sys.argv[1:] if argv is None else argv)
-    arguments = parser(words[0] if words else None)
+    arguments = parser(words)
     args, args.extra = arguments.parse_known_args(words)
     if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
         arguments.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -97,23 +98,26 @@ def command(name: str) -> ModuleType:
     return import_module(f"moeviz.cli.{name.replace('-', '_')}")
 
 
-def parser(only: str | None = None) -> ArgumentParser:
+def parser(words: Sequence[str] | None = None) -> ArgumentParser:
     """Return the parser of every command; `args.command` says which one was typed.
 
-    Where `only` is a command, the others are no more than names: its file alone is imported.
+    With the `words` that it will parse, it is no larger than they need: the command that they name has its arguments,
+    and where they begin with it, the other commands are no more than names.
     """
     shape = RawDescriptionHelpFormatter
     says = "See which experts of a Mixture-of-Experts language model fire."
     top = ArgumentParser("moeviz", description=says, epilog=EXAMPLES, formatter_class=shape)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    typed = None if words is None else next((word for word in words if not word.startswith("-")), "")
+    alone = bool(words) and words[0] == typed and typed in COMMANDS
     for name in COMMANDS:
-        if only in COMMANDS and name != only:
+        if alone and name != typed:
             commands.add_parser(name)
             continue
         of = command(name)
-        of.arguments(
-            commands.add_parser(name, help=of.HELP, description=of.HELP, epilog=of.EXAMPLES, formatter_class=shape)
-        )
+        one = commands.add_parser(name, help=of.HELP, description=of.HELP, epilog=of.EXAMPLES, formatter_class=shape)
+        if typed is None or name == typed:
+            of.arguments(one)
     return top
 
 

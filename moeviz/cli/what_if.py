@@ -25,15 +25,15 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz what-if`."""
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
     from moeviz.capture.interventions.table import INTERVENTIONS
 
+    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
     change = parser.add_mutually_exclusive_group(required=True)
     for option in INTERVENTIONS:
         whole = {} if option.least is None else {"type": number(int, option.least)}
         change.add_argument(option.flag, **whole, **option.keywords)
-        for flag, keywords in option.beside.items():
-            parser.add_argument(flag, **keywords)
+    for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
+        parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
     add_model(parser)
     add_json(parser, "print the effect as JSON")
