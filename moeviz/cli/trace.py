@@ -83,11 +83,11 @@ def run(args: Namespace) -> int:
     """Run `moeviz trace`."""
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.run.decoding import check_asked
+    from moeviz.capture.run.decoding import check_settings
     from moeviz.capture.trace import trace
 
     sampling, decoding = sampling_of(args), decoding_of(args)
-    check_asked(sampling, decoding)  # before the model is opened
+    check_settings(sampling, decoding)  # before the model is opened
     result = trace(
         load(args, device_map=args.device_map, dtype=args.dtype),
         prompt,
