@@ -46,7 +46,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz params`."""
-    from moeviz.capture.models.known_counts import known_counts
+    from moeviz.capture.models.known_models import known_counts
     from moeviz.formats.exports import read_trace
 
     if args.known:

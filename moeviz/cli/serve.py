@@ -131,7 +131,7 @@ def judged_tokens(args: Namespace) -> tuple["Counted", str]:
 
 def _memory(args: Namespace) -> tuple["pd.DataFrame", str]:
     """Memory of a model, by its name, or of the model of a trace or a dataset."""
-    from moeviz.capture.models.served import served_model
+    from moeviz.capture.models.kv_cache import served_model
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import EXPORTS
     from moeviz.serving.memory import serving_memory

@@ -10,7 +10,8 @@ from moeviz.cli.output import check_output, frame_text, progress, visible_line, 
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
-    from moeviz.capture.run.decoding import HowToDecode, Sampling
+    from moeviz.capture.run.decoding import HowToDecode
+    from moeviz.capture.run.sampling import Sampling
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Run a prompt through a model and record what every router decides."
@@ -83,11 +84,11 @@ def run(args: Namespace) -> int:
     """Run `moeviz trace`."""
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.run.decoding import check_asked
+    from moeviz.capture.run.decoding import check_settings
     from moeviz.capture.trace import trace
 
     sampling, decoding = sampling_of(args), decoding_of(args)
-    check_asked(sampling, decoding)  # before the model is opened
+    check_settings(sampling, decoding)  # before the model is opened
     result = trace(
         load(args, device_map=args.device_map, dtype=args.dtype),
         prompt,
@@ -107,7 +108,7 @@ def run(args: Namespace) -> int:
 
 def sampling_of(args: Namespace) -> "Sampling":
     """Return how tokens are to be drawn."""
-    from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.sampling import Sampling
 
     return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
 
