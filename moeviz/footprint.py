@@ -36,7 +36,7 @@ class LayerCache:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the memory of a served model depends on. `moeviz.capture.models.kv_cache` reads it from a config."""
+    """The facts on which the memory of a served model depends. `moeviz.capture.models.kv_cache` reads them."""
 
     name: str
     parameters: ParameterCounts

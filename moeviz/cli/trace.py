@@ -10,7 +10,8 @@ from moeviz.cli.output import check_output, frame_text, progress, visible_line, 
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
-    from moeviz.capture.run.decoding import HowToDecode, Sampling
+    from moeviz.capture.run.decoding import HowToDecode
+    from moeviz.capture.run.sampling import Sampling
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Run a prompt through a model and record what every router decides."
@@ -107,7 +108,7 @@ def run(args: Namespace) -> int:
 
 def sampling_of(args: Namespace) -> "Sampling":
     """Return how tokens are to be drawn."""
-    from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.sampling import Sampling
 
     return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
 
