@@ -1,6 +1,7 @@
 """Replay: the routing of another trace."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,11 +11,15 @@ from moeviz.capture.interventions.intervention import (
     Decision,
     LimitsByLayer,
     Option,
-    Tensor,
 )
 from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:  # no torch for the command line, as in `intervention.py`
+    from torch import Tensor
+else:
+    Tensor = Any
 
 
 @dataclass(frozen=True, slots=True)
