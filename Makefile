@@ -1,31 +1,34 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests; make test-fast leaves out those that take longest
+# make test   the same, then run the tests of a change; make test-fast takes a minute, make test-all runs everything
 # All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
+export BASE SLICE
 WORKERS ?= 2
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-ELSEWHERE := gpu or vllm or ray
-LONG := browser or training or survey or package or docs
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray)"
 
-.PHONY: audit app test test-fast test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-store test-package
+.PHONY: audit app test test-fast test-all test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-store test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
+# Of long tables an eighth, and the whole of those that a change since BASE concerns: tests/tiers.py. SLICE=3 names the eighth.
 test: .venv/installed-test browser
-	$(PYTEST) -m "not ($(ELSEWHERE))"
+	$(PYTEST) --tier change
 
 test-fast: .venv/installed-test
-	$(PYTEST) -m "not ($(ELSEWHERE) or $(LONG))"
+	$(PYTEST) --tier fast
+
+test-all: .venv/installed-test browser
+	$(PYTEST) --tier all
 
 # The browser tests where messages come late, scripts take longer and a core is busy: what passed by luck fails here.
 test-slow-machine: .venv/installed-test browser
-	$(BIN)/python -m tests.slow_machine $(PYTEST) -m "browser and not ($(ELSEWHERE))"
+	$(BIN)/python -m tests.slow_machine $(PYTEST) -m "browser and not (gpu or vllm or ray)"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

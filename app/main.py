@@ -18,13 +18,18 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
     spec.loader.exec_module(sys.modules["moeviz_app"])
 
 if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does something
-    from moeviz_app.views.page import draw
-    from moeviz_app.visitors import visitor
-    from moeviz_app.work.drawing import a_turn
+    from moeviz_app.jobs.render_lock import render_slot
+    from moeviz_app.pages.layout import draw
+    from moeviz_app.server.identity import visitor_id
 
-    with a_turn(visitor()):
+    with render_slot(visitor_id()):
         draw()
 else:  # Streamlit's server has imported it, once
-    from moeviz_app.server.assembly import parts
+    from moeviz_app.server.asgi import app_options
 
-    app = st.App(__file__, **parts())
+    def stop_jobs(seconds: float) -> bool:
+        """Stop the runs that go on, where a page has begun any; see `model_service.stop`."""
+        service = sys.modules.get("moeviz_app.jobs.model_service")  # imported by the first page
+        return service is None or service.stop(seconds)
+
+    app = st.App(__file__, **app_options(stop_jobs))

@@ -80,11 +80,9 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
-
-import streamlit as st
-from moeviz_app.peers import is_from_a_proxy, is_loopback, is_network
 
 from moeviz.embedded.own_models import installed
 
@@ -196,8 +194,12 @@ def _check(settings: Settings) -> None:
             "MOEVIZ_TRUSTED_PROXIES to the proxy's address, 127.0.0.1 for one on this machine."
         )
     for proxy in settings.trusted_proxies:
-        if not is_network(proxy):
-            raise ValueError(f"MOEVIZ_TRUSTED_PROXIES has {proxy!r}; it must be addresses or networks: 10.0.0.0/8.")
+        try:
+            ip_network(proxy, strict=False)
+        except ValueError:
+            raise ValueError(
+                f"MOEVIZ_TRUSTED_PROXIES has {proxy!r}; it must be addresses or networks: 10.0.0.0/8."
+            ) from None
     if bad := [site for site in settings.frame_ancestors if not re.fullmatch(r"[\w.:/*'-]+", site)]:
         raise ValueError(f"MOEVIZ_FRAME_ANCESTORS has {bad[0]!r}; it must be sites such as https://huggingface.co.")
 
@@ -270,33 +272,3 @@ def _read_or_end() -> Settings:
 
 
 SETTINGS = _read_or_end()
-
-
-def may_name_any_model() -> bool:
-    """Whether this visitor may load a folder or an id that the deployment does not list."""
-    if SETTINGS.allow_any_model is not None:
-        return SETTINGS.allow_any_model
-    return SETTINGS.serve == PRIVATE and is_local()
-
-
-def may_keep_on_disk() -> bool:
-    """Whether this visitor is the machine's own user, whose folder keeps what took long; not on a server for others."""
-    return SETTINGS.serve == PRIVATE and SETTINGS.allow_any_model is not False and is_local()
-
-
-def may_keep_traces() -> bool:
-    """Whether this visitor's traces are kept there too."""
-    return SETTINGS.keep_traces and may_keep_on_disk()
-
-
-def is_local() -> bool:
-    """Whether the visitor's browser is on the server's own machine, as far as that can be told.
-
-    The server lets nobody else in where it is private (see `moeviz_app.server.assembly`); this is the second lock.
-    """
-    headers = st.context.headers
-    return (
-        st.context.ip_address in (None, "::ffff:127.0.0.1")  # None is Streamlit's way to say: this machine
-        and is_loopback(headers.get("Host", ""))
-        and not any(map(is_from_a_proxy, headers))
-    )

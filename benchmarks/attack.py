@@ -150,6 +150,32 @@ def forged_choices(target: Target, found: Found) -> None:
             tab.hear()
 
 
+def forged_rows(target: Target, found: Found) -> None:
+    """A million new rows, three megabytes, as the state of every field and table of a page that takes texts.
+
+    A table that can be edited applies them row by row, and holds the whole process for minutes: then `hear` gives up.
+    """
+    rows = '{"edited_rows":{},"deleted_rows":[],"added_rows":[' + ",".join(["{}"] * 1_000_000) + "]}"
+    with Visit(target.url) as tab:
+        tab.open("", "corpus")
+        for widget in fields(tab):
+            asked = BackMsg()
+            asked.rerun_script.page_name = "corpus"
+            state = asked.rerun_script.widget_states.widgets.add()
+            state.id, state.string_value = widget, rows
+            tab.socket.send(asked.SerializeToString())
+            if "This app has encountered an error" in tab.hear():
+                found.errors.append(f"forged rows make an error page: {widget}")
+
+
+def fields(tab: Visit) -> list[str]:
+    """The ids of a page's text fields and editable tables."""
+    elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
+    kinds = ("text_input", "text_area", "dataframe")
+    ids = (getattr(element, kind).id for element in elements for kind in kinds if element.WhichOneof("type") == kind)
+    return [widget for widget in ids if widget]  # a table that is only shown has none
+
+
 def handed_on(target: Target, found: Found) -> None:
     """Whoever says that a proxy sent him from this very machine is no less a stranger."""
     with Visit(target.url, headers=PROXY) as tab:
@@ -273,6 +299,7 @@ def uploads(target: Target, found: Found) -> None:
 ATTACKS: dict[str, Callable[[Target, Found], None]] = {
     "links": links,
     "forged choices": forged_choices,
+    "forged rows": forged_rows,
     "handed on": handed_on,
     "frames": frames,
     "other sites": other_sites,

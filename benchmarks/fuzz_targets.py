@@ -34,7 +34,12 @@ READERS = (
     "moeviz.formats.trace_file", "moeviz.formats.trace_facts", "moeviz.formats.table_facts",
     "moeviz.formats.table_cells", "moeviz.formats.assignments_table", "moeviz.formats.runs",
 )  # fmt: skip
-LINKS = ("moeviz_app.asked", "moeviz_app.carried", "moeviz_app.to_expert", "moeviz_app.options")
+LINKS = (
+    "moeviz_app.jobs.run_request",
+    "moeviz_app.url.carried",
+    "moeviz_app.widgets.expert_links",
+    "moeviz_app.widgets.run_options",
+)
 CLI = ("moeviz.cli.main", "moeviz.cli.io", "moeviz.cli.arguments", "moeviz.cli.metrics", "moeviz.cli.what_if")
 
 
@@ -161,9 +166,10 @@ def mutated_link(data: bytes, rng: random.Random) -> bytes:
 def follow(data: bytes) -> bool:
     """What a page does with its query before it draws, with the embedded model's facts; nothing is run."""
     import streamlit as st
-    from moeviz_app import carried, state
-    from moeviz_app.asked import asked_run, number_in
-    from moeviz_app.options import fill_in
+    from moeviz_app.jobs.run_request import number_in, run_from_query
+    from moeviz_app.session import session
+    from moeviz_app.url import carried
+    from moeviz_app.widgets.run_options import fill_in
 
     from moeviz.embedded.example import example_trace
     from moeviz.errors import MoevizError
@@ -176,14 +182,14 @@ def follow(data: bytes) -> bool:
     st.session_state.clear()
     try:
         if "prompt" in query:
-            run = asked_run(query)
+            run = run_from_query(query)
             fill_in(run)
-            assert asked_run(run.parameters()) == run, "a link does not repeat the run that it asks for"
-            state.point_at(number_in(query.get("layer")), number_in(query.get("token")))
-        if page in carried.CARRIED:
-            carried.CARRIED[page].fill_in(query)
+            assert run_from_query(run.parameters()) == run, "a link does not repeat the run that it asks for"
+            session.point_at(number_in(query.get("layer")), number_in(query.get("token")))
+        if page in carried.PAGE_ADDRESSES:
+            carried.PAGE_ADDRESSES[page].fill_in(query)
             carried.fill_in_change(example_trace().model)
-            carried.CARRIED[page].written()
+            carried.PAGE_ADDRESSES[page].written()
     except MoevizError as error:
         check_sentence(str(error))
         return False
@@ -195,8 +201,8 @@ def bare_streamlit() -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
-    import moeviz_app.carried
-    import moeviz_app.options  # noqa: F401
+    import moeviz_app.url.carried
+    import moeviz_app.widgets.run_options  # noqa: F401
 
 
 def command_seeds() -> list[bytes]:

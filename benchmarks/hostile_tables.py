@@ -142,16 +142,16 @@ def run_app(path: Path) -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
-    from moeviz_app import state
+    from moeviz_app.session import session
     from streamlit.testing.v1 import AppTest
 
     def traces() -> None:
-        from moeviz_app.views.traces import traces_page
+        from moeviz_app.pages.traces import traces_page
 
         traces_page()
 
     def topic(name: str) -> None:
-        from moeviz_app.views.topic import topic_page
+        from moeviz_app.pages.topic import topic_page
 
         topic_page(name)
 
@@ -161,7 +161,7 @@ def run_app(path: Path) -> None:
     if "trace" in app.session_state:
         pages = [AppTest.from_function(topic, default_timeout=600, args=(name,)) for name in PAGES]
         for page in (*pages, AppTest.from_file(str(MAIN), default_timeout=600)):
-            for key in ("trace", state.LAYER, state.FIRST_LAYER, state.SECOND_LAYER):
+            for key in ("trace", session.LAYER, session.FIRST_LAYER, session.SECOND_LAYER):
                 if key in app.session_state:
                     page.session_state[key] = app.session_state[key]
             problems += list(page.run().exception)

@@ -50,8 +50,8 @@ PAGE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import streamlit as st
-from moeviz_app import state
-from moeviz_app.views.topic import topic_page
+from moeviz_app.session import session
+from moeviz_app.pages.topic import topic_page
 from benchmarks.overview import DRAWN, trace_of
 
 st.set_page_config(layout="wide")
@@ -61,8 +61,8 @@ if what in DRAWN:
     st.altair_chart(DRAWN[what](trace_of(int(seed))), key=choice)
 elif what == "page":
     trace = trace_of(int(seed))
-    if state.current_trace() is not trace:
-        state.set_trace(trace)
+    if session.current_trace() is not trace:
+        session.set_trace(trace)
     topic_page("Tokens")
 """
 # When something began, when a canvas was last painted, and when the frame with that was presented.

@@ -93,7 +93,7 @@ def page(rounds: int) -> None:
     from moeviz.samples import sample_trace
 
     def script():
-        from moeviz_app.views.serve import serve_page
+        from moeviz_app.pages.serve import serve_page
 
         serve_page()
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moeviz_app import models, shared
-from moeviz_app.work.failures import in_words
-from moeviz_app.work.worker import Done
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.errors import as_sentence
+from moeviz_app.jobs.fair_queue import Done
 
 MAIN = Path(__file__).parent.parent / "app" / "main.py"
 INSPECTED = "moeviz inspected "
@@ -45,16 +45,16 @@ def make_naive() -> None:
     """One lock in place of the lines, and no freezing."""
     lock = threading.Lock()
 
-    def at_work(name: str, how: models.How, work: Callable[..., Any]) -> Iterator[Done]:
-        loaded = shared.model(name, how)
+    def run_on_model(name: str, how: model_catalog.LoadOptions, work: Callable[..., Any]) -> Iterator[Done]:
+        loaded = model_service.model(name, how)
         with lock:
             try:
                 yield Done(_to_the_end(work(loaded, lambda _news: None)))
             except Exception as error:
-                raise in_words(error) from error
+                raise as_sentence(error) from error
 
-    shared.at_work = at_work
-    shared._garbage.freeze = lambda: None
+    model_service.run_on_model = run_on_model
+    model_service._garbage.freeze = lambda: None
 
 
 def _to_the_end(made: Any) -> Any:
@@ -71,7 +71,7 @@ def inspect() -> None:
     """What is to be as it was at the end."""
     gc.unfreeze()
     gc.collect()
-    parts = [part for held in shared._models._held.values() for part in held.loaded.model.modules()]
+    parts = [part for held in model_service._models._held.values() for part in held.loaded.model.modules()]
     found = {
         "hooks": sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts),
         "replaced": sum("forward" in vars(part) for part in parts),

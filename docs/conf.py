@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path += [str(ROOT / "docs"), str(ROOT), str(ROOT / "kernels")]
+sys.path += [str(ROOT / folder) for folder in ("docs", ".", "kernels", "tests")]
 
 import transformers  # noqa: E402
 from _ext import docstrings, pages, pictures  # noqa: E402

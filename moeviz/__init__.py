@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo, ParameterCounts
+from moeviz.moved import keep_old_names
 from moeviz.routing_trace import RoutingTrace
 from moeviz.viewers import VIEWERS
 
@@ -122,5 +123,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+keep_old_names()
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)
 VIEWERS["html"] = lambda trace: import_module("moeviz.report.notebook").trace_html(trace)

@@ -23,11 +23,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
+import tiers
 from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
 from servers import GATE, served
-from tabs import KEY, Tabs, Visits  # the last is a hook
+from tabs import KEY, Tabs, Visits, pytest_runtest_makereport  # noqa: F401
+from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
@@ -36,17 +38,11 @@ torch.set_num_threads(1)  # models are tiny here: several threads would spend th
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("moeviz")
-LONG = ("browser", "training", "survey", "package", "docs")
 
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
-
-
-def pytest_collection_modifyitems(items):
-    """Files with long tests first: workers that take file by file then end at about the same time."""
-    long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
-    items.sort(key=lambda item: item.path not in long)
+    tiers.pytest_addoption(parser)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +69,7 @@ def ids_only_trace(trace) -> RoutingTrace:
 @pytest.fixture
 def box_of_widgets(monkeypatch):
     """Streamlit's AppTest runs no JavaScript: the prompt box is plain widgets, which do what the box does."""
-    from moeviz_app.components import ask
+    from moeviz_app.widgets.components import ask
     from plain_box import plain_box
 
     monkeypatch.setattr(ask, "draw", plain_box)

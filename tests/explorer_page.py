@@ -6,8 +6,8 @@
 
 import streamlit as st
 from explorer_traces import STAND_IN, made
-from moeviz_app.components.explorer import explorer, told
-from moeviz_app.to_expert import of_expert
+from moeviz_app.url.expert import expert_query
+from moeviz_app.widgets.components.explorer import explorer, told
 
 st.set_page_config(layout="wide")
 ask = st.query_params.get
@@ -45,7 +45,7 @@ def shown():
     start = st.session_state.get("elsewhere", (trace.model.layers[1 % len(trace.model.layers)], 2))
     found = STAND_IN if len(trace.tokens) > 20 else ()
     stale, on_choice = "stale" in st.query_params, keep if "keep" in st.query_params else None
-    chosen = explorer(trace, start, found, stale=stale, key="explorer", link=of_expert, on_choice=on_choice)
+    chosen = explorer(trace, start, found, stale=stale, key="explorer", link=expert_query, on_choice=on_choice)
     st.text(f"At {chosen.at}")
     if chosen.opened:
         st.text(f"Opened {chosen.opened}")

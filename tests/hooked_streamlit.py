@@ -18,7 +18,7 @@ LOOK = 0.02  # seconds between two looks at the gate
 
 def hold_work(gate: Path) -> None:
     """Work that has told something waits while the gate is shut."""
-    from moeviz_app.work.worker import _Job
+    from moeviz_app.jobs.fair_queue import _Job
 
     told = _Job._tell
 

@@ -24,11 +24,26 @@ WATCHED = {*PACKAGES, *HEAVY}
 INERT = "moeviz.errors moeviz.names moeviz.model_info moeviz.expert_counts moeviz.routing_trace"
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
+JOBS = "moeviz_app.jobs moeviz_app.server moeviz_app.settings"
+SESSION = f"moeviz_app.session {JOBS}"
 
 # Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
-    "app/*": "moeviz_app moeviz streamlit",
+    # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
+    # component knows no page.
+    "app/main.py": "moeviz_app streamlit",
+    "app/pages/*": f"moeviz_app.pages moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
+    "app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/url/*": f"moeviz_app.url {SESSION} moeviz streamlit",
+    "app/session/*": f"{SESSION} moeviz streamlit",
+    **dict.fromkeys(
+        (f"app/jobs/{name}.py" for name in ("recorded", "model_catalog", "model_service")), f"{JOBS} moeviz streamlit"
+    ),
+    "app/jobs/*": f"{JOBS} moeviz",
+    "app/server/*": "moeviz_app.server moeviz_app.settings moeviz streamlit",
+    "app/*": "moeviz",
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/one_call.py": f"moeviz.capture moeviz.report {INERT}",
@@ -54,7 +69,6 @@ MAY_IMPORT = {
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # Models become traces. The rooms stand on each other in this order.
-    "moeviz/capture/survey/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
     "moeviz/capture/change/*": ". moeviz.capture.record moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers {INERT} moe_kernels {TORCH}",
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
@@ -83,8 +97,8 @@ MAY_IMPORT = {
     "moeviz/formats/dataset/*": f". moeviz.formats.trace_facts {FILES}",
     "moeviz/formats/*": f". moeviz.formats.importers moeviz.file_limits moeviz.report moeviz.spreadsheets {INERT}",
     "moeviz/report/*": f". moeviz.charts moeviz.metrics moeviz.parameters moeviz.spreadsheets {INERT} altair",
-    "moeviz/charts/serving.py": ". moeviz.serving",
-    "moeviz/charts/training*.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
+    "moeviz/charts/serving.py": f". moeviz.serving moeviz.metrics {INERT} altair",
+    "moeviz/charts/training.py": f". moeviz.training.recorded moeviz.metrics {INERT} altair",
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
@@ -109,6 +123,7 @@ MAY_IMPORT = {
     "moeviz/model_info.py": "moeviz.errors moeviz.names",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.names",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
+    "moeviz/moved.py": "",
     "moeviz/errors.py": "",
     "moeviz/names.py": "",
     "moeviz/spreadsheets.py": "",

@@ -1,4 +1,4 @@
-"""The prompt box in plain widgets, in place of `moeviz_app.components.ask.draw`: AppTest runs no JavaScript.
+"""The prompt box in plain widgets, in place of `moeviz_app.widgets.components.ask.draw`: AppTest runs no JavaScript.
 
     pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 import streamlit as st
-from moeviz_app.components.ask import hand_on
+from moeviz_app.widgets.components.ask import hand_on
 
 TEXT, RUN, TURN, SYSTEM = "text in the box", "run the box", "turn of a chat", "system prompt"
 _FILLINGS = "fillings of the box"

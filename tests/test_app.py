@@ -7,12 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import live, models, settings, shared, state
-from moeviz_app.components.strip import PART_OF_CHARACTER
-from moeviz_app.downloads import file_stem
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.pages.explore import EXPLORER
+from moeviz_app.session import session
 from moeviz_app.settings import read_settings
-from moeviz_app.traces import recorded
-from moeviz_app.views.explore import EXPLORER
+from moeviz_app.widgets import run_panel
+from moeviz_app.widgets.components.strip import PART_OF_CHARACTER
+from moeviz_app.widgets.downloads import file_stem
 from plain_box import RUN, TEXT, example
 from streamlit import config
 from streamlit.testing.v1 import AppTest
@@ -26,9 +28,8 @@ from moeviz.embedded.own_models import installed
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.findings import findings
-from moeviz.metrics.load import expert_load
+from moeviz.metrics.load import expert_load, load_caption
 from moeviz.metrics.parameters import touched_growth
-from moeviz.metrics.said import said
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.samples import sample_trace
 from moeviz.spreadsheets import table_as_csv
@@ -65,11 +66,11 @@ def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
 
 
 def topic_page(topic: str, trace: RoutingTrace | None = None) -> AppTest:
-    return page("moeviz_app.views.topic.topic_page", trace, topic)
+    return page("moeviz_app.pages.topic.topic_page", trace, topic)
 
 
 def traces_page(trace: RoutingTrace | None = None) -> AppTest:
-    return page("moeviz_app.views.traces.traces_page", trace)
+    return page("moeviz_app.pages.traces.traces_page", trace)
 
 
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
@@ -77,9 +78,9 @@ def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
         layers = trace.model.layers
         app.session_state["trace"] = trace
         for key, value in {
-            state.LAYER: layers[0],
-            state.FIRST_LAYER: layers[0],
-            state.SECOND_LAYER: layers[-1],
+            session.LAYER: layers[0],
+            session.FIRST_LAYER: layers[0],
+            session.SECOND_LAYER: layers[-1],
         }.items():
             app.session_state[key] = value
     return app.run()
@@ -108,11 +109,11 @@ def strip(trace: RoutingTrace, layer: int | None = None, window: int = 1) -> dic
     """The strip of the Tokens page."""
     app = topic_page("Tokens", trace)
     if layer is not None:
-        app.select_slider(key=state.LAYER).set_value(layer)
-    app.session_state[state.WINDOW] = window
+        app.select_slider(key=session.LAYER).set_value(layer)
+    app.session_state[session.WINDOW] = window
     app.run()
     assert not app.exception
-    return drawn(app, state.STRIP)
+    return drawn(app, session.STRIP)
 
 
 def with_texts(trace: RoutingTrace, texts: tuple[str, ...]) -> RoutingTrace:
@@ -161,8 +162,8 @@ def test_an_example_fills_the_prompt_and_runs():
 
 def test_generated_tokens_are_marked_and_the_seed_repeats_them():
     app = first_page()
-    app.slider(key=state.NEW_TOKENS).set_value(5).run()
-    app.slider(key=state.TEMPERATURE).set_value(1.0).run()
+    app.slider(key=session.NEW_TOKENS).set_value(5).run()
+    app.slider(key=session.TEMPERATURE).set_value(1.0).run()
     first = run(app, "One day").session_state["trace"]
     assert run(app, "One day").session_state["trace"].equals(first)
     tokens = strip(first)["tokens"]
@@ -174,10 +175,10 @@ def test_generated_tokens_are_marked_and_the_seed_repeats_them():
 
 def test_the_checkpoint_s_own_settings_are_a_choice_and_the_page_says_which_they_are():
     app = first_page()
-    app.slider(key=state.NEW_TOKENS).set_value(3).run()
-    app.slider(key=state.TEMPERATURE).set_value(1.0).run()
-    app.selectbox(key=state.DECODING).set_value("checkpoint").run()
-    assert app.slider(key=state.TEMPERATURE).disabled and not app.number_input(key=state.SEED).disabled
+    app.slider(key=session.NEW_TOKENS).set_value(3).run()
+    app.slider(key=session.TEMPERATURE).set_value(1.0).run()
+    app.selectbox(key=session.DECODING).set_value("checkpoint").run()
+    assert app.slider(key=session.TEMPERATURE).disabled and not app.number_input(key=session.SEED).disabled
     run(app, "One day")
     assert not app.exception
     own = "the checkpoint's own settings: sampled at temperature 0.7, top-k 40, seed 0"
@@ -192,15 +193,15 @@ def test_the_chosen_token_shows_its_way_through_the_layers(trace):
     app.run()
     assert "none is selected" not in sentences(app)
     assert pictures(app) == before + 1
-    assert drawn(app, state.STRIP)["selected"] == 3
+    assert drawn(app, session.STRIP)["selected"] == 3
 
 
 def test_the_explorer_opens_at_the_first_finding_and_then_where_the_visitor_is(trace):
     app = first_page(example_trace())
     first = findings(example_trace(), recorded.held_out("embedded"))[0]
     assert drawn(app, EXPLORER)["at"] == [first.layer, first.token]
-    assert [app.session_state[state.LAYER], app.session_state["token"]] == [first.layer, first.token]
-    app.session_state[state.LAYER], app.session_state["token"] = 1, 7
+    assert [app.session_state[session.LAYER], app.session_state["token"]] == [first.layer, first.token]
+    app.session_state[session.LAYER], app.session_state["token"] = 1, 7
     app.run()
     assert drawn(app, EXPLORER)["at"] == [1, 7]
 
@@ -215,7 +216,7 @@ def test_a_caution_stands_beside_the_trace_as_plain_text(trace):
 @pytest.mark.parametrize("chosen, by", [(None, "hooks"), ("on", "kernels (plain torch)"), ("off", "hooks")])
 def test_the_kernels_are_switched_in_the_options_and_the_page_says_who_recorded(chosen, by):
     app = first_page()
-    app.selectbox(key=state.KERNELS).set_value(chosen)
+    app.selectbox(key=session.KERNELS).set_value(chosen)
     run(app, "Il fait froid.")
     assert not app.exception
     assert any(text.value.endswith(f"in float32, recorded by {by} in transformers") for text in app.text)
@@ -302,7 +303,7 @@ def test_every_chart_says_how_its_numbers_are_computed(real_trace):
 
 def test_a_chart_says_what_stands_out_and_keeps_silent_where_nothing_does_or_layers_are_none():
     trace = sample_trace(tokens=200)
-    told = said("load_heatmap", expert_load(trace))
+    told = load_caption(expert_load(trace))
     assert told and told in sentences(topic_page("Load", trace))
     steps = replace(trace, model=replace(trace.model, layer_kind="time step"))
     assert told not in sentences(topic_page("Load", steps))
@@ -310,11 +311,11 @@ def test_a_chart_says_what_stands_out_and_keeps_silent_where_nothing_does_or_lay
 
 def test_the_same_layer_cannot_be_compared_with_itself(trace):
     app = topic_page("Layers", trace)
-    one, other = (app.selectbox(key=key) for key in (state.FIRST_LAYER, state.SECOND_LAYER))
+    one, other = (app.selectbox(key=key) for key in (session.FIRST_LAYER, session.SECOND_LAYER))
     assert one.value not in [int(option) for option in other.options]
     other.set_value(2).run()
     assert not app.exception
-    assert "2" not in app.selectbox(key=state.FIRST_LAYER).options
+    assert "2" not in app.selectbox(key=session.FIRST_LAYER).options
 
 
 def test_a_model_with_one_layer_has_nothing_to_compare():
@@ -360,7 +361,7 @@ def test_a_model_that_fails_is_a_sentence_on_the_page_and_the_whole_story_in_the
 
 
 def test_a_bug_is_loud_in_the_log_and_short_on_the_page(monkeypatch, trace, capsys):
-    monkeypatch.setattr(live, "result", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(run_panel, "wait_for", lambda *_, **__: 1 / 0)
     app = run(first_page(trace), "One day")
     assert "This app has encountered an error." in app.exception[0].value
     assert "division by zero" in capsys.readouterr().out
@@ -394,23 +395,23 @@ def test_a_dense_model_is_one_sentence(offered, tmp_path):
 
 def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch):
     offered("embedded", allow_any_model=False)
-    monkeypatch.setattr(shared, "_load", pytest.fail)
-    monkeypatch.setattr(models, "facts_of_any", pytest.fail)
-    for read in (shared.model, models.facts):
+    monkeypatch.setattr(model_service, "_load", pytest.fail)
+    monkeypatch.setattr(model_catalog, "facts_of_any", pytest.fail)
+    for read in (model_service.model, model_catalog.facts):
         with pytest.raises(ModelNotFound, match=r"not available here\. Choose one of embedded"):
             read("some/model")
 
 
 def test_without_a_setting_only_this_machine_may_name_a_model(offered):
-    assert "type a folder" not in first_page().selectbox(key=state.MODEL).label  # the harness names no host
+    assert "type a folder" not in first_page().selectbox(key=session.MODEL).label  # the harness names no host
     offered("embedded", allow_any_model=True)
-    assert "type a folder" in first_page().selectbox(key=state.MODEL).label
+    assert "type a folder" in first_page().selectbox(key=session.MODEL).label
 
 
 @pytest.mark.parametrize("export", [export for export in EXPORTS if export.read], ids=lambda export: export.suffix)
 def test_an_opened_file_is_the_trace_on_screen(export, trace):
     app = traces_page()
-    app.file_uploader(key=state.UPLOAD).upload(f"mine{export.suffix}", export.write(trace), export.mime).run()
+    app.file_uploader(key=session.UPLOAD).upload(f"mine{export.suffix}", export.write(trace), export.mime).run()
     assert not app.exception
     assert app.session_state["trace"].equals(export.read(export.write(trace)))
     assert "Opened." in app.success[0].value
@@ -429,7 +430,7 @@ def test_an_opened_file_is_the_trace_on_screen(export, trace):
 def test_a_file_that_holds_no_trace_is_explained_and_the_last_trace_stays(name, data, trace):
     app = traces_page(trace)
     before = len(app.text)
-    app.file_uploader(key=state.UPLOAD).upload(name, data, "application/octet-stream").run()
+    app.file_uploader(key=session.UPLOAD).upload(name, data, "application/octet-stream").run()
     assert not app.exception
     assert len(app.text) == before + 1
     assert app.session_state["trace"] is trace
@@ -454,7 +455,7 @@ def test_tokens_and_names_never_reach_markdown_or_html(topic, real_trace):
 def test_a_hostile_name_in_an_error_stays_plain_text():
     app = traces_page()
     data = b"token,layer,slot,expert\n![x](http://example.com/x.png),0,0,0\n"
-    app.file_uploader(key=state.UPLOAD).upload("x.csv", data, "text/csv").run()
+    app.file_uploader(key=session.UPLOAD).upload("x.csv", data, "text/csv").run()
     assert app.text
     assert "example.com" not in "\n".join(unsafe_elements(app))
 
@@ -515,12 +516,12 @@ def test_a_stranger_s_trace_is_not_compared_with_the_evaluation_set(trace):
 
 def test_drawing_the_first_page_loads_no_weights(monkeypatch):
     """What the page says of the model is in its config; the weights wait for Run."""
-    shared.forget_models()
+    model_service.forget_models()
     monkeypatch.setattr(moeviz, "load_model", lambda *_args, **_kwargs: pytest.fail("weights were loaded"))
     app = first_page()
     assert not app.exception
     assert [metric.value for metric in app.metric if metric.label == "Context"] == (
-        ["1,024"] if models.torch_is_here() else []
+        ["1,024"] if model_catalog.torch_is_here() else []
     )
 
 

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 from importer_files import FOLDER
-from moeviz_app import state
+from moeviz_app.session import session
 from streamlit.testing.v1 import AppTest
 from test_app import SAFE_ELEMENTS, SECONDS, pictures, sentences, traces_page
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_json
-from moeviz.metrics.load import expert_load
-from moeviz.metrics.said_of_counts import said_of_counts
+from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.published import MODELS, published_counts
 from moeviz.routing_trace import RoutingTrace
@@ -21,7 +20,7 @@ HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 def counts_page(trace: RoutingTrace | None = None, **kept: object):
     def script() -> None:
-        from moeviz_app.views.counts import counts_page
+        from moeviz_app.pages.counts import counts_page
 
         counts_page()
 
@@ -34,7 +33,7 @@ def counts_page(trace: RoutingTrace | None = None, **kept: object):
 def upload(name: str, data: bytes | None = None, **told: int):
     """The Traces page with a file of other programs, and what is asked filled in."""
     app = traces_page()
-    app.file_uploader(key=state.UPLOAD).upload(name, data or (FOLDER / name).read_bytes(), "text/plain").run()
+    app.file_uploader(key=session.UPLOAD).upload(name, data or (FOLDER / name).read_bytes(), "text/plain").run()
     return filled(app, **told) if told else app
 
 
@@ -47,7 +46,7 @@ def filled(app, **told: int):
 
 
 def answer(counts: ExpertCounts) -> str:
-    return said_of_counts(expert_load(counts.counts()))
+    return counts_summary(expert_load(counts.counts()))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -61,7 +60,7 @@ def test_published_counts_are_there_on_the_first_day_with_source_and_licence(mod
 
 def test_a_part_of_the_counts_is_judged_alone():
     app = counts_page()
-    (box,) = (box for box in app.selectbox if box.key == state.GROUP)
+    (box,) = (box for box in app.selectbox if box.key == session.GROUP)
     assert box.options == ["all together", "github", "c4", "book"]
     box.set_value(1).run()
     counts = published_counts(MODELS[0])
@@ -90,7 +89,7 @@ def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():
     assert not app.exception and "It holds counts" in app.success[0].value
     assert "Read as llama.cpp importance matrices. The doctor found nothing implausible." in sentences(app)
     (counts,) = app.session_state["counts"].values()
-    assert counts.model.top_k == 2 and app.session_state[state.COUNTS].startswith("from imatrix.gguf")
+    assert counts.model.top_k == 2 and app.session_state[session.COUNTS].startswith("from imatrix.gguf")
 
 
 def test_of_several_things_each_is_asked_for_and_what_is_missing_or_wrong_is_said():
@@ -126,7 +125,7 @@ def test_counts_beside_a_trace_of_the_same_shape_are_compared():
     trace = sample_trace(tokens=64)
     other = sample_trace(tokens=64, seed=5).counts()
     app = upload("mine.json", to_counts_json(other))
-    shelf, name = app.session_state["counts"], app.session_state[state.COUNTS]
+    shelf, name = app.session_state["counts"], app.session_state[session.COUNTS]
     app = counts_page(trace, counts=shelf, chosen_counts=name)
     assert not app.exception
     assert "Beside the trace on screen" in [heading.value for heading in app.subheader]
@@ -138,7 +137,7 @@ def test_hostile_names_and_labels_stay_text():
     info = ModelInfo(HOSTILE, HOSTILE, (0, 1), (4, 4), 1, caution=HOSTILE)
     counts = ExpertCounts(info, np.ones((2, 2, 4), int), np.full((2, 2), 4), (HOSTILE, "b"), "label")
     app = upload("hostile.json", to_counts_json(counts))
-    app = counts_page(None, counts=app.session_state["counts"], chosen_counts=app.session_state[state.COUNTS])
+    app = counts_page(None, counts=app.session_state["counts"], chosen_counts=app.session_state[session.COUNTS])
     assert not app.exception and f"Caution: {HOSTILE}" in sentences(app)
     unsafe = [node for node in app if hasattr(node, "proto") and node.type not in {*SAFE_ELEMENTS, "selectbox"}]
     assert not [node for node in unsafe if "example.com" in str(node.proto)]
@@ -149,7 +148,7 @@ def test_counts_of_an_enormous_number_of_groups_are_drawn():
     steps = tuple(range(1000))
     counts = ExpertCounts(info, np.ones((1000, 1, 4), int), np.full((1000, 1), 4), steps, "step")
     app = upload("steps.json", to_counts_json(counts))
-    app = counts_page(None, counts=app.session_state["counts"], chosen_counts=app.session_state[state.COUNTS])
+    app = counts_page(None, counts=app.session_state["counts"], chosen_counts=app.session_state[session.COUNTS])
     assert not app.exception
-    (box,) = (box for box in app.selectbox if box.key == state.GROUP)
+    (box,) = (box for box in app.selectbox if box.key == session.GROUP)
     assert len(box.options) == 201

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from moeviz_app import answers, datasets, settings, state
+from moeviz_app import settings
+from moeviz_app.server import identity
+from moeviz_app.session import datasets, session
+from moeviz_app.widgets import answers
 from small_corpus import texts_of
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
@@ -21,8 +24,7 @@ from moeviz.corpus.answers import FROM_TABLES, answer_of
 from moeviz.errors import InvalidTrace
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
-from moeviz.metrics.load import expert_load
-from moeviz.metrics.said_of_counts import said_of_counts
+from moeviz.metrics.load import counts_summary, expert_load
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 NAME = "my corpus"
@@ -50,7 +52,7 @@ def serving(monkeypatch) -> Callable:
 
     def serve(*paths: Path, at: str = "corpus", to: str = settings.PRIVATE, **query: str) -> AppTest:
         files = tuple(map(str, paths))
-        monkeypatch.setattr(settings, "is_local", lambda: True)  # which a harness without a browser cannot tell
+        monkeypatch.setattr(identity, "is_local", lambda: True)  # which a harness without a browser cannot tell
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, files=files, serve=to))
         return go_to(AppTest.from_file(str(MAIN), default_timeout=SECONDS), at, **query)
 
@@ -91,7 +93,7 @@ def test_it_opens_on_the_page_corpus_with_the_numbers_of_the_trace(serving, fold
     assert title(app) == "Corpus" and pictures(app) == 5
     facts = "Dataset my corpus: 400 tokens in 10 texts through sample, 4 MoE layers, top-2 of 8 experts"
     assert facts in sentences(app)
-    assert said_of_counts(expert_load(texts_of())) in sentences(app)
+    assert counts_summary(expert_load(texts_of())) in sentences(app)
     assert app.session_state["address"] == {"dataset": NAME, "layer": "2"}
 
 
@@ -113,10 +115,10 @@ def test_every_topic_that_was_promised_has_something_to_draw():
 
 def test_a_layer_is_chosen_and_in_the_address(serving, folder):
     app = serving(folder, at="co-activation", dataset=NAME, layer="3")
-    assert app.select_slider(key=state.CORPUS_LAYER).value == 3
-    faultless(app.select_slider(key=state.CORPUS_LAYER).set_value(1).run())
+    assert app.select_slider(key=session.CORPUS_LAYER).value == 3
+    faultless(app.select_slider(key=session.CORPUS_LAYER).set_value(1).run())
     assert app.session_state["address"] == {"dataset": NAME, "layer": "1"}
-    assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=state.CORPUS_LAYER).value == 2
+    assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=session.CORPUS_LAYER).value == 2
 
 
 def test_the_trace_comes_back_and_a_run_takes_the_place_of_the_dataset(serving, folder):
@@ -185,9 +187,9 @@ def test_a_link_never_opens_a_folder_that_is_not_listed(serving, folder, tmp_pat
     link = {"name": "secret", "path": str(tmp_path / "secret"), "climbing": f"{NAME}/../secret"}[asked]
     app = serving(folder, at=page, to=to, dataset=link, layer="1", expert="1")
     assert "which is not open here" in sentences(app) and "200 tokens" not in sentences(app)
-    assert not state_of(app, datasets.TYPED) and app.session_state[state.DATASET] in (None, NAME)
+    assert not state_of(app, datasets.TYPED) and app.session_state[session.DATASET] in (None, NAME)
     go_to(app, page, dataset=NAME, layer="1", expert="1")
-    assert app.session_state[state.DATASET] == NAME and "400 tokens" in sentences(app)
+    assert app.session_state[session.DATASET] == NAME and "400 tokens" in sentences(app)
 
 
 def state_of(app: AppTest, key: str) -> object:
@@ -217,8 +219,8 @@ def test_even_a_forged_message_opens_no_path_for_others(serving, folder, to):
     """The control: the guard is where the folder is opened, and not only in the box that is not there."""
 
     def script(path: str) -> None:
-        from moeviz_app import datasets
-        from moeviz_app.show import explained
+        from moeviz_app.session import datasets
+        from moeviz_app.widgets.messages import explained
 
         with explained():
             datasets.open_path(path)
@@ -266,7 +268,7 @@ def test_a_dataset_that_is_written_anew_is_read_anew(serving, folder):
     shutil.rmtree(folder)
     write_dataset(texts_of(tokens=200), folder)
     assert "200 tokens" in sentences(faultless(app.run()))
-    assert said_of_counts(expert_load(texts_of(tokens=200))) in sentences(app)
+    assert counts_summary(expert_load(texts_of(tokens=200))) in sentences(app)
 
 
 def test_a_dataset_that_is_gone_is_said_without_its_path(serving, folder):

@@ -4,17 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from moeviz_app import state
-from moeviz_app.traces.shelf import Shelf
+from moeviz_app.session import session
+from moeviz_app.session.trace_store import TraceStore
 from test_app import SAFE_ELEMENTS, page, pictures, sentences
 from test_engine_difference import late, noisy
 
-from moeviz.metrics.engine_difference import engine_difference, first_partings
-from moeviz.metrics.said_of_engines import said_of_engines
+from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
 from moeviz.routing_trace import RoutingTrace
 from moeviz.samples import sample_trace
 
-VIEW = "moeviz_app.views.engine_difference.engine_difference_page"
+VIEW = "moeviz_app.pages.engine_difference.engine_difference_page"
 
 
 def visit(*traces: RoutingTrace):
@@ -22,7 +21,7 @@ def visit(*traces: RoutingTrace):
     app = page(VIEW, traces[-1] if traces else None)
     if not traces:
         return app
-    app.session_state["recent"] = Shelf({f"trace {at}": trace for at, trace in enumerate(traces)})
+    app.session_state["recent"] = TraceStore({f"trace {at}": trace for at, trace in enumerate(traces)})
     return app.run()
 
 
@@ -31,15 +30,15 @@ def test_the_two_newest_of_the_same_text_are_compared_in_a_sentence_and_three_ch
     pair, other = (one, noisy(one, 0.05)), sample_trace(tokens=30)
     app = visit(other, *pair)
     assert not app.exception and pictures(app) == 3
-    assert (app.session_state[state.FIRST_TRACE], app.session_state[state.SECOND_TRACE]) == ("trace 1", "trace 2")
-    assert said_of_engines(engine_difference(pair), first_partings(pair)) in sentences(app)
+    assert (app.session_state[session.FIRST_TRACE], app.session_state[session.SECOND_TRACE]) == ("trace 1", "trace 2")
+    assert engine_difference_summary(engine_difference(pair), first_partings(pair)) in sentences(app)
 
 
 def test_a_misalignment_is_said_and_not_drawn_as_disagreement():
     one = sample_trace(tokens=60)
     app = visit(one, late(one, 1))
-    app.selectbox(key=state.FIRST_TRACE).set_value("trace 0").run()
-    app.selectbox(key=state.SECOND_TRACE).set_value("trace 1").run()
+    app.selectbox(key=session.FIRST_TRACE).set_value("trace 0").run()
+    app.selectbox(key=session.SECOND_TRACE).set_value("trace 1").run()
     assert "Rows are misaligned: token t of A is token t-1 of B." in sentences(app)
     assert "expert ids are the same in B" in sentences(app) and pictures(app) == 2
     assert "every token has the same ones in A and B" in sentences(app)
@@ -62,7 +61,7 @@ def test_who_has_nothing_to_compare_runs_the_example_in_two_precisions():
     button.click().run()
     assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
     first, second = (
-        app.session_state["recent"][app.session_state[key]] for key in (state.FIRST_TRACE, state.SECOND_TRACE)
+        app.session_state["recent"][app.session_state[key]] for key in (session.FIRST_TRACE, session.SECOND_TRACE)
     )
     assert (first.model.dtype, second.model.dtype) == ("float32", "bfloat16")
 

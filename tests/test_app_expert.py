@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
-from moeviz_app import models, settings, shared
-from moeviz_app.asked import Run
-from moeviz_app.expert_made import JOB
-from moeviz_app.plain import plain
-from moeviz_app.to_expert import of_expert
-from moeviz_app.traces import recorded
-from moeviz_app.work.background import Background
-from moeviz_app.work.models_held import Wanted
-from moeviz_app.work.worker import Done, Worker
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.fair_queue import Done, FairQueue
+from moeviz_app.jobs.model_cache import ModelKey
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.pages.expert_jobs import JOB
+from moeviz_app.server import identity
+from moeviz_app.url.expert import expert_query
+from moeviz_app.widgets.messages import escape_markdown
 from streamlit.testing.v1 import AppTest
 from test_app import HOSTILE, SECONDS, pictures, sentences
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -43,7 +44,7 @@ def visit(trace: RoutingTrace | None = None, **query: str) -> AppTest:
     """A visitor who follows a link to an expert, with a trace on screen where one is given."""
 
     def script():
-        from moeviz_app.views.expert import expert_page
+        from moeviz_app.pages.expert import expert_page
 
         expert_page()
 
@@ -83,11 +84,11 @@ def tiny() -> LoadedModel:
 @pytest.fixture
 def on_offer(tiny, monkeypatch):
     """The tiny model as one that the app can load; its queue."""
-    worker = Worker(5)
-    monkeypatch.setattr(shared, "model", lambda name, how=models.AS_IT_IS: tiny)
-    monkeypatch.setattr(shared, "_wanted", lambda name, how: Wanted(name, "float32", "cpu"))
-    monkeypatch.setattr(shared, "_line", lambda device: worker)
-    monkeypatch.setattr(shared, "_in_use", lambda name, how: nullcontext(tiny))
+    worker = FairQueue(5)
+    monkeypatch.setattr(model_service, "model", lambda name, how=model_catalog.DEFAULT_LOAD: tiny)
+    monkeypatch.setattr(model_service, "_wanted", lambda name, how: ModelKey(name, "float32", "cpu"))
+    monkeypatch.setattr(model_service, "_line", lambda device: worker)
+    monkeypatch.setattr(model_service, "_in_use", lambda name, how: nullcontext(tiny))
     return worker
 
 
@@ -140,7 +141,7 @@ def test_a_link_to_a_model_that_is_not_here_shows_no_other_models_expert():
 def test_the_embedded_model_s_sibling_is_seen_in_the_same_texts_and_an_address_says_of_which_it_is():
     where = {"layer": "0", "expert": "7", "model": NATURAL, "seen": "held-out"}
     app = visit(**where)
-    assert plain(NATURAL) in said(app) and pictures(app) == ALL
+    assert escape_markdown(NATURAL) in said(app) and pictures(app) == ALL
     assert "has not been computed" in sentences(app) and "muted, the model loses" not in said(app)
     assert asked(press(app, "expert ›")) == where | {"expert": "0"}
     of_embedded, of_natural = visit(layer="0", expert="7"), visit(**where)
@@ -165,24 +166,24 @@ def test_ones_own_text_is_chosen_beside_the_held_out_ones():
 
 
 def test_a_link_to_ones_own_text_repeats_the_run():
-    query = Run("Il fait froid.", "embedded", seed=3).parameters()
+    query = RunRequest("Il fait froid.", "embedded", seed=3).parameters()
     app = AppTest.from_function(link_script, default_timeout=SECONDS).run()
     assert not app.exception
     assert app.text[0].value == str(query | {"layer": "2", "expert": "7", "seen": "trace"})
-    assert of_expert(recorded.held_out("embedded"), 2, 7) == {"layer": "2", "expert": "7"}
+    assert expert_query(recorded.held_out("embedded"), 2, 7) == {"layer": "2", "expert": "7"}
 
 
 def link_script():
     import streamlit as st
-    from moeviz_app import state
-    from moeviz_app.asked import Run
-    from moeviz_app.to_expert import of_expert
+    from moeviz_app.jobs.run_request import RunRequest
+    from moeviz_app.session import session
+    from moeviz_app.url.expert import expert_query
 
     from moeviz.samples import sample_trace
 
     trace = sample_trace()
-    state.set_trace(trace, Run("Il fait froid.", "embedded", seed=3))
-    st.text(of_expert(trace, 2, 7))
+    session.set_trace(trace, RunRequest("Il fait froid.", "embedded", seed=3))
+    st.text(expert_query(trace, 2, 7))
 
 
 def test_what_is_lost_in_ones_own_text_is_computed_in_the_background_and_kept(tiny, on_offer):
@@ -209,8 +210,8 @@ def kept_in(tmp_path, monkeypatch):
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path / "mine"))
 
     def visitor(local: bool, weights: str | None = "3f2a") -> Path:
-        monkeypatch.setattr(settings, "is_local", lambda: local)
-        monkeypatch.setattr(shared, "weights", lambda name, how, revision: weights)
+        monkeypatch.setattr(identity, "is_local", lambda: local)
+        monkeypatch.setattr(model_service, "weights", lambda name, how, revision: weights)
         return tmp_path / "mine"
 
     return visitor
@@ -233,7 +234,7 @@ def test_the_machine_s_own_user_has_it_at_the_next_visit_too(tiny, on_offer, kep
     before = said(muted(tiny))
     (file,) = folder.rglob("*.*")
     assert file.parent.name == "muted" and len(file.stem) == 64 and "muted, the model loses **" in before
-    monkeypatch.setattr(shared, "model", None)  # no model is asked for the second time
+    monkeypatch.setattr(model_service, "model", None)  # no model is asked for the second time
     again = visit(moeviz.trace(tiny, "Il fait froid à Paris."), layer="0", expert="3")
     assert said(again) == before
 
@@ -267,7 +268,7 @@ def test_nothing_of_a_visitor_from_elsewhere_is_kept_or_shown_to_one(tiny, on_of
 def test_a_server_for_others_keeps_nothing_on_disk(monkeypatch, kept_in, allowed, may):
     kept_in(local=True)
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=allowed))
-    assert settings.may_keep_on_disk() == may
+    assert identity.may_keep_on_disk() == may
 
 
 def test_the_background_waits_its_turn_and_can_be_stopped(tiny, on_offer):
@@ -355,11 +356,11 @@ def test_what_strangers_wrote_stays_text():
     assert "12 of 12" in said(app).replace("\\", "")
     for element in [*app.markdown, *app.caption]:
         assert not any(text in element.value for text in HOSTILE)
-    assert plain(HOSTILE[3]) == "\\:material\\/home\\:"
+    assert escape_markdown(HOSTILE[3]) == "\\:material\\/home\\:"
 
 
 def test_the_background_gives_way_and_says_what_went_wrong():
-    worker = Worker(5)
+    worker = FairQueue(5)
     job = Background(lambda piece: worker.ask(piece), [lambda tell: 1, lambda tell: 2])
     while job.found is None:
         pass

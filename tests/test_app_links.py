@@ -4,9 +4,13 @@ from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from moeviz_app import carried, models, pairs, settings, shared, state
-from moeviz_app.asked import LONGEST, Run
-from moeviz_app.views.what_if import CHANGES
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.pages.what_if import CHANGES
+from moeviz_app.session import session
+from moeviz_app.url import carried
+from moeviz_app.widgets import trace_picker
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
@@ -18,7 +22,7 @@ from moeviz.samples import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 WHAT_IF, COMPARE = "what-if", "compare"
-FRENCH, ENGLISH = Run("Il fait froid.", "embedded"), Run("One day", "embedded")
+FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day", "embedded")
 
 
 def visit(path: str, **query: str) -> AppTest:
@@ -51,9 +55,9 @@ def compared(app: AppTest) -> list[str]:
     return [box.value for box in app.selectbox if box.label.startswith("Trace ") and box.value is not None]
 
 
-def pair(first: Run | dict[str, str], second: Run | dict[str, str]) -> dict[str, str]:
+def pair(first: RunRequest | dict[str, str], second: RunRequest | dict[str, str]) -> dict[str, str]:
     """The query of a link that compares two runs."""
-    runs = [run.parameters() if isinstance(run, Run) else run for run in (first, second)]
+    runs = [run.parameters() if isinstance(run, RunRequest) else run for run in (first, second)]
     return dict(zip(carried.SIDES, map(urlencode, runs), strict=True))
 
 
@@ -73,18 +77,18 @@ def test_every_change_has_a_name_in_addresses():
 )
 def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, monkeypatch):
     app = visit(WHAT_IF)
-    app.selectbox(key=state.CHANGE).set_value(carried.KINDS[kind]).run()
+    app.selectbox(key=session.CHANGE).set_value(carried.KINDS[kind]).run()
     before = changed(app)
     for label, value in chosen.items():
         (widget,) = (box for box in [*app.selectbox, *app.slider, *app.multiselect] if box.label == label)
         widget.set_value(value)
         app.run()
-    app.text_area(key=state.PROMPT).set_value("Another text").run()
-    monkeypatch.setattr(shared, "at_work", pytest.fail)
+    app.text_area(key=session.PROMPT).set_value("Another text").run()
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     other = visit(WHAT_IF, **address(app))
     assert changed(other) == {"Change": carried.KINDS[kind]} | chosen != before
-    assert other.text_area(key=state.PROMPT).value == "Another text"
-    assert state.EFFECT not in other.session_state and "trace" not in other.session_state
+    assert other.text_area(key=session.PROMPT).value == "Another text"
+    assert session.EFFECT not in other.session_state and "trace" not in other.session_state
     assert not other.warning
     assert address(other) == address(app)
 
@@ -96,7 +100,7 @@ def test_what_if_says_beside_its_change_which_run_is_on_screen():
     assert carried.CHANGED_PROMPT not in address(app)
     other = visit(WHAT_IF, **address(app))
     assert other.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), FRENCH.prompt))
-    assert other.text_area(key=state.PROMPT).value == FRENCH.prompt and changed(other) == changed(app)
+    assert other.text_area(key=session.PROMPT).value == FRENCH.prompt and changed(other) == changed(app)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_a_top_k_that_the_model_has_not_is_not_chosen(query):
 
 def test_a_link_to_what_if_of_another_model_fetches_nothing_of_it(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
-    for module, name in ((models, "facts_of_any"), (shared, "_load"), (shared, "at_work")):
+    for module, name in ((model_catalog, "facts_of_any"), (model_service, "_load"), (model_service, "run_on_model")):
         monkeypatch.setattr(module, name, pytest.fail)
     app = visit(WHAT_IF, prompt="One day", model="some/model", change="top-k", changed_top_k="3")
     assert "a model that is not loaded" in sentences(app)
@@ -140,21 +144,21 @@ def test_a_change_that_waits_with_its_run_is_there_after_it():
 
 def test_a_link_to_compare_shows_the_two_traces():
     app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
-    app.selectbox(key=state.FIRST_TRACE).set_value(FRENCH.prompt)
-    app.selectbox(key=state.SECOND_TRACE).set_value(ENGLISH.prompt).run()
+    app.selectbox(key=session.FIRST_TRACE).set_value(FRENCH.prompt)
+    app.selectbox(key=session.SECOND_TRACE).set_value(ENGLISH.prompt).run()
     chart = NAMED["aux_loss_by_layer"].question
-    app.selectbox(key=state.BESIDE).set_value(chart).run()
+    app.selectbox(key=session.BESIDE).set_value(chart).run()
     assert dict(parse_qsl(address(app)["first"])) == FRENCH.parameters()
     other = visit(COMPARE, **address(app))
     assert compared(other) == compared(app) == [FRENCH.prompt, ENGLISH.prompt]
-    assert other.selectbox(key=state.BESIDE).value == chart
+    assert other.selectbox(key=session.BESIDE).value == chart
     assert address(other) == address(app)
     assert visit(COMPARE).session_state["address"] == {}, "the control"
 
 
 def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
     app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
-    for key, value in zip(pairs.KEYS, (FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt), strict=True):
+    for key, value in zip(trace_picker.KEYS, (FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt), strict=True):
         app.selectbox(key=key).set_value(value).run()
     three = address(app)
     assert dict(parse_qsl(three["third"])) == FRENCH.parameters()
@@ -167,7 +171,7 @@ def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
 def test_a_link_to_compare_takes_up_what_was_run_before(monkeypatch):
     app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
     shown = app.session_state["trace"]
-    monkeypatch.setattr(shared, "at_work", pytest.fail)
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     go_to(app, COMPARE, **pair(FRENCH, ENGLISH))
     assert compared(app) == [FRENCH.prompt, ENGLISH.prompt] and app.session_state["trace"] is shown
     go_to(app, "load")
@@ -178,14 +182,14 @@ def test_a_run_that_generates_waits_and_then_is_compared_part_by_part(monkeypatc
     written = replace(ENGLISH, new_tokens=2, temperature=0.5, seed=3).parameters()
     query = pair(written | {"part": "generated"}, FRENCH)
     with monkeypatch.context() as watched:
-        watched.setattr(shared, "_load", pytest.fail)
+        watched.setattr(model_service, "_load", pytest.fail)
         app = visit(COMPARE, **pair(written, written))
         assert sentences(app).count("press Run on the Explore page") == 1 and "'One day'" in sentences(app)
         assert "recent" not in app.session_state and "fewer than two" not in sentences(app)
     app = visit(COMPARE, **query)
     assert len(app.session_state["recent"]) == 1 and "press Run on the Explore page" in sentences(app)
     app = go_to(app, "")
-    assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 2)
+    assert (app.text_area(key=TEXT).value, app.slider(key=session.NEW_TOKENS).value) == ("One day", 2)
     app = go_to(run(app, "One day"), COMPARE)
     assert "press Run on the Explore page" not in sentences(app)
     first, second = compared(app)
@@ -203,7 +207,7 @@ def test_a_link_to_compare_loads_no_model_that_is_not_on_offer(model, why, monke
 
 def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
-    for module, name in ((models, "facts_of_any"), (shared, "_load"), (shared, "at_work")):
+    for module, name in ((model_catalog, "facts_of_any"), (model_service, "_load"), (model_service, "run_on_model")):
         monkeypatch.setattr(module, name, pytest.fail)
     other = replace(FRENCH, model="some/model")
     app = visit(COMPARE, **pair(other, other))
@@ -213,7 +217,7 @@ def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypat
 
 @pytest.mark.parametrize("text", ["", "prompt", "&&&", "model=embedded", "a=1&" * 1000, "%ff%fe"])
 def test_nonsense_in_a_link_to_compare_is_ignored(text, monkeypatch):
-    monkeypatch.setattr(shared, "at_work", pytest.fail)
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     app = visit(COMPARE, first=text, second=text)
     assert "recent" not in app.session_state and "fewer than two so far" in sentences(app)
 
@@ -226,9 +230,9 @@ def test_a_part_that_a_trace_has_not_is_ignored():
 def test_a_choice_by_hand_ends_what_a_link_still_wants():
     app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
     go_to(app, COMPARE, **pair(replace(ENGLISH, new_tokens=2), FRENCH))
-    assert carried._PAIR_ASKED in app.session_state
-    app.selectbox(key=state.FIRST_TRACE).set_value(ENGLISH.prompt).run()
-    assert not app.session_state[carried._PAIR_ASKED]
+    assert carried.PAIR_ASKED in app.session_state
+    app.selectbox(key=session.FIRST_TRACE).set_value(ENGLISH.prompt).run()
+    assert not app.session_state[carried.PAIR_ASKED]
 
 
 def test_what_a_link_cannot_bring_stays_out_of_the_address():
@@ -238,6 +242,6 @@ def test_what_a_link_cannot_bring_stays_out_of_the_address():
     app.session_state["recent"] = dict(app.session_state["recent"]) | {"from a file": sample_trace()}
     assert not {"first", "second"} & address(go_to(app, COMPARE)).keys()
     app = run(go_to(app, ""), ENGLISH.prompt)
-    go_to(app, COMPARE).selectbox(key=state.FIRST_TRACE).set_value(FRENCH.prompt)
-    app.selectbox(key=state.SECOND_TRACE).set_value(ENGLISH.prompt).run()
+    go_to(app, COMPARE).selectbox(key=session.FIRST_TRACE).set_value(FRENCH.prompt)
+    app.selectbox(key=session.SECOND_TRACE).set_value(ENGLISH.prompt).run()
     assert {"first", "second"} <= address(app).keys(), "the control"

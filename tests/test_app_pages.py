@@ -5,19 +5,23 @@ from dataclasses import replace
 import pytest
 import streamlit as st
 from labels import labelled
-from moeviz_app import models, pairs, settings, shared, state
-from moeviz_app.asked import LONGEST, Run
-from moeviz_app.examples import EXAMPLES
-from moeviz_app.views.menu import GALLERY
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.pages.corpus import MOST_PASTED
+from moeviz_app.pages.examples import EXAMPLES
+from moeviz_app.pages.menu import GALLERY
+from moeviz_app.session import session
+from moeviz_app.widgets import trace_picker
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
+from survey.tiny_models import random_model
 from test_app import MAIN, SECONDS, drawn, page, pictures, run, sentences
 from tiny_models import tiny_tokenizer
 
 import moeviz
-from moeviz.capture.survey.survey import random_model
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.several import CHARTS as OF_SEVERAL
+from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.metrics.tokens import visible
 from moeviz.samples import sample_trace
 
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
 def compare(*traces) -> AppTest:
     """The Compare page of a visitor who has had these traces, the last one on screen."""
-    app = page("moeviz_app.views.compare.compare_page", traces[-1] if traces else None)
+    app = page("moeviz_app.pages.compare.compare_page", traces[-1] if traces else None)
     app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
     return app.run()
 
@@ -55,7 +59,7 @@ def test_what_cannot_be_compared_says_why_and_the_rest_is_drawn():
 
 def test_prompt_and_generation_of_one_trace_are_two_to_compare(trace):
     assert trace.tokens["phase"].nunique() == 2
-    options = compare(trace).selectbox(key=state.FIRST_TRACE).options
+    options = compare(trace).selectbox(key=session.FIRST_TRACE).options
     assert options == ["trace 0", "trace 0 · prompt", "trace 0 · generated"]
 
 
@@ -69,18 +73,17 @@ def recent_script():
     from dataclasses import replace
 
     import streamlit as st
-    from moeviz_app import state
-    from moeviz_app.traces import recent
+    from moeviz_app.session import recent, session
 
     from moeviz.samples import sample_trace
 
     for number in range(8):
         trace = sample_trace(tokens=3)
-        state.set_trace(replace(trace, tokens=trace.tokens.assign(text=[f"t{number} "] * 3)))
+        session.set_trace(replace(trace, tokens=trace.tokens.assign(text=[f"t{number} "] * 3)))
     newest = next(iter(recent.traces()))
-    state.set_trace(sample_trace(tokens=4))
+    session.set_trace(sample_trace(tokens=4))
     recent.rename(next(iter(recent.traces())), "mine")
-    state.set_trace(state.current_trace())  # shown again, it keeps its name
+    session.set_trace(session.current_trace())  # shown again, it keeps its name
     names = list(recent.traces())
     st.text(names[0])
     st.text(len(names))
@@ -88,7 +91,7 @@ def recent_script():
 
 
 def test_who_has_nothing_to_compare_yet_compares_two_examples():
-    app = page("moeviz_app.views.compare.compare_page")
+    app = page("moeviz_app.pages.compare.compare_page")
     (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
     button.click().run()
     assert not app.exception and pictures(app) > 2
@@ -98,7 +101,7 @@ def test_who_has_nothing_to_compare_yet_compares_two_examples():
 
 
 def what_if(**changes) -> AppTest:
-    app = page("moeviz_app.views.what_if.what_if_page")
+    app = page("moeviz_app.pages.what_if.what_if_page")
     for key, value in changes.items():
         app.selectbox(key=key).set_value(value).run()
     return app
@@ -112,10 +115,10 @@ def test_every_change_is_read_both_ways(change):
     (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
     assert not app.exception
-    found, _ = app.session_state[state.EFFECT]
+    found, _ = app.session_state[session.EFFECT]
     assert {metric.label for metric in app.metric} >= {"Loss, unchanged", "Loss, changed", "KL", "Next token changed"}
     assert pictures(app) == 3
-    assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=state.PROMPT).value))
+    assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=session.PROMPT).value))
     (keep,) = (button for button in app.button if button.label == "Keep both traces")
     keep.click().run()
     assert app.session_state["trace"] is found.changed
@@ -126,13 +129,13 @@ def test_what_a_change_did_stands_as_it_was_when_another_model_is_chosen(monkeyp
     app = what_if()
     (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
-    _, before = app.session_state[state.EFFECT]
+    _, before = app.session_state[session.EFFECT]
     assert before["next_token"].map(type).eq(str).all()
-    monkeypatch.setattr("moeviz_app.shared.model", pytest.fail)  # its tokenizer would read other ids
-    app.session_state[state.DTYPE] = "bfloat16"
+    monkeypatch.setattr("moeviz_app.jobs.model_service.model", pytest.fail)  # its tokenizer would read other ids
+    app.session_state[session.DTYPE] = "bfloat16"
     app.run()
     assert not app.exception and pictures(app) == 3
-    _, after = app.session_state[state.EFFECT]
+    _, after = app.session_state[session.EFFECT]
     assert after is before
 
 
@@ -147,13 +150,12 @@ def test_a_change_that_cannot_be_made_is_one_sentence():
 
 
 def corpus() -> AppTest:
-    return page("moeviz_app.views.corpus.corpus_page")
+    return page("moeviz_app.pages.corpus.corpus_page")
 
 
 def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
     app = corpus()
-    app.button[0].click().run()
-    assert not app.exception
+    press(app, "Trace the texts")
     trace = app.session_state["trace"]
     assert trace.tokens["label"].unique().tolist() == ["English", "French", "Python"]
     assert pictures(app) >= 3
@@ -162,9 +164,34 @@ def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
 def test_a_corpus_that_is_too_long_is_one_sentence(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_corpus_chars=50))
     app = corpus()
-    app.button[0].click().run()
-    assert not app.exception
+    press(app, "Trace the texts")
     assert "and 50 are allowed here" in sentences(app)
+
+
+def test_a_row_is_added_and_removed_and_a_row_that_lacks_its_label_or_text_is_left_out():
+    app = corpus()
+    press(app, "Add a text")
+    assert len(app.text_input) == len(app.text_area) == 4
+    app.text_input[3].set_value("German").run()
+    press(app, "Trace the texts")
+    assert app.session_state["trace"].tokens["label"].nunique() == 3  # it has no text yet
+    app.text_area[3].set_value("Es war kalt.").run()
+    press(app, "Trace the texts")
+    assert app.session_state["trace"].tokens["label"].nunique() == 4
+    for _ in range(3):
+        press(app, "Remove the last")
+    assert not app.exception
+    (last,) = (button for button in app.button if button.label == "Remove the last")
+    assert len(app.text_area) == 1 and last.disabled
+
+
+def test_so_many_texts_can_be_pasted_and_no_more():
+    app = corpus()
+    for _ in range(MOST_PASTED - 3):
+        press(app, "Add a text")
+    (more,) = (button for button in app.button if button.label == "Add a text")
+    assert len(app.text_area) == MOST_PASTED and more.disabled
+    assert "For more, upload a file" in sentences(app)
 
 
 def visit(**query: str) -> AppTest:
@@ -188,7 +215,7 @@ def test_the_address_repeats_the_view():
     assert not other.exception
     trace = other.session_state["trace"]
     assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
-    assert (other.session_state[state.LAYER], other.session_state["token"]) == (2, 4)
+    assert (other.session_state[session.LAYER], other.session_state["token"]) == (2, 4)
     assert other.text_area(key=TEXT).value == "Il fait froid."
     assert address(other)["token"] == "4"
 
@@ -196,7 +223,9 @@ def test_the_address_repeats_the_view():
 def test_a_link_that_waited_no_longer_asks_for_run_once_it_runs(monkeypatch):
     app = visit(prompt="One day", new_tokens="3")
     assert "press Run on the Explore page" in sentences(app)
-    monkeypatch.setattr("moeviz_app.links.run_live", lambda *_: st.stop())  # what is on the page while a run goes on
+    monkeypatch.setattr(
+        "moeviz_app.url.navigation.run_live", lambda *_: st.stop()
+    )  # what is on the page while a run goes on
     app.button(key=RUN).click().run()
     assert not app.exception and "press Run on the Explore page" not in sentences(app)
 
@@ -205,22 +234,22 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
     """Any web page can lead a browser to this machine: that may cost nothing, and fetch nothing."""
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
     with monkeypatch.context() as watched:
-        watched.setattr(shared, "at_work", pytest.fail)
+        watched.setattr(model_service, "run_on_model", pytest.fail)
         app = visit(prompt="One day", new_tokens="3", seed="5")
         assert not app.exception and "trace" not in app.session_state
         assert "press Run on the Explore page" in sentences(app)
         app.run()
         assert "press Run on the Explore page" in sentences(app), "it says so as long as nothing is run"
-    assert (app.text_area(key=TEXT).value, app.slider(key=state.NEW_TOKENS).value) == ("One day", 3)
+    assert (app.text_area(key=TEXT).value, app.slider(key=session.NEW_TOKENS).value) == ("One day", 3)
     run(app, "One day")
     assert "press Run on the Explore page" not in sentences(app)
     assert address(app)["new_tokens"] == "3" and address(app)["seed"] == "5"
-    monkeypatch.setattr(shared, "_load", pytest.fail)
+    monkeypatch.setattr(model_service, "_load", pytest.fail)
     assert "a model that is not loaded" in sentences(visit(prompt="One day", model="/some/folder"))
 
 
 def test_a_link_to_a_model_in_memory_runs():
-    shared.model("embedded", models.How("bfloat16"))
+    model_service.model("embedded", model_catalog.LoadOptions("bfloat16"))
     app = visit(prompt="One day", dtype="bfloat16")
     assert not app.exception and app.session_state["trace"].model.dtype == "bfloat16"
 
@@ -228,7 +257,7 @@ def test_a_link_to_a_model_in_memory_runs():
 def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch):
     app = run(run(visit(), "Il fait froid."), "One day")
     later = app.session_state["trace"]
-    monkeypatch.setattr(shared, "at_work", pytest.fail)
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     app.query_params["prompt"] = "Il fait froid."
     app.run()
     assert not app.exception
@@ -243,7 +272,7 @@ def test_a_click_that_carries_the_address_of_before_does_not_go_back():
     later, now = app.session_state["trace"], address(app)
     for name, value in before.items():
         app.query_params[name] = value
-    app.session_state[state.LAYER] = 1
+    app.session_state[session.LAYER] = 1
     app.run()
     assert not app.exception
     assert app.session_state["trace"] is later and app.text_area(key=TEXT).value == "One day"
@@ -278,19 +307,19 @@ def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
     app.session_state["trace"] = trace
     app.run()
     assert address(app) == {}
-    assert Run("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
+    assert RunRequest("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
     app = run(visit(), "a " * (LONGEST // 2 + 1))
     assert not app.exception and address(app) == {}
 
 
 def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
-    app = page("moeviz_app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
+    app = page("moeviz_app.pages.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
     assert not app.exception
     assert "example.com" not in "".join(markdown.value for markdown in app.markdown)
 
 
 def test_a_run_says_in_its_address_all_that_its_trace_depends_on():
-    run = Run("x", "m", 3, 0.75, settings.HIGHEST_SEED, "bfloat16", "cpu", "decoder", "on", "checkpoint")
+    run = RunRequest("x", "m", 3, 0.75, settings.HIGHEST_SEED, "bfloat16", "cpu", "decoder", "on", "checkpoint")
     assert run.parameters() == {
         "prompt": "x",
         "model": "m",
@@ -311,9 +340,9 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, models=(str(tmp_path),)))
     app = visit()
-    assert app.radio(key=state.SITE).options == ["encoder", "decoder"]
-    app.radio(key=state.SITE).set_value("decoder").run()
-    app.slider(key=state.NEW_TOKENS).set_value(4).run()
+    assert app.radio(key=session.SITE).options == ["encoder", "decoder"]
+    app.radio(key=session.SITE).set_value("decoder").run()
+    app.slider(key=session.NEW_TOKENS).set_value(4).run()
     app = run(app, "One day")
     assert not app.exception
     assert app.session_state["trace"].model.site == "decoder"
@@ -321,13 +350,13 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
 
 
 def test_the_timeline_shows_all_families_or_those_chosen():
-    app = page("moeviz_app.views.timeline.timeline_page")
+    app = page("moeviz_app.pages.timeline.timeline_page")
     assert not app.exception and pictures(app) == 2
-    app.multiselect(key=state.FAMILIES).set_value(["Google"]).run()
+    app.multiselect(key=session.FAMILIES).set_value(["Google"]).run()
     assert not app.exception and pictures(app) == 2
 
 
-HISTORY = "moeviz_app.views.history.local_experts_1991.page"
+HISTORY = "moeviz_app.pages.history.local_experts_1991.page"
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -337,7 +366,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
-    app = page(f"moeviz_app.views.history.{file}.page")
+    app = page(f"moeviz_app.pages.history.{file}.page")
     assert not app.exception
     assert pictures(app) >= 2
     assert "This is the result that ships" in sentences(app) or file == "mixtral"
@@ -351,7 +380,7 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []
@@ -377,7 +406,8 @@ def clicked(layer, expert, key="load_heatmap 0"):
         from types import SimpleNamespace
 
         import streamlit as st
-        from moeviz_app import state, to_expert
+        from moeviz_app.session import session
+        from moeviz_app.widgets import chart_panel, expert_links
 
         from moeviz.charts import NAMED
         from moeviz.samples import sample_trace
@@ -385,8 +415,8 @@ def clicked(layer, expert, key="load_heatmap 0"):
         point = {"layer": layer, "expert": expert}
         chosen = [{name: value for name, value in point.items() if value is not None}]
         st.session_state[key] = SimpleNamespace(selection={"expert": chosen})
-        to_expert._ask(key, NAMED[key.split()[0]], sample_trace().select(layers=[1, 2]).model)
-        st.text(f"{state.value(to_expert.ASKED)} {to_expert.steps()}")
+        chart_panel._follow_mark(key, NAMED[key.split()[0]], sample_trace().select(layers=[1, 2]).model)
+        st.text(f"{session.value(expert_links.ASKED)} {expert_links.steps()}")
 
     app = AppTest.from_function(script, default_timeout=SECONDS, args=(layer, expert, key)).run()
     assert not app.exception
@@ -414,7 +444,7 @@ def test_a_mark_of_one_layer_need_not_name_it():
 
 def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
     def ways(topic: str) -> list[str]:
-        app = page("moeviz_app.views.topic.topic_page", trace, topic)
+        app = page("moeviz_app.pages.topic.topic_page", trace, topic)
         return [box.label for box in app.selectbox if box.key.startswith(("layer of", "number of"))]
 
     assert ways("Load") == ["Layer", "Expert"]
@@ -423,9 +453,9 @@ def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
 
 def three(*traces) -> AppTest:
     """The Compare page with a third trace chosen beside the first two."""
-    app = page("moeviz_app.views.compare.compare_page", traces[-1])
+    app = page("moeviz_app.pages.compare.compare_page", traces[-1])
     app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
-    for number, key in enumerate(pairs.KEYS):
+    for number, key in enumerate(trace_picker.KEYS):
         app.session_state[key] = f"trace {number}"
     app.run()
     assert not app.exception
@@ -451,7 +481,7 @@ def test_three_models_stand_side_by_side_on_one_text():
 
 def test_two_traces_are_compared_as_ever_where_no_third_is_chosen():
     app = compare(sample_trace(seed=1), sample_trace(seed=1), sample_trace())
-    assert app.selectbox(key=state.THIRD_TRACE).value is None
+    assert app.selectbox(key=session.THIRD_TRACE).value is None
     assert [heading.value for heading in app.subheader][: len(COMPARISONS)] == [c.question for c in COMPARISONS]
 
 
@@ -492,37 +522,37 @@ def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
 def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, words):
     """Of tiny ones, which are looked for where those would be."""
     listed = replace(settings.SETTINGS, models=names)
-    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names[:1])
+    monkeypatch.setattr("moeviz_app.pages.compare.installed", lambda: names[:1])
     app = compare(sample_trace(), sample_trace(seed=1))
     assert not [button for button in app.button if "embedded models" in button.label], "they are not here"
     monkeypatch.setattr(settings, "SETTINGS", listed)
-    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names)
+    monkeypatch.setattr("moeviz_app.pages.compare.installed", lambda: names)
 
     def made(run, key):
         trace = sample_trace(experts=31 if run.model.endswith("fine") else 8, top_k=2)
         trace = replace(trace, model=replace(trace.model, name=run.model))
-        state.set_trace(trace, run)
+        session.set_trace(trace, run)
         return trace
 
-    monkeypatch.setattr("moeviz_app.views.compare.record", made)
+    monkeypatch.setattr("moeviz_app.pages.compare.record", made)
     app = compare(sample_trace(), sample_trace(seed=1))
     (button,) = (button for button in app.button if "embedded models" in button.label)
     assert button.label.endswith(words)
     button.click().run()
     assert not app.exception
-    chosen = [app.session_state[key] for key in pairs.KEYS]
+    chosen = [app.session_state[key] for key in trace_picker.KEYS]
     assert [app.session_state["recent"][key].model.name for key in chosen if key] == [*names]
 
 
 def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
     app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
     first = app.session_state["figures of several"][1]
-    monkeypatch.setattr("moeviz_app.views.compare_several.figures_of_several", pytest.fail)
+    monkeypatch.setattr("moeviz_app.pages.compare_several.figures_of_several", pytest.fail)
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
     assert not app.exception and app.session_state["figures of several"][1] is first
     monkeypatch.undo()
-    app.selectbox(key=state.THIRD_TRACE).set_value("trace 0").run()
+    app.selectbox(key=session.THIRD_TRACE).set_value("trace 0").run()
     assert not app.exception and app.session_state["figures of several"][1] is not first
 
 
@@ -544,7 +574,7 @@ def test_a_third_trace_is_taken_away_again():
     traces = [sample_trace(seed=seed) for seed in (1, 2, 3)]
     traces[1] = replace(traces[1], model=replace(traces[1].model, name="another"))
     app = three(*traces)
-    app.selectbox(key=state.THIRD_TRACE).set_value(None).run()
+    app.selectbox(key=session.THIRD_TRACE).set_value(None).run()
     assert not app.exception
     assert "in A and least in B" in sentences(app) or "differs by no more than luck" in sentences(app)
     assert "Trace C" not in sentences(app)

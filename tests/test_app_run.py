@@ -1,10 +1,12 @@
 """A run of the first page: what it writes stands as text, and what ends it loses nothing that was shown."""
 
 import pytest
-from moeviz_app import live, models, shared, state
-from moeviz_app.asked import Run, usual_temperature
-from moeviz_app.components.written import text_of
-from moeviz_app.views.explore import EXPLORER
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import RunRequest, usual_temperature
+from moeviz_app.pages.explore import EXPLORER
+from moeviz_app.session import session
+from moeviz_app.widgets import run_panel
+from moeviz_app.widgets.components.written import text_of
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 from test_app import drawn, first_page, run
@@ -30,8 +32,8 @@ def test_prompt_and_continuation_are_told_apart(made):
 
 def test_the_embedded_model_samples_unless_asked_otherwise():
     app = first_page()
-    assert app.slider(key=state.TEMPERATURE).value == usual_temperature("embedded") == 0.8
-    app.slider(key=state.NEW_TOKENS).set_value(5).run()
+    assert app.slider(key=session.TEMPERATURE).value == usual_temperature("embedded") == 0.8
+    app.slider(key=session.NEW_TOKENS).set_value(5).run()
     trace = run(app, "One day").session_state["trace"]
     assert trace.model.decoding == "sampled at temperature 0.8, seed 0"
     assert usual_temperature("some/other") == 0.0
@@ -44,10 +46,10 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
     before = app.session_state["trace"]
 
     def breaks_off(_heard, _listen):
-        state.hold(made)
+        session.hold(made)
         raise ends
 
-    monkeypatch.setattr(live, "result", breaks_off)
+    monkeypatch.setattr(run_panel, "wait_for", breaks_off)
     run(app, "Il fait")
     app.run()
     assert not app.exception
@@ -55,23 +57,25 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
 
 
 def test_a_link_repeats_a_chat():
-    asked = Run("a", "embedded", chat=True, system="Be brief.")
+    asked = RunRequest("a", "embedded", chat=True, system="Be brief.")
     assert asked.parameters() == {"prompt": "a", "model": "embedded", "chat": "True", "system": "Be brief."}
 
 
 def test_the_strip_tells_apart_what_a_chat_template_added(monkeypatch):
     trace = moeviz.trace("embedded", "One day")
     monkeypatch.setattr(
-        shared, "added_by_template", lambda *asked: [0, 2] if asked[2:] == ("One day", "Be brief.") else []
+        model_service, "added_by_template", lambda *asked: [0, 2] if asked[2:] == ("One day", "Be brief.") else []
     )
     app = first_page(trace)
     assert drawn(app, EXPLORER)["template"] == []
-    app.session_state["runs"] = [(trace, Run("One day", "embedded", chat=True, system="Be brief."))]
+    app.session_state["runs"] = [(trace, RunRequest("One day", "embedded", chat=True, system="Be brief."))]
     app.run()
     assert drawn(app, EXPLORER)["template"] == [0, 2]
 
 
 def test_what_a_template_added_is_known_of_a_model_in_memory_alone():
-    assert shared.added_by_template("/no/such/model", models.AS_IT_IS, "a", None) == []
-    shared.model("embedded")
-    assert shared.added_by_template("embedded", models.AS_IT_IS, "a", None) == [], "it has no chat template"
+    assert model_service.added_by_template("/no/such/model", model_catalog.DEFAULT_LOAD, "a", None) == []
+    model_service.model("embedded")
+    assert model_service.added_by_template("embedded", model_catalog.DEFAULT_LOAD, "a", None) == [], (
+        "it has no chat template"
+    )

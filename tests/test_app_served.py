@@ -4,8 +4,12 @@ import threading
 from dataclasses import replace
 
 import pytest
-from moeviz_app import links, live, models, settings, shared, state
-from moeviz_app.asked import Run
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.pages import layout
+from moeviz_app.session import session
+from moeviz_app.widgets import run_panel
 from served_stub import Stub, read, serving
 from test_app import first_page, run
 
@@ -36,7 +40,7 @@ def listed(name, monkeypatch):
 def chosen(name):
     """The first page with that model chosen."""
     app = first_page()
-    app.selectbox(key=state.MODEL).set_value(name).run()
+    app.selectbox(key=session.MODEL).set_value(name).run()
     return app
 
 
@@ -46,7 +50,7 @@ def told(app):
 
 def test_a_prompt_is_run_on_the_server_that_was_chosen(listed):
     app = chosen(listed)
-    app.slider(key=state.NEW_TOKENS).set_value(3).run()
+    app.slider(key=session.NEW_TOKENS).set_value(3).run()
     app = run(app, "Hello")
     trace = app.session_state["trace"]
     assert not app.exception and trace.model.name == listed and trace.weights is None
@@ -72,13 +76,13 @@ def test_an_address_may_be_typed_in_private_alone(name, serve, any_model, may, m
     changed = replace(settings.SETTINGS, serve=serve, allow_any_model=any_model)
     monkeypatch.setattr(settings, "SETTINGS", changed)
     if may:
-        return models.check_on_offer(name)
+        return model_catalog.check_on_offer(name)
     with pytest.raises(ModelNotFound, match="is not available here"):
-        models.check_on_offer(name)
+        model_catalog.check_on_offer(name)
     monkeypatch.setattr(settings, "SETTINGS", replace(changed, models=("embedded", name)))
-    models.check_on_offer(name)
+    model_catalog.check_on_offer(name)
     if any_model:
-        models.check_on_offer("some/model")
+        model_catalog.check_on_offer("some/model")
 
 
 def test_a_link_asks_no_server_that_is_not_listed(name, stub, monkeypatch):
@@ -88,7 +92,7 @@ def test_a_link_asks_no_server_that_is_not_listed(name, stub, monkeypatch):
     app.run()
     assert "Links lead to listed servers alone" in told(app) and stub.asked == []
     with pytest.raises(ModelNotFound, match="not listed here"):
-        links._show(Run("Hello", name), None, None)
+        layout._show(RunRequest("Hello", name), None, None)
 
 
 def test_a_link_to_a_listed_server_waits_for_run(listed, stub):
@@ -97,19 +101,19 @@ def test_a_link_to_a_listed_server_waits_for_run(listed, stub):
     app.run()
     assert "a model on a server" in told(app)
     assert stub.asked == []
-    assert not shared.at_hand(listed, models.AS_IT_IS)
+    assert not model_service.at_hand(listed, model_catalog.DEFAULT_LOAD)
     assert run(app, "Hello").session_state["trace"].tokens["token_id"].tolist() == read("Hello")
 
 
 def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):
     """As the page does at Stop: it closes what it hears, and the server's connection is closed within a moment."""
     forever = threading.Event()
-    shared.model(listed)
+    model_service.model(listed)
     stub.routes["/v1/completions"] = lambda body: forever.wait(20) and b" " * 2**25
-    monkeypatch.setattr(live, "result", _stop_at_news)
+    monkeypatch.setattr(run_panel, "wait_for", _stop_at_news)
     with pytest.raises(CaptureError, match="stopped"):
-        live.run_live(Run("Hello", listed, new_tokens=4))
-    for line in shared._lines.values():
+        run_panel.run_live(RunRequest("Hello", listed, new_tokens=4))
+    for line in model_service._lines.values():
         assert line._resting.wait(60)  # the run has ended, and with it the connection
     forever.set()
     assert stub.left.wait(60)
@@ -118,13 +122,14 @@ def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):
 def _stop_at_news(heard, listen):
     for told in heard:
         listen(told)
-        if isinstance(told, live.News):
+        if isinstance(told, run_panel.News):
             assert told.value is None
             heard.close()
             raise CaptureError("stopped")
 
 
 def test_what_changes_a_model_is_a_sentence(listed):
-    assert "runs in vllm, where moeviz reads what the routers decide and changes nothing" in models.why_only_read(
-        listed
+    assert (
+        "runs in vllm, where moeviz reads what the routers decide and changes nothing"
+        in model_catalog.why_only_read(listed)
     )

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from moeviz_app import runs, settings, state
+from moeviz_app import settings
+from moeviz_app.session import session, training_runs
 from streamlit.testing.v1 import AppTest
 from test_app import SAFE_ELEMENTS, SECONDS, pictures, sentences
 from test_app_links import address, go_to, visit
@@ -24,7 +25,7 @@ HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 def training_page(**kept: object) -> AppTest:
     def script() -> None:
-        from moeviz_app.views.training import training_page
+        from moeviz_app.pages.training import training_page
 
         training_page()
 
@@ -37,8 +38,8 @@ def training_page(**kept: object) -> AppTest:
 def in_all_parts(app: AppTest) -> dict[str, int]:
     """How many pictures each part of the page has, opened one after the other."""
     found = {}
-    for part in runs.PARTS:
-        app.session_state[state.RUN_PART] = part
+    for part in training_runs.PARTS:
+        app.session_state[session.RUN_PART] = part
         assert not app.run().exception
         found[part] = pictures(app)
     return found
@@ -46,7 +47,7 @@ def in_all_parts(app: AppTest) -> dict[str, int]:
 
 def uploaded(name: str, data: bytes) -> AppTest:
     app = training_page()
-    app.file_uploader(key=state.RUN_FILE).upload(name, data, "application/json").run()
+    app.file_uploader(key=session.RUN_FILE).upload(name, data, "application/json").run()
     return app
 
 
@@ -78,38 +79,43 @@ def test_the_pair_that_ships_is_there_on_the_first_day_with_its_alarms():
     assert "experts 0 and 3 of 8 do 87% of the work; no aux loss is computed." in said
     assert "Go back to a checkpoint from before the alarm" in said
     assert "No alarm is on at step 90." in said and "Over at step" in said
-    assert app.select_slider(key=state.RUN_LAYER).value == 1, "the worst layer"
+    assert app.select_slider(key=session.RUN_LAYER).value == 1, "the worst layer"
 
 
 def test_only_the_part_that_is_open_is_drawn():
     """All at once, the first picture would come with the last."""
     app = training_page()
-    assert pictures(app) == 3 and app.session_state[state.RUN_PART] == runs.EXPERTS
-    assert in_all_parts(app) == {runs.EXPERTS: 3, runs.BALANCE: 3, runs.LOSSES: 4, runs.PROBE: 3}
+    assert pictures(app) == 3 and app.session_state[session.RUN_PART] == training_runs.EXPERTS
+    assert in_all_parts(app) == {
+        training_runs.EXPERTS: 3,
+        training_runs.BALANCE: 3,
+        training_runs.LOSSES: 4,
+        training_runs.PROBE: 3,
+    }
 
 
 def test_a_link_opens_the_part_that_was_on_screen():
     app = visit("training", run="aux-on", part="losses")
-    assert app.session_state[state.RUN_PART] == runs.LOSSES and pictures(app) == 4
+    assert app.session_state[session.RUN_PART] == training_runs.LOSSES and pictures(app) == 4
     assert address(app)["part"] == "losses" and address(app)["run"] == "aux-on"
     app = visit("training", run="aux-on", part="none such")
-    assert app.session_state[state.RUN_PART] == runs.EXPERTS
+    assert app.session_state[session.RUN_PART] == training_runs.EXPERTS
 
 
 def test_an_alarm_leads_to_its_layer():
-    app = training_page(run_part=runs.BALANCE)
+    app = training_page(run_part=training_runs.BALANCE)
     (button,) = (button for button in app.button if button.label == "See layer 0")
     button.click().run()
-    assert app.select_slider(key=state.RUN_LAYER).value == 0 and not app.exception
-    assert app.session_state[state.RUN_PART] == runs.EXPERTS
+    assert app.select_slider(key=session.RUN_LAYER).value == 0 and not app.exception
+    assert app.session_state[session.RUN_PART] == training_runs.EXPERTS
 
 
 def test_a_run_alone_and_tokens_on_the_axis():
     app = training_page()
-    app.selectbox(key=state.OTHER_RUN).set_value("no other run").run()
+    app.selectbox(key=session.OTHER_RUN).set_value("no other run").run()
     assert not app.exception and sum(in_all_parts(app).values()) == 12
     assert "aux loss on" not in sentences(app)
-    app.session_state[state.RUN_AXIS] = "Tokens"
+    app.session_state[session.RUN_AXIS] = "Tokens"
     assert sum(in_all_parts(app).values()) == 12
 
 
@@ -120,43 +126,43 @@ def test_a_run_without_what_the_other_has_is_named_and_the_other_keeps_its_colou
         for step, changed in ((1, [None]), (2, [0.5])):
             file.write(json.dumps({"snapshot": step, "tokens": step, "changed": changed}) + "\n")
     app = started(one, other)
-    app.session_state[state.RUN_PART] = runs.PROBE
+    app.session_state[session.RUN_PART] = training_runs.PROBE
     assert not app.run().exception and pictures(app) == 1
     assert "“one” has fewer than two snapshots of a probe set: only “other” is drawn." in sentences(app)
     assert "At the end, in “other” 50% of the choices changed" in sentences(app)
     (chart,) = app.get("vega_lite_chart")
     assert json.loads(chart.proto.spec)["layer"][0]["encoding"]["color"]["scale"]["domain"] == ["one", "other"]
-    app.session_state[state.RUN_PART] = runs.BALANCE
+    app.session_state[session.RUN_PART] = training_runs.BALANCE
     assert "is drawn" not in sentences(app.run()), "both have a balance"
 
 
 def test_snapshots_alone_go_back_in_training():
-    app = training_page(training_run=runs.SNAPSHOTS)
+    app = training_page(training_run=training_runs.SNAPSHOTS)
     assert pictures(app) == 2 and not app.exception
-    moments = app.select_slider(key=state.MOMENT).options
-    assert len(moments) >= 6 and app.select_slider(key=state.MOMENT).value == int(moments[-1].replace(",", ""))
-    app.select_slider(key=state.MOMENT).set_value(int(moments[0].replace(",", ""))).run()
-    app.select_slider(key=state.TRAINING_LAYER).set_value(5).run()
+    moments = app.select_slider(key=session.MOMENT).options
+    assert len(moments) >= 6 and app.select_slider(key=session.MOMENT).value == int(moments[-1].replace(",", ""))
+    app.select_slider(key=session.MOMENT).set_value(int(moments[0].replace(",", ""))).run()
+    app.select_slider(key=session.TRAINING_LAYER).set_value(5).run()
     assert pictures(app) == 2 and not app.exception
 
 
 def test_an_upload_is_read_elsewhere_and_opens_alone():
     app = uploaded("routing.jsonl", (FOLDER / "aux-off" / "routing.jsonl").read_bytes())
     assert not app.exception
-    assert app.selectbox(key=state.RUN).value == "routing.jsonl"
-    assert app.selectbox(key=state.OTHER_RUN).value == "no other run"
+    assert app.selectbox(key=session.RUN).value == "routing.jsonl"
+    assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
     assert "do 87% of the work" in sentences(app)
 
 
 def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_training():
     data = (FOLDER / "aux-off" / "routing.jsonl").read_bytes()
     app = visit("traces")
-    app.file_uploader(key=state.UPLOAD).upload("mine.jsonl", data, "application/json").run()
+    app.file_uploader(key=session.UPLOAD).upload("mine.jsonl", data, "application/json").run()
     assert not app.exception and app.success[0].value == "Opened. It holds a training run, and no trace."
     assert "Look at the training run" in [link.proto.label for link in app.get("page_link")]
     app = go_to(app, "training")
-    assert app.selectbox(key=state.RUN).value == "mine.jsonl"
-    assert app.selectbox(key=state.OTHER_RUN).value == "no other run"
+    assert app.selectbox(key=session.RUN).value == "mine.jsonl"
+    assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
 
 
 def test_the_page_of_training_leaves_alone_which_run_made_which_trace(trace):
@@ -168,7 +174,7 @@ def test_the_page_of_training_leaves_alone_which_run_made_which_trace(trace):
 @pytest.mark.parametrize("data", [b"", b"{}\n", b'{"step": 1}\n', b"\x00" * 99, b"[" * 100_000])
 def test_an_upload_that_is_no_run_is_refused_and_what_was_there_stays(data):
     app = uploaded("x.jsonl", data)
-    assert not app.exception and app.selectbox(key=state.RUN).value == runs.AUX_OFF
+    assert not app.exception and app.selectbox(key=session.RUN).value == training_runs.AUX_OFF
     assert "no routing.jsonl that moeviz wrote" in sentences(app)
 
 
@@ -195,25 +201,25 @@ def test_a_run_that_grows_is_read_again_and_half_a_line_is_no_error(started, tmp
     folder = run_file(tmp_path / "run", 2, b'{"step": 3, "tok')
     app = started(folder)
     assert not app.exception and "2 logs up to step 2" in sentences(app)
-    assert runs.may_grow("run")
-    before = runs.seen("run")
+    assert training_runs.may_grow("run")
+    before = training_runs.seen("run")
     run_file(folder, 3)
-    assert runs.seen("run") != before
+    assert training_runs.seen("run") != before
     assert "3 logs up to step 3" in sentences(app.run())
 
 
 def test_a_run_is_looked_at_again_in_private_alone(started, tmp_path):
     folder = run_file(tmp_path / "run", 1)
     app = started(folder, serve=settings.PUBLIC)
-    assert not app.exception and not runs.may_grow("run")
+    assert not app.exception and not training_runs.may_grow("run")
     started(folder)
-    assert runs.may_grow("run")
+    assert training_runs.may_grow("run")
 
 
 def test_two_runs_that_the_server_was_started_with_stand_side_by_side(started, tmp_path):
     one, other = run_file(tmp_path / "one", 2), run_file(tmp_path / "other", 3)
     app = started(one, other)
-    assert (app.selectbox(key=state.RUN).value, app.selectbox(key=state.OTHER_RUN).value) == ("one", "other")
+    assert (app.selectbox(key=session.RUN).value, app.selectbox(key=session.OTHER_RUN).value) == ("one", "other")
     assert not app.exception
 
 
@@ -263,7 +269,7 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
 
 def test_what_is_kept_of_a_run_is_not_shown_for_another():
     """The second run of a pair may be another one of the same name, as when it has grown."""
-    from moeviz_app.views.training_charts import _measured
+    from moeviz_app.pages.training_charts import _measured
 
     from moeviz.charts.training import BALANCE
 
@@ -274,7 +280,7 @@ def test_what_is_kept_of_a_run_is_not_shown_for_another():
 
 
 def test_each_run_has_the_saturation_of_its_own_snapshots():
-    from moeviz_app.views.training_snapshots import _read, _saturation
+    from moeviz_app.pages.training_snapshots import _read, _saturation
 
     frames = []
     for name in ("aux-on", "aux-off"):

@@ -1,7 +1,7 @@
 """What Python does with what the prompt box says: the browser may be anybody's."""
 
 import pytest
-from moeviz_app.components import ask
+from moeviz_app.widgets.components import ask
 from page_with_a_box import EXAMPLES, MOST
 from plain_box import RUN, TEXT, example
 from streamlit.testing.v1 import AppTest

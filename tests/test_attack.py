@@ -1,6 +1,7 @@
 """A public server under attack, in short; `python -m benchmarks.attack` is the long form."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from servers import served
@@ -28,3 +29,10 @@ def test_the_same_attack_on_a_private_server_opens_the_folder(decoy, server):
     with WatchedFolder(decoy) as folder:
         attack.forged_choices(attack.Target(server.url, decoy, 1, 0), attack.Found())
         assert folder.seen
+
+
+def test_a_million_forged_rows_hold_nobody_up():
+    found = attack.Found()
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+        attack.forged_rows(attack.Target(server.url, Path("nowhere"), 0, 0), found)
+    assert not found.errors

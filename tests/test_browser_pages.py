@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from accessible import grave
 from browser import BACKGROUND, SIZES, eventually, fits, go_to, in_colours, settled
-from moeviz_app.views.menu import FIRST, GALLERY, MENU
+from moeviz_app.pages.menu import FIRST, GALLERY, MENU
 from playwright.sync_api import Page, expect
 from tabs import Visits
 from test_browser import DRAWN, PROMPT, run
@@ -70,6 +70,7 @@ def schemes(size: str, name: str) -> tuple[str, ...]:
     return ("light", "dark")
 
 
+@pytest.mark.table("app", "moeviz/charts", "moeviz/history")
 @pytest.mark.parametrize("name", [FIRST, *NAMES])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):

@@ -132,7 +132,9 @@ def test_a_component_lives_on_where_the_end_of_an_earlier_answer_comes_late(visi
     """Where two answers arrive at once, Streamlit ends the first of them after it has drawn the second."""
     page = visit.blank().page
     page.set_content("<div class=strip role=listbox></div><div class=said></div><p class=written></p>")
-    page.evaluate(TWICE, (Path(moeviz_app.__file__).parent / "components" / f"{name}.js").read_text("utf-8"))
+    page.evaluate(
+        TWICE, (Path(moeviz_app.__file__).parent / "widgets" / "components" / f"{name}.js").read_text("utf-8")
+    )
     if name == "strip":
         tokens(page).last.click()
         eventually(page, lambda: page.evaluate("said"), ["pick"])

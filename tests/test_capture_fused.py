@@ -57,7 +57,7 @@ def by_expert(trace, same):
     return [np.take_along_axis(part, order, -1)[same] for part in (trace.experts, trace.weights)]
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels")
 @every_family
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 def test_the_trace_is_the_one_that_listening_gives(family, dtype, tokenizer):
@@ -81,7 +81,7 @@ def stock_is_one_graph() -> bool:
     return True
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels")
 @every_family
 def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     """Compiled with fullgraph it is one graph; outputs are the stock model's, to the last bit after the exit."""

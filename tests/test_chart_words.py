@@ -10,12 +10,11 @@ from labels import labelled
 from test_charts import CHARTS, OF_ONE_EXPERT, OF_SERVING, fitted, repeated, sized
 
 from moeviz.charts import vocabulary
+from moeviz.charts.chart import with_titles
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.expert import COMPANY
-from moeviz.charts.expert_company import ATLAS, ROWS
+from moeviz.charts.expert import ATLAS, COMPANY, ROWS
 from moeviz.charts.overview import WHOLE_TRACE
 from moeviz.charts.serving import FITS
-from moeviz.charts.titles import with_titles
 from moeviz.metrics.words import in_words_of
 from moeviz.samples import sample_trace
 

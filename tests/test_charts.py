@@ -18,17 +18,16 @@ import moeviz.metrics
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.capture.models.served import served_model
 from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
+from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.corpus import MOST_COLUMNS, OVER_TIME
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
-from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
-from moeviz.charts.expert_company import ATLAS, ATLAS_CELLS, FLOW, ROWS, WEIGHTS
+from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
+from moeviz.charts.load import MOST_COLUMNS, OVER_TIME
+from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, FITS, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
-from moeviz.charts.several import CHARTS as OF_SEVERAL
-from moeviz.charts.to_expert import EXPERT, clickable
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
 from moeviz.errors import MissingField, MoevizError
@@ -99,24 +98,14 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
     charts = {module.name for module in pkgutil.iter_modules(moeviz.charts.__path__)} - {
         "chart",
         "theme",
-        "titles",  # in the words of a trace
         "overview",  # of long traces, above the strip
-        "to_expert",  # a click on a mark that is an expert
         "one_input",  # in the story of the history
-        *("token_layer_map", "token_layer_marks", "token_layer_images"),  # a part of tokens
+        *("token_layer_map", "token_layer_marks"),  # a part of tokens
         "vocabulary",  # a part of specialization
-        *("expert", "expert_company"),  # of one expert, on its own page
-        *(
-            "routing_over_training",
-            "comparison",
-            "effect",
-            "engine_difference",
-            "side_by_side",
-            "several",
-            *("training", "training_figures"),  # of runs
-            "corpus",  # part by part, on the page Corpus
-        ),  # of several traces, on other pages
-        *("serving", "serving_curves", "serving_planes"),  # with sizes that are chosen, on the page Serve
+        "expert",  # of one expert, on its own page
+        *("routing_over_training", "comparison", "effect", "engine_difference", "system_table", "multi_trace"),
+        "training",  # of runs
+        "serving",  # with sizes that are chosen, on the page Serve
         "unchecked",  # how charts go to a page
     }
     metrics = {module.name for module in pkgutil.iter_modules(moeviz.metrics.__path__)}

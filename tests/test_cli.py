@@ -516,10 +516,16 @@ def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatc
     table = families()
     here = table[table["architecture"].isin(["mixtral", "olmoe"])]
     monkeypatch.setattr("moeviz.cli.families.families", lambda: here.replace("OlmoeTopKRouter", "OldRouter"))
-    monkeypatch.setattr("moeviz.capture.survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
+    monkeypatch.setattr("survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
     assert main(["families", "--check"]) == 1
     out = capsys.readouterr().out.split("\n\n", 1)[1]
     assert "OldRouter" in out and "OlmoeTopKRouter" in out and "MixtralTopKRouter" not in out
+
+
+def test_families_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("moeviz.cli.families.CHECKOUT", tmp_path)
+    assert main(["families", "--check"]) == 1
+    assert "in a checkout of the repository" in capsys.readouterr().err
 
 
 # moeviz precision, and more of params and trace
@@ -556,7 +562,7 @@ def test_trace_takes_other_ways_to_generate(capsys):
 # moeviz history
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history", "moeviz/cli")
 def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history"]) == 0
     assert "local-experts" in capsys.readouterr().out

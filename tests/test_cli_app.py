@@ -211,8 +211,8 @@ def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
         {"" if installed else forget}
         app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout={SECONDS}).run()
         assert not app.exception, app.exception
-        import moe_kernels, moeviz, moeviz_app.state
-        for module in (moeviz, moe_kernels, moeviz_app.state):
+        import moe_kernels, moeviz, moeviz_app.session.session
+        for module in (moeviz, moe_kernels, moeviz_app.session.session):
             print(module.__file__)
     """
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

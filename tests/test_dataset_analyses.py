@@ -21,7 +21,7 @@ from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.metrics import co_activation, coverage, flow, load, locality, specialization, vocabulary
 from moeviz.metrics import expert as of_expert
-from moeviz.metrics.expert_company import expert_flow, shared_tokens
+from moeviz.metrics.expert import expert_flow, shared_tokens
 from moeviz.metrics.expert_tokens import keeping_tokens
 from moeviz.routing_trace import RoutingTrace
 
@@ -65,15 +65,19 @@ def all_recorded() -> RoutingTrace:
     return replace(trace, experts=ids, weights=weights)
 
 
-@pytest.fixture(params=["8, top-2, gaps", "12, top-3, empty slots", "top-1", "300, top-4"])
-def both(request, tmp_path, monkeypatch) -> tuple[RoutingTrace, Dataset]:
+@pytest.fixture(scope="module", params=["8, top-2, gaps", "12, top-3, empty slots", "top-1", "300, top-4"])
+def both(request, tmp_path_factory) -> tuple[RoutingTrace, Dataset]:
+    """A trace and its dataset, which no test may change."""
     made = {
         "8, top-2, gaps": lambda: texts_of(),
         "12, top-3, empty slots": all_recorded,
         "top-1": lambda: texts_of(8, 1),
         "300, top-4": lambda: texts_of(300, 4),
     }[request.param]()
-    return made, dataset_of(made, tmp_path / "corpus", monkeypatch)
+    for array in (made.experts, made.weights):
+        array.flags.writeable = False
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return made, dataset_of(made, tmp_path_factory.mktemp("both") / "corpus", monkeypatch)
 
 
 @pytest.mark.parametrize(("analysis", "metric"), PAIRS, ids=lambda pair: pair.__name__)

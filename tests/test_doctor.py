@@ -11,7 +11,7 @@ import moeviz
 from moeviz import ExpertCounts, InvalidTrace, ModelInfo, RoutingTrace
 from moeviz.embedded.example import example_trace
 from moeviz.metrics.doctor import CHECKS, examine
-from moeviz.metrics.doctor_of_pairs import shift_beside
+from moeviz.metrics.doctor_rows import shift_beside
 from moeviz.routing_trace import NOT_RECORDED, token_frame
 from moeviz.samples import sample_trace
 

@@ -4,9 +4,8 @@ from urllib.parse import quote
 
 import coroutines
 import pytest
-from moeviz_app import counters
-from moeviz_app.server import door
-from moeviz_app.server.door import Door, pass_of
+from moeviz_app.server import access, metrics
+from moeviz_app.server.access import AccessControl, token_digest
 from moeviz_app.settings import read_settings
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -57,7 +56,7 @@ def ask(ours, path="/", *, kind="http", method="GET", peer="127.0.0.1", body=b""
     }
     if kind == "http":
         scope["method"] = method
-    coroutines.run(Door(app, ours)(scope, receive, send))
+    coroutines.run(AccessControl(app, ours)(scope, receive, send))
     return Answer(sent)
 
 
@@ -111,7 +110,7 @@ def test_in_private_a_name_that_was_bent_to_this_machine_is_refused(kind, host):
 
 @pytest.mark.parametrize("way", ["private", "team", "public"])
 def test_a_page_of_another_site_opens_no_web_socket_and_sends_no_file(way):
-    ours, cookie = settings(way), f"moeviz_token={pass_of(TOKEN)}"
+    ours, cookie = settings(way), f"moeviz_token={token_digest(TOKEN)}"
     for origin in ("https://evil.example", "null", "https://lab.example.evil.example", "http://localhost:9999"):
         assert ask(ours, kind="websocket", origin=origin, cookie=cookie).status == 403
         assert ask(ours, method="PUT", path="/_stcore/upload_file/a/b", origin=origin, cookie=cookie).status == 403
@@ -122,7 +121,7 @@ def test_one_s_own_page_opens_its_web_socket():
     assert reached(ask(settings("private"), kind="websocket", origin="http://localhost:8501"))
     assert reached(ask(settings("public"), kind="websocket", host="moe.example", origin="https://moe.example"))
     assert reached(ask(settings("public"), kind="websocket", host="moe.example:443", origin="https://moe.example"))
-    cookie = f"moeviz_token={pass_of(TOKEN)}"
+    cookie = f"moeviz_token={token_digest(TOKEN)}"
     assert reached(ask(settings("team"), kind="websocket", host=HOST, origin=f"https://{HOST}", cookie=cookie))
 
 
@@ -162,9 +161,9 @@ def test_the_way_back_after_the_token_leads_to_this_server_alone():
 
 def test_tokens_are_compared_in_constant_time(monkeypatch):
     compared = []
-    monkeypatch.setattr(door.hmac, "compare_digest", lambda one, other: compared.append((one, other)) or one == other)
+    monkeypatch.setattr(access.hmac, "compare_digest", lambda one, other: compared.append((one, other)) or one == other)
     ask(settings("team"), method="POST", body=b"token=guess")
-    assert (b"guess", TOKEN.encode()) in compared and (b"", pass_of(TOKEN).encode()) in compared
+    assert (b"guess", TOKEN.encode()) in compared and (b"", token_digest(TOKEN).encode()) in compared
 
 
 def test_a_proxy_s_log_in_counts_from_a_listed_proxy_alone(kind):
@@ -178,7 +177,7 @@ def test_a_proxy_s_log_in_counts_from_a_listed_proxy_alone(kind):
 
 @pytest.mark.parametrize("way", ["team", "public"])
 def test_a_host_that_was_not_named_is_refused_where_hosts_are_named(kind, way):
-    ours, cookie = settings(way, MOEVIZ_HOSTS=f"{HOST}, moe.example:8443"), f"moeviz_token={pass_of(TOKEN)}"
+    ours, cookie = settings(way, MOEVIZ_HOSTS=f"{HOST}, moe.example:8443"), f"moeviz_token={token_digest(TOKEN)}"
     for host in (HOST, f"{HOST}:8501", "LAB.example", "moe.example:8443"):
         assert reached(ask(ours, kind=kind, host=host, cookie=cookie))
     for host in ("evil.example", "localhost", f"{HOST}.evil.example", f"x@{HOST}", "", "[::1"):
@@ -206,9 +205,9 @@ def test_health_is_told_to_anybody_and_metrics_to_who_has_their_token():
 
 
 def test_refusals_and_connections_are_counted(monkeypatch):
-    monkeypatch.setattr(counters, "_values", {})
+    monkeypatch.setattr(metrics, "_values", {})
     ask(settings("private"), via="1.1 x")
     ask(settings("team"), method="POST", body=b"token=guess")
     ask(settings("private"), kind="websocket")
-    assert counters.value("refusals", why="proxy") == counters.value("refusals", why="token") == 1
-    assert counters.value("sessions") == 0  # it is over
+    assert metrics.value("refusals", why="proxy") == metrics.value("refusals", why="token") == 1
+    assert metrics.value("sessions") == 0  # it is over

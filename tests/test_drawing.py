@@ -4,16 +4,16 @@ import threading
 from functools import partial
 
 import pytest
-from moeviz_app.work import drawing, worker
-from moeviz_app.work.drawing import Room, a_turn, aside, pause_afterwards
-from moeviz_app.work.look_ups import within_seconds
-from moeviz_app.work.worker import Asker, Busy, Places, Worker
+from moeviz_app.jobs import fair_queue, render_lock
+from moeviz_app.jobs.fair_queue import Busy, Client, FairQueue, QueueLimits
+from moeviz_app.jobs.render_lock import FairSemaphore, released, render_slot, slow_down
+from moeviz_app.jobs.timeouts import call_with_timeout
 
 
 @pytest.fixture(autouse=True)
 def a_room_of_its_own(monkeypatch):
-    monkeypatch.setattr(drawing, "_room", Room(1))
-    monkeypatch.setattr(drawing, "SECONDS", 30.0)
+    monkeypatch.setattr(render_lock, "_room", FairSemaphore(1))
+    monkeypatch.setattr(render_lock, "SECONDS", 30.0)
 
 
 def in_a_thread(go):
@@ -28,7 +28,7 @@ def test_two_pages_are_drawn_one_after_the_other():
 
     def draw(visitor):
         for _ in range(20):
-            with a_turn(visitor):
+            with render_slot(visitor):
                 with guard:
                     at_once[0] += 1
                     most[0] = max(most[0], at_once[0])
@@ -46,44 +46,44 @@ def test_who_waits_for_something_lets_another_draw_and_draws_on_afterwards():
     drawn = threading.Event()
 
     def draw():
-        with a_turn("another"):
+        with render_slot("another"):
             drawn.set()
 
-    with a_turn():
+    with render_slot():
         other = in_a_thread(draw)
         assert not drawn.wait(0.1)
-        with aside():
+        with released():
             assert drawn.wait(30)
             other.join(30)
-        assert not drawing._room.enter(0), "its turn is its own again"
-    assert drawing._room.enter(0)
+        assert not render_lock._room.enter(0), "its turn is its own again"
+    assert render_lock._room.enter(0)
 
 
 def test_nobody_is_held_up_for_ever_by_a_slow_page(monkeypatch):
-    with a_turn():
-        monkeypatch.setattr(drawing, "SECONDS", 0.01)
+    with render_slot():
+        monkeypatch.setattr(render_lock, "SECONDS", 0.01)
         drawn = threading.Event()
 
         def draw():
-            with a_turn("another"), aside():
+            with render_slot("another"), released():
                 drawn.set()
 
         in_a_thread(draw).join(30)
         assert drawn.is_set()
-    assert drawing._room.enter(0), "who had no place gave none back"
-    assert not drawing._room.enter(0)
+    assert render_lock._room.enter(0), "who had no place gave none back"
+    assert not render_lock._room.enter(0)
 
 
 def test_a_look_up_that_holds_a_lock_does_not_wait_for_the_turn_of_one_who_waits_for_the_lock():
     lock, held = threading.Lock(), threading.Event()
 
     def look_up():
-        with a_turn("visitor"), lock:
+        with render_slot("visitor"), lock:
             held.set()
-            within_seconds("a model", lambda: other_waits.wait(30))
+            call_with_timeout("a model", lambda: other_waits.wait(30))
 
     def draw():
-        with a_turn("visitor"):
+        with render_slot("visitor"):
             other_waits.set()
             with lock:
                 pass
@@ -98,30 +98,30 @@ def test_a_look_up_that_holds_a_lock_does_not_wait_for_the_turn_of_one_who_waits
 
 
 def test_outside_of_a_turn_there_is_nothing_to_let_go_of():
-    with aside():
-        assert drawing._room.enter(0)
-        assert not drawing._room.enter(0)
+    with released():
+        assert render_lock._room.enter(0)
+        assert not render_lock._room.enter(0)
 
 
 def test_a_page_that_fails_gives_its_turn_back():
-    with pytest.raises(ZeroDivisionError), a_turn(), aside():
+    with pytest.raises(ZeroDivisionError), render_slot(), released():
         raise ZeroDivisionError
-    assert drawing._room.enter(0)
+    assert render_lock._room.enter(0)
 
 
 def test_many_tabs_of_one_visitor_have_one_place_in_line():
     drawn = []
 
     def draw(visitor):
-        with a_turn(visitor):
+        with render_slot(visitor):
             drawn.append(visitor)
 
-    with a_turn("first"):
+    with render_slot("first"):
         tabs = [in_a_thread(partial(draw, "hog")) for _ in range(8)]
-        while len(drawing._room._line) + len(drawing._own["hog"]._line) < 8:
+        while len(render_lock._room._line) + len(render_lock._own["hog"]._line) < 8:
             threading.Event().wait(0.001)
         other = in_a_thread(partial(draw, "another"))
-        while len(drawing._room._line) < 2:
+        while len(render_lock._room._line) < 2:
             threading.Event().wait(0.001)
     for thread in [*tabs, other]:
         thread.join(30)
@@ -129,7 +129,7 @@ def test_many_tabs_of_one_visitor_have_one_place_in_line():
 
 
 def test_who_comes_too_late_has_not_got_the_place_that_is_free_by_then():
-    room = Room(1)
+    room = FairSemaphore(1)
     assert room.enter(0)
     assert not room.enter(0.01)
     room.leave()
@@ -139,14 +139,14 @@ def test_who_comes_too_late_has_not_got_the_place_that_is_free_by_then():
 
 def test_who_asks_for_too_much_waits_with_all_their_tabs_and_nobody_else_does(monkeypatch):
     slept, goes_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(drawing.time, "sleep", lambda _seconds: (slept.set(), goes_on.wait(30)))
+    monkeypatch.setattr(render_lock.time, "sleep", lambda _seconds: (slept.set(), goes_on.wait(30)))
     drawn = []
 
     def draw(visitor, too_much=False):
-        with a_turn(visitor):
+        with render_slot(visitor):
             drawn.append(visitor)
             if too_much:
-                pause_afterwards()
+                slow_down()
 
     first = in_a_thread(partial(draw, "hog", too_much=True))
     assert slept.wait(30)
@@ -161,12 +161,12 @@ def test_who_asks_for_too_much_waits_with_all_their_tabs_and_nobody_else_does(mo
 
 def test_a_visitor_refused_for_too_many_runs_pauses_and_one_of_a_busy_server_does_not(monkeypatch):
     paused = []
-    monkeypatch.setattr(worker, "pause_afterwards", lambda: paused.append(True))
-    for places, expected in ((Places(9, 1, 9), 1), (Places(1, 9, 9), 0)):
-        line, release = Worker(places), threading.Event()
-        listening = line.ask(lambda _tell, release=release: release.wait(30), Asker("hog"))
+    monkeypatch.setattr(fair_queue, "pause_afterwards", lambda: paused.append(True))
+    for places, expected in ((QueueLimits(9, 1, 9), 1), (QueueLimits(1, 9, 9), 0)):
+        line, release = FairQueue(places), threading.Event()
+        listening = line.ask(lambda _tell, release=release: release.wait(30), Client("hog"))
         with pytest.raises(Busy):
-            line.ask(lambda _tell: None, Asker("hog"))
+            line.ask(lambda _tell: None, Client("hog"))
         assert len(paused) == expected
         paused.clear()
         release.set()

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from moeviz_app.examples import EXAMPLES
+from moeviz_app.pages.examples import EXAMPLES
 
 import moeviz
 from moeviz.capture.corpus import trace_corpus
@@ -17,7 +17,7 @@ from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.embedded.evaluate import page as evaluation
 from moeviz.embedded.example import EXAMPLE, example_trace
 from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
-from moeviz.metrics.likeness import label_likeness
+from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.routing_over_training import router_saturation
 
@@ -111,7 +111,7 @@ def test_example_prompts_use_the_experts_differently(model):
 
 @pytest.mark.parametrize("name", ["French", "German", "Python", "JSON", "SQL", "Arithmetic"])
 def test_an_example_is_routed_like_its_own_kind_of_text(name, model, over_training):
-    likeness = label_likeness(moeviz.trace(model, EXAMPLES[name]), over_training[max(over_training)])
+    likeness = label_similarity(moeviz.trace(model, EXAMPLES[name]), over_training[max(over_training)])
     assert likeness["label"][0].lower() == name.lower()
 
 
@@ -149,7 +149,7 @@ PRINTED_BY = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/embedded", "moeviz/capture")
 @PRINTED_BY
 def test_the_evaluation_that_ships_is_of_the_weights_that_ship(make, sections, model):
     check_sections(EVALUATION, make(model), sections)

@@ -9,9 +9,14 @@ from test_engine_difference import late, noisy
 
 from moeviz.charts.engine_difference import MARGINS, PLACES
 from moeviz.errors import MissingField
-from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
+from moeviz.metrics.engine_difference import (
+    engine_difference,
+    engine_difference_summary,
+    first_partings,
+    shift_caption,
+    shifts,
+)
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
-from moeviz.metrics.said_of_engines import said_of_engines, said_of_shift
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 from moeviz.samples import sample_trace
 
@@ -32,7 +37,7 @@ def other(one) -> RoutingTrace:
 
 
 def say(pair) -> str:
-    return said_of_engines(engine_difference(pair), first_partings(pair))
+    return engine_difference_summary(engine_difference(pair), first_partings(pair))
 
 
 def test_each_token_is_told_for_what_it_is(one, other):
@@ -103,9 +108,9 @@ def test_the_sentence_counts_ids_and_says_where_they_part_and_what_ties_explain(
 
 
 def test_a_shift_is_said_and_is_no_disagreement(one):
-    assert said_of_shift(shifts((one, one))) is None
+    assert shift_caption(shifts((one, one))) is None
     pair = late(one, 1), one
-    assert "token t of A is token t+1 of B" in said_of_shift(shifts(pair))
+    assert "token t of A is token t+1 of B" in shift_caption(shifts(pair))
     assert say(pair).startswith("All of A's")
 
 

@@ -13,12 +13,12 @@ from moeviz.charts import NAMED, TOPICS
 from moeviz.expert_counts import added
 from moeviz.metrics.comparison import balance_of_both, load_difference
 from moeviz.metrics.coverage import experts_needed
+from moeviz.metrics.inputs import COUNTS_ALONE
+from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.layers import balance_of_two, ranked_load
-from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import balance, coverage, expert_load
 from moeviz.metrics.locality import locality
 from moeviz.metrics.placement import HELD_OUT, placement, placement_imbalance
-from moeviz.metrics.recorded import COUNTS_ALONE
 from moeviz.metrics.specialization import load_by_label
 from moeviz.report.plots import choices, drawn
 from moeviz.routing_trace import token_frame
@@ -146,7 +146,7 @@ def test_counts_give_the_numbers_of_two_layers_and_of_two_traces(sized):
         assert np.allclose(metric(pair.counts()).select_dtypes("number"), metric(pair).select_dtypes("number"))
     assert load_difference((sized.counts(), other)).equals(load_difference((sized, other)))
     assert balance_of_both((sized.counts(), other.counts()))["cv"].equals(balance_of_both((sized, other))["cv"])
-    assert label_likeness(other.counts(), sized.counts_by_label()).equals(label_likeness(other, sized))
+    assert label_similarity(other.counts(), sized.counts_by_label()).equals(label_similarity(other, sized))
 
 
 def test_a_plan_made_from_counts_is_judged_on_them_alone(sized):

@@ -7,8 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from explorer_traces import HOSTILE, KINDS, STAND_IN, made
-from moeviz_app.components import explorer as component
-from moeviz_app.components.explorer_data import MOST_SCORES, MOST_TOKENS, STEPS, packed, packed_strip, vega_loader
+from moeviz_app.widgets.components import explorer as component
+from moeviz_app.widgets.components.explorer_data import (
+    MOST_SCORES,
+    MOST_TOKENS,
+    STEPS,
+    packed,
+    packed_strip,
+    vega_loader,
+)
 
 from moeviz.errors import InvalidTrace
 from moeviz.routing_trace import NOT_RECORDED

@@ -45,12 +45,12 @@ print(main(["history", "run", "svm-experts"]), main(["history", "run", "hmm-expe
 """
 PAGES = """
 import json
-from moeviz_app.views.menu import GALLERY, STORY
+from moeviz_app.pages.menu import GALLERY, STORY
 from streamlit.testing.v1 import AppTest
 
 drawn, said = {}, {}
 for title, folder in {STORY: "story", **GALLERY}.items():
-    script = "from moeviz_app.views.menu import PAGES\\nPAGES[%r]()" % title
+    script = "from moeviz_app.pages.menu import PAGES\\nPAGES[%r]()" % title
     app = AppTest.from_string(script, default_timeout=120).run()
     assert not app.exception, (folder, app.exception)
     drawn[folder] = len(app.get("vega_lite_chart"))

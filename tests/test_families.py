@@ -2,16 +2,14 @@
 
 import pytest
 import transformers
+from survey.architectures import YES, rows_of, survey
+from survey.interventions import EQUAL, ERROR, KINDS, WRONG, intervention_rows
+from survey.tiny_models import architectures
 
 from moeviz.capture.routers.families import OBEYED, families, interventions, surveyed_version
-from moeviz.capture.survey.interventions import EQUAL, ERROR, KINDS, WRONG
-from moeviz.capture.survey.interventions_table import intervention_rows
-from moeviz.capture.survey.survey import survey
-from moeviz.capture.survey.table import YES, rows_of
-from moeviz.capture.survey.tiny_models import architectures
 
-AGAIN = "run `python -m moeviz.capture.survey --write`, read what changed, and give what is new a reader"
-CHANGED = "run `python -m moeviz.capture.survey --interventions --write`, and read what changed"
+AGAIN = "run `python tests/survey --write`, read what changed, and give what is new a reader"
+CHANGED = "run `python tests/survey --interventions --write`, and read what changed"
 TABLE, INTERVENTIONS = families(), interventions()
 # One of each way of answering, of limiting the choice, and of being refused.
 SOME = ("mixtral", "deepseek_v3", "jetmoe", "dbrx", "llama4", "zaya", "doge", "switch_transformers")
@@ -25,7 +23,7 @@ def test_the_table_has_every_architecture_of_the_installed_transformers():
         assert known == here
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "tests/survey")
 @pytest.mark.parametrize("architecture", architectures())
 def test_an_architecture_is_read_as_the_table_says(architecture):
     found = list(rows_of(survey(architecture)))
@@ -64,7 +62,7 @@ def test_a_sample_of_architectures_obeys_changes_as_the_table_says(architecture)
     check_changes(architecture)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "tests/survey")
 @pytest.mark.parametrize("architecture", [name for name in architectures() if name not in SOME])
 def test_an_architecture_obeys_changes_as_the_table_says(architecture):
     check_changes(architecture)

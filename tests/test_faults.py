@@ -8,8 +8,8 @@ import sys
 import threading
 
 import pytest
-from moeviz_app import shared
-from moeviz_app.work.worker import Busy
+from moeviz_app.jobs import model_service
+from moeviz_app.jobs.fair_queue import Busy
 from servers import ROOT, free_port, started
 from test_app import first_page, run, sentences
 from waiting import SECONDS
@@ -42,7 +42,7 @@ def test_an_allocator_that_fails_at_load_is_a_sentence_and_the_next_load_is_made
     def fails(*_, **__):
         raise RuntimeError(NOT_ENOUGH)
 
-    shared.forget_models()
+    model_service.forget_models()
     with monkeypatch.context() as broken:
         broken.setattr(moeviz, "load_model", fails)
         app = run(first_page(trace), "One day")
@@ -53,7 +53,7 @@ def test_an_allocator_that_fails_at_load_is_a_sentence_and_the_next_load_is_made
 
 @pytest.mark.usefixtures("box_of_widgets")
 def test_a_server_out_of_threads_is_a_sentence_and_the_next_run_is_made(monkeypatch, trace):
-    shared.model("embedded")
+    model_service.model("embedded")
     start = threading.Thread.start
 
     def no_worker(thread):
@@ -114,7 +114,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_served():
 
 
 def test_a_line_is_free_again_when_its_thread_could_not_start(monkeypatch):
-    line = shared._line("cpu")
+    line = model_service._line("cpu")
 
     def none(_thread):
         raise RuntimeError("can't start new thread")

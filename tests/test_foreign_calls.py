@@ -8,13 +8,13 @@ from foreign import calling, elsewhere, here
 from fused_models import FAMILIES
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as some
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 from moeviz import Exchange, Mute, what_if
 from moeviz.capture.record.listen import listen
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.routers.looped import LOOPED, order_of
-from moeviz.capture.survey.survey import random_model
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError, MoevizError
 

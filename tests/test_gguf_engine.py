@@ -27,7 +27,7 @@ from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
 from moeviz.formats.dataset.convert import trace_of
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 pytest.importorskip("llama_cpp_py_sync", reason="needs llama.cpp: make test-gguf installs it")
 pytestmark = pytest.mark.gguf

@@ -1,13 +1,13 @@
 """The words of the field: each is explained where a chart uses it, and only there."""
 
-from moeviz_app.glossary import GLOSSARY, explained_terms
-from moeviz_app.show import words_of
+from moeviz_app.widgets.chart_panel import words_of
+from moeviz_app.widgets.glossary import GLOSSARY, explained_terms
 
 from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
-from moeviz.charts.several import CHARTS as OF_SEVERAL
+from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 
 
 def test_terms_are_found_in_any_form_and_not_inside_other_words():

@@ -20,7 +20,7 @@ from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.shared.vowels import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 
 @pytest.fixture(scope="module")

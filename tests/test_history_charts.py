@@ -5,7 +5,7 @@ import pytest
 from test_charts import check_golden, encodings
 
 from moeviz.charts.one_input import ONE_INPUT
-from moeviz.charts.side_by_side import SIDE_BY_SIDE, systems_side_by_side
+from moeviz.charts.system_table import SIDE_BY_SIDE, systems_side_by_side
 from moeviz.embedded.example import example_trace
 from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.shipped_traces import shipped_trace

@@ -24,7 +24,7 @@ TOO_LONG = {
 NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 @pytest.mark.parametrize("name", WITH_CHECKS)
 def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, monkeypatch):
     if name == "hmm-experts":
@@ -117,7 +117,7 @@ def test_a_misprint_is_found_and_is_no_check():
     assert (found["kind"] == MEASURED).sum() == len(found) - 1
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 def test_another_seed_gives_other_runs_and_the_same_seed_the_same():
     first, again, other = (claims_of("hierarchical", quick=True, seed=seed) for seed in (0, 0, 11))
     assert first.equals(again) and not first["ours"].equals(other["ours"])
@@ -136,7 +136,7 @@ def test_a_mutation_of_a_place_that_is_gone_is_refused(tmp_path):
         mutated(Mutation("hierarchical", "nothing", "hierarchical_1994/model.py", "no such text", ""), tmp_path)
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/history")
 def test_a_mutation_is_noticed_in_a_copy_and_one_that_changes_nothing_is_not():
     root = next(mutation for mutation in MUTATIONS if mutation.broken == "root gate frozen")
     failed, asked = failing(root)

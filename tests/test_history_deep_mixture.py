@@ -34,7 +34,7 @@ from moeviz.history.deep_mixture_2013.trace import trace_of
 from moeviz.history.shared.datasets import Digits
 from moeviz.history.shared.results import shipped
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
 from moeviz.metrics.specialization import load_by_label
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 HALF, NEVER, ALWAYS = [0.0], [-100.0], [100.0]
 

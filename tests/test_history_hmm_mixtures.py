@@ -30,7 +30,7 @@ from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 FIELDS = [each.name for each in fields(Experts)]
 

@@ -41,7 +41,7 @@ from moeviz.history.sparsely_gated_2017.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 STEPS = 12
 WORDS = 64

@@ -26,7 +26,7 @@ from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 QUICK = {"experts": 4, "iterations": 2}
 

@@ -30,7 +30,7 @@ from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/history")
 
 GROUP = SEQUENCES * WORDS
 

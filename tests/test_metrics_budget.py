@@ -13,7 +13,7 @@ from moeviz.charts import NAMED
 from moeviz.charts.tokens import token_expert_grid
 from moeviz.cli.metrics import measured
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 from moeviz.metrics.flow import consecutive_transitions
 from moeviz.metrics.layers import overlap, transitions
 from moeviz.metrics.locality import locality

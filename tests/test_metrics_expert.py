@@ -11,17 +11,18 @@ from moeviz.embedded.reference import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.expert import (
     expert_atlas,
+    expert_flow,
     expert_kinds,
     expert_loads,
     expert_numbers,
     expert_weights,
     loss_of_all,
+    router_neighbours,
+    row_norms,
+    shared_tokens,
     with_losses,
 )
-from moeviz.metrics.expert_company import expert_flow, shared_tokens
-from moeviz.metrics.expert_sentence import what_it_does
-from moeviz.metrics.expert_tokens import contexts, enough_occurrences, keeping_tokens
-from moeviz.metrics.router_rows import router_neighbours, row_norms
+from moeviz.metrics.expert_tokens import contexts, enough_occurrences, expert_summary, keeping_tokens
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace, token_frame
 from moeviz.samples import sample_trace
@@ -196,7 +197,7 @@ def test_one_text_that_goes_to_an_expert_is_no_finding_about_its_kind():
 def test_with_one_text_of_each_kind_nothing_is_judged():
     trace = texts_of_two_kinds(8, 0, each=1)
     assert expert_kinds(trace, 0, 0)["luck"].isna().all()
-    said = what_it_does(trace, 0, 0, keeping_tokens(trace, 0, 0), expert_kinds(trace, 0, 0))
+    said = expert_summary(trace, 0, 0, keeping_tokens(trace, 0, 0), expert_kinds(trace, 0, 0))
     assert said == "No token stands out. With one text of each kind, no kind can be told from its text."
 
 
@@ -229,7 +230,7 @@ def test_the_atlas_begins_with_the_kind_that_the_expert_has_most_of():
 
 def test_the_sentence_names_kinds_and_tokens_with_their_counts():
     trace = reference_routing()
-    said = what_it_does(trace, 0, 6, keeping_tokens(trace, 0, 6), expert_kinds(trace, 0, 6))
+    said = expert_summary(trace, 0, 6, keeping_tokens(trace, 0, 6), expert_kinds(trace, 0, 6))
     assert said == (
         "Takes 98% of Russian (620 tokens in 4 texts) and 76% of German (517 tokens in 4 texts); a uniform share "
         "would be 25%. Every “␣и” (16 of 16), “␣be” (11 of 11), “br” (11 of 11) and “␣в” (11 of 11) goes to it."
@@ -237,22 +238,22 @@ def test_the_sentence_names_kinds_and_tokens_with_their_counts():
 
 
 def test_nothing_is_said_where_nothing_stands_out(small):
-    assert what_it_does(small, 0, 0, keeping_tokens(small, 0, 0)).startswith("No token stands out")
+    assert expert_summary(small, 0, 0, keeping_tokens(small, 0, 0)).startswith("No token stands out")
     alike = texts_of_two_kinds(4, 4)
-    said = what_it_does(alike, 0, 0, keeping_tokens(alike, 0, 0), expert_kinds(alike, 0, 0))
+    said = expert_summary(alike, 0, 0, keeping_tokens(alike, 0, 0), expert_kinds(alike, 0, 0))
     assert said.startswith("No kind of text and no token stands out")
 
 
 def test_an_expert_with_nothing_or_everything_is_said_so(small):
     unused = replace(small, model=replace(small.model, num_experts=(5, 4)), logits=None)
-    assert what_it_does(unused, 0, 4, keeping_tokens(unused, 0, 4)).startswith("Nothing here was routed to it")
+    assert expert_summary(unused, 0, 4, keeping_tokens(unused, 0, 4)).startswith("Nothing here was routed to it")
     soft = sample_trace(experts=4, top_k=4)
     assert (
-        what_it_does(soft, 0, 1, keeping_tokens(soft, 0, 1))
+        expert_summary(soft, 0, 1, keeping_tokens(soft, 0, 1))
         == "Everything here was routed to it: it has all of 32 tokens."
     )
     silent = lost(small, layer=0)
-    assert what_it_does(silent, 0, 0, keeping_tokens(silent, 0, 0)).startswith("No token was recorded at this layer")
+    assert expert_summary(silent, 0, 0, keeping_tokens(silent, 0, 0)).startswith("No token was recorded at this layer")
 
 
 def test_of_shuffled_routing_something_is_said_of_few_experts():
@@ -260,7 +261,7 @@ def test_of_shuffled_routing_something_is_said_of_few_experts():
     for layer, expert in ((layer, expert) for layer in trace.model.layers for expert in range(8)):
         dealt = shuffled(trace.select(layers=[layer]), seed=layer)
         kinds, tokens = expert_kinds(dealt, layer, expert), keeping_tokens(dealt, layer, expert)
-        said.append(what_it_does(dealt, layer, expert, tokens, kinds))
+        said.append(expert_summary(dealt, layer, expert, tokens, kinds))
     assert sum(not sentence.startswith("No") for sentence in said) <= 2
 
 
@@ -275,7 +276,7 @@ def test_in_short_texts_few_occurrences_are_no_finding():
             tokens=trace.tokens.assign(token_id=words.astype(np.int32), text=pd.Series(words.astype(str), dtype="str")),
         )
         tokens = keeping_tokens(trace, 0, seed % 8)
-        named += "goes to it" in what_it_does(trace, 0, seed % 8, tokens)
+        named += "goes to it" in expert_summary(trace, 0, seed % 8, tokens)
     assert named <= 10
 
 
@@ -317,7 +318,7 @@ def test_dropped_tokens_tokens_not_recorded_and_unknown_order_have_an_answer(tra
 def check_all(trace: RoutingTrace, layer: int, expert: int) -> None:
     tokens = keeping_tokens(trace, layer, expert)
     kinds = expert_kinds(trace, layer, expert) if "label" in trace.tokens else None
-    assert what_it_does(trace, layer, expert, tokens, kinds).endswith(".")
+    assert expert_summary(trace, layer, expert, tokens, kinds).endswith(".")
     has = int(expert_numbers(trace, layer, expert)["tokens"].iloc[0])
     shared = shared_tokens(trace, layer, expert)
     assert shared.loc[shared["here"], "tokens"].tolist() == [has]

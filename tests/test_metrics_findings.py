@@ -11,8 +11,7 @@ from moeviz import ModelInfo, RoutingTrace
 from moeviz.embedded.example import example_trace
 from moeviz.embedded.reference import reference_routing
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.findings import findings
-from moeviz.metrics.runs import runs_of_layers
+from moeviz.metrics.findings import findings, runs_of_layers
 from moeviz.routing_trace import token_frame
 from moeviz.samples import sample_trace
 

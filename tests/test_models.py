@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from survey.tiny_models import text_model, tiny_config
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer, MixtralConfig, NllbMoeConfig
 
 import moeviz
 from moeviz.capture.models.checkpoint import reading
 from moeviz.capture.models.load import load_model, model_facts
-from moeviz.capture.survey.tiny_models import text_model, tiny_config
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError
 

@@ -5,18 +5,16 @@ import threading
 import weakref
 
 import pytest
-from moeviz_app import models, shared
-from moeviz_app.work import look_ups
-from moeviz_app.work.failures import RunFailed
-from moeviz_app.work.garbage import SECONDS_FROZEN, Garbage
-from moeviz_app.work.look_ups import within_seconds
-from moeviz_app.work.models_held import ModelsHeld, Wanted, Ways
+from moeviz_app.jobs import model_catalog, model_service, timeouts
+from moeviz_app.jobs.errors import RunFailed
+from moeviz_app.jobs.model_cache import SECONDS_FROZEN, Garbage, ModelBackend, ModelCache, ModelKey
+from moeviz_app.jobs.timeouts import call_with_timeout
 from waiting import SECONDS
 
 from moeviz.capture.models import memory
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError
 
-A, B, C = (Wanted(name, "float32", "cpu") for name in "abc")
+A, B, C = (ModelKey(name, "float32", "cpu") for name in "abc")
 
 
 class Machine:
@@ -24,8 +22,8 @@ class Machine:
 
     def __init__(self, budget=None, free=None):
         self.loaded, self.room = [], free
-        ways = Ways(self.load, lambda _wanted: 10, lambda _device: self.room, self.let_go, budget)
-        self.models = ModelsHeld(ways)
+        ways = ModelBackend(self.load, lambda _wanted: 10, lambda _device: self.room, self.let_go, budget)
+        self.models = ModelCache(ways)
 
     def load(self, wanted):
         self.loaded.append(wanted.name)
@@ -52,7 +50,7 @@ def test_visitors_who_ask_at_once_wait_for_one_load():
         go.wait(SECONDS)
         return Machine.load(machine, wanted)
 
-    machine.models.ways = Ways(slow, lambda _wanted: 10, lambda _device: None, lambda: None)
+    machine.models.ways = ModelBackend(slow, lambda _wanted: 10, lambda _device: None, lambda: None)
     threads = [threading.Thread(target=lambda: got.append(machine.models.get(A))) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -75,7 +73,7 @@ def test_the_least_lately_used_goes_where_another_needs_room(limits):
 def test_each_device_has_a_budget_of_its_own():
     machine = Machine(budget=10)
     machine.models.get(A)
-    machine.models.get(Wanted("a", "float32", "cuda:0"))
+    machine.models.get(ModelKey("a", "float32", "cuda:0"))
     assert machine.models.peek(A)
 
 
@@ -105,7 +103,7 @@ def test_an_allocator_that_fails_at_load_is_told_in_a_sentence_and_the_next_load
         raise error
 
     ways = machine.models.ways
-    machine.models.ways = Ways(fails, ways.needed, ways.free, ways.let_go)
+    machine.models.ways = ModelBackend(fails, ways.needed, ways.free, ways.let_go)
     with pytest.raises(RunFailed, match="not enough memory while a was being loaded"):
         machine.models.get(A)
     machine.models.ways = ways
@@ -115,23 +113,34 @@ def test_an_allocator_that_fails_at_load_is_told_in_a_sentence_and_the_next_load
 def test_two_ways_to_ask_for_the_same_model_are_one(monkeypatch):
     """float32 is what the embedded model is opened in, and the processor is where there is no GPU."""
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(shared, "_named", {})
-    ways = [models.AS_IT_IS, models.How("float32"), models.How(None, "cpu"), models.How("float32", "auto")]
-    assert len({shared._wanted("embedded", how) for how in ways}) == 1
-    assert shared._wanted("embedded", models.How("bfloat16")) != shared._wanted("embedded", models.AS_IT_IS)
+    monkeypatch.setattr(model_service, "_named", {})
+    ways = [
+        model_catalog.DEFAULT_LOAD,
+        model_catalog.LoadOptions("float32"),
+        model_catalog.LoadOptions(None, "cpu"),
+        model_catalog.LoadOptions("float32", "auto"),
+    ]
+    assert len({model_service._wanted("embedded", how) for how in ways}) == 1
+    assert model_service._wanted("embedded", model_catalog.LoadOptions("bfloat16")) != model_service._wanted(
+        "embedded", model_catalog.DEFAULT_LOAD
+    )
 
 
 def test_all_ways_to_open_a_model_on_a_device_share_one_line(monkeypatch):
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
-    hows = [models.How(dtype, device) for dtype in (None, "float32", "bfloat16") for device in (None, "auto", "cpu")]
-    assert len({shared._line(models.device(how)) for how in hows}) == 1
+    hows = [
+        model_catalog.LoadOptions(dtype, device)
+        for dtype in (None, "float32", "bfloat16")
+        for device in (None, "auto", "cpu")
+    ]
+    assert len({model_service._line(model_catalog.device(how)) for how in hows}) == 1
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(shared, "_load", pytest.fail)
+    monkeypatch.setattr(model_service, "_load", pytest.fail)
     with pytest.raises(CaptureError, match=r"The device is cuda:0, and this machine has no GPU that torch can use\."):
-        shared.model("embedded", models.How(None, "cuda:0"))
+        model_service.model("embedded", model_catalog.LoadOptions(None, "cuda:0"))
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 2)
     with pytest.raises(CaptureError, match=r"this machine has only cuda:0, cuda:1"):
         memory.device_of("cuda:2")
@@ -141,11 +150,15 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(monkeyp
 def test_clearing_streamlit_s_cache_takes_models_and_lines_from_nobody(monkeypatch):
     import streamlit as st
 
-    loaded, line = shared.model("embedded"), shared._line("cpu")
+    loaded, line = model_service.model("embedded"), model_service._line("cpu")
     st.cache_resource.clear()
     st.cache_data.clear()
-    monkeypatch.setattr(shared, "_load", pytest.fail)
-    assert shared.model("embedded") is loaded and shared._line("cpu") is line and models.torch_is_here()
+    monkeypatch.setattr(model_service, "_load", pytest.fail)
+    assert (
+        model_service.model("embedded") is loaded
+        and model_service._line("cpu") is line
+        and model_catalog.torch_is_here()
+    )
 
 
 def test_what_a_visitor_had_when_all_was_frozen_is_found_once_it_is_garbage():
@@ -174,21 +187,21 @@ def test_a_look_up_that_takes_long_ends_with_a_sentence_and_others_go_on_meanwhi
     go = threading.Event()
     try:
         with pytest.raises(ModelNotFound, match=r"Nothing was heard of 'some/model' within 0\.01 s"):
-            within_seconds("some/model", lambda: go.wait(SECONDS), 0.01)
-        assert within_seconds("other", lambda: 7) == 7
+            call_with_timeout("some/model", lambda: go.wait(SECONDS), 0.01)
+        assert call_with_timeout("other", lambda: 7) == 7
         with pytest.raises(ZeroDivisionError):
-            within_seconds("other", lambda: 1 / 0)
+            call_with_timeout("other", lambda: 1 / 0)
     finally:
         go.set()
 
 
 def test_no_more_look_ups_are_begun_than_there_are_places(monkeypatch):
-    monkeypatch.setattr(look_ups, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(timeouts, "_places", threading.BoundedSemaphore(1))
     go = threading.Event()
     with pytest.raises(ModelNotFound):
-        within_seconds("some/model", lambda: go.wait(SECONDS), 0.01)
+        call_with_timeout("some/model", lambda: go.wait(SECONDS), 0.01)
     with pytest.raises(MoevizError, match="being looked up already"):
-        within_seconds("other", lambda: 7)
+        call_with_timeout("other", lambda: 7)
     go.set()
 
 
@@ -207,14 +220,14 @@ def test_a_hub_that_does_not_answer_holds_nobody_up_who_asks_for_another_model(m
 
     def asks():
         with pytest.raises(ModelNotFound, match="no such model"):
-            models.facts_of_any("some/model")
+            model_catalog.facts_of_any("some/model")
 
     monkeypatch.setattr(load, "model_config", slow)
-    models.facts_of_any.clear()
-    models.config_of.clear()
+    model_catalog.facts_of_any.clear()
+    model_catalog.config_of.clear()
     waits = threading.Thread(target=asks)
     waits.start()
     assert asked.wait(SECONDS)
-    assert models.facts_of_any("embedded").num_experts
+    assert model_catalog.facts_of_any("embedded").num_experts
     go.set()
     waits.join(SECONDS)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
@@ -14,7 +15,6 @@ from moeviz.capture.models.parameters import describe
 from moeviz.capture.muting import muted_by_label, texts_of_trace
 from moeviz.capture.routers.declared import find_routers
 from moeviz.capture.routers.geometry import router_geometry
-from moeviz.capture.survey.survey import random_model
 from moeviz.errors import CaptureError, InvalidPrompt
 
 PAIRS = [("French", "Il fait froid à Paris."), ("sums", "12 + 30 = 42"), ("French", "Bonjour. 你好, été.")]

@@ -15,16 +15,15 @@ from moeviz.capture.change.limits import Limits
 from moeviz.charts import NAMED, theme
 from moeviz.charts.overview import WHOLE_TRACE, png
 from moeviz.errors import CaptureError
-from moeviz.metrics.agreement import set_changes
-from moeviz.metrics.comparison import load_difference, load_divergence
+from moeviz.metrics.comparison import load_difference, load_divergence, set_changes
 from moeviz.metrics.flow import consecutive_transitions
+from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.layers import overlap
-from moeviz.metrics.likeness import label_likeness
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.locality import locality
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.routing_over_training import router_saturation
-from moeviz.metrics.side_by_side import work_side_by_side
+from moeviz.metrics.system_table import work_side_by_side
 from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes
 from moeviz.report.plots import choices, drawn, part_of
 from moeviz.routing_trace import NOT_RECORDED, token_frame
@@ -223,7 +222,7 @@ def test_layers_that_one_of_two_traces_does_not_record_are_not_compared():
     part = without(trace, np.ones(240, bool), slice(0, 2))
     assert load_difference((part, trace))["layer"].unique().tolist() == [2, 3]
     assert set_changes(part, trace)["layer"].tolist() == [2, 3]
-    assert label_likeness(part, trace)["divergence"].notna().all()
+    assert label_similarity(part, trace)["divergence"].notna().all()
     with pytest.raises(MissingField, match="no layer that is recorded in both"):
         load_difference((part, without(trace, np.ones(240, bool), slice(2, 4))))
     with pytest.raises(MissingField, match="No token is recorded in both traces"):

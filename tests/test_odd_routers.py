@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from survey.oracle import witnessed
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
 from moeviz.capture.routers.declared import find_routers, router_sites
-from moeviz.capture.survey.survey import random_model
-from moeviz.capture.survey.witness import witnessed
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError
 from moeviz.metrics.load import expert_load

@@ -1,7 +1,7 @@
 """What is worked out once is what everybody is shown, and nothing of anybody's own."""
 
-from moeviz_app.traces import recorded
-from moeviz_app.traces.once import once
+from moeviz_app.jobs import recorded
+from moeviz_app.jobs.recorded import cached_for_example
 
 from moeviz.charts import NAMED
 
@@ -14,15 +14,15 @@ def test_of_the_example_it_is_made_once_and_of_any_other_trace_each_time(trace):
         return made[-1]
 
     example, what = recorded.example(), object()
-    assert (once(example, what, make), once(example, what, make)) == (0, 0)
-    assert (once(trace, what, make), once(trace, what, make)) == (1, 2)
+    assert (cached_for_example(example, what, make), cached_for_example(example, what, make)) == (0, 0)
+    assert (cached_for_example(trace, what, make), cached_for_example(trace, what, make)) == (1, 2)
 
 
 def test_a_picture_that_is_shown_again_has_not_changed():
     chart, example = NAMED["load_heatmap"], recorded.example()
     picture = chart.picture(chart.measure(example))
     before = picture.to_dict()
-    from moeviz.charts.to_expert import clickable
+    from moeviz.charts.chart import clickable
 
     made = clickable(picture, ["layer", "expert"]).to_dict()
     assert picture.to_dict() == before

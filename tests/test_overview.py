@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from moeviz_app import state
-from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
+from moeviz_app.pages.explore import EXPLORER, MOST_ASSIGNMENTS
+from moeviz_app.session import session
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_app import drawn, first_page, pictures, sentences, topic_page
@@ -263,9 +263,9 @@ def test_what_was_brushed_is_on_screen_until_a_page_is_turned():
     app = tokens_page(sample_trace(layers=2, tokens=600))
     app.session_state["brushed"] = range(100, 130)
     app.run()
-    assert [token["position"] for token in drawn(app, state.STRIP)["tokens"]] == list(range(100, 130))
+    assert [token["position"] for token in drawn(app, session.STRIP)["tokens"]] == list(range(100, 130))
     assert "tokens 100 to 129 of 600" in sentences(app)
     app.session_state["brushed"] = None
-    app.session_state[state.WINDOW] = 3
+    app.session_state[session.WINDOW] = 3
     app.run()
     assert "tokens 512 to 599 of 600" in sentences(app)

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from moeviz_app import models, settings, shared
-from moeviz_app.asked import usual_temperature
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import usual_temperature
 from test_app import first_page, sentences
 from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
 from transformers import Glm4MoeConfig
@@ -151,7 +152,9 @@ def test_the_first_page_says_what_each_was_trained_for(siblings, monkeypatch):
 
 @pytest.mark.usefixtures("siblings")
 def test_siblings_are_at_hand_and_write_as_the_embedded_model_does():
-    assert shared.at_hand(NATURAL, models.AS_IT_IS) and not shared.at_hand("/m", models.AS_IT_IS)
+    assert model_service.at_hand(NATURAL, model_catalog.DEFAULT_LOAD) and not model_service.at_hand(
+        "/m", model_catalog.DEFAULT_LOAD
+    )
     assert usual_temperature(FINE) == usual_temperature(EMBEDDED) > usual_temperature("/m")
 
 

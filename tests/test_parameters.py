@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from survey.tiny_models import random_model, tiny_config
 from tiny_models import CONFIGS, tiny_model
 from transformers import (
     DeepseekV3Config,
@@ -18,8 +19,6 @@ from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.kv_cache import _tensors, kv_cache
 from moeviz.capture.models.load import load_model, model_config, model_facts
 from moeviz.capture.models.parameters import count_parameters, empty_model, parameters_of_config
-from moeviz.capture.survey.survey import random_model
-from moeviz.capture.survey.tiny_models import tiny_config
 from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters

@@ -5,17 +5,17 @@ import pytest
 import torch
 from accelerate import disk_offload
 from fused_models import FAMILIES
+from survey.tiny_models import random_model
 from tiny_models import tiny_model, tiny_tokenizer
 
 import moeviz
 from moeviz.capture.change.kinds import Mute, Replay, TopK
 from moeviz.capture.change.precision import NAMES, Precision, in_precision, in_precisions
 from moeviz.capture.routers.declared import find_routers
-from moeviz.capture.survey.survey import random_model
 from moeviz.cli.of_models import PRECISIONS
 from moeviz.cli.what_if import precision_table
 from moeviz.errors import CaptureError
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 

@@ -5,15 +5,15 @@ import threading
 import numpy as np
 import pytest
 import torch
+from survey.compare import EQUAL, NOT_TRIED, ONE, REFUSED, WRONG
+from survey.modes import FAMILIES, TWO
+from survey.ways import EVERYWHERE, WAYS, outcome, surveyed_ways, tried_on
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
 from moeviz.capture.run import generate as module
 from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.drawing import drawing
-from moeviz.capture.survey.held import EQUAL, NOT_TRIED, ONE, REFUSED, WRONG
-from moeviz.capture.survey.matrix import EVERYWHERE, WAYS, outcome, surveyed_ways, tried_on
-from moeviz.capture.survey.modes import FAMILIES, TWO
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 
@@ -42,7 +42,7 @@ def check(way, family):
     assert cell.outcome in ({EQUAL, REFUSED} if SURVEYED["refused"].get(way, True) else {EQUAL}), cell.says
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in EVERYWHERE and way not in SLOW])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler and accelerate, about models as tiny as these
@@ -50,7 +50,7 @@ def test_the_trace_is_what_the_experts_receive_of_the_finished_sequence(family, 
     check(way, family)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", EVERYWHERE)
 @pytest.mark.parametrize("family", MANY_KINDS)
 @pytest.mark.filterwarnings("ignore")
@@ -58,7 +58,7 @@ def test_whatever_goes_on_beside_it_the_trace_is_right_or_refused(family, way):
     check(way, family)
 
 
-@pytest.mark.survey
+@pytest.mark.table("moeviz/capture", "kernels", "tests/survey")
 @pytest.mark.parametrize("way", SLOW)
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_inductor_compiled_is_traced_as_it_was_written(way):
@@ -77,15 +77,15 @@ def test_a_router_that_never_ran_is_refused_for_that_reason():
 
 
 def test_the_table_of_ways_has_every_way_and_nothing_wrong_in_it():
-    assert list(SURVEYED.index) == list(WAYS), "run `python -m moeviz.capture.survey --ways --write`"
+    assert list(SURVEYED.index) == list(WAYS), "run `python tests/survey --ways --write`"
     assert not SURVEYED[["wrong", "other"]].to_numpy().any()
     assert (SURVEYED.sum(axis=1) == [len(tried_on(way)) for way in WAYS]).all()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
 def test_lora_on_the_routers_sends_tokens_elsewhere_or_the_survey_would_show_nothing(model, tokenizer):
-    from moeviz.capture.survey.survey import random_model
-    from moeviz.capture.survey.wrapped import lora_on_routers, with_lora
+    from survey.model_variants import lora_on_routers, with_lora
+    from survey.tiny_models import random_model
 
     plain, adapted = random_model("mixtral"), random_model("mixtral")
     one, other = (
@@ -106,8 +106,8 @@ def test_a_model_that_learns_its_prompt_is_refused(tokenizer):
 
 
 def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tokenizer):
-    from moeviz.capture.survey.precisions import sharpened
-    from moeviz.capture.survey.survey import random_model
+    from survey.model_variants import sharpened
+    from survey.tiny_models import random_model
 
     for family in ("mixtral", "llama4", "zaya", "switch_transformers", "gemma4"):
         one, other = (trace(sharpened(random_model(family), by), ONE, tokenizer=tokenizer).logits[0] for by in (1, 20))
@@ -130,7 +130,7 @@ def test_the_survey_tells_a_wrong_trace_when_it_meets_one(monkeypatch):
 
 
 def test_an_encoder_is_read_once_and_its_decoder_in_beams(tokenizer):
-    from moeviz.capture.survey.survey import random_model
+    from survey.tiny_models import random_model
 
     model = random_model("switch_transformers")
     model.generation_config.eos_token_id = None

@@ -12,9 +12,8 @@ from urllib.parse import urlencode
 import coroutines
 import pytest
 import streamlit as st
-from moeviz_app import counters
-from moeviz_app.server import assembly as server
-from moeviz_app.server import headers, uploads
+from moeviz_app.server import asgi as server
+from moeviz_app.server import headers, metrics, uploads
 from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
 from servers import ROOT, served
@@ -117,7 +116,7 @@ def client(monkeypatch):
 
     def under(**environment):
         monkeypatch.setattr(server.settings, "SETTINGS", read_settings(environment))
-        monkeypatch.setattr(counters, "_values", {})
+        monkeypatch.setattr(metrics, "_values", {})
         app = Starlette(routes=server.ROUTES)
         return TestClient(app)
 
@@ -137,10 +136,10 @@ def test_metrics_are_closed_to_strangers_unless_they_bring_their_token(client):
 def test_a_full_server_is_alive_and_not_ready(client):
     small = client(MOEVIZ_MAX_WAITING="3", MOEVIZ_MAX_SESSIONS="2")
     assert small.get("/readyz").text == "ready\n"
-    counters.gauge("waiting", 3)
+    metrics.gauge("waiting", 3)
     assert small.get("/readyz").status_code == 503 and small.get("/healthz").status_code == 200
-    counters.gauge("waiting", 0)
-    counters.gauge("sessions", 2)
+    metrics.gauge("waiting", 0)
+    metrics.gauge("sessions", 2)
     assert small.get("/readyz").text == "busy\n"
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import servers
 from hooked_streamlit import hold_work
-from moeviz_app.work import worker as worker_module
-from moeviz_app.work.worker import Cancelled, Done, News, Worker
+from moeviz_app.jobs import fair_queue
+from moeviz_app.jobs.fair_queue import Cancelled, Done, FairQueue, Progress
 from servers import ROOT, free_port
 from waiting import SECONDS, until
 
@@ -65,7 +65,7 @@ def test_a_server_ends_where_who_started_it_was_killed():
 @pytest.fixture
 def gate(monkeypatch, tmp_path):
     """A gate that is shut, and work that tells of two steps."""
-    monkeypatch.setattr(worker_module._Job, "_tell", worker_module._Job._tell)  # as it is, once the test is over
+    monkeypatch.setattr(fair_queue._Job, "_tell", fair_queue._Job._tell)  # as it is, once the test is over
     hold_work(tmp_path / "gate")
     (tmp_path / "gate").touch()
     return tmp_path / "gate"
@@ -79,8 +79,8 @@ def test_work_stands_still_at_the_gate_until_it_is_opened(gate):
         second.set()
         return "end"
 
-    heard = Worker(9).ask(work)
-    until(lambda: next(heard) == News("first"))
+    heard = FairQueue(9).ask(work)
+    until(lambda: next(heard) == Progress("first"))
     assert not second.is_set()
     gate.unlink()
     assert list(heard)[-1] == Done("end") and second.is_set()
@@ -96,7 +96,7 @@ def test_work_that_stands_at_the_gate_can_be_cancelled(gate):
             ended.set()
             raise
 
-    heard = Worker(9).ask(work)
-    until(lambda: next(heard) == News("first"))
+    heard = FairQueue(9).ask(work)
+    until(lambda: next(heard) == Progress("first"))
     heard.close()
     assert ended.wait(SECONDS) and gate.exists()

@@ -8,10 +8,11 @@ from pathlib import Path
 from weakref import ref
 
 import pytest
-from moeviz_app import counters, settings
-from moeviz_app.asked import Run
-from moeviz_app.traces import durable, opened, shelf
-from moeviz_app.traces.shelf import Shelf, bytes_kept, check_memory
+from moeviz_app import settings
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.server import identity, metrics
+from moeviz_app.session import durable, opened_files, trace_store
+from moeviz_app.session.trace_store import TraceStore, bytes_kept, check_memory
 from streamlit.testing.v1 import AppTest
 from test_app import sentences
 
@@ -27,7 +28,7 @@ MB = 10**6
 @pytest.fixture
 def limits(monkeypatch):
     """Change what the deployment sets; budgets in bytes, since traces are small here."""
-    monkeypatch.setattr(shelf, "MB", 1)
+    monkeypatch.setattr(trace_store, "MB", 1)
     endless = replace(settings.SETTINGS, session_mb=10**12, process_mb=10**12)
     return lambda **more: monkeypatch.setattr(settings, "SETTINGS", replace(endless, **more))
 
@@ -35,12 +36,12 @@ def limits(monkeypatch):
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
     """No tabs of other tests."""
-    monkeypatch.setattr(shelf, "_shelves", [])
+    monkeypatch.setattr(trace_store, "_shelves", [])
 
 
-def filled(count: int, tokens: int = 8) -> Shelf:
+def filled(count: int, tokens: int = 8) -> TraceStore:
     """A tab with so many traces of the same size."""
-    tab = Shelf()
+    tab = TraceStore()
     for number in range(count):
         tab.put(f"{number}", sample_trace(tokens=tokens), 8)
     return tab
@@ -55,10 +56,10 @@ def test_the_bytes_of_a_trace_are_those_of_its_arrays_and_its_tokens(trace):
 
 def test_over_the_budget_of_a_tab_its_oldest_traces_go_and_are_named(limits):
     limits(session_mb=3 * SIZE + 1)
-    before = counters.value("evictions", what="trace")
+    before = metrics.value("evictions", what="trace")
     tab = filled(5)
     assert [*tab] == ["2", "3", "4"] and tab.dropped == ["0", "1"]
-    assert counters.value("evictions", what="trace") - before == 2
+    assert metrics.value("evictions", what="trace") - before == 2
 
 
 def test_what_a_tab_shows_stays_however_large_it_is(limits):
@@ -77,17 +78,17 @@ def test_over_the_budget_of_the_server_the_oldest_of_all_tabs_go_but_never_the_l
 
 
 def test_a_trace_that_several_tabs_keep_counts_once(limits, trace):
-    tabs = [Shelf({"a": trace}) for _ in range(3)]
-    assert bytes_kept() == trace.nbytes == counters.value("trace_bytes") and len(tabs) == 3
+    tabs = [TraceStore({"a": trace}) for _ in range(3)]
+    assert bytes_kept() == trace.nbytes == metrics.value("trace_bytes") and len(tabs) == 3
 
 
 def test_a_file_that_is_more_than_a_tab_may_keep_is_refused(limits, trace, monkeypatch):
     limits(session_mb=10)
-    monkeypatch.setattr(opened, "read_elsewhere", lambda *args: Opened(trace))
+    monkeypatch.setattr(opened_files, "read_elsewhere", lambda *args: Opened(trace))
     with pytest.raises(
         MoevizError, match=r"'x\.npz' takes .* MB of memory once it is open, and one tab may keep 10 MB"
     ):
-        opened.read_upload(b"", "x.npz")
+        opened_files.read_upload(b"", "x.npz")
 
 
 def test_where_the_server_is_full_a_file_is_refused(limits, trace):
@@ -99,8 +100,8 @@ def test_where_the_server_is_full_a_file_is_refused(limits, trace):
 
 
 def test_with_a_trace_goes_what_is_known_of_its_run(limits, trace):
-    tab = Shelf({"a": trace})
-    tab.runs = [(trace, Run("a", "embedded"))]
+    tab = TraceStore({"a": trace})
+    tab.runs = [(trace, RunRequest("a", "embedded"))]
     limits(session_mb=1)
     tab.put("b", sample_trace(tokens=3), 8)
     assert tab.runs == [] and [*tab] == ["b"]
@@ -135,32 +136,32 @@ def own(monkeypatch, tmp_path, request) -> Path:
     """The folder of the machine's own user, who is here."""
     monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, keep_traces=True, serve="private"))
-    monkeypatch.setattr(settings, "is_local", lambda: True)
+    monkeypatch.setattr(identity, "is_local", lambda: True)
     yield tmp_path / "traces"
     durable.settle()
     durable._troubles.clear()
 
 
 def traces_page():
-    from moeviz_app.views.traces import traces_page
+    from moeviz_app.pages.traces import traces_page
 
     traces_page()
 
 
 def compare_page():
-    from moeviz_app.views.compare import compare_page
+    from moeviz_app.pages.compare import compare_page
 
     compare_page()
 
 
 def remember_two():
-    from moeviz_app import state
-    from moeviz_app.asked import Run
+    from moeviz_app.jobs.run_request import RunRequest
+    from moeviz_app.session import session
 
     from moeviz.samples import sample_trace
 
-    state.set_trace(sample_trace(tokens=5), Run("five", "embedded"))
-    state.set_trace(sample_trace(tokens=6))
+    session.set_trace(sample_trace(tokens=5), RunRequest("five", "embedded"))
+    session.set_trace(sample_trace(tokens=6))
 
 
 def names_of(app: AppTest) -> list[str]:
@@ -177,7 +178,7 @@ def test_recent_traces_are_there_again_after_a_restart(own):
         assert not after.exception
         assert [len(trace.tokens) for trace in after.session_state["recent"].values()] == [5, 6]
         ((first, run),) = after.session_state["runs"]
-        assert run == Run("five", "embedded") and len(first.tokens) == 5
+        assert run == RunRequest("five", "embedded") and len(first.tokens) == 5
         assert not after.run().exception and len(names_of(after)) == 2  # and not twice
     assert "current trace" in str(AppTest.from_function(traces_page).run().selectbox[0].label).lower()
 
@@ -197,7 +198,7 @@ def test_a_new_name_is_kept_too(own):
 def test_of_a_stranger_nothing_is_written_and_nothing_is_shown(own, monkeypatch, why):
     keep_trace(own, sample_trace(tokens=3), "of the machine's user", {})
     if why == "a stranger":
-        monkeypatch.setattr(settings, "is_local", lambda: False)
+        monkeypatch.setattr(identity, "is_local", lambda: False)
     changes = {"turned off": {"keep_traces": False}, "a team": {"serve": "team"}}.get(why, {})
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, **changes))
     durable._troubles.append("a sentence about somebody's trace")
@@ -265,7 +266,7 @@ def test_traces_that_were_let_go_are_named_on_the_page(limits):
 def test_a_file_is_opened_through_a_process_of_its_own(monkeypatch, trace):
     app = AppTest.from_function(traces_page).run()
     read = []
-    monkeypatch.setattr(opened, "read_elsewhere", lambda *args: read.append(args) or Opened(trace))
+    monkeypatch.setattr(opened_files, "read_elsewhere", lambda *args: read.append(args) or Opened(trace))
     app.file_uploader[0].upload("mine.npz", EXPORTS[3].write(trace), "application/octet-stream").run()
     assert not app.exception and app.session_state["trace"] is trace
     assert [name for _, name, *_ in read] == ["mine.npz"]

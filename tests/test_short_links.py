@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 from moeviz_app import settings
-from moeviz_app.asked import Run
-from moeviz_app.server import short_links
-from moeviz_app.server.short_links import SECONDS, ShortLinks
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.url import short_links
+from moeviz_app.url.short_links import SECONDS, ShortLinks
 from test_app import run, sentences
 from test_app_links import COMPARE, WHAT_IF, address, pair, visit
 
 from moeviz.errors import MoevizError
 
-FRENCH, ENGLISH = Run("Il fait froid.", "embedded"), Run("One day", "embedded")
+FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day", "embedded")
 ASKED = FRENCH.parameters() | {"layer": "2"}
 
 

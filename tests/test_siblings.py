@@ -20,7 +20,7 @@ from moeviz.embedded.own_models import FINE, NATURAL, OWN_MODELS, installed, mod
 from moeviz.embedded.reference import reference_routing
 from moeviz.embedded.routing_over_training import texts_over_training
 from moeviz.metrics.load import balance
-from moeviz.metrics.several import figures_of_several, repetition_of_several
+from moeviz.metrics.multi_trace import figures_of_several, repetition_of_several
 from moeviz.parameters import active_parameters
 from moeviz.routing_trace import RoutingTrace
 
@@ -85,7 +85,7 @@ def test_the_recorded_routing_is_what_the_weights_do_now(sibling):
     assert (now.experts == recorded.experts[:, rows]).all(axis=-1).mean() > 0.99
 
 
-@pytest.mark.survey
+@pytest.mark.table("models", "moeviz/embedded")
 @PRINTED_BY
 def test_the_evaluation_is_of_these_weights(make, sections, sibling):
     check_sections(sibling.evaluation, make(sibling.model), sections)

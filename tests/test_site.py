@@ -14,15 +14,15 @@ from threading import Thread
 
 import pytest
 from browser import SIZES, eventually
-from moeviz_app.glossary import GLOSSARY
-from moeviz_app.views.menu import MENU
+from moeviz_app.pages.menu import MENU
+from moeviz_app.widgets.glossary import GLOSSARY
 from playwright.sync_api import expect
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of
+from survey.modes import FAMILIES
+from survey.ways import WAYS
 
 import moeviz
 from moeviz.capture.routers.families import families
-from moeviz.capture.survey.matrix import WAYS
-from moeviz.capture.survey.modes import FAMILIES
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.cli.arguments import COMMANDS

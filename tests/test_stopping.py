@@ -3,15 +3,15 @@
 import threading
 
 import pytest
-from moeviz_app import shared
-from moeviz_app.work.worker import Busy, Cancelled, InLine, News, Worker
+from moeviz_app.jobs import model_service
+from moeviz_app.jobs.fair_queue import Busy, Cancelled, FairQueue, InLine, Progress
 from waiting import SECONDS
 
 
 @pytest.fixture
 def going_on():
     """A line with a run that goes on until it is cancelled, and one that waits; what was heard of them."""
-    worker, begun = Worker(9), threading.Event()
+    worker, begun = FairQueue(9), threading.Event()
 
     def endless(tell):
         begun.set()
@@ -29,13 +29,13 @@ def test_stopping_cancels_what_goes_on_and_what_waits_and_takes_no_more(going_on
     for heard in (first, second):
         with pytest.raises(Cancelled):
             for news in heard:
-                assert isinstance(news, InLine | News)
+                assert isinstance(news, InLine | Progress)
     with pytest.raises(Busy, match="being stopped"):
         worker.ask(lambda tell: None)
 
 
 def test_what_hears_of_nothing_is_not_waited_for_longer_than_said():
-    worker, begun, end = Worker(9), threading.Event(), threading.Event()
+    worker, begun, end = FairQueue(9), threading.Event(), threading.Event()
 
     def deaf(tell):
         begun.set()
@@ -49,8 +49,8 @@ def test_what_hears_of_nothing_is_not_waited_for_longer_than_said():
 
 
 def test_every_line_is_stopped(monkeypatch, going_on):
-    monkeypatch.setattr(shared, "_lines", {"cpu": going_on[0], "files": Worker(9)})
-    assert shared.stop(SECONDS)
-    for line in shared._lines.values():
+    monkeypatch.setattr(model_service, "_lines", {"cpu": going_on[0], "files": FairQueue(9)})
+    assert model_service.stop(SECONDS)
+    for line in model_service._lines.values():
         with pytest.raises(Busy):
             line.ask(lambda tell: None)

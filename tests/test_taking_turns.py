@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 import torch
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 from moeviz import Force, Mute, Sampling, what_if
 from moeviz.capture.change.precision import in_precisions
-from moeviz.capture.survey.survey import random_model
 from moeviz.capture.trace import stream, trace
 
 TOKENIZER = tiny_tokenizer()

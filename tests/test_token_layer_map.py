@@ -16,7 +16,6 @@ from PIL import Image
 from moeviz import MoevizError, RoutingTrace
 from moeviz.charts import NAMED, theme
 from moeviz.charts.overview import linked_overview
-from moeviz.charts.token_layer_images import cell_images
 from moeviz.charts.token_layer_map import (
     BROUGHT,
     MOST_STRIPES,
@@ -27,7 +26,7 @@ from moeviz.charts.token_layer_map import (
     map_spec,
     token_layer_map,
 )
-from moeviz.charts.token_layer_marks import DIM, row_height
+from moeviz.charts.token_layer_marks import DIM, cell_images, row_height
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, visible
 from moeviz.report.pictures import svg

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
 from moeviz.training.counters import Counters
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/training")
 
 
 def violation(counts):

@@ -9,14 +9,13 @@ import pytest
 from test_charts import check_golden, encodings
 
 from moeviz.charts import training as charts
-from moeviz.charts import training_figures as figures
+from moeviz.charts import training as figures
 from moeviz.errors import MissingField
 from moeviz.training.reading import read_run_file
 from moeviz.training.recorded.at_end import counts_at_end, importance_at_end, worst_layer
 from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
 from moeviz.training.recorded.over_steps import balance_over_steps, load_over_steps, violation_over_steps
 from moeviz.training.recorded.run import TrainingRun
-from moeviz.training.recorded.said import said_of_lacking, said_of_run
 from moeviz.training.routing_file import FORMAT
 
 ONE_RUN = (charts.HEATMAP, charts.LAYERS, charts.IMPORTANCE, figures.GRADIENTS)
@@ -166,15 +165,15 @@ def test_every_chart_draws_a_run_of_one_log(chart, run):
 
 
 def test_sentences_are_counted_from_the_frame(run):
-    load = said_of_run("expert_steps_heatmap", load_over_steps(run, 3).query("step <= 40"))
+    load = charts.HEATMAP.caption(load_over_steps(run, 3).query("step <= 40"))
     assert load == "At the end, expert 0 has 2.7 times its uniform share, and expert 2 has been dead since step 15."
-    even = said_of_run("expert_steps_heatmap", load_over_steps(run, 0))
+    even = charts.HEATMAP.caption(load_over_steps(run, 0))
     assert even == "At the end, expert 0 has 1.0 times its uniform share, and none is dead."
-    violation = said_of_run("violation_curve", balance_over_steps({"r": run}).query("step == 10"))
+    violation = charts.BALANCE.caption(balance_over_steps({"r": run}).query("step == 10"))
     assert violation.startswith("At the end, the worst is layer 3, at a MaxVio of 1.00, where luck alone gives 0.")
-    aux = said_of_run("aux_loss_curve", measured(figures.AUX, run))
+    aux = figures.AUX.caption(measured(figures.AUX, run))
     assert "in “<b>A” the model's aux loss is 1.2, and its coefficient is 0.01; in “B”" in aux
-    gradients = said_of_run("router_gradient_heatmap", measured(figures.GRADIENTS, run))
+    gradients = figures.GRADIENTS.caption(measured(figures.GRADIENTS, run))
     assert gradients.startswith("At the end, the router of layer 3 has the smallest gradient: 25.0% of that of layer 0")
 
 
@@ -209,12 +208,12 @@ def test_a_layer_of_many_experts_is_drawn_by_its_busiest_and_idlest():
 def test_of_two_runs_the_one_without_figures_is_named_and_keeps_its_colour(run):
     """Frames of pages say which runs they are of, though one has no row in them."""
     frame = figures.CHANGE.measure({"B": run})
-    assert said_of_lacking("probe_change_curve", frame) is None
+    assert figures.CHANGE.lacking(frame) is None
     of_two = frame.assign(run=pd.Categorical(frame["run"], ["<A>", "B"]))
-    told = said_of_lacking("probe_change_curve", of_two)
+    told = figures.CHANGE.lacking(of_two)
     assert told == "“<A>” has fewer than two snapshots of a probe set: only “B” is drawn."
-    assert said_of_run("probe_change_curve", of_two).startswith("At the end, in “B” ")
+    assert figures.CHANGE.caption(of_two).startswith("At the end, in “B” ")
     colour = figures.CHANGE.draw(of_two).to_dict()["layer"][0]["encoding"]["color"]
     assert colour["scale"]["domain"] == ["<A>", "B"] and colour["legend"] is not None
     none = of_two.assign(mean=float("nan"))
-    assert said_of_lacking("probe_change_curve", none) is None, "nothing is drawn, so nothing is drawn alone"
+    assert figures.CHANGE.lacking(none) is None, "nothing is drawn, so nothing is drawn alone"

@@ -190,7 +190,7 @@ def test_rules_refuse_what_cannot_be():
     assert of_json({"margin": 0.0}).margin == 0
 
 
-@pytest.mark.training
+@pytest.mark.table("moeviz/training")
 def test_luck_alone_raises_no_alarm_in_twenty_seeds():
     """Routers that answer at random, on steps of 16 tokens, where a uniform share is 4 assignments."""
 

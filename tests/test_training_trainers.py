@@ -21,7 +21,7 @@ from moeviz.capture.routers.declared import find_routers
 from moeviz.metrics.routing_over_training import saturation_over_training
 from moeviz.training import RoutingCallback, RoutingHealth, Rules, read_run, watch
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.table("moeviz/training")
 HERE = Path(__file__).parent
 ADAPTERS = {
     "attention": {"target_modules": ["q_proj", "v_proj"]},

@@ -157,7 +157,7 @@ def test_a_thread_that_calls_a_model_with_an_intervention_gets_what_the_model_gi
 
 
 def a_model(architecture):
-    from moeviz.capture.survey.survey import random_model, tokenizer
+    from survey.tiny_models import random_model, tokenizer
 
     return random_model(architecture), tokenizer()
 
@@ -321,10 +321,10 @@ def test_llama_4_in_half_precision_has_the_experts_of_its_block_where_scores_are
 
 def test_a_hook_that_changes_the_scores_of_llama_4_is_what_its_experts_receive():
     import torch
+    from survey.tiny_models import random_model
     from tiny_models import tiny_tokenizer
 
     import moeviz
-    from moeviz.capture.survey.survey import random_model
 
     model = random_model("llama4")
     router = model.model.layers[0].feed_forward.router

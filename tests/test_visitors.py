@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import coroutines
 import pytest
-from moeviz_app import visitors
-from moeviz_app.visitors import COOKIE, Pace, TooOften, VisitorCookie, address_behind
+from moeviz_app.server import identity
+from moeviz_app.server.client_address import address_behind
+from moeviz_app.server.identity import COOKIE, RateLimiter, TooOften, VisitorCookie
 
 
 def answered(headers=(), scheme="http", content=b"text/html; charset=utf-8", kind="http"):
@@ -72,20 +73,20 @@ def test_forwarded_addresses_count_from_listed_proxies_alone(peer, forwarded, tr
 
 def test_tabs_of_one_browser_are_one_visitor_and_sessions_without_cookies_are_not(monkeypatch):
     context, session = SimpleNamespace(cookies={COOKIE: given().value}), SimpleNamespace(session_id="one")
-    monkeypatch.setattr(visitors.st, "context", context)
-    monkeypatch.setattr(visitors, "get_script_run_ctx", lambda: session)
-    first = visitors.visitor()
+    monkeypatch.setattr(identity.st, "context", context)
+    monkeypatch.setattr(identity, "get_script_run_ctx", lambda: session)
+    first = identity.visitor_id()
     session.session_id = "two"
-    assert visitors.visitor() == first and context.cookies[COOKIE] not in first
+    assert identity.visitor_id() == first and context.cookies[COOKIE] not in first
     context.cookies = {COOKIE: "chosen by hand"}
-    without = visitors.visitor()
+    without = identity.visitor_id()
     session.session_id = "three"
-    assert len({first, without, visitors.visitor()}) == 3
+    assert len({first, without, identity.visitor_id()}) == 3
 
 
 def test_runs_a_minute_are_counted_for_each_visitor():
     now = [0.0]
-    pace = Pace(2, clock=lambda: now[0])
+    pace = RateLimiter(2, clock=lambda: now[0])
     pace.begin("one")
     now[0] = 20
     pace.begin("one")
@@ -100,7 +101,7 @@ def test_runs_a_minute_are_counted_for_each_visitor():
 
 def test_visitors_who_left_are_not_remembered():
     now = [0.0]
-    pace = Pace(2, clock=lambda: now[0])
+    pace = RateLimiter(2, clock=lambda: now[0])
     for who in range(100):
         pace.begin(str(who))
     now[0] = 61

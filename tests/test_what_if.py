@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fused_models import FAMILIES
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
@@ -15,7 +16,6 @@ from moeviz.capture.change import what_if as module
 from moeviz.capture.change.kinds import Exchange, Force, Mute, Replay, TopK
 from moeviz.capture.change.what_if import ablate, what_if
 from moeviz.capture.run.prompts import prepare
-from moeviz.capture.survey.survey import random_model
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 

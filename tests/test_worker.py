@@ -5,15 +5,15 @@ import time
 
 import pytest
 import torch
-from moeviz_app.work import worker as worker_module
-from moeviz_app.work.failures import RunFailed
-from moeviz_app.work.in_turns import in_turns
-from moeviz_app.work.worker import Asker, Busy, Done, InLine, News, Places, Worker, result
+from moeviz_app.jobs import fair_queue as worker_module
+from moeviz_app.jobs.cooperative import in_steps
+from moeviz_app.jobs.errors import RunFailed
+from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, Progress, QueueLimits, wait_for
 from waiting import SECONDS, until
 
 from moeviz.errors import CaptureError
 
-ONE, OTHER = Asker("one", "here"), Asker("other", "here")
+ONE, OTHER = Client("one", "here"), Client("other", "here")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def held_up(worker, asker=worker_module.NOBODY):
 
 
 def end_of(heard):
-    return result(heard, lambda _told: None)
+    return wait_for(heard, lambda _told: None)
 
 
 def short(name, done):
@@ -62,20 +62,20 @@ def test_news_come_in_order_and_the_result_last():
             tell(number)
         return "end"
 
-    heard = list(Worker(5).ask(work))
+    heard = list(FairQueue(5).ask(work))
     assert heard[-1] == Done("end")
-    news = [told.value for told in heard[:-1] if isinstance(told, News)]
+    news = [told.value for told in heard[:-1] if isinstance(told, Progress)]
     assert news == sorted(news)
 
 
 def test_a_long_text_s_steps_are_news_and_what_it_returns_is_the_result():
-    heard = list(Worker(5).ask(long("text", [])))
+    heard = list(FairQueue(5).ask(long("text", [])))
     assert heard[-1] == Done("text")
-    assert {told.value for told in heard if isinstance(told, News)} <= {0, 1, 2}
+    assert {told.value for told in heard if isinstance(told, Progress)} <= {0, 1, 2}
 
 
 def test_who_waits_hears_how_many_are_before():
-    worker = Worker(5)
+    worker = FairQueue(5)
     go, first = held_up(worker)
     second, third = (worker.ask(lambda _tell, name=name: name) for name in ("second", "third"))
     assert next(second) == InLine(1) and next(third) == InLine(2)
@@ -84,7 +84,7 @@ def test_who_waits_hears_how_many_are_before():
 
 
 def test_visitors_take_turns_however_many_runs_one_of_them_has_asked_for():
-    worker, done = Worker(50), []
+    worker, done = FairQueue(50), []
     go, _first = held_up(worker, ONE)
     hog = [worker.ask(short(f"one {n}", done), ONE) for n in range(20)]
     late = worker.ask(short("other", done), OTHER)
@@ -96,7 +96,7 @@ def test_visitors_take_turns_however_many_runs_one_of_them_has_asked_for():
 
 
 def test_a_short_prompt_waits_for_a_step_of_a_long_text_and_not_for_the_text():
-    worker, done = Worker(50), []
+    worker, done = FairQueue(50), []
     go, _first = held_up(worker)
     text = worker.ask(long("text", done, steps=50), ONE)
     prompt = worker.ask(short("prompt", done), OTHER)
@@ -107,7 +107,7 @@ def test_a_short_prompt_waits_for_a_step_of_a_long_text_and_not_for_the_text():
 
 
 def test_a_short_prompt_comes_between_long_texts_of_the_same_visitor_too():
-    worker, done = Worker(50), []
+    worker, done = FairQueue(50), []
     go, _first = held_up(worker)
     texts = [worker.ask(long(name, done, steps=9), ONE) for name in "ab"]
     prompt = worker.ask(short("prompt", done), ONE)
@@ -119,9 +119,9 @@ def test_a_short_prompt_comes_between_long_texts_of_the_same_visitor_too():
 
 def test_no_more_long_texts_are_begun_than_memory_is_meant_for_and_short_prompts_pass_them(monkeypatch):
     monkeypatch.setattr(worker_module, "MOST_BEGUN", 2)
-    worker, done = Worker(50), []
+    worker, done = FairQueue(50), []
     go, _first = held_up(worker)
-    texts = [worker.ask(long(name, done, steps=3), Asker(name, "here")) for name in "abc"]
+    texts = [worker.ask(long(name, done, steps=3), Client(name, "here")) for name in "abc"]
     prompt = worker.ask(short("prompt", done), OTHER)
     go.set()
     for heard in [*texts, prompt]:
@@ -133,13 +133,13 @@ def test_no_more_long_texts_are_begun_than_memory_is_meant_for_and_short_prompts
 @pytest.mark.parametrize(
     ("places", "says"),
     [
-        (Places(1, 9, 9), "This server already has 1 run in line, and takes no more"),
-        (Places(9, 1, 9), "You already have 1 run in line"),
-        (Places(9, 9, 1), "Your network already has 1 run in line"),
+        (QueueLimits(1, 9, 9), "This server already has 1 run in line, and takes no more"),
+        (QueueLimits(9, 1, 9), "You already have 1 run in line"),
+        (QueueLimits(9, 9, 1), "Your network already has 1 run in line"),
     ],
 )
 def test_more_than_may_wait_are_refused_and_those_that_left_do_not_count(places, says):
-    worker = Worker(places)
+    worker = FairQueue(places)
     go, first = held_up(worker, ONE)
     with pytest.raises(Busy, match=says):
         worker.ask(lambda _tell: None, ONE)
@@ -151,23 +151,23 @@ def test_more_than_may_wait_are_refused_and_those_that_left_do_not_count(places,
 
 
 def test_what_another_visitor_has_in_line_leaves_ones_own_places():
-    worker = Worker(Places(9, 1, 2))
+    worker = FairQueue(QueueLimits(9, 1, 2))
     go, _first = held_up(worker, ONE)
     mine = worker.ask(lambda _tell: "mine", OTHER)
     with pytest.raises(Busy, match="Your network already has 2 runs"):
-        worker.ask(lambda _tell: None, Asker("third", "here"))
-    elsewhere = worker.ask(lambda _tell: "elsewhere", Asker("third", "there"))
+        worker.ask(lambda _tell: None, Client("third", "here"))
+    elsewhere = worker.ask(lambda _tell: "elsewhere", Client("third", "there"))
     go.set()
     assert [end_of(mine), end_of(elsewhere)] == ["mine", "elsewhere"]
 
 
 def test_a_tab_that_asks_anew_has_cancelled_what_it_asked_before():
-    worker, done = Worker(Places(9, 1, 9)), []
+    worker, done = FairQueue(QueueLimits(9, 1, 9)), []
     go, _first = held_up(worker)
-    worker.ask(short("before", done), Asker("one", "here", tab="a"))
+    worker.ask(short("before", done), Client("one", "here", tab="a"))
     with pytest.raises(Busy):
-        worker.ask(short("elsewhere", done), Asker("one", "here", tab="b"))
-    again = worker.ask(short("again", done), Asker("one", "here", tab="a"))
+        worker.ask(short("elsewhere", done), Client("one", "here", tab="b"))
+    again = worker.ask(short("again", done), Client("one", "here", tab="a"))
     go.set()
     end_of(again)
     assert done == ["again"]
@@ -184,7 +184,7 @@ def test_work_that_nobody_hears_ends_when_it_next_tells_something():
         finally:
             ended.set()
 
-    worker = Worker(5)
+    worker = FairQueue(5)
     heard = worker.ask(work)
     next(heard)
     heard.close()
@@ -193,7 +193,7 @@ def test_work_that_nobody_hears_ends_when_it_next_tells_something():
 
 
 def test_a_long_text_that_nobody_hears_is_closed_at_its_next_turn():
-    closed, worker = threading.Event(), Worker(5)
+    closed, worker = threading.Event(), FairQueue(5)
 
     def work(_tell):
         try:
@@ -203,7 +203,7 @@ def test_a_long_text_that_nobody_hears_is_closed_at_its_next_turn():
             closed.set()
 
     heard = worker.ask(work)
-    while not isinstance(next(heard), News):
+    while not isinstance(next(heard), Progress):
         pass
     heard.close()
     assert closed.wait(SECONDS)
@@ -230,7 +230,7 @@ def test_what_fails_is_told_in_a_sentence_and_the_line_goes_on(error, says, is_l
         yield 1
         raise error
 
-    worker = Worker(5)
+    worker = FairQueue(5)
     with pytest.raises((RunFailed, CaptureError), match=says) as told:
         list(worker.ask(steps if is_long else work))
     assert "secret" not in str(told.value)
@@ -239,7 +239,7 @@ def test_what_fails_is_told_in_a_sentence_and_the_line_goes_on(error, says, is_l
 
 
 def test_a_thread_that_cannot_start_is_told_and_the_line_goes_on(monkeypatch):
-    worker = Worker(5)
+    worker = FairQueue(5)
 
     def no_thread(_self):
         raise RuntimeError("can't start new thread")
@@ -254,21 +254,21 @@ def test_a_thread_that_cannot_start_is_told_and_the_line_goes_on(monkeypatch):
 def test_the_clock_of_the_machine_may_jump(monkeypatch):
     """Only the monotonic clock counts; one that is set back or forth changes no turn."""
     monkeypatch.setattr(time, "time", lambda: pytest.fail("the wall clock was read"))
-    worker, done = Worker(5), []
-    texts = [worker.ask(long(name, done), Asker(name, "")) for name in "ab"]
+    worker, done = FairQueue(5), []
+    texts = [worker.ask(long(name, done), Client(name, "")) for name in "ab"]
     assert [end_of(heard) for heard in texts] == ["a", "b"]
 
 
 def test_no_thread_stays_when_there_is_no_work_and_the_line_is_then_at_rest():
     rested = threading.Event()
-    worker = Worker(5, at_rest=rested.set)
+    worker = FairQueue(5, at_rest=rested.set)
     assert end_of(worker.ask(lambda _tell: 7)) == 7
     assert rested.wait(SECONDS)
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "moeviz-worker"])
 
 
 def test_work_that_tells_how_far_it_is_gives_its_turn_away_there():
-    worker, done = Worker(5), []
+    worker, done = FairQueue(5), []
 
     def training(tell):
         for step in range(3):
@@ -277,7 +277,7 @@ def test_work_that_tells_how_far_it_is_gives_its_turn_away_there():
         return "trained"
 
     go, _first = held_up(worker)
-    trained = worker.ask(in_turns(training), ONE)
+    trained = worker.ask(in_steps(training), ONE)
     prompt = worker.ask(short("prompt", done), OTHER)
     go.set()
     end_of(prompt)
@@ -286,7 +286,7 @@ def test_work_that_tells_how_far_it_is_gives_its_turn_away_there():
 
 
 def test_training_that_nobody_waits_for_ends_at_its_next_step_and_what_it_raises_is_told():
-    worker, ended = Worker(5), threading.Event()
+    worker, ended = FairQueue(5), threading.Event()
 
     def forever(tell):
         try:
@@ -295,8 +295,8 @@ def test_training_that_nobody_waits_for_ends_at_its_next_step_and_what_it_raises
         finally:
             ended.set()
 
-    heard = worker.ask(in_turns(forever))
-    while not isinstance(next(heard), News):
+    heard = worker.ask(in_steps(forever))
+    while not isinstance(next(heard), Progress):
         pass
     heard.close()
     assert ended.wait(SECONDS)
@@ -305,5 +305,5 @@ def test_training_that_nobody_waits_for_ends_at_its_next_step_and_what_it_raises
         raise CaptureError("no")
 
     with pytest.raises(CaptureError, match="no"):
-        list(worker.ask(in_turns(fails)))
+        list(worker.ask(in_steps(fails)))
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "moeviz-in-turns"])

@@ -1,1 +1,1 @@
-"""Before any page: who gets in, what every response tells a browser, what is counted and logged."""
+"""The server before Streamlit sees a request: who gets in, who asks, headers, uploads, metrics and logs."""

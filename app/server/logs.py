@@ -1,13 +1,16 @@
-"""The log as JSON, one object a line: for whoever collects it. No Streamlit here.
+"""The log as JSON, one object a line, for whoever collects it; and moments for those who measure.
 
 Of an error it says the kind and the places in the code, and not its words, which may quote a prompt.
 """
 
 import json
 import logging
+import sys
 import time
 import traceback
 from typing import Any
+
+from moeviz_app import settings
 
 USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
@@ -48,3 +51,10 @@ def write_lines() -> None:
     for logger in (logging.root, *loggers):
         for handler in logger.handlers:
             handler.setFormatter(Lines())
+
+
+def log_moment(what: str) -> None:
+    """With MOEVIZ_TIMING=1, tell stderr when something happened (seconds since 1970): benchmarks/app.py reads it."""
+    if settings.SETTINGS.timing:
+        sys.stderr.write(f"moeviz timing: {time.time():.6f} {what}\n")
+        sys.stderr.flush()

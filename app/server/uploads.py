@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from moeviz_app.server.door import App, Receive, Refused, Scope, Send, header, refuse
+from moeviz_app.server.access import App, Receive, Refusal, Scope, Send, header, refuse
 from moeviz_app.settings import Settings
 from streamlit.runtime import Runtime
 
@@ -50,16 +50,16 @@ class Uploads:
         said = header(scope, "content-length")
         return int(said) if said.isascii() and said.isdecimal() and len(said) < 16 else self.largest
 
-    def _judged(self, tab: str, announced: int) -> Refused | None:
+    def _judged(self, tab: str, announced: int) -> Refusal | None:
         kept = kept_files()
         here = kept.get(tab, 0) + self.on_their_way.get(tab, 0)
         everywhere = sum(kept.values()) + sum(self.on_their_way.values())
         if announced > self.largest + MB:  # what is around the file counts too
-            return Refused("file", f"Files up to {self.largest // MB} MB are taken here.", 413)
+            return Refusal("file", f"Files up to {self.largest // MB} MB are taken here.", 413)
         if here + announced > self.a_tab:
-            return Refused("file", "This tab has sent enough. Close files on the page, then send others.", 413)
+            return Refusal("file", "This tab has sent enough. Close files on the page, then send others.", 413)
         if everywhere + announced > self.all:
-            return Refused("file", "The server holds as many files as it may. Try again in a few minutes.", 503)
+            return Refusal("file", "The server holds as many files as it may. Try again in a few minutes.", 503)
         return None
 
 

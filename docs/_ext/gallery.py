@@ -11,17 +11,15 @@ from _ext.pictures import FOLDER, picture
 from moeviz.charts import TOPICS
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.corpus import OVER_TIME
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
-from moeviz.charts.expert import COMPANY, KINDS, LOADS, TOKENS
-from moeviz.charts.expert_company import ATLAS, FLOW, ROWS, WEIGHTS
+from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
+from moeviz.charts.load import OVER_TIME
+from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
-from moeviz.charts.several import CHARTS as OF_SEVERAL
-from moeviz.charts.training import BALANCE, EFFECTIVE, HEATMAP, IMPORTANCE, LAYERS
-from moeviz.charts.training_figures import AUX, CHANGE, GRADIENTS, LOGITS, LOSS
+from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEATMAP, IMPORTANCE, LAYERS, LOGITS, LOSS
 from moeviz.report.plots import about, choices, part_of
 
 TRACES = '''\

@@ -5,7 +5,7 @@ from typing import Any
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.one_input import ONE_INPUT
-from moeviz.charts.side_by_side import SIDE_BY_SIDE
+from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.story import STEPS

@@ -118,8 +118,8 @@ def _counted(row) -> tuple[str, ...]:
 
 def ways() -> str:
     """Every way of running that is held against what the experts received, and what came of it."""
-    from moeviz.capture.survey.matrix import counted, surveyed_ways
-    from moeviz.capture.survey.modes import FAMILIES
+    from survey.modes import FAMILIES
+    from survey.ways import counted, surveyed_ways
 
     found = surveyed_ways()
     rows = [(row.way, *(n or "" for n in (row.equal, row.refused, row.not_tried))) for row in found.itertuples()]
@@ -153,7 +153,7 @@ def anchor(heading: str) -> str:
 
 def menu() -> str:
     """The pages of the app, by the parts in its menu."""
-    from moeviz_app.views.menu import MENU
+    from moeviz_app.pages.menu import MENU
 
     return table(("part", "pages"), ((part, ", ".join(pages)) for part, pages in MENU.items()))
 
@@ -220,7 +220,7 @@ def architecture() -> str:
 
 def glossary() -> str:
     """The words of the field: those of the app's charts, and more."""
-    from moeviz_app.glossary import GLOSSARY
+    from moeviz_app.widgets.glossary import GLOSSARY
 
     words = MORE | GLOSSARY
     lines = [f"{word}\n  {words[word][0].upper()}{words[word][1:]}" for word in sorted(words, key=str.lower)]

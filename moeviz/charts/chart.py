@@ -1,5 +1,6 @@
 """What a chart is: a question about a trace, the numbers that answer it, and the picture of those numbers."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
@@ -9,11 +10,16 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from moeviz.charts.titles import Say, with_titles
 from moeviz.metrics.words import in_words_of
 from moeviz.model_info import ModelInfo
 
 USUAL_WORDS = "token, layer, kind of text"
+EXPERT, PAIR = "expert", "pair"  # names of the selections
+Say = Callable[[str], str]
+WORDS = ("title", "text", "description")  # properties that are words for a reader
+DATA = ("data", "datasets")
+LITERAL = re.compile("'[^']*'")  # in a formula; with a space it is words: "'from layer ' + datum.layer"
+FIELD = re.compile(r"([a-z]+):[A-Z]")  # "layer:Q": without a title, its name is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,8 @@ class Chart:
     two_layers: bool = False  # whether marks are pairs of layers: a click on one chooses them
     themed: bool = False  # whether `draw` takes `dark`, for colours that suit a dark page
 
+    say: Callable[[pd.DataFrame], str | None] | None = None  # of the numbers that are drawn: see `caption`
+
     def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:
         """The picture of these numbers, for a light page or a dark one where that makes a difference."""
         return self.draw(frame, dark=dark) if self.themed else self.draw(frame)
@@ -44,6 +52,15 @@ class Chart:
         if say(USUAL_WORDS) == USUAL_WORDS:
             return self
         return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
+
+    def caption(self, frame: pd.DataFrame) -> str | None:
+        """What stands out in these numbers, in one sentence of at most 25 words; None where nothing does.
+
+        It is computed from the very frame that is drawn, and quotes labels as they are: it is for a text node, never
+        for HTML or Markdown. Where chance is known, luck among all that is drawn must explain what is said at most once
+        in a thousand times (`moeviz.metrics.significance`); elsewhere each function states the size that it asks for.
+        """
+        return self.say(frame) if self.say is not None and len(frame) else None
 
     @property
     def key(self) -> str:
@@ -65,3 +82,63 @@ def _with_words(draw: Callable[..., Any], say: Say) -> Callable[..., Any]:
         return with_titles(draw(*frames, **options), say)
 
     return drawn
+
+
+def with_titles(part: Any, say: Say) -> Any:
+    """A copy of a picture, or of a part of one, whose titles are as `say` says them. Its data stay as they are."""
+    if isinstance(part, list):
+        return [with_titles(each, say) for each in part]
+    if isinstance(part, dict):
+        return {name: _reworded(name, value, say) for name, value in part.items()}
+    if not isinstance(part, alt.SchemaBase):
+        return part
+    copy = part.copy(deep=False)
+    for name, value in list(part._kwds.items()):
+        copy._kwds[name] = _reworded(name, value, say)
+    if titled := _title_of_field(part, say):
+        copy._kwds["title"] = titled
+    return copy
+
+
+def _reworded(name: str, value: Any, say: Say) -> Any:
+    if name in DATA:
+        return value
+    if name in WORDS and isinstance(value, str):
+        return say(value)
+    if name == "calculate" and isinstance(value, str):
+        return LITERAL.sub(lambda words: say(words[0]) if " " in words[0] else words[0], value)
+    if name in WORDS and isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return [say(line) for line in value]
+    return with_titles(value, say)
+
+
+def _title_of_field(part: alt.SchemaBase, say: Say) -> str | None:
+    """What a channel is to be called that has no title, so that the name of its field would stand there."""
+    field = FIELD.fullmatch(str(part._kwds.get("shorthand", "")))
+    if field is None or _titled(part) or any(_titled(part._kwds.get(own)) for own in ("axis", "legend")):
+        return None
+    return say(field[1]) if say(field[1]) != field[1] else None
+
+
+def _titled(part: Any) -> bool:
+    return isinstance(part, alt.SchemaBase) and part._kwds.get("title", alt.Undefined) is not alt.Undefined
+
+
+def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str = EXPERT) -> alt.Chart | alt.LayerChart:
+    """The picture with a selection of one mark by these columns of its data, and a hand over such marks.
+
+    In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
+    """
+    chosen = alt.selection_point(name=name, fields=fields, on="click", empty=False)
+    return _with_hand(picture, fields[-1], picture.data).add_params(chosen)
+
+
+def _with_hand(picture: alt.Chart | alt.LayerChart, field: str, above: Any) -> alt.Chart | alt.LayerChart:
+    data = above if picture.data is alt.Undefined else picture.data
+    picture = picture.copy(deep=False)  # nothing inside is changed, only replaced
+    if isinstance(picture, alt.LayerChart):
+        picture.layer = [_with_hand(part, field, data) for part in picture.layer]
+    elif field in getattr(data, "columns", ()):
+        mark = {"type": picture.mark} if isinstance(picture.mark, str) else picture.mark.to_dict()
+        picture.mark = alt.MarkDef(**mark | {"cursor": "pointer"})
+    return picture

@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.co_activation import co_activation
+from moeviz.metrics.co_activation import co_activation, co_activation_caption, strongest_pairs_caption
 
 MAX_EXPERTS = 64  # in one heat map: 4,032 cells, each still seen on a phone
 MAX_PAIRS = 12
@@ -103,6 +103,7 @@ CHARTS = (
         "with few tokens, a bright cell may be luck.",
         measure=co_activation,
         draw=co_activation_heatmap,
+        say=co_activation_caption,
         expert="expert",
         layers="one",
     ),
@@ -113,6 +114,7 @@ CHARTS = (
         "beat it by luck.",
         measure=co_activation,
         draw=strongest_pairs,
+        say=strongest_pairs_caption,
         layers="one",
     ),
 )

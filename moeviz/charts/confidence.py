@@ -6,7 +6,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.tokens import token_axis, token_tooltip
-from moeviz.metrics.confidence import router_entropy, token_entropy, top_margin
+from moeviz.metrics.confidence import entropy_caption, margin_caption, router_entropy, token_entropy, top_margin
 
 
 def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -79,6 +79,7 @@ CHARTS = (
         "middle 80%. Near 0 the router is certain; at 1 it might as well choose at random.",
         measure=router_entropy,
         draw=entropy_by_layer,
+        say=entropy_caption,
     ),
     Chart(
         "How far ahead is the most probable expert?",
@@ -86,12 +87,14 @@ CHARTS = (
         "median token; bar: middle half; line: middle 80%). Near 0, a small change would send the token elsewhere.",
         measure=top_margin,
         draw=margin_by_layer,
+        say=margin_caption,
     ),
     Chart(
         "Where in the text are the routers undecided?",
         "Each cell is one token at one layer: the brighter it is, the more undecided the router.",
         measure=token_entropy,
         draw=entropy_grid,
+        say=None,  # some token is always the most undecided, which is no finding
         tokens="window",
     ),
 )

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.coverage import experts_needed, experts_touched
+from moeviz.metrics.coverage import experts_needed, experts_needed_caption, experts_touched, experts_touched_caption
 
 MOST_WRITTEN = 60  # layers: with more, a row is too low for numbers
 
@@ -91,6 +91,7 @@ CHARTS = (
         "the closer to a uniform load.",
         measure=experts_needed,
         draw=experts_needed_grid,
+        say=experts_needed_caption,
     ),
     Chart(
         "How soon has the text used every expert?",
@@ -98,5 +99,6 @@ CHARTS = (
         "dashed line, the text uses fewer experts than a choice at random would.",
         measure=experts_touched,
         draw=touched_by_layer,
+        say=experts_touched_caption,
     ),
 )

@@ -6,7 +6,14 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.flow import consecutive_information, consecutive_transitions, information_between_layers
+from moeviz.metrics.flow import (
+    consecutive_information,
+    consecutive_information_caption,
+    consecutive_transitions,
+    information_between_layers,
+    information_between_layers_caption,
+    transitions_caption,
+)
 
 MAX_LAYERS, MAX_EXPERTS, MAX_RIBBONS = 12, 16, 1_000  # in one picture
 THIN = 0.004  # of the height: over a pixel, and a thinner ribbon is left out
@@ -253,6 +260,7 @@ CHARTS = (
         "luck gives: the same with the tokens shuffled. Click a cell to see those two layers below.",
         measure=information_between_layers,
         draw=flow_between_layers,
+        say=information_between_layers_caption,
         two_layers=True,
     ),
     Chart(
@@ -262,6 +270,7 @@ CHARTS = (
         "in two layers is not the same expert.",
         measure=consecutive_transitions,
         draw=flow_of_two_layers,
+        say=transitions_caption,
         layers="two",
         expert="expert",
     ),
@@ -273,6 +282,7 @@ CHARTS = (
         "for any two layers.",
         measure=consecutive_transitions,
         draw=flow_ribbons,
+        say=transitions_caption,
         expert="expert",
     ),
     Chart(
@@ -281,5 +291,6 @@ CHARTS = (
         "above the orange mark, which is the same measure with the tokens shuffled, is more than luck.",
         measure=consecutive_information,
         draw=flow_information,
+        say=consecutive_information_caption,
     ),
 )

@@ -7,7 +7,16 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_tooltip
-from moeviz.metrics.layers import balance_of_two, overlap, ranked_load, transitions
+from moeviz.metrics.flow import transitions_caption
+from moeviz.metrics.layers import (
+    balance_of_two,
+    overlap,
+    overlap_caption,
+    ranked_load,
+    ranked_load_caption,
+    transitions,
+    two_balances_caption,
+)
 
 MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gini": "Gini"}
 
@@ -131,6 +140,7 @@ CHARTS = (
         "Experts with the same rank in two layers are not the same expert.",
         measure=ranked_load,
         draw=load_of_two_layers,
+        say=ranked_load_caption,
         expert="expert",
         layers="two",
     ),
@@ -139,6 +149,7 @@ CHARTS = (
         "The closer a layer's dot is to the grey mark, the more uniform its load by that measure.",
         measure=balance_of_two,
         draw=balance_of_two_layers,
+        say=two_balances_caption,
         layers="two",
     ),
     Chart(
@@ -147,6 +158,7 @@ CHARTS = (
         "in the other layer; blank is none. In the row of an expert with few tokens, every cell is bright.",
         measure=transitions,
         draw=layer_transitions,
+        say=transitions_caption,
         expert="from_expert",
         layers="two",
     ),
@@ -156,6 +168,7 @@ CHARTS = (
         "than luck. Shared ids mean something only if the model's experts keep their identity across layers.",
         measure=overlap,
         draw=layer_overlap,
+        say=overlap_caption,
         layers="two",
     ),
 )

@@ -1,14 +1,26 @@
 """Charts of how the work is divided among the experts."""
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.load import balance, coverage, expert_load, importance
+from moeviz.metrics.load import (
+    balance,
+    balance_caption,
+    balance_over_time,
+    busiest_caption,
+    coverage,
+    expert_load,
+    importance,
+    importance_caption,
+    load_caption,
+)
 
 SHARE = "share of assignments"
 MANY_EXPERTS = 64  # past which the sign of an unused expert is small
+MOST_COLUMNS = 200
 
 
 def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -151,6 +163,7 @@ CHARTS = (
         "and blue less, and a cross is an expert that no token was routed to.",
         measure=expert_load,
         draw=load_heatmap,
+        say=load_caption,
         expert="expert",
         themed=True,
     ),
@@ -160,6 +173,7 @@ CHARTS = (
         "uniform share.",
         measure=expert_load,
         draw=load_bars,
+        say=load_caption,
         expert="expert",
         layers="one",
     ),
@@ -169,6 +183,7 @@ CHARTS = (
         "the dashed diagonal, the more uniform the load.",
         measure=coverage,
         draw=coverage_curve,
+        say=None,  # its numbers are shares without counts, and of a short text a few experts do most by luck
     ),
     Chart(
         "Is the load less uniform than chance would make it?",
@@ -176,6 +191,7 @@ CHARTS = (
         "random would show over as many tokens.",
         measure=balance,
         draw=balance_by_layer,
+        say=balance_caption,
     ),
     Chart(
         "How overloaded is the busiest expert of each layer?",
@@ -183,6 +199,7 @@ CHARTS = (
         "means twice the uniform share of the assignments.",
         measure=balance,
         draw=busiest_by_layer,
+        say=busiest_caption,
     ),
     Chart(
         "Do routers use the experts that they give high probabilities?",
@@ -190,6 +207,45 @@ CHARTS = (
         "assignments than its mean probability, below it for a smaller one.",
         measure=importance,
         draw=load_against_importance,
+        say=importance_caption,
         expert="expert",
     ),
+)
+
+
+def balance_of_parts(frame: pd.DataFrame) -> alt.Chart:
+    """The busiest expert of each layer, part by part. Columns: those of `balance_over_time`."""
+    parts = int(frame["part"].max()) + 1 if len(frame) else 1
+    together = -(-parts // MOST_COLUMNS)
+    shown = frame.dropna(subset=["max_over_mean"]).assign(part=frame["part"] // together * together)
+    worst = shown.groupby(["layer", "part"], as_index=False)["max_over_mean"].max()
+    worst["until"] = np.minimum(worst["part"] + together, parts)
+    note = f"the highest of {together} in a row" if together > 1 else f"{parts:,} in all"
+    axis = alt.Axis(format=",d", tickMinStep=1, grid=False)
+    legend = alt.Legend(title="busiest expert, × uniform", titleLimit=330, orient="top", gradientLength=200)
+    cells = (
+        alt.Chart(theme.compact(worst))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("part:Q", title=f"part of the corpus ({note})", axis=axis, scale=alt.Scale(nice=False)),
+            x2="until:Q",
+            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
+            color=alt.Color("max_over_mean:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=1), legend=legend),
+            tooltip=[
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("part:Q", format=",d"),
+                alt.Tooltip("max_over_mean:Q", title="busiest expert, × uniform", format=".2f"),
+            ],
+        )
+    )
+    return theme.framed(cells, theme.rows_height(worst["layer"].nunique()), canvas=True)
+
+
+OVER_TIME = Chart(
+    "Does the load stay as uniform from the beginning of the corpus to its end?",
+    "Each column is a part of the corpus, in the order in which it was traced, and each cell is the load of a layer's "
+    "busiest expert there: 1 is uniform, and a column that is brighter than the others is text that its experts divide "
+    "less evenly.",
+    measure=balance_over_time,
+    draw=balance_of_parts,
 )

@@ -6,7 +6,14 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MissingField, MoevizError
-from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL, THIS_TRACE, locality_beside_mixtral
+from moeviz.metrics.locality import (
+    FIRST_CHOICE,
+    MIXTRAL,
+    THIS_TRACE,
+    any_choice_caption,
+    first_choice_caption,
+    locality_beside_mixtral,
+)
 
 PUBLISHED = "published "  # before the index of a layer of another model, on the axis of this one's layers
 
@@ -93,6 +100,7 @@ CHARTS = (
         "to the highest.",
         measure=locality_beside_mixtral,
         draw=repeated_first_choice,
+        say=first_choice_caption,
     ),
     Chart(
         "How often do neighbouring tokens share an expert?",
@@ -100,5 +108,6 @@ CHARTS = (
         "experts a token has, the higher chance is too, so read the bar from the orange mark up.",
         measure=locality_beside_mixtral,
         draw=repeated_any_choice,
+        say=any_choice_caption,
     ),
 )

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.losses import aux_loss, z_loss
+from moeviz.metrics.losses import aux_loss, aux_loss_caption, z_loss, z_loss_caption
 
 ONE, POOLED = "one layer", "all layers pooled"
 
@@ -64,6 +64,7 @@ CHARTS = (
         "opposite imbalances cancel out.",
         measure=aux_loss,
         draw=aux_loss_by_layer,
+        say=aux_loss_caption,
     ),
     Chart(
         "Do the routers' logits stay small?",
@@ -72,5 +73,6 @@ CHARTS = (
         "precision unstable.",
         measure=z_loss,
         draw=z_loss_by_layer,
+        say=z_loss_caption,
     ),
 )

@@ -6,7 +6,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.parameters import parameter_split, touched_growth
+from moeviz.metrics.parameters import active_caption, parameter_split, parts_caption, touched_caption, touched_growth
 
 BILLIONS = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # SI says G where papers on models say B
 KINDS = {"parameters": "all", "active": "active for one token"}
@@ -127,12 +127,14 @@ CHARTS = (
         "through. Only routed experts can be inactive.",
         measure=parameter_split,
         draw=parameters_by_part,
+        say=parts_caption,
     ),
     Chart(
         "How many parameters are active?",
         "One model, three numbers: model makers disagree on whether embeddings count.",
         measure=parameter_split,
         draw=active_by_convention,
+        say=active_caption,
     ),
     Chart(
         "How much of the model has the text touched so far?",
@@ -140,5 +142,6 @@ CHARTS = (
         "line is what experts chosen at random would touch.",
         measure=touched_growth,
         draw=touched_curve,
+        say=touched_caption,
     ),
 )

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, placement, placement_imbalance
+from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, imbalance_caption, placement, placement_imbalance
 
 COLOURS = (theme.OTHER, theme.MAIN, theme.EXPERT_COLOURS[8])  # of the placements
 SHAPES = ("circle", "square", "triangle-up")
@@ -89,6 +89,7 @@ CHARTS = (
         "half of the tokens on the second half, which is closer to serving.",
         measure=placement_imbalance,
         draw=imbalance_by_layer,
+        say=imbalance_caption,
     ),
     Chart(
         "How much work does each device do in this layer?",
@@ -96,6 +97,7 @@ CHARTS = (
         "looks best on the tokens it was made from; a held-out row shows it on tokens it has not seen.",
         measure=placement,
         draw=device_load_grid,
+        say=None,  # its numbers are shares without counts; the chart of all layers judges plans on other tokens
         layers="one",
     ),
 )

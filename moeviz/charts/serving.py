@@ -1,13 +1,233 @@
 """Charts of what a routing costs to serve: caches, batches, prefetching, placement, and cards that hold a model."""
 
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.serving_curves import distinct_experts_curve, hit_rate_curve, prefetch_curve
-from moeviz.charts.serving_planes import cards_that_fit, placement_plane
-from moeviz.serving.batches import batch_coverage
-from moeviz.serving.budget import hit_rates
+from moeviz.errors import MissingField
+from moeviz.metrics.words import byte_unit, bytes_said
+from moeviz.serving.batches import batch_coverage, batch_coverage_caption
+from moeviz.serving.budget import hit_rates, hit_rates_caption
 from moeviz.serving.memory import what_fits
-from moeviz.serving.placement import serving_placement
+from moeviz.serving.placement import serving_placement, serving_placement_caption
 from moeviz.serving.prefetch import prefetch_recall
+
+# What each line is called, with its colour and its dashes.
+Lines = dict[str, tuple[str, str, tuple[int, ...]]]
+SOLID, DOTS = (1, 0), (1, 3)
+POLICIES: Lines = {
+    "bound": ("bound", theme.NOTE, DOTS),
+    "lru": ("LRU", theme.MAIN, SOLID),
+    "static": ("fixed set, most used", theme.EXPERT_COLOURS[8], SOLID),
+    "chance": ("fixed set, at random", theme.CHANCE, theme.DASH),
+}
+BATCHES: Lines = {
+    "even": ("experts at random", theme.CHANCE, theme.DASH),
+    "random": ("any tokens", theme.NOTE, DOTS),
+    "sequences": ("different texts", theme.MAIN, SOLID),
+    "consecutive": ("tokens in a row", theme.EXPERT_COLOURS[8], SOLID),
+}
+PREDICTORS: Lines = {
+    "layer_before": ("layer before", theme.MAIN, SOLID),
+    "previous_token": ("token before", theme.EXPERT_COLOURS[8], SOLID),
+    "recency": ("last used", theme.EXPERT_COLOURS[2], SOLID),
+    "popular": ("most used", theme.NOTE, DOTS),
+    "chance": ("at random", theme.CHANCE, theme.DASH),
+}
+GIGABYTE = 1e9
+PLACEMENTS = {
+    "contiguous": ("in order", theme.OTHER, "circle"),
+    "balanced": ("balanced", theme.MAIN, "square"),
+    "copies": ("with copies", theme.EXPERT_COLOURS[8], "triangle-up"),
+    "coactive": ("used together", theme.EXPERT_COLOURS[2], "diamond"),
+}
+FEW = 3  # cards: more are one colour
+
+
+def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """Hit rate over the size of the cache, a line a policy; a mark at a chosen size. Columns: those of `hit_rates`."""
+    known = frame["gigabytes"].notna().any()
+    drawn, colour, dash = _named_lines(frame, "policy", POLICIES)
+    tips = [
+        alt.Tooltip("capacity:Q", title="experts kept in each layer", format="d"),
+        alt.Tooltip("line:N", title="policy"),
+        alt.Tooltip("rate:Q", title="hit rate", format=".1%"),
+    ]
+    if known:
+        sizes = {"size": "gigabytes", "fetched_size": "gigabytes_a_token"}
+        drawn = drawn.assign(**{name: (drawn[of] * GIGABYTE).map(bytes_said) for name, of in sizes.items()})
+        tips += [alt.Tooltip("size:N", title="cache"), alt.Tooltip("fetched_size:N", title="fetched a token")]
+    base = alt.Chart(drawn).encode(
+        x=alt.X("capacity:Q", title=_size_title(frame), scale=_span(frame["capacity"]), axis=_whole()), tooltip=tips
+    )
+    rate = alt.Y("rate:Q", title="hit rate", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis())
+    layers = [base.mark_line(point=alt.OverlayMarkDef(size=16)).encode(y=rate, color=colour, strokeDash=dash)]
+    if frame["chosen"].any():
+        at = alt.Chart(frame[frame["chosen"]].head(1)).mark_rule(color=theme.ACCENT, strokeWidth=2)
+        layers.append(at.encode(x="capacity:Q"))
+    if not known:
+        return theme.framed(alt.layer(*layers), theme.MEDIUM)
+    return theme.framed(alt.layer(alt.layer(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM)
+
+
+def _fetched(drawn: pd.DataFrame) -> alt.Chart:
+    """The same height in bytes: an axis on the right, and no mark that is seen."""
+    missed = drawn[drawn["rate"] < 1]
+    most = float((missed["gigabytes_a_token"] / (1 - missed["rate"])).max()) * GIGABYTE if len(missed) else GIGABYTE
+    unit, size = byte_unit(most)
+    shown = drawn.assign(fetched=drawn["gigabytes_a_token"] * GIGABYTE / size)
+    axis = alt.Axis(orient="right", title=f"{unit} fetched a token", format=",.3~r", tickCount=6, grid=False)
+    y = alt.Y("fetched:Q", scale=alt.Scale(domain=[most / size, 0], nice=False), axis=axis)
+    return alt.Chart(shown).mark_point(opacity=0).encode(x="capacity:Q", y=y)
+
+
+def _size_title(frame: pd.DataFrame) -> str:
+    first = frame.iloc[0]
+    if pd.isna(first["gigabytes"]):
+        return "experts kept in each layer"
+    one = bytes_said(first["gigabytes"] / first["capacity"] * GIGABYTE)
+    return f"experts kept in each layer ({one} for one in each)"
+
+
+def distinct_experts_curve(frame: pd.DataFrame) -> alt.Chart:
+    """Distinct experts of a batch, the mean over layers, a line a kind of batch. Columns: those of `batch_coverage`."""
+    means = _means(frame, "batch", BATCHES)
+    drawn, colour, dash = _named_lines(means, "kind", BATCHES)
+    x = alt.X(
+        "batch:Q", title="tokens in a batch", scale=alt.Scale(type="log", base=2), axis=alt.Axis(format="d", grid=False)
+    )
+    chart = (
+        alt.Chart(drawn)
+        .mark_line(point=alt.OverlayMarkDef(size=16))
+        .encode(
+            x=x,
+            y=alt.Y("mean:Q", title="distinct experts of a layer", scale=alt.Scale(zero=True)),
+            color=colour,
+            strokeDash=dash,
+            tooltip=[alt.Tooltip("batch:Q", title="tokens", format="d"), *_spread("distinct experts", ".1f")],
+        )
+    )
+    return theme.framed(chart, theme.MEDIUM)
+
+
+def prefetch_curve(frame: pd.DataFrame) -> alt.Chart:
+    """Recall over the number of experts named, a line a predictor. Columns: those of `prefetch_recall`."""
+    means = _means(frame, "m", PREDICTORS)
+    drawn, colour, dash = _named_lines(means, "kind", PREDICTORS)
+    chart = (
+        alt.Chart(drawn)
+        .mark_line(point=alt.OverlayMarkDef(size=16))
+        .encode(
+            x=alt.X("m:Q", title="experts fetched ahead, of each layer", scale=_span(frame["m"]), axis=_whole()),
+            y=alt.Y("mean:Q", title="of what a token needs", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
+            color=colour,
+            strokeDash=dash,
+            tooltip=[alt.Tooltip("m:Q", title="experts fetched", format="d"), *_spread("recall", ".1%")],
+        )
+    )
+    return theme.framed(chart, theme.MEDIUM)
+
+
+def _named_lines(frame: pd.DataFrame, field: str, lines: Lines) -> tuple[pd.DataFrame, alt.Color, alt.StrokeDash]:
+    """The rows with the names of their lines, without those that are not known; and how lines are told apart."""
+    value = "rate" if "rate" in frame else "mean"
+    names, colours, dashes = zip(*lines.values(), strict=True)
+    drawn = frame[frame[value].notna()].assign(line=frame[field].map({key: row[0] for key, row in lines.items()}))
+    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=200, symbolType="stroke")
+    colour = alt.Color("line:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend)
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=list(names), range=[list(row) for row in dashes]))
+    return drawn, colour, dash
+
+
+def _means(frame: pd.DataFrame, over: str, lines: Lines) -> pd.DataFrame:
+    """The mean over layers, with the lowest and the highest layer."""
+    long = frame.melt(["layer", over], list(lines), "kind", "value")
+    found = long.groupby(["kind", over], sort=False)["value"].agg(mean="mean", lowest="min", highest="max")
+    return found.reset_index()
+
+
+def _spread(title: str, number: str) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("line:N", title="which"),
+        alt.Tooltip("mean:Q", title=f"{title}, mean of layers", format=number),
+        alt.Tooltip("lowest:Q", title="lowest layer", format=number),
+        alt.Tooltip("highest:Q", title="highest layer", format=number),
+    ]
+
+
+def _span(sizes: pd.Series) -> alt.Scale:
+    return alt.Scale(domain=[int(sizes.min()), max(int(sizes.max()), int(sizes.min()) + 1)], nice=False)
+
+
+def _whole() -> alt.Axis:
+    return alt.Axis(format="d", tickMinStep=1, grid=False)
+
+
+def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
+    """Devices reached against imbalance: a large mark a placement, a small one each layer. Columns: those of
+    `serving_placement`."""
+    if frame["reached"].isna().all():
+        raise MissingField(
+            "The devices that a token reaches need the experts of each token, and these are counts, or nothing is left "
+            "to judge a plan on. Use a trace of two tokens or more."
+        )
+    named = frame.drop(columns="plan").assign(
+        line=frame["placement"].map({key: row[0] for key, row in PLACEMENTS.items()})
+    )
+    numbers = ["reached", "imbalance", "step_imbalance"]
+    means = named.groupby("line", sort=False)[numbers].mean().reset_index()
+    worst = named.groupby("line")["imbalance"].max().rename("worst")
+    names, colours, shapes = zip(*PLACEMENTS.values(), strict=True)
+    legend = alt.Legend(title=None, orient="top", columns=2, symbolOpacity=1)
+    marks = {
+        "color": alt.Color("line:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend),
+        "shape": alt.Shape("line:N", scale=alt.Scale(domain=list(names), range=list(shapes)), legend=legend),
+        "x": alt.X(
+            "reached:Q",
+            title=f"devices that a token reaches, of {frame['devices'].iloc[0]}",
+            scale=alt.Scale(zero=False, padding=12),
+        ),
+        "y": alt.Y("imbalance:Q", title="busiest device, × mean", scale=alt.Scale(zero=False, padding=12)),
+    }
+    tips = [
+        alt.Tooltip("line:N", title="placement"),
+        alt.Tooltip("reached:Q", title="devices reached", format=".2f"),
+        alt.Tooltip("imbalance:Q", title="busiest device, × mean", format=".2f"),
+        alt.Tooltip("step_imbalance:Q", title="in steps of 64 tokens", format=".2f"),
+    ]
+    small = alt.Chart(named).mark_point(filled=True, size=24, opacity=0.35)
+    large = alt.Chart(means.merge(worst, on="line")).mark_point(filled=True, size=160, opacity=1)
+    of_layer = [alt.Tooltip("layer:Q", format="d"), *tips]
+    of_all = [*tips, alt.Tooltip("worst:Q", title="in the worst layer", format=".2f")]
+    return theme.framed(
+        alt.layer(small.encode(**marks, tooltip=of_layer), large.encode(**marks, tooltip=of_all)), theme.MEDIUM
+    )
+
+
+def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
+    """Cards by use, with how many of them it takes. Columns: those of `what_fits`."""
+    card = frame["card"].str.replace(" 80GB", "") + " · " + frame["card_gb"].astype("str") + " GB"
+    use = frame["batch"].astype("str") + " × " + (frame["context"] // 1024).astype("str") + "k"
+    parts = {"weights": "weights", "keys_and_values": "keys and values", "step": "a step", "together": "together"}
+    said = {part: (frame[part] * GIGABYTE).map(bytes_said) for part in parts}
+    shown = frame.assign(row=card, use=use, few=frame["cards"].clip(upper=FEW + 1), **said)
+    base = alt.Chart(shown).encode(
+        x=alt.X("use:N", title="sequences × tokens of each", sort=None, axis=alt.Axis(labelAngle=0, orient="top")),
+        y=alt.Y("row:N", title=None, sort=None),
+        tooltip=[
+            alt.Tooltip("row:N", title="card"),
+            alt.Tooltip("batch:Q", title="sequences", format="d"),
+            alt.Tooltip("context:Q", title="tokens of each", format=",d"),
+            alt.Tooltip("cards:Q", title="cards needed", format="d"),
+            *(alt.Tooltip(f"{part}:N", title=title) for part, title in parts.items()),
+        ],
+    )
+    scale = alt.Scale(domain=[1, 2, FEW, FEW + 1], range=["#44AA99", "#9CC3E4", "#F3B26B", "#9a9a9a"])
+    cells = base.mark_rect().encode(color=alt.Color("few:O", scale=scale, legend=None))
+    words = base.mark_text(color="black").encode(text=alt.Text("cards:Q", format=",d"))
+    return theme.framed(alt.layer(cells, words), theme.rows_height(frame["card"].nunique()))
+
 
 CACHE = Chart(
     "How much memory for experts buys how many hits?",
@@ -16,6 +236,7 @@ CACHE = Chart(
     "are needed can pass the dotted one. Where LRU is above the most used, recency counts for more than popularity.",
     measure=hit_rates,
     draw=hit_rate_curve,
+    say=hit_rates_caption,
 )
 BATCH = Chart(
     "How many experts does a batch of tokens need?",
@@ -23,6 +244,7 @@ BATCH = Chart(
     "line is what tokens would need if each chose its experts at random.",
     measure=batch_coverage,
     draw=distinct_experts_curve,
+    say=batch_coverage_caption,
 )
 PREFETCH = Chart(
     "How many of a token's experts can be fetched ahead?",
@@ -30,6 +252,7 @@ PREFETCH = Chart(
     "height is the share of the experts of the second half that it named. The dashed line names experts at random.",
     measure=prefetch_recall,
     draw=prefetch_curve,
+    say=None,  # its numbers are shares without counts, and of a short text a predictor does well by luck
 )
 PLANE = Chart(
     "Which placement on devices costs what?",
@@ -38,6 +261,7 @@ PLANE = Chart(
     "half of the tokens and judged on the second.",
     measure=serving_placement,
     draw=placement_plane,
+    say=serving_placement_caption,
 )
 FITS = Chart(
     "Which cards hold the model?",
@@ -45,6 +269,7 @@ FITS = Chart(
     "of so many tokens. It is an estimate from the model's configuration, and leaves a tenth of each card free.",
     measure=what_fits,
     draw=cards_that_fit,
+    say=None,  # it is arithmetic on the model's sizes: every cell is an answer
 )
 OF_TRACES = (CACHE, PLANE, BATCH, PREFETCH)  # without a budget, rates by experts; on as many devices as is usual
 CHARTS = (*OF_TRACES, FITS)

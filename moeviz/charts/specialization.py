@@ -7,7 +7,15 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
-from moeviz.metrics.specialization import MAX_LABELS, label_divergence, label_information, load_by_label
+from moeviz.metrics.specialization import (
+    MAX_LABELS,
+    label_divergence,
+    label_divergence_caption,
+    label_information,
+    label_information_caption,
+    label_load_caption,
+    load_by_label,
+)
 from moeviz.metrics.tokens import visible
 
 LABEL_WIDTH = 105  # pixels of a label's name: two thirds of a phone are left for the picture
@@ -113,6 +121,7 @@ CHARTS = (
         "rows that look alike are routed alike.",
         measure=load_by_label,
         draw=label_load_heatmap,
+        say=label_load_caption,
         expert="expert",
         layers="one",
     ),
@@ -123,6 +132,7 @@ CHARTS = (
         "with one text per label there is nothing to shuffle).",
         measure=label_information,
         draw=information_by_layer,
+        say=label_information_caption,
     ),
     Chart(
         "Which kinds of text are routed alike?",
@@ -130,6 +140,7 @@ CHARTS = (
         "experts in the same proportions, 1 bit is no expert in common.",
         measure=label_divergence,
         draw=label_divergence_grid,
+        say=label_divergence_caption,
         layers="one",
     ),
 )

@@ -23,7 +23,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts import token_layer_marks as marks
-from moeviz.charts.token_layer_images import LEAST, cell_images
+from moeviz.charts.token_layer_marks import LEAST, cell_images
 from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED

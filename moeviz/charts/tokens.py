@@ -167,6 +167,7 @@ CHARTS = (
         "all are, equally high and in order of id. The same colour in two layers is not the same expert.",
         measure=token_choices,
         draw=token_layer_map,
+        say=None,  # it is the text itself, to look at; `moeviz.metrics.findings` says what stands out
         tokens="window",
     ),
     Chart(
@@ -175,6 +176,7 @@ CHARTS = (
         "colour shows the weight, if the trace has weights.",
         measure=token_expert,
         draw=token_expert_grid,
+        say=None,  # it is the text itself, to look at; `moeviz.metrics.findings` says what stands out
         expert="expert",
         layers="one",
         tokens="window",
@@ -185,6 +187,7 @@ CHARTS = (
         "are unrelated.",
         measure=token_routes,
         draw=token_route,
+        say=None,  # one token has nothing to be compared with
         expert="expert",
         tokens="one",
     ),

@@ -8,8 +8,11 @@ from moeviz.charts.chart import Chart
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import (
     token_kinds,
+    token_kinds_caption,
     top_tokens,
     vocabulary_by_layer,
+    vocabulary_caption,
+    vocabulary_layers_caption,
     vocabulary_specialization,
 )
 
@@ -143,6 +146,7 @@ CHARTS = (
         "Tokens that occur fewer than ten times are left out; ␣ is a space.",
         measure=top_tokens,
         draw=top_tokens_table,
+        say=None,  # it holds the best of many tokens only, so luck cannot be judged; an expert's page judges it
         expert="expert",
         layers="one",
     ),
@@ -153,6 +157,7 @@ CHARTS = (
         "tokens a kind has, the more of it is luck.",
         measure=token_kinds,
         draw=kinds_heatmap,
+        say=token_kinds_caption,
         expert="expert",
         layers="one",
     ),
@@ -163,6 +168,7 @@ CHARTS = (
         "luck.",
         measure=vocabulary_by_layer,
         draw=vocabulary_of_layers,
+        say=vocabulary_layers_caption,
     ),
     Chart(
         "Which experts of this layer have tokens of their own?",
@@ -170,6 +176,7 @@ CHARTS = (
         "their occurrences that go to it. The dashed line is luck; an expert without a bar has no tokens of its own.",
         measure=vocabulary_specialization,
         draw=vocabulary_of_experts,
+        say=vocabulary_caption,
         expert="expert",
         layers="one",
     ),

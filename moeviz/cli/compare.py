@@ -9,12 +9,12 @@ from moeviz.cli.io import records
 from moeviz.cli.terminal import frame_text, visible_line
 from moeviz.errors import MissingField
 from moeviz.metrics.locality import MIXTRAL
-from moeviz.metrics.said_of_several import said_of_several
-from moeviz.metrics.several import (
+from moeviz.metrics.multi_trace import (
     Several,
     balance_of_several,
     figures_of_several,
     information_of_several,
+    multi_trace_summary,
     of_one_text,
     repetition_of_several,
     sets_of_several,
@@ -36,7 +36,7 @@ def compared(traces: list[RoutingTrace]) -> dict[str, Any]:
     several = dict(zip(LETTERS, traces, strict=False))
     figures = figures_of_several(several)
     rows = {name: _rows(several, measure) for name, measure in BY_LAYER.items()}
-    says = said_of_several(figures, rows["repetition"], of_one_text(several))
+    says = multi_trace_summary(figures, rows["repetition"], of_one_text(several))
     by_layer = {name: None if frame is None else records(frame) for name, frame in rows.items()}
     return {"traces": records(figures), "says": says} | by_layer
 

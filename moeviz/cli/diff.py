@@ -6,8 +6,13 @@ import pandas as pd
 
 from moeviz.cli.io import records
 from moeviz.cli.terminal import frame_text
-from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
-from moeviz.metrics.said_of_engines import said_of_engines, said_of_shift
+from moeviz.metrics.engine_difference import (
+    engine_difference,
+    engine_difference_summary,
+    first_partings,
+    shift_caption,
+    shifts,
+)
 from moeviz.routing_trace import RoutingTrace
 
 PARTINGS = 10  # sequences that are listed
@@ -30,9 +35,9 @@ def difference_text(found: dict[str, Any]) -> str:
     """The same for a terminal."""
     layers, partings = pd.DataFrame(found["layers"]), pd.DataFrame(found["partings"])
     lines = [f"A {found['a']}", f"B {found['b']}", ""]
-    if says := said_of_shift(pd.DataFrame(found["shifts"])):
+    if says := shift_caption(pd.DataFrame(found["shifts"])):
         lines += [says, ""]
-    lines += [said_of_engines(layers, partings), ""]
+    lines += [engine_difference_summary(layers, partings), ""]
     lines += [frame_text(layers.round(4).astype(object).where(layers.notna(), "·")), ""]
     parted = partings[partings["layer"] >= 0]
     lines += [f"{len(parted):,} of {len(partings):,} sequences part."]

@@ -1,7 +1,14 @@
 """What `moeviz families` says: which families are read, and whether that holds for the installed transformers."""
 
+import sys
+from importlib import import_module
+from pathlib import Path
+
 from moeviz.capture.routers.families import families, surveyed_version
 from moeviz.cli.terminal import frame_text
+from moeviz.errors import CaptureError
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def table_text() -> str:
@@ -17,12 +24,24 @@ def table_text() -> str:
 
 
 def differences() -> str:
-    """How a survey of the installed transformers differs from the table; "" where it does not."""
+    """Survey the installed transformers, and say how it differs from the table; "" where it does not.
+
+    Raises `CaptureError` outside a checkout: the survey is not installed with moeviz.
+    """
+    place = CHECKOUT / "tests" / "survey"
+    if not place.is_dir():
+        raise CaptureError(
+            "The survey of the installed transformers is among moeviz's tests, which are not installed with it: there "
+            f"is no {place.name} beside this moeviz. Run “moeviz families --check” in a checkout of the repository."
+        )
     import transformers
 
-    from moeviz.capture.survey.table import table_of
-    from moeviz.capture.survey.tiny_models import architectures
-
+    sys.path.insert(0, str(place.parent))
+    try:
+        table_of = import_module("survey.architectures").table_of
+        architectures = import_module("survey.tiny_models").architectures
+    finally:
+        sys.path.remove(str(place.parent))
     transformers.logging.set_verbosity_error()
     both = table_of(architectures()).merge(families(), how="outer", indicator="where")
     names = {"left_only": "here", "right_only": f"in {surveyed_version()}"}

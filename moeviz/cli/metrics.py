@@ -14,7 +14,7 @@ from moeviz.corpus.answers import FROM_ROWS, FROM_TABLES
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
-from moeviz.metrics.budget import CELLS_A_SLOT, MAX_CELLS
+from moeviz.metrics.inputs import CELLS_A_SLOT, MAX_CELLS
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 

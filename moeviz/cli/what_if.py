@@ -14,7 +14,7 @@ from moeviz.capture.change.what_if import WhatIf
 from moeviz.cli.terminal import frame_text
 from moeviz.errors import CaptureError
 from moeviz.formats.exports import read_trace
-from moeviz.metrics.agreement import set_changes
+from moeviz.metrics.comparison import set_changes
 
 
 def intervention_of(args: Namespace) -> Intervention | Precision:

@@ -6,7 +6,7 @@ import pandas as pd
 from moeviz.corpus.analyses import co_activation, filled_slots, first_choices, flows, labelled
 from moeviz.formats.dataset.reader import Dataset, label_codes
 from moeviz.metrics import expert as of_expert
-from moeviz.metrics.expert_company import strongest
+from moeviz.metrics.expert import strongest
 
 MOST_CELLS = 2**18  # labels x layers x experts
 
@@ -72,7 +72,7 @@ def expert_atlas(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """As `moeviz.metrics.expert_company.shared_tokens`, of the expert's own layer: no table has pairs of two layers."""
+    """As `moeviz.metrics.expert.shared_tokens`, of the expert's own layer: no table has pairs of two layers."""
     counts = dataset.counts()
     row = of_expert.row_of(counts, layer, expert)
     size, has = dataset.model.num_experts[row], int(counts.assignments[0, row, expert])
@@ -93,7 +93,7 @@ def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
     """Where the tokens whose first choice an expert is were a layer before, and where they are a layer after.
 
-    As `moeviz.metrics.expert_company.expert_flow`, by first choices alone, of which the tables have pairs: on each
+    As `moeviz.metrics.expert.expert_flow`, by first choices alone, of which the tables have pairs: on each
     side, share is of these tokens that have a first choice there, and sums to 1 over its experts; times is share /
     that expert's share of all first choices. Raises `MissingField` where it is not known which are first choices.
 

@@ -5,9 +5,9 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.inputs import check_cells, chosen_experts, per_layer
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
@@ -16,7 +16,7 @@ MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: 1,02
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
 
-@of_each_layer
+@per_layer
 def co_activation(trace: RoutingTrace) -> pd.DataFrame:
     """How often two experts of a layer are chosen for the same token, next to what chance would give.
 
@@ -173,3 +173,22 @@ def _products(weights: Float64[np.ndarray, "B E"], top: int) -> Float64[np.ndarr
         sums[n + 1] = sums[n]
         sums[n + 1, :, 1:] += weight[:, None] * sums[n, :, :-1]
     return sums
+
+
+def co_activation_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert that goes together with another most beyond chance, with the share of its tokens."""
+    if (at := clearest(frame["co_activation"], frame["expert_tokens"], frame["chance"])) is None:
+        return None
+    row = one_row(frame, at)
+    who = f"{percent(row.co_activation)} of the tokens of expert {row.expert} also go to expert {row.partner}"
+    return f"At layer {row.layer}, {who}; at random it would be {percent(row.chance)}."
+
+
+def strongest_pairs_caption(frame: pd.DataFrame) -> str | None:
+    """Name the pair of experts that share most tokens beyond chance, with their number."""
+    if (at := clearest(frame["co_activation"], frame["expert_tokens"], frame["chance"])) is None:
+        return None
+    row = one_row(frame, at)
+    first, second = sorted((row.expert, row.partner))
+    pair = f"Experts {first} and {second} of layer {row.layer} share {row.tokens:,} tokens"
+    return f"{pair}; at random it would be about {row.chance_tokens:,.0f}."

@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.tokens import token_columns
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
-@of_tokens
+@needs_tokens
 def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
     """How undecided each layer's router was: 0 if it is certain of one expert, 1 if all seem equally good.
 
@@ -31,7 +32,7 @@ def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame({"layer": np.asarray(trace.model.layers, np.int32)} | columns | _quantiles(share))
 
 
-@of_tokens
+@needs_tokens
 def top_margin(trace: RoutingTrace) -> pd.DataFrame:
     """How far the router's most probable expert was ahead of the second: 0 is a tie, 1 is complete certainty.
 
@@ -51,7 +52,7 @@ def top_margin(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame({"layer": np.asarray(trace.model.layers, np.int32)} | columns | _quantiles(top - second))
 
 
-@of_tokens
+@needs_tokens
 def token_entropy(trace: RoutingTrace) -> pd.DataFrame:
     """Where in the text each router was undecided: the entropy of every token at every layer.
 
@@ -96,3 +97,30 @@ def _quantiles(values: np.ndarray) -> dict[str, np.ndarray]:
     if not values.shape[1]:
         return dict.fromkeys(QUANTILES, np.full(len(values), np.nan))
     return dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=1), strict=True))
+
+
+def entropy_caption(frame: pd.DataFrame) -> str | None:
+    """Name the most and the least decided layer, if the middle halves of their tokens do not meet."""
+    return _furthest_apart(
+        frame,
+        "Routers are most undecided at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f} of 1.",
+    )
+
+
+def margin_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layers where the first expert leads most and least, if the middle halves of their tokens do not meet."""
+    return _furthest_apart(
+        frame,
+        "The first expert leads most at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f}.",
+    )
+
+
+def _furthest_apart(frame: pd.DataFrame, sentence: str) -> str | None:
+    known = frame[frame["q10"] < frame["q90"]]  # several tokens, and several experts
+    if known.empty:
+        return None
+    high, low = one_row(known, known["q50"].idxmax()), one_row(known, known["q50"].idxmin())
+    if not high.q25 > low.q75:
+        return None
+    layers = {"high": f"{high.layer}", "low": f"{low.layer}"}
+    return sentence.format(**layers, top=high.q50, bottom=low.q50)

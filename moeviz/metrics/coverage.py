@@ -1,13 +1,17 @@
 """How many experts carry a layer's work, and how soon a text has used how many of them."""
 
+from math import sqrt
+
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.recorded import LayerCounts, counted_layers, of_each_layer
+from moeviz.metrics.inputs import LayerCounts, layer_counts, per_layer
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
 LEVELS = (50, 75, 90, 95, 99)  # per cent of assignments
 MAX_ROWS, FEWEST_STEPS, MOST_STEPS = 2_000, 16, 200
+STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
 
 
 def experts_needed(trace: Counted) -> pd.DataFrame:
@@ -26,7 +30,7 @@ def experts_needed(trace: Counted) -> pd.DataFrame:
     Source: a Lorenz curve (Lorenz 1905) read at a level, from the busiest expert down.
     """
     rows = []
-    for found in counted_layers(trace):
+    for found in layer_counts(trace):
         layer, num_experts, counts = found.layer, found.num_experts, found.counts[0]
         served = np.sort(counts)[::-1].cumsum()
         by_lot = _needed_by_lot(_served_tokens(trace, found), int(counts.sum()), num_experts)
@@ -61,7 +65,7 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
     return [int(count) for count in np.ceil(needed - 1e-6)]
 
 
-@of_each_layer
+@per_layer
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
     """How many different experts of each layer a text has used after its first t tokens.
 
@@ -102,3 +106,28 @@ def _distinct(experts: np.ndarray) -> np.ndarray:
     token, slot = np.nonzero(experts >= 0)
     _, first = np.unique(experts[token, slot], return_index=True)
     return np.bincount(token[first], minlength=len(experts)).cumsum().astype(np.int32)
+
+
+def experts_needed_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where the fewest experts do half of the work, if random ones need half more, and two."""
+    half = frame[(frame["level"] == 0.5) & (frame["needed"] > 0)]
+    clear = half[(half["by_lot"] >= 1.5 * half["needed"]) & (half["by_lot"] >= half["needed"] + 2)]
+    if clear.empty:
+        return None
+    row = one_row(clear, (clear["by_lot"] / clear["needed"]).idxmax())
+    few = "1 expert does" if row.needed == 1 else f"{row.needed} experts do"
+    return f"At layer {row.layer}, {few} half of the work; at random it would take {row.by_lot}."
+
+
+def experts_touched_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer that uses the fewest experts in all, if four standard errors fewer than random choices would."""
+    if frame.empty:
+        return None
+    last = frame[frame["tokens"] == frame.groupby("layer")["tokens"].transform("max")]
+    spread = (last["chance"] * (1 - last["chance"] / last["num_experts"])).clip(lower=0).map(sqrt)
+    missing = (last["chance"] - last["experts"]) / (spread + 1 / STANDARD_ERRORS)
+    if missing.max() < STANDARD_ERRORS:
+        return None
+    row = one_row(last, missing.idxmax())
+    touched = f"{row.experts} of its {row.num_experts} experts"
+    return f"Layer {row.layer} uses {touched}; choosing at random would use about {row.chance:.0f}."

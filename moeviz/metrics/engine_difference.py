@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.doctor_of_pairs import FURTHEST, equal_sets, rows_at
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.doctor_rows import FURTHEST, equal_sets, rows_at
+from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.words import percent, short
 from moeviz.names import listed
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 
@@ -18,7 +19,7 @@ CLEARLY = 0.1  # of rows: so many more must agree before anything is moved
 SAME_TEXT = 0.95  # of tokens
 
 
-@of_tokens
+@needs_tokens
 def shifts(pair: Pair) -> pd.DataFrame:
     """How well two traces agree when the rows of the second are moved, and which move is right.
 
@@ -36,7 +37,7 @@ def shifts(pair: Pair) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def engine_difference(pair: Pair) -> pd.DataFrame:
     """How far two recordings of the same text agree, layer by layer, after rows that are off by one are put right.
 
@@ -73,7 +74,7 @@ def engine_difference(pair: Pair) -> pd.DataFrame:
     return frame if one.ordered and other.ordered else frame.assign(equal_ids=np.nan)
 
 
-@of_tokens
+@needs_tokens
 def first_partings(pair: Pair) -> pd.DataFrame:
     """Where each sequence first goes to other experts: the first such token, and the first layer for it.
 
@@ -190,3 +191,62 @@ def _smaller(different: np.ndarray, equal: np.ndarray) -> float:
     above = len(ordered) - np.searchsorted(ordered, different, side="right")
     tied = np.searchsorted(ordered, different, side="right") - np.searchsorted(ordered, different, side="left")
     return float((above + tied / 2).mean() / len(ordered))
+
+
+def shift_caption(moved: pd.DataFrame) -> str | None:
+    """That rows are off, and by how many; None where they are not. Columns: those of `shifts`."""
+    shift = int(moved["shift"][moved["chosen"]].iloc[0])
+    if not shift:
+        return None
+    return (
+        f"Rows are misaligned: token t of A is token t{shift:+d} of B. One of the two lost a row, or has one twice. "
+        "What follows compares the rows that belong together."
+    )
+
+
+def engine_difference_summary(layers: pd.DataFrame, partings: pd.DataFrame) -> str:
+    """How many experts differ, where that begins, and what share ties explain.
+
+    Columns: those of `engine_difference` and of `first_partings`.
+    """
+    chosen, different = int(layers["chosen"].sum()), int(layers["different"].sum())
+    parted = partings[partings["layer"] >= 0]
+    if parted.empty:
+        return f"All of A's {chosen:,} expert ids are the same in B.{_of_order(layers)}"
+    share = percent(different / max(chosen, 1))
+    says = f"Of A's {chosen:,} expert ids, {_others(different)} in B ({share}). {_of_place(parted, partings)}"
+    return f"{says} {_of_ties(layers)}"
+
+
+def _of_order(layers: pd.DataFrame) -> str:
+    if layers["equal_ids"].isna().any():
+        return " Their order is not compared: it is not known in both."
+    turned = round(float((layers["tokens"] * (layers["equal_sets"] - layers["equal_ids"])).sum()))
+    return f" {_times(turned)} they stand in another order." if turned else " They stand in the same order too."
+
+
+def _times(number: int) -> str:
+    return "Once" if number == 1 else f"{number:,} times"
+
+
+def _of_place(parted: pd.DataFrame, partings: pd.DataFrame) -> str:
+    first = parted.iloc[0]
+    where = f"token {first['position']:,} (“{short(str(first['text']).strip(' ') or ' ')}”), layer {first['layer']}"
+    if len(partings) == 1:
+        return f"They first part at {where}."
+    return f"{len(parted):,} of {len(partings):,} sequences part, sequence {first['sequence']} at {where}."
+
+
+def _others(number: int) -> str:
+    return "1 is different" if number == 1 else f"{number:,} are different"
+
+
+def _of_ties(layers: pd.DataFrame) -> str:
+    known = layers[layers["ties"].notna()]
+    others = float((known["tokens"] * (1 - known["equal_sets"])).sum())
+    if not others:
+        return "What ties explain is not known: that takes the router logits of A."
+    share = float((known["tokens"] * known["ties"]).sum()) / others
+    if not share:
+        return "No tie explains any of it."
+    return f"Ties in A explain {percent(share)} of the tokens with other experts."

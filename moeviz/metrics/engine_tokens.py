@@ -5,14 +5,14 @@ import pandas as pd
 
 from moeviz.errors import MissingField
 from moeviz.metrics.engine_difference import Pair, aligned, common_layers, differing, equal_rows, margins_of
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.routing_trace import NOT_RECORDED
 
 SAME, ORDER, OTHER, APART = "same experts", "another order", "other experts", "not compared"
 STEPS = 60  # points of a curve
 
 
-@of_tokens
+@needs_tokens
 def token_differences(pair: Pair, start: int = 0, most: int | None = None) -> pd.DataFrame:
     """What becomes of each token at each layer: the same experts, another order of them, or other experts.
 
@@ -51,7 +51,7 @@ def _listed(experts: np.ndarray) -> list[str]:
     return [" ".join(str(expert) for expert in row if expert >= 0) for row in experts.tolist()]
 
 
-@of_tokens
+@needs_tokens
 def margins_of_both(pair: Pair) -> pd.DataFrame:
     """Do small margins explain it? The margins of tokens with other experts, against those with the same ones.
 

@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.layers import first_choices_of_two, overlap
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
 MOST_PAIRS, MOST_PAIRED = 2**16, 2**26  # pairs of layers, and tokens of all of them: some seconds
 MOST_SHUFFLED, MOST_SHUFFLES = 2**24, 20
+CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
-@of_tokens
+@needs_tokens
 def consecutive_transitions(trace: RoutingTrace) -> pd.DataFrame:
     """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
 
@@ -60,7 +63,7 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return sums
 
 
-@of_tokens
+@needs_tokens
 def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in the next, by first choices.
 
@@ -86,7 +89,7 @@ def consecutive_information(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-@of_tokens
+@needs_tokens
 def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert in one MoE layer tells about the expert in any later one, by first choices.
 
@@ -167,3 +170,34 @@ def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
     if not together:
         raise MissingField("No token is recorded at two consecutive MoE layers. Choose other tokens.")
     return together
+
+
+def transitions_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert whose tokens go on to another one most beyond chance."""
+    from_tokens = frame.groupby(["from_layer", "from_expert"])["tokens"].transform("sum")
+    if (at := clearest(frame["share"], from_tokens, frame["chance"])) is None:
+        return None
+    row = one_row(frame, at)
+    sends = f"Layer {row.from_layer}'s expert {row.from_expert} sends {percent(row.share)} of its tokens on"
+    return f"{sends} to layer {row.to_layer}'s expert {row.to_expert}; at random it would be {percent(row.chance)}."
+
+
+def consecutive_information_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer that tells most about the next, if one and a half times what shuffled tokens tell."""
+    clear = (frame["information"] >= 1.5 * frame["shuffled"]) & (frame["information"] >= frame["shuffled"] + CLEAR_BITS)
+    if not clear.any():
+        return None
+    told = frame[clear]
+    row = one_row(told, (told["information"] - told["shuffled"]).idxmax())
+    layers = f"Layer {row.from_layer} tells most about the next, layer {row.to_layer}"
+    return f"{layers}: {row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}."
+
+
+def information_between_layers_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer that tells most about a later one, if one and a half times what shuffled tokens tell."""
+    clear = (frame["information"] >= 1.5 * frame["shuffled"]) & (frame["above"] >= CLEAR_BITS)
+    if not clear.any():
+        return None
+    row = one_row(frame, frame.loc[clear, "above"].idxmax())
+    bits = f"{row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}"
+    return f"Of all layers, layer {row.from_layer} tells most about a later one, layer {row.to_layer}: {bits}."

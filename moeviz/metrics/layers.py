@@ -9,13 +9,15 @@ import pandas as pd
 from jaxtyping import Int16
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
+from moeviz.metrics.inputs import check_cells, needs_tokens, recorded_together
 from moeviz.metrics.load import balance, expert_load
-from moeviz.metrics.recorded import of_tokens, recorded_together
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 100
 EVENNESS = {"normalised_entropy": 1.0, "jain": 1.0, "gini": 0.0}
+CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
 def ranked_load(trace: Counted) -> pd.DataFrame:
@@ -48,7 +50,7 @@ def balance_of_two(trace: Counted) -> pd.DataFrame:
     return frame.assign(even=frame["measure"].map(EVENNESS).astype(np.float64))
 
 
-@of_tokens
+@needs_tokens
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
     """Where the tokens of each expert go: from the first choice in one layer to the first choice in the other.
 
@@ -84,7 +86,7 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def overlap(trace: RoutingTrace) -> pd.DataFrame:
     """How much one layer's choices tell about the other's, and how often both choose the same id.
 
@@ -175,3 +177,39 @@ def _shared(first: np.ndarray, second: np.ndarray) -> float:
     """Share of tokens that have at least one id in both; empty slots match nothing."""
     same = (first[:, :, None] == second[:, None, :]) & (first[:, :, None] >= 0)
     return float(same.any(axis=(1, 2)).mean()) if len(first) else float("nan")
+
+
+def ranked_load_caption(frame: pd.DataFrame) -> str | None:
+    """Tell which of two layers has the busier first expert: one and a half times as busy, and beyond luck."""
+    first = frame[frame["rank"] == 1]
+    if len(first) != 2 or not first["times_even"].max() >= 1.5 * first["times_even"].min():
+        return None
+    assignments = frame.groupby("layer")["tokens"].transform("sum")
+    if clearest(frame["load"], assignments, frame["uniform"]) is None:
+        return None
+    high, low = one_row(first, first["times_even"].idxmax()), one_row(first, first["times_even"].idxmin())
+    less = f"{low.times_even:.1f}× at layer {low.layer}"
+    return f"The busiest expert has {high.times_even:.1f}× a uniform share at layer {high.layer}, and {less}."
+
+
+def two_balances_caption(frame: pd.DataFrame) -> str | None:
+    """Tell which of two layers spreads its load more widely: one and a half times, and twice as widely as chance."""
+    layers = frame.drop_duplicates("layer")
+    if len(layers) != 2 or layers["cv"].isna().any():
+        return None
+    high, low = one_row(layers, layers["cv"].idxmax()), one_row(layers, layers["cv"].idxmin())
+    if high.cv < 1.5 * low.cv or high.cv < 2.0 * high.chance_cv:
+        return None
+    numbers = f"{high.cv:.2f} and {low.cv:.2f}"
+    return f"The load is spread more widely at layer {high.layer} than at layer {low.layer}: std / mean of {numbers}."
+
+
+def overlap_caption(frame: pd.DataFrame) -> str | None:
+    """Say how much one layer's first choice tells of the other's, if one and a half times what shuffled tokens tell."""
+    told = frame[frame["measure"] == "mutual information"]
+    clear = told[(told["value"] >= 1.5 * told["chance"]) & (told["value"] >= told["chance"] + CLEAR_BITS)]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear.index[0])
+    bits = f"{row.value:.2f} bits"
+    return f"One layer's expert tells {bits} about the other's; with shuffled tokens, {row.chance:.2f}."

@@ -1,10 +1,14 @@
 """How the work is divided among the experts of each layer. Layers are never pooled: their experts are unrelated."""
 
+from math import exp, log
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Num
 
-from moeviz.metrics.recorded import LayerCounts, counted_layers, of_tokens
+from moeviz.metrics.inputs import LayerCounts, layer_counts, needs_tokens
+from moeviz.metrics.significance import RARE, clearest
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import Counted, RoutingTrace
 
 
@@ -21,7 +25,7 @@ def expert_load(trace: Counted) -> pd.DataFrame:
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token instead of one.
     """
-    frames = [_load_of_layer(found.layer, found.counts[0]) for found in counted_layers(trace)]
+    frames = [_load_of_layer(found.layer, found.counts[0]) for found in layer_counts(trace)]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -43,7 +47,7 @@ def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def importance(trace: RoutingTrace) -> pd.DataFrame:
     """How probable each router found each expert, next to how much it used it.
 
@@ -75,7 +79,7 @@ def balance(trace: Counted) -> pd.DataFrame:
     28255.
     """
     rows = []
-    for found in counted_layers(trace):
+    for found in layer_counts(trace):
         counts, mean = found.counts[0], found.counts[0].mean()
         chance = np.sqrt(_variance(trace, found)) / mean if mean else np.nan
         facts = {"layer": found.layer, "num_experts": found.num_experts, "assignments": counts.sum()}
@@ -132,7 +136,7 @@ MEASURES = ("max_over_mean", "max_violation", "cv", "normalised_entropy", "gini"
 OVER_TIME = ("part", "layer", "assignments", *MEASURES, "dead_experts")
 
 
-@of_tokens
+@needs_tokens
 def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
     """How evenly each part of a long text, or of a corpus, divides its work among the experts of each layer.
 
@@ -146,7 +150,7 @@ def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
     """
     rows = []
     for part, start in enumerate(range(0, len(trace.tokens), tokens)):
-        for found in counted_layers(trace.select(tokens=slice(start, start + tokens))):
+        for found in layer_counts(trace.select(tokens=slice(start, start + tokens))):
             facts = {"part": part, "layer": found.layer, "assignments": found.counts[0].sum()}
             rows.append(facts | balance_of_counts(found.counts[0]))
     kinds = {"part": np.int32, "layer": np.int32, "assignments": np.int64}
@@ -168,3 +172,76 @@ def coverage(trace: Counted) -> pd.DataFrame:
         columns = {"experts": experts, "share_of_experts": experts / (len(covered) - 1), "covered": covered}
         frames.append(pd.DataFrame({"layer": layer} | columns))
     return pd.concat(frames, ignore_index=True).astype({"layer": np.int32})
+
+
+def load_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert that has most over a uniform share, if it is at least 1.5 times and beyond luck."""
+    assignments = frame.groupby("layer")["tokens"].transform("sum")
+    if (at := clearest(frame["load"], assignments, frame["uniform"])) is None:
+        return None
+    row = one_row(frame, at)
+    times = f"{row.times_even:.1f}× a uniform share"
+    return f"Expert {row.expert} of layer {row.layer} has {percent(row.load)} of the layer's assignments: {times}."
+
+
+def importance_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert whose load and mean probability are furthest apart: at least 10 points, and one half more."""
+    apart = (frame["load"] - frame["importance"]).abs()
+    larger, smaller = frame[["load", "importance"]].max(axis=1), frame[["load", "importance"]].min(axis=1)
+    apart = apart[(apart >= 0.1) & (larger >= 1.5 * smaller)]
+    if apart.empty:
+        return None
+    row = one_row(frame, apart.idxmax())
+    given = f"{percent(row.load)} of the assignments, and a mean probability of {percent(row.importance)}"
+    return f"Expert {row.expert} of layer {row.layer} has {given}."
+
+
+def balance_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer whose load is spread most beyond chance, at least twice; chance by the tail of chi-squared."""
+    times = frame["cv"] / frame["chance_cv"]
+    freedom = frame["num_experts"] - 1
+    luck = [exp(-(n / 2) * (q - 1 - log(q))) if q > 1 else 1.0 for n, q in zip(freedom, times**2, strict=True)]
+    clear = frame.assign(times=times)[(times >= 2.0) & (pd.Series(luck, frame.index) * len(frame) <= RARE)]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear["times"].idxmax())
+    first = f"The load of layer {row.layer} is spread {row.times:.1f} times as widely as at random"
+    return f"{first}; {len(clear)} of {len(frame)} layers, at least twice." if len(frame) > 1 else f"{first}."
+
+
+def busiest_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer whose busiest expert has most over a uniform share, beyond luck."""
+    uniform = 1 / frame["num_experts"]
+    every = frame.loc[frame.index.repeat(frame["num_experts"])]  # as many experts as could have been the busiest
+    share = (every["max_over_mean"] * uniform.loc[every.index]).clip(upper=1)
+    if clearest(share, every["assignments"], uniform.loc[every.index]) is None:
+        return None
+    row = one_row(frame, frame["max_over_mean"].idxmax())
+    return (
+        f"The busiest expert of layer {row.layer} has {row.max_over_mean:.1f}× a uniform share, the most of all layers."
+    )
+
+
+def counts_summary(loads: pd.DataFrame) -> str:
+    """The busiest expert of all layers, and how many experts no token reached. Columns: those of `expert_load`."""
+    counted = loads[loads.groupby("layer")["tokens"].transform("sum") > 0]
+    if counted.empty:
+        return "No token was counted in any layer."
+    row = one_row(counted, counted["times_even"].idxmax())
+    share = f"{percent(row.load)} of the layer's assignments, {row.times_even:.1f}× a uniform share"
+    says = f"The busiest is expert {row.expert} of layer {row.layer}, with {share}."
+    return f"{says} {_unused(counted)}"
+
+
+def _unused(counted: pd.DataFrame) -> str:
+    unused = counted[counted["tokens"] == 0]
+    if unused.empty:
+        row = one_row(counted, counted["times_even"].idxmin())
+        least = f"expert {row.expert} of layer {row.layer} has the least, {percent(row.load)}"
+        return f"Every one of the {len(counted):,} experts got some tokens; {least}."
+    number = unused.groupby("layer").size()
+    if len(number) == 1:
+        where = f"in layer {number.index[0]}"
+    else:
+        where = f"most of them in layer {number.idxmax()}: {number.max():,}"
+    return f"Of {len(counted):,} experts, {len(unused):,} got no token, {where}."

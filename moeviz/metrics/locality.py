@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_each_layer, of_tokens
+from moeviz.metrics.inputs import chosen_experts, needs_tokens, per_layer
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -29,7 +30,7 @@ MIXTRAL_TABLE_5 = {
 }
 
 
-@of_each_layer
+@per_layer
 def locality(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer.
 
@@ -54,7 +55,7 @@ def locality(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, np.zeros(len(trace.tokens), np.int64), [""]).drop(columns="label")
 
 
-@of_each_layer
+@per_layer
 def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
 
@@ -68,7 +69,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
     return _locality(trace, codes, names)
 
 
-@of_tokens
+@needs_tokens
 def locality_beside_mixtral(trace: RoutingTrace) -> pd.DataFrame:
     """How often a token goes to the same expert as the token before it, next to the published figures of Mixtral 8x7B.
 
@@ -186,3 +187,23 @@ def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
     sets = np.unpackbits(packed, axis=1, count=chosen.shape[1]).astype(np.float32)
     shares = counts / counts.sum()
     return float(shares @ (sets @ sets.T > 0) @ shares)
+
+
+def first_choice_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where neighbours go to the same first expert most beyond chance."""
+    return _repeats_caption(frame[frame["choice"] == FIRST_CHOICE], "have the same first choice")
+
+
+def any_choice_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where neighbours have an expert in common most beyond chance."""
+    return _repeats_caption(frame[frame["choice"] != FIRST_CHOICE], "have an expert in common")
+
+
+def _repeats_caption(frame: pd.DataFrame, what: str) -> str | None:
+    own = frame[frame["routing"] == THIS_TRACE]
+    at = clearest(own["share"], own["pairs"].astype("float64"), own["load_chance"].astype("float64"), 1.2)
+    if at is None:
+        return None
+    row = one_row(own, at)
+    chance = percent(row.load_chance)
+    return f"At layer {row.layer}, {percent(row.share)} of neighbouring tokens {what}; at random it would be {chance}."

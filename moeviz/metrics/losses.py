@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 
-@of_tokens
+@needs_tokens
 def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
     """The auxiliary load-balancing loss: the measure of imbalance that training pushes down, layer by layer.
 
@@ -61,7 +62,7 @@ def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
     return np.stack([np.bincount(layer[layer >= 0], minlength=width) for layer in chosen])
 
 
-@of_tokens
+@needs_tokens
 def z_loss(trace: RoutingTrace) -> pd.DataFrame:
     """The router z-loss, which keeps logits small so that training stays stable, layer by layer.
 
@@ -85,3 +86,21 @@ def z_loss(trace: RoutingTrace) -> pd.DataFrame:
     columns = ["layer", "num_experts", "z_loss", "logsumexp", "zero_logits"]
     kinds = {"layer": np.int32, "num_experts": np.int16} | dict.fromkeys(columns[2:], np.float64)
     return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+def aux_loss_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer with the highest balancing loss, if it is a quarter above that of a uniform load."""
+    losses = frame["switch"]
+    if not losses.max() >= 1.25:
+        return None
+    row = one_row(frame, losses.idxmax())
+    return f"The loss is highest at layer {row.layer}: {row.transformers:.2f}, where a uniform load has {row.even:.0f}."
+
+
+def z_loss_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer with the highest z-loss, if it is twice that of the median layer."""
+    if len(frame) < 3 or not frame["z_loss"].max() >= 2.0 * frame["z_loss"].median():
+        return None
+    row = one_row(frame, frame["z_loss"].idxmax())
+    median = f"{frame['z_loss'].median():.3g}"
+    return f"The z-loss is highest at layer {row.layer}: {row.z_loss:.3g} nats², where the median layer has {median}."

@@ -5,13 +5,13 @@ import pandas as pd
 from jaxtyping import Float, Int16
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import needs_tokens
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 COLUMNS = 1024  # about the pixels of a page's width: of more, a browser would leave out some, and not say which
 
 
-@of_tokens
+@needs_tokens
 def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFrame:
     """The first choice of every router over the whole trace, in stretches of tokens if there are many.
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MissingField
-from moeviz.metrics.recorded import of_tokens, recorded_together
+from moeviz.metrics.inputs import needs_tokens, recorded_together
+from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
 from moeviz.routing_trace import NO_EXPERT, Counted, RoutingTrace
@@ -38,7 +39,7 @@ def parameter_split(trace: Counted) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["convention", "part", "parameters", "active"])
 
 
-@of_tokens
+@needs_tokens
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     """How much of the model a text has touched after its first t tokens.
 
@@ -100,3 +101,33 @@ def _counts(trace: Counted, why: str) -> ParameterCounts:
             "holds only some of the model's layers, use one with all of them; otherwise record it again with moeviz."
         )
     return trace.model.parameters
+
+
+def parts_caption(frame: pd.DataFrame) -> str | None:
+    """Say what share of all parameters are routed experts, and how much of them one token uses, if half or more."""
+    every = frame[frame["convention"] == CONVENTIONS[0]]
+    routed, total = every[every["part"] == "routed_experts"], every["parameters"].sum()
+    if len(routed) != 1 or routed["parameters"].iloc[0] < 0.5 * total:
+        return None
+    row = one_row(routed, routed.index[0])
+    through = percent(row.active / row.parameters)
+    share = percent(row.parameters / total)
+    return f"Routed experts are {share} of all parameters; one token runs through {through} of them."
+
+
+def active_caption(frame: pd.DataFrame) -> str | None:
+    """Say what share of the parameters one token runs through, if it is half or less."""
+    every = frame[frame["convention"] == CONVENTIONS[0]]
+    active, total = int(every["active"].sum()), int(every["parameters"].sum())
+    if not total or active > 0.5 * total:
+        return None
+    return f"One token runs through {percent(active / total)} of all parameters: {active:,} of {total:,}."
+
+
+def touched_caption(frame: pd.DataFrame) -> str | None:
+    """Say what the whole text has touched, if it is a fifth more than one token runs through."""
+    if frame.empty or frame["touched"].iloc[-1] < 1.2 * frame["active"].iloc[-1]:
+        return None
+    row = one_row(frame, frame.index[-1])
+    touched, active = percent(row.touched / row.total), percent(row.active / row.total)
+    return f"Together the {row.tokens:,} tokens run through {touched} of all parameters, one token through {active}."

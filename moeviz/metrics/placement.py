@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float64, Int64, Num
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import LayerCounts, counted_layers
+from moeviz.metrics.inputs import LayerCounts, layer_counts
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
 USUAL_DEVICES = (8, 4, 2)  # of a machine
@@ -42,7 +43,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
     Source: EPLB (github.com/deepseek-ai/EPLB); DeepSeek-V3 (arXiv 2412.19437), section 3.4, 'redundant experts'.
     """
     frames = []
-    for found in counted_layers(trace):
+    for found in layer_counts(trace):
         layer = found.layer
         n, extra = placement_sizes(trace, found.row, devices, copies)
         for judged_on, planned, judged in _judgements(trace, found):
@@ -225,3 +226,17 @@ def replicate_experts(weights: Num[np.ndarray, " E"], replicas: int) -> Int64[np
         experts.append(hottest)
         held[hottest] += 1
     return np.array(experts)
+
+
+def imbalance_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer where a plan helps most on tokens it was not made from: by a fifth, of 1.5 times uniform."""
+    held = frame[frame["judged_on"] == HELD_OUT]
+    table = held.pivot(index="layer", columns="placement", values="imbalance")
+    if not {CONTIGUOUS, BALANCED} <= set(table.columns):
+        return None
+    helped = table[(table[CONTIGUOUS] >= 1.5) & (table[CONTIGUOUS] >= 1.2 * table[BALANCED])]
+    if helped.empty:
+        return None
+    row = one_row(helped.reset_index(), int((helped[CONTIGUOUS] / helped[BALANCED]).argmax()))
+    change = f"from {row.contiguous:.2f}× to {row.balanced:.2f}× a uniform share"
+    return f"On held-out tokens, balancing lowers the busiest device of layer {row.layer} {change}."

@@ -7,15 +7,14 @@ import pandas as pd
 from jaxtyping import Bool
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.chosen import chosen_experts
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import chosen_experts, needs_tokens
 from moeviz.routing_trace import RoutingTrace
 
 SAME = ("layers", "num_experts", "top_k")  # facts of the model
 IDENTITY = ["sequence", "position", "token_id", "text"]  # of a token
 
 
-@of_tokens
+@needs_tokens
 def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
     """How much of the final routing was already decided at an earlier checkpoint, layer by layer.
 

@@ -10,13 +10,15 @@ import pandas as pd
 from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.budget import check_cells
 from moeviz.metrics.divergence import divergences, entropy
-from moeviz.metrics.recorded import counted_layers, of_each_layer
+from moeviz.metrics.inputs import check_cells, layer_counts, per_layer
+from moeviz.metrics.significance import clearest
+from moeviz.metrics.words import one_row, percent, short
 from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 100
 MAX_LABELS = 100  # to compare in pairs
+CLEAR_BITS = 0.3  # above what shuffling gives, for a caption
 
 
 def load_by_label(trace: Counted) -> pd.DataFrame:
@@ -39,7 +41,7 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
         labels, _ = trace.labels("Load by label")
         check_cells("Load by label", trace.experts.size, labels=len(labels), experts=sum(trace.model.num_experts))
     by_label, frames = trace.counts_by_label("Load by label"), []
-    for found in counted_layers(trace, by_label):
+    for found in layer_counts(trace, by_label):
         some, num_experts = found.tokens > 0, found.num_experts
         counts, tokens = found.counts[some], found.tokens[some, None]
         names = np.array(by_label.groups, object)[some]
@@ -56,7 +58,7 @@ def load_by_label(trace: Counted) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-@of_each_layer
+@per_layer
 def label_information(trace: RoutingTrace) -> pd.DataFrame:
     """How much the expert of an assignment tells about the label of its token, layer by layer.
 
@@ -90,7 +92,7 @@ def label_information(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32})
 
 
-@of_each_layer
+@per_layer
 def label_divergence(trace: RoutingTrace) -> pd.DataFrame:
     """How differently two labels are routed: 0 bits if both use the experts alike, 1 bit if they have none in common.
 
@@ -190,3 +192,39 @@ def most_information(counts: Int64[np.ndarray, "D E"], slots: int) -> float:
     """What information cannot exceed, where every token that has an expert has so many of them or more."""
     labels = (counts.sum(axis=1) > 0).sum()
     return float(np.log2(min(labels, counts.shape[1] / slots))) if labels else np.nan
+
+
+def label_load_caption(frame: pd.DataFrame) -> str | None:
+    """Name the label that uses an expert most: at least twice a uniform share, and twice the mean of all labels."""
+    mean = frame.groupby("expert")["share"].transform("mean")
+    known = frame["uniform"].clip(lower=mean)
+    assignments = frame.groupby("label", sort=False)["assignments"].transform("sum")
+    if (at := clearest(frame["share"], assignments, known, 2.0)) is None:
+        return None
+    row = one_row(frame, at)
+    share = f"{percent(row.share)} of the assignments of “{short(row.label)}” go to expert {row.expert}"
+    return f"At layer {row.layer}, {share}: {row.share / row.uniform:.1f}× a uniform share."
+
+
+def label_information_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer whose experts tell most about the label, if clearly more than with shuffled labels."""
+    above = frame["information"] - frame["shuffled"]
+    clear = frame[above > 2.0 * (frame["shuffled_highest"] - frame["shuffled"])]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear["information"].idxmax())
+    most = f"{row.information:.2f} bits of {row.maximum:.2f}; with shuffled labels {row.shuffled:.2f}"
+    return f"The expert tells most about the label at layer {row.layer}: {most}."
+
+
+def label_divergence_caption(frame: pd.DataFrame) -> str | None:
+    """Name the two labels that are routed most differently, if far more so than with shuffled labels."""
+    clear = frame[
+        (frame["divergence"] >= frame["shuffled"] + CLEAR_BITS) & (frame["divergence"] >= 2.0 * frame["shuffled"])
+    ]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear["divergence"].idxmax())
+    pair = f"“{short(row.label)}” and “{short(row.other)}”"
+    numbers = f"{row.divergence:.2f} of 1 bit; with shuffled labels {row.shuffled:.2f}"
+    return f"{pair} are routed most differently: {numbers}."

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
-from moeviz.metrics.recorded import of_tokens
+from moeviz.metrics.inputs import check_cells, needs_tokens
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
 _SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
@@ -76,7 +75,7 @@ def token_columns(trace: RoutingTrace, repeats: int | np.ndarray) -> pd.DataFram
     return who.iloc[token].reset_index(drop=True).assign(token=token)[["token", *who.columns]]
 
 
-@of_tokens
+@needs_tokens
 def token_layer(trace: RoutingTrace) -> pd.DataFrame:
     """The first choice of every router for every token.
 
@@ -99,7 +98,7 @@ def token_layer(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def token_choices(trace: RoutingTrace) -> pd.DataFrame:
     """The experts of every token at every layer, with their weights.
 
@@ -127,7 +126,7 @@ def token_choices(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def token_expert(trace: RoutingTrace) -> pd.DataFrame:
     """Which experts of one layer each token went to, and with which weight.
 
@@ -166,7 +165,7 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-@of_tokens
+@needs_tokens
 def token_routes(trace: RoutingTrace) -> pd.DataFrame:
     """The route of one token through all layers: the experts that each router chose for it.
 

@@ -5,6 +5,7 @@ A token of the vocabulary is an id or, if a trace has no ids, a text.
 
 import re
 import unicodedata
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,10 @@ import pandas as pd
 from jaxtyping import Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.budget import check_cells
-from moeviz.metrics.recorded import of_each_layer
+from moeviz.metrics.inputs import check_cells, per_layer
+from moeviz.metrics.significance import clearest
 from moeviz.metrics.tokens import SPECIAL_TOKEN
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 AT_LEAST = 10  # occurrences of a token; OLMoE's table 8 leaves out the others too
@@ -33,7 +35,7 @@ _SPECIAL = re.compile(rf"{SPECIAL_TOKEN.pattern}|⟨.+⟩|")
 _PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
 
 
-@of_each_layer
+@per_layer
 def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) -> pd.DataFrame:
     """The tokens most specific to each expert: those that are routed to it nearly whenever they occur.
 
@@ -91,7 +93,7 @@ def top_of_layer(
     return pd.DataFrame(columns)
 
 
-@of_each_layer
+@per_layer
 def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
     """How strongly each token of a layer keeps to one expert: the mean over the vocabulary, and what luck would give.
 
@@ -120,7 +122,7 @@ def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.Dat
     return pd.DataFrame(rows, columns=columns).astype({"layer": np.int32, "token_ids": np.int64})
 
 
-@of_each_layer
+@per_layer
 def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
     """How strongly the tokens of each expert keep to it.
 
@@ -219,7 +221,7 @@ def _counts(
     return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
 
 
-@of_each_layer
+@per_layer
 def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
     """How the tokens of each kind of text (words, digits, spaces …) are divided among the experts, layer by layer.
 
@@ -273,3 +275,37 @@ def kind_of(text: str) -> str:
     if any(character.isnumeric() for character in text):
         return DIGITS
     return PUNCTUATION if text.strip() else SPACE
+
+
+def token_kinds_caption(frame: pd.DataFrame) -> str | None:
+    """Name the kind of token that goes to an expert most over what all tokens do."""
+    of_kind = frame.groupby("kind", sort=False)["assignments"].transform("sum")
+    if (at := clearest(frame["share"], of_kind, frame["share"] / frame["lift"])) is None:
+        return None
+    row = one_row(frame, at)
+    where = f"{percent(row.share)} of the assignments of “{row.kind}” go to expert {row.expert}"
+    return f"At layer {row.layer}, {where}: {row.lift:.1f}× as much as of all tokens."
+
+
+def vocabulary_layers_caption(frame: pd.DataFrame) -> str | None:
+    """Name the layer whose tokens keep most to one expert: a fifth more than luck gives."""
+    if (at := _most_above_luck(frame)) is None:
+        return None
+    row = one_row(frame, at)
+    shares = f"{percent(row.specialization)} of its occurrences; shuffled, {percent(row.shuffled)}"
+    return f"At layer {row.layer}, a token keeps to one expert in {shares}."
+
+
+def vocabulary_caption(frame: pd.DataFrame) -> str | None:
+    """Name the expert whose tokens keep most to it: a fifth more than luck gives, and at least five of them."""
+    if (at := _most_above_luck(frame)) is None:
+        return None
+    row = one_row(frame, at)
+    shares = f"{percent(row.specialization)} of their occurrences; shuffled, {percent(row.shuffled)}"
+    return f"At layer {row.layer}, tokens that belong to expert {row.expert} go there in {shares}."
+
+
+def _most_above_luck(frame: pd.DataFrame) -> Hashable | None:
+    over = frame["specialization"] / frame["shuffled"]
+    clear = over[(over >= 1.2) & (frame["token_ids"] >= 5)]
+    return None if clear.empty else clear.idxmax()

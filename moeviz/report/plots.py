@@ -23,7 +23,7 @@ from moeviz.charts import REPORTED, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.expert_counts import ExpertCounts
-from moeviz.metrics.recorded import COUNTS_ALONE
+from moeviz.metrics.inputs import COUNTS_ALONE
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import Counted

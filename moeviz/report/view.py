@@ -21,7 +21,7 @@ from moeviz.charts import NAMED, theme
 from moeviz.charts.token_layer_map import CELLS, cells_of, facts_of, images_of, map_of
 from moeviz.charts.token_layer_marks import map_height
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import check_recorded
+from moeviz.metrics.inputs import check_recorded
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
 from moeviz.metrics.words import layer_word
 from moeviz.report.notebook import caution, safe

@@ -8,7 +8,8 @@ import pandas as pd
 from jaxtyping import Float64, Int32, Int64, Num
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import LayerCounts, counted_layers
+from moeviz.metrics.inputs import LayerCounts, layer_counts
+from moeviz.metrics.words import one_row
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import NONE, LayerSets, layer_sets
@@ -60,7 +61,7 @@ def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd
         parts = [_of_sets(found, sizes, k) for found in layer_sets(trace)]
     else:
         parts = [
-            _of_counts(found, found.num_experts - trace.model.zero_experts, sizes, k) for found in counted_layers(trace)
+            _of_counts(found, found.num_experts - trace.model.zero_experts, sizes, k) for found in layer_counts(trace)
         ]
     return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
@@ -146,3 +147,14 @@ def _in_a_row(found: LayerSets, uses: Uses, sizes: Int64[np.ndarray, " B"]) -> F
 def _windows(lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """How many windows of each size lie in stretches of which `lengths[g]` are g long."""
     return lengths[::-1].cumsum().cumsum()[::-1]
+
+
+def batch_coverage_caption(frame: pd.DataFrame) -> str | None:
+    """Say what the largest batch in a row that is short of all experts needs, if a fifth less than at random."""
+    means = frame.groupby("batch")[["consecutive", "even"]].mean().reset_index().dropna()
+    fewer = means[means["consecutive"] <= (1 - 0.2) * means["even"]]
+    if fewer.empty:
+        return None
+    row = one_row(fewer, fewer.index[-1])
+    needs = f"{row.batch:.0f} tokens in a row need {row.consecutive:.1f} experts a layer"
+    return f"{needs}; if they chose at random, it would be {row.even:.1f}."

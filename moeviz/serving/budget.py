@@ -14,6 +14,7 @@ from moeviz.serving.cache import expert_cache
 GIGABYTE = 1e9  # bytes, as on the data sheets of cards
 SECOND_HALF, SAME_TOKENS = "second half", "same tokens"
 SHOWN = ("lru", "static", "bound")
+STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
 
 
 class Budget(NamedTuple):
@@ -121,3 +122,21 @@ def _weighted(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C
     total = np.where(known, weights, 0).sum(axis=1)
     mean = np.where(known, rates * weights, 0).sum(axis=1) / np.where(total > 0, total, 1)
     return np.where(total > 0, mean, np.nan)
+
+
+def hit_rates_caption(frame: pd.DataFrame) -> str | None:
+    """Say whether LRU or the fixed set of the most used has more hits, where they hold half of the experts.
+
+    By a tenth of all requests, and by four standard errors of a difference of two shares.
+    """
+    rates = frame.pivot(index="capacity", columns="policy", values="rate")
+    if not {"lru", "static"} <= set(rates.columns):
+        return None
+    size = rates.index[int((rates["chance"] - 0.5).abs().argmin())]
+    row, judged = rates.loc[size], max(int(frame["requests"].iloc[0]) // 2, 1)
+    if not abs(row["lru"] - row["static"]) >= max(0.1, STANDARD_ERRORS * (0.5 / judged) ** 0.5):
+        return None
+    lru, fixed = percent(row["lru"]), percent(row["static"])
+    where = f"with {size} experts a layer, LRU hits {lru} and the most used experts {fixed}"
+    what = "Recency" if row["lru"] > row["static"] else "Popularity"
+    return f"{what} decides: {where}; chance is {percent(row['chance'])}."

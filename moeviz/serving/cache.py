@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.recorded import counted_layers, recorded_together
+from moeviz.metrics.inputs import layer_counts, recorded_together
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.policies import belady_depths, bound_depths, lfu_depths, lru_depths, random_depths
@@ -155,7 +155,7 @@ def _of_most(requested: np.ndarray, hits: np.ndarray) -> np.ndarray:
 
 def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequence[str]) -> pd.DataFrame:
     frames = []
-    for found in counted_layers(counts):
+    for found in layer_counts(counts):
         width = found.num_experts - counts.model.zero_experts
         every = found.counts.sum(axis=0)[:width]
         sizes = _capacities(capacities, width, f"Layer {found.layer}")

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int, Int64
 
-from moeviz.metrics.budget import check_cells
+from moeviz.metrics.inputs import LayerCounts, check_cells, layer_counts
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.recorded import LayerCounts, counted_layers
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, layer_sets
 
@@ -48,7 +47,7 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     if isinstance(trace, RoutingTrace):
         rows = [row for found in layer_sets(trace) for row in _of_layer(trace, found, devices, copies)]
     else:
-        rows = [row for found in counted_layers(trace) for row in _of_counts(trace, found, devices, copies)]
+        rows = [row for found in layer_counts(trace) for row in _of_counts(trace, found, devices, copies)]
     whole = {"layer": np.int32, "devices": np.int16, "copies": np.int16}
     return pd.DataFrame(rows).astype(whole).astype({"placement": "str", "plan": "str"})
 
@@ -192,3 +191,15 @@ def plan_text(plan: Int64[np.ndarray, " S"], devices: int) -> str:
     '0 3|2 1'
     """
     return "|".join(" ".join(map(str, part)) for part in plan.reshape(devices, -1).tolist())
+
+
+def serving_placement_caption(frame: pd.DataFrame) -> str | None:
+    """Say what balancing or copies change in the busiest device on held-out tokens, if a fifth or more."""
+    means = frame.groupby("placement")["imbalance"].mean()
+    if not {"contiguous", "balanced", "copies"} <= set(means.index) or not means["contiguous"] > 1:
+        return None
+    better = means[["balanced", "copies"]].min()
+    if not abs(means["contiguous"] - better) >= 0.2 * means["contiguous"] or frame["imbalance"].isna().any():
+        return None
+    plan = f"balanced {means['balanced']:.2f}×, with copies {means['copies']:.2f}×"
+    return f"The busiest device has {means['contiguous']:.2f}× the mean load with experts in order, {plan} (held out)."

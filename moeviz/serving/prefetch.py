@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float64, Int, Integer, Num
 
-from moeviz.metrics.budget import check_cells
+from moeviz.metrics.inputs import check_cells
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, layer_sets, requests, with_tokens
 

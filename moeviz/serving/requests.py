@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from moeviz.errors import MissingField, MoevizError
-from moeviz.metrics.recorded import check_recorded
+from moeviz.metrics.inputs import check_recorded
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
 FEW = 16  # slots

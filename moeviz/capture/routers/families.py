@@ -24,7 +24,7 @@ def families() -> pd.DataFrame:
     the experts received) · remark (how the router differs from most). "–" if the kernels do not run a router, so that
     these steps have not been read off it.
 
-    Source: `python -m moeviz.capture.survey`, which ran a tiny random model of each.
+    Source: `python tests/survey`, which ran a tiny random model of each.
     """
     return pd.read_csv(TABLE, comment="#", dtype="str", keep_default_na=False)
 
@@ -36,7 +36,7 @@ def interventions() -> pd.DataFrame:
     Replay (each "obeyed", or the sentence of the refusal) · kernels ("equal" where moeviz's kernels record the trace
     that hooks record, or why they do not run this router).
 
-    Source: `python -m moeviz.capture.survey --interventions`, which held each change of a tiny random model against the
+    Source: `python tests/survey --interventions`, which held each change of a tiny random model against the
     same change made by other means.
     """
     return pd.read_csv(INTERVENTIONS, comment="#", dtype="str", keep_default_na=False)

@@ -1,6 +1,6 @@
 """Models that run some of their layers several times in one forward, and how often each runs.
 
-The survey (`moeviz.capture.survey`) reads every MoE architecture of transformers 5.24: these call a router more than
+The survey (`tests/survey`) reads every MoE architecture of transformers 5.24: these call a router more than
 once in a forward, and no other does. What answers more often than it should in any other model is no layer of it.
 """
 

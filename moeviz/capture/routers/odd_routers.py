@@ -2,7 +2,7 @@
 
 Most routers of transformers return (logits, weights, expert ids) from their forward, a child `experts` stands beside
 them, and the model declares them. What is not so has a row here, by the class of the router, in transformers 5.24; the
-survey (`moeviz.capture.survey`) holds each of them against what the experts received.
+survey (`tests/survey`) holds each of them against what the experts received.
 
 A reader gets the router, the arguments of what it answered to, and the answer; it gives (logits, weights, expert ids):
 logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped. A writer gets the same and another

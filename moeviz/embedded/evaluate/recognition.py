@@ -8,7 +8,7 @@ from moeviz.capture.trace import trace
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.evaluation import EvaluationText
 from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
-from moeviz.metrics.likeness import label_likeness
+from moeviz.metrics.label_similarity import label_similarity
 from moeviz.routing_trace import RoutingTrace
 
 STRETCH = slice(500, 620)  # characters of a text that tell its kind; the recorded beginnings are of the first 400
@@ -18,7 +18,7 @@ def mistaken(model: LoadedModel, texts: Sequence[EvaluationText]) -> list[str]:
     """Whose middle is routed less like the beginnings of its own kind than like another's: "C for Python"."""
     known, wrong = _beginnings(model), []
     for text in texts:
-        likeness = label_likeness(trace(model, text.text[STRETCH], keep_logits=False), known)
+        likeness = label_similarity(trace(model, text.text[STRETCH], keep_logits=False), known)
         if (nearest := likeness["label"][0]) != text.label:
             wrong.append(f"{text.label} for {nearest}")
     return wrong

@@ -11,7 +11,7 @@ from moeviz.embedded.evaluate.recognition import mistaken
 from moeviz.embedded.evaluation import EvaluationText
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.metrics.load import balance
-from moeviz.metrics.several import figures_of_several
+from moeviz.metrics.multi_trace import figures_of_several
 from moeviz.parameters import CONVENTIONS, active_parameters
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics.inputs import layer_counts
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.recorded import counted_layers
 from moeviz.model_info import ModelInfo
 from moeviz.names import listed
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -59,7 +59,7 @@ def make_plan(
     slots: Layers = {}
     loads: Layers = {}
     moved, n = 0, 0
-    found = counted_layers(trace)
+    found = layer_counts(trace)
     _check_layers(trace, [each.layer for each in found])
     for each in found:
         counts = each.counts.sum(axis=0)[: each.num_experts - trace.model.zero_experts]

@@ -1,0 +1,1 @@
+"""Who computes when: the models in memory, the queues of those who wait for them, and results that all share."""

@@ -1,0 +1,79 @@
+"""Work of several pieces that goes on while its visitor looks at other things. No Streamlit here.
+
+Each piece waits in line by itself (see `fair_queue.py`), so that other visitors come in between. With Stop, or when the
+visitor's session is gone, the piece at hand is the last.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from moeviz_app.jobs.fair_queue import Done, InLine, Progress
+
+Piece = Callable[..., Any]  # of a loaded model, and of what to tell news with
+Ask = Callable[[Piece], Iterator[InLine | Progress | Done]]
+
+
+@dataclass(slots=True, eq=False)
+class _Told:
+    """What the thread and the page both see."""
+
+    found: list = field(default_factory=list)
+    ahead: int = 0
+    news: Any = None
+    error: Exception | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Background:
+    """Pieces of work on their way. Hold it as long as somebody wants the result."""
+
+    def __init__(self, ask: Ask, pieces: Sequence[Piece]) -> None:
+        self.total, self._told = len(pieces), _Told()
+        weakref.finalize(self, self._told.stop.set)
+        arguments = (ask, pieces, self._told)
+        threading.Thread(target=_go_through, args=arguments, name="moeviz-background", daemon=True).start()
+
+    def stop(self) -> None:
+        """Do no further piece."""
+        self._told.stop.set()
+
+    @property
+    def done(self) -> int:
+        """How many pieces are done. Raises what a piece raised."""
+        if self._told.error is not None:
+            raise self._told.error
+        return len(self._told.found)
+
+    @property
+    def ahead(self) -> int:
+        """How many others are served before."""
+        return self._told.ahead
+
+    @property
+    def news(self) -> Any:
+        """What the piece at hand told last; None where it has told nothing yet."""
+        return self._told.news
+
+    @property
+    def found(self) -> list | None:
+        """The results of all pieces; None until the last is there."""
+        return self._told.found if self.done == self.total else None
+
+
+def _go_through(ask: Ask, pieces: Sequence[Piece], told: _Told) -> None:
+    try:
+        for piece in pieces:
+            with closing(ask(piece)) as heard:
+                for news in heard:
+                    if told.stop.is_set():
+                        return
+                    told.ahead = news.ahead if isinstance(news, InLine) else 0
+                    told.news = news.value if isinstance(news, Progress) else None
+                    if isinstance(news, Done):
+                        told.found.append(news.value)
+    except Exception as error:  # raised again where the page asks
+        told.error = error

@@ -1,0 +1,110 @@
+"""What is recorded beforehand and shown to all visitors: the example, what ships, and a server's own file."""
+
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import settings
+
+from moeviz.cli.app import MOST_FILES
+from moeviz.embedded.example import example_trace
+from moeviz.embedded.reference import ROUTING, muted_experts, reference_routing
+from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.errors import MoevizError
+from moeviz.formats.at_hand import at_hand
+from moeviz.formats.dataset.opening import is_dataset
+from moeviz.formats.importers.table import Opened
+from moeviz.history.systems import SYSTEMS
+from moeviz.model_info import ModelInfo
+from moeviz.names import quoted
+from moeviz.routing_trace import RoutingTrace
+from moeviz.training.found import is_run
+
+MOST = 256  # pictures and numbers
+_known: dict[Hashable, Any] = {}
+
+
+@st.cache_resource(show_spinner=False)
+def example() -> RoutingTrace:
+    """What a page shows before anything has been run."""
+    return example_trace()
+
+
+def opened_files() -> Iterator[tuple[str, Opened]]:
+    """The names of the files that this server was started with, and what they hold, each read once.
+
+    Runs and datasets are left out.
+
+    Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
+    """
+    files = (path for path in settings.SETTINGS.files if not is_run(path) and not is_dataset(path))
+    return ((Path(path).name, _in_file(path)) for path in files)
+
+
+@st.cache_resource(max_entries=MOST_FILES, show_spinner="Reading the file …")
+def _in_file(path: str) -> Opened:
+    try:
+        return at_hand(path)
+    except OSError as error:
+        raise MoevizError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def usual(model: ModelInfo) -> RoutingTrace | None:
+    """How other texts are routed by that model: known for our own, and where it has the layers they have."""
+    if (known := held_out(model.name)) is None:
+        return None
+    same = (known.model.layers, known.model.num_experts, known.model.top_k)
+    return known if same == (model.layers, model.num_experts, model.top_k) else None
+
+
+def evaluation_routing() -> RoutingTrace:
+    """How the finished embedded model routes the texts of its evaluation set, labelled by domain."""
+    return over_training()[max(over_training())]
+
+
+def held_out(model: str) -> RoutingTrace | None:
+    """How the model of that name routes the same texts, with weights: what the page of an expert shows at first."""
+    return _held_out(model) if model in ROUTING else None
+
+
+@st.cache_resource(show_spinner=False)
+def _held_out(model: str) -> RoutingTrace:
+    return reference_routing(model)
+
+
+@st.cache_resource(show_spinner=False)
+def reference_muted() -> pd.DataFrame:
+    """What each kind of those texts loses without each expert of the embedded model."""
+    return muted_experts()
+
+
+@st.cache_resource(show_spinner=False)
+def over_training() -> dict[int, RoutingTrace]:
+    """How the embedded model routed its evaluation texts at each recorded moment of its training."""
+    return traces_over_training()
+
+
+@st.cache_resource(show_spinner="Opening the gallery …")
+def gallery() -> dict[str, RoutingTrace]:
+    """How each system of the history gallery routes, as it ships; Mixtral does not, and a small model of ours does."""
+    from moeviz.history.shipped_traces import shipped_trace
+
+    traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
+    return traces | {"Ours (embedded)": evaluation_routing()}
+
+
+T = TypeVar("T")
+
+
+def cached_for_example(trace: object, what: Hashable, make: Callable[[], T]) -> T:
+    """What `make` makes: of the example's trace once for everybody, of any other trace each time."""
+    if trace is not example():
+        return make()
+    key = (id(trace), what)
+    if key not in _known:
+        if len(_known) >= MOST:
+            _known.clear()
+        _known[key] = make()
+    return _known[key]

@@ -1,0 +1,116 @@
+"""Pages are drawn one at a time, and the others wait for their turn. No Streamlit here.
+
+Scripts of Streamlit are threads of one Python, beside the thread that runs the model. Fifty of them at once are all
+slow, and the model is slowest: after each of its thousand small steps it waits until another thread lets go. One after
+the other, each takes as long as it does alone, and the first is there at once. `benchmarks.load` has the figures.
+
+A visitor's own tabs wait for each other first, so that twenty of them have one place in the line. They wait longer
+after a run that was refused because the visitor has too many: else twenty tabs that ask again and again would have
+twenty answers drawn in the time of each run of anybody else.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
+
+AT_ONCE = 1  # Python runs one thread at a time, however many cores there are
+SECONDS = 2.0  # who has waited so long goes on beside the others: a slow page holds nobody up for longer
+SECONDS_OF_OWN = 60.0  # the same for a visitor's own tabs
+PAUSE = 1.0  # seconds in which no tab of a visitor is drawn who has asked for too much
+
+
+class FairSemaphore:
+    """So many may be inside; who comes first goes in first."""
+
+    def __init__(self, places: int) -> None:
+        self._free, self._line, self._guard = places, deque[threading.Event](), threading.Lock()
+
+    def enter(self, seconds: float) -> bool:
+        """Wait for a place; whether there was one in time."""
+        with self._guard:
+            if self._free:
+                self._free -= 1
+                return True
+            called = threading.Event()
+            self._line.append(called)
+        if called.wait(seconds):
+            return True
+        with self._guard:
+            if not called.is_set():
+                self._line.remove(called)
+            return called.is_set()
+
+    def leave(self) -> None:
+        """Give the place to the next in line."""
+        with self._guard:
+            if self._line:
+                self._line.popleft().set()
+            else:
+                self._free += 1
+
+
+class _Mine(threading.local):
+    """Of each thread: the rooms that it goes through to draw, with how long it waits at each; those it is in."""
+
+    through: tuple[tuple[FairSemaphore, float], ...] = ()
+    inside: tuple[FairSemaphore, ...] = ()
+    pauses: bool = False
+
+
+_room = FairSemaphore(AT_ONCE)
+_own: WeakValueDictionary[str, FairSemaphore] = WeakValueDictionary()
+_guard = threading.Lock()
+_mine = _Mine()
+
+
+@contextmanager
+def render_slot(visitor: str = "") -> Iterator[None]:
+    """Wait for this visitor's turn to draw, and have it inside the block."""
+    with _guard:
+        own = _own.get(visitor) or _own.setdefault(visitor, FairSemaphore(1))
+    _mine.through = (own, SECONDS_OF_OWN), (_room, SECONDS)
+    _enter()
+    try:
+        yield
+    finally:
+        if _mine.pauses:
+            _leave(but=own)
+            time.sleep(PAUSE)
+        _leave()
+        _mine.through, _mine.pauses = (), False
+
+
+def slow_down() -> None:
+    """This visitor asks for too much: once their tab is drawn, their tabs wait for a while. Others do not."""
+    _mine.pauses = True
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Give the slot to another page while this thread waits inside the block; without a slot, do nothing."""
+    _leave()
+    try:
+        yield
+    finally:
+        _enter()
+
+
+def give_up_slot() -> None:
+    """Draw on beside the others from here on. For who may hold what another waits for inside, such as a cache's lock:
+    with that in hand, nobody may wait for a turn.
+    """
+    _leave()
+
+
+def _enter() -> None:
+    _mine.inside = tuple(room for room, seconds in _mine.through if room.enter(seconds))
+
+
+def _leave(but: FairSemaphore | None = None) -> None:
+    for room in _mine.inside:
+        if room is not but:
+            room.leave()
+    _mine.inside = tuple(room for room in _mine.inside if room is but)

@@ -1,0 +1,185 @@
+"""The charts of a topic, of a dataset in place of a trace: those that it can answer, and one sentence on the others."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+from moeviz_app.session import datasets, session
+from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.url.expert import dataset_expert_query
+from moeviz_app.widgets.answers import Answers, Make, OnProgress
+from moeviz_app.widgets.chart_panel import Lacking, heading, picture_and_words, tell_once
+from moeviz_app.widgets.expert_links import choose_expert_of, follow_click_to
+from moeviz_app.widgets.messages import explained, say
+
+from moeviz.charts import TOPICS
+from moeviz.charts.chart import Chart
+from moeviz.charts.load import OVER_TIME
+from moeviz.corpus.answers import FROM_ROWS, answer_of
+from moeviz.errors import DamagedShard
+from moeviz.formats.dataset.layout import ROWS
+from moeviz.metrics.tokens import visible
+from moeviz.model_info import ModelInfo
+
+READING = "Being read …"
+NEEDS_TRACE = (
+    "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
+    "FOLDER trace.npz” makes one of a small dataset."
+)
+WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for luck
+NO_LUCK = "Luck is not known here: that takes every token at once, so the orange marks are missing."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a chart is of: the model with the layers that it is about."""
+
+    model: ModelInfo
+
+
+def dataset_facts(shown: ShownDataset) -> None:
+    """Which dataset, of what, and what of it is left out; with the way back. Its facts are a stranger's: plain text."""
+    dataset, model = shown.dataset, shown.dataset.model
+    experts = "–".join(dict.fromkeys((f"{min(model.num_experts):,}", f"{max(model.num_experts):,}")))
+    layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.text(
+            f"Dataset {shown.name}: {dataset.tokens:,} tokens in {dataset.texts:,} texts through "
+            f"{visible(model.name)}, {layers}, top-{model.top_k} of {experts} experts",
+            width="content",
+        )
+        st.button("Show the trace instead", key="leave the dataset", on_click=_leave, type="tertiary")
+    if model.caution:
+        st.text(f"Caution: {visible(model.caution)}")
+    if dataset.left_out and not shown.why_not:
+        more = f" and {len(dataset.left_out) - 1:,} more" if len(dataset.left_out) > 1 else ""
+        st.text(f"Left out: {dataset.left_out[0]}{more}")
+
+
+def whole(shown: ShownDataset) -> bool:
+    """Whether it can be read; else the page has said why, with a button that reads the rest."""
+    if shown.why_not:
+        _offer_the_rest(shown, shown.why_not, None)
+    elif not shown.dataset.tokens:
+        say("This dataset holds no tokens, so there is nothing to draw.")
+    return not shown.why_not and bool(shown.dataset.tokens)
+
+
+def damage(shown: ShownDataset, error: DamagedShard) -> None:
+    """A shard turned out to be damaged when it was read."""
+    _offer_the_rest(shown, f"{error} The rest is read if you ask for it.", error)
+
+
+def _offer_the_rest(shown: ShownDataset, sentence: str, error: DamagedShard | None) -> None:
+    say(sentence)
+    st.button("Read the rest", key="read the rest", on_click=datasets.read_the_rest, args=(shown, error))
+
+
+def _leave() -> None:
+    session.set_value(session.DATASET, None)
+
+
+def dataset_topic(topic: str, shown: ShownDataset) -> None:
+    """Every chart of the topic that this dataset can answer."""
+    dataset_facts(shown)
+    if not whole(shown):
+        return
+    charts = [chart for chart in charts_of(topic, shown) if answer_of(chart.measure)]
+    others = [chart.question for chart in TOPICS[topic] if not answer_of(chart.measure)]
+    if charts:
+        draw(charts, shown)
+    if others:
+        say(NEEDS_TRACE.format(" · ".join(others)))
+
+
+def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
+    """Its own charts, and with the load, how that changes over a corpus of several parts."""
+    several = topic == "Load" and (len(shown.dataset.shards) > 1 or shown.dataset.tokens > 2 * ROWS)
+    return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
+
+
+def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
+    """These charts, one after the other, with the choices that they need; what is not there yet follows."""
+    follow_click_to(partial(dataset_expert_query, shown.name))
+    charts, model = list(charts), shown.dataset.model
+    if any(chart.expert for chart in charts):
+        choose_expert_of(model, shown.key, partial(dataset_expert_query, shown.name))
+    if session.value(session.CORPUS_LAYER) not in model.layers:
+        session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
+    layers = {chart.layers: _layers(chart, shown) for chart in charts}
+    asked = {chart: question(chart, shown, layers[chart.layers]) for chart in charts}
+    answers, told = Answers(dict(asked.values())), Lacking()
+    first = next((chart for chart in charts if chart.layers != "all"), None)
+    for chart, (key, _) in asked.items():
+        if chart is first:
+            _choose_layer(model, "two" in layers)
+        if not _show(chart, answers, key, shown, layers[chart.layers], told):
+            break
+    answers.watch()
+    return answers
+
+
+def _choose_layer(model: ModelInfo, and_next: bool) -> None:
+    """For charts of one layer; and of two: the chosen one and the next."""
+    label = "Layer, and the next one" if and_next else "Layer"
+    if len(model.layers) > 1:
+        session.keep(session.CORPUS_LAYER)
+        st.select_slider(label, model.layers, key=session.CORPUS_LAYER, persist_state="session", width=620)
+
+
+def _layers(chart: Chart, shown: ShownDataset) -> list[int] | None:
+    """The layers that a chart is asked about: None for all; of two, the chosen one and the next."""
+    layers = shown.dataset.model.layers
+    if chart.layers == "all":
+        return None
+    at = layers.index(session.value(session.CORPUS_LAYER))
+    if chart.layers == "one":
+        return [layers[at]]
+    at = max(min(at, len(layers) - 2), 0)
+    return list(layers[at : at + 2])
+
+
+def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tuple[Hashable, Make]:
+    """What the answer to a chart is kept under, and how it comes about: two charts may share it."""
+    analysis = answer_of(chart.measure)
+    if analysis is None:
+        raise ValueError(f"{chart.key} is no question to a dataset.")
+    key = (shown.key, chart.measure.__name__, None if layers is None else tuple(layers))
+
+    def make(progress: OnProgress) -> pd.DataFrame:
+        more = {"progress": progress} if chart.measure.__name__ in FROM_ROWS else {}
+        return analysis(shown.dataset, layers, **more)
+
+    return key, make
+
+
+def _show(
+    chart: Chart, answers: Answers, key: Hashable, shown: ShownDataset, layers: list[int] | None, told: Lacking
+) -> bool:
+    """Draw a chart, or say why there is none; whether others may follow: a damaged shard is said once."""
+    frame = None
+    try:
+        with explained(partial(tell_once, chart, shown.dataset.model, told), but=(DamagedShard,)):
+            frame = answers.get(key)
+            if frame is None:
+                heading(chart, shown.dataset.model)
+                st.text(READING)
+    except DamagedShard as error:
+        damage(shown, error)
+        return False
+    if frame is not None:
+        show_frame(chart, frame, shown.dataset.model, layers)
+    return True
+
+
+def show_frame(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list[int] | None = None) -> None:
+    """A chart of these numbers of a dataset; a click on an expert leads to its page."""
+    heading(chart, model)
+    with explained():
+        if sentence := chart.caption(frame):
+            st.text(sentence)
+        if chart.key in WITHOUT_LUCK:
+            st.text(NO_LUCK)
+        picture_and_words(chart, frame, Part(model if layers is None else model.with_layers(layers)[0]))

@@ -1,0 +1,219 @@
+"""The page of one expert: what it serves, with whom, from where to where, and what is lost without it."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from moeviz_app.jobs import model_catalog, recorded
+from moeviz_app.pages.dataset_expert import dataset_expert_page
+from moeviz_app.pages.expert_context import ExpertContext, expert_in_address, go
+from moeviz_app.pages.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
+from moeviz_app.url import carried_datasets
+from moeviz_app.url.expert import asked_query
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading
+from moeviz_app.widgets.components.kwic import keyword_in_context
+from moeviz_app.widgets.expert_links import steps
+from moeviz_app.widgets.facts import layer_word
+from moeviz_app.widgets.messages import escape_markdown, explained, note, say
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKEN, TOKENS, WEIGHTS
+from moeviz.embedded import EMBEDDED
+from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
+from moeviz.metrics.expert_tokens import contexts, expert_summary
+from moeviz.metrics.words import in_words_of
+
+
+def expert_page() -> None:
+    """One expert of one layer, named in the address."""
+    if carried_datasets.DATASET in (query := asked_query()):
+        dataset_expert_page(query)
+        return
+    title = st.empty()
+    with explained():
+        asked = expert_in_address()
+        with title.container():
+            _title(asked)
+        _draw(asked)
+
+
+def _draw(asked: ExpertContext) -> None:
+    trace, where = asked.trace, (asked.layer, asked.expert)
+    tokens = TOKENS.measure(trace, *where)
+    kinds, lost = KINDS.measure(trace, *where) if "label" in trace.tokens else None, muted(asked)
+    if kinds is not None and lost is not None:
+        kinds = with_losses(kinds, lost, *where)
+    head, beside = st.columns([5, 3], gap="large")
+    with head:
+        if asked.trouble:
+            say(asked.trouble)
+        st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
+        _numbers(asked, kinds, lost)
+        _serves(asked, tokens)
+    with beside:
+        _map(LOADS, LOADS.measure(trace, *where), asked)
+    shared_tokens = COMPANY.measure(trace, *where)
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        _kinds(asked, kinds, lost)
+    with right:
+        _flow(asked, shared_tokens)
+        _weights(asked)
+    heading(COMPANY, asked.trace.model)
+    _map(COMPANY, shared_tokens, asked)
+    if kinds is not None:
+        heading(ATLAS, asked.trace.model)
+        _map(ATLAS, ATLAS.measure(trace, *where), asked)
+    _rows(asked)
+
+
+def _title(asked: ExpertContext) -> None:
+    layers, (layer, expert) = asked.trace.model.layers, (asked.layer, asked.expert)
+    row, counts = layers.index(layer), asked.trace.model.num_experts
+    word = layer_word(asked.trace.model)
+    before, after = (row - 1) % len(layers), (row + 1) % len(layers)
+    steps = {
+        "‹ expert": (layer, (expert - 1) % counts[row]),
+        "expert ›": (layer, (expert + 1) % counts[row]),
+        f"‹ {word}": (layers[before], min(expert, counts[before] - 1)),
+        f"{word} ›": (layers[after], min(expert, counts[after] - 1)),
+    }
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(f"{word.capitalize()} {layer}, expert {expert}", anchor=False, width="content")
+        for sign, to in steps.items():
+            if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == (layer, expert)):
+                go(*to, asked.trace)
+    if asked.trace.model.name != EMBEDDED:
+        note(asked.trace.model.name)
+
+
+def _numbers(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
+    """Its load, its say, and what the model loses without it: one line, since four boxes fill a phone."""
+    (facts,) = expert_numbers(asked.trace, asked.layer, asked.expert).itertuples(index=False)
+    said = [
+        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
+        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
+    ]
+    if pd.notna(facts.first_choice):
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
+    if pd.notna(facts.mean_weight):
+        said.append(f"mean weight {facts.mean_weight:.2f}")
+    if lost is not None:
+        said.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
+    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
+    if 0 < facts.tokens < FEW:
+        note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
+
+
+def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
+    words = f"muted, the model loses **{of_all:.3f}** nats a token"
+    if kinds is None or kinds["loss_change"].isna().all():
+        return words
+    most = kinds.loc[kinds["loss_change"].idxmax()]
+    return f"{words}, most in {escape_markdown(most['label'])}: {most['loss_change']:.2f}"
+
+
+@st.fragment
+def _serves(asked: ExpertContext, tokens: pd.DataFrame) -> None:
+    """Its tokens, and they in their text. A fragment: a click on a bar changes the lines beside it and nothing else."""
+    code, (left, right) = None, st.columns([2, 3], gap="large")
+    with left:
+        heading(TOKENS, asked.trace.model)
+        if len(tokens):
+            chosen = _picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
+            code = next((int(point["code"]) for point in chosen.selection.get(TOKEN, [])), None)
+        else:
+            _tell(asked, "No token occurs often enough here and keeps to it.")
+    with right:
+        st.subheader("Where in the text does it have them?", anchor=False)
+        lines = contexts(asked.trace, asked.layer, asked.expert, code)
+        count = asked.trace.model.num_experts[asked.trace.model.layers.index(asked.layer)]
+        colour = theme.expert_colours(count, (asked.expert,))[asked.expert]
+        keyword_in_context(lines, colour, key="contexts")
+        note(in_words_of(asked.trace.model, _of_lines(lines, tokens, code)))
+
+
+def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
+    if not len(lines):
+        return "It has no token here."
+    order = "in the order of the text" if lines["weight"].isna().all() else "highest weight first (last column)"
+    if code is None:
+        return f"{len(lines)} of its tokens, at most two a token and, of several texts, three a text; {order}."
+    has = int(tokens.loc[tokens["code"] == code, "tokens"].iloc[0])
+    return f"{len(lines)} of the {has} that it has of this token; {order}. Click the bar again for all tokens."
+
+
+def _kinds(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
+    heading(KINDS, asked.trace.model)
+    if kinds is None:
+        _tell(asked, "The tokens of this trace have no labels, so there are no kinds of text to compare.")
+        held_out = recorded.held_out(asked.trace.model.name)
+        if held_out is not None and st.button("See the held-out texts"):
+            go(asked.layer, asked.expert, held_out)
+    else:
+        _picture(KINDS, kinds, asked)
+    if lost is None and model_catalog.why_only_read(asked.trace.model.name) is None:
+        _tell(asked, "What is lost without this expert has not been computed for these texts.")
+        offer_muting(asked)
+
+
+def _flow(asked: ExpertContext, shared_tokens: pd.DataFrame) -> None:
+    heading(FLOW, asked.trace.model)
+    frame = FLOW.measure(asked.trace, asked.layer, asked.expert, shared_tokens)
+    if len(frame):
+        _picture(FLOW, frame, asked)
+    elif len(asked.trace.model.layers) == 1:
+        _tell(asked, "This trace has one MoE layer, so its tokens come from no other and go to no other.")
+    else:
+        _tell(asked, "None of its tokens was recorded a layer before or after.")
+
+
+def _weights(asked: ExpertContext) -> None:
+    heading(WEIGHTS, asked.trace.model)
+    if asked.trace.weights is None:
+        _tell(asked, "This trace has expert ids alone. How much weight each has was not recorded.")
+        offer_weights(asked)
+        return
+    frame = WEIGHTS.measure(asked.trace, asked.layer, asked.expert)
+    if len(frame):
+        _picture(WEIGHTS, frame, asked)
+    else:
+        _tell(asked, "It is chosen for no token here.")
+
+
+def _rows(asked: ExpertContext) -> None:
+    geometry = rows(asked)
+    if geometry is None and model_catalog.why_only_read(asked.trace.model.name) is not None:
+        return
+    heading(ROWS, asked.trace.model)
+    if geometry is None:
+        st.text("This is a fact about the model's weights, which a trace does not hold.")
+        offer_rows(asked)
+        return
+    (norm,) = row_norms(geometry, asked.layer, asked.expert).itertuples(index=False)
+    others = f"those of its layer are {norm.lowest:.2f} to {norm.highest:.2f}, the median {norm.median:.2f}"
+    st.text(f"The norm of its row is {norm.norm:.2f}; {others}.")
+    _picture(ROWS, ROWS.measure(geometry, asked.layer, asked.expert), asked)
+
+
+def _map(chart: Chart, frame: pd.DataFrame, asked: ExpertContext) -> None:
+    """A picture of many experts, each a way to its page."""
+    chosen = _picture(chart, frame, asked, on_select="rerun", selection_mode=CELL)
+    if points := chosen.selection.get(CELL):
+        (point,) = points
+        go(int(point["layer"]), int(point["expert"]), asked.trace)
+
+
+def _picture(chart: Chart, frame: pd.DataFrame, asked: ExpertContext, **options: Any) -> Any:
+    """The picture, how to read it, and a menu of what belongs to it."""
+    dark, chart = st.context.theme.type == "dark", chart.of(asked.trace.model)
+    key = f"{chart.key} {asked.key} {steps()}"
+    shown = altair_chart(chart.draw(frame, dark=dark), key=key, alt=alternative(chart), **options)
+    menu_and_reading(chart, frame)
+    return shown
+
+
+def _tell(asked: ExpertContext, sentence: str) -> None:
+    """Why there is nothing to draw, in the words of the trace."""
+    st.text(in_words_of(asked.trace.model, sentence))

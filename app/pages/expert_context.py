@@ -1,0 +1,120 @@
+"""Which expert the page of an expert is about, and in which texts it is seen: what the address says, checked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+from moeviz_app.jobs import recorded
+from moeviz_app.session import recent, session
+from moeviz_app.url.expert import asked_query, expert_query, for_the_address
+from moeviz_app.widgets.expert_links import one_more_step, steps
+from moeviz_app.widgets.messages import escape_markdown
+
+from moeviz.embedded import EMBEDDED
+from moeviz.errors import MissingField
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+HELD_OUT, TRACE = "held-out", "trace"  # `seen` in the address
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertContext:
+    """One expert, in one trace."""
+
+    trace: RoutingTrace
+    layer: int
+    expert: int
+    held_out: bool  # whether the trace is that of the texts that ship
+    trouble: str = ""  # what of the address could not be had
+
+    @property
+    def key(self) -> str:
+        """For widgets and results: another expert or another trace has another."""
+        texts = f"held-out {self.trace.model.name}" if self.held_out else id(self.trace)
+        return f"{texts} {self.layer} {self.expert}"
+
+
+def expert_in_address() -> ExpertContext:
+    """What the address asks for, with the choice of texts drawn. Raises `MissingField` where there is no such trace."""
+    asked = asked_query()
+    texts = _texts(asked.get("model"))
+    if not texts:
+        raise MissingField(
+            f"This link is about an expert of {asked['model']!r}, and there is no trace of that model here yet. Run a "
+            "prompt with it, or open a trace file; then follow the link again."
+        )
+    begin = _begin(asked.get("seen"), texts)
+    trace = texts[begin]
+    layer, expert, trouble = checked(asked.get("layer"), asked.get("expert"), trace.model)
+    found = ExpertContext(trace, layer, expert, begin == HELD_OUT, trouble)
+    if len(texts) > 1:
+        _choose(found, begin, texts)
+    return found
+
+
+def go(layer: int, expert: int, trace: RoutingTrace) -> None:
+    """To an expert in the texts of a trace: one step in the browser's history."""
+    st.query_params.from_dict(for_the_address(expert_query(trace, layer, expert)))
+    one_more_step()
+    st.rerun(scope="app")
+
+
+def _texts(model: str | None) -> dict[str, RoutingTrace]:
+    """The traces that can show an expert of this model, by name; of the one on screen where the address names none."""
+    current = session.current_trace()
+    wanted = model or (EMBEDDED if current is None else current.model.name)
+    held_out = recorded.held_out(wanted)
+    found = {} if held_out is None else {HELD_OUT: held_out}
+    recents = recent.traces() if current is None else {TRACE: current} | recent.traces()
+    for name, trace in recents.items():
+        known = any(trace is other for other in found.values())
+        if trace.model.name == wanted and len(trace.tokens) and not known:
+            found[name] = trace
+    return found
+
+
+def _begin(asked: str | None, texts: dict[str, RoutingTrace]) -> str:
+    """The texts to show: those asked for, else the held-out ones, else what there is."""
+    return next(name for name in (asked, HELD_OUT, *texts) if name in texts)
+
+
+def checked(layer: str | None, expert: str | None, model: ModelInfo) -> tuple[int, int, str]:
+    """Layer and expert of the address; the first ones, and a sentence, where the model has no such."""
+    first = model.layers[0]
+    if layer is None and expert is None:
+        return first, 0, ""
+    rows = {str(of_model): of_model for of_model in model.layers}
+    if layer not in rows:
+        there = f"has layers {model.layers[0]} to {model.layers[-1]} with experts"
+        return first, 0, f"The link asks for layer {layer!r}; {model.name} {there}. This is layer {first}, expert 0."
+    count = model.num_experts[model.layers.index(rows[layer])]
+    if expert is None or not expert.isascii() or not expert.isdecimal() or len(expert) > 6 or int(expert) >= count:
+        words = f"The link asks for expert {expert!r}; layer {layer} of {model.name} has experts 0 to {count - 1}."
+        return rows[layer], 0, f"{words} This is expert 0."
+    return rows[layer], int(expert), ""
+
+
+def _choose(found: ExpertContext, begin: str, texts: dict[str, RoutingTrace]) -> None:
+    names = dict(_named(texts))
+    chosen = st.segmented_control(
+        "Seen in",
+        list(texts),
+        default=begin,
+        format_func=lambda name: names[name],
+        required=True,
+        key=f"seen in {begin} {len(texts)} {steps()}",  # a choice holds until the address says otherwise
+    )
+    if chosen != begin:
+        if chosen not in (HELD_OUT, TRACE):
+            session.set_trace(texts[chosen], recent.run_of(texts[chosen]))
+        go(found.layer, found.expert, texts[chosen])
+
+
+def _named(texts: dict[str, RoutingTrace]) -> Iterator[tuple[str, Any]]:
+    for name, trace in texts.items():
+        if name == HELD_OUT:
+            yield name, f"{trace.tokens['sequence'].nunique()} held-out texts"
+        else:
+            yield name, escape_markdown(recent.title_of(trace) if name == TRACE else name)

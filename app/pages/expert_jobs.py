@@ -1,0 +1,205 @@
+"""What the page of an expert has made where a trace lacks it: weights, the loss without the expert, router rows."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.jobs import model_service, recorded
+from moeviz_app.jobs.background import Background, Piece
+from moeviz_app.jobs.fair_queue import wait_for
+from moeviz_app.jobs.model_catalog import DEFAULT_LOAD, LoadOptions
+from moeviz_app.pages.expert_context import ExpertContext, go
+from moeviz_app.session import recent, results, session
+from moeviz_app.widgets.messages import explained
+from moeviz_app.widgets.run_panel import waiting_words
+
+from moeviz.embedded import EMBEDDED
+from moeviz.errors import InvalidPrompt
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
+
+JOB = "work for an expert"  # one at a time: a visitor's own
+SECONDS_BETWEEN_LOOKS = 0.7
+MUTED = "muted"  # folder of what is kept
+HOW_MUTED = 1  # counts up where `muted_by_label` comes to other numbers than before
+Pairs = Sequence[tuple[str, str]]
+Keep = Callable[[str, Any], None]
+
+
+def muted(seen: ExpertContext) -> pd.DataFrame | None:
+    """What each kind of text loses without the expert, where that is known; see `muted_by_label`."""
+    if seen.held_out and seen.trace.model.name == EMBEDDED:
+        return recorded.reference_muted()
+    return results.load_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
+
+
+def rows(seen: ExpertContext) -> pd.DataFrame | None:
+    """The geometry of the layer's router, where that is known; see `router_geometry`."""
+    return results.load(_rows_name(seen))
+
+
+def offer_muting(seen: ExpertContext) -> None:
+    """A button that has the loss without the expert computed in the background; then how far it is."""
+    words = f"Read the texts without expert {seen.expert}"
+    why = (
+        "Every text is read twice: as the model is, and with this expert muted, so that its router takes the next best."
+    )
+
+    def keep(name: str, found: pd.DataFrame) -> None:
+        results.store_long(name, MUTED, lambda: _muting_depends(seen), found)
+
+    finish = partial(pd.concat, ignore_index=True)
+    _offer(_name("muted", seen), words, why, lambda: _muting(seen), finish, keep)
+
+
+def offer_weights(seen: ExpertContext) -> None:
+    """A button that has the texts traced again, with weights; the trace then takes the place of the one on screen."""
+
+    def show(parts: list[RoutingTrace]) -> RoutingTrace:
+        from moeviz.capture.corpus import joined
+
+        trace = joined(parts)
+        return trace if "label" in seen.trace.tokens else _unlabelled(trace)
+
+    name = _name("weights", seen)
+    _offer(
+        name,
+        "Read the texts again, with weights",
+        "The new trace joins your recent ones.",
+        lambda: _reading(seen),
+        show,
+    )
+    if (trace := results.load(name)) is not None and trace is not session.current_trace():
+        session.set_trace(trace)
+        go(seen.layer, seen.expert, trace)
+
+
+def offer_rows(seen: ExpertContext) -> None:
+    """A button that has the model loaded and its router looked at."""
+    if not st.button("Compare the router's rows", help=f"Loads {_quoted(seen)} if it is not in memory yet."):
+        return
+    with explained():
+        from moeviz.capture.routers.geometry import router_geometry
+
+        def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
+            return router_geometry(loaded.model, [seen.layer])
+
+        found = wait_for(model_service.run_on_model(seen.trace.model.name, _how(seen), work), lambda _told: None)
+        results.store(_rows_name(seen), found)
+        st.rerun()
+
+
+def _offer(
+    name: str,
+    words: str,
+    why: str,
+    begin: Callable[[], Background],
+    finish: Callable[[list], Any],
+    keep: Keep = results.store,
+) -> None:
+    running = session.result(JOB)
+    if running is not None and running[0] == name:
+        st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep)
+    elif st.button(words, help=why, key=f"begin {name}"):
+        with explained():
+            model_service.begin_run()
+            if running is not None:
+                running[1].stop()
+            session.keep_result(JOB, (name, begin()))
+            st.rerun()
+
+
+def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep) -> None:
+    """How far it is, and Stop; the result once it is there."""
+    with explained():
+        try:
+            found = job.found
+        except Exception:  # of any kind: a job that failed is not asked again
+            session.forget_result(JOB)
+            raise
+        if found is not None:
+            keep(name, finish(found))
+        if found is not None or st.button("Stop", key=f"stop {name}", help="Nothing is kept if you stop."):
+            job.stop()
+            session.forget_result(JOB)
+            st.rerun(scope="app")
+        st.progress(job.done / job.total, waiting_words(job.ahead, f"{job.done} of {job.total} parts read"))
+
+
+def _muting(seen: ExpertContext) -> Background:
+    from moeviz.capture.muting import muted_by_label
+
+    def piece(label: str, pairs: Pairs) -> Piece:
+        def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> pd.DataFrame:
+            return muted_by_label(loaded, pairs, experts=[(seen.layer, seen.expert)], progress=lambda *at: tell(at))
+
+        return work
+
+    pairs = _pairs(seen)
+    kinds = dict.fromkeys(label for label, _ in pairs)
+    pieces = [piece(kind, [pair for pair in pairs if pair[0] == kind]) for kind in kinds]
+    return Background(model_service.runner_on_model(seen.trace.model.name, _how(seen)), pieces)
+
+
+def _muting_depends(seen: ExpertContext) -> str | None:
+    """All that the loss without an expert depends on: the weights, how they are opened, and the texts."""
+    model, tokens, how = seen.trace.model, seen.trace.tokens, _how(seen)
+    weights = model_service.weights(model.name, how, model.revision)
+    if weights is None:
+        return None
+    columns = [name for name in ("sequence", "position", "token_id", "label") if name in tokens]
+    texts = tokens[columns].to_csv(index=False)
+    return repr((HOW_MUTED, model.name, weights, how, seen.layer, seen.expert, texts))
+
+
+def _reading(seen: ExpertContext) -> Background:
+    from moeviz.capture.corpus import trace_corpus
+
+    def piece(pair: tuple[str, str]) -> Piece:
+        return lambda loaded, _tell: trace_corpus(loaded, [pair])
+
+    return Background(
+        model_service.runner_on_model(seen.trace.model.name, _how(seen)), [piece(pair) for pair in _pairs(seen)]
+    )
+
+
+def _pairs(seen: ExpertContext) -> Pairs:
+    """The texts of the trace. Raises `CaptureError` where the model reads them otherwise, `InvalidPrompt` if long."""
+    from moeviz.capture.muting import texts_of_trace
+
+    pairs = texts_of_trace(model_service.model(seen.trace.model.name, _how(seen)), seen.trace)
+    most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in pairs)
+    if given > most:
+        raise InvalidPrompt(f"The texts of this trace have {given:,} characters, and {most:,} are allowed here.")
+    return pairs
+
+
+def _how(seen: ExpertContext) -> LoadOptions:
+    """How the model is opened: as for the run that made the trace, where one did."""
+    run = recent.run_of(seen.trace)
+    return DEFAULT_LOAD if run is None else run.how
+
+
+def _unlabelled(trace: RoutingTrace) -> RoutingTrace:
+    from dataclasses import replace
+
+    return replace(trace, tokens=trace.tokens.drop(columns="label"))
+
+
+def _name(what: str, seen: ExpertContext) -> str:
+    return f"{what} of {seen.key}"
+
+
+def _rows_name(seen: ExpertContext) -> str:
+    return f"router rows of {seen.trace.model.name} {_how(seen)} {seen.layer}"
+
+
+def _quoted(seen: ExpertContext) -> str:
+    from moeviz_app.widgets.messages import escape_markdown
+
+    return escape_markdown(seen.trace.model.name)

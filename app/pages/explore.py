@@ -1,0 +1,206 @@
+"""The first page: what to run, in one block; under it the answer, whole on the first screen."""
+
+from dataclasses import replace
+from functools import partial
+
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.pages.examples import EXAMPLES, MIXED
+from moeviz_app.server.logs import log_moment
+from moeviz_app.session import recent, session
+from moeviz_app.url import navigation
+from moeviz_app.url.expert import expert_query, for_the_address
+from moeviz_app.widgets.chart_panel import show
+from moeviz_app.widgets.components.ask import PromptInput, ask
+from moeviz_app.widgets.components.explorer import Place, explorer, told
+from moeviz_app.widgets.components.written import written
+from moeviz_app.widgets.downloads import downloads
+from moeviz_app.widgets.expert_links import open_expert
+from moeviz_app.widgets.facts import layer_word, trace_facts
+from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
+from moeviz_app.widgets.pickers import choose_stretch
+from moeviz_app.widgets.run_options import Options, choose_model, choose_options
+from moeviz_app.widgets.run_panel import record
+from streamlit.delta_generator import DeltaGenerator
+
+from moeviz.charts import NAMED
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import OWN_MODELS
+from moeviz.metrics.findings import Finding, findings
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
+MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
+EXPLORER = "explorer"  # its key
+
+
+def explore_page() -> None:
+    """What to run; then the tokens, every layer, and one layer as it is."""
+    tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
+    trouble = st.container()  # as wide as the page
+    with tagline:
+        line, note = st.container(), st.empty()
+        name, options, info = _model_and_options(trouble)
+    line.markdown(_headline(info))
+    if session.is_example():
+        note.markdown(EXAMPLE, width="content")
+    asked = _box(name)
+    happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
+    if asked.run is not None and (info is not None or session.waiting() is not None):
+        answer.empty()
+        note.empty()
+        session.keep_refused(None)
+        with happening.container(), explained(session.keep_refused):
+            record(options.run(asked.run, name))
+        if session.refused() is None:
+            st.rerun()  # with the box knowing which text was run
+    if (why := session.refused()) is not None:
+        with happening.container():
+            refuse(why)
+    with answer.container():
+        _answer(options, name)
+    model_service.warm_up()
+
+
+def _model_and_options(trouble: DeltaGenerator) -> tuple[str, Options, ModelInfo | None]:
+    """The chosen model, how it is to run, and what is known of it before; in `trouble` the reason, where it is not."""
+    with st.popover("Model and options", icon=":material/tune:", width="content"):
+        name = choose_model()
+        if name in OWN_MODELS:
+            st.text(OWN_MODELS[name].trained_for)
+        about = st.container()
+        info = None
+        if session.waiting() is None:  # a link fetches nothing
+            with trouble, explained(refuse):
+                info = model_catalog.facts_at_hand(name)
+        with about:
+            options = choose_options(name, info)
+    return name, options, info
+
+
+def _headline(info: ModelInfo | None) -> str:
+    words = "**See which experts fire, token by token**"
+    if info is None:
+        return words
+    kind, most, least = layer_word(info), max(info.num_experts), min(info.num_experts)
+    experts = f"{most} experts" if most == least else f"{least} to {most} experts"
+    own = OWN_MODELS.get(info.name)
+    who = escape_markdown(info.name) if own is None else own.who
+    return f"{words} *· {who}: {len(info.layers)} MoE {kind}s of {experts}, {info.top_k} for each token*"
+
+
+def _box(name: str) -> PromptInput:
+    """The prompt; what it holds is kept for other pages and for links."""
+    session.start_with(session.PROMPT, EXAMPLES[MIXED])
+    ran = _run_on_screen()
+    asked = ask(
+        session.value(session.PROMPT),
+        EXAMPLES,
+        settings.SETTINGS.max_prompt_chars,
+        ran=None if ran is None else ran.prompt,
+        can_stop=True,
+        chat=model_service.chats(name, session.how()),
+        key=session.BOX,
+    )
+    session.set_value(session.PROMPT, asked.text)
+    return asked
+
+
+def _run_on_screen() -> RunRequest | None:
+    """What made the trace on screen; None for one that came in a file."""
+    return RunRequest(EXAMPLES[MIXED], EMBEDDED) if session.is_example() else recent.run_of(session.shown_trace())
+
+
+def _answer(options: Options, name: str) -> None:
+    trace = session.shown_trace()
+    if trace.tokens.empty:
+        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        navigation.write(navigation.FIRST)
+        return
+    written(trace, key="written")
+    with explained():
+        _linked(trace, _is_stale(options, name))
+    trace_facts(trace)
+    for chart in OVERVIEW:
+        show(chart, trace)
+    st.subheader("Download this trace", anchor=False)
+    downloads(trace)
+
+
+def _is_stale(options: Options, name: str) -> bool:
+    """Whether model or options are others than those of the run on screen. Of the text the box itself tells."""
+    ran = _run_on_screen()
+    if ran is None:
+        return False
+    return options.run({"text": ran.prompt, "chat": ran.chat, "system": ran.system}, name) != ran
+
+
+@st.fragment
+def _linked(trace: RoutingTrace, stale: bool) -> None:
+    """The explorer. A fragment: a choice in it writes the address, and nothing of the page is drawn anew."""
+    found = _found(trace)
+    if not session.is_placed():
+        first = found[0] if found else None
+        session.point_at(*((session.middle_layer(trace), 0) if first is None else (first.layer, first.token)))
+    rows = _rows(trace)
+    part = trace if len(rows) == len(trace.tokens) else trace.select(tokens=slice(rows.start, rows.stop))
+    seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
+    chosen = explorer(
+        part,
+        _given(trace, rows),
+        seen,
+        template=[token - rows.start for token in _of_template(trace) if token in rows],
+        stale=stale,
+        key=EXPLORER,
+        link=lambda _, *where: for_the_address(expert_query(trace, *where)),
+        on_choice=partial(_choose, trace, part, rows),
+    )
+    log_moment("first chart sent")
+    navigation.write(navigation.FIRST)
+    if chosen.opened is not None:
+        open_expert(expert_query(trace, *chosen.opened))
+
+
+def _given(trace: RoutingTrace, rows: range) -> Place:
+    """Where the explorer is to be: what it was given before where it has told that it is there, or all is sent anew."""
+    (layer,), token = session.chosen_layers("one"), session.selected_token()
+    here = (layer, token - rows.start if token in rows else 0)
+    before = session.value(session.GIVEN)
+    if before is None or before[0] is not trace or before[1:3] != (rows, here):
+        before = (trace, rows, here, here)
+        session.set_value(session.GIVEN, before)
+    return before[3]
+
+
+def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
+    """Callback of the explorer."""
+    if (place := told(part, session.value(EXPLORER)).at) is not None:
+        session.choose(place[0], place[1] + rows.start)
+        if (before := session.value(session.GIVEN)) is not None and before[0] is trace and before[1] == rows:
+            session.set_value(session.GIVEN, (trace, rows, place, before[3]))
+
+
+def _rows(trace: RoutingTrace) -> range:
+    """The tokens that go to the browser: all, or a stretch of a trace that is too large for it."""
+    if trace.experts.size <= MOST_ASSIGNMENTS:
+        return range(len(trace.tokens))
+    choose_stretch(trace)
+    return session.window()
+
+
+def _of_template(trace: RoutingTrace) -> list[int]:
+    ran = recent.run_of(trace)
+    return model_service.added_by_template(ran.model, ran.how, ran.prompt, ran.system) if ran and ran.chat else []
+
+
+def _found(trace: RoutingTrace) -> list[Finding]:
+    """What is worth seeing in it, counted once a trace; against other texts, for the model whose texts ship."""
+    before = session.value(session.FOUND)
+    if before is None or before[0] is not trace:
+        before = (trace, cached_for_example(trace, session.FOUND, lambda: findings(trace, recorded.usual(trace.model))))
+        session.set_value(session.FOUND, before)
+    return before[1]

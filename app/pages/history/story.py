@@ -1,0 +1,80 @@
+"""From 1991 to Mixtral: the history in about ten steps, with one drawing that grows; the gallery's front."""
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+from moeviz_app.jobs import recorded
+from moeviz_app.widgets.chart_panel import altair_chart, heading, picture_and_words
+from moeviz_app.widgets.facts import figures
+from moeviz_app.widgets.messages import explained, note
+
+from moeviz.charts.one_input import ONE_INPUT, described
+from moeviz.charts.system_table import SIDE_BY_SIDE
+from moeviz.history.story import PARTS, PAYOFF, STEPS, Step
+from moeviz.history.story_seen import Meters, Seen
+from moeviz.history.systems import part
+
+INTRO = (
+    "Each step starts from what the one before left over. Up to 2023, each picture shows what a small system of ours "
+    "did with **one input**: a vowel (made up after published averages), speech, a digit, a word. Three numbers stay: "
+    "the experts of a layer, the share of them that an input needs, and how many times as many parameters that gives "
+    "for the same compute."
+)
+
+
+def story_page(page_of: Callable[[str], st.Page]) -> None:
+    """The steps one below the other, then all systems in one chart. `page_of` is the menu's."""
+    st.title("From 1991 to Mixtral", anchor=False)
+    st.markdown(INTRO)
+    for step in (*STEPS, PAYOFF):
+        with explained():
+            _step(step, page_of)
+    with explained():
+        heading(SIDE_BY_SIDE)
+        picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
+    st.text("“Ours” is a small model with Mixtral's architecture; of Mixtral itself, its page has what was published.")
+
+
+def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
+    """What is seen and, beside it, what is told; on a phone above it."""
+    st.subheader(f"{step.year}: {step.title}", anchor=False)
+    picture, words = st.columns([3, 2], gap="medium")
+    seen, drawn, alternative = _drawn(step.title)
+    with picture:
+        if "Input" in seen.quoted:
+            note(f"Input: {seen.quoted['input']}")
+        altair_chart(drawn, key=f"story {step.title}", alt=alternative)
+        if step.new:
+            note(step.new)
+        _meters(seen.meters)
+    with words:
+        for name, told in zip(PARTS, step.told(seen), strict=True):
+            st.markdown(f":small[**{name}**]  \n{told}")
+        st.page_link(page_of(step.page), label=f"More on the page {step.page}", icon=":material/arrow_forward:")
+
+
+@st.cache_resource(show_spinner=False)
+def _drawn(title: str) -> tuple[Seen, Any, str]:
+    """What a step shows, its picture, and the picture in words: the same for everybody."""
+    (step,) = (step for step in (*STEPS, PAYOFF) if step.title == title)
+    seen = step.seen()
+    if step is PAYOFF:
+        chart = part("dense", "chart").PAYOFF
+        return seen, chart.draw(seen.frame), f"{chart.question} {chart.reading}"
+    return seen, ONE_INPUT.draw(seen.frame), described(seen.frame)
+
+
+def _meters(meters: Meters) -> None:
+    """Three numbers that stay from step to step."""
+    figures(
+        {
+            "Experts": (f"{meters.experts}", "In a layer."),
+            "Computed": (f"{100 * meters.computed:.3g}%", "Share of them that an input needs, on average."),
+            "Parameters": (
+                f"× {meters.parameters:.2g}",
+                "For the same compute: how many times as many parameters all experts have as those that an input is "
+                "computed with. What experts share is not counted.",
+            ),
+        }
+    )

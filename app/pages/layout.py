@@ -1,0 +1,146 @@
+"""One page, from its menu to its address: what Streamlit runs anew whenever a visitor does something."""
+
+import streamlit as st
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
+from moeviz_app.pages.menu import EXPERT, FIRST, draw_further, draw_menu, menu
+from moeviz_app.server.logs import log_moment
+from moeviz_app.session import datasets, opened_counts, opened_files, recent, session, training_runs
+from moeviz_app.url import navigation
+from moeviz_app.url.carried import PAGE_ADDRESSES
+from moeviz_app.url.short_links import LINKS
+from moeviz_app.widgets import trace_picker
+from moeviz_app.widgets.components.ask import is_asked
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.run_options import fill_in
+from moeviz_app.widgets.run_panel import record
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.names import quoted
+from moeviz.routing_trace import RoutingTrace
+
+_BEGUN = "begun"
+
+
+STYLE = """<style>
+[data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
+[data-testid='stHeader'] button {pointer-events: auto}
+[data-testid='stMainBlockContainer'] {padding: 0.5rem clamp(0.9rem, 3vw, 2.5rem) 3rem}
+[data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] {gap: 0.6rem}
+[class*='st-key-refused-'] {border-color: #c0362c; background: color-mix(in srgb, #c0362c 9%, transparent)}
+.st-key-tagline button, .st-key-menu a {min-height: 2rem; padding-block: 0}
+.st-key-tagline em {font-style: normal; opacity: .8}
+@media (max-width: 640px) {
+  .st-key-tagline em {display: none}
+  .st-key-tagline {gap: .4rem !important}
+  .st-key-tagline > div:first-child {flex-basis: 100%}
+  .st-key-tagline > :not(:first-child) p {font-size: .85rem}
+  [class*='st-key-alarm-'] > :nth-child(2) {flex-basis: calc(100% - 3rem)} /* the button stands below */
+  [class*='st-key-alarm-'] > :nth-child(3) {margin-left: 2rem}
+}
+[data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
+[data-testid='stButtonGroup'] button:is([aria-checked='true'], :hover), [data-testid='stButtonGroup'] button * {
+  color: inherit !important;
+}
+.katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
+@media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
+</style>"""
+
+
+def draw() -> None:
+    """Lay out the page that the browser asks for, and keep the address true."""
+    log_moment("script begins")
+    page = st.navigation(menu(), position="hidden")
+    st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
+    st.html(STYLE)
+    draw_menu(page.title)
+    session.keep_held()
+    with explained():
+        if (begins := open_startup_files()) and page.title == FIRST:
+            st.switch_page(session.page(begins))
+    notice = st.empty()
+    follow(page.url_path)
+    if session.waiting() is not None and not is_asked(session.BOX):
+        with notice.container():
+            say(session.waiting())
+    page.run()
+    if session.waiting() is None:  # the page ran it
+        notice.empty()
+    if page.title == FIRST:
+        draw_further(FIRST, FIRST)
+    else:
+        session.set_value(session.GIVEN, None)  # the next explorer is a new one, which has been told nothing
+    if page.url_path == EXPERT:
+        navigation.stay(page.url_path)
+    elif page.title != FIRST:  # which writes it at every choice
+        navigation.write(page.url_path)
+    log_moment("script ends")
+
+
+def follow(page: str) -> None:
+    """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
+    asked = st.query_params.to_dict()
+    if not navigation.asks(page, asked):
+        return
+    with explained():
+        asked = LINKS.shown(asked)
+    if "prompt" in asked:
+        session.set_value(session.DATASET, None)
+        with explained():
+            run, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
+            if recent.run_of(session.current_trace()) != run:  # else what is being typed would be lost
+                _show(run, *place)
+                fill_in(run)
+            session.point_at(*place)
+    if page in PAGE_ADDRESSES:
+        with explained():
+            PAGE_ADDRESSES[page].fill_in(asked)
+
+
+def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
+    """What the run made, or makes where its model is at hand; else it waits for somebody to press Run.
+
+    Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
+    """
+    model_catalog.check_on_offer(run.model)
+    if (known := recent.trace_of(run)) is not None:
+        session.set_trace(known, run)
+        return
+    model_catalog.check_in_link(run.model)
+    if model_service.at_hand(run.model, run.how) and not run.new_tokens:
+        record(run)
+    else:
+        what = "a model on a server" if model_catalog.answers_at_once(run.model) else "a model that is not loaded"
+        what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else what
+        session.wait(
+            f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
+            "themselves: to start it, press Run on the Explore page.",
+            run,
+            layer,
+            token,
+        )
+
+
+def open_startup_files() -> str | None:
+    """Open these files, the first of them on screen; the page to begin on, where there is no trace among them.
+
+    Raises what `recorded.opened_files` raises, once.
+    """
+    if session.value(_BEGUN):
+        return None
+    session.set_value(_BEGUN, True)  # also where it raises: it is told once
+    files = [(name, opened_files.noted(file).counted) for name, file in recorded.opened_files()]
+    traces = [file for _, file in files if isinstance(file, RoutingTrace)]
+    for name, found in reversed(files):
+        if isinstance(found, ExpertCounts):
+            opened_counts.remember(found)
+        else:
+            session.set_trace(found, title=name)
+    if len(traces) > 1:
+        trace_picker.choose(traces[0], traces[1])
+    of_corpora = datasets.listed()
+    if of_corpora and not traces:
+        session.set_value(session.DATASET, next(iter(of_corpora)))
+    if traces:
+        return None
+    return "Training" if training_runs.started() else "Corpus" if of_corpora else "Counts" if files else None

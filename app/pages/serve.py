@@ -1,0 +1,95 @@
+"""What this routing costs to serve: what a memory for experts buys, what devices do, what fits, and a plan to take."""
+
+import pandas as pd
+import streamlit as st
+from moeviz_app.jobs import model_catalog
+from moeviz_app.pages.serve_controls import ServingQuery, ask, bits_of
+from moeviz_app.pages.serve_plan import offer_plan
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, trace_to_draw
+from moeviz_app.widgets.facts import trace_name
+from moeviz_app.widgets.messages import explained, say
+from streamlit.delta_generator import DeltaGenerator
+
+from moeviz.charts.chart import Chart
+from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
+from moeviz.metrics.words import layer_word
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.batches import batch_coverage
+from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.memory import what_fits
+from moeviz.serving.placement import placement_sentence, serving_placement
+from moeviz.serving.prefetch import prefetch_recall
+
+
+def serve_page() -> None:
+    """Two controls, the answer in a sentence or two, then the charts, and last the plan."""
+    st.title("Serve", anchor=False)
+    trace = trace_to_draw()
+    if trace is None:
+        return
+    trace_name(trace)
+    with explained():
+        serving(trace)
+
+
+def serving(counted: Counted) -> None:
+    """All of the page that a trace, or counts, have: counts are told what needs the order of tokens."""
+    asked = ask(counted)
+    answer = st.container(border=True, key="answer")
+    _cache(asked, answer)
+    placed = _placement(asked, answer)
+    _draw(BATCH, batch_coverage(asked.counted), counted.model)
+    heading(PREFETCH)
+    with explained():
+        _picture(PREFETCH, prefetch_recall(asked.counted), counted.model)
+    _cards(counted.model)
+    offer_plan(asked.counted, asked.devices, asked.copies, asked.layers_that_fit, placed)
+
+
+def _cache(asked: ServingQuery, answer: DeltaGenerator) -> None:
+    """What memory buys; and on what that was judged, before anything else is said."""
+    rates = hit_rates(asked.counted, asked.expert_bytes, asked.capacity)
+    if asked.gigabytes is None or asked.expert_bytes is None:
+        answer.text("What does memory buy? Say how large an expert is, under “Tokens and sizes”.")
+    else:
+        answer.text(budget_sentence(asked.counted, rates, asked.gigabytes, asked.expert_bytes))
+    ordered = isinstance(asked.counted, RoutingTrace)
+    answer.text(f"Judged on {'the second half of ' if ordered else 'the same '}{asked.tokens}")
+    if not ordered:
+        answer.text("LRU and what else remembers the last tokens needs their order: open a trace to see that.")
+    _draw(CACHE, rates, asked.counted.model)
+
+
+def _placement(asked: ServingQuery, answer: DeltaGenerator) -> pd.DataFrame | None:
+    if asked.devices == 1:
+        answer.text("One device does all the work: with more, you see here how evenly they share it.")
+        return None
+    table = None
+    with explained():
+        table = serving_placement(asked.counted, asked.devices, asked.copies)
+        if (sentence := placement_sentence(table)) is not None:
+            answer.text(sentence)
+        _draw(PLANE, table, asked.counted.model)
+    return table
+
+
+def _cards(model: ModelInfo) -> None:
+    if model_catalog.why_only_read(model.name) is not None:
+        return  # what another engine runs comes without a configuration
+    heading(FITS)
+    with explained(lambda why: say(f"This needs the model's configuration. {why}")):
+        bits = bits_of(model)
+        picture_and_words(FITS, what_fits(model_catalog.served_facts(model.name), bits))
+
+
+def _draw(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:
+    heading(chart)
+    with explained():
+        _picture(chart, frame, model)
+
+
+def _picture(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:
+    if layer_word(model) == "layer" and (sentence := chart.caption(frame)):
+        st.text(sentence)
+    picture_and_words(chart, frame)

@@ -1,0 +1,178 @@
+"""What a visitor of the page Serve asks: a memory for experts, how many devices, which tokens, how large an expert."""
+
+from collections.abc import Mapping
+from functools import reduce
+from math import gcd
+from typing import NamedTuple
+
+import streamlit as st
+from moeviz_app.jobs.run_request import number_in
+from moeviz_app.session import session
+from moeviz_app.url import serve_address
+
+from moeviz.metrics.words import byte_unit, bytes_said
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.budget import budget_of
+from moeviz.serving.phases import served_tokens
+from moeviz.serving.plans.engines import ENGINES
+
+BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+USUAL_BITS = 16
+OFF = "off"
+MEGABYTE, GIGABYTE = 1e6, 1e9
+MOST_DEVICES = 64
+MOST_JUDGED = 100_000  # tokens x layers: about two seconds of one core
+PHASES = {
+    "auto": "generated ones, if there are any",
+    "generated": "generated ones",
+    "prompt": "those of prompts",
+    "all": "all of them",
+}
+
+
+class ServingQuery(NamedTuple):
+    """What the visitor wants to know, of which tokens."""
+
+    counted: Counted  # the tokens that are judged, or how often each expert was used
+    tokens: str  # which these are
+    gigabytes: float | None
+    expert_bytes: float | None
+    devices: int
+
+    @property
+    def copies(self) -> int:
+        """One a device; a single device has no use for any."""
+        return self.devices if self.devices > 1 else 0
+
+    @property
+    def capacity(self) -> int | None:
+        """Experts of each layer that the memory holds."""
+        if self.gigabytes is None or self.expert_bytes is None:
+            return None
+        return budget_of(self.counted, self.gigabytes, self.expert_bytes).capacity
+
+    @property
+    def layers_that_fit(self) -> int | None:
+        """Whole layers of experts that the memory holds, for engines that place those."""
+        if self.gigabytes is None or self.expert_bytes is None:
+            return None
+        model = self.counted.model
+        one = (max(model.num_experts) - model.zero_experts) * self.expert_bytes / GIGABYTE
+        return min(int(self.gigabytes / one + 1e-9), len(model.layers))
+
+
+def bits_of(model: ModelInfo) -> int:
+    """Of a weight, as the model ran."""
+    return BITS.get(model.dtype or "", USUAL_BITS)
+
+
+def ask(counted: Counted) -> ServingQuery:
+    """The two controls that matter, and the rest in a menu beside them."""
+    wanted = serve_address.asked()
+    serve_address.fill_in(session.ENGINE, wanted.get(serve_address.ENGINE), ENGINES)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        budget, devices = st.container(width=180), st.container(width=130)
+        with st.popover("Tokens and sizes"):
+            size = _expert_bytes(counted.model, wanted)
+            part, tokens = _tokens(counted, wanted)
+    with devices:
+        number = _devices(counted.model, wanted)
+    with budget:
+        gigabytes = _gigabytes(counted, size, wanted)
+    return ServingQuery(part, tokens, gigabytes, size, number)
+
+
+def _tokens(counted: Counted, wanted: Mapping[str, str]) -> tuple[Counted, str]:
+    """Which tokens are judged, and what is said of them."""
+    if not isinstance(counted, RoutingTrace):
+        return counted, f"{int(counted.tokens.sum(axis=0).max()):,} tokens, which are counted and not in order."
+    serve_address.fill_in(session.PHASE, wanted.get(serve_address.TOKENS), PHASES)
+    session.start_with(session.REPEATS, True)
+    if wanted.get(serve_address.REPEATS) == OFF:
+        session.set_value(session.REPEATS, False)
+    phase = st.selectbox(
+        "Which tokens", list(PHASES), format_func=PHASES.get, key=session.PHASE, persist_state="session"
+    )
+    repeats = st.toggle(
+        "Keep repeated prefixes",
+        key=session.REPEATS,
+        persist_state="session",
+        help="A server with a prefix cache does not run a token again where its text so far has been the same.",
+    )
+    serve_address.show(serve_address.TOKENS, phase, "auto")
+    serve_address.show(serve_address.REPEATS, None if repeats else OFF, None)
+    return _not_too_many(*served_tokens(counted, phase, keep_repeats=repeats))
+
+
+def _not_too_many(trace: RoutingTrace, tokens: str) -> tuple[RoutingTrace, str]:
+    """As many of the first tokens as a page can judge at each visit, and which tokens these are."""
+    most = max(MOST_JUDGED // len(trace.model.layers), 1)
+    if len(trace.tokens) <= most:
+        return trace, tokens
+    return trace.select(tokens=slice(0, most)), f"the first {most:,} of {tokens} “moeviz serve” judges all of them."
+
+
+def _expert_bytes(model: ModelInfo, wanted: Mapping[str, str]) -> float | None:
+    """The size of an expert: filled in where the trace has the model's parameters, and asked for where not."""
+    known, key = None, f"{session.EXPERT_MB} {model.name}"
+    if model.parameters is not None:
+        known = max(model.parameters.per_expert) * bits_of(model) / 8 / MEGABYTE
+        session.start_with(key, known)
+    serve_address.fill_in_number(key, wanted.get(serve_address.EXPERT_MB))
+    size = st.number_input(
+        "Size of one expert (MB)",
+        min_value=0.0,
+        value=None,
+        format="%.4g",
+        key=key,
+        persist_state="session",
+        help="All its matrices, in the precision that is served, with scales. Shared experts are not cached.",
+    )
+    serve_address.show(serve_address.EXPERT_MB, size, known)
+    return size * MEGABYTE if size else None
+
+
+def _gigabytes(counted: Counted, expert_bytes: float | None, wanted: Mapping[str, str]) -> float | None:
+    """The budget; at first, half of what all experts take. Asked for in the unit that suits these experts."""
+    if expert_bytes is None:
+        st.number_input("Memory for experts (GB)", value=None, disabled=True, placeholder="how large is an expert?")
+        serve_address.show(serve_address.MEMORY, None, None)
+        return None
+    whole = budget_of(counted, 0.0, expert_bytes).all_of_them * GIGABYTE
+    (unit, size), model = byte_unit(whole), counted.model
+    key, usual = f"{session.GIGABYTES} {model.name} {expert_bytes}", float(f"{whole / size / 2:.3g}")
+    session.start_with(key, usual)
+    serve_address.fill_in_number(key, wanted.get(serve_address.MEMORY), size / GIGABYTE)
+    number = st.number_input(
+        f"Memory for experts ({unit})",
+        min_value=0.0,
+        step=float(f"{whole / size / max(model.num_experts):.2g}"),
+        format="%.4g",
+        key=key,
+        persist_state="session",
+        help=f"On all devices together, as one cache. All experts take {bytes_said(whole)}.",
+    )
+    gigabytes = number * size / GIGABYTE
+    serve_address.show(serve_address.MEMORY, gigabytes, usual * size / GIGABYTE)
+    return gigabytes
+
+
+def _devices(model: ModelInfo, wanted: Mapping[str, str]) -> int:
+    """A number that divides the experts of every layer."""
+    common = reduce(gcd, (number - model.zero_experts for number in model.num_experts))
+    numbers = [number for number in range(1, min(common, MOST_DEVICES) + 1) if common % number == 0]
+    usual = max((number for number in numbers if number <= 8 and common >= 2 * number), default=1)
+    key, asked = f"{session.DEVICES} {common}", number_in(wanted.get(serve_address.DEVICES))
+    session.start_with(key, usual)
+    if asked in numbers:
+        session.set_value(key, asked)
+    number = st.selectbox(
+        "Devices",
+        numbers,
+        key=key,
+        persist_state="session",
+        help="GPUs that share the experts of each layer: a number that divides them.",
+    )
+    serve_address.show(serve_address.DEVICES, number, usual)
+    return number

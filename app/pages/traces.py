@@ -1,0 +1,133 @@
+"""The current trace as files, and files as the current trace: no model needed to look at one again."""
+
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.jobs import recorded
+from moeviz_app.server import identity
+from moeviz_app.session import opened_counts, recent, session, training_runs
+from moeviz_app.session.opened_files import read_upload
+from moeviz_app.widgets.downloads import downloads
+from moeviz_app.widgets.facts import trace_facts
+from moeviz_app.widgets.import_form import ask_for, doctor_says, import_options
+from moeviz_app.widgets.messages import explained, say
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from moeviz.errors import NotSaid
+from moeviz.formats.exports import EXPORTS
+from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.table import OTHER_SUFFIXES
+from moeviz.routing_trace import RoutingTrace
+from moeviz.training.found import is_run_file
+
+
+def traces_page() -> None:
+    """Save the current trace, open another."""
+    st.title("Traces", anchor=False)
+    st.subheader("Open a file", anchor=False)
+    _open()
+    _open_evaluation()
+    for sentence in recent.restore():
+        say(sentence)
+    trace = session.current_trace()
+    _recent()
+    if trace is None:
+        return
+    st.subheader("The current trace", anchor=False)
+    trace_facts(trace)
+    doctor_says(trace)
+    st.markdown(
+        "JSON and the trace file keep everything, and the trace file is the smallest. CSV and Parquet are tables; "
+        "they leave out the router logits of experts that were not chosen. The HTML report, if it is offered, is one "
+        "file with all the charts, for people to read. The zip has every chart as a table and, where pictures can be "
+        "drawn here, as SVG. Neither of the two can be opened here."
+    )
+    downloads(trace)
+
+
+def _open() -> None:
+    readable = [export for export in EXPORTS if export.read]
+    formats = ", ".join(export.label for export in readable)
+    most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
+    upload = st.file_uploader(
+        f"A trace file written by moeviz ({formats}), or routing or counts that vLLM, llama.cpp or another program "
+        "wrote. " + _what_becomes_of_it(),
+        type=[*(export.suffix for export in readable), *OTHER_SUFFIXES],
+        max_upload_size=most,
+        key=session.UPLOAD,
+    )
+    # Beside it at all times: a browser refuses a larger file by itself, and the server never hears of it.
+    st.markdown(
+        f":small[Files up to {most} MB. Open a larger one, a folder, or a file of torch on your own machine with "
+        "`moeviz app FILE`.]"
+    )
+    if upload is None or session.already_opened(upload.file_id):
+        return
+    if (told := import_options(upload.file_id, upload.name)) is not None:
+        with explained(), st.spinner("Reading the file …"):
+            _read(upload, told)
+
+
+def _read(upload: UploadedFile, told: ImportOptions) -> None:
+    """Open it, or ask for what it does not say. Raises what `read_upload` raises but for that."""
+    data = upload.getvalue()
+    if is_run_file(data, ""):  # by what is in it: other programs may call theirs routing.jsonl too
+        training_runs.open_upload(data, upload.name)
+        session.done_with(upload.file_id)
+        st.success("Opened. It holds a training run, and no trace.")
+        session.link_to("Training", "Look at the training run")
+        return
+    try:
+        found = read_upload(data, upload.name, told).counted
+    except NotSaid as error:
+        ask_for(upload.file_id, error)
+        st.rerun()
+    session.done_with(upload.file_id)
+    if isinstance(found, RoutingTrace):
+        session.set_trace(found, title=upload.name)
+        st.success("Opened. Every page now shows this trace.")
+        return
+    opened_counts.remember(found)
+    st.success("Opened. It holds counts of how many tokens each expert got, and not where each token went.")
+    session.link_to("Counts", "Look at the counts")
+    doctor_says(found)
+
+
+def _what_becomes_of_it() -> str:
+    if identity.may_keep_traces():
+        return "Its trace is kept in your own folder, among the recent ones."
+    return "It is read in memory and not kept."
+
+
+def _recent() -> None:
+    """The last traces: show one again, or give it another name."""
+    names = list(recent.traces())
+    shown = next((name for name, trace in recent.traces().items() if trace is session.current_trace()), None)
+    if not names:
+        return
+    st.subheader("Recent traces", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        index = None if shown is None else names.index(shown)
+        chosen = st.selectbox("Current trace", names, index=index, placeholder="Choose one to see it")
+        new = st.text_input("Rename it", value=chosen, max_chars=80) if chosen is not None else None
+    if chosen is None:
+        return
+    if chosen != shown:
+        session.set_trace(recent.traces()[chosen])
+        st.rerun()
+    if new != chosen:
+        recent.rename(chosen, new)
+        st.rerun()
+
+
+def _open_evaluation() -> None:
+    """A labelled trace for those who have none: the page of specialization needs one."""
+    asked = st.button(
+        "Open the evaluation set of the embedded model",
+        help=(
+            "Sixty texts of fifteen kinds, from French to SQL, that the model has never seen; each token is labelled "
+            "with its kind."
+        ),
+    )
+    if asked:
+        session.set_trace(recorded.evaluation_routing())
+        st.success("Opened. The Specialization page shows which experts each kind of text uses.")

@@ -1,0 +1,127 @@
+"""How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
+
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.pages.training_alarms import show_alarms
+from moeviz_app.pages.training_charts import show_charts
+from moeviz_app.session import session, training_runs
+from moeviz_app.widgets.messages import explained, refuse, say
+
+from moeviz.metrics.tokens import visible
+from moeviz.training.recorded.over_steps import logs_in_a_column
+from moeviz.training.recorded.run import TrainingRun
+
+NONE = "no other run"
+SECONDS = 5  # between two looks at a run that may grow
+
+
+def training_page() -> None:
+    """Choose a run, and another beside it; the alarms; then charts."""
+    st.title("Training", anchor=False)
+    with explained():
+        shown = _chosen()
+        for name, run in shown.items():
+            alone = len(shown) == 1
+            show_alarms(name, run, _facts(name, run, alone), alone)
+            _notes(run)
+        show_charts(shown, "tokens" if session.value(session.RUN_AXIS) == "Tokens" else "step")
+
+
+def _chosen() -> dict[str, TrainingRun]:
+    """The runs by name: one, or two."""
+    if gone := training_runs.dropped():
+        say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
+    offered = training_runs.offered()
+    names = list(offered)
+    if (opened := session.take(training_runs.OPENED)) in names:
+        session.set_value(session.RUN, opened)
+        session.set_value(session.OTHER_RUN, NONE)
+        session.set_value(session.RUN_LAYER, None)
+        session.set_value(session.RUN_PART, None)
+    if session.value(session.RUN) not in names:
+        session.set_value(session.RUN, names[0])
+        session.set_value(session.OTHER_RUN, _usual_pair(names))
+    others = [NONE, *(name for name in names if name != session.value(session.RUN))]
+    if session.value(session.OTHER_RUN) not in others:
+        session.set_value(session.OTHER_RUN, NONE)
+    session.keep(session.RUN)
+    session.keep(session.OTHER_RUN)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox("Run", names, key=session.RUN, persist_state="session", width=300)
+        other = st.selectbox("Beside it", others, key=session.OTHER_RUN, persist_state="session", width=300)
+        _upload()
+        st.radio("Axis", ["Steps", "Tokens"], horizontal=True, key=session.RUN_AXIS, persist_state="session")
+    names = [name for name in (chosen, other) if name != NONE]
+    for name in names:
+        if training_runs.may_grow(name):
+            _watch(name, training_runs.seen(name))  # before it is read: what comes meanwhile is seen next time
+    return {name: offered[name]() for name in names}
+
+
+def _usual_pair(names: list[str]) -> str:
+    """The second run at first: of the two that ship, or of two that the server was started with."""
+    if names[0] == training_runs.AUX_OFF:
+        return training_runs.AUX_ON
+    started = list(training_runs.started())
+    return started[1] if len(started) > 1 and names[0] == started[0] else NONE
+
+
+@st.fragment(run_every=SECONDS)
+def _watch(name: str, seen: training_runs.Signature) -> None:
+    """Draw the page anew once the run has grown."""
+    if training_runs.seen(name) != seen:
+        st.rerun()
+
+
+def _upload() -> None:
+    most = min(settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
+    with st.popover("Open your own run", icon=":material/upload:"):
+        st.markdown(
+            'Watch a run with `moeviz.training.watch(trainer, out="run")`, and see its folder here, live while it '
+            "grows, with `moeviz app run`. Or open its file:"
+        )
+        upload = st.file_uploader(
+            f"A routing.jsonl of up to {most} MB. It is read in memory and not kept.",
+            type=["jsonl"],
+            max_upload_size=most,
+            key=session.RUN_FILE,
+        )
+        if upload is None or session.already_opened(upload.file_id):
+            return
+        with explained(refuse), st.spinner("Reading the file …"):
+            training_runs.open_upload(upload.getvalue(), upload.name)
+            session.done_with(upload.file_id)
+            st.rerun()
+
+
+def _facts(name: str, run: TrainingRun, alone: bool) -> str:
+    """Whose run, how far it is, and what is to be known. A file may say anything: never Markdown."""
+    facts, parts = run.facts, []
+    if len(run.logs):
+        last, logs = run.logs.iloc[-1], len(run.logs)
+        parts.append(f"{logs:,} log{'s' * (logs != 1)} up to step {last['step']:,.0f}, {last['tokens']:,.0f} tokens")
+    elif facts.source == "snapshots":
+        parts.append(f"{len(run.snapshots):,} snapshots of a probe set, and no log")
+    else:
+        parts.append("no log yet")
+    if facts.model:
+        parts.append(visible(facts.model)[:80])
+    if facts.layers:
+        sizes = "–".join(dict.fromkeys((f"{min(facts.num_experts):,}", f"{max(facts.num_experts):,}")))
+        top = "" if facts.top_k is None else f"top-{facts.top_k} of "
+        parts.append(f"{len(facts.layers):,} MoE layer{'s' * (len(facts.layers) != 1)}, {top}{sizes} experts")
+    if facts.aux_coefficient is not None:
+        effective = "" if facts.aux_effective is None else f" (in effect {facts.aux_effective:g})"
+        parts.append(f"aux coefficient {facts.aux_coefficient:g}{effective}")
+    begin = "Example, recorded beforehand. " if name in training_runs.SHIPPED else ""
+    return begin + " · ".join(parts if alone else [visible(name), *parts])
+
+
+def _notes(run: TrainingRun) -> None:
+    for sentence in (*run.facts.said, *run.notes):
+        st.text(visible(sentence))
+    if (logs := logs_in_a_column(run)) > 1:
+        st.text(
+            f"A long run: up to {logs} logs in a row are one column of a picture. Their assignments are summed before "
+            "they are measured; of other figures, the last is drawn."
+        )

@@ -1,0 +1,163 @@
+"""The charts of a run, or of two, in parts: only the part that is open is measured, and sent.
+
+All of them at once take a browser twice as long as the first part, and the first picture comes with the last.
+"""
+
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary, ref
+
+import pandas as pd
+import streamlit as st
+from moeviz_app.pages.training_snapshots import show_snapshots
+from moeviz_app.session import session, training_runs
+from moeviz_app.widgets.chart_panel import alternative, heading, on_dark, picture_and_words
+from moeviz_app.widgets.messages import explained, say
+
+from moeviz.charts.chart import Chart
+from moeviz.charts.training import (
+    AUX,
+    BALANCE,
+    CHANGE,
+    EFFECTIVE,
+    GRADIENTS,
+    HEATMAP,
+    IMPORTANCE,
+    LAYERS,
+    LOGITS,
+    LOSS,
+    RunChart,
+)
+from moeviz.errors import MissingField
+from moeviz.metrics.tokens import visible
+from moeviz.training.recorded.at_end import worst_layer
+from moeviz.training.recorded.bins import Over
+from moeviz.training.recorded.run import TrainingRun
+
+Refs = list[ref[TrainingRun]]
+Shown = dict[str, TrainingRun]
+MOST_FRAMES = 24  # of a run
+
+
+def show_charts(shown: Shown, over: Over) -> None:
+    """The part that is open; what the runs lack for it is said once, at its end."""
+    if not any(len(run.logs) for run in shown.values()):
+        _snapshots(shown)
+        return
+    first, lacking = next(iter(shown.values())), list[str]()
+    part = _part(shown)
+    if part == training_runs.EXPERTS:
+        _experts(shown, over, lacking)
+    elif part == training_runs.BALANCE:
+        if len(first.facts.layers) > 1:
+            _draw(LAYERS, lambda: _measured(LAYERS, first, over), lacking)
+        _together((BALANCE, EFFECTIVE), shown, over, lacking)
+    elif part == training_runs.LOSSES:
+        _together((LOSS, AUX, LOGITS), shown, over, lacking)
+        _draw(GRADIENTS, lambda: _measured(GRADIENTS, first, over), lacking)
+    else:
+        _together((CHANGE,), shown, over, lacking)
+        _snapshots(shown)
+    if lacking:
+        say(" ".join(dict.fromkeys(lacking)))
+
+
+def _part(shown: Shown) -> str:
+    """Which part is open; at first, one that has something."""
+    if session.value(session.RUN_PART) not in training_runs.PARTS:
+        begin = training_runs.BALANCE if any(len(run.summary) for run in shown.values()) else training_runs.LOSSES
+        session.set_value(
+            session.RUN_PART, begin if next(iter(shown.values())).counts is None else training_runs.EXPERTS
+        )
+    session.keep(session.RUN_PART)
+    how = {"required": True, "key": session.RUN_PART, "persist_state": "session", "label_visibility": "collapsed"}
+    return str(st.segmented_control("Part of the charts", list(training_runs.PARTS), **how))
+
+
+def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
+    """One layer of the runs."""
+    (_, first), *others = shown.items()
+    layer = _layer(first)
+    _draw(HEATMAP, lambda: _measured(HEATMAP, first, layer, over), lacking)
+    if layer is None:
+        return
+    for other, run in others:
+        _second(other, run, layer, over)
+    _draw(IMPORTANCE, lambda: _measured(IMPORTANCE, first, layer), lacking)
+
+
+def _snapshots(shown: Shown) -> None:
+    """Of one run: the first that has any."""
+    name, run = next((pair for pair in shown.items() if pair[1].snapshots), next(iter(shown.items())))
+    if run.snapshots and len(shown) > 1:
+        st.text(f"What follows is of {visible(name)} alone:")
+    show_snapshots(run)
+
+
+def _together(charts: tuple[Chart, ...], shown: Shown, over: Over, lacking: list[str]) -> None:
+    """All runs on the same axes."""
+    for chart in charts:
+        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
+
+
+def _layer(run: TrainingRun) -> int | None:
+    """For charts of one layer; at first the worst."""
+    layers, worst = run.facts.layers, worst_layer(run)
+    if worst is None:
+        return None
+    if session.value(session.RUN_LAYER) not in layers:
+        session.set_value(session.RUN_LAYER, worst)
+    if len(layers) == 1:
+        return layers[0]
+    session.keep(session.RUN_LAYER)
+    return st.select_slider(
+        f"Layer (the worst is {worst})", layers, key=session.RUN_LAYER, persist_state="session", width=420
+    )
+
+
+_frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]]] = WeakKeyDictionary()
+
+
+def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
+    """What a chart measures; kept as long as the runs, which do not change."""
+    together = list(of.values()) if isinstance(of, dict) else [of]
+    kept, key = _frames.setdefault(together[0], {}), (chart.key, tuple(of) if isinstance(of, dict) else (), *how)
+    known = kept.get(key)
+    if known is not None and [run() for run in known[0]] == together[1:]:
+        return known[1]
+    frame = chart.measure(of, *how)
+    if isinstance(of, dict):  # a run keeps its colour and its name where the other has nothing to draw
+        frame = frame.assign(run=pd.Categorical(frame["run"], list(of)))
+    kept.pop(key, None)
+    while len(kept) >= MOST_FRAMES:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = ([ref(run) for run in together[1:]], frame)
+    return frame
+
+
+def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
+    """A chart with its sentence; what a run lacks for it is said once, at the end."""
+    try:
+        frame = measure()
+    except MissingField as why:
+        lacking.append(str(why))
+        return
+    heading(chart)
+    with explained():
+        if sentence := chart.caption(frame):
+            st.text(sentence)
+        if isinstance(chart, RunChart) and (alone := chart.lacking(frame)):
+            st.text(alone)
+        picture_and_words(chart, frame)
+
+
+def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
+    """The same layer of the other run, under the first."""
+    st.text(f"Layer {layer} of {visible(name)}:")
+    with explained():
+        frame = _measured(HEATMAP, run, layer, over)
+        if sentence := HEATMAP.caption(frame):
+            st.text(sentence)
+        picture, _ = st.columns([3, 1], gap="medium")
+        with picture:
+            drawn = HEATMAP.picture(frame, dark=on_dark())
+            st.altair_chart(drawn, key=f"{HEATMAP.key} of the other", alt=alternative(HEATMAP))

@@ -1,0 +1,154 @@
+"""What if the routers decided otherwise: change the routing of a prompt, and see what that does to it."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
+from moeviz_app.session import session
+from moeviz_app.url import carried
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.facts import figures
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.run_panel import waiting_words
+
+import moeviz
+from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
+from moeviz.charts.effect import EFFECT
+from moeviz.metrics.effect import effect_summary
+from moeviz.metrics.load import expert_load
+from moeviz.model_info import ModelInfo
+
+if TYPE_CHECKING:
+    from moeviz.capture.change.what_if import WhatIf
+    from moeviz.capture.models.load import LoadedModel
+
+CHANGES = {
+    "Mute experts": "They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",
+    "Force experts": "Every token is sent to them; any slots left go to the router's best experts.",
+    "Change top-k": "Every token goes to a different number of experts in every layer, weighted as the router would.",
+    "Swap two experts": "Each gets the other's tokens, with the weights that the router gave.",
+    "Change precision": "The whole model runs in another precision; its routers decide freely.",
+}
+NEXT = ("next_token", "next_token_changed")
+PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
+
+
+def what_if_page() -> None:
+    """Choose a change, read the prompt with and without it, and show the difference."""
+    st.title("What if", anchor=False)
+    st.markdown("Change what the routers decide, and see how the routing and the model's predictions change.")
+    prompt, name = _prompt_and_model()
+    if session.waiting() is not None:
+        return  # for a model of a stranger's choice, of which nothing may be fetched
+    if (why := model_catalog.why_only_read(name)) is not None:
+        say(why)
+        return
+    with explained():
+        info = model_catalog.facts(name)
+        change = _change(info)
+        if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
+            model_service.begin_run()
+            session.set_value(session.EFFECT, _run(name, prompt, change))
+    if (found := session.value(session.EFFECT)) is not None:
+        _show(*found)
+
+
+def _prompt_and_model() -> tuple[str, str]:
+    session.start_with(session.PROMPT, "12 + 30 = 42\nIl fait froid à Paris.")
+    prompt = st.text_area(
+        "Prompt", height=100, max_chars=settings.SETTINGS.max_prompt_chars, key=session.PROMPT, persist_state="session"
+    )
+    chosen = session.value(session.MODEL)
+    return prompt, chosen if chosen is not None else settings.SETTINGS.models[0]
+
+
+def _change(info: ModelInfo) -> Any:
+    """The intervention that the visitor asks for."""
+    from moeviz.capture.change.kinds import Exchange, Force, Mute, TopK
+    from moeviz.capture.change.precision import Precision
+
+    carried.fill_in_change(info)
+    kind = st.selectbox("Change", list(CHANGES), key=session.CHANGE, persist_state="session")
+    st.text(CHANGES[kind])
+    if kind == "Change top-k":
+        session.start_with(session.TOP_K, max(info.top_k - 1, 1))
+        return TopK(st.slider("Experts per token", 1, min(info.num_experts), key=session.TOP_K))
+    if kind == "Change precision":
+        return Precision(st.selectbox("Precision", carried.PRECISIONS, key=session.PRECISION))
+    with st.container(horizontal=True):
+        session.start_with(session.CHANGED_LAYER, info.layers[len(info.layers) // 2])
+        layer = st.selectbox("Layer", info.layers, key=session.CHANGED_LAYER)
+        ids = range(info.num_experts[info.layers.index(layer)])
+        if kind == "Swap two experts":
+            return Exchange(layer, *_two_experts(layer, ids))
+        session.start_with(carried.experts_key(layer), [_busiest(info, layer)])
+        experts = st.multiselect("Experts", ids, key=carried.experts_key(layer))
+    return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
+
+
+def _two_experts(layer: int, ids: range) -> Iterator[int]:
+    for expert, (key, label) in enumerate(zip(carried.swap_keys(layer), ("Expert", "With expert"), strict=True)):
+        session.start_with(key, min(expert, ids[-1]))
+        yield st.selectbox(label, ids, key=key)
+
+
+def _busiest(info: ModelInfo, layer: int) -> int:
+    """The expert to begin with: in the trace on screen, where it is of this model, the busiest of the layer."""
+    trace = session.current_trace()
+    if trace is None or trace.model.name != info.name or layer not in trace.model.layers:
+        return 0
+    load = expert_load(trace.select(layers=[layer]))
+    return int(load.loc[load["rank"] == 1, "expert"].iloc[0])
+
+
+def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
+    """What the change does, and its numbers with the next tokens as text: by the tokenizer of the model that ran."""
+    place = st.empty()
+    with place.container():
+        bar = st.progress(0.0, "The model reads the prompt twice, with and without the change …")
+
+    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple["WhatIf", pd.DataFrame]:
+        found = moeviz.what_if(loaded, prompt, change)
+        frame = EFFECT.measure(found.effect)
+        texts = {name: [loaded.tokenizer.decode([token]) for token in frame[name]] for name in NEXT}
+        return found, frame.assign(**texts)
+
+    def listen(told: InLine | Progress) -> None:
+        bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt twice, with and without the change …"))
+
+    try:
+        return wait_for(model_service.run_on_model(name, session.how(), work), listen)
+    finally:
+        place.empty()
+
+
+def _show(found: "WhatIf", effect: pd.DataFrame) -> None:
+    _figures(effect_summary(found.effect))
+    heading(EFFECT)
+    picture_and_words(EFFECT, effect)
+    st.markdown("In the charts below, A is the unchanged model and B the changed one.")
+    for chart in PICTURES:
+        heading(chart)
+        with explained():
+            picture_and_words(chart, chart.measure((found.plain, found.changed)))
+    if st.button("Keep both traces", help="Adds both to the recent traces; every page then shows the changed one."):
+        session.set_trace(found.plain)
+        session.set_trace(found.changed)
+        st.success("Kept. You can compare them on the Compare page.")
+
+
+def _figures(summary: dict[str, float]) -> None:
+    rows = {
+        "Loss, unchanged": (f"{summary['loss']:.3f}", "Mean, in nats per token: how badly the text is predicted."),
+        "Loss, changed": (f"{summary['loss_changed']:.3f}", "The same with the change."),
+        "KL": (f"{summary['kl']:.4f}", "Mean over tokens, in nats: how far the next-token distribution moves."),
+        "Next token changed": (
+            f"{summary['another']:.0%}",
+            "Share of tokens after which a different token becomes the most likely.",
+        ),
+    }
+    figures(rows)

@@ -1,0 +1,227 @@
+"""Who gets in, by the way of serving: this machine alone, a team with its token, or anybody, at the right host.
+
+No Streamlit here. A request is judged before anything else sees it, HTTP and web socket alike; what is refused hears in
+one sentence why, and what to do.
+"""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, quote, urlsplit
+
+from moeviz_app.server import metrics
+from moeviz_app.server.client_address import is_among, is_from_a_proxy, is_loopback, is_this_machine
+from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+
+from moeviz.names import cut
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "moeviz_token"
+COOKIE_SECONDS = 180 * 24 * 60 * 60
+MOST_BYTES = 4096  # of what the form sends
+HEALTH = ("/healthz", "/readyz")  # asked for by the address of the machine, from anywhere; they tell nothing
+METRICS = "/metrics"
+CLOSED = ("/_stcore/metrics", "/_stcore/script-health-check")  # Streamlit's own: of no use to a visitor
+AGENT = "/_stcore/agent"
+ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>moeviz</title><style>
+body {font: 1.1rem system-ui, sans-serif; max-width: 30rem; margin: 15vh auto; padding: 1rem}
+input, button {font: inherit; padding: .4rem .6rem} label, p {display: block; margin-bottom: .6rem}</style>
+<h1>moeviz</h1><p>{said}</p><form method="post"><label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<button>Open</button></form></html>"""
+GIVE = "This server is for a team. Its token was printed when it started; whoever started it can tell you."
+WRONG = "This is not the token of this server. It was printed when the server started last."
+OTHERS = "To serve others, start it with `moeviz app --team --behind HOST` or with `moeviz app --public`."
+log = logging.getLogger("moeviz.app")
+
+
+class Refusal(NamedTuple):
+    """Why somebody does not get in: a word for the counter, and the sentence."""
+
+    why: str
+    sentence: str
+    status: int = 403
+
+
+class AccessControl:
+    """ASGI middleware: lets a request through, or answers it. `origins` are others' sites that may connect too."""
+
+    def __init__(self, app: App, settings: Settings, origins: Collection[str] = ()) -> None:
+        self.app, self.settings, self.origins = app, settings, set(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge, then hand on."""
+        if scope["type"] not in ("http", "websocket") or scope["path"] in HEALTH:
+            await self.app(scope, receive, send)
+            return
+        refused = check_request(scope, self.settings, self.origins)
+        if refused is not None:
+            await refuse(refused, scope, send)
+        elif self.settings.serve == TEAM and not self._may_pass(scope):
+            await self._ask(scope, receive, send)
+        else:
+            await self._let_in(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self.app(scope, receive, send)
+            return
+        if metrics.value("sessions") >= self.settings.max_sessions:
+            await refuse(Refusal("full", "As many tabs are open as this server serves. Try again later."), scope, send)
+            return
+        metrics.count("sessions")
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            metrics.count("sessions", -1)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        """Whether it brings the token's cookie, or a listed proxy says who it is."""
+        settings = self.settings
+        if settings.metrics_token and scope["path"] == METRICS:  # which asks for a token of its own
+            return True
+        if settings.login_header and is_among(_peer(scope), settings.trusted_proxies):
+            return bool(header(scope, settings.login_header).strip())
+        given = _cookie(scope, COOKIE)
+        return settings.token is not None and hmac.compare_digest(given.encode(), token_digest(settings.token).encode())
+
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask for the token; where it is given and right, go on to the same page with a cookie."""
+        if scope["type"] == "websocket" or self.settings.token is None:
+            await refuse(Refusal("login", "Log in first, at the proxy before this server.", 401), scope, send)
+            return
+        given = await _given_token(receive) if scope["method"] == "POST" else None
+        if given is not None and hmac.compare_digest(given.encode(), self.settings.token.encode()):
+            await _answer(send, 303, "", {"Location": _same_page(scope), "Set-Cookie": self._pass(scope)})
+            return
+        if given is not None:
+            _note(Refusal("token", WRONG), scope)
+        await _answer(send, 401, ASK.replace("{said}", GIVE if given is None else WRONG), {"Cache-Control": "no-store"})
+
+    def _pass(self, scope: Scope) -> str:
+        https = scope["scheme"] == "https" or header(scope, "x-forwarded-proto") == "https"
+        cookie = f"{COOKIE}={token_digest(self.settings.token or '')}; Max-Age={COOKIE_SECONDS}; Path=/"
+        return f"{cookie}; HttpOnly; SameSite=Lax{'; Secure' if https else ''}"
+
+
+def check_request(scope: Scope, settings: Settings, origins: Collection[str] = ()) -> Refusal | None:
+    """Why this request is refused; None where it is not, the token aside."""
+    path, host = scope["path"], header(scope, "host")
+    if path.endswith(CLOSED) or (AGENT in path and settings.serve == PUBLIC):
+        return Refusal("closed", "There is nothing here.", 404)
+    refused = _not_this_machine(scope) if settings.serve == PRIVATE else None
+    if refused is None and settings.hosts and settings.serve != PRIVATE and not _is_named(host, settings.hosts):
+        refused = Refusal(
+            "host",
+            f"This server is not {cut(host)!r}. Whoever started it can add that name: --behind {cut(host)}, or "
+            "MOEVIZ_HOSTS; a proxy has to hand on the Host that the browser sent.",
+        )
+    return refused or _from_elsewhere(scope, settings, origins)
+
+
+def _not_this_machine(scope: Scope) -> Refusal | None:
+    """What is no browser on this machine that asked for it by its own name."""
+    mine = "This moeviz serves the machine that it runs on alone, and this request"
+    peer, host = _peer(scope), header(scope, "host")
+    proxy = next(filter(is_from_a_proxy, (name.decode("latin-1") for name, _ in scope["headers"])), None)
+    if proxy is not None:
+        return Refusal("proxy", f"{mine} was handed on by a proxy, which says so in {cut(proxy)}. {OTHERS}")
+    if not is_this_machine(peer):
+        return Refusal("address", f"{mine} comes from {cut(peer) or 'nowhere'}. {OTHERS}")
+    if not is_loopback(host):
+        return Refusal("host", f"{mine} asks for {cut(host)!r}. Open it as http://localhost. {OTHERS}")
+    return None
+
+
+def _from_elsewhere(scope: Scope, settings: Settings, origins: Collection[str]) -> Refusal | None:
+    """What a page of another site sends, links aside. Streamlit would ask the network for our address, to judge it."""
+    origin = header(scope, "origin")
+    if not origin or origin in origins or (scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")):
+        return None
+    at, host = origin.partition("://")[2].lower(), header(scope, "host").lower()
+    if at and (_bare(at) == _bare(host) or _is_named(at, settings.hosts)):
+        return None
+    return Refusal("origin", f"A page of {cut(origin)!r} may not connect to {cut(host)!r}.")
+
+
+def token_digest(token: str) -> str:
+    """What the cookie holds: whoever reads it cannot tell the token."""
+    return hmac.new(token.encode(), b"moeviz cookie", hashlib.sha256).hexdigest()
+
+
+def header(scope: Scope, name: str) -> str:
+    """The first header of that name; empty where there is none."""
+    wanted = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted), "")
+
+
+def _peer(scope: Scope) -> str:
+    return (scope.get("client") or ("",))[0]
+
+
+def _bare(host: str) -> str:
+    """A host without the port that its scheme has anyway."""
+    return host.removesuffix(":80").removesuffix(":443")
+
+
+def _is_named(host: str, names: Collection[str]) -> bool:
+    name = _name(host)
+    return bool(name) and name in set(map(_name, names))
+
+
+def _name(host: str) -> str:
+    """A host without its port; empty where it is no host."""
+    try:
+        return "" if "@" in host else (urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return ""
+
+
+def _cookie(scope: Scope, name: str) -> str:
+    try:
+        morsel = SimpleCookie(header(scope, "cookie")).get(name)
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value
+
+
+def _same_page(scope: Scope) -> str:
+    query = scope.get("query_string", b"").decode("latin-1")
+    return quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
+
+
+async def _given_token(receive: Receive) -> str:
+    body, more = b"", True
+    while more and len(body) <= MOST_BYTES:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return parse_qs(body[:MOST_BYTES].decode("latin-1")).get("token", [""])[0].strip()
+
+
+def _note(refused: Refusal, scope: Scope) -> None:
+    metrics.count("refusals", why=refused.why)
+    log.info("refused: %s", refused.why, extra={"address": cut(_peer(scope)), "path": cut(scope["path"])})
+
+
+async def refuse(refused: Refusal, scope: Scope, send: Send) -> None:
+    """Count it, log it without what was asked, and say why."""
+    _note(refused, scope)
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": cut(refused.sentence, 100)})
+    else:
+        await _answer(send, refused.status, refused.sentence + "\n", {"Content-Type": "text/plain; charset=utf-8"})
+
+
+async def _answer(send: Send, status: int, text: str, headers: dict[str, str]) -> None:
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(text.encode()))} | headers
+    pairs = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": text.encode()})

@@ -1,0 +1,176 @@
+"""The server: Streamlit's own app, with our routes and middleware around it. Who gets in is in `access.py`.
+
+| route      | answers                                                                                             |
+|------------|-----------------------------------------------------------------------------------------------------|
+| `/healthz` | 200 while the process serves: restart it where it does not                                          |
+| `/readyz`  | 200 where a new visitor's run would be taken; 503 while the queue is full or the server is stopping |
+| `/metrics` | what `metrics.py` counts, for Prometheus; to whom, MOEVIZ_METRICS_TOKEN says                        |
+"""
+
+import asyncio
+import hmac
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.server import metrics
+from moeviz_app.server.access import METRICS, AccessControl
+from moeviz_app.server.client_address import is_loopback
+from moeviz_app.server.headers import Headers, security_headers
+from moeviz_app.server.identity import VisitorCookie
+from moeviz_app.server.logs import error_facts, write_lines
+from moeviz_app.server.sessions import end_idle_sessions
+from moeviz_app.server.uploads import Uploads
+from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from streamlit import config
+
+from moeviz.charts.unchecked import without_checks
+
+log = logging.getLogger("moeviz.app")
+WAYS_SAID = {
+    PRIVATE: "moeviz serves this machine alone: any model, any folder, no stranger (private).",
+    TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
+    PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
+}
+SECONDS_TO_STOP = 10.0
+MESSAGE_MB = 4  # the longest message that a stranger's browser sends: texts of a corpus, in all
+_stopping = threading.Event()
+
+
+def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> dict[str, Any]:
+    """Return the options of `st.App`: routes, middleware, what happens at start and end, and who hears of a bug.
+
+    `stop_jobs` is called when the server stops: it cancels all runs, waits that many seconds at most, and returns
+    whether they ended.
+    """
+    ours = checked(settings.SETTINGS)
+    settings.SETTINGS = ours
+    _tell_streamlit(ours)
+    without_checks()
+    page = Path(st.__file__).with_name("static") / "index.html"
+    origins = config.get_option("server.corsAllowedOrigins")
+    return {
+        "routes": ROUTES,
+        "middleware": [
+            Middleware(Headers, headers=security_headers(ours.frame_ancestors, page)),
+            Middleware(AccessControl, settings=ours, origins=origins),
+            Middleware(Uploads, settings=ours),
+            Middleware(VisitorCookie),
+        ],
+        "lifespan": partial(_life, stop_jobs=stop_jobs),
+        "on_script_error": _count_error,
+    }
+
+
+def checked(ours: Settings) -> Settings:
+    """The settings, with a token where a team needs one. Where others would get in unasked, a sentence ends it."""
+    address = config.get_option("server.address")
+    if ours.serve == PRIVATE and not is_loopback(_in_brackets(address or "")):
+        sys.exit(
+            f"moeviz: MOEVIZ_SERVE is private, and server.address is {address or 'not set'}, which lets other machines "
+            "in. Leave the address out, or start it with `moeviz app --team --behind HOST` or `moeviz app --public`."
+        )
+    if ours.serve == TEAM and ours.login_header is None and ours.token is None:
+        return replace(ours, token=secrets.token_urlsafe(24))
+    return ours
+
+
+def _tell_streamlit(ours: Settings) -> None:
+    """What Streamlit has settings of its own for, where nobody has set those."""
+    if not config.is_manually_set("server.disconnectedSessionTTL"):
+        config.set_option("server.disconnectedSessionTTL", ours.seconds_idle)
+    if ours.serve == PUBLIC:
+        config.set_option("server.enableAgentApi", False)
+        config.set_option("server.maxWidgetStateSize", MESSAGE_MB)
+    most = min(config.get_option("server.maxUploadSize"), ours.max_upload_mb)
+    config.set_option("server.maxUploadSize", most)
+
+
+def _in_brackets(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+@asynccontextmanager
+async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterator[None]:
+    """Say at start who is let in; at the end cancel the runs that go on, each within a token."""
+    if settings.SETTINGS.log == "json":
+        write_lines()
+    metrics.read_gauge("threads", threading.active_count)
+    metrics.read_gauge("resident_bytes", resident_bytes)
+    announce(settings.SETTINGS)
+    idle = asyncio.create_task(end_idle_sessions())
+    try:
+        yield
+    finally:
+        idle.cancel()
+        _stopping.set()
+        ended = await asyncio.to_thread(stop_jobs, SECONDS_TO_STOP)
+        log.info("moeviz stops" if ended else "moeviz stops, though a run did not end in time")
+
+
+def announce(ours: Settings) -> None:
+    """Say on the terminal who is let in, and how. The token is told there alone, and never logged."""
+    log.info(WAYS_SAID[ours.serve])
+    said = [WAYS_SAID[ours.serve]]
+    if ours.hosts and ours.serve != PRIVATE:
+        said.append(f"Open it as {' or '.join(ours.hosts)}; other names are refused.")
+    if ours.serve == TEAM and ours.login_header is None:
+        said.append(f"Token: {ours.token}")
+    sys.stderr.write("\n".join(f"  {line}" for line in said) + "\n\n")
+    sys.stderr.flush()
+
+
+def resident_bytes() -> float:
+    """The memory that this process holds; 0 where the system does not say it in Linux's way."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _healthy(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def _ready(request: Request) -> Response:
+    if _stopping.is_set():
+        return PlainTextResponse("stopping\n", 503)
+    full = metrics.value("sessions") >= settings.SETTINGS.max_sessions
+    if full or metrics.value("waiting") >= settings.SETTINGS.max_waiting:
+        return PlainTextResponse("busy\n", 503)
+    return PlainTextResponse("ready\n")
+
+
+async def _metrics(request: Request) -> Response:
+    """Open to whoever has their token; without one, to nobody in public, and else to whom the door lets in."""
+    token = settings.SETTINGS.metrics_token
+    if token is None and settings.SETTINGS.serve == PUBLIC:
+        return PlainTextResponse("Nobody may read this here: MOEVIZ_METRICS_TOKEN is not set.\n", 404)
+    given = request.headers.get("Authorization", "")
+    if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        return PlainTextResponse("Send the token: Authorization: Bearer …\n", 401, {"WWW-Authenticate": "Bearer"})
+    return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _count_error(error: Exception) -> None:
+    """A bug in a page: the visitor sees that there was one, the log says where."""
+    metrics.count("script_errors")
+    log.error("a page failed", extra=error_facts(error))
+
+
+ROUTES = [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)]

@@ -1,0 +1,66 @@
+"""Who a request comes from: this machine, a proxy, or somebody behind one."""
+
+import re
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+PROXY_HEADERS = {  # that somebody has handed a request on
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-original-host",
+    "x-original-url",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a browser that sends this as `Host` asked for its own machine."""
+    return re.sub(r":\d+$", "", host).lower() in ("localhost", "127.0.0.1", "[::1]")
+
+
+def is_from_a_proxy(header: str) -> bool:
+    """Whether a header of that name says that somebody has handed the request on."""
+    return header.lower() in PROXY_HEADERS or header.lower().startswith("x-forwarded")
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether a connection from that address comes from the machine that serves. What is no address does not."""
+    found = _address(address)
+    return found is not None and found.is_loopback
+
+
+def is_among(address: str, networks: Iterable[str]) -> bool:
+    """Whether an address is one of these, or in one of these networks."""
+    found = _address(address)
+    return found is not None and any(found in ip_network(each, strict=False) for each in networks)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+def address_behind(peer: str, forwarded: str, trusted: Collection[str]) -> str:
+    """Where a request comes from: its peer or, where that is a listed proxy, what the proxy says.
+
+    Every proxy adds the address of its own peer on the right, so the first from the right that is no listed proxy is
+    the visitor's; what stands further to the left is what a visitor wrote. `trusted` are addresses or networks.
+
+    >>> address_behind("10.0.0.2", "6.6.6.6, 192.0.2.7", ["10.0.0.0/8"])
+    '192.0.2.7'
+    >>> address_behind("203.0.113.9", "192.0.2.7", ["10.0.0.0/8"])  # no proxy of ours: it may say what it likes
+    '203.0.113.9'
+    """
+    found = peer
+    for said in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+        if not is_among(found, trusted):
+            break
+        found = said
+    return found.removeprefix("::ffff:")  # which an IPv6 socket puts before an address of IPv4

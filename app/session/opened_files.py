@@ -1,0 +1,64 @@
+"""Trace files that visitors open: each is read in a process of its own, a few at a time, within what is set."""
+
+import threading
+from weakref import WeakKeyDictionary
+
+from moeviz_app import settings
+from moeviz_app.jobs.render_lock import released
+from moeviz_app.server import metrics
+from moeviz_app.session.trace_store import check_memory
+
+from moeviz.errors import MoevizError, NotSaid
+from moeviz.formats.elsewhere import Limits, read_elsewhere
+from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.table import Opened
+from moeviz.formats.trace_facts import check_size
+from moeviz.names import quoted
+from moeviz.routing_trace import Counted
+
+MB = 10**6
+AT_ONCE = 2  # each may take a processor, and the memory that `Limits` gives it
+_noted: WeakKeyDictionary[Counted, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
+_places = threading.BoundedSemaphore(AT_ONCE)
+
+
+def read_upload(data: bytes, name: str, options: ImportOptions = NOTHING_TOLD) -> Opened:
+    """The trace, or the counts, in a file that somebody opens in the browser; `options` is what it does not say itself.
+
+    Raises `NotSaid` where something must be told, `InvalidTrace` for what holds neither, or takes more memory or time
+    than is set, and `MoevizError` where others open files for so long that this one does not get its turn.
+    """
+    set_for = settings.SETTINGS
+    limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
+    try:
+        check_size(data, set_for.max_upload_mb * 2**20)  # as Streamlit counts them
+        with released():
+            opened = _read(data, name, limits, options)
+    except MoevizError as error:
+        metrics.count("files", end="asked" if isinstance(error, NotSaid) else "refused")
+        raise
+    metrics.count("files", end="opened")
+    return noted(opened)
+
+
+def _read(data: bytes, name: str, limits: Limits, options: ImportOptions) -> Opened:
+    if not _places.acquire(timeout=limits.seconds):
+        raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
+    try:
+        opened = read_elsewhere(data, name, limits, options)
+        check_memory(opened.counted, name)
+    finally:
+        _places.release()
+    return opened
+
+
+def noted(opened: Opened) -> Opened:
+    """The same; what the doctor said of it is known as long as it is kept."""
+    _noted[opened.counted] = (opened.label, opened.findings)
+    return opened
+
+
+def said_of(counted: Counted) -> tuple[str, tuple[str, ...]] | None:
+    """The format that another program wrote, and what the doctor says of it; None for what came in no such file."""
+    label, findings = _noted.get(counted, ("", ()))
+    return (label, findings) if label else None

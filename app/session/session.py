@@ -1,0 +1,293 @@
+"""All that a visitor keeps over reruns: this file, `recent.py` and the prompt box alone touch session_state.
+
+One visitor has one trace, one chosen layer, one pair of layers and one chosen token; every page shows those. Widgets
+keep their values under the keys below, across pages too (`persist_state="session"`). What all visitors share is in
+`jobs/`.
+"""
+
+from collections.abc import Hashable
+from typing import Any, Literal
+
+import streamlit as st
+from moeviz_app.jobs import recorded
+from moeviz_app.jobs.model_catalog import LoadOptions
+from moeviz_app.session.recent import remember
+
+from moeviz.charts.overview import BRUSH, brushed_window
+from moeviz.charts.theme import MAX_TOKENS
+from moeviz.routing_trace import RoutingTrace
+
+PROMPT, MODEL, BOX = "prompt", "model", "prompt box"
+NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
+LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
+WINDOW, STRIP, UPLOAD = "window", "strip", "upload"
+RUN, OTHER_RUN, RUN_LAYER, RUN_AXIS, RUN_FILE = "training_run", "other_run", "run_layer", "run_axis", "run_file"
+RUN_PART, MOMENT, TRAINING_LAYER = "run_part", "moment", "training_layer"
+_TRACE, _TOKEN, _OPENED, _LIVE = "trace", "token", "opened", "live"
+DTYPE, DEVICE, SITE, KERNELS = "dtype", "device_map", "site", "kernels"
+DECODING = "decoding"
+FAMILIES, READING, _RESULTS = "families", "reading", "results"
+TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
+CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
+    "change",
+    "changed_layer",
+    "experts",
+    "changed_top_k",
+    "precision",
+    "effect",
+)
+EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
+    "expert_mb",
+    "gigabytes",
+    "devices",
+    "served_phase",
+    "repeats",
+    "engine",
+    "all_layers",
+)
+COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
+DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
+FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
+DEPTH = "depth"  # of the layers that are compared in three traces
+_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
+    "brushed",
+    "overviews",
+    "pages",
+    "waiting",
+    "awaited",
+    "placed",
+    "refused",
+)
+FOUND = "found"  # a trace, and what is worth seeing in it
+GIVEN = "given"  # a trace, rows of it, where the explorer on the page is in them, and where it was told to be
+
+
+def current_trace() -> RoutingTrace | None:
+    """The trace that every page shows; None before the first run."""
+    return st.session_state.get(_TRACE)
+
+
+def shown_trace() -> RoutingTrace:
+    """That trace; before the first run, the example that ships."""
+    if (trace := current_trace()) is None:
+        trace = recorded.example()
+        _choose_layers(trace)
+    return trace
+
+
+def is_example() -> bool:
+    """Whether nothing has been run or opened yet."""
+    return current_trace() is None
+
+
+def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = None) -> None:
+    """Show `trace` from now on, and remember which run made it; as `title`, or by the beginning of its text.
+
+    A layer that it has too stays chosen, until a page points at another; the token does not, nor does a dataset.
+    """
+    _choose_layers(trace)
+    st.session_state.update({DATASET: None, _TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
+    remember(trace, run, title)
+    turn_page()
+
+
+def _choose_layers(trace: RoutingTrace) -> None:
+    """Some of its layers, where those that are chosen are none of them."""
+    layers = trace.model.layers
+    defaults = {LAYER: middle_layer(trace), FIRST_LAYER: layers[0], SECOND_LAYER: layers[-1]}
+    for key, layer in defaults.items():
+        if st.session_state.get(key) not in layers:
+            st.session_state[key] = layer
+
+
+def is_placed() -> bool:
+    """Whether somebody has pointed at a place of this trace already."""
+    return st.session_state.get(_PLACED, False)
+
+
+def point_at(layer: int | None, token: int | None) -> None:
+    """Choose this layer and this token, as far as the trace has them."""
+    trace = shown_trace()
+    st.session_state[_PLACED] = True
+    if layer in trace.model.layers:
+        st.session_state[LAYER] = layer
+    if token is not None and token < len(trace.tokens):
+        st.session_state[WINDOW] = token // MAX_TOKENS + 1
+        st.session_state[_TOKEN] = token
+
+
+def set_pages(pages: dict[str, st.Page]) -> None:
+    """Let every page lead to every other, by its title."""
+    st.session_state[_PAGES] = pages
+
+
+def page(title: str) -> st.Page:
+    """The page of that title."""
+    return st.session_state[_PAGES][title]
+
+
+def choose(layer: int, token: int) -> None:
+    """Choose a layer and a token that are on screen, so that no page needs turning."""
+    st.session_state.update({LAYER: layer, _TOKEN: token})
+
+
+def waiting() -> str | None:
+    """Why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
+    return st.session_state.get(_WAITING)
+
+
+def wait(why: str, run: Hashable, layer: int | None, token: int | None) -> None:
+    """Let the run that a link asks for wait, and with it the place in its trace."""
+    st.session_state.update({_WAITING: why, _AWAITED: (run, layer, token)})
+
+
+def point_at_awaited(run: Hashable) -> None:
+    """Choose the place that a link named, where this is the run that has waited for somebody to press Run."""
+    if _AWAITED in st.session_state:
+        awaited, layer, token = st.session_state.pop(_AWAITED)
+        if awaited == run:
+            point_at(layer, token)
+
+
+def refused() -> str | None:
+    """Why the run that was asked for last was not done; None where it was."""
+    return st.session_state.get(_REFUSED)
+
+
+def keep_refused(why: str | None) -> None:
+    """Let that be told until another run is asked for."""
+    st.session_state[_REFUSED] = why
+
+
+def how() -> LoadOptions:
+    """How the chosen model is to be opened."""
+    return LoadOptions(st.session_state.get(DTYPE), st.session_state.get(DEVICE))
+
+
+def middle_layer(trace: RoutingTrace) -> int:
+    """The layer to begin with."""
+    return trace.model.layers[len(trace.model.layers) // 2]
+
+
+def hold(trace: RoutingTrace) -> None:
+    """Keep what a run has so far, in case it is stopped."""
+    st.session_state[_LIVE] = trace
+
+
+def keep_held() -> None:
+    """Callback of Stop, and first of all in every script: show what a run had that something else has ended."""
+    if (trace := st.session_state.pop(_LIVE, None)) is not None:
+        set_trace(trace)
+
+
+def forget_held() -> None:
+    """A new run begins: what an earlier one had is no longer wanted."""
+    st.session_state.pop(_LIVE, None)
+
+
+def keep_result(name: str, found: Any) -> None:
+    """What this visitor's last training of a system of the gallery came to."""
+    st.session_state.setdefault(_RESULTS, {})[name] = found
+
+
+def result(name: str) -> Any:
+    """That; None where it has not been trained."""
+    return st.session_state.get(_RESULTS, {}).get(name)
+
+
+def forget_result(name: str) -> None:
+    """Callback of Back to what ships."""
+    st.session_state.get(_RESULTS, {}).pop(name, None)
+
+
+def selected_token() -> int | None:
+    """Row of the chosen token in the trace's `tokens`."""
+    return st.session_state.get(_TOKEN)
+
+
+def pick_from_strip() -> None:
+    """Callback of the token strip."""
+    st.session_state.update({_TOKEN: int(st.session_state[STRIP].pick), _PLACED: True})
+
+
+def turn_page() -> None:
+    """Callback of the pages of a long trace: the chosen token is out of sight, and what was brushed does not hold."""
+    overviews = st.session_state.get(_OVERVIEWS, 0)
+    st.session_state.update({_TOKEN: None, _BRUSHED: None, _OVERVIEWS: overviews + 1})
+
+
+def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
+    """The layer, or the pair of layers, that the visitor looks at."""
+    keys = {"one": (LAYER,), "two": (FIRST_LAYER, SECOND_LAYER)}[how_many]
+    return tuple(st.session_state[key] for key in keys)
+
+
+def already_opened(file_id: str) -> bool:
+    """Whether this upload is the one that was opened last."""
+    return st.session_state.get(_OPENED) == file_id
+
+
+def done_with(file_id: str) -> None:
+    """Remember that what this upload holds is open."""
+    st.session_state[_OPENED] = file_id
+
+
+def link_to(title: str, label: str, icon: str = ":material/arrow_forward:") -> None:
+    """A link to the page of that title; nothing where a page stands alone, without the others."""
+    if title in (pages := st.session_state.get(_PAGES, {})):
+        st.page_link(pages[title], label=label, icon=icon, width="content")
+
+
+def windows(trace: RoutingTrace) -> int:
+    """How many stretches of tokens `trace` falls into."""
+    return max(1, -(-len(trace.tokens) // MAX_TOKENS))
+
+
+def window() -> range:
+    """Rows of the tokens on screen: those brushed in the overview, or else those of the page."""
+    if (brushed := st.session_state.get(_BRUSHED)) is not None:
+        return brushed
+    start = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS
+    return range(start, min(start + MAX_TOKENS, len(shown_trace().tokens)))
+
+
+def overview_key() -> str:
+    """Widget key of the overview: a new one, without a brush, for each page that is turned to and each trace."""
+    return f"overview {st.session_state.get(_OVERVIEWS, 0)}"
+
+
+def pick_from_overview() -> None:
+    """Callback of the overview. Without a brush the page holds again; with one, it is the page where that begins."""
+    brush = st.session_state[overview_key()].selection.get(BRUSH)
+    rows = brushed_window(brush["start"], len(shown_trace().tokens)) if brush else None
+    st.session_state.update({_TOKEN: None, _BRUSHED: rows})
+    if rows is not None:
+        st.session_state[WINDOW] = rows.start // MAX_TOKENS + 1
+
+
+def value(key: str) -> Any:
+    """What a widget holds."""
+    return st.session_state.get(key)
+
+
+def keep(key: str) -> None:
+    """Let a widget hold on another page what it holds on this one.
+
+    What only we have set, and nobody has moved, Streamlit gives up with the page, unless it is set anew.
+    """
+    st.session_state[key] = st.session_state[key]
+
+
+def take(key: str) -> Any:
+    """What is kept under a key, once."""
+    return st.session_state.pop(key, None)
+
+
+def set_value(key: str, value: object) -> None:
+    """Let a widget hold something, before it is drawn."""
+    st.session_state[key] = value
+
+
+def start_with(key: str, value: object) -> None:
+    """Give a widget its first value."""
+    st.session_state.setdefault(key, value)

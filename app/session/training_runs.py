@@ -1,0 +1,142 @@
+"""Runs of training by name: those that this server was started with, a visitor's own, and those that ship."""
+
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.server import metrics
+from moeviz_app.session import session
+from moeviz_app.session.trace_store import TraceStore, check_memory
+
+from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
+from moeviz.errors import MoevizError
+from moeviz.formats.elsewhere import Limits
+from moeviz.formats.trace_facts import check_size
+from moeviz.metrics.tokens import visible
+from moeviz.names import quoted
+from moeviz.training.elsewhere import read_run_elsewhere
+from moeviz.training.example import FOLDER as EXAMPLES
+from moeviz.training.found import Signature, is_run, run_at, signature, snapshots_run
+from moeviz.training.reading import read_run
+from moeviz.training.recorded.run import TrainingRun
+
+MB = 10**6
+MOST, TITLE = 4, 60  # uploads of a visitor; characters of a name
+AUX_OFF, AUX_ON, SNAPSHOTS = "aux loss off", "aux loss on", "embedded model, snapshots alone"
+SHIPPED = {AUX_OFF: "aux-off", AUX_ON: "aux-on", SNAPSHOTS: "embedded"}  # and in an address
+EXPERTS, BALANCE, LOSSES, PROBE = "Experts", "Balance", "Losses", "Probe set"
+PARTS = {EXPERTS: "experts", BALANCE: "balance", LOSSES: "losses", PROBE: "probe"}  # of the page; and in an address
+OPENED = "a run just opened"  # its name: the page Training shows it alone, when it is drawn next
+_SHELF = "training runs"  # not "runs", which are those that made traces: `recent.py`
+_place = threading.BoundedSemaphore(1)
+
+
+def offered() -> dict[str, Callable[[], TrainingRun]]:
+    """What there is to look at, read when it is asked for: the server's own, the visitor's, then what ships."""
+    own = {name: partial(_own, name) for name, _ in reversed(_shelf().listed())}
+    return (
+        {name: partial(_started, path) for name, path in started().items()}
+        | own
+        | {name: partial(_shipped, name) for name in SHIPPED}
+    )
+
+
+def started() -> dict[str, str]:
+    """The paths of runs that this server was started with, by name."""
+    found: dict[str, str] = {}
+    for path in settings.SETTINGS.files:
+        if is_run(path):
+            place = Path(path)
+            named = place.parent if place.is_file() or re.fullmatch("routing|moeviz", place.name) else place
+            found[_free(named.name or place.name, found)] = path
+    return found
+
+
+def remember(run: TrainingRun) -> str:
+    """Keep a run among a visitor's own; what it is called now."""
+    name = _free(run.name, offered())
+    _shelf().put(name, run, MOST)
+    return name
+
+
+def dropped() -> list[str]:
+    """Names of runs that were taken away since this was asked last, because memory was needed."""
+    names = [*_shelf().dropped]
+    _shelf().dropped.clear()
+    return names
+
+
+def open_upload(data: bytes, name: str) -> None:
+    """Keep the run in a `routing.jsonl`, and let the page Training show it. Raises what `read_upload` raises."""
+    session.set_value(OPENED, remember(read_upload(data, name)))
+
+
+def read_upload(data: bytes, name: str) -> TrainingRun:
+    """The run in a `routing.jsonl` that somebody opens in the browser.
+
+    Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
+    open files for so long that this one does not get its turn.
+    """
+    set_for = settings.SETTINGS
+    limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
+    try:
+        check_size(data, set_for.max_upload_mb * 2**20)
+        if not _place.acquire(timeout=limits.seconds):
+            raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
+        try:
+            run = read_run_elsewhere(data, name, limits)
+            check_memory(run, name)
+        finally:
+            _place.release()
+    except MoevizError:
+        metrics.count("files", end="refused")
+        raise
+    metrics.count("files", end="opened")
+    return run
+
+
+def may_grow(name: str) -> bool:
+    """Whether this run is read again while it grows: on a private server, what it was started with."""
+    return settings.SETTINGS.serve == settings.PRIVATE and name in started()
+
+
+def seen(name: str) -> Signature:
+    """What changes when that run grows."""
+    return signature(started()[name])
+
+
+def _started(path: str) -> TrainingRun:
+    try:
+        return run_at(path)
+    except OSError as error:
+        raise MoevizError(f"{quoted(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def _own(name: str) -> TrainingRun:
+    return _shelf()[name]
+
+
+@st.cache_resource(show_spinner=False)
+def _shipped(name: str) -> TrainingRun:
+    return snapshots_run(EMBEDDED) if name == SNAPSHOTS else read_run(EXAMPLES / SHIPPED[name])
+
+
+def _shelf() -> TraceStore:
+    shelf = session.value(_SHELF)
+    if not isinstance(shelf, TraceStore):
+        shelf = TraceStore()
+        session.set_value(_SHELF, shelf)
+    return shelf
+
+
+def _free(name: str, taken: dict[str, object]) -> str:
+    title = visible(name)[:TITLE] or "run"
+    name, number = title, 1
+    while name in taken:
+        number += 1
+        name = f"{title} ({number})"
+    return name

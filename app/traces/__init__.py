@@ -1,1 +1,0 @@
-"""The traces that visitors keep: in a tab, on the disk of the machine's own user, in files."""

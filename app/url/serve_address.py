@@ -1,0 +1,58 @@
+"""What the page Serve has in its address: memory, devices, which tokens, the size of an expert, and the engine.
+
+What is as it is at first stays out. What a link brings is a stranger's: a control takes it if it offers it.
+"""
+
+from collections.abc import Container, Mapping
+
+from moeviz_app.session import session
+
+MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE = (
+    "memory",  # in GB
+    "devices",
+    "tokens",
+    "repeats",
+    "expert_mb",
+    "engine",
+)
+NAMES = (MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
+LONGEST, MOST = 20, 1e6
+_ASKED, _SHOWN = "serving that a link asks for", "serving on screen"
+
+
+def ask(query: Mapping[str, str]) -> None:
+    """Remember what a link asks for, until the page draws its controls."""
+    if asked := {name: query[name] for name in NAMES if name in query}:
+        session.set_value(_ASKED, asked)
+
+
+def asked() -> dict[str, str]:
+    """That, once."""
+    return session.take(_ASKED) or {}
+
+
+def fill_in(key: str, text: str | None, offered: Container[str]) -> None:
+    """Let a choice hold what a link asks for, if it offers it."""
+    if text in offered:
+        session.set_value(key, text)
+
+
+def fill_in_number(key: str, text: str | None, unit: float = 1.0) -> None:
+    """Let a box hold the number that a link asks for, in this unit."""
+    if text is None or len(text) > LONGEST or not text.replace(".", "", 1).isdecimal() or not text.isascii():
+        return
+    if 0 < float(text) <= MOST:
+        session.set_value(key, float(text) / unit)
+
+
+def show(name: str, value: object, usual: object) -> None:
+    """Note what a control holds, for the address; what it holds at first is not noted."""
+    shown = session.value(_SHOWN) or {}
+    text = f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    rest = {other: said for other, said in shown.items() if other != name}
+    session.set_value(_SHOWN, rest if value is None or value == usual else rest | {name: text})
+
+
+def written() -> dict[str, str]:
+    """What the page's controls hold, as the query of an address."""
+    return session.value(_SHOWN) or {}

@@ -1,0 +1,234 @@
+"""One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+import pandas as pd
+import streamlit as st
+from moeviz_app.jobs import model_service
+from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.session import session
+from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
+from moeviz_app.widgets.glossary import explained_terms
+from moeviz_app.widgets.messages import example_note, explained, note, say
+
+from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
+from moeviz.charts.unchecked import Unchecked
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.words import in_words_of, layer_word
+from moeviz.model_info import ModelInfo
+from moeviz.report.pictures import installed, svg
+from moeviz.report.plots import with_data_inside
+from moeviz.routing_trace import RoutingTrace
+from moeviz.spreadsheets import table_as_csv
+
+MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
+
+
+class HasModel(Protocol):
+    """A trace, or a part of a dataset."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Whose experts its charts are of."""
+
+
+def heading(chart: Chart, model: ModelInfo | None = None) -> None:
+    """A chart's question, in the words of the model that it is asked of, with those that it needs explained."""
+    question = chart.question if model is None else chart.of(model).question
+    st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)))
+
+
+def words_of(chart: Chart) -> tuple[str, ...]:
+    """What a chart says of itself: its question, how to read it, and what is measured."""
+    return chart.question, chart.reading, *chart.method.split("\n\n")[:2]
+
+
+Lacking = dict[str, tuple[Any, list[str]]]  # what is lacking: a place on the page, and the questions without an answer
+
+
+def show_all(charts: Iterable[Chart], trace: RoutingTrace) -> None:
+    """Draw these charts; what several of them lack is said once, at the first of them."""
+    told: Lacking = {}
+    for chart in charts:
+        show(chart, trace, told)
+
+
+def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None:
+    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
+    follow_click(trace)
+    frame = None
+    with explained(partial(tell_once, chart, trace.model, {} if told is None else told)):
+        part = part_of(trace, chart)
+        frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
+    if frame is None:
+        return
+    heading(chart, trace.model)
+    with explained():
+        sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame))
+        if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
+            st.text(in_words_of(trace.model, sentence))
+        picture_and_words(chart, frame, part)
+
+
+def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> None:
+    """Why a chart is not drawn. What a trace lacks is said after the name of a measure: "… needs router logits"."""
+    lacking = sentence.partition(" needs ")[2] or sentence
+    if lacking not in told:
+        heading(chart, model)
+        say(sentence)
+        told[lacking] = (st.empty(), [])
+        return
+    place, questions = told[lacking]
+    questions.append(chart.of(model).question)
+    place.text(f"The same goes for: {' · '.join(questions)}")
+
+
+def picture_and_words(
+    chart: Chart, frame: pd.DataFrame, part: HasModel | None = None, model: ModelInfo | None = None
+) -> None:
+    """The picture of these numbers, and beside it what is to be said about them, in the words of `model`.
+
+    Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on.
+    """
+    model = model if part is None else part.model
+    chart = chart if model is None else chart.of(model)
+    picture, words = st.columns([3, 1], gap="medium")
+    with picture:
+        drawn = _drawn(chart, frame, part)
+        if part is not None and chart.expert:
+            picture_of_experts(chart, drawn, part, alternative(chart))
+        elif part is not None and chart.two_layers:
+            picture_of_pairs(chart, drawn, part, alternative(chart))
+        else:
+            altair_chart(drawn, key=chart.key, alt=alternative(chart))
+    with words:
+        particulars(chart, frame)
+
+
+def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
+    dark = on_dark()
+    if part is None:
+        return chart.picture(frame, dark=dark)
+    return cached_for_example(part, (chart.key, "picture", dark), lambda: chart.picture(frame, dark=dark))
+
+
+def on_dark() -> bool:
+    """Whether the visitor's page is dark."""
+    return st.context.theme.type == "dark"
+
+
+def particulars(chart: Chart, frame: pd.DataFrame) -> None:
+    """How to read a picture, and a menu of what belongs to it."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame)
+        st.markdown(chart.reading)
+
+
+def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
+    """What belongs to a picture, in one line under it: its menu, and how to read it."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame)
+        note(chart.reading)
+
+
+def menu(chart: Chart, frame: pd.DataFrame) -> None:
+    """The numbers behind a picture, how they came about, and files of both."""
+    with st.popover("⋯", width="content", help="Numbers, method, files"):
+        st.dataframe(frame.head(MOST_ROWS), hide_index=True, key=f"{chart.key} numbers")
+        if len(frame) > MOST_ROWS:
+            st.caption(f"The first {MOST_ROWS:,} of {len(frame):,} rows. The CSV has all of them.")
+        with st.container(horizontal=True, gap="small"):
+            _download(chart, "CSV", "text/csv", lambda: table_as_csv(frame))
+            if installed():
+                _download(chart, "SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame))))
+        st.markdown("**How is this computed?**")
+        st.text(chart.method)
+
+
+def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> None:
+    """A file that is only made when somebody asks for it."""
+    name = f"moeviz-{chart.key.replace('_', '-')}.{kind.lower()}"
+    key = f"{chart.key} {kind.lower()}"
+    st.download_button(
+        kind, model_service.file_maker(make), name, mime, on_click="ignore", key=key, icon=":material/download:"
+    )
+
+
+def alternative(chart: Chart) -> str:
+    """What a screen reader says in place of the picture."""
+    return f"{chart.question} {chart.reading} The same numbers are in its menu."
+
+
+def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
+    """The layers and tokens of `trace` that `chart` draws, as the visitor chose them."""
+    if chart.layers != "all":
+        layers = session.chosen_layers(chart.layers)
+        if len(layers) > len(trace.model.layers):
+            raise InvalidTrace(
+                "This compares two MoE layers, and the trace has only one. Use a trace of a model with several MoE "
+                "layers."
+            )
+        trace = trace.select(layers=layers)
+    if chart.tokens == "window":
+        rows = session.window()
+        return trace.select(tokens=slice(rows.start, rows.stop))
+    if chart.tokens == "one":
+        if (token := session.selected_token()) is None:
+            raise InvalidTrace("This is about one token, and none is selected. Click a token in the text above.")
+        return trace.select(tokens=slice(token, token + 1))
+    return trace
+
+
+def trace_to_draw() -> RoutingTrace | None:
+    """The trace on screen; or None, after the page has said why there is nothing to draw."""
+    trace = session.shown_trace()
+    if session.is_example():
+        example_note("Run a prompt on the Explore page, or open a trace file on the Traces page.")
+    if trace.tokens.empty:
+        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        return None
+    return trace
+
+
+def altair_chart(chart: Any, **options: Any) -> Any:
+    """`st.altair_chart` of a chart of ours, which is known to be one: Altair does not check it again."""
+    return st.altair_chart(Unchecked(chart), **options)
+
+
+def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> None:
+    """A chart whose marks are experts of this part of a trace, or of a dataset, each a way to its page."""
+    key = f"{chart.key} {steps()}"
+    altair_chart(
+        clickable(picture, ["layer", chart.expert]),
+        key=key,
+        alt=alt,
+        on_select=partial(_follow_mark, key, chart, part.model),
+        selection_mode=EXPERT,
+    )
+
+
+def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
+    """Callback of a click. What is no expert of the model is none: the band of all others, the space between."""
+    for point in session.value(key).selection.get(EXPERT, []):
+        only = model.layers[0] if chart.layers != "all" else None  # marks of one layer do not name it
+        layer, expert = point.get("layer", only), point.get(chart.expert)
+        if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
+            session.set_value(ASKED, (int(layer), int(expert)))
+            one_more_step()
+
+
+def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
+    """A chart whose marks are pairs of layers: a click on one chooses them."""
+    drawn, chosen = clickable(picture, ["from_layer", "to_layer"], PAIR), partial(_choose_pair, chart.key, part.model)
+    altair_chart(drawn, key=chart.key, alt=alt, on_select=chosen, selection_mode=PAIR)
+
+
+def _choose_pair(key: str, model: ModelInfo) -> None:
+    """Callback of a click."""
+    for point in session.value(key).selection.get(PAIR, []):
+        pair = point.get("from_layer"), point.get("to_layer")
+        if set(pair) <= set(model.layers):
+            session.set_value(session.FIRST_LAYER, int(pair[0]))
+            session.set_value(session.SECOND_LAYER, int(pair[1]))

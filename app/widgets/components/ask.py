@@ -1,0 +1,167 @@
+"""The prompt box: examples, the text and Run in one block. What is typed belongs to the browser, and waits for nobody.
+
+It is told 400 ms after the last key, to a fragment of its own, so nothing else of the page is drawn anew.
+Two events on `window` tie it to the rest of the page: `moeviz:stale` (detail: whether the text differs from the one
+that was run), which the box sends; and `moeviz:running`, which it hears from `moeviz_app.widgets.components.written`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+HERE = Path(__file__).parent
+TOO_LONG = (  # the browser fills in how many there are
+    "This text has {{count}} characters; at most {most:,} can be run here. Shorten it, or use “moeviz trace”."
+)
+HTML = """<div class="ask">
+<div class="top"><div class="chips" role="group" aria-label="Examples: each fills the box and runs"></div>
+<p class="keys" id="keys"></p></div>
+<div class="row">
+<div class="place">
+<textarea aria-label="Prompt" aria-describedby="keys refused" spellcheck="false" rows="2"></textarea></div>
+<div class="side"><button class="run" type="button">Run</button><p class="changed" aria-live="polite"></p></div>
+</div>
+<p class="refused" id="refused" role="alert"></p>
+<div class="chat" hidden>
+<label><input class="turn" type="checkbox" role="switch"> Send as a chat turn</label>
+<details><summary>System prompt</summary>
+<textarea class="system" aria-label="System prompt" rows="2"></textarea></details>
+</div></div>"""
+
+_component = st.components.v2.component(
+    "moeviz_ask",
+    html=HTML,
+    css=(HERE / "ask.css").read_text("utf-8"),
+    js="\n".join((HERE / name).read_text("utf-8") for name in ("leaving.js", "ask.js")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptInput:
+    """What the box holds, as far as it has been told, and whether it was just asked to run."""
+
+    text: str
+    run: dict[str, Any] | None  # in one script run only: its text, and of a chat also `chat` and `system`
+    system: str = ""
+    chat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What is remembered of a box between two scripts."""
+
+    text: str | None = None  # what the page was told last
+    fillings: int = 0  # so often the page has wanted another text in it
+    chat: bool = False  # whether what was filled in last is a turn of a chat
+    system: str = ""  # and its system prompt
+    runs: int = 0
+    asked: dict[str, Any] | None = None  # a run that the page has not been told of yet
+    press: Any = None  # of the run that was asked for last
+
+
+def ask(
+    text: str,
+    examples: Mapping[str, str],
+    most_chars: int,
+    *,
+    ran: str | None,
+    can_stop: bool = False,
+    chat: bool = False,
+    key: str,
+) -> PromptInput:
+    """Draw the box, and say what is in it.
+
+    `text`: what the box is to hold. Pass what the last `Asked.text` was, or another text to fill it in; what was typed
+    meanwhile wins over a text that is only repeated, unless `fill_in` came before.
+    `ran`: the text of the run on screen. While the box holds another one it says so.
+    `can_stop`: whether Run becomes Stop while a run goes on.
+    `chat`: whether the text can be sent as a turn of a chat; it can too where one was filled in.
+    """
+    before = _remembered(key)
+    chat = chat or before.chat
+    filled = text != before.text
+    box = replace(before, text=text, fillings=before.fillings + filled)
+    _remember(key, box)
+    data = {
+        "key": key,
+        "text": text,
+        "fillings": box.fillings,
+        "examples": [list(pair) for pair in examples.items()],
+        "most": most_chars,
+        "too_long": TOO_LONG.format(most=most_chars),
+        "ran": ran,
+        "runs": box.runs + (box.asked is not None),
+        "running": box.asked is not None,
+        "can_stop": can_stop,
+        "chat": chat,
+        "turn": box.chat,
+        "system": box.system,
+    }
+    held = draw(key, data) or {}
+    run = _checked(box.asked, most_chars, chat)
+    now = _text(held, text) if held.get("fillings") == box.fillings else text
+    now = now if run is None else run["text"]
+    _remember(key, replace(box, text=now, asked=None, runs=data["runs"]))  # a run is told once
+    return PromptInput(now, run, _text(held, box.system, "system"), chat and held.get("chat") is True)
+
+
+def fill_in(key: str, chat: bool = False, system: str = "") -> None:
+    """The text that the page passes next is wanted in the box, even if it is the one that was passed last.
+
+    `chat`: as a turn of a chat, with this system prompt.
+    """
+    _remember(key, replace(_remembered(key), text=None, chat=chat, system=system))
+
+
+def is_asked(key: str) -> bool:
+    """Whether the box was asked to run, and the page that has it does so next."""
+    return _remembered(key).asked is not None
+
+
+@st.fragment
+def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
+    """The box itself: returns what it holds. Tests without a browser put plain widgets here (`tests/plain_box.py`)."""
+    told = _component(key=key, data=data, on_held_change=_nothing, on_run_change=_nothing)
+    if isinstance(told.run, Mapping) and told.run.get("press") != _remembered(key).press:
+        hand_on(key, told.run)
+    return told.held
+
+
+def hand_on(key: str, run: Mapping[str, Any]) -> None:
+    """Let the whole page hear of a run, which only this fragment has heard of.
+
+    After `st.rerun` in a fragment Streamlit gives the same trigger once more: each press has a number of its own.
+    """
+    _remember(key, replace(_remembered(key), asked=dict(run), press=run.get("press")))
+    st.rerun()
+
+
+def _remembered(key: str) -> Box:
+    return st.session_state.get(f"{key} box", Box())
+
+
+def _remember(key: str, box: Box) -> None:
+    st.session_state[f"{key} box"] = box
+
+
+def _nothing() -> None:
+    """Streamlit lists the values of a component by their callbacks."""
+
+
+def _text(of: Mapping[str, Any], otherwise: str, name: str = "text") -> str:
+    return found if isinstance(found := of.get(name), str) else otherwise
+
+
+def _checked(run: Mapping[str, Any] | None, most_chars: int, chat: bool) -> dict[str, Any] | None:
+    """What a browser asks for, if it can be: it may be any browser, with any message."""
+    if run is None or not (text := _text(run, "")).strip():
+        return None
+    if len(text) > most_chars:
+        st.error(TOO_LONG.format(most=most_chars).format(count=f"{len(text):,}"))
+        return None
+    if not chat:
+        return {"text": text}
+    return {"text": text, "chat": run.get("chat") is True, "system": _text(run, "", "system")[:most_chars]}

@@ -1,0 +1,89 @@
+"""What a file of another program does not say: asked for in a small form; and what the doctor says of it."""
+
+import streamlit as st
+from moeviz_app.session import session
+from moeviz_app.session.opened_files import said_of
+from moeviz_app.widgets.messages import explained, refuse, say
+
+from moeviz.errors import NotSaid
+from moeviz.formats.importers.options import MOST, SAYS, ImportOptions, layers_of
+from moeviz.names import quoted, with_and
+from moeviz.routing_trace import Counted
+
+LABELS = {
+    "top_k": "Experts that a token is sent to (top-k)",
+    "hidden_layers": "Layers of the model, dense ones too",
+    "moe_layers": "Layers with experts, as 1-26 or 1,3,5",
+    "experts": "Experts of each layer",
+    "start": "Position of the first token of the response",
+    "expert_parallel": "Devices among which each layer's experts were divided",
+}
+OPTIONAL = "start"  # where it is left empty, other answers may be wrong: the reader says so
+_ASKED = "asked of a file"  # the upload, what it does not say, and what was told of it so far
+
+
+def ask_for(file_id: str, error: NotSaid) -> None:
+    """Ask that of this upload from now on, beside what is asked already. Raises the error where it is nothing new."""
+    asked, told = _of(file_id)
+    if set(error.names) <= set(asked):
+        raise error
+    names = dict.fromkeys([*asked, *error.names])
+    session.set_value(_ASKED, (file_id, tuple(names), told))
+
+
+def import_options(file_id: str, filename: str) -> ImportOptions | None:
+    """What the visitor has told of this upload; None while the form waits for it."""
+    asked, told = _of(file_id)
+    if not asked:
+        return ImportOptions()
+    with st.form("what the file does not say", width=640):
+        st.text(
+            f"{quoted(filename)} does not say {with_and([SAYS[name] for name in asked])}. Look in the model's "
+            "config.json, or in the settings of the run."
+        )
+        given = {name: _field(name, f"told {name} {file_id}") for name in asked}
+        sent = st.form_submit_button("Open", type="primary")
+    if sent:
+        with explained(refuse):
+            told = ImportOptions(**{name: _value(name, value) for name, value in given.items()})
+            session.set_value(_ASKED, (file_id, asked, told))
+            missing = [LABELS[name] for name in asked if name != OPTIONAL and getattr(told, name) is None]
+            if not missing:
+                return told
+            say(f"Still to be filled in: {with_and(missing)}.")
+    return None
+
+
+def _of(file_id: str) -> tuple[tuple[str, ...], ImportOptions]:
+    known = session.value(_ASKED)
+    return known[1:] if known and known[0] == file_id else ((), ImportOptions())
+
+
+def _field(name: str, key: str) -> int | str | None:
+    """Empty at first: `key` is of one upload alone, so that nothing stays of another."""
+    if name == "moe_layers":
+        return st.text_input(LABELS[name], max_chars=2000, key=key)
+    low = int(name != "start")
+    return st.number_input(LABELS[name], low, MOST, value=None, step=1, key=key)
+
+
+def _value(name: str, given: int | str | None) -> int | tuple[int, ...] | None:
+    if isinstance(given, str):
+        return layers_of(given, "The list of layers with experts") if given.strip() else None
+    return given
+
+
+def doctor_says(counted: Counted) -> None:
+    """What a file of another program was read as, and the first of what is not plausible about it; the rest folded."""
+    if (said := said_of(counted)) is None:
+        return
+    label, findings = said
+    if not findings:
+        st.text(f"Read as {label}. The doctor found nothing implausible.")
+        return
+    st.text(f"Read as {label}. The doctor found what is not plausible:")
+    say(findings[0])
+    if len(findings) > 1:
+        with st.expander(f"{len(findings) - 1} more"):
+            for sentence in findings[1:]:
+                st.text(sentence)

@@ -1,0 +1,132 @@
+"""A run while it goes on: the place in line, how far it is, its text and its strip as they come, and Stop."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.server.logs import log_moment
+from moeviz_app.server.metrics import count
+from moeviz_app.session import session
+from moeviz_app.widgets.components.strip import colours_of, token_strip
+from moeviz_app.widgets.components.written import going_on, written
+
+import moeviz
+from moeviz.charts import theme
+from moeviz.routing_trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
+
+
+SECONDS_BETWEEN_PICTURES = 0.3
+
+
+def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
+    """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
+
+    Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
+    before its next token. What it had by then is still held, for `session.keep_held`. `key` is that of Stop: another
+    one for each run of a script that has several.
+    """
+    model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
+    from moeviz.capture.run.decoding import Sampling
+
+    temperature = run.temperature if run.decoding is None else 0.0
+    sampling = Sampling(temperature=temperature, seed=run.seed)
+    kernels = "auto" if run.kernels is None else run.kernels == "on"
+    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "decoding": run.decoding}
+    options |= {"site": run.site, "kernels": kernels, "chat": run.chat, "system": run.system}
+
+    def read(loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
+        log_moment("model begins")
+        trace = moeviz.trace(loaded, run.prompt, **options)
+        log_moment("model ends")
+        return trace
+
+    def write(loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
+        log_moment("model begins")
+        with closing(moeviz.stream(loaded, run.prompt, **options, seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
+            for trace in grown:
+                yield trace  # others have their turn here
+        log_moment("model ends")
+        return trace
+
+    def ask(loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
+        """Of a server: while its answer is awaited, Stop hangs up."""
+        return moeviz.trace(loaded, run.prompt, **options, progress=lambda _done, _total: tell(None))
+
+    model_service.begin_run()
+    session.forget_held()
+    place = st.empty()
+    with place.container():
+        picture = Picture(run.new_tokens, key)
+    try:
+        work = ask if model_catalog.answers_at_once(run.model) else write if run.new_tokens else read
+        trace = wait_for(model_service.run_on_model(run.model, run.how, work), picture.listen)
+    except Exception:  # of any kind: what a run that failed had is nothing to keep
+        session.forget_held()
+        raise
+    finally:
+        place.empty()
+    session.forget_held()
+    for phase, tokens in trace.tokens["phase"].value_counts().items():
+        count("tokens", int(tokens), phase=str(phase))
+    return trace
+
+
+class Picture:
+    """What stands on the page while a run goes on."""
+
+    def __init__(self, max_new_tokens: int, key: str) -> None:
+        self.bar = st.progress(0.0, "The model is reading the prompt …")
+        self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
+        going_on(session.keep_held, key)
+        self.text, self.strip = st.empty(), st.empty()
+
+    def listen(self, told: InLine | Progress) -> None:
+        """Show the place in line, or the trace so far; a picture now and then, since a browser needs time for it."""
+        if isinstance(told, InLine):
+            self.bar.progress(0.0, waiting_words(told.ahead, "The model is reading the prompt …"))
+            return
+        if (trace := told.value) is None:
+            self.bar.progress(0.0, "The server is at work. Its routing comes with its whole answer …")
+            return
+        session.hold(trace)
+        generated = int((trace.tokens["phase"] == "generated").sum()) // trace.tokens["sequence"].nunique() + 1
+        self.bar.progress(generated / max(self.total, 1), f"{generated} of {self.total} tokens generated")
+        if self.total and trace is not self.shown and time.monotonic() > self.drawn + SECONDS_BETWEEN_PICTURES:
+            with self.text.container():
+                written(trace)
+            with self.strip.container():
+                _strip_so_far(trace)
+            self.shown, self.drawn = trace, time.monotonic()
+
+
+def _strip_so_far(trace: RoutingTrace) -> None:
+    """The newest tokens, coloured as they will be; to look at, not to click."""
+    layer = session.value(session.LAYER)
+    if layer not in trace.model.layers:
+        layer = session.middle_layer(trace)
+    end = len(trace.tokens)
+    rows = range(max(0, end - theme.MAX_TOKENS), end)
+    token_strip(trace, layer, rows, None, colours_of(trace, layer, rows))
+
+
+def waiting_words(ahead: int, otherwise: str) -> str:
+    """How many are before this visitor."""
+    if not ahead:
+        return otherwise
+    return f"{ahead} {'run is' if ahead == 1 else 'runs are'} ahead of yours …"
+
+
+def record(run: RunRequest, key: str = "going on") -> RoutingTrace:
+    """Run, show the trace, and remember what it was asked for. `key`: as in `run_live`."""
+    trace = run_live(run, key)
+    session.set_trace(trace, run)
+    session.point_at_awaited(run)
+    return trace

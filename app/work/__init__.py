@@ -1,1 +1,0 @@
-"""The models in memory, and the lines of those who wait for them. No Streamlit here."""

@@ -1,1 +1,0 @@
-"""Is moeviz right on every MoE of the installed transformers? A random tiny model of each, and a witness beside it."""

@@ -1,0 +1,142 @@
+"""Charts of several traces of one text, each with its own experts. Not a topic, since a topic is about one trace."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.locality import MIXTRAL
+from moeviz.metrics.multi_trace import (
+    balance_of_several,
+    information_of_several,
+    repetition_of_several,
+    sets_of_several,
+)
+
+COLOURS = (*theme.PAIR, "#44AA99")
+SHAPES = ("circle", "square", "triangle-up")
+FURTHEST = 0.04  # depth that is left free beside the first layer and the last
+
+
+def repetition_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Repetition beyond chance, by depth. Columns: those of `repetition_of_several`."""
+    own, published = frame[frame["trace"] != MIXTRAL], frame[frame["trace"] == MIXTRAL]
+    tips = {"over_chance": "beyond chance", "by_load": "by the load alone", "share": "share of pairs"}
+    tips |= {"chance": "chance, uniform load"}
+    lines = _lines(own, "over_chance", "by_load", "first choice repeats, beyond chance", tips, axis=theme.share_axis())
+    theirs = alt.Chart(published).encode(
+        x=_depth(),
+        tooltip=[
+            alt.Tooltip("trace:N"),
+            alt.Tooltip("layer:Q", format="d"),
+            *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("over_chance", "lowest", "highest", "share")),
+        ],
+    )
+    reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
+    points = theirs.mark_point(color=theme.NOTE, filled=True, shape="diamond", size=90, opacity=1)
+    return theme.framed(alt.layer(reach, points.encode(y="over_chance:Q"), *lines), theme.MEDIUM)
+
+
+def information_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Information about the kind of text, by depth. Columns: those of `information_of_several`."""
+    tips = {"information": "bits", "shuffled": "with labels shuffled", "shuffled_highest": "most of 100 shuffles"}
+    lines = _lines(frame, "information", "shuffled", "bits about the kind of text", tips, ".3f")
+    return theme.framed(alt.layer(*lines), theme.MEDIUM)
+
+
+def busiest_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Load of the busiest expert, by depth. Columns: those of `balance_of_several`."""
+    tips = {"busiest": "× the mean", "by_lot": "at random"}
+    lines = _lines(frame, "busiest", "by_lot", "load of the busiest expert, × the mean", tips, ".2f", "num_experts")
+    return theme.framed(alt.layer(*lines), theme.MEDIUM)
+
+
+def sets_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Different sets of experts, by depth. Columns: those of `sets_of_several`."""
+    axis = alt.Axis(tickCount=3, format=",d")  # powers of ten; the scale has lines for all between them else
+    tips = {"sets": "different sets", "by_lot": "at random", "possible": "possible sets", "tokens": "tokens"}
+    lines = _lines(
+        frame, "sets", "by_lot", "different sets of experts", tips, ",.0f", axis=axis, scale=alt.Scale(type="log")
+    )
+    return theme.framed(alt.layer(*lines), theme.MEDIUM)
+
+
+def _lines(
+    frame: pd.DataFrame,
+    field: str,
+    chance: str,
+    title: str,
+    tips: dict[str, str],
+    form: str = ".1%",
+    *more: str,
+    axis: Any = alt.Undefined,
+    scale: Any = alt.Undefined,
+) -> list[alt.Chart]:
+    """A line a trace, and dashed in the same colour what chance gives it, where that is known."""
+    names = list(frame["trace"].unique())
+    legend = alt.Legend(title=None, orient="top")
+    colour = alt.Color("trace:N", scale=alt.Scale(domain=names, range=_repeated(COLOURS, names)), legend=legend)
+    shape = alt.Shape("trace:N", scale=alt.Scale(domain=names, range=_repeated(SHAPES, names)), legend=legend)
+    figures = [alt.Tooltip(f"{name}:Q", title=says, format=form) for name, says in tips.items()]
+    figures += [alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format="d") for name in more]
+    base = alt.Chart(frame).encode(
+        x=_depth(),
+        color=colour,
+        tooltip=[alt.Tooltip("trace:N"), alt.Tooltip("layer:Q", format="d"), *figures],
+    )
+    y = alt.Y(f"{field}:Q", title=title, axis=axis, scale=scale)
+    lines = [base.mark_line(strokeWidth=2).encode(y=y), _points(base, field, shape)]
+    if theme.known(frame, chance):
+        lines.insert(0, base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y=f"{chance}:Q"))
+    return lines
+
+
+def _points(base: alt.Chart, field: str, shape: alt.Shape) -> alt.Chart:
+    return base.mark_point(filled=True, size=70, opacity=1).encode(y=f"{field}:Q", shape=shape)
+
+
+def _depth() -> alt.X:
+    """Depth from left to right: models of any number of layers stand above each other."""
+    words = "datum.value == 0 ? 'first layer' : datum.value == 1 ? 'last layer' : ''"
+    axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], labelExpr=words)
+    scale = alt.Scale(domain=[-FURTHEST, 1 + FURTHEST], nice=False)
+    return alt.X("depth:Q", title="depth (dashed: chance)", axis=axis, scale=scale)
+
+
+def _repeated(values: tuple[str, ...], names: list[str]) -> list[str]:
+    return [values[at % len(values)] for at in range(len(names))]
+
+
+REPETITION = Chart(
+    "How often does the first choice repeat, beyond chance?",
+    "Each line is a trace. 0 is chance in its model, whatever the number of experts; at 100% all tokens have one "
+    "first choice. Dashed is what the trace's own load gives at random: only what is above it is locality. Grey "
+    "diamonds are Mixtral's published figures, by the same formula: the mean of eight data sets, with a line from the "
+    "lowest to the highest.",
+    measure=repetition_of_several,
+    draw=repetition_lines,
+)
+INFORMATION = Chart(
+    "How much does the expert tell about the kind of text?",
+    "Each line is a trace. Dashed is what is left of it with the labels shuffled among the texts; more experts have "
+    "more of both, so compare how far each line is above its own dashes.",
+    measure=information_of_several,
+    draw=information_lines,
+)
+BUSIEST = Chart(
+    "How busy is the busiest expert?",
+    "Each line is a trace: the load of the layer's busiest expert, as a multiple of the mean. Dashed is what luck "
+    "alone makes of a uniform load, with as many tokens and experts.",
+    measure=balance_of_several,
+    draw=busiest_lines,
+)
+SETS = Chart(
+    "How many different sets of experts do tokens go to?",
+    "Each line is a trace, on a logarithmic scale: how many different sets of experts its tokens go to. Dashed is how "
+    "many there would be at random; a text has no more sets than tokens.",
+    measure=sets_of_several,
+    draw=sets_lines,
+)
+CHARTS = (REPETITION, INFORMATION, BUSIEST, SETS)

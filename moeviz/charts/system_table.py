@@ -1,0 +1,96 @@
+"""All systems of the gallery in one chart. Not a topic, since a topic is about one trace."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.system_table import work_side_by_side
+
+NAME_WIDTH = 150
+ROW, THICK, THIN = 40, 16, 9  # pixels: of a system, of its bar, and of its boxes below that
+WIDE = 0.92  # of the room of a box: the rest keeps it apart from the next
+BESIDE = 64  # right of the boxes, for how many are filled
+
+
+def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
+    """Two rows per trace: its work, busiest expert first; its experts, filled for those that an input goes to.
+
+    Columns: those of `work_side_by_side`.
+    """
+    y = alt.Y("trace:N", title=None, sort=list(frame["trace"].unique()), axis=alt.Axis(labelLimit=NAME_WIDTH))
+    height = ROW * frame["trace"].nunique() + 50
+    layered = alt.layer(_work(frame, y), *_boxes(frame, y), _filled(frame, y))
+    return theme.framed(layered, height).properties(padding={"left": 5, "top": 5, "bottom": 5, "right": BESIDE})
+
+
+def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
+    """A bar per trace, divided into its experts."""
+    ranked = frame.sort_values(["share"], ascending=False, kind="stable")
+    rank = ranked.groupby("trace", sort=False).cumcount()
+    ranked = ranked.assign(rank=rank, even=1 / ranked["num_experts"])
+    colours = [theme.EXPERT_COLOURS[place % len(theme.EXPERT_COLOURS)] for place in range(int(rank.max()) + 1)]
+    return (
+        alt.Chart(ranked)
+        .mark_bar(stroke="white", strokeWidth=0.5, height=THICK, yOffset=-THIN / 2 - 2)
+        .encode(
+            x=alt.X("share:Q", title="share of the work", axis=theme.share_axis(), scale=alt.Scale(domain=[0, 1])),
+            y=y,
+            color=alt.Color("rank:O", scale=alt.Scale(range=colours), legend=None),
+            order=alt.Order("rank:Q"),
+            tooltip=[
+                alt.Tooltip("trace:N", title="system"),
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("share:Q", title="share of the work", format=".1%"),
+                alt.Tooltip("even:Q", title="uniform share", format=".1%"),
+                *_counted(),
+                alt.Tooltip("entropy:Q", title="router entropy, share of the maximum", format=".2f"),
+            ],
+        )
+    )
+
+
+def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
+    """A box per expert, side by side: all of them hollow, and as many filled from the left as an input goes to."""
+    place = frame.groupby("trace", sort=False).cumcount()
+    share = np.clip(frame["used"] - place, 0, 1)
+    ends = {"from": place, "to": place + WIDE, "filled": place + WIDE * share}
+    columns = {name: numbers / frame["num_experts"] for name, numbers in ends.items()}
+    base = alt.Chart(frame[["trace", "num_experts", "used"]].assign(**columns)).encode(
+        x="from:Q", y=y, tooltip=[alt.Tooltip("trace:N", title="system"), *_counted()]
+    )
+    below = {"height": THIN, "yOffset": THICK / 2 + 2}
+    filled = base.transform_filter("datum.filled > datum.from").mark_bar(color=theme.NOTE, **below)
+    hollow = base.mark_bar(fillOpacity=0, stroke=theme.NOTE, strokeWidth=1, **below)
+    return [filled.encode(x2="filled:Q"), hollow.encode(x2="to:Q")]
+
+
+def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
+    """How many boxes are filled, in figures."""
+    systems = frame.drop_duplicates("trace")
+    both = zip(systems["used"], systems["num_experts"], strict=True)
+    words = [f"{used:.2g} of {all_of_them}" for used, all_of_them in both]
+    return (
+        alt.Chart(systems[["trace"]].assign(end=1, words=words))
+        .mark_text(align="left", baseline="middle", dx=6, dy=THICK / 2 + 2, color=theme.NOTE)
+        .encode(x="end:Q", y=y, text="words:N")
+    )
+
+
+def _counted() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("used:Q", title="experts that an input goes to, mean", format=".2~f"),
+        alt.Tooltip("num_experts:Q", title="of", format="d"),
+    ]
+
+
+SIDE_BY_SIDE = Chart(
+    "How does each system divide its work among its experts?",
+    "Each bar is all the work of a system's last layer, divided into its experts with the busiest first; its colours "
+    "show rank only. The boxes below it are its experts, filled for as many as an input goes to, in the mean. Where "
+    "all are filled, every expert is computed for every input; what is hollow need not be. SVM experts are the "
+    "exception: there, those that are hollow do not learn from an input, but all of them answer.",
+    measure=work_side_by_side,
+    draw=systems_side_by_side,
+)

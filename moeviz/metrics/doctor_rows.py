@@ -1,0 +1,274 @@
+"""The rows of a trace as its doctor reads them: checks from token to token, and by how many rows a trace is off."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+
+FEW = 8  # tokens: of fewer, chance alone may do what is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is not plausible, and where: the model's own index of the layer, and the first row of `tokens`; -1: none."""
+
+    check: str
+    layer: int
+    token: int
+    rows: int
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The numbers of a trace, and what follows from them."""
+
+    layers: tuple[int, ...]
+    num_experts: int
+    experts: np.ndarray  # L, T, K
+    sets: np.ndarray  # the same, sorted
+    recorded: np.ndarray  # L, T
+    whole: np.ndarray  # T: recorded at all layers
+    codes: np.ndarray  # T: one number for the sets of all layers
+    neighbours: np.ndarray  # T - 1: whether a row and the next are of one sequence
+    sequences: list[tuple[int, int]]  # first row, and the row after the last
+    weights: np.ndarray | None
+    token_id: np.ndarray | None
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return int(self.experts.shape[1])
+
+    @property
+    def top_k(self) -> int:
+        """K."""
+        return int(self.experts.shape[2])
+
+    @property
+    def layers_by_slots(self) -> int:
+        """L x K."""
+        return len(self.layers) * self.top_k
+
+    @property
+    def choice(self) -> bool:
+        """Whether a router has anything to choose."""
+        return self.top_k < self.num_experts
+
+    def filled(self, at: int) -> np.ndarray:
+        """The ids in the filled slots of a layer."""
+        ids: np.ndarray = self.experts[at][self.experts[at] >= 0]
+        return ids
+
+
+def rows_of(trace: RoutingTrace) -> Rows:
+    """A trace, ready to be looked at."""
+    sets = np.sort(trace.experts, axis=-1)
+    tokens = trace.experts.shape[1]
+    flat = np.ascontiguousarray(sets.transpose(1, 0, 2)).reshape(tokens, -1)
+    keys = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
+    codes = np.unique(keys, return_inverse=True)[1].reshape(-1)
+    sequence = trace.tokens["sequence"].to_numpy()
+    neighbours = np.diff(sequence) == 0
+    starts = [0, *(np.flatnonzero(~neighbours) + 1).tolist(), tokens] if tokens else [0]
+    ids = trace.tokens["token_id"].to_numpy()
+    recorded = trace.experts[..., 0] != NOT_RECORDED
+    return Rows(
+        trace.model.layers,
+        max(trace.model.num_experts),
+        trace.experts,
+        sets,
+        recorded,
+        recorded.all(axis=0),
+        codes,
+        neighbours,
+        list(pairwise(starts)),
+        trace.weights,
+        None if (ids == NO_TOKEN_ID).all() else ids,
+    )
+
+
+FURTHEST = 2  # rows
+ENOUGH_IDS = 200  # tokens, for what token ids alone say
+CLEARLY = 1.1  # times as many shared experts as where nothing is moved
+
+
+def shift_beside(trace: RoutingTrace, other: RoutingTrace) -> int:
+    """The shift of -2 to 2 rows at which most sets of experts are those of another trace; 0 wins a tie.
+
+    +1: row t of the trace is row t + 1 of the other, as where the trace lost its first row.
+    """
+    return max(range(-FURTHEST, FURTHEST + 1), key=lambda shift: (equal_sets(trace, other, shift), -abs(shift)))
+
+
+def equal_sets(trace: RoutingTrace, other: RoutingTrace, shift: int) -> float:
+    """The share of rows whose set is that of the other trace `shift` rows later, over the layers that both have."""
+    mine, theirs = rows_at(trace, other, shift)
+    shares = []
+    for layer in sorted(set(trace.model.layers) & set(other.model.layers)):
+        ours, others = (t.experts[t.model.layers.index(layer)] for t in (trace, other))
+        if ours.shape[1] != others.shape[1]:
+            continue
+        ours, others = np.sort(ours[mine], axis=1), np.sort(others[theirs], axis=1)
+        both = (ours[:, :1] != NOT_RECORDED).ravel() & (others[:, :1] != NOT_RECORDED).ravel()
+        if both.any():
+            shares.append(float((ours == others).all(axis=1)[both].mean()))
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def rows_at(trace: RoutingTrace, other: RoutingTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of two traces are of the same sequence, and `shift` positions apart."""
+    keys = [t.tokens["sequence"].to_numpy(np.int64) * 2**32 + t.tokens["position"].to_numpy() for t in (trace, other)]
+    _, mine, theirs = np.intersect1d(keys[0] + shift, keys[1], assume_unique=True, return_indices=True)
+    return mine, theirs
+
+
+def overlap(mine: int, theirs: int, shift: int) -> tuple[slice, slice]:
+    """The rows of both that are there where row t of one is row t + shift of the other.
+
+    >>> overlap(4, 5, 1)
+    (slice(0, 4, None), slice(1, 5, None))
+    """
+    start, stop = max(0, -shift), min(mine, theirs - shift)
+    return slice(start, stop), slice(start + shift, stop + shift)
+
+
+def shift_of_tokens(rows: Rows) -> int:
+    """The shift of -1 to 1 rows at which equal tokens share most experts at the first layer; 0 unless clearly more."""
+    if rows.token_id is None or rows.tokens < ENOUGH_IDS:
+        return 0
+    shared = {shift: _shared(rows, rows.token_id, shift) for shift in (0, -1, 1)}
+    best = max(shared, key=lambda shift: shared[shift])
+    return best if shared[best] > CLEARLY * shared[0] else 0
+
+
+def _shared(rows: Rows, token_id: np.ndarray, shift: int) -> float:
+    """How many experts two rows of the same token share on average, where row t is of token t + shift."""
+    mine, theirs = overlap(rows.tokens, rows.tokens, shift)
+    experts, ids = rows.experts[0][mine].astype(np.int64), token_id[theirs]
+    _, group, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    pairs = int((sizes * (sizes - 1)).sum())
+    if pairs < ENOUGH_IDS:
+        return 0.0
+    used = experts >= 0
+    key = (group.reshape(-1)[:, None] * rows.num_experts + experts)[used]
+    _, counts = np.unique(key, return_counts=True)
+    return float((counts * (counts - 1)).sum()) / pairs
+
+
+ENOUGH = 200  # tokens, for what is said of neighbours and of loads
+REPEATED, LIMIT_Z, EVEN = 0.15, 3.0, 0.5  # real texts repeat up to a tenth of their rows
+MANY_SLOTS = 8  # layers x K: with fewer, two tokens may well be routed alike at all layers
+
+
+def repeats(rows: Rows) -> Iterator[Finding]:
+    """Many rows are the same as the row before."""
+    if rows.tokens < FEW or rows.layers_by_slots < MANY_SLOTS or not rows.choice:
+        return
+    again = rows.neighbours & (rows.codes[1:] == rows.codes[:-1]) & rows.whole[1:]
+    if again.sum() > REPEATED * max(int(rows.neighbours.sum()), 1) and again.sum() > 1:
+        first = int(again.argmax()) + 1
+        says = (
+            f"{again.sum():,} of {rows.tokens:,} tokens go to the same experts as the token before at all layers, the "
+            f"first being token {first}: rows were repeated, or came a step late."
+        )
+        yield Finding("repeats", -1, first, int(again.sum()), says)
+
+
+def neighbours(rows: Rows) -> Iterator[Finding]:
+    """Neighbouring tokens share no more experts than shuffled tokens would."""
+    shared, at_random = [], []
+    for at in range(len(rows.layers)):
+        pairs = rows.neighbours & rows.recorded[at][1:] & rows.recorded[at][:-1]
+        if pairs.sum() >= ENOUGH and rows.choice:
+            mine, before = rows.experts[at][1:][pairs], rows.experts[at][:-1][pairs]
+            shared.append(((mine[:, :, None] == before[:, None, :]) & (mine[:, :, None] >= 0)).sum(axis=(1, 2)))
+            share = np.bincount(rows.filled(at), minlength=1) / rows.recorded[at].sum()
+            at_random.append(np.full(len(mine), (share**2).sum()))
+    if not shared:
+        return
+    more = np.concatenate(shared) - np.concatenate(at_random)
+    z = more.mean() / max(more.std(), 1e-9) * np.sqrt(len(more))
+    if z < LIMIT_Z:
+        says = (
+            f"Neighbouring tokens share experts no more often than shuffled ones would ({z:.1f} standard errors; real "
+            "routing has 6 and more): the tokens were shuffled, or the routing was simulated."
+        )
+        yield Finding("neighbours", -1, 0, rows.tokens, says)
+
+
+def even(rows: Rows) -> Iterator[Finding]:
+    """Loads are more even than choices at random would be."""
+    uneven, share = [], rows.top_k / rows.num_experts
+    for at in range(len(rows.layers)):
+        count = int(rows.recorded[at].sum())
+        if count >= ENOUGH and rows.choice:
+            loads = np.bincount(rows.filled(at), minlength=rows.num_experts)[: rows.num_experts]
+            uneven.append(loads.var() / (count * share * (1 - share)))
+    if uneven and np.mean(uneven) < EVEN:
+        says = (
+            f"Loads are {np.mean(uneven):.2f} times as uneven as at random, so they were made even: routing was forced "
+            "or simulated."
+        )
+        yield Finding("even", -1, 0, rows.tokens, says)
+
+
+def again(rows: Rows) -> Iterator[Finding]:
+    """A sequence whose beginning comes again, as where a prefix cache or a chunk of the prompt is counted twice."""
+    if rows.layers_by_slots < MANY_SLOTS or not rows.choice:
+        return
+    for start, end in rows.sequences:
+        codes = rows.codes[start:end]
+        if len(codes) < 2 * FEW or (codes[:FEW] == codes[0]).all() or not rows.whole[start : start + FEW].all():
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(codes[1:], FEW)
+        same = np.flatnonzero((windows == codes[:FEW]).all(axis=1))
+        if len(same):
+            first = start + 1 + int(same[0])
+            says = (
+                f"The first tokens of a sequence come again, routed alike at all layers, at token {first}: its prompt "
+                "was counted twice, as by a prefix cache or a chunked prefill."
+            )
+            yield Finding("again", -1, first, FEW, says)
+
+
+def duplicates(rows: Rows) -> Iterator[Finding]:
+    """Two sequences are routed alike from end to end."""
+    if rows.layers_by_slots < MANY_SLOTS or not rows.choice:
+        return
+    seen: dict[bytes, int] = {}
+    for number, (start, end) in enumerate(rows.sequences):
+        if end - start >= FEW and rows.whole[start:end].all():
+            other = seen.setdefault(rows.codes[start:end].tobytes(), number)
+            if other != number:
+                says = f"Sequences {other} and {number} are routed alike from end to end: one text was counted twice."
+                yield Finding("duplicates", -1, start, end - start, says)
+
+
+def padding(rows: Rows) -> Iterator[Finding]:
+    """The same token over and over at one end of several sequences."""
+    if rows.token_id is None:
+        return
+    runs: dict[tuple[str, int], list[int]] = {}
+    for start, end in rows.sequences:
+        ids = rows.token_id[start:end]
+        for side, run in (("start", ids[:FEW]), ("end", ids[-FEW:])):
+            if len(ids) > FEW and (run == run[0]).all() and run[0] >= 0:
+                runs.setdefault((side, int(run[0])), []).append(start if side == "start" else end - FEW)
+    for (side, token), places in runs.items():
+        if len(places) > 1:
+            says = f"{len(places):,} sequences {side} with token {token} {FEW} times and more: padding was counted."
+            yield Finding("padding", -1, places[0], len(places) * FEW, says)
+
+
+def token_shift(rows: Rows) -> Iterator[Finding]:
+    """Rows are off by one against their own tokens."""
+    if rows.token_id is not None and (shift := shift_of_tokens(rows)):
+        says = (
+            f"Equal tokens share most experts when rows are moved by {shift:+d}: a row was "
+            f"{'lost' if shift > 0 else 'counted twice'}, and each token has its neighbour's experts."
+        )
+        yield Finding("token shift", -1, 0, rows.tokens, says)

@@ -1,0 +1,153 @@
+"""The inputs of metrics: recorded tokens, counts of layers, sets of chosen experts, and how large a table may become.
+
+Whether a token is recorded may differ from layer to layer. A token that is not recorded was not dropped: it went to
+experts that the source does not name. A file of two rows may name expert 32,766, so a table that would become too large
+is refused before it is made.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int16, Int64
+
+from moeviz.errors import InvalidTrace, MissingField
+from moeviz.expert_counts import ExpertCounts
+from moeviz.routing_trace import Counted, RoutingTrace
+
+COUNTS_ALONE = "This needs the routing of each token, and these are counts alone."
+P = ParamSpec("P")
+
+
+def needs_tokens(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
+    """A metric that needs the routing of each token.
+
+    It raises `MissingField` if it gets counts alone, or a trace in which nothing is recorded.
+    """
+
+    @wraps(metric)
+    def checked(*args: P.args, **options: P.kwargs) -> pd.DataFrame:
+        for trace in _flat(args):
+            check_recorded(trace)
+        return metric(*args, **options)
+
+    return checked
+
+
+def per_layer(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
+    """A metric of tokens whose rows are about one layer each: it gets the tokens that are recorded at that layer.
+
+    Layers at which nothing is recorded have no rows. Raises `MissingField` as `needs_tokens` does.
+    """
+
+    @wraps(metric)
+    def measured(*args: P.args, **options: P.kwargs) -> pd.DataFrame:
+        trace: Any = args[0]
+        check_recorded(trace)
+        if trace.recorded.all():
+            return metric(*args, **options)
+        frames = [metric(part, *args[1:], **options) for part in _parts(trace)]  # type: ignore[arg-type]
+        return pd.concat(frames, ignore_index=True).sort_values("layer", kind="stable", ignore_index=True)
+
+    return measured
+
+
+def check_recorded(trace: Any) -> None:
+    """Raise `MissingField` for counts alone, and for a trace that has tokens and says of none where it went."""
+    if isinstance(trace, ExpertCounts):
+        raise MissingField(COUNTS_ALONE)
+    if isinstance(trace, RoutingTrace) and len(trace.tokens) and not trace.recorded.any():
+        layers, tokens = trace.model.layers, len(trace.tokens)
+        where = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+        which = "this token" if tokens == 1 else f"any of these {tokens:,} tokens"
+        raise MissingField(f"No routing is recorded for {which} in {where}. Choose other tokens or another layer.")
+
+
+def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
+    for argument in arguments:
+        yield from argument if isinstance(argument, tuple) else (argument,)
+
+
+def _parts(trace: RoutingTrace) -> Iterator[RoutingTrace]:
+    """The trace in parts whose every token is recorded at every layer."""
+    masks, which = np.unique(trace.recorded, axis=0, return_inverse=True)
+    layers = np.asarray(trace.model.layers)
+    for number, mask in enumerate(masks):
+        if mask.any():
+            yield trace.select(layers=layers[which.ravel() == number].tolist(), tokens=mask)
+
+
+class LayerCounts(NamedTuple):
+    """How many tokens each expert of one layer got."""
+
+    row: int  # which of the L it is
+    layer: int
+    num_experts: int
+    counts: Int64[np.ndarray, "G E"]  # of its own experts only
+    tokens: Int64[np.ndarray, " G"]
+
+
+def layer_counts(counted: Counted, counts: ExpertCounts | None = None) -> list[LayerCounts]:
+    """The layers at which tokens were counted; all of them if there are no tokens at all.
+
+    `counts` are those of `counted` by label; by default, everything together. Raises `MissingField` for a trace in
+    which nothing is recorded.
+    """
+    counts = counted.counts() if counts is None else counts
+    model, some = counts.model, counts.tokens.sum(axis=0).tolist()
+    if isinstance(counted, RoutingTrace) and not any(some):
+        check_recorded(counted)
+    return [
+        LayerCounts(row, layer, E, counts.assignments[:, row, :E], counts.tokens[:, row])
+        for row, (layer, E) in enumerate(zip(model.layers, model.num_experts, strict=True))
+        if some[row] or not any(some)
+    ]
+
+
+def recorded_together(trace: RoutingTrace) -> RoutingTrace:
+    """The tokens that are recorded at every layer of the trace. Raises `MissingField` if there are none."""
+    together = np.asarray(trace.recorded.all(axis=0))
+    if together.all():
+        return trace
+    if not together.any():
+        layers = trace.model.layers
+        raise MissingField(f"No token is recorded at every one of the layers {layers}. Choose other layers.")
+    return trace.select(tokens=together)
+
+
+MAX_CELLS = 2**21
+CELLS_A_SLOT = 64  # a long trace may have more: real models have at most some 60 experts for each slot of a token
+
+
+def check_cells(what: str, slots: int, most: int = MAX_CELLS, a_slot: int = CELLS_A_SLOT, /, **sizes: int) -> None:
+    """Raise `InvalidTrace` if a table of these `sizes` (product: its cells) is larger than we make of so many slots.
+
+    >>> check_cells("Load by label", 64, labels=3, experts=60_000)
+    """
+    cells, most = 1, max(most, a_slot * slots)
+    for size in sizes.values():
+        cells *= size
+    if cells > most:
+        product = " x ".join(f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items())
+        raise InvalidTrace(
+            f"{what} would be a table of {product}, {cells:,} cells in all, and at most {most:,} are made of a trace "
+            "of this size. Choose fewer layers or tokens."
+        )
+
+
+MAX_CHOSEN_CELLS, CHOSEN_CELLS_A_SLOT = 2**24, 1024  # true or false takes a byte
+
+
+def chosen_experts(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Bool[np.ndarray, "T E"]:
+    """True if the token has the expert in one of its slots.
+
+    Raises `InvalidTrace` if that is a larger table than we make.
+    """
+    sizes = {"tokens": len(experts), "experts": num_experts}
+    check_cells("Which token has which expert", experts.size, MAX_CHOSEN_CELLS, CHOSEN_CELLS_A_SLOT, **sizes)
+    chosen = np.zeros((len(experts), num_experts), bool)
+    token, slot = np.nonzero(experts >= 0)
+    chosen[token, experts[token, slot]] = True
+    return chosen

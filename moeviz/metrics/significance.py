@@ -1,0 +1,35 @@
+"""What luck would do: how likely as many of so many tokens go to an expert if each goes there by a known chance."""
+
+from collections.abc import Hashable
+from math import log
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+RARE = 0.001  # how seldom luck may bring what is said
+STANDS_OUT = 1.5  # times chance, from which on something is worth a word
+
+
+def divergence(share: Float64[np.ndarray, " N"], chance: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+    """KL divergence, in nats, of one coin from another: exp(-n KL) bounds the binomial tail (Chernoff 1952)."""
+    tiny = np.finfo(np.float64).tiny
+    heads = share * np.log(np.maximum(share, tiny) / np.maximum(chance, tiny))
+    tails = (1 - share) * np.log(np.maximum(1 - share, tiny) / np.maximum(1 - chance, tiny))
+    total: np.ndarray = heads + tails
+    return total
+
+
+def clearest(share: pd.Series, tries: pd.Series, chance: pd.Series, at_least: float = STANDS_OUT) -> Hashable | None:
+    """The label of the row whose share of so many tries chance explains least; None where that could be luck.
+
+    It must be `at_least` times chance, and as many rows as there are must bring such a one at most once in a thousand
+    times. That is stricter than for one text's words if they were independent, which they are not.
+    """
+    known = (share.notna() & tries.notna() & chance.notna()).to_numpy(bool)
+    got, n, p = (each.fillna(0).to_numpy(np.float64) for each in (share, tries, chance))
+    surprise = np.where(known & (got > 0) & (got >= at_least * p), n * divergence(got, p), 0.0)
+    if not len(surprise) or surprise.max() < log(len(surprise) / RARE):
+        return None
+    found: Hashable = share.index[int(surprise.argmax())]
+    return found

@@ -1,0 +1,80 @@
+"""Modules that have moved: their old names work for one version, with a warning that names the new ones."""
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# Below `moeviz.`: the module as it was called, and where its names are now.
+MODULES = {
+    "charts.corpus": "charts.load",
+    "charts.expert_company": "charts.expert",
+    "charts.serving_curves": "charts.serving",
+    "charts.serving_planes": "charts.serving",
+    "charts.several": "charts.multi_trace",
+    "charts.side_by_side": "charts.system_table",
+    "charts.titles": "charts.chart",
+    "charts.to_expert": "charts.chart",
+    "charts.token_layer_images": "charts.token_layer_marks",
+    "charts.training_figures": "charts.training",
+    "metrics.agreement": "metrics.comparison",
+    "metrics.budget": "metrics.inputs",
+    "metrics.chosen": "metrics.inputs",
+    "metrics.doctor_of_layers": "metrics.doctor",
+    "metrics.doctor_of_pairs": "metrics.doctor_rows",
+    "metrics.doctor_of_rows": "metrics.doctor_rows",
+    "metrics.doctor_of_texts": "metrics.doctor_rows",
+    "metrics.expert_company": "metrics.expert",
+    "metrics.expert_sentence": "metrics.expert_tokens",
+    "metrics.likeness": "metrics.label_similarity",
+    "metrics.luck": "metrics.significance",
+    "metrics.recorded": "metrics.inputs",
+    "metrics.router_rows": "metrics.expert",
+    "metrics.runs": "metrics.findings",
+    "metrics.said_of_counts": "metrics.load",
+    "metrics.said_of_engines": "metrics.engine_difference",
+    "metrics.said_of_several": "metrics.multi_trace",
+    "metrics.several": "metrics.multi_trace",
+    "metrics.side_by_side": "metrics.system_table",
+}
+# Of a moved module, what is also called by another name now.
+NAMES = {
+    "metrics.expert_sentence": {"what_it_does": "expert_summary", "by_counts": "expert_summary_of_counts"},
+    "metrics.likeness": {"label_likeness": "label_similarity"},
+    "metrics.recorded": {
+        "counted_layers": "layer_counts",
+        "of_each_layer": "per_layer",
+        "of_tokens": "needs_tokens",
+    },
+    "metrics.said_of_counts": {"said_of_counts": "counts_summary"},
+    "metrics.said_of_engines": {"said_of_engines": "engine_difference_summary", "said_of_shift": "shift_caption"},
+    "metrics.said_of_several": {"said_of_several": "multi_trace_summary"},
+}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Import a module by the name that it had: it warns, and has the names of the module that took them over."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find a moved module; None for every other name."""
+        return ModuleSpec(fullname, self) if fullname.removeprefix("moeviz.") in MODULES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Let the module look its names up where they are now."""
+        old = module.__name__.removeprefix("moeviz.")
+        now = f"moeviz.{MODULES[old]}"
+        warnings.warn(f"moeviz.{old} is {now} now: import from there.", DeprecationWarning, stacklevel=2)
+
+        def lookup(name: str) -> Any:
+            return getattr(import_module(now), NAMES.get(old, {}).get(name, name))
+
+        module.__getattr__ = lookup  # type: ignore[method-assign]
+
+
+def keep_old_names() -> None:
+    """Find moved modules from now on, after all others have been looked for."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(MovedModules())

@@ -1,0 +1,162 @@
+"""Hold what moeviz records of an architecture against a witness of what its experts received.
+
+A tiny random model reads a few tokens, with routers that spread their choices and selection biases that change them.
+Recording must not change a bit of the output, and the trace must be what the experts received, to the last bit. Then
+the same with the routers run by our kernels, where the check that precedes every swap lets them.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from moeviz.capture.models.parameters import describe
+from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.fused import fused, recorded
+from moeviz.capture.record.listen import Recording, listen
+from moeviz.capture.record.loops import LAYER_KIND, unrolled
+from moeviz.capture.routers.declared import Router, router_sites
+from moeviz.capture.routers.families import TABLE
+from moeviz.capture.routers.router_families import FAMILIES
+from moeviz.capture.run.prompts import Run, nothing_written
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from survey.oracle import Testimony, block_factor, witnessed
+from survey.tiny_models import CLOSE, UNSEEN, random_model, read, some_tokens, tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the survey found of one site of an architecture."""
+
+    architecture: str
+    site: str
+    routers: tuple[Router, ...]  # as they are in the model, and every class of them once
+    trace: RoutingTrace
+    trouble: str  # how the trace differs from what the experts received; "" where it does not
+    kernels: str  # why our kernels do not run some of its routers; "" where they run all
+
+
+def survey(architecture: str) -> list[Finding]:
+    """What moeviz records of an architecture, site by site, held against the witness."""
+    model = random_model(architecture)
+    return [_finding(architecture, model, site) for site in router_sites(model) if site != UNSEEN]
+
+
+def _finding(architecture: str, model: PreTrainedModel, site: str) -> Finding:
+    batch = some_tokens()
+    run = Run(model, tokenizer(), describe(model, architecture, site=site), batch)
+    plain = read(model, batch)
+    with witnessed(model) as testimony, listen(model, keep_logits=True, site=site) as recording:
+        output = read(model, batch)
+    trace = assemble(recording, run, nothing_written(batch))
+    trouble = "" if torch.equal(plain, output) else "recording changes what the model computes"
+    trouble = trouble or _untold(trace, recording, testimony) or _unscaled(model, recording.routers[0])
+    kernels = _kernels(run, site, trace)
+    return Finding(architecture, site, recording.routers, trace, trouble, kernels)
+
+
+def _untold(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
+    """How the trace differs from what the experts received; "" where it does not."""
+    for layer, router in enumerate(unrolled(recording).routers):
+        places = (*router.experts, router.block_path, router.path)
+        calls = next((testimony[place] for place in places if testimony.get(place)), None)
+        if not calls:
+            return f"nothing was witnessed at {router.path}"
+        for token, received in enumerate(calls.pop(0)):
+            told = _told(trace, layer, token)
+            if set(told) != set(received):
+                return f"{router.path}, token {token}: recorded {sorted(told)}, received {sorted(received)}"
+            factor = np.float32(router.factor)
+            if any(weight is not None and np.float32(weight) * factor != told[e] for e, weight in received.items()):
+                return f"{router.path}, token {token}: recorded weights {told}, received {received}"
+    return ""
+
+
+def _told(trace: RoutingTrace, layer: int, token: int) -> dict[int, np.float32]:
+    pairs = zip(trace.experts[layer, token].tolist(), trace.weights[layer, token], strict=True)
+    return {expert: weight for expert, weight in pairs if expert != NO_EXPERT and weight != 0}
+
+
+def _unscaled(model: PreTrainedModel, router: Router) -> str:
+    """Whether the block scales the sum of its experts otherwise than the trace has it."""
+    factor = block_factor(model, lambda: read(model, some_tokens()))
+    if factor is None or np.isclose(factor, router.factor, rtol=1e-3):
+        return ""
+    return f"the block multiplies its experts by {factor:.4g}, and the trace by {router.factor:.4g}"
+
+
+def _kernels(run: Run, site: str, trace: RoutingTrace) -> str:
+    """Why our kernels do not run some of the routers; "" where they run all, and then the trace must be the same."""
+    try:
+        with fused(run.model, run.batch.input_ids.numel(), site=site) as record:
+            read(run.model, run.batch)
+            got = assemble(recorded(record, keep_logits=True), run, nothing_written(run.batch))
+    except CaptureError as error:
+        return str(error)
+    same = (np.sort(got.experts) == np.sort(trace.experts)).all() and np.allclose(got.weights, trace.weights, **CLOSE)
+    if not same:
+        raise CaptureError(f"{run.info.name}: our kernels decide otherwise than the routers, and were let to.")
+    return "; ".join(dict.fromkeys(rows.probed.trouble for rows in record if rows.probed.trouble))
+
+
+SELECTION = re.compile(r"(correction_bias|balancing_biases|expert_bias)$")
+SHARED = re.compile(r"^shared_(?!expert_gate)")
+YES = "yes"
+OWN = "–"  # the kernels do not run it, so nothing has read these steps off the router
+# What is known to differ from what the experts receive, in words; the survey's own are of one token.
+KNOWN_TROUBLE = {"nllb_moe": "no: experts 0 and 1 run whatever the router decides (transformers 5.24)"}
+
+
+def rows_of(findings: list[Finding]) -> Iterator[dict[str, str]]:
+    """A row per class of router and site."""
+    for finding in findings:
+        for router in {router.kind: router for router in finding.routers}.values():
+            yield _row(finding, router)
+
+
+def _row(finding: Finding, router: Router) -> dict[str, str]:
+    reasons = {part.partition(" ")[0]: part.partition(" ")[2] for part in finding.kernels.split("; ")}
+    if finding.trace.model.layer_kind == LAYER_KIND:
+        reasons = {router.kind: "runs several times a forward"}
+    trouble = KNOWN_TROUBLE.get(finding.architecture, finding.trouble) if finding.trouble else YES
+    return {
+        "architecture": finding.architecture,
+        "router": router.kind,
+        "site": finding.site,
+        **_gating(finding, router),
+        "shared": YES if any(SHARED.search(name) for name, _ in router.block.named_children()) else "",
+        "kernels": reasons.get(router.kind, YES),
+        "exact": trouble,
+        "remark": router.odd.oddity if router.odd else "",
+    }
+
+
+def _gating(finding: Finding, router: Router) -> dict[str, str]:
+    tensors = [*router.block.named_parameters(), *router.block.named_buffers()]
+    facts = {"score": finding.trace.model.score_function.replace("_", " ")}
+    facts["bias"] = YES if any(SELECTION.search(name) for name, _ in tensors) else ""
+    if (family := FAMILIES.get(router.kind)) is None:
+        return facts | dict.fromkeys(("groups", "renormalised", "scaled"), OWN)
+    gating = family.gating(router.module)
+    by_config = hasattr(router.module, "norm_topk_prob")
+    return facts | {
+        "groups": "" if gating.groups == 1 else gating.group_score.replace("_", " "),
+        "renormalised": "by config" if by_config else YES if gating.renormalise else "",
+        "scaled": YES if gating.scale != 1 or router.factor != 1 else "",
+    }
+
+
+def table_of(architectures: list[str]) -> pd.DataFrame:
+    """The table of these architectures, from a survey of each."""
+    return pd.DataFrame([row for name in architectures for row in rows_of(survey(name))])
+
+
+def write_table(table: pd.DataFrame) -> None:
+    """Put the table where it ships."""
+    TABLE.write_text(f"# transformers {transformers.__version__}\n{table.to_csv(index=False)}")
