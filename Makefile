@@ -28,7 +28,7 @@ test-all: .venv/installed-test browser
 
 # The browser tests where messages come late, scripts take longer and a core is busy: what passed by luck fails here.
 test-slow-machine: .venv/installed-test browser
-	$(BIN)/python -m tests.slow_machine $(PYTEST) -m browser
+	$(BIN)/python -m tests.slow_machine $(PYTEST) -m "browser and not (gpu or vllm or ray)"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
 from servers import GATE, served
-from tabs import KEY, Tabs, Visits  # the last is a hook
+from tabs import KEY, Tabs, Visits, pytest_runtest_makereport  # noqa: F401
 from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace

@@ -144,8 +144,10 @@ def test_a_token_can_be_chosen_on_the_topic_s_page_too(visit):
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
 
 
-def test_the_strip_of_the_topic_s_page_can_be_walked_with_the_keys(shown):
-    page = shown("/tokens")
+def test_the_strip_of_the_topic_s_page_can_be_walked_with_the_keys(page):
+    run(page, PROMPT)
+    go_to(page, "Tokens")
+    settled(page)
     first, third = tokens(page).first, tokens(page).nth(2)
     chosen(page).focus()  # where the tab key leads
     page.keyboard.press("Home")

@@ -20,9 +20,12 @@ HEAR = """() => {
   window.told = [];
   window.addEventListener("moeviz:stale", (event) => window.told.push(event.detail));
   window.answers = 0;
-  const app = document.querySelector("[data-test-script-state]");
-  const count = () => window.answers += app.dataset.testScriptState === "notRunning";
-  new MutationObserver(count).observe(app, { attributeFilter: ["data-test-script-state"] });
+  const { send } = WebSocket.prototype, lines = new WeakSet();
+  WebSocket.prototype.send = function (message) {
+    if (!lines.has(this)) this.addEventListener("message", () => (window.answers += 1));
+    lines.add(this);
+    return send.call(this, message);
+  };
 }"""
 
 
@@ -50,7 +53,7 @@ def begun(page: Page) -> None:
 
 
 def answered(page: Page) -> None:
-    """Wait until the server has been told something once more, and has answered."""
+    """Wait until the server has been told something once more, and all of its answer is on the page."""
     page.wait_for_function("() => window.answers > 0")
     settled(page)
     page.evaluate("window.answers = 0")

@@ -70,6 +70,7 @@ def schemes(size: str, name: str) -> tuple[str, ...]:
     return ("light", "dark")
 
 
+@pytest.mark.table("app", "moeviz/charts", "moeviz/history")
 @pytest.mark.parametrize("name", [FIRST, *NAMES])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import servers
 from hooked_streamlit import hold_work
-from moeviz_app.jobs import fair_queue as worker_module
+from moeviz_app.jobs import fair_queue
 from moeviz_app.jobs.fair_queue import Cancelled, Done, FairQueue, Progress
 from servers import ROOT, free_port
 from waiting import SECONDS, until
@@ -65,7 +65,7 @@ def test_a_server_ends_where_who_started_it_was_killed():
 @pytest.fixture
 def gate(monkeypatch, tmp_path):
     """A gate that is shut, and work that tells of two steps."""
-    monkeypatch.setattr(worker_module._Job, "_tell", worker_module._Job._tell)  # as it is, once the test is over
+    monkeypatch.setattr(fair_queue._Job, "_tell", fair_queue._Job._tell)  # as it is, once the test is over
     hold_work(tmp_path / "gate")
     (tmp_path / "gate").touch()
     return tmp_path / "gate"
