@@ -36,11 +36,11 @@ class Mutation:
 LIKELIHOOD = "local_experts_1991/model.py"
 TREE = "hierarchical_1994/model.py"
 LOOP = "svm_experts_2002/model.py"
-CHAINS = "hmm_experts_1996/experts.py"
-BLOCKS = "conditional_computation_2015/stochastic_gates.py"
-LOSSES = "sparsely_gated_2017/noisy_top_k.py"
+CHAINS = "hmm_experts_1996/hidden_markov.py"
+BLOCKS = "conditional_computation_2015/model.py"
+LOSSES = "sparsely_gated_2017/model.py"
 DEEP = "deep_mixture_2013/model.py"
-SWITCH = "switch_2021/layer.py"
+SWITCH = "switch_2021/model.py"
 
 MUTATIONS = (
     Mutation(
@@ -161,7 +161,7 @@ MUTATIONS = (
     Mutation(
         "dense",
         "the router says the same for every word",
-        "dense_contrast/small_mixtral.py",
+        "dense_contrast/model.py",
         "logits = F.linear(x, self.router)",
         "logits = F.linear(x, self.router) * 0 + torch.arange(len(self.router), dtype=x.dtype)",
     ),

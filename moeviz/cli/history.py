@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz.history.checked import checked
+from moeviz.history.reproduction_claims import check_claims
 from moeviz.history.shared.claims import MEASURED, MISPRINT
 from moeviz.history.systems import SYSTEMS, part, train
 from moeviz.routing_trace import RoutingTrace
@@ -15,7 +15,7 @@ MANY = 1e6  # numbers that large are counts, of which every digit is shown
 
 def systems() -> pd.DataFrame:
     """The systems that can be trained here."""
-    return pd.DataFrame([{"name": name, "year": row.year, "what": row.what} for name, row in SYSTEMS.items()])
+    return pd.DataFrame([{"name": name, "year": row.year, "what": row.summary} for name, row in SYSTEMS.items()])
 
 
 def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
@@ -27,13 +27,13 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> RoutingTrace:
             told[0] = int(done * 10) + 1
             note(says)
 
-    return part(name, "trace").trace_of(train(name, seed, watch))
+    return part(name, "model").trace_of(train(name, seed, watch))
 
 
 def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Callable[[str], None]) -> pd.DataFrame:
     """All claims about these systems, or about all; `show` is given each system's table as soon as it is ready."""
     frames = []
-    for frame in checked(names, quick, seed, controls):
+    for frame in check_claims(names, quick, seed, controls):
         frames.append(frame)
         show(_text(frame))
     found = pd.concat(frames, ignore_index=True)
