@@ -13,28 +13,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from moeviz.history.conditional_computation_2015 import picture as gated_blocks
-from moeviz.history.dense_contrast import picture as memory_and_compute
-from moeviz.history.hierarchical_1994 import three_shapes
-from moeviz.history.hmm_experts_1996 import smyth
-from moeviz.history.local_experts_1991 import table_1
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, save
 from moeviz.history.shipped_traces import BESIDE
-from moeviz.history.sparsely_gated_2017 import picture as balance
-from moeviz.history.svm_experts_2002 import picture as expert_room
-from moeviz.history.switch_2021 import picture as dropped_tokens
 from moeviz.history.systems import SYSTEMS, part, train
-
-SWEEPS = {
-    "local-experts": table_1.table_1,
-    "hierarchical": three_shapes.error_by_shape,
-    "hmm-experts": smyth.accuracies,
-    "svm-experts": expert_room.sweep,
-    "conditional": gated_blocks.sweep,
-    "sparsely-gated": balance.balance_table,
-    "switch": dropped_tokens.sweep,
-    "dense": memory_and_compute.sweep,
-}
 
 
 def folder(name: str) -> Path:
@@ -61,5 +42,6 @@ if __name__ == "__main__":
         if name in BESIDE:
             make, file = partial(part(name, "model").train, **BESIDE[name]), WITHOUT_BALANCE
             timed(f"{name}, {file}", make, lambda result, name=name, file=file: save(result, folder(name) / file))
-        if "--sweeps" in sys.argv and name in SWEEPS:
-            timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))
+        sweep = part(name, "exhibit").EXHIBIT.sweep
+        if "--sweeps" in sys.argv and sweep is not None:
+            timed(f"{name}, sweep", sweep, lambda frame, name=name: write(frame, name))

@@ -6,7 +6,7 @@ With praat-parselmouth installed, of the measured vowels too. Half a minute. `py
 
 import pandas as pd
 
-from moeviz.history.local_experts_1991.table_1 import table_1
+from moeviz.history.local_experts_1991.exhibit import table_1
 
 if __name__ == "__main__":
     with pd.option_context("display.float_format", "{:,.2f}".format):

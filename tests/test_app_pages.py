@@ -356,7 +356,8 @@ def test_the_timeline_shows_all_families_or_those_chosen():
     assert not app.exception and pictures(app) == 2
 
 
-HISTORY = "moeviz_app.pages.history.local_experts_1991.page"
+MIXTRAL = "moeviz_app.pages.history.mixtral.mixtral_page"
+EXHIBIT = "moeviz_app.pages.history.gallery.exhibit_page"
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -366,7 +367,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
-    app = page(f"moeviz_app.pages.history.{file}.page")
+    app = page(MIXTRAL) if file == "mixtral" else page(EXHIBIT, None, file)
     assert not app.exception
     assert pictures(app) >= 2
     assert "This is the result that ships" in sentences(app) or file == "mixtral"
@@ -385,7 +386,7 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []
     for _ in range(2):
-        app = page(HISTORY)
+        app = page(EXHIBIT, None, "local_experts_1991")
         assert "This is the result that ships" in sentences(app)
         app.selectbox(key="local-experts error").set_value(error).run()
         press(app, "Train")

@@ -8,14 +8,22 @@ import pytest
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.local_experts_1991 import table_1
-from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
+from moeviz.history.local_experts_1991 import exhibit as table_1
 from moeviz.history.local_experts_1991.checks import acceptance, claims
-from moeviz.history.local_experts_1991.model import ERRORS, MAX_EPOCHS, STEPS, STOP_AT, Mixture, train
-from moeviz.history.local_experts_1991.picture import MIXTURE, NETWORK, decision_lines, error_by_epoch
-from moeviz.history.local_experts_1991.trace import trace_of
+from moeviz.history.local_experts_1991.exhibit import MIXTURE, NETWORK, decision_lines, error_by_epoch
+from moeviz.history.local_experts_1991.model import (
+    ERRORS,
+    HIDDEN,
+    MAX_EPOCHS,
+    STEPS,
+    STOP_AT,
+    AdaptiveMixture,
+    trace_of,
+    train,
+    train_network,
+)
 from moeviz.history.shared import vowels
-from moeviz.history.shared.activations import sigmoid, softmax
+from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.shared.vowels import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
@@ -117,13 +125,13 @@ def test_a_state_is_that_of_its_recorded_epoch(data, mixture):
 
 def test_a_result_comes_back_from_its_file(mixture, tmp_path):
     save(mixture, tmp_path / "mixture.npz")
-    again = load(Mixture, tmp_path / "mixture.npz")
+    again = load(AdaptiveMixture, tmp_path / "mixture.npz")
     for each in fields(mixture):
         assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
 
 
 def test_what_ships_is_what_its_settings_give(mixture, data):
-    found = shipped(Mixture)
+    found = shipped(AdaptiveMixture)
     assert found.settings == mixture.settings and found.surviving == mixture.surviving
     assert found.epochs == pytest.approx(mixture.epochs, abs=10)
     ships = proportions_of(found, data)

@@ -7,7 +7,7 @@ from test_charts import check_golden, encodings
 from moeviz.charts.one_input import ONE_INPUT
 from moeviz.charts.system_table import SIDE_BY_SIDE, systems_side_by_side
 from moeviz.embedded.example import example_trace
-from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
+from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.systems import SYSTEMS, part
 from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
@@ -20,7 +20,7 @@ PICTURES = (
     (MIXTRAL_REPETITION, lambda: ()),
     (ONE_INPUT, lambda: (example_trace(), 36)),
     (SIDE_BY_SIDE, lambda: ({name: shipped_trace(name) for name in SYSTEMS},)),
-    *(shown for name in SYSTEMS for shown in part(name, "shown").SHOWN),
+    *(shown for name in SYSTEMS for shown in part(name, "exhibit").EXHIBIT.charts),
 )
 every_picture = pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture[0].key)
 HISTORY_CHARTS = [chart for chart, _ in PICTURES]

@@ -11,25 +11,30 @@ from watching import heard_until_stopped
 
 from moeviz.errors import MissingField, MoevizError
 from moeviz.history.conditional_computation_2015 import checks
-from moeviz.history.conditional_computation_2015 import picture as gated_blocks
-from moeviz.history.conditional_computation_2015.chart import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
-from moeviz.history.conditional_computation_2015.model import UNITS, Conditional, Network, train
-from moeviz.history.conditional_computation_2015.picture import (
+from moeviz.history.conditional_computation_2015 import exhibit as gated_blocks
+from moeviz.history.conditional_computation_2015.exhibit import (
+    BLOCKS_BY_DIGIT,
+    BLOCKS_ON,
+    DRAWN_BLOCKS,
+    ERROR_BY_BLOCKS,
     NAMES,
-    SHOWN,
     TARGETS,
     blocks_by_digit,
     blocks_on,
     error_by_blocks,
     sweep,
 )
-from moeviz.history.conditional_computation_2015.stochastic_gates import (
+from moeviz.history.conditional_computation_2015.model import (
+    UNITS,
+    Conditional,
+    GatedNetwork,
     reinforce,
     sparsity_loss,
     straight_through,
+    trace_of,
+    train,
     variance_loss,
 )
-from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.datasets import digits
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.co_activation import co_activation
@@ -113,7 +118,7 @@ def test_a_block_that_is_off_adds_nothing_and_all_on_is_the_dense_network():
     draw = torch.Generator().manual_seed(0)
     sizes = {"into": (784, 32), "into_bias": (32,), "out": (32, 10), "out_bias": (10,)}
     parts = {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
-    network = Network(**parts, policy=torch.zeros(784, 2), policy_bias=torch.zeros(2))
+    network = GatedNetwork(**parts, policy=torch.zeros(784, 2), policy_bias=torch.zeros(2))
     images = torch.rand(3, 784, generator=draw)
     hidden = torch.tanh(images @ parts["into"] + parts["into_bias"])
     dense = hidden @ parts["out"] + parts["out_bias"]
@@ -229,7 +234,7 @@ def test_the_sweep_is_averaged_over_its_seeds_and_what_is_shown_comes_last(tmp_p
         {"network": "learned policy", "target": 0.125, "on_share": 0.15, "mean": 0.07, "lowest": 0.06}
         | {"highest": 0.08, "seeds": 2}
     )
-    assert own["network"] == SHOWN and own["mean"] == own["lowest"] == brief.error and own["seeds"] == 1
+    assert own["network"] == DRAWN_BLOCKS and own["mean"] == own["lowest"] == brief.error and own["seeds"] == 1
 
 
 def test_the_sweep_trains_each_network_at_each_seed(monkeypatch, brief):

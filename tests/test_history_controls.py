@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from moeviz.cli.history import _text, check, holds, summary
-from moeviz.history import checked
-from moeviz.history.checked import WITH_CHECKS, claims_of, controls_of
+from moeviz.history import reproduction_claims
 from moeviz.history.local_experts_1991 import checks as checks_1991
+from moeviz.history.reproduction_claims import WITH_CHECKS, claims_of, controls_of
 from moeviz.history.shared.claims import IDENTITY, MEASURED, MISPRINT, NOT_PRINTED, SHIPS, Claim
-from moeviz.history.shared.controls import Control, controlled, swapped
+from moeviz.history.shared.negative_controls import Control, controlled, swapped
 
 # Left to `moeviz history check --quick --controls`: each takes four to eight seconds.
 TOO_LONG = {
@@ -31,7 +31,7 @@ def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, 
     monkeypatch.setattr(checks_1991, "EXPERTS", (4,))  # 8 of them take as long again
     left = [control for control in controls_of(name) if control.broken in TOO_LONG]
     rest = tuple(control for control in controls_of(name) if control not in left)
-    monkeypatch.setattr(checked, "controls_of", lambda _: rest)
+    monkeypatch.setattr(reproduction_claims, "controls_of", lambda _: rest)
     found = claims_of(name, quick=True, controls=True)
     assert found["passed"].all(), found[~found["passed"]].to_string()
     assert found["paper"].isna().all() or name not in NO_FIGURE
@@ -115,7 +115,9 @@ def test_the_table_prints_both_figures_and_counts_checks_alone(monkeypatch, caps
     boundless = _text(rows.assign(broken=math.inf))  # a ratio, where nothing is learnt
     assert "broken inf: the door is shut" in boundless
     assert holds(rows.drop(columns=["control", "broken", "caught"])), "without controls, what passes is enough"
-    monkeypatch.setattr("moeviz.history.checked.checked", lambda *asked: iter([rows.assign(remark=str(asked))]))
+    monkeypatch.setattr(
+        "moeviz.history.reproduction_claims.check_claims", lambda *asked: iter([rows.assign(remark=str(asked))])
+    )
     assert check(["door"], True, 11, True, print)["remark"][0] == "(['door'], True, 11, True)"
     assert "2 of 2 checks pass" in capsys.readouterr().out
 

@@ -9,20 +9,10 @@ from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.deep_mixture_2013 import checks as check
-from moeviz.history.deep_mixture_2013.chart import FACTOR_INFORMATION, GATES_BY_PLACE_AND_DIGIT, SHARE_BY_EPOCH
-from moeviz.history.deep_mixture_2013.model import (
-    BATCH,
-    EPOCHS,
-    FREE,
-    MARGIN,
-    DeepMixture,
-    Layer,
-    balanced,
-    start,
-    train,
-)
-from moeviz.history.deep_mixture_2013.moved_digits import PLACES, moved, moves, windows
-from moeviz.history.deep_mixture_2013.picture import (
+from moeviz.history.deep_mixture_2013.exhibit import (
+    FACTOR_INFORMATION,
+    GATES_BY_PLACE_AND_DIGIT,
+    SHARE_BY_EPOCH,
     factor_information,
     gate_by_factor,
     information,
@@ -30,7 +20,22 @@ from moeviz.history.deep_mixture_2013.picture import (
     shares,
     with_and_without,
 )
-from moeviz.history.deep_mixture_2013.trace import trace_of
+from moeviz.history.deep_mixture_2013.model import (
+    BATCH,
+    EPOCHS,
+    FREE,
+    MARGIN,
+    PLACES,
+    DeepMixture,
+    GatedLayer,
+    balanced,
+    moved,
+    moves,
+    start,
+    trace_of,
+    train,
+    windows,
+)
 from moeviz.history.shared.datasets import Digits
 from moeviz.history.shared.results import shipped
 
@@ -76,7 +81,7 @@ def test_a_layer_mixes_its_experts_as_worked_by_hand():
 
     The gate's hidden unit is relu(x - 1) = 1, and its logits 1 · 1 + 0 and -1 · 1 + 0.5.
     """
-    layer = Layer(
+    layer = GatedLayer(
         experts=(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 3.0])),
         below=(torch.tensor([[1.0]]), torch.tensor([-1.0])),
         above=(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 0.5])),

@@ -11,22 +11,39 @@ import torch.nn.functional as F
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
-from moeviz.history.dense_contrast import picture as memory_and_compute
-from moeviz.history.dense_contrast.chart import MEMORY_COMPUTE, PAYOFF, PERPLEXITY
 from moeviz.history.dense_contrast.checks import claims
-from moeviz.history.dense_contrast.decoder_costs import PARTS, cost
-from moeviz.history.dense_contrast.model import KINDS, WORDS, Run, balancing_loss, perplexity, sizes_of, train
-from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
-from moeviz.history.dense_contrast.picture import (
+from moeviz.history.dense_contrast.exhibit import (
     HERE,
+    MEMORY_COMPUTE,
+    PAYOFF,
+    PERPLEXITY,
     REAL,
+    loss_by_parameters,
     memory_against_compute,
+    payoff_runs,
+    payoff_words,
     perplexity_by_step,
     shipped_sweep,
 )
-from moeviz.history.dense_contrast.small_mixtral import Choice, Mixture, Sizes, as_one_block, at_random
-from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.dense_contrast.model import (
+    KINDS,
+    PARTS,
+    WORDS,
+    DecoderRun,
+    MixtureBlock,
+    Sizes,
+    TopKChoice,
+    as_one_block,
+    at_random,
+    balancing_loss,
+    cost,
+    perplexity,
+    sizes_of,
+    trace_of,
+    train,
+)
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.load import expert_load
@@ -40,13 +57,13 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, Run]:
+def runs() -> dict[str, DecoderRun]:
     return {kind: train(kind=kind, steps=STEPS) for kind in KINDS}
 
 
-def drawn(sizes: Sizes, seed: int = 0) -> Mixture:
+def drawn(sizes: Sizes, seed: int = 0) -> MixtureBlock:
     """A layer whose outputs are of a size to be compared."""
-    mixture, draws = Mixture(sizes).double().requires_grad_(False), torch.Generator().manual_seed(seed)
+    mixture, draws = MixtureBlock(sizes).double().requires_grad_(False), torch.Generator().manual_seed(seed)
     for matrix in mixture.parameters():
         matrix.normal_(generator=draws)
     return mixture
@@ -62,7 +79,7 @@ def test_a_layer_of_three_experts_is_the_one_worked_by_hand():
     x = 2; logits 2·(0, ln 3 / 2, −1) = 0, ln 3, −2: of these the first two, with weights 1/4 and 3/4. silu(2) = a.
     Expert 0: g = u = d = 1 gives 2a. Expert 1: g = 1, u = 2, d = −1 gives −4a. y = 2a / 4 − 3 · 4a / 4 = −2.5 a.
     """
-    mixture = Mixture(Sizes(1, 1, 1, 1, 1, 1, experts=3, top_k=2)).double().requires_grad_(False)
+    mixture = MixtureBlock(Sizes(1, 1, 1, 1, 1, 1, experts=3, top_k=2)).double().requires_grad_(False)
     mixture.router[:] = torch.tensor([[0.0], [np.log(3) / 2], [-1.0]])
     for name, values in {"gate": (1, 1, 9), "up": (1, 2, 9), "down": (1, -1, 9)}.items():
         getattr(mixture.experts, name)[:, 0, 0] = torch.tensor(values)
@@ -119,8 +136,8 @@ def test_costs_are_those_worked_by_hand():
 
 
 def test_the_balancing_loss_is_1_where_all_is_even_and_e_where_one_expert_gets_it_all():
-    even = Choice(torch.zeros(4, 4), torch.arange(4)[:, None], torch.ones(4, 1))
-    one = Choice(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
+    even = TopKChoice(torch.zeros(4, 4), torch.arange(4)[:, None], torch.ones(4, 1))
+    one = TopKChoice(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
     assert balancing_loss(even).item() == pytest.approx(1)
     assert balancing_loss(one).item() == pytest.approx(4)
 
@@ -139,7 +156,7 @@ def test_training_makes_all_three_better_and_they_cost_what_their_sizes_say(runs
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(runs):
     again, other = train(steps=STEPS), train(steps=STEPS, seed=1)
-    for each in fields(Run):
+    for each in fields(DecoderRun):
         assert np.array_equal(getattr(runs["sparse"], each.name), getattr(again, each.name)), each.name
     assert not np.array_equal(again.logits, other.logits)
 
@@ -203,8 +220,8 @@ def test_the_network_as_fast_has_no_routing_to_show(runs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_each_kind_comes_back_from_its_file(runs, kind, tmp_path):
     save(runs[kind], tmp_path / "run.npz")
-    again = load(Run, tmp_path / "run.npz")
-    for each in fields(Run):
+    again = load(DecoderRun, tmp_path / "run.npz")
+    for each in fields(DecoderRun):
         assert np.array_equal(getattr(runs[kind], each.name), getattr(again, each.name)), each.name
 
 
@@ -241,7 +258,7 @@ def test_pictures_ask_and_say_where_their_numbers_come_from(chart, runs):
 
 def test_what_ships_is_what_its_settings_say():
     """Perplexity before any step says that seed and sizes are those, and the sweep has the rest."""
-    found, sweep = shipped(Run), shipped_sweep()
+    found, sweep = shipped(DecoderRun), shipped_sweep()
     assert found.settings == {"experts": 8, "top_k": 2, "kind": "sparse", "steps": dense_contrast.STEPS, "seed": 0}
     assert found.cost == cost(sizes_of()) and trace_of(found).model.parameters.total == found.cost.total
     assert train(steps=1).perplexity[0] == pytest.approx(found.perplexity[0], rel=1e-4)

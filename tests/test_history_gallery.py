@@ -4,23 +4,24 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
-from moeviz_app.pages.history.offered import everyone, pages_for
+from moeviz_app.pages.history.gallery import goes_to_all_experts, pages_for
 from moeviz_app.pages.menu import GALLERY, MENU
 
 from moeviz.errors import MoevizError
 from moeviz.history import systems
 from moeviz.history.article import CORRECTIONS, POINTS, corrections
-from moeviz.history.checked import WITH_CHECKS, checked, claims_of
 from moeviz.history.mixtral import checks as mixtral
-from moeviz.history.mixtral.picture import published_divergence, published_load, published_repetition
+from moeviz.history.mixtral.exhibit import published_divergence, published_load, published_repetition
+from moeviz.history.reproduction_claims import WITH_CHECKS, check_claims, claims_of
 from moeviz.history.shared import datasets, results
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
-from moeviz.history.shipped_traces import shipped_trace
-from moeviz.history.systems import SYSTEMS, part
+from moeviz.history.shipped_traces import shipped_result, shipped_trace
+from moeviz.history.systems import EXHIBITS, SYSTEMS, part
 from moeviz.history.timeline.published_counts import published_counts, readings
 from moeviz.metrics.words import in_words_of
 
@@ -68,16 +69,37 @@ def test_every_system_ships_a_result_and_makes_a_trace_of_it(name):
     assert Path(part(name, "model").__file__).with_name(results.SHIPPED).stat().st_size < 400_000
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_a_page_offers_at_first_is_what_the_result_that_ships_was_trained_with(name):
+    exhibit, chosen = part(name, "exhibit").EXHIBIT, {}
+    for choice in exhibit.choices:
+        if choice.offered(chosen):
+            assert choice.first in choice.options or choice.kind == "number"
+            chosen[choice.name] = choice.first
+    settings, ships = exhibit.settings(chosen), shipped_result(name).settings
+    signature(exhibit.train).bind(**settings, seed=0, watch=results.unwatched)
+    assert {key: settings[key] for key in settings if key in ships} == {
+        key: ships[key] for key in settings if key in ships
+    }
+    assert len(settings.keys() - ships.keys()) <= (name == "svm-experts"), "its method is in the class of the result"
+
+
+def test_a_system_is_in_words_of_its_own_file_and_its_prose_has_no_line_breaks_of_an_editor():
+    for row in EXHIBITS.values():
+        assert row.equation.strip() and "\n" not in row.whats_new + row.source + row.not_reproduced
+        assert 40 < len(row.whats_new.split()) < 90 and row.not_reproduced.endswith(".")
+
+
 def test_a_system_that_is_not_there_is_refused_by_name():
     with pytest.raises(MoevizError, match="local-experts"):
         systems.train("perceptron")
     with pytest.raises(MoevizError, match="counts"):
-        next(checked(["perceptron"]))
+        next(check_claims(["perceptron"]))
 
 
 @pytest.mark.table("moeviz/history")
 def test_the_checks_of_two_systems_come_one_after_the_other_in_the_order_of_the_table():
-    frames = list(checked(["counts", "local-experts"], quick=True))
+    frames = list(check_claims(["counts", "local-experts"], quick=True))
     assert [frame["system"].unique().tolist() for frame in frames] == [["local-experts"], ["counts"]]
     assert all(frame["passed"].all() for frame in frames)
 
@@ -138,7 +160,7 @@ def test_the_trace_of_a_system_is_offered_pages_of_the_menu_that_have_something_
     offered = pages_for(trace)
     assert set(offered) <= set(PAGES) and "Tokens" in offered
     soft = name in ("local-experts", "hierarchical", "deep-mixture", "hmm-experts")
-    assert everyone(trace) == soft and ("Load" in offered) != soft
+    assert goes_to_all_experts(trace) == soft and ("Load" in offered) != soft
     assert ("Locality" in offered) == (name in ("sparsely-gated", "switch", "dense")), "samples have no neighbours"
 
 
@@ -187,4 +209,4 @@ def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source(
 def test_a_check_whose_process_ends_badly_says_so(monkeypatch):
     monkeypatch.setitem(WITH_CHECKS, "nothing", "nothing")
     with pytest.raises(MoevizError, match=r"check of nothing .* Run -m moeviz\.history nothing"):
-        list(checked(["nothing"]))
+        list(check_claims(["nothing"]))

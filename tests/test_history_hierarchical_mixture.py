@@ -8,27 +8,29 @@ import pytest
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.hierarchical_1994.checks import TWO_CUTS, claims
-from moeviz.history.hierarchical_1994.model import RIDGE, Hierarchy, Tree, fitted, responsibilities, train
-from moeviz.history.hierarchical_1994.picture import square_lines, tree_lines
-from moeviz.history.hierarchical_1994.three_shapes import (
+from moeviz.history.hierarchical_1994.exhibit import _curve, ended, shipped_error_by_shape, square_lines, tree_lines
+from moeviz.history.hierarchical_1994.model import (
     EM,
     FLAT,
     GRADIENT,
     ONE_CUT,
+    RIDGE,
     STEP,
     TREE,
     Flat,
-    _curve,
-    ended,
+    Hierarchy,
+    Tree,
     errors,
+    fitted,
     fitted_gate,
     flat_climbs,
-    shipped_error_by_shape,
+    responsibilities,
+    trace_of,
+    train,
     tree_climbs,
+    two_cuts,
 )
-from moeviz.history.hierarchical_1994.trace import trace_of
-from moeviz.history.hierarchical_1994.two_cuts import two_cuts
-from moeviz.history.shared.activations import sigmoid, softmax
+from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
 from moeviz.metrics.specialization import load_by_label

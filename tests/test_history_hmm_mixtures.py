@@ -11,33 +11,43 @@ import pytest
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.hmm_experts_1996.chart import GATE_OVER_TIME, SETTLING, SOFT_AND_HARD
 from moeviz.history.hmm_experts_1996.checks import claims, oracle_difference
-from moeviz.history.hmm_experts_1996.experts import (
-    Experts,
+from moeviz.history.hmm_experts_1996.exhibit import (
+    GATE_OVER_TIME,
+    SETTLING,
+    SOFT_AND_HARD,
+    accuracies,
+    accuracy,
+    first_right,
+    gate_over_time,
+    names,
+    pair,
+    settling,
+    shipped_accuracies,
+    slowest,
+)
+from moeviz.history.hmm_experts_1996.hidden_markov import (
+    HiddenMarkovModels,
+    k_means,
     log_gate,
     prefix_log_likelihoods,
     responsibilities,
     side_by_side,
     step,
 )
-from moeviz.history.hmm_experts_1996.k_means import k_means
-from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, Mixture, fit, matched, settled_after, train
-from moeviz.history.hmm_experts_1996.picture import first_right, gate_over_time, names, settling, slowest
-from moeviz.history.hmm_experts_1996.smyth import accuracies, accuracy, pair, shipped_accuracies
-from moeviz.history.hmm_experts_1996.trace import trace_of
+from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, HMMMixture, fit, matched, settled_after, trace_of, train
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
 pytestmark = pytest.mark.table("moeviz/history")
 
-FIELDS = [each.name for each in fields(Experts)]
+FIELDS = [each.name for each in fields(HiddenMarkovModels)]
 
 
 @pytest.fixture(scope="module")
 def mixture():
-    return shipped(Mixture)
+    return shipped(HMMMixture)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +55,10 @@ def test_part():
     return japanese_vowels()[1]
 
 
-def some_experts(seed: int = 0, experts: int = 2, states: int = 3, features: int = 2) -> Experts:
+def some_experts(seed: int = 0, experts: int = 2, states: int = 3, features: int = 2) -> HiddenMarkovModels:
     rng = np.random.default_rng(seed)
     draw = partial(rng.dirichlet, np.ones(states))
-    return Experts(
+    return HiddenMarkovModels(
         prior=rng.dirichlet(np.ones(experts)),
         start=draw(experts),
         transitions=draw((experts, states)),
@@ -57,12 +67,12 @@ def some_experts(seed: int = 0, experts: int = 2, states: int = 3, features: int
     )
 
 
-def density(experts: Experts, expert: int, state: int, frame: np.ndarray) -> float:
+def density(experts: HiddenMarkovModels, expert: int, state: int, frame: np.ndarray) -> float:
     mean, variance = experts.means[expert, state], experts.variances[expert, state]
     return float(np.prod(np.exp(-((frame - mean) ** 2) / variance / 2) / np.sqrt(2 * np.pi * variance)))
 
 
-def by_hand(experts: Experts, expert: int, frames: np.ndarray) -> dict[tuple[int, ...], float]:
+def by_hand(experts: HiddenMarkovModels, expert: int, frames: np.ndarray) -> dict[tuple[int, ...], float]:
     """The probability of the frames along every path of states."""
     found = {}
     for path in itertools.product(range(experts.start.shape[1]), repeat=len(frames)):
@@ -86,7 +96,7 @@ def test_every_prefix_likelihood_is_the_sum_over_all_paths_of_states():
 def test_one_step_of_em_is_the_one_counted_along_all_paths(monkeypatch):
     """Two sequences, two experts: expected counts from every path's share, times the expert's responsibility."""
     for name in ("SEEN_TRANSITIONS", "SEEN_STARTS", "SEEN_SEQUENCES"):
-        monkeypatch.setattr(f"moeviz.history.hmm_experts_1996.experts.{name}", 0.0)
+        monkeypatch.setattr(f"moeviz.history.hmm_experts_1996.hidden_markov.{name}", 0.0)
     experts, rng = some_experts(states=2), np.random.default_rng(1)
     frames = [rng.normal(size=(length, 2)) for length in (4, 2)]
     new, objective = step(experts, side_by_side(frames), "soft")
@@ -178,7 +188,7 @@ def test_the_shipped_mixture_is_what_its_settings_make_and_the_same_each_time(mi
     defaults = {name: each.default for name, each in inspect.signature(train).parameters.items() if name != "watch"}
     assert mixture.settings == defaults
     save(again, tmp_path / "again.npz")
-    again = load(Mixture, tmp_path / "again.npz")
+    again = load(HMMMixture, tmp_path / "again.npz")
     for each in fields(mixture):
         ours, theirs = getattr(mixture, each.name), getattr(again, each.name)
         same = np.allclose(ours, theirs, rtol=1e-6) if isinstance(ours, np.ndarray | float) else ours == theirs
@@ -326,7 +336,7 @@ def test_a_claim_can_fail(monkeypatch):
     monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.oracle_difference", lambda result: 1e-7)
     worse = partial(train, assignment="hard", start="random")
     monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.train", worse)
-    monkeypatch.setattr("moeviz.history.hmm_experts_1996.experts.SEEN_TRANSITIONS", 1e4)
+    monkeypatch.setattr("moeviz.history.hmm_experts_1996.hidden_markov.SEEN_TRANSITIONS", 1e4)
     failed = [claim.what for claim in claims(quick=True) if not claim.passed]
     for part in ("difference from hmmlearn", "nobody named", "soft EM, random start"):
         assert [what for what in failed if part in what], part

@@ -13,12 +13,25 @@ from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import WITHOUT_BALANCE, load, save, shipped
 from moeviz.history.sparsely_gated_2017 import checks as check
-from moeviz.history.sparsely_gated_2017 import picture as balance
+from moeviz.history.sparsely_gated_2017 import exhibit as balance
 from moeviz.history.sparsely_gated_2017.checks import ordered, parted, repeated, started
-from moeviz.history.sparsely_gated_2017.language_model import UNITS, LanguageModel, SparseMixture
-from moeviz.history.sparsely_gated_2017.model import LENGTH, MEASURES, SparselyGated, train
-from moeviz.history.sparsely_gated_2017.noisy_top_k import (
-    Choice,
+from moeviz.history.sparsely_gated_2017.exhibit import (
+    NO_LOSS,
+    PRINTED_TABLE,
+    balance_by_step,
+    balance_table,
+    beside_paper,
+    setting,
+    shipped_table,
+)
+from moeviz.history.sparsely_gated_2017.model import (
+    LENGTH,
+    MEASURES,
+    UNITS,
+    GateChoice,
+    SparseLanguageModel,
+    SparselyGated,
+    SparseMixture,
     balancing_loss,
     chance_of_choice,
     gate_values,
@@ -26,18 +39,10 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     noisy_top_k,
     one_level,
     squared_variation,
+    trace_of,
+    train,
     two_levels,
 )
-from moeviz.history.sparsely_gated_2017.picture import (
-    NO_LOSS,
-    PAPER,
-    balance_by_step,
-    balance_table,
-    beside_paper,
-    setting,
-    shipped_table,
-)
-from moeviz.history.sparsely_gated_2017.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -76,7 +81,7 @@ def mixture(groups: int = 0, top_k: int = 2, experts: int = 8) -> SparseMixture:
     return made
 
 
-def without_noise(scores: list[list[float]], k: int) -> Choice:
+def without_noise(scores: list[list[float]], k: int) -> GateChoice:
     """What a gate chooses that gives these scores."""
     return noisy_top_k(
         torch.eye(len(scores)), torch.tensor(scores).float(), torch.zeros(len(scores), len(scores[0])), k
@@ -216,7 +221,7 @@ def test_an_expert_that_gets_no_word_has_no_gradient():
 
 
 def test_no_word_is_guessed_from_what_comes_after_it():
-    model, words = LanguageModel(50, 8, 2, 0, draws()), torch.randint(50, (2, 6), generator=draws())
+    model, words = SparseLanguageModel(50, 8, 2, 0, draws()), torch.randint(50, (2, 6), generator=draws())
     changed = words.clone()
     changed[:, 4:] = (changed[:, 4:] + 1) % 50
     before, after = (model(each)[0].view(2, 6, 50) for each in (words, changed))
@@ -332,7 +337,7 @@ def test_the_table_trains_each_pair_of_weights_and_says_how_far_it_is(monkeypatc
     result = train(steps=1)
     monkeypatch.setattr(balance, "train", trained)
     table = balance_table(seeds=[4], steps=7, watch=lambda done, says: heard.append(done))
-    assert [(run["importance"], run["load"]) for run in seen] == list(PAPER)
+    assert [(run["importance"], run["load"]) for run in seen] == list(PRINTED_TABLE)
     assert {(run["steps"], run["seed"]) for run in seen} == {(7, 4)}
     assert heard == pytest.approx([(run + 0.5) / 6 for run in range(6)])
     assert table[MEASURES[0]].tolist() == [result.at_end()[MEASURES[0]]] * 6
@@ -348,7 +353,7 @@ def test_beside_the_paper_stand_mean_lowest_and_highest_of_the_seeds(runs):
 
 
 def test_a_pair_of_weights_is_said_in_words():
-    assert [setting(*pair) for pair in PAPER] == [
+    assert [setting(*pair) for pair in PRINTED_TABLE] == [
         "no loss",
         "importance 0.2",
         "load 0.2",
@@ -374,7 +379,7 @@ def test_a_loss_that_does_nothing_is_not_hidden_by_the_seeds_that_ship(monkeypat
     """Six runs of seed 0, all as the one without losses: alone none is in order, with seeds 1 and 2 the table is."""
     table = shipped_table()
     none = table[(table["seed"] == 0) & (table["importance"] == 0) & (table["load"] == 0)]
-    pairs = [dict(zip(("importance", "load"), pair, strict=True)) for pair in PAPER]
+    pairs = [dict(zip(("importance", "load"), pair, strict=True)) for pair in PRINTED_TABLE]
     broken = pd.concat([none.assign(**pair) for pair in pairs], ignore_index=True)
     monkeypatch.setattr(check, "balance_table", lambda seeds: broken)
     assert not any(claim.passed for claim in check.alone() if "max / mean load, " in claim.what)
@@ -406,7 +411,7 @@ def test_what_ships_is_what_its_settings_say(flat):
 
 def test_the_table_that_ships_has_every_pair_and_seed_and_agrees_with_the_result_that_ships():
     table = shipped_table()
-    pairs = {(*pair, seed) for pair in PAPER for seed in balance.SEEDS}
+    pairs = {(*pair, seed) for pair in PRINTED_TABLE for seed in balance.SEEDS}
     assert set(table[["importance", "load", "seed"]].itertuples(index=False, name=None)) == pairs
     kept = shipped(SparselyGated)
     same = (table["importance"] == 0.1) & (table["load"] == 0.1) & (table["seed"] == 0)

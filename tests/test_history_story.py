@@ -14,35 +14,35 @@ from moeviz.capture.models.load import model_facts
 from moeviz.charts.one_input import ONE_INPUT, described, expert_boxes
 from moeviz.embedded.example import example_trace
 from moeviz.errors import MoevizError
-from moeviz.history import story_seen
+from moeviz.history import story
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.shipped_traces import BESIDE, kind_of, shipped_trace, trace_beside
-from moeviz.history.story import MOST_WORDS, PARTS, PAYOFF, STEPS, Step
-from moeviz.history.story_seen import Seen, meters_of
-from moeviz.history.switch_2021.layer import capacity
+from moeviz.history.story import PARTS, PAYOFF, STEPS, Step, StepData, meters_of
+from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import EXHIBITS
 from moeviz.parameters import active_parameters
 from moeviz.published import published_counts
 
 ALL = (*STEPS, PAYOFF)
+MOST_WORDS = 60  # of a step
 every_step = pytest.mark.parametrize("step", ALL, ids=lambda step: step.title)
 every_drawing = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
 BY_YEAR = {step.year: step for step in ALL}
 
 
 @pytest.fixture(scope="module")
-def seen() -> dict[str, Seen]:
+def seen() -> dict[str, StepData]:
     """What each step shows, by its year."""
-    return {step.year: step.seen() for step in ALL}
+    return {step.year: step.show() for step in ALL}
 
 
-def words(step: Step, seen: Seen) -> list[str]:
-    return " ".join(step.told(seen)).split()
+def words(step: Step, seen: StepData) -> list[str]:
+    return " ".join(step.texts(seen)).split()
 
 
 @every_step
 def test_a_step_has_four_parts_in_under_sixty_words_and_leads_to_a_page(step, seen):
-    told = step.told(seen[step.year])
+    told = step.texts(seen[step.year])
     assert len(told) == len(PARTS) == 4
     assert all(part.endswith(".") and "{" not in part for part in told)
     assert len(words(step, seen[step.year])) < MOST_WORDS
@@ -51,7 +51,7 @@ def test_a_step_has_four_parts_in_under_sixty_words_and_leads_to_a_page(step, se
 
 def test_the_words_are_counted(seen):
     """The control: a longer step is too long."""
-    longer = replace(STEPS[0], left=STEPS[0].left + " And this went on for years.")
+    longer = replace(STEPS[0], remaining=STEPS[0].remaining + " And this went on for years.")
     assert len(words(longer, seen["1991"])) >= MOST_WORDS
 
 
@@ -187,11 +187,11 @@ def test_2021_the_same_word_is_taken_early_and_dropped_late(seen):
 def test_2023_the_numbers_are_of_the_real_mixtral_and_the_drawing_of_a_model_of_ours_that_says_so(seen):
     step, quoted = BY_YEAR["2023"], seen["2023"].quoted
     real = model_facts("mistralai/Mixtral-8x7B-v0.1")
-    assert f"each of {len(real.layers)} layers" in step.tried
+    assert f"each of {len(real.layers)} layers" in step.idea
     assert (quoted["experts"], quoted["k"]) == (real.num_experts[0], real.top_k)
     assert quoted["total"] == f"{real.parameters.total / 1e9:.1f}"
     assert quoted["active"] == f"{active_parameters(real.parameters, real.top_k) / 1e9:.1f}"
-    assert "a small model of ours" in step.see and "not Mixtral" in step.see
+    assert "a small model of ours" in step.observation and "not Mixtral" in step.observation
     assert quoted["layers"] == len(example_trace().model.layers)
 
 
@@ -203,7 +203,7 @@ def test_2024_fills_no_box_since_there_is_no_input(seen):
 
 def test_what_for_says_what_the_page_on_dense_networks_says(seen):
     quoted, frame = seen["Today"].quoted, seen["Today"].frame
-    means = story_seen.part("dense", "payoff").payoff_runs().groupby("experts")["nats"].mean()
+    means = story.part("dense", "exhibit").payoff_runs().groupby("experts")["nats"].mean()
     assert (quoted["sparse"], quoted["dense"], quoted["two"]) == tuple(f"{means[count]:.2f}" for count in (16, 1, 2))
     seeds = frame["spread"].max()
     assert quoted["seeds"] == f"{seeds:.2f}" and abs(means[2] - means[16]) < seeds, (

@@ -10,18 +10,28 @@ from watching import heard_until_stopped
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.shared.vowels import VOWELS, Vowels, stand_in
-from moeviz.history.svm_experts_2002 import chart as pictures
+from moeviz.history.svm_experts_2002 import em as soft_capture
 from moeviz.history.svm_experts_2002 import em as svm_em
-from moeviz.history.svm_experts_2002 import em_trace as soft_capture
-from moeviz.history.svm_experts_2002 import gater as svm_gater
+from moeviz.history.svm_experts_2002 import exhibit as expert_room
+from moeviz.history.svm_experts_2002 import exhibit as pictures
+from moeviz.history.svm_experts_2002 import model as svm_gater
 from moeviz.history.svm_experts_2002 import model as svm_mixtures
-from moeviz.history.svm_experts_2002 import picture as expert_room
 from moeviz.history.svm_experts_2002.checks import better, two_lines
 from moeviz.history.svm_experts_2002.em import expectation, fitted_gate, line, slope, standardised
-from moeviz.history.svm_experts_2002.em_picture import ends, soft_errors, svm_lines
-from moeviz.history.svm_experts_2002.gater import Gater, mixed, new_gater, squared_error
-from moeviz.history.svm_experts_2002.model import SVMMixture, assign, capacity_of, machine, odd_or_even, train
-from moeviz.history.svm_experts_2002.trace import trace_of
+from moeviz.history.svm_experts_2002.exhibit import ends, soft_errors, svm_lines
+from moeviz.history.svm_experts_2002.model import (
+    Gater,
+    SVMMixture,
+    assign,
+    capacity_of,
+    machine,
+    mixed,
+    new_gater,
+    odd_or_even,
+    squared_error,
+    trace_of,
+    train,
+)
 from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
@@ -38,7 +48,7 @@ def mixture() -> SVMMixture:
 
 @pytest.fixture(scope="module")
 def soft() -> svm_em.SoftMixture:
-    return svm_em.train()
+    return svm_em.train_soft()
 
 
 class InThisOrder(np.random.Generator):
@@ -129,7 +139,7 @@ def test_the_same_seed_gives_the_same_mixture_and_another_seed_another(mixture, 
     for each in fields(mixture):
         assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
     assert not np.array_equal(mixture.assigned, other.assigned)
-    again, other = svm_em.train(), svm_em.train(start="random", seed=1)
+    again, other = svm_em.train_soft(), svm_em.train_soft(start="random", seed=1)
     for each in fields(soft):
         assert np.array_equal(getattr(soft, each.name), getattr(again, each.name)), each.name
     assert not np.array_equal(soft.expert_lines, other.expert_lines)
@@ -138,7 +148,7 @@ def test_the_same_seed_gives_the_same_mixture_and_another_seed_another(mixture, 
 def test_nothing_draws_from_the_global_generator(mixture):
     np.random.seed(5)
     before = np.random.get_state()[1].copy()
-    train(**QUICK | {"iterations": 1}), svm_em.train()
+    train(**QUICK | {"iterations": 1}), svm_em.train_soft()
     assert np.array_equal(before, np.random.get_state()[1])
 
 
@@ -165,7 +175,7 @@ def test_who_watches_hears_often_and_may_stop():
     whole = []
     train(**QUICK, watch=lambda done, says: whole.append(done))
     assert len(whole) > 30 and whole == sorted(whole) and (whole[0], whole[-1]) == (0, 1)
-    assert len(heard_until_stopped(svm_em.train, 9)) == 9
+    assert len(heard_until_stopped(svm_em.train_soft, 9)) == 9
 
 
 @pytest.mark.parametrize(
@@ -175,7 +185,7 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence(wrong):
     with pytest.raises(MoevizError, match="1 to 64 experts"):
         train(**wrong)
     with pytest.raises(MoevizError, match="k-means"):
-        svm_em.train(start="elsewhere")
+        svm_em.train_soft(start="elsewhere")
 
 
 def test_responsibilities_by_hand():
@@ -219,7 +229,7 @@ def test_standardised_inputs_have_mean_0_and_deviation_1():
 def test_soft_em_ends_higher_than_it_began_and_two_lines_do_what_one_cannot(soft):
     assert soft.log_likelihood[-1] > soft.log_likelihood[0] + 0.1
     assert soft.test_error[-1] < 0.1 < 0.4 < soft.single_error
-    hard = svm_em.train(hard=True, start="random", seed=3)
+    hard = svm_em.train_soft(hard=True, start="random", seed=3)
     assert hard.settings == {"experts": 2, "start": "random", "hard": True, "seed": 3}
 
 
@@ -254,14 +264,14 @@ def test_pairs_of_experts_in_a_trace_are_examples_sent_on(mixture):
 
 
 def test_the_soft_trace_is_the_gate_of_each_iteration(soft):
-    trace = soft_capture.trace_of(soft)
+    trace = soft_capture.soft_trace_of(soft)
     assert trace.model.layers == soft.recorded == tuple(range(1, 21)) and set(trace.tokens["label"]) == set(VOWELS)
     assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-6) and "stand-in" in trace.model.caution
     data = stand_in()
     with pytest.raises(InvalidTrace, match="1 to 2"):
-        soft_capture.trace_of(soft, slots=3)
+        soft_capture.soft_trace_of(soft, slots=3)
     with pytest.raises(InvalidTrace, match="trained on"):
-        soft_capture.trace_of(soft, Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))
+        soft_capture.soft_trace_of(soft, Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))
 
 
 def made_up() -> SVMMixture:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moeviz.history.switch_2021.layer import DenseLayer, SwitchLayer, balancing_loss, capacity, matrix, places
+from moeviz.history.switch_2021.model import DenseLayer, SwitchLayer, balancing_loss, capacity, matrix, places
 
 
 def layer_by_hand(capacity_factor: float = 1.0) -> SwitchLayer:

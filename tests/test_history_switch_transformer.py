@@ -10,11 +10,11 @@ from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.shared.results import load, save, shipped
-from moeviz.history.switch_2021.chart import DROP_RATES, DROPPED_BY_PLACE, EXPERT_QUEUES
 from moeviz.history.switch_2021.checks import dropping, uniform
-from moeviz.history.switch_2021.layer import balancing_loss, capacity
-from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, corpus, train
-from moeviz.history.switch_2021.picture import (
+from moeviz.history.switch_2021.exhibit import (
+    DROP_RATES,
+    DROPPED_BY_PLACE,
+    EXPERT_QUEUES,
     KINDS,
     OTHERS,
     SEEDS,
@@ -26,7 +26,18 @@ from moeviz.history.switch_2021.picture import (
     shipped_sweep,
     sweep,
 )
-from moeviz.history.switch_2021.trace import trace_of
+from moeviz.history.switch_2021.model import (
+    EXPERTS,
+    SEQUENCES,
+    STEPS,
+    WORDS,
+    Switch,
+    balancing_loss,
+    capacity,
+    corpus,
+    trace_of,
+    train,
+)
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 

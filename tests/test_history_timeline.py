@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
+from moeviz.history.timeline.chart import EXPERTS_AT_WORK, NUMBERS, TABLE, TIMELINE, experts_at_work, timeline
 from moeviz.history.timeline.published_counts import published_counts, sparsely_gated_parameters, switch_parameters
-from moeviz.history.timeline.table import NUMBERS, TABLE, experts_at_work, timeline
 
 XXL = {"model": 4096, "hidden": 10240, "heads": 64, "head": 64, "layers": 24}
 

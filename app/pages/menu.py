@@ -1,7 +1,6 @@
 """The app's menu: a row of links, grouped by what one asks about. Each topic of moeviz.charts is a page."""
 
 from functools import partial
-from importlib import import_module
 from urllib.parse import quote
 
 import streamlit as st
@@ -12,6 +11,8 @@ from moeviz_app.pages.engine_difference import engine_difference_page
 from moeviz_app.pages.expert import expert_page
 from moeviz_app.pages.explore import explore_page
 from moeviz_app.pages.history.article import article_page
+from moeviz_app.pages.history.gallery import exhibit_page
+from moeviz_app.pages.history.mixtral import mixtral_page
 from moeviz_app.pages.history.story import story_page
 from moeviz_app.pages.serve import serve_page
 from moeviz_app.pages.timeline import timeline_page
@@ -27,8 +28,8 @@ from moeviz.history.systems import EXHIBITS
 FIRST = "Explore"
 STORY = "From 1991 to Mixtral"
 EXPERT = "expert"  # address of the page of one expert, which has no entry: every expert's id leads there
-# The pages of the history gallery: files of views/history by title. They train with torch and scikit-learn, so each is
-# loaded when somebody opens it.
+# The pages of the history gallery: folders of moeviz.history by title. They train with torch and scikit-learn, so each
+# is loaded when somebody opens it.
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {
     "Explore": (FIRST, "Tokens"),
@@ -83,10 +84,6 @@ STYLE = f"""<style>
 </style>"""
 
 
-def _exhibit(folder: str) -> None:
-    import_module(f"moeviz_app.pages.history.{folder}").page()
-
-
 PAGES = {
     FIRST: explore_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
@@ -100,7 +97,8 @@ PAGES = {
     "Timeline": timeline_page,
     "Article": lambda: article_page(_page),
     STORY: lambda: story_page(_page),
-    **{title: partial(_exhibit, folder) for title, folder in GALLERY.items()},
+    **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
+    "Mixtral": mixtral_page,
     "Traces": traces_page,
 }
 

@@ -161,7 +161,7 @@ def systems() -> str:
     """The systems of the history that can be trained."""
     from moeviz.history.systems import SYSTEMS
 
-    rows = ((row.year, row.title, f"`{name}`", row.what) for name, row in SYSTEMS.items())
+    rows = ((row.year, row.title, f"`{name}`", row.summary) for name, row in SYSTEMS.items())
     return table(("year", "page of the app", "name", "what it is"), rows)
 
 

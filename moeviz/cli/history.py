@@ -68,7 +68,7 @@ def systems() -> "pd.DataFrame":
 
     from moeviz.history.systems import SYSTEMS
 
-    return pd.DataFrame([{"name": name, "year": row.year, "what": row.what} for name, row in SYSTEMS.items()])
+    return pd.DataFrame([{"name": name, "year": row.year, "what": row.summary} for name, row in SYSTEMS.items()])
 
 
 def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace":
@@ -82,7 +82,7 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace"
             told[0] = int(done * 10) + 1
             note(says)
 
-    return part(name, "trace").trace_of(train(name, seed, watch))
+    return part(name, "model").trace_of(train(name, seed, watch))
 
 
 def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Callable[[str], None]) -> "pd.DataFrame":
@@ -92,10 +92,10 @@ def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Ca
     """
     import pandas as pd
 
-    from moeviz.history.checked import checked
+    from moeviz.history.reproduction_claims import check_claims
 
     frames = []
-    for frame in checked(names, quick, seed, controls):
+    for frame in check_claims(names, quick, seed, controls):
         frames.append(frame)
         show(_text(frame))
     found = pd.concat(frames, ignore_index=True)

@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 
 import torch
 
-from moeviz.history.checked import claims_of
+from moeviz.history.reproduction_claims import claims_of
 
 if __name__ == "__main__":
     parser = ArgumentParser(prog="python -m moeviz.history")

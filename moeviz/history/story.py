@@ -1,172 +1,353 @@
 """The history as one story: about ten steps, each from what the one before it left over.
 
-The words are here, and in them places for what the traces say; what is seen is in `story_seen`.
+The words are in `story.toml`, with places for figures; a function for each step reads these from what ships: who is
+computed for one input, and for whom. An input is found by what is to be seen of it, not by its number, so that systems
+can be trained again.
 """
 
-from collections.abc import Callable
+import re
+import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from typing import NamedTuple
 
-from moeviz.history import story_seen
-from moeviz.history.story_seen import Seen
-from moeviz.history.systems import EXHIBITS, FOLDERS
+import numpy as np
+import pandas as pd
 
-MOST_WORDS = 60  # of a step
-PARTS = ("What went wrong", "What was tried", "See it happen", "What was left over")
+from moeviz.embedded.example import example_trace
+from moeviz.history.shipped_traces import shipped_result, shipped_trace, trace_beside
+from moeviz.history.systems import EXHIBITS, FOLDERS, part
+from moeviz.history.timeline.chart import timeline
+from moeviz.metrics.one_input import experts_of_one
+from moeviz.metrics.specialization import load_by_label
+from moeviz.metrics.words import item_word, percent
+from moeviz.published import published_counts
+from moeviz.routing_trace import RoutingTrace
+
+UNDECIDED, LEANING = 0.6, 0.9  # weights of a first choice that leave something to the others
+SURE = 0.99
+WORD = r"[a-z]{5,}"  # that can be read in a sentence
+HEARD = (1, 3)  # frames after which a gate is looked at, before the last
+NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
+FINE = "OLMoE-1B-7B"
+FINE_KINDS = {"github": "code", "book": "books"}
+
+
+class Meters(NamedTuple):
+    """Figures that are read at every step."""
+
+    experts: int  # in a layer
+    computed: float  # share of them, for an input that is not dropped
+
+    @property
+    def parameters(self) -> float:
+        """Times as many parameters in experts as are computed with, all experts of a layer being alike."""
+        return 1 / self.computed
+
+
+class StepData(NamedTuple):
+    """Data that a step shows."""
+
+    frame: pd.DataFrame  # to draw: columns of `experts_of_one`, unless the step says otherwise
+    meters: Meters
+    quoted: dict[str, object]  # what its words say of it
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the story. Its four parts quote what is seen: "{share}" is a place for it."""
+    """A step of the story. Its four parts quote what is shown: "{share}" is a place for a figure."""
 
     year: str
     title: str
     page: str  # of the app, as its menu has it
-    wrong: str
-    tried: str
-    see: str
-    left: str
-    new: str  # what is drawn here for the first time
-    seen: Callable[[], Seen]
+    problem: str
+    idea: str
+    observation: str
+    remaining: str  # what it leaves over
+    key: str  # to what is drawn here for the first time
+    show: Callable[[], StepData]
 
-    def told(self, seen: Seen) -> tuple[str, ...]:
-        """The four parts, in the order of PARTS, with what was seen."""
-        parts = (self.wrong, self.tried, self.see, self.left)
-        return tuple(part.format_map(seen.quoted) for part in parts)
-
-
-def _page(system: str) -> str:
-    return EXHIBITS[FOLDERS[system]].title
+    def texts(self, data: StepData) -> tuple[str, ...]:
+        """The four parts in the order of PARTS, with the figures in their places."""
+        parts = (self.problem, self.idea, self.observation, self.remaining)
+        return tuple(part.format_map(data.quoted) for part in parts)
 
 
-STEPS = (
-    Step(
-        "1991",
-        "Experts that compete",
-        _page("local-experts"),
-        wrong="One network struggles where different cases ask for different answers.",
-        tried="Small experts compete for the cases; a gate learns whose answer counts.",
-        see="For {input}, all {experts} are computed, and expert {best} counts {share}. {idle} of them never lead.",
-        left="Learning takes {epochs:,} passes, with a step size found by trial.",
-        new="A box is an expert. Filled: it is computed for this input. The bar in it: how much its answer counts.",
-        seen=story_seen.compete,
-    ),
-    Step(
-        "1994",
-        "A tree of gates",
-        _page("hierarchical"),
-        wrong="Gradient descent is slow, and its step size has to be found.",
-        tried="Gates above gates make a tree, and expectation maximisation fits it without any step size.",
-        see="{Input}: the root weighs two branches, and the gates below weigh {experts} experts. All are computed.",
-        left="A case is still a point; speech is a sequence.",
-        new="The upper row: two branches, each above its experts.",
-        seen=story_seen.tree,
-    ),
-    Step(
-        "1996",
-        "Experts of another kind",
-        _page("hmm-experts"),
-        wrong="Utterances have any length; no expert so far can hear one out.",
-        tried="Each expert is a hidden Markov model of whole sequences; the gate is Bayes' rule.",
-        see="{Input}: the likeliest of {experts} experts has {first} after one frame, {last} after all {frames}.",
-        left="All learn from everything, which not every expert can afford.",
-        new="The rows: one gate, at three moments.",
-        seen=story_seen.sequences,
-    ),
-    Step(
-        "2002",
-        "Room for so many",
-        _page("svm-experts"),
-        wrong="A support vector machine's training time grows at least with the square of its examples.",
-        tried="Many machines each learn from a part; a full one sends examples on.",
-        see="{Input}: expert {first} weighs highest but is full at {capacity}, so expert {given} learns from it.",
-        left="Only learning is limited: to answer, all {experts} are computed.",
-        new="Below a box: how many digits it learns from, inside the outline of its capacity. The cross: full, so the "
-        "digit is sent on. Orange: a weight below 0.",
-        seen=story_seen.capacity,
-    ),
-    Step(
-        "2013",
-        "A second layer",
-        _page("deep-mixture"),
-        wrong="One mixture divides its cases only once.",
-        tried="A gate in each of two layers: {experts} and {experts} experts make {paths} paths. A constraint holds "
-        "back an expert that leads.",
-        see="In a run without it, expert {greedy} takes {share} of the work of {at}.",
-        left="Every box is filled: more experts cost more.",
-        new="Below a box: its share of the work on all digits. The dashes: a uniform share.",
-        seen=story_seen.layers,
-    ),
-    Step(
-        "2013 and 2015",
-        "Boxes go dark",
-        _page("conditional"),
-        wrong="Every expert is computed each time, so more experts cost more.",
-        tried="Each block of a layer is switched on or off by itself; what is off need not be computed.",
-        see="{Input} switches {on} of {experts} blocks on; the mean is {mean}.",
-        left="A switch has no gradient: it is learned by trial, or with a made-up one.",
-        new="An empty box is not computed.",
-        seen=story_seen.switches,
-    ),
-    Step(
-        "2017",
-        "Two of sixteen",
-        _page("sparsely-gated"),
-        wrong="Switches have no gradient; whoever is picked learns, and is picked again.",
-        tried="Keep the best {k} by noisy scores: their weights have gradients. Two losses keep all busy.",
-        see="{Input} goes to {k} of {experts}. Without the losses, one expert gets {least_without} of {words} words; "
-        "with them, each at least {least}.",
-        left="Across machines, every choice is a message.",
-        new="Below a box: all the words that it gets. The dashes: a uniform load.",
-        seen=story_seen.top_two,
-    ),
-    Step(
-        "2021",
-        "One of eight",
-        _page("switch"),
-        wrong="Each choice is a message to another machine, where an expert's work has to fit.",
-        tried="One expert per token, and a capacity for each.",
-        see="Early, expert {expert} takes {input}. Later, full at {capacity}, it drops the same word, one of {dropped} "
-        "in {words}.",
-        left="A dropped word has no expert, and the others have only one.",
-        new="Below a box: the words so far, inside the outline of its capacity. The cross: full, so it is dropped.",
-        seen=story_seen.dropped,
-    ),
-    Step(
-        "2023",
-        "Two of eight, in every layer",
-        _page("mixtral"),
-        wrong="One expert is a single opinion, and a dropped token has none.",
-        tried="Mixtral, with open weights: {k} of {experts} experts in each of 32 layers; of {total} billion "
-        "parameters, {active} are active.",
-        see="Drawn is a small model of ours, of the same architecture, not Mixtral: {layers} layers, {input}.",
-        left="{k} of {experts}: only {pairs} pairs of large experts.",
-        new="Each row: a layer.",
-        seen=story_seen.every_layer,
-    ),
-    Step(
-        "2024 and later",
-        "Many small experts",
-        "Timeline",
-        wrong="Few large experts leave few combinations.",
-        tried="Many small ones: OLMoE picks {k} of {experts}; DeepSeek-V3 picks {v3_k} of {v3_experts}, beside a "
-        "shared expert that every token uses.",
-        see="How often each of OLMoE's {experts} was chosen, as published. No token of it ships here, so none is "
-        "filled.",
-        left="All of them have to be held in memory.",
-        new="Below a box: the share of the tokens that chose it. The dashes: uniform.",
-        seen=story_seen.fine,
-    ),
-)
+def compete() -> StepData:
+    """1991: four experts answer for a vowel; two of them lead for none."""
+    trace = _last(shipped_trace("local-experts"))
+    token = _nearest(trace.weights[-1, :, 0], LEANING)
+    frame = _drawn(trace, token, ["the experts"])
+    leading = len(np.unique(trace.experts[-1, :, 0]))
+    quoted = _of_input(trace, token) | {
+        "best": int(trace.experts[-1, token, 0]),
+        "share": percent(float(trace.weights[-1, token, 0])),
+        "idle": spelled(len(frame) - leading),
+        "epochs": trace.model.layers[-1],
+    }
+    return StepData(frame, meters_of(trace), quoted)
 
-PAYOFF = Step(
-    "Today",
-    "Why anybody does this",
-    _page("dense"),
-    wrong="A dense network that holds more computes more.",
-    tried="Experts add parameters; a token still has two.",
-    see="At the same compute, our {experts} experts reach a loss of {sparse}, a dense network {dense}; two experts, "
-    "which hold no more, {two}. Seeds differ by {seeds}.",
-    left="Ours are too small to show what parameters bring. Mixtral uses {compute} of its {total} billion.",
-    new="",
-    seen=story_seen.payoff,
-)
+
+def tree() -> StepData:
+    """1994: a root divides an input between two branches, and gates below it among four experts."""
+    trace = shipped_trace("hierarchical")
+    token = _nearest(trace.weights[-1, :, 0], UNDECIDED)
+    frame = _drawn(trace, token, ["the root and its branches", "the gates below and their experts"])
+    return StepData(frame, meters_of(_last(trace)), _of_input(trace, token))
+
+
+def sequences() -> StepData:
+    """1996: a gate makes up its mind while an utterance goes on."""
+    trace = shipped_trace("hmm-experts")
+    length = (trace.experts[:, :, 0] >= 0).sum(axis=0)
+    everyone = np.arange(len(length))
+    first, last = trace.weights[0, :, 0], trace.weights[length - 1, everyone, 0]
+    token = int(np.where(_with_its_speaker(trace, length) & (last > SURE), first, 2).argmin())
+    heard = [*HEARD, int(length[token])]
+    names = [f"after {frames} frame{'s' * (frames > 1)}" for frames in heard]
+    quoted = _of_input(trace, token) | {
+        "first": percent(float(first[token])),
+        "last": percent(float(last[token])),
+        "frames": heard[-1],
+    }
+    return StepData(_drawn(trace.select(layers=heard), token, names), meters_of(trace.select(layers=[1])), quoted)
+
+
+def capacity() -> StepData:
+    """2002: all experts answer, and each learns from so many digits alone; a full one sends digits on."""
+    trace = _last(shipped_trace("svm-experts"))
+    result = shipped_result("svm-experts")
+    room = part("svm-experts", "exhibit").expert_room(result)
+    taken = room[room["part"] != part("svm-experts", "exhibit").TURNED_AWAY].groupby("expert")["examples"].sum()
+    weights = trace.logits[-1]
+    token = int((trace.experts[-1, :, 1] >= 0).argmax())
+    first, given = trace.experts[-1, token].tolist()
+    frame = _drawn(trace, token, ["all of them answer"]).assign(
+        computed=True,
+        weight=weights[token] / np.abs(weights[token]).max(),
+        refused=np.arange(len(weights[token])) == first,
+        load=taken.to_numpy(np.float64),
+        capacity=float(result.capacity),
+    )
+    quoted = _of_input(trace, token) | {"first": first, "given": given, "capacity": result.capacity}
+    return StepData(frame, Meters(len(frame), 1.0), quoted | {"experts": len(frame)})
+
+
+def layers() -> StepData:
+    """2013: two layers, with the constraint that keeps them balanced, and without it."""
+    with_it, without = shipped_trace("deep-mixture"), trace_beside("deep-mixture")
+    token = _nearest(with_it.weights[:, :, 0].max(axis=0), UNDECIDED)
+    frames = [
+        _drawn(trace, token, [f"layer {layer}, {how}" for layer in trace.model.layers]).assign(load=_work(trace))
+        for trace, how in ((with_it, "with the constraint"), (without, "without it"))
+    ]
+    share = frames[1]["load"] / len(without.tokens)
+    most = frames[1].loc[share.idxmax()]
+    quoted = _of_input(with_it, token) | {
+        "paths": int(np.prod(with_it.model.num_experts)),
+        "greedy": int(most["expert"]),
+        "share": percent(float(share.max())),
+        "at": re.sub(r",.*", "", str(most["row"])),
+    }
+    return StepData(pd.concat(frames, ignore_index=True), meters_of(with_it), quoted)
+
+
+def switches() -> StepData:
+    """2013 and 2015: blocks are on or off, each by itself."""
+    trace = shipped_trace("conditional")
+    on = (trace.experts[-1] >= 0).sum(axis=1)
+    token = int((on == np.median(on)).argmax())
+    quoted = _of_input(trace, token) | {"on": int(on[token]), "mean": f"{on.mean():.1f}"}
+    return StepData(_drawn(trace, token, ["blocks of the hidden layer"]), meters_of(trace), quoted)
+
+
+def top_two() -> StepData:
+    """2017: two of sixteen, with the losses that keep all busy, and without them."""
+    with_them, without = shipped_trace("sparsely-gated"), trace_beside("sparsely-gated")
+    words = with_them.tokens["text"].str.fullmatch(WORD)
+    token = _nearest(np.where(words, with_them.weights[-1, :, 0], 2), UNDECIDED)
+    frames = [
+        _drawn(trace, token, [how]).assign(load=_visits(trace))
+        for trace, how in ((with_them, "with the two losses"), (without, "without them"))
+    ]
+    least, least_without = (int(frame["load"].min()) for frame in frames)
+    quoted = _of_input(with_them, token) | {"least": least, "least_without": least_without}
+    quoted |= {"words": f"{len(with_them.tokens):,}", "k": with_them.model.top_k}
+    return StepData(pd.concat(frames, ignore_index=True), meters_of(with_them), quoted)
+
+
+def dropped() -> StepData:
+    """2021: an expert takes a word early; later it is full, and drops the same word."""
+    trace = shipped_trace("switch")
+    lost = trace.experts[0, :, 0] < 0
+    wanted = trace.logits[0].argmax(axis=-1)
+    texts = trace.tokens["text"].to_numpy()
+    early, late = next(
+        (served, int(token))
+        for token in np.flatnonzero(lost & trace.tokens["text"].str.fullmatch(WORD).to_numpy())
+        for served in np.flatnonzero(~lost & (texts == texts[token]) & (wanted == wanted[token]))[:1].tolist()
+    )
+    full = int(_visits(trace).max())  # whoever drops a word is full
+    frames = [
+        _drawn(trace, token, [f"word {token + 1:,} of {len(texts):,}"]).assign(
+            load=_visits(trace.select(tokens=slice(0, token))),
+            capacity=float(full),
+            refused=(np.arange(trace.model.num_experts[0]) == wanted[token]) & lost[token],
+        )
+        for token in (early, late)
+    ]
+    quoted = _of_input(trace, late) | {"expert": int(wanted[late]), "capacity": full}
+    quoted |= {"dropped": int(lost.sum()), "words": f"{len(texts):,}"}
+    return StepData(pd.concat(frames, ignore_index=True), meters_of(trace.select(tokens=~lost)), quoted)
+
+
+def every_layer() -> StepData:
+    """2023: two of eight in every layer of a small model of ours; the counts are those of the real Mixtral."""
+    trace, published = example_trace(), _published("Mixtral 8x7B")
+    words = trace.tokens["text"].str.strip()
+    token = int(words.str.len().where(words.str.isalpha(), 0).idxmax())
+    experts, top_k = int(published["experts"]), int(published["top_k"])
+    quoted = _of_input(trace, token) | {"layers": len(trace.model.layers), "pairs": comb(experts, top_k)}
+    quoted |= {"experts": experts, "k": top_k, "total": _billions(float(published["total"]))}
+    quoted |= {"active": _billions(float(published["active"]))}
+    return StepData(_drawn(trace, token, [f"layer {layer}" for layer in trace.model.layers]), meters_of(trace), quoted)
+
+
+def fine() -> StepData:
+    """Since 2024: how often each of many small experts was chosen, as was published; no input of these is here."""
+    counts = published_counts(FINE)
+    layer = counts.model.layers[len(counts.model.layers) // 2]
+    load = load_by_label(counts.select(layers=[layer]))
+    experts = counts.model.num_experts[0]
+    frames = [
+        _nobody(f"{name}, layer {layer}", experts).assign(
+            load=load[load["label"] == kind].sort_values("expert")["share"].to_numpy() * counts.model.top_k
+        )
+        for kind, name in FINE_KINDS.items()
+    ]
+    v3 = _published("DeepSeek-V3")
+    quoted = {"experts": experts, "k": counts.model.top_k, "layer": layer}
+    quoted |= {"v3_experts": int(v3["experts"]), "v3_k": int(v3["top_k"])}
+    return StepData(pd.concat(frames, ignore_index=True), Meters(experts, counts.model.top_k / experts), quoted)
+
+
+def payoff() -> StepData:
+    """Today: the loss of small models that compute the same for a token, by how many parameters they hold.
+
+    The frame has the columns of `loss_by_parameters`, of the page on dense networks.
+    """
+    exhibit = part("dense", "exhibit")
+    frame = exhibit.loss_by_parameters(exhibit.payoff_runs())
+    means = frame.groupby("experts")["mean"].first()
+    costs = exhibit.memory_against_compute(shipped_result("dense"))
+    real = costs[costs["network"] == exhibit.REAL].set_index("kind").loc["sparse"]
+    quoted = {
+        "experts": int(means.index[-1]),
+        "sparse": f"{means.iloc[-1]:.2f}",
+        "dense": f"{means.loc[1]:.2f}",
+        "two": f"{means.loc[2]:.2f}",
+        "seeds": f"{frame['spread'].max():.2f}",
+        "compute": percent(float(real["compute"])),
+        "total": _billions(float(real["total"])),
+    }
+    return StepData(frame, Meters(int(means.index[-1]), 2 / int(means.index[-1])), quoted)
+
+
+def meters_of(trace: RoutingTrace) -> Meters:
+    """Experts in a layer, and how many of them are computed for an input on average, by the slots that it fills."""
+    filled = (trace.experts >= 0).sum(axis=-1) / np.array(trace.model.num_experts)[:, None]
+    return Meters(trace.model.num_experts[-1], float(filled.mean()))
+
+
+def named(trace: RoutingTrace, token: int) -> str:
+    """An input in words: "the vowel [i] of speaker 12", "the digit 7, image 12", "the word “let”".
+
+    >>> named(shipped_trace("local-experts"), 0)
+    'the vowel [i] of speaker 1'
+    """
+    text, word = str(trace.tokens["text"].iat[token]), item_word(trace.model)
+    if vowel := re.fullmatch(r"(\[.+\]) (speaker \d+)", text):
+        return f"the vowel {vowel[1]} of {vowel[2]}"
+    if word == "digit":
+        return f"the digit {re.sub(r'(?<=[0-9]) (?=moved)', ', ', text)}"
+    return text if text.startswith(word) else f"the {word} “{text.strip()}”"
+
+
+def spelled(number: int) -> str:
+    """A small number as a sentence begins with it.
+
+    >>> spelled(2), spelled(24)
+    ('Two', '24')
+    """
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
+
+
+def _of_input(trace: RoutingTrace, token: int) -> dict[str, object]:
+    name = named(trace, token)
+    return {"token": token, "input": name, "Input": name[0].upper() + name[1:], "experts": trace.model.num_experts[-1]}
+
+
+def _drawn(trace: RoutingTrace, token: int, names: Sequence[str]) -> pd.DataFrame:
+    """The input's frame, with our names of the rows."""
+    frame = experts_of_one(trace, token)
+    return frame.assign(row=frame["row"].map(dict(zip(frame["row"].unique(), names, strict=True))).astype("str"))
+
+
+def _nobody(name: str, experts: int) -> pd.DataFrame:
+    """A row of experts, of which none is computed: there is no input."""
+    columns = {"row": pd.Series([name] * experts, dtype="str"), "expert": np.arange(experts, dtype=np.int16)}
+    return pd.DataFrame(columns).assign(
+        experts=np.int16(experts), computed=False, weight=0.0, refused=False, load=np.nan, capacity=np.nan
+    )
+
+
+def _last(trace: RoutingTrace) -> RoutingTrace:
+    return trace.select(layers=trace.model.layers[-1:])
+
+
+def _nearest(weights: np.ndarray, wanted: float) -> int:
+    return int(np.abs(weights - wanted).argmin())
+
+
+def _visits(trace: RoutingTrace) -> np.ndarray:
+    """Inputs of the last layer that each expert is computed for."""
+    chosen = trace.experts[-1]
+    return np.bincount(chosen[chosen >= 0], minlength=trace.model.num_experts[-1]).astype(np.float64)
+
+
+def _work(trace: RoutingTrace) -> np.ndarray:
+    """How many inputs each expert is worth: the sum of its weights, layer by layer in one row."""
+    of_layers = zip(trace.experts, trace.weights, trace.model.num_experts, strict=True)
+    return np.concatenate([np.bincount(e.ravel(), w.ravel(), experts) for e, w, experts in of_layers])
+
+
+def _with_its_speaker(trace: RoutingTrace, length: np.ndarray) -> np.ndarray:
+    """True for an utterance that ends with the expert that most utterances of its speaker end with."""
+    ends = pd.Series(trace.experts[length - 1, np.arange(len(length)), 0])
+    usual = ends.groupby(trace.tokens["label"].to_numpy()).transform(lambda of_one: of_one.mode().iat[0])
+    return (ends == usual).to_numpy()
+
+
+def _published(name: str) -> pd.Series:
+    """A row of the timeline."""
+    return timeline().set_index("name").loc[name]
+
+
+def _billions(parameters: float) -> str:
+    return f"{parameters / 1e9:.1f}"
+
+
+def _step(show: Callable[[], StepData]) -> Step:
+    """A step with its words of `story.toml`; a system's page goes by the title of its exhibit."""
+    words = {name: " ".join(text.split()) for name, text in WORDS[show.__name__].items()}
+    if (system := words.pop("system", None)) is not None:
+        words["page"] = EXHIBITS[FOLDERS[system]].title
+    return Step(**words, show=show)
+
+
+WORDS = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding="utf-8"))
+PARTS = ("What went wrong", "What was tried", "See it happen", "What was left over")
+STEPS = tuple(map(_step, (compete, tree, sequences, capacity, layers, switches, top_two, dropped, every_layer, fine)))
+PAYOFF = _step(payoff)

@@ -1,8 +1,13 @@
-"""The systems that run here, from 1991 on: every folder beside this file that has a `system.py`.
+"""The systems that run here, from 1991 on: every folder beside this file that has an `exhibit.toml`.
 
-Nothing else of a system is loaded before it is asked for.
+A system's folder holds `exhibit.toml` (the system in words: `System`), `model.py` (`train`, whose defaults are the
+settings that ship, and `trace_of`), `exhibit.py` (its page: `EXHIBIT`) and `checks.py` (`claims` of its paper, and
+`CONTROLS`, each of which breaks a mechanism that a claim must miss). Nothing but the words is loaded before it is asked
+for.
 """
 
+import tomllib
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -10,26 +15,44 @@ from typing import Any
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.shared.system import System
 from moeviz.text import quoted
 
 SHIPS_WITH = "trained with the default settings and seed 0"
 
 
-def _found() -> dict[str, System]:
-    """All rows by folder, in the order of their years."""
-    folders = [path.parent.name for path in Path(__file__).parent.glob("*/system.py") if path.parent.name != "shared"]
-    rows = {folder: import_module(f"moeviz.history.{folder}.system").SYSTEM for folder in folders}
-    return dict(sorted(rows.items(), key=lambda found: found[1].year))
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system of the gallery in words: the content of its `exhibit.toml`. Prose is Markdown."""
+
+    name: str  # on the command line
+    year: str
+    title: str  # of its page
+    summary: str  # in a line
+    whats_new: str  # in about sixty words
+    equation: str  # LaTeX
+    source: str  # of the equation and of all the rest, and what else there is to know
+    not_reproduced: str
+    trains: bool = True  # False where there is nothing to train here
 
 
-EXHIBITS = _found()  # by folder
+def _read(path: Path) -> System:
+    words = tomllib.loads(path.read_text(encoding="utf-8"))
+    prose = {name: " ".join(words[name].split()) for name in ("whats_new", "source", "not_reproduced")}
+    return System(**(words | prose))
+
+
+EXHIBITS = dict(  # by folder, in the order of their years
+    sorted(
+        ((path.parent.name, _read(path)) for path in Path(__file__).parent.glob("*/exhibit.toml")),
+        key=lambda found: found[1].year,
+    )
+)
 FOLDERS = {row.name: folder for folder, row in EXHIBITS.items()}
 SYSTEMS = {row.name: row for row in EXHIBITS.values() if row.trains}
 
 
 def part(name: str, file: str) -> ModuleType:
-    """One file of a system's folder: its `model`, `trace`, `picture`, `chart`, `shown` or `checks`.
+    """Import one file of a system's folder: its `model`, `exhibit` or `checks`.
 
     Raises `MoevizError` where there is no system of that name to train.
     """

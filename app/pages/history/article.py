@@ -16,7 +16,7 @@ def article_page(page_of: Callable[[str], st.Page]) -> None:
     )
     for point in POINTS:
         with st.container(border=True):
-            st.markdown(f"“{point.says}”")
+            st.markdown(f"“{point.quotation}”")
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.page_link(page_of(point.page), label=point.page, icon=":material/arrow_forward:", width="content")
                 st.markdown(point.look, width="stretch")

@@ -3,7 +3,8 @@
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.pages.history.gallery import BY_LABEL, as_any_trace, read_more, shown
+from moeviz_app.pages.history.gallery import GalleryPage, read_more, trace_to_other_pages
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures, trace_name
 
 from moeviz.charts.multi_trace import INFORMATION, REPETITION
@@ -11,8 +12,9 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.reference import reference_routing
-from moeviz.history.mixtral.chart import MIXTRAL_LOAD, MIXTRAL_REPETITION
-from moeviz.history.mixtral.picture import published_divergence
+from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION, published_divergence
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL
+from moeviz.history.systems import EXHIBITS
 from moeviz.metrics.words import percent
 from moeviz.parameters import active_parameters
 from moeviz.published import CAUTION
@@ -20,33 +22,22 @@ from moeviz.published import CAUTION
 SIZES = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows: no weights, and no network
 COUNTED = (0, 7, 15)  # layers
 OF_BOTH = (REPETITION, INFORMATION)
-EQUATION = r"y = \sum_{i=0}^{7} \mathrm{Softmax}\left(\mathrm{Top2}(x W_g)\right)_i \cdot \mathrm{SwiGLU}_i(x)"
 
 
-def page() -> None:
-    """What was new and published, the counts; then our own model, which is another."""
-    st.title("Mixtral", anchor=False)
-    st.markdown(
-        "2023: all feed-forward blocks of a language model with open weights are mixtures of eight experts, and every "
-        "token goes to two of them in each of 32 layers. The authors looked for experts of topics and observed no "
-        "obvious patterns; but neighbouring tokens share experts more often than chance would give, most of all in "
-        "deeper layers. These figures are of the real model, as they were published."
-    )
+def mixtral_page() -> None:
+    """Draw what was new and published, the counts; then our own model, which is another."""
+    system = EXHIBITS["mixtral"]
+    st.title(system.title, anchor=False)
+    st.markdown(system.whats_new)
     layer = st.segmented_control("Layer", COUNTED, default=COUNTED[-1], required=True, key="mixtral layer")
-    shown(MIXTRAL_LOAD, MIXTRAL_LOAD.measure(layer))
+    GalleryPage("mixtral").chart(MIXTRAL_LOAD, layer)
     st.text(
         f"The two kinds that differ most differ by {published_divergence(layer):.4f} bits (Jensen–Shannon; 0 is alike, "
         f"1 is nothing in common). {CAUTION}"
     )
-    shown(MIXTRAL_REPETITION, MIXTRAL_REPETITION.measure())
+    GalleryPage("mixtral").chart(MIXTRAL_REPETITION)
     _counts()
-    read_more(
-        EQUATION,
-        "Jiang and others, *Mixtral of Experts*, arXiv 2401.04088, sections 2 and 5, and table 5 for neighbouring "
-        "tokens. Experts by kind of text: counted by the authors of OLMoE (arXiv 2409.02060).",
-        "Mixtral's own routing of your text: its weights do not ship with moeviz. No benchmark of the paper is "
-        "repeated.",
-    )
+    read_more(system)
     _ours()
 
 
@@ -80,13 +71,14 @@ def _ours() -> None:
         "one text. Here both route the same sixty texts of fifteen kinds."
     )
     for chart, frame in zip(OF_BOTH, _both(), strict=True):
-        shown(chart, frame)
+        heading(chart)
+        picture_and_words(chart, frame)
     st.markdown(_what_does_it())
     ours = recorded.evaluation_routing()
     trace_name(ours)
     last = ours.select(layers=ours.model.layers[-1:])
-    shown(BY_LABEL, BY_LABEL.measure(last), last.model)
-    as_any_trace("mixtral", ours, ())
+    GalleryPage("mixtral").chart(LOAD_BY_LABEL, last, model=last.model)
+    trace_to_other_pages("mixtral", ours, ())
 
 
 @st.cache_data(show_spinner=False)
@@ -97,7 +89,7 @@ def _both() -> list[pd.DataFrame]:
 
 
 def _what_does_it() -> str:
-    """Whether the push or the balance is what makes experts follow kinds of text: by twelve smaller models."""
+    """Say what makes experts follow kinds of text, the push or the balance: by twelve smaller models."""
     study = study_means()
     told, repeats = study["information"], study["repeats"]
     costs = study["nats"]["window", 0.0] - study["nats"]["batch", 0.0]

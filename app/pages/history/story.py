@@ -11,8 +11,7 @@ from moeviz_app.widgets.messages import explained, note
 
 from moeviz.charts.one_input import ONE_INPUT, described
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.history.story import PARTS, PAYOFF, STEPS, Step
-from moeviz.history.story_seen import Meters, Seen
+from moeviz.history.story import PARTS, PAYOFF, STEPS, Meters, Step, StepData
 from moeviz.history.systems import part
 
 INTRO = (
@@ -37,7 +36,7 @@ def story_page(page_of: Callable[[str], st.Page]) -> None:
 
 
 def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
-    """What is seen and, beside it, what is told; on a phone above it."""
+    """Draw the step's picture and, beside it, its words; on a phone, the picture above the words."""
     st.subheader(f"{step.year}: {step.title}", anchor=False)
     picture, words = st.columns([3, 2], gap="medium")
     seen, drawn, alternative = _drawn(step.title)
@@ -45,22 +44,22 @@ def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
         if "Input" in seen.quoted:
             note(f"Input: {seen.quoted['input']}")
         altair_chart(drawn, key=f"story {step.title}", alt=alternative)
-        if step.new:
-            note(step.new)
+        if step.key:
+            note(step.key)
         _meters(seen.meters)
     with words:
-        for name, told in zip(PARTS, step.told(seen), strict=True):
+        for name, told in zip(PARTS, step.texts(seen), strict=True):
             st.markdown(f":small[**{name}**]  \n{told}")
         st.page_link(page_of(step.page), label=f"More on the page {step.page}", icon=":material/arrow_forward:")
 
 
 @st.cache_resource(show_spinner=False)
-def _drawn(title: str) -> tuple[Seen, Any, str]:
-    """What a step shows, its picture, and the picture in words: the same for everybody."""
+def _drawn(title: str) -> tuple[StepData, Any, str]:
+    """Return a step's data, its picture, and the picture in words; these are shared by all visitors."""
     (step,) = (step for step in (*STEPS, PAYOFF) if step.title == title)
-    seen = step.seen()
+    seen = step.show()
     if step is PAYOFF:
-        chart = part("dense", "chart").PAYOFF
+        chart = part("dense", "exhibit").PAYOFF
         return seen, chart.draw(seen.frame), f"{chart.question} {chart.reading}"
     return seen, ONE_INPUT.draw(seen.frame), described(seen.frame)
 

@@ -6,6 +6,7 @@ on the clock, is not claimed.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from moeviz.history.conditional_computation_2015 import model
 from moeviz.history.conditional_computation_2015.model import Conditional, train
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
+from moeviz.history.shared.negative_controls import Control
 
 SEEDS, QUICK_SEEDS, QUICK_EPOCHS = 3, 1, 8
 TARGETS = (1 / 8, 1 / 16)  # what ships, and the paper's
@@ -35,7 +37,7 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def of_policy(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Whether the policy has learnt which blocks to switch on."""
+    """Claims that the policy has learnt which blocks to switch on."""
     runs = _trained(quick, seed)
     dense = _mean(runs(estimator="uniform", target=1.0), "error")
     found = []
@@ -119,3 +121,37 @@ def _runs(*, seeds: range, **settings: int | float | str) -> list[Conditional]:
 
 def _mean(runs: list[Conditional], what: str) -> float:
     return float(np.mean([getattr(run, what) for run in runs]))
+
+
+def _nothing(probability: torch.Tensor, *_: float) -> torch.Tensor:
+    return probability.sum() * 0
+
+
+def _backwards(*arguments: torch.Tensor | float, right: Callable = model.reinforce) -> torch.Tensor:
+    return -right(*arguments)
+
+
+def _off(logits: torch.Tensor, *_: torch.Tensor | float) -> torch.Tensor:
+    return logits.sum() * 0
+
+
+def _no_baseline(
+    logits: torch.Tensor, on: torch.Tensor, cost: torch.Tensor, _: float, right: Callable = model.reinforce
+) -> torch.Tensor:
+    return right(logits, on, cost, 0.0)
+
+
+CONTROLS = (
+    Control(
+        "the policy gradient's sign is flipped",
+        (model, "reinforce", _backwards),
+        ("uniform dropout", "all 256 units"),
+        of_policy,
+    ),
+    Control(
+        "the losses that keep it sparse are off", (model, "sparsity_loss", _nothing), ("blocks on / target",), of_policy
+    ),
+    Control("L_v is off", (model, "variance_loss", _nothing), ("spread of σ",), of_variance),
+    Control("no baseline", (model, "reinforce", _no_baseline), ("over draws",), of_baseline),
+    Control("the policy does not learn", (model, "reinforce", _off), ("without the losses",), without_losses),
+)

@@ -1,14 +1,9 @@
-"""Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
+"""Gates that are on or off at random: how to train what decides, and how to keep it sparse.
 
-One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
-each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
-policy cannot be trained by plain backpropagation, and there are two ways around that here.
+Source: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013); E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297
+(2015). Two Bengios: the estimators of 2013 are Yoshua's, the policy and its losses of 2015 Emmanuel's.
 
-Source: the straight-through estimator: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013). Blocks, policy and its
-three losses: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015). The weights of the losses and the steps are
-ours, since we train with momentum and on 4,000 digits; so is a running mean as the baseline.
-
-N digits, D pixels (784), B blocks, U units of a block, C classes.
+N samples, B blocks: a gate each.
 """
 
 import math
@@ -20,14 +15,66 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from moeviz.errors import MoevizError
-from moeviz.history.conditional_computation_2015.stochastic_gates import (
-    reinforce,
-    sparsity_loss,
-    straight_through,
-    variance_loss,
-)
 from moeviz.history.shared.datasets import Digits, digits
+from moeviz.history.shared.gates import samples, switched_slots
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+
+def reinforce(
+    logits: Float32[torch.Tensor, "N B"],
+    on: Float32[torch.Tensor, "N B"],
+    cost: Float32[torch.Tensor, " N"],
+    baseline: float,
+) -> Float32[torch.Tensor, ""]:
+    """Loss whose gradient is the policy's: the mean of (C − b) log π(u | x), C the digit's negative log-likelihood.
+
+    π(u | x) = Πⱼ σⱼ^uⱼ (1 − σⱼ)^(1 − uⱼ), a Bernoulli per block. By its logit the slope is (uⱼ − σⱼ)(C − b), which
+    is right on average whatever the baseline b; b only makes it vary less.
+
+    Source: 2015, its sigmoid-Bernoulli policy; Williams, Machine Learning 8:229-256 (1992), REINFORCE. 2013 has
+    the same estimator for a single unit.
+    """
+    log_probability = (on * F.logsigmoid(logits) + (1 - on) * F.logsigmoid(-logits)).sum(dim=1)
+    return ((cost.detach() - baseline) * log_probability).mean()
+
+
+def straight_through(
+    on: Float32[torch.Tensor, "N B"], logits: Float32[torch.Tensor, "N B"]
+) -> Float32[torch.Tensor, "N B"]:
+    """Return the sampled 0s and 1s with a gradient that passes to the logits as if nothing were between.
+
+    Biased: the fourth of the four estimators of 2013, which gave it its name.
+    """
+    return on + (logits - logits.detach())
+
+
+def sparsity_loss(probability: Float32[torch.Tensor, "N B"], target: float) -> Float32[torch.Tensor, ""]:
+    """L_b + L_e: each block is to be on for a share τ of the batch, and each digit is to have a share τ of the blocks.
+
+    L_b = Σⱼ |meanᵢ σᵢⱼ − τ|, L_e = meanᵢ |meanⱼ σᵢⱼ − τ|. Source: 2015, L_b and L_e.
+    """
+    by_block = (probability.mean(dim=0) - target).abs().sum()
+    return by_block + (probability.mean(dim=1) - target).abs().mean()
+
+
+def variance_loss(probability: Float32[torch.Tensor, "N B"]) -> Float32[torch.Tensor, ""]:
+    """L_v = −Σⱼ varᵢ σᵢⱼ: a block's probability is to go with the digit, and not to be τ for all. Source: 2015, L_v."""
+    return -probability.var(dim=0, correction=0).sum()
+
+
+# Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
+#
+# One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
+# each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
+# policy cannot be trained by plain backpropagation, and there are two ways around that here.
+#
+# Source: the straight-through estimator: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013). Blocks, policy and its
+# three losses: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015). The weights of the losses and the steps are
+# ours, since we train with momentum and on 4,000 digits; so is a running mean as the baseline.
+#
+# N digits, D pixels (784), B blocks, U units of a block, C classes.
 
 ESTIMATORS = ("policy", "straight-through", "uniform")  # the last learns no policy: block dropout
 BLOCKS, UNITS, CLASSES = 16, 16, 10
@@ -61,7 +108,7 @@ class Conditional:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Network:
+class GatedNetwork:
     """The parameters, and what they compute."""
 
     into: Float32[torch.Tensor, "D BU"]
@@ -72,7 +119,7 @@ class Network:
     policy_bias: Float32[torch.Tensor, " B"]  # d
 
     def logits(self, images: Float32[torch.Tensor, "N D"]) -> Float32[torch.Tensor, "N B"]:
-        """What the policy says before its sigmoid: Z x + d."""
+        """Logits of the policy, before its sigmoid: Z x + d."""
         return images @ self.policy + self.policy_bias
 
     def classes(
@@ -139,7 +186,7 @@ def train(
 
 def untrained(
     some: int, draws: torch.Generator
-) -> tuple[Network, Float32[torch.Tensor, "N D"], Int64[torch.Tensor, " N"]]:
+) -> tuple[GatedNetwork, Float32[torch.Tensor, "N D"], Int64[torch.Tensor, " N"]]:
     """A network before training, and the first so many digits with what they are."""
     images, wanted = _inputs(digits()[0])
     return _at_random(BLOCKS, draws), images[:some], wanted[:some]
@@ -157,7 +204,7 @@ def _check(settings: dict[str, int | float | str]) -> None:
 
 
 def _loss(
-    network: Network,
+    network: GatedNetwork,
     images: Float32[torch.Tensor, "N D"],
     wanted: Int64[torch.Tensor, " N"],
     settings: dict[str, int | float | str],
@@ -182,7 +229,7 @@ def _loss(
 
 @torch.no_grad()
 def _result(
-    network: Network, test: Digits, settings: dict[str, int | float | str], generator: torch.Generator
+    network: GatedNetwork, test: Digits, settings: dict[str, int | float | str], generator: torch.Generator
 ) -> Conditional:
     images, wanted = _inputs(test)
     logits = network.logits(images)
@@ -217,7 +264,7 @@ def _error(answer: Int64[torch.Tensor, " N"], wanted: Int64[torch.Tensor, " N"])
     return float((answer != wanted).float().mean())
 
 
-def _at_random(blocks: int, generator: torch.Generator) -> Network:
+def _at_random(blocks: int, generator: torch.Generator) -> GatedNetwork:
     pixels, units = 28 * 28, blocks * UNITS
     start = {
         "into": _uniform(pixels, units, generator),
@@ -227,7 +274,7 @@ def _at_random(blocks: int, generator: torch.Generator) -> Network:
         "policy": _uniform(pixels, blocks, generator),
         "policy_bias": torch.full((blocks,), math.log(FIRST_ON / (1 - FIRST_ON))),
     }
-    return Network(**{name: values.requires_grad_() for name, values in start.items()})
+    return GatedNetwork(**{name: values.requires_grad_() for name, values in start.items()})
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Float32[torch.Tensor, "rows columns"]:
@@ -235,8 +282,58 @@ def _uniform(rows: int, columns: int, generator: torch.Generator) -> Float32[tor
     return (2 * torch.rand(rows, columns, generator=generator) - 1) * math.sqrt(6 / (rows + columns))
 
 
-def _optimiser(network: Network) -> torch.optim.SGD:
+def _optimiser(network: GatedNetwork) -> torch.optim.SGD:
     """The policy takes smaller steps, as in 2015, and its weights do not decay."""
     rest = [network.into, network.into_bias, network.out, network.out_bias]
     policy = {"params": [network.policy, network.policy_bias], "lr": POLICY_STEP}
     return torch.optim.SGD([{"params": rest, "weight_decay": DECAY}, policy], lr=STEP, momentum=MOMENTUM)
+
+
+# Conditional computation, 2013 and 2015 -> RoutingTrace.
+
+DRAWN = "Which blocks are on was drawn once, as in training: another draw with the same probabilities differs."
+THRESHOLDED = "A block is on if its probability is above 1/2; in training the blocks were drawn instead."
+
+
+def trace_of(result: Conditional, thresholded: bool = False) -> RoutingTrace:
+    """The blocks of a gated network that each test digit switched on, as a trace.
+
+    A token is one of the 1,000 test digits, alone in its sequence: `text` is the digit and, if the network got it
+    wrong, what it took it for; `label` is the digit. An expert is a block. Gates are independent, so a digit has any
+    number of blocks, none too, and the rows of weights do not sum to 1: a weight is what the block's output is
+    multiplied by, 1 where it is on. Their order in the slots is by id and means nothing. Logits are those of the
+    policy, one sigmoid per block; where blocks are dropped uniformly nothing scores them, and there are none.
+
+    The blocks are those of the draw that gave the answers; with `thresholded` those whose probability is above 1/2,
+    and the answers are not told.
+
+    Source: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013); E. Bengio, Bacon, Pineau & Precup, arXiv
+    1511.06297 (2015).
+    """
+    settings = result.settings
+    on = result.probability > 0.5 if thresholded else result.on
+    experts, weights = switched_slots(on[None], np.ones((1, *on.shape), np.float32))
+    how = "over one half" if thresholded else "drawn"
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"conditional computation, {settings['estimator']}, blocks {how}, seed {settings['seed']}",
+            backend="mixture",
+            layers=(0,),
+            num_experts=(on.shape[1],),
+            top_k=experts.shape[-1],
+            score_function="unknown" if result.logits is None else "sigmoid",
+            layer_kind="hidden layer",
+            item_kind="digit",
+            label_kind="digit",
+            caution=THRESHOLDED if thresholded else DRAWN,
+        ),
+        tokens=samples(_texts(result, thresholded), [str(digit) for digit in result.digit]),
+        experts=experts,
+        weights=weights,
+        logits=None if result.logits is None else result.logits[None],
+    )
+
+
+def _texts(result: Conditional, thresholded: bool) -> list[str]:
+    pairs = zip(result.digit, result.answer, strict=True)
+    return [f"{digit}" if thresholded or digit == answer else f"{digit} taken for {answer}" for digit, answer in pairs]

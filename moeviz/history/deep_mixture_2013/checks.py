@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from moeviz.errors import MoevizError
+from moeviz.history.deep_mixture_2013 import model
+from moeviz.history.deep_mixture_2013.exhibit import factor_information, share_by_epoch, shares
 from moeviz.history.deep_mixture_2013.model import BATCH, MARGIN, DeepMixture, train
-from moeviz.history.deep_mixture_2013.picture import factor_information, share_by_epoch, shares
 from moeviz.history.shared.claims import NOT_PRINTED, SHIPS, Claim, seeds
+from moeviz.history.shared.negative_controls import Control
 from moeviz.history.shared.results import shipped
 
 SEEDS = 4
@@ -26,7 +29,7 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def bound(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """With the constraint."""
+    """Claims about runs with the constraint."""
     if not quick:
         runs = _runs(True, seeds(seed, SEEDS))
         return [*factored(runs), *balanced(runs), *held(runs)]
@@ -67,7 +70,7 @@ def factored(runs: Sequence[DeepMixture]) -> list[Claim]:
 
 
 def balanced(runs: Sequence[DeepMixture]) -> list[Claim]:
-    """With the constraint all experts are in use at the end, some epochs after it was lifted."""
+    """Claim that with the constraint all experts are in use at the end, some epochs after it was lifted."""
     least, most = (float(pick(pick(shares(run)["share"]) for run in _some(runs))) for pick in (min, max))
     return [
         Claim("lowest share of any expert, constraint on", least, NOT_PRINTED, f"at least {LEAST}", least >= LEAST),
@@ -109,3 +112,27 @@ def _some(runs: Sequence[DeepMixture]) -> Sequence[DeepMixture]:
     if not runs:
         raise MoevizError("Got no run to judge; at least 1 is needed.")
     return runs
+
+
+def _even(logits: torch.Tensor, totals: torch.Tensor, margin: float) -> torch.Tensor:
+    return torch.full_like(logits, 1 / logits.shape[1])
+
+
+def _unlimited(logits: torch.Tensor, totals: torch.Tensor, margin: float) -> torch.Tensor:
+    return logits.softmax(dim=1)
+
+
+def _always(logits: torch.Tensor, totals: torch.Tensor, margin: float, right=model.balanced) -> torch.Tensor:
+    return right(logits, totals, MARGIN)
+
+
+CONTROLS = (
+    Control("the gates stay uniform", (model, "balanced", _even), ("information on",), bound),
+    Control(
+        "the constraint is ignored",
+        (model, "balanced", _unlimited),
+        ("an expert is ahead", "lowest share", "constraint on"),
+        bound,
+    ),
+    Control("the constraint is never lifted", (model, "balanced", _always), ("constraint off",), unbound),
+)

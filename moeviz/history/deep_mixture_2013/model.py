@@ -1,14 +1,8 @@
-"""A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
+"""Digits that are moved about on a larger picture, so that where they are has nothing to do with what they are.
 
-Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing tells
-the gates what to go by: where the digit is, or what it is.
+N digits, K of them moved.
 
-Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table,
-4×100-4×20 with gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of
-it. The step size, the margin of the constraint and when it is lifted are ours.
-
-N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
-places, T samples kept.
+Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013): MNIST on 36 × 36 pixels, moved by up to 4 in each direction.
 """
 
 from collections.abc import Iterator
@@ -17,14 +11,52 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
-from moeviz.errors import MoevizError
-from moeviz.history.deep_mixture_2013.moved_digits import PLACES, SIDE, moved, windows
+from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.shared.datasets import Digits, digits
+from moeviz.history.shared.gates import samples, soft_slots
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+
+SIDE, SHIFT = 36, 4  # pixels: of the picture, and by how much a digit may be moved to either side, and up or down
+MOVES = 2 * SHIFT + 1
+PLACES = MOVES**2
+
+
+def windows(data: Digits) -> Float[Tensor, "N 9 9 36 36"]:
+    """Every digit at all places, row by row: views of one picture with a wide margin, so nothing is copied yet."""
+    images = torch.from_numpy(data.images) / 255
+    margin = (SIDE + 2 * SHIFT - images.shape[1]) // 2
+    wide = torch.nn.functional.pad(images, [margin] * 4)
+    return wide.unfold(1, SIDE, 1).unfold(2, SIDE, 1)
+
+
+def moved(views: Float[Tensor, "N 9 9 36 36"], rows: Int64[Tensor, " K"], place: Int64[Tensor, " K"]) -> Tensor:
+    """These rows, each at its place, as K rows of pixels. A picture cut out further up shows its digit further down."""
+    right, down = moves(place)
+    return views[rows, SHIFT - down, SHIFT - right].flatten(1)
+
+
+def moves(place: Int[Tensor, " K"] | Int[np.ndarray, " K"]) -> tuple:
+    """How far right and how far down of the middle a place is, in pixels. Place 0 is upper left; then row by row."""
+    return place % MOVES - SHIFT, place // MOVES - SHIFT
+
+
+# A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
+#
+# Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing
+# tells the gates what to go by: where the digit is, or what it is.
+#
+# Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table, 4×100-4×20 with
+# gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of it. The
+# step size, the margin of the constraint and when it is lifted are ours.
+#
+# N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
+# places, T samples kept.
 
 DIGITS = 10
 EXPERT_UNITS, GATE_UNITS = (100, 20), (50, 50)  # of the first layer, of the second
@@ -36,7 +68,7 @@ Line = tuple[Tensor, Tensor]  # weights (inputs, outputs) and biases
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layer:
+class GatedLayer:
     """Experts and their gate. What it holds is learnt."""
 
     experts: Line  # Wᵢ and bᵢ of all experts, side by side: E·H outputs
@@ -44,20 +76,20 @@ class Layer:
     above: Line  # B and b of the gate: E outputs
 
     def logits(self, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
-        """What the gate says before its softmax: B·relu(A x + a) + b."""
+        """Logits of the gate, before its softmax: B·relu(A x + a) + b."""
         return along(self.above, relu(along(self.below, inputs)))
 
     def mix(self, inputs: Float[Tensor, "N D"], gate: Float[Tensor, "N E"]) -> Float[Tensor, "N H"]:
-        """What the layer passes on: Σᵢ gᵢ(x) fᵢ(x), with experts fᵢ(x) = relu(Wᵢ x + bᵢ)."""
+        """Output of the layer: Σᵢ gᵢ(x) fᵢ(x), with experts fᵢ(x) = relu(Wᵢ x + bᵢ)."""
         said = relu(along(self.experts, inputs)).unflatten(1, (gate.shape[1], -1))
         return (gate[:, :, None] * said).sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Network:
+class DeepMixtureNetwork:
     """z¹ = Σᵢ gᵢ¹(x) fᵢ¹(x), z² = Σⱼ gⱼ²(z¹) fⱼ²(z¹), and the digit is told from z² by a softmax."""
 
-    layers: tuple[Layer, Layer]
+    layers: tuple[GatedLayer, GatedLayer]
     top: Line
 
     def run(
@@ -149,14 +181,14 @@ def balanced(logits: Float[Tensor, "N E"], totals: Float[Tensor, " E"], margin: 
     return logits.masked_fill(ahead, -torch.inf).softmax(dim=1)
 
 
-def start(experts: int, chance: torch.Generator) -> Network:
+def start(experts: int, chance: torch.Generator) -> DeepMixtureNetwork:
     """A network before training: weights and biases uniform in ±1/√inputs."""
     width, layers = SIDE**2, []
     for units, gate_units in zip(EXPERT_UNITS, GATE_UNITS, strict=True):
         sizes = ((width, experts * units), (width, gate_units), (gate_units, experts))
-        layers.append(Layer(*(_line(*size, chance) for size in sizes)))
+        layers.append(GatedLayer(*(_line(*size, chance) for size in sizes)))
         width = units
-    return Network((layers[0], layers[1]), _line(width, DIGITS, chance))
+    return DeepMixtureNetwork((layers[0], layers[1]), _line(width, DIGITS, chance))
 
 
 def along(line: Line, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
@@ -183,7 +215,7 @@ def _batches(samples: int, chance: torch.Generator) -> Iterator[tuple[float, Ten
 
 
 @torch.no_grad()
-def _measured(network: Network, test: Digits, watch: Watch) -> dict[str, Any]:
+def _measured(network: DeepMixtureNetwork, test: Digits, watch: Watch) -> dict[str, Any]:
     """All test digits at all places, so that where and what are independent; and a sample of each kind and place.
 
     The samples are the same for every network.
@@ -209,3 +241,70 @@ def _measured(network: Network, test: Digits, watch: Watch) -> dict[str, Any]:
         "digit": np.tile(np.arange(DIGITS, dtype=np.uint8), PLACES),
         "place": np.repeat(np.arange(PLACES, dtype=np.uint8), DIGITS),
     }
+
+
+# A deep mixture of experts, 2013 -> RoutingTrace.
+
+LAYERS = (1, 2)  # as the paper counts
+THIRD = (2 * SHIFT + 1) // 3  # of the moves in a direction
+DOWN, RIGHT = ("upper", "middle", "lower"), ("left", "middle", "right")
+LABELS = ("digit", "place")
+
+
+def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None) -> RoutingTrace:
+    """How the two gates of a deep mixture divided 810 test digits: one of each kind at each of the 81 positions.
+
+    A token is one sample, alone in its sequence: `text` is "7 moved 2 right, 3 up". `label` is the digit or, with
+    "place", which of nine regions it was moved to; each has as many samples as any other. Layers are 1 and 2, as the
+    paper counts. The gates are soft, so every sample goes to all E experts of both layers, with weights that sum to 1;
+    counts of assignments are then the same for all experts. With `slots` 1 only the expert with the highest gate is
+    kept, weight and all, and counts tell who wins.
+
+    Raises `InvalidTrace` for a label other than digit or place, or slots that are not from 1 to E.
+
+    Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013).
+    """
+    experts = result.logits.shape[2]
+    slots = experts if slots is None else slots
+    if label not in LABELS:
+        raise InvalidTrace(
+            f"Got the label {label!r}. Samples are labelled by {' or by '.join(LABELS)}; choose one of them."
+        )
+    if not 1 <= slots <= experts:
+        raise InvalidTrace(
+            f"Got {slots} slots per sample; each layer of this mixture has experts for 1 to {experts}. Choose a "
+            "number in that range."
+        )
+    chosen, weights = soft_slots(result.logits, slots)
+    steps = list(zip(*(part.tolist() for part in moves(result.place.astype(np.int64))), strict=True))
+    digits = [str(digit) for digit in result.digit]
+    texts = [f"{digit} {_in_words(*move)}" for digit, move in zip(digits, steps, strict=True)]
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"deep mixture of {experts} and {experts} experts, seed {result.settings['seed']}",
+            backend="mixture",
+            layers=LAYERS,
+            num_experts=(experts,) * len(LAYERS),
+            top_k=slots,
+            score_function="softmax",
+            dtype="float32",
+            item_kind="digit",
+            label_kind=label,
+        ),
+        tokens=samples(texts, digits if label == "digit" else [_region(*move) for move in steps]),
+        experts=chosen,
+        weights=weights,
+        logits=result.logits,
+    )
+
+
+def _in_words(right: int, down: int) -> str:
+    ways = ((right, "right", "left"), (down, "down", "up"))
+    said = [f"{abs(pixels)} {ahead if pixels > 0 else back}" for pixels, ahead, back in ways if pixels]
+    return f"moved {', '.join(said)}" if said else "in the middle"
+
+
+def _region(right: int, down: int) -> str:
+    """Nine of nine places each: upper left, upper middle and so on."""
+    across, along = RIGHT[(right + SHIFT) // THIRD], DOWN[(down + SHIFT) // THIRD]
+    return "middle" if across == along else f"{along} {across}"

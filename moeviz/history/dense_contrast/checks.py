@@ -1,15 +1,29 @@
 """Does a mixture need less compute and the same memory as a dense network of its size?"""
 
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from moeviz.capture.models.load import model_facts
-from moeviz.history.dense_contrast.decoder_costs import cost
-from moeviz.history.dense_contrast.model import KINDS, sizes_of, train
-from moeviz.history.dense_contrast.small_mixtral import MIXTRAL_8X7B, Mixture, as_one_block
-from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.dense_contrast import model
+from moeviz.history.dense_contrast.model import (
+    KINDS,
+    MIXTRAL_8X7B,
+    MixtureBlock,
+    TopKChoice,
+    as_one_block,
+    cost,
+    sizes_of,
+    trace_of,
+    train,
+)
 from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, Claim, seeds
+from moeviz.history.shared.negative_controls import Control
 from moeviz.metrics.load import expert_load
+from moeviz.model_info import ModelInfo
 from moeviz.parameters import active_parameters
 
 MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"  # a configuration that moeviz knows
@@ -21,13 +35,13 @@ LEARNT = 80
 
 
 def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """What each costs is exact. Whether it learns takes a minute or two, and is left out of a quick check."""
+    """Claims about costs, which are exact; unless quick, also about learning, which takes a minute or two."""
     found = [*exact(quick, seed), *_small_counts(), *_compute(), _flat(seed), *used(quick, seed)]
     return found if quick else [*found, *learnt(quick, seed)]
 
 
 def exact(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """What can be wrong by itself: sums, and counts against another implementation and the paper."""
+    """Claims that need no training: sums, and counts against another implementation and the paper."""
     return [_one_block(), *_mixtral()]
 
 
@@ -40,7 +54,7 @@ def used(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def learnt(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Whether all three learn the text; which of them does it best depends on the seed.
+    """Claim that all three kinds learn the text; which of them does it best depends on the seed.
 
     That routing makes a better model is not claimed: with a router that says the same for every word, which is a dense
     block as fast, the mixture guesses as well at this size (its perplexity is 1.025 times as high with seed 0).
@@ -51,7 +65,7 @@ def learnt(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def _one_block() -> Claim:
-    """With all experts on, a mixture is one dense block."""
+    """Claim that with all experts on a mixture is one dense block."""
     mixture, x = _at_work("as large")
     output, _ = mixture(x)
     off = float((output - as_one_block(mixture, x)).abs().max())
@@ -71,7 +85,7 @@ def _small_counts() -> list[Claim]:
 
 
 def _mixtral() -> list[Claim]:
-    """The same modules with the sizes of Mixtral 8x7B, against the model of transformers and the paper."""
+    """Claims about these modules with the sizes of Mixtral 8x7B, against the model of transformers and the paper."""
     ours, info = cost(MIXTRAL_8X7B), model_facts(MIXTRAL)
     theirs = (info.parameters.total, active_parameters(info.parameters, info.top_k))
     rows = [
@@ -107,17 +121,17 @@ def _compute() -> list[Claim]:
 
 
 def _flat(seed: int) -> Claim:
-    """With all experts on, all carry the same."""
+    """Claim that with all experts on all carry the same load."""
     load = expert_load(trace_of(train(kind="as large", steps=QUICK_STEPS, seed=seeds(seed, 1)[0])))
     return _equal(
         "load of the busiest expert with all experts on, as a multiple of the uniform load", load["times_even"].max(), 1
     )
 
 
-def _at_work(kind: str) -> tuple[Mixture, torch.Tensor]:
+def _at_work(kind: str) -> tuple[MixtureBlock, torch.Tensor]:
     """The experts of one layer, with outputs of about 1, and words for them; in 64 bits."""
     draws, sizes = torch.Generator().manual_seed(0), sizes_of(kind=kind)
-    mixture = Mixture(sizes).double().requires_grad_(False)
+    mixture = MixtureBlock(sizes).double().requires_grad_(False)
     for matrix in mixture.parameters():
         matrix.normal_(0, matrix.shape[-1] ** -0.5, generator=draws)
     return mixture, torch.randn(WORDS, sizes.width, generator=draws, dtype=torch.float64)
@@ -125,3 +139,34 @@ def _at_work(kind: str) -> tuple[Mixture, torch.Tensor]:
 
 def _equal(what: str, ours: float | int, wanted: float | int) -> Claim:
     return Claim(what, float(ours), NOT_PRINTED, f"exactly {wanted:,g}", bool(ours == wanted), kind=IDENTITY)
+
+
+def _half(mixture: MixtureBlock, x: torch.Tensor, right: Callable = as_one_block) -> torch.Tensor:
+    """The dense block without the weights of its experts."""
+    return right(mixture, x) / 2
+
+
+def _embedded(name: str, right: Callable = model_facts) -> ModelInfo:
+    return right("embedded")
+
+
+def _same_for_all(self: MixtureBlock, x: torch.Tensor) -> TopKChoice:
+    """Every word goes to the first experts, which count alike."""
+    experts = torch.arange(self.top_k).expand(len(x), -1)
+    weights = torch.full((len(x), self.top_k), 1 / self.top_k, dtype=x.dtype)
+    return TopKChoice(x @ self.router.T * 0, experts, weights)
+
+
+HERE = sys.modules[__name__]
+CONTROLS = (
+    Control("weights are not those of the experts", (HERE, "as_one_block", _half), ("one dense block",), exact),
+    Control(
+        "an expert fewer",
+        (HERE, "MIXTRAL_8X7B", replace(MIXTRAL_8X7B, experts=7)),
+        ("parameters of these modules",),
+        exact,
+    ),
+    Control("the configuration of another model", (HERE, "model_facts", _embedded), ("active share",), exact),
+    Control("the router says the same for every word", (MixtureBlock, "choose", _same_for_all), ("words use",), used),
+    Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("three kinds",), learnt),
+)

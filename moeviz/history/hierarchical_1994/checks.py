@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from moeviz.history.hierarchical_1994.model import Hierarchy, train
-from moeviz.history.hierarchical_1994.two_cuts import two_cuts
+from moeviz.history.hierarchical_1994 import model
+from moeviz.history.hierarchical_1994.model import Hierarchy, Tree, train, two_cuts
 from moeviz.history.local_experts_1991 import model as gradient_descent
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
+from moeviz.history.shared.negative_controls import Control
 
 NEVER = 10**6
 ROUNDING = 1e-9
@@ -53,7 +54,7 @@ def of_vowels(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def of_two_cuts(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Whether the tree is a tree: points that it cannot part without its root, nor without the gates below."""
+    """Claim that the tree is a tree: it parts points that it cannot part without its root or the gates below."""
     runs = [train(two_cuts(), seed=run) for run in seeds(seed, 3 if quick else 20)]
     error = float(np.median([run.squared_error[-1] for run in runs]))
     what = f"average squared error where two cuts are needed, median of {len(runs)} runs"
@@ -63,6 +64,36 @@ def of_two_cuts(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def _passes(run: Hierarchy) -> int:
-    """Until the error is that at which the paper of 1991 stops; NEVER where it never is."""
+    """Count passes until the error is that at which the paper of 1991 stops; NEVER where it never is."""
     reached = np.flatnonzero(run.squared_error <= gradient_descent.STOP_AT)
     return int(reached[0]) if len(reached) else NEVER
+
+
+def _of_another_case(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=model.responsibilities) -> np.ndarray:
+    """The responsibilities of the expectation step, each given to another case."""
+    share = right(tree, inputs, desired)
+    return share[np.random.default_rng(0).permutation(len(share))]
+
+
+def _without_root(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=model.one_pass) -> Tree:
+    fitted = right(tree, inputs, desired)
+    return Tree(np.zeros_like(fitted.root), fitted.gates, fitted.experts)
+
+
+def _without_lower_gates(tree: Tree, inputs: np.ndarray, desired: np.ndarray, right=model.one_pass) -> Tree:
+    fitted = right(tree, inputs, desired)
+    return Tree(fitted.root, np.zeros_like(fitted.gates), fitted.experts)
+
+
+CONTROLS = (
+    Control(
+        "responsibilities go to other cases",
+        (model, "responsibilities", _of_another_case),
+        ("largest fall of the likelihood", "passes to error", "accuracy on test speakers"),
+        of_vowels,
+    ),
+    Control("the root stays uniform", (model, "one_pass", _without_root), ("two cuts",), of_two_cuts),
+    Control(
+        "the gates below the root stay uniform", (model, "one_pass", _without_lower_gates), ("two cuts",), of_two_cuts
+    ),
+)

@@ -10,15 +10,17 @@ of 1991, asked for the same answer.
 N samples, D inputs (F1 and F2 in kHz, and 1), B branches (2), E experts (4: two a branch), P passes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
-from moeviz.history.shared.activations import sigmoid
+from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
+from moeviz.routing_trace import RoutingTrace
 
 BRANCHES, LEAVES = 2, 4
 PASSES = 40
@@ -36,7 +38,7 @@ class Tree:
     experts: Float64[np.ndarray, "E D"]
 
     def logits(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N B"]:
-        """What the root says, as two logits."""
+        """Logits of the root: 0 for the left branch, and its line's value for the right one."""
         return np.column_stack([np.zeros(len(inputs)), inputs @ self.root])
 
     def branches(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N B"]:
@@ -51,11 +53,11 @@ class Tree:
         return (self.branches(inputs)[:, :, None] * within).reshape(len(inputs), LEAVES)
 
     def answers(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
-        """What each expert says."""
+        """Answers of each expert, from 0 to 1."""
         return sigmoid(inputs @ self.experts.T)
 
     def answer(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, " N"]:
-        """What the tree says, equation 5: Σᵢ gᵢ Σⱼ gⱼ|ᵢ μᵢⱼ."""
+        """Answer of the tree, equation 5: Σᵢ gᵢ Σⱼ gⱼ|ᵢ μᵢⱼ."""
         return (self.leaves(inputs) * self.answers(inputs)).sum(axis=1)
 
 
@@ -187,3 +189,174 @@ def squared_error(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> float:
 
 def _right(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> float:
     return float(((tree.answer(inputs) > 0.5) == (desired > 0.5)).mean())
+
+
+# A hierarchical mixture of experts, 1994 -> RoutingTrace: a layer is a level of its tree.
+
+LEVELS = (0, 1)  # the root, whose branches are its "experts"; the leaves
+
+
+def trace_of(result: Hierarchy, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
+    """How a trained tree divided its vowels: at level 0 between two branches, at level 1 among four experts.
+
+    A token is one sample: `text` is "[i] speaker 12" and `label` the vowel. Gates are soft, so every sample goes
+    everywhere; weights are probabilities, at level 1 the product along the way, and sum to 1 at each level. Logits are
+    logarithms of these. With `slots` 1 only the likeliest is kept. `data` are those it was trained on: the stand-in
+    unless given.
+
+    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to 4.
+
+    Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1.
+    """
+    data = stand_in() if data is None else data
+    check_samples(result.source, data)
+    (inputs, _), tree, tiny = encode(data), result.tree(), np.finfo(np.float32).tiny
+    logits = np.full((len(LEVELS), len(inputs), LEAVES), -np.inf, np.float32)
+    logits[0, :, :BRANCHES] = np.log(np.maximum(tree.branches(inputs), tiny))
+    logits[1] = np.log(np.maximum(tree.leaves(inputs), tiny))
+    name = f"hierarchical mixture of {LEAVES} experts, seed {result.settings['seed']}"
+    return vowel_trace(name, data, logits, LEVELS, "level", slots)
+
+
+# Made-up data that one cut does not part: a square in four quarters, each with a line of its own through its middle.
+# Left and right of the root's cut, the gates below it have to cut the halves again, and every expert then has one line.
+
+SAMPLES = 600
+MADE_UP = "made-up points in a square, whose four quarters have a line each"
+# By quarter, (right, upper): which way its line faces, as (along x, along y).
+FACES = {(0, 0): (1, 0), (0, 1): (0, 1), (1, 0): (0, -1), (1, 1): (-1, 0)}
+
+
+def two_cuts(seed: int = 0) -> Vowels:
+    """600 points, uniform in a square of 2 by 2, that are to be answered 1 on one side of their quarter's line.
+
+    In the form that the trees are trained on: the first 400 are to learn from.
+    """
+    points = np.random.default_rng(seed).uniform(-1, 1, (SAMPLES, 2))
+    quarter = (points > 0).astype(int)
+    face = np.array([FACES[right, upper] for right, upper in quarter])
+    from_middle = points - np.where(quarter, 0.5, -0.5)
+    one = (from_middle * face).sum(axis=1) > 0
+    speaker = np.repeat(np.arange(SAMPLES // 8), 8) + 1
+    return Vowels(1000 * points, np.where(one, 0, 1), speaker, MADE_UP, measured=False)
+
+
+# The shapes of gates that the tree is compared with. Each has four experts. Where a tree's root stays uniform, only one
+# cut is left; a flat mixture has one gate over all four experts, as in 1991. All learn by the same likelihood,
+# equation 6, from the points that need two cuts, by expectation maximisation or by gradient descent.
+
+TREE, FLAT, ONE_CUT = "tree", "one gate over all four", "tree whose root stays uniform"
+SHAPES = (TREE, FLAT, ONE_CUT)
+EM, GRADIENT = "expectation maximisation", "gradient descent"
+ALL_PASSES = {EM: 40, GRADIENT: 3000}
+STEP = 20.0  # on the gradient averaged over the samples; of 5, 20 and 40 the largest with which no run falls back
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flat:
+    """One gate over all experts, a softmax of lines."""
+
+    gate: Float64[np.ndarray, "E D"]
+    experts: Float64[np.ndarray, "E D"]
+
+    def leaves(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
+        """How likely each expert is. A row sums to 1."""
+        return softmax(inputs @ self.gate.T)
+
+    def answers(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
+        """Answers of each expert, from 0 to 1."""
+        return sigmoid(inputs @ self.experts.T)
+
+    def responsibilities(self, inputs: np.ndarray, desired: np.ndarray) -> Float64[np.ndarray, "N E"]:
+        """How likely each expert made the desired answer. A row sums to 1."""
+        return shared_out(self.leaves(inputs), self.answers(inputs), desired)
+
+
+Shape = Tree | Flat
+
+
+Pass = Callable[..., Shape]  # of a shape, inputs and desired answers
+
+
+def errors(way: str, shape: str, seed: int, passes: int) -> Float64[np.ndarray, " passes"]:
+    """The average squared error after each pass over the training points."""
+    data = two_cuts()
+    inputs, desired = (part[data.training] for part in encode(data))
+    found, one, each = _start(shape, inputs.shape[1], seed), _passes(way, shape), []
+    for _ in range(passes):
+        found = one(found, inputs, desired)
+        answer = (found.leaves(inputs) * found.answers(inputs)).sum(axis=1)
+        each.append(((desired - answer) ** 2).mean())
+    return np.array(each)
+
+
+def tree_climbs(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
+    """One step along the gradient of the likelihood: a line moves by what its answers lack, times the inputs."""
+    share, step = responsibilities(tree, inputs, desired), STEP / len(inputs)
+    within, right = share.reshape(len(inputs), BRANCHES, -1), sigmoid(inputs @ tree.gates.T)
+    branch = within.sum(axis=2)
+    return Tree(
+        tree.root + step * inputs.T @ (branch - tree.branches(inputs))[:, 1],
+        tree.gates + step * (within[:, :, 1] - branch * right).T @ inputs,
+        tree.experts + step * (share * (desired[:, None] - tree.answers(inputs))).T @ inputs,
+    )
+
+
+def flat_climbs(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
+    """One step of a flat mixture along that gradient."""
+    share, step = flat.responsibilities(inputs, desired), STEP / len(inputs)
+    return Flat(
+        flat.gate + step * (share - flat.leaves(inputs)).T @ inputs,
+        flat.experts + step * (share * (desired[:, None] - flat.answers(inputs))).T @ inputs,
+    )
+
+
+def flat_pass(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
+    """A pass of expectation maximisation over a flat mixture."""
+    share = flat.responsibilities(inputs, desired)
+    experts = [fitted(flat.experts[e], inputs, desired, share[:, e]) for e in range(LEAVES)]
+    return Flat(fitted_gate(flat.gate, inputs, share), np.stack(experts))
+
+
+def fitted_gate(
+    gate: Float64[np.ndarray, "E D"], inputs: Float64[np.ndarray, "N D"], share: Float64[np.ndarray, "N E"]
+) -> Float64[np.ndarray, "E D"]:
+    """A softmax regression by Newton's method, from `gate` on; a step that makes it worse is halved until it does not.
+
+    All lines are fitted at once, where a tree fits one at a time.
+    """
+    for _ in range(NEWTON_STEPS):
+        said = softmax(inputs @ gate.T)
+        push = ((share - said).T @ inputs - RIDGE * gate).ravel()
+        between = said[:, :, None] * (np.eye(len(gate)) - said[:, None, :])
+        curve = np.einsum("nef,nd,nk->edfk", between, inputs, inputs, optimize=True).reshape(push.size, push.size)
+        step = np.linalg.solve(curve + RIDGE * np.eye(push.size), push).reshape(gate.shape)
+        before = _gate_fit(gate, inputs, share)
+        while _gate_fit(gate + step, inputs, share) < before:
+            step = step / 2
+        gate = gate + step
+    return gate
+
+
+def _start(shape: str, dimensions: int, seed: int) -> Shape:
+    if shape == FLAT:
+        return Flat(*np.random.default_rng(seed).uniform(-START, START, (2, LEAVES, dimensions)))
+    tree = at_random(dimensions, seed)
+    return tree if shape == TREE else _uniform_root(tree)
+
+
+def _passes(way: str, shape: str) -> Pass:
+    if shape == FLAT:
+        return flat_pass if way == EM else flat_climbs
+    one = one_pass if way == EM else tree_climbs
+    return one if shape == TREE else lambda tree, *data: _uniform_root(one(tree, *data))
+
+
+def _uniform_root(tree: Tree) -> Tree:
+    return Tree(np.zeros_like(tree.root), tree.gates, tree.experts)
+
+
+def _gate_fit(gate: np.ndarray, inputs: np.ndarray, share: np.ndarray) -> float:
+    logits = inputs @ gate.T
+    said = logits - np.logaddexp.reduce(logits, axis=1)[:, None]
+    return float((share * said).sum() - RIDGE / 2 * (gate**2).sum())

@@ -1,13 +1,17 @@
 """Do mixtures of hidden Markov models find who speaks, is soft EM better than hard, and are our sums right?"""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
-from moeviz.history.hmm_experts_1996.experts import prefix_log_likelihoods, side_by_side
-from moeviz.history.hmm_experts_1996.model import Mixture, train
-from moeviz.history.hmm_experts_1996.smyth import DATA_SETS, STARTS, accuracies
-from moeviz.history.hmm_experts_1996.supervised_hmms import gaussian_hmm
+from moeviz.history.hmm_experts_1996 import hidden_markov, model
+from moeviz.history.hmm_experts_1996.exhibit import DATA_SETS, STARTS, accuracies
+from moeviz.history.hmm_experts_1996.hidden_markov import HiddenMarkovModels, prefix_log_likelihoods, side_by_side
+from moeviz.history.hmm_experts_1996.model import HMMMixture, gaussian_hmm, train
 from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.datasets import japanese_vowels
+from moeviz.history.shared.datasets import Utterances, japanese_vowels
+from moeviz.history.shared.negative_controls import Control
 
 SEEDS, QUICK_SEEDS = 20, 6
 TOLD_STATES, TOLD_SEEDS = 5, 3
@@ -38,7 +42,7 @@ def of_vowels(quick: bool = False, seed: int = 0) -> list[Claim]:
     return [_oracle(runs[0]), _rising(runs), _recovered(runs)]
 
 
-def oracle_difference(result: Mixture) -> float:
+def oracle_difference(result: HMMMixture) -> float:
     """The largest difference between our log p(O | λₖ) and hmmlearn's, over all test utterances and experts, in nats.
 
     Source: hmmlearn's `GaussianHMM.score`.
@@ -55,20 +59,20 @@ def oracle_difference(result: Mixture) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def _oracle(run: Mixture) -> Claim:
+def _oracle(run: HMMMixture) -> Claim:
     off = oracle_difference(run)
     what = "largest difference from hmmlearn in the log-likelihood of an utterance, nats"
     return Claim(what, off, NOT_PRINTED, f"at most {ORACLE}", off <= ORACLE, "hmmlearn is the oracle")
 
 
-def _rising(runs: list[Mixture]) -> Claim:
+def _rising(runs: list[HMMMixture]) -> Claim:
     rise = min(float((np.diff(run.objective) / np.abs(run.objective[:-1])).min()) for run in runs)
     what = "smallest rise of the objective in a step of soft EM, as a share of it"
     remark = "the log-likelihood, with the prior that our smoothing amounts to"
     return Claim(what, rise, NOT_PRINTED, f"no fall beyond {ROUNDING}, which is rounding", rise >= -ROUNDING, remark)
 
 
-def _recovered(runs: list[Mixture]) -> Claim:
+def _recovered(runs: list[HMMMixture]) -> Claim:
     share = float(np.mean([run.training_share for run in runs]))
     what = "share of training utterances with the expert of their speaker, nobody named, mean of seeds"
     return Claim(what, share, NOT_PRINTED, f"at least {RECOVERED}; chance is 0.11", share >= RECOVERED, NO_CHAIN)
@@ -94,3 +98,45 @@ def of_pairs(quick: bool = False, seed: int = 0) -> list[Claim]:
         rows.append(Claim(what.format("soft"), soft, NOT_PRINTED, asked[0], soft >= SOFT_FINDS, FROM_MEMORY))
         rows.append(Claim(what.format("hard"), hard, NOT_PRINTED, asked[1], hard <= HARD_FINDS, FROM_MEMORY))
     return rows
+
+
+def _even(values: HiddenMarkovModels, right: Callable = hidden_markov._log_transitions) -> np.ndarray:
+    """From every state to every state alike: frames in any order are as likely."""
+    return right(replace(values, transitions=np.full_like(values.transitions, 1 / values.transitions.shape[-1])))
+
+
+def _of_another_case(
+    joint: np.ndarray, assignment: str, right: Callable = hidden_markov.responsibilities
+) -> np.ndarray:
+    share = right(joint, assignment)
+    return share[np.random.default_rng(0).permutation(len(share))]
+
+
+def _soft(joint: np.ndarray, assignment: str, right: Callable = hidden_markov.responsibilities) -> np.ndarray:
+    return right(joint, "soft")
+
+
+def _hard(joint: np.ndarray, assignment: str, right: Callable = hidden_markov.responsibilities) -> np.ndarray:
+    return right(joint, "hard")
+
+
+def _misnamed(right: Callable = model.japanese_vowels) -> tuple[Utterances, Utterances]:
+    """The training utterances with the names of others."""
+    training, test = right()
+    return replace(training, speaker=np.random.default_rng(0).permutation(training.speaker)), test
+
+
+EVEN = (hidden_markov, "_log_transitions", _even)
+CONTROLS = (
+    Control("the states have no order", EVEN, ("difference from hmmlearn",), of_vowels),
+    Control("the states have no order in time", EVEN, (", soft EM, k-means", ", soft EM, random"), of_pairs),
+    Control(
+        "responsibilities go to other utterances",
+        (hidden_markov, "responsibilities", _of_another_case),
+        ("smallest rise", "nobody named"),
+        of_vowels,
+    ),
+    Control("speakers are misnamed", (model, "japanese_vowels", _misnamed), ("recognised by one expert",), told),
+    Control("hard EM is soft", (hidden_markov, "responsibilities", _soft), (", hard EM, ",), of_pairs),
+    Control("soft EM is hard", (hidden_markov, "responsibilities", _hard), (", soft EM, ",), of_pairs),
+)

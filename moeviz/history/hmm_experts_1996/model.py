@@ -18,13 +18,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from moeviz.errors import MoevizError
-from moeviz.history.hmm_experts_1996.experts import LOWEST_VARIANCE, Experts, log_gate, side_by_side, step
-from moeviz.history.hmm_experts_1996.k_means import k_means
-from moeviz.history.hmm_experts_1996.supervised_hmms import SPEAKERS, one_each
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.hmm_experts_1996.hidden_markov import (
+    LOWEST_VARIANCE,
+    HiddenMarkovModels,
+    k_means,
+    log_gate,
+    side_by_side,
+    step,
+)
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.extra import history_extra
+from moeviz.history.shared.extra import INSTALL, history_extra
+from moeviz.history.shared.gates import samples, soft_slots
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 ASSIGNMENTS, STARTS = ("soft", "hard"), ("k-means", "random")
 MAX_ITERATIONS = 30
@@ -34,7 +42,7 @@ JITTER = 0.05  # states that go on alike would stay alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mixture:
+class HMMMixture:
     """A trained mixture of hidden Markov models, and whom its experts speak for."""
 
     settings: dict[str, int | str | bool]  # experts, states, supervised, seed; unless supervised: assignment, start
@@ -50,9 +58,9 @@ class Mixture:
     frames_needed: int  # until nine in ten test utterances are with their last expert for good
 
     @property
-    def experts(self) -> Experts:
+    def experts(self) -> HiddenMarkovModels:
         """The experts by themselves."""
-        return Experts(self.prior, self.start, self.transitions, self.means, self.variances)
+        return HiddenMarkovModels(self.prior, self.start, self.transitions, self.means, self.variances)
 
     def logits(self, data: Utterances) -> Float64[np.ndarray, "T N K"]:
         """log πₖ + log p(o₁ … oₜ | λₖ): what the gate knows after t frames; after an utterance's end as at its end."""
@@ -67,7 +75,7 @@ def train(
     supervised: bool = False,
     seed: int = 0,
     watch: Watch = unwatched,
-) -> Mixture:
+) -> HMMMixture:
     """Train a mixture on 270 utterances of nine men, none of whom is named to it, and see whether it finds them.
 
     `assignment` "soft" shares an utterance out among the experts by its posterior, "hard" gives it to the best. `start`
@@ -90,7 +98,7 @@ def train(
     told = zip(winners, (training, test), strict=True)
     shares = [float((speaker_of[winner[-1]] == part.speaker).mean()) for winner, part in told]
     ours = {} if supervised else {"assignment": assignment, "start": start}
-    return Mixture(
+    return HMMMixture(
         settings={"experts": experts, "states": states, **ours, "supervised": supervised, "seed": seed},
         prior=found.prior,
         start=found.start,
@@ -113,7 +121,7 @@ def fit(
     start: str = "k-means",
     seed: int = 0,
     watch: Watch = unwatched,
-) -> tuple[Experts, Float64[np.ndarray, " iterations"]]:
+) -> tuple[HiddenMarkovModels, Float64[np.ndarray, " iterations"]]:
     """Fit a mixture of hidden Markov models to any sequences by EM, until an iteration gains next to nothing.
 
     Returns the experts, and the objective (see `hmm_experts.step`) before each step.
@@ -173,7 +181,7 @@ def _features(frames: Sequence[np.ndarray]) -> Float64[np.ndarray, "N _"]:
 
 def _started(
     frames: Sequence[np.ndarray], groups: np.ndarray, experts: int, states: int, rng: np.random.Generator
-) -> Experts:
+) -> HiddenMarkovModels:
     """Each expert from the frames of its group, cut into states by k-means; from all frames where it has too few."""
     everything, means, variances = np.concatenate(frames).astype(np.float64), [], []
     for expert in range(experts):
@@ -184,10 +192,130 @@ def _started(
         variances.append(np.broadcast_to(own.var(axis=0) + LOWEST_VARIANCE, means[-1].shape))
     transitions = 1 / states + rng.uniform(0, JITTER, (experts, states, states))
     counts = np.bincount(groups, minlength=experts) + 1
-    return Experts(
+    return HiddenMarkovModels(
         prior=counts / counts.sum(),
         start=np.full((experts, states), 1 / states),
         transitions=transitions / transitions.sum(axis=-1, keepdims=True),
         means=np.stack(means),
         variances=np.stack(variances),
     )
+
+
+# One hidden Markov model a speaker, each fitted by hmmlearn to that speaker alone: experts that know their man.
+
+SPEAKERS = 9
+ITERATIONS = 20  # of Baum-Welch for each
+
+
+def one_each(data: Utterances, experts: int, states: int, seed: int, watch: Watch) -> HiddenMarkovModels:
+    """An expert for each speaker, all equally likely beforehand.
+
+    `watch` is called before each speaker. Raises `MoevizError` where hmmlearn is missing, or `experts` is not 9.
+    """
+    if experts != SPEAKERS or states < 1:
+        raise MoevizError(
+            f"Got {experts} experts with {states} states. With one expert per speaker, 9 experts with at least 1 "
+            "state are needed."
+        )
+    rng, models = np.random.default_rng(seed), []
+    for speaker in range(SPEAKERS):
+        watch(speaker / SPEAKERS, f"speaker {speaker + 1} of {SPEAKERS}")
+        mine = [frames for frames, who in zip(data.frames, data.speaker, strict=True) if who == speaker]
+        together = np.concatenate(mine).astype(np.float64)
+        model = gaussian_hmm(states, seed)
+        model.means_ = k_means(together, states, rng)[0]
+        models.append(model.fit(together, [len(each) for each in mine]))
+    return HiddenMarkovModels(
+        prior=np.full(SPEAKERS, 1 / SPEAKERS),
+        start=np.stack([model.startprob_ for model in models]),
+        transitions=np.stack([model.transmat_ for model in models]),
+        means=np.stack([model.means_ for model in models]),
+        variances=np.stack([np.diagonal(model.covars_, axis1=1, axis2=2) for model in models]),
+    )
+
+
+def gaussian_hmm(states: int, seed: int) -> Any:
+    """A hidden Markov model of hmmlearn, in logarithms, with diagonal covariances; its means are still to be set.
+
+    hmmlearn's own start is scikit-learn's k-means, whose last bits depend on its threads.
+
+    Raises `MoevizError` where hmmlearn is missing.
+    """
+    try:
+        from hmmlearn.hmm import GaussianHMM
+    except ImportError as error:
+        raise MoevizError(
+            f"When the speakers are known, experts are fitted by hmmlearn, which is not installed here. Run {INSTALL} "
+            "with a Python before 3.14, or train with the speakers unknown."
+        ) from error
+    return GaussianHMM(
+        states, n_iter=ITERATIONS, random_state=seed, implementation="log", init_params="stc", covariance_type="diag"
+    )
+
+
+# Mixtures of hidden Markov models -> RoutingTrace.
+
+ENDED = "An utterance has no expert after its last frame, and its logits there are those of its last frame."
+
+
+def trace_of(
+    result: HMMMixture, data: Utterances | None = None, slots: int | None = None, ends: bool = False
+) -> RoutingTrace:
+    """How the gate of a mixture of hidden Markov models divided utterances, after every frame.
+
+    A token is one utterance, alone in its sequence: `text` is "utterance 12 of speaker 3" and `label` the speaker. A
+    layer is the number of frames heard so far, from 1. Utterances differ in length: after its last frame an utterance
+    has no expert. With `ends` there is one layer instead, what the gate says of each utterance at its end.
+
+    Logits are log πₖ + log p(o₁ … oₜ | λₖ), less the highest of the row, so that float32 keeps their differences: the
+    softmax is the same. After the last frame they stay as they are there, since nothing more is heard. The gate is
+    soft, so every utterance goes to all K experts, with the gate's shares as weights; counts of assignments are then
+    the same for all experts. With `slots` 1 only the expert with the highest share is kept, weight and all. `data` are
+    the 370 test utterances unless given.
+
+    Raises `InvalidTrace` where `slots` are not from 1 to K.
+
+    Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
+    """
+    data = japanese_vowels()[1] if data is None else data
+    experts = len(result.prior)
+    slots = experts if slots is None else slots
+    if not 1 <= slots <= experts:
+        raise InvalidTrace(
+            f"Got {slots} slots per utterance; this mixture has experts for 1 to {experts}. Choose a number in that "
+            "range."
+        )
+    logits = result.logits(data)[-1:] if ends else result.logits(data)
+    logits = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float32)
+    chosen, weights = soft_slots(logits, slots)
+    over = np.arange(len(logits))[:, None] >= [len(each) for each in data.frames]
+    layers = (1,) if ends else tuple(range(1, len(logits) + 1))
+    taught = "speakers known" if result.settings["supervised"] else f"{result.settings['assignment']} EM"
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"mixture of {experts} hidden Markov models, {taught}, seed {result.settings['seed']}",
+            backend="mixture",
+            layers=layers,
+            num_experts=(experts,) * len(layers),
+            top_k=slots,
+            score_function="softmax",
+            layer_kind="last frame" if ends else "time step",
+            item_kind="utterance",
+            label_kind="speaker",
+            caution="" if ends else ENDED,
+        ),
+        tokens=samples(names(data), [f"speaker {speaker + 1}" for speaker in data.speaker]),
+        experts=np.where(over[..., None], np.int16(NO_EXPERT), chosen),
+        weights=np.where(over[..., None], np.float32(0), weights),
+        logits=logits,
+    )
+
+
+def names(data: Utterances) -> list[str]:
+    """Name each utterance: "utterance 12 of speaker 3", both counted from 1, in the order of the data."""
+    seen: dict[int, int] = {}
+    found = []
+    for speaker in data.speaker.tolist():
+        seen[speaker] = seen.get(speaker, 0) + 1
+        found.append(f"utterance {seen[speaker]} of speaker {speaker + 1}")
+    return found

@@ -6,11 +6,24 @@ from dataclasses import replace
 import numpy as np
 
 from moeviz.errors import MoevizError
-from moeviz.history.local_experts_1991.backpropagation import HIDDEN, train_network
-from moeviz.history.local_experts_1991.model import MAX_EPOCHS, STOP_AT, Mixture, train
+from moeviz.history.local_experts_1991 import model
+from moeviz.history.local_experts_1991.model import (
+    ERRORS,
+    HIDDEN,
+    MAX_EPOCHS,
+    STOP_AT,
+    AdaptiveMixture,
+    competitive,
+    cooperative,
+    mixture_likelihood,
+    train,
+    train_network,
+)
+from moeviz.history.shared import vowels
 from moeviz.history.shared.claims import NOT_PRINTED, Claim
 from moeviz.history.shared.claims import seeds as seeds_from
-from moeviz.history.shared.vowels import Vowels, at_hand, encode, stand_in
+from moeviz.history.shared.negative_controls import Control
+from moeviz.history.shared.vowels import VOWELS, Vowels, at_hand, encode, stand_in
 
 EXPERTS = (4, 8)
 EPOCHS = {4: (1124, 2209), 8: (1083, 2435)}  # the paper's means: mixture, backpropagation
@@ -31,7 +44,7 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def acceptance(seeds: Iterable[int] = range(25), data: Vowels | None = None, experts: int = 4) -> list[Claim]:
-    """What the mixtures of these seeds do, beside what the paper says of its 25.
+    """Claims about the mixtures of these seeds, beside what the paper says of its 25.
 
     `data` are the stand-in unless given: the paper's accuracies are asked of measured vowels alone. Its epochs go with
     the step, which it does not print. At our steps the mixture is faster than its rival on both kinds of vowels, as in
@@ -56,8 +69,8 @@ def acceptance(seeds: Iterable[int] = range(25), data: Vowels | None = None, exp
     return [replace(claim, what=f"{experts} experts: {claim.what}", remark=data.source) for claim in found]
 
 
-def _experts(runs: list[Mixture], data: Vowels) -> list[Claim]:
-    """Whether training ends, and how many experts are left."""
+def _experts(runs: list[AdaptiveMixture], data: Vowels) -> list[Claim]:
+    """Claims that training ends, and about how many experts are left."""
     reached = _mean(run.epochs is not None for run in runs)
     left = [len(run.surviving) for run in runs]
     rest = max(_of_the_rest(run, data) for run in runs)
@@ -71,7 +84,7 @@ def _experts(runs: list[Mixture], data: Vowels) -> list[Claim]:
     ]
 
 
-def _accuracies(runs: list[Mixture], lines: list[Mixture], data: Vowels) -> list[Claim]:
+def _accuracies(runs: list[AdaptiveMixture], lines: list[AdaptiveMixture], data: Vowels) -> list[Claim]:
     """How good the answers are, and that one expert alone would not do."""
     ours = {"training": _mean(run.train_accuracy for run in runs), "test": _mean(run.test_accuracy for run in runs)}
     alone = float(min(run.error_by_epoch[-1] for run in lines))
@@ -85,7 +98,7 @@ def _accuracies(runs: list[Mixture], lines: list[Mixture], data: Vowels) -> list
     return rows
 
 
-def _epochs(runs: list[Mixture], data: Vowels, seeds: list[int], experts: int) -> list[Claim]:
+def _epochs(runs: list[AdaptiveMixture], data: Vowels, seeds: list[int], experts: int) -> list[Claim]:
     """How many epochs are needed, and how much that depends on the seed. A run that fails counts as the limit."""
     networks = [train_network(data, HIDDEN[experts], seed) for seed in seeds]
     ours, rival = ([MAX_EPOCHS if run.epochs is None else run.epochs for run in some] for some in (runs, networks))
@@ -102,7 +115,7 @@ def _epochs(runs: list[Mixture], data: Vowels, seeds: list[int], experts: int) -
     return found
 
 
-def _by_one(run: Mixture, data: Vowels) -> float:
+def _by_one(run: AdaptiveMixture, data: Vowels) -> float:
     """Σᵢ pᵢ (d − oᵢ)² − (d − Σᵢ pᵢ oᵢ)², mean of the training samples: next to nothing where experts answer alone.
 
     It is what the third error was made for: experts of the first mend what the others leave over.
@@ -113,7 +126,7 @@ def _by_one(run: Mixture, data: Vowels) -> float:
     return float((proportions * miss**2).sum(axis=1).mean() - ((proportions * miss).sum(axis=1) ** 2).mean())
 
 
-def _of_the_rest(run: Mixture, data: Vowels) -> float:
+def _of_the_rest(run: AdaptiveMixture, data: Vowels) -> float:
     """The highest proportion that an expert which does not survive has for any training sample; 0 where all do."""
     highest = run.state().proportions(encode(data)[0][data.training]).max(axis=0)
     return float(np.delete(highest, run.surviving).max(initial=0))
@@ -121,3 +134,61 @@ def _of_the_rest(run: Mixture, data: Vowels) -> float:
 
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
+
+
+Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
+TOLD = "which vowel an expert takes is told to the gate"
+
+
+def _even_gate(outputs: np.ndarray, gate: np.ndarray, desired: np.ndarray) -> Terms:
+    """The gate stays as it starts: without a preference."""
+    error, by_output, by_logit = mixture_likelihood(outputs, gate, desired)
+    return error, by_output, np.zeros_like(by_logit)
+
+
+def _told(outputs: np.ndarray, gate: np.ndarray, desired: np.ndarray) -> Terms:
+    """No competition: each vowel has its expert from the start. Samples are in the order speaker, vowel, repetition."""
+    vowel = np.arange(len(desired)) // 2 % len(VOWELS) % gate.shape[1]
+    own = np.eye(gate.shape[1])[vowel]
+    error, _, _ = mixture_likelihood(outputs, gate, desired)
+    return error, -own * (desired[:, None] - outputs), gate - own
+
+
+def _small_steps(outputs: np.ndarray, gate: np.ndarray, desired: np.ndarray) -> Terms:
+    """Half the step: that of the other two errors, whose gradients have a factor 2."""
+    error, by_output, by_logit = mixture_likelihood(outputs, gate, desired)
+    return error, by_output / 2, by_logit / 2
+
+
+def _large_steps(outputs: np.ndarray, gate: np.ndarray, desired: np.ndarray) -> Terms:
+    """The first error at the step of the third: too large for it."""
+    return cooperative(outputs, gate, desired)
+
+
+def _half(outputs: np.ndarray, gate: np.ndarray, desired: np.ndarray) -> Terms:
+    """The first error, its factor 2 taken out."""
+    error, by_output, by_logit = cooperative(outputs, gate, desired)
+    return error, by_output / 2, by_logit / 2
+
+
+def _backwards(outputs: np.ndarray, gate: np.ndarray, desired: np.ndarray) -> Terms:
+    """Experts learn the opposite answers."""
+    return mixture_likelihood(outputs, gate, 1 - desired)
+
+
+def _instead(error) -> tuple:
+    return model, "ERRORS", ERRORS | {"mixture likelihood": error}
+
+
+CONTROLS = (
+    Control("experts learn by the first error", _instead(_half), (ONE_ANSWERS,), claims),
+    Control("a step half as long", _instead(_small_steps), ("mean epochs",), claims),
+    Control(
+        "the first error at the step of the third", _instead(_large_steps), ("standard deviation of epochs",), claims
+    ),
+    Control(TOLD, _instead(_told), ("experts, most of any run",), claims),
+    Control("experts learn the opposite", _instead(_backwards), ("mean accuracy", "reach error"), claims),
+    Control("the gate stays uniform", _instead(_even_gate), ("experts, fewest of any run", "any other expert"), claims),
+    Control("a task that one line can do", (vowels, "ONES", (0, 1)), ("only 1 expert",), claims),
+    Control("experts learn by the second error", _instead(competitive), ("reach error",), claims),
+)

@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
-from moeviz.history.shared.activations import sigmoid, softmax
+from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
+from moeviz.routing_trace import RoutingTrace
 
 STOP_AT = 0.08  # average squared error on the training speakers
 START = 0.1  # expert weights start uniform in ±0.1; all at 0 is a saddle
@@ -73,7 +74,7 @@ STEPS = {"cooperative": 10.0, "competitive": 10.0, "mixture likelihood": 20.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class State:
+class MixtureState:
     """The system at one epoch."""
 
     experts: Float64[np.ndarray, "D E"]  # a column is an expert's line: its output is 0.5 where inputs @ column is 0
@@ -81,7 +82,7 @@ class State:
     error: float  # average squared error on the training speakers
 
     def logits(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
-        """What the gate says before its softmax."""
+        """Logits of the gate, before its softmax."""
         return inputs @ self.gate
 
     def proportions(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
@@ -89,16 +90,16 @@ class State:
         return softmax(self.logits(inputs))
 
     def outputs(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
-        """What each expert answers, from 0 to 1."""
+        """Answers of each expert, from 0 to 1."""
         return sigmoid(inputs @ self.experts)
 
     def answer(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, " N"]:
-        """What the mixture answers: Σᵢ pᵢ oᵢ."""
+        """Answer of the mixture: Σᵢ pᵢ oᵢ."""
         return (self.proportions(inputs) * self.outputs(inputs)).sum(axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mixture:
+class AdaptiveMixture:
     """A trained mixture, and how it got there."""
 
     settings: dict[str, int | float | str]  # experts, error, seed, step
@@ -112,9 +113,9 @@ class Mixture:
     test_accuracy: float
     surviving: tuple[int, ...]  # experts with the highest proportion for at least one training sample
 
-    def state(self, at: int = -1) -> State:
+    def state(self, at: int = -1) -> MixtureState:
         """The mixture at one of its recorded epochs."""
-        return State(self.expert_lines[at], self.gate_lines[at], float(self.error_by_epoch[self.recorded[at]]))
+        return MixtureState(self.expert_lines[at], self.gate_lines[at], float(self.error_by_epoch[self.recorded[at]]))
 
 
 def train(
@@ -125,7 +126,7 @@ def train(
     step: float | None = None,
     max_epochs: int = MAX_EPOCHS,
     watch: Watch = unwatched,
-) -> Mixture:
+) -> AdaptiveMixture:
     """Train a mixture on the first 50 speakers, by plain gradient descent over all samples, until its error is 0.08.
 
     No momentum, one update an epoch; the gate starts without a preference, the experts at random (`seed`). The step is
@@ -146,7 +147,7 @@ def train(
     for epoch in range(max_epochs + 1):
         outputs, proportions = sigmoid(mine @ lines), softmax(mine @ gate)
         squared = float(((wanted - (proportions * outputs).sum(axis=1)) ** 2).mean())
-        states.append(State(lines, gate, squared))
+        states.append(MixtureState(lines, gate, squared))
         watch(epoch / max_epochs, f"epoch {epoch}, average squared error {squared:.3f}")
         if squared <= STOP_AT:
             break
@@ -161,13 +162,13 @@ def _through_softmax(gate: np.ndarray, by_gate: np.ndarray) -> np.ndarray:
     return gate * (by_gate - (gate * by_gate).sum(axis=1, keepdims=True))
 
 
-def _result(data: Vowels, states: list[State], settings: dict[str, int | float | str]) -> Mixture:
+def _result(data: Vowels, states: list[MixtureState], settings: dict[str, int | float | str]) -> AdaptiveMixture:
     inputs, desired = encode(data)
     last = len(states) - 1
     recorded = tuple(sorted({*range(0, last, RECORD_EVERY), last}))
     right = (states[-1].answer(inputs) > 0.5) == (desired > 0.5)
     winners = states[-1].proportions(inputs[data.training]).argmax(axis=1)
-    return Mixture(
+    return AdaptiveMixture(
         settings=settings,
         source=data.source,
         recorded=recorded,
@@ -179,3 +180,76 @@ def _result(data: Vowels, states: list[State], settings: dict[str, int | float |
         test_accuracy=float(right[~data.training].mean()),
         surviving=tuple(np.unique(winners).tolist()),
     )
+
+
+# The rival in the paper of 1991: one network of a hidden layer, trained by backpropagation on the same vowels.
+#
+# Sigmoid units, half the squared error, plain gradient descent over all training samples.
+#
+# Source: Rumelhart, Hinton & Williams, Nature 323:533-536 (1986).
+
+HIDDEN = {2: 3, 4: 6, 8: 12}  # units of the network with about as many parameters as so many experts
+NETWORK_STEP = 14.0  # the fastest of 6, 10, 14 and 20, as the paper chose one for each system
+NETWORK_START = 0.5  # at ±0.1 the hidden units take long to part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BackpropagationNetwork:
+    """A trained network, and how it got there."""
+
+    error_by_epoch: Float64[np.ndarray, " epochs"]  # average squared error on the training speakers, epoch 0 first
+    epochs: int | None  # needed to reach STOP_AT; None where it did not
+    train_accuracy: float  # share of the training samples on the right side of 0.5
+    test_accuracy: float
+
+
+def train_network(data: Vowels, hidden: int, seed: int, step: float = NETWORK_STEP) -> BackpropagationNetwork:
+    """Train a network of so many hidden units until its error is 0.08. The same arguments, the same result."""
+    inputs, desired = encode(data)
+    mine, wanted = inputs[data.training], desired[data.training]
+    rng = np.random.default_rng(seed)
+    below = rng.uniform(-NETWORK_START, NETWORK_START, (inputs.shape[1], hidden))
+    above = rng.uniform(-NETWORK_START, NETWORK_START, hidden + 1)
+    errors: list[float] = []
+    while True:
+        units = sigmoid(mine @ below)
+        output = sigmoid(units @ above[:-1] + above[-1])
+        errors.append(float(((wanted - output) ** 2).mean()))
+        if errors[-1] <= STOP_AT or len(errors) > MAX_EPOCHS:
+            break
+        push = (output - wanted) * output * (1 - output)
+        pushed = push[:, None] * above[:-1] * units * (1 - units)
+        above = above - step * np.append(push @ units, push.sum()) / len(mine)
+        below = below - step * mine.T @ pushed / len(mine)
+    right = (sigmoid(sigmoid(inputs @ below) @ above[:-1] + above[-1]) > 0.5) == (desired > 0.5)
+    return BackpropagationNetwork(
+        error_by_epoch=np.array(errors),
+        epochs=len(errors) - 1 if errors[-1] <= STOP_AT else None,
+        train_accuracy=float(right[data.training].mean()),
+        test_accuracy=float(right[~data.training].mean()),
+    )
+
+
+# Adaptive mixtures of local experts, 1991 -> RoutingTrace.
+
+
+def trace_of(result: AdaptiveMixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
+    """How an adaptive mixture of local experts divided its vowels, at each recorded epoch of its training.
+
+    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is a
+    recorded epoch, 0 before training. The gate is soft, so every sample goes to all E experts, with the mixing
+    proportions as weights, which sum to 1; counts of assignments are then the same for all experts. With `slots` 1
+    only the expert with the highest proportion is kept, weight and all, and counts tell who wins. `data` are those it
+    was trained on: the stand-in unless given.
+
+    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to E.
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991).
+    """
+    data = stand_in() if data is None else data
+    check_samples(result.source, data)
+    inputs, _ = encode(data)
+    epochs, _, experts = result.gate_lines.shape
+    logits = np.stack([result.state(at).logits(inputs) for at in range(epochs)]).astype(np.float32)
+    name = f"adaptive mixture of {experts} local experts, seed {result.settings['seed']}"
+    return vowel_trace(name, data, logits, result.recorded, "epoch", slots)

@@ -1,12 +1,16 @@
 """Do Mixtral's parameter counts follow from its sizes, and does the embedded model behave like a small Mixtral?"""
 
+import sys
+
 import numpy as np
 
 from moeviz.capture.models.load import model_facts
 from moeviz.embedded.routing_over_training import traces_over_training
 from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, SHIPS, Claim
+from moeviz.history.shared.negative_controls import Control
 from moeviz.metrics.coverage import experts_touched
 from moeviz.metrics.locality import locality
+from moeviz.model_info import ModelInfo
 from moeviz.parameters import active_parameters
 from moeviz.routing_trace import RoutingTrace
 
@@ -64,7 +68,7 @@ def _chance(trace: RoutingTrace) -> list[Claim]:
 
 
 def _coverage(trace: RoutingTrace) -> list[Claim]:
-    """Of 8 experts, T tokens with two each need 8 (1 − (3/4)^T) by lot: a batch soon uses them all."""
+    """Claim that T tokens with two experts each use 8 (1 − (3/4)^T) of 8 by lot: a batch soon uses them all."""
     touched = experts_touched(trace.select(layers=trace.model.layers[:1], tokens=slice(0, max(TOKENS_AT_ONCE))))
     chance, used = (touched.set_index("tokens")[column] for column in ("chance", "experts"))
     formula = [8 * (1 - (3 / 4) ** tokens) for tokens in TOKENS_AT_ONCE]
@@ -72,3 +76,13 @@ def _coverage(trace: RoutingTrace) -> list[Claim]:
     what = "experts that 1 to 32 tokens use at random, furthest from 8 (1 − (3/4)^T)"
     remark = f"the embedded model: {used.iloc[-1]} of 8 by 32 tokens"
     return [Claim(what, off, NOT_PRINTED, "below 1e-9", off < 1e-9, remark, IDENTITY)]
+
+
+def _embedded(name: str, right=model_facts) -> ModelInfo:
+    return right("embedded")
+
+
+HERE = sys.modules[__name__]
+CONTROLS = (
+    Control("the configuration of another model", (HERE, "model_facts", _embedded), ("parameters of",), counts),
+)

@@ -1,1 +1,1 @@
-"""What several systems are made of: data, gates, results in files, claims."""
+"""Parts of several systems: data, gates, results in files, claims."""

@@ -1,4 +1,4 @@
-"""What the systems after 1991 are trained on here: digits, spoken vowels and English text. They ship, with checksums.
+"""Data that the systems after 1991 are trained on: digits, spoken vowels and English text. They ship, with checksums.
 
 `data/LICENCES.md` says whose they are and where these copies come from.
 """

@@ -1,4 +1,4 @@
-"""What the extra `history` brings: libraries that train two of the systems, and that no result that ships needs."""
+"""The extra `history`: libraries that train two of the systems, and that no result that ships needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

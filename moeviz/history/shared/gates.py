@@ -1,16 +1,30 @@
-"""What the gates of all those systems come to: slots, highest weight first, and one token a sample."""
+"""Gates of the systems: how they squash, how their weights become slots, and how samples become tokens."""
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int16
 
-from moeviz.routing_trace import NO_EXPERT, normalised_scores, sort_slots, token_frame
+from moeviz.errors import InvalidTrace
+from moeviz.history.shared.vowels import VOWELS, Vowels
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
 
 Slots = tuple[Int16[np.ndarray, "L T K"], Float32[np.ndarray, "L T K"]]
 
 
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^−z), written so that it overflows for no z."""
+    return (1 + np.tanh(values / 2)) / 2
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Positive numbers in proportion to e^x; each row sums to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 def soft_slots(logits: Float32[np.ndarray, "L T E"], slots: int) -> Slots:
-    """A softmax gate sends every token to all experts; of those, the `slots` with the highest weights.
+    """Slots of a softmax gate, which sends every token to all experts: the `slots` with the highest weights.
 
     Weights are what the gate gives, so with fewer slots than experts they sum to less than 1.
     """
@@ -20,7 +34,7 @@ def soft_slots(logits: Float32[np.ndarray, "L T E"], slots: int) -> Slots:
 
 
 def switched_slots(on: Bool[np.ndarray, "L T E"], weights: Float[np.ndarray, "L T E"]) -> Slots:
-    """A gate that switches each expert on or off by itself: any number of them, none too.
+    """Slots of a gate that switches each expert on or off by itself: any number of them, none too.
 
     K is the most that any token has.
     """
@@ -35,3 +49,57 @@ def samples(texts: list[str], labels: list[str] | None = None) -> pd.DataFrame:
     """The tokens of samples that have nothing to do with each other: each alone in its sequence."""
     tokens = token_frame(np.arange(len(texts)), np.zeros(len(texts)), texts)
     return tokens if labels is None else tokens.assign(label=pd.Series(labels, dtype="str"))
+
+
+def check_samples(trained_on: str, data: Vowels) -> None:
+    """Raise `InvalidTrace` if a system was trained on other vowels than these."""
+    if trained_on != data.source:
+        raise InvalidTrace(
+            f"The system was trained on other samples ({trained_on}) than these ({data.source}). Give the data that "
+            "it was trained on."
+        )
+
+
+def vowel_trace(
+    name: str,
+    data: Vowels,
+    logits: Float32[np.ndarray, "L T E"],
+    layers: tuple[int, ...],
+    layer_kind: str,
+    slots: int | None = None,
+) -> RoutingTrace:
+    """A trace of vowels behind a softmax gate: each sample goes to all experts, or to the `slots` most probable ones.
+
+    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. Where a logit is
+    -inf there is no such expert at that layer.
+
+    Raises `InvalidTrace` for slots that are not from 1 to E.
+    """
+    most = logits.shape[-1]
+    slots = most if slots is None else slots
+    if not 1 <= slots <= most:
+        raise InvalidTrace(
+            f"Got {slots} slots per sample; this system has experts for 1 to {most}. Choose a number in that range."
+        )
+    experts, weights = soft_slots(logits, slots)
+    missing = np.isneginf(np.take_along_axis(logits, experts.astype(np.int64), axis=-1))
+    labels = [VOWELS[vowel] for vowel in data.vowel]
+    texts = [f"[{label}] speaker {speaker}" for label, speaker in zip(labels, data.speaker, strict=True)]
+    return RoutingTrace(
+        model=ModelInfo(
+            name=name,
+            backend="mixture",
+            layers=layers,
+            num_experts=tuple(np.isfinite(logits[:, 0]).sum(axis=-1).tolist()),
+            top_k=slots,
+            score_function="softmax",
+            layer_kind=layer_kind,
+            item_kind="sample",
+            label_kind="vowel",
+            caution="" if data.measured else f"The vowels are a {data.source}.",
+        ),
+        tokens=samples(texts, labels),
+        experts=np.where(missing, np.int16(NO_EXPERT), experts),
+        weights=weights,
+        logits=logits,
+    )

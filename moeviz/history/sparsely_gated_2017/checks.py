@@ -1,6 +1,6 @@
 """Do the two losses of the sparsely-gated mixture keep its experts busy as the paper of 2017 says?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,10 +10,17 @@ from torch import nn
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.claims import NOT_PRINTED, SHIPS, Claim, seeds
-from moeviz.history.shared.controls import swapped
-from moeviz.history.sparsely_gated_2017 import language_model
-from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
-from moeviz.history.sparsely_gated_2017.picture import PAPER, balance_table, setting, shipped_table
+from moeviz.history.shared.negative_controls import Control, swapped
+from moeviz.history.sparsely_gated_2017 import model
+from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
+from moeviz.history.sparsely_gated_2017.model import (
+    MEASURES,
+    NoisyTopKRouting,
+    SparselyGated,
+    TopKChoice,
+    squared_variation,
+    train,
+)
 
 IMPORTANCE, LOAD, BUSIEST, _ = MEASURES
 NONE, STRONG = (0.0, 0.0), (1.0, 1.0)
@@ -46,7 +53,7 @@ def whole(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def alone(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """The same of one seed, trained again: the seeds that ship would hide it if something were broken."""
+    """Claims about one seed, trained again: the seeds that ship would hide it if something were broken."""
     again = balance_table(seeds(seed, 1))
     return [*ordered(again), *([] if seed else repeated(again, shipped_table()))]
 
@@ -55,7 +62,7 @@ def learnt(quick: bool = False, seed: int = 0) -> list[Claim]:
     """A gate that has learnt where to send words, against one that stays as it is."""
     first = seeds(seed, 1)[0]
     ours = train(seed=first).perplexity
-    with swapped(language_model, "_gate", random_gate):
+    with swapped(model, "_gate", random_gate):
         ratio = ours / train(seed=first).perplexity
     what = "perplexity on held-out words / that with random gates that do not learn"
     return [Claim(what, ratio, NOT_PRINTED, "below 1", ratio < 1, "of one seed: others gain 1 to 4%")]
@@ -68,7 +75,7 @@ def random_gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def short(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """What is seen soon after the start."""
+    """Claims that can be asked soon after the start."""
     run = partial(train, steps=SHORT, seed=seeds(seed, 1)[0])
     none, strong = run(importance=0.0, load=0.0), run(importance=1.0, load=1.0)
     return [
@@ -80,7 +87,7 @@ def short(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def ordered(runs: pd.DataFrame) -> list[Claim]:
-    """What can be compared between 16 experts and the paper's 256: which weights give more uniform loads, and in what.
+    """Claims that hold for 16 experts as for the paper's 256: which weights give more uniform loads, and in what.
 
     `runs` are of `balance_table`, and the mean of their seeds is compared: in single runs weights of 0.01 may be as
     even as those of 0.1. Not asked for are the paper's 17.8 times the mean without a loss, which 16 experts with 2 for
@@ -89,12 +96,12 @@ def ordered(runs: pd.DataFrame) -> list[Claim]:
     Source: Shazeer et al. (arXiv 1701.06538), table 6.
     """
     mean = runs.groupby(["importance", "load"])[list(MEASURES)].mean()
-    if missing := set(PAPER) - set(mean.index):
+    if missing := set(PRINTED_TABLE) - set(mean.index):
         raise MoevizError(f"The table has no run with {setting(*min(missing))}; all six pairs of weights are needed.")
-    ours, paper = mean[BUSIEST].to_dict(), {pair: row[2] for pair, row in PAPER.items()}
+    ours, paper = mean[BUSIEST].to_dict(), {pair: row[2] for pair, row in PRINTED_TABLE.items()}
     said = f"seeds: {runs['seed'].nunique()}; 16 experts, the paper has 256"
-    busiest = max(ours[pair] for pair in PAPER if pair != NONE)
-    printed = max(paper[pair] for pair in PAPER if pair != NONE)
+    busiest = max(ours[pair] for pair in PRINTED_TABLE if pair != NONE)
+    printed = max(paper[pair] for pair in PRINTED_TABLE if pair != NONE)
     what = f"{BUSIEST}, highest with any loss"
     return [
         _above(ours, paper, [NONE], WEAK, said),
@@ -107,7 +114,7 @@ def ordered(runs: pd.DataFrame) -> list[Claim]:
 
 
 def repeated(again: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
-    """What is trained anew comes to what ships."""
+    """Claim that training anew comes to what ships."""
     key, measures = ["importance", "load", "seed"], list(MEASURES)
     both = [frame.set_index(key)[measures] for frame in (again, table)]
     apart = float((both[0] - both[1].loc[both[0].index]).abs().max(axis=None))
@@ -146,6 +153,42 @@ def _above(ours: dict, paper: dict, more: Sequence[tuple], less: Sequence[tuple]
 
 def _variations(mean: pd.DataFrame, pair: tuple[float, float], below: bool, said: str) -> Claim:
     """The loss that is on makes its own measure the more even of the two."""
-    ours, paper = float(mean.loc[pair, IMPORTANCE] / mean.loc[pair, LOAD]), PAPER[pair][0] / PAPER[pair][1]
+    ours, paper = (
+        float(mean.loc[pair, IMPORTANCE] / mean.loc[pair, LOAD]),
+        PRINTED_TABLE[pair][0] / PRINTED_TABLE[pair][1],
+    )
     what = f"{IMPORTANCE} / {LOAD}, {setting(*pair)} alone"
     return Claim(what, ours, paper, "below 1" if below else "above 1", (ours < 1) == below, said)
+
+
+def _no_loss(routing: NoisyTopKRouting, importance: float, load: float) -> torch.Tensor:
+    return routing.importance.sum() * 0
+
+
+def _exchanged(routing: NoisyTopKRouting, importance: float, load: float) -> torch.Tensor:
+    """Each loss evens what the other is about."""
+    return load * squared_variation(routing.importance) + importance * squared_variation(routing.load)
+
+
+def _not_at_zero(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
+    draws = torch.Generator().manual_seed(0)
+    return nn.Parameter(torch.randn(shape, generator=draws)), nn.Parameter(torch.zeros(shape))
+
+
+def _no_noise(*arguments: torch.Tensor | int | None, right: Callable = model.noisy_top_k) -> TopKChoice:
+    *others, noise = arguments
+    return right(*others, None if noise is None else torch.zeros_like(noise))
+
+
+def _first_step(quick: bool, seed: int) -> list[Claim]:
+    return started(train(importance=1.0, load=1.0, steps=1, seed=seeds(seed, 1)[0]))
+
+
+CONTROLS = (
+    Control("no loss", (model, "balancing_loss", _no_loss), ("steps",), short),
+    Control("gates do not start at 0", (model, "_gate", _not_at_zero), ("at the first step",), _first_step),
+    Control("no noise", (model, "noisy_top_k", _no_noise), ("CV(importance), no loss",), short),
+    Control("gates do not learn", (model, "_gate", random_gate), ("random gates",), learnt),
+    Control("the losses are exchanged", (model, "balancing_loss", _exchanged), ("CV(importance) / CV(load)",), alone),
+    Control("no loss at all", (model, "balancing_loss", _no_loss), ("max / mean load, ", "largest difference"), alone),
+)

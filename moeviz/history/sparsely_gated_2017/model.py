@@ -1,9 +1,13 @@
-"""The sparsely-gated mixture of experts, trained: a language model of 2017, small, on a text of 100,000 words.
+"""Noisy top-k: the gate of the sparsely-gated mixture of experts, and the losses that keep its experts equally busy.
 
-Source: Shazeer et al. (arXiv 1701.06538), section 5.1 and appendices A to C. The paper's text has a billion words.
-Ours are text and sizes, and Adam with one step size.
+A gate scores all experts, adds noise to the scores, keeps the k highest and weighs those with a softmax. Left alone it
+comes to prefer a few experts, which are trained the more for it, and so preferred the more: two losses work against
+that. With many experts there are two levels of gates, the first of which chooses among groups of experts.
 
-N words, E experts, K chosen of them; in a hierarchy G groups, k chosen of them.
+Source: Shazeer, Mirhoseini, Maziarz, Davis, Le, Hinton & Dean, "Outrageously large neural networks: the
+sparsely-gated mixture-of-experts layer" (arXiv 1701.06538, ICLR 2017). Equation numbers are the paper's.
+
+N words, D inputs, E experts, K chosen of them. In a hierarchy, G groups of M experts, so that E = G · M.
 """
 
 import math
@@ -12,16 +16,245 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int16, Int64, UInt8
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from jaxtyping import Float, Float32, Int16, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, embedding, softplus
 from torch.nn.utils import clip_grad_norm_
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.sparsely_gated_2017.language_model import LanguageModel
-from moeviz.history.sparsely_gated_2017.noisy_top_k import Routing, balancing_loss, squared_variation
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
+
+LEAST_NOISE = 1e-2  # ours: where Softplus is nearly 0, equation 9 divides by it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GateChoice:
+    """A gate's decision for N words, or the decisions of each gate of a row."""
+
+    clean: Float[Tensor, "*gates N E"]  # (x · W_g)ᵢ, what the gate says without its noise
+    chosen: Int64[Tensor, "*gates N K"]  # experts, highest weight first
+    weights: Float[Tensor, "*gates N K"]  # G(x)ᵢ of those, which sum to 1; all others have 0
+    probability: Float[Tensor, "*gates N E"]  # P(x, i); without noise 1 for the chosen and 0 for the others
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoisyTopKRouting:
+    """Routing of N words, and how busy that keeps each expert. Experts of a hierarchy count through its groups."""
+
+    chosen: Int64[Tensor, "N K"]
+    weights: Float[Tensor, "N K"]
+    importance: Float[Tensor, " E"]
+    load: Float[Tensor, " E"]
+    levels: tuple[GateChoice, ...]  # one, or the primary gate and the gates of the groups
+
+
+def noisy_top_k(
+    x: Float[Tensor, "N D"],
+    gate: Float[Tensor, "*gates D E"],
+    spread: Float[Tensor, "*gates D E"],
+    k: int,
+    noise: Float[Tensor, "*gates N E"] | None = None,
+) -> GateChoice:
+    """Equations 3 to 5. G(x) = Softmax(KeepTopK(H(x), k)), H(x)ᵢ = (x · W_g)ᵢ + N(0, 1) · Softplus((x · W_noise)ᵢ).
+
+    `gate` is W_g and `spread` W_noise, both 0 before training, when the noise alone decides. KeepTopK puts −∞ in place
+    of all but the k highest, and the softmax makes 0 of that. `noise` are the draws of N(0, 1); there are none where
+    the model is only used.
+    """
+    clean = x @ gate
+    deviation = softplus(x @ spread) + LEAST_NOISE
+    scores = clean if noise is None else clean + noise * deviation
+    highest, chosen = scores.topk(k, dim=-1)
+    if noise is None or k == scores.shape[-1]:
+        probability = torch.zeros_like(clean).scatter(-1, chosen, 1.0)
+    else:
+        probability = chance_of_choice(clean, scores, deviation, k)
+    return GateChoice(clean, chosen, highest.softmax(dim=-1), probability)
+
+
+def chance_of_choice(
+    clean: Float[Tensor, "*rows E"], scores: Float[Tensor, "*rows E"], deviation: Float[Tensor, "*rows E"], k: int
+) -> Float[Tensor, "*rows E"]:
+    """Equations 8 and 9. P(x, i) = Φ(((x · W_g)ᵢ − kth_excluding(H(x), k, i)) / Softplus((x · W_noise)ᵢ)).
+
+    How probable it is that expert i is among the k highest if its own noise is drawn anew and all others keep theirs.
+    Unlike being chosen or not, this has a gradient.
+    """
+    return torch.special.ndtr((clean - kth_excluding(scores, k)) / deviation)
+
+
+def kth_excluding(scores: Float[Tensor, "*rows E"], k: int) -> Float[Tensor, "*rows E"]:
+    """The k-th highest score of the other experts: what each has to beat.
+
+    Of one that is among the k highest that is the (k + 1)-th of all, of any other the k-th.
+    """
+    highest = scores.topk(k + 1, dim=-1).values
+    last_in, first_out = highest[..., k - 1 : k], highest[..., k:]
+    return torch.where(scores > first_out, first_out, last_in)
+
+
+def gate_values(choice: GateChoice) -> Float[Tensor, "*gates N E"]:
+    """G(x): the weights of all experts, 0 for those not chosen."""
+    return torch.zeros_like(choice.clean).scatter(-1, choice.chosen, choice.weights)
+
+
+def one_level(choice: GateChoice) -> NoisyTopKRouting:
+    """Equations 6 and 10. Importance(X)ᵢ = Σₓ G(x)ᵢ, and Load(X)ᵢ = Σₓ P(x, i).
+
+    Importance is how much experts count, and load how many words they get: one expert may have few words of high
+    weight, another many of low weight.
+    """
+    importance, load = gate_values(choice).sum(dim=-2), choice.probability.sum(dim=-2)
+    return NoisyTopKRouting(choice.chosen, choice.weights, importance, load, (choice,))
+
+
+def two_levels(primary: GateChoice, secondary: GateChoice) -> NoisyTopKRouting:
+    """Equations 12 to 14, appendix B. Expert j of group i has the weight G_primary(x)ᵢ · Gᵢ(x)ⱼ.
+
+    Importance_H(X)ᵢⱼ = Σₓ G_primary(x)ᵢ · Gᵢ(x)ⱼ, and Load_H(X)ᵢⱼ = Load_primary(X)ᵢ · Loadᵢ(X⁽ⁱ⁾)ⱼ / |X⁽ⁱ⁾|, where
+    X⁽ⁱ⁾ are the words that have group i among their chosen. Loadᵢ(X⁽ⁱ⁾)ⱼ alone would be simpler, and give the primary
+    gate no gradient.
+    """
+    groups, experts = gate_values(primary), gate_values(secondary)  # "N G" and "G N M"
+    importance = torch.einsum("ng,gnm->gm", groups, experts)
+    theirs = (groups > 0).to(groups.dtype)
+    within = torch.einsum("ng,gnm->gm", theirs, secondary.probability)
+    load = primary.probability.sum(dim=0)[:, None] * within / theirs.sum(dim=0).clamp(min=1)[:, None]
+
+    group = primary.chosen[:, :, None]
+    expert = secondary.chosen.transpose(0, 1).take_along_dim(group, dim=1)  # "N K K": of the chosen groups alone
+    weight = secondary.weights.transpose(0, 1).take_along_dim(group, dim=1) * primary.weights[:, :, None]
+    chosen = group * secondary.clean.shape[-1] + expert
+    return NoisyTopKRouting(
+        chosen.flatten(1), weight.flatten(1), importance.flatten(), load.flatten(), (primary, secondary)
+    )
+
+
+def squared_variation(values: Float[Tensor, " E"]) -> Float[Tensor, ""]:
+    """Equations 7 and 11 without their weights: the square of the coefficient of variation. 0 where all are equal."""
+    return values.var(correction=0) / (values.mean() ** 2 + 1e-10)
+
+
+def balancing_loss(routing: NoisyTopKRouting, importance: float, load: float) -> Float[Tensor, ""]:
+    """Equations 7 and 11. w_importance · CV(Importance(X))² + w_load · CV(Load(X))²."""
+    return importance * squared_variation(routing.importance) + load * squared_variation(routing.load)
+
+
+# The sparsely-gated mixture of experts, and the language model of 2017 that has one between its two LSTMs.
+#
+# A word runs through a few of many experts, so that a model may have far more weights than work to do for each word.
+#
+# Source: Shazeer et al. (arXiv 1701.06538), sections 2 and 3.1 and appendix C. Ours are the sizes: 16 experts of 8,192
+# weights each where the paper has up to 131,072 of a million. Its dropout is left out.
+#
+# B sequences of T words, N = B · T; D units, E experts, K chosen of them, H hidden units of an expert, V words known.
+
+UNITS = HIDDEN = 64  # D and H; 512 and 1,024 in the paper
+
+
+class SparseMixture(nn.Module):
+    """E experts, of which each word runs through a few: equation 1, y = Σᵢ G(x)ᵢ Eᵢ(x); with groups equation 12.
+
+    An expert is two matrices with a ReLU between them. All gates start at 0 (appendix A): only noise decides then, and
+    the experts are equally busy.
+    """
+
+    def __init__(self, experts: int, top_k: int, groups: int, draws: torch.Generator) -> None:
+        super().__init__()
+        self.top_k, self.groups = top_k, groups
+        shape = (groups, UNITS, experts // groups) if groups else (UNITS, experts)
+        self.gate, self.spread = _gate(shape)
+        if groups:
+            self.primary_gate, self.primary_spread = _gate((UNITS, groups))
+        self.first = _matrix((experts, UNITS, HIDDEN), draws)
+        self.second = _matrix((experts, HIDDEN, UNITS), draws)
+
+    def route(self, x: Float[Tensor, "N D"], draws: torch.Generator | None = None) -> NoisyTopKRouting:
+        """Route the words, with noise where there is a generator to draw it. A word's group is chosen first."""
+        if not self.groups:
+            return one_level(self._choice(x, self.gate, self.spread, draws))
+        primary = self._choice(x, self.primary_gate, self.primary_spread, draws)
+        return two_levels(primary, self._choice(x, self.gate, self.spread, draws))
+
+    def forward(self, x: Float[Tensor, "N D"], routing: NoisyTopKRouting) -> Float[Tensor, "N D"]:
+        """Run every word through its own experts alone, and add up what they answer by the words' weights.
+
+        An expert's words are packed into a block with room for the most that any expert has, so that all experts can
+        work at once.
+        """
+        words, slots = routing.chosen.shape
+        place, room = _places(routing.chosen.flatten(), len(self.first))
+        wanted = x[:, None].expand(words, slots, UNITS).flatten(0, 1)
+        packed = x.new_zeros(len(self.first) * room, UNITS).index_copy(0, place, wanted)
+        answers = packed.view(-1, room, UNITS).bmm(self.first).relu().bmm(self.second)
+        own = answers.flatten(0, 1).index_select(0, place).view(words, slots, UNITS)
+        return (own * routing.weights[:, :, None]).sum(dim=1)
+
+    def _choice(self, x: Tensor, gate: Tensor, spread: Tensor, draws: torch.Generator | None) -> GateChoice:
+        shape = (*gate.shape[:-2], len(x), gate.shape[-1])
+        return noisy_top_k(x, gate, spread, self.top_k, None if draws is None else torch.randn(shape, generator=draws))
+
+
+class SparseLanguageModel(nn.Module):
+    """Guess each next word. Appendix C.1: embedding, LSTM, mixture, sigmoid, LSTM, softmax; what goes into a layer is
+    added to what comes out."""
+
+    def __init__(self, vocabulary: int, experts: int, top_k: int, groups: int, draws: torch.Generator) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(vocabulary, UNITS, generator=draws))
+        self.below, self.above = _lstm(draws), _lstm(draws)
+        self.mixture = SparseMixture(experts, top_k, groups, draws)
+        self.output, self.bias = _matrix((UNITS, vocabulary), draws), nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(
+        self, words: Int64[Tensor, "B T"], draws: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "N V"], NoisyTopKRouting]:
+        """Scores of the word after each, and where each went; with noise where there is a generator to draw it."""
+        embedded = embedding(words, self.embedding)
+        below = self.below(embedded)[0] + embedded
+        flat = below.flatten(0, 1)
+        routing = self.mixture.route(flat, draws)
+        mixed = (self.mixture(flat, routing).sigmoid() + flat).view_as(below)
+        above = self.above(mixed)[0] + mixed
+        return torch.addmm(self.bias, above.flatten(0, 1), self.output), routing
+
+
+def _places(expert: Int64[Tensor, " assignments"], experts: int) -> tuple[Int64[Tensor, " assignments"], int]:
+    """A row for each assignment, so that those of an expert lie together; and how many rows each expert has."""
+    counts = torch.bincount(expert, minlength=experts)
+    room, order = int(counts.max()), expert.argsort(stable=True)
+    nth = torch.empty_like(expert)
+    nth[order] = torch.arange(len(expert)) - (counts.cumsum(0) - counts)[expert[order]]
+    return expert * room + nth, room
+
+
+def _gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
+    """W_g and W_noise."""
+    return nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
+
+
+def _matrix(shape: tuple[int, ...], draws: torch.Generator) -> nn.Parameter:
+    """Weights to start from: uniform in ±1/√D, all layers having D inputs here."""
+    return nn.Parameter((2 * torch.rand(shape, generator=draws) - 1) / math.sqrt(UNITS))
+
+
+def _lstm(draws: torch.Generator) -> nn.LSTM:
+    """An LSTM that starts from our draws: made without values, since it would draw them from torch's own generator."""
+    lstm = nn.LSTM(UNITS, UNITS, batch_first=True, device="meta").to_empty(device="cpu")
+    for weights in lstm.parameters():
+        weights.data = _matrix(weights.shape, draws).data
+    return lstm
+
+
+# The sparsely-gated mixture of experts, trained: a language model of 2017, small, on a text of 100,000 words.
+#
+# Source: Shazeer et al. (arXiv 1701.06538), section 5.1 and appendices A to C. The paper's text has a billion words.
+# Ours are text and sizes, and Adam with one step size.
+#
+# N words, E experts, K chosen of them; in a hierarchy G groups, k chosen of them.
 
 SEQUENCES, LENGTH = 32, 32  # of a step, and words of each
 STEPS = 400
@@ -34,7 +267,7 @@ MEASURES = ("CV(importance)", "CV(load)", "max / mean load", "max / mean words")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparselyGated:
-    """What a trained model does with words that it has not seen, and how its balance came about."""
+    """A trained model's routing of words that it has not seen, and how its balance came about."""
 
     settings: dict[str, int | float]  # the arguments of `train`
     perplexity: float  # on all held-out words, without noise
@@ -74,7 +307,7 @@ def train(
     _check(experts, top_k, groups, steps, (importance, load))
     settings = {"experts": experts, "top_k": top_k, "importance": importance, "load": load, "groups": groups}
     data, draws = english(), torch.Generator().manual_seed(seed)
-    model = LanguageModel(len(data.vocabulary), experts, top_k, groups, draws)
+    model = SparseLanguageModel(len(data.vocabulary), experts, top_k, groups, draws)
     optimizer = torch.optim.Adam(model.parameters(), STEP_SIZE, fused=True)
     losses, balance = [], []
     for step, (words, following) in enumerate(_excerpts(data.training, steps, draws)):
@@ -106,7 +339,7 @@ def _excerpts(text: np.ndarray, steps: int, draws: torch.Generator) -> Iterator[
         yield excerpt[:, :-1], excerpt[:, 1:].flatten()
 
 
-def _balance(routing: Routing) -> tuple[float, ...]:
+def _balance(routing: NoisyTopKRouting) -> tuple[float, ...]:
     """MEASURES of one batch."""
     words = torch.bincount(routing.chosen.flatten(), minlength=len(routing.load)).float()
     spread = [math.sqrt(squared_variation(each).item()) for each in (routing.importance, routing.load)]
@@ -114,7 +347,7 @@ def _balance(routing: Routing) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def _without_noise(model: LanguageModel, text: Int64[np.ndarray, " words"], watch: Watch) -> dict[str, object]:
+def _without_noise(model: SparseLanguageModel, text: Int64[np.ndarray, " words"], watch: Watch) -> dict[str, object]:
     """How well the model guesses the held-out text, and where the first batch of it goes."""
     words = torch.from_numpy(text)
     batches = (len(words) - 1) // (SEQUENCES * LENGTH)
@@ -131,7 +364,7 @@ def _without_noise(model: LanguageModel, text: Int64[np.ndarray, " words"], watc
     return {"perplexity": math.exp(total / ends), "words": text[:seen].astype(np.int16)} | _decisions(routings[0])
 
 
-def _decisions(routing: Routing) -> dict[str, np.ndarray]:
+def _decisions(routing: NoisyTopKRouting) -> dict[str, np.ndarray]:
     """A routing as the arrays of a result."""
     *primary, gate = routing.levels
     clean = gate.clean if not primary else gate.clean.transpose(0, 1).flatten(1)
@@ -160,3 +393,67 @@ def _check(experts: int, top_k: int, groups: int, steps: int, weights: tuple[flo
             f"Got the loss weights {weights} and {steps} steps. Weights must be at least 0, and at least 1 step is "
             "needed."
         )
+
+
+# The sparsely-gated mixture of experts, 2017 -> RoutingTrace.
+
+LEVELS = (1, 2)  # primary gate, gates of the groups
+
+
+def trace_of(result: SparselyGated) -> RoutingTrace:
+    """The routing of words that a sparsely-gated mixture has not seen, without noise, as a trace.
+
+    A token is a word of the held-out text, 32 in a sequence; `token_id` is its index in the vocabulary. Weights are
+    those of the top k and sum to 1; logits are what the gate says without noise, x · W_g.
+
+    A hierarchy has two layers, its levels. The experts of the first are the G groups. Those of the second are all E,
+    expert j of group i under the id i · E / G + j; their weights are those of both gates multiplied, and so are their
+    probabilities: the logits there are log softmax(group) + log softmax(expert in its group). A word's experts are the
+    best of each of its groups, and need not be the best of all.
+
+    Source: Shazeer et al. (arXiv 1701.06538), section 2.1 and appendix B.
+    """
+    words, (count, experts) = english().vocabulary, result.logits.shape
+    number = np.arange(count)
+    hierarchy = result.group_logits.shape[1] > 0
+    chosen, weights, logits = _levels(result) if hierarchy else _one(result)
+    groups = result.group_logits.shape[1]
+    what = f"{groups} groups of {experts // groups} experts" if hierarchy else f"{experts} experts"
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"sparsely-gated mixture of {what}, seed {result.settings['seed']}",
+            backend="mixture",
+            layers=LEVELS if hierarchy else (0,),
+            num_experts=(groups, experts) if hierarchy else (experts,),
+            top_k=chosen.shape[-1],
+            score_function="softmax",
+            layer_kind="level" if hierarchy else "layer",
+            item_kind="word",
+        ),
+        tokens=token_frame(number // LENGTH, number % LENGTH, [words[word] for word in result.words], result.words),
+        experts=chosen,
+        weights=weights,
+        logits=logits,
+    )
+
+
+def _one(result: SparselyGated) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return result.chosen[None].astype(np.int16), result.weights[None], result.logits[None]
+
+
+def _levels(
+    result: SparselyGated,
+) -> tuple[Int16[np.ndarray, "2 T K"], Float32[np.ndarray, "2 T K"], Float32[np.ndarray, "2 T E"]]:
+    """Both levels in arrays of one width: a word has fewer groups than experts."""
+    (count, slots), (_, experts), (_, groups) = result.chosen.shape, result.logits.shape, result.group_logits.shape
+    chosen, weights = np.full((2, count, slots), NO_EXPERT, np.int16), np.zeros((2, count, slots), np.float32)
+    chosen[0, :, : result.groups.shape[1]], weights[0, :, : result.groups.shape[1]] = (
+        result.groups,
+        result.group_weights,
+    )
+    chosen[1], weights[1] = result.chosen, result.weights
+    logits = np.full((2, count, experts), -np.inf, np.float32)
+    logits[0, :, :groups] = result.group_logits
+    within = np.log(normalised_scores(result.logits.reshape(count, groups, -1), "softmax"))
+    logits[1] = (np.log(normalised_scores(result.group_logits, "softmax"))[:, :, None] + within).reshape(count, experts)
+    return *sort_slots(chosen, weights), logits

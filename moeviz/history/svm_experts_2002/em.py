@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
-from moeviz.history.shared.activations import sigmoid, softmax
 from moeviz.history.shared.extra import history_extra
+from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
+from moeviz.routing_trace import RoutingTrace
 
 STARTS = ("k-means", "random")
 ITERATIONS = 20
@@ -47,7 +48,7 @@ class SoftMixture:
     single_error: float  # on the test samples, of one support vector machine
 
     def logits(self, inputs: Float64[np.ndarray, "N D"], at: int = -1) -> Float64[np.ndarray, "N K"]:
-        """What the gate says before its softmax."""
+        """Logits of the gate, before its softmax."""
         return inputs @ self.gate_lines[at]
 
     def answer(self, inputs: Float64[np.ndarray, "N D"], at: int = -1) -> Float64[np.ndarray, " N"]:
@@ -55,7 +56,7 @@ class SoftMixture:
         return mixture(inputs, self.expert_lines[at], self.slopes[at], self.gate_lines[at])
 
 
-def train(
+def train_soft(
     data: Vowels | None = None,
     experts: int = 2,
     start: str = "k-means",
@@ -165,7 +166,7 @@ def fitted_gate(
 
 
 def standardised(inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "D D"]:
-    """What inputs are multiplied with, so that each has mean 0 and deviation 1; the last, 1, stays."""
+    """Matrix that gives each input mean 0 and deviation 1 when inputs are multiplied with it; the last, 1, stays."""
     mean, spread = inputs[:, :-1].mean(axis=0), inputs[:, :-1].std(axis=0)
     to_learn = np.diag(np.append(1 / spread, 1))
     to_learn[-1, :-1] = -mean / spread
@@ -203,3 +204,24 @@ def _result(data: Vowels, rows: list[tuple], single: np.ndarray, settings: dict[
         test_error=wrong[:, ~data.training].mean(axis=1),
         single_error=float(((inputs @ single > 0) != (desired > 0.5))[~data.training].mean()),
     )
+
+
+def soft_trace_of(result: SoftMixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
+    """How the gate of a soft mixture of support vector machines divided the vowels, at each iteration.
+
+    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is an
+    iteration, from 1. The gate is soft, so every sample goes to all K experts, with the mixing proportions as weights,
+    which sum to 1; with `slots` 1 only the winner is kept. `data` are those it was trained on: the stand-in unless
+    given.
+
+    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to K.
+
+    Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994).
+    """
+    data = stand_in() if data is None else data
+    check_samples(result.source, data)
+    inputs, _ = encode(data)
+    iterations, _, experts = result.gate_lines.shape
+    logits = np.stack([result.logits(inputs, at) for at in range(iterations)]).astype(np.float32)
+    name = f"soft mixture of {experts} support vector machines, seed {result.settings['seed']}"
+    return vowel_trace(name, data, logits, result.recorded, "iteration", slots)

@@ -1,19 +1,9 @@
-"""A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
+"""The gater of a mixture of support vector machines: a small network that weighs them, with no softmax at its end.
 
-A support vector machine takes at least the square of its examples in time, so many that learn from few each are quicker
-than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these machines
-is one.
+N examples, D inputs, H hidden units, M experts.
 
-The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
-experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
-highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19 years
-before the capacity factor of Switch Transformers.
-
-Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001) and
-Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so is the
-tanh on each expert's output, which keeps the gater steady.
-
-N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
+Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002). That it is trained by Adam, and from even
+weights, is ours.
 """
 
 from collections.abc import Callable
@@ -23,11 +13,115 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from moeviz.errors import MoevizError
+from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.shared.datasets import Digits, digits
 from moeviz.history.shared.extra import history_extra
+from moeviz.history.shared.gates import samples
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.svm_experts_2002.gater import STEPS, mixed, new_gater, trained
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+
+STEPS = 300  # over all examples, in each iteration of the mixture
+STEP = 0.02
+MEMORY = (0.9, 0.999)  # how much of its averages Adam keeps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gater:
+    """A layer of tanh units and a linear one: weights of any sign and size, that sum to nothing in particular."""
+
+    hidden: Float64[np.ndarray, "D H"]
+    hidden_bias: Float64[np.ndarray, " H"]
+    output: Float64[np.ndarray, "H M"]
+    output_bias: Float64[np.ndarray, " M"]
+
+    @property
+    def numbers(self) -> tuple[np.ndarray, ...]:
+        """All of them, in the order of the fields."""
+        return self.hidden, self.hidden_bias, self.output, self.output_bias
+
+    def units(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N H"]:
+        """Outputs of the hidden units, from −1 to 1."""
+        return np.tanh(inputs @ self.hidden + self.hidden_bias)
+
+    def weights(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N M"]:
+        """wₘ(x): how much each expert counts for each example."""
+        return self.units(inputs) @ self.output + self.output_bias
+
+
+def new_gater(inputs: int, hidden: int, experts: int, rng: np.random.Generator) -> Gater:
+    """A gater that weighs all experts about alike, 1 / M each: it begins as the uniform mixture."""
+    return Gater(
+        rng.normal(0, inputs**-0.5, (inputs, hidden)),
+        rng.normal(0, 0.5, hidden),
+        rng.normal(0, 0.1, (hidden, experts)),
+        np.full(experts, 1 / experts),
+    )
+
+
+def mixed(weights: Float64[np.ndarray, "N M"], outputs: Float64[np.ndarray, "N M"]) -> Float64[np.ndarray, " N"]:
+    """f(x) = tanh(Σₘ wₘ(x) sₘ(x)): what the mixture answers, from −1 to 1."""
+    return np.tanh((weights * outputs).sum(axis=1))
+
+
+def squared_error(
+    gater: Gater,
+    inputs: Float64[np.ndarray, "N D"],
+    outputs: Float64[np.ndarray, "N M"],
+    desired: Float64[np.ndarray, " N"],
+) -> tuple[float, Gater]:
+    """The mean of (f(x) − y)² with the experts as they are, and its gradient: a number for each one of the gater."""
+    units = gater.units(inputs)
+    answer = mixed(units @ gater.output + gater.output_bias, outputs)
+    miss = answer - desired
+    by_weight = (2 * miss * (1 - answer**2) / len(inputs))[:, None] * outputs
+    by_unit = by_weight @ gater.output.T * (1 - units**2)
+    gradient = Gater(inputs.T @ by_unit, by_unit.sum(axis=0), units.T @ by_weight, by_weight.sum(axis=0))
+    return float((miss**2).mean()), gradient
+
+
+def trained(
+    gater: Gater,
+    inputs: Float64[np.ndarray, "N D"],
+    outputs: Float64[np.ndarray, "N M"],
+    desired: Float64[np.ndarray, " N"],
+    each_step: Callable[[int], None] = lambda step: None,
+) -> Gater:
+    """The gater after STEPS steps down the squared error of all examples, by Adam. `each_step` is called before each.
+
+    Source: Kingma & Ba, Adam: A Method for Stochastic Optimization (arXiv 1412.6980), algorithm 1.
+    """
+    numbers = gater.numbers
+    mean, square = ([np.zeros_like(number) for number in numbers] for _ in MEMORY)
+    for step in range(1, STEPS + 1):
+        each_step(step)
+        gradient = squared_error(Gater(*numbers), inputs, outputs, desired)[1].numbers
+        mean = [MEMORY[0] * old + (1 - MEMORY[0]) * new for old, new in zip(mean, gradient, strict=True)]
+        square = [MEMORY[1] * old + (1 - MEMORY[1]) * new**2 for old, new in zip(square, gradient, strict=True)]
+        fresh = [1 - memory**step for memory in MEMORY]
+        numbers = tuple(
+            number - STEP * (m / fresh[0]) / (np.sqrt(s / fresh[1]) + 1e-8)
+            for number, m, s in zip(numbers, mean, square, strict=True)
+        )
+    return Gater(*numbers)
+
+
+# A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
+#
+# A support vector machine takes at least the square of its examples in time, so many that learn from few each are
+# quicker than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these
+# machines is one.
+#
+# The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
+# experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
+# highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19
+# years before the capacity factor of Switch Transformers.
+#
+# Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001)
+# and Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so
+# is the tanh on each expert's output, which keeps the gater steady.
+#
+# N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
 
 SETTINGS = ("experts", "room", "kernel", "iterations", "shuffled", "seed")
 KERNELS = ("linear", "rbf")
@@ -212,3 +306,57 @@ def _check(experts: int, room: int, kernel: str, iterations: int) -> None:
             f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations. Choose 1 to "
             f"{MOST_EXPERTS} experts, a room of at least 0, one of {list(KERNELS)}, and at least 1 iteration."
         )
+
+
+# The mixture of support vector machines of 2002 -> RoutingTrace.
+
+VIEWS = ("both", "first choice", "assigned")
+CAUTION = (
+    "All experts answer for every digit, with weights of any sign. Shown here are only the expert with the highest "
+    "weight and, if that one was full, the one that learns from the digit instead."
+)
+
+
+def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
+    """The expert that the gater weighs highest for each digit, and the one that learns from it, as a trace.
+
+    A token is a training digit, the first 1,000 of the 4,000, alone in its sequence: `text` is "7, image 12" and
+    `label` the digit. A layer is an iteration, from 1, after its gater has been trained. Slot 0 is the first choice,
+    the expert with the highest weight. Slot 1 is the expert that the digit was given to, from which it learns in the
+    next iteration; it is filled only where the first choice was full, so the share of tokens with two experts is the
+    overflow. `view` keeps one of the two alone, in one slot.
+
+    Weights are the gater's, as the mixture applies them: signed, unbounded, and they sum to nothing in particular. The
+    order is that of the sign too, since the rule of 2002 sorts by it. `logits` are the weights of all experts; there is
+    no score function, so what needs probabilities says that it has none.
+
+    Raises `InvalidTrace` for another view.
+
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002).
+    """
+    if view not in VIEWS:
+        raise InvalidTrace(f"Got the view {view!r}. Choose one of {list(VIEWS)}.")
+    iterations, kept, experts = result.weights.shape
+    first, given = (part[:, :kept].astype(np.int16) for part in (result.first_choice, result.assigned))
+    elsewhere = np.where(given == first, np.int16(NO_EXPERT), given)
+    slots = {"both": [first, elsewhere], "first choice": [first], "assigned": [given]}[view]
+    chosen = np.stack(slots, axis=-1)
+    weights = np.take_along_axis(result.weights, np.maximum(chosen, 0).astype(np.intp), axis=-1)
+    labels = [str(digit) for digit in result.digit[:kept]]
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"mixture of {experts} support vector machines, seed {result.settings['seed']}",
+            backend="mixture",
+            layers=tuple(range(1, iterations + 1)),
+            num_experts=(experts,) * iterations,
+            top_k=len(slots),
+            layer_kind="iteration",
+            item_kind="digit",
+            label_kind="digit",
+            caution=CAUTION,
+        ),
+        tokens=samples([f"{label}, image {number + 1}" for number, label in enumerate(labels)], labels),
+        experts=chosen,
+        weights=np.where(chosen == NO_EXPERT, np.float32(0), weights),
+        logits=result.weights,
+    )

@@ -1,14 +1,16 @@
 """Does a tiny Switch Transformer drop tokens, and learn not to, as its paper of 2021 says?"""
 
+from copy import copy
 from itertools import pairwise
 
 import pandas as pd
 import torch
 
 from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, Claim, seeds
+from moeviz.history.shared.negative_controls import Control
 from moeviz.history.switch_2021 import model
-from moeviz.history.switch_2021.layer import SwitchLayer, balancing_loss
-from moeviz.history.switch_2021.picture import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
+from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
+from moeviz.history.switch_2021.model import Routed, SwitchLayer, balancing_loss
 
 QUICK = tuple({"aux_weight": w, "capacity_factor": c} for w, c in ((1e-2, 1.0), (1e-2, 2.0), (0.0, 1.0)))
 LESS = 0.9  # of what was dropped at first: where nothing is learnt, 0.96 to 0.99
@@ -45,7 +47,7 @@ def of_gradient(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:
-    """By capacity, over training, and with the auxiliary loss and without, in the columns of `sweep`.
+    """Claims about what is dropped, by capacity, over training, and with and without the auxiliary loss.
 
     The paper prints no rate of dropped tokens that could stand beside ours. Of `brief` runs it is not asked that
     fewer are dropped after a while without the auxiliary loss: from some seeds that takes more than 60 steps.
@@ -97,7 +99,7 @@ def _over_training(early: pd.Series, late: pd.Series) -> list[Claim]:
 
 
 def _without_loss(late: pd.Series) -> list[Claim]:
-    """What the auxiliary loss saves: the lowest of any seed that was trained with and without."""
+    """Claim about what the auxiliary loss saves: the lowest of any seed that was trained with and without."""
     balanced, alone = (late[weight] for weight in AUX_WEIGHTS)
     rise = (alone - balanced).dropna().groupby("capacity_factor").min()
     return [
@@ -117,3 +119,35 @@ def _dropped(runs: pd.DataFrame, steps: slice) -> pd.Series:
     windows = slice(*(None if step is None else step // WINDOW for step in (steps.start, steps.stop)))
     each = runs.sort_values("step").groupby(["aux_weight", "capacity_factor", "seed"])["dropped"]
     return each.agg(lambda dropped: dropped.iloc[windows].mean())
+
+
+NOT_SCALED = "answers are not scaled by the router"
+
+
+def _of_dropping(quick: bool, seed: int) -> list[Claim]:
+    return dropping(short(quick, seed), brief=quick)
+
+
+def _not_scaled(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
+    routed = right(self, tokens, jitter)
+    return routed._replace(output=routed.output / routed.probabilities.max(dim=-1).values[:, None])
+
+
+def _deaf(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
+    """Route without a gradient for the router's weights; the experts' have theirs."""
+    deaf = copy(self)
+    deaf._parameters = self._parameters | {"router": self.router.detach()}
+    return right(deaf, tokens, jitter)
+
+
+def _no_loss(probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return probabilities.sum() * 0
+
+
+CONTROLS = (
+    Control(NOT_SCALED, (SwitchLayer, "forward", _not_scaled), ("router's weights",), of_gradient),
+    Control("the router does not learn", (SwitchLayer, "forward", _deaf), ("router's weights",), of_gradient),
+    Control("room for all", (model, "capacity", lambda tokens, *_: tokens), ("dropped at capacity",), _of_dropping),
+    Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("words dropped, last",), _of_dropping),
+    Control("no auxiliary loss", (model, "balancing_loss", _no_loss), ("without the auxiliary loss",), _of_dropping),
+)

@@ -1,27 +1,134 @@
-"""Switch Transformer: a language model whose second block sends each word to one expert of eight.
+"""The Switch layer: each token goes to one expert, and past an expert's capacity it goes to none.
 
-Two Transformer blocks that read up to 32 words and say the next one. All tokens of a batch are one group, so an expert
-has room for ⌈1,024 / experts · capacity factor⌉ of them, in training and in evaluation.
+Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2.
 
-Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022). Its models are T5s of 0.2 to 1,600 billion
-parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
-
-S sequences of a batch, W words of a sequence, D width of a word, E experts, N = S · W held-out words.
+T tokens of a group, D width of a token, H hidden units, E experts, C tokens that an expert has room for.
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int16, UInt8
 from torch import nn
 from torch.nn import functional
 
-from moeviz.errors import MoevizError
-from moeviz.history.shared.datasets import english
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.shared.datasets import UNKNOWN, english
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.switch_2021.layer import DenseLayer, Routed, SwitchLayer, balancing_loss, matrix
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
+
+INIT_SCALE = 0.1  # section 2.4; a usual Transformer has 1.0
+JITTER = 0.01  # what the router reads is multiplied by 1 ± so much, drawn anew each time, in training alone
+
+
+class Routed(NamedTuple):
+    """Outcome of routing the tokens of one group."""
+
+    output: Float[torch.Tensor, "T D"]  # 0 for a dropped token, which so passes by the residual connection
+    logits: Float[torch.Tensor, "T E"]  # h(x)
+    probabilities: Float[torch.Tensor, "T E"]  # p(x)
+    chosen: Int[torch.Tensor, " T"]  # what the router wanted, dropped or not
+    dropped: Bool[torch.Tensor, " T"]
+
+
+class SwitchLayer(nn.Module):
+    """Equations 1 and 2: p(x) = softmax(h(x)), i = argmax p(x), and y = pᵢ(x) Eᵢ(x) with the one expert i.
+
+    An expert is max(0, x W) V, without biases. The router works in float32 whatever the rest does (section 2.4).
+    """
+
+    def __init__(self, width: int, hidden: int, experts: int, capacity_factor: float, draws: torch.Generator) -> None:
+        super().__init__()
+        self.experts, self.capacity_factor = experts, capacity_factor
+        self.router = matrix(draws, width, experts)
+        self.into = matrix(draws, experts, width, hidden)
+        self.out_of = matrix(draws, experts, hidden, width)
+
+    def forward(self, tokens: Float[torch.Tensor, "T D"], jitter: torch.Generator | None = None) -> Routed:
+        """Route one group of tokens: capacity is counted over all of them. With `jitter`, as in training."""
+        read = tokens.float()
+        if jitter is not None:
+            read = read * torch.empty_like(read).uniform_(1 - JITTER, 1 + JITTER, generator=jitter)
+        logits = read @ self.router
+        probabilities = logits.softmax(dim=-1)
+        gate, chosen = probabilities.max(dim=-1)
+        room = capacity(len(tokens), self.experts, self.capacity_factor)
+        place = places(chosen, self.experts)
+        kept = place < room
+        rows, slots = kept.nonzero()[:, 0], (chosen * room + place)[kept]
+        queues = tokens.new_zeros(self.experts * room, tokens.shape[1]).index_copy(0, slots, tokens[rows])
+        answers = (queues.view(self.experts, room, -1) @ self.into).relu() @ self.out_of
+        answered = answers.flatten(0, 1)[slots] * gate[rows, None]
+        return Routed(torch.zeros_like(tokens).index_copy(0, rows, answered), logits, probabilities, chosen, ~kept)
+
+
+class DenseLayer(nn.Module):
+    """One expert for all, without a router: as many multiplications a token as a Switch layer's one expert."""
+
+    def __init__(self, width: int, hidden: int, draws: torch.Generator) -> None:
+        super().__init__()
+        self.into, self.out_of = matrix(draws, width, hidden), matrix(draws, hidden, width)
+
+    def forward(self, tokens: Float[torch.Tensor, "*tokens D"]) -> Float[torch.Tensor, "*tokens D"]:
+        """Equation of a Transformer's feed-forward block: max(0, x W) V."""
+        return (tokens @ self.into).relu() @ self.out_of
+
+
+def capacity(tokens: int, experts: int, factor: float) -> int:
+    """Equation 3: how many tokens of a group one expert has room for, ⌈tokens / experts · capacity factor⌉.
+
+    >>> capacity(tokens=6, experts=3, factor=1.5)
+    3
+    """
+    return math.ceil(tokens / experts * factor - 1e-9)  # 100 / 10 · 1.1 is a little above 11 in floating point
+
+
+def places(chosen: Int[torch.Tensor, " T"], experts: int) -> Int[torch.Tensor, " T"]:
+    """Each token's place in the queue of the expert that it chose, from 0: first come, first served.
+
+    >>> places(torch.tensor([1, 0, 1, 1]), experts=2).tolist()
+    [0, 0, 1, 2]
+    """
+    ahead = nn.functional.one_hot(chosen, experts).cumsum(dim=0)
+    return ahead.gather(1, chosen[:, None])[:, 0] - 1
+
+
+def balancing_loss(
+    probabilities: Float[torch.Tensor, "T E"], chosen: Int[torch.Tensor, " T"]
+) -> Float[torch.Tensor, ""]:
+    """Equations 4 to 6 without α: N Σᵢ fᵢ Pᵢ over N experts, 1 where routing is uniform.
+
+    fᵢ is the share of tokens that choose expert i (dropped ones too), and Pᵢ the mean of pᵢ(x). fᵢ has no gradient.
+
+    >>> float(balancing_loss(torch.full((4, 2), 0.5), torch.tensor([0, 1, 0, 1])))
+    1.0
+    """
+    experts = probabilities.shape[-1]
+    share = torch.bincount(chosen, minlength=experts) / len(chosen)
+    return experts * (share * probabilities.mean(dim=0)).sum()
+
+
+def matrix(draws: torch.Generator, *shape: int) -> nn.Parameter:
+    """Weights from a normal distribution of standard deviation √(0.1 / fan-in), cut at two of them (section 2.4)."""
+    deviation = math.sqrt(INIT_SCALE / shape[-2])
+    drawn = nn.init.trunc_normal_(torch.empty(shape), 0, deviation, -2 * deviation, 2 * deviation, generator=draws)
+    return nn.Parameter(drawn)
+
+
+# Switch Transformer: a language model whose second block sends each word to one expert of eight.
+#
+# Two Transformer blocks that read up to 32 words and say the next one. All tokens of a batch are one group, so an
+# expert has room for ⌈1,024 / experts · capacity factor⌉ of them, in training and in evaluation.
+#
+# Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022). Its models are T5s of 0.2 to 1,600
+# billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
+#
+# S sequences of a batch, W words of a sequence, D width of a word, E experts, N = S · W held-out words.
 
 SEQUENCES, WORDS = 32, 32
 WIDTH, HIDDEN, HEADS = 64, 128, 4
@@ -55,7 +162,7 @@ class Switch:
         return float(self.dropped_by_step[steps].mean() / WORDS)
 
 
-class Block(nn.Module):
+class SwitchBlock(nn.Module):
     """One Transformer block: attention to the words before, then a feed-forward layer, dense or Switch."""
 
     def __init__(self, feed_forward: DenseLayer | SwitchLayer, draws: torch.Generator) -> None:
@@ -77,14 +184,16 @@ class Block(nn.Module):
         return x + routed.output.view_as(x), routed
 
 
-class LanguageModel(nn.Module):
-    """Which word comes next? A dense block, then one with a Switch layer (or a dense one: its twin)."""
+class SwitchLanguageModel(nn.Module):
+    """Predictor of the next word: a dense block, then one with a Switch layer (or a dense one: its twin)."""
 
     def __init__(self, vocabulary: int, feed_forward: DenseLayer | SwitchLayer, draws: torch.Generator) -> None:
         super().__init__()
         self.embedding = nn.Parameter(EMBEDDING_DEVIATION * torch.randn(vocabulary, WIDTH, generator=draws))
         self.position = nn.Parameter(EMBEDDING_DEVIATION * torch.randn(WORDS, WIDTH, generator=draws))
-        self.blocks = nn.ModuleList([Block(DenseLayer(WIDTH, HIDDEN, draws), draws), Block(feed_forward, draws)])
+        self.blocks = nn.ModuleList(
+            [SwitchBlock(DenseLayer(WIDTH, HIDDEN, draws), draws), SwitchBlock(feed_forward, draws)]
+        )
         self.last = nn.LayerNorm(WIDTH)
         self.head = matrix(draws, WIDTH, vocabulary)
 
@@ -123,7 +232,7 @@ def train(
         feed_forward = DenseLayer(WIDTH, HIDDEN, layer_draws)
     else:
         feed_forward = SwitchLayer(WIDTH, HIDDEN, experts, capacity_factor, layer_draws)
-    model = LanguageModel(len(vocabulary), feed_forward, draws)
+    model = SwitchLanguageModel(len(vocabulary), feed_forward, draws)
     optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     dropped, balance = np.zeros((steps, SEQUENCES), np.uint8), np.zeros(steps, np.float32)
     for step in range(steps):
@@ -156,7 +265,7 @@ def corpus() -> tuple[Int[torch.Tensor, " training"], Int[torch.Tensor, " held_o
 
 
 def _loss(
-    model: LanguageModel, text: Int[torch.Tensor, "S W1"], jitter: torch.Generator | None = None
+    model: SwitchLanguageModel, text: Int[torch.Tensor, "S W1"], jitter: torch.Generator | None = None
 ) -> tuple[Float[torch.Tensor, ""], Routed | None]:
     """Mean cross-entropy of each word of the sequences given those before it, in nats."""
     guesses, routed = model(text[:, :-1], jitter)
@@ -165,7 +274,7 @@ def _loss(
 
 @torch.no_grad()
 def _result(
-    model: LanguageModel,
+    model: SwitchLanguageModel,
     held_out: Int[torch.Tensor, " words"],
     settings: dict[str, int | float | bool],
     dropped: UInt8[np.ndarray, "steps S"],
@@ -208,3 +317,56 @@ def _check(experts: int, capacity_factor: float, aux_weight: float, steps: int) 
             f"Got the capacity factor {capacity_factor} and the aux weight {aux_weight}. Choose a factor above 0 and "
             "a weight of at least 0."
         )
+
+
+# Switch Transformer, 2021 -> RoutingTrace.
+
+
+def trace_of(result: Switch) -> RoutingTrace:
+    """The expert to which the second block of a tiny Switch Transformer sent each of 1,024 held-out words, as a trace.
+
+    A token is a word, `text`, in sequences of 32; `label` says whether it is a word, a number, a sign or too rare for
+    the vocabulary. One layer, one slot, and the weight is the router's probability for that expert, so it does not sum
+    to 1. A word that was dropped has NO_EXPERT, and its logits, which say where it wanted to go: all words of the trace
+    are one group, over which capacity is counted.
+
+    Raises `InvalidTrace` for the dense twin, which has no router.
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.
+    """
+    settings, words, experts = result.settings, *result.logits.shape
+    if settings["dense"]:
+        raise InvalidTrace("Got the dense twin, which has no router to record. Train a Switch Transformer instead.")
+    vocabulary = english().vocabulary
+    texts = [vocabulary[word] for word in result.words]
+    place = np.arange(words)
+    tokens = token_frame(place // WORDS, place % WORDS, texts, token_id=result.words)
+    served = np.where(result.dropped, NO_EXPERT, result.chosen)
+    return RoutingTrace(
+        model=ModelInfo(
+            name=f"tiny Switch Transformer of {experts} experts, seed {settings['seed']}",
+            backend="mixture",
+            layers=(1,),
+            num_experts=(experts,),
+            top_k=1,
+            score_function="softmax",
+            num_layers=2,
+            dtype="float32",
+            item_kind="word",
+            label_kind="kind of word",
+            caution=(
+                f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
+                f"{settings['capacity_factor']:g}, and capacity is counted over all of them."
+            ),
+        ),
+        tokens=tokens.assign(label=pd.Series([_kind(text) for text in texts], dtype="str")),
+        experts=served.astype(np.int16)[None, :, None],
+        weights=np.where(result.dropped, 0, result.gate).astype(np.float32)[None, :, None],
+        logits=result.logits[None],
+    )
+
+
+def _kind(text: str) -> str:
+    if text == UNKNOWN:
+        return "rare"
+    return "number" if text.isdigit() else "word" if text.replace("_", "a").isalpha() else "sign"

@@ -1,1 +1,1 @@
-"""When each system came, how large it was, and whether its printed counts agree."""
+"""Timeline of the systems: their years, their sizes, and a check of printed parameter counts."""

@@ -3,6 +3,8 @@
 import pandas as pd
 
 from moeviz.history.shared.claims import MEASURED, MISPRINT, Claim
+from moeviz.history.shared.negative_controls import Control
+from moeviz.history.timeline import published_counts as counting
 from moeviz.history.timeline.published_counts import UNITS, published_counts
 
 AS_PRINTED = "as Table 9 says"  # in the remark of a reading
@@ -35,3 +37,17 @@ def _claim(readings: pd.DataFrame) -> Claim:
         remark="; ".join([first["remark"], *rest]),
         kind=MISPRINT if misprint else MEASURED,
     )
+
+
+def _half_of_2017(experts: int, groups: int = 0, right=counting.sparsely_gated_parameters) -> int:
+    return right(experts // 2, groups)
+
+
+def _half_of_2021(experts: int, right=counting.switch_parameters, **sizes) -> int:
+    return right(experts=experts // 2, **sizes)
+
+
+CONTROLS = (
+    Control("half the experts", (counting, "sparsely_gated_parameters", _half_of_2017), ("of MoE-",), claims),
+    Control("half of Switch's experts", (counting, "switch_parameters", _half_of_2021), ("of Switch-",), claims),
+)

@@ -98,14 +98,14 @@ def switch_parameters(
 
 
 def readings() -> dict[str, tuple[Callable[..., int], dict[str, object]]]:
-    """What can be counted, by its name: the function, and the sizes that its paper prints."""
+    """Functions that count parameters, by name, each with the sizes that its paper prints."""
     flat = {name: {"experts": experts, "groups": groups} for name, experts, groups, _ in SPARSELY_GATED}
     found = {f"Sparsely gated {name}": (sparsely_gated_parameters, sizes | LSTM) for name, sizes in flat.items()}
     return found | {f"{name}, {remark}": (switch_parameters, DEFAULTS | sizes) for name, sizes, _, remark in SWITCH}
 
 
 def published_counts() -> pd.DataFrame:
-    """Whether the parameter counts that two papers print follow from the sizes that they print.
+    """Parameter counts that two papers print, beside those that follow from the sizes that they print.
 
     A count agrees if ours, rounded to as many digits as the paper prints, is the printed one. If a paper leaves a size
     open or contradicts itself, there is a row for each reading.

@@ -1,0 +1,383 @@
+"""The exhibit of dense contrast: loss against parameters at the same compute, and memory against compute.
+
+The models are trained by `python -m moeviz.embedded.training.payoff`, on the text of the embedded model; their figures
+ship, their weights do not.
+"""
+
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import NAMED, theme
+from moeviz.charts.chart import Chart
+from moeviz.charts.parameters import written
+from moeviz.history.dense_contrast.model import KINDS, MIXTRAL_8X7B, DecoderRun, cost, sizes_of, trace_of, train
+from moeviz.history.shared.exhibit import Choice, Exhibit, Page
+from moeviz.history.shared.results import Watch, shipped, unwatched
+
+TABLE = Path(__file__).with_name("payoff.csv")
+
+
+def payoff_runs() -> pd.DataFrame:
+    """The runs that ship, a row a model.
+
+    Columns: experts int64 (1 is the dense model) · seed int64 · tokens int64 (read in training) · parameters, active
+    int64 (in all, and at work for a token; routers aside) · nats float64 (held-out loss of a token, mean over 15
+    domains) · bits_per_byte float64.
+    """
+    return pd.read_csv(TABLE)
+
+
+def loss_by_parameters(runs: pd.DataFrame) -> pd.DataFrame:
+    """Held-out loss of models that compute the same for a token, by how many experts each chooses two from.
+
+    `runs` is what `payoff_runs` returns. One row a run. Columns: those of `payoff_runs` · mean, spread float64 (of nats
+    over the seeds of as many experts; spread is the largest less the smallest) · gain float64 (how far that mean is
+    below the dense model's, in nats).
+
+    Source: Shazeer et al. (arXiv 1701.06538), figure 2 (test perplexity of mixtures of equal compute); the comparison
+    at this size is our own.
+    """
+    nats = runs.groupby("experts")["nats"]
+    mean = nats.transform("mean")
+    dense = runs.loc[runs["experts"] == 1, "nats"].mean()
+    return runs.assign(mean=mean, spread=nats.transform("max") - nats.transform("min"), gain=dense - mean)
+
+
+def payoff_words(frame: pd.DataFrame) -> str:
+    """Sum up the figures in words, whichever way they fall. `frame` has the columns of `loss_by_parameters`."""
+    of = frame.groupby("experts").first()
+    largest, dense, noise = of.iloc[-1], of.loc[1], frame["spread"].max()
+    begun = (
+        f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
+        f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each."
+    )
+    return " ".join([begun, _outcome(largest, dense, noise), *_of_two_experts(of, noise)])
+
+
+def _outcome(largest: pd.Series, dense: pd.Series, noise: float) -> str:
+    experts = f"{largest.name} experts"
+    if abs(largest["gain"]) <= noise:
+        return (
+            f"At this size it does not come out: {experts} change the mean loss by {-largest['gain']:+.3f} nats a "
+            f"token, and seeds alone by up to {noise:.3f}."
+        )
+    better = "better" if largest["gain"] > 0 else "worse"
+    return (
+        f"The model with {experts} holds {_millions(largest['parameters'])} and predicts {better} than the dense one: "
+        f"{largest['mean']:.3f} nats a token against {dense['mean']:.3f}. Seeds differ by at most {noise:.3f}."
+    )
+
+
+def _of_two_experts(of: pd.DataFrame, noise: float) -> list[str]:
+    """Say what two experts bring: they hold what the dense model holds, so it is not the parameters that do it."""
+    if 2 not in of.index or of["gain"].iloc[-1] <= noise or of.loc[2, "gain"] <= noise:
+        return []
+    more = of.loc[2, "mean"] - of["mean"].iloc[-1]
+    than = "less" if abs(more) <= noise else "more"
+    return [
+        f"Two experts, which hold what the dense one holds and are both computed, come to {of.loc[2, 'mean']:.3f} "
+        f"without more parameters. What those add is {more:.3f}, {than} than seeds make."
+    ]
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.3g} million"
+
+
+SEEDS = (0, 1, 2)
+SWEEP = Path(__file__).with_name("sweep.csv")
+HERE, REAL = "trained here", "Mixtral 8x7B"
+THIS_RUN, OTHERS = "the run on this page", "runs that ship"
+
+
+def memory_against_compute(result: DecoderRun) -> pd.DataFrame:
+    """Memory and compute of a mixture and its dense twins: those trained here, and those of Mixtral 8x7B.
+
+    Memory depends on all parameters, compute on those that work on one word (active: K of E experts in each layer, and
+    everything else, including embeddings). Both are counted from the modules of a decoder of these sizes, which for
+    Mixtral 8x7B are created without allocating memory. Both are given as shares of the parameters of the mixture. A
+    dense network uses all its parameters for every word, so its shares are equal.
+
+    One row per network and kind. Columns: network str (trained here, or Mixtral 8x7B) · kind str (sparse, as fast, as
+    large) · total, active int64 (parameters) · multiply_adds int64 (for one word, by matrices; attention between words
+    is not counted) · memory, compute float64 (total and active, as shares of the total of the network's mixture).
+
+    Source: Jiang et al. (arXiv 2401.04088), section 2.1: "sparse" and "active parameter count".
+    """
+    ours = sizes_of(result.settings["experts"], result.settings["top_k"])
+    rows = []
+    for network, sizes in {HERE: ours, REAL: MIXTRAL_8X7B}.items():
+        whole = cost(sizes).total
+        for kind, of in KINDS.items():
+            counted = cost(of(sizes))
+            counts = {"total": counted.total, "active": counted.active, "multiply_adds": counted.multiply_adds}
+            shares = {"memory": counted.total / whole, "compute": counted.active / whole}
+            rows.append({"network": network, "kind": kind} | counts | shares)
+    return pd.DataFrame(rows).astype({"network": "str", "kind": "str"})
+
+
+def sweep(seeds: tuple[int, ...] = SEEDS, watch: Watch = unwatched, **settings: int) -> pd.DataFrame:
+    """Train each kind from each of these seeds. `settings` are passed to `train`.
+
+    One row per run and recorded step. Columns: kind str · seed int64 · step int64 · perplexity float64 (on held-out
+    words).
+    """
+    runs = [(kind, seed) for kind in KINDS for seed in seeds]
+    frames = []
+    for number, (kind, seed) in enumerate(runs):
+
+        def part(done: float, says: str, before: int = number) -> None:
+            watch((before + done) / len(runs), f"run {before + 1} of {len(runs)}, {says}")
+
+        frames.append(_curve(train(kind=kind, seed=seed, **settings, watch=part)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def shipped_sweep() -> pd.DataFrame:
+    """The sweep that ships, of the default settings. Columns: those of `sweep`."""
+    return pd.read_csv(SWEEP)
+
+
+def perplexity_by_step(result: DecoderRun, runs: pd.DataFrame) -> pd.DataFrame:
+    """How well a network predicts the next held-out word during training: one run, next to a sweep over all kinds.
+
+    Perplexity is e to the power of the mean loss in nats over all held-out words, each given those before it in its
+    sequence of 48; lower is better. Step 0, before training, is left out.
+
+    One row per run and recorded step. Columns: run str (the run on this page, or runs that ship) · kind str · seed
+    int64 · step int64 · perplexity float64.
+
+    Source: the measure of Jelinek, Mercer, Bahl & Baker (1977); the comparison is our own.
+    """
+    frame = pd.concat([runs.assign(run=OTHERS), _curve(result).assign(run=THIS_RUN)], ignore_index=True)
+    frame = frame.loc[frame["step"] > 0, ["run", "kind", "seed", "step", "perplexity"]]
+    return frame.reset_index(drop=True).astype({"run": "str", "kind": "str"})
+
+
+def _curve(result: DecoderRun) -> pd.DataFrame:
+    steps = {"step": np.array(result.recorded, np.int64), "perplexity": result.perplexity}
+    return pd.DataFrame({"kind": result.settings["kind"], "seed": result.settings["seed"]} | steps)
+
+
+TICKS = [40, 50, 60, 70, 80, 100, 120, 150, 200, 300, 500, 1000]
+SHAPES = ("circle", "triangle-left", "triangle-up")
+BELOW = {"sparse": "right", "as fast": "center"}  # which kinds have their numbers under their mark, and how aligned
+
+
+def memory_compute_triangle(frame: pd.DataFrame) -> alt.LayerChart:
+    """Total against active parameters of a mixture and its twins, twice. Columns: those of `memory_against_compute`."""
+    numbers = {f"{name}_text": frame[name].map(written) for name in ("total", "active", "multiply_adds")}
+    kinds = alt.Scale(domain=list(KINDS), range=list(SHAPES))
+    legend = alt.Legend(title=None, orient="bottom", symbolFillColor=theme.NOTE, symbolStrokeColor=theme.NOTE)
+    base = alt.Chart(frame.assign(**numbers)).encode(
+        x=alt.X(
+            "memory:Q", title="memory: all parameters, share of the mixture's", scale=_whole(), axis=theme.share_axis()
+        ),
+        y=alt.Y(
+            "compute:Q", title="compute: active parameters", scale=_whole(), axis=alt.Axis(format="%", tickCount=6)
+        ),
+        color=_colour("network", (HERE, REAL), theme.PAIR),
+    )
+    marks = base.mark_point(filled=True, size=140, opacity=1).encode(
+        shape=alt.Shape("kind:N", scale=kinds, legend=legend),
+        tooltip=[
+            alt.Tooltip("network:N"),
+            alt.Tooltip("kind:N"),
+            alt.Tooltip("total_text:N", title="parameters"),
+            alt.Tooltip("active_text:N", title="active for one word"),
+            alt.Tooltip("multiply_adds_text:N", title="multiply-adds for one word"),
+            alt.Tooltip("memory:Q", title="memory, share of the mixture's", format=".1%"),
+            alt.Tooltip("compute:Q", title="active, share of the mixture's parameters", format=".1%"),
+        ],
+    )
+    corners = pd.DataFrame({"memory": [0.0, 1.0], "compute": [0.0, 1.0]})
+    dense = (
+        alt.Chart(corners)
+        .mark_line(color=theme.NOTE, strokeDash=list(theme.DASH))
+        .encode(x="memory:Q", y="compute:Q", tooltip=alt.value("dense networks: all parameters are active"))
+    )
+    return theme.framed(alt.layer(dense, _twins(frame), marks, *_sizes(base)), theme.MEDIUM + 40)
+
+
+def _twins(frame: pd.DataFrame) -> alt.Chart:
+    """From each mixture to the left, to the network that is as fast, and up, to the one that is as large."""
+    mixtures = frame[frame["kind"] == "sparse"].set_index("network")[["memory", "compute"]]
+    twins = frame[frame["kind"] != "sparse"].join(mixtures.add_prefix("mixture_"), on="network")
+    return (
+        alt.Chart(twins)
+        .mark_rule(strokeWidth=2, opacity=0.6)
+        .encode(
+            x=alt.X("memory:Q"),
+            x2="mixture_memory:Q",
+            y=alt.Y("compute:Q"),
+            y2="mixture_compute:Q",
+            color=_colour("network", (HERE, REAL), theme.PAIR),
+        )
+    )
+
+
+def _sizes(base: alt.Chart) -> list[alt.Chart]:
+    """Under a mixture how many of how many parameters, under its fast twin how many."""
+    words = {"sparse": "datum.active_text + ' of ' + datum.total_text", "as fast": "datum.total_text"}
+    return [
+        base.transform_filter(f"datum.kind == '{kind}'")
+        .transform_calculate(words=words[kind])
+        .mark_text(align=align, baseline="top", dy=10, fontWeight="bold")
+        .encode(text="words:N")
+        for kind, align in BELOW.items()
+    ]
+
+
+def perplexity_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """One line per run, in the colour of its kind. Columns: those of `perplexity_by_step`."""
+    base = alt.Chart(frame).encode(
+        x=alt.X("step:Q", title="training step", axis=alt.Axis(format=",d", tickCount=6)),
+        y=alt.Y(
+            "perplexity:Q",
+            title="perplexity on held-out words",
+            scale=alt.Scale(type="log", nice=False),
+            axis=alt.Axis(values=TICKS, format="d"),
+        ),
+        color=_colour("kind", tuple(KINDS), (*theme.PAIR, theme.OTHER)),
+        detail="seed:N",
+        tooltip=[
+            alt.Tooltip("run:N"),
+            alt.Tooltip("kind:N"),
+            alt.Tooltip("seed:Q", format="d"),
+            alt.Tooltip("step:Q", format=",d"),
+            alt.Tooltip("perplexity:Q", format=".1f"),
+        ],
+    )
+    others = base.transform_filter(f"datum.run == '{OTHERS}'").mark_line(strokeWidth=1.5, opacity=0.8)
+    mine = base.transform_filter(f"datum.run == '{THIS_RUN}'").mark_line(
+        strokeWidth=4, point=alt.OverlayMarkDef(size=50)
+    )
+    return theme.framed(others + mine, theme.MEDIUM)
+
+
+def payoff_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """A point a run, a line through the means of the mixtures, and a rule at the dense model's mean.
+
+    Columns: those of `loss_by_parameters`.
+    """
+    says = frame["experts"].map(lambda count: "dense" if count == 1 else f"{count} experts")
+    kind = says.where(says == "dense", "mixture")
+    base = alt.Chart(frame.assign(model=says, kind=kind, millions=frame["parameters"] / 1e6)).encode(
+        x=alt.X(
+            "millions:Q",
+            title="parameters in all, millions",
+            scale=alt.Scale(type="log", nice=False, padding=40),
+            axis=alt.Axis(values=sorted(set((frame["parameters"] / 1e6).round(2))), format=".1f"),
+        ),
+        color=alt.Color("kind:N", scale=alt.Scale(domain=["mixture", "dense"], range=list(theme.PAIR)), legend=None),
+    )
+    runs = base.mark_point(filled=True, size=60, opacity=0.7).encode(
+        y=alt.Y("nats:Q", title="held-out loss, nats a token", scale=alt.Scale(zero=False, nice=True, padding=24)),
+        tooltip=[
+            alt.Tooltip("model:N"),
+            alt.Tooltip("seed:Q", format="d"),
+            alt.Tooltip("parameters:Q", format=",d"),
+            alt.Tooltip("active:Q", title="at work for a token", format=",d"),
+            alt.Tooltip("nats:Q", title="nats a token", format=".3f"),
+            alt.Tooltip("bits_per_byte:Q", title="bits a byte", format=".3f"),
+        ],
+    )
+    once = base.transform_filter(f"datum.seed == {int(frame['seed'].min())}").encode(y="mean:Q")
+    line = once.transform_filter("datum.experts > 1").mark_line(strokeWidth=2)
+    rule = once.transform_filter("datum.experts == 1").encode(x=alt.value(0), x2=alt.value("width"))
+    dense = rule.mark_rule(strokeDash=list(theme.DASH), strokeWidth=2)
+    return theme.framed(alt.layer(dense, line, runs, *_named_models(base)), theme.MEDIUM)
+
+
+def _named_models(base: alt.Chart) -> list[alt.Chart]:
+    """The name of each model: of a mixture under its best run, of the dense one over its worst."""
+    best = base.transform_filter("datum.experts > 1").mark_text(baseline="top", dy=9, fontWeight="bold")
+    worst = base.transform_filter("datum.experts == 1").mark_text(baseline="bottom", dy=-9, fontWeight="bold")
+    return [
+        best.encode(y="min(nats):Q", text="model:N", detail="model:N"),
+        worst.encode(y="max(nats):Q", text="model:N", detail="model:N"),
+    ]
+
+
+def _whole() -> alt.Scale:
+    return alt.Scale(domain=[0, 1.04], nice=False)
+
+
+def _colour(field: str, values: tuple[str, ...], colours: tuple[str, ...]) -> alt.Color:
+    legend = alt.Legend(title=None, orient="top", symbolOpacity=1)
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=list(colours)), legend=legend)
+
+
+MEMORY_COMPUTE = Chart(
+    "What do a mixture and its dense twins cost?",
+    "A mixture needs the memory of the dense network above it, which is as large, and the compute of the one to its "
+    "left, which is as fast. On the dashed line all parameters are active.",
+    measure=memory_against_compute,
+    draw=memory_compute_triangle,
+)
+PERPLEXITY = Chart(
+    "Which network predicts the next word best?",
+    "Each line is a run on the same text, and the thick one is that of this page; lower is better. Lines of one kind "
+    "differ only by their seed, so two kinds really differ only if all lines of one lie below those of the other.",
+    measure=perplexity_by_step,
+    draw=perplexity_lines,
+)
+PAYOFF = Chart(
+    "What do more experts bring, at the same compute?",
+    "Each point is a small model trained on the same text, and lower is better. All do the same work for a token: to "
+    "the right there are more experts to choose two from. The line runs through the means of the seeds; the dashed one "
+    "is at the dense model's.",
+    measure=loss_by_parameters,
+    draw=payoff_curve,
+)
+
+
+def picture(page: Page, result: DecoderRun) -> None:
+    """Draw memory against compute: of this run, of its twins, and of Mixtral."""
+    page.chart(MEMORY_COMPUTE, result)
+
+
+def details(page: Page, result: DecoderRun) -> None:
+    """Draw the two sizes, the perplexity beside that of the other kinds, and what more experts bring."""
+    sizes = result.cost
+    page.figures(
+        {
+            "Parameters": (sizes.total, f"{sizes.total:,}: all of them have to be held in memory."),
+            "Active": (sizes.active, f"{sizes.active:,}: only those that work on one word cost compute."),
+            "Multiply-adds": (
+                sizes.multiply_adds,
+                f"{sizes.multiply_adds:,} for one word: one multiplication for each number of the matrices that the "
+                "word runs through. Attention between words is not counted; it is the same for all kinds.",
+            ),
+            "Perplexity": (
+                f"{result.perplexity[-1]:.1f}",
+                "On all held-out words: lower is better, and 2,000 is random guessing.",
+            ),
+        }
+    )
+    page.chart(PERPLEXITY, result, shipped_sweep())
+    page.chart(PAYOFF, payoff_runs())
+    page.text(payoff_words(loss_by_parameters(payoff_runs())))
+
+
+EXHIBIT = Exhibit(
+    choices=(
+        Choice("kind", "Kind", tuple(KINDS), kind="list", width=140),
+        Choice("experts", "Experts", (4, 8, 16), 8, width=140),
+        Choice("top_k", "Experts per word", (2, 4), 2, width=160),
+    ),
+    train=train,
+    trace_of=trace_of,
+    picture=picture,
+    details=details,
+    charts=(
+        (PAYOFF, lambda: (payoff_runs(),)),
+        (MEMORY_COMPUTE, lambda: (shipped(DecoderRun),)),
+        (PERPLEXITY, lambda: (shipped(DecoderRun), shipped_sweep())),
+    ),
+    trace_charts=(NAMED["parameters_by_part"],),
+    sweep=sweep,
+)

@@ -1,0 +1,367 @@
+"""The picture of a mixture of hidden Markov models, in numbers: the gate makes up its mind as somebody speaks."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.errors import MoevizError
+from moeviz.history.hmm_experts_1996.hidden_markov import log_gate, side_by_side
+from moeviz.history.hmm_experts_1996.model import (
+    ASSIGNMENTS,
+    SPEAKERS,
+    STARTS,
+    HMMMixture,
+    fit,
+    matched,
+    names,
+    settled_after,
+    trace_of,
+    train,
+)
+from moeviz.history.shared.datasets import Utterances, japanese_vowels
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
+from moeviz.history.shared.results import shipped
+
+
+def slowest(result: HMMMixture, data: Utterances) -> int:
+    """The utterance that takes most frames to come to its last expert; the first of several."""
+    return int(settled_after(result.logits(data).argmax(axis=-1)).argmax())
+
+
+LATE = 4  # frames heard when it turns: early enough to be typical, late enough to be seen
+
+
+def first_right(result: HMMMixture, data: Utterances) -> int:
+    """The first utterance that begins with another expert, turns to its speaker's and stays; 0 where none does."""
+    winner = result.logits(data).argmax(axis=-1)
+    right = np.array(result.speaker_of)[winner] == data.speaker
+    turns = (right[1:] != right[:-1]).sum(axis=0)
+    return int((right[LATE - 1] & ~right[: LATE - 1].any(axis=0) & (turns == 1)).argmax())
+
+
+def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.DataFrame:
+    """The gate after each frame of one utterance: gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)).
+
+    At frame 0 nothing has been heard yet, and the gate is the prior πₖ. Each expert is matched to the speaker of most
+    of its training utterances, one expert per speaker; experts trained by speaker belong to that one.
+
+    One row per frame and expert, frame by frame. Columns: frame int64 (frames heard so far, from 0; 6.4 ms each) ·
+    expert int16 · speaker int16 (whom the expert is matched to, 1 to 9; 0 for nobody) · own bool (whether that is the
+    actual speaker) · share float64 (of the gate; a frame's shares sum to 1).
+
+    Raises `MoevizError` if there is no such utterance.
+
+    Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
+    """
+    if not 0 <= number < len(data.frames):
+        raise MoevizError(f"There is no utterance {number}. Choose a number from 0 to {len(data.frames) - 1}.")
+    logits = result.logits(Utterances(data.frames[number : number + 1], data.speaker[number : number + 1]))[:, 0]
+    shares = np.concatenate([result.prior[None], _softmax(logits)])
+    frames, experts = shares.shape
+    speaker = np.array(result.speaker_of)
+    return pd.DataFrame(
+        {
+            "frame": np.repeat(np.arange(frames), experts),
+            "expert": np.tile(np.arange(experts, dtype=np.int16), frames),
+            "speaker": np.tile((speaker + 1).astype(np.int16), frames),
+            "own": np.tile(speaker == data.speaker[number], frames),
+            "share": shares.ravel(),
+        }
+    )
+
+
+def settling(result: HMMMixture, data: Utterances) -> pd.DataFrame:
+    """How many utterances are with the right expert, and how many with the one that they keep, after so many frames.
+
+    The expert of an utterance is the one with the highest share of the gate. It is right if that expert is matched to
+    the actual speaker. After its end, an utterance counts as it ended, so that every share is a share of all
+    utterances.
+
+    One row per frame. Columns: frame int64 (frames heard so far, from 1) · settled float64 (share of the utterances
+    that are with their last expert and stay there) · right float64 (share of the utterances) · chance float64 (share
+    right at random: 1 / K of those whose speaker has an expert, K experts) · speaking int64 (utterances that have so
+    many frames).
+
+    Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
+    """
+    winner = result.logits(data).argmax(axis=-1)
+    frames = np.arange(1, len(winner) + 1)
+    lengths = np.array([len(each) for each in data.frames])
+    return pd.DataFrame(
+        {
+            "frame": frames,
+            "settled": (settled_after(winner) <= frames[:, None]).mean(axis=1),
+            "right": (np.array(result.speaker_of)[winner] == data.speaker).mean(axis=1),
+            "chance": np.isin(data.speaker, result.speaker_of).mean() / len(result.prior),
+            "speaking": (lengths >= frames[:, None]).sum(axis=1),
+        }
+    )
+
+
+def _softmax(logits: Float64[np.ndarray, "T K"]) -> Float64[np.ndarray, "T K"]:
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+
+STAYS = (0.6, 0.4)  # probability that a state is followed by itself, of the first model and of the second
+MEANS = (0.0, 3.0)
+SEQUENCES, FRAMES = 40, 200
+DATA_SETS = 20
+FOUND = 0.9  # accuracy from which on the two models count as found
+TABLE = Path(__file__).with_name("sweep.csv")
+
+
+def pair(seed: int, frames: int = FRAMES) -> tuple[tuple[Float64[np.ndarray, "_ 1"], ...], Int64[np.ndarray, " N"]]:
+    """40 sequences, by turns of the first model and of the second, and of which each is."""
+    rng = np.random.default_rng(seed)
+    model = np.arange(SEQUENCES) % 2
+    state = np.empty((SEQUENCES, frames), np.int64)
+    state[:, 0] = rng.integers(2, size=SEQUENCES)
+    changes = rng.random((SEQUENCES, frames)) >= np.array(STAYS)[model][:, None]
+    state[:, 1:] = (state[:, :1] + np.cumsum(changes[:, 1:], axis=1)) % 2
+    values = rng.normal(np.array(MEANS)[state])
+    return tuple(each[:, None] for each in values), model
+
+
+def accuracy(seed: int, assignment: str, start: str) -> float:
+    """Share of a data set's sequences that a mixture of two experts with two states groups right: 0.5 is chance."""
+    sequences, model = pair(seed)
+    experts, _ = fit(sequences, 2, 2, assignment, start, seed)
+    expert = log_gate(experts, side_by_side(sequences))[-1].argmax(axis=1)
+    return float((matched(expert, model, 2)[expert] == model).mean())
+
+
+def accuracies(data_sets: Iterable[int] = range(DATA_SETS)) -> pd.DataFrame:
+    """How well soft and hard EM find Smyth's two models, from either start, data set by data set.
+
+    Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
+
+    One row per assignment, start and data set. Columns: assignment str (soft or hard) · start str (k-means or random) ·
+    data_set int64 (its seed, and that of the start) · accuracy float64 (0.5 is chance) · found bool (0.9 or more).
+
+    Source: Smyth, NIPS 9:648-654 (1996), for the two models; their constants are from memory.
+    """
+    data_sets = list(data_sets)
+    cases = [(assignment, start, seed) for assignment in ASSIGNMENTS for start in STARTS for seed in data_sets]
+    rows = [(assignment, start, seed, accuracy(seed, assignment, start)) for assignment, start, seed in cases]
+    frame = pd.DataFrame(rows, columns=["assignment", "start", "data_set", "accuracy"])
+    return _typed(frame.assign(found=frame["accuracy"] >= FOUND))
+
+
+def shipped_accuracies() -> pd.DataFrame:
+    """How well soft and hard EM find Smyth's two models, from either start: what `accuracies` came to, in a file.
+
+    Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
+
+    One row per assignment, start and data set. Columns: those of `accuracies`.
+
+    Source: Smyth, NIPS 9:648-654 (1996), for the two models; their constants are from memory.
+    """
+    return _typed(pd.read_csv(TABLE))
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.astype({"assignment": "str", "start": "str"})
+
+
+FRAME = "frames heard"
+LINES = {"right": "with its speaker's expert", "settled": "with its final expert"}
+
+
+def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:
+    """The shares of the gate, stacked, the speaker's own expert at the bottom. Columns: those of `gate_over_time`."""
+    frame = frame.assign(
+        speaks=frame["speaker"].map(lambda who: f"speaker {who}" if who else "nobody"),
+        height=(~frame["own"]).astype(int),
+    )
+    own = frame[frame["own"]]
+    whose = f"orange: expert {own['expert'].iloc[0]}, the speaker's" if len(own) else "no expert is the speaker's"
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    x = alt.X("frame:Q", title=f"{FRAME} ({whose})", axis=axis, scale=alt.Scale(nice=False))
+    areas = (
+        alt.Chart(frame)
+        .mark_area(opacity=0.85)
+        .encode(
+            x=x,
+            y=alt.Y("share:Q", title="share of the gate", stack="zero", axis=theme.share_axis()),
+            color=_expert_colour(frame),
+            order=alt.Order("height:Q"),
+            tooltip=[
+                alt.Tooltip("frame:Q", title=FRAME, format="d"),
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("speaks:N", title="matched to"),
+                alt.Tooltip("share:Q", title="share of the gate", format=".1%"),
+            ],
+        )
+    )
+    edge = alt.Chart(own).mark_line(color=theme.ACCENT, strokeWidth=3).encode(x=x, y="share:Q")
+    return theme.framed(areas + edge, theme.MEDIUM)
+
+
+def _expert_colour(frame: pd.DataFrame) -> alt.Color:
+    experts = sorted(int(expert) for expert in frame["expert"].unique())
+    busiest = frame.groupby("expert")["share"].sum().sort_values(ascending=False, kind="stable").index
+    colours = theme.expert_colours(len(experts), tuple(busiest[: theme.FOCUS]))
+    legend = alt.Legend(title="expert", orient="top", columns=6)
+    return alt.Color("expert:N", scale=alt.Scale(domain=experts, range=colours), legend=legend)
+
+
+def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of utterances that are right, and that are settled, by frames heard. Columns: those of `settling`."""
+    lines = frame.rename(columns=LINES).melt(["frame", "speaking", "chance"], list(LINES.values()), "what", "share")
+    colour = alt.Color(
+        "what:N",
+        scale=alt.Scale(domain=list(LINES.values()), range=list(theme.PAIR)),
+        legend=alt.Legend(title=None, orient="top", direction="vertical"),
+    )
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    drawn = (
+        alt.Chart(lines)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("frame:Q", title=FRAME, axis=axis, scale=alt.Scale(nice=False, zero=False)),
+            y=alt.Y("share:Q", title="share of utterances", axis=theme.share_axis(), scale=alt.Scale(domain=[0, 1])),
+            color=colour,
+            tooltip=[
+                alt.Tooltip("frame:Q", title=FRAME, format="d"),
+                alt.Tooltip("what:N", title="utterance"),
+                alt.Tooltip("share:Q", title="share of utterances", format=".1%"),
+                alt.Tooltip("chance:Q", title="right at random", format=".1%"),
+                alt.Tooltip("speaking:Q", title="utterances at least this long", format="d"),
+            ],
+        )
+    )
+    return theme.framed(drawn + theme.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
+
+
+def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
+    """Accuracy of each data set, by assignment and start. Columns: those of `smyth.accuracies`."""
+    rows = frame.assign(way=frame["assignment"] + ", " + frame["start"])
+    ways = list(dict.fromkeys(rows["way"]))
+    title = "sequences grouped correctly (dashed: at random)"
+    many = rows.groupby(["way", "assignment", "start", "accuracy"], as_index=False).size()
+    dots = (
+        alt.Chart(many)
+        .mark_circle(opacity=0.75)
+        .encode(
+            x=alt.X("accuracy:Q", title=title, axis=theme.share_axis(), scale=alt.Scale(zero=False)),
+            y=alt.Y("way:N", title=None, sort=ways),
+            color=alt.Color(
+                "assignment:N", scale=alt.Scale(domain=["soft", "hard"], range=list(theme.PAIR)), legend=None
+            ),
+            size=alt.Size(
+                "size:Q",
+                scale=alt.Scale(domain=[0, int(many["size"].max())], range=[0, 500]),
+                legend=alt.Legend(title="data sets", orient="top", values=[1, 5, 10], symbolFillColor=theme.NOTE),
+            ),
+            tooltip=[
+                alt.Tooltip("assignment:N"),
+                alt.Tooltip("start:N"),
+                alt.Tooltip("accuracy:Q", title="sequences grouped correctly", format=".1%"),
+                alt.Tooltip("size:Q", title="data sets", format="d"),
+            ],
+        )
+    )
+    lot = alt.Chart(pd.DataFrame({"accuracy": [0.5]})).mark_rule(
+        color=theme.CHANCE, strokeDash=list(theme.DASH), strokeWidth=2
+    )
+    return theme.framed(dots + lot.encode(x="accuracy:Q"), theme.rows_height(len(ways)))
+
+
+GATE_OVER_TIME = Chart(
+    "How does the gate make up its mind?",
+    "The height of each colour is the gate's share for that expert after so many frames (6.4 ms each). The orange "
+    "line is the top of the expert that is matched to this speaker; at 0 nothing has been heard yet.",
+    measure=gate_over_time,
+    draw=gate_areas,
+)
+SETTLING = Chart(
+    "How soon is the gate sure?",
+    "The lines show what share of the 370 test utterances is with the right expert, and what share with the one that "
+    "they will keep, after so many frames. An utterance that has ended counts as it ended.",
+    measure=settling,
+    draw=settling_lines,
+)
+SOFT_AND_HARD = Chart(
+    "What is lost when each sequence goes to only one expert?",
+    "Each dot is one or more of 20 data sets made by two hidden Markov models, and shows what share of its 40 "
+    "sequences a mixture of two groups correctly: divided by the posterior (soft) or given to the best expert (hard).",
+    measure=shipped_accuracies,
+    draw=soft_and_hard,
+)
+
+
+def picture(page: Page, result: HMMMixture) -> None:
+    """Draw the gate over the time of one utterance: of the test utterances, one that is looked for, or any other."""
+    _, data = japanese_vowels()
+    called, offered = names(data), {"one that ends right": first_right(result, data), "slowest": slowest(result, data)}
+    page.heading(GATE_OVER_TIME)
+    with page.row():
+        start = page.choose(Choice("start", "Begin with", tuple(offered), kind="buttons", key=""))
+        utterances = range(len(called))
+        number = page.choose(
+            Choice(
+                "utterance", "Utterance", utterances, offered[start], "list", 260, written=called.__getitem__, key=""
+            )
+        )
+    page.picture(GATE_OVER_TIME, result, data, number)
+
+
+def details(page: Page, result: HMMMixture) -> None:
+    """Draw the figures, how fast the gate settles, who ends with which expert, and soft against hard assignment."""
+    _, data = japanese_vowels()
+    right = "Of {} utterances, the share that end with the expert of their speaker."
+    page.figures(
+        {
+            "Correct, training": (f"{result.training_share:.0%}", right.format("the 270 training")),
+            "Correct, test": (f"{result.test_share:.0%}", right.format("the 370 test")),
+            "90% settled": (
+                f"{result.frames_needed} frames",
+                "After this many frames, nine in ten test utterances are with the expert that they end with, for good.",
+            ),
+        }
+    )
+    page.chart(SETTLING, result, data)
+    ends = trace_of(result, slots=1, ends=True)
+    page.chart(LOAD_BY_LABEL, ends, model=ends.model)
+    page.chart(SOFT_AND_HARD)
+
+
+def speakers_unknown(chosen: dict[str, Any]) -> bool:
+    """Offer a choice where the experts are not told who speaks."""
+    return not chosen["supervised"]
+
+
+EXHIBIT = Exhibit(
+    choices=(
+        Choice(
+            "supervised",
+            "Speakers known",
+            kind="toggle",
+            key="told",
+            help="One expert per speaker, fitted by hmmlearn.",
+        ),
+        Choice("states", "States per expert", (1, 2, 3, 5), 3, width=140),
+        Choice("experts", "Experts", (2, 5, 9, 12), SPEAKERS, width=140, offered=speakers_unknown),
+        Choice("assignment", "Assignment", ASSIGNMENTS, kind="list", width=120, offered=speakers_unknown),
+        Choice("start", "Start", STARTS, kind="list", width=130, offered=speakers_unknown),
+    ),
+    settings=lambda chosen: {"experts": SPEAKERS} | chosen,
+    train=train,
+    trace_of=partial(trace_of, slots=1),
+    picture=picture,
+    details=details,
+    charts=(
+        (GATE_OVER_TIME, lambda: (shipped(HMMMixture), japanese_vowels()[1], 3)),
+        (SETTLING, lambda: (shipped(HMMMixture), japanese_vowels()[1])),
+        (SOFT_AND_HARD, lambda: ()),
+    ),
+    sweep=accuracies,
+)

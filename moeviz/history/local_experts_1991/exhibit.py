@@ -1,0 +1,263 @@
+"""The exhibit of 1991: where each expert's answer changes, how fast the error falls, and table 1 of the paper."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.history.local_experts_1991.model import (
+    ERRORS,
+    HIDDEN,
+    MAX_EPOCHS,
+    STOP_AT,
+    AdaptiveMixture,
+    BackpropagationNetwork,
+    trace_of,
+    train,
+    train_network,
+)
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
+from moeviz.history.shared.formant_plane import ends_of, formant_plane, plane_of
+from moeviz.history.shared.results import shipped
+from moeviz.history.shared.vowels import VOWELS, Vowels, at_hand, encode, stand_in
+
+BORDER_POINTS = 201  # along a border of the gate
+MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"
+EVERY_EPOCH = 10  # epochs: a curve of as many points as can be seen
+SAME = 1e-9  # logits: on a border two are equal, but for rounding
+
+
+def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.DataFrame:
+    """Samples and lines of a mixture at one of its recorded epochs: figures 2 and 3 of the paper.
+
+    A sample belongs to the expert with the highest mixing proportion. An expert's line is where its output is 0.5; it
+    is drawn for the experts to which a sample belongs. The gate's line is where two of these have the same proportion
+    and no other has a larger one.
+
+    One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
+    expert int16 (for the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (whether the
+    mixture's answer is on the right side of 0.5; True for lines) · surviving bool (whether the expert survives
+    training) · line str ("" for samples; which line this is an end of).
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), figures 2 and 3.
+    """
+    inputs, desired = encode(data)
+    state = result.state(at)
+    winner = state.proportions(inputs).argmax(axis=1)
+    samples = {
+        "what": "sample",
+        "f1": inputs[:, 0],
+        "f2": inputs[:, 1],
+        "expert": winner,
+        "vowel": [VOWELS[vowel] for vowel in data.vowel],
+        "right": (state.answer(inputs) > 0.5) == (desired > 0.5),
+    }
+    low, high = plane_of(inputs)
+    won = np.unique(winner).tolist()
+    lines = [("line", expert, f"{expert}", ends_of(state.experts[:, expert], low, high)) for expert in won]
+    lines += [
+        ("gate", one, f"{one} and {other}", _border(state.gate, one, other, low, high))
+        for one, other in combinations(won, 2)
+    ]
+    ends = [
+        {"what": what, "f1": f1, "f2": f2, "expert": expert, "vowel": "", "right": True, "line": line}
+        for what, expert, line, points in lines
+        for f1, f2 in points
+    ]
+    frame = pd.concat([pd.DataFrame(samples).assign(line=""), pd.DataFrame(ends)], ignore_index=True)
+    return frame.assign(surviving=frame["expert"].isin(result.surviving)).astype({"expert": np.int16})
+
+
+def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
+    """The average squared error on the training speakers by epoch: of the mixture, and of a network trained beside it.
+
+    The network has one hidden layer and about as many parameters, and starts from the same seed; both stop at 0.08.
+
+    One row per system and tenth epoch, and the last. Columns: system str · epoch int64 · squared_error float64 · goal
+    float64 (0.08, where the paper stops).
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), table 1.
+    """
+    network = train_network(data, HIDDEN[len(result.expert_lines[0].T)], int(result.settings["seed"]))
+    frames = []
+    for name, errors in ((MIXTURE, result.error_by_epoch), (NETWORK, network.error_by_epoch)):
+        epochs = np.unique([*range(0, len(errors), EVERY_EPOCH), len(errors) - 1])
+        system = pd.Series([name] * len(epochs), dtype="str")
+        frames.append(pd.DataFrame({"system": system, "epoch": epochs, "squared_error": errors[epochs]}))
+    return pd.concat(frames, ignore_index=True).assign(goal=STOP_AT)
+
+
+def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
+    """The part of the line between two experts along which no third one is preferred; nothing where there is none."""
+    ends = ends_of(gate[:, one] - gate[:, other], low, high)
+    if len(ends) < 2:
+        return []
+    along = np.linspace(*np.array(ends), BORDER_POINTS)
+    logits = np.column_stack([along, np.ones(BORDER_POINTS)]) @ gate
+    highest = np.flatnonzero(logits[:, one] >= logits.max(axis=1) - SAME)
+    return [tuple(along[i].tolist()) for i in highest[[0, -1]]] if len(highest) > 1 else []
+
+
+def error_curves(frame: pd.DataFrame) -> alt.LayerChart:
+    """Two falling curves, and the error at which both stop. Columns: those of `error_by_epoch`."""
+    colour = alt.Color(
+        "system:N",
+        scale=alt.Scale(domain=[MIXTURE, NETWORK], range=list(theme.PAIR)),
+        legend=alt.Legend(title=None, orient="top", columns=1, labelLimit=280),
+    )
+    curves = (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=3)
+        .encode(
+            x=alt.X("epoch:Q", title="epoch"),
+            y=alt.Y("squared_error:Q", title="average squared error", scale=alt.Scale(domainMin=0)),
+            color=colour,
+            tooltip=[
+                alt.Tooltip("system:N"),
+                alt.Tooltip("epoch:Q", format=",d"),
+                alt.Tooltip("squared_error:Q", title="average squared error", format=".3f"),
+            ],
+        )
+    )
+    goal = alt.Chart(frame.head(1)).mark_rule(color=theme.NOTE, strokeDash=list(theme.DASH)).encode(y="goal:Q")
+    return theme.framed(curves + goal, theme.MEDIUM)
+
+
+DECISION_LINES = Chart(
+    "How do the experts divide the plane?",
+    "Each mark is one spoken vowel, in the colour of the expert that the gate gives it to, and each line is where "
+    "that expert's answer changes. The dashed line is where the gate switches from one expert to the other; an expert "
+    "without a mark has been given up.",
+    measure=decision_lines,
+    draw=formant_plane,
+)
+
+ERROR_CURVES = Chart(
+    "Do the experts learn faster than one network?",
+    "Each line is the error on the training speakers, epoch by epoch, of the mixture and of one network with about as "
+    "many parameters, each with the step that suits it. The dashed line is the error at which both stop.",
+    measure=error_by_epoch,
+    draw=error_curves,
+)
+
+
+TABLE = Path(__file__).with_name("sweep.csv")
+SEEDS = range(25)  # as many simulations as in the paper
+EXPERTS = (4, 8)
+# Of the experts, how many are left; epochs, and their standard deviation; accuracies on training and test speakers.
+PRINTED = {
+    "4 experts": ("2 or 3", 1124, 23, 0.88, 0.90),
+    "8 experts": ("2 or 3", 1083, 12, 0.88, 0.90),
+    "backpropagation, 6 hidden units": ("", 2209, 83, 0.88, 0.90),
+    "backpropagation, 12 hidden units": ("", 2435, 124, 0.88, 0.90),
+}
+PAPER, MEASURED, STAND_IN = "the paper, measured vowels", "ours, measured vowels", "ours, stand-in vowels"
+FIGURES = ["experts left", "epochs", "deviation", "training", "test"]
+
+
+def table_1(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
+    """The table of the paper, line by line beside ours, of the stand-in and of the measured vowels if they are at hand.
+
+    One row per system and whose figures they are. Columns: system, of str · experts left str ("2", "2 or 3"; "" for a
+    network without experts) · epochs, deviation float64 (mean and standard deviation of the epochs to the error 0.08
+    of the runs that reach it) · training, test float64 (mean share of the samples classified correctly) · missed
+    float64 (runs that do not reach the error; NaN for the paper).
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), table 1 and section 2.
+    """
+    printed = [(name, PAPER, *figures, float("nan")) for name, figures in PRINTED.items()]
+    rows = [*printed, *(row for data in at_hand() for row in _ours(data, seeds))]
+    frame = pd.DataFrame(rows, columns=["system", "of", *FIGURES, "missed"])
+    return frame.sort_values("system", key=lambda names: names.map(list(PRINTED).index), kind="stable").reset_index(
+        drop=True
+    )
+
+
+def shipped_table_1() -> pd.DataFrame:
+    """The table that ships. Columns: those of `table_1`."""
+    return pd.read_csv(TABLE, dtype={"experts left": "str"}).fillna({"experts left": ""})
+
+
+def _ours(data: Vowels, seeds: Sequence[int]) -> Iterator[tuple[str | float, ...]]:
+    """A row for each of the four systems."""
+    of = MEASURED if data.measured else STAND_IN
+    for experts in EXPERTS:
+        mixtures = [train(data, experts, seed=seed) for seed in seeds]
+        left = " or ".join(str(number) for number in sorted({len(run.surviving) for run in mixtures}))
+        yield (f"{experts} experts", of, left, *_figures(mixtures))
+    for experts in EXPERTS:
+        networks = [train_network(data, HIDDEN[experts], seed) for seed in seeds]
+        yield (f"backpropagation, {HIDDEN[experts]} hidden units", of, "", *_figures(networks))
+
+
+def _figures(runs: Sequence[AdaptiveMixture | BackpropagationNetwork]) -> tuple[float, ...]:
+    epochs = [run.epochs for run in runs if run.epochs is not None]
+    return (
+        float(np.mean(epochs)) if epochs else float("nan"),
+        float(np.std(epochs)) if epochs else float("nan"),
+        float(np.mean([run.train_accuracy for run in runs])),
+        float(np.mean([run.test_accuracy for run in runs])),
+        float(len(runs) - len(epochs)),
+    )
+
+
+def picture(page: Page, result: AdaptiveMixture) -> None:
+    """Draw how the experts divide the plane at a recorded epoch."""
+    data = stand_in()
+    page.text(f"The vowels are a {data.source}.")
+    epoch = page.choose(Choice("epoch", "Epoch", result.recorded, result.recorded[-1], written="{:,}".format))
+    page.chart(DECISION_LINES, result, data, result.recorded.index(epoch))
+
+
+def details(page: Page, result: AdaptiveMixture) -> None:
+    """Draw the figures, the rival, table 1, and who wins the vowels."""
+    ended = f"{result.epochs:,} epochs" if result.epochs is not None else f"not within {MAX_EPOCHS:,} epochs"
+    page.figures(
+        {
+            "Error 0.08 reached": (
+                ended,
+                "The paper stops at this average squared error on its training speakers.",
+            ),
+            "Experts left": (str(len(result.surviving)), "Experts that are given at least one training sample."),
+            "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
+            "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),
+        }
+    )
+    page.chart(ERROR_CURVES, result, stand_in())
+    page.title("Table 1 of the paper, beside ours")
+    page.markdown(
+        "Means of 25 seeds, as in the paper, with the standard deviation of the epochs; every run reached the error. "
+        "The measured vowels do not ship; their rows were computed where they can be read."
+    )
+    table = shipped_table_1().set_index("system").drop(columns="missed")
+    written = {"epochs": "{:,.0f}", "deviation": "{:.0f}", "training": "{:.0%}", "test": "{:.0%}"}
+    page.table(table.assign(**{name: table[name].map(form.format) for name, form in written.items()}))
+    winners = trace_of(result, slots=1).select(layers=result.recorded[-1:])
+    page.chart(LOAD_BY_LABEL, winners, model=winners.model)
+
+
+EXHIBIT = Exhibit(
+    choices=(
+        Choice("experts", "Experts", (2, 4, 8), 4, width=160),
+        Choice(
+            "error",
+            "Error function",
+            tuple(ERRORS),
+            "mixture likelihood",
+            kind="list",
+            width=220,
+            help="The three above, in their order: the mixture answers, one expert answers, a likelihood.",
+        ),
+    ),
+    train=train,
+    trace_of=trace_of,
+    picture=picture,
+    details=details,
+    charts=tuple((chart, lambda: (shipped(AdaptiveMixture), stand_in())) for chart in (DECISION_LINES, ERROR_CURVES)),
+    sweep=table_1,
+)

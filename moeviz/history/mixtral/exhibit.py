@@ -1,0 +1,123 @@
+"""The exhibit of Mixtral 8x7B: the numbers that were published of its own routing. No weights of it are needed."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.divergence import divergences
+from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
+from moeviz.metrics.specialization import load_by_label
+from moeviz.published import published_counts
+
+CHOICES = {"first choice": 1 / 8, "first or second choice": 1 - (6 * 5) / (8 * 7)}  # and its chance
+KINDS = {"github": "code", "book": "books", "c4": "web"}
+
+
+def published_load(layer: int) -> pd.DataFrame:
+    """Load of the experts of one layer of Mixtral 8x7B by code, books and the web: 208,896 tokens of each.
+
+    Columns: those of `load_by_label`. Raises `InvalidTrace` for a layer that was not counted (0, 7 and 15 were).
+
+    Source: counted by the authors of OLMoE (arXiv 2409.02060), `scripts/routing_output` of allenai/OLMoE.
+    """
+    frame = load_by_label(published_counts("Mixtral-8x7B").select(layers=[layer]))
+    return frame.assign(label=frame["label"].map(KINDS))
+
+
+def published_divergence(layer: int) -> float:
+    """How differently that layer treats the two kinds of text that it treats most differently: bits, from 0 to 1."""
+    counts = published_counts("Mixtral-8x7B").select(layers=[layer]).assignments[:, 0]
+    return float(divergences(counts, *np.triu_indices(len(counts), k=1)).max())
+
+
+def published_repetition() -> pd.DataFrame:
+    """How often neighbouring tokens go to the same expert in Mixtral 8x7B, in eight data sets.
+
+    One row per choice, layer and data set. Columns: choice str (first choice, or any expert in common) · layer int32 ·
+    data_set str · share float64 (of pairs) · chance float64 (1 / 8, or 1 - C(6, 2) / C(8, 2)).
+
+    Source: Jiang and others, Mixtral of Experts (arXiv 2401.04088), table 5.
+    """
+    rows = [
+        {"choice": choice, "layer": layer, "data_set": name, "share": figures[3 * at + place] / 100, "chance": chance}
+        for at, (choice, chance) in enumerate(CHOICES.items())
+        for place, layer in enumerate(MIXTRAL_LAYERS)
+        for name, figures in MIXTRAL_TABLE_5.items()
+    ]
+    return pd.DataFrame(rows).astype({"choice": "str", "layer": "int32", "data_set": "str"})
+
+
+def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
+    """Three bars an expert, a kind of text each, and the uniform share. Columns: those of `published_load`."""
+    colour = alt.Color(
+        "label:N",
+        scale=alt.Scale(domain=list(KINDS.values()), range=theme.EXPERT_COLOURS[: len(KINDS)]),
+        legend=alt.Legend(title=None, orient="top"),
+    )
+    bars = (
+        alt.Chart(frame)
+        .mark_bar()
+        .encode(
+            x=alt.X("expert:O", title="expert (dashed: uniform share)", axis=theme.ids_axis()),
+            xOffset=alt.XOffset("label:N", sort=list(KINDS.values())),
+            y=alt.Y("share:Q", title="share of assignments", axis=theme.share_axis()),
+            color=colour,
+            tooltip=[
+                alt.Tooltip("label:N", title="kind of text"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("assignments:Q", format=","),
+                alt.Tooltip("share:Q", title="share of its assignments", format=".1%"),
+            ],
+        )
+    )
+    return theme.framed(bars + theme.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
+
+
+def mixtral_repetition(frame: pd.DataFrame) -> alt.LayerChart:
+    """A dot per data set and layer, with chance as a dashed line. Columns: those of `published_repetition`."""
+    colour = alt.Color(
+        "choice:N",
+        scale=alt.Scale(domain=list(CHOICES), range=list(theme.PAIR)),
+        legend=alt.Legend(title=None, orient="top", columns=1),
+    )
+    dots = (
+        alt.Chart(frame)
+        .mark_point(filled=True, size=50, opacity=0.7)
+        .encode(
+            x=alt.X("layer:O", title="layer (dashed: chance)", axis=theme.ids_axis()),
+            y=alt.Y("share:Q", title="pairs of neighbouring tokens", axis=theme.share_axis()),
+            color=colour,
+            tooltip=[
+                alt.Tooltip("data_set:N", title="data set"),
+                alt.Tooltip("layer:Q", format="d"),
+                alt.Tooltip("choice:N"),
+                alt.Tooltip("share:Q", title="share of pairs", format=".1%"),
+                alt.Tooltip("chance:Q", format=".1%"),
+            ],
+        )
+    )
+    chance = (
+        alt.Chart(frame.drop_duplicates("choice"))
+        .mark_rule(strokeDash=list(theme.DASH), strokeWidth=2)
+        .encode(y="chance:Q", color=colour)
+    )
+    return theme.framed(dots + chance, theme.MEDIUM)
+
+
+MIXTRAL_LOAD = Chart(
+    "Does Mixtral send code, books and the web to different experts?",
+    "Each bar is the share of a kind of text that goes to an expert. Where the three bars of every expert are of one "
+    "height, all kinds are routed alike.",
+    measure=published_load,
+    draw=mixtral_load,
+)
+MIXTRAL_REPETITION = Chart(
+    "Do neighbouring tokens of Mixtral share experts?",
+    "Each dot is a data set: the share of tokens with the same first choice as the token before, and with an expert in "
+    "common with it. At layer 0 that is hardly more than chance; deeper it is clearly more.",
+    measure=published_repetition,
+    draw=mixtral_repetition,
+)

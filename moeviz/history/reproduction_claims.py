@@ -1,0 +1,79 @@
+"""Claims of the papers, checked on our systems one after another, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+
+import pandas as pd
+
+from moeviz.errors import MoevizError
+from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
+from moeviz.history.shared.negative_controls import controlled
+from moeviz.history.systems import FOLDERS
+from moeviz.text import quoted
+
+WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the folder
+AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
+
+
+def check_claims(
+    names: Sequence[str] = (), quick: bool = False, seed: int = 0, controls: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Check the claims of these systems, or of all; yield each system's table as soon as it is ready.
+
+    Systems are trained in separate processes, two at a time, from seed 100 · `seed` on. With `controls`, each check is
+    measured again with its mechanism broken, where it must miss.
+
+    One row per claim. Columns: system str · what str · ours, paper float64 (NaN if the paper gives no number that holds
+    for our data) · tolerance str · passed bool · remark str · kind str (measured, identity, of what ships, misprint
+    found: only what is measured is a check). With `controls` also: control str (what was broken) · broken float64 (the
+    figure then) · caught bool (whether the claim missed then; True of what is no check).
+
+    Raises `MoevizError` for an unknown system, or if its process ends without an answer.
+    """
+    if unknown := set(names) - set(WITH_CHECKS):
+        raise MoevizError(
+            f"There is nothing to check by the name {quoted(min(unknown))}. Choose from {', '.join(WITH_CHECKS)}."
+        )
+    wanted = [name for name in WITH_CHECKS if name in names or not names]
+    options = [*(["--quick"] if quick else []), *(["--controls"] if controls else []), "--seed", str(seed)]
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(lambda name: _in_a_process(name, options), wanted)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def claims_of(name: str, quick: bool = False, seed: int = 0, controls: bool = False) -> pd.DataFrame:
+    """Check the claims of one system in this process. Columns as in `check_claims`."""
+    module = import_module(f"moeviz.history.{WITH_CHECKS[name]}.checks")
+    try:
+        claims = module.claims(quick, seed)
+        again = (
+            controlled(claims, controls_of(name), quick, seed) if controls else pd.DataFrame(index=range(len(claims)))
+        )
+    except MoevizError as error:  # a library that is not there
+        claims = [Claim("could not be checked", NOT_PRINTED, NOT_PRINTED, "", False, str(error))]
+        again = controlled(claims, (), quick, seed) if controls else pd.DataFrame(index=[0])
+    frame = pd.concat([frame_of(claims), again], axis=1)
+    frame.insert(0, "system", pd.Series([name] * len(frame), dtype="str"))
+    return frame
+
+
+def controls_of(name: str) -> tuple:
+    """The negative controls of one system's claims, of type `Control`."""
+    return import_module(f"moeviz.history.{WITH_CHECKS[name]}.checks").CONTROLS
+
+
+def _in_a_process(name: str, options: list[str]) -> pd.DataFrame:
+    command = [sys.executable, "-m", "moeviz.history", name, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
+        raise MoevizError(
+            f"The check of {name} ended without an answer ({last}). Run {' '.join(command[1:])} to see why."
+        )
+    return pd.DataFrame(json.loads(done.stdout))

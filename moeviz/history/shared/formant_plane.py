@@ -1,0 +1,71 @@
+"""The plane of two formants, which the experts of 1991, the tree of 1994 and the soft experts of 2002 divide."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from moeviz.charts import theme
+
+MARGIN = 0.05  # of the plane, around the samples
+
+
+def plane_of(inputs: Float64[np.ndarray, "N D"]) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and upper corner of the plane that is drawn: all samples, and a margin."""
+    low, high = inputs[:, :2].min(axis=0), inputs[:, :2].max(axis=0)
+    return low - MARGIN * (high - low), high + MARGIN * (high - low)
+
+
+def ends_of(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
+    """Points where a line a·F1 + b·F2 + c = 0 enters and leaves the plane that is drawn; none where it does not."""
+    a, b, c = line
+    points = []
+    if b:
+        points += [(f1, -(a * f1 + c) / b) for f1 in (low[0], high[0])]
+    if a:
+        points += [(-(b * f2 + c) / a, f2) for f2 in (low[1], high[1])]
+    inside = [p for p in points if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]]
+    return [(float(f1), float(f2)) for f1, f2 in sorted(inside)[:: max(len(inside) - 1, 1)][:2]]
+
+
+FORMANTS = ("first formant F1, kHz", "second formant F2, kHz")
+
+
+def formant_plane(frame: pd.DataFrame, axes: tuple[str, str] = FORMANTS, kind: str = "vowel") -> alt.LayerChart:
+    """Samples and experts' lines over two formants. Columns: those of 1991's `decision_lines`.
+
+    `axes` are what f1 and f2 are, and `kind` is what `vowel` says, where the samples are of another kind.
+    """
+    samples, lines, borders = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate"))
+    experts = sorted(int(expert) for expert in frame["expert"].unique())
+    colour = alt.Color(
+        "expert:N",
+        scale=alt.Scale(domain=experts, range=[theme.EXPERT_COLOURS[e % len(theme.EXPERT_COLOURS)] for e in experts]),
+        legend=alt.Legend(title="expert", orient="top"),
+    )
+    x = alt.X("f1:Q", title=axes[0], scale=alt.Scale(zero=False))
+    y = alt.Y("f2:Q", title=axes[1], scale=alt.Scale(zero=False))
+    points = (
+        alt.Chart(samples)
+        .mark_point(size=36, opacity=0.8)
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=alt.Shape("vowel:N", legend=alt.Legend(title=kind, orient="top")),
+            tooltip=[
+                alt.Tooltip("vowel:N", title=kind),
+                alt.Tooltip("f1:Q", title=axes[0], format=".2f"),
+                alt.Tooltip("f2:Q", title=axes[1], format=".2f"),
+                alt.Tooltip("expert:Q", title="goes to expert", format="d"),
+                alt.Tooltip("right:N", title="classified correctly"),
+            ],
+        )
+    )
+    strokes = alt.Chart(lines).mark_line(strokeWidth=3).encode(x=x, y=y, color=colour)
+    gate = (
+        alt.Chart(borders)
+        .mark_line(strokeWidth=3, color=theme.CHANCE, strokeDash=list(theme.DASH))
+        .encode(x=x, y=y, detail="line:N", tooltip=alt.Tooltip("line:N", title="the gate is undecided between"))
+    )
+    return theme.framed(points + strokes + gate, theme.MEDIUM + 60)

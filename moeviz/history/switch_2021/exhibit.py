@@ -1,0 +1,318 @@
+"""The exhibit of Switch: words dropped by capacity factor, by expert, and by their place in the batch."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from moeviz.charts import NAMED, theme
+from moeviz.charts.chart import Chart
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
+from moeviz.history.shared.results import Watch, shipped, unwatched
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, trace_of, train
+
+EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50
+WINDOW = 10  # steps of training in one point of a line
+CAPACITY_FACTORS = (1.0, 1.25, 2.0)  # Table 1
+AUX_WEIGHTS = (1e-2, 0.0)  # the paper's, and none
+Kind = dict[str, float | bool]  # arguments of `train`
+TWIN: Kind = {"dense": True}
+KINDS = (*({"aux_weight": w, "capacity_factor": c} for w in AUX_WEIGHTS for c in CAPACITY_FACTORS), TWIN)
+SEEDS = (0, 1)
+SWEEP = Path(__file__).with_name("sweep.csv")
+THIS_RUN, OTHERS = "the run on this page", "runs that ship"
+
+
+def sweep(
+    kinds: Sequence[Kind] = KINDS, seeds: Sequence[int] = SEEDS, watch: Watch = unwatched, **settings: int
+) -> pd.DataFrame:
+    """Train each kind of Switch Transformer, and the dense twin, from each of these seeds.
+
+    `settings` are passed to `train`. One row per run and ten steps. Columns: dense bool · capacity_factor, aux_weight
+    float64 (NaN in the twin) · seed int64 · step int64 (the first of the ten, from 0) · dropped float64 (share of the
+    words of these steps) · perplexity float64 (of the run, when it was trained, on held-out words).
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2; Table 1 has these capacity factors.
+    """
+    runs = [(kind, seed) for kind in kinds for seed in seeds]
+    frames = []
+    for number, (kind, seed) in enumerate(runs):
+
+        def part(done: float, says: str, before: int = number) -> None:
+            watch((before + done) / len(runs), f"run {before + 1} of {len(runs)}, {says}")
+
+        result = train(seed=seed, **kind, **settings, watch=part)
+        columns = {"dense": False, "capacity_factor": math.nan, "aux_weight": math.nan} | kind
+        frames.append(_by_window(result).assign(**columns, seed=seed, perplexity=result.perplexity))
+    order = ["dense", "capacity_factor", "aux_weight", "seed", "step", "dropped", "perplexity"]
+    return pd.concat(frames, ignore_index=True)[order]
+
+
+def shipped_sweep() -> pd.DataFrame:
+    """The sweep that ships, with 8 experts and the default settings. Columns: those of `sweep`."""
+    return pd.read_csv(SWEEP)
+
+
+def twin_perplexity(runs: pd.DataFrame) -> float:
+    """The dense twin's perplexity on held-out words, the mean over the seeds of a sweep."""
+    return float(runs.loc[runs["dense"]].groupby("seed")["perplexity"].first().mean())
+
+
+def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
+    """The share of words dropped during training: in one run, next to a sweep over capacity factors.
+
+    A word is dropped if the expert chosen for it already has as many words of the batch as its capacity, ⌈words /
+    experts · capacity factor⌉. `by_lot` is the share that would be dropped if each word's expert were chosen at random.
+    Lines of the sweep are means over its seeds.
+
+    One row per line and ten steps. Columns: run str · capacity_factor, aux_weight float64 · step int64 (the first of
+    the ten, from 0) · dropped float64 (share of the words) · by_lot float64 (share of the words).
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2, equation 3.
+    """
+    settings = {name: float(result.settings[name]) for name in ("capacity_factor", "aux_weight")}
+    mine = _by_window(result).assign(run=THIS_RUN, **settings)
+    lines = runs[~runs["dense"]].groupby([*settings, "step"], as_index=False)["dropped"].mean().assign(run=OTHERS)
+    frame = pd.concat([lines, mine], ignore_index=True).astype({"run": "str"})
+    experts = np.where(frame["run"] == THIS_RUN, result.settings["experts"], EXPERTS)
+    factors = frame["capacity_factor"]
+    shares = {pair: dropped_by_lot(*pair) for pair in set(zip(experts.tolist(), factors, strict=True))}
+    by_lot = [shares[pair] for pair in zip(experts.tolist(), factors, strict=True)]
+    return frame.assign(by_lot=by_lot)[["run", "capacity_factor", "aux_weight", "step", "dropped", "by_lot"]]
+
+
+def expert_queues(result: Switch) -> pd.DataFrame:
+    """How many of about 1,000 held-out words each expert is chosen for, and how many exceed its capacity.
+
+    The words are one group: capacity, ⌈words / experts · capacity factor⌉, is counted over all of them, first come,
+    first served. Shares are shares of words, each of which goes to one expert, so they sum to 1.
+
+    One row per expert and fate. Columns: expert int16 · fate str (served or dropped) · words int64 · share float64 ·
+    capacity int64 (words) · even float64 (words, if all experts had the same number).
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2, figure 3 and equation 3.
+    """
+    experts, words = result.logits.shape[1], len(result.words)
+    room = capacity(words, experts, result.settings["capacity_factor"])
+    fates = {"served": ~result.dropped, "dropped": result.dropped}
+    counts = {fate: np.bincount(result.chosen[of], minlength=experts) for fate, of in fates.items()}
+    return pd.DataFrame(
+        {
+            "expert": np.tile(np.arange(experts, dtype=np.int16), 2),
+            "fate": pd.Series(np.repeat(list(fates), experts), dtype="str"),
+            "words": np.concatenate(list(counts.values())),
+            "share": np.concatenate(list(counts.values())) / words,
+            "capacity": room,
+            "even": words / experts,
+        }
+    )
+
+
+def dropped_by_place(result: Switch) -> pd.DataFrame:
+    """The share of dropped words by their sequence's place in the batch, early and late in training.
+
+    Experts serve the words of a batch in order, so those at its end find the experts full. Early means the first 20
+    steps, late the last 50. The sequences of a batch are drawn at random: only their place tells them apart.
+
+    One row per stage and sequence. Columns: stage str · sequence int64 (place in the batch, from 1) · dropped float64
+    (share of the words at this place) · mean float64 (share of all words of the stage).
+
+    Source: the order is that of the paper's pseudocode (arXiv 2101.03961, appendix F); the chart is our own.
+    """
+    stages = {"first 20 steps": EARLY, "last 50 steps": LATE}
+    frames = []
+    for stage, steps in stages.items():
+        share = result.dropped_by_step[steps].mean(axis=0) / WORDS
+        columns = {"sequence": np.arange(1, SEQUENCES + 1), "dropped": share, "mean": share.mean()}
+        frames.append(pd.DataFrame({"stage": stage} | columns))
+    return pd.concat(frames, ignore_index=True).astype({"stage": "str"})
+
+
+def dropped_by_lot(experts: int, capacity_factor: float, words: int = SEQUENCES * WORDS) -> float:
+    """The share of words dropped on average if each word's expert is chosen at random.
+
+    E · E[max(0, n − C)] / words, n binomial with chance 1 / E, C the capacity.
+
+    >>> round(dropped_by_lot(experts=2, capacity_factor=1.0, words=2), 6)
+    0.25
+    """
+    if experts == 1:
+        return max(0.0, 1 - capacity(words, 1, capacity_factor) / words)
+    n = np.arange(words + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(n[1:]))])
+    log_chance = log_factorial[-1] - log_factorial - log_factorial[::-1] - words * math.log(experts)
+    log_chance += (words - n) * math.log(experts - 1)
+    over = np.maximum(0, n - capacity(words, experts, capacity_factor))
+    return float(experts * (np.exp(log_chance) * over).sum() / words)
+
+
+def _by_window(result: Switch) -> pd.DataFrame:
+    dropped = pd.Series(result.dropped_by_step.mean(axis=1) / WORDS)
+    first = dropped.index // WINDOW * WINDOW
+    return dropped.groupby(first).mean().rename_axis("step").reset_index(name="dropped")
+
+
+DASHES = ([1, 0], [6, 4], [2, 3])  # of the capacity factors, lowest first
+FATES = ("served", "dropped")
+
+
+def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
+    """Words routed to each expert, served and dropped, with its capacity. Columns: those of `expert_queues`."""
+    fate = alt.Scale(domain=list(FATES), range=list(theme.PAIR))
+    bars = (
+        alt.Chart(frame.assign(order=frame["fate"].map(FATES.index)))
+        .mark_bar()
+        .encode(
+            x=alt.X("expert:O", title="expert (dashed: its capacity)", axis=theme.ids_axis()),
+            y=alt.Y("words:Q", title="words routed to it"),
+            color=alt.Color("fate:N", scale=fate, legend=alt.Legend(title=None, orient="top")),
+            order="order:Q",
+            tooltip=[
+                alt.Tooltip("expert:Q", format="d"),
+                alt.Tooltip("fate:N"),
+                alt.Tooltip("words:Q", format=","),
+                alt.Tooltip("share:Q", title="share of all words", format=".1%"),
+                alt.Tooltip("capacity:Q", title="capacity, words", format=","),
+                alt.Tooltip("even:Q", title="uniform share, words", format=",.0f"),
+            ],
+        )
+    )
+    room = theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE)
+    return theme.framed(bars + room, theme.MEDIUM)
+
+
+def drop_rate_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of dropped words over training, by capacity factor and aux weight. Columns: those of `drop_rates`."""
+    others, mine = (frame[frame["run"] == run] for run in (OTHERS, THIS_RUN))
+    factors, weights = sorted(others["capacity_factor"].unique()), sorted(others["aux_weight"].unique(), reverse=True)
+    colour = alt.Color(
+        "aux_weight:N",
+        scale=alt.Scale(domain=weights, range=list(theme.PAIR)),
+        legend=alt.Legend(title="aux weight", orient="top"),
+    )
+    dash = alt.StrokeDash(
+        "capacity_factor:N",
+        scale=alt.Scale(domain=factors, range=list(DASHES)),
+        legend=alt.Legend(title="capacity factor", orient="top", symbolStrokeColor=theme.NOTE),
+    )
+    lines = _over_steps(others).mark_line(strokeWidth=2).encode(color=colour, strokeDash=dash)
+    wide = _over_steps(mine).mark_line(strokeWidth=7, color=theme.NOTE, opacity=0.6)
+    by_lot = theme.reference(mine[["by_lot"]].head(1), "by_lot", theme.NOTE)
+    return theme.framed(alt.layer(wide, lines, by_lot), theme.MEDIUM + 60)
+
+
+def _over_steps(frame: pd.DataFrame) -> alt.Chart:
+    return alt.Chart(frame).encode(
+        x=alt.X("step:Q", title="training step (dashed grey: at random)", scale=alt.Scale(nice=False)),
+        y=alt.Y("dropped:Q", title="share of words dropped", axis=theme.share_axis()),
+        tooltip=[
+            alt.Tooltip("run:N"),
+            alt.Tooltip("capacity_factor:Q", title="capacity factor"),
+            alt.Tooltip("aux_weight:Q", title="aux weight"),
+            alt.Tooltip("step:Q", title="from step", format="d"),
+            alt.Tooltip("dropped:Q", title="words dropped", format=".1%"),
+            alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
+        ],
+    )
+
+
+def dropped_by_place_lines(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of dropped words by place in the batch, early and late, with the means. Columns: of `dropped_by_place`."""
+    stages = alt.Scale(domain=list(frame["stage"].unique()), range=list(reversed(theme.PAIR)))
+    legend = alt.Legend(title=None, orient="top")
+    base = alt.Chart(frame).encode(color=alt.Color("stage:N", scale=stages, legend=legend))
+    lines = base.mark_line(strokeWidth=2, point=True).encode(
+        x=alt.X("sequence:Q", title="place of the sequence in the batch (dashed: mean)", scale=alt.Scale(nice=False)),
+        y=alt.Y("dropped:Q", title="share of its words dropped", axis=theme.share_axis()),
+        tooltip=[
+            alt.Tooltip("stage:N"),
+            alt.Tooltip("sequence:Q", title="place", format="d"),
+            alt.Tooltip("dropped:Q", title="words dropped", format=".1%"),
+            alt.Tooltip("mean:Q", title="mean over all places", format=".1%"),
+        ],
+    )
+    means = base.mark_rule(strokeDash=list(theme.DASH), strokeWidth=2).encode(y="mean:Q")
+    return theme.framed(lines + means, theme.MEDIUM)
+
+
+EXPERT_QUEUES = Chart(
+    "Which words find their expert full?",
+    "Each bar is the words routed to an expert, out of about 1,000 held-out words routed as one batch. What is above "
+    "the dashed line, the expert's capacity, came too late: it goes to no expert and passes through unchanged.",
+    measure=expert_queues,
+    draw=queues_of_experts,
+)
+DROP_RATES = Chart(
+    "What keeps words from being dropped?",
+    "Each line is the share of a batch's words that were dropped during training: blue with the auxiliary loss and "
+    "orange without it, by capacity factor. The wide grey line is the run on this page, and the dashed line is what "
+    "it would drop if each word's expert were chosen at random.",
+    measure=drop_rates,
+    draw=drop_rate_lines,
+)
+DROPPED_BY_PLACE = Chart(
+    "Are the last words of a batch dropped most often?",
+    "Each point is the share of dropped words in the sequence at this place in the batch. Experts serve a batch in "
+    "order, so if there are too many words, the late ones are dropped.",
+    measure=dropped_by_place,
+    draw=dropped_by_place_lines,
+)
+
+
+def picture(page: Page, result: Switch) -> None:
+    """Draw how the experts fill up."""
+    page.chart(EXPERT_QUEUES, result)
+
+
+def details(page: Page, result: Switch) -> None:
+    """Draw how much is dropped and when, and the perplexity beside the dense twin's."""
+    runs = shipped_sweep()
+    page.figures(
+        {
+            "Dropped early": (f"{result.drop_rate(EARLY):.0%}", "Share of the words in the first 20 training steps."),
+            "Dropped late": (f"{result.drop_rate(LATE):.1%}", "Share of the words in the last 50 training steps."),
+            "Dropped in test": (f"{result.held_out_dropped:.1%}", "Share of 8,192 held-out words, in groups of 1,024."),
+            "Perplexity": (
+                f"{result.perplexity:.1f}",
+                "On all held-out words, including dropped ones: lower is better.",
+            ),
+            "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity with one expert for all words, two seeds."),
+        }
+    )
+    page.markdown(_why_so_many_are_dropped(result))
+    page.chart(DROP_RATES, result, runs)
+    page.chart(DROPPED_BY_PLACE, result)
+
+
+def _why_so_many_are_dropped(result: Switch) -> str:
+    """Explain why less is dropped late than early, and in test more than late, where that is so."""
+    early, late, test = result.drop_rate(EARLY), result.drop_rate(LATE), result.held_out_dropped
+    said = ["Early, the router sends most words to a few experts."] if late < early else []
+    if said and result.settings["aux_weight"]:
+        said.append("The auxiliary loss evens that out as it trains.")
+    if test > late:
+        said.append("More is dropped in test than late in training: the load was evened out on other words than these.")
+    return " ".join(said)
+
+
+EXHIBIT = Exhibit(
+    choices=(
+        Choice("experts", "Experts", (2, 4, 8, 16), 8, width=160),
+        Choice("capacity_factor", "Capacity factor", (0.5, 1.0, 1.25, 2.0), 1.25, kind="list", width=150, key="factor"),
+        Choice("aux_weight", "Aux loss weight α", (0.0, 1e-3, 1e-2, 1e-1), 1e-2, kind="list", width=150, key="weight"),
+    ),
+    train=train,
+    trace_of=trace_of,
+    picture=picture,
+    details=details,
+    charts=(
+        (EXPERT_QUEUES, lambda: (shipped(Switch),)),
+        (DROP_RATES, lambda: (shipped(Switch), shipped_sweep())),
+        (DROPPED_BY_PLACE, lambda: (shipped(Switch),)),
+    ),
+    trace_charts=(LOAD_BY_LABEL, NAMED["top_tokens_table"]),
+    sweep=sweep,
+)
