@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.pages.history.gallery import BY_LABEL, as_any_trace, read_more, shown
+from moeviz_app.views.history.gallery import BY_LABEL, as_any_trace, read_more, shown
 from moeviz_app.widgets.facts import figures, trace_name
 
 from moeviz.charts.multi_trace import INFORMATION, REPETITION

@@ -3,7 +3,7 @@
 from functools import partial
 
 import streamlit as st
-from moeviz_app.pages.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
-from moeviz_app.pages.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 from moeviz_app.widgets.facts import figures
 
 from moeviz.history.shared.results import shipped

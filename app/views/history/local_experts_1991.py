@@ -3,7 +3,7 @@
 from functools import partial
 
 import streamlit as st
-from moeviz_app.pages.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 from moeviz_app.widgets.facts import figures
 
 from moeviz.history.local_experts_1991.chart import DECISION_LINES, ERROR_CURVES

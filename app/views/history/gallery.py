@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
-from moeviz_app.pages.history.offered import everyone, pages_for
 from moeviz_app.session import session
+from moeviz_app.views.history.offered import everyone, pages_for
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained
 from moeviz_app.widgets.run_panel import waiting_words

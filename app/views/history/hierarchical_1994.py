@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
-from moeviz_app.pages.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
+from moeviz_app.views.history.gallery import BY_LABEL, Exhibit, exhibit_page, seed_control, shown
 from moeviz_app.widgets.facts import figures
 
 from moeviz.history.hierarchical_1994.chart import LEARNING_CURVES, SQUARE_LINES, TREE_LINES

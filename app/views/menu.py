@@ -5,21 +5,21 @@ from importlib import import_module
 from urllib.parse import quote
 
 import streamlit as st
-from moeviz_app.pages.compare import compare_page
-from moeviz_app.pages.corpus import corpus_page
-from moeviz_app.pages.counts import counts_page
-from moeviz_app.pages.engine_difference import engine_difference_page
-from moeviz_app.pages.expert import expert_page
-from moeviz_app.pages.explore import explore_page
-from moeviz_app.pages.history.article import article_page
-from moeviz_app.pages.history.story import story_page
-from moeviz_app.pages.serve import serve_page
-from moeviz_app.pages.timeline import timeline_page
-from moeviz_app.pages.topic import topic_page
-from moeviz_app.pages.traces import traces_page
-from moeviz_app.pages.training import training_page
-from moeviz_app.pages.what_if import what_if_page
 from moeviz_app.session import session
+from moeviz_app.views.compare import compare_page
+from moeviz_app.views.corpus import corpus_page
+from moeviz_app.views.counts import counts_page
+from moeviz_app.views.engine_difference import engine_difference_page
+from moeviz_app.views.expert import expert_page
+from moeviz_app.views.explore import explore_page
+from moeviz_app.views.history.article import article_page
+from moeviz_app.views.history.story import story_page
+from moeviz_app.views.serve import serve_page
+from moeviz_app.views.timeline import timeline_page
+from moeviz_app.views.topic import topic_page
+from moeviz_app.views.traces import traces_page
+from moeviz_app.views.training import training_page
+from moeviz_app.views.what_if import what_if_page
 
 from moeviz.charts import TOPICS
 from moeviz.history.systems import EXHIBITS
@@ -84,7 +84,7 @@ STYLE = f"""<style>
 
 
 def _exhibit(folder: str) -> None:
-    import_module(f"moeviz_app.pages.history.{folder}").page()
+    import_module(f"moeviz_app.views.history.{folder}").page()
 
 
 PAGES = {

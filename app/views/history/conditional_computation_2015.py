@@ -3,7 +3,7 @@
 from functools import partial
 
 import streamlit as st
-from moeviz_app.pages.history.gallery import Exhibit, exhibit_page, seed_control, shown
+from moeviz_app.views.history.gallery import Exhibit, exhibit_page, seed_control, shown
 from moeviz_app.widgets.facts import figures
 
 from moeviz.history.conditional_computation_2015.chart import BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS
