@@ -146,12 +146,12 @@ def run_app(path: Path) -> None:
     from streamlit.testing.v1 import AppTest
 
     def traces() -> None:
-        from moeviz_app.pages.traces import traces_page
+        from moeviz_app.views.traces import traces_page
 
         traces_page()
 
     def topic(name: str) -> None:
-        from moeviz_app.pages.topic import topic_page
+        from moeviz_app.views.topic import topic_page
 
         topic_page(name)
 

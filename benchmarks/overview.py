@@ -49,7 +49,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import streamlit as st
 from moeviz_app.session import session
-from moeviz_app.pages.topic import topic_page
+from moeviz_app.views.topic import topic_page
 from benchmarks.overview import DRAWN, trace_of
 
 st.set_page_config(layout="wide")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
-from moeviz_app.pages.examples import EXAMPLES
+from moeviz_app.views.examples import EXAMPLES
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 

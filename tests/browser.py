@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from moeviz_app.pages.menu import FIRST, MENU
+from moeviz_app.views.menu import FIRST, MENU
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
     # component knows no page.
     "app/main.py": "moeviz_app streamlit",
-    "app/pages/*": f"moeviz_app.pages moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/views/*": f"moeviz_app.views moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
     "app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
     "app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
     "app/url/*": f"moeviz_app.url {SESSION} moeviz streamlit",

@@ -9,9 +9,9 @@ import pytest
 from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.pages.explore import EXPLORER
 from moeviz_app.session import session
 from moeviz_app.settings import read_settings
+from moeviz_app.views.explore import EXPLORER
 from moeviz_app.widgets import run_panel
 from moeviz_app.widgets.components.strip import PART_OF_CHARACTER
 from moeviz_app.widgets.downloads import file_stem
@@ -66,11 +66,11 @@ def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
 
 
 def topic_page(topic: str, trace: RoutingTrace | None = None) -> AppTest:
-    return page("moeviz_app.pages.topic.topic_page", trace, topic)
+    return page("moeviz_app.views.topic.topic_page", trace, topic)
 
 
 def traces_page(trace: RoutingTrace | None = None) -> AppTest:
-    return page("moeviz_app.pages.traces.traces_page", trace)
+    return page("moeviz_app.views.traces.traces_page", trace)
 
 
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:

@@ -20,7 +20,7 @@ HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 def counts_page(trace: RoutingTrace | None = None, **kept: object):
     def script() -> None:
-        from moeviz_app.pages.counts import counts_page
+        from moeviz_app.views.counts import counts_page
 
         counts_page()
 

@@ -13,7 +13,7 @@ from moeviz.metrics.engine_difference import engine_difference, engine_differenc
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
-VIEW = "moeviz_app.pages.engine_difference.engine_difference_page"
+VIEW = "moeviz_app.views.engine_difference.engine_difference_page"
 
 
 def visit(*traces: RoutingTrace):

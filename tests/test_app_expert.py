@@ -16,9 +16,9 @@ from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.pages.expert_jobs import JOB
 from moeviz_app.server import identity
 from moeviz_app.url.expert import expert_query
+from moeviz_app.views.expert_jobs import JOB
 from moeviz_app.widgets.messages import escape_markdown
 from streamlit.testing.v1 import AppTest
 from test_app import HOSTILE, SECONDS, pictures, sentences
@@ -44,7 +44,7 @@ def visit(trace: RoutingTrace | None = None, **query: str) -> AppTest:
     """A visitor who follows a link to an expert, with a trace on screen where one is given."""
 
     def script():
-        from moeviz_app.pages.expert import expert_page
+        from moeviz_app.views.expert import expert_page
 
         expert_page()
 

@@ -31,7 +31,7 @@ def started_with(monkeypatch):
 
 def traces_page() -> None:
     """The page alone."""
-    from moeviz_app.pages.traces import traces_page
+    from moeviz_app.views.traces import traces_page
 
     traces_page()
 

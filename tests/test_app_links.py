@@ -7,9 +7,9 @@ import pytest
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
-from moeviz_app.pages.what_if import CHANGES
 from moeviz_app.session import session
 from moeviz_app.url import fields
+from moeviz_app.views.what_if import CHANGES
 from moeviz_app.widgets import trace_picker
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest

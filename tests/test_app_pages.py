@@ -8,10 +8,10 @@ from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
-from moeviz_app.pages.corpus import MOST_PASTED
-from moeviz_app.pages.examples import EXAMPLES
-from moeviz_app.pages.menu import GALLERY
 from moeviz_app.session import session
+from moeviz_app.views.corpus import MOST_PASTED
+from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.views.menu import GALLERY
 from moeviz_app.widgets import trace_picker
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
 def compare(*traces) -> AppTest:
     """The Compare page of a visitor who has had these traces, the last one on screen."""
-    app = page("moeviz_app.pages.compare.compare_page", traces[-1] if traces else None)
+    app = page("moeviz_app.views.compare.compare_page", traces[-1] if traces else None)
     app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
     return app.run()
 
@@ -91,7 +91,7 @@ def recent_script():
 
 
 def test_who_has_nothing_to_compare_yet_compares_two_examples():
-    app = page("moeviz_app.pages.compare.compare_page")
+    app = page("moeviz_app.views.compare.compare_page")
     (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
     button.click().run()
     assert not app.exception and pictures(app) > 2
@@ -101,7 +101,7 @@ def test_who_has_nothing_to_compare_yet_compares_two_examples():
 
 
 def what_if(**changes) -> AppTest:
-    app = page("moeviz_app.pages.what_if.what_if_page")
+    app = page("moeviz_app.views.what_if.what_if_page")
     for key, value in changes.items():
         app.selectbox(key=key).set_value(value).run()
     return app
@@ -150,7 +150,7 @@ def test_a_change_that_cannot_be_made_is_one_sentence():
 
 
 def corpus() -> AppTest:
-    return page("moeviz_app.pages.corpus.corpus_page")
+    return page("moeviz_app.views.corpus.corpus_page")
 
 
 def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
@@ -313,7 +313,7 @@ def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
 
 
 def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
-    app = page("moeviz_app.pages.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
+    app = page("moeviz_app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
     assert not app.exception
     assert "example.com" not in "".join(markdown.value for markdown in app.markdown)
 
@@ -350,14 +350,14 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
 
 
 def test_the_timeline_shows_all_families_or_those_chosen():
-    app = page("moeviz_app.pages.timeline.timeline_page")
+    app = page("moeviz_app.views.timeline.timeline_page")
     assert not app.exception and pictures(app) == 2
     app.multiselect(key=session.FAMILIES).set_value(["Google"]).run()
     assert not app.exception and pictures(app) == 2
 
 
-MIXTRAL = "moeviz_app.pages.history.mixtral.mixtral_page"
-EXHIBIT = "moeviz_app.pages.history.gallery.exhibit_page"
+MIXTRAL = "moeviz_app.views.history.mixtral.mixtral_page"
+EXHIBIT = "moeviz_app.views.history.gallery.exhibit_page"
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -445,7 +445,7 @@ def test_a_mark_of_one_layer_need_not_name_it():
 
 def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
     def ways(topic: str) -> list[str]:
-        app = page("moeviz_app.pages.topic.topic_page", trace, topic)
+        app = page("moeviz_app.views.topic.topic_page", trace, topic)
         return [box.label for box in app.selectbox if box.key.startswith(("layer of", "number of"))]
 
     assert ways("Load") == ["Layer", "Expert"]
@@ -454,7 +454,7 @@ def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
 
 def three(*traces) -> AppTest:
     """The Compare page with a third trace chosen beside the first two."""
-    app = page("moeviz_app.pages.compare.compare_page", traces[-1])
+    app = page("moeviz_app.views.compare.compare_page", traces[-1])
     app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
     for number, key in enumerate(trace_picker.KEYS):
         app.session_state[key] = f"trace {number}"
@@ -523,11 +523,11 @@ def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
 def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, words):
     """Of tiny ones, which are looked for where those would be."""
     listed = replace(settings.SETTINGS, models=names)
-    monkeypatch.setattr("moeviz_app.pages.compare.installed", lambda: names[:1])
+    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names[:1])
     app = compare(sample_trace(), sample_trace(seed=1))
     assert not [button for button in app.button if "embedded models" in button.label], "they are not here"
     monkeypatch.setattr(settings, "SETTINGS", listed)
-    monkeypatch.setattr("moeviz_app.pages.compare.installed", lambda: names)
+    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names)
 
     def made(run, key):
         trace = sample_trace(experts=31 if run.model.endswith("fine") else 8, top_k=2)
@@ -535,7 +535,7 @@ def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, word
         session.set_trace(trace, run)
         return trace
 
-    monkeypatch.setattr("moeviz_app.pages.compare.record", made)
+    monkeypatch.setattr("moeviz_app.views.compare.record", made)
     app = compare(sample_trace(), sample_trace(seed=1))
     (button,) = (button for button in app.button if "embedded models" in button.label)
     assert button.label.endswith(words)
@@ -548,7 +548,7 @@ def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, word
 def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
     app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
     first = app.session_state["figures of several"][1]
-    monkeypatch.setattr("moeviz_app.pages.compare_several.figures_of_several", pytest.fail)
+    monkeypatch.setattr("moeviz_app.views.compare_several.figures_of_several", pytest.fail)
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
     assert not app.exception and app.session_state["figures of several"][1] is first

@@ -3,8 +3,8 @@
 import pytest
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest, usual_temperature
-from moeviz_app.pages.explore import EXPLORER
 from moeviz_app.session import session
+from moeviz_app.views.explore import EXPLORER
 from moeviz_app.widgets import run_panel
 from moeviz_app.widgets.components.written import text_of
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException

@@ -19,7 +19,7 @@ from moeviz.testing import sample_trace
 
 def serve(trace: RoutingTrace | None = None):
     """The page, as a visitor of the trace has it."""
-    app = page("moeviz_app.pages.serve.serve_page", trace)
+    app = page("moeviz_app.views.serve.serve_page", trace)
     assert not app.exception
     return app
 
@@ -160,7 +160,7 @@ def test_counts_alone_say_what_the_most_used_experts_have():
 
 
 def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkeypatch):
-    monkeypatch.setattr("moeviz_app.pages.serve_controls.MOST_JUDGED", 4 * 10)
+    monkeypatch.setattr("moeviz_app.views.serve_controls.MOST_JUDGED", 4 * 10)
     app = serve(sized(sample_trace(tokens=64)))
     (judged,) = (text.value for text in app.text if text.value.startswith("Judged on"))
     assert judged.startswith("Judged on the second half of the first 10 of ")
@@ -209,7 +209,7 @@ def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
 def test_counts_show_what_needs_no_order_and_what_does():
     def script():
         import streamlit as st
-        from moeviz_app.pages.serve import serving
+        from moeviz_app.views.serve import serving
 
         serving(st.session_state["counts"])
 

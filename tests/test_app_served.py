@@ -7,8 +7,8 @@ import pytest
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.pages import layout
 from moeviz_app.session import session
+from moeviz_app.views import layout
 from moeviz_app.widgets import run_panel
 from served_stub import Stub, read, serving
 from test_app import first_page, run

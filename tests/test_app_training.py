@@ -25,7 +25,7 @@ HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 def training_page(**kept: object) -> AppTest:
     def script() -> None:
-        from moeviz_app.pages.training import training_page
+        from moeviz_app.views.training import training_page
 
         training_page()
 
@@ -269,7 +269,7 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
 
 def test_what_is_kept_of_a_run_is_not_shown_for_another():
     """The second run of a pair may be another one of the same name, as when it has grown."""
-    from moeviz_app.pages.training_charts import _measured
+    from moeviz_app.views.training_charts import _measured
 
     from moeviz.charts.training import BALANCE
 
@@ -280,7 +280,7 @@ def test_what_is_kept_of_a_run_is_not_shown_for_another():
 
 
 def test_each_run_has_the_saturation_of_its_own_snapshots():
-    from moeviz_app.pages.training_charts import _read, _saturation
+    from moeviz_app.views.training_charts import _read, _saturation
 
     frames = []
     for name in ("aux-on", "aux-off"):

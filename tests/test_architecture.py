@@ -62,3 +62,8 @@ def test_kernels_is_a_folder_and_not_a_package():
 
 def test_there_is_no_room_for_everything():
     assert not [file for file in FILES if file.rpartition("/")[2] in {"utils.py", "helpers.py", "common.py", "misc.py"}]
+
+
+def test_streamlit_finds_no_pages_of_its_own_beside_the_app():
+    """Each file in a folder of that name would be run as a page in place of ours, at the address of its name."""
+    assert not (ROOT / "app" / "pages").exists()

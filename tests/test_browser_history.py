@@ -4,7 +4,7 @@ import re
 
 import pytest
 from browser import eventually, fits, go_to, is_below, stands
-from moeviz_app.pages.menu import STORY
+from moeviz_app.views.menu import STORY
 from playwright.sync_api import Locator, Page, expect
 from test_browser import DRAWN
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from accessible import grave
 from browser import BACKGROUND, SIZES, eventually, fits, go_to, in_colours, settled
-from moeviz_app.pages.menu import FIRST, GALLERY, MENU
+from moeviz_app.views.menu import FIRST, GALLERY, MENU
 from playwright.sync_api import Page, expect
 from tabs import Visits
 from test_browser import DRAWN, PROMPT, run

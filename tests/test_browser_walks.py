@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from browser import drawn, eventually, settled
-from moeviz_app.pages.examples import EXAMPLES
-from moeviz_app.pages.menu import MENU
+from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.views.menu import MENU
 from playwright.sync_api import Locator, Page, expect
 from test_browser import (
     DRAWN,

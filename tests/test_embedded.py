@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from moeviz_app.pages.examples import EXAMPLES
+from moeviz_app.views.examples import EXAMPLES
 
 import moeviz
 from moeviz.capture.corpus import trace_corpus

@@ -47,12 +47,12 @@ for name in SYSTEMS:
 with redirect_stderr(io.StringIO()) as lines:
     ended = [main(["history", "run", name]) for name in ("svm-experts", "hmm-experts")]
 
-from moeviz_app.pages.menu import GALLERY, STORY
+from moeviz_app.views.menu import GALLERY, STORY
 from streamlit.testing.v1 import AppTest
 
 drawn, said = {}, {}
 for title, folder in {STORY: "story", **GALLERY}.items():
-    script = "from moeviz_app.pages.menu import PAGES\\nPAGES[%r]()" % title
+    script = "from moeviz_app.views.menu import PAGES\\nPAGES[%r]()" % title
     app = AppTest.from_string(script, default_timeout=120).run()
     assert not app.exception, (folder, app.exception)
     drawn[folder] = len(app.get("vega_lite_chart"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moeviz_app.pages.history.gallery import goes_to_all_experts, pages_for
-from moeviz_app.pages.menu import GALLERY, MENU
+from moeviz_app.views.history.gallery import goes_to_all_experts, pages_for
+from moeviz_app.views.menu import GALLERY, MENU
 
 from moeviz.errors import MoevizError
 from moeviz.history import systems
@@ -117,7 +117,7 @@ def test_every_system_is_checked_and_has_its_page():
 
 def test_the_menu_brings_nothing_that_only_trains():
     heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'hmmlearn'} & sys.modules.keys()"
-    script = f"import sys, moeviz_app.pages.menu; sys.exit(str(sorted({heavy})) if {heavy} else 0)"
+    script = f"import sys, moeviz_app.views.menu; sys.exit(str(sorted({heavy})) if {heavy} else 0)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from moeviz_app.pages.menu import MENU, OLD_ADDRESSES, PAGES, STORY
+from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
 from streamlit.testing.v1 import AppTest
 from test_app import SECONDS, pictures
 
@@ -247,7 +247,7 @@ def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone
 
 def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
     monkeypatch.setattr("torch.Tensor.backward", _never)
-    script = "from moeviz_app.pages.menu import PAGES, STORY\nPAGES[STORY]()"
+    script = "from moeviz_app.views.menu import PAGES, STORY\nPAGES[STORY]()"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
     assert not app.exception
     assert pictures(app) == len(ALL) + 1

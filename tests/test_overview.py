@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from moeviz_app.pages.explore import EXPLORER, MOST_ASSIGNMENTS
 from moeviz_app.session import session
+from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_app import drawn, first_page, pictures, sentences, topic_page

@@ -130,7 +130,7 @@ def test_the_wheel_holds_what_is_easily_left_behind(built):
         "moeviz/history/shared/data/english.txt.gz",
         "moeviz_app/main.py",
         "moeviz_app/widgets/components/strip.js",
-        "moeviz_app/pages/history/gallery.py",
+        "moeviz_app/views/history/gallery.py",
         "moe_kernels/router.py",
     }
 

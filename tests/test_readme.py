@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from moeviz_app.pages.menu import MENU
+from moeviz_app.views.menu import MENU
 from reading import Block, blocks, commands, links, missing, same
 
 import moeviz

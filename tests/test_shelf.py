@@ -143,13 +143,13 @@ def own(monkeypatch, tmp_path, request) -> Path:
 
 
 def traces_page():
-    from moeviz_app.pages.traces import traces_page
+    from moeviz_app.views.traces import traces_page
 
     traces_page()
 
 
 def compare_page():
-    from moeviz_app.pages.compare import compare_page
+    from moeviz_app.views.compare import compare_page
 
     compare_page()
 

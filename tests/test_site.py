@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from browser import SIZES, eventually
-from moeviz_app.pages.menu import MENU
+from moeviz_app.views.menu import MENU
 from moeviz_app.widgets.glossary import GLOSSARY
 from playwright.sync_api import expect
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of

@@ -1,4 +1,4 @@
-"""Who gets in, by the way of serving: this machine alone, a team with its token, or anybody, at the right host.
+"""Access control by the way of serving: this machine alone, a team with its token, or anybody, at the right host.
 
 No Streamlit here. A request is judged before anything else sees it, HTTP and web socket alike; what is refused hears in
 one sentence why, and what to do.
@@ -84,7 +84,7 @@ class AccessControl:
             metrics.count("sessions", -1)
 
     def _may_pass(self, scope: Scope) -> bool:
-        """Whether it brings the token's cookie, or a listed proxy says who it is."""
+        """Return whether it brings the token's cookie, or a listed proxy says who it is."""
         settings = self.settings
         if settings.metrics_token and scope["path"] == METRICS:  # which asks for a token of its own
             return True
@@ -128,7 +128,7 @@ def check_request(scope: Scope, settings: Settings, origins: Collection[str] = (
 
 
 def _not_this_machine(scope: Scope) -> Refusal | None:
-    """What is no browser on this machine that asked for it by its own name."""
+    """Refuse what is not a browser on this machine that asked for it by its own name."""
     mine = "This moeviz serves the machine that it runs on alone, and this request"
     peer, host = _peer(scope), header(scope, "host")
     proxy = next(filter(is_from_a_proxy, (name.decode("latin-1") for name, _ in scope["headers"])), None)
@@ -153,7 +153,7 @@ def _from_elsewhere(scope: Scope, settings: Settings, origins: Collection[str]) 
 
 
 def token_digest(token: str) -> str:
-    """What the cookie holds: whoever reads it cannot tell the token."""
+    """Return the digest of the token that the cookie holds: the token cannot be told from it."""
     return hmac.new(token.encode(), b"moeviz cookie", hashlib.sha256).hexdigest()
 
 

@@ -90,7 +90,7 @@ def checked(ours: Settings) -> Settings:
 
 
 def _tell_streamlit(ours: Settings) -> None:
-    """What Streamlit has settings of its own for, where nobody has set those."""
+    """Set Streamlit's own options where nobody has set them."""
     if not config.is_manually_set("server.disconnectedSessionTTL"):
         config.set_option("server.disconnectedSessionTTL", ours.seconds_idle)
     if ours.serve == PUBLIC:

@@ -1,4 +1,4 @@
-"""Who a request comes from: this machine, a proxy, or somebody behind one."""
+"""The address that a request comes from: this machine, a proxy, or a client behind one."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -18,23 +18,23 @@ PROXY_HEADERS = {  # that somebody has handed a request on
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a browser that sends this as `Host` asked for its own machine."""
+    """Return whether a browser that sends this as `Host` asked for its own machine."""
     return re.sub(r":\d+$", "", host).lower() in ("localhost", "127.0.0.1", "[::1]")
 
 
 def is_from_a_proxy(header: str) -> bool:
-    """Whether a header of that name says that somebody has handed the request on."""
+    """Return whether a header of that name says that somebody has handed the request on."""
     return header.lower() in PROXY_HEADERS or header.lower().startswith("x-forwarded")
 
 
 def is_this_machine(address: str) -> bool:
-    """Whether a connection from that address comes from the machine that serves. What is no address does not."""
+    """Return whether a connection from that address comes from the machine that serves. What is no address does not."""
     found = _address(address)
     return found is not None and found.is_loopback
 
 
 def is_among(address: str, networks: Iterable[str]) -> bool:
-    """Whether an address is one of these, or in one of these networks."""
+    """Return whether an address is one of these, or in one of these networks."""
     found = _address(address)
     return found is not None and any(found in ip_network(each, strict=False) for each in networks)
 
@@ -48,7 +48,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def address_behind(peer: str, forwarded: str, trusted: Collection[str]) -> str:
-    """Where a request comes from: its peer or, where that is a listed proxy, what the proxy says.
+    """Return the address that a request comes from: its peer or, where that is a listed proxy, what the proxy says.
 
     Every proxy adds the address of its own peer on the right, so the first from the right that is no listed proxy is
     the visitor's; what stands further to the left is what a visitor wrote. `trusted` are addresses or networks.

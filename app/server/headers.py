@@ -1,4 +1,4 @@
-"""What every response tells the browser: whose scripts may run on the page, and who may show it in a frame.
+"""Security headers of every response: whose scripts may run on the page, and who may show it in a frame.
 
 The policy is as strict as Streamlit lets it be. It does not forbid:
 
@@ -42,7 +42,7 @@ class Headers:
 
 
 def security_headers(ancestors: Sequence[str], page: Path) -> dict[str, str]:
-    """Those headers; `ancestors` are the sites that may show the app in a frame, `page` is Streamlit's index.html."""
+    """Return the security headers. `ancestors` may show the app in a frame; `page` is Streamlit's index.html."""
     headers = {
         "Content-Security-Policy": policy(ancestors, page.read_text(encoding="utf-8")),
         "X-Content-Type-Options": "nosniff",

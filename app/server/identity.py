@@ -1,4 +1,4 @@
-"""Who is asking: a visitor is a browser, told by a cookie of ours, with the address that it comes from.
+"""The identity of visitors: a browser, known by a cookie of ours, with the address that it comes from.
 
 One browser is one visitor, however many tabs it has. The cookie holds a random number and nothing about anybody; it is
 never shown, logged or written: what the rest of the app is given is a hash of it.
@@ -111,7 +111,7 @@ def session_id() -> str:
 
 
 class RateLimiter:
-    """How many runs each visitor has begun within the last minute. The wall clock does not matter."""
+    """A limit on the runs that each visitor begins within a minute. The wall clock does not matter."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.most, self._clock = most, clock
@@ -141,24 +141,24 @@ class RateLimiter:
 
 
 def may_name_any_model() -> bool:
-    """Whether this visitor may load a folder or an id that the deployment does not list."""
+    """Return whether this visitor may load a folder or an id that the deployment does not list."""
     if settings.SETTINGS.allow_any_model is not None:
         return settings.SETTINGS.allow_any_model
     return settings.SETTINGS.serve == PRIVATE and is_local()
 
 
 def may_keep_on_disk() -> bool:
-    """Whether this visitor is the machine's own user, whose folder keeps what took long; not on a server for others."""
+    """Return whether this visitor is the machine's own user, whose folder keeps what took long."""
     return settings.SETTINGS.serve == PRIVATE and settings.SETTINGS.allow_any_model is not False and is_local()
 
 
 def may_keep_traces() -> bool:
-    """Whether this visitor's traces are kept there too."""
+    """Return whether this visitor's traces are kept there too."""
     return settings.SETTINGS.keep_traces and may_keep_on_disk()
 
 
 def is_local() -> bool:
-    """Whether the visitor's browser is on the server's own machine, as far as that can be told.
+    """Return whether the visitor's browser is on the server's own machine, as far as that can be told.
 
     The server lets nobody else in where it is private (see `moeviz_app.server.asgi`); this is the second lock.
     """

@@ -19,7 +19,7 @@ class Lines(logging.Formatter):
     """A record as one line of JSON, with whatever was given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """That line."""
+        """Return a record as one line of JSON."""
         said: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
@@ -33,7 +33,7 @@ class Lines(logging.Formatter):
 
 
 def error_facts(error: BaseException) -> dict[str, Any]:
-    """Its kind, and where it came from, the innermost place last."""
+    """Return an error's kind, and the places it came from, the innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return {
         "error": type(error).__qualname__,

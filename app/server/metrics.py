@@ -1,4 +1,4 @@
-"""What the server counts: one table, for `/metrics` in the text format of Prometheus. No Streamlit here.
+"""Metrics of the server: one table, for `/metrics` in the text format of Prometheus. No Streamlit here.
 
 No label holds what a visitor wrote, and there is a bounded number of each label's values: they are our own words. A
 counter only grows, and starts at zero with the process; a gauge goes up and down, or is read when somebody asks.
@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is counted: its kind, what it means (with the unit), and which labels tell its parts apart."""
+    """A metric: its kind, its meaning (with the unit), and the labels that tell its parts apart."""
 
     kind: Literal["counter", "gauge"]
     help: str
@@ -70,7 +70,7 @@ def read_gauge(name: str, read: Callable[[], float]) -> None:
 
 
 def value(name: str, **labels: str) -> float:
-    """Where a counter or a gauge stands; 0 before anything was counted."""
+    """Return the value of a counter or a gauge; 0 before anything was counted."""
     if name in _read:
         return _read[name]()
     with _guard:

@@ -1,4 +1,4 @@
-"""How much of uploaded files the server keeps: a budget for a tab, and one for all. Streamlit has one for a file alone.
+"""Budgets for uploaded files: one for a tab, and one for all. Streamlit has one for a single file alone.
 
 Streamlit keeps what a browser sends until the file is closed on the page or the tab is gone, read or not; so whoever
 speaks its protocol could send one file after the other. This is judged before a byte of a file is read.

@@ -39,7 +39,7 @@ def say(sentence: str) -> None:
 def refuse(sentence: str) -> None:
     """Show a sentence in the colours of an error: what the visitor has asked for was not done."""
     with st.container(border=True, horizontal=True, wrap=False, key=f"refused {crc32(sentence.encode())}"):
-        st.markdown(":material/error:", width="content")  # pages/layout.py colours what is so called
+        st.markdown(":material/error:", width="content")  # views/layout.py colours what is so called
         st.text(sentence, width="stretch")
 
 

@@ -152,7 +152,7 @@ def anchor(heading: str) -> str:
 
 def menu() -> str:
     """The pages of the app, by the parts in its menu."""
-    from moeviz_app.pages.menu import MENU
+    from moeviz_app.views.menu import MENU
 
     return table(("part", "pages"), ((part, ", ".join(pages)) for part, pages in MENU.items()))
 

@@ -15,9 +15,9 @@ from moeviz.history.sparsely_gated_2017 import model
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import (
     MEASURES,
+    GateChoice,
     NoisyTopKRouting,
     SparselyGated,
-    TopKChoice,
     squared_variation,
     train,
 )
@@ -175,7 +175,7 @@ def _not_at_zero(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
     return nn.Parameter(torch.randn(shape, generator=draws)), nn.Parameter(torch.zeros(shape))
 
 
-def _no_noise(*arguments: torch.Tensor | int | None, right: Callable = model.noisy_top_k) -> TopKChoice:
+def _no_noise(*arguments: torch.Tensor | int | None, right: Callable = model.noisy_top_k) -> GateChoice:
     *others, noise = arguments
     return right(*others, None if noise is None else torch.zeros_like(noise))
 

@@ -5,10 +5,10 @@ from collections.abc import Collection
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.pages.compare_several import several_side_by_side
-from moeviz_app.pages.examples import EXAMPLES, MIXED
 from moeviz_app.session import recent, session
 from moeviz_app.url.fields import BESIDE
+from moeviz_app.views.compare_several import several_side_by_side
+from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.chart_panel import altair_chart, heading, on_dark, part_of, picture_and_words
 from moeviz_app.widgets.messages import explained, refuse, say

@@ -11,8 +11,8 @@ from moeviz_app.jobs import model_service, recorded
 from moeviz_app.jobs.background import Background, Piece
 from moeviz_app.jobs.fair_queue import wait_for
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD, LoadOptions
-from moeviz_app.pages.expert_context import ExpertContext, go
 from moeviz_app.session import recent, results, session
+from moeviz_app.views.expert_context import ExpertContext, go
 from moeviz_app.widgets.messages import explained
 from moeviz_app.widgets.run_panel import waiting_words
 

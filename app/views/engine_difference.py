@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.pages.examples import EXAMPLES
 from moeviz_app.session import recent, session
+from moeviz_app.views.examples import EXAMPLES
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained, refuse, say

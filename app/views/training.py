@@ -5,8 +5,8 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.pages.training_charts import show_charts
 from moeviz_app.session import session, training_runs
+from moeviz_app.views.training_charts import show_charts
 from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.metrics.tokens import visible

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs.run_request import number_in
-from moeviz_app.pages.expert_context import checked, map_of_experts, numbers_line, picture, picture_key, title
-from moeviz_app.pages.topic import READING, damage, dataset_facts, whole
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.url.expert import dataset_expert_query, for_the_address
+from moeviz_app.views.expert_context import checked, map_of_experts, numbers_line, picture, picture_key, title
+from moeviz_app.views.topic import READING, damage, dataset_facts, whole
 from moeviz_app.widgets.answers import Answers, Make, OnProgress
 from moeviz_app.widgets.chart_panel import (
     Lacking,

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.pages.history.gallery import GalleryPage, read_more, trace_to_other_pages
+from moeviz_app.views.history.gallery import GalleryPage, read_more, trace_to_other_pages
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures, trace_name
 

@@ -8,9 +8,9 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
-from moeviz_app.pages.topic import charts_of, dataset_facts, draw, question, whole
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.views.topic import charts_of, dataset_facts, draw, question, whole
 from moeviz_app.widgets.chart_panel import show_all
 from moeviz_app.widgets.downloads import downloads
 from moeviz_app.widgets.facts import trace_facts

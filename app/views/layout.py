@@ -3,12 +3,12 @@
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
-from moeviz_app.pages.menu import EXPERT, FIRST, draw_further, draw_menu, menu
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import datasets, opened_counts, opened_files, recent, session, training_runs
 from moeviz_app.url import navigation
 from moeviz_app.url.fields import PAGE_ADDRESSES
 from moeviz_app.url.short_links import LINKS
+from moeviz_app.views.menu import EXPERT, FIRST, draw_further, draw_menu, menu
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.components.ask import is_asked
 from moeviz_app.widgets.messages import explained, say

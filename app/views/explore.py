@@ -8,11 +8,11 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.pages.examples import EXAMPLES, MIXED
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import recent, session
 from moeviz_app.url import navigation
 from moeviz_app.url.expert import expert_query, for_the_address
+from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told

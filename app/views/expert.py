@@ -3,8 +3,10 @@
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.pages.dataset_expert import dataset_expert_page
-from moeviz_app.pages.expert_context import (
+from moeviz_app.url.expert import asked_query
+from moeviz_app.url.fields import DATASET
+from moeviz_app.views.dataset_expert import dataset_expert_page
+from moeviz_app.views.expert_context import (
     ExpertContext,
     expert_in_address,
     go,
@@ -13,9 +15,7 @@ from moeviz_app.pages.expert_context import (
     picture,
     title,
 )
-from moeviz_app.pages.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
-from moeviz_app.url.expert import asked_query
-from moeviz_app.url.fields import DATASET
+from moeviz_app.views.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.widgets.chart_panel import heading
 from moeviz_app.widgets.components.kwic import keyword_in_context
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say

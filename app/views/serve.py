@@ -3,9 +3,9 @@
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog
-from moeviz_app.pages.serve_controls import ServingQuery, ask, bits_of
 from moeviz_app.session import session
 from moeviz_app.url import serve_address
+from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, trace_to_draw
 from moeviz_app.widgets.downloads import file_stem
 from moeviz_app.widgets.facts import trace_name
