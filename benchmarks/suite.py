@@ -52,7 +52,7 @@ def _write(row: dict[str, Any]) -> None:
 
 
 class Recorder:
-    """A pytest plugin that writes one line for each test's phase and each fixture that takes over 50 ms."""
+    """A pytest plugin that writes a line for each test, each shared fixture that takes over 50 ms, and each failure."""
 
     def __init__(self) -> None:
         """Before the first test."""
@@ -90,6 +90,11 @@ class Recorder:
             if took["cpu"] > LEAST:
                 file = request.node.nodeid.partition("::")[0]
                 _write({"kind": "fixture", "id": f"{file}::{fixturedef.argname}", **took})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A failure, as soon as it is there: pytest-xdist tells of it at the end alone."""
+        if report.failed:
+            _write({"kind": "failure", "id": report.nodeid, "text": report.longreprtext[-4000:]})
 
     def pytest_sessionfinish(self) -> None:
         """What a process cost in all: collecting and importing are what its tests leave over."""
