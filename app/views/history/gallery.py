@@ -154,7 +154,7 @@ def _trained(name: str, exhibit: Exhibit, settings: dict[str, Any]) -> Any:
         return exhibit.train(**settings, watch=lambda done, says: tell((done, says)))
 
     try:
-        return wait_for(model_service.training(work), listen)
+        return wait_for(model_service.run_training(work), listen)
     finally:
         place.empty()
 

@@ -43,7 +43,7 @@ class _Read:
         self.prompt += [prompt] * len(tokens)
 
 
-def prompts_of(vocabulary: Vocabulary, request: CaptureRequest, name: str, limit: int | None) -> list[list[int]]:
+def _prompts_of(vocabulary: Vocabulary, request: CaptureRequest, name: str, limit: int | None) -> list[list[int]]:
     """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
     if request.max_new_tokens and len(request.prompts) > MOST_SEATS:
         raise InvalidPrompt(
@@ -54,7 +54,7 @@ def prompts_of(vocabulary: Vocabulary, request: CaptureRequest, name: str, limit
     return prompt_ids(vocabulary, request, name, limit, ids_of)
 
 
-def steps(
+def _steps(
     weights: Weights,
     vocabulary: Vocabulary,
     how: ComputeOptions,
@@ -208,8 +208,8 @@ class LlamaCppModel(EngineModel):
     def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         weights, vocabulary = self.opened()
-        prompts = prompts_of(vocabulary, request, self.info.name, self.max_tokens)
-        yield from steps(weights, vocabulary, self.how, self.info, request, prompts)
+        prompts = _prompts_of(vocabulary, request, self.info.name, self.max_tokens)
+        yield from _steps(weights, vocabulary, self.how, self.info, request, prompts)
 
     def close(self) -> None:
         """Let the memory go, once the last run has ended."""
