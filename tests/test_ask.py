@@ -1,5 +1,7 @@
 """What Python does with what the prompt box says: the browser may be anybody's."""
 
+from pathlib import Path
+
 import pytest
 from moeviz_app.widgets.components import ask
 from page_with_a_box import EXAMPLES, MOST
@@ -8,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from waiting import SECONDS
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
-SCRIPT = ask.HERE.parent.parent / "tests" / "page_with_a_box.py"
+SCRIPT = Path(__file__).with_name("page_with_a_box.py")
 
 
 @pytest.fixture
