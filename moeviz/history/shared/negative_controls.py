@@ -44,7 +44,7 @@ def swapped(owner: Any, name: str, instead: Any) -> Iterator[None]:
 
 
 def controlled(claims: Sequence[Claim], controls: Sequence[Control], quick: bool, seed: int) -> pd.DataFrame:
-    """Each claim measured again with its mechanism broken, by every control that owns it: it must miss each time.
+    """Each claim measured again with its mechanism broken, by every control that owns it and asks for it: it must miss each time.
 
     One row per claim, in their order: of the first control under which it does not miss, or else of the first. Columns:
     control str (what was broken; empty where there is none) · broken float64 (the figure then; NaN if it was not
@@ -54,7 +54,9 @@ def controlled(claims: Sequence[Claim], controls: Sequence[Control], quick: bool
     again = {control: _while_broken(control, quick, seed) for control in dict.fromkeys(chain(*owners))}
     rows = []
     for claim, own in zip(claims, owners, strict=True):
-        tried = [_row(claim, control.broken, again[control].get(claim.what)) for control in own]
+        measured = {control.broken: again[control].get(claim.what) for control in own}
+        asked = {broken: found for broken, found in measured.items() if found is not None} or measured
+        tried = [_row(claim, broken, found) for broken, found in asked.items()]
         rows.append(next((row for row in tried if not row["caught"]), [*tried, _row(claim)][0]))
     return pd.DataFrame(rows).astype({"control": "str", "broken": np.float64, "caught": bool})
 
