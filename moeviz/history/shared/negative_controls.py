@@ -44,7 +44,7 @@ def swapped(owner: Any, name: str, instead: Any) -> Iterator[None]:
 
 
 def controlled(claims: Sequence[Claim], controls: Sequence[Control], quick: bool, seed: int) -> pd.DataFrame:
-    """Each claim measured again with its mechanism broken, by each control that owns it and asks: it must miss every time.
+    """Each claim measured again with its mechanism broken, by each control that owns and asks it: it must always miss.
 
     One row per claim, in their order: of the first control under which it does not miss, or else of the first. Columns:
     control str (what was broken; empty where there is none) · broken float64 (the figure then; NaN if it was not
