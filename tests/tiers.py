@@ -25,7 +25,7 @@ COSTS = Path(__file__).with_name("costs.csv")
 TIERS = ("fast", "change", "all")
 NOT_FAST = ("browser", "table", "docs", "package")
 SLICES = 8
-FAST_SECONDS = 0.25  # CPU time that a test of the fast tier takes at most
+FAST_SECONDS = 0.1  # CPU time that a test of the fast tier takes at most
 FAST_FIXTURE_SECONDS = 1.0  # and what it shares with others
 NEW_SECONDS = 0.1  # of a test that nobody has measured yet
 
