@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -32,6 +33,7 @@ def kept(draw: Callable[..., Drawing], folder: Path = FOLDER) -> Callable[..., D
     True
     """
 
+    @wraps(draw)  # by its name it is known what it gives
     def drawn(source: Any, **options: Any) -> Drawing:
         file = folder / key(draw.__name__, source, options)
         try:
