@@ -1,4 +1,4 @@
-"""What benchmarks share: apps of two checkouts, a visitor's tab under a stopwatch, arms that take turns, and tables.
+"""Tools of several benchmarks: apps of two checkouts, a tab under a stopwatch, arms that take turns, and tables.
 
 What needs a browser or the app is imported where it is used: most benchmarks have neither.
 """
@@ -51,7 +51,7 @@ def served_of(checkout: Path, **environment: str):
 
 
 def take_turns(arms: Mapping[str, Callable[[int], Figures]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """What each arm measures in each round: arms take turns, so that what else the machine does is in all of them.
+    """Measure each arm once a round, in turns, so that what else the machine does is in all of them.
 
     An arm is given the number of its round. Round 0 warms up and does not count.
     """
@@ -135,7 +135,7 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What has been spent since `Tab.begin`."""
+    """Times and bytes spent since `Tab.begin`."""
 
     seconds: float
     browser: float  # CPU seconds of the page's main thread, which a busy machine inflates less than seconds
@@ -177,14 +177,14 @@ class Tab:
         self.page.goto(f"{self.server.url}/{address}")
 
     def now(self) -> Moment:
-        """What has been spent so far."""
+        """Read the times and bytes spent so far."""
         begun, browser, server, sent = self._start
         seconds = time.perf_counter() - begun
         spent = main_thread(self._tools) - browser, cpu_of(self.server) - server
         return Moment(seconds, *spent, (self._sent - sent) / 1e6)
 
     def until(self, condition: str, argument: Any = None) -> Moment:
-        """What has been spent when this holds, an expression or a function in JavaScript."""
+        """Read the times and bytes spent until this JavaScript, an expression or a function, holds."""
         self.page.wait_for_function(condition, arg=argument)
         return self.now()
 

@@ -27,7 +27,7 @@ def upload_until(over: threading.Event, url: str) -> None:
 
 
 def upload(tab: Tab, url: str, name: str, content: bytes) -> None:
-    """Send a file as a browser does, and let the page read it; what it says of the file is heard and passed over."""
+    """Send a file as a browser does, and let the page read it; its answer is read and passed over."""
     _, headers, _ = ask(url, path="/_stcore/health")
     cookie = headers.get("set-cookie", "").partition(";")[0]
     head = f'--b\r\nContent-Disposition: form-data; name="f"; filename="{name}"\r\n\r\n'.encode()

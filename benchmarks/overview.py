@@ -2,7 +2,7 @@
 
     python -m benchmarks.overview [--rounds N] [--experts E]
 
-Each round takes another trace, with experts drawn by lot, and opens one after the other on a page of their own:
+Each round takes another trace, with experts drawn at random, and opens one after the other on a page of their own:
 
     overview    the whole trace as one picture, as the app shows it
     cells       the same trace as most would draw it: long form, a rectangle a cell, ordinal axes, a list of tooltips

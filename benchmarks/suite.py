@@ -1,4 +1,4 @@
-"""What the tests cost: CPU and wall seconds by test, fixture, file and part.
+"""Costs of the tests: CPU and wall seconds by test, fixture, file and part.
 
     python -m benchmarks.suite record out.jsonl [pytest's options]    run pytest beside a recorder
     python -m benchmarks.suite show out.jsonl                         tables of what was recorded
@@ -97,7 +97,7 @@ class Recorder:
             _write({"kind": "failure", "id": report.nodeid, "text": report.longreprtext[-4000:]})
 
     def pytest_sessionfinish(self) -> None:
-        """What a process cost in all: collecting and importing are what its tests leave over."""
+        """Write what a process cost in all: what its tests leave over went into importing and collecting."""
         _write({"kind": "process", "id": "process", **self._since((0.0, self.begun))})
 
 

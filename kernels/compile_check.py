@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What the assembler said."""
+    """Figures of a compiled kernel, as the assembler gives them."""
 
     registers: int
     stack: int
@@ -156,7 +156,7 @@ def tool(name: str, *arguments: str) -> str:
 
 
 def faults(case: Case, result: Compiled, capability: int) -> list[str]:
-    """What is wrong with one kernel."""
+    """List what is wrong with one kernel."""
     code, found = result.instructions, []
     if result.stack or code["LDL"] or code["STL"]:
         found.append(f"spills: a stack of {result.stack} bytes")

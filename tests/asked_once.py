@@ -1,4 +1,4 @@
-"""What libraries work out again and again in tests, always with the same answer: it is worked out once a process."""
+"""Answers of libraries that tests ask for again and again, and that never change: worked out once a process."""
 
 import marshal
 from collections.abc import Callable

@@ -110,7 +110,7 @@ def click_at(what: Locator, across: float, down: float) -> None:
 
 
 def is_below(lower: Locator, upper: Locator) -> bool:
-    """Whether one is under the other at this moment."""
+    """True if one is under the other at this moment."""
     top, box = lower.bounding_box(), upper.bounding_box()
     return bool(top and box and top["y"] >= box["y"] + box["height"])
 
@@ -125,7 +125,7 @@ def in_colours(page: Page, scheme: str) -> None:
 
 
 def is_dark(colour: str) -> bool:
-    """Whether it is nearer to black.
+    """True if a colour is nearer to black.
 
     >>> is_dark("rgb(14, 17, 23)"), is_dark("rgb(255, 255, 255)")
     (True, False)
@@ -134,7 +134,7 @@ def is_dark(colour: str) -> bool:
 
 
 def is_light(colour: str) -> bool:
-    """Whether it is nearer to white."""
+    """True if a colour is nearer to white."""
     return not is_dark(colour)
 
 
@@ -173,7 +173,7 @@ def is_fault(said: ConsoleMessage) -> bool:
 
 
 def is_foreign(url: str) -> bool:
-    """Whether it is on another machine."""
+    """True if an address is on another machine."""
     return urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).hostname not in OWN
 
 

@@ -1,4 +1,4 @@
-"""What checks annotations while tests run: beartype, which makes the check of a function once, when it is first called.
+"""Checks of annotations while tests run: beartype makes the check of a function once, when it is first called.
 
 jaxtyping asks for a function's check whenever the function is defined, whether or not a test ever calls it. What is
 defined within another function, as a hook is, would have its check written and compiled at every call of that one: a

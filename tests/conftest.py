@@ -94,7 +94,7 @@ def box_of_widgets(monkeypatch):
 
 @pytest.fixture(scope="module")
 def kept_drawings():
-    """What vl-convert draws is kept under build/, by all that it is drawn from: `docs/_ext/drawings.py` has how."""
+    """Keep what vl-convert draws under build/, by all that it is drawn from: see `docs/_ext/drawings.py`."""
     import vl_convert
 
     sys.path.append(str(DOCS))

@@ -106,7 +106,7 @@ class Child:
         return answer
 
     def wait(self, deadline: float = DEADLINE) -> int:
-        """Its exit status, or minus the signal that it died of; `TimeoutExpired` where it does not end in time."""
+        """Wait for the exit status, or minus the signal that ended it. Raises `TimeoutExpired` if it takes longer."""
         if self.code is None:
             self.code = int(self._answer(deadline))
             self._answers.close()

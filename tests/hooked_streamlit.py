@@ -32,7 +32,7 @@ def hold_work(gate: Path) -> None:
 
 
 def is_enough(news) -> bool:
-    """Whether it is more than the beginning of a text: then some tokens of the answer are there."""
+    """True if it is more than the beginning of a text: then some tokens of the answer are there."""
     tokens = getattr(news, "tokens", None)
     return tokens is None or int((tokens["phase"] == "generated").sum()) >= FEW
 

@@ -1,4 +1,4 @@
-"""What libraries are asked once they would have answered the same again, and what is wrong is told each time."""
+"""An answer that is kept is the one that a library would give again; an error is raised each time."""
 
 import altair as alt
 import pytest

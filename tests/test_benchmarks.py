@@ -22,7 +22,7 @@ def orphans(sources: Mapping[str, str], texts: Iterable[str]) -> set[str]:
 
 
 def of_package(source: str) -> list[str]:
-    """What `from benchmarks import …` names."""
+    """Find the modules that `from benchmarks import …` names."""
     lines = re.findall(r"from benchmarks import ([\w, ]+)", source)
     return [name for line in lines for name in re.findall(r"\w+", line)]
 

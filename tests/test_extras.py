@@ -85,7 +85,7 @@ def test_every_module_of_the_library_is_imported_and_draws_without_any_extra():
 
 @pytest.fixture(scope="module")
 def found():
-    """What came of the history, in the library and in the app, where nothing that trains it is installed."""
+    """Run the history, in the library and in the app, where nothing that trains it is installed."""
     run = without(HISTORY, WITHOUT_HISTORY)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What is forked from the warm process is a process of its own, in all that tests rely on."""
+"""A child of the warm process is a process of its own, in all that tests rely on."""
 
 import os
 import select

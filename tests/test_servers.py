@@ -43,7 +43,7 @@ def test_no_port_is_given_twice_and_none_that_kernels_give_away(two_ports):
 
 
 def is_running(process: int) -> bool:
-    """Whether it is there, and more than what is left of one that has ended."""
+    """True if a process is there, and more than what is left of one that has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:

@@ -142,7 +142,7 @@ def _not_this_machine(scope: Scope) -> Refusal | None:
 
 
 def _from_elsewhere(scope: Scope, settings: Settings, origins: Collection[str]) -> Refusal | None:
-    """What a page of another site sends, links aside. Streamlit would ask the network for our address, to judge it."""
+    """Refuse what a page of another site sends, links aside. Streamlit would ask the network for our address."""
     origin = header(scope, "origin")
     if not origin or origin in origins or (scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")):
         return None

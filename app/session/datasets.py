@@ -143,7 +143,7 @@ def _read(name: str, path: str) -> tuple[Dataset, str]:
 
 
 def _signature(path: Path) -> Signature:
-    """What changes when a dataset is written anew, or goes on being written."""
+    """Return facts of a dataset's files that change when it is written anew, or goes on being written."""
     files = [path / name for name in (MANIFEST, PLAN) if (path / name).is_file()]
     return tuple(
         (stat.st_size, stat.st_mtime_ns) for stat in (place.stat() for place in (path, *(files or [path / PLAN])))

@@ -32,7 +32,7 @@ class SeveralTables(NamedTuple):
 
 
 def several_side_by_side(traces: Several) -> None:
-    """What differs, in sentences; the text of each, coloured by first choice; then figure by figure."""
+    """Draw what differs: in sentences, in the text of each trace by first choice, then figure by figure."""
     found = None
     with explained():
         found = _found(traces)
@@ -72,7 +72,7 @@ def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
 
 
 def _kept_even(traces: Several) -> None:
-    """What training kept each model's load even with, and what they came to: of our own models it is known."""
+    """Say what kept each model's load even in training, and the losses it came to: known of our own models."""
     names = {letter: trace.model.name for letter, trace in traces.items()}
     known = {letter: OWN_MODELS[name] for letter, name in names.items() if name in OWN_MODELS}
     if not known:
@@ -130,7 +130,7 @@ def _pick(key: str) -> None:
 
 
 def _say_who_is_missing(traces: Several, frame: pd.DataFrame) -> None:
-    """That a trace has no line, where others have: what a chart needs may be in some of them alone."""
+    """Say which traces have no line in a chart: what it needs may be in some of them alone."""
     without = [letter for letter in traces if letter not in set(frame["trace"])]
     if without:
         lack = "they lack" if len(without) > 1 else "it lacks"

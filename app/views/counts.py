@@ -61,7 +61,7 @@ def _chosen() -> ExpertCounts:
 
 
 def _facts(counts: ExpertCounts) -> None:
-    """Whose counts, of how many tokens, and what is to be said with them. A file may say anything: never Markdown."""
+    """Say whose counts these are, of how many tokens, and their caution. A file may say anything: never Markdown."""
     model = counts.model
     tokens, experts = int(counts.tokens.sum(axis=0).max(initial=0)), sorted({*model.num_experts})
     layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
@@ -119,7 +119,7 @@ def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:
 
 
 def _beside_trace(part: ExpertCounts) -> None:
-    """What the trace on screen has of the same experts, where it is of a model of this shape."""
+    """Draw the trace on screen beside the counts, where it is of a model of this shape."""
     trace = session.current_trace()
     if trace is None or (trace.model.layers, trace.model.num_experts) != (part.model.layers, part.model.num_experts):
         return

@@ -150,7 +150,7 @@ def _draw(asked: ExpertQuery) -> None:
         left, right = st.columns([2, 3], gap="large")
 
     def answer(name: str, chart: Chart | None = None) -> pd.DataFrame | None:
-        """What is there of it; else the page has said why, under the chart's question."""
+        """Return an answer; None where the page has said, under the chart's question, why there is none."""
         frame = None
         with explained(partial(tell_once, chart, asked.model, told) if chart else say, but=(DamagedShard,)):
             frame = answers.get(asks[name][0])

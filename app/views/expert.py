@@ -78,7 +78,7 @@ def _title(asked: ExpertContext) -> None:
 
 
 def _numbers(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
-    """Its load, its say, and what the model loses without it: one line, since four boxes fill a phone."""
+    """Say the expert's load and weight, and the loss without it: one line, since four boxes fill a phone."""
     (facts,) = expert_numbers(asked.trace, asked.layer, asked.expert).itertuples(index=False)
     more = [] if pd.isna(facts.mean_weight) else [f"mean weight {facts.mean_weight:.2f}"]
     if lost is not None:
@@ -98,7 +98,7 @@ def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
 
 @st.fragment
 def _serves(asked: ExpertContext, tokens: pd.DataFrame) -> None:
-    """Its tokens, and they in their text. A fragment: a click on a bar changes the lines beside it and nothing else."""
+    """Draw the expert's tokens, and their places in the text. In a fragment, so that a click changes nothing else."""
     code, (left, right) = None, st.columns([2, 3], gap="large")
     with left:
         heading(TOKENS, asked.trace.model)

@@ -59,11 +59,11 @@ class ExpertOnPage(Protocol):
 
     @property
     def layer(self) -> int:
-        """Its layer, by the model's own index."""
+        """Index of the expert's layer in the model."""
 
     @property
     def expert(self) -> int:
-        """Its id in the layer."""
+        """Id of the expert in its layer."""
 
     @property
     def key(self) -> str:

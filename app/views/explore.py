@@ -39,7 +39,7 @@ EXPLORER = "explorer"  # its key
 
 
 def explore_page() -> None:
-    """What to run; then the tokens, every layer, and one layer as it is."""
+    """Draw the prompt box; then the tokens, every layer, and one layer."""
     tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
     trouble = st.container()  # as wide as the page
     with tagline:
@@ -111,7 +111,7 @@ def _box(name: str) -> PromptInput:
 
 
 def _run_on_screen() -> RunRequest | None:
-    """What made the trace on screen; None for one that came in a file."""
+    """Return the run that made the trace on screen; None for one that came in a file."""
     return RunRequest(EXAMPLES[MIXED], EMBEDDED) if session.is_example() else recent.run_of(session.shown_trace())
 
 
@@ -198,7 +198,7 @@ def _of_template(trace: RoutingTrace) -> list[int]:
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:
-    """What is worth seeing in it, counted once a trace; against other texts, for the model whose texts ship."""
+    """Return findings of a trace, counted once; against other texts, for the model whose texts ship."""
     before = session.value(session.FOUND)
     if before is None or before[0] is not trace:
         before = (trace, cached_for_example(trace, session.FOUND, lambda: findings(trace, recorded.usual(trace.model))))

@@ -96,7 +96,7 @@ def follow(page: str) -> None:
 
 
 def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
-    """What the run made, or makes where its model is at hand; else it waits for somebody to press Run.
+    """Show the trace of a run that a link asks for, or let the run wait until somebody presses Run.
 
     Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
     """

@@ -1,4 +1,4 @@
-"""What this routing costs to serve: what a memory for experts buys, what devices do, what fits; and an engine plan."""
+"""The page Serve: costs of serving, by memory for experts, by devices, and by what fits; and a plan for an engine."""
 
 import pandas as pd
 import streamlit as st
@@ -54,7 +54,7 @@ def serving(counted: Counted) -> None:
 
 
 def _cache(asked: ServingQuery, answer: DeltaGenerator) -> None:
-    """What memory buys; and on what that was judged, before anything else is said."""
+    """Draw what memory buys; and say first on what that was judged."""
     rates = hit_rates(asked.counted, asked.expert_bytes, asked.capacity)
     if asked.gigabytes is None or asked.expert_bytes is None:
         answer.text("What does memory buy? Say how large an expert is, under “Tokens and sizes”.")

@@ -39,7 +39,7 @@ def timeline_page() -> None:
 
 
 def _calculator() -> None:
-    """The same arithmetic with any sizes, from those of a paper on."""
+    """Draw the arithmetic of parameters with any sizes, from those of a paper on."""
     st.subheader("What do other sizes give?", anchor=False)
     systems = readings()
     name = st.selectbox("Start from", systems, key=session.READING, persist_state="session")

@@ -149,7 +149,7 @@ def dataset_topic(topic: str, shown: ShownDataset) -> None:
 
 
 def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
-    """Its own charts, and with the load, how that changes over a corpus of several parts."""
+    """Charts of a topic; with the load, also how it changes over a corpus of several parts."""
     several = topic == "Load" and (len(shown.dataset.shards) > 1 or shown.dataset.tokens > 2 * ROWS)
     return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
 

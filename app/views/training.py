@@ -100,7 +100,7 @@ def _upload() -> None:
 
 
 def _facts(name: str, run: TrainingRun, alone: bool) -> str:
-    """Whose run, how far it is, and what is to be known. A file may say anything: never Markdown."""
+    """Say whose run it is, how far it is, and its caution. A file may say anything: never Markdown."""
     facts, parts = run.facts, []
     if len(run.logs):
         last, logs = run.logs.iloc[-1], len(run.logs)

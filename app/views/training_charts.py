@@ -125,7 +125,7 @@ _frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]
 
 
 def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
-    """What a chart measures; kept as long as the runs, which do not change."""
+    """Return the numbers of a chart; kept as long as the runs, which do not change."""
     together = list(of.values()) if isinstance(of, dict) else [of]
     kept, key = _frames.setdefault(together[0], {}), (chart.key, tuple(of) if isinstance(of, dict) else (), *how)
     known = kept.get(key)
@@ -158,7 +158,7 @@ def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str])
 
 
 def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
-    """The same layer of the other run, under the first."""
+    """Draw the layer of the other run, under the first."""
     st.text(f"Layer {layer} of {visible(name)}:")
     with explained():
         frame = _measured(HEATMAP, run, layer, over)

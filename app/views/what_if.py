@@ -1,4 +1,4 @@
-"""What if the routers decided otherwise: change the routing of a prompt, and see what that does to it."""
+"""The page What if: change the routing of a prompt, and see what that does to it."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ def _busiest(info: ModelInfo, layer: int) -> int:
 
 
 def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
-    """What the change does, and its numbers with the next tokens as text: by the tokenizer of the model that ran."""
+    """Run the change, and return its effect, with the next tokens as text by the tokenizer of the model that ran."""
     place = st.empty()
     with place.container():
         bar = st.progress(0.0, "The model reads the prompt twice, with and without the change …")

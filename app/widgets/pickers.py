@@ -66,7 +66,7 @@ def choose_token(trace: RoutingTrace) -> None:
 
 
 def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
-    """What stands under a token that has no expert here, as far as there are such tokens."""
+    """Explain the marks of tokens that have no expert here, as far as there are such tokens."""
     first = trace.experts[trace.model.layers.index(layer), rows.start : rows.stop, 0]
     words = {NO_EXPERT: "–: the token got no expert.", NOT_RECORDED: "?, hatched: its experts are not recorded."}
     if said := [meaning for mark, meaning in words.items() if (first == mark).any()]:

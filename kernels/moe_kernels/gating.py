@@ -1,4 +1,4 @@
-"""What a router does between its logits and its choice: the same few steps in every family, each on or off."""
+"""Steps of a router between its logits and its choice: the same few in every family, each on or off."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -50,11 +50,11 @@ class Gating:
 
     @property
     def is_softmax_over_winners(self) -> bool:
-        """Whether weights are a softmax over the chosen experts alone: that is what renormalising a softmax gives."""
+        """True if weights are a softmax over the chosen experts alone, as renormalising a softmax gives them."""
         return self.score == "softmax" and self.renormalise and not self.added and not self.floor
 
     def ranks_logits(self, has_bias: bool) -> bool:
-        """Whether the logits themselves give the ranking."""
+        """True if the logits themselves give the ranking."""
         return not has_bias and (self.groups == 1 or self.group_score == "max")
 
     def _conditions(self) -> list[tuple[bool, str]]:

@@ -10,7 +10,7 @@ from moe_kernels.plan import Plan, max_tiles
 
 
 class Routing(NamedTuple):
-    """What a router decided for T tokens."""
+    """Decisions of a router for T tokens."""
 
     experts: Tensor  # (T, K) int32, highest rank first
     weights: Tensor  # (T, K) float32, the factor on each expert's output

@@ -55,7 +55,7 @@ def _labels_axis(**options: object) -> alt.Axis:
 
 
 def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """What the expert tells about the label, with chance level and maximum. Columns: those of `label_information`."""
+    """Draw how much experts tell about labels, with chance level and maximum. Columns: those of `label_information`."""
     bits = {
         "information": "bits about the label",
         "shuffled": "with labels shuffled",

@@ -28,7 +28,7 @@ def study_means() -> pd.DataFrame:
 
 
 def said_of_study() -> str:
-    """What it comes to, in a sentence of its figures: what makes experts follow kinds of text, and what that costs."""
+    """Sum up the study in a sentence of its figures: what makes experts follow kinds of text, and what that costs."""
     means = study_means()
     told, cost = means["information"], means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
     return (

@@ -62,7 +62,7 @@ OWN_MODELS = {
 
 
 def is_own(name: str) -> bool:
-    """Whether this is the name of one of them, be it installed or not."""
+    """True if this is the name of one of moeviz's own models, installed or not."""
     return name in OWN_MODELS
 
 

@@ -14,7 +14,7 @@ from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
-CLOSE = 1e-6  # tokens by which a load by lot may miss the load that it should have
+CLOSE = 1e-6  # tokens by which a random load may miss the load that it should have
 MOST_PAIRS = 2**20  # ordered pairs of a layer's experts, in a small trace: 1,024 experts, more than any model has
 BLOCK = 2**20  # cells of a table that are worked on at a time
 
@@ -68,7 +68,7 @@ def _shared(source: RoutingTrace | Statistics) -> Iterator[tuple[Int16[np.ndarra
 def pair_rows(
     layer: int, ids: Int16[np.ndarray, " O"], together: Int64[np.ndarray, "O O"], by_lot: Float64[np.ndarray, "O O"]
 ) -> pd.DataFrame:
-    """The rows of `co_activation` of a layer, from the tokens that the experts which occur share, and would by lot."""
+    """The rows of `co_activation` of a layer, from the tokens that the experts which occur share, and would at random."""
     expert, partner = np.nonzero(~np.eye(len(ids), dtype=bool))
     alone = together.diagonal()[expert]
     tokens = together[expert, partner]

@@ -130,7 +130,7 @@ def _blocks(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.nda
 
 
 def _deals(first: int, second: int) -> list[np.ndarray]:
-    """Masks over the blocks of both: which go to the first, by lot."""
+    """Masks over the blocks of both: which go to the first, at random."""
     rng = np.random.default_rng(0)
     return [rng.permutation(first + second) < first for _ in range(SHUFFLES)]
 

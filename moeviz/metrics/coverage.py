@@ -46,7 +46,7 @@ def experts_needed(trace: Counted | Statistics) -> pd.DataFrame:
 
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
-    """Experts that serve each level, where as many experts serve each number of tokens as expected by lot."""
+    """Experts that serve each level, where as many experts serve each number of tokens as expected at random."""
     if not tokens or assignments == tokens * num_experts:
         return [-(-percent * num_experts // 100) if tokens else 0 for percent in LEVELS]
     chance = assignments / (tokens * num_experts)

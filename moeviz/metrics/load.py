@@ -159,7 +159,7 @@ def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
 
 
 def coverage(trace: Counted | Statistics) -> pd.DataFrame:
-    """What share of a layer's work its n busiest experts do.
+    """Share of a layer's work that its n busiest experts do.
 
     One row per layer and n from 0 to E. Columns: layer int32 · experts int16 (n) · share_of_experts float64 (n / E) ·
     covered float64, the share of assignments that the n busiest experts serve. Under a uniform load, covered is n / E.

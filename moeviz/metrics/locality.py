@@ -197,7 +197,7 @@ def _measured(
 
 
 def uniform_chance(a: np.ndarray, b: np.ndarray, num_experts: int) -> float:
-    """Mean over pairs of the chance that a of E experts and b of E, drawn by lot, have one in common."""
+    """Mean over pairs of the chance that a of E experts and b of E, drawn at random, have one in common."""
     sizes, counts = np.unique(np.stack([a, b], axis=1), axis=0, return_counts=True)
     misses = [comb(num_experts - i, j) / comb(num_experts, j) for i, j in sizes.tolist()]
     return float(1 - np.average(misses, weights=counts))

@@ -12,7 +12,7 @@ from moeviz.routing_trace import NO_EXPERT, Counted, RoutingTrace
 
 
 def parameter_split(trace: Counted) -> pd.DataFrame:
-    """What a model's parameters are for, and how many of each part one token runs through.
+    """Parameters of a model by what they are for, and how many of each part one token runs through.
 
     Active parameters are the k of E routed experts that a token is sent to, and all the rest. Model makers publish that
     number by three conventions, so all three are given: counting everything, without the input embedding (a look-up,

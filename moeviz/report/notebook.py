@@ -22,13 +22,13 @@ def trace_html(trace: RoutingTrace) -> str:
 
 
 def caution(trace: RoutingTrace) -> str:
-    """What a person must know before trusting the trace, as a paragraph; empty if there is nothing."""
+    """Return the trace's caution as a paragraph of HTML; empty if there is none."""
     words = trace.model.caution
     return f'<p class="caution">Caution: {safe(words, 1_000)}</p>' if words else ""
 
 
 def facts(trace: RoutingTrace) -> dict[str, str]:
-    """What there is to know about a trace before looking at it: names, and values that are not escaped."""
+    """Return facts of a trace to be read before its pictures: names, and values that are not escaped."""
     model, tokens = trace.model, trace.tokens
     generated = int((tokens["phase"] == "generated").sum())
     texts = tokens["sequence"].nunique()

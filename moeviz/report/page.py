@@ -101,7 +101,7 @@ def _legend(trace: RoutingTrace, at: int) -> str:
 
 
 def _without_expert(experts: np.ndarray) -> str:
-    """What the marks of tokens without an expert mean, as far as they occur."""
+    """Explain the marks of tokens without an expert, as far as they occur."""
     dropped = " – is a token without an expert." if (experts[:, 0] == NO_EXPERT).any() else ""
     missing = " ? is one whose experts are not recorded." if (experts[:, 0] == NOT_RECORDED).any() else ""
     return dropped + missing

@@ -26,7 +26,7 @@ def check_installed() -> None:
 
 
 def installed() -> bool:
-    """Whether the optional converter is there."""
+    """True if the optional converter is installed."""
     return find_spec("vl_convert") is not None
 
 
@@ -74,7 +74,7 @@ def _uri(mime: str, data: bytes) -> str:
 
 
 def compressed(png: bytes) -> bytes:
-    """The same pixels in fewer bytes: the converter hardly compresses them. A chunk is length, kind, body, checksum."""
+    """Compress a PNG without loss: the converter hardly does. A chunk is length, kind, body, checksum."""
     kept, pixels, at = [png[:8]], b"", 8
     while at < len(png):
         (size,) = unpack(">I", png[at : at + 4])

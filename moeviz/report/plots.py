@@ -37,7 +37,7 @@ OWN_SCALES: dict[str, Literal["independent"]] = dict.fromkeys(
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What charts of one layer, of two layers and of one token are about."""
+    """Layers and token that charts of one layer, of two layers and of one token are about."""
 
     layer: int
     layers: tuple[int, ...]  # one only where the trace has no second
@@ -101,7 +101,7 @@ def plot(
 
 
 def choices(trace: Counted, layer: int | None, layers: Sequence[int] | None, token: int | None) -> Choices:
-    """What was asked for, checked, and the defaults for what was not. Raises `InvalidTrace`."""
+    """Return the layers and token asked for, checked, with defaults for the rest. Raises `InvalidTrace`."""
     has = trace.model.layers
     pair = tuple(sorted({has[0], has[-1]} if layers is None else layers))
     if layers is not None and len(set(pair)) != 2:

@@ -139,7 +139,7 @@ def _number(count: int, what: str) -> str:
 
 
 def _data(trace: RoutingTrace) -> dict[str, Any]:
-    """What `view.js` knows of the trace. Layers and tokens go by their places; -1 is no expert, -2 not recorded."""
+    """Return the trace as `view.js` reads it. Layers and tokens go by place; -1 is no expert, -2 not recorded."""
     model, weights = trace.model, trace.weights
     first = trace.first_choices("A view")
     focus = [theme.focus(experts) for experts in first]
@@ -179,7 +179,7 @@ def _tokens(trace: RoutingTrace) -> list[dict[Hashable, Any]]:
 
 
 def _marks(trace: RoutingTrace) -> list[str]:
-    """What stands before each token: where the next of several texts begins, or what was generated; mostly nothing."""
+    """Return a mark for each token: where the next of several texts begins, or what was generated; mostly none."""
     sequence, phase = trace.tokens["sequence"], trace.tokens["phase"].astype("str")
     begins = sequence != sequence.shift()
     generated = (phase == "generated") & (begins | (phase.shift() == "prompt"))

@@ -19,7 +19,7 @@ NONE = -1  # a slot without an expert, or with one that the token has in another
 
 
 class Requests(NamedTuple):
-    """What the steps of one layer request: `expert[i]` is requested at `step[i]`, in ascending order of both."""
+    """Requests of the steps of one layer: `expert[i]` is requested at `step[i]`, in ascending order of both."""
 
     layer: int
     num_experts: int  # those that compute something

@@ -32,7 +32,7 @@ from survey.tiny_models import CLOSE, UNSEEN, random_model, read, some_tokens, t
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureFinding:
-    """What the survey found of one site of an architecture."""
+    """Findings of the survey at one site of an architecture."""
 
     architecture: str
     site: str
@@ -43,7 +43,7 @@ class ArchitectureFinding:
 
 
 def survey(architecture: str) -> list[ArchitectureFinding]:
-    """What moeviz records of an architecture, site by site, held against the witness."""
+    """Record an architecture, site by site, and hold what is recorded against the oracle."""
     model = random_model(architecture)
     return [_finding(architecture, model, site) for site in router_sites(model) if site != UNSEEN]
 
@@ -84,7 +84,7 @@ def _told(trace: RoutingTrace, layer: int, token: int) -> dict[int, np.float32]:
 
 
 def _unscaled(model: PreTrainedModel, router: Router) -> str:
-    """Whether the block scales the sum of its experts otherwise than the trace has it."""
+    """True if the block scales the sum of its experts otherwise than the trace has it."""
     factor = block_factor(model, lambda: read(model, some_tokens()))
     if factor is None or np.isclose(factor, router.factor, rtol=1e-3):
         return ""

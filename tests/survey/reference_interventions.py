@@ -251,7 +251,7 @@ def _nothing() -> Iterator[Renamed]:
 
 
 def _exchanged_everywhere(subject: Subject) -> RoutingTrace:
-    """What is recorded while experts are exchanged after the routers, with the ids that the experts know.
+    """Record while experts are exchanged after the routers, with the ids that the experts know.
 
     Of routers whose answer cannot be written, the trace as it is: they must refuse it.
     """

@@ -118,7 +118,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _constant(link: Link, trace: RoutingTrace) -> dict[str, str]:
-    """What the addresses of all experts of a trace have in common."""
+    """Return the part that the addresses of all experts of a trace have in common."""
     query = link(trace, trace.model.layers[0], 0)
     return {name: value for name, value in query.items() if name not in ("layer", "expert")}
 

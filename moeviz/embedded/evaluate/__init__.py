@@ -1,4 +1,4 @@
-"""What the embedded model can do, from the files that ship alone: `python -m moeviz.embedded.evaluate`.
+"""Evaluation of the embedded model, from the files that ship alone: `python -m moeviz.embedded.evaluate`.
 
 With the names of several models behind it, one table of all of them: their losses and their routing on the same texts.
 """

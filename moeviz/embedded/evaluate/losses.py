@@ -70,7 +70,7 @@ def loss_by_position(model: LoadedModel, texts: Sequence[EvaluationText]) -> pd.
 
 
 def context_gain(model: LoadedModel, texts: Sequence[EvaluationText]) -> pd.DataFrame:
-    """The same tokens, late in the text, predicted with all the text before them and with its last stretch alone.
+    """Compare the loss of tokens late in a text with all the text before them and with its last stretch alone.
 
     What a model gains from more context, with the words held fixed: position alone also changes what is written there.
 

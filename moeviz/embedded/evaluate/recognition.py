@@ -15,7 +15,7 @@ STRETCH = slice(500, 620)  # characters of a text that tell its kind; the record
 
 
 def mistaken(model: LoadedModel, texts: Sequence[EvaluationText]) -> list[str]:
-    """Whose middle is routed less like the beginnings of its own kind than like another's: "C for Python"."""
+    """List texts whose middle is routed less like beginnings of their kind than like another's: "C for Python"."""
     known, wrong = _beginnings(model), []
     for text in texts:
         likeness = label_similarity(trace(model, text.text[STRETCH], keep_logits=False), known)

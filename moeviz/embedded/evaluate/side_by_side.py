@@ -16,7 +16,7 @@ from moeviz.parameters import CONVENTIONS, active_parameters
 
 
 def side_by_side(names: Sequence[str], texts: Sequence[EvaluationText]) -> pd.DataFrame:
-    """What each model comes to on these texts; one model is in memory at a time.
+    """Evaluate each model on these texts; one model is in memory at a time.
 
     One row per measure, then one per domain (bits per byte). Columns: measure str · one str per model, by its name.
     """

@@ -47,7 +47,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
+        """Name of the dataset's folder."""
         return name_of(self.number)
 
 

@@ -1,7 +1,7 @@
 """A mixture of hidden Markov models: each expert is a whole model of sequences, and the gate is what they make of one.
 
 The gate needs no network: p(O) = Σₖ πₖ p(O | λₖ), so after t frames it is gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)),
-and it makes up its mind while a sequence is heard. All is trained by EM, without a step size.
+and it decides while a sequence is read. All is trained by EM, without a step size.
 
 Source: Smyth, Clustering sequences with hidden Markov models, NIPS 9:648-654 (1996), for mixtures of hidden Markov
 models; Xu, Jordan & Hinton, NIPS 7:633-640 (1994), for a gate that EM trains. The vowels are those of
@@ -268,7 +268,7 @@ def trace_of(
     has no expert. With `ends` there is one layer instead, what the gate says of each utterance at its end.
 
     Logits are log πₖ + log p(o₁ … oₜ | λₖ), less the highest of the row, so that float32 keeps their differences: the
-    softmax is the same. After the last frame they stay as they are there, since nothing more is heard. The gate is
+    softmax is the same. After the last frame they stay as they are there, since there is nothing more to read. The gate is
     soft, so every utterance goes to all K experts, with the gate's shares as weights; counts of assignments are then
     the same for all experts. With `slots` 1 only the expert with the highest share is kept, weight and all. `data` are
     the 370 test utterances unless given.

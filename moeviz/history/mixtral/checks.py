@@ -68,7 +68,7 @@ def _chance(trace: RoutingTrace) -> list[Claim]:
 
 
 def _coverage(trace: RoutingTrace) -> list[Claim]:
-    """Claim that T tokens with two experts each use 8 (1 − (3/4)^T) of 8 by lot: a batch soon uses them all."""
+    """Claim that T tokens with two experts each use 8 (1 − (3/4)^T) of 8 at random: a batch soon uses them all."""
     touched = experts_touched(trace.select(layers=trace.model.layers[:1], tokens=slice(0, max(TOKENS_AT_ONCE))))
     chance, used = (touched.set_index("tokens")[column] for column in ("chance", "experts"))
     formula = [8 * (1 - (3 / 4) ** tokens) for tokens in TOKENS_AT_ONCE]

@@ -337,7 +337,7 @@ def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     dash = alt.StrokeDash(
         "kernel:N",
         scale=alt.Scale(domain=["linear", "rbf"], range=[[1, 0], list(theme.DASH)]),
-        legend=None,  # the reading says it: on a phone there is no room for two legends
+        legend=None,  # the reading says it: a phone is too narrow for two legends
     )
     chart = (
         alt.Chart(frame)
