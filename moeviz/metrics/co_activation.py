@@ -66,13 +66,13 @@ def _shared(source: RoutingTrace | Statistics) -> Iterator[tuple[Int16[np.ndarra
 
 
 def pair_rows(
-    layer: int, ids: Int16[np.ndarray, " O"], together: Int64[np.ndarray, "O O"], by_lot: Float64[np.ndarray, "O O"]
+    layer: int, ids: Int16[np.ndarray, " O"], together: Int64[np.ndarray, "O O"], at_random: Float64[np.ndarray, "O O"]
 ) -> pd.DataFrame:
-    """The rows of `co_activation` of a layer, from the tokens that the experts which occur share, and would at random."""
+    """The rows of `co_activation` of a layer, from the tokens that experts share, and would share at random."""
     expert, partner = np.nonzero(~np.eye(len(ids), dtype=bool))
     alone = together.diagonal()[expert]
     tokens = together[expert, partner]
-    by_lot = by_lot[expert, partner]
+    at_random = at_random[expert, partner]
     return pd.DataFrame(
         {
             "layer": np.full(len(expert), layer, np.int32),
@@ -81,9 +81,9 @@ def pair_rows(
             "expert_tokens": alone,
             "tokens": tokens,
             "co_activation": _ratio(tokens, alone),
-            "chance": _ratio(by_lot, alone),
-            "lift": _ratio(tokens, by_lot),
-            "chance_tokens": by_lot,
+            "chance": _ratio(at_random, alone),
+            "lift": _ratio(tokens, at_random),
+            "chance_tokens": at_random,
         }
     )
 

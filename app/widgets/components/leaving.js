@@ -4,7 +4,7 @@
 // Whoever clicks on another link before that has changed their mind: the first click is not made up for.
 
 const AFTER_IT = 50; // ms in which the server begins with what it was told, else it would be dropped for the new page
-const ANSWERED = 2000; // ms; whoever stays longer than than that was not led away, and counts again
+const ANSWERED = 2000; // ms; whoever stays longer than that was not led away, and counts again
 const LINK = '[data-testid="stPageLink-NavLink"]';
 let left = -Infinity;
 let clicking = null; // what makes up for a click

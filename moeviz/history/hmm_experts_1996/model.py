@@ -268,7 +268,7 @@ def trace_of(
     has no expert. With `ends` there is one layer instead, what the gate says of each utterance at its end.
 
     Logits are log πₖ + log p(o₁ … oₜ | λₖ), less the highest of the row, so that float32 keeps their differences: the
-    softmax is the same. After the last frame they stay as they are there, since there is nothing more to read. The gate is
+    softmax is the same. After the last frame they stay as they are there, as nothing more is read. The gate is
     soft, so every utterance goes to all K experts, with the gate's shares as weights; counts of assignments are then
     the same for all experts. With `slots` 1 only the expert with the highest share is kept, weight and all. `data` are
     the 370 test utterances unless given.
