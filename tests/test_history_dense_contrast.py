@@ -14,6 +14,7 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
 from moeviz.history.dense_contrast.checks import claims
+from moeviz.history.dense_contrast.decoder import PARTS, MixtureBlock, Sizes, TopKChoice, as_one_block, at_random, cost
 from moeviz.history.dense_contrast.exhibit import (
     HERE,
     MEMORY_COMPUTE,
@@ -29,16 +30,9 @@ from moeviz.history.dense_contrast.exhibit import (
 )
 from moeviz.history.dense_contrast.model import (
     KINDS,
-    PARTS,
     WORDS,
     DecoderRun,
-    MixtureBlock,
-    Sizes,
-    TopKChoice,
-    as_one_block,
-    at_random,
     balancing_loss,
-    cost,
     perplexity,
     sizes_of,
     trace_of,

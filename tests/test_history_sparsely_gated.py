@@ -28,10 +28,14 @@ from moeviz.history.sparsely_gated_2017.model import (
     LENGTH,
     MEASURES,
     UNITS,
-    GateChoice,
     SparseLanguageModel,
     SparselyGated,
     SparseMixture,
+    trace_of,
+    train,
+)
+from moeviz.history.sparsely_gated_2017.noisy_top_k import (
+    GateChoice,
     balancing_loss,
     chance_of_choice,
     gate_values,
@@ -39,8 +43,6 @@ from moeviz.history.sparsely_gated_2017.model import (
     noisy_top_k,
     one_level,
     squared_variation,
-    trace_of,
-    train,
     two_levels,
 )
 from moeviz.metrics.load import expert_load

@@ -12,13 +12,13 @@ from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.shared.vowels import VOWELS, Vowels, stand_in
 from moeviz.history.svm_experts_2002 import em as soft_capture
 from moeviz.history.svm_experts_2002 import em as svm_em
-from moeviz.history.svm_experts_2002 import exhibit as expert_room
 from moeviz.history.svm_experts_2002 import exhibit as pictures
+from moeviz.history.svm_experts_2002 import frames as expert_room
 from moeviz.history.svm_experts_2002 import model as svm_gater
 from moeviz.history.svm_experts_2002 import model as svm_mixtures
 from moeviz.history.svm_experts_2002.checks import better, two_lines
 from moeviz.history.svm_experts_2002.em import expectation, fitted_gate, line, slope, standardised
-from moeviz.history.svm_experts_2002.exhibit import ends, soft_errors, svm_lines
+from moeviz.history.svm_experts_2002.frames import ends, soft_errors, svm_lines
 from moeviz.history.svm_experts_2002.model import (
     Gater,
     SVMMixture,

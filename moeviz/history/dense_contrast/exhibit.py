@@ -13,7 +13,8 @@ import pandas as pd
 from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
-from moeviz.history.dense_contrast.model import KINDS, MIXTRAL_8X7B, DecoderRun, cost, sizes_of, trace_of, train
+from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
+from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, trace_of, train
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
 from moeviz.history.shared.results import Watch, shipped, unwatched
 

@@ -13,14 +13,8 @@ from moeviz.history.shared.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from moeviz.history.shared.negative_controls import Control, swapped
 from moeviz.history.sparsely_gated_2017 import model
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
-from moeviz.history.sparsely_gated_2017.model import (
-    MEASURES,
-    GateChoice,
-    NoisyTopKRouting,
-    SparselyGated,
-    squared_variation,
-    train,
-)
+from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
+from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
 
 IMPORTANCE, LOAD, BUSIEST, _ = MEASURES
 NONE, STRONG = (0.0, 0.0), (1.0, 1.0)
