@@ -5,7 +5,7 @@ picture, the console and the end of the server's log lie under `build/failed/`, 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -236,7 +236,16 @@ def keep_what_is_seen(tabs: Tabs, name: str) -> str:
         if tab.server is not None:
             (folder / f"{number}-server.txt").write_text("".join(tab.server.lines[-LAST_LINES:]), "utf-8")
     shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    return f"the page, its console and its server's log are in {shown}"
+    said = "".join(
+        f"\n{trace}" for trace in {last_traceback(tab.server.lines) for tab in tabs.taken if tab.server} - {""}
+    )
+    return f"the page, its console and its server's log are in {shown}{said}"
+
+
+def last_traceback(lines: Sequence[str]) -> str:
+    """The last error that a server wrote, with where it came from; empty where it wrote none."""
+    begins = max((at for at, line in enumerate(lines) if "Traceback (most recent call last)" in line), default=None)
+    return "" if begins is None else "".join(lines[begins : begins + LAST_LINES])
 
 
 @pytest.hookimpl(wrapper=True)

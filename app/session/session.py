@@ -206,8 +206,9 @@ def selected_token() -> int | None:
 
 
 def pick_from_strip() -> None:
-    """Callback of the token strip."""
-    st.session_state.update({_TOKEN: int(st.session_state[STRIP].pick), _PLACED: True})
+    """Callback of the token strip, which has no pick where it left the page at the same moment."""
+    if (pick := getattr(st.session_state.get(STRIP), "pick", None)) is not None:
+        st.session_state.update({_TOKEN: int(pick), _PLACED: True})
 
 
 def turn_page() -> None:
@@ -258,7 +259,7 @@ def overview_key() -> str:
 
 def pick_from_overview() -> None:
     """Callback of the overview. Without a brush the page holds again; with one, it is the page where that begins."""
-    brush = st.session_state[overview_key()].selection.get(BRUSH)
+    brush = selected(overview_key(), BRUSH)
     rows = brushed_window(brush["start"], len(shown_trace().tokens)) if brush else None
     st.session_state.update({_TOKEN: None, _BRUSHED: rows})
     if rows is not None:
@@ -268,6 +269,12 @@ def pick_from_overview() -> None:
 def value(key: str) -> Any:
     """Return a widget's value; None before it was drawn."""
     return st.session_state.get(key)
+
+
+def selected(key: str, parameter: str) -> Any:
+    """Return what is chosen in a chart, in its callback; None without a choice, and where the chart left the page."""
+    drawn = value(key)
+    return None if drawn is None else drawn.selection.get(parameter)
 
 
 def keep(key: str) -> None:

@@ -211,7 +211,7 @@ def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> 
 
 def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
     """Callback of a click. What is no expert of the model is none: the band of all others, the space between."""
-    for point in session.value(key).selection.get(EXPERT, []):
+    for point in session.selected(key, EXPERT) or []:
         only = model.layers[0] if chart.layers != "all" else None  # marks of one layer do not name it
         layer, expert = point.get("layer", only), point.get(chart.expert)
         if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
@@ -227,7 +227,7 @@ def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -
 
 def _choose_pair(key: str, model: ModelInfo) -> None:
     """Callback of a click."""
-    for point in session.value(key).selection.get(PAIR, []):
+    for point in session.selected(key, PAIR) or []:
         pair = point.get("from_layer"), point.get("to_layer")
         if set(pair) <= set(model.layers):
             session.set_value(session.FIRST_LAYER, int(pair[0]))
