@@ -11,7 +11,7 @@ from moeviz.formats.kept_traces import kept_traces
 from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.browser
-NOTHING_KEPT = "async () => (await (await fetch('/metrics')).text()).includes('\\nmoeviz_trace_bytes 0\\n')"
+NOTHING_KEPT = "async () => (await (await fetch('/metrics')).text()).includes('\\nmoeviz_trace_bytes 0.0\\n')"
 
 
 def open_file(page: Page, path: Path, says: str) -> None:

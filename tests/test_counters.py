@@ -9,8 +9,7 @@ from waiting import SECONDS
 
 @pytest.fixture(autouse=True)
 def nothing_counted(monkeypatch):
-    monkeypatch.setattr(metrics, "_values", {})
-    monkeypatch.setattr(metrics, "_read", {})
+    monkeypatch.setattr(metrics, "REGISTRY", metrics.Registry())
 
 
 def test_counts_add_up_by_label():
@@ -19,7 +18,7 @@ def test_counts_add_up_by_label():
     metrics.count("runs", 3, end="stopped")
     assert (metrics.value("runs", end="done"), metrics.value("runs", end="stopped")) == (2, 3)
     assert metrics.value("runs", end="failed") == 0
-    assert 'moeviz_runs_total{end="stopped"} 3\n' in metrics.text()
+    assert 'moeviz_runs_total{end="stopped"} 3.0\n' in metrics.text()
 
 
 def test_every_row_is_in_the_text_with_its_help_and_kind_once():
@@ -27,7 +26,7 @@ def test_every_row_is_in_the_text_with_its_help_and_kind_once():
     for name, row in metrics.COUNTED.items():
         public = f"moeviz_{name}" + ("_total" if row.kind == "counter" else "")
         assert text.count(f"# HELP {public} {row.help}\n# TYPE {public} {row.kind}\n") == 1
-    assert "moeviz_waiting 0\n" in text and text.endswith("\n")
+    assert "moeviz_waiting 0.0\n" in text and text.endswith("\n")
 
 
 def test_a_gauge_is_set_moved_or_read_when_asked():
@@ -35,7 +34,7 @@ def test_a_gauge_is_set_moved_or_read_when_asked():
     metrics.count("waiting", -2)
     metrics.read_gauge("threads", lambda: 7)
     assert metrics.value("waiting") == 3
-    assert metrics.value("threads") == 7 and "moeviz_threads 7\n" in metrics.text()
+    assert metrics.value("threads") == 7 and "moeviz_threads 7.0\n" in metrics.text()
 
 
 def test_nothing_is_lost_between_threads():
@@ -54,9 +53,9 @@ def test_nothing_is_lost_between_threads():
 def test_what_is_not_in_the_table_is_a_bug():
     with pytest.raises(KeyError):
         metrics.count("visits")
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match="label names"):
         metrics.count("runs", prompt="Once")
-    with pytest.raises(ValueError, match="cannot fall"):
+    with pytest.raises(ValueError, match="non-negative"):
         metrics.count("runs", -1, end="done")
     with pytest.raises(ValueError, match="counted, and not set"):
         metrics.gauge("runs", 1, end="done")
@@ -64,4 +63,4 @@ def test_what_is_not_in_the_table_is_a_bug():
 
 def test_a_label_cannot_end_its_line():
     metrics.count("refusals", why='a"b\nc\\')
-    assert 'moeviz_refusals_total{why="a\\"b\\nc\\\\"} 1\n' in metrics.text()
+    assert 'moeviz_refusals_total{why="a\\"b\\nc\\\\"} 1.0\n' in metrics.text()

@@ -55,7 +55,7 @@ def test_a_private_server_answers_this_machine_and_says_the_same_headers_always(
         with Visit(running.url) as tab:
             assert "Example, recorded beforehand" in tab.open()
             _, _, said = ask(running.url, path="/metrics")
-            assert b"moeviz_sessions 1\n" in said
+            assert b"moeviz_sessions 1.0\n" in said
         assert "(private)" in "".join(running.lines)
 
 
@@ -116,7 +116,7 @@ def client(monkeypatch):
 
     def under(**environment):
         monkeypatch.setattr(server.settings, "SETTINGS", read_settings(environment))
-        monkeypatch.setattr(metrics, "_values", {})
+        monkeypatch.setattr(metrics, "REGISTRY", metrics.Registry())
         app = Starlette(routes=server.ROUTES)
         return TestClient(app)
 

@@ -21,7 +21,11 @@ def answered(headers=(), scheme="http", content=b"text/html; charset=utf-8", kin
     async def send(message):
         sent.append(message)
 
-    scope = {"type": kind, "scheme": scheme, "headers": [(key.encode(), value.encode()) for key, value in headers]}
+    scope = {
+        "type": kind,
+        "scheme": scheme,
+        "headers": [(key.lower().encode(), value.encode()) for key, value in headers],
+    }
     coroutines.run(VisitorCookie(app)(scope, None, send))
     return dict(sent[0]["headers"])
 

@@ -7,21 +7,19 @@ one sentence why, and what to do.
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from http.cookies import CookieError, SimpleCookie
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 from moeviz_app.server import metrics
 from moeviz_app.server.client_address import is_among, is_from_a_proxy, is_loopback, is_this_machine
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moeviz.text import cut
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "moeviz_token"
 COOKIE_SECONDS = 180 * 24 * 60 * 60
@@ -54,7 +52,7 @@ class Refusal(NamedTuple):
 class AccessControl:
     """ASGI middleware: lets a request through, or answers it. `origins` are others' sites that may connect too."""
 
-    def __init__(self, app: App, settings: Settings, origins: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, origins: Collection[str] = ()) -> None:
         self.app, self.settings, self.origins = app, settings, set(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +62,7 @@ class AccessControl:
             return
         refused = check_request(scope, self.settings, self.origins)
         if refused is not None:
-            await refuse(refused, scope, send)
+            await refuse(refused, scope, receive, send)
         elif self.settings.serve == TEAM and not self._may_pass(scope):
             await self._ask(scope, receive, send)
         else:
@@ -75,7 +73,8 @@ class AccessControl:
             await self.app(scope, receive, send)
             return
         if metrics.value("sessions") >= self.settings.max_sessions:
-            await refuse(Refusal("full", "As many tabs are open as this server serves. Try again later."), scope, send)
+            full = Refusal("full", "As many tabs are open as this server serves. Try again later.")
+            await refuse(full, scope, receive, send)
             return
         metrics.count("sessions")
         try:
@@ -90,26 +89,28 @@ class AccessControl:
             return True
         if settings.login_header and is_among(_peer(scope), settings.trusted_proxies):
             return bool(header(scope, settings.login_header).strip())
-        given = _cookie(scope, COOKIE)
+        given = cookie(scope, COOKIE)
         return settings.token is not None and hmac.compare_digest(given.encode(), token_digest(settings.token).encode())
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the token; where it is given and right, go on to the same page with a cookie."""
         if scope["type"] == "websocket" or self.settings.token is None:
-            await refuse(Refusal("login", "Log in first, at the proxy before this server.", 401), scope, send)
+            login = Refusal("login", "Log in first, at the proxy before this server.", 401)
+            await refuse(login, scope, receive, send)
             return
         given = await _given_token(receive) if scope["method"] == "POST" else None
         if given is not None and hmac.compare_digest(given.encode(), self.settings.token.encode()):
-            await _answer(send, 303, "", {"Location": _same_page(scope), "Set-Cookie": self._pass(scope)})
+            again: Response = RedirectResponse(_same_page(scope), 303, {"Set-Cookie": self._pass(scope)})
+            await again(scope, receive, send)
             return
         if given is not None:
             _note(Refusal("token", WRONG), scope)
-        await _answer(send, 401, ASK.replace("{said}", GIVE if given is None else WRONG), {"Cache-Control": "no-store"})
+        form = ASK.replace("{said}", GIVE if given is None else WRONG)
+        await HTMLResponse(form, 401, {"Cache-Control": "no-store"})(scope, receive, send)
 
     def _pass(self, scope: Scope) -> str:
-        https = scope["scheme"] == "https" or header(scope, "x-forwarded-proto") == "https"
-        cookie = f"{COOKIE}={token_digest(self.settings.token or '')}; Max-Age={COOKIE_SECONDS}; Path=/"
-        return f"{cookie}; HttpOnly; SameSite=Lax{'; Secure' if https else ''}"
+        held = f"{COOKIE}={token_digest(self.settings.token or '')}; Max-Age={COOKIE_SECONDS}; Path=/"
+        return f"{held}; HttpOnly; SameSite=Lax{'; Secure' if is_https(scope) else ''}"
 
 
 def check_request(scope: Scope, settings: Settings, origins: Collection[str] = ()) -> Refusal | None:
@@ -158,9 +159,18 @@ def token_digest(token: str) -> str:
 
 
 def header(scope: Scope, name: str) -> str:
-    """The first header of that name; empty where there is none."""
-    wanted = name.lower().encode()
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted), "")
+    """Return the first header of that name; empty where there is none."""
+    return Headers(scope=scope).get(name, "")
+
+
+def cookie(scope: Scope, name: str) -> str:
+    """Return the cookie of that name; empty where there is none."""
+    return cookie_parser(header(scope, "cookie")).get(name, "")
+
+
+def is_https(scope: Scope) -> bool:
+    """Return whether the browser asked over https, here or at a proxy before us."""
+    return scope["scheme"] == "https" or header(scope, "x-forwarded-proto") == "https"
 
 
 def _peer(scope: Scope) -> str:
@@ -185,14 +195,6 @@ def _name(host: str) -> str:
         return ""
 
 
-def _cookie(scope: Scope, name: str) -> str:
-    try:
-        morsel = SimpleCookie(header(scope, "cookie")).get(name)
-    except CookieError:
-        return ""
-    return "" if morsel is None else morsel.value
-
-
 def _same_page(scope: Scope) -> str:
     query = scope.get("query_string", b"").decode("latin-1")
     return quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
@@ -211,17 +213,10 @@ def _note(refused: Refusal, scope: Scope) -> None:
     log.info("refused: %s", refused.why, extra={"address": cut(_peer(scope)), "path": cut(scope["path"])})
 
 
-async def refuse(refused: Refusal, scope: Scope, send: Send) -> None:
+async def refuse(refused: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
     """Count it, log it without what was asked, and say why."""
     _note(refused, scope)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": cut(refused.sentence, 100)})
     else:
-        await _answer(send, refused.status, refused.sentence + "\n", {"Content-Type": "text/plain; charset=utf-8"})
-
-
-async def _answer(send: Send, status: int, text: str, headers: dict[str, str]) -> None:
-    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(text.encode()))} | headers
-    pairs = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": text.encode()})
+        await PlainTextResponse(refused.sentence + "\n", refused.status)(scope, receive, send)

@@ -11,31 +11,25 @@ No host but ours is in it, and no `eval`.
 import base64
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Headers:
     """ASGI middleware: sends the same headers with every response."""
 
-    def __init__(self, app: App, headers: dict[str, str]) -> None:
-        self.app = app
-        self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        self.names = {name for name, _ in self.headers}
+    def __init__(self, app: ASGIApp, headers: dict[str, str]) -> None:
+        self.app, self.headers = app, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, and add the headers in place of any of the same name."""
 
-        async def with_headers(message: MutableMapping[str, Any]) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in self.names]
-                message["headers"] = [*kept, *self.headers]
+                MutableHeaders(scope=message).update(self.headers)
             await send(message)
 
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)

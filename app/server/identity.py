@@ -10,14 +10,15 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from collections.abc import Callable, Collection
 
 import streamlit as st
 from moeviz_app import settings
+from moeviz_app.server.access import cookie, is_https
 from moeviz_app.server.client_address import address_behind, is_from_a_proxy, is_loopback
 from moeviz_app.settings import PRIVATE
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.errors import MoevizError
@@ -28,11 +29,6 @@ RANDOM_BYTES = 32
 SHAPE = re.compile(r"[A-Za-z0-9_-]{43}")  # of so many random bytes
 A_MINUTE = 60.0
 HERE = "127.0.0.1"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class TooOften(MoevizError):
@@ -47,19 +43,20 @@ class VisitorCookie:
     bring another.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; add the cookie to a page that needs it."""
-        if scope["type"] != "http" or _cookie_of(scope) is not None:
+        if scope["type"] != "http" or SHAPE.fullmatch(cookie(scope, COOKIE)):
             await self.app(scope, receive, send)
             return
 
-        async def with_cookie(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start" and _is_page(message["headers"]):
-                cookie = _new_cookie(https=scope["scheme"] == "https" or _header(scope, "x-forwarded-proto") == "https")
-                message["headers"] = [*message["headers"], (b"set-cookie", cookie.encode())]
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/html"):
+                    headers.append("set-cookie", _new_cookie(https=is_https(scope)))
             await send(message)
 
         await self.app(scope, receive, with_cookie)
@@ -67,25 +64,8 @@ class VisitorCookie:
 
 def _new_cookie(https: bool) -> str:
     value = secrets.token_urlsafe(RANDOM_BYTES)
-    cookie = f"{COOKIE}={value}; Max-Age={COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
-    return f"{cookie}; Secure" if https else cookie
-
-
-def _cookie_of(scope: Scope) -> str | None:
-    try:
-        morsel = SimpleCookie(_header(scope, "cookie")).get(COOKIE)
-    except CookieError:
-        return None
-    return morsel.value if morsel is not None and SHAPE.fullmatch(morsel.value) else None
-
-
-def _header(scope: Scope, name: str) -> str:
-    wanted = name.encode()
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted), "")
-
-
-def _is_page(headers: Collection[tuple[bytes, bytes]]) -> bool:
-    return any(key.lower() == b"content-type" and value.startswith(b"text/html") for key, value in headers)
+    given = f"{COOKIE}={value}; Max-Age={COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
+    return f"{given}; Secure" if https else given
 
 
 def visitor_id() -> str:
@@ -93,8 +73,8 @@ def visitor_id() -> str:
 
     A browser that keeps no cookies is as many visitors as it has tabs; their address still counts them together.
     """
-    cookie = dict(st.context.cookies).get(COOKIE, "")
-    who = f"cookie {cookie}" if SHAPE.fullmatch(cookie) else f"session {session_id()}"
+    value = dict(st.context.cookies).get(COOKIE, "")
+    who = f"cookie {value}" if SHAPE.fullmatch(value) else f"session {session_id()}"
     return hashlib.sha256(who.encode()).hexdigest()
 
 

@@ -4,10 +4,11 @@ No label holds what a visitor wrote, and there is a bounded number of each label
 counter only grows, and starts at zero with the process; a gauge goes up and down, or is read when somebody asks.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,73 +40,56 @@ COUNTED = {
     "threads": Row("gauge", "Threads of the process."),
 }
 
-_Labels = tuple[str, ...]
-_guard = threading.Lock()
-_values: dict[tuple[str, _Labels], float] = {}
-_read: dict[str, Callable[[], float]] = {}
+PREFIX = "moeviz_"
+disable_created_metrics()  # a second line for each counter, which nothing here asks for
+
+
+class Registry(CollectorRegistry):
+    """Every row of the table, each at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, Counter | Gauge] = {
+            name: (Counter if row.kind == "counter" else Gauge)(PREFIX + name, row.help, row.labels, registry=self)
+            for name, row in COUNTED.items()
+        }
+
+
+REGISTRY = Registry()
 
 
 def count(name: str, by: float = 1, **labels: str) -> None:
     """Add to a counter or a gauge of the table. `by` may be below zero for a gauge alone."""
-    if by < 0 and COUNTED[name].kind == "counter":
-        raise ValueError(f"{name} is a counter, which cannot fall by {-by}.")
-    key = _key(name, labels)
-    with _guard:
-        _values[key] = _values.get(key, 0) + by
+    _part(name, labels).inc(by)
 
 
 def gauge(name: str, value: float, **labels: str) -> None:
     """Let a gauge of the table stand at a value."""
-    if COUNTED[name].kind != "gauge":
+    part = _part(name, labels)
+    if not isinstance(part, Gauge):
         raise ValueError(f"{name} is a counter: it is counted, and not set.")
-    key = _key(name, labels)
-    with _guard:
-        _values[key] = value
+    part.set(value)
 
 
 def read_gauge(name: str, read: Callable[[], float]) -> None:
     """Let a gauge without labels be read whenever somebody asks, from any thread. A second reader takes its place."""
-    _key(name, {})
-    _read[name] = read
+    part = _part(name, {})
+    if not isinstance(part, Gauge):
+        raise ValueError(f"{name} is a counter: it is counted, and not read.")
+    part.set_function(read)
 
 
 def value(name: str, **labels: str) -> float:
     """Return the value of a counter or a gauge; 0 before anything was counted."""
-    if name in _read:
-        return _read[name]()
-    with _guard:
-        return _values.get(_key(name, labels), 0)
+    public = PREFIX + name + ("_total" if COUNTED[name].kind == "counter" else "")
+    return REGISTRY.get_sample_value(public, labels) or 0
 
 
 def text() -> str:
     """All of it as Prometheus reads it: help and kind of each row, then a line for each of its parts."""
-    with _guard:
-        values = dict(_values)
-    values |= {(name, ()): read() for name, read in _read.items()}
-    lines = []
-    for name, row in COUNTED.items():
-        public = f"moeviz_{name}" + ("_total" if row.kind == "counter" else "")
-        parts = sorted((labels, number) for (counted, labels), number in values.items() if counted == name)
-        if not parts and not row.labels:
-            parts = [((), 0)]
-        lines += [f"# HELP {public} {row.help}", f"# TYPE {public} {row.kind}"]
-        lines += [f"{public}{_braces(row.labels, labels)} {number:.17g}" for labels, number in parts]
-    return "\n".join(lines) + "\n"
+    return generate_latest(REGISTRY).decode()
 
 
-def _key(name: str, labels: dict[str, str]) -> tuple[str, _Labels]:
-    row = COUNTED[name]
-    if labels.keys() != set(row.labels):
-        raise ValueError(f"{name} has the labels {row.labels}, not {tuple(labels)}.")
-    return name, tuple(labels[label] for label in row.labels)
-
-
-def _braces(names: _Labels, values: _Labels) -> str:
-    if not names:
-        return ""
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
-    return "{" + ",".join(pairs) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _part(name: str, labels: dict[str, str]) -> Counter | Gauge:
+    metric = REGISTRY.rows[name]
+    return metric.labels(**labels) if labels or COUNTED[name].labels else metric

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from moeviz_app.server.access import App, Receive, Refusal, Scope, Send, header, refuse
+from moeviz_app.server.access import Refusal, header, refuse
 from moeviz_app.settings import Settings
+from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit.runtime import Runtime
 
 ROUTE = "/_stcore/upload_file/"
@@ -21,7 +22,7 @@ SHARE = 4  # all tabs' files together may be so much of the memory for traces: o
 class Uploads:
     """ASGI middleware: refuses a file that would not fit beside those that are kept or on their way."""
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.largest = settings.max_upload_mb * MB
         self.a_tab = FILES_A_TAB * self.largest
@@ -35,7 +36,7 @@ class Uploads:
             return
         tab, announced = PurePosixPath(scope["path"]).parent.name, self._announced(scope)
         if (refused := self._judged(tab, announced)) is not None:
-            await refuse(refused, scope, send)
+            await refuse(refused, scope, receive, send)
             return
         self.on_their_way[tab] = self.on_their_way.get(tab, 0) + announced
         try:

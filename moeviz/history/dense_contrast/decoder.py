@@ -232,7 +232,7 @@ def cost(sizes: Sizes) -> Cost:
     Active are the K of E experts of each layer, and all the rest. The one expert of a dense network is a feed-forward
     block like any other: of its dense layers.
 
-    >>> from moeviz.history.dense_contrast.model import MIXTRAL_8X7B
+    >>> from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B
     >>> f"{cost(MIXTRAL_8X7B).total:,} {cost(MIXTRAL_8X7B).active:,}"
     '46,702,792,704 12,879,925,248'
 
