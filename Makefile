@@ -29,7 +29,7 @@ test-all: .venv/installed-test browser
 
 # The browser tests where messages come late, scripts take longer and a core is busy: what passed by luck fails here.
 test-slow-machine: .venv/installed-test browser
-	$(BIN)/python -m tests.slow_machine $(PYTEST) -m "browser and not (gpu or vllm or ray)"
+	$(BIN)/python -m tests.support.slow_machine $(PYTEST) -m "browser and not (gpu or vllm or ray)"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -74,7 +74,7 @@ kernels: .venv/installed-test
 # Tests that need what a laptop lacks. Each runs where its part is there.
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m pytest tests/test_kernels_router.py tests/test_kernels_experts.py
+	$(BIN)/python -m pytest tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py
 
 # The same and the kernels' benchmark, on one page: docs/gpu-report.md.
 gpu-report: .venv/installed-test
@@ -110,7 +110,7 @@ test-ray: .venv/installed-test
 # Datasets in a store that speaks S3's protocol, served on this machine. Once it is installed, `make test` does too.
 test-store: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[test-store]"
-	$(BIN)/python -m pytest tests/test_store.py
+	$(BIN)/python -m pytest tests/corpus/test_store.py
 
 test-package: .venv/installed-test
 	$(BIN)/python -m pytest -m package

@@ -35,8 +35,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks.harness import main_thread, table
 from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
-from tests.browser import chromium, drawn
-from tests.servers import Server, served
+from tests.support.browser import chromium, drawn
+from tests.support.servers import Server, served
 
 TOKENS = 64
 MILLISECONDS = 60_000

@@ -27,10 +27,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from moeviz.embedded import embedded_path
 from moeviz.formats.exports import export_for
 from moeviz.testing import sample_trace
-from tests.servers import served
-from tests.visit import Visit
-from tests.waiting import SECONDS
-from tests.watched_folder import WatchedFolder
+from tests.support.servers import served
+from tests.support.visit import Visit
+from tests.support.waiting import SECONDS
+from tests.support.watched_folder import WatchedFolder
 
 TOKEN = "a-token-for-the-figures-alone"
 PUBLIC = {"MOEVIZ_SERVE": "public", "MOEVIZ_METRICS_TOKEN": TOKEN, "STREAMLIT_SERVER_ENABLE_AGENT_API": "true"}

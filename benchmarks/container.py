@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.visit import Visit
+from tests.support.visit import Visit
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

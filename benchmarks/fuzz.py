@@ -11,8 +11,8 @@ Printed for each target: executions, how many ended in a trace (or a parsed comm
 exceptions, how many MB the hungriest input took at once and how many it may take (the readers have a budget; measured
 for each input on Linux, elsewhere for all together), how many lines of its modules were reached, and with atheris how
 many edges (cov) and features (ft) libFuzzer counts. An input that ends in another exception, or takes more than SECONDS
-or more memory than it may, is kept in the folder: those of tests/data/fuzz are read by `tests/test_fuzz.py`. Exit code
-1 if there were any.
+or more memory than it may, is kept in the folder: `tests/formats/test_fuzz.py` reads those of tests/data/fuzz. Exit
+code 1 if there were any.
 
 There is no reader of served responses in moeviz, so there is no target for one.
 """

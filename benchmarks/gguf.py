@@ -27,7 +27,7 @@ from moeviz.capture.engines.llama_cpp.recording import CallbackRecording
 from moeviz.embedded import embedded_path
 from moeviz.routing_trace import RoutingTrace
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
 from gguf_models import MODELS, random_model, write_model
 
 PROMPT = "Il fait froid à Paris. def f(x): return x + 12"

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 PAGE = Path(__file__).parent.parent / "docs" / "gpu-report.md"
-TESTS = ("-m gpu", "tests/test_kernels_router.py tests/test_kernels_experts.py")
+TESTS = ("-m gpu", "tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py")
 PACKAGES = ("moeviz", "torch", "triton", "transformers")
 FAILED, NO_GPU = 1, 2
 WITHOUT = (

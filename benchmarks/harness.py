@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.servers import Server
+    from tests.support.servers import Server
 
 MILLISECONDS = 300_000  # of a busy machine's first visit
 Figures = dict[str, float]  # of one round, by what is measured
@@ -30,8 +30,8 @@ def apps_and_browser(before: Path | None, **environment: str) -> Iterator[tuple[
     """This app as "now", that of an older checkout as "before" where one is given, and a Chromium, to the end."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser import chromium
-    from tests.servers import served
+    from tests.support.browser import chromium
+    from tests.support.servers import served
 
     with ExitStack() as stack:
         apps = {"now": stack.enter_context(served(**environment))}
@@ -44,7 +44,7 @@ def apps_and_browser(before: Path | None, **environment: str) -> Iterator[tuple[
 
 def served_of(checkout: Path, **environment: str):
     """The app of another checkout, with the packages of this one. A context manager, as `served` is."""
-    from tests.servers import served
+    from tests.support.servers import served
 
     home = checkout.resolve()
     return served(str(home / "app" / "main.py"), PYTHONPATH=f"{home}:{home / 'kernels'}", **environment)
@@ -151,7 +151,7 @@ class Tab:
     """A new visitor's tab under a stopwatch."""
 
     def __init__(self, browser: Browser, server: Server, screen: str = "desktop", script: str = "") -> None:
-        from tests.browser import SIZES
+        from tests.support.browser import SIZES
 
         self.server, self._sent = server, 0
         self.context = browser.new_context(**SIZES[screen])

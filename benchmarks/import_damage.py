@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.peak import forget_peak, peak_mb
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
 from importer_files import EXPECTED, FOLDER, READ, options_of
 
 from moeviz.errors import MoevizError

@@ -34,7 +34,7 @@ import torch
 import moeviz
 from benchmarks.harness import megabytes, percentile
 from benchmarks.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
-from tests.servers import Server, free_port, started
+from tests.support.servers import Server, free_port, started
 
 VARIANTS = ("plain", "cancelling", "hog", "hostile", "naive")
 TEXTS_EACH, NEW_TOKENS = 6, 16

@@ -38,8 +38,8 @@ from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, token_layer
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
-from tests.browser import chromium
-from tests.servers import ROOT, served
+from tests.support.browser import chromium
+from tests.support.servers import ROOT, served
 
 LAYERS, TOKENS, WINDOW, MOVES = 32, 4096, 256, 20
 OPENED = ("overview", "cells", "window", "page")

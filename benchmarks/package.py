@@ -26,7 +26,7 @@ from playwright.sync_api import Page, sync_playwright
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.NewSession_pb2 import NewSession
 
-from tests.browser import chromium, is_foreign
+from tests.support.browser import chromium, is_foreign
 
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build" / "package"

@@ -37,8 +37,8 @@ from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
-from tests.browser import go_to, settled
-from tests.servers import Server
+from tests.support.browser import go_to, settled
+from tests.support.servers import Server
 
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k

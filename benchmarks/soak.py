@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.harness import megabytes
 from benchmarks.load import Seen, prompts_of, server, visit, warm
 from benchmarks.wrapped_server import INSPECTED
-from tests.servers import Server
+from tests.support.servers import Server
 
 MOST_MB = 1.0  # per 1,000 runs
 FIRST = 0.2  # of the time, before the first look

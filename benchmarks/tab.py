@@ -15,7 +15,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 import moeviz
 from moeviz.capture.models.load import LoadedModel
-from tests.visit import Visit
+from tests.support.visit import Visit
 
 TOKENS_TO_GENERATE = "Tokens to generate after the prompt"
 BOX, EXPLORER = "moeviz_ask", "moeviz_explorer"

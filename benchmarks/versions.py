@@ -21,11 +21,11 @@ ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build" / "versions"
 SHOWN = ("transformers", "torch", "streamlit")
 TESTS = (
-    "tests/test_capture_hf.py",
-    "tests/test_capture_fused.py",
-    "tests/test_odd_routers.py",
-    "tests/test_app.py",
-    "tests/test_app_pages.py",
+    "tests/capture/test_capture_hf.py",
+    "tests/capture/test_capture_fused.py",
+    "tests/capture/test_odd_routers.py",
+    "tests/app/test_app.py",
+    "tests/app/test_app_pages.py",
 )
 AS_THEY_ARE = ("--override-ini", "addopts=--strict-markers")  # shapes are checked by `make test`, with one jaxtyping
 ENDS = ("oldest", "newest")

@@ -11,8 +11,8 @@ from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
 from moeviz.training.layer_metrics import SUMS, layer_metrics
 from moeviz.training.writing import RunWriter
-from tests.browser import go_to
-from tests.servers import Server
+from tests.support.browser import go_to
+from tests.support.servers import Server
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
 FIRST_CHART = f"() => document.querySelector('{CHART}')"

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path += [str(ROOT / folder) for folder in ("docs", ".", "kernels", "tests")]
+sys.path += [str(ROOT / folder) for folder in ("docs", ".", "kernels", "tests", "tests/support")]
 
 import transformers  # noqa: E402
 from _ext import docstrings, outdated, pages, pictures  # noqa: E402

@@ -17,8 +17,8 @@ from moeviz_app.views.examples import EXAMPLES
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser import chromium, drawn
-from tests.servers import Server, served
+from tests.support.browser import chromium, drawn
+from tests.support.servers import Server, served
 
 FOLDER = Path(__file__).parent / "pictures"
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"

@@ -15,7 +15,12 @@ import pandas as pd
 import transformers
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests")]  # of this checkout
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "kernels"),
+    str(ROOT / "tests"),
+    str(ROOT / "tests" / "support"),
+]  # of this checkout
 
 from survey.architectures import YES, table_of, write_table  # noqa: E402
 from survey.interventions import counts, interventions_of, write_interventions  # noqa: E402

@@ -123,7 +123,7 @@ def is_asked(key: str) -> bool:
 
 @st.fragment
 def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
-    """The box itself: returns what it holds. Tests without a browser put plain widgets here (`tests/plain_box.py`)."""
+    """The box itself: returns what it holds. Tests without a browser put plain widgets here: `plain_box.py`."""
     told = _component(key=key, data=data, on_held_change=_nothing, on_run_change=_nothing)
     if isinstance(told.run, Mapping) and told.run.get("press") != _remembered(key).press:
         hand_on(key, told.run)

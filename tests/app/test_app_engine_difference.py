@@ -1,0 +1,99 @@
+"""The page of two recordings of the same text: what it says of them, and where they come from."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from app_pages import SAFE_ELEMENTS, page, pictures, sentences
+from engine_traces import late, noisy
+from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
+
+from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
+from moeviz.routing_trace import RoutingTrace
+from moeviz.testing import sample_trace
+
+VIEW = "moeviz_app.views.engine_difference.engine_difference_page"
+
+
+def visit(*traces: RoutingTrace):
+    """The page, for somebody with these recent traces, the oldest first."""
+    app = page(VIEW, traces[-1] if traces else None)
+    if not traces:
+        return app
+    app.session_state["recent"] = SessionLibrary({f"trace {at}": trace for at, trace in enumerate(traces)})
+    return app.run()
+
+
+def test_the_two_newest_of_the_same_text_are_compared_in_a_sentence_and_three_charts():
+    one = sample_trace(tokens=60)
+    pair, other = (one, noisy(one, 0.05)), sample_trace(tokens=30)
+    app = visit(other, *pair)
+    assert not app.exception and pictures(app) == 3
+    assert (app.session_state[session.FIRST_TRACE], app.session_state[session.SECOND_TRACE]) == ("trace 1", "trace 2")
+    assert engine_difference_summary(engine_difference(pair), first_partings(pair)) in sentences(app)
+
+
+def test_a_misalignment_is_said_and_not_drawn_as_disagreement():
+    one = sample_trace(tokens=60)
+    app = visit(one, late(one, 1))
+    app.selectbox(key=session.FIRST_TRACE).set_value("trace 0").run()
+    app.selectbox(key=session.SECOND_TRACE).set_value("trace 1").run()
+    assert "Rows are misaligned: token t of A is token t-1 of B." in sentences(app)
+    assert "expert ids are the same in B" in sentences(app) and pictures(app) == 2
+    assert "every token has the same ones in A and B" in sentences(app)
+
+
+def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_chosen():
+    one = sample_trace(tokens=40)
+    ids = one.tokens.assign(token_id=np.arange(40, dtype=np.int32) + 100)
+    app = visit(one, replace(one, tokens=ids))
+    assert not app.exception and "different texts" in sentences(app) and pictures(app) == 0
+    assert len(app.selectbox) == 2
+    app = visit(one.select(layers=[0]), one.select(layers=[1]))
+    assert "no layer in common" in sentences(app)
+
+
+def test_who_has_nothing_to_compare_runs_the_example_in_two_precisions():
+    app = visit()
+    assert "fewer than two traces so far" in sentences(app)
+    (button,) = (button for button in app.button if "float32 and bfloat16" in button.label)
+    button.click().run()
+    assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
+    first, second = (
+        app.session_state["recent"][app.session_state[key]] for key in (session.FIRST_TRACE, session.SECOND_TRACE)
+    )
+    assert (first.model.dtype, second.model.dtype) == ("float32", "bfloat16")
+
+
+def test_a_long_text_opens_where_it_first_parts():
+    one = sample_trace(tokens=600)
+    experts = one.experts.copy()
+    experts[2, 500, 1] = next(e for e in range(8) if e not in experts[2, 500])
+    app = visit(one, replace(one, experts=experts, weights=None))
+    (map_,) = (node for node in app.get("vega_lite_chart") if "names[datum.value]" in node.proto.spec)
+    assert '"500"' in map_.proto.spec and '"10"' not in map_.proto.spec
+
+
+def test_several_texts_have_a_table_and_hostile_tokens_stay_text():
+    hostile = ["![x](http://example.com/x.png)", "<img src=x onerror=alert(1)>", "{{7*7}}", "\u202eevil"] * 10
+    one = sample_trace(tokens=40)
+    tokens = one.tokens.assign(
+        text=pd.Series(hostile, dtype="str"),
+        sequence=np.repeat([0, 1], 20).astype("int32"),
+        position=np.tile(np.arange(20, dtype="int32"), 2),
+    )
+    one = replace(one, tokens=tokens, model=replace(one.model, name=hostile[0], caution=hostile[1]))
+    app = visit(one, noisy(one, 0.5))
+    assert not app.exception and "of 2 sequences part" in sentences(app)
+    assert any("before" in table.value for table in app.dataframe)
+    unsafe = [node for node in app if hasattr(node, "proto") and node.type not in SAFE_ELEMENTS]
+    assert not [node for node in unsafe if "example.com" in str(node.proto) or "onerror" in str(node.proto)]
+
+
+def test_one_token_and_traces_without_logits_are_drawn():
+    one = sample_trace(tokens=1)
+    assert not visit(one, noisy(one, 3.0)).exception
+    bare = replace(sample_trace(tokens=20), logits=None)
+    app = visit(bare, noisy(sample_trace(tokens=20), 0.5))
+    assert not app.exception and "trace A has none" in sentences(app) and pictures(app) == 2

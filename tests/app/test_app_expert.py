@@ -1,0 +1,395 @@
+"""The page of one expert in Streamlit's own harness: what the address asks for, what is shown, what can be made."""
+
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pandas as pd
+import pytest
+from app_pages import HOSTILE, SECONDS, pictures, sentences
+from labels import labelled
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.fair_queue import Done, FairQueue
+from moeviz_app.jobs.model_cache import ModelKey
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.server import identity
+from moeviz_app.url.expert import expert_query
+from moeviz_app.views.expert_jobs import JOB
+from moeviz_app.widgets.messages import escape_markdown
+from streamlit.testing.v1 import AppTest
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+
+import moeviz
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.parameters import describe
+from moeviz.embedded.own_models import NATURAL
+from moeviz.embedded.reference import reference_routing
+from moeviz.errors import CaptureError
+from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.routing_trace import RoutingTrace
+from moeviz.testing import sample_trace
+
+ALL, WITHOUT_LABELS = (
+    7,
+    5,
+)  # pictures of an expert of the held-out texts, without its router rows; and of one's own text
+
+
+def visit(trace: RoutingTrace | None = None, **query: str) -> AppTest:
+    """A visitor who follows a link to an expert, with a trace on screen where one is given."""
+
+    def script():
+        from moeviz_app.views.expert import expert_page
+
+        expert_page()
+
+    app = AppTest.from_function(script, default_timeout=SECONDS)
+    app.query_params.update(query)
+    if trace is not None:
+        app.session_state["trace"] = trace
+    app.run()
+    assert not app.exception
+    return app
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    (button,) = (button for button in app.button if button.label == label)
+    button.click().run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    return "\n".join(text.value for text in app.markdown)
+
+
+def asked(app: AppTest) -> dict[str, str]:
+    return {name: values[0] if isinstance(values, list) else values for name, values in app.query_params.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LoadedModel:
+    """A random Qwen3-MoE with 64 experts, top-8."""
+    config = deepcopy(CONFIGS["qwen3_moe"])
+    config.num_experts, config.num_experts_per_tok = 64, 8
+    model = tiny_model(config)
+    return LoadedModel(model, tiny_tokenizer(), describe(model, "tiny", None))
+
+
+@pytest.fixture
+def on_offer(tiny, monkeypatch):
+    """The tiny model as one that the app can load; its queue."""
+    worker = FairQueue(5)
+    monkeypatch.setattr(model_service, "model", lambda name, how=model_catalog.DEFAULT_LOAD: tiny)
+    monkeypatch.setattr(model_service, "_wanted", lambda name, how: ModelKey(name, "float32", "cpu"))
+    monkeypatch.setattr(model_service, "_line", lambda device: worker)
+    monkeypatch.setattr(model_service, "_in_use", lambda name, how: nullcontext(tiny))
+    return worker
+
+
+def test_without_a_trace_an_expert_of_the_embedded_model_is_shown_in_the_held_out_texts():
+    app = visit(layer="0", expert="6")
+    assert app.title[0].value == "Layer 0, expert 6"
+    assert "98% of Russian" in said(app).replace("\\", "")
+    assert "rank 8 of 8" in said(app) and "**1,967** of 9,654 tokens" in said(app)
+    assert "muted, the model loses **0.112** nats a token, most in Russian: 1.11" in said(app)
+    assert pictures(app) == ALL
+    assert asked(app) == {"layer": "0", "expert": "6"}  # the address stays: going back leaves in one step
+
+
+def test_the_steppers_go_round_layers_and_experts():
+    app = visit(layer="0", expert="7")
+    assert asked(press(app, "expert ›")) == {"layer": "0", "expert": "0"}
+    assert asked(press(app, "‹ layer")) == {"layer": "5", "expert": "0"}
+    assert app.title[0].value == "Layer 5, expert 0"
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence", "title"),
+    [
+        ({}, "", "Layer 0, expert 0"),
+        ({"layer": "99", "expert": "1"}, "asks for layer '99'; embedded has layers 0 to 5", "Layer 0, expert 0"),
+        (
+            {"layer": "2", "expert": "8"},
+            "asks for expert '8'; layer 2 of embedded has experts 0 to 7",
+            "Layer 2, expert 0",
+        ),
+        ({"layer": "2", "expert": "-1"}, "asks for expert '-1'", "Layer 2, expert 0"),
+        ({"layer": "2", "expert": "²"}, "asks for expert '²'", "Layer 2, expert 0"),
+        ({"layer": "<b>", "expert": "1"}, "asks for layer '<b>'", "Layer 0, expert 0"),
+        ({"expert": "1"}, "asks for layer None", "Layer 0, expert 0"),
+    ],
+)
+def test_a_bad_address_is_a_sentence_and_the_first_expert(query, sentence, title):
+    app = visit(**query)
+    assert app.title[0].value == title
+    assert sentence in sentences(app)
+    assert ("The link asks" in sentences(app)) == bool(sentence)
+
+
+def test_a_link_to_a_model_that_is_not_here_shows_no_other_models_expert():
+    app = visit(layer="0", expert="1", model="somebody/else")
+    assert "an expert of 'somebody/else', and there is no trace of that model here" in sentences(app)
+    assert not app.title and not pictures(app)
+
+
+def test_the_embedded_model_s_sibling_is_seen_in_the_same_texts_and_an_address_says_of_which_it_is():
+    where = {"layer": "0", "expert": "7", "model": NATURAL, "seen": "held-out"}
+    app = visit(**where)
+    assert escape_markdown(NATURAL) in said(app) and pictures(app) == ALL
+    assert "has not been computed" in sentences(app) and "muted, the model loses" not in said(app)
+    assert asked(press(app, "expert ›")) == where | {"expert": "0"}
+    of_embedded, of_natural = visit(layer="0", expert="7"), visit(**where)
+    numbers = [
+        [line for line in said(each).splitlines() if "uniform load" in line] for each in (of_embedded, of_natural)
+    ]
+    assert len(numbers[0]) == len(numbers[1]) == 1 and numbers[0] != numbers[1]
+
+
+def test_ones_own_text_is_chosen_beside_the_held_out_ones():
+    trace = moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. Il fait froid.")
+    app = visit(trace, layer="1", expert="2")
+    (texts,) = app.segmented_control
+    assert pictures(app) == ALL
+    texts.set_value("trace").run()
+    assert not app.exception
+    assert asked(app) == {"layer": "1", "expert": "2", "model": "embedded", "seen": "trace"}
+    assert "no labels, so there are no kinds of text" in sentences(app)
+    assert pictures(app) == WITHOUT_LABELS
+    press(app, "See the held-out texts")
+    assert asked(app) == {"layer": "1", "expert": "2"} and pictures(app) == ALL
+
+
+def test_a_link_to_ones_own_text_repeats_the_run():
+    query = RunRequest("Il fait froid.", "embedded", seed=3).parameters()
+    app = AppTest.from_function(link_script, default_timeout=SECONDS).run()
+    assert not app.exception
+    assert app.text[0].value == str(query | {"layer": "2", "expert": "7", "seen": "trace"})
+    assert expert_query(recorded.held_out("embedded"), 2, 7) == {"layer": "2", "expert": "7"}
+
+
+def link_script():
+    import streamlit as st
+    from moeviz_app.jobs.run_request import RunRequest
+    from moeviz_app.session import session
+    from moeviz_app.url.expert import expert_query
+
+    from moeviz.testing import sample_trace
+
+    trace = sample_trace()
+    session.set_trace(trace, RunRequest("Il fait froid.", "embedded", seed=3))
+    st.text(expert_query(trace, 2, 7))
+
+
+def test_what_is_lost_in_ones_own_text_is_computed_in_the_background_and_kept(tiny, on_offer):
+    trace = moeviz.trace(tiny, "Il fait froid à Paris. Il fait froid.")
+    expert = int(trace.experts[0, 3, 0])
+    app = visit(trace, layer="0", expert=str(expert))
+    assert app.title[0].value == f"Layer 0, expert {expert}"
+    assert "of 64" in said(app)
+    label = f"Read the texts without expert {expert}"
+    press(app, label)
+    while JOB in app.session_state["results"]:
+        app.run()
+        assert not app.exception
+    assert "muted, the model loses **" in said(app)
+    found = next(found for name, found in app.session_state["results"].items() if name.startswith("muted"))
+    alone = moeviz.ablate(tiny, "Il fait froid à Paris. Il fait froid.", experts=[(0, expert)])
+    assert found["loss_change"].item() == pytest.approx(alone["loss_change"].item(), abs=1e-9)
+    assert label not in [button.label for button in app.button]
+
+
+@pytest.fixture
+def kept_in(tmp_path, monkeypatch):
+    """The own folder, for weights that are known; who visits is the machine's own user, or is not."""
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path / "mine"))
+
+    def visitor(local: bool, weights: str | None = "3f2a") -> Path:
+        monkeypatch.setattr(identity, "is_local", lambda: local)
+        monkeypatch.setattr(model_service, "weights", lambda name, how, revision: weights)
+        return tmp_path / "mine"
+
+    return visitor
+
+
+def muted(tiny: LoadedModel, text: str = "Il fait froid à Paris.") -> AppTest:
+    """A visit in which the loss without an expert has been computed, if it was not known."""
+    trace = moeviz.trace(tiny, text)
+    app = visit(trace, layer="0", expert="3")
+    if "Read the texts without expert 3" in [button.label for button in app.button]:
+        press(app, "Read the texts without expert 3")
+        while JOB in app.session_state["results"]:
+            app.run()
+            assert not app.exception
+    return app
+
+
+def test_the_machine_s_own_user_has_it_at_the_next_visit_too(tiny, on_offer, kept_in, monkeypatch):
+    folder = kept_in(local=True)
+    before = said(muted(tiny))
+    (file,) = folder.rglob("*.*")
+    assert file.parent.name == "muted" and len(file.stem) == 64 and "muted, the model loses **" in before
+    monkeypatch.setattr(model_service, "model", None)  # no model is asked for the second time
+    again = visit(moeviz.trace(tiny, "Il fait froid à Paris."), layer="0", expert="3")
+    assert said(again) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expert", "weights"),
+    [("Il fait chaud à Paris.", "3", "3f2a"), ("Il fait froid à Paris.", "4", "3f2a")]
+    + [("Il fait froid à Paris.", "3", other) for other in ("another commit", None)],
+    ids=["other text", "other expert", "other weights", "weights that nobody knows"],
+)
+def test_what_is_kept_holds_for_nothing_else(tiny, on_offer, kept_in, text, expert, weights):
+    kept_in(local=True)
+    muted(tiny)
+    kept_in(local=True, weights=weights)
+    app = visit(moeviz.trace(tiny, text), layer="0", expert=expert)
+    assert "muted, the model loses **" not in said(app)
+
+
+def test_nothing_of_a_visitor_from_elsewhere_is_kept_or_shown_to_one(tiny, on_offer, kept_in):
+    folder = kept_in(local=False)
+    assert "muted, the model loses **" in said(muted(tiny)) and not folder.exists()
+    kept_in(local=True)
+    muted(tiny)
+    assert folder.exists()
+    kept_in(local=False)
+    app = visit(moeviz.trace(tiny, "Il fait froid à Paris."), layer="0", expert="3")
+    assert "muted, the model loses **" not in said(app)
+
+
+@pytest.mark.parametrize(("allowed", "may"), [(None, True), (True, True), (False, False)])
+def test_a_server_for_others_keeps_nothing_on_disk(monkeypatch, kept_in, allowed, may):
+    kept_in(local=True)
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=allowed))
+    assert identity.may_keep_on_disk() == may
+
+
+def test_the_background_waits_its_turn_and_can_be_stopped(tiny, on_offer):
+    trace, gate = moeviz.trace(tiny, "Il fait froid à Paris."), Event()
+    expert = int(trace.experts[0, 3, 0])
+    before = on_offer.ask(lambda _tell: gate.wait())
+    app = press(visit(trace, layer="0", expert=str(expert)), f"Read the texts without expert {expert}")
+    _, job = app.session_state["results"][JOB]
+    while not job.ahead:
+        pass
+    press(app, "Stop")
+    assert JOB not in app.session_state["results"]
+    assert f"Read the texts without expert {expert}" in [button.label for button in app.button]
+    gate.set()
+    assert next(told.value for told in before if isinstance(told, Done))
+    assert job.found is None
+
+
+def test_router_rows_are_compared_once_the_model_is_there(tiny, on_offer):
+    trace = moeviz.trace(tiny, "Il fait froid à Paris.")
+    app = press(visit(trace, layer="0", expert="5"), "Compare the router's rows")
+    rows = tiny.model.model.layers[0].mlp.gate.weight.detach()
+    assert f"The norm of its row is {rows[5].norm():.2f}" in sentences(app)
+
+
+def test_a_trace_opened_from_csv_has_what_its_ids_tell(tiny):
+    ids = replace(moeviz.trace(tiny, "Il fait froid à Paris. Il fait froid."), weights=None, logits=None)
+    trace = from_csv(to_csv(ids))
+    app = visit(trace, layer="2", expert="3")
+    assert "expert ids alone" in sentences(app)
+    assert "Read the texts again, with weights" in [button.label for button in app.button]
+    assert not app.segmented_control  # there is no other trace of this model
+    assert "mean weight" not in said(app)
+
+
+def test_weights_that_a_trace_lacks_are_recorded_anew(tiny, on_offer):
+    whole = moeviz.trace(tiny, "Il fait froid à Paris.")
+    app = visit(replace(whole, weights=None, logits=None), layer="0", expert="3")
+    press(app, "Read the texts again, with weights")
+    while JOB in app.session_state["results"]:
+        app.run()
+        assert not app.exception
+    app.run()
+    trace = app.session_state["trace"]
+    assert trace.weights is not None and "label" not in trace.tokens
+    assert (trace.experts == whole.experts).all()
+
+
+def test_texts_that_the_model_would_read_otherwise_are_refused_with_a_sentence(tiny, on_offer):
+    trace = moeviz.trace(tiny, "Il fait froid à Paris.")
+    other = replace(trace, tokens=trace.tokens.assign(token_id=np.int32(-1)))
+    app = press(visit(other, layer="0", expert="3"), "Read the texts without expert 3")
+    assert "does not say which tokens its texts are made of" in sentences(app)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        sample_trace(layers=1, tokens=1, top_k=1),
+        sample_trace(layers=2, tokens=30, top_k=1),
+        sample_trace(layers=2, tokens=40, top_k=8, experts=512),
+        sample_trace(layers=2, tokens=40, top_k=8, experts=8),
+        replace(sample_trace(), weights=None, logits=None, model=replace(sample_trace().model, slot_order="unknown")),
+        labelled(sample_trace()),
+    ],
+    ids=["one token", "top-1", "512 experts", "soft", "unknown order", "labelled"],
+)
+def test_every_shape_of_trace_is_shown_or_said(trace):
+    layer = str(trace.model.layers[-1])
+    app = visit(trace, layer=layer, expert="3")
+    assert app.title[0].value == f"Layer {layer}, expert 3"
+
+
+def test_what_strangers_wrote_stays_text():
+    trace = labelled(sample_trace(tokens=60), HOSTILE[1:3])
+    texts = [HOSTILE[row % len(HOSTILE)] for row in range(60)]
+    tokens = trace.tokens.assign(text=pd.Series(texts, dtype="str"), token_id=np.arange(60, dtype=np.int32) % 5)
+    experts = np.zeros_like(trace.experts)
+    experts[..., 1] = 1
+    experts[:, np.arange(60) % 5 != 2] = [2, 3]  # one hostile token keeps to expert 0
+    hostile = replace(
+        trace, tokens=tokens, experts=experts, weights=None, logits=None, model=replace(trace.model, name=HOSTILE[2])
+    )
+    app = visit(hostile, layer="0", expert="0")
+    assert "12 of 12" in said(app).replace("\\", "")
+    for element in [*app.markdown, *app.caption]:
+        assert not any(text in element.value for text in HOSTILE)
+    assert escape_markdown(HOSTILE[3]) == "\\:material\\/home\\:"
+
+
+def test_the_background_gives_way_and_says_what_went_wrong():
+    worker = FairQueue(5)
+    job = Background(lambda piece: worker.ask(piece), [lambda tell: 1, lambda tell: 2])
+    while job.found is None:
+        pass
+    assert job.found == [1, 2] and job.done == job.total == 2
+
+    def fails(tell):
+        raise CaptureError("no such thing")
+
+    broken = Background(lambda piece: worker.ask(piece), [fails])
+    with pytest.raises(CaptureError, match="no such thing"):
+        while broken.found is None:
+            pass
+
+
+def test_the_reference_is_what_the_model_does():
+    """Three texts of the sixty read again, and one expert muted for one kind."""
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.muting import muted_by_label
+    from moeviz.embedded.reference import muted_experts
+    from moeviz.embedded.routing_over_training import texts_over_training
+
+    model, texts = moeviz.load_model(), texts_over_training()
+    again, whole = trace_corpus(model, texts[:3]), reference_routing()
+    first = whole.select(tokens=slice(0, len(again.tokens)))
+    assert (first.experts == again.experts).all()
+    assert np.allclose(first.weights, again.weights, atol=1e-5)
+    pairs = [pair for pair in texts if pair[0] == "Russian"]
+    found = muted_by_label(model, pairs, experts=[(0, 6), (5, 7)])
+    shipped = muted_experts().merge(found, on=["layer", "expert", "label"], suffixes=("", "_again"))
+    assert len(shipped) == 2 and (shipped["tokens"] == shipped["tokens_again"]).all()
+    assert np.allclose(shipped["loss_change"], shipped["loss_change_again"], atol=1e-4)
+    assert len(muted_experts()) == 48 * 15

@@ -1,0 +1,219 @@
+"""What pages carry in their links beside the trace: a change of the routing, two traces to compare."""
+
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+import pytest
+from app_pages import COMPARE, WHAT_IF, address, go_to, pair, run, sentences, visit
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.session import session
+from moeviz_app.url import fields
+from moeviz_app.views.what_if import CHANGES
+from moeviz_app.widgets import trace_picker
+from plain_box import TEXT
+from streamlit.testing.v1 import AppTest
+
+import moeviz
+from moeviz.charts import NAMED
+from moeviz.testing import sample_trace
+
+pytestmark = pytest.mark.usefixtures("box_of_widgets")
+FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day", "embedded")
+
+
+def changed(app: AppTest) -> dict[str, object]:
+    """What the widgets of What if hold."""
+    widgets = [*app.selectbox, *app.slider, *app.multiselect]
+    return {widget.label: widget.value for widget in widgets}
+
+
+def compared(app: AppTest) -> list[str]:
+    return [box.value for box in app.selectbox if box.label.startswith("Trace ") and box.value is not None]
+
+
+def test_every_change_has_a_name_in_addresses():
+    assert set(fields.KINDS.values()) == set(CHANGES)
+
+
+@pytest.mark.parametrize(
+    "kind, chosen",
+    [
+        ("mute", {"Layer": 2, "Experts": [1, 5]}),
+        ("force", {"Layer": 4, "Experts": [0]}),
+        ("swap", {"Layer": 1, "Expert": 6, "With expert": 3}),
+        ("top-k", {"Experts per token": 5}),
+        ("precision", {"Precision": "int8"}),
+    ],
+)
+def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, monkeypatch):
+    app = visit(WHAT_IF)
+    app.selectbox(key=session.CHANGE).set_value(fields.KINDS[kind]).run()
+    before = changed(app)
+    for label, value in chosen.items():
+        (widget,) = (box for box in [*app.selectbox, *app.slider, *app.multiselect] if box.label == label)
+        widget.set_value(value)
+        app.run()
+    app.text_area(key=session.PROMPT).set_value("Another text").run()
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    other = visit(WHAT_IF, **address(app))
+    assert changed(other) == {"Change": fields.KINDS[kind]} | chosen != before
+    assert other.text_area(key=session.PROMPT).value == "Another text"
+    assert session.EFFECT not in other.session_state and "trace" not in other.session_state
+    assert not other.warning
+    assert address(other) == address(app)
+
+
+def test_what_if_says_beside_its_change_which_run_is_on_screen():
+    app = go_to(run(visit(""), FRENCH.prompt), WHAT_IF)
+    assert address(app).items() >= FRENCH.parameters().items()
+    assert address(app).keys() >= {"change", "changed_layer", "experts"}
+    assert fields.CHANGED_PROMPT not in address(app)
+    other = visit(WHAT_IF, **address(app))
+    assert other.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), FRENCH.prompt))
+    assert other.text_area(key=session.PROMPT).value == FRENCH.prompt and changed(other) == changed(app)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"change": "<b>", "changed_layer": "2", "experts": "1"},
+        {"change": "mute", "changed_layer": "99", "experts": "1"},
+        {"change": "mute", "changed_layer": "x", "experts": ","},
+        {"change": "mute", "experts": "99,-1,1e3,"},
+        {"change": "mute", "changed_top_k": "99", "precision": "int3"},
+    ],
+)
+def test_nonsense_in_a_link_to_what_if_changes_nothing(query):
+    usual = changed(visit(WHAT_IF))
+    assert changed(visit(WHAT_IF, **query)) == usual
+    assert changed(visit(WHAT_IF, change="mute", changed_layer="2", experts="4,99,4"))["Experts"] == [4], "the control"
+
+
+@pytest.mark.parametrize("query", [{"changed_top_k": "9"}, {"changed_top_k": "0"}, {"changed_layer": "2"}])
+def test_a_top_k_that_the_model_has_not_is_not_chosen(query):
+    assert changed(visit(WHAT_IF, change="top-k", **query))["Experts per token"] == 1
+    assert changed(visit(WHAT_IF, change="top-k", changed_top_k="8"))["Experts per token"] == 8
+
+
+def test_a_link_to_what_if_of_another_model_fetches_nothing_of_it(monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
+    for module, name in ((model_catalog, "facts_of_any"), (model_service, "_load"), (model_service, "run_on_model")):
+        monkeypatch.setattr(module, name, pytest.fail)
+    app = visit(WHAT_IF, prompt="One day", model="some/model", change="top-k", changed_top_k="3")
+    assert "a model that is not loaded" in sentences(app)
+    assert not any("with and without" in button.label for button in app.button)
+
+
+def test_a_change_that_waits_with_its_run_is_there_after_it():
+    app = visit(WHAT_IF, prompt="One day", new_tokens="2", change="top-k", changed_top_k="3")
+    assert "Experts per token" not in changed(app)
+    app = run(go_to(app, ""), "One day")
+    app = go_to(app, WHAT_IF)
+    assert changed(app)["Experts per token"] == 3
+
+
+def test_a_link_to_compare_shows_the_two_traces():
+    app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
+    app.selectbox(key=session.FIRST_TRACE).set_value(FRENCH.prompt)
+    app.selectbox(key=session.SECOND_TRACE).set_value(ENGLISH.prompt).run()
+    chart = NAMED["aux_loss_by_layer"].question
+    app.selectbox(key=session.BESIDE).set_value(chart).run()
+    assert dict(parse_qsl(address(app)["first"])) == FRENCH.parameters()
+    other = visit(COMPARE, **address(app))
+    assert compared(other) == compared(app) == [FRENCH.prompt, ENGLISH.prompt]
+    assert other.selectbox(key=session.BESIDE).value == chart
+    assert address(other) == address(app)
+    assert visit(COMPARE).session_state["address"] == {}, "the control"
+
+
+def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
+    app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
+    for key, value in zip(trace_picker.KEYS, (FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt), strict=True):
+        app.selectbox(key=key).set_value(value).run()
+    three = address(app)
+    assert dict(parse_qsl(three["third"])) == FRENCH.parameters()
+    other = visit(COMPARE, **three)
+    assert not other.exception
+    assert compared(other) == [FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt] and address(other) == three
+    assert compared(go_to(app, COMPARE, **pair(ENGLISH, FRENCH))) == [ENGLISH.prompt, FRENCH.prompt]
+
+
+def test_a_link_to_compare_takes_up_what_was_run_before(monkeypatch):
+    app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
+    shown = app.session_state["trace"]
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    go_to(app, COMPARE, **pair(FRENCH, ENGLISH))
+    assert compared(app) == [FRENCH.prompt, ENGLISH.prompt] and app.session_state["trace"] is shown
+    go_to(app, "load")
+    assert compared(go_to(app, COMPARE, **pair(ENGLISH, FRENCH))) == [ENGLISH.prompt, FRENCH.prompt]
+
+
+def test_a_run_that_generates_waits_and_then_is_compared_part_by_part(monkeypatch):
+    written = replace(ENGLISH, new_tokens=2, temperature=0.5, seed=3).parameters()
+    query = pair(written | {"part": "generated"}, FRENCH)
+    with monkeypatch.context() as watched:
+        watched.setattr(model_service, "_load", pytest.fail)
+        app = visit(COMPARE, **pair(written, written))
+        assert sentences(app).count("press Run on the Explore page") == 1 and "'One day'" in sentences(app)
+        assert "recent" not in app.session_state and "fewer than two" not in sentences(app)
+    app = visit(COMPARE, **query)
+    assert len(app.session_state["recent"]) == 1 and "press Run on the Explore page" in sentences(app)
+    app = go_to(app, "")
+    assert (app.text_area(key=TEXT).value, app.slider(key=session.NEW_TOKENS).value) == ("One day", 2)
+    app = go_to(run(app, "One day"), COMPARE)
+    assert "press Run on the Explore page" not in sentences(app)
+    first, second = compared(app)
+    assert first.endswith(" · generated") and second == FRENCH.prompt
+    assert dict(parse_qsl(address(app)["first"])) == written | {"part": "generated"}
+
+
+@pytest.mark.parametrize("model, why", [("some/model", "not available here"), ("embedded", "")])
+def test_a_link_to_compare_loads_no_model_that_is_not_on_offer(model, why, monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=False))
+    app = visit(COMPARE, **pair(replace(FRENCH, model=model), ENGLISH))
+    assert why in sentences(app) and ("not available" in sentences(app)) == (model != "embedded")
+    assert len(app.session_state["recent"]) == (1 if why else 2)
+
+
+def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
+    for module, name in ((model_catalog, "facts_of_any"), (model_service, "_load"), (model_service, "run_on_model")):
+        monkeypatch.setattr(module, name, pytest.fail)
+    other = replace(FRENCH, model="some/model")
+    app = visit(COMPARE, **pair(other, other))
+    assert "by 'some/model', a model that is not loaded" in sentences(app)
+    assert "by 'some/model'" in sentences(go_to(app, "")), "the first page says it too, and asks nothing of the model"
+
+
+@pytest.mark.parametrize("text", ["", "prompt", "&&&", "model=embedded", "a=1&" * 1000, "%ff%fe"])
+def test_nonsense_in_a_link_to_compare_is_ignored(text, monkeypatch):
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    app = visit(COMPARE, first=text, second=text)
+    assert "recent" not in app.session_state and "fewer than two so far" in sentences(app)
+
+
+def test_a_part_that_a_trace_has_not_is_ignored():
+    app = visit(COMPARE, **pair(FRENCH.parameters() | {"part": "<b>"}, ENGLISH))
+    assert set(compared(app)) <= {FRENCH.prompt, ENGLISH.prompt}
+
+
+def test_a_choice_by_hand_ends_what_a_link_still_wants():
+    app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
+    go_to(app, COMPARE, **pair(replace(ENGLISH, new_tokens=2), FRENCH))
+    assert fields.PAIR_ASKED in app.session_state
+    app.selectbox(key=session.FIRST_TRACE).set_value(ENGLISH.prompt).run()
+    assert not app.session_state[fields.PAIR_ASKED]
+
+
+def test_what_a_link_cannot_bring_stays_out_of_the_address():
+    app = run(run(visit(""), FRENCH.prompt), "a " * (LONGEST // 2 + 1))
+    assert not {"first", "second"} & address(go_to(app, COMPARE)).keys()
+    app = run(visit(""), FRENCH.prompt)
+    app.session_state["recent"] = dict(app.session_state["recent"]) | {"from a file": sample_trace()}
+    assert not {"first", "second"} & address(go_to(app, COMPARE)).keys()
+    app = run(go_to(app, ""), ENGLISH.prompt)
+    go_to(app, COMPARE).selectbox(key=session.FIRST_TRACE).set_value(FRENCH.prompt)
+    app.selectbox(key=session.SECOND_TRACE).set_value(ENGLISH.prompt).run()
+    assert {"first", "second"} <= address(app).keys(), "the control"

@@ -1,0 +1,581 @@
+"""The pages that ask: two traces compared, the routing changed, a corpus; and links, in Streamlit's own harness."""
+
+from dataclasses import replace
+
+import pytest
+import streamlit as st
+from app_pages import MAIN, SECONDS, drawn, page, pictures, run, sentences
+from labels import labelled
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.session import session
+from moeviz_app.views.corpus import MOST_PASTED
+from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.views.menu import GALLERY
+from moeviz_app.widgets import trace_picker
+from plain_box import RUN, TEXT
+from streamlit.testing.v1 import AppTest
+from survey.tiny_models import random_model
+from tiny_models import tiny_tokenizer
+
+import moeviz
+from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz.metrics.tokens import visible
+from moeviz.testing import sample_trace
+
+pytestmark = pytest.mark.usefixtures("box_of_widgets")
+
+
+def compare(*traces) -> AppTest:
+    """The Compare page of a visitor who has had these traces, the last one on screen."""
+    app = page("moeviz_app.views.compare.compare_page", traces[-1] if traces else None)
+    app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
+    return app.run()
+
+
+def test_comparing_needs_two_traces_and_says_where_they_come_from(trace):
+    for app in (compare(), compare(trace.select(tokens=(trace.tokens["phase"] == "prompt").to_numpy()))):
+        assert not app.exception
+        assert "fewer than two so far" in sentences(app)
+
+
+def test_two_traces_of_one_model_are_compared_in_every_way_and_a_chart_of_both_stands_below():
+    one, other = sample_trace(seed=1), sample_trace(seed=1)
+    app = compare(one, other)
+    assert not app.exception
+    assert pictures(app) == len(COMPARISONS) + 2
+    assert [heading.value for heading in app.subheader][: len(COMPARISONS)] == [c.question for c in COMPARISONS]
+
+
+def test_what_cannot_be_compared_says_why_and_the_rest_is_drawn():
+    app = compare(sample_trace(), sample_trace(layers=2, tokens=20, experts=64))
+    assert not app.exception
+    assert "Choose two traces of the same model" in sentences(app)
+    assert "these have 20 and 32 tokens" in sentences(app)
+    assert pictures(app) == 1 + 2  # balance stands for any two; and a chart of both
+
+
+def test_prompt_and_generation_of_one_trace_are_two_to_compare(trace):
+    assert trace.tokens["phase"].nunique() == 2
+    options = compare(trace).selectbox(key=session.FIRST_TRACE).options
+    assert options == ["trace 0", "trace 0 · prompt", "trace 0 · generated"]
+
+
+def test_recent_traces_keep_their_names_and_the_oldest_go():
+    app = AppTest.from_function(recent_script, default_timeout=SECONDS).run()
+    assert not app.exception
+    assert [text.value for text in app.text] == ["mine", "8", "t7 t7 t7"]
+
+
+def recent_script():
+    from dataclasses import replace
+
+    import streamlit as st
+    from moeviz_app.session import recent, session
+
+    from moeviz.testing import sample_trace
+
+    for number in range(8):
+        trace = sample_trace(tokens=3)
+        session.set_trace(replace(trace, tokens=trace.tokens.assign(text=[f"t{number} "] * 3)))
+    newest = next(iter(recent.traces()))
+    session.set_trace(sample_trace(tokens=4))
+    recent.rename(next(iter(recent.traces())), "mine")
+    session.set_trace(session.current_trace())  # shown again, it keeps its name
+    names = list(recent.traces())
+    st.text(names[0])
+    st.text(len(names))
+    st.text(newest)
+
+
+def test_who_has_nothing_to_compare_yet_compares_two_examples():
+    app = page("moeviz_app.views.compare.compare_page")
+    (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
+    button.click().run()
+    assert not app.exception and pictures(app) > 2
+    first, second = app.session_state["recent"].values()
+    assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"]))
+    assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"]))
+
+
+def what_if(**changes) -> AppTest:
+    app = page("moeviz_app.views.what_if.what_if_page")
+    for key, value in changes.items():
+        app.selectbox(key=key).set_value(value).run()
+    return app
+
+
+@pytest.mark.parametrize(
+    "change", ["Mute experts", "Force experts", "Change top-k", "Swap two experts", "Change precision"]
+)
+def test_every_change_is_read_both_ways(change):
+    app = what_if(change=change)
+    (button,) = (button for button in app.button if "with and without" in button.label)
+    button.click().run()
+    assert not app.exception
+    found, _ = app.session_state[session.EFFECT]
+    assert {metric.label for metric in app.metric} >= {"Loss, unchanged", "Loss, changed", "KL", "Next token changed"}
+    assert pictures(app) == 3
+    assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=session.PROMPT).value))
+    (keep,) = (button for button in app.button if button.label == "Keep both traces")
+    keep.click().run()
+    assert app.session_state["trace"] is found.changed
+    assert len(app.session_state["recent"]) == 2
+
+
+def test_what_a_change_did_stands_as_it_was_when_another_model_is_chosen(monkeypatch):
+    app = what_if()
+    (button,) = (button for button in app.button if "with and without" in button.label)
+    button.click().run()
+    _, before = app.session_state[session.EFFECT]
+    assert before["next_token"].map(type).eq(str).all()
+    monkeypatch.setattr("moeviz_app.jobs.model_service.model", pytest.fail)  # its tokenizer would read other ids
+    app.session_state[session.DTYPE] = "bfloat16"
+    app.run()
+    assert not app.exception and pictures(app) == 3
+    _, after = app.session_state[session.EFFECT]
+    assert after is before
+
+
+def test_a_change_that_cannot_be_made_is_one_sentence():
+    app = what_if()
+    (experts,) = app.multiselect
+    experts.set_value(list(range(8))).run()
+    (button,) = (button for button in app.button if "with and without" in button.label)
+    button.click().run()
+    assert not app.exception
+    assert "at most 6 can be muted" in sentences(app)
+
+
+def corpus() -> AppTest:
+    return page("moeviz_app.views.corpus.corpus_page")
+
+
+def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
+    app = corpus()
+    press(app, "Trace the texts")
+    trace = app.session_state["trace"]
+    assert trace.tokens["label"].unique().tolist() == ["English", "French", "Python"]
+    assert pictures(app) >= 3
+
+
+def test_a_corpus_that_is_too_long_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_corpus_chars=50))
+    app = corpus()
+    press(app, "Trace the texts")
+    assert "and 50 are allowed here" in sentences(app)
+
+
+def test_a_row_is_added_and_removed_and_a_row_that_lacks_its_label_or_text_is_left_out():
+    app = corpus()
+    press(app, "Add a text")
+    assert len(app.text_input) == len(app.text_area) == 4
+    app.text_input[3].set_value("German").run()
+    press(app, "Trace the texts")
+    assert app.session_state["trace"].tokens["label"].nunique() == 3  # it has no text yet
+    app.text_area[3].set_value("Es war kalt.").run()
+    press(app, "Trace the texts")
+    assert app.session_state["trace"].tokens["label"].nunique() == 4
+    for _ in range(3):
+        press(app, "Remove the last")
+    assert not app.exception
+    (last,) = (button for button in app.button if button.label == "Remove the last")
+    assert len(app.text_area) == 1 and last.disabled
+
+
+def test_so_many_texts_can_be_pasted_and_no_more():
+    app = corpus()
+    for _ in range(MOST_PASTED - 3):
+        press(app, "Add a text")
+    (more,) = (button for button in app.button if button.label == "Add a text")
+    assert len(app.text_area) == MOST_PASTED and more.disabled
+    assert "For more, upload a file" in sentences(app)
+
+
+def visit(**query: str) -> AppTest:
+    """A visitor who opens a link."""
+    app = AppTest.from_file(str(MAIN), default_timeout=SECONDS)
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+def address(app: AppTest) -> dict[str, str]:
+    """What the browser's address is to end in: written there, where the harness has none."""
+    return app.session_state["address"]
+
+
+def test_the_address_repeats_the_view():
+    app = run(visit(), "Il fait froid.")
+    assert address(app).keys() == {"prompt", "model", "layer", "token"}
+    assert (address(app)["prompt"], address(app)["model"]) == ("Il fait froid.", "embedded")
+    other = visit(**address(app) | {"layer": "2", "token": "4"})
+    assert not other.exception
+    trace = other.session_state["trace"]
+    assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
+    assert (other.session_state[session.LAYER], other.session_state["token"]) == (2, 4)
+    assert other.text_area(key=TEXT).value == "Il fait froid."
+    assert address(other)["token"] == "4"
+
+
+def test_a_link_that_waited_no_longer_asks_for_run_once_it_runs(monkeypatch):
+    app = visit(prompt="One day", new_tokens="3")
+    assert "press Run on the Explore page" in sentences(app)
+    monkeypatch.setattr(
+        "moeviz_app.widgets.run_panel.run_live", lambda *_: st.stop()
+    )  # what is on the page while a run goes on
+    app.button(key=RUN).click().run()
+    assert not app.exception and "press Run on the Explore page" not in sentences(app)
+
+
+def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch):
+    """Any web page can lead a browser to this machine: that may cost nothing, and fetch nothing."""
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
+    with monkeypatch.context() as watched:
+        watched.setattr(model_service, "run_on_model", pytest.fail)
+        app = visit(prompt="One day", new_tokens="3", seed="5")
+        assert not app.exception and "trace" not in app.session_state
+        assert "press Run on the Explore page" in sentences(app)
+        app.run()
+        assert "press Run on the Explore page" in sentences(app), "it says so as long as nothing is run"
+    assert (app.text_area(key=TEXT).value, app.slider(key=session.NEW_TOKENS).value) == ("One day", 3)
+    run(app, "One day")
+    assert "press Run on the Explore page" not in sentences(app)
+    assert address(app)["new_tokens"] == "3" and address(app)["seed"] == "5"
+    monkeypatch.setattr(model_service, "_load", pytest.fail)
+    assert "a model that is not loaded" in sentences(visit(prompt="One day", model="/some/folder"))
+
+
+def test_a_link_to_a_model_in_memory_runs():
+    model_service.model("embedded", model_catalog.LoadOptions("bfloat16"))
+    app = visit(prompt="One day", dtype="bfloat16")
+    assert not app.exception and app.session_state["trace"].model.dtype == "bfloat16"
+
+
+def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch):
+    app = run(run(visit(), "Il fait froid."), "One day")
+    later = app.session_state["trace"]
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    app.query_params["prompt"] = "Il fait froid."
+    app.run()
+    assert not app.exception
+    assert app.session_state["trace"] is not later
+    assert "".join(app.session_state["trace"].tokens["text"]) == "<s>Il fait froid."
+
+
+def test_a_click_that_carries_the_address_of_before_does_not_go_back():
+    """The browser had not heard of the new address when the visitor chose another layer."""
+    before = address(app := run(visit(), "Il fait froid."))
+    run(app, "One day")
+    later, now = app.session_state["trace"], address(app)
+    for name, value in before.items():
+        app.query_params[name] = value
+    app.session_state[session.LAYER] = 1
+    app.run()
+    assert not app.exception
+    assert app.session_state["trace"] is later and app.text_area(key=TEXT).value == "One day"
+    assert address(app) == now | {"layer": "1"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"layer": "99", "token": "99999"},
+        {"layer": "-1", "token": "x", "new_tokens": "1e9", "temperature": "nan", "seed": "9" * 40},
+        {"dtype": "int3", "device_map": "<script>"},
+    ],
+)
+def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it(query):
+    app = visit(prompt="One day", **query)
+    assert not app.exception
+    assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "One day"))
+    assert app.session_state["token"] is None
+
+
+def test_an_address_cannot_load_what_a_visitor_may_not(monkeypatch):
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=False))
+    app = visit(prompt="One day", model="some/model")
+    assert not app.exception
+    assert "not available here" in sentences(app)
+    assert "trace" not in app.session_state
+
+
+def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
+    app = run(visit(), "Il fait froid.")
+    app.session_state["trace"] = trace
+    app.run()
+    assert address(app) == {}
+    assert RunRequest("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
+    app = run(visit(), "a " * (LONGEST // 2 + 1))
+    assert not app.exception and address(app) == {}
+
+
+def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
+    app = page("moeviz_app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
+    assert not app.exception
+    assert "example.com" not in "".join(markdown.value for markdown in app.markdown)
+
+
+def test_a_run_says_in_its_address_all_that_its_trace_depends_on():
+    run = RunRequest("x", "m", 3, 0.75, settings.HIGHEST_SEED, "bfloat16", "cpu", "decoder", "on", "checkpoint")
+    assert run.parameters() == {
+        "prompt": "x",
+        "model": "m",
+        "new_tokens": "3",
+        "temperature": "0.75",
+        "seed": "2147483647",
+        "dtype": "bfloat16",
+        "device_map": "cpu",
+        "site": "decoder",
+        "kernels": "on",
+        "decoding": "checkpoint",
+    }
+
+
+def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path):
+    model = random_model("switch_transformers")
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, models=(str(tmp_path),)))
+    app = visit()
+    assert app.radio(key=session.SITE).options == ["encoder", "decoder"]
+    app.radio(key=session.SITE).set_value("decoder").run()
+    app.slider(key=session.NEW_TOKENS).set_value(4).run()
+    app = run(app, "One day")
+    assert not app.exception
+    assert app.session_state["trace"].model.site == "decoder"
+    assert address(app)["site"] == "decoder"
+
+
+def test_the_timeline_shows_all_families_or_those_chosen():
+    app = page("moeviz_app.views.timeline.timeline_page")
+    assert not app.exception and pictures(app) == 2
+    app.multiselect(key=session.FAMILIES).set_value(["Google"]).run()
+    assert not app.exception and pictures(app) == 2
+
+
+MIXTRAL = "moeviz_app.views.history.mixtral.mixtral_page"
+EXHIBIT = "moeviz_app.views.history.gallery.exhibit_page"
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    (button,) = (button for button in app.button if button.label == label)
+    return button.click().run()
+
+
+@pytest.mark.parametrize("file", GALLERY.values())
+def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
+    app = page(MIXTRAL) if file == "mixtral" else page(EXHIBIT, None, file)
+    assert not app.exception
+    assert pictures(app) >= 2
+    assert "This is the result that ships" in sentences(app) or file == "mixtral"
+    questions = " ".join(heading.value for heading in app.subheader)
+    assert "kind of text" not in questions or file == "mixtral", "its labels are vowels, or digits"
+    press(app, "Take it to other pages")
+    assert not app.exception and "Something is to be seen on" in sentences(app)
+    trace = app.session_state["trace"]
+    if trace.model.backend == "mixture":
+        assert [name[:20] for name in app.session_state["recent"]] == [trace.model.name[:20]]
+    assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
+
+
+@pytest.mark.table("moeviz/history")
+@pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
+def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
+    traces = []
+    for _ in range(2):
+        app = page(EXHIBIT, None, "local_experts_1991")
+        assert "This is the result that ships" in sentences(app)
+        app.selectbox(key="local-experts error").set_value(error).run()
+        press(app, "Train")
+        assert not app.exception and pictures(app) == 3
+        assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
+        assert "synthetic stand-in" in sentences(app) and f"error {error}" in sentences(app)
+        press(app, "Take it to other pages")
+        traces.append(app.session_state["trace"])
+    assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
+    press(app, "Back to the one that ships")
+    assert "This is the result that ships" in sentences(app)
+
+
+def clicked(layer, expert, key="load_heatmap 0"):
+    """What a click on a mark of that chart makes of a visit to the Load page."""
+
+    def script(layer, expert, key):
+        from types import SimpleNamespace
+
+        import streamlit as st
+        from moeviz_app.session import session
+        from moeviz_app.widgets import chart_panel, expert_links
+
+        from moeviz.charts import NAMED
+        from moeviz.testing import sample_trace
+
+        point = {"layer": layer, "expert": expert}
+        chosen = [{name: value for name, value in point.items() if value is not None}]
+        st.session_state[key] = SimpleNamespace(selection={"expert": chosen})
+        chart_panel._follow_mark(key, NAMED[key.split()[0]], sample_trace().select(layers=[1, 2]).model)
+        st.text(f"{session.value(expert_links.ASKED)} {expert_links.steps()}")
+
+    app = AppTest.from_function(script, default_timeout=SECONDS, args=(layer, expert, key)).run()
+    assert not app.exception
+    return app.text[0].value
+
+
+@pytest.mark.parametrize(
+    "point, asked",
+    [
+        ((2, 5), "(2, 5) 1"),
+        ((2, 32_767), "None 0"),  # the band of all other experts
+        ((2, None), "None 0"),
+        ((None, 5), "None 0"),
+        ((7, 5), "None 0"),
+        ((2, "5"), "None 0"),
+    ],
+)
+def test_a_click_asks_for_an_expert_that_the_model_has(point, asked):
+    assert clicked(*point) == asked
+
+
+def test_a_mark_of_one_layer_need_not_name_it():
+    assert clicked(None, 3, "kinds_heatmap 0") == "(1, 3) 1"
+
+
+def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
+    def ways(topic: str) -> list[str]:
+        app = page("moeviz_app.views.topic.topic_page", trace, topic)
+        return [box.label for box in app.selectbox if box.key.startswith(("layer of", "number of"))]
+
+    assert ways("Load") == ["Layer", "Expert"]
+    assert ways("Losses") == []
+
+
+def three(*traces) -> AppTest:
+    """The Compare page with a third trace chosen beside the first two."""
+    app = page("moeviz_app.views.compare.compare_page", traces[-1])
+    app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
+    for number, key in enumerate(trace_picker.KEYS):
+        app.session_state[key] = f"trace {number}"
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_three_models_stand_side_by_side_on_one_text():
+    eight, eight_more, many = (sample_trace(experts=experts, top_k=k) for experts, k in ((8, 2), (8, 2), (31, 7)))
+    app = three(eight, eight_more, many)
+    asked = [chart.question for chart in OF_SEVERAL]
+    assert [heading.value for heading in app.subheader][1 : 1 + len(asked)] == asked
+    told = sentences(app)
+    assert "A 8 of 28 (19), B 8 of 28 (19), C 32 of 2,629,575 (32)" in told and "not of the same tokens" not in told
+    assert "needs tokens with a label" in told, "there are no labels"
+    assert pictures(app) == len(OF_SEVERAL) - 1 + 3, "a chart each, and one of each trace"
+    for letter, trace in zip("ABC", (eight, eight_more, many), strict=True):
+        texts = [token["text"] for token in drawn(app, f"strip of {letter}")["tokens"]]
+        assert texts == trace.tokens["text"].map(visible).tolist()
+    assert (
+        drawn(app, "strip of A")["tokens"] == drawn(app, "strip of B")["tokens"] != drawn(app, "strip of C")["tokens"]
+    )
+
+
+def test_two_traces_are_compared_as_ever_where_no_third_is_chosen():
+    app = compare(sample_trace(seed=1), sample_trace(seed=1), sample_trace())
+    assert app.selectbox(key=session.THIRD_TRACE).value is None
+    assert [heading.value for heading in app.subheader][: len(COMPARISONS)] == [c.question for c in COMPARISONS]
+
+
+def test_the_strips_show_the_layer_of_each_model_at_one_depth():
+    app = three(sample_trace(layers=4), sample_trace(layers=2), sample_trace(layers=7))
+    (slider,) = app.select_slider
+    slider.set_value(1.0).run()
+    assert [text.value for text in app.text if text.value.startswith("Trace ") and "layer" in text.value] == [
+        "Trace A: sample, layer 3",
+        "Trace B: sample, layer 1",
+        "Trace C: sample, layer 6",
+    ]
+
+
+def test_three_of_other_texts_and_with_less_in_them_say_so():
+    trace = sample_trace()
+    bare = replace(trace, model=replace(trace.model, slot_order="unknown"), weights=None, logits=None)
+    app = three(labelled(trace), sample_trace(tokens=20), bare)
+    told = sentences(app)
+    assert told.index("not of the same tokens") < told.index("Load of the busiest expert")
+    assert "There is no line for C: it lacks" in told and "There is no line for B and C: they lack" in told
+
+
+def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
+    ours = [replace(sample_trace(), model=replace(sample_trace().model, name=name)) for name in ("embedded", "other")]
+    assert "kept even" not in sentences(three(ours[1], ours[1], ours[1]))
+    told = sentences(three(ours[0], ours[1], ours[1]))
+    assert "kept even in A by a loss over the batch; of B and C it is not known." in told
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("embedded", "embedded-natural"), "both embedded models"),
+        (("embedded", "embedded-natural", "embedded-fine"), "all three embedded models"),
+    ],
+)
+def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, words):
+    """Of tiny ones, which are looked for where those would be."""
+    listed = replace(settings.SETTINGS, models=names)
+    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names[:1])
+    app = compare(sample_trace(), sample_trace(seed=1))
+    assert not [button for button in app.button if "embedded models" in button.label], "they are not here"
+    monkeypatch.setattr(settings, "SETTINGS", listed)
+    monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names)
+
+    def made(run, key):
+        trace = sample_trace(experts=31 if run.model.endswith("fine") else 8, top_k=2)
+        trace = replace(trace, model=replace(trace.model, name=run.model))
+        session.set_trace(trace, run)
+        return trace
+
+    monkeypatch.setattr("moeviz_app.views.compare.record", made)
+    app = compare(sample_trace(), sample_trace(seed=1))
+    (button,) = (button for button in app.button if "embedded models" in button.label)
+    assert button.label.endswith(words)
+    button.click().run()
+    assert not app.exception
+    chosen = [app.session_state[key] for key in trace_picker.KEYS]
+    assert [app.session_state["recent"][key].model.name for key in chosen if key] == [*names]
+
+
+def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
+    app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
+    first = app.session_state["figures of several"][1]
+    monkeypatch.setattr("moeviz_app.views.compare_several.figures_of_several", pytest.fail)
+    (slider,) = app.select_slider
+    slider.set_value(1.0).run()
+    assert not app.exception and app.session_state["figures of several"][1] is first
+    monkeypatch.undo()
+    app.selectbox(key=session.THIRD_TRACE).set_value("trace 0").run()
+    assert not app.exception and app.session_state["figures of several"][1] is not first
+
+
+def test_two_models_are_compared_by_what_holds_for_each_and_expert_by_expert_with_a_warning():
+    """An expert's number is all that two models' experts have in common."""
+    one, other = sample_trace(seed=1), sample_trace(seed=2)
+    other = replace(other, model=replace(other.model, name="another"))
+    app = compare(one, other)
+    assert not app.exception
+    asked = [chart.question for chart in OF_SEVERAL]
+    assert [heading.value for heading in app.subheader][1 : 1 + len(asked)] == asked
+    (unfolds,) = (box for box in app.expander if box.label.startswith("Expert by expert"))
+    assert "expert 3 of A has nothing to do with expert 3 of B" in unfolds.text[0].value
+    assert [heading.value for heading in unfolds.subheader] == [chart.question for chart in COMPARISONS]
+    assert "nothing to do with" not in sentences(compare(one, sample_trace(seed=2)))
+
+
+def test_a_third_trace_is_taken_away_again():
+    traces = [sample_trace(seed=seed) for seed in (1, 2, 3)]
+    traces[1] = replace(traces[1], model=replace(traces[1].model, name="another"))
+    app = three(*traces)
+    app.selectbox(key=session.THIRD_TRACE).set_value(None).run()
+    assert not app.exception
+    assert "in A and least in B" in sentences(app) or "differs by no more than luck" in sentences(app)
+    assert "Trace C" not in sentences(app)

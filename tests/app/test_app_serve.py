@@ -1,0 +1,228 @@
+"""The page Serve: the answer follows the budget, and what is lacking is said in its place."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from app_pages import SECONDS, address, page, pictures, sentences, visit
+from streamlit.testing.v1 import AppTest
+
+from moeviz import ParameterCounts, RoutingTrace
+from moeviz.charts.serving import CHARTS
+from moeviz.routing_trace import NO_TOKEN_ID
+from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.plans.engines import ENGINES
+from moeviz.testing import sample_trace
+
+
+def serve(trace: RoutingTrace | None = None):
+    """The page, as a visitor of the trace has it."""
+    app = page("moeviz_app.views.serve.serve_page", trace)
+    assert not app.exception
+    return app
+
+
+def sized(trace: RoutingTrace) -> RoutingTrace:
+    """The trace with made-up parameter counts: an expert has 3 million, which are 6 MB in bfloat16."""
+    layers = len(trace.model.layers)
+    experts = sum(trace.model.num_experts)
+    counts = ParameterCounts(0, 0, 0, 0, experts * 3_000_000, 0, 0, 0, per_expert=(3_000_000,) * layers)
+    return replace(trace, model=replace(trace.model, parameters=counts, dtype="bfloat16"))
+
+
+def number(app, label: str):
+    """The number input of that name."""
+    (found,) = (box for box in app.number_input if box.label.startswith(label))
+    return found
+
+
+def choice(app, label: str):
+    (found,) = (box for box in app.selectbox if box.label == label)
+    return found
+
+
+def test_the_answer_changes_with_the_budget_and_the_devices():
+    app = serve(sized(sample_trace(tokens=64)))
+    assert number(app, "Size of one expert").value == 6.0
+    assert number(app, "Memory for experts (MB)").value == pytest.approx(96), "half of 4 layers of 8 experts"
+    assert "96 MB hold 4 of the 8 experts of each layer: LRU finds" in sentences(app)
+    assert "On 4 devices, the busiest has" in sentences(app)
+    number(app, "Memory for experts").set_value(150.0)
+    choice(app, "Devices").set_value(2)
+    app.run()
+    assert "150 MB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
+    assert "On 2 devices, the busiest has" in sentences(app)
+
+
+def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
+    app = serve(sized(sample_trace(tokens=64)))
+    number(app, "Memory for experts").set_value(30.0)
+    app.run()
+    assert "30 MB hold 1 of the 8 experts of each layer. That is less than one token needs: it takes 48 MB or more" in (
+        sentences(app)
+    )
+    number(app, "Memory for experts").set_value(1000.0)
+    app.run()
+    assert "1 GB hold all experts, which take 192 MB: nothing is fetched." in sentences(app)
+
+
+def test_without_parameter_counts_the_size_of_an_expert_is_asked_for_and_everything_else_is_drawn(trace):
+    app = serve(trace)
+    assert number(app, "Size of one expert").value is None and number(app, "Memory for experts").disabled
+    assert "Say how large an expert is" in sentences(app)
+    assert pictures(app) == len(CHARTS) - 1, "all but the cards, which need a model's configuration"
+    assert "This needs the model's configuration." in sentences(app)
+    number(app, "Size of one expert").set_value(6.0)
+    app.run()
+    assert "experts of each layer: LRU finds" in sentences(app)
+
+
+def test_before_the_first_run_the_example_is_drawn_with_its_model_s_sizes():
+    app = serve()
+    assert pictures(app) == len(CHARTS)
+    assert [heading.value for heading in app.subheader[:-1]] == [chart.question for chart in CHARTS]
+    assert "LRU finds" in sentences(app)
+
+
+def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
+    assert "contains no tokens" in sentences(serve(trace.select(tokens=slice(0, 0))))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        sample_trace(tokens=1),
+        sample_trace(layers=1, tokens=20),
+        sample_trace(tokens=20, top_k=1),
+        sample_trace(tokens=20, experts=7),
+        sample_trace(tokens=2, experts=2, top_k=2),
+    ],
+    ids=["one token", "one layer", "top-1", "seven experts", "all experts"],
+)
+def test_odd_traces_are_drawn_or_told_why_not(odd):
+    app = serve(sized(odd))
+    assert pictures(app) >= 3
+    assert "nan" not in sentences(app)
+    for engine in ENGINES:
+        choice(app, "Engine").set_value(engine)
+        app.run()
+        assert not app.exception
+
+
+def test_tokens_are_chosen_by_phase_and_which_they_are_is_said(trace):
+    app = serve(trace)
+    assert "Judged on the second half of 8 tokens: generated ones." in sentences(app)
+    choice(app, "Which tokens").set_value("prompt")
+    app.run()
+    assert "Judged on the second half of 24 tokens: those of prompts. Repeated prefixes are kept." in sentences(app)
+
+
+def test_repeats_are_left_out_where_asked_or_it_is_said_what_that_needs(trace):
+    nameless = replace(trace, tokens=trace.tokens.assign(token_id=np.int32(NO_TOKEN_ID)))
+    for each, said in ((trace, "of repeated prefixes are left out"), (nameless, "the ids of all tokens are needed")):
+        app = serve(each)
+        app.toggle[0].set_value(False)
+        app.run()
+        assert said in sentences(app)
+
+
+def test_a_plan_comes_with_the_command_that_starts_the_engine_and_how_it_was_judged(trace):
+    app = serve(trace)
+    choice(app, "Engine").set_value("sglang")
+    app.run()
+    assert "Judged on tokens it was not made from" in sentences(app)
+    (command,) = (code.value for code in app.code)
+    assert "--ep-size 4 --ep-num-redundant-experts 4 " in command
+    assert re.search(r"--init-expert-location moeviz-\S+-plan\.json$", command)
+    (button,) = (node for node in app.get("download_button") if node.proto.label == "Download the plan")
+    assert button.proto.url
+
+
+def test_an_engine_that_counts_all_layers_asks_how_many_there_are_where_the_trace_does_not_say(trace):
+    app = serve(replace(trace, model=replace(trace.model, num_layers=None)))
+    choice(app, "Engine").set_value("sglang")
+    app.run()
+    assert "SGLang counts all layers of the model" in sentences(app) and not app.code
+    number(app, "Layers of the model").set_value(12)
+    app.run()
+    assert app.code
+
+
+def test_counts_alone_say_what_the_most_used_experts_have():
+    trace = sized(sample_trace(tokens=64))
+    counts = trace.counts()
+    said = budget_sentence(counts, hit_rates(counts, 6e6), 0.096, 6e6)
+    assert re.fullmatch(
+        r"96 MB hold 4 of the 8 experts of each layer: the most used 4 have \d\d% of the assignments\.", said
+    )
+
+
+def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkeypatch):
+    monkeypatch.setattr("moeviz_app.views.serve_controls.MOST_JUDGED", 4 * 10)
+    app = serve(sized(sample_trace(tokens=64)))
+    (judged,) = (text.value for text in app.text if text.value.startswith("Judged on"))
+    assert judged.startswith("Judged on the second half of the first 10 of ")
+    assert judged.endswith("“moeviz serve” judges all of them.")
+    assert "made from all 10 tokens" in sentences(app)
+
+
+ASKED = {"memory": "0.03", "devices": "2", "tokens": "all", "repeats": "off", "expert_mb": "1.5", "engine": "lmdeploy"}
+
+
+def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
+    app = visit("serve", prompt="One day", model="embedded", **ASKED)
+    assert "30 MB hold" in sentences(app) and "On 2 devices" in sentences(app)
+    assert "of repeated prefixes are left out" in sentences(app)
+    assert choice(app, "Engine").value == "lmdeploy" and number(app, "Size of one expert").value == 1.5
+    assert {name: address(app).get(name) for name in ASKED} == ASKED
+    choice(app, "Devices").set_value(4)
+    app.toggle[0].set_value(True)
+    app.run()
+    assert "devices" not in address(app) and "repeats" not in address(app), "what is as it is at first stays out"
+    assert address(app)["memory"] == "0.03"
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("memory", "-1"),
+        ("memory", "1e9"),
+        ("memory", "9" * 400),
+        ("memory", "9" * 15),
+        ("memory", "nan"),
+        ("memory", "٣"),
+        ("devices", "3"),
+        ("devices", "0"),
+        ("tokens", "<b>"),
+        ("repeats", "maybe"),
+        ("expert_mb", "inf"),
+        ("engine", "vllm"),
+    ],
+)
+def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
+    app = visit("serve", **{name: odd})
+    assert name not in address(app) and "LRU finds" in sentences(app)
+
+
+def test_counts_show_what_needs_no_order_and_what_does():
+    def script():
+        import streamlit as st
+        from moeviz_app.views.serve import serving
+
+        serving(st.session_state["counts"])
+
+    trace = sized(sample_trace(tokens=64))
+    app = AppTest.from_function(script, default_timeout=SECONDS)
+    app.session_state["counts"] = trace.counts()
+    app.run()
+    assert not app.exception
+    said = sentences(app)
+    assert (
+        "the most used 4 have" in said and "Judged on the same 64 tokens, which are counted and not in order." in said
+    )
+    assert "LRU and what else remembers the last tokens needs their order" in said
+    assert "Prefetching needs the experts of each token, in order" in said
+    assert "It could not be judged on other tokens" in said and app.code
+    assert pictures(app) == 2, "the fixed sets, and batches of any tokens"
+    assert "nan" not in said

@@ -1,0 +1,290 @@
+"""What a person does, in a real Chromium: type, click, walk with the keys, download, open again."""
+
+import re
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from browser import drawn, go_to, settled
+from browser_pages import (
+    DRAWN,
+    PROMPT,
+    ask_for,
+    box,
+    choose_layer,
+    chosen,
+    generating,
+    layer,
+    path_of,
+    picture,
+    press_run,
+    ran,
+    run,
+    slider,
+    some_generated,
+    strip_of,
+    tokens,
+)
+from playwright.sync_api import expect
+
+import moeviz
+from moeviz.formats.exports import read_trace
+from moeviz.routing_trace import RoutingTrace
+
+pytestmark = pytest.mark.browser
+WAY = "Which route did this token take through the model?"
+
+
+@pytest.fixture(scope="session")
+def recorded() -> RoutingTrace:
+    """What the library says about PROMPT."""
+    return moeviz.trace(moeviz.load_model(), PROMPT)
+
+
+@pytest.fixture
+def shown(visit):
+    """A page of a visitor who has followed a link to PROMPT."""
+    return lambda path="/": visit(f"{path}?prompt={quote(PROMPT)}&model=embedded")
+
+
+def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
+    run(page, PROMPT)
+    choose_layer(page, 3)
+    expect(tokens(page)).to_have_text(strip_of(recorded, 3))
+    choose_layer(page, 4)
+    expect(tokens(page)).to_have_text(strip_of(recorded, 4))
+    expect(page).to_have_url(re.compile("layer=4"))
+
+    with page.expect_download() as download:
+        page.locator(".st-key-trace-csv button").click()
+    assert download.value.suggested_filename == "moeviz-embedded-s-il-fait-froid-def.csv"
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    opened = read_trace(file)
+    assert opened.tokens.equals(recorded.tokens)
+    assert np.array_equal(opened.experts, recorded.experts)
+    np.testing.assert_allclose(opened.weights, recorded.weights, atol=1e-6, rtol=0)
+
+    page.reload()  # the address repeats the view
+    expect(tokens(page)).to_have_text(strip_of(recorded, 4))
+    go_to(page, "Traces")
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("Opened.")).to_be_visible()
+    go_to(page, "Explore")
+    choose_layer(page, 2)
+    expect(tokens(page)).to_have_text(strip_of(recorded, 2))
+
+
+def test_a_token_that_was_clicked_shows_its_way_on_the_topic_s_page_too(shown):
+    page = shown()
+    tokens(page).nth(3).click()
+    expect(page.get_by_text("Token #3", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile("token=3"))
+    go_to(page, "Tokens")
+    expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
+    expect(picture(page, WAY)).to_be_visible()
+
+
+def test_a_token_can_be_chosen_on_the_topic_s_page_too(visit):
+    page = visit("/tokens")
+    expect(page.get_by_text("This is about one token, and none is selected.")).to_be_visible()
+    tokens(page).nth(3).click()
+    expect(picture(page, WAY)).to_be_visible()
+    go_to(page, "Explore")
+    expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
+
+
+def test_the_strip_of_the_topic_s_page_can_be_walked_with_the_keys(page):
+    run(page, PROMPT)
+    go_to(page, "Tokens")
+    settled(page)
+    first, third = tokens(page).first, tokens(page).nth(2)
+    chosen(page).focus()  # where the tab key leads
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(third).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(picture(page, WAY)).to_be_visible()
+    expect(third).to_have_attribute("aria-selected", "true")
+    settled(page)
+    expect(third).to_be_focused()  # after the rerun too
+    page.keyboard.press("End")
+    expect(tokens(page).last).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(tokens(page).last).not_to_be_focused()
+    page.keyboard.press("Home")
+    expect(first).to_be_focused()
+
+
+def test_the_keyboard_runs_the_prompt(page):
+    for keys, prompt in {"ControlOrMeta+Enter": "One day", "Enter": "Two days"}.items():
+        box(page).fill(prompt)
+        box(page).press(keys)
+        ran(page, prompt)
+        expect(tokens(page).last).to_have_text(re.compile("^␣day"))
+
+
+def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(page, server):
+    with generating(page, server, PROMPT) as count:
+        stop = page.get_by_role("button", name="Stop")
+        stop.click()
+        expect(stop).to_be_hidden()
+        drawn(page)  # once the page is drawn anew
+        some_generated(page, count)
+    expect(page.get_by_role("group", name="The text so far").locator("ins")).to_be_visible()  # apart from the prompt
+    ask_for(page, "none")
+    run(page, "One day")  # the model is free again
+    expect(tokens(page).last).to_have_text(re.compile("^␣day"))
+
+
+def test_a_page_that_is_left_while_a_run_goes_on_keeps_what_was_shown(page, server):
+    with generating(page, server, PROMPT) as count:
+        go_to(page, "Traces")
+        go_to(page, "Explore")
+        expect(tokens(page).nth(count)).to_be_visible()
+        some_generated(page, count)
+
+
+def test_two_visitors_who_run_at_once_get_their_own_traces(visit):
+    page, other = visit(), visit()
+    prompts = {page: "Il fait froid.", other: "12 + 7 = 19"}
+    for visitor, prompt in prompts.items():
+        box(visitor).fill(prompt)
+    for visitor in prompts:
+        press_run(visitor)
+    for visitor, prompt in prompts.items():
+        ran(visitor, prompt)
+        choose_layer(visitor, 3)
+        expect(tokens(visitor)).to_have_text(strip_of(moeviz.trace(moeviz.load_model(), prompt), 3))
+
+
+def test_an_empty_prompt_leaves_the_last_drawing(shown, recorded):
+    page = shown()
+    count = len(recorded.tokens)
+    expect(tokens(page)).to_have_count(count)
+    box(page).fill("")
+    press_run(page)
+    expect(page.get_by_text("There is no text yet.")).to_be_visible()
+    expect(tokens(page)).to_have_count(count)
+
+
+def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(shown, recorded):
+    page = shown()
+    count = len(recorded.tokens)
+    expect(tokens(page)).to_have_count(count)
+    page.get_by_role("button", name="Model and options").click()
+    model = page.get_by_role("combobox", name="Model: choose one, or type")
+    model.fill("./no/such/model")
+    model.press("Enter")
+    expect(page.get_by_text("There is no model at './no/such/model'.")).to_be_visible()
+    settled(page)
+    page.keyboard.press("Escape")
+    press_run(page)
+    settled(page)
+    expect(page.get_by_text("There is no model at './no/such/model'.")).to_have_count(1)
+    expect(tokens(page)).to_have_count(count)
+
+
+def test_two_layers_are_compared_side_by_side(shown):
+    page = shown("/layers")
+    expect(page.locator(DRAWN)).to_have_count(4)
+    page.get_by_role("combobox", name="Second layer").click()
+    page.get_by_role("option", name="3", exact=True).click()
+    legend = picture(page, "Do the two layers divide their work in the same way?").locator(".role-legend-label")
+    expect(legend).to_have_text(["0", "3"])
+    expect(page.locator(DRAWN)).to_have_count(4)
+
+
+def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
+    hostile = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](http://example.com/x.png)"]
+    file = tmp_path / "hostile.csv"
+    rows = [f'{token},0,0,{token},"{text}"' for token, text in enumerate(hostile)]
+    file.write_text("position,layer,slot,expert,token\n" + "\n".join(rows) + "\n")
+    page = visit("/traces")
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("Opened.")).to_be_visible()
+    go_to(page, "Explore")
+    expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
+    tokens(page).nth(1).click()
+    expect(page.get_by_text("Token #1", exact=True)).to_be_visible()
+    expect(page.locator(".explorer").locator("img, script")).to_have_count(0)
+    go_to(page, "Tokens")
+    tokens(page).nth(1).click()
+    expect(picture(page, WAY)).to_be_visible()
+    expect(page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["training", "traces", "load"])
+def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, serve, path):
+    """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
+    page = visit(f"/{path}", at=serve())
+    expect(page.get_by_role("link", name="Explore")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "old, new", [("cooperation", "co-activation"), ("formation", "training"), ("routing-over-training", "training")]
+)
+def test_an_old_address_leads_on_to_the_page_under_its_new_name(visit, old, new):
+    page = visit(f"/{old}?prompt=Il+fait+froid.&layer=2")
+    expect(page).to_have_url(re.compile(f"/{new}.*layer=2"))
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, visit):
+    run(page, "Il fait froid.")
+    choose_layer(page, 5)
+    tokens(page).nth(2).click()
+    expect(page).to_have_url(re.compile("layer=5&token=2$"))
+
+    other = visit(path_of(page), size="phone")
+    expect(tokens(other).nth(2)).to_have_attribute("aria-selected", "true")
+    expect(layer(other)).to_have_text("5")
+
+    run(page, "One day")
+    go_to(page, "Load")
+    expect(page).to_have_url(re.compile("/load.*prompt=One"))
+    page.go_back()
+    expect(page).to_have_url(re.compile("/[?]prompt=One"))
+    expect(tokens(page).last).to_have_text(re.compile("^␣day"))
+
+
+def test_a_layer_stays_chosen_from_page_to_page(shown):
+    page = shown()
+    choose_layer(page, 1)
+    expect(page).to_have_url(re.compile("layer=1"))
+    for name in ("Tokens", "Co-activation", "Load"):
+        go_to(page, name)
+        expect(slider(page)).to_have_attribute("aria-valuetext", "1")
+    slider(page).press("ArrowRight")
+    expect(slider(page)).to_have_attribute("aria-valuetext", "2")
+    settled(page)
+    go_to(page, "Explore")
+    expect(layer(page)).to_have_text("2")
+
+
+def test_of_two_links_clicked_at_once_the_later_one_leads_on(shown):
+    """What is still to be told puts the first click off; it must not come after the second one."""
+    page = shown()
+    page.get_by_role("button", name="layer 2", exact=True).evaluate("""(button) => {
+        const links = (row) => [...document.querySelectorAll(`.st-key-${row} a`)];
+        const link = (row, name) => links(row).find((a) => a.innerText.trim() === name);
+        button.click();
+        link("menu", "Explore").click();
+        link("submenu", "Tokens").click();
+    }""")
+    expect(page.get_by_role("heading", name="Tokens", exact=True)).to_be_visible()
+    settled(page)
+    expect(page).to_have_url(re.compile("/tokens"))
+
+
+def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown, tmp_path):
+    page = shown("/load")
+    for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
+        page.get_by_test_id("stPopover").filter(has_text="⋯").get_by_role("button").first.click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind, exact=True).first.click()
+        page.keyboard.press("Escape")
+        assert download.value.suggested_filename == f"moeviz-load-heatmap.{kind.lower()}"
+        download.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_text("utf-8").startswith(begins)

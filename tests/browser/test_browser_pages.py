@@ -1,0 +1,111 @@
+"""Every page in a real Chromium: on a desktop and a phone, light and dark, to read and to hear.
+
+On no page may anything serious be in the way of a screen reader, a keyboard or weak eyes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from accessible import grave
+from browser import BACKGROUND, SIZES, eventually, fits, go_to, in_colours, settled
+from browser_pages import DRAWN, HOSTILE, PROMPT, run
+from moeviz_app.views.menu import FIRST, GALLERY, MENU
+from playwright.sync_api import Page, expect
+from tabs import Visits
+
+from moeviz.charts import TOPICS
+from moeviz.formats.exports import write_trace
+from moeviz.testing import sample_trace
+
+pytestmark = pytest.mark.browser
+NAMES = [name for names in MENU.values() for name in names if name != FIRST]
+LONGER = "\n".join([PROMPT, "The old captain walked along the shore; 12 + 7 = 19."] * 3)
+
+
+@pytest.fixture(scope="module")
+def walk(tabs, server) -> Iterator[Callable[[str], AbstractContextManager[Page]]]:
+    """A visitor of a size, who has run a text, and goes from test to test; another one after a test that failed."""
+    visits, pages = Visits(tabs, lambda: server), {}
+
+    @contextmanager
+    def on(size: str) -> Iterator[Page]:
+        page = pages.pop(size, None)
+        if page is None:
+            page = visits(size=size)
+            run(page, LONGER)
+        yield page
+        visits.check(f"pages on a {size}")
+        pages[size] = page
+
+    yield on
+    visits.leave("pages")
+
+
+COLOURS = f"""() => [...document.querySelectorAll("{DRAWN}")].map((drawing) => drawing.tagName === "CANVAS"
+  ? drawing.toDataURL()
+  : [...new Set(drawing.innerHTML.match(/(fill|stroke)="[^"]*"/g))].sort().join())"""
+
+
+def test_the_page_and_each_of_its_charts_follow_the_colours_of_the_system(visit):
+    """Else the test below would look at the same colours twice."""
+    page = visit("/load")
+    charts = page.get_by_test_id("stVegaLiteChart")
+    eventually(page, lambda: 1 < charts.count() == page.locator(DRAWN).count())
+    seen = {}
+    for scheme in ("light", "dark", "light"):
+        in_colours(page, scheme)
+        seen[scheme] = [page.evaluate(BACKGROUND), *page.evaluate(COLOURS)]
+    assert len(seen["light"]) == len(seen["dark"]) == charts.count() + 1
+    assert all(in_light != in_dark for in_light, in_dark in zip(seen["light"], seen["dark"], strict=True))
+
+
+def schemes(size: str, name: str) -> tuple[str, ...]:
+    """Of the history there are many pages: each size in one of them."""
+    if name in GALLERY:
+        return ("dark",) if size == "desktop" else ("light",)
+    return ("light", "dark")
+
+
+@pytest.mark.table("app", "moeviz/charts", "moeviz/history")
+@pytest.mark.parametrize("name", [FIRST, *NAMES])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
+    with walk(size) as page:
+        go_to(page, name)
+        settled(page)
+        if name in TOPICS:
+            expect(page.locator(DRAWN).first).to_be_visible()
+        for scheme in schemes(size, name):
+            in_colours(page, scheme)
+            fits(page)
+            assert not grave(page), scheme
+
+
+def test_what_strangers_wrote_stays_text_on_every_page(visit, tmp_path):
+    """Each hostile token twelve times, in two labelled texts, so that every topic has something to say of it."""
+    texts = list(HOSTILE) * 12
+    tokens = sample_trace(tokens=len(texts)).tokens
+    half = np.arange(len(texts)) < len(texts) // 2
+    tokens = tokens.assign(
+        text=pd.Series(texts, dtype="str"),
+        label=np.where(half, HOSTILE[1], HOSTILE[2]),
+        sequence=np.where(half, 0, 1).astype(np.int32),
+        position=(np.arange(len(texts)) % (len(texts) // 2)).astype(np.int32),
+        phase=tokens["phase"].where(~half, "prompt"),
+        token_id=np.arange(len(texts), dtype=np.int32) % len(HOSTILE),
+    )
+    trace = sample_trace(tokens=len(texts))
+    file = tmp_path / "hostile.npz"
+    write_trace(replace(trace, tokens=tokens, model=replace(trace.model, name=HOSTILE[1], caution=HOSTILE[0])), file)
+    page = visit("/traces")
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("Opened.")).to_be_visible()
+    for name in NAMES:
+        go_to(page, name)
+        settled(page)
+        expect(page.locator("img[src='x'], img[src*='example.com'], a[href*='example.com']")).to_have_count(0)
+        fits(page)

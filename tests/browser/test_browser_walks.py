@@ -1,0 +1,255 @@
+"""Walks through the app in a real Chromium, as people take them: by mouse, by the keyboard alone, and on a phone.
+
+In none may an error reach the console or a request leave the machine: tests/support/tabs.py sees to that.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from browser import drawn, eventually, settled
+from browser_pages import (
+    DRAWN,
+    ask_for,
+    box,
+    choose_layer,
+    chosen,
+    layer,
+    path_of,
+    press_run,
+    ran,
+    run,
+    some_generated,
+    tokens,
+)
+from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.views.menu import MENU
+from playwright.sync_api import Locator, Page, expect
+
+import moeviz
+from moeviz.formats.exports import read_trace
+from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import RoutingTrace
+
+pytestmark = pytest.mark.browser
+OWN_TEXT = "Le chat dort sur le lit.\nfor i in range(3):\n    print(i)\n7 + 5 = 12"
+FEW = 6  # tokens to generate
+HAS_THE_KEYBOARD = "wanted => wanted.getRootNode().activeElement === wanted"
+
+
+@pytest.fixture(scope="module")
+def own_trace() -> RoutingTrace:
+    """What the library says about OWN_TEXT."""
+    return moeviz.trace(moeviz.load_model(), OWN_TEXT)
+
+
+@dataclass(frozen=True)
+class Walker:
+    """A visitor, and what this one has at hand."""
+
+    page: Page
+    has: str  # mouse, keys, touch
+
+    def press(self, what: Locator) -> None:
+        if self.has == "keys":
+            self.tab_to(what)
+            self.page.keyboard.press("Enter")
+        elif self.has == "touch":
+            what.tap()
+        else:
+            what.click()
+
+    def tab_to(self, what: Locator) -> None:
+        """With the tab key, from wherever the keyboard is."""
+        expect(what).to_be_visible()
+        for _ in range(200):
+            if what.evaluate(HAS_THE_KEYBOARD):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"The tab key does not lead to {what}.")
+
+    def choose_token(self, row: int) -> None:
+        if self.has == "keys":
+            self.tab_to(chosen(self.page))
+            for key in ("Home", *["ArrowRight"] * row):
+                self.page.keyboard.press(key)
+        else:
+            self.press(tokens(self.page).nth(row))
+        expect(self.page.get_by_text(re.compile(rf"^Token #{row}\b"))).to_be_visible()
+
+    def run(self, prompt: str) -> None:
+        if self.has == "keys":
+            self.tab_to(box(self.page))
+            self.page.keyboard.press("ControlOrMeta+a")
+            self.page.keyboard.insert_text(prompt)
+            self.page.keyboard.press("Enter")
+        else:
+            box(self.page).fill(prompt)
+            self.press(self.page.get_by_role("button", name="Run", exact=True))
+        ran(self.page, prompt)
+
+    def go_to(self, name: str) -> None:
+        """By the links above."""
+        (part,) = (part for part, names in MENU.items() if name in names)
+        self.press(self.page.locator(".st-key-menu").get_by_role("link", name=part, exact=True))
+        if name != MENU[part][0]:
+            further = self.page.locator(".st-key-submenu")
+            expect(further.locator("strong")).to_have_text([MENU[part][0]])  # drawn for that page: none is lost
+            self.press(further.get_by_role("link", name=name, exact=True))
+        expect(title(self.page)).to_have_text(name)
+        settled(self.page)
+
+    def open_expert(self) -> str:
+        """From the card to the page of the chosen token's first expert; what that page is called."""
+        settled(self.page)
+        link = self.page.get_by_role("link", name=re.compile("^What does expert")).first
+        asked = parse_qs(urlsplit(link.get_attribute("href")).query)
+        self.press(link)
+        name = f"Layer {asked['layer'][0]}, expert {asked['expert'][0]}"
+        expect(title(self.page)).to_have_text(name)
+        expect(self.page.locator(".kwic .line").first).to_be_visible()
+        settled(self.page)
+        return name
+
+
+@pytest.fixture(params=["mouse", "keys", "touch"])
+def walker(request, visit):
+    return Walker(visit(size="phone" if request.param == "touch" else "desktop"), request.param)
+
+
+def title(page: Page) -> Locator:
+    return page.get_by_role("heading", level=1)
+
+
+def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back(walker):
+    page = walker.page
+    expect(page.get_by_text("Example, recorded beforehand.")).to_be_visible()
+    play = page.get_by_role("button", name="Play through the layers")
+    walker.press(play)
+    expect(layer(page)).to_have_text("0")
+    expect(layer(page)).to_have_text("5")
+    expect(play).to_have_text("▶ Play")  # it has gone through all
+
+    walker.choose_token(9)
+    walker.open_expert()
+    page.go_back()
+    drawn(page)
+    expect(page.get_by_text("Token #9", exact=True)).to_be_visible()
+    expect(layer(page)).to_have_text("5")
+
+    walker.press(page.get_by_role("button", name="French", exact=True))
+    ran(page, EXAMPLES["French"])
+    expect(page.get_by_text("Example, recorded beforehand.")).to_be_hidden()
+    expect(box(page)).to_have_value(EXAMPLES["French"])
+
+
+def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(walker, own_trace, tmp_path):
+    page = walker.page
+    walker.run(OWN_TEXT)
+    expect(tokens(page)).to_have_count(len(own_trace.tokens))
+    finding = page.locator(".finding").first
+    at = re.search(r"layer (\d)", eventually(page, finding.inner_text, re.compile(r"layer \d").search)).group(1)
+    walker.press(finding)
+    expect(layer(page)).to_have_text(at)
+
+    name = walker.open_expert()
+    assert name.startswith(f"Layer {at},")
+    of_text = {visible(text) for text in own_trace.tokens["text"]}
+    eventually(page, lambda: set(page.locator(".kwic .hit").all_inner_texts()), lambda hits: hits and hits <= of_text)
+
+    walker.go_to("Layers")
+    expect(page.locator(DRAWN)).to_have_count(4)
+
+    walker.press(page.locator(".st-key-menu").get_by_role("link", name="Explore", exact=True))
+    drawn(page)
+    with page.expect_download() as download:
+        walker.press(page.locator(".st-key-trace-csv button"))
+    download.value.save_as(tmp_path / "trace.csv")
+    opened = read_trace(tmp_path / "trace.csv")
+    assert opened.tokens.equals(own_trace.tokens)
+    assert np.array_equal(opened.experts, own_trace.experts)
+
+
+def test_stop_keeps_the_tokens_so_far(walker, own_trace, server):
+    page, count = walker.page, len(own_trace.tokens)
+    walker.run(OWN_TEXT)
+    expect(tokens(page)).to_have_count(count)
+    ask_for(page, "all")
+    with server.holding():
+        walker.press(page.get_by_role("button", name="Run", exact=True))
+        expect(page.get_by_text("generated", exact=True)).to_be_visible()
+        stop = page.get_by_role("button", name="Stop")
+        walker.press(stop)
+        expect(stop).to_be_hidden()
+        drawn(page)
+        some_generated(page, count)
+        expect(box(page)).to_have_value(OWN_TEXT)
+
+
+@pytest.fixture
+def elsewhere(visit):
+    """Somebody else, who opens the address that a page has."""
+    return lambda page: visit(path_of(page))
+
+
+def same(page: Page, other: Page, part: Callable[[Page], Locator]) -> None:
+    """Wait until a part of both pages is there, and has the same words and the same name for who cannot see it."""
+    seen = "all => all.map((one) => [one.textContent, one.getAttribute('aria-label')])"
+    expect(part(page)).not_to_have_count(0)
+    eventually(
+        other,
+        lambda: [part(each).evaluate_all(seen) for each in (page, other)],
+        lambda both: both[0] == both[1],
+    )
+
+
+def test_a_link_to_each_page_shows_somebody_else_the_same(page, elsewhere):
+    run(page, OWN_TEXT)
+    choose_layer(page, 2)
+    walker = Walker(page, "mouse")
+    walker.choose_token(6)
+    expect(page).to_have_url(re.compile("layer=2&token=6$"))
+    other = elsewhere(page)
+    expect(box(other)).to_have_value(OWN_TEXT)
+    expect(layer(other)).to_have_text("2")
+    same(page, other, chosen)
+    same(page, other, tokens)
+
+    walker.go_to("Tokens")
+    expect(page).to_have_url(re.compile("/tokens.*layer=2&token=6$"))
+    other = elsewhere(page)
+    same(page, other, chosen)
+
+    page.go_back()
+    drawn(page)
+    name = walker.open_expert()
+    expect(page).to_have_url(re.compile(r"expert=\d"))  # written once the page is drawn
+    other = elsewhere(page)
+    expect(title(other)).to_have_text(name)
+    same(page, other, lambda each: each.locator(".kwic .line"))
+
+
+def test_a_link_that_generates_waits_for_run_and_then_shows_the_same(page, elsewhere):
+    ask_for(page, "none")
+    page.get_by_role("button", name="Model and options").click()
+    for _ in range(FEW):
+        page.get_by_role("slider", name="Tokens to generate").press("ArrowRight")
+    settled(page)
+    page.keyboard.press("Escape")
+    run(page, "Il fait")
+    choose_layer(page, 1)
+    Walker(page, "mouse").choose_token(7)
+    expect(page).to_have_url(re.compile("layer=1&token=7$"))
+
+    other = elsewhere(page)
+    expect(other.get_by_text("Links do not start such runs by themselves")).to_be_visible()
+    expect(other.get_by_text("Example, recorded beforehand.")).to_be_visible()
+    expect(box(other)).to_have_value("Il fait")
+    press_run(other)
+    ran(other, "Il fait")
+    expect(other.get_by_text("Links do not start such runs by themselves")).to_be_hidden()
+    same(page, other, tokens)
+    same(page, other, chosen)

@@ -1,0 +1,321 @@
+"""Texts to a dataset: every text once, whatever stops the run, and the same bytes as a run that nothing stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from forked import MODELS, python
+from made_up_engine import MadeUpEngine
+from pyarrow import parquet
+
+from moeviz.capture.corpus import trace_corpus
+from moeviz.capture.models.load import load_model
+from moeviz.cli.main import main
+from moeviz.corpus import run
+from moeviz.corpus.run import Wanted, batches, write_corpus
+from moeviz.corpus.texts import files_of, planned, texts_from, texts_of_shard
+from moeviz.errors import InvalidPrompt, MoevizError
+from moeviz.formats.dataset import storage
+from moeviz.formats.dataset.convert import trace_of
+from moeviz.formats.dataset.opening import check_dataset, read_dataset
+
+TEXTS = [(f"label {n % 3}", f"Text number {n}: " + "il fait froid. " * (n % 7)) for n in range(40)]
+SMALL = Wanted(weights="exact", shard_bytes=600)
+
+
+@pytest.fixture
+def texts(tmp_path) -> Path:
+    rows = (json.dumps({"label": label, "text": text}) for label, text in TEXTS)
+    (tmp_path / "texts.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path / "texts.jsonl"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_corpus_is_the_trace_of_its_texts(texts, tmp_path):
+    dataset = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL)
+    assert len(dataset.shards) == 4 and not check_dataset(dataset)
+    whole = trace_corpus(MadeUpEngine(), TEXTS)
+    back = trace_of(dataset)
+    assert back.tokens.equals(whole.tokens), "texts of more than 64 characters are in stretches"
+    assert (back.experts == whole.experts).all() and (back.weights == whole.weights).all()
+    assert back.model == whole.model
+
+
+@pytest.mark.parametrize("batch_tokens", [0, 300])
+def test_the_embedded_model_decides_the_same_in_batches_of_like_lengths(batch_tokens, texts, tmp_path):
+    model = load_model()
+    wanted = Wanted(weights="exact", shard_bytes=600, batch_tokens=batch_tokens)
+    dataset = write_corpus(model, [str(texts)], tmp_path / "out", wanted)
+    whole, back = trace_corpus(model, TEXTS), trace_of(dataset)
+    assert back.tokens.equals(whole.tokens) and (back.experts == whole.experts).all()
+    np.testing.assert_allclose(back.weights, whole.weights, atol=1e-5)
+    assert back.model == whole.model and (batch_tokens or (back.weights == whole.weights).all())
+
+
+def test_short_texts_run_together_unless_each_is_asked_to_run_alone(texts, tmp_path, monkeypatch):
+    runs, traced = [], run.trace
+    monkeypatch.setattr(run, "trace", lambda *args, **how: runs.append(args[1]) or traced(*args, **how))
+    model = load_model()
+    write_corpus(model, [str(texts)], tmp_path / "together")
+    together = len(runs) - 1  # one to look at the model
+    write_corpus(model, [str(texts)], tmp_path / "alone", Wanted(batch_tokens=0))
+    assert len(runs) - together - 2 == len(TEXTS) and together < len(TEXTS) / 4
+    one, other = (trace_of(read_dataset(tmp_path / name)) for name in ("together", "alone"))
+    assert one.tokens.equals(other.tokens) and (one.experts == other.experts).all()
+
+
+def test_batches_have_like_lengths_and_every_stretch_once():
+    lengths = np.random.default_rng(0).integers(1, 50, 200)
+    found = list(batches(lengths, 100))
+    assert sorted(at for batch in found for at in batch) == list(range(200)) and len(found) < 120
+    assert all(max(lengths[batch]) * len(batch) <= 100 for batch in found)
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from moeviz.capture.models.load import load_model
+from moeviz.corpus.run import Wanted, write_corpus
+rename, when, left = Path.rename, sys.argv[3], [2]
+def killing(self, target):
+    if self.name.startswith(".shard-"):
+        left[0] -= 1
+        if when == "before" and not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    moved = rename(self, target)
+    if when == "after" and not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return moved
+Path.rename = killing
+torch.set_num_threads(1)
+write_corpus(load_model(), [sys.argv[1]], sys.argv[2], Wanted(shard_bytes=600), resume=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9.")
+def test_a_run_that_is_killed_before_and_after_a_shard_takes_its_name_ends_as_if_it_had_not_been(texts, tmp_path):
+    torch.set_num_threads(1)
+    model, folder = load_model(), tmp_path / "killed"
+    write_corpus(model, [str(texts)], tmp_path / "whole", Wanted(shard_bytes=600))
+    for when, there in (("before", 1), ("after", 3)):
+        died = python("-c", KILLED, str(texts), str(folder), when, warm=MODELS)
+        assert died.returncode == -signal.SIGKILL
+        assert len(list(folder.glob("shard-*"))) == there, "what was done is there, and nothing else"
+        assert len(list(folder.glob(".shard-*"))) == (when == "before") and not (folder / "manifest.json").exists()
+    write_corpus(model, [str(texts)], folder, Wanted(shard_bytes=600), resume=True)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_path, monkeypatch):
+    whole = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "whole", SMALL)
+    folder, left, sync = tmp_path / "full", [30], storage.sync
+
+    def full(path):
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(28, os.strerror(28), str(path))
+        sync(path)
+
+    monkeypatch.setattr(storage, "sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_corpus(MadeUpEngine(), [str(texts)], folder, SMALL)
+    assert not list(folder.glob(".shard-*")) and len(list(folder.glob("shard-*"))) == 2
+    engine = MadeUpEngine()
+    write_corpus(engine, [str(texts)], folder, SMALL, resume=True)
+    assert contents(folder) == contents(whole.path)
+    assert len(engine.read) < sum(len(text) // 64 + 1 for _, text in TEXTS), "what was done is not run again"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB; skips where none can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("A small disk is mounted for this, which takes root.")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_whole_shards(texts, tmp_path, small_disk):
+    whole = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "whole", SMALL)
+    size = sum(map(len, contents(whole.path).values()))
+    room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "filler").write_bytes(bytes(max(room - size // 2 - 30_000, 0)))
+    with pytest.raises(OSError, match="No space left"):
+        write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL)
+    assert not list((small_disk / "out").glob(".shard-*")) and not (small_disk / "out" / "manifest.json").exists()
+    (small_disk / "filler").unlink()
+    write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL, resume=True)
+    assert contents(small_disk / "out") == contents(whole.path)
+
+
+def test_resuming_a_whole_dataset_does_nothing(texts, tmp_path):
+    dataset = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL)
+    before, engine = contents(dataset.path), MadeUpEngine()
+    write_corpus(engine, [str(texts)], tmp_path / "out", SMALL, resume=True)
+    assert contents(dataset.path) == before and engine.read == ["a"]  # which says what the model is
+
+
+def test_texts_that_changed_meanwhile_are_refused(texts, tmp_path):
+    write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL)
+    (tmp_path / "out" / "manifest.json").unlink()
+    texts.write_text(texts.read_text().replace("number 39", "number 93"))
+    with pytest.raises(MoevizError, match="other texts or settings: its plan differs in shards"):
+        write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL, resume=True)
+
+
+def test_texts_that_change_while_they_are_traced_are_refused(texts):
+    files = files_of([str(texts)])
+    plan = planned(files, 600)
+    texts.write_text(texts.read_text().replace("number 3", "number 4"))
+    with pytest.raises(InvalidPrompt, match="The texts changed after the run was planned"):
+        list(texts_of_shard(files, plan[0]))
+
+
+@pytest.fixture
+def mixed(tmp_path, texts) -> Path:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("\ufeff" + texts.read_text() + "\n\n", encoding="utf-8")
+    (folder / "b.txt").write_text("one text\nof two lines\n")
+    rows = {"text": [f"row {n}" for n in range(700)], "label": ["rows"] * 700, "other": [0] * 700}
+    parquet.write_table(pa.table(rows), folder / "c.parquet", row_group_size=300)
+    (folder / "d.jsonl").write_text('{"text": "no label"}\r\n')
+    (folder / "ignored.bin").write_bytes(b"\x00")
+    return folder
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 100, 10**9])
+def test_shards_have_all_texts_of_all_kinds_of_files_in_order(shard_bytes, mixed):
+    files = files_of([str(mixed)])
+    whole = [(text.label, text.text) for text in texts_from(files)]
+    assert whole[:40] == TEXTS and whole[40] == ("b", "one text\nof two lines\n")
+    assert whole[41:741] == [("rows", f"row {n}") for n in range(700)] and whole[741:] == [("d", "no label")]
+    plan = planned(files, shard_bytes)
+    again = [(text.label, text.text) for shard in plan for text in texts_of_shard(files, shard)]
+    assert again == whole and plan[0]["first_text"] == 0
+    assert len(plan) == {1: 742, 10**9: 1}.get(shard_bytes, len(plan))
+
+
+def test_each_line_of_a_text_file_is_a_text_where_that_is_asked_for(tmp_path):
+    (tmp_path / "notes.txt").write_bytes("one\r\n\ntwo \u2028 lines\n".encode())
+    found = [(text.label, text.text) for text in texts_from([tmp_path / "notes.txt"], lines=True)]
+    assert found == [("notes", "one"), ("notes", "two \u2028 lines")]
+
+
+BAD = {
+    "not json": ("a.jsonl", b"{", "the line at byte 0 is not JSON"),
+    "no text": ("a.jsonl", b'{"text": "a"}\n{"label": "x"}', "the line at byte 14 has no 'text'"),
+    "not utf-8": ("a.jsonl", b"\xff\xfe", "not text in UTF-8"),
+    "empty": ("a.jsonl", b"\n\n", "There are no texts to trace"),
+    "not parquet": ("a.parquet", b"PAR1", "is not a Parquet file, or it is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_files_that_hold_no_texts_get_one_sentence(kind, tmp_path):
+    name, data, sentence = BAD[kind]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidPrompt, match=sentence):
+        planned(files_of([str(tmp_path / name)]), 600)
+
+
+def test_a_folder_without_texts_and_a_table_without_them_say_so(tmp_path):
+    with pytest.raises(InvalidPrompt, match=r"in it\. Give one that has"):
+        files_of([str(tmp_path)])
+    parquet.write_table(pa.table({"content": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(InvalidPrompt, match="has no column “text”"):
+        planned(files_of([str(tmp_path)]), 600)
+
+
+def test_progress_counts_texts_and_knows_the_time_left(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROWS", 200)
+    told = []
+    write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL, progress=lambda *now: told.append(now))
+    assert told[-1] == (40, 40, 0) and len(told) > 5
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told) and told[0][2] > 0
+
+
+PEAKS = """
+import json, sys, tracemalloc
+from pathlib import Path
+from made_up_engine import MadeUpEngine
+from moeviz.corpus import run
+from moeviz.corpus.run import Wanted, write_corpus
+from moeviz.formats.dataset.shard import ShardWriter
+
+class Forgetful(MadeUpEngine):
+    def run(self, asked):
+        yield from super().run(asked)
+        self.read.clear()
+
+run.ROWS = 400
+ShardWriter.__init__.__defaults__ = (run.ROWS,)
+
+def peak_of(texts, folder):
+    rows = (json.dumps({"label": "a", "text": f"text {n:06} il fait froid, et la mer"}) for n in range(texts))
+    folder.mkdir()
+    (folder / "texts.jsonl").write_text(chr(10).join(rows), encoding="utf-8")
+    tracemalloc.start()
+    dataset = write_corpus(Forgetful(), [str(folder / "texts.jsonl")], folder / "out", Wanted(shard_bytes=12_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert dataset.texts == texts
+    return peak
+
+peak_of(100, Path(sys.argv[1], "first"))  # what is imported and kept is there now
+print(*(peak_of(texts, Path(sys.argv[1], str(texts))) for texts in (100, 600)))
+"""
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    """In a process of its own: what is counted there is of no other thread, and of no garbage of other tests."""
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")])
+    said = python("-c", PEAKS, str(tmp_path), warm=MODELS, env=os.environ | {"PYTHONPATH": path}, check=True)
+    small, large = map(int, said.stdout.split())
+    assert large < 2 * small, said.stdout
+
+
+# On the command line
+
+
+@pytest.fixture
+def engine(monkeypatch) -> MadeUpEngine:
+    made = MadeUpEngine()
+    monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: made)
+    return made
+
+
+def test_the_command_writes_a_folder_and_says_what_is_in_it(engine, texts, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["corpus", str(texts), "-o", out, "--no-text", "--weights", "none", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["texts"] == 40 and facts["labels"] == ["label 0", "label 1", "label 2"]
+    dataset = read_dataset(out)
+    assert not dataset.kept.text and dataset.kept.weights == "none" and facts["tokens"] == dataset.tokens
+    assert main(["corpus", str(texts), "-o", out]) == 1
+    assert "holds a whole dataset. Go on with it by --resume" in capsys.readouterr().err
+    assert main(["corpus", str(texts), "-o", out, "--resume"]) == 1
+    assert "its plan differs in kept" in capsys.readouterr().err
+    assert main(["corpus", str(texts), "-o", str(tmp_path / "more"), "--lines"]) == 0
+    assert "40 texts, 3 MoE layers, 3 labels, in 1 shards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--resume"], ["--no-text"], ["--weights", "none"], ["--lines"]])
+def test_an_option_of_datasets_does_nothing_for_a_trace_and_is_refused(option, texts, tmp_path, capsys):
+    assert main(["corpus", str(texts), "-o", str(tmp_path / "mine.npz"), *option]) == 1
+    assert f"{option[0]} is for a corpus that is written to a folder" in capsys.readouterr().err
+    assert main(["corpus", "--embedded", "-o", str(tmp_path / "mine")]) == 1
+    assert "--embedded gives one trace" in capsys.readouterr().err

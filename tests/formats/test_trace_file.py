@@ -1,0 +1,269 @@
+"""The .npz trace file: every bit comes back, and a hostile file gives one sentence."""
+
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from npz_files import members_of, npy_header, npz
+
+from moeviz.errors import InvalidTrace
+from moeviz.formats.trace_file import from_trace_file, to_trace_file
+
+
+def npy(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def members(trace) -> dict[str, bytes]:
+    return members_of(to_trace_file(trace))
+
+
+@pytest.fixture
+def with_header(members):
+    """The file again, with its JSON header changed by a function."""
+
+    def change(edit) -> bytes:
+        header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
+        edit(header)
+        return npz(members | {"header.npy": npy(np.frombuffer(json.dumps(header).encode(), np.uint8))})
+
+    return change
+
+
+def test_numpy_alone_reads_a_trace_file(trace):
+    arrays = np.load(io.BytesIO(to_trace_file(trace)), allow_pickle=False)
+    assert np.array_equal(arrays["experts"], trace.experts)
+    assert np.array_equal(arrays["weights"], trace.weights)
+    assert json.loads(bytes(arrays["header"]))["tokens"]["text"] == trace.tokens["text"].tolist()
+
+
+def test_the_same_trace_gives_the_same_bytes(trace):
+    assert to_trace_file(trace) == to_trace_file(trace)
+
+
+def test_damage_inside_the_members_gives_one_sentence_or_another_trace(members):
+    """Zip's checksums catch what hits the file; here each member is damaged and packed again."""
+    rng = np.random.default_rng(2)
+    refused = 0
+    for _ in range(300):
+        name = str(rng.choice(list(members)))
+        content = np.frombuffer(members[name], np.uint8).copy()
+        content[rng.integers(0, min(len(content), 400), 2)] = rng.integers(0, 256, 2, np.uint8)
+        cut = rng.integers(0, 2) * rng.integers(0, len(content))
+        try:
+            from_trace_file(npz(members | {name: content[: len(content) - cut].tobytes()}))
+        except InvalidTrace:
+            refused += 1
+    assert refused > 100
+
+
+def test_arrays_that_come_back_can_be_written_to(trace):
+    read = from_trace_file(to_trace_file(trace))
+    assert read.experts.flags.writeable and read.weights.flags.writeable and read.logits.flags.writeable
+
+
+def test_a_file_that_numpy_saved_opens_too(trace, members):
+    arrays = np.load(io.BytesIO(to_trace_file(trace)))
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    assert from_trace_file(buffer.getvalue()).equals(trace)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"layer,expert\n0,1\n", b"\x93NUMPY\x01\x00"])
+def test_something_that_is_no_zip_is_refused(data):
+    with pytest.raises(InvalidTrace, match="This is not a"):
+        from_trace_file(data)
+
+
+@pytest.mark.parametrize("missing", ["header.npy", "experts.npy"])
+def test_a_missing_array_is_named_by_what_should_be_there(members, missing):
+    del members[missing]
+    with pytest.raises(InvalidTrace, match=r"holds header\.npy, experts\.npy"):
+        from_trace_file(npz(members))
+
+
+@pytest.mark.parametrize("name", ["code.py", "experts", "../experts.npy", "Experts.npy"])
+def test_a_member_that_we_do_not_know_is_refused(members, name):
+    with pytest.raises(InvalidTrace, match="this one holds"):
+        from_trace_file(npz(members | {name: b""}))
+
+
+def test_the_same_member_twice_is_refused(members):
+    buffer = io.BytesIO(npz(members))
+    with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("experts.npy", members["experts.npy"])
+    with pytest.raises(InvalidTrace, match="this one holds"):
+        from_trace_file(buffer.getvalue())
+
+
+def test_pickled_objects_are_refused_and_never_loaded(members):
+    class Bomb:
+        def __reduce__(self):
+            return pytest.fail, ("the pickle was loaded",)
+
+    content = npy_header("|O", (1,)) + pickle.dumps(Bomb())
+    with pytest.raises(InvalidTrace, match=r"type \|O"):
+        from_trace_file(npz(members | {"experts.npy": content}))
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<i8", "<f4", ">i2", "|b1"])
+def test_ids_of_another_dtype_are_refused(trace, members, dtype):
+    with pytest.raises(InvalidTrace, match=r"must be <i2"):
+        from_trace_file(npz(members | {"experts.npy": npy(trace.experts.astype(dtype))}))
+
+
+def test_arrays_in_fortran_order_are_refused(trace, members):
+    content = npy(np.asfortranarray(trace.experts))
+    with pytest.raises(InvalidTrace, match="as numpy saves it"):
+        from_trace_file(npz(members | {"experts.npy": content}))
+
+
+def test_an_array_of_another_shape_is_refused(trace, members):
+    with pytest.raises(InvalidTrace, match="the header says"):
+        from_trace_file(npz(members | {"weights.npy": npy(trace.weights[:, :-1])}))
+
+
+def test_an_id_out_of_range_is_refused(trace, members):
+    trace.experts[1, 2, 0] = 8
+    with pytest.raises(InvalidTrace, match="Got expert 8 in layer 1, token 2"):
+        from_trace_file(npz(members | {"experts.npy": npy(trace.experts)}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(trace, members, value):
+    trace.weights[0, 0, 0] = value
+    with pytest.raises(InvalidTrace, match="NaN or infinity"):
+        from_trace_file(npz(members | {"weights.npy": npy(trace.weights)}))
+
+
+def test_a_zip_bomb_is_refused_by_what_it_declares(members):
+    bomb = npz(members | {"experts.npy": npy_header("<i2", (1, 2**22, 2)) + bytes(2**24)})
+    assert len(bomb) < 2**16
+    with pytest.raises(InvalidTrace, match="unpacks to"):
+        from_trace_file(bomb, max_bytes=2**20)
+
+
+def test_a_header_too_large_for_json_is_refused(members):
+    budget = 8 * len(members["header.npy"])
+    assert sum(map(len, members.values())) < budget
+    with pytest.raises(InvalidTrace, match="header has"):
+        from_trace_file(npz(members), budget)
+
+
+def test_an_array_header_that_promises_more_than_the_member_holds_is_refused(with_header, members):
+    def many_slots(header):
+        header["model"]["top_k"] = 30_000
+
+    members["experts.npy"] = npy_header("<i2", (4, 32, 30_000))
+    members["weights.npy"] = npy_header("<f4", (4, 32, 30_000))
+    with pytest.raises(InvalidTrace, match="its numbers take"):
+        from_trace_file(with_header(many_slots))
+
+
+def test_an_encrypted_member_and_another_packing_are_refused(members):
+    with pytest.raises(InvalidTrace, match="another method than deflate"):
+        from_trace_file(npz(members, zipfile.ZIP_BZIP2))
+
+
+def test_a_file_larger_than_allowed_is_refused(trace):
+    with pytest.raises(InvalidTrace, match="files of up to 100"):
+        from_trace_file(to_trace_file(trace), max_bytes=100)
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format": NaN}', b'"x"'])
+def test_a_header_that_is_no_json_object_is_refused(members, text):
+    content = npy(np.frombuffer(text, np.uint8))
+    with pytest.raises(InvalidTrace, match="JSON"):
+        from_trace_file(npz(members | {"header.npy": content}))
+
+
+@pytest.mark.parametrize("version", ["moeviz trace", "trace v1", None, 1, ["moeviz trace v1"]])
+def test_another_format_is_refused_by_name(with_header, version):
+    with pytest.raises(InvalidTrace, match=r"reads 'moeviz trace v2' and older\. Save the trace again"):
+        from_trace_file(with_header(lambda header: header.update(format=version)))
+
+
+@pytest.mark.parametrize("version", ["moeviz trace v3", "moeviz trace v27"])
+def test_a_file_of_a_later_version_asks_for_an_update(with_header, version):
+    with pytest.raises(InvalidTrace, match=rf"is '{version}', .* reads up to 'moeviz trace v2'\. Update moeviz"):
+        from_trace_file(with_header(lambda header: header.update(format=version)))
+
+
+WRONG_FACTS = {
+    "layers": [
+        "0123",
+        [0, 1, 2, "3"],
+        [0, 1, 2],
+        [3, 2, 1, 0],
+        [0, 0, 1, 2],
+        [0, 1, 2, 2**31],
+        [],
+        None,
+        [0, 1, 2, 3.0],
+    ],
+    "num_experts": [[8, 8, 8, 0], [8, 8, 8, 2**15], [8, 8, 8, True], 8, [8, 8, 8, -8], [[8], 8, 8, 8]],
+    "top_k": [True, "2", 2.0, 3, 0, -1, 10**30, None],
+    "name": [None, 7, "x" * 5000, "\ud800", ["x"]],
+    "backend": [None, 7],
+    "score_function": ["hardmax", None, ["softmax"]],
+    "num_layers": [True, "4", -1, 10**30],
+    "dtype": [32, []],
+    "parameters": [[], 7, {}, {"input_embedding": 1}],
+    "colour": ["red"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG_FACTS.items() for value in values])
+def test_a_wrong_fact_about_the_model_is_refused(with_header, name, value):
+    with pytest.raises(InvalidTrace):
+        from_trace_file(with_header(lambda header: header["model"].update({name: value})))
+
+
+@pytest.mark.parametrize("name", ["name", "backend", "layers", "num_experts", "top_k"])
+def test_a_fact_that_is_missing_is_named(with_header, name):
+    with pytest.raises(InvalidTrace, match=f"does not give the model's '{name}'"):
+        from_trace_file(with_header(lambda header: header["model"].pop(name)))
+
+
+WRONG_TOKENS = {
+    "sequence": [-1, 2**31, 0.0, True, "0", None],
+    "position": [1, -1],
+    "token_id": [-2, 2**31],
+    "text": [None, 7, "\udfff", ["x"]],
+    "phase": ["thinking", None, 0, ["prompt"]],
+    "label": [None, 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG_TOKENS.items() for value in values]
+)
+def test_a_wrong_fact_about_a_token_is_refused(with_header, name, value):
+    def spoil(header):
+        header["tokens"].setdefault("label", ["a"] * 32)
+        header["tokens"][name][0] = value
+
+    with pytest.raises(InvalidTrace):
+        from_trace_file(with_header(spoil))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda header: header.pop("tokens"),
+        lambda header: header.update(tokens=[]),
+        lambda header: header["tokens"].pop("text"),
+        lambda header: header["tokens"]["text"].pop(),
+        lambda header: header["tokens"].update(position=7),
+        lambda header: header["tokens"].update(colour=["red"] * 32),
+    ],
+)
+def test_tokens_that_are_not_lists_of_one_length_are_refused(with_header, edit):
+    with pytest.raises(InvalidTrace, match=r"tokens"):
+        from_trace_file(with_header(edit))

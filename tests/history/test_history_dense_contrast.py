@@ -1,0 +1,340 @@
+"""A small Mixtral between two dense networks: its layer worked by hand, its costs, its training, its trace."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from watching import heard_until_stopped
+
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.dense_contrast import exhibit as memory_and_compute
+from moeviz.history.dense_contrast import model as dense_contrast
+from moeviz.history.dense_contrast.checks import claims
+from moeviz.history.dense_contrast.decoder import PARTS, MixtureBlock, Sizes, TopKChoice, as_one_block, at_random, cost
+from moeviz.history.dense_contrast.exhibit import (
+    HERE,
+    MEMORY_COMPUTE,
+    PAYOFF,
+    PERPLEXITY,
+    REAL,
+    loss_by_parameters,
+    memory_against_compute,
+    payoff_runs,
+    payoff_words,
+    perplexity_by_step,
+    shipped_sweep,
+)
+from moeviz.history.dense_contrast.model import (
+    KINDS,
+    WORDS,
+    DecoderRun,
+    balancing_loss,
+    perplexity,
+    sizes_of,
+    trace_of,
+    train,
+)
+from moeviz.history.shared.datasets import english
+from moeviz.history.shared.results import load, save, shipped
+from moeviz.metrics.load import expert_load
+from moeviz.metrics.parameters import parameter_split
+from moeviz.parameters import active_parameters
+
+pytestmark = pytest.mark.table("moeviz/history")
+
+TINY = Sizes(vocabulary=5, width=4, hidden=3, layers=2, heads=2, key_heads=1, experts=4, top_k=2)
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, DecoderRun]:
+    return {kind: train(kind=kind, steps=STEPS) for kind in KINDS}
+
+
+def drawn(sizes: Sizes, seed: int = 0) -> MixtureBlock:
+    """A layer whose outputs are of a size to be compared."""
+    mixture, draws = MixtureBlock(sizes).double().requires_grad_(False), torch.Generator().manual_seed(seed)
+    for matrix in mixture.parameters():
+        matrix.normal_(generator=draws)
+    return mixture
+
+
+def words(sizes: Sizes, number: int = 20) -> torch.Tensor:
+    return torch.randn(number, sizes.width, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+def test_a_layer_of_three_experts_is_the_one_worked_by_hand():
+    """One input, one hidden unit: expert i says dᵢ · silu(gᵢ x) · uᵢ x.
+
+    x = 2; logits 2·(0, ln 3 / 2, −1) = 0, ln 3, −2: of these the first two, with weights 1/4 and 3/4. silu(2) = a.
+    Expert 0: g = u = d = 1 gives 2a. Expert 1: g = 1, u = 2, d = −1 gives −4a. y = 2a / 4 − 3 · 4a / 4 = −2.5 a.
+    """
+    mixture = MixtureBlock(Sizes(1, 1, 1, 1, 1, 1, experts=3, top_k=2)).double().requires_grad_(False)
+    mixture.router[:] = torch.tensor([[0.0], [np.log(3) / 2], [-1.0]])
+    for name, values in {"gate": (1, 1, 9), "up": (1, 2, 9), "down": (1, -1, 9)}.items():
+        getattr(mixture.experts, name)[:, 0, 0] = torch.tensor(values)
+    y, choice = mixture(torch.tensor([[2.0]], dtype=torch.float64))
+    assert choice.experts.tolist() == [[1, 0]]
+    assert choice.weights[0].tolist() == pytest.approx([0.75, 0.25])
+    assert y.item() == pytest.approx(-2.5 * 2 / (1 + np.exp(-2)))
+
+
+def test_with_all_experts_on_a_mixture_is_one_dense_block_and_with_fewer_the_same_with_the_others_at_0():
+    for sizes in (TINY, TINY.as_large()):
+        mixture, x = drawn(sizes), words(sizes)
+        assert torch.allclose(mixture(x)[0], as_one_block(mixture, x), rtol=0, atol=1e-10)
+    assert not torch.allclose(drawn(TINY)(x)[0], drawn(TINY.as_large())(x)[0], atol=0.1)
+
+
+def test_an_expert_that_is_not_chosen_does_nothing_and_learns_nothing():
+    mixture, x = drawn(TINY), words(TINY, 1)
+    mixture.requires_grad_(True)
+    y, choice = mixture(x)
+    y.sum().backward()
+    chosen = set(choice.experts[0].tolist())
+    moved = {expert for expert in range(4) if mixture.experts.down.grad[expert].abs().sum() > 0}
+    assert moved == chosen and len(chosen) == 2
+
+
+def test_a_word_hears_itself_and_those_before_it_alone():
+    decoder = at_random(TINY, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(20)
+        text = torch.tensor([[1, 2, 3, 4]])
+        before, after = decoder(text)[0], decoder(torch.tensor([[1, 2, 0, 4]]))[0]
+    torch.testing.assert_close(before[:, :2], after[:, :2])  # rounding may depend on what stands beside
+    assert not torch.allclose(before[:, 2], after[:, 2]) and not torch.allclose(before[:, 3], after[:, 3])
+    other_order = decoder(torch.tensor([[2, 1, 3, 4]]))[0]
+    assert not torch.allclose(before[:, 3], other_order[:, 3]), "positions count"
+
+
+def test_costs_are_those_worked_by_hand():
+    """V 5, D 4, H 3, two layers, two heads of 2 and one for keys, four experts, two chosen.
+
+    Embeddings 20 and 20. A layer: attention 16 + 8 + 8 + 16 = 48, router 16, an expert 3·4·3 = 36. Norms 5·4 = 20.
+    """
+    counted = cost(TINY)
+    by_hand = {"input_embedding": 20, "output_embedding": 20, "attention": 96, "routers": 32, "routed_experts": 288}
+    assert counted.parts == by_hand | {"dense_layers": 0, "other": 20} and tuple(counted.parts) == PARTS
+    assert (counted.total, counted.active) == (476, 476 - 144)
+    assert counted.multiply_adds == 20 + 96 + 32 + 144
+    large, fast = cost(TINY.as_large()), cost(TINY.as_fast())
+    assert large.active == large.total == counted.total
+    assert fast.active == fast.total == counted.active - counted.parts["routers"]
+    assert fast.parts["dense_layers"] == 144 and not fast.parts["routers"]
+
+
+def test_the_balancing_loss_is_1_where_all_is_even_and_e_where_one_expert_gets_it_all():
+    even = TopKChoice(torch.zeros(4, 4), torch.arange(4)[:, None], torch.ones(4, 1))
+    one = TopKChoice(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
+    assert balancing_loss(even).item() == pytest.approx(1)
+    assert balancing_loss(one).item() == pytest.approx(4)
+
+
+def test_perplexity_of_a_decoder_that_knows_nothing_is_the_size_of_its_vocabulary():
+    decoder = at_random(TINY, torch.Generator().manual_seed(0))
+    torch.nn.init.zeros_(decoder.head)
+    assert perplexity(decoder, torch.arange(WORDS + 1) % 5) == pytest.approx(5)
+
+
+def test_training_makes_all_three_better_and_they_cost_what_their_sizes_say(runs):
+    for kind, run in runs.items():
+        assert run.recorded == (0, STEPS) and run.perplexity[1] < run.perplexity[0]
+        assert run.cost == cost(sizes_of(kind=kind)) and run.settings["kind"] == kind
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(runs):
+    again, other = train(steps=STEPS), train(steps=STEPS, seed=1)
+    for each in fields(DecoderRun):
+        assert np.array_equal(getattr(runs["sparse"], each.name), getattr(again, each.name)), each.name
+    assert not np.array_equal(again.logits, other.logits)
+
+
+def test_a_global_seed_changes_nothing(runs):
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    assert np.array_equal(train(steps=STEPS).logits, runs["sparse"].logits)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_who_watches_sees_each_step_and_may_stop():
+    seen = heard_until_stopped(train, 2, steps=4)
+    assert [done for done, _ in seen] == [0, 0.25] and "perplexity" in seen[0][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kind": "dense"}, "as fast"),
+        ({"experts": 1}, "2 to 64"),
+        ({"top_k": 9}, "8 experts, 9 of them"),
+        ({"top_k": 0}, "from 1 to all"),
+        ({"steps": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_a_sentence(settings, says):
+    with pytest.raises(MoevizError, match=says):
+        train(**settings)
+
+
+def test_the_trace_holds_what_the_routers_decided_and_what_the_model_has(runs):
+    run = runs["sparse"]
+    trace = trace_of(run)
+    assert (trace.model.layers, trace.model.num_layers, trace.model.top_k) == ((0, 1), 2, 2)
+    assert len(trace.tokens) == 768 and trace.tokens["position"].max() == WORDS - 1
+    first = trace.tokens["text"][0]
+    assert first == english().vocabulary[trace.tokens["token_id"][0]] and first
+    assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-6)
+    of_chosen = np.take_along_axis(trace.logits, trace.experts.astype(np.int64), axis=-1)
+    assert of_chosen.min(axis=-1) == pytest.approx(np.sort(trace.logits, axis=-1)[..., -2])
+    assert F.softmax(torch.from_numpy(of_chosen), dim=-1).numpy() == pytest.approx(trace.weights, abs=1e-6)
+    counts = trace.model.parameters
+    assert counts.total == run.cost.total and active_parameters(counts, trace.model.top_k) == run.active
+
+
+def test_with_all_experts_on_the_load_is_flat_and_every_parameter_active(runs):
+    trace = trace_of(runs["as large"])
+    assert (expert_load(trace)["times_even"] == 1).all()
+    split = parameter_split(trace).query("convention == 'all'")
+    assert (split["active"] == split["parameters"]).all()
+    assert np.ptp(trace.weights) > 0, "weights are what the gate says, and not all alike"
+
+
+def test_the_network_as_fast_has_no_routing_to_show(runs):
+    assert runs["as fast"].experts.shape == (2, 768, 0)
+    with pytest.raises(InvalidTrace, match="no router"):
+        trace_of(runs["as fast"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_each_kind_comes_back_from_its_file(runs, kind, tmp_path):
+    save(runs[kind], tmp_path / "run.npz")
+    again = load(DecoderRun, tmp_path / "run.npz")
+    for each in fields(DecoderRun):
+        assert np.array_equal(getattr(runs[kind], each.name), getattr(again, each.name)), each.name
+
+
+def test_the_triangle_has_the_same_memory_above_a_mixture_and_the_same_compute_beside_it(runs):
+    frame = memory_against_compute(runs["as fast"]).set_index(["network", "kind"])
+    for network in (HERE, REAL):
+        sparse, fast, large = (frame.loc[(network, kind)] for kind in KINDS)
+        assert large["memory"] == large["compute"] == sparse["memory"] == 1
+        assert fast["memory"] == fast["compute"] == pytest.approx(sparse["compute"], abs=0.003)
+    assert frame.loc[(REAL, "sparse"), ["total", "active"]].tolist() == [46_702_792_704, 12_879_925_248]
+    assert frame.loc[(REAL, "sparse"), "compute"] == pytest.approx(0.276, abs=5e-4)
+
+
+def test_the_curves_are_those_of_the_sweep_and_of_this_run_without_step_0(runs):
+    frame = perplexity_by_step(runs["as large"], shipped_sweep())
+    assert frame["step"].min() == STEPS
+    mine = frame[frame["run"] == memory_and_compute.THIS_RUN]
+    assert mine["kind"].tolist() == ["as large"] and mine["perplexity"].tolist() == [runs["as large"].perplexity[1]]
+
+
+def test_a_sweep_trains_every_kind_from_every_seed():
+    seen = []
+    frame = memory_and_compute.sweep((5,), lambda done, says: seen.append(done), steps=1)
+    assert frame.groupby("kind", sort=False)["seed"].unique().map(list).to_dict() == {kind: [5] for kind in KINDS}
+    assert frame["step"].tolist() == [0, 1] * 3 and seen == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("chart", [MEMORY_COMPUTE, PERPLEXITY], ids=lambda chart: chart.key)
+def test_pictures_ask_and_say_where_their_numbers_come_from(chart, runs):
+    frame = chart.measure(runs["sparse"], *([shipped_sweep()] if chart is PERPLEXITY else []))
+    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
+    assert chart.draw(frame).to_dict()["width"] == "container"
+
+
+def test_what_ships_is_what_its_settings_say():
+    """Perplexity before any step says that seed and sizes are those, and the sweep has the rest."""
+    found, sweep = shipped(DecoderRun), shipped_sweep()
+    assert found.settings == {"experts": 8, "top_k": 2, "kind": "sparse", "steps": dense_contrast.STEPS, "seed": 0}
+    assert found.cost == cost(sizes_of()) and trace_of(found).model.parameters.total == found.cost.total
+    assert train(steps=1).perplexity[0] == pytest.approx(found.perplexity[0], rel=1e-4)
+    same = sweep[(sweep["kind"] == "sparse") & (sweep["seed"] == 0)]
+    assert same["perplexity"].to_numpy() == pytest.approx(found.perplexity, rel=1e-4)
+    assert same["step"].tolist() == list(found.recorded)
+    assert set(sweep["kind"]) == set(KINDS) and set(sweep["seed"]) == set(memory_and_compute.SEEDS)
+
+
+def test_the_page_says_of_the_kinds_what_the_sweep_says():
+    """Of three seeds, the mixture beats the network as fast with one, and the network as large beats it with all."""
+    sweep = shipped_sweep()
+    last = sweep[sweep["step"] == sweep["step"].max()].pivot(index="seed", columns="kind", values="perplexity")
+    assert (last["sparse"] < last["as fast"]).tolist().count(True) == 1
+    assert (last["as large"] < last["sparse"]).all()
+
+
+def test_claims_can_fail(monkeypatch):
+    """A network as large in which one expert is off is neither flat nor dense, nor are all its parameters active."""
+    almost = {"as large": lambda sizes: replace(sizes, top_k=sizes.experts - 1)}
+    monkeypatch.setattr(dense_contrast, "KINDS", KINDS | almost)
+    failed = {claim.what.partition(",")[0] for claim in claims(quick=True) if not claim.passed}
+    assert "active parameters with all experts on" in failed
+    assert "multiply-adds of the experts as large" in failed
+
+
+def made_up_payoff(losses: dict[int, tuple[float, ...]]) -> pd.DataFrame:
+    """Runs with these losses, by experts."""
+    rows = [
+        {"experts": count, "seed": seed, "tokens": 1_000_000, "parameters": 2_000_000 * count, "active": 2_000_000}
+        | {"nats": nats, "bits_per_byte": nats / 2}
+        for count, found in losses.items()
+        for seed, nats in enumerate(found)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "says"),
+    [
+        ((4.5, 4.6), "The model with 8 experts holds 16 million and predicts better than the dense one: 4.550 nats"),
+        ((5.5, 5.6), "The model with 8 experts holds 16 million and predicts worse than the dense one: 5.550 nats"),
+        ((5.0, 4.96), "it does not come out: 8 experts change the mean loss by -0.070 nats a token"),
+    ],
+)
+def test_words_about_the_payoff_say_what_the_figures_say(sparse, says):
+    frame = loss_by_parameters(made_up_payoff({1: (5.0, 5.1), 8: sparse}))
+    assert says in payoff_words(frame)
+    assert frame["gain"].iloc[0] == 0
+    assert frame["spread"].iloc[0] == pytest.approx(0.1)
+    assert PAYOFF.picture(frame).to_dict()["layer"]
+
+
+@pytest.mark.parametrize(
+    ("two", "says"),
+    [
+        (
+            (4.7, 4.72),
+            "come to 4.710 without more parameters. What those add is 0.160, more than seeds make.",
+        ),
+        (
+            (4.56, 4.58),
+            "come to 4.570 without more parameters. What those add is 0.020, less than seeds make.",
+        ),
+        ((5.04, 5.06), ""),
+    ],
+)
+def test_what_two_experts_bring_is_not_put_down_to_more_parameters(two, says):
+    words = payoff_words(loss_by_parameters(made_up_payoff({1: (5.0, 5.1), 2: two, 8: (4.5, 4.6)})))
+    assert says in words and ("Two experts" in words) == bool(says)
+
+
+def test_the_payoff_that_ships_is_of_models_that_compute_the_same():
+    runs = payoff_runs()
+    assert runs.groupby("experts")["seed"].nunique().to_dict() == dict.fromkeys((1, 2, 4, 8, 16), 3)
+    assert runs["active"].nunique() == runs["tokens"].nunique() == 1
+    assert runs.groupby("experts")["parameters"].first().is_monotonic_increasing
+    told = (Path(__file__).parents[2] / "docs" / "background" / "history.md").read_text()
+    frame = loss_by_parameters(runs)
+    for count, one in frame.groupby("experts").first().iterrows():
+        name = "1 (dense)" if count == 1 else count
+        assert f"| {name} | {one['parameters'] / 1e6:.2f} million | {one['mean']:.3f} | {one['spread']:.3f} |" in told
+    assert frame["mean"].to_list() == pytest.approx(
+        [runs.loc[runs["experts"] == e, "nats"].mean() for e in frame["experts"]]
+    )

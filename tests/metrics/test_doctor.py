@@ -1,0 +1,207 @@
+"""What is not plausible in a trace is found and named, and nothing is said of a good one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import moeviz
+from moeviz import ExpertCounts, InvalidTrace, ModelInfo, RoutingTrace
+from moeviz.embedded.example import example_trace
+from moeviz.metrics.doctor import CHECKS, examine
+from moeviz.metrics.doctor_rows import shift_beside
+from moeviz.routing_trace import NOT_RECORDED, token_frame
+from moeviz.testing import sample_trace
+
+DATA = Path(__file__).parents[1] / "data"
+TOKENS, EXPERTS = 1500, 8
+REFERENCE = pd.read_csv(DATA / "embedded_doctor.csv", keep_default_na=False).set_index("case")["findings"]
+# What the reference calls a finding, and what ours is called.
+CALLED = {
+    "all rows zero": "zeros",
+    "rows zero": "zeros",
+    "rows repeat": "repeats",
+    "twice in a token": "twice",
+    "one choice": "one choice",
+    "shifted by +1 against its tokens": "token shift",
+    "shifted by -1 against its tokens": "token shift",
+    "shifted by": "shift",
+    "last token missing": "number",
+    "ids of one part": "one part",
+    "neighbours no more alike": "neighbours",
+    "alike": "layers alike",
+    "loads more even": "even",
+}
+ONCE_IN_TWENTY = "the first 5 % of rows zero (cached prefix)"
+
+
+@pytest.fixture(scope="module")
+def routing() -> dict[str, np.ndarray]:
+    """The embedded model on its 15 kinds of text: ids (6, 8502, 2), the tokens, and how long each text is."""
+    with np.load(DATA / "embedded_doctor.npz") as arrays:
+        return {name: arrays[name].astype(np.int64) for name in arrays.files}
+
+
+def as_trace(ids: np.ndarray, token_id: np.ndarray | None = None, experts: int = EXPERTS) -> RoutingTrace:
+    layers, tokens, top_k = ids.shape
+    model = ModelInfo("spoilt", "test", tuple(range(layers)), (experts,) * layers, top_k, slot_order="unknown")
+    frame = token_frame(np.zeros(tokens), np.arange(tokens), [""] * tokens, token_id)
+    return RoutingTrace(model, frame, ids.astype(np.int16))
+
+
+def cases(ids: np.ndarray, token_id: np.ndarray) -> dict[str, pd.DataFrame]:
+    """Every case of the reference, spoilt as it says and looked at."""
+    rng, true, found = np.random.default_rng(0), as_trace(ids), {}
+    layers, tokens, _ = ids.shape
+
+    def spoilt(change):
+        return examine(as_trace(change(ids.copy())))
+
+    def put(place, values):
+        def change(copy):
+            copy[place] = values
+            return copy
+
+        return change
+
+    found["as it is"] = examine(true)
+    found["a layer of zeros"] = spoilt(put(2, 0))
+    found["the same, declared dense"] = examine(true.select(layers=[0, 1, 3, 4, 5]))
+    found[ONCE_IN_TWENTY] = spoilt(put(np.s_[:, : tokens // 20], 0))
+    found["one row with one id k times"] = spoilt(put(np.s_[3, 700], ids[3, 700, 0]))
+    found["a layer stuck at its first row"] = spoilt(put(1, ids[1, :1]))
+    found["a layer copied from another"] = spoilt(put(2, ids[1]))
+    found["first row lost, beside the true one"] = examine(as_trace(ids[:, 1:]), beside=true)
+    found["first row twice, beside the true one"] = examine(as_trace(ids[:, [0, *range(tokens)]]), beside=true)
+    found["slots shuffled, beside the true one"] = examine(as_trace(rng.permuted(ids, axis=-1)), beside=true)
+    found["last row lost, number of tokens known"] = examine(as_trace(ids[:, :-1]), tokens=tokens)
+    found["ids within a rank of two"] = examine(as_trace(ids % (EXPERTS // 2)))
+    found["every fifth row kept back one step"] = spoilt(put(np.s_[:, 5::5], ids[:, 4:-1:5]))
+    by_lot = np.argsort(rng.random((layers, tokens, EXPERTS)), axis=-1)[..., :2]
+    found["choices by lot (routing simulated)"] = examine(as_trace(by_lot))
+    turn = (2 * np.arange(tokens)[:, None] + np.arange(2) + 2 * np.arange(layers)[:, None, None]) % EXPERTS
+    found["experts in turn (routing forced even)"] = examine(as_trace(turn))
+    found["tokens shuffled"] = examine(as_trace(ids[:, rng.permutation(tokens)]))
+    found["with its tokens"] = examine(as_trace(ids, token_id))
+    found["with its tokens, one row lost"] = examine(as_trace(ids[:, 1:], token_id[:-1]))
+    found["with its tokens, one row too many"] = examine(as_trace(ids[:, [0, *range(tokens - 1)]], token_id))
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(routing) -> dict[str, pd.DataFrame]:
+    return cases(routing["ids"][:, :TOKENS], routing["token_ids"][:TOKENS])
+
+
+NOT_A_TRACE = ("an id that is the number of experts", "with its weights")
+
+
+@pytest.mark.parametrize("case", [case for case in REFERENCE.index if case not in NOT_A_TRACE])
+def test_each_case_is_named_for_what_it_is(found, case):
+    """The findings of the reference, but for rows that repeat among zeros, which are called zeros alone."""
+    wanted = {
+        next(ours for theirs, ours in CALLED.items() if theirs in part) for part in REFERENCE[case].split("; ") if part
+    }
+    if case == ONCE_IN_TWENTY:
+        wanted.discard("repeats")
+    assert set(found[case]["check"]) >= wanted
+    assert bool(wanted) == bool(len(found[case])), found[case]["says"].tolist()
+
+
+def test_findings_say_the_layer_and_the_row(found):
+    zeros = found["a layer of zeros"].iloc[0]
+    assert (zeros["layer"], zeros["rows"]) == (2, TOKENS) and "Layer 2 has zeros for all 1,500 tokens" in zeros["says"]
+    twice = found["one row with one id k times"].iloc[0]
+    assert (twice["layer"], twice["token"], twice["rows"]) == (3, 700, 1)
+    assert [int(n) for n in found[ONCE_IN_TWENTY]["rows"]] == [75] * 6
+    lost = found["first row lost, beside the true one"].iloc[0]["says"]
+    assert "moved by +1: a row was lost" in lost
+    assert "moved by -1: a row was counted twice" in found["first row twice, beside the true one"].iloc[0]["says"]
+
+
+def test_an_id_that_is_the_number_of_experts_is_refused_with_its_row(routing):
+    ids = routing["ids"][:, :TOKENS].copy()
+    ids[4, 17, 1] = EXPERTS
+    with pytest.raises(InvalidTrace, match="Got expert 8 in layer 4, token 17"):
+        as_trace(ids)
+
+
+def test_nothing_is_said_of_twenty_good_traces(routing):
+    ends = np.cumsum(routing["lengths"])
+    texts = [slice(end - length, end) for end, length in zip(ends, routing["lengths"], strict=True)]
+    good = [as_trace(routing["ids"][:, text], routing["token_ids"][text]) for text in texts]
+    good += [as_trace(routing["ids"], routing["token_ids"]), example_trace(), sample_trace(), sample_trace(seed=1)]
+    good += [moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. " * 3, max_new_tokens=40)]
+    said = [examine(trace)["says"].tolist() for trace in good]
+    assert len(good) == 20 and not any(said), said
+
+
+def test_the_order_of_slots_plays_no_part(routing):
+    ids = routing["ids"][:, :TOKENS].copy()
+    ids[:, 5::5], ids[2] = ids[:, 4:-1:5], 0
+    shuffled = np.random.default_rng(1).permuted(ids, axis=-1)
+    assert examine(as_trace(ids))["check"].tolist() == examine(as_trace(shuffled))["check"].tolist() != []
+
+
+def test_a_prompt_that_is_counted_twice_and_a_text_that_comes_twice_are_found(routing):
+    ids, tokens = routing["ids"][:, :300], routing["token_ids"][:300]
+    again = np.concatenate([ids[:, :40], ids], axis=1)
+    assert "again" in set(examine(as_trace(again, np.concatenate([tokens[:40], tokens])))["check"])
+    twice = as_trace(np.concatenate([ids, ids], axis=1))
+    frame = twice.tokens.assign(
+        sequence=np.repeat([0, 1], 300).astype("int32"), position=np.tile(np.arange(300, dtype="int32"), 2)
+    )
+    (row,) = examine(replace(twice, tokens=frame)).to_dict("records")
+    assert row["check"] == "duplicates" and row["token"] == 300
+
+
+def test_padding_that_is_counted_is_found(routing):
+    ids, tokens = routing["ids"][:, :200], routing["token_ids"][:200].copy()
+    tokens[:10] = tokens[100:110] = 3
+    trace = as_trace(ids, tokens)
+    frame = trace.tokens.assign(
+        sequence=np.repeat([0, 1], 100).astype("int32"), position=np.tile(np.arange(100, dtype="int32"), 2)
+    )
+    assert set(examine(replace(trace, tokens=frame))["check"]) == {"padding"}
+
+
+def test_weights_that_do_not_sum_as_the_others_do_are_found():
+    trace = sample_trace(tokens=100)
+    weights = trace.weights.copy()
+    weights /= weights.sum(axis=-1, keepdims=True)
+    assert not len(examine(replace(trace, weights=weights)))
+    weights[2, 7] *= np.float32(0.5)
+    (row,) = examine(replace(trace, weights=weights)).to_dict("records")
+    assert (row["check"], row["layer"], row["token"]) == ("weights", 2, 7) and "do not sum to 1" in row["says"]
+
+
+def test_tokens_that_are_not_recorded_are_no_finding(routing):
+    ids = routing["ids"][:, :TOKENS].copy()
+    ids[5, :700] = NOT_RECORDED
+    assert not len(examine(as_trace(ids)))
+
+
+def test_counts_are_looked_at_too():
+    counts = sample_trace().counts()
+    assert not len(examine(counts))
+    spoilt = counts.assignments.copy()
+    spoilt[0, 1], spoilt[0, 3] = spoilt[0, 2], 0
+    found = examine(ExpertCounts(counts.model, spoilt, counts.tokens))
+    assert found["check"].tolist() == ["zeros", "layers alike"] and found["layer"].tolist() == [3, 2]
+
+
+def test_every_check_can_find_something(found):
+    """A check that never speaks would say nothing by its silence."""
+    spoken = {check for frame in found.values() for check in frame["check"]}
+    elsewhere = {"again", "duplicates", "padding", "weights"}  # by the tests above
+    assert spoken | elsewhere >= set(CHECKS)
+
+
+def test_a_shift_is_found_by_position_and_not_by_row():
+    trace = sample_trace(tokens=40)
+    late = trace.select(tokens=slice(1, None))
+    assert shift_beside(late, trace) == 0  # its positions say that the first token is not there
+    moved = replace(late, tokens=late.tokens.assign(position=late.tokens["position"] - np.int32(1)))
+    assert shift_beside(moved, trace) == 1

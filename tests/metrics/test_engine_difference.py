@@ -1,0 +1,110 @@
+"""Two recordings of the same text: how far they agree, where they part, and whether their rows belong together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine_traces import late, noisy
+
+from moeviz import InvalidTrace, RoutingTrace
+from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
+from moeviz.routing_trace import NOT_RECORDED, sort_slots
+from moeviz.testing import sample_trace
+
+
+@pytest.fixture
+def one() -> RoutingTrace:
+    return sample_trace(layers=3, tokens=60)
+
+
+def test_a_trace_agrees_with_itself(one):
+    table = engine_difference((one, one))
+    assert table["layer"].tolist() == [0, 1, 2] and (table["tokens"] == 60).all()
+    assert (table[["equal_ids", "equal_sets", "shared"]] == 1).all(axis=None) and (table["ties"] == 0).all()
+    assert first_partings((one, one))[["layer", "before"]].to_numpy().tolist() == [[-1, 60]]
+
+
+def test_shares_by_hand(one):
+    """At layer 1, token 5 has its two experts in the other order, and token 9 one other expert."""
+    experts = one.experts.copy()
+    experts[1, 5] = experts[1, 5, ::-1]
+    experts[1, 9, 1] = next(e for e in range(8) if e not in experts[1, 9])
+    table = engine_difference((one, replace(one, experts=experts, weights=None, logits=None))).set_index("layer")
+    assert table.loc[1, ["equal_ids", "equal_sets", "shared"]].tolist() == [58 / 60, 59 / 60, 119 / 120]
+    assert (table.loc[[0, 2], "equal_ids"] == 1).all()
+    assert first_partings((one, replace(one, experts=experts, weights=None)))[
+        ["position", "layer", "before"]
+    ].to_numpy().tolist() == [[9, 1, 9]]
+
+
+def test_equal_ids_are_not_said_where_no_order_is_known(one):
+    unordered = replace(one, model=replace(one.model, slot_order="unknown"), weights=None)
+    assert engine_difference((one, unordered))["equal_ids"].isna().all()
+
+
+@pytest.mark.parametrize("by", [1, 2])
+def test_a_planted_shift_is_found_and_is_no_disagreement(one, by):
+    moved = shifts((late(one, by), one))
+    assert moved["shift"][moved["chosen"]].tolist() == [by]
+    assert (engine_difference((late(one, by), one))["equal_sets"] == 1).all()
+    back = shifts((one, late(one, by)))
+    assert back["shift"][back["chosen"]].tolist() == [-by]
+
+
+def test_a_shift_is_found_in_every_sequence_of_a_batch():
+    trace = sample_trace(tokens=60)
+    tokens = trace.tokens.assign(
+        sequence=np.repeat([0, 1, 2], 20).astype("int32"), position=np.tile(np.arange(20, dtype="int32"), 3)
+    )
+    batch = replace(trace, tokens=tokens)
+    first = np.arange(60) % 20 < 19
+    lost = RoutingTrace(batch.model, tokens[first].reset_index(drop=True), batch.experts[:, np.roll(first, 1)])
+    moved = shifts((lost, batch))
+    assert moved["shift"][moved["chosen"]].tolist() == [1]
+    assert first_partings((lost, batch))["layer"].tolist() == [-1, -1, -1]
+
+
+def test_disagreement_is_not_taken_for_a_shift(one):
+    moved = shifts((one, noisy(one, 3.0)))
+    assert moved["shift"][moved["chosen"]].tolist() == [0]
+
+
+def test_margins_explain_what_noise_does(one):
+    table = engine_difference((sample_trace(tokens=2000), noisy(sample_trace(tokens=2000), 0.05)))
+    assert (table["margin_different"] < table["margin_equal"] / 3).all() and (table["by_margin"] > 0.9).all()
+    rng = np.random.default_rng(0)
+    swapped = one.experts.copy()
+    at = rng.choice(60, 20, replace=False)
+    swapped[:, at] = swapped[:, rng.permutation(at)]
+    table = engine_difference((one, replace(one, experts=swapped, weights=None)))
+    assert table["by_margin"].between(0.2, 0.8).all()
+
+
+def test_margins_are_not_said_where_a_bias_decides(one):
+    other = np.argsort(one.logits, axis=-1)[..., :2].astype(np.int16)  # the lowest logits
+    biased = replace(one, experts=other, weights=None)
+    assert engine_difference((biased, biased))["margin_equal"].isna().all()
+    assert engine_difference((one, one))["margin_equal"].notna().all()
+
+
+def test_ties_are_counted(one):
+    """All logits are equal, so that any two experts are a right choice."""
+    tied = replace(one, logits=np.zeros_like(one.logits))
+    experts, _ = sort_slots((one.experts + 1) % 8, None)
+    table = engine_difference((tied, replace(one, experts=experts.astype(np.int16), weights=None)))
+    assert (table["ties"] == 1 - table["equal_sets"]).all() and (table["ties"] > 0.5).all()
+
+
+def test_tokens_that_one_engine_did_not_record_are_not_compared(one):
+    experts = one.experts.copy()
+    experts[0, :50] = NOT_RECORDED
+    other = RoutingTrace(one.model, one.tokens, experts)
+    assert engine_difference((one, other))["tokens"].tolist() == [10, 60, 60]
+
+
+def test_other_texts_and_other_layers_are_refused(one):
+    ids = one.tokens.assign(token_id=np.arange(60, dtype=np.int32) + 100)
+    with pytest.raises(InvalidTrace, match="different texts: 100% of their tokens"):
+        engine_difference((one, replace(one, tokens=ids)))
+    with pytest.raises(InvalidTrace, match="no layer in common: 0; and 1 and 2"):
+        engine_difference((one.select(layers=[0]), one.select(layers=[1, 2])))

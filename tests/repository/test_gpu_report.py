@@ -1,0 +1,134 @@
+"""The page that `make gpu-report` writes, from made-up results: today's machine has no GPU."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import gpu_report
+from benchmarks.gpu_report import FAILED, NO_GPU, Outcome, main, page, read_report
+
+ABOUT = {"GPU": "Made-up GPU, 80 GB", "torch": "9.9", "date": "2026-01-02 03:04 UTC"}
+GOOD = Outcome("python -m pytest -m gpu", 13, (), 1, 61.4)
+BAD = Outcome(
+    "python -m pytest tests/kernels/test_kernels_router.py",
+    70,
+    ("tests.kernels.test_kernels_router.test_ties",),
+    0,
+    9.0,
+)
+US = {"plain": 4.0, "traced": 4.2, "plain + copies": 8.0, "transformers": 48.0, "torch.compile": 12.0, "again": 4.0}
+MEASURED = {
+    "about": "Made-up GPU",
+    "copy": 2.5e12,
+    "goals": "Goals on an H100: all of them.",
+    "results": [
+        {"case": "router (8, 2) T=16", "us": US | {"public structure": 5.0}, "floor_us": 1.5},
+        {"case": "router (256, 8) groups T=16", "us": US, "floor_us": 2.0},
+        {"case": "dispatch (128, 8) T=1", "us": {"plain": 3.0, "torch.sort": 9.0}},
+        {"case": "experts Qwen3 30B T=1", "us": {"plain": 30.0, "grouped_mm": 45.0}, "floor_us": 25.0},
+    ],
+}
+JUNIT = """<?xml version="1.0"?><testsuites><testsuite tests="4" failures="1" errors="1" skipped="1">
+<testcase classname="tests.test_a" name="test_good" time="1.5" />
+<testcase classname="tests.test_a" name="test_bad" time="2"><failure message="no">…</failure></testcase>
+<testcase classname="" name="tests.test_b" time="0"><error message="does not import">…</error></testcase>
+<testcase classname="tests.test_a" name="test_left_out" time="0"><skipped message="why" /></testcase>
+</testsuite></testsuites>"""
+ALL_GOOD = JUNIT.replace("<failure", "<ok").replace("failure>", "ok>").replace("<error", "<ok").replace("error>", "ok>")
+
+
+def lines_of(text: str, start: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_the_page_says_on_what_and_when_it_was_measured():
+    text = page(ABOUT, [GOOD, BAD], MEASURED)
+    assert text.startswith("# GPU report\n")
+    for name, value in ABOUT.items():
+        assert f"| {name} | {value} |" in text
+    for command in (GOOD.command, BAD.command, "python -m benchmarks.kernels"):
+        assert f"\n    {command}\n" in text
+
+
+def test_the_facts_are_the_devices_and_the_versions(monkeypatch):
+    device = SimpleNamespace(name="Made-up GPU", total_memory=80e9, major=9, minor=0)
+    monkeypatch.setattr(gpu_report.torch.cuda, "get_device_properties", lambda index: device)
+    said = {"nvidia-smi": "570.1\n570.1", "git": "abc1234-dirty"}
+    monkeypatch.setattr(gpu_report, "_said", lambda program, *_: said[program])
+    about = gpu_report.facts()
+    assert about["GPU"] == "Made-up GPU, 80 GB, compute capability 9.0"
+    assert (about["driver"], about["commit"], about["torch"]) == ("570.1", "abc1234-dirty", version("torch"))
+    assert {"triton", "transformers", "moeviz", "Python", "date"} <= about.keys()
+
+
+def test_the_page_counts_the_tests_and_names_those_that_failed():
+    text = page(ABOUT, [GOOD, BAD], MEASURED)
+    assert "| `python -m pytest -m gpu` | 13 | 0 | 1 | 61 |" in text
+    assert "**Failed:**\n\n- `tests.kernels.test_kernels_router.test_ties`" in text
+    assert "Failed" not in page(ABOUT, [GOOD], MEASURED)
+    assert "ran no test that passed" in page(ABOUT, [Outcome("python -m pytest -m gpu", 0, (), 13, 1.0)], MEASURED)
+
+
+def test_the_page_has_absolute_times_and_ratios_to_the_plain_kernel():
+    recording, beside = lines_of(page(ABOUT, [GOOD], MEASURED), "| router (8, 2) T=16")
+    assert recording == "| router (8, 2) T=16 | 4.00 | 4.20 (1.05) | 4.00 (1.00) | 1.50 |"
+    assert beside.endswith("| 4.00 | 8.00 (2.00) | 48.00 (12.00) | 12.00 (3.00) | 5.00 (1.25) | 1.50 |")
+
+
+def test_what_was_not_timed_is_left_empty():
+    text = page(ABOUT, [GOOD], MEASURED)
+    assert lines_of(text, "| router (256, 8) groups")[1].endswith("| 12.00 (3.00) |  | 2.00 |")
+    assert lines_of(text, "| dispatch") == ["| dispatch (128, 8) T=1 | 3.00 | 9.00 (3.00) |  |  |  |"]
+
+
+def test_a_benchmark_that_failed_leaves_a_page_that_says_so():
+    text = page(ABOUT, [GOOD], None)
+    assert "**The benchmark failed**" in text and "| router" not in text
+
+
+def test_failures_and_errors_are_read_from_the_report_of_pytest():
+    run = read_report("python -m pytest", JUNIT)
+    assert run == Outcome("python -m pytest", 1, ("tests.test_a.test_bad", ".tests.test_b"), 1, 3.5)
+    assert not run.good
+
+
+def test_without_a_gpu_it_says_so_and_is_not_a_passed_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(gpu_report.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu_report.subprocess, "run", lambda *_, **__: pytest.fail("nothing is run"))
+    assert main(["--output", str(tmp_path / "page.md")]) == NO_GPU != 0
+    assert capsys.readouterr().err == gpu_report.WITHOUT + "\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("junit", "benchmark_code", "code"),
+    [(ALL_GOOD, 0, 0), (JUNIT, 0, FAILED), ("", 0, FAILED), (ALL_GOOD, 1, FAILED)],
+    ids=["all good", "a test failed", "pytest wrote nothing", "the benchmark failed"],
+)
+def test_one_command_runs_tests_and_benchmark_and_writes_the_page(monkeypatch, tmp_path, junit, benchmark_code, code):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[2:4])
+        *_, last = command
+        if "pytest" in command and junit:
+            Path(last.removeprefix("--junitxml=")).write_text(junit)
+        if "benchmarks.kernels" in command:
+            assert command[command.index("--rounds") + 1] == "7"
+            Path(last).write_text(json.dumps(MEASURED))
+        return gpu_report.subprocess.CompletedProcess(command, benchmark_code if "pytest" not in command else 0)
+
+    monkeypatch.setattr(gpu_report.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_report, "facts", lambda: ABOUT)
+    monkeypatch.setattr(gpu_report.subprocess, "run", run)
+    assert main(["--output", str(tmp_path / "page.md"), "--rounds", "7"]) == code
+    assert asked == [
+        ["pytest", "-m"],
+        ["pytest", "tests/kernels/test_kernels_router.py"],
+        ["benchmarks.kernels", "--rounds"],
+    ]
+    text = (tmp_path / "page.md").read_text()
+    assert ("| router (8, 2) T=16 | 4.00 |" in text) == (benchmark_code == 0)

@@ -1,0 +1,154 @@
+"""README, tutorials and how-tos are true: their code runs and prints what they show, and what they name is there.
+
+A page is run from top to bottom: its Python blocks share their names, its commands share their folder. An `output`
+block is what the Python before it printed.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from moeviz_app.views.menu import MENU
+from reading import Block, blocks, commands, links, missing, same
+
+import moeviz
+import moeviz.training
+from moeviz.cli.main import main, parser
+from moeviz.cli.metrics import TOPICS
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PAGES = [README, CONTRIBUTING, *TUTORIALS, *HOW_TO]
+PICTURES = ROOT / "docs" / "pictures"
+IN_A_TABLE = re.compile(r"`moeviz ([^`]+)`")
+README_LINES, PICTURE_BYTES = 200, 400_000
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@pytest.mark.docs
+@pytest.mark.usefixtures("kept_drawings")
+@each_page
+def test_a_page_s_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names, printed = {"__name__": "page"}, ""
+    for block in blocks(page):
+        if block.language == "python":
+            printed = run_python(page, block, names)
+        elif block.language == "console":
+            run_console(page, block)
+        elif block.language == "output":
+            assert not missing(block.code.splitlines(), printed), f"{page.name}:{block.line}: printed was\n{printed}"
+
+
+def run_python(page: Path, block: Block, names: dict) -> str:
+    """Run a block, in lines of its page; what it printed."""
+    code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, names)
+    return out.getvalue()
+
+
+def run_console(page: Path, block: Block) -> None:
+    """Run each command of a block, and look for what it is said to print."""
+    assert commands(block), f"{page.name}:{block.line} has no line that begins with `$ `."
+    for command, promised in commands(block):
+        program, *arguments = shlex.split(command)
+        assert program == "moeviz", f"{page.name}: {command!r} is not run here; put it into a block of `sh`."
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert main(arguments) == 0, command
+        assert not missing(promised, out.getvalue()), f"{page.name}: {command} printed\n{out.getvalue()}"
+
+
+@each_page
+def test_commands_that_are_not_run_exist(page):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for block in (block for block in blocks(page) if block.language == "sh"):
+        for line in block.code.splitlines():
+            words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
+            if words[:1] == ["make"]:
+                assert set(words[1:]) <= targets, line
+            elif words[:1] == ["moeviz"]:
+                args, unknown = parser().parse_known_args(words[1:])
+                assert not unknown or args.command == "app", line
+
+
+@each_page
+def test_commands_in_sentences_exist(page):
+    for command in IN_A_TABLE.findall(page.read_text(encoding="utf-8")):
+        words = [word for word in shlex.split(command) if word != "…"]
+        known = parser()._subparsers._group_actions[0].choices
+        assert words[0] in known, command
+        options = {option for action in known[words[0]]._actions for option in action.option_strings}
+        assert {word for word in words if word.startswith("--")} <= options, command
+
+
+@each_page
+def test_what_a_page_links_to_is_there(page):
+    assert not [link for link in links(page) if not (page.parent / link).exists()]
+
+
+def test_a_stranger_reads_the_readme_to_its_end():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= README_LINES
+    shown = {(ROOT / link).resolve() for link in links(README) if link.endswith(".png")}
+    assert len(shown) == 2, "light and dark"
+    assert sum(file.stat().st_size for file in shown) < PICTURE_BYTES
+
+
+def test_the_readme_leads_to_every_tutorial_and_how_to():
+    assert {*TUTORIALS, *HOW_TO} <= {(ROOT / link).resolve() for link in links(README)}
+
+
+def test_the_readme_s_table_names_pages_topics_and_functions_that_there_are():
+    rows = re.findall(r"^\| [^*|]+\? \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", README.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) > 10
+    pages = {*MENU, *(name for names in MENU.values() for name in names)}
+    assert {page for cell, _, _ in rows for page in cell.split(", ")} <= pages
+    assert {topic for _, cell, _ in rows for topic in re.findall(r"--topic ([\w-]+)", cell)} <= set(TOPICS)
+    for module, name in (found for *_, cell in rows for found in re.findall(r"`(\w+)\.(\w+)`", cell)):
+        if module in ("moeviz", "training"):
+            assert hasattr({"moeviz": moeviz, "training": moeviz.training}[module], name), name
+        else:
+            assert find_spec(f"moeviz.metrics.{name}"), name
+
+
+def test_the_readme_s_tree_is_that_of_the_folders():
+    tree = next(block for block in blocks(README) if block.language == "text").code
+    paths, top = set(), ""
+    for indent, name in re.findall(r"^( *)([\w-]+/)  ", tree, re.MULTILINE):
+        top = top if indent else name
+        paths.add(top + name if indent else name)
+    assert not [path for path in paths if not (ROOT / path).is_dir()]
+    ours = {f"moeviz/{folder.parent.name}/" for folder in (ROOT / "moeviz").glob("*/__init__.py")}
+    assert ours | {"app/", "moeviz/", "models/", "kernels/", "docs/", "deploy/", "tests/", "benchmarks/"} == paths
+
+
+def test_every_picture_is_shown_and_is_made_by_the_command():
+    from docs.screenshots import SCREENSHOTS
+
+    made = {f"{shot.name}.png" for shot in SCREENSHOTS}
+    assert made == {file.name for file in PICTURES.glob("*")}
+    assert made == {Path(link).name for page in PAGES for link in links(page) if link.endswith(".png")}
+
+
+def test_files_that_contributors_are_told_to_touch_are_there():
+    named = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|toml|txt))`", CONTRIBUTING.read_text(encoding="utf-8"))
+    assert named
+    built = ("build/",)
+    assert not [path for path in named if not path.startswith(built) and not (ROOT / path).exists()]
+
+
+def test_promised_output_with_other_words_or_numbers_is_missed():
+    assert same("loss  1.993 nats", "loss 1.9931 nats")
+    assert not same("loss 1.993 nats", "loss 1.983 nats")
+    assert not same("loss 1.993 nats", "cost 1.993 nats")
+    assert not same("8 of 128 experts", "8 of 127 experts")
+    assert missing(["b", "a"], "a\nb") == ["a"]  # in another order
+    assert missing(["…", "b"], "a\nb") == []

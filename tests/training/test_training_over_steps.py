@@ -1,0 +1,199 @@
+"""What a run of training is drawn from, on runs worked out by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from chart_cases import check_golden, encodings
+from made_runs import CHARTS, TWO_RUNS, layer, made_run
+
+from moeviz.charts import training as charts
+from moeviz.charts import training as figures
+from moeviz.errors import MissingField
+from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
+from moeviz.training.recorded.over_steps import (
+    balance_over_steps,
+    counts_at_end,
+    importance_at_end,
+    load_over_steps,
+    violation_over_steps,
+    worst_layer,
+)
+from moeviz.training.recorded.run import TrainingRun
+
+
+@pytest.fixture
+def run() -> TrainingRun:
+    """Layer 0 is even; in layer 3 expert 2 of 4 gets its last token in step 14, and is said to be dead at step 40."""
+    late = [[3, 2, 1, 0], [3, 2, 1, 0], [4, 2, 0, 0], [4, 2, 0, 0], [2, 2, 2, 0]]
+    since = [(), (), (), ((2, 15),), ()]
+    return made_run(
+        [[layer(0, [100, 100, 100, 100]), layer(3, [100 * n for n in counts], dead)]
+         for counts, dead in zip(late, since, strict=True)],
+        aux_loss=1.2,
+        aux_coefficient=0.01,
+    )  # fmt: skip
+
+
+def measured(chart, run: TrainingRun, over: str = "step") -> pd.DataFrame:
+    if chart in TWO_RUNS:
+        return chart.measure({"<b>A": run, "B": run}, over)
+    if chart is charts.IMPORTANCE:
+        return chart.measure(run, 3)
+    return chart.measure(run, 3, over) if chart is charts.HEATMAP else chart.measure(run, over)
+
+
+def test_an_expert_is_dead_from_after_its_last_token_until_it_is_back(run):
+    """The log of steps 11 to 20 has tokens from before step 15, so it is not among the dead ones."""
+    assert dead_since(run, 1)[:, 2].tolist() == [-1, -1, 15, 15, -1]
+    assert (dead_since(run, 0) == -1).all()
+    frame = load_over_steps(run, 3)
+    dead = frame[frame["dead_since"] >= 0]
+    assert set(dead["expert"]) == {2} and dead["step"].tolist() == [30, 40]
+    assert charts.dead_stretches(frame)[["after", "words"]].values.tolist() == [[20, "dead since step 15"]]
+    strokes = charts.hatched(frame)
+    assert strokes["middle"].between(20, 40).all() and len(strokes) == 2 * int(charts.STROKES / 5)
+
+
+def test_load_is_a_multiple_of_the_even_share_and_experts_are_in_the_order_of_the_end(run):
+    frame = load_over_steps(run, 3)
+    first = frame[frame["step"] == 10].set_index("expert")
+    assert first["times_even"].to_dict() == {0: 2.0, 1: pytest.approx(4 / 3), 2: pytest.approx(2 / 3), 3: 0.0}
+    assert (first["after"] == 0).all() and first["place"].sort_values().index.tolist()[0] == 0
+    assert "tokens" in load_over_steps(run, 3, "tokens") and frame["assignments"].sum() == 600 * 5
+
+
+def test_logs_of_a_long_run_are_summed_before_they_are_measured():
+    """Two logs that are uneven in opposite ways are even together; a mean of MaxVio would be 1."""
+    run = made_run([[layer(0, [10, 0] if at % 2 else [0, 10])] for at in range(400)])
+    bins = bins_of(run, "step")
+    assert bins.every == 4 and len(bins.at) == 100 and bins.after[:2].tolist() == [0, 40] and bins.at[-1] == 4000
+    frame = violation_over_steps(run)
+    assert (frame["max_violation"] == 0).all() and frame["assignments"].sum() == 4000
+    assert frame["effective"].tolist() == pytest.approx([2] * 100)
+
+
+@pytest.mark.parametrize(("experts", "top_k", "even"), [(8, 2, 1000), (256, 8, 1000), (8, 2, 20), (128, 8, 20)])
+def test_the_chance_level_is_what_luck_gives(experts, top_k, even):
+    random, tokens = np.random.default_rng(0), even * experts // top_k
+    found = []
+    for _ in range(40):
+        chosen = random.random((tokens, experts)).argpartition(top_k, axis=1)[:, :top_k]
+        counts = np.bincount(chosen.ravel(), minlength=experts)
+        found.append(counts.max() / counts.mean() - 1)
+    expected = float(chance_violation(np.array([even * experts]), experts, top_k)[0])
+    assert expected == pytest.approx(np.mean(found), rel=0.12)
+
+
+def test_where_all_experts_are_chosen_there_is_no_luck():
+    assert chance_violation(np.array([100]), 4, 4).tolist() == [0] and chance_violation(
+        np.array([9]), 1, 1
+    ).tolist() == [0]
+
+
+def test_the_worst_layer_is_judged_by_enough_assignments_and_an_alarm_comes_first(run):
+    assert worst_layer(run) == 3 and counts_at_end(run)[1].tolist() == [1600, 1000, 400, 0]
+    alarms = pd.DataFrame([{"kind": "dead", "layer": 0, "began": 1, "over": np.nan, "on": True, "says": "x"}])
+    assert worst_layer(replace(run, alarms=alarms)) == 0
+    assert worst_layer(replace(run, counts=None)) in (0, 3) and worst_layer(made_run([])) is None
+
+
+def test_balance_says_which_layer_is_the_worst_and_two_runs_stand_on_one_axis(run):
+    frame = balance_over_steps({"one": run, "other": run})
+    first = frame[(frame["run"] == "one") & (frame["step"] == 10)].iloc[0]
+    assert (first["worst"], first["best"], first["worst_layer"]) == (1.0, 0.0, 3)
+    assert first["fewest_layer"] == 3 and 0.5 < first["fewest"] < 1 and first["chance"] > 0
+    assert set(frame["run"]) == {"one", "other"}
+
+
+def test_importance_is_that_of_the_last_logs(run):
+    frame = importance_at_end(run, 3)
+    assert frame["tokens"].tolist() == counts_at_end(run)[1].tolist()
+    assert frame["importance"].tolist() == pytest.approx(frame["load"].tolist())
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
+def test_every_chart_asks_says_how_to_read_it_and_draws_on_either_axis(chart, run):
+    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
+    for over in ("step", "tokens"):
+        spec = chart.draw(measured(chart, run, over)).to_dict()
+        assert spec["width"] == "container"
+        if chart is not charts.IMPORTANCE:
+            assert {"step": "steps", "tokens": "training tokens"}[over] in json.dumps(spec, default=str)
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
+def test_every_chart_matches_its_golden_file(chart, run, request):
+    check_golden(chart, chart.draw(measured(chart, run)).to_dict(), request)
+
+
+def test_rows_of_the_heat_map_are_places_and_their_labels_experts(run):
+    """Without an order of experts, which would be a comparison with each of them for every cell."""
+    spec = charts.HEATMAP.draw(measured(charts.HEATMAP, run)).to_dict()
+    rows = [encoding["y"] for encoding in encodings(spec)]
+    assert {row["field"] for row in rows} == {"place"} and not any("sort" in row for row in rows)
+    assert rows[0]["axis"]["labelExpr"] == "[0, 1, 2, 3][datum.value]"
+    assert not any("transform" in part for part in [spec, *spec["layer"]])
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
+def test_every_chart_draws_a_run_of_one_log(chart, run):
+    one = made_run([[layer(0, [5, 5]), layer(3, [5, 0])]], aux_loss=1.0)
+    chart.draw(measured(chart, one)).to_dict()
+
+
+def test_sentences_are_counted_from_the_frame(run):
+    load = charts.HEATMAP.caption(load_over_steps(run, 3).query("step <= 40"))
+    assert load == "At the end, expert 0 has 2.7 times its uniform share, and expert 2 has been dead since step 15."
+    even = charts.HEATMAP.caption(load_over_steps(run, 0))
+    assert even == "At the end, expert 0 has 1.0 times its uniform share, and none is dead."
+    violation = charts.BALANCE.caption(balance_over_steps({"r": run}).query("step == 10"))
+    assert violation.startswith("At the end, the worst is layer 3, at a MaxVio of 1.00, where luck alone gives 0.")
+    aux = figures.AUX.caption(measured(figures.AUX, run))
+    assert "in “<b>A” the model's aux loss is 1.2, and its coefficient is 0.01; in “B”" in aux
+    gradients = figures.GRADIENTS.caption(measured(figures.GRADIENTS, run))
+    assert gradients.startswith("At the end, the router of layer 3 has the smallest gradient: 25.0% of that of layer 0")
+
+
+def test_what_a_run_lacks_is_said(run):
+    bare = replace(run, counts=None, importance=None, dead_since=None)
+    for chart, words in ((charts.HEATMAP, "needs counts"), (charts.IMPORTANCE, "needs counts")):
+        with pytest.raises(MissingField, match=words):
+            measured(chart, bare)
+    assert violation_over_steps(bare)["max_violation"].tolist() == pytest.approx(run.layers["max_violation"].tolist())
+    empty = made_run([])
+    for chart in TWO_RUNS:
+        with pytest.raises(MissingField):
+            chart.measure({"none": empty})
+    with pytest.raises(MissingField, match="no such MoE layer"):
+        load_over_steps(run, 7)
+
+
+def test_counts_that_some_logs_lack_are_nobodys():
+    rows = [[layer(0, [4, 4])], [layer(0, [4, 4])], [layer(0, [4, 4])]]
+    del rows[1][0]["counts"]
+    frame = load_over_steps(made_run(rows), 0)
+    assert frame[frame["step"] == 20]["times_even"].isna().all() and (frame["dead_since"] == -1).all()
+    charts.HEATMAP.draw(frame).to_dict()
+
+
+def test_a_layer_of_many_experts_is_drawn_by_its_busiest_and_idlest():
+    run = made_run([[layer(0, list(range(400)))]])
+    frame = load_over_steps(run, 0)
+    assert len(frame) == 256 and set(frame["expert"]) == {*range(128), *range(272, 400)}
+
+
+def test_of_two_runs_the_one_without_figures_is_named_and_keeps_its_colour(run):
+    """Frames of pages say which runs they are of, though one has no row in them."""
+    frame = figures.CHANGE.measure({"B": run})
+    assert figures.CHANGE.lacking(frame) is None
+    of_two = frame.assign(run=pd.Categorical(frame["run"], ["<A>", "B"]))
+    told = figures.CHANGE.lacking(of_two)
+    assert told == "“<A>” has fewer than two snapshots of a probe set: only “B” is drawn."
+    assert figures.CHANGE.caption(of_two).startswith("At the end, in “B” ")
+    colour = figures.CHANGE.draw(of_two).to_dict()["layer"][0]["encoding"]["color"]
+    assert colour["scale"]["domain"] == ["<A>", "B"] and colour["legend"] is not None
+    none = of_two.assign(mean=float("nan"))
+    assert figures.CHANGE.lacking(none) is None, "nothing is drawn, so nothing is drawn alone"
