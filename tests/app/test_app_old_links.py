@@ -1,0 +1,58 @@
+"""Links that an earlier moeviz made, before its rooms were drawn anew, open the same pictures.
+
+`data/links.json` was written by that version: the page, its query, its title, and for each chart a digest of what its
+data says in whole numbers and words (experts, layers, tokens), with the number of rows; the same of map and strip.
+Fractions are left out: their last digits are those of a processor.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from app_pages import visit
+from streamlit.testing.v1 import AppTest
+
+SHOWN = ("experts", "texts", "at", "tokens", "selected")  # of the two
+LINKS = json.loads((Path(__file__).parents[1] / "data" / "links.json").read_text("utf-8"))
+
+
+def drawn(chart) -> list:
+    """The digest of a chart's data, and the rows of each of its tables."""
+    tables = [table.data.data for table in chart.datasets] + ([chart.data.data] if chart.data.data else [])
+    frames = [pa.ipc.open_stream(table).read_all().to_pandas() for table in tables]
+    words = [
+        [[str(name), *map(str, frame[name].tolist())] for name in sorted(whole(frame), key=str)] for frame in frames
+    ]
+    return [digest(words), *map(len, frames)]
+
+
+def whole(frame: pd.DataFrame) -> list[str]:
+    return [name for name in frame.columns if not pd.api.types.is_float_dtype(frame[name])]
+
+
+def mapped(app: AppTest) -> list[str]:
+    """The digest of what the map of the first page, or the strip of tokens, shows: experts, words, the chosen place."""
+    told = [json.loads(node.proto.json) for node in app.get("bidi_component")]
+    return [digest({key: data.get(key) for key in SHOWN}) for data in told if data and set(SHOWN) & set(data)]
+
+
+def digest(of: object) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@pytest.mark.table("app", "moeviz/charts", "moeviz/metrics")
+@pytest.mark.parametrize("link", LINKS, ids=lambda link: f"{link['page'] or 'explore'} {len(link['query'])}")
+def test_a_link_of_before_opens_the_same_pictures(link):
+    app = visit(link["page"], **link["query"])
+    assert ([title.value for title in app.title] or [""])[0] == link["title"]
+    assert [drawn(chart.proto) for chart in app.get("vega_lite_chart")] == link["charts"]
+    assert mapped(app) == link["maps"]
+
+
+def test_another_prompt_is_another_picture():
+    """The control: a digest tells two prompts from each other."""
+    first, other = (visit("load", prompt=prompt).get("vega_lite_chart")[0].proto for prompt in ("Il fait.", "Once"))
+    assert drawn(first) != drawn(other)
