@@ -6,11 +6,9 @@ nobody's `import app` finds ours, and `kernels/` is no package at all, since Hug
 
 from setuptools import find_packages, setup
 
-NOT_INSTALLED = ["moeviz.embedded.training*"]  # how the embedded model was made, and from which texts
-
 setup(
     packages=[
-        *find_packages(include=["moeviz", "moeviz.*"], exclude=NOT_INSTALLED),
+        *find_packages(include=["moeviz", "moeviz.*"]),
         *find_packages("kernels"),
         "moeviz_app",
         *(f"moeviz_app.{name}" for name in find_packages("app")),

@@ -16,8 +16,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OURS = ("app", "moeviz", "kernels")
-PACKAGES = {"moeviz_app": "app", "app": "app", "moe_kernels": "kernels/moe_kernels", "moeviz": "moeviz"}
+OURS = ("app", "moeviz", "kernels", "models/training")
+PACKAGES = {
+    "moeviz_app": "app",
+    "app": "app",
+    "moe_kernels": "kernels/moe_kernels",
+    "moeviz": "moeviz",
+    "models": "models",
+}
+# What a string begins with that names a module of ours. Packages of others have a `models` too.
+NAMED = "|".join(name if name != "models" else r"models(?=\.training\b)" for name in PACKAGES)
 HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn", "ray"}
 WATCHED = {*PACKAGES, *HEAVY}
 
@@ -30,6 +38,8 @@ SESSION = f"moeviz_app.session {JOBS}"
 # Read as: files that match the left may import these, and nothing else that is watched. The first match counts.
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
+    # Programs that use the whole house, and that nothing in it imports: how the model that ships was trained.
+    "models/training/*": f"models.training moeviz {TORCH}",
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
     # component knows no page.
     "app/main.py": "moeviz_app streamlit",
@@ -65,8 +75,7 @@ MAY_IMPORT = {
     # It is told of all systems, of what others published, and of the model that ships.
     "moeviz/history/story.py": f"moeviz.history moeviz.metrics moeviz.published moeviz.embedded.example {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT} torch",
-    # Programs that use the whole house, to train and to judge the model that ships.
-    "moeviz/embedded/training/*": f"moeviz {TORCH}",
+    # Judges the models that are moeviz's own.
     "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics moeviz.parameters {INERT} torch",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
@@ -146,7 +155,7 @@ Graph = dict[str, set[str]]
 
 
 def files_of(root: Path) -> list[str]:
-    """The Python files of app/, moeviz/ and kernels/, as paths from the root."""
+    """The Python files of app/, moeviz/, kernels/ and models/training/, as paths from the root."""
     return sorted(path.relative_to(root).as_posix() for folder in OURS for path in (root / folder).rglob("*.py"))
 
 
@@ -182,7 +191,7 @@ def _named(node: ast.AST) -> set[str]:
         text = "".join(part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
     else:
         return set()
-    ours = re.fullmatch(rf"({'|'.join(PACKAGES)})(\.[\w*]+)+", text)
+    ours = re.fullmatch(rf"({NAMED})(\.[\w*]+)+", text)
     return {text} if ours and not text.endswith((".py", ".csv", ".npz", ".json", ".toml")) else set()
 
 
@@ -237,7 +246,7 @@ def room_of(file: str) -> str:
 
 
 def floor_of(file: str) -> str:
-    """The same, coarser: a folder of `moeviz/` with all that is in it, `app` and `kernels` are one room each."""
+    """The same, coarser: a folder of `moeviz/` with all that is in it; `app`, `kernels`, `models` are one each."""
     parts = file.split("/")
     return "/".join(parts[:2]) if parts[0] == "moeviz" else parts[0]
 

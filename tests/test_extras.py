@@ -29,7 +29,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 EVERY_MODULE = """
 import importlib, pkgutil, moeviz
 for module in pkgutil.walk_packages(moeviz.__path__, "moeviz."):
-    if not module.name.startswith("moeviz.embedded.training") and not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from moeviz.charts import TOPICS
 from moeviz.testing import sample_trace

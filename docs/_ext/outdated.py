@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"^<!-- (generated|file|part): ([\w./-]+) -->$", re.MULTILINE)
-CODE = ("moeviz", "app", "kernels", "tests/house.py")  # what generated parts are made from
+CODE = ("moeviz", "app", "kernels", "models/training", "tests/house.py")  # what generated parts are made from
 NAMES = ("docs/how-to", "docs/tutorials", "docs/pictures")  # of which tables of contents and the first page go by names
 READERS = ("docs/_ext", "docs/conf.py")
 

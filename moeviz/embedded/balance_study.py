@@ -1,6 +1,6 @@
 """Where the load has to be even, and what that does to experts: the study in the model card, as figures.
 
-The models are trained by `python -m moeviz.embedded.training.study`; their figures ship, their weights do not.
+The models are trained by `python -m models.training.study`; their figures ship, their weights do not.
 """
 
 from pathlib import Path

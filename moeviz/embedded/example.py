@@ -1,6 +1,6 @@
 """How the embedded model routes the app's first example: recorded once, so that a page shows it without the model.
 
-`python -m moeviz.embedded.training.example` makes the file anew.
+`python -m models.training.example` makes the file anew.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """How our own models route the evaluation set, and what each kind of text loses without each of the embedded one's.
 
-Recorded once, so that the page of an expert needs no model; `moeviz.embedded.training.reference` makes the files. The
+Recorded once, so that the page of an expert needs no model; `models.training.reference` makes the files. The
 texts are those of `texts_over_training`: sixty held-out ones, of fifteen kinds.
 """
 

@@ -14,22 +14,22 @@ from random import Random
 
 import pytest
 
-from moeviz.embedded.training.corpus import packages
-from moeviz.embedded.training.corpus.books import bible
-from moeviz.embedded.training.corpus.build import build_domain, licence_rows, parse, write_licences
-from moeviz.embedded.training.corpus.generated_arithmetic import arithmetic_text
-from moeviz.embedded.training.corpus.generated_json import json_text
-from moeviz.embedded.training.corpus.generated_sql import TABLES, sql_text
-from moeviz.embedded.training.corpus.languages import READ_BY_LINE, is_in_language
-from moeviz.embedded.training.corpus.manuals import HTML, TECHNICAL_ENGLISH, libreoffice_page
-from moeviz.embedded.training.corpus.markup import html_to_text, manual_to_text
-from moeviz.embedded.training.corpus.packages import PACKAGES, Package, PackageUnavailable, fetch, run, unpack
-from moeviz.embedded.training.corpus.readers import READERS
-from moeviz.embedded.training.corpus.selection import cleaned, selected, water_filling
-from moeviz.embedded.training.corpus.source_code import C_CODE, NODE_TYPES, PYTHON, THREE
-from moeviz.embedded.training.corpus.sources import BIBLE_KEYS, SOURCES, Document
-from moeviz.embedded.training.corpus.text_files import files_below, pieces
-from moeviz.embedded.training.documents import DOMAINS, is_held_out, read_documents
+from models.training.corpus import packages
+from models.training.corpus.books import bible
+from models.training.corpus.build import build_domain, licence_rows, parse, write_licences
+from models.training.corpus.generated_arithmetic import arithmetic_text
+from models.training.corpus.generated_json import json_text
+from models.training.corpus.generated_sql import TABLES, sql_text
+from models.training.corpus.languages import READ_BY_LINE, is_in_language
+from models.training.corpus.manuals import HTML, TECHNICAL_ENGLISH, libreoffice_page
+from models.training.corpus.markup import html_to_text, manual_to_text
+from models.training.corpus.packages import PACKAGES, Package, PackageUnavailable, fetch, run, unpack
+from models.training.corpus.readers import READERS
+from models.training.corpus.selection import cleaned, selected, water_filling
+from models.training.corpus.source_code import C_CODE, NODE_TYPES, PYTHON, THREE
+from models.training.corpus.sources import BIBLE_KEYS, SOURCES, Document
+from models.training.corpus.text_files import files_below, pieces
+from models.training.documents import DOMAINS, is_held_out, read_documents
 
 LONG_LINE = "This line is longer than forty characters, so it is compared with others. "
 FOLDERS = (

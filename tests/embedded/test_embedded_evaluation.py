@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
+from models.training.documents import DOMAINS as TRAINED_DOMAINS
+from models.training.evaluation_set import choose_evaluation_set
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.embedded import byte_ngrams
 from moeviz.embedded.domains import DOMAINS
@@ -19,8 +21,6 @@ from moeviz.embedded.evaluate import losses, page
 from moeviz.embedded.evaluate import side_by_side as beside
 from moeviz.embedded.evaluate.page import markdown
 from moeviz.embedded.evaluation import evaluation_set
-from moeviz.embedded.training.documents import DOMAINS as TRAINED_DOMAINS
-from moeviz.embedded.training.evaluation_set import choose_evaluation_set
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 import moeviz
-from moeviz.embedded.training import payoff
-from moeviz.embedded.training.__main__ import make_model
-from moeviz.embedded.training.documents import DOMAINS
-from moeviz.embedded.training.export import read_trained, to_bfloat16, to_transformers
-from moeviz.embedded.training.model import Routing, Shape, TrainingMixture
-from moeviz.embedded.training.optimisers import WideMuon, make_optimisers, rate_factor
-from moeviz.embedded.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
-from moeviz.embedded.training.study import PROXY
-from moeviz.embedded.training.token_files import Windows, held_out_windows, tokenise
-from moeviz.embedded.training.tokenizer import train_tokenizer
-from moeviz.embedded.training.train import SHAPES, Run, parse, shape_from, train
-from moeviz.embedded.training.validation import repetition
+from models.training import payoff
+from models.training.__main__ import make_model
+from models.training.documents import DOMAINS
+from models.training.export import read_trained, to_bfloat16, to_transformers
+from models.training.model import Routing, Shape, TrainingMixture
+from models.training.optimisers import WideMuon, make_optimisers, rate_factor
+from models.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
+from models.training.study import PROXY
+from models.training.token_files import Windows, held_out_windows, tokenise
+from models.training.tokenizer import train_tokenizer
+from models.training.train import SHAPES, Run, parse, shape_from, train
+from models.training.validation import repetition
 
 SMALL = Shape(vocabulary=96, hidden=128, expert_width=64, layers=2, heads=2, key_value_heads=1)
 FINE_GRAINED = replace(SMALL, expert_width=16, experts=31, shared=1, top_k=7, scores="sigmoid")

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from models.training.corpus.sources import SOURCES
 from moeviz.embedded.evaluation import FILE, evaluation_set
-from moeviz.embedded.training.corpus.sources import SOURCES
 
 NOTICES = (FILE.parent / "EVALUATION_LICENCES.md").read_text(encoding="utf-8")
 VERSIONS = {p["name"]: p["version"] for p in json.loads((FILE.parent / "corpus.json").read_text())["packages"]}

@@ -12,12 +12,16 @@ from beartype.roar import BeartypeException
 from checked_calls import check_of, checked
 from jaxtyping import Float32, TypeCheckError, jaxtyped
 
+import models.training
 import moeviz
 from moeviz.routing_trace import normalised_scores
 
 WRONG = 10**6
 MODULES = [
-    each.name for each in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if not each.name.endswith("__main__")
+    each.name
+    for package in (moeviz, models.training)
+    for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not each.name.endswith("__main__")
 ]
 
 
@@ -63,7 +67,7 @@ def test_what_is_never_called_has_no_check_made(made):
     assert not made
 
 
-@pytest.mark.table("moeviz")
+@pytest.mark.table("moeviz", "models")
 def test_the_check_of_every_function_can_be_made():
     """Of those too that no test calls: an annotation that nothing can check is found here."""
     found = set()

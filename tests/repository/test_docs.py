@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from site_of_docs import DOCS, ROOT, blocks
 
+import models.training
 import moeviz
 from moeviz.charts import TOPICS
 from moeviz.cli.main import main, parser
@@ -26,7 +27,12 @@ from _ext import gallery, reference
 CARD = (embedded_path() / "MODEL_CARD.md").read_text()
 MODULES = [
     "moeviz",
-    *(m.name for m in pkgutil.walk_packages(moeviz.__path__, "moeviz.") if not m.name.endswith("__main__")),
+    *(
+        module.name
+        for package in (moeviz, models.training)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if not module.name.endswith("__main__")
+    ),
 ]
 EXTENSIONS = [f"_ext.{module.name}" for module in pkgutil.iter_modules([str(DOCS / "_ext")])]
 # What is written in the pages' own words, and the examples of `--help`, which the reference shows.
@@ -141,7 +147,7 @@ def test_commands_of_make_and_of_python_in_the_pages_are_there(name):
     assert {
         word for line in re.findall(r"\bmake ((?:[\w-]+ ?)+)$", shell, re.MULTILINE) for word in line.split()
     } <= targets
-    for module in re.findall(r"python -m ((?:moeviz|benchmarks)[\w.]*)", shell):
+    for module in re.findall(r"python -m ((?:moeviz|benchmarks|models)[\w.]*)", shell):
         assert importlib.util.find_spec(module), module
 
 

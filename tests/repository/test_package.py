@@ -99,15 +99,14 @@ def metadata(wheel: ZipFile) -> Message:
 
 
 @pytest.mark.package
-def test_the_wheel_holds_every_file_of_the_packages_but_how_the_model_was_trained(built):
+def test_the_wheel_holds_every_file_of_the_packages(built):
     there = {
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    training = {name for name in there if name.startswith("moeviz/embedded/training/")}
-    assert installed(built[1]) == there - training and training
+    assert installed(built[1]) == there
 
 
 @pytest.mark.package
@@ -163,8 +162,8 @@ def test_the_source_distribution_brings_its_tests_and_how_the_model_was_made(bui
         ".streamlit/config.toml",
         "app/.streamlit/config.toml",
         "kernels/compile_check.py",
-        "moeviz/embedded/training/train.py",
-        "moeviz/embedded/training/corpus/build.py",
+        "models/training/train.py",
+        "models/training/corpus/build.py",
         "tests/conftest.py",
     }
     assert not [name for name in built[0] if re.search(r"__pycache__|\.pyc$|(^|/)\.(git|venv)(/|$)|^build/", name)]

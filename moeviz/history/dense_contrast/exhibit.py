@@ -1,6 +1,6 @@
 """The exhibit of dense contrast: loss against parameters at the same compute, and memory against compute.
 
-The models are trained by `python -m moeviz.embedded.training.payoff`, on the text of the embedded model; their figures
+The models are trained by `python -m models.training.payoff`, on the text of the embedded model; their figures
 ship, their weights do not.
 """
 

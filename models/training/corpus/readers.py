@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from moeviz.embedded.training.corpus.books import bible, jane_austen, stdlib_texts, wordnet
-from moeviz.embedded.training.corpus.generated_arithmetic import arithmetic_documents
-from moeviz.embedded.training.corpus.generated_json import json_documents
-from moeviz.embedded.training.corpus.generated_sql import sql_documents
-from moeviz.embedded.training.corpus.languages import READ_WHOLE, language_documents
-from moeviz.embedded.training.corpus.manuals import HTML, TECHNICAL_ENGLISH
-from moeviz.embedded.training.corpus.source_code import PYTHON, c_code, javascript_code
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Packages, read_folders
+from models.training.corpus.books import bible, jane_austen, stdlib_texts, wordnet
+from models.training.corpus.generated_arithmetic import arithmetic_documents
+from models.training.corpus.generated_json import json_documents
+from models.training.corpus.generated_sql import sql_documents
+from models.training.corpus.languages import READ_WHOLE, language_documents
+from models.training.corpus.manuals import HTML, TECHNICAL_ENGLISH
+from models.training.corpus.source_code import PYTHON, c_code, javascript_code
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Packages, read_folders
 
 
 def english_prose(packages: Packages) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""Make what the evaluation ships with: `python -m moeviz.embedded.training.evaluation_set CORPUS TOKENIZER`.
+"""Make what the evaluation ships with: `python -m models.training.evaluation_set CORPUS TOKENIZER`.
 
 That is the evaluation set, chosen from what was held out, and the byte models that its losses are measured against.
 The set ships, so only texts that may be passed on without conditions on the rest of moeviz are taken: public domain,
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from models.training.documents import is_held_out, read_documents
 from moeviz.embedded import byte_ngrams
 from moeviz.embedded.domains import DOMAINS
 from moeviz.embedded.evaluation import FILE, EvaluationText
-from moeviz.embedded.training.documents import is_held_out, read_documents
 
 TEXTS = 4  # a domain
 TOKENS = 1_020  # a text: with the first <s>, within the context of 1,024
@@ -76,7 +76,7 @@ def fit_byte_models(corpus: Path) -> dict[str, byte_ngrams.ByteModel]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.evaluation_set", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.evaluation_set", description=__doc__)
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("tokenizer", type=Path, metavar="TOKENIZER", help="tokenizer.json")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Record the example that ships: `python -m moeviz.embedded.training.example ["another text"]`."""
+"""Record the example that ships: `python -m models.training.example ["another text"]`."""
 
 import logging
 import sys

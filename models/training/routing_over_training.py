@@ -1,4 +1,4 @@
-"""Record how routing formed: `python -m moeviz.embedded.training.routing_over_training RUN TOKENIZER`.
+"""Record how routing formed: `python -m models.training.routing_over_training RUN TOKENIZER`.
 
 Every snapshot in the training run's folder reads the same texts; the routing of each becomes a trace that ships.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from models.training.export import read_trained, to_transformers
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.routing_over_training import FOLDER, texts_over_training
-from moeviz.embedded.training.export import read_trained, to_transformers
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
@@ -34,9 +34,7 @@ def trace_of_snapshot(file: Path, tokenizer: PreTrainedTokenizerBase) -> Routing
 def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    parser = argparse.ArgumentParser(
-        prog="python -m moeviz.embedded.training.routing_over_training", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m models.training.routing_over_training", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder that a training run wrote")
     parser.add_argument("tokenizer", type=Path, metavar="TOKENIZER", help="the tokenizer's folder")
     arguments = parser.parse_args()

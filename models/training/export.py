@@ -1,4 +1,4 @@
-"""Hand the trained weights to transformers: `python -m moeviz.embedded.training.export WEIGHTS TOKENIZER OUT`.
+"""Hand the trained weights to transformers: `python -m models.training.export WEIGHTS TOKENIZER OUT`.
 
 WEIGHTS is a checkpoint or a snapshot of a training run; OUT becomes a folder that `from_pretrained` opens.
 """
@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from moeviz.embedded.training.model import Shape
-from moeviz.embedded.training.tokenizer import CONTEXT
+from models.training.model import Shape
+from models.training.tokenizer import CONTEXT
 
 # Their name in transformers, in a layer; experts are fused there.
 NAMES = {
@@ -127,7 +127,7 @@ def export_model(weights: Path, tokenizer: Path, out: Path) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.export", description=__doc__)
     for name in ("weights", "tokenizer", "out"):
         parser.add_argument(name, type=Path, metavar=name.upper())
     arguments = parser.parse_args()

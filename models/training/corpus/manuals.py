@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from moeviz.embedded.training.corpus.markup import (
+from models.training.corpus.markup import (
     after_tag,
     before,
     html_to_lines,
@@ -13,8 +13,8 @@ from moeviz.embedded.training.corpus.markup import (
     plain,
     without_scripts,
 )
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Folder, Packages, files_below, read_text
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Folder, Packages, files_below, read_text
 
 PYTHON_DOC = ("python3.13-doc", "python3.13-doc", "usr/share/doc/python3.13/html", (".html",))
 SQLITE_DOC = ("sqlite3-doc", "sqlite3-doc", "usr/share/doc/sqlite3", (".html",))

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import groupby
 
-from moeviz.embedded.training.corpus.markup import TAG
-from moeviz.embedded.training.corpus.sources import BIBLE_KEYS, Document
-from moeviz.embedded.training.corpus.text_files import Packages, files_below, pieces, read_text
+from models.training.corpus.markup import TAG
+from models.training.corpus.sources import BIBLE_KEYS, Document
+from models.training.corpus.text_files import Packages, files_below, pieces, read_text
 
 NOVEL_PIECE = 6_000  # characters
 SHORTEST_NOVEL = 50_000  # what is shorter in the R database is no novel

@@ -6,8 +6,8 @@ The order of draws is part of the corpus: two numbers are drawn for every line, 
 from collections.abc import Iterator
 from random import Random
 
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Packages
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Packages
 
 SEED = 3
 GENERATED_DOCUMENTS = 4_200

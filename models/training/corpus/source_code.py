@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Folder, Packages, read_folders, read_in_pieces
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Folder, Packages, read_folders, read_in_pieces
 
 PIECE = 12_000  # characters of the libraries that come as one file
 

@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m moeviz.embedded.training.train TOKENS OUT --minutes 120`.
+"""Train the embedded model: `python -m models.training.train TOKENS OUT --minutes 120`.
 
 Seeded and resumable: run the same command again and it goes on from OUT/checkpoint.pt. The schedule follows the clock
 or a number of tokens, whichever is used up first, so a busy machine trains on less text and still ends well.
@@ -17,12 +17,12 @@ from typing import get_args
 import torch
 from torch import nn
 
-from moeviz.embedded.training.documents import DOMAINS
-from moeviz.embedded.training.model import Shape, TrainingMixture
-from moeviz.embedded.training.optimisers import ADAM_RATE, MUON_RATE, make_optimisers, rate_factor
-from moeviz.embedded.training.routing_losses import RoutingLosses, Within
-from moeviz.embedded.training.token_files import Windows
-from moeviz.embedded.training.validation import Report, validate
+from models.training.documents import DOMAINS
+from models.training.model import Shape, TrainingMixture
+from models.training.optimisers import ADAM_RATE, MUON_RATE, make_optimisers, rate_factor
+from models.training.routing_losses import RoutingLosses, Within
+from models.training.token_files import Windows
+from models.training.validation import Report, validate
 
 TOKENS_PER_STEP = 16_384
 WINDOW = 256
@@ -186,7 +186,7 @@ def train(run: Run) -> Report:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.train", description=__doc__)
     parser.add_argument("tokens_folder", type=Path, metavar="TOKENS", help="the tokenised corpus")
     parser.add_argument("out", type=Path, metavar="OUT", help="checkpoints and reports; a run found here goes on")
     parser.add_argument("--minutes", type=float, help="length of the schedule by the clock")

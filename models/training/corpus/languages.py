@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from moeviz.embedded.training.corpus.books import bible, chinese_poems, sword_bible
-from moeviz.embedded.training.corpus.manuals import debian_handbook, gnome_help, libreoffice_help, typescript_messages
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Folder, Packages, read_folders
+from models.training.corpus.books import bible, chinese_poems, sword_bible
+from models.training.corpus.manuals import debian_handbook, gnome_help, libreoffice_help, typescript_messages
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Folder, Packages, read_folders
 
 SHORTEST_JUDGED = 25  # characters: shorter lines are names and commands, the same in every language
 FEWEST_WORDS = 6

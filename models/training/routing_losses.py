@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moeviz.embedded.training.model import Routing
+from models.training.model import Routing
 
 TINY = 1e-9
 Within = Literal["batch", "window"]  # where the load has to be even

@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from moeviz.embedded.training.documents import DOMAINS, read_documents
+from models.training.documents import DOMAINS, read_documents
 
 VOCABULARY = 8_192
 CONTEXT = 1_024

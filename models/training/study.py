@@ -1,4 +1,4 @@
-"""What the terms about routing do: `python -m moeviz.embedded.training.study TOKENS OUT [--seeds 3] [--tokens 1e6]`.
+"""What the terms about routing do: `python -m models.training.study TOKENS OUT [--seeds 3] [--tokens 1e6]`.
 
 A small model is trained on the same tokens with one setting after the other; prints a table in Markdown, a line for
 each setting and seed. A run that is there already is read, one that was stopped goes on. The settings: where the load
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moeviz.embedded.training.train import DTYPE_HELP, DTYPES, Run, parse, train
-from moeviz.embedded.training.validation import Report
+from models.training.train import DTYPE_HELP, DTYPES, Run, parse, train
+from models.training.validation import Report
 
 BALANCING, WITHIN, INFORMATION = (0.2, 0.04), ("batch", "window"), (0.0, 0.05)
 PROXY = ["--tokens-per-step=4096", "--long-from=1", "--hidden=128", "--layers=4", "--heads=2"]
@@ -53,7 +53,7 @@ def trained(tokens_folder: str, folder: Path, options: list[str]) -> Report:
 def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.study", description=__doc__)
     parser.add_argument("tokens_folder", metavar="TOKENS", help="the tokenised corpus")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=3)

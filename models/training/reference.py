@@ -1,4 +1,4 @@
-"""Make what ships for the app's page of an expert: `python -m moeviz.embedded.training.reference`.
+"""Make what ships for the app's page of an expert: `python -m models.training.reference`.
 
 The finished model reads the texts of `texts_over_training`: once as it is, for ids and weights; and once without each
 of its 48 experts, for what that costs each kind of text. About 20 minutes on one core. A sibling that is named reads
@@ -23,7 +23,7 @@ log = logging.getLogger("moeviz.training")
 def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training.reference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training.reference", description=__doc__)
     parser.add_argument("model", nargs="?", default=EMBEDDED, choices=ROUTING, help="embedded, if none is named")
     name, texts = parser.parse_args().model, texts_over_training()
     model, file = moeviz.load_model(name), ROUTING[name]

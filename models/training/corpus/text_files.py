@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from moeviz.embedded.training.corpus.sources import Document
+from models.training.corpus.sources import Document
 
 Packages = Mapping[str, Path]  # name of a package: the folder that it was unpacked to
 

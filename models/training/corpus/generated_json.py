@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Packages
-from moeviz.embedded.training.corpus.words import CITIES, FIRST_NAMES, ITEMS, LAST_NAMES, TAGS
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Packages
+from models.training.corpus.words import CITIES, FIRST_NAMES, ITEMS, LAST_NAMES, TAGS
 
 SEED = 1
 GENERATED_DOCUMENTS = 3_600

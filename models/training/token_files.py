@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from moeviz.embedded.training.documents import DOMAINS, is_held_out, read_documents
+from models.training.documents import DOMAINS, is_held_out, read_documents
 
 BOS, EOS = 1, 2
 CHUNK = 64  # documents that the tokenizer takes at once

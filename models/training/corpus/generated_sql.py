@@ -6,11 +6,11 @@ The order of draws is part of the corpus, so some choices are made among texts t
 from collections.abc import Iterator
 from random import Random
 
-from moeviz.embedded.training.corpus.generated_json import day
-from moeviz.embedded.training.corpus.manuals import sql_examples
-from moeviz.embedded.training.corpus.sources import Document
-from moeviz.embedded.training.corpus.text_files import Packages
-from moeviz.embedded.training.corpus.words import CITIES, FIRST_NAMES, ITEMS, LAST_NAMES, TAGS
+from models.training.corpus.generated_json import day
+from models.training.corpus.manuals import sql_examples
+from models.training.corpus.sources import Document
+from models.training.corpus.text_files import Packages
+from models.training.corpus.words import CITIES, FIRST_NAMES, ITEMS, LAST_NAMES, TAGS
 
 SEED = 2
 GENERATED_DOCUMENTS = 6_500

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from random import Random
 
-from moeviz.embedded.training.corpus.sources import Document
+from models.training.corpus.sources import Document
 
 SHORTEST_DOCUMENT = 200  # characters
 SHORTEST_COMPARED = 40  # characters: shorter lines repeat in any text

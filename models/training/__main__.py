@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m moeviz.embedded.training WORK --minutes 120`.
+"""Make the embedded model: `python -m models.training WORK --minutes 120`.
 
 Corpus, tokenizer, tokens, training and export, each into its own folder of WORK. What is there already is used, and a
 training run that was stopped goes on. Options are those of `train.py`.
@@ -9,11 +9,11 @@ import logging
 import sys
 from pathlib import Path
 
-from moeviz.embedded.training.corpus.build import build_corpus
-from moeviz.embedded.training.export import export_model
-from moeviz.embedded.training.token_files import tokenise
-from moeviz.embedded.training.tokenizer import train_tokenizer
-from moeviz.embedded.training.train import Run, parse, train
+from models.training.corpus.build import build_corpus
+from models.training.export import export_model
+from models.training.token_files import tokenise
+from models.training.tokenizer import train_tokenizer
+from models.training.train import Run, parse, train
 
 
 def make_model(work: Path, options: list[str]) -> None:
@@ -35,7 +35,7 @@ def make_model(work: Path, options: list[str]) -> None:
 def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.training", description=__doc__)
     parser.add_argument("work", type=Path, metavar="WORK", help="a folder with room for 2 GB")
     arguments, options = parser.parse_known_args()
     make_model(arguments.work, options)

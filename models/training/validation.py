@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moeviz.embedded.training.documents import DOMAINS
-from moeviz.embedded.training.model import TrainingMixture
-from moeviz.embedded.training.token_files import bytes_per_token, held_out_windows
+from models.training.documents import DOMAINS
+from models.training.model import TrainingMixture
+from models.training.token_files import bytes_per_token, held_out_windows
 
 WINDOWS, LENGTH = 12, 256  # of each domain; tokens in one
 
