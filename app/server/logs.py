@@ -15,7 +15,7 @@ from moeviz_app import settings
 USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
-class Lines(logging.Formatter):
+class JsonLines(logging.Formatter):
     """A record as one line of JSON, with whatever was given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,7 +50,7 @@ def write_lines() -> None:
     loggers = [each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     for logger in (logging.root, *loggers):
         for handler in logger.handlers:
-            handler.setFormatter(Lines())
+            handler.setFormatter(JsonLines())
 
 
 def log_moment(what: str) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricRow:
     """A metric: its kind, its meaning (with the unit), and the labels that tell its parts apart."""
 
     kind: Literal["counter", "gauge"]
@@ -21,30 +21,30 @@ class Row:
 
 
 COUNTED = {
-    "runs": Row("counter", "Pieces of work that a model's queue finished, by how they ended.", ("end",)),
-    "tokens": Row("counter", "Tokens that went through a model for a recorded run.", ("phase",)),
-    "model_seconds": Row("counter", "Seconds that the models' threads were at work."),
-    "waited_seconds": Row("counter", "Seconds that work waited in line before it began."),
-    "refusals": Row("counter", "What was refused, by why.", ("why",)),
-    "loads": Row("counter", "Models that were loaded, by how that ended.", ("end",)),
-    "evictions": Row("counter", "What was put out of memory to make room, by what it was.", ("what",)),
-    "files": Row("counter", "Files that visitors opened, by how that ended.", ("end",)),
-    "script_errors": Row("counter", "Errors in pages that nothing caught: bugs."),
-    "waiting": Row("gauge", "Pieces of work that wait for a model."),
-    "running": Row("gauge", "Pieces of work that a model is at."),
-    "sessions": Row("gauge", "Browser tabs that are connected."),
-    "models": Row("gauge", "Models in memory."),
-    "model_bytes": Row("gauge", "Bytes that the weights of those models take."),
-    "trace_bytes": Row("gauge", "Bytes of the traces that sessions keep."),
-    "resident_bytes": Row("gauge", "Bytes of memory that the process holds."),
-    "threads": Row("gauge", "Threads of the process."),
+    "runs": MetricRow("counter", "Pieces of work that a model's queue finished, by how they ended.", ("end",)),
+    "tokens": MetricRow("counter", "Tokens that went through a model for a recorded run.", ("phase",)),
+    "model_seconds": MetricRow("counter", "Seconds that the models' threads were at work."),
+    "waited_seconds": MetricRow("counter", "Seconds that work waited in line before it began."),
+    "refusals": MetricRow("counter", "What was refused, by why.", ("why",)),
+    "loads": MetricRow("counter", "Models that were loaded, by how that ended.", ("end",)),
+    "evictions": MetricRow("counter", "What was put out of memory to make room, by what it was.", ("what",)),
+    "files": MetricRow("counter", "Files that visitors opened, by how that ended.", ("end",)),
+    "script_errors": MetricRow("counter", "Errors in pages that nothing caught: bugs."),
+    "waiting": MetricRow("gauge", "Pieces of work that wait for a model."),
+    "running": MetricRow("gauge", "Pieces of work that a model is at."),
+    "sessions": MetricRow("gauge", "Browser tabs that are connected."),
+    "models": MetricRow("gauge", "Models in memory."),
+    "model_bytes": MetricRow("gauge", "Bytes that the weights of those models take."),
+    "trace_bytes": MetricRow("gauge", "Bytes of the traces that sessions keep."),
+    "resident_bytes": MetricRow("gauge", "Bytes of memory that the process holds."),
+    "threads": MetricRow("gauge", "Threads of the process."),
 }
 
 PREFIX = "moeviz_"
 disable_created_metrics()  # a second line for each counter, which nothing here asks for
 
 
-class Registry(CollectorRegistry):
+class Metrics(CollectorRegistry):
     """Every row of the table, each at zero."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Registry(CollectorRegistry):
         }
 
 
-REGISTRY = Registry()
+METRICS = Metrics()
 
 
 def count(name: str, by: float = 1, **labels: str) -> None:
@@ -82,14 +82,14 @@ def read_gauge(name: str, read: Callable[[], float]) -> None:
 def value(name: str, **labels: str) -> float:
     """Return the value of a counter or a gauge; 0 before anything was counted."""
     public = PREFIX + name + ("_total" if COUNTED[name].kind == "counter" else "")
-    return REGISTRY.get_sample_value(public, labels) or 0
+    return METRICS.get_sample_value(public, labels) or 0
 
 
 def text() -> str:
     """All of it as Prometheus reads it: help and kind of each row, then a line for each of its parts."""
-    return generate_latest(REGISTRY).decode()
+    return generate_latest(METRICS).decode()
 
 
 def _part(name: str, labels: dict[str, str]) -> Counter | Gauge:
-    metric = REGISTRY.rows[name]
+    metric = METRICS.rows[name]
     return metric.labels(**labels) if labels or COUNTED[name].labels else metric

@@ -15,7 +15,7 @@ import pandas as pd
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.doctor_rows import (
     FEW,
-    Finding,
+    Anomaly,
     Rows,
     again,
     duplicates,
@@ -41,7 +41,7 @@ def examine(counted: Counted, beside: RoutingTrace | None = None, tokens: int | 
 
     Source: the checks and their limits were tried on fourteen ways to spoil each of two traces.
     """
-    found: list[Finding] = []
+    found: list[Anomaly] = []
     if isinstance(counted, ExpertCounts):
         found += _of_counts(counted)
     else:
@@ -53,7 +53,7 @@ def examine(counted: Counted, beside: RoutingTrace | None = None, tokens: int | 
     return pd.DataFrame([astuple(one) for one in found], columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Finding]:
+def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Anomaly]:
     have = len(trace.tokens)
     if tokens is None or tokens == have:
         return
@@ -61,36 +61,36 @@ def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Finding]:
         "the last token is missing" if have == tokens - 1 else "some are missing" if have < tokens else "some are extra"
     )
     says = f"The trace has {have:,} tokens, and {tokens:,} met a router: {what}."
-    yield Finding("number", -1, min(have, tokens), abs(tokens - have), says)
+    yield Anomaly("number", -1, min(have, tokens), abs(tokens - have), says)
 
 
-def _beside(trace: RoutingTrace, beside: RoutingTrace | None) -> Iterator[Finding]:
+def _beside(trace: RoutingTrace, beside: RoutingTrace | None) -> Iterator[Anomaly]:
     if beside is not None and (shift := shift_beside(trace, beside)):
         says = (
             f"The trace agrees with the one beside it when its rows are moved by {shift:+d}: a row was "
             f"{'lost' if shift > 0 else 'counted twice'}."
         )
-        yield Finding("shift", -1, 0, len(trace.tokens), says)
+        yield Anomaly("shift", -1, 0, len(trace.tokens), says)
 
 
-def _of_counts(counts: ExpertCounts) -> Iterator[Finding]:
+def _of_counts(counts: ExpertCounts) -> Iterator[Anomaly]:
     whole = counts.counts()
     totals, usual = whole.tokens[0], int(np.median(whole.tokens[0]))
     for at, layer in enumerate(counts.model.layers):
         if not whole.assignments[0, at].any():
-            yield Finding("zeros", layer, -1, 0, f"Layer {layer} has no counts: it is dense, or was not recorded.")
+            yield Anomaly("zeros", layer, -1, 0, f"Layer {layer} has no counts: it is dense, or was not recorded.")
         elif totals[at] != usual:
             says = f"Layer {layer} counted {totals[at]:,} tokens, and half of the layers {usual:,} or fewer."
-            yield Finding("number", layer, -1, abs(int(totals[at]) - usual), says)
+            yield Anomaly("number", layer, -1, abs(int(totals[at]) - usual), says)
     seen: dict[bytes, int] = {}
     for at, layer in enumerate(counts.model.layers):
         other = seen.setdefault(whole.assignments[0, at].tobytes(), layer)
         if other != layer and whole.assignments[0, at].any():
             says = f"Layers {other} and {layer} have the same count for every expert: one is a copy of the other."
-            yield Finding("layers alike", layer, -1, usual, says)
+            yield Anomaly("layers alike", layer, -1, usual, says)
 
 
-def zeros(rows: Rows) -> Iterator[Finding]:
+def zeros(rows: Rows) -> Iterator[Anomaly]:
     """A router with more than one expert a token never chooses expert 0 alone: nobody wrote to these rows."""
     if rows.top_k == 1:
         return
@@ -98,17 +98,17 @@ def zeros(rows: Rows) -> Iterator[Finding]:
         zero = (rows.experts[at] == 0).all(axis=-1)
         if zero.all() and len(zero):
             says = f"Layer {layer} has zeros for all {len(zero):,} tokens: it is dense, or was not recorded."
-            yield Finding("zeros", layer, 0, len(zero), says)
+            yield Anomaly("zeros", layer, 0, len(zero), says)
         elif zero.any():
             first = int(zero.argmax())
             says = (
                 f"Layer {layer} has zeros for {zero.sum():,} tokens, from token {first} on: served from a cache, or "
                 "not recorded."
             )
-            yield Finding("zeros", layer, first, int(zero.sum()), says)
+            yield Anomaly("zeros", layer, first, int(zero.sum()), says)
 
 
-def twice(rows: Rows) -> Iterator[Finding]:
+def twice(rows: Rows) -> Iterator[Anomaly]:
     """An expert twice in a token."""
     for at, layer in enumerate(rows.layers):
         chosen = rows.sets[at]
@@ -120,19 +120,19 @@ def twice(rows: Rows) -> Iterator[Finding]:
                 f"Layer {layer} has an expert twice in {twice.sum():,} tokens, the first being token {first}: "
                 f"{rows.experts[at, first].tolist()}. A router chooses different ones."
             )
-            yield Finding("twice", layer, first, int(twice.sum()), says)
+            yield Anomaly("twice", layer, first, int(twice.sum()), says)
 
 
-def one_choice(rows: Rows) -> Iterator[Finding]:
+def one_choice(rows: Rows) -> Iterator[Anomaly]:
     """All tokens of a layer go to the same experts."""
     for at, layer in enumerate(rows.layers):
         chosen = rows.sets[at][rows.recorded[at]]
         if len(chosen) >= FEW and rows.choice and (chosen == chosen[0]).all() and chosen[0].any():
             says = f"Layer {layer} sends all {len(chosen):,} tokens to the same experts: {chosen[0].tolist()}."
-            yield Finding("one choice", layer, 0, len(chosen), says)
+            yield Anomaly("one choice", layer, 0, len(chosen), says)
 
 
-def layers_alike(rows: Rows) -> Iterator[Finding]:
+def layers_alike(rows: Rows) -> Iterator[Anomaly]:
     """Two layers choose the same for every token."""
     if rows.tokens < FEW or not rows.choice:
         return
@@ -143,10 +143,10 @@ def layers_alike(rows: Rows) -> Iterator[Finding]:
         other = seen.setdefault(rows.sets[at].tobytes(), layer)
         if other != layer:
             says = f"Layers {other} and {layer} send every token to the same experts: one is a copy of the other."
-            yield Finding("layers alike", layer, 0, rows.tokens, says)
+            yield Anomaly("layers alike", layer, 0, rows.tokens, says)
 
 
-def one_part(rows: Rows) -> Iterator[Finding]:
+def one_part(rows: Rows) -> Iterator[Anomaly]:
     """All ids are in one half of the experts."""
     half = rows.num_experts // 2
     if rows.tokens * rows.top_k <= 20 * rows.num_experts or half < rows.top_k:
@@ -158,10 +158,10 @@ def one_part(rows: Rows) -> Iterator[Finding]:
                 f"All expert ids are from {low} to {high - 1}, and there are {rows.num_experts}: these are ids within "
                 "one device of an expert-parallel group, or one device's part."
             )
-            yield Finding("one part", -1, 0, rows.tokens, says)
+            yield Anomaly("one part", -1, 0, rows.tokens, says)
 
 
-def weights(rows: Rows) -> Iterator[Finding]:
+def weights(rows: Rows) -> Iterator[Anomaly]:
     """Where nearly all tokens' weights have one sum, so should the others'."""
     if rows.weights is None or not rows.tokens:
         return
@@ -176,10 +176,10 @@ def weights(rows: Rows) -> Iterator[Finding]:
                 f"At layer {layer}, the weights of {other.sum():,} tokens do not sum to {usual:.3g} as the others' do, "
                 f"the first being token {first} with {sums[first]:.3g}."
             )
-            yield Finding("weights", layer, first, int(other.sum()), says)
+            yield Anomaly("weights", layer, first, int(other.sum()), says)
 
 
-CHECKS: dict[str, Callable[[Rows], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[Rows], Iterator[Anomaly]]] = {
     "zeros": zeros,
     "twice": twice,
     "one choice": one_choice,

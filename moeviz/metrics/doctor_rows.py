@@ -12,7 +12,7 @@ FEW = 8  # tokens: of fewer, chance alone may do what is looked for
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Anomaly:
     """An implausible place of a trace: the model's own index of the layer, and the first row of `tokens`; -1: none."""
 
     check: str
@@ -164,7 +164,7 @@ REPEATED, LIMIT_Z, EVEN = 0.15, 3.0, 0.5  # real texts repeat up to a tenth of t
 MANY_SLOTS = 8  # layers x K: with fewer, two tokens may well be routed alike at all layers
 
 
-def repeats(rows: Rows) -> Iterator[Finding]:
+def repeats(rows: Rows) -> Iterator[Anomaly]:
     """Many rows are the same as the row before."""
     if rows.tokens < FEW or rows.layers_by_slots < MANY_SLOTS or not rows.choice:
         return
@@ -175,10 +175,10 @@ def repeats(rows: Rows) -> Iterator[Finding]:
             f"{again.sum():,} of {rows.tokens:,} tokens go to the same experts as the token before at all layers, the "
             f"first being token {first}: rows were repeated, or came a step late."
         )
-        yield Finding("repeats", -1, first, int(again.sum()), says)
+        yield Anomaly("repeats", -1, first, int(again.sum()), says)
 
 
-def neighbours(rows: Rows) -> Iterator[Finding]:
+def neighbours(rows: Rows) -> Iterator[Anomaly]:
     """Neighbouring tokens share no more experts than shuffled tokens would."""
     shared, at_random = [], []
     for at in range(len(rows.layers)):
@@ -197,10 +197,10 @@ def neighbours(rows: Rows) -> Iterator[Finding]:
             f"Neighbouring tokens share experts no more often than shuffled ones would ({z:.1f} standard errors; real "
             "routing has 6 and more): the tokens were shuffled, or the routing was simulated."
         )
-        yield Finding("neighbours", -1, 0, rows.tokens, says)
+        yield Anomaly("neighbours", -1, 0, rows.tokens, says)
 
 
-def even(rows: Rows) -> Iterator[Finding]:
+def even(rows: Rows) -> Iterator[Anomaly]:
     """Loads are more even than choices at random would be."""
     uneven, share = [], rows.top_k / rows.num_experts
     for at in range(len(rows.layers)):
@@ -213,10 +213,10 @@ def even(rows: Rows) -> Iterator[Finding]:
             f"Loads are {np.mean(uneven):.2f} times as uneven as at random, so they were made even: routing was forced "
             "or simulated."
         )
-        yield Finding("even", -1, 0, rows.tokens, says)
+        yield Anomaly("even", -1, 0, rows.tokens, says)
 
 
-def again(rows: Rows) -> Iterator[Finding]:
+def again(rows: Rows) -> Iterator[Anomaly]:
     """A sequence whose beginning comes again, as where a prefix cache or a chunk of the prompt is counted twice."""
     if rows.layers_by_slots < MANY_SLOTS or not rows.choice:
         return
@@ -232,10 +232,10 @@ def again(rows: Rows) -> Iterator[Finding]:
                 f"The first tokens of a sequence come again, routed alike at all layers, at token {first}: its prompt "
                 "was counted twice, as by a prefix cache or a chunked prefill."
             )
-            yield Finding("again", -1, first, FEW, says)
+            yield Anomaly("again", -1, first, FEW, says)
 
 
-def duplicates(rows: Rows) -> Iterator[Finding]:
+def duplicates(rows: Rows) -> Iterator[Anomaly]:
     """Two sequences are routed alike from end to end."""
     if rows.layers_by_slots < MANY_SLOTS or not rows.choice:
         return
@@ -245,10 +245,10 @@ def duplicates(rows: Rows) -> Iterator[Finding]:
             other = seen.setdefault(rows.codes[start:end].tobytes(), number)
             if other != number:
                 says = f"Sequences {other} and {number} are routed alike from end to end: one text was counted twice."
-                yield Finding("duplicates", -1, start, end - start, says)
+                yield Anomaly("duplicates", -1, start, end - start, says)
 
 
-def padding(rows: Rows) -> Iterator[Finding]:
+def padding(rows: Rows) -> Iterator[Anomaly]:
     """Find one token repeated at an end of several sequences."""
     if rows.token_id is None:
         return
@@ -261,14 +261,14 @@ def padding(rows: Rows) -> Iterator[Finding]:
     for (side, token), places in runs.items():
         if len(places) > 1:
             says = f"{len(places):,} sequences {side} with token {token} {FEW} times and more: padding was counted."
-            yield Finding("padding", -1, places[0], len(places) * FEW, says)
+            yield Anomaly("padding", -1, places[0], len(places) * FEW, says)
 
 
-def token_shift(rows: Rows) -> Iterator[Finding]:
+def token_shift(rows: Rows) -> Iterator[Anomaly]:
     """Rows are off by one against their own tokens."""
     if rows.token_id is not None and (shift := shift_of_tokens(rows)):
         says = (
             f"Equal tokens share most experts when rows are moved by {shift:+d}: a row was "
             f"{'lost' if shift > 0 else 'counted twice'}, and each token has its neighbour's experts."
         )
-        yield Finding("token shift", -1, 0, rows.tokens, says)
+        yield Anomaly("token shift", -1, 0, rows.tokens, says)

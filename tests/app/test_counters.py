@@ -9,7 +9,7 @@ from waiting import SECONDS
 
 @pytest.fixture(autouse=True)
 def nothing_counted(monkeypatch):
-    monkeypatch.setattr(metrics, "REGISTRY", metrics.Registry())
+    monkeypatch.setattr(metrics, "METRICS", metrics.Metrics())
 
 
 def test_counts_add_up_by_label():

@@ -205,7 +205,7 @@ def test_health_is_told_to_anybody_and_metrics_to_who_has_their_token():
 
 
 def test_refusals_and_connections_are_counted(monkeypatch):
-    monkeypatch.setattr(metrics, "REGISTRY", metrics.Registry())
+    monkeypatch.setattr(metrics, "METRICS", metrics.Metrics())
     ask(settings("private"), via="1.1 x")
     ask(settings("team"), method="POST", body=b"token=guess")
     ask(settings("private"), kind="websocket")

@@ -116,7 +116,7 @@ def client(monkeypatch):
 
     def under(**environment):
         monkeypatch.setattr(server.settings, "SETTINGS", read_settings(environment))
-        monkeypatch.setattr(metrics, "REGISTRY", metrics.Registry())
+        monkeypatch.setattr(metrics, "METRICS", metrics.Metrics())
         app = Starlette(routes=server.ROUTES)
         return TestClient(app)
 

@@ -6,13 +6,14 @@ says is a stranger's.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import streamlit as st
 from moeviz_app.widgets.components.explorer_data import packed, packed_strip
 
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.findings import Finding
 from moeviz.routing_trace import RoutingTrace
 
 HERE = Path(__file__).parent
@@ -21,15 +22,6 @@ SCRIPTS = ("parts", "trace", "strip", "bar", "map", "table", "drawing", "card")
 SHEETS = ("explorer.css", "token.css", "explorer_strip.css", "explorer_card.css")
 Place = tuple[int, int]
 Link = Callable[[RoutingTrace | None, int, int], Mapping[str, str]]
-
-
-class Finding(Protocol):
-    """A finding of `moeviz.metrics.findings`: a sentence, and the place where it is seen."""
-
-    sentence: str
-    layer: int
-    token: int
-    expert: int | None
 
 
 class Chosen(NamedTuple):
