@@ -106,7 +106,7 @@ def test_facts_are_known_before_any_weight_is_read(opened, folders):
     known = known_before(name, "mlx")
     weights = (folders("olmoe") / "model.safetensors").stat().st_size
     assert known.info == opened("olmoe").info == model_facts(name, "mlx")
-    assert weights < known.bytes < 1.2 * weights
+    assert weights < known.memory < 1.2 * weights
     assert known.max_tokens == opened("olmoe").max_tokens
     assert known.identity
 
