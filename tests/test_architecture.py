@@ -34,7 +34,7 @@ import moeviz.charts.load
 def late():
     from moeviz.metrics import load
     import_module("moeviz.report.plots")
-    import_module(f"moeviz.history.{name}.checks")
+    import_module(f"moeviz.history.{name}.exhibit")
 TABLE = {"trace": ("moeviz.capture.trace", "trace")}
 log = logging.getLogger("moeviz.capture")
 """
@@ -42,7 +42,7 @@ log = logging.getLogger("moeviz.capture")
         "moeviz.charts.load",
         "moeviz.metrics.load",
         "moeviz.report.plots",
-        "moeviz.history.*.checks",
+        "moeviz.history.*.exhibit",
         "moeviz.capture.trace",
     }
 
