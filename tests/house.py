@@ -64,8 +64,6 @@ MAY_IMPORT = {
     f"{INERT} altair",  # its rival is the gradient descent of 1991
     # What others published of it is no data set of the history's own.
     "moeviz/history/mixtral/exhibit.py": f". moeviz.charts moeviz.metrics moeviz.published {INERT} altair",
-    "moeviz/history/*/checks.py": ". moeviz.history.shared moeviz.capture moeviz.embedded moeviz.metrics "
-    f"moeviz.parameters {INERT} torch",
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
     "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT}",
@@ -74,7 +72,7 @@ MAY_IMPORT = {
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, of what others published, and of the model that ships.
     "moeviz/history/story.py": f"moeviz.history moeviz.metrics moeviz.published moeviz.embedded.example {INERT}",
-    "moeviz/history/*": f"moeviz.history {INERT} torch",
+    "moeviz/history/*": f"moeviz.history {INERT}",
     # Judges the models that are moeviz's own.
     "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics moeviz.parameters {INERT} torch",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.

@@ -1,21 +1,17 @@
 """List the families of MoE models that are read: `moeviz families`."""
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
-from importlib import import_module
-from pathlib import Path
 
+from moeviz.cli.checkout import from_tests
 from moeviz.cli.options import add_json
 from moeviz.cli.output import frame_text, note, records
-from moeviz.errors import CaptureError
 
 HELP = "List the MoE families of transformers that moeviz can record, and how."
 EXAMPLES = """examples:
   moeviz families
   moeviz families --json | jq '.[] | select(.kernels != "yes")'
   moeviz families --check                             survey the installed transformers (a minute)"""
-CHECKOUT = Path(__file__).parents[2]
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -56,24 +52,15 @@ def table_text() -> str:
 def differences() -> str:
     """Survey the installed transformers, and say how it differs from the table; "" where it does not.
 
-    Raises `CaptureError` outside a checkout: the survey is not installed with moeviz.
+    Raises `MoevizError` outside a checkout: the survey is not installed with moeviz.
     """
-    place = CHECKOUT / "tests" / "survey"
-    if not place.is_dir():
-        raise CaptureError(
-            "The survey of the installed transformers is among moeviz's tests, which are not installed with it: there "
-            f"is no {place.name} beside this moeviz. Run “moeviz families --check” in a checkout of the repository."
-        )
+    what, command = "The survey of the installed transformers is", "families --check"
+    table_of = from_tests("survey.architectures", what, command).table_of
+    architectures = from_tests("survey.tiny_models", what, command).architectures
     import transformers
 
     from moeviz.capture.routers.families import families, surveyed_version
 
-    sys.path.insert(0, str(place.parent))
-    try:
-        table_of = import_module("survey.architectures").table_of
-        architectures = import_module("survey.tiny_models").architectures
-    finally:
-        sys.path.remove(str(place.parent))
     transformers.logging.set_verbosity_error()
     both = table_of(architectures()).merge(families(), how="outer", indicator="where")
     names = {"left_only": "here", "right_only": f"in {surveyed_version()}"}

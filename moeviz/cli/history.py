@@ -2,9 +2,10 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from moeviz.cli.checkout import from_tests
 from moeviz.cli.options import add_json, number
 from moeviz.cli.output import check_output, frame_text, note, records, write
 from moeviz.cli.trace import summary_of, summary_text
@@ -18,11 +19,10 @@ HELP = "Train the systems of the past, and check them against their papers."
 EXAMPLES = """examples:
   moeviz history                                      the systems that can be trained here
   moeviz history run local-experts --seed 3 -o 1991.npz
-  moeviz history check                                our results next to the papers'; exit code 1 if any fails
+  moeviz history check                                in a checkout: ours next to the papers'; exit code 1 if any fails
   moeviz history check switch --quick                 one system, with less training
   moeviz history check switch --quick --controls      and with each mechanism broken: every claim must miss then
   moeviz history check --seed 11                      the same claims of other runs"""
-MANY = 1e6  # numbers that large are counts, of which every digit is shown
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -55,11 +55,7 @@ def run(args: Namespace) -> int:
     if args.action == "list":
         print(json.dumps(records(systems())) if args.json else frame_text(systems()))
         return 0
-    names, show = [args.name] if args.name else [], note if args.json else print
-    table = check(names, args.quick, args.seed, args.controls, show)
-    if args.json:
-        print(json.dumps(records(table)))
-    return int(not holds(table))
+    return check(args)
 
 
 def systems() -> "pd.DataFrame":
@@ -85,76 +81,14 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace"
     return part(name, "model").trace_of(train(name, seed, watch))
 
 
-def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Callable[[str], None]) -> "pd.DataFrame":
-    """Check the claims about these systems, or about all; `show` is given each system's table as soon as it is ready.
+def check(args: Namespace) -> int:
+    """Check the claims about a system, or about all; 1 if any fails, or holds where it must miss.
 
-    Returns one row a claim.
+    Raises `MoevizError` outside a checkout: the checks are not installed with moeviz.
     """
-    import pandas as pd
-
-    from moeviz.history.reproduction_claims import check_claims
-
-    frames = []
-    for frame in check_claims(names, quick, seed, controls):
-        frames.append(frame)
-        show(_text(frame))
-    found = pd.concat(frames, ignore_index=True)
-    show(summary(found))
-    return found
-
-
-def holds(found: "pd.DataFrame") -> bool:
-    """Return whether every claim passed, and missed where its mechanism was broken, if that was asked."""
-    return bool(found["passed"].all() and found.get("caught", found["passed"]).all())
-
-
-def summary(found: "pd.DataFrame") -> str:
-    """Say how many checks there are, how many passed, and what is no check."""
-    from moeviz.history.shared.claims import MEASURED
-
-    measured = found[found["kind"] == MEASURED]
-    said = [f"{measured['passed'].sum()} of {len(measured)} checks pass"]
-    if "caught" in found:
-        said.append(f"{measured['caught'].sum()} miss, as they must, where their mechanism is broken")
-    others = found.loc[found["kind"] != MEASURED, "kind"].value_counts()
-    said += [f"no checks: {', '.join(f'{many} {kind}' for kind, many in others.items())}"] if len(others) else []
-    return "; ".join(said) + "."
-
-
-def _text(frame: "pd.DataFrame") -> str:
-    """Two lines a claim: pass or fail and what; ours, the paper's and the tolerance. A remark after its last.
-
-    With controls a third: the figure with the mechanism broken, and whether the claim missed then.
-    """
-    import pandas as pd
-
-    from moeviz.history.shared.claims import MEASURED, MISPRINT
-
-    lines = [frame["system"].iloc[0]]
-    remarks = [*frame["remark"], ""]
-    for place, claim in enumerate(frame.itertuples()):
-        printed = "" if pd.isna(claim.paper) else f", printed {_number(claim.paper)}"
-        kind = "" if claim.kind in (MEASURED, MISPRINT) else f", {claim.kind}"
-        lines.append(f"  {_verdict(claim)}  {claim.what}")
-        lines.append(f"        ours {_number(claim.ours)}{printed} ({claim.tolerance}{kind})")
-        if getattr(claim, "control", ""):
-            verdict = "misses, as it must" if claim.caught else "DOES NOT MISS"
-            lines.append(f"        broken {_number(claim.broken)}: {claim.control}; {verdict}")
-        elif not getattr(claim, "caught", True):
-            lines.append("        NO CONTROL: nothing is known to make it miss")
-        if claim.remark and claim.remark != remarks[place + 1]:
-            lines.append(f"        {claim.remark}")
-    return "\n".join(lines) + "\n"
-
-
-def _verdict(claim: Any) -> str:
-    """A misprint is neither passed nor failed."""
-    from moeviz.history.shared.claims import MEASURED, MISPRINT
-
-    if not claim.passed:
-        return "FAIL"
-    return {MEASURED: "pass", MISPRINT: "misprint"}.get(claim.kind, "true")
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= MANY and float(value).is_integer() else f"{value:,.7g}"
+    text = from_tests("history_checks.claims_text", "The checks of the history are", "history check")
+    names, show = [args.name] if args.name else [], note if args.json else print
+    table = text.check(names, args.quick, args.seed, args.controls, show)
+    if args.json:
+        print(json.dumps(records(table)))
+    return int(not text.holds(table))

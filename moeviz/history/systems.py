@@ -1,9 +1,8 @@
 """The systems that run here, from 1991 on: every folder beside this file that has an `exhibit.toml`.
 
 A system's folder holds `exhibit.toml` (the system in words: `System`), `model.py` (`train`, whose defaults are the
-settings that ship, and `trace_of`), `exhibit.py` (its page: `EXHIBIT`) and `checks.py` (`claims` of its paper, and
-`CONTROLS`, each of which breaks a mechanism that a claim must miss). Nothing but the words is loaded before it is asked
-for.
+settings that ship, and `trace_of`) and `exhibit.py` (its page: `EXHIBIT`). Nothing but the words is loaded before it is
+asked for. What its paper claims of it is checked in `tests/history_checks/`.
 """
 
 import tomllib
@@ -52,7 +51,7 @@ SYSTEMS = {row.name: row for row in EXHIBITS.values() if row.trains}
 
 
 def part(name: str, file: str) -> ModuleType:
-    """Import one file of a system's folder: its `model`, `exhibit` or `checks`.
+    """Import one file of a system's folder: its `model` or `exhibit`.
 
     Raises `MoevizError` where there is no system of that name to train.
     """

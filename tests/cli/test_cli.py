@@ -545,7 +545,7 @@ def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatc
 
 
 def test_families_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("moeviz.cli.families.CHECKOUT", tmp_path)
+    monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
     assert main(["families", "--check"]) == 1
     assert "in a checkout of the repository" in capsys.readouterr().err
 
@@ -584,7 +584,7 @@ def test_trace_takes_other_ways_to_generate(capsys):
 # moeviz history
 
 
-@pytest.mark.table("moeviz/history", "moeviz/cli")
+@pytest.mark.table("moeviz/history", "moeviz/cli", "tests/history_checks")
 def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history"]) == 0
     assert "local-experts" in capsys.readouterr().out
@@ -598,6 +598,14 @@ def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert len(rows) == 13 and rows["passed"].all()
     assert rows.set_index("what")["remark"].str.contains("64 experts, as Table 9 says: half").sum() == 1
     assert main(["history", "check", "no-such"]) == 1
+
+
+def test_history_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
+    assert main(["history", "check", "counts", "--controls"]) == 1
+    told = capsys.readouterr()
+    assert "python -m moeviz history check" in told.err and "in a checkout of the repository" in told.err
+    assert not told.out and len(told.err.splitlines()) == 1
 
 
 # moeviz compare

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from history_checks.local_experts_1991 import acceptance, claims
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.local_experts_1991 import exhibit as table_1
-from moeviz.history.local_experts_1991.checks import acceptance, claims
 from moeviz.history.local_experts_1991.exhibit import MIXTURE, NETWORK, decision_lines, error_by_epoch
 from moeviz.history.local_experts_1991.model import (
     ERRORS,
@@ -28,7 +28,7 @@ from moeviz.history.shared.results import load, save, shipped
 from moeviz.history.shared.vowels import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_what_the_paper_claims_of_its_mixtures_holds_for_a_few_seeds_of_the_stan
 
 
 def test_a_mixture_at_half_its_step_is_neither_as_fast_as_the_paper_s_nor_faster_than_its_rival(monkeypatch):
-    monkeypatch.setattr("moeviz.history.local_experts_1991.checks.train", partial(train, step=10.0))
+    monkeypatch.setattr("history_checks.local_experts_1991.train", partial(train, step=10.0))
     failed = [claim.what for claim in acceptance(range(2)) if not claim.passed]
     assert failed == ["4 experts: mean epochs, mixture / backpropagation", "4 experts: mean epochs, at a step of ours"]
 
@@ -196,7 +196,7 @@ def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
 def test_acceptance_can_fail(monkeypatch):
     """Stopped after 20 epochs no mixture has learnt anything."""
     short = partial(train, max_epochs=20)
-    monkeypatch.setattr("moeviz.history.local_experts_1991.checks.train", short)
+    monkeypatch.setattr("history_checks.local_experts_1991.train", short)
     passed = {claim.what: claim.passed for claim in acceptance(range(2))}
     assert not passed["4 experts: share of runs that reach error 0.08"]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from history_checks import conditional_computation_2015 as checks
 from watching import heard_until_stopped
 
 from moeviz.errors import MissingField, MoevizError
-from moeviz.history.conditional_computation_2015 import checks
 from moeviz.history.conditional_computation_2015 import exhibit as gated_blocks
 from moeviz.history.conditional_computation_2015.exhibit import (
     BLOCKS_BY_DIGIT,
@@ -41,7 +41,7 @@ from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 
 @pytest.fixture(scope="module")

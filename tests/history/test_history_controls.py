@@ -4,13 +4,12 @@ import math
 
 import pandas as pd
 import pytest
-
-from moeviz.cli.history import _text, check, holds, summary
-from moeviz.history import reproduction_claims
-from moeviz.history.local_experts_1991 import checks as checks_1991
-from moeviz.history.reproduction_claims import WITH_CHECKS, claims_of, controls_of
-from moeviz.history.shared.claims import IDENTITY, MEASURED, MISPRINT, NOT_PRINTED, SHIPS, Claim
-from moeviz.history.shared.negative_controls import Control, controlled, swapped
+from history_checks import local_experts_1991 as checks_1991
+from history_checks import reproduction_claims
+from history_checks.claims import IDENTITY, MEASURED, MISPRINT, NOT_PRINTED, SHIPS, Claim
+from history_checks.claims_text import _text, check, holds, summary
+from history_checks.negative_controls import Control, controlled, swapped
+from history_checks.reproduction_claims import WITH_CHECKS, claims_of, controls_of
 
 # Left to `moeviz history check --quick --controls`: each takes four to eight seconds.
 TOO_LONG = {
@@ -23,7 +22,7 @@ TOO_LONG = {
 NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
 
 
-@pytest.mark.table("moeviz/history")
+@pytest.mark.table("moeviz/history", "tests/history_checks")
 @pytest.mark.parametrize("name", WITH_CHECKS)
 def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, monkeypatch):
     if name == "hmm-experts":
@@ -116,7 +115,7 @@ def test_the_table_prints_both_figures_and_counts_checks_alone(monkeypatch, caps
     assert "broken inf: the door is shut" in boundless
     assert holds(rows.drop(columns=["control", "broken", "caught"])), "without controls, what passes is enough"
     monkeypatch.setattr(
-        "moeviz.history.reproduction_claims.check_claims", lambda *asked: iter([rows.assign(remark=str(asked))])
+        "history_checks.claims_text.check_claims", lambda *asked: iter([rows.assign(remark=str(asked))])
     )
     assert check(["door"], True, 11, True, print)["remark"][0] == "(['door'], True, 11, True)"
     assert "2 of 2 checks pass" in capsys.readouterr().out
@@ -130,7 +129,7 @@ def test_a_misprint_is_found_and_is_no_check():
     assert (found["kind"] == MEASURED).sum() == len(found) - 1
 
 
-@pytest.mark.table("moeviz/history")
+@pytest.mark.table("moeviz/history", "tests/history_checks")
 def test_another_seed_gives_other_runs_and_the_same_seed_the_same():
     first, again, other = (claims_of("hierarchical", quick=True, seed=seed) for seed in (0, 0, 11))
     assert first.equals(again) and not first["ours"].equals(other["ours"])

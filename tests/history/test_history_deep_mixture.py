@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from history_checks import deep_mixture_2013 as check
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.deep_mixture_2013 import checks as check
 from moeviz.history.deep_mixture_2013.exhibit import (
     FACTOR_INFORMATION,
     GATES_BY_PLACE_AND_DIGIT,
@@ -39,7 +39,7 @@ from moeviz.history.deep_mixture_2013.model import (
 from moeviz.history.shared.datasets import Digits
 from moeviz.history.shared.results import shipped
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 
 @pytest.fixture(scope="module")

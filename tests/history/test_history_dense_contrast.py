@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from history_checks.dense_contrast import claims
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
-from moeviz.history.dense_contrast.checks import claims
 from moeviz.history.dense_contrast.decoder import PARTS, MixtureBlock, Sizes, TopKChoice, as_one_block, at_random, cost
 from moeviz.history.dense_contrast.exhibit import (
     HERE,
@@ -44,7 +44,7 @@ from moeviz.metrics.load import expert_load
 from moeviz.metrics.parameters import parameter_split
 from moeviz.parameters import active_parameters
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 TINY = Sizes(vocabulary=5, width=4, hidden=3, layers=2, heads=2, key_heads=1, experts=4, top_k=2)
 STEPS = 3

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from history_checks import mixtral as mixtral
+from history_checks.claims import NOT_PRINTED, Claim, frame_of
+from history_checks.reproduction_claims import WITH_CHECKS, check_claims, claims_of
 from moeviz_app.views.history.gallery import goes_to_all_experts, pages_for
 from moeviz_app.views.menu import GALLERY, MENU
 
 from moeviz.errors import MoevizError
 from moeviz.history import systems
 from moeviz.history.article import CORRECTIONS, POINTS, corrections
-from moeviz.history.mixtral import checks as mixtral
 from moeviz.history.mixtral.exhibit import published_divergence, published_load, published_repetition
-from moeviz.history.reproduction_claims import WITH_CHECKS, check_claims, claims_of
 from moeviz.history.shared import datasets, results
-from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
 from moeviz.history.shipped_traces import shipped_result, shipped_trace
 from moeviz.history.systems import EXHIBITS, SYSTEMS, part
 from moeviz.history.timeline.published_counts import published_counts, readings
@@ -97,7 +97,7 @@ def test_a_system_that_is_not_there_is_refused_by_name():
         next(check_claims(["perceptron"]))
 
 
-@pytest.mark.table("moeviz/history")
+@pytest.mark.table("moeviz/history", "tests/history_checks")
 def test_the_checks_of_two_systems_come_one_after_the_other_in_the_order_of_the_table():
     frames = list(check_claims(["counts", "local-experts"], quick=True))
     assert [frame["system"].unique().tolist() for frame in frames] == [["local-experts"], ["counts"]]
@@ -189,7 +189,7 @@ def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):
 
 def test_counts_fail_where_no_reading_gives_the_printed_one(monkeypatch):
     wrong = published_counts().assign(agrees=False)
-    monkeypatch.setattr("moeviz.history.timeline.checks.published_counts", lambda: wrong)
+    monkeypatch.setattr("history_checks.timeline.published_counts", lambda: wrong)
     assert not claims_of("counts")["passed"].any()
 
 
@@ -208,5 +208,5 @@ def test_every_sentence_of_the_article_has_a_page_and_every_correction_a_source(
 
 def test_a_check_whose_process_ends_badly_says_so(monkeypatch):
     monkeypatch.setitem(WITH_CHECKS, "nothing", "nothing")
-    with pytest.raises(MoevizError, match=r"check of nothing .* Run -m moeviz\.history nothing"):
+    with pytest.raises(MoevizError, match=r"check of nothing .* Run python .*history_checks nothing"):
         list(check_claims(["nothing"]))

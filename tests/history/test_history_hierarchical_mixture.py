@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+from history_checks.hierarchical_1994 import TWO_CUTS, claims
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.hierarchical_1994.checks import TWO_CUTS, claims
 from moeviz.history.hierarchical_1994.exhibit import _curve, ended, shipped_error_by_shape, square_lines, tree_lines
 from moeviz.history.hierarchical_1994.model import (
     EM,
@@ -35,7 +35,7 @@ from moeviz.history.shared.results import shipped
 from moeviz.history.shared.vowels import Vowels, encode, stand_in
 from moeviz.metrics.specialization import load_by_label
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 HALF, NEVER, ALWAYS = [0.0], [-100.0], [100.0]
 
@@ -202,7 +202,7 @@ def test_the_square_is_divided_among_all_four_leaves():
 
 
 def test_claims_can_fail(monkeypatch):
-    monkeypatch.setattr("moeviz.history.hierarchical_1994.checks.train", partial(train, passes=2))
+    monkeypatch.setattr("history_checks.hierarchical_1994.train", partial(train, passes=2))
     passed = {claim.what: claim.passed for claim in claims(quick=True)}
     assert not passed["passes to error 0.08, most of any run"]
     assert not passed["accuracy on test speakers, how far behind that mixture's"]

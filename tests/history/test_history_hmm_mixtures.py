@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from history_checks.hmm_experts_1996 import claims, oracle_difference
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.hmm_experts_1996.checks import claims, oracle_difference
 from moeviz.history.hmm_experts_1996.exhibit import (
     GATE_OVER_TIME,
     SETTLING,
@@ -40,7 +40,7 @@ from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 FIELDS = [each.name for each in fields(HiddenMarkovModels)]
 
@@ -332,10 +332,10 @@ def test_the_pictures_draw_what_is_measured_also_where_an_expert_speaks_for_nobo
 def test_a_claim_can_fail(monkeypatch):
     """A random start finds too few of the men; where all states go on alike, nobody tells Smyth's two models apart."""
     pytest.importorskip("hmmlearn")
-    monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.QUICK_SEEDS", 1)
-    monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.oracle_difference", lambda result: 1e-7)
+    monkeypatch.setattr("history_checks.hmm_experts_1996.QUICK_SEEDS", 1)
+    monkeypatch.setattr("history_checks.hmm_experts_1996.oracle_difference", lambda result: 1e-7)
     worse = partial(train, assignment="hard", start="random")
-    monkeypatch.setattr("moeviz.history.hmm_experts_1996.checks.train", worse)
+    monkeypatch.setattr("history_checks.hmm_experts_1996.train", worse)
     monkeypatch.setattr("moeviz.history.hmm_experts_1996.hidden_markov.SEEN_TRANSITIONS", 1e4)
     failed = [claim.what for claim in claims(quick=True) if not claim.passed]
     for part in ("difference from hmmlearn", "nobody named", "soft EM, random start"):

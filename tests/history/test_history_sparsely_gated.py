@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from history_checks import sparsely_gated_2017 as check
+from history_checks.sparsely_gated_2017 import ordered, parted, repeated, started
 from watching import heard_until_stopped
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import WITHOUT_BALANCE, load, save, shipped
-from moeviz.history.sparsely_gated_2017 import checks as check
 from moeviz.history.sparsely_gated_2017 import exhibit as balance
-from moeviz.history.sparsely_gated_2017.checks import ordered, parted, repeated, started
 from moeviz.history.sparsely_gated_2017.exhibit import (
     NO_LOSS,
     PRINTED_TABLE,
@@ -48,7 +48,7 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 STEPS = 12
 WORDS = 64

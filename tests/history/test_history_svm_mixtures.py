@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from history_checks.svm_experts_2002 import better, two_lines
 from sklearn.svm import LinearSVC
 from watching import heard_until_stopped
 
@@ -16,7 +17,6 @@ from moeviz.history.svm_experts_2002 import exhibit as pictures
 from moeviz.history.svm_experts_2002 import frames as expert_room
 from moeviz.history.svm_experts_2002 import model as svm_gater
 from moeviz.history.svm_experts_2002 import model as svm_mixtures
-from moeviz.history.svm_experts_2002.checks import better, two_lines
 from moeviz.history.svm_experts_2002.em import expectation, fitted_gate, line, slope, standardised
 from moeviz.history.svm_experts_2002.frames import ends, soft_errors, svm_lines
 from moeviz.history.svm_experts_2002.model import (
@@ -36,7 +36,7 @@ from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 QUICK = {"experts": 4, "iterations": 2}
 

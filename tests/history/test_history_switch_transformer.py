@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from history_checks.switch_2021 import dropping, uniform
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.shared.results import load, save, shipped
-from moeviz.history.switch_2021.checks import dropping, uniform
 from moeviz.history.switch_2021.exhibit import (
     DROP_RATES,
     DROPPED_BY_PLACE,
@@ -41,7 +41,7 @@ from moeviz.history.switch_2021.model import (
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history")
+pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
 
 GROUP = SEQUENCES * WORDS
 
@@ -210,7 +210,7 @@ def test_the_claims_can_fail():
 
 
 def test_the_uniform_claim_fails_with_another_loss(monkeypatch):
-    wrong = "moeviz.history.switch_2021.checks.balancing_loss"
+    wrong = "history_checks.switch_2021.balancing_loss"
     monkeypatch.setattr(wrong, lambda probabilities, chosen: 8 * balancing_loss(probabilities, chosen))
     assert not uniform().passed
 

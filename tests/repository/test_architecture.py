@@ -47,7 +47,7 @@ import moeviz.charts.load
 def late():
     from moeviz.metrics import load
     import_module("moeviz.report.plots")
-    import_module(f"moeviz.history.{name}.checks")
+    import_module(f"moeviz.history.{name}.exhibit")
     import_module("models.training.export")
 ANOTHER = {"mlx": "models.cache"}
 TABLE = {"trace": ("moeviz.capture.trace", "trace")}
@@ -57,7 +57,7 @@ log = logging.getLogger("moeviz.capture")
         "moeviz.charts.load",
         "moeviz.metrics.load",
         "moeviz.report.plots",
-        "moeviz.history.*.checks",
+        "moeviz.history.*.exhibit",
         "models.training.export",
         "moeviz.capture.trace",
     }

@@ -1,1 +1,1 @@
-"""Parts of several systems: data, gates, results in files, claims."""
+"""Parts of several systems: data, gates, results in files."""

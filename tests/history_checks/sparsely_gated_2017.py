@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
+from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
-from moeviz.history.shared.claims import NOT_PRINTED, SHIPS, Claim, seeds
-from moeviz.history.shared.negative_controls import Control, swapped
 from moeviz.history.sparsely_gated_2017 import model
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train

@@ -1,4 +1,4 @@
-"""The claims of one system as JSON: python -m moeviz.history NAME [--quick] [--controls] [--seed N]
+"""The claims of one system as JSON: python tests/history_checks NAME [--quick] [--controls] [--seed N]
 
 In a process of its own and on one thread, so that several can be checked at a time.
 """
@@ -6,13 +6,17 @@ In a process of its own and on one thread, so that several can be checked at a t
 import json
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
 
 import torch
 
-from moeviz.history.reproduction_claims import claims_of
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests")]  # of this checkout
+
+from history_checks.reproduction_claims import claims_of  # noqa: E402
 
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="python -m moeviz.history")
+    parser = ArgumentParser(prog="python tests/history_checks")
     parser.add_argument("name")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--controls", action="store_true")

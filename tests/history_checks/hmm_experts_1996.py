@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from history_checks.claims import NOT_PRINTED, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.history.hmm_experts_1996 import hidden_markov, model
 from moeviz.history.hmm_experts_1996.exhibit import DATA_SETS, STARTS, accuracies
 from moeviz.history.hmm_experts_1996.hidden_markov import HiddenMarkovModels, prefix_log_likelihoods, side_by_side
 from moeviz.history.hmm_experts_1996.model import HMMMixture, gaussian_hmm, train
-from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.negative_controls import Control
 
 SEEDS, QUICK_SEEDS = 20, 6
 TOLD_STATES, TOLD_SEEDS = 5, 3

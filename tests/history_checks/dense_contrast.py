@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from history_checks.claims import IDENTITY, NOT_PRINTED, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.capture.models.load import model_facts
 from moeviz.history.dense_contrast import model
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, MixtureBlock, TopKChoice, as_one_block, cost
 from moeviz.history.dense_contrast.model import KINDS, sizes_of, trace_of, train
-from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.negative_controls import Control
 from moeviz.metrics.load import expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import active_parameters

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moeviz.history.shared.claims import MEASURED, Claim
+from history_checks.claims import MEASURED, Claim
 
 Claims = Callable[[bool, int], list[Claim]]  # quick and seed, as `claims` of a system's checks
 

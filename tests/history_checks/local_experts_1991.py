@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from history_checks.claims import NOT_PRINTED, Claim
+from history_checks.claims import seeds as seeds_from
+from history_checks.negative_controls import Control
 from moeviz.errors import MoevizError
 from moeviz.history.local_experts_1991 import model
 from moeviz.history.local_experts_1991.model import (
@@ -20,9 +23,6 @@ from moeviz.history.local_experts_1991.model import (
     train_network,
 )
 from moeviz.history.shared import vowels
-from moeviz.history.shared.claims import NOT_PRINTED, Claim
-from moeviz.history.shared.claims import seeds as seeds_from
-from moeviz.history.shared.negative_controls import Control
 from moeviz.history.shared.vowels import VOWELS, Vowels, at_hand, encode, stand_in
 
 EXPERTS = (4, 8)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from history_checks.claims import NOT_PRINTED, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.history.conditional_computation_2015 import model
 from moeviz.history.conditional_computation_2015.model import Conditional, train
-from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.negative_controls import Control
 
 SEEDS, QUICK_SEEDS, QUICK_EPOCHS = 3, 1, 8
 TARGETS = (1 / 8, 1 / 16)  # what ships, and the paper's

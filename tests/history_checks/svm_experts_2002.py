@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from history_checks.claims import NOT_PRINTED, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.history.shared import vowels
-from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.negative_controls import Control
 from moeviz.history.shared.vowels import Vowels, at_hand
 from moeviz.history.svm_experts_2002 import em, model
 

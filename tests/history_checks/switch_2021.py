@@ -6,8 +6,8 @@ from itertools import pairwise
 import pandas as pd
 import torch
 
-from moeviz.history.shared.claims import IDENTITY, NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.negative_controls import Control
+from history_checks.claims import IDENTITY, NOT_PRINTED, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.history.switch_2021 import model
 from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
 from moeviz.history.switch_2021.model import Routed, SwitchLayer, balancing_loss

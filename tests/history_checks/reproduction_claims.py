@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from pathlib import Path
 
 import pandas as pd
 
+from history_checks.claims import NOT_PRINTED, Claim, frame_of
+from history_checks.negative_controls import controlled
 from moeviz.errors import MoevizError
-from moeviz.history.shared.claims import NOT_PRINTED, Claim, frame_of
-from moeviz.history.shared.negative_controls import controlled
 from moeviz.history.systems import FOLDERS
 from moeviz.text import quoted
 
-WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the folder
+WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the file beside this one
 AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
 
 
@@ -49,7 +50,7 @@ def check_claims(
 
 def claims_of(name: str, quick: bool = False, seed: int = 0, controls: bool = False) -> pd.DataFrame:
     """Check the claims of one system in this process. Columns as in `check_claims`."""
-    module = import_module(f"moeviz.history.{WITH_CHECKS[name]}.checks")
+    module = import_module(f"history_checks.{WITH_CHECKS[name]}")
     try:
         claims = module.claims(quick, seed)
         again = (
@@ -65,15 +66,15 @@ def claims_of(name: str, quick: bool = False, seed: int = 0, controls: bool = Fa
 
 def controls_of(name: str) -> tuple:
     """The negative controls of one system's claims, of type `Control`."""
-    return import_module(f"moeviz.history.{WITH_CHECKS[name]}.checks").CONTROLS
+    return import_module(f"history_checks.{WITH_CHECKS[name]}").CONTROLS
 
 
 def _in_a_process(name: str, options: list[str]) -> pd.DataFrame:
-    command = [sys.executable, "-m", "moeviz.history", name, *options]
+    command = [sys.executable, str(Path(__file__).parent), name, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
         raise MoevizError(
-            f"The check of {name} ended without an answer ({last}). Run {' '.join(command[1:])} to see why."
+            f"The check of {name} ended without an answer ({last}). Run python {' '.join(command[1:])} to see why."
         )
     return pd.DataFrame(json.loads(done.stdout))

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from history_checks.claims import NOT_PRINTED, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.history.hierarchical_1994 import model
 from moeviz.history.hierarchical_1994.model import Hierarchy, Tree, train, two_cuts
 from moeviz.history.local_experts_1991 import model as gradient_descent
-from moeviz.history.shared.claims import NOT_PRINTED, Claim, seeds
-from moeviz.history.shared.negative_controls import Control
 
 NEVER = 10**6
 ROUNDING = 1e-9

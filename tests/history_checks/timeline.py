@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from moeviz.history.shared.claims import MEASURED, MISPRINT, Claim
-from moeviz.history.shared.negative_controls import Control
+from history_checks.claims import MEASURED, MISPRINT, Claim
+from history_checks.negative_controls import Control
 from moeviz.history.timeline import published_counts as counting
 from moeviz.history.timeline.published_counts import UNITS, published_counts
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
+from history_checks.negative_controls import Control
 from moeviz.errors import MoevizError
 from moeviz.history.deep_mixture_2013 import model
 from moeviz.history.deep_mixture_2013.exhibit import factor_information, share_by_epoch, shares
 from moeviz.history.deep_mixture_2013.model import BATCH, MARGIN, DeepMixture, train
-from moeviz.history.shared.claims import NOT_PRINTED, SHIPS, Claim, seeds
-from moeviz.history.shared.negative_controls import Control
 from moeviz.history.shared.results import shipped
 
 SEEDS = 4
