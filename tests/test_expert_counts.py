@@ -86,6 +86,9 @@ def test_counts_of_some_layers_have_only_those(by_hand):
     assert part.model.layers == (4,)
     assert part.assignments.tolist() == [[[2, 3]]]
     assert part.equals(by_hand.select(layers=[4]).counts())
+    seen = replace(by_hand.counts(), tokens=by_hand.counts().tokens + np.arange(len(by_hand.model.layers)))
+    place = by_hand.model.layers.index(4)
+    assert seen.select(layers=[4]).tokens.tolist() == seen.tokens[:, [place]].tolist() != seen.tokens[:, [0]].tolist()
     with pytest.raises(InvalidTrace, match="no MoE layer 2"):
         by_hand.counts().select(layers=[2])
 
