@@ -1,12 +1,16 @@
-"""A run that a visitor asks a model for, and its query in an address."""
+"""A run that a visitor asks a model for: a table of what an address says of it, and what the library is asked for."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from moeviz_app import settings
 from moeviz_app.jobs.model_catalog import LoadOptions
 
 from moeviz.embedded.own_models import is_own
+
+if TYPE_CHECKING:
+    from moeviz.capture.run.request import CaptureRequest
 
 KERNELS_CHOICES = ("on", "off")
 DECODING_CHOICES = ("checkpoint",)
@@ -16,6 +20,7 @@ LOAD_CHOICES = {
 }
 LONGEST = 1500  # characters of the texts in an address
 OWN_TEMPERATURE = 0.8  # of the embedded models: they repeat themselves where the likeliest token is always taken
+Read = Callable[[str], Any]
 
 
 def usual_temperature(model: str) -> float:
@@ -23,22 +28,56 @@ def usual_temperature(model: str) -> float:
     return OWN_TEMPERATURE if is_own(model) else 0.0
 
 
+def number_in(text: str | None) -> int | None:
+    """The number that a part of an address says; None where it says none."""
+    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
+
+
+def _new_tokens(text: str) -> int:
+    return min(number_in(text) or 0, settings.SETTINGS.max_new_tokens)
+
+
+def _temperature(text: str) -> float:
+    is_number = text.replace(".", "", 1).isdecimal() and len(text) <= 10
+    return min(float(text), settings.HIGHEST_TEMPERATURE) if is_number else 0.0
+
+
+def _seed(text: str) -> int:
+    return min(number_in(text) or 0, settings.HIGHEST_SEED)
+
+
+def _prompt(text: str) -> str:
+    return text[: settings.SETTINGS.max_prompt_chars]
+
+
+def _one_of(choices: tuple[str, ...]) -> Read:
+    return {choice: choice for choice in choices}.get
+
+
+def _row(read: Read, usual: Any = None) -> Any:
+    """One field of an address: how its text is read, within what this deployment allows; what holds without it."""
+    return field(default=usual, metadata={"read": read})
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One run, and everything that its trace depends on."""
+    """One run, and everything that its trace depends on. A field has the same name in an address.
+
+    It needs nothing of what runs models, and holds what a link asks for: `request` says what is wrong with it.
+    """
 
     prompt: str
     model: str
-    new_tokens: int = 0
-    temperature: float = 0.0
-    seed: int = 0
-    dtype: str | None = None
-    device_map: str | None = None
-    site: str | None = None  # which routers, in a model with several kinds
-    kernels: str | None = None  # "on" or "off"; None: by kernels on a GPU, where they know the model's routers
-    decoding: str | None = None  # "checkpoint": as its own settings say; None: by temperature and seed alone
-    chat: bool = False  # sent as a user's turn, by the tokenizer's chat template
-    system: str | None = None  # of a chat: the system prompt
+    new_tokens: int = _row(_new_tokens, 0)
+    temperature: float = _row(_temperature, 0.0)
+    seed: int = _row(_seed, 0)
+    dtype: str | None = _row(_one_of(LOAD_CHOICES["dtype"]))
+    device_map: str | None = _row(_one_of(LOAD_CHOICES["device_map"]))
+    site: str | None = _row(lambda text: text or None)  # which routers, in a model with several kinds
+    kernels: str | None = _row(_one_of(KERNELS_CHOICES))  # None: those on a GPU, if they know the routers
+    decoding: str | None = _row(_one_of(DECODING_CHOICES))  # None: by temperature and seed alone
+    chat: bool = _row(lambda text: text == str(True), False)  # sent as a user's turn, by the tokenizer's chat template
+    system: str | None = _row(lambda text: _prompt(text) or None)  # of a chat: the system prompt
 
     @property
     def how(self) -> LoadOptions:
@@ -50,36 +89,34 @@ class RunRequest:
         """Return whether every browser and server takes an address with its texts."""
         return len(self.prompt) + len(self.system or "") <= LONGEST
 
+    def request(self) -> "CaptureRequest":
+        """Return what the library is asked for. Raises what a request is refused for; imports what runs models."""
+        from moeviz.capture.run.decoding import CHECKPOINT, Decoding
+        from moeviz.capture.run.request import CaptureRequest
+        from moeviz.capture.run.sampling import Sampling
+
+        by_itself = self.decoding is None
+        return CaptureRequest(
+            (self.prompt,),
+            self.new_tokens,
+            Sampling(temperature=self.temperature if by_itself else 0.0, seed=self.seed),
+            Decoding() if by_itself else CHECKPOINT,
+            kernels="auto" if self.kernels is None else self.kernels == "on",
+            site=self.site,
+            chat=self.chat,
+            system=self.system,
+        )
+
     def parameters(self) -> dict[str, str]:
         """Return the run as the query of an address; defaults stay out."""
-        more = ("new_tokens", "temperature", "seed", "dtype", "device_map", "site", "kernels", "decoding")
-        more += ("chat", "system")
-        given = {name: str(value) for name in more if (value := getattr(self, name))}
+        given = {name: str(value) for name in READ if (value := getattr(self, name))}
         return {"prompt": self.prompt, "model": self.model} | given
+
+
+READ: dict[str, Read] = {row.name: row.metadata["read"] for row in fields(RunRequest) if row.metadata}
 
 
 def run_from_query(query: Mapping[str, str]) -> RunRequest:
     """The run that an address asks for, within what this deployment allows."""
-    most = settings.SETTINGS
-    return RunRequest(
-        query["prompt"][: most.max_prompt_chars],
-        query.get("model", most.models[0]),
-        min(number_in(query.get("new_tokens")) or 0, most.max_new_tokens),
-        min(_fraction(query.get("temperature")), settings.HIGHEST_TEMPERATURE),
-        min(number_in(query.get("seed")) or 0, settings.HIGHEST_SEED),
-        *(query[name] if query.get(name) in known else None for name, known in LOAD_CHOICES.items()),
-        query.get("site") or None,
-        query["kernels"] if query.get("kernels") in KERNELS_CHOICES else None,
-        query["decoding"] if query.get("decoding") in DECODING_CHOICES else None,
-        chat=query.get("chat") == str(True),
-        system=query["system"][: most.max_prompt_chars] if query.get("system") else None,
-    )
-
-
-def number_in(text: str | None) -> int | None:
-    """The number that a part of an address says; None where it says none."""
-    return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
-
-
-def _fraction(text: str | None) -> float:
-    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() and len(text) <= 10 else 0.0
+    given = {name: read(query[name]) for name, read in READ.items() if name in query}
+    return RunRequest(_prompt(query["prompt"]), query.get("model", settings.SETTINGS.models[0]), **given)

@@ -22,7 +22,7 @@ from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.facts import layer_word, trace_facts
 from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
 from moeviz_app.widgets.pickers import choose_stretch
-from moeviz_app.widgets.run_options import Options, choose_model, choose_options
+from moeviz_app.widgets.run_options import choose_model, choose_options
 from moeviz_app.widgets.run_panel import record
 from streamlit.delta_generator import DeltaGenerator
 
@@ -55,18 +55,18 @@ def explore_page() -> None:
         note.empty()
         session.keep_refused(None)
         with happening.container(), explained(session.keep_refused):
-            record(options.run(asked.run, name))
+            record(_with_text(options, **asked.run))
         if session.refused() is None:
             st.rerun()  # with the box knowing which text was run
     if (why := session.refused()) is not None:
         with happening.container():
             refuse(why)
     with answer.container():
-        _answer(options, name)
+        _answer(options)
     model_service.warm_up()
 
 
-def _model_and_options(trouble: DeltaGenerator) -> tuple[str, Options, ModelInfo | None]:
+def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelInfo | None]:
     """The chosen model, how it is to run, and what is known of it before; in `trouble` the reason, where it is not."""
     with st.popover("Model and options", icon=":material/tune:", width="content"):
         name = choose_model()
@@ -115,7 +115,7 @@ def _run_on_screen() -> RunRequest | None:
     return RunRequest(EXAMPLES[MIXED], EMBEDDED) if session.is_example() else recent.run_of(session.shown_trace())
 
 
-def _answer(options: Options, name: str) -> None:
+def _answer(options: RunRequest) -> None:
     trace = session.shown_trace()
     if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
@@ -123,7 +123,7 @@ def _answer(options: Options, name: str) -> None:
         return
     written(trace, key="written")
     with explained():
-        _linked(trace, _is_stale(options, name))
+        _linked(trace, _is_stale(options))
     trace_facts(trace)
     for chart in OVERVIEW:
         show(chart, trace)
@@ -131,12 +131,15 @@ def _answer(options: Options, name: str) -> None:
     downloads(trace)
 
 
-def _is_stale(options: Options, name: str) -> bool:
+def _with_text(options: RunRequest, text: str, chat: bool = False, system: str | None = None) -> RunRequest:
+    """The run of what the prompt box says."""
+    return replace(options, prompt=text, chat=chat, system=system or None)
+
+
+def _is_stale(options: RunRequest) -> bool:
     """Return whether model or options are others than those of the run on screen. Of the text the box itself tells."""
     ran = _run_on_screen()
-    if ran is None:
-        return False
-    return options.run({"text": ran.prompt, "chat": ran.chat, "system": ran.system}, name) != ran
+    return ran is not None and _with_text(options, ran.prompt, ran.chat, ran.system) != ran
 
 
 @st.fragment

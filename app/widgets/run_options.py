@@ -1,13 +1,11 @@
 """The model of the first page, and how it runs: what the visitor may choose beside the prompt."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
-from moeviz_app.jobs.model_catalog import LoadOptions
 from moeviz_app.jobs.run_request import DECODING_CHOICES, KERNELS_CHOICES, LOAD_CHOICES, RunRequest, usual_temperature
 from moeviz_app.server import identity
 from moeviz_app.session import session
@@ -17,52 +15,12 @@ from moeviz_app.widgets.facts import model_facts
 from moeviz.model_info import ModelInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of a run, beside the prompt and the model."""
-
-    new_tokens: int
-    temperature: float
-    seed: int
-    decoding: str | None
-    how: LoadOptions
-    site: str | None
-    kernels: str | None
-
-    def run(self, asked: Mapping[str, Any], model: str) -> RunRequest:
-        """The run of what the prompt box says, with everything that its trace depends on."""
-        generates = self.new_tokens > 0
-        return RunRequest(
-            asked["text"],
-            model,
-            self.new_tokens,
-            self.temperature if generates else 0.0,
-            self.seed if generates else 0,
-            self.how.dtype,
-            self.how.device_map,
-            self.site,
-            self.kernels,
-            self.decoding if generates else None,
-            asked.get("chat", False),
-            asked.get("system") or None,
-        )
-
-
 def fill_in(run: RunRequest) -> None:
-    """Let the first page's widgets hold what a link asks for."""
-    ask.fill_in(session.BOX, run.chat, run.system or "")
-    values: dict[str, Any] = {
-        session.PROMPT: run.prompt,
-        session.MODEL: run.model,
-        session.NEW_TOKENS: run.new_tokens,
-        session.TEMPERATURE: run.temperature if run.new_tokens else usual_temperature(run.model),
-        session.SEED: run.seed,
-        session.DTYPE: run.dtype,
-        session.DEVICE: run.device_map,
-        session.SITE: run.site,
-        session.KERNELS: run.kernels,
-        session.DECODING: run.decoding,
-    }
+    """Let the first page's widgets hold what a link asks for: the key of a widget is the name of its field."""
+    values = asdict(run)
+    ask.fill_in(session.BOX, values.pop("chat"), values.pop("system") or "")
+    if not run.new_tokens:
+        values[session.TEMPERATURE] = usual_temperature(run.model)
     for key, value in values.items():
         session.set_value(key, value)
 
@@ -86,21 +44,22 @@ def _as_usual() -> None:
     session.set_value(session.TEMPERATURE, usual_temperature(session.value(session.MODEL)))
 
 
-def choose_options(name: str, info: ModelInfo | None) -> Options:
-    """Choose how many tokens to generate and how, which routers to record, and how the model is loaded."""
+def choose_options(name: str, info: ModelInfo | None) -> RunRequest:
+    """Choose how many tokens to generate and how, which routers to record, and how the model is loaded.
+
+    Returns the run of an empty prompt.
+    """
     if info is not None and model_catalog.torch_is_here():
         model_facts(info, model_catalog.memory(name, session.how()), model_catalog.context_length(name))
     sites = [] if info is None else info.site.split(" and ")
     if len(sites) > 1:
         st.radio("Which routers to record", sites, key=session.SITE, horizontal=True, persist_state="session")
     only_read = model_catalog.why_only_read(name) is not None
-    new_tokens, temperature, seed, decoding = _generation(name, only_read)
-    how, kernels = (model_catalog.DEFAULT_LOAD, None) if only_read else _loading()
-    site = session.value(session.SITE) if len(sites) > 1 else None
-    return Options(new_tokens, temperature, seed, decoding, how, site, kernels)
+    chosen = _generation(name, only_read) | ({} if only_read else _loading())
+    return RunRequest("", name, site=session.value(session.SITE) if len(sites) > 1 else None, **chosen)
 
 
-def _generation(name: str, only_read: bool) -> tuple[int, float, int, str | None]:
+def _generation(name: str, only_read: bool) -> dict[str, Any]:
     """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say.
 
     A model that another engine runs has no such settings.
@@ -127,7 +86,10 @@ def _generation(name: str, only_read: bool) -> tuple[int, float, int, str | None
         persist_state="session",
         disabled=new_tokens == 0 or (temperature == 0 and decoding is None),
     )
-    return min(new_tokens, most), temperature, seed, decoding  # whatever a browser sends
+    if new_tokens == 0:
+        return {}
+    new_tokens = min(new_tokens, most)  # whatever a browser sends
+    return {"new_tokens": new_tokens, "temperature": temperature, "seed": seed, "decoding": decoding}
 
 
 def _decoding_of_checkpoint(disabled: bool) -> str | None:
@@ -145,7 +107,7 @@ def _decoding_of_checkpoint(disabled: bool) -> str | None:
     )
 
 
-def _loading() -> tuple[LoadOptions, str | None]:
+def _loading() -> dict[str, Any]:
     """In which dtype and on which device the model is opened, and whose code runs its routers."""
     for key, label, placeholder in (
         (session.DTYPE, "dtype", "as the checkpoint says"),
@@ -162,4 +124,4 @@ def _loading() -> tuple[LoadOptions, str | None]:
         key=session.KERNELS,
         persist_state="session",
     )
-    return session.how(), kernels
+    return asdict(session.how()) | {"kernels": kernels}

@@ -15,7 +15,6 @@ from moeviz_app.session import session
 from moeviz_app.widgets.components.strip import colours_of, token_strip
 from moeviz_app.widgets.components.written import going_on, written
 
-import moeviz
 from moeviz.charts import theme
 from moeviz.routing_trace import RoutingTrace
 
@@ -34,23 +33,17 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     one for each run of a script that has several.
     """
     model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
-    from moeviz.capture.run.sampling import Sampling
-
-    temperature = run.temperature if run.decoding is None else 0.0
-    sampling = Sampling(temperature=temperature, seed=run.seed)
-    kernels = "auto" if run.kernels is None else run.kernels == "on"
-    options = {"max_new_tokens": run.new_tokens, "sampling": sampling, "decoding": run.decoding}
-    options |= {"site": run.site, "kernels": kernels, "chat": run.chat, "system": run.system}
+    from moeviz.capture.trace import capture, capture_growing
 
     def read(loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
         log_moment("model begins")
-        trace = moeviz.trace(loaded, run.prompt, **options)
+        trace = capture(loaded, run.request())
         log_moment("model ends")
         return trace
 
     def write(loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
         log_moment("model begins")
-        with closing(moeviz.stream(loaded, run.prompt, **options, seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
+        with closing(capture_growing(loaded, run.request(), seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
             for trace in grown:
                 yield trace  # others have their turn here
         log_moment("model ends")
@@ -58,7 +51,7 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
 
     def ask(loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
         """Of a server: while its answer is awaited, Stop hangs up."""
-        return moeviz.trace(loaded, run.prompt, **options, progress=lambda _done, _total: tell(None))
+        return capture(loaded, run.request(), progress=lambda _done, _total: tell(None))
 
     model_service.begin_run()
     session.forget_held()

@@ -11,7 +11,7 @@ from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
     from moeviz.capture.run.decoding import HowToDecode
-    from moeviz.capture.run.sampling import Sampling
+    from moeviz.capture.run.request import CaptureRequest
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Run a prompt through a model and record what every router decides."
@@ -84,33 +84,30 @@ def run(args: Namespace) -> int:
     """Run `moeviz trace`."""
     check_output(args.output)
     prompt = read_prompt(args.prompt)
-    from moeviz.capture.run.decoding import check_settings
-    from moeviz.capture.trace import trace
+    from moeviz.capture.trace import capture
 
-    sampling, decoding = sampling_of(args), decoding_of(args)
-    check_settings(sampling, decoding)  # before the model is opened
-    result = trace(
-        load(args, device_map=args.device_map, dtype=args.dtype),
-        prompt,
-        max_new_tokens=args.max_new_tokens,
-        sampling=sampling,
-        decoding=decoding,
-        kernels="auto" if args.kernels is None else args.kernels,
-        keep_logits=not args.no_logits,
-        site=args.site,
-        progress=progress,
-    )
+    request = request_of(args, prompt)
+    result = capture(load(args, device_map=args.device_map, dtype=args.dtype), request, progress=progress)
     write(result, args.output)
     summary = summary_of(result)
     print(json.dumps(summary) if args.json else summary_text(summary))
     return 0
 
 
-def sampling_of(args: Namespace) -> "Sampling":
-    """Return how tokens are to be drawn."""
+def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
+    """Return what the options ask for. Raises what a request is refused for: no model is opened for it."""
+    from moeviz.capture.run.request import CaptureRequest
     from moeviz.capture.run.sampling import Sampling
 
-    return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    return CaptureRequest(
+        (prompt,),
+        args.max_new_tokens,
+        Sampling(args.temperature, args.top_k, args.top_p, args.seed),
+        decoding_of(args),
+        kernels="auto" if args.kernels is None else args.kernels,
+        keep_logits=not args.no_logits,
+        site=args.site,
+    )
 
 
 def decoding_of(args: Namespace) -> "HowToDecode":

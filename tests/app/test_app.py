@@ -278,7 +278,7 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
         raise CaptureError("The router went away.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(moeviz, "trace", breaks_off)
+        broken.setattr("moeviz.capture.trace.capture", breaks_off)
         app = run(first_page(trace), "One day")
         assert "The router went away." in sentences(app)
         assert app.session_state["trace"] is trace
@@ -287,7 +287,7 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
 
 
 def test_a_model_that_fails_is_a_sentence_on_the_page_and_the_whole_story_in_the_log(monkeypatch, trace, caplog):
-    monkeypatch.setattr(moeviz, "trace", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("moeviz.capture.trace.capture", lambda *_, **__: 1 / 0)
     app = run(first_page(trace), "One day")
     assert "The model failed in this run (ZeroDivisionError)" in sentences(app) and not app.exception
     assert "division by zero" in caplog.text

@@ -1,9 +1,12 @@
 """A run of the first page: what it writes stands as text, and what ends it loses nothing that was shown."""
 
+from dataclasses import fields
+
 import pytest
 from app_pages import drawn, first_page, run
+from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.run_request import RunRequest, usual_temperature
+from moeviz_app.jobs.run_request import READ, RunRequest, run_from_query, usual_temperature
 from moeviz_app.session import session
 from moeviz_app.views.explore import EXPLORER
 from moeviz_app.widgets import run_panel
@@ -12,7 +15,8 @@ from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
 import moeviz
-from moeviz.errors import CaptureError
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.tokens import written_text
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
@@ -54,6 +58,53 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
     app.run()
     assert not app.exception
     assert app.session_state["trace"] is (made if kept else before)
+
+
+def test_each_field_of_a_run_is_in_an_address_and_comes_back():
+    most = settings.SETTINGS.max_new_tokens
+    asked = RunRequest("a", "m", most, 0.75, 7, "bfloat16", "cpu", "decoder", "off", "checkpoint", True, "Be brief.")
+    assert ["prompt", "model", *READ] == [field.name for field in fields(RunRequest)] == list(asked.parameters())
+    assert run_from_query(asked.parameters()) == asked
+    assert run_from_query({"prompt": "a"}) == RunRequest("a", settings.SETTINGS.models[0])
+
+
+@pytest.mark.parametrize("name", ["new_tokens", "temperature", "seed"])
+def test_a_number_in_a_link_is_at_most_what_is_allowed_and_0_where_it_is_none(name):
+    most = {
+        "new_tokens": settings.SETTINGS.max_new_tokens,
+        "temperature": settings.HIGHEST_TEMPERATURE,
+        "seed": settings.HIGHEST_SEED,
+    }
+    found = [
+        getattr(run_from_query({"prompt": "a", name: text}), name)
+        for text in ("9" * 10, "9" * 11, "-1", "²", "nan", "1e5", ".", "")
+    ]
+    assert found == [most[name], *[0] * 7]
+
+
+@pytest.mark.parametrize("name", ["dtype", "device_map", "kernels", "decoding", "chat"])
+def test_a_choice_in_a_link_that_is_not_on_offer_is_ignored(name):
+    assert run_from_query({"prompt": "a", name: "another"}) == run_from_query({"prompt": "a"})
+
+
+def test_texts_in_a_link_are_cut_where_a_prompt_is_too_long():
+    most = settings.SETTINGS.max_prompt_chars
+    found = run_from_query({"prompt": "a" * (most + 1), "system": "b" * (most + 1)})
+    assert (len(found.prompt), len(found.system)) == (most, most)
+
+
+def test_a_run_is_asked_of_the_library_as_one_request():
+    found = RunRequest("a", "m", 3, 0.75, 7, site="decoder", kernels="off", chat=True, system="b").request()
+    drawn_as, how = moeviz.Sampling(0.75, seed=7), {"kernels": False, "site": "decoder", "chat": True, "system": "b"}
+    assert found == CaptureRequest(("a",), 3, drawn_as, **how)
+    as_it_says = RunRequest("a", "m", 3, 0.75, 7, decoding="checkpoint").request()
+    assert as_it_says == CaptureRequest(("a",), 3, moeviz.Sampling(seed=7), "checkpoint")
+
+
+@pytest.mark.parametrize("query", [{"prompt": ""}, {"prompt": "a", "system": "Be brief."}])
+def test_a_link_may_ask_for_what_the_library_refuses(query):
+    with pytest.raises(InvalidPrompt):
+        run_from_query(query).request()
 
 
 def test_a_link_repeats_a_chat():

@@ -29,7 +29,7 @@ def test_an_allocator_that_fails_in_a_run_is_a_sentence_and_the_next_run_is_made
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(moeviz, "trace", fails)
+        broken.setattr("moeviz.capture.trace.capture", fails)
         app = run(first_page(trace), "One day")
         assert "There was not enough memory in this run" in sentences(app) and not app.exception
         assert app.session_state["trace"] is trace

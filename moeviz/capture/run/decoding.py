@@ -127,8 +127,8 @@ class Decoding:
 HowToDecode = Decoding | Literal["checkpoint"]
 
 
-def check_settings(sampling: object, decoding: object, growing: bool = False) -> None:
-    """Raise `CaptureError` for settings that are none, that cannot be combined, or that cannot be streamed."""
+def check_settings(sampling: object, decoding: object) -> None:
+    """Raise `CaptureError` for settings that are none, or that cannot be combined."""
     if not isinstance(sampling, Sampling):
         raise CaptureError(f"sampling is a {type(sampling).__name__}; it must be a moeviz.Sampling.")
     check_values(_settings(sampling), "Sampling's")
@@ -144,8 +144,6 @@ def check_settings(sampling: object, decoding: object, growing: bool = False) ->
         raise CaptureError(f'decoding is {given}; it must be a moeviz.Decoding, or "checkpoint".')
     check_values(_settings(decoding), "Decoding's")
     _check_together(sampling, decoding)
-    if growing:
-        check_can_grow(decoding.num_beams)
 
 
 def check_can_grow(num_beams: int) -> None:
