@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
 from moeviz.metrics.load import importance_caption
@@ -211,7 +211,7 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     ).encode(y=y)
     median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
     dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
-    half = theme.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
+    half = marks.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
     return theme.framed(alt.layer(worst, median, dots, half), LOW)
 
 
@@ -303,7 +303,7 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(alt.layer(lines, theme.reference(long.head(1), "even", theme.NOTE)), LOW)
+    return theme.framed(alt.layer(lines, marks.reference(long.head(1), "even", theme.NOTE)), LOW)
 
 
 def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, trace_of, train
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
@@ -181,7 +181,7 @@ def _dense(frame: pd.DataFrame) -> list[alt.LayerChart]:
     """A dashed line for each dense network, named: the better one below its line, so that the names do not meet."""
     dense = frame[frame["network"].str.startswith("dense")].sort_values("mean")
     rows = [dense.iloc[[i]][["network", "mean"]] for i in range(len(dense))]
-    return [theme.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]
+    return [marks.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]
 
 
 def _share_of_blocks() -> alt.X:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED, marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.deep_mixture_2013.model import (
     EPOCHS,
@@ -289,7 +289,7 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    even = theme.reference(frame[["uniform"]].head(1), "uniform")
+    even = marks.reference(frame[["uniform"]].head(1), "uniform")
     return theme.framed(alt.layer(lines, even, *_lifted(frame)), theme.MEDIUM)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.history.hmm_experts_1996.hidden_markov import log_gate, side_by_side
@@ -238,7 +238,7 @@ def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(drawn + theme.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
+    return theme.framed(drawn + marks.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
 
 
 def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.divergence import divergences
 from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
@@ -73,7 +73,7 @@ def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(bars + theme.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
+    return theme.framed(bars + marks.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
 
 
 def mixtral_repetition(frame: pd.DataFrame) -> alt.LayerChart:

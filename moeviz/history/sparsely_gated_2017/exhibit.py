@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED, marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
 from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
@@ -223,7 +223,7 @@ def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(lines + theme.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
+    return theme.framed(lines + marks.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
 
 
 BALANCE_TABLE = Chart(

@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
 from moeviz.history.shared.formant_plane import formant_plane
@@ -59,7 +59,7 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(bars + theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
+    return theme.framed(bars + marks.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
 
 
 def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -78,7 +78,7 @@ def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return theme.framed(bars + theme.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
+    return theme.framed(bars + marks.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
 
 
 def error_lines(frame: pd.DataFrame) -> alt.Chart:
