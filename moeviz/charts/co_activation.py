@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.co_activation import co_activation, co_activation_caption, strongest_pairs_caption
 
@@ -17,28 +17,21 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
     ids, left_out = _drawn(frame)
     cells = frame[frame["expert"].isin(ids) & frame["partner"].isin(ids) & frame["co_activation"].notna()]
     scale, axis = alt.Scale(domain=ids), theme.ids_axis()
-    legend = alt.Legend(
-        title="share of the row expert's tokens", format="%", orient="top", gradientLength=200, titleLimit=330
-    )
-    chart = (
-        alt.Chart(cells.drop(columns="chance_tokens"))
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("partner:O", title=["partner", *left_out], scale=scale, axis=axis),
-            y=alt.Y("expert:O", title="expert", scale=scale, axis=axis),
-            color=alt.Color(
-                "co_activation:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0, nice=False), legend=legend
-            ),
-            tooltip=theme.tooltip(
-                expert="d",
-                partner="d",
-                tokens=("tokens routed to both", ","),
-                expert_tokens=("tokens routed to the expert", ","),
-                co_activation=("co-activation", ".1%"),
-                chance=("expected at random", ".1%"),
-                lift=("times what is expected", ".2f"),
-            ),
-        )
+    title = "share of the row expert's tokens"
+    chart = marks.cells(
+        cells.drop(columns="chance_tokens"),
+        x=alt.X("partner:O", title=["partner", *left_out], scale=scale, axis=axis),
+        y=alt.Y("expert:O", title="expert", scale=scale, axis=axis),
+        color=theme.gradient("co_activation", title, {"domainMin": 0, "nice": False}, format="%", titleLimit=330),
+        tooltip=theme.tooltip(
+            expert="d",
+            partner="d",
+            tokens=("tokens routed to both", ","),
+            expert_tokens=("tokens routed to the expert", ","),
+            co_activation=("co-activation", ".1%"),
+            chance=("expected at random", ".1%"),
+            lift=("times what is expected", ".2f"),
+        ),
     )
     return theme.framed(chart, theme.grid_height(len(ids)), canvas=True)
 

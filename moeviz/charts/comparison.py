@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.comparison import balance_of_both, choices_changed, load_difference, load_divergence
 
@@ -23,83 +23,66 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("divergence:Q", title="Jensen-Shannon divergence of the loads, bits")
     )
-    ticks = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
-    return theme.framed(bars + ticks.encode(y="chance:Q"), theme.MEDIUM)
+    return theme.framed(bars + marks.ticks(base, "chance"), theme.MEDIUM)
 
 
 def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Layer by expert, coloured by which trace uses the expert more. Columns: those of `load_difference`."""
     most = float(frame["difference"].abs().max())
-    chart = (
-        alt.Chart(frame)
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color(
-                "difference:Q",
-                scale=alt.Scale(scheme=theme.DIVERGING, domain=[-most or -1, most or 1], domainMid=0),
-                legend=alt.Legend(
-                    title="used more in A (blue, below 0) or in B (orange), × uniform load",
-                    orient="top",
-                    gradientLength=200,
-                    titleLimit=330,
-                ),
-            ),
-            tooltip=theme.tooltip(
-                layer="d",
-                expert="d",
-                load=("load in A", ".2%"),
-                other_load=("load in B", ".2%"),
-                difference=("difference, × uniform load", "+.2f"),
-            ),
-        )
+    chart = marks.cells(
+        frame,
+        x=theme.expert_axis(),
+        y=theme.layer_rows(),
+        color=theme.gradient(
+            "difference",
+            "used more in A (blue, below 0) or in B (orange), × uniform load",
+            {"scheme": theme.DIVERGING, "domain": [-most or -1, most or 1], "domainMid": 0},
+            titleLimit=330,
+        ),
+        tooltip=theme.tooltip(
+            layer="d",
+            expert="d",
+            load=("load in A", ".2%"),
+            other_load=("load in B", ".2%"),
+            difference=("difference, × uniform load", "+.2f"),
+        ),
     )
     return theme.framed(chart, theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of the busiest expert, one line per trace. Columns: those of `balance_of_both`."""
-    lines = (
-        alt.Chart(frame)
-        .mark_line(point=True)
-        .encode(
-            x=theme.layer_axis("dashed: uniform load"),
-            y=alt.Y("max_over_mean:Q", title="load of the busiest expert, × uniform"),
-            color=alt.Color(
-                "trace:N",
-                scale=alt.Scale(domain=["A", "B"], range=list(theme.PAIR)),
-                legend=alt.Legend(title="trace", orient="top"),
-            ),
-            tooltip=theme.tooltip(
-                trace="",
-                layer="d",
-                max_over_mean=("busiest expert, × uniform", ".2f"),
-                cv=("std / mean", ".3f"),
-                chance_cv=("std / mean at random", ".3f"),
-                normalised_entropy=("entropy / ln E", ".3f"),
-                dead_experts=("experts with no tokens", "d"),
-            ),
-        )
+    lines = marks.lines(
+        frame,
+        {"point": True},
+        x=theme.layer_axis("dashed: uniform load"),
+        y=alt.Y("max_over_mean:Q", title="load of the busiest expert, × uniform"),
+        color=theme.colour("trace", ["A", "B"], theme.PAIR, title="trace"),
+        tooltip=theme.tooltip(
+            trace="",
+            layer="d",
+            max_over_mean=("busiest expert, × uniform", ".2f"),
+            cv=("std / mean", ".3f"),
+            chance_cv=("std / mean at random", ".3f"),
+            normalised_entropy=("entropy / ln E", ".3f"),
+            dead_experts=("experts with no tokens", "d"),
+        ),
     )
-    return theme.framed(lines + theme.reference(pd.DataFrame({"even": [1.0]}), "even"), theme.MEDIUM)
+    return theme.framed(lines + marks.even_reference(), theme.MEDIUM)
 
 
 def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
     """Share of tokens that go to other experts. Columns: those of `choices_changed`."""
-    bars = (
-        alt.Chart(frame)
-        .mark_bar(color=theme.MAIN)
-        .encode(
-            x=theme.layer_axis(),
-            y=alt.Y("changed:Q", title="tokens that go to other experts", axis=theme.share_axis()),
-            tooltip=theme.tooltip(
-                layer="d",
-                changed=("tokens with a different set of experts", ".1%"),
-                first_changed=("with a different first choice", ".1%"),
-                overlap=("share of A's experts that B also chose", ".1%"),
-            ),
-        )
+    bars = marks.bars(
+        frame,
+        x=theme.layer_axis(),
+        y=alt.Y("changed:Q", title="tokens that go to other experts", axis=theme.share_axis()),
+        tooltip=theme.tooltip(
+            layer="d",
+            changed=("tokens with a different set of experts", ".1%"),
+            first_changed=("with a different first choice", ".1%"),
+            overlap=("share of A's experts that B also chose", ".1%"),
+        ),
     )
     return theme.framed(bars, theme.MEDIUM)
 

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.tokens import token_axis, token_tooltip
 from moeviz.metrics.confidence import entropy_caption, margin_caption, router_entropy, token_entropy, top_margin
@@ -16,7 +16,7 @@ def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         "entropy / ln E",
         theme.tooltip(share=("mean", ".3f"), entropy=("mean, nats", ".3f"), maximum=("ln E, nats", ".3f")),
     )
-    undecided = theme.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
+    undecided = marks.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
     return theme.framed(picture + undecided, theme.MEDIUM)
 
 
@@ -24,15 +24,13 @@ def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
     means = theme.tooltip(margin=("mean", ".3f"), top=("mean probability of the most probable expert", ".3f"))
     picture = _quantiles_by_layer(frame, "lead in probability", means)
-    tie = theme.reference(pd.DataFrame({"tie": [0.0]}), "tie")
-    return theme.framed(picture + tie, theme.MEDIUM)
+    return theme.framed(picture + marks.reference(pd.DataFrame({"tie": [0.0]}), "tie"), theme.MEDIUM)
 
 
 def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> alt.LayerChart:
     """A line for the middle 80% of tokens, a bar for the middle half and a tick for the median, per layer."""
-    quantiles = {"q10": "10%", "q25": "25%", "q50": "median", "q75": "75%", "q90": "90%"}
-    tooltip = [alt.Tooltip("layer:Q", format="d"), *means]
-    tooltip += [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in quantiles.items()]
+    quantiles = theme.figures(".3f", q10="10%", q25="25%", q50="median", q75="75%", q90="90%")
+    tooltip = [*theme.tooltip(layer="d"), *means, *quantiles]
     base = alt.Chart(frame).encode(x=theme.layer_axis(), tooltip=tooltip)
     y = alt.Y("q10:Q", title=axis_title, scale=alt.Scale(domain=[0, 1]))
     reach = base.mark_rule(color=theme.MAIN, strokeWidth=2).encode(y=y, y2="q90:Q")
@@ -45,20 +43,16 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
     """Token by layer, coloured by router entropy. Columns: those of `token_entropy`."""
     theme.at_most_max_tokens(frame)
     cells, x = token_axis(frame)
-    legend = alt.Legend(title="entropy / ln E (1 = undecided)", orient="top", gradientLength=200)
-    chart = (
-        alt.Chart(cells.astype({"share": "float32", "entropy": "float32"}))
-        .mark_rect(stroke=None)
-        .encode(
-            x=x,
-            x2="end:Q",
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
-            tooltip=[
-                *token_tooltip(),
-                *theme.tooltip(layer="d", share=("entropy / ln E", ".3f"), entropy=("entropy, nats", ".3f")),
-            ],
-        )
+    chart = marks.cells(
+        cells.astype({"share": "float32", "entropy": "float32"}),
+        x=x,
+        x2="end:Q",
+        y=theme.layer_rows(),
+        color=theme.gradient("share", "entropy / ln E (1 = undecided)", {"domain": [0, 1]}),
+        tooltip=[
+            *token_tooltip(),
+            *theme.tooltip(layer="d", share=("entropy / ln E", ".3f"), entropy=("entropy, nats", ".3f")),
+        ],
     )
     return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)
 

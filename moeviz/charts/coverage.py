@@ -25,15 +25,14 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     title = "share of what a uniform load needs"
-    legend = alt.Legend(title=title, titleLimit=330, format="%", orient="top", gradientLength=200)
-    cells = base.mark_rect(stroke=None).encode(
-        color=alt.Color("of_even:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)
-    )
+    colour = theme.gradient("of_even", title, {"domain": [0, 1]}, format="%", titleLimit=330)
     layers = frame["layer"].nunique()
     ink = alt.condition("datum.of_even < 0.5", alt.value("white"), alt.value("black"))
     size = 9 if layers > MOST_WRITTEN / 2 else 11
     words = [base.mark_text(fontSize=size).encode(text="written:N", color=ink)] if layers <= MOST_WRITTEN else []
-    return theme.framed(alt.layer(cells, *words), theme.rows_height(layers), canvas=True)
+    return theme.framed(
+        alt.layer(base.mark_rect(stroke=None).encode(color=colour), *words), theme.rows_height(layers), canvas=True
+    )
 
 
 def _columns(frame: pd.DataFrame) -> pd.Series:

@@ -27,11 +27,7 @@ def effect_bars(frame: pd.DataFrame) -> alt.Chart:
                 "kl:Q", title="change of the next-token distribution, nats (KL)", scale=alt.Scale(domain=[0, highest])
             ),
             y2=alt.datum(0),
-            color=alt.Color(
-                "another:N",
-                scale=alt.Scale(domain=[False, True], range=list(theme.PAIR)),
-                legend=alt.Legend(title="most likely next token", orient="top", labelExpr=LABELS),
-            ),
+            color=theme.colour("another", [False, True], theme.PAIR, title="most likely next token", labelExpr=LABELS),
             tooltip=[
                 *token_tooltip()[:2],
                 *theme.tooltip(kl=("KL, nats", ".4f"), loss_change=("change in this token's loss, nats", "+.4f")),

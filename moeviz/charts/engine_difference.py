@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.metrics.engine_difference import engine_difference
@@ -20,26 +20,20 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
     drawn = frame.melt(["layer", "tokens", "chosen", "different"], list(LINES), "line", "share").dropna(subset="share")
     drawn = drawn.assign(line=drawn["line"].map({key: row[0] for key, row in LINES.items()}))
     names, colours = zip(*LINES.values(), strict=True)
-    lines = (
-        alt.Chart(drawn)
-        .mark_line(point=True)
-        .encode(
-            x=theme.layer_axis(),
-            y=alt.Y("share:Q", title="share of tokens", axis=theme.share_axis(), scale=alt.Scale(zero=False)),
-            color=alt.Color(
-                "line:N",
-                scale=alt.Scale(domain=list(names), range=list(colours)),
-                legend=alt.Legend(title=None, orient="top", labelLimit=200),
-            ),
-            tooltip=theme.tooltip(
-                line=("tokens with", ""),
-                layer="d",
-                share=("share of tokens", ".2%"),
-                tokens=("tokens compared", ","),
-                chosen=("experts in A", ","),
-                different=("of these, not in B", ","),
-            ),
-        )
+    lines = marks.lines(
+        drawn,
+        {"point": True},
+        x=theme.layer_axis(),
+        y=alt.Y("share:Q", title="share of tokens", axis=theme.share_axis(), scale=alt.Scale(zero=False)),
+        color=theme.colour("line", names, colours, labelLimit=200),
+        tooltip=theme.tooltip(
+            line=("tokens with", ""),
+            layer="d",
+            share=("share of tokens", ".2%"),
+            tokens=("tokens compared", ","),
+            chosen=("experts in A", ","),
+            different=("of these, not in B", ","),
+        ),
     )
     return theme.framed(lines, theme.MEDIUM)
 
@@ -61,28 +55,18 @@ def differences_map(frame: pd.DataFrame) -> alt.Chart:
                 title="token",
                 axis=alt.Axis(labelExpr="names[datum.value]", labelAngle=-90, labelOverlap=True, labelFontSize=9),
             ),
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color(
-                "kind:N",
-                scale=alt.Scale(domain=some, range=[COLOURS[kind] for kind in some]),
-                legend=alt.Legend(title=None, orient="top", symbolOpacity=1, columns=2),
+            y=theme.layer_rows(),
+            color=theme.colour("kind", some, [COLOURS[kind] for kind in some], symbolOpacity=1, columns=2),
+            tooltip=theme.tooltip(
+                shown=("token", ""),
+                sequence="d",
+                position="d",
+                layer="d",
+                kind=("in B", ""),
+                experts=("experts in A", ""),
+                other_experts=("experts in B", ""),
+                **({"margin": ("margin in A", ".3g")} if frame["margin"].notna().any() else {}),
             ),
-            tooltip=[
-                *theme.tooltip(
-                    shown=("token", ""),
-                    sequence="d",
-                    position="d",
-                    layer="d",
-                    kind=("in B", ""),
-                    experts=("experts in A", ""),
-                    other_experts=("experts in B", ""),
-                ),
-                *(
-                    [alt.Tooltip("margin:Q", title="margin in A", format=".3g")]
-                    if frame["margin"].notna().any()
-                    else []
-                ),
-            ],
         )
     )
     return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)
@@ -93,29 +77,25 @@ def margins_curve(frame: pd.DataFrame) -> alt.Chart:
     some = frame["margin"][frame["margin"] > 0]
     left = LEFT_OF_ALL * float(some.min()) if len(some) else 1.0
     kinds = [kind for kind in (OTHER, SAME) if (frame["kind"] == kind).any()]
-    lines = (
-        alt.Chart(frame.assign(at=frame["margin"].clip(lower=left)))
-        .mark_line(interpolate="step-after", strokeWidth=2.5)
-        .encode(
-            x=alt.X(
-                "at:Q",
-                title="margin in A, logits (far left: a tie)",
-                scale=alt.Scale(type="log", nice=False),
-                axis=alt.Axis(format="~g", tickCount=6, labelOverlap=True),
-            ),
-            y=alt.Y("share:Q", title="tokens with that margin or less", axis=theme.share_axis()),
-            color=alt.Color(
-                "kind:N",
-                scale=alt.Scale(domain=kinds, range=[theme.CHANCE if kind == OTHER else theme.MAIN for kind in kinds]),
-                legend=alt.Legend(title=None, orient="top", symbolType="stroke"),
-            ),
-            tooltip=theme.tooltip(
-                kind=("tokens with", ""),
-                margin=".3g",
-                share=("that margin or less", ".1%"),
-                rows=("of so many, over all layers", ","),
-            ),
-        )
+    lines = marks.lines(
+        frame.assign(at=frame["margin"].clip(lower=left)),
+        {"interpolate": "step-after", "strokeWidth": 2.5},
+        x=alt.X(
+            "at:Q",
+            title="margin in A, logits (far left: a tie)",
+            scale=alt.Scale(type="log", nice=False),
+            axis=alt.Axis(format="~g", tickCount=6, labelOverlap=True),
+        ),
+        y=alt.Y("share:Q", title="tokens with that margin or less", axis=theme.share_axis()),
+        color=theme.colour(
+            "kind", kinds, [theme.CHANCE if kind == OTHER else theme.MAIN for kind in kinds], symbolType="stroke"
+        ),
+        tooltip=theme.tooltip(
+            kind=("tokens with", ""),
+            margin=".3g",
+            share=("that margin or less", ".1%"),
+            rows=("of so many, over all layers", ","),
+        ),
     )
     return theme.framed(lines, theme.MEDIUM)
 

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.expert import (
     expert_atlas,
@@ -61,10 +61,10 @@ def _map(frame: pd.DataFrame, legend: str, dark: bool) -> list[alt.Chart]:
 
 
 def _places(frame: pd.DataFrame) -> alt.Chart:
-    tips = [alt.Tooltip("layer:O"), alt.Tooltip("expert:O"), alt.Tooltip("times:Q", format=".2f", title="times")]
-    tips += [alt.Tooltip("tokens:Q", format=",")]
-    x = alt.X("expert:O", title="expert", axis=theme.ids_axis())
-    return alt.Chart(frame).encode(x=x, y=alt.Y("layer:O", title="layer", axis=theme.ids_axis()), tooltip=tips)
+    numbers = theme.tooltip(times=("times", ".2f"), tokens=",")
+    tips = [alt.Tooltip("layer:O"), alt.Tooltip("expert:O"), *numbers]
+    y = alt.Y("layer:O", title="layer", axis=theme.ids_axis())
+    return alt.Chart(frame).encode(x=theme.expert_axis(), y=y, tooltip=tips)
 
 
 def _framed(layers: list[alt.Chart], frame: pd.DataFrame) -> alt.LayerChart:
@@ -84,7 +84,7 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     tips = [
         *theme.tooltip(shown=("token", ""), count=("its occurrences", "")),
         alt.Tooltip("texts:Q", title="texts with it"),
-        alt.Tooltip("lift:Q", format=".1f", title="times usual"),
+        *theme.tooltip(lift=("times usual", ".1f")),
     ]
     ticks = alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
     x = alt.X("share:Q", title="share of the token's occurrences", axis=ticks, scale=alt.Scale(domain=[0, 1.2]))
@@ -94,8 +94,8 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     faded = alt.condition(pick, alt.value(1), alt.value(0.35))
     bars = base.mark_bar(color=theme.MAIN, cursor="pointer", cornerRadiusEnd=2).encode(opacity=faded).add_params(pick)
     counts = base.mark_text(align="left", dx=4, color=theme.NOTE, fontSize=11).encode(text="count:N")
-    usual = alt.Chart(rows.head(1)).mark_rule(color=theme.CHANCE, strokeDash=list(theme.DASH), strokeWidth=2)
-    return theme.framed(alt.layer(bars, counts, usual.encode(x="usual:Q")), BAR * len(rows) + BESIDE)
+    usual = marks.reference(rows.head(1), "usual", axis="x")
+    return theme.framed(alt.layer(bars, counts, usual), BAR * len(rows) + BESIDE)
 
 
 def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -108,7 +108,7 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
         *theme.tooltip(times=("times uniform", ".2f"), luck=("by chance as much", ".3f")),
     ]
     if lost:
-        tips.append(alt.Tooltip("loss_change:Q", format="+.3f", title="nats lost without it"))
+        tips += theme.tooltip(loss_change=("nats lost without it", "+.3f"))
     y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=120, labelOverlap=False))
     end = 1.25 * max(float(frame["times"].max()), 2.0)
     ticks = alt.Axis(tickCount=5, format="~g")
@@ -185,22 +185,18 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
 
 def expert_weight_bars(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
     """How often it gets how much weight, apart by choice."""
-    tips = [
-        alt.Tooltip("choice:O"),
-        *theme.tooltip(low=("weight from", ".2f"), high=("to", ".2f"), tokens=","),
-    ]
     legend = alt.Legend(orient="top", title="choice (1: highest weight)")
-    bars = (
-        alt.Chart(frame)
-        .mark_bar()
-        .encode(
-            x=alt.X("low:Q", bin="binned", title="weight", axis=alt.Axis(tickCount=6, format="~g")),
-            x2="high:Q",
-            y=alt.Y("tokens:Q", title="tokens"),
-            color=alt.Color("choice:O", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend),
-            order=alt.Order("choice:O"),
-            tooltip=tips,
-        )
+    bars = marks.bars(
+        frame,
+        x=alt.X("low:Q", bin="binned", title="weight", axis=alt.Axis(tickCount=6, format="~g")),
+        x2="high:Q",
+        y=alt.Y("tokens:Q", title="tokens"),
+        color=alt.Color("choice:O", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend),
+        order=alt.Order("choice:O"),
+        tooltip=[
+            alt.Tooltip("choice:O"),
+            *theme.tooltip(low=("weight from", ".2f"), high=("to", ".2f"), tokens=","),
+        ],
     )
     return theme.framed(bars, theme.SHORT)
 
@@ -221,8 +217,8 @@ def expert_atlas_maps(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     deep = float(cells["bottom"].max())
     x = alt.X("left:Q", axis=None, scale=alt.Scale(domain=[0, float(cells["right"].max())], nice=False))
     y = alt.Y("top:Q", axis=None, scale=alt.Scale(domain=[0, deep], nice=False, reverse=True))
-    tips = [alt.Tooltip("label:N", title="kind of text"), "layer:O", "expert:O"]
-    tips.append(alt.Tooltip("times:Q", format=".2f", title="times uniform"))
+    kind, times = theme.tooltip(label=("kind of text", ""), times=("times uniform", ".2f"))
+    tips = [kind, "layer:O", "expert:O", times]
     base = alt.Chart(cells).encode(x=x, x2="right:Q", y=y, y2="bottom:Q", tooltip=tips)
     chosen = alt.selection_point(name=CELL, fields=["layer", "expert"], on="click", empty=False)
     ink = theme.INK["dark" if dark else "light"]
@@ -239,8 +235,8 @@ def expert_atlas_maps(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
 def router_rows_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """The experts of a layer whose router rows are nearest to one expert's, and those that are furthest from it."""
     rows = theme.compact(frame.assign(name="expert " + frame["other"].astype(str)))
-    tips = [alt.Tooltip("other:O", title="expert"), alt.Tooltip("cosine:Q", format="+.3f")]
-    tips.append(alt.Tooltip("norm:Q", format=".3f", title="norm of its row"))
+    numbers = theme.tooltip(cosine="+.3f", norm=("norm of its row", ".3f"))
+    tips = [alt.Tooltip("other:O", title="expert"), *numbers]
     y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelOverlap=False))
     x = alt.X("cosine:Q", title="cosine of the two router rows", scale=alt.Scale(domain=[-1, 1.15], nice=False))
     base = alt.Chart(rows).encode(x=x, y=y, tooltip=tips)

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.flow import (
     consecutive_information,
@@ -203,22 +203,19 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
 def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
     """Bits that each layer tells about the next, with shuffled and maximum. Columns: those of
     `consecutive_information`."""
-    bits = {"information": "bits about the next layer", "shuffled": "with tokens shuffled", "maximum": "maximum"}
     title = ["layer (predicting the next MoE layer)", "(orange: shuffled, grey: maximum)"]
     base = alt.Chart(frame).encode(
         x=alt.X("from_layer:O", title=title, axis=theme.ids_axis()),
         tooltip=[
             *theme.tooltip(from_layer=("layer", "d"), to_layer=("next layer", "d"), tokens=","),
-            *(alt.Tooltip(f"{field}:Q", title=name, format=".3f") for field, name in bits.items()),
+            *theme.figures(
+                ".3f", information="bits about the next layer", shuffled="with tokens shuffled", maximum="maximum"
+            ),
         ],
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
-    maximum, shuffled = (
-        base.mark_tick(color=colour, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9)).encode(y=f"{field}:Q")
-        for field, colour in (("maximum", theme.NOTE), ("shuffled", theme.CHANCE))
-    )
-    luck = [shuffled] if theme.known(frame, "shuffled") else []
-    return theme.framed(alt.layer(bars, maximum, *luck), theme.MEDIUM)
+    luck = [marks.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
+    return theme.framed(alt.layer(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
 
 
 def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
@@ -232,19 +229,15 @@ def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
     bits = {"information": "bits", "shuffled": "with tokens shuffled", "above": "above that", "maximum": "maximum"}
     scale, axis = alt.Scale(domain=layers), theme.ids_axis()
     title = "bits about the later layer, above shuffled tokens"
-    legend = alt.Legend(title=title, titleLimit=330, orient="top", gradientLength=200)
-    chart = (
-        alt.Chart(theme.compact(frame))
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("to_layer:O", title="later layer", scale=scale, axis=axis),
-            y=alt.Y("from_layer:O", title="layer", scale=scale, axis=axis),
-            color=alt.Color("above:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
-            tooltip=[
-                *theme.tooltip(from_layer=("layer", "d"), to_layer=("later layer", "d"), tokens=","),
-                *(alt.Tooltip(f"{field}:Q", title=name, format=".3f") for field, name in bits.items()),
-            ],
-        )
+    chart = marks.cells(
+        theme.compact(frame),
+        x=alt.X("to_layer:O", title="later layer", scale=scale, axis=axis),
+        y=alt.Y("from_layer:O", title="layer", scale=scale, axis=axis),
+        color=theme.gradient("above", title, {"domainMin": 0}, titleLimit=330),
+        tooltip=[
+            *theme.tooltip(from_layer=("layer", "d"), to_layer=("later layer", "d"), tokens=","),
+            *theme.figures(".3f", **bits),
+        ],
     )
     return theme.framed(chart, theme.grid_height(len(layers)), canvas=True)
 

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_tooltip
 from moeviz.metrics.flow import transitions_caption
@@ -24,9 +24,11 @@ MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gin
 def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
     """Loads from the busiest to the least used expert, one line per layer. Columns: those of `ranked_load`."""
     base = alt.Chart(frame).encode(
-        x=alt.X("rank:Q", title="rank in its layer (dashed: uniform load)", scale=_ranks(frame), axis=_whole_axis()),
+        x=alt.X(
+            "rank:Q", title="rank in its layer (dashed: uniform load)", scale=_ranks(frame), axis=theme.whole_axis()
+        ),
         color=_two_colours(frame),
-        tooltip=[alt.Tooltip("rank:Q", format="d"), *load_tooltip()],
+        tooltip=[*theme.tooltip(rank="d"), *load_tooltip()],
     )
     y = alt.Y("load:Q", title="share of assignments", axis=theme.share_axis())
     even = base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y="uniform:Q")
@@ -37,17 +39,12 @@ def _ranks(frame: pd.DataFrame) -> alt.Scale:
     return alt.Scale(domain=[1, int(frame["rank"].max())], nice=False, zero=False)
 
 
-def _whole_axis() -> alt.Axis:
-    return alt.Axis(format="d", tickMinStep=1, grid=False)
-
-
 def _layers(frame: pd.DataFrame) -> list[int]:
     return [int(layer) for layer in np.unique(frame["layer"])]
 
 
 def _two_colours(frame: pd.DataFrame) -> alt.Color:
-    legend = alt.Legend(title="layer", orient="top")
-    return alt.Color("layer:N", scale=alt.Scale(domain=_layers(frame), range=list(theme.PAIR)), legend=legend)
+    return theme.colour("layer", _layers(frame), theme.PAIR, title="layer")
 
 
 def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
@@ -78,32 +75,20 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
     first, second = int(frame["from_layer"].iloc[0]), int(frame["to_layer"].iloc[0])
     ids = {side: [int(e) for e in np.unique(frame[f"{side}_expert"])] for side in ("from", "to")}
     axis = theme.ids_axis()
-    chart = (
-        alt.Chart(frame[frame["tokens"] > 0].drop(columns=["from_layer", "to_layer"]))
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("to_expert:O", title=f"expert in layer {second}", scale=alt.Scale(domain=ids["to"]), axis=axis),
-            y=alt.Y("from_expert:O", title=f"expert in layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
-            color=alt.Color(
-                "share:Q",
-                scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
-                legend=alt.Legend(
-                    title=f"share of the expert's tokens in layer {first}",
-                    format="%",
-                    orient="top",
-                    gradientLength=200,
-                    titleLimit=330,
-                ),
-            ),
-            tooltip=theme.tooltip(
-                from_expert=(f"expert in layer {first}", "d"),
-                to_expert=(f"expert in layer {second}", "d"),
-                tokens=",",
-                share=("share of the first expert's tokens", ".1%"),
-                chance=("share if the layers were independent", ".1%"),
-                lift=("times that", ".2f"),
-            ),
-        )
+    title = f"share of the expert's tokens in layer {first}"
+    chart = marks.cells(
+        frame[frame["tokens"] > 0].drop(columns=["from_layer", "to_layer"]),
+        x=alt.X("to_expert:O", title=f"expert in layer {second}", scale=alt.Scale(domain=ids["to"]), axis=axis),
+        y=alt.Y("from_expert:O", title=f"expert in layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
+        color=theme.gradient("share", title, {"domainMin": 0}, format="%", titleLimit=330),
+        tooltip=theme.tooltip(
+            from_expert=(f"expert in layer {first}", "d"),
+            to_expert=(f"expert in layer {second}", "d"),
+            tokens=",",
+            share=("share of the first expert's tokens", ".1%"),
+            chance=("share if the layers were independent", ".1%"),
+            lift=("times that", ".2f"),
+        ),
     )
     return theme.framed(chart, theme.grid_height(len(ids["from"])), canvas=True)
 

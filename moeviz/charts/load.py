@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.load import (
     balance,
@@ -26,9 +26,7 @@ MOST_COLUMNS = 200
 def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """Layer by expert, coloured by load as a multiple of the uniform load. Columns: those of `expert_load`."""
     base = alt.Chart(theme.compact(frame.drop(columns="rank"))).encode(
-        x=alt.X("expert:O", title="expert (×: no token)", axis=theme.ids_axis()),
-        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-        tooltip=load_tooltip(),
+        x=theme.expert_axis("×: no token"), y=theme.layer_rows(), tooltip=load_tooltip()
     )
     cells = base.mark_rect(stroke=None).encode(color=theme.times_colour("times_even", "load, × uniform", dark))
     small = frame["expert"].nunique() > MANY_EXPERTS
@@ -52,44 +50,32 @@ def load_tooltip() -> list[alt.Tooltip]:
 
 def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of each expert of one layer, with the uniform load. Columns: those of `expert_load`."""
-    bars = (
-        alt.Chart(frame.drop(columns="rank"))
-        .mark_bar(color=theme.MAIN)
-        .encode(
-            x=alt.X("expert:O", title="expert (dashed: uniform load)", axis=theme.ids_axis()),
-            y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
-            tooltip=load_tooltip(),
-        )
+    bars = marks.bars(
+        frame.drop(columns="rank"),
+        x=theme.expert_axis("dashed: uniform load"),
+        y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
+        tooltip=load_tooltip(),
     )
-    even = frame[["uniform"]].head(1)
-    return theme.framed(bars + theme.reference(even, "uniform"), theme.MEDIUM)
+    return theme.framed(bars + marks.reference(frame[["uniform"]].head(1), "uniform"), theme.MEDIUM)
 
 
 def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of the work that the busiest experts do, one line per layer. Columns: those of `coverage`."""
-    lines = (
-        alt.Chart(frame)
-        .mark_line(interpolate="linear")
-        .encode(
-            x=alt.X("share_of_experts:Q", title="share of the layer's experts, busiest first", axis=theme.share_axis()),
-            y=alt.Y("covered:Q", title="share of assignments", axis=theme.share_axis()),
-            detail="layer:N",
-            color=theme.layer_colour(),
-            tooltip=theme.tooltip(
-                layer="d",
-                experts=("busiest experts", "d"),
-                share_of_experts=("share of experts", ".0%"),
-                covered=("share of assignments", ".1%"),
-            ),
-        )
+    lines = marks.lines(
+        frame,
+        {"interpolate": "linear"},
+        x=alt.X("share_of_experts:Q", title="share of the layer's experts, busiest first", axis=theme.share_axis()),
+        y=alt.Y("covered:Q", title="share of assignments", axis=theme.share_axis()),
+        detail="layer:N",
+        color=theme.layer_colour(),
+        tooltip=theme.tooltip(
+            layer="d",
+            experts=("busiest experts", "d"),
+            share_of_experts=("share of experts", ".0%"),
+            covered=("share of assignments", ".1%"),
+        ),
     )
-    corners = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})
-    diagonal = (
-        alt.Chart(corners)
-        .mark_line(color=theme.CHANCE, strokeDash=list(theme.DASH))
-        .encode(x="x:Q", y="y:Q", tooltip=alt.value("uniform load"))
-    )
-    return theme.framed(alt.layer(lines, diagonal), theme.MEDIUM, canvas=True)
+    return theme.framed(alt.layer(lines, marks.diagonal("uniform load")), theme.MEDIUM, canvas=True)
 
 
 def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -98,40 +84,34 @@ def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("cv:Q", title="spread (std / mean)"), tooltip=_balance_tooltip()
     )
-    ticks = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9)).encode(
-        y="chance_cv:Q", tooltip=[alt.Tooltip("chance_cv:Q", title="at random", format=".3f")]
-    )
+    ticks = marks.ticks(base, "chance_cv").encode(tooltip=theme.tooltip(chance_cv=("at random", ".3f")))
     return theme.framed(bars + ticks, theme.MEDIUM)
 
 
 def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of the busiest expert of each layer, as a multiple of the uniform load. Columns: those of `balance`."""
-    bars = (
-        alt.Chart(frame)
-        .mark_bar(color=theme.MAIN)
-        .encode(
-            x=theme.layer_axis("dashed: uniform load"),
-            y=alt.Y("max_over_mean:Q", title="load, × uniform"),
-            tooltip=_balance_tooltip(),
-        )
+    bars = marks.bars(
+        frame,
+        x=theme.layer_axis("dashed: uniform load"),
+        y=alt.Y("max_over_mean:Q", title="load, × uniform"),
+        tooltip=_balance_tooltip(),
     )
-    even = pd.DataFrame({"even": [1.0]})
-    return theme.framed(bars + theme.reference(even, "even"), theme.MEDIUM)
+    return theme.framed(bars + marks.even_reference(), theme.MEDIUM)
 
 
 def _balance_tooltip() -> list[alt.Tooltip]:
-    titles = {
-        "max_over_mean": "busiest expert, × uniform",
-        "max_violation": "MaxVio",
-        "cv": "std / mean",
-        "chance_cv": "std / mean at random",
-        "normalised_entropy": "entropy / ln E",
-        "gini": "Gini",
-        "jain": "Jain",
-    }
+    measures = theme.figures(
+        ".3f",
+        max_over_mean="busiest expert, × uniform",
+        max_violation="MaxVio",
+        cv="std / mean",
+        chance_cv="std / mean at random",
+        normalised_entropy="entropy / ln E",
+        gini="Gini",
+        jain="Jain",
+    )
     whole = theme.tooltip(layer="d", num_experts=("experts", "d"))
-    measures = [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in titles.items()]
-    return [*whole, *measures, alt.Tooltip("dead_experts:Q", title="experts with no tokens", format="d")]
+    return [*whole, *measures, *theme.tooltip(dead_experts=("experts with no tokens", "d"))]
 
 
 def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
@@ -143,17 +123,11 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
             x=alt.X("importance:Q", title="mean router probability", axis=theme.share_axis()),
             y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
             color=theme.layer_colour(),
-            tooltip=[*load_tooltip(), alt.Tooltip("importance:Q", title="mean probability", format=".2%")],
+            tooltip=[*load_tooltip(), *theme.tooltip(importance=("mean probability", ".2%"))],
         )
     )
     end = float(frame[["importance", "load"]].max().min()) if len(frame) else 0.0
-    line = pd.DataFrame({"x": [0.0, end], "y": [0.0, end]})
-    same = (
-        alt.Chart(line)
-        .mark_line(color=theme.CHANCE, strokeDash=list(theme.DASH))
-        .encode(x="x:Q", y="y:Q", tooltip=alt.value("load = probability"))
-    )
-    return theme.framed(alt.layer(points, same), theme.MEDIUM, canvas=True)
+    return theme.framed(alt.layer(points, marks.diagonal("load = probability", end)), theme.MEDIUM, canvas=True)
 
 
 CHARTS = (
@@ -222,17 +196,13 @@ def balance_of_parts(frame: pd.DataFrame) -> alt.Chart:
     worst["until"] = np.minimum(worst["part"] + together, parts)
     note = f"the highest of {together} in a row" if together > 1 else f"{parts:,} in all"
     axis = alt.Axis(format=",d", tickMinStep=1, grid=False)
-    legend = alt.Legend(title="busiest expert, × uniform", titleLimit=330, orient="top", gradientLength=200)
-    cells = (
-        alt.Chart(theme.compact(worst))
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("part:Q", title=f"part of the corpus ({note})", axis=axis, scale=alt.Scale(nice=False)),
-            x2="until:Q",
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
-            color=alt.Color("max_over_mean:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=1), legend=legend),
-            tooltip=theme.tooltip(layer="d", part=",d", max_over_mean=("busiest expert, × uniform", ".2f")),
-        )
+    cells = marks.cells(
+        theme.compact(worst),
+        x=alt.X("part:Q", title=f"part of the corpus ({note})", axis=axis, scale=alt.Scale(nice=False)),
+        x2="until:Q",
+        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
+        color=theme.gradient("max_over_mean", "busiest expert, × uniform", {"domainMin": 1}, titleLimit=330),
+        tooltip=theme.tooltip(layer="d", part=",d", max_over_mean=("busiest expert, × uniform", ".2f")),
     )
     return theme.framed(cells, theme.rows_height(worst["layer"].nunique()), canvas=True)
 

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.locality import (
@@ -53,8 +53,7 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
         axis=alt.Axis(labelAngle=0, labelOverlap=True, labelExpr=f"replace(datum.label, '{PUBLISHED}', '')"),
     )
     base = alt.Chart(own).encode(x=x, tooltip=_tooltip({"load_chance": "chance", "uniform_chance": "uniform chance"}))
-    load = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
-    luck = [load.encode(y="load_chance:Q")] if theme.known(own, "load_chance") else []
+    luck = [marks.ticks(base, "load_chance")] if theme.known(own, "load_chance") else []
     uniform = [_uniform(own, x)] if theme.known(own, "uniform_chance") else []
     layers = [_bar(base, title, legend=bool(gap)), *luck, *uniform]
     if gap:
@@ -66,11 +65,9 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
 
 
 def _bar(base: alt.Chart, title: str, legend: bool) -> alt.Chart:
-    scale = alt.Scale(domain=[THIS_TRACE, MIXTRAL], range=[theme.MAIN, theme.OTHER])
-    names = alt.Legend(title=None, orient="top") if legend else None
+    colour = theme.colour("routing", [THIS_TRACE, MIXTRAL], [theme.MAIN, theme.OTHER])
     return base.mark_bar().encode(
-        y=alt.Y("share:Q", title=title, axis=theme.share_axis()),
-        color=alt.Color("routing:N", scale=scale, legend=names),
+        y=alt.Y("share:Q", title=title, axis=theme.share_axis()), color=colour if legend else colour.legend(None)
     )
 
 
@@ -81,13 +78,8 @@ def _uniform(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
 
 
 def _tooltip(shares: dict[str, str]) -> list[alt.Tooltip]:
-    pairs = [alt.Tooltip("pairs:Q", title="pairs of tokens", format=",")] if "load_chance" in shares else []
-    shares = {"share": "share of pairs"} | shares
-    return [
-        *theme.tooltip(routing="", layer="d"),
-        *(alt.Tooltip(f"{field}:Q", title=title, format=".1%") for field, title in shares.items()),
-        *pairs,
-    ]
+    pairs = theme.tooltip(pairs=("pairs of tokens", ",")) if "load_chance" in shares else []
+    return [*theme.tooltip(routing="", layer="d"), *theme.figures(".1%", share="share of pairs", **shares), *pairs]
 
 
 CHARTS = (

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.losses import aux_loss, aux_loss_caption, z_loss, z_loss_caption
 
@@ -20,24 +20,24 @@ def aux_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         scale=alt.Scale(domain=[*layers["place"], *(["", "all"] if len(pooled) else [])]),
         axis=theme.ids_axis(),
     )
-    forms = {"switch": "Switch's form (uniform: 1)", "first_choice": "the same, first choices"}
-    others = [alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in forms.items()]
+    others = theme.figures(".3f", switch="Switch's form (uniform: 1)", first_choice="the same, first choices")
     bars = [_bars(layers, x, "transformers", others, legend=len(pooled) > 0)]
     bars += [_bars(pooled, x, "pooled", [], legend=True)] * len(pooled)
-    return theme.framed(alt.layer(*bars, theme.reference(frame[["even"]].head(1), "even")), theme.MEDIUM)
+    return theme.framed(alt.layer(*bars, marks.reference(frame[["even"]].head(1), "even")), theme.MEDIUM)
 
 
 def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], legend: bool) -> alt.Chart:
-    scale = alt.Scale(domain=[ONE, POOLED], range=[theme.MAIN, theme.OTHER])
-    names = alt.Legend(title=None, orient="top") if legend else None
-    tooltip = [
-        alt.Tooltip("place:N", title="layer"),
-        alt.Tooltip(f"{field}:Q", title="auxiliary loss", format=".3f"),
-        alt.Tooltip("even:Q", title="the loss under a uniform load", format=".0f"),
-    ]
-    y = alt.Y(f"{field}:Q", title="auxiliary loss")
-    colour = alt.Color("what:N", scale=scale, legend=names)
-    return alt.Chart(frame).mark_bar().encode(x=x, y=y, color=colour, tooltip=[*tooltip, *others])
+    colour = theme.colour("what", [ONE, POOLED], [theme.MAIN, theme.OTHER])
+    tooltip = theme.tooltip(
+        place=("layer", ""), **{field: ("auxiliary loss", ".3f")}, even=("the loss under a uniform load", ".0f")
+    )
+    return marks.bars(
+        frame,
+        x=x,
+        y=alt.Y(f"{field}:Q", title="auxiliary loss"),
+        color=colour if legend else colour.legend(None),
+        tooltip=[*tooltip, *others],
+    )
 
 
 def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -52,8 +52,7 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("z_loss:Q", title="z-loss, nats²"))
-    zero = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
-    return theme.framed(bars + zero.encode(y="zero_logits:Q"), theme.MEDIUM)
+    return theme.framed(bars + marks.ticks(base, "zero_logits"), theme.MEDIUM)
 
 
 CHARTS = (

@@ -26,13 +26,8 @@ def repetition_lines(frame: pd.DataFrame) -> alt.LayerChart:
     tips = {"over_chance": "beyond chance", "by_load": "by the load alone", "share": "share of pairs"}
     tips |= {"chance": "chance, uniform load"}
     lines = _lines(own, "over_chance", "by_load", "first choice repeats, beyond chance", tips, axis=theme.share_axis())
-    theirs = alt.Chart(published).encode(
-        x=_depth(),
-        tooltip=[
-            *theme.tooltip(trace="", layer="d"),
-            *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("over_chance", "lowest", "highest", "share")),
-        ],
-    )
+    figures = dict.fromkeys(("over_chance", "lowest", "highest", "share"), ".1%")
+    theirs = alt.Chart(published).encode(x=_depth(), tooltip=theme.tooltip(trace="", layer="d", **figures))
     reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
     points = theirs.mark_point(color=theme.NOTE, filled=True, shape="diamond", size=90, opacity=1)
     return theme.framed(alt.layer(reach, points.encode(y="over_chance:Q"), *lines), theme.MEDIUM)
@@ -75,25 +70,18 @@ def _lines(
 ) -> list[alt.Chart]:
     """A line a trace, and dashed in the same colour what chance gives it, where that is known."""
     names = list(frame["trace"].unique())
-    legend = alt.Legend(title=None, orient="top")
-    colour = alt.Color("trace:N", scale=alt.Scale(domain=names, range=_repeated(COLOURS, names)), legend=legend)
-    shape = alt.Shape("trace:N", scale=alt.Scale(domain=names, range=_repeated(SHAPES, names)), legend=legend)
-    figures = [alt.Tooltip(f"{name}:Q", title=says, format=form) for name, says in tips.items()]
-    figures += [alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format="d") for name in more]
-    base = alt.Chart(frame).encode(
-        x=_depth(),
-        color=colour,
-        tooltip=[*theme.tooltip(trace="", layer="d"), *figures],
-    )
+    colour = theme.colour("trace", names, _repeated(COLOURS, names))
+    shape = theme.named(alt.Shape, "trace", names, _repeated(SHAPES, names))
+    figures = theme.figures(form, **tips) + theme.figures("d", **{name: name.replace("_", " ") for name in more})
+    base = alt.Chart(frame).encode(x=_depth(), color=colour, tooltip=[*theme.tooltip(trace="", layer="d"), *figures])
     y = alt.Y(f"{field}:Q", title=title, axis=axis, scale=scale)
-    lines = [base.mark_line(strokeWidth=2).encode(y=y), _points(base, field, shape)]
+    lines = [
+        base.mark_line(strokeWidth=2).encode(y=y),
+        base.mark_point(filled=True, size=70, opacity=1).encode(y=f"{field}:Q", shape=shape),
+    ]
     if theme.known(frame, chance):
         lines.insert(0, base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y=f"{chance}:Q"))
     return lines
-
-
-def _points(base: alt.Chart, field: str, shape: alt.Shape) -> alt.Chart:
-    return base.mark_point(filled=True, size=70, opacity=1).encode(y=f"{field}:Q", shape=shape)
 
 
 def _depth() -> alt.X:

@@ -6,8 +6,9 @@ Drawn as marks, more than about eight thousand cells take a browser seconds; as 
 import struct
 import zlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -24,6 +25,7 @@ BRUSH = "brush"  # the selection, by the columns' `start`
 HOVERED = 512  # columns that can be pointed at: narrower than a finger or a mouse can hold
 LETTERS = 40  # of a column's text that are shown
 OTHERS = "other"
+WINDOW = {"fill": None, "stroke": theme.ACCENT, "strokeWidth": 3, "tooltip": None}  # a frame around what is drawn below
 
 
 def first_choice_overview(frame: pd.DataFrame) -> alt.LayerChart:
@@ -77,22 +79,14 @@ def _colours_of_experts(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list
 def _rows(layers: np.ndarray, domain: list[str], colours: list[str], title: str) -> alt.Chart:
     """Marks that nobody sees: they give the image its axis of layers, and its legend."""
     rows = pd.DataFrame({"layer": layers, "colour": domain[0]})
-    legend = alt.Legend(
-        title=title,
-        orient="top",
-        symbolType="square",
-        symbolOpacity=1,
-        columns=9 if OTHERS not in domain else 5,
-        titleLimit=330,
-    )
-    return (
-        alt.Chart(rows)
-        .mark_rect(opacity=0, tooltip=None)
-        .encode(
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color("colour:N", scale=alt.Scale(domain=domain, range=colours), legend=legend),
-        )
-    )
+    colour = theme.colour("colour", domain, colours, **squares(title, domain))
+    return alt.Chart(rows).mark_rect(opacity=0, tooltip=None).encode(y=theme.layer_rows(), color=colour)
+
+
+def squares(title: str, names: Iterable[str]) -> dict[str, Any]:
+    """Describe a legend that names experts by the colours of their cells."""
+    columns = 5 if OTHERS in names else 9
+    return {"title": title, "titleLimit": 330, "symbolType": "square", "symbolOpacity": 1, "columns": columns}
 
 
 def _columns(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
@@ -117,11 +111,8 @@ def _columns(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
         .encode(
             x=x,
             x2="end:Q",
-            tooltip=[
-                alt.Tooltip("shown:N", title="text"),  # so called, since Vega makes an image or a heading of some names
-                alt.Tooltip("first:Q", title="from token", format="d"),
-                alt.Tooltip("last:Q", title="to token", format="d"),
-            ],
+            # `shown`, since Vega makes an image or a heading of some names.
+            tooltip=theme.tooltip(shown=("text", ""), first=("from token", "d"), last=("to token", "d")),
         )
         .add_params(brush)
     )
@@ -159,12 +150,7 @@ def png(pixels: UInt8[np.ndarray, "H W"], colours: Sequence[str]) -> str:
 def with_window(chart: alt.LayerChart, rows: range) -> alt.LayerChart:
     """The overview with a frame around the tokens that are drawn below it."""
     window = pd.DataFrame({"start": [rows.start - 0.5], "end": [rows.stop - 0.5]})
-    frame = (
-        alt.Chart(window)
-        .mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None)
-        .encode(x="start:Q", x2="end:Q")
-    )
-    return chart + frame
+    return chart + alt.Chart(window).mark_rect(**WINDOW).encode(x="start:Q", x2="end:Q")
 
 
 def linked_overview(frame: pd.DataFrame) -> alt.LayerChart:
@@ -177,7 +163,7 @@ def linked_overview(frame: pd.DataFrame) -> alt.LayerChart:
     token, start, end = (alt.datum(alt.ExprRef(name), type="quantitative") for name in ("token", "from", "to"))
     one, ink = alt.Chart(alt.InlineData(values=[{}])), alt.ExprRef("ink")
     line = one.mark_rule(strokeWidth=2, stroke=ink, tooltip=None)
-    window = one.mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=3, tooltip=None)
+    window = one.mark_rect(**WINDOW)
     words = {"labelColor": ink, "titleColor": ink}
     return (
         (

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.parameters import active_caption, parameter_split, parts_caption, touched_caption, touched_growth
 
@@ -22,19 +22,16 @@ def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
     bars = parts.assign(share=parts["active"] / parts["parameters"], part=parts["part"].str.replace("_", " "))
     bars = bars.rename(columns=KINDS).melt(["part", "share"], list(KINDS.values()), "kind", "parameters")
     bars = bars.assign(text=bars["parameters"].map(written))
-    kinds = alt.Scale(domain=list(KINDS.values()), range=[theme.OTHER, theme.MAIN])
-    chart = (
-        alt.Chart(bars)
-        .mark_bar()
-        .encode(
-            y=alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=130)),
-            yOffset=alt.YOffset("kind:N", sort=list(KINDS.values())),
-            x=alt.X("parameters:Q", title="parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
-            color=alt.Color("kind:N", scale=kinds, legend=alt.Legend(title=None, orient="top")),
-            tooltip=theme.tooltip(
-                part="", kind=("which", ""), text=("parameters", ""), share=("active share of the part", ".1%")
-            ),
-        )
+    kinds = list(KINDS.values())
+    chart = marks.bars(
+        bars,
+        y=alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=130)),
+        yOffset=alt.YOffset("kind:N", sort=kinds),
+        x=alt.X("parameters:Q", title="parameters", axis=alt.Axis(labelExpr=BILLIONS, tickCount=5)),
+        color=theme.colour("kind", kinds, [theme.OTHER, theme.MAIN]),
+        tooltip=theme.tooltip(
+            part="", kind=("which", ""), text=("parameters", ""), share=("active share of the part", ".1%")
+        ),
     )
     return theme.framed(chart, theme.rows_height(2 * len(order) - 2))
 
@@ -71,33 +68,26 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
     still more, MAX_STEPS of all tokens, evenly spaced on the logarithmic axis; the first and the last always.
     """
     lines = _steps(frame).rename(columns=LINES).melt("tokens", list(LINES.values()), "line", "parameters")
-    curve = (
-        alt.Chart(lines.assign(text=lines["parameters"].map(written)))
-        .mark_line(interpolate="step-after")
-        .encode(
-            x=alt.X(
-                "tokens:Q", title="tokens so far", scale=_token_scale(frame), axis=alt.Axis(format="~s", tickCount=6)
-            ),
-            y=alt.Y("parameters:Q", title="parameters touched", axis=alt.Axis(labelExpr=BILLIONS)),
-            color=alt.Color(
-                "line:N",
-                scale=alt.Scale(domain=list(LINES.values()), range=[theme.MAIN, theme.CHANCE]),
-                legend=alt.Legend(title=None, orient="top", labelLimit=220),
-            ),
-            tooltip=theme.tooltip(line=("what", ""), tokens=("tokens so far", ","), text=("parameters touched", "")),
-        )
+    curve = marks.lines(
+        lines.assign(text=lines["parameters"].map(written)),
+        {"interpolate": "step-after"},
+        x=alt.X(
+            "tokens:Q",
+            title="tokens so far",
+            scale=alt.Scale(type="log", nice=False, domain=[1, max(len(frame), 2)]),
+            axis=alt.Axis(format="~s", tickCount=6),
+        ),
+        y=alt.Y("parameters:Q", title="parameters touched", axis=alt.Axis(labelExpr=BILLIONS)),
+        color=theme.colour("line", LINES.values(), [theme.MAIN, theme.CHANCE], labelLimit=220),
+        tooltip=theme.tooltip(line=("what", ""), tokens=("tokens so far", ","), text=("parameters touched", "")),
     )
     return theme.framed(alt.layer(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
-
-
-def _token_scale(frame: pd.DataFrame) -> alt.Scale:
-    return alt.Scale(type="log", nice=False, domain=[1, max(len(frame), 2)])
 
 
 def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
     """Total or active as a line with its name and number."""
     label = " ".join([field, *frame[field].head(1).map(written)])
-    return theme.named_reference(frame[[field]].head(1), field, label, below)
+    return marks.named_reference(frame[[field]].head(1), field, label, below)
 
 
 def _steps(frame: pd.DataFrame) -> pd.DataFrame:

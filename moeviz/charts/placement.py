@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, imbalance_caption, placement, placement_imbalance
 
@@ -20,15 +20,10 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
     height = ROW * named["row"].nunique() + theme.AROUND
     axis = alt.Axis(labelExpr="split(datum.label, '|')", labelOffset=-HALF_LINE)
     base = alt.Chart(named.drop(columns="layer")).encode(
-        x=alt.X("device:O", title="device", axis=theme.ids_axis()),
-        y=alt.Y("row:N", title=None, sort=None, axis=axis),
+        x=alt.X("device:O", title="device", axis=theme.ids_axis()), y=alt.Y("row:N", title=None, sort=None, axis=axis)
     )
     cells = base.mark_rect(stroke=None).encode(
-        color=alt.Color(
-            "times_even:Q",
-            scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0),
-            legend=alt.Legend(title="load, × uniform (1 = uniform)", orient="top", gradientLength=200),
-        ),
+        color=theme.gradient("times_even", "load, × uniform (1 = uniform)", {"domainMin": 0}),
         tooltip=theme.tooltip(
             placement="",
             judged_on=("judged on", ""),
@@ -41,9 +36,7 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
     )
     if frame["device"].nunique() > MOST_NUMBERS:
         return theme.framed(alt.layer(cells), height, canvas=True)
-    on_cell = alt.condition(
-        alt.datum.times_even > theme.BLACK_ABOVE * frame["times_even"].max(), alt.value("black"), alt.value("white")
-    )
+    on_cell = theme.ink_on("times_even", theme.BLACK_ABOVE * frame["times_even"].max())
     numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
     return theme.framed(alt.layer(cells, numbers), height, canvas=True)
 
@@ -51,34 +44,27 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """The busiest device of each layer, by placement and by tokens judged on. Columns: those of
     `placement_imbalance`."""
-    legend = alt.Legend(title=None, orient="top")
-    colour = alt.Scale(domain=list(PLACEMENTS), range=list(COLOURS))
-    shape = alt.Scale(domain=list(PLACEMENTS), range=list(SHAPES))
     hollow = alt.condition(alt.datum.judged_on == HELD_OUT, alt.value(0), alt.value(1))
-    dots = (
-        alt.Chart(frame)
-        .mark_point(size=40 if frame["layer"].nunique() <= MANY_LAYERS else 20, opacity=1)
-        .encode(
-            x=theme.layer_axis("filled: same tokens, hollow: held-out"),
-            xOffset=alt.XOffset("judged_on:N", sort=list(JUDGED)),
-            y=alt.Y(
-                "imbalance:Q", title="load of the busiest device, × uniform", scale=alt.Scale(zero=False, padding=12)
-            ),
-            stroke=alt.Stroke("placement:N", scale=colour, legend=legend),
-            fill=alt.Fill("placement:N", scale=colour, legend=legend),
-            shape=alt.Shape("placement:N", scale=shape, legend=legend),
-            fillOpacity=hollow,
-            tooltip=theme.tooltip(
-                layer="d",
-                placement="",
-                judged_on=("judged on", ""),
-                devices="d",
-                copies=("redundant copies", "d"),
-                imbalance=("busiest device, × uniform", ".2f"),
-            ),
-        )
+    dots = marks.points(
+        frame,
+        {"size": 40 if frame["layer"].nunique() <= MANY_LAYERS else 20, "opacity": 1},
+        x=theme.layer_axis("filled: same tokens, hollow: held-out"),
+        xOffset=alt.XOffset("judged_on:N", sort=list(JUDGED)),
+        y=alt.Y("imbalance:Q", title="load of the busiest device, × uniform", scale=alt.Scale(zero=False, padding=12)),
+        stroke=theme.named(alt.Stroke, "placement", PLACEMENTS, COLOURS),
+        fill=theme.named(alt.Fill, "placement", PLACEMENTS, COLOURS),
+        shape=theme.named(alt.Shape, "placement", PLACEMENTS, SHAPES),
+        fillOpacity=hollow,
+        tooltip=theme.tooltip(
+            layer="d",
+            placement="",
+            judged_on=("judged on", ""),
+            devices="d",
+            copies=("redundant copies", "d"),
+            imbalance=("busiest device, × uniform", ".2f"),
+        ),
     )
-    return theme.framed(dots + theme.reference(pd.DataFrame({"even": [1.0]}), "even"), theme.MEDIUM)
+    return theme.framed(dots + marks.even_reference(), theme.MEDIUM)
 
 
 CHARTS = (

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.routing_over_training import saturation_over_training
 
@@ -16,24 +16,22 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     if (frame["training_tokens"] == 0).any():  # as runs that were watched from their first step
         scale = alt.Scale(type="symlog", constant=first, nice=False)
     tokens = alt.X("training_tokens:Q", title="training tokens (dashed: chance)", scale=scale)
-    lines = (
-        alt.Chart(frame)
-        .mark_line(point=True)
-        .encode(
-            x=tokens.axis(format="~s", grid=False),
-            y=alt.Y("saturation:Q", title="share of the final experts", axis=theme.share_axis()),
-            color=theme.layer_colour(),
-            detail="layer:N",
-            tooltip=theme.tooltip(
-                training_tokens=("training tokens", ","),
-                layer="d",
-                saturation=("share of the final experts", ".1%"),
-                chance=("at random", ".1%"),
-                load_chance=("with tokens matched at random", ".1%"),
-            ),
-        )
+    lines = marks.lines(
+        frame,
+        {"point": True},
+        x=tokens.axis(format="~s", grid=False),
+        y=alt.Y("saturation:Q", title="share of the final experts", axis=theme.share_axis()),
+        color=theme.layer_colour(),
+        detail="layer:N",
+        tooltip=theme.tooltip(
+            training_tokens=("training tokens", ","),
+            layer="d",
+            saturation=("share of the final experts", ".1%"),
+            chance=("at random", ".1%"),
+            load_chance=("with tokens matched at random", ".1%"),
+        ),
     )
-    return theme.framed(lines + theme.reference(frame.head(1), "chance"), theme.MEDIUM)
+    return theme.framed(lines + marks.reference(frame.head(1), "chance"), theme.MEDIUM)
 
 
 SATURATION = Chart(

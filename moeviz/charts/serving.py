@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MissingField
 from moeviz.metrics.words import byte_unit, bytes_said
@@ -36,6 +36,7 @@ PREDICTORS: Lines = {
     "chance": ("at random", theme.CHANCE, theme.DASH),
 }
 GIGABYTE = 1e9
+DOTTED_LINE = {"point": alt.OverlayMarkDef(size=16)}
 PLACEMENTS = {
     "contiguous": ("in order", theme.OTHER, "circle"),
     "balanced": ("balanced", theme.MAIN, "square"),
@@ -55,10 +56,11 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
         drawn = drawn.assign(**{name: (drawn[of] * GIGABYTE).map(bytes_said) for name, of in sizes.items()})
         tips += theme.tooltip(size=("cache", ""), fetched_size=("fetched a token", ""))
     base = alt.Chart(drawn).encode(
-        x=alt.X("capacity:Q", title=_size_title(frame), scale=_span(frame["capacity"]), axis=_whole()), tooltip=tips
+        x=alt.X("capacity:Q", title=_size_title(frame), scale=_span(frame["capacity"]), axis=theme.whole_axis()),
+        tooltip=tips,
     )
     rate = alt.Y("rate:Q", title="hit rate", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis())
-    layers = [base.mark_line(point=alt.OverlayMarkDef(size=16)).encode(y=rate, color=colour, strokeDash=dash)]
+    layers = [base.mark_line(**DOTTED_LINE).encode(y=rate, color=colour, strokeDash=dash)]
     if frame["chosen"].any():
         at = alt.Chart(frame[frame["chosen"]].head(1)).mark_rule(color=theme.ACCENT, strokeWidth=2)
         layers.append(at.encode(x="capacity:Q"))
@@ -90,19 +92,19 @@ def distinct_experts_curve(frame: pd.DataFrame) -> alt.Chart:
     """Distinct experts of a batch, the mean over layers, a line a kind of batch. Columns: those of `batch_coverage`."""
     means = _means(frame, "batch", BATCHES)
     drawn, colour, dash = _named_lines(means, "kind", BATCHES)
-    x = alt.X(
-        "batch:Q", title="tokens in a batch", scale=alt.Scale(type="log", base=2), axis=alt.Axis(format="d", grid=False)
-    )
-    chart = (
-        alt.Chart(drawn)
-        .mark_line(point=alt.OverlayMarkDef(size=16))
-        .encode(
-            x=x,
-            y=alt.Y("mean:Q", title="distinct experts of a layer", scale=alt.Scale(zero=True)),
-            color=colour,
-            strokeDash=dash,
-            tooltip=[alt.Tooltip("batch:Q", title="tokens", format="d"), *_spread("distinct experts", ".1f")],
-        )
+    chart = marks.lines(
+        drawn,
+        DOTTED_LINE,
+        x=alt.X(
+            "batch:Q",
+            title="tokens in a batch",
+            scale=alt.Scale(type="log", base=2),
+            axis=alt.Axis(format="d", grid=False),
+        ),
+        y=alt.Y("mean:Q", title="distinct experts of a layer", scale=alt.Scale(zero=True)),
+        color=colour,
+        strokeDash=dash,
+        tooltip=[*theme.tooltip(batch=("tokens", "d")), *_spread("distinct experts", ".1f")],
     )
     return theme.framed(chart, theme.MEDIUM)
 
@@ -111,16 +113,14 @@ def prefetch_curve(frame: pd.DataFrame) -> alt.Chart:
     """Recall over the number of experts named, a line a predictor. Columns: those of `prefetch_recall`."""
     means = _means(frame, "m", PREDICTORS)
     drawn, colour, dash = _named_lines(means, "kind", PREDICTORS)
-    chart = (
-        alt.Chart(drawn)
-        .mark_line(point=alt.OverlayMarkDef(size=16))
-        .encode(
-            x=alt.X("m:Q", title="experts fetched ahead, of each layer", scale=_span(frame["m"]), axis=_whole()),
-            y=alt.Y("mean:Q", title="of what a token needs", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
-            color=colour,
-            strokeDash=dash,
-            tooltip=[alt.Tooltip("m:Q", title="experts fetched", format="d"), *_spread("recall", ".1%")],
-        )
+    chart = marks.lines(
+        drawn,
+        DOTTED_LINE,
+        x=alt.X("m:Q", title="experts fetched ahead, of each layer", scale=_span(frame["m"]), axis=theme.whole_axis()),
+        y=alt.Y("mean:Q", title="of what a token needs", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
+        color=colour,
+        strokeDash=dash,
+        tooltip=[*theme.tooltip(m=("experts fetched", "d")), *_spread("recall", ".1%")],
     )
     return theme.framed(chart, theme.MEDIUM)
 
@@ -130,8 +130,7 @@ def _named_lines(frame: pd.DataFrame, field: str, lines: Lines) -> tuple[pd.Data
     value = "rate" if "rate" in frame else "mean"
     names, colours, dashes = zip(*lines.values(), strict=True)
     drawn = frame[frame[value].notna()].assign(line=frame[field].map({key: row[0] for key, row in lines.items()}))
-    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=200, symbolType="stroke")
-    colour = alt.Color("line:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend)
+    colour = theme.colour("line", names, colours, columns=2, labelLimit=200, symbolType="stroke")
     dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=list(names), range=[list(row) for row in dashes]))
     return drawn, colour, dash
 
@@ -156,10 +155,6 @@ def _span(sizes: pd.Series) -> alt.Scale:
     return alt.Scale(domain=[int(sizes.min()), max(int(sizes.max()), int(sizes.min()) + 1)], nice=False)
 
 
-def _whole() -> alt.Axis:
-    return alt.Axis(format="d", tickMinStep=1, grid=False)
-
-
 def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
     """Devices reached against imbalance: a large mark a placement, a small one each layer. Columns: those of
     `serving_placement`."""
@@ -175,16 +170,14 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
     means = named.groupby("line", sort=False)[numbers].mean().reset_index()
     worst = named.groupby("line")["imbalance"].max().rename("worst")
     names, colours, shapes = zip(*PLACEMENTS.values(), strict=True)
-    legend = alt.Legend(title=None, orient="top", columns=2, symbolOpacity=1)
-    marks = {
-        "color": alt.Color("line:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend),
-        "shape": alt.Shape("line:N", scale=alt.Scale(domain=list(names), range=list(shapes)), legend=legend),
-        "x": alt.X(
-            "reached:Q",
-            title=f"devices that a token reaches, of {frame['devices'].iloc[0]}",
-            scale=alt.Scale(zero=False, padding=12),
-        ),
-        "y": alt.Y("imbalance:Q", title="busiest device, × mean", scale=alt.Scale(zero=False, padding=12)),
+    legend = {"columns": 2, "symbolOpacity": 1}
+    apart = alt.Scale(zero=False, padding=12)
+    title = f"devices that a token reaches, of {frame['devices'].iloc[0]}"
+    channels = {
+        "color": theme.colour("line", names, colours, **legend),
+        "shape": theme.named(alt.Shape, "line", names, shapes, **legend),
+        "x": alt.X("reached:Q", title=title, scale=apart),
+        "y": alt.Y("imbalance:Q", title="busiest device, × mean", scale=apart),
     }
     tips = theme.tooltip(
         line=("placement", ""),
@@ -192,13 +185,12 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
         imbalance=("busiest device, × mean", ".2f"),
         step_imbalance=("in steps of 64 tokens", ".2f"),
     )
-    small = alt.Chart(named).mark_point(filled=True, size=24, opacity=0.35)
-    large = alt.Chart(means.merge(worst, on="line")).mark_point(filled=True, size=160, opacity=1)
-    of_layer = [alt.Tooltip("layer:Q", format="d"), *tips]
-    of_all = [*tips, alt.Tooltip("worst:Q", title="in the worst layer", format=".2f")]
-    return theme.framed(
-        alt.layer(small.encode(**marks, tooltip=of_layer), large.encode(**marks, tooltip=of_all)), theme.MEDIUM
-    )
+    layer, worst_layer = theme.tooltip(layer="d", worst=("in the worst layer", ".2f"))
+    small = {"filled": True, "size": 24, "opacity": 0.35}
+    large = {"filled": True, "size": 160, "opacity": 1}
+    of_layers = marks.points(named, small, **channels, tooltip=[layer, *tips])
+    of_all = marks.points(means.merge(worst, on="line"), large, **channels, tooltip=[*tips, worst_layer])
+    return theme.framed(alt.layer(of_layers, of_all), theme.MEDIUM)
 
 
 def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
@@ -218,7 +210,7 @@ def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
                 context=("tokens of each", ",d"),
                 cards=("cards needed", "d"),
             ),
-            *(alt.Tooltip(f"{part}:N", title=title) for part, title in parts.items()),
+            *theme.figures("", **parts),
         ],
     )
     scale = alt.Scale(domain=[1, 2, FEW, FEW + 1], range=["#44AA99", "#9CC3E4", "#F3B26B", "#9a9a9a"])

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.metrics.specialization import (
@@ -28,24 +28,20 @@ def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
         raise MoevizError(
             f"This chart shows at most {MAX_LABELS} labels, and the trace has {labels:,}. Trace fewer kinds of text."
         )
-    legend = alt.Legend(title="share of assignments", format="%", orient="top", gradientLength=200)
-    chart = (
-        alt.Chart(frame.assign(label=frame["label"].map(visible)))
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
-            y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
-            color=alt.Color("share:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domainMin=0), legend=legend),
-            tooltip=theme.tooltip(
-                label="",
-                layer="d",
-                expert="d",
-                assignments=",",
-                share=("share of the label's assignments", ".1%"),
-                uniform=("uniform share", ".1%"),
-                share_of_tokens=("share of the label's tokens", ".1%"),
-            ),
-        )
+    chart = marks.cells(
+        frame.assign(label=frame["label"].map(visible)),
+        x=theme.expert_axis(),
+        y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
+        color=theme.gradient("share", "share of assignments", {"domainMin": 0}, format="%"),
+        tooltip=theme.tooltip(
+            label="",
+            layer="d",
+            expert="d",
+            assignments=",",
+            share=("share of the label's assignments", ".1%"),
+            uniform=("uniform share", ".1%"),
+            share_of_tokens=("share of the label's tokens", ".1%"),
+        ),
     )
     return theme.framed(chart, theme.rows_height(labels), canvas=True)
 
@@ -56,50 +52,37 @@ def _labels_axis(**options: object) -> alt.Axis:
 
 def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Draw how much experts tell about labels, with chance level and maximum. Columns: those of `label_information`."""
-    bits = {
-        "information": "bits about the label",
-        "shuffled": "with labels shuffled",
-        "shuffled_highest": "highest of the shuffles",
-        "maximum": "maximum",
-    }
+    bits = theme.figures(
+        ".3f",
+        information="bits about the label",
+        shuffled="with labels shuffled",
+        shuffled_highest="highest of the shuffles",
+        maximum="maximum",
+    )
     base = alt.Chart(frame).encode(
-        x=theme.layer_axis("orange: labels shuffled, grey: maximum"),
-        tooltip=[
-            alt.Tooltip("layer:Q", format="d"),
-            *(alt.Tooltip(f"{field}:Q", title=title, format=".3f") for field, title in bits.items()),
-        ],
+        x=theme.layer_axis("orange: labels shuffled, grey: maximum"), tooltip=[*theme.tooltip(layer="d"), *bits]
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
-    maximum = _mark(base, theme.NOTE).encode(y="maximum:Q")
     highest = base.mark_rule(color=theme.CHANCE, strokeWidth=2).encode(y="shuffled:Q", y2="shuffled_highest:Q")
-    shuffled = _mark(base, theme.CHANCE).encode(y="shuffled:Q")
-    luck = [highest, shuffled] if theme.known(frame, "shuffled") else []
-    return theme.framed(alt.layer(bars, maximum, *luck), theme.MEDIUM)
-
-
-def _mark(base: alt.Chart, color: str) -> alt.Chart:
-    return base.mark_tick(color=color, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
+    luck = [highest, marks.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
+    return theme.framed(alt.layer(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
 
 
 def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
     """Label by label in one layer, coloured by how differently they are routed. Columns: of `label_divergence`."""
     square = _both_ways(frame)
-    legend = alt.Legend(title="divergence in bits", orient="top", gradientLength=200)
-    chart = (
-        alt.Chart(square)
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("other:N", title=None, sort=None, axis=_labels_axis(labelAngle=-90)),
-            y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
-            color=alt.Color("divergence:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
-            tooltip=theme.tooltip(
-                label="",
-                other=("other label", ""),
-                layer="d",
-                divergence=("divergence in bits", ".3f"),
-                shuffled=("with labels shuffled", ".3f"),
-            ),
-        )
+    chart = marks.cells(
+        square,
+        x=alt.X("other:N", title=None, sort=None, axis=_labels_axis(labelAngle=-90)),
+        y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
+        color=theme.gradient("divergence", "divergence in bits", {"domain": [0, 1]}),
+        tooltip=theme.tooltip(
+            label="",
+            other=("other label", ""),
+            layer="d",
+            divergence=("divergence in bits", ".3f"),
+            shuffled=("with labels shuffled", ".3f"),
+        ),
     )
     return theme.framed(chart, theme.rows_height(square["label"].nunique()) + LABEL_WIDTH, canvas=True)
 

@@ -44,7 +44,7 @@ def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
                     trace=("system", ""), expert="d", share=("share of the work", ".1%"), even=("uniform share", ".1%")
                 ),
                 *_counted(),
-                alt.Tooltip("entropy:Q", title="router entropy, share of the maximum", format=".2f"),
+                *theme.tooltip(entropy=("router entropy, share of the maximum", ".2f")),
             ],
         )
     )
@@ -57,7 +57,7 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     ends = {"from": place, "to": place + WIDE, "filled": place + WIDE * share}
     columns = {name: numbers / frame["num_experts"] for name, numbers in ends.items()}
     base = alt.Chart(frame[["trace", "num_experts", "used"]].assign(**columns)).encode(
-        x="from:Q", y=y, tooltip=[alt.Tooltip("trace:N", title="system"), *_counted()]
+        x="from:Q", y=y, tooltip=[*theme.tooltip(trace=("system", "")), *_counted()]
     )
     below = {"height": THIN, "yOffset": THICK / 2 + 2}
     filled = base.transform_filter("datum.filled > datum.from").mark_bar(color=theme.NOTE, **below)

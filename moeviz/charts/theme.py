@@ -3,8 +3,8 @@
 Text, axes and background are left to the page, which may be light or dark. What is set here reads on both.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import altair as alt
 import numpy as np
@@ -35,6 +35,7 @@ ACCENT = "#e8590c"  # a frame around what is selected; no expert has this colour
 MAIN = "#4a8fd0"  # where one colour is enough
 PAIR = ("#4a8fd0", "#cc7722")  # two layers, two kinds
 DASH = (5, 4)
+SOLID_AND_DASHED = ([1, 0], list(DASH))  # of two kinds of line
 CROSS = "M-1,-1L1,1M-1,1L1,-1"  # where an expert has no token
 # Viridis without its darkest fifth, which drowns in a dark page.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
@@ -49,6 +50,8 @@ LESS_TO_MORE = {
 ON_LEAST = "#ffffff"  # what is written on the colour of least, on a light page and on a dark one
 TIMES = (0.25, 0.5, 1, 2, 4)  # where those colours stand: half and twice are equally far from 1
 INK = {"light": "#1C2030", "dark": "#E9E8E3"}  # numbers in cells and frames around them
+
+Channel = TypeVar("Channel", bound=alt.SchemaBase)
 
 MAX_TOKENS = 256  # in one picture: more cells take over a second to draw
 SHORT, MEDIUM, MAX_HEIGHT = 220, 360, 760
@@ -133,9 +136,19 @@ def _tooltip_line(field: str, title: str, form: str) -> alt.Tooltip:
     return alt.Tooltip(f"{field}:{'Q' if form else 'N'}", **given)
 
 
+def figures(form: str, **titles: str) -> list[alt.Tooltip]:
+    """Make the lines of a tooltip that have one format, by the column that each shows: its title."""
+    return tooltip(**{field: (title, form) for field, title in titles.items()})
+
+
 def share_axis() -> alt.Axis:
     """Percentages, with few enough labels for a phone."""
     return alt.Axis(format="%", tickCount=6)
+
+
+def whole_axis() -> alt.Axis:
+    """Label whole numbers, such as positions and steps, without lines behind the marks."""
+    return alt.Axis(format="d", tickMinStep=1, grid=False)
 
 
 def ids_axis() -> alt.Axis:
@@ -146,6 +159,44 @@ def ids_axis() -> alt.Axis:
 def layer_axis(note: str = "") -> alt.X:
     """Layers from left to right, each by the model's own index; `note` says what else the chart shows."""
     return alt.X("layer:O", title=f"layer ({note})" if note else "layer", axis=ids_axis())
+
+
+def layer_rows() -> alt.Y:
+    """Put layers from top to bottom, each a row of cells."""
+    return alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True))
+
+
+def expert_axis(note: str = "") -> alt.X:
+    """Put experts from left to right by their ids; `note` says what else the chart shows."""
+    return alt.X("expert:O", title=f"expert ({note})" if note else "expert", axis=ids_axis())
+
+
+def named(channel: type[Channel], field: str, names: Iterable[Any], values: Iterable[Any], **legend: Any) -> Channel:
+    """Tell names apart on a channel, such as `alt.Shape`, by a value each.
+
+    A legend stands above the chart, without a title if `legend` has none.
+    """
+    scale = alt.Scale(domain=list(names), range=list(values))
+    return channel(f"{field}:N", scale=scale, legend=alt.Legend(**{"title": None, "orient": "top"} | legend))
+
+
+def colour(field: str, names: Iterable[Any], colours: Iterable[str], **legend: Any) -> alt.Color:
+    """Tell names apart by a colour each, with a legend above the chart: see `named`."""
+    return named(alt.Color, field, names, colours, **legend)
+
+
+def gradient(field: str, title: str, scale: dict[str, Any] | None = None, **legend: Any) -> alt.Color:
+    """Colour numbers, brighter where they are higher, with a legend above the chart.
+
+    `scale` and `legend` are further properties of these. A chart with a gradient is drawn on a canvas: see `framed`.
+    """
+    above = alt.Legend(**{"title": title, "orient": "top", "gradientLength": 200} | legend)
+    return alt.Color(f"{field}:Q", scale=alt.Scale(**{"scheme": VIRIDIS} | (scale or {})), legend=above)
+
+
+def ink_on(field: str, turns: float) -> dict[str, Any]:
+    """Write on a gradient in black where the number is above `turns`, and in white elsewhere."""
+    return alt.condition(getattr(alt.datum, field) > turns, alt.value("black"), alt.value("white"))
 
 
 def layer_colour() -> alt.Color:
@@ -184,16 +235,3 @@ def times_ink(field: str, dark: bool = False) -> dict[str, Any]:
 
 def _page(dark: bool) -> str:
     return "dark" if dark else "light"
-
-
-def reference(frame: pd.DataFrame, field: str, color: str = CHANCE) -> alt.Chart:
-    """A dashed horizontal line at `frame[field]`: the uniform share, or chance, in the colour for these."""
-    return alt.Chart(frame).mark_rule(color=color, strokeDash=list(DASH), strokeWidth=2).encode(y=f"{field}:Q")
-
-
-def named_reference(frame: pd.DataFrame, field: str, label: str, below: bool = False) -> alt.LayerChart:
-    """A dashed horizontal line with its name written above it, or below: where no bar can be behind the words."""
-    line = alt.Chart(frame).encode(y=f"{field}:Q")
-    place = {"baseline": "top", "dy": 5} if below else {"baseline": "bottom", "dy": -3}
-    name = line.mark_text(color=NOTE, align="right", dx=-4, **place).encode(x=alt.value("width"), text=alt.value(label))
-    return alt.layer(reference(frame, field, NOTE), name)

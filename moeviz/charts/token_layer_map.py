@@ -23,6 +23,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts import token_layer_marks as marks
+from moeviz.charts.overview import OTHERS, squares
 from moeviz.charts.token_layer_marks import LEAST, cell_images
 from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
@@ -32,7 +33,6 @@ BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
 SIZES = 256  # of maps, of which the drawing is kept: 10 kB each
 LETTERS = 9  # of a token on the axis
-OTHERS = "other"
 CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells needs
 
 
@@ -247,33 +247,19 @@ def _stripes(cells: alt.Chart, tips: list[alt.Tooltip]) -> alt.Chart:
 
 
 def _tooltip(cells: pd.DataFrame) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("shown:N", title="token"),  # so called, since Vega makes an image or a heading of some names
-        alt.Tooltip("position:Q", format="d"),
-        alt.Tooltip("phase:N"),
-        alt.Tooltip("at:Q", title="layer", format="d"),
-        alt.Tooltip("which:N", title="expert"),
-        *([alt.Tooltip("weight:Q", format=".3f")] if cells["weight"].notna().any() else []),
-    ]
+    weight = {"weight": ".3f"} if cells["weight"].notna().any() else {}
+    # `shown`, since Vega makes an image or a heading of some names.
+    return theme.tooltip(shown=("token", ""), position="d", phase="", at=("layer", "d"), which=("expert", ""), **weight)
 
 
 def _legend(facts: MapFacts, missing: bool) -> alt.Chart:
     """Draw a legend of the colours, with marks of no size."""
     title, named = _named_colours(facts)
     named |= {theme.NOT_RECORDED: theme.PALE} if missing else {}
-    legend = alt.Legend(
-        title=title,
-        titleLimit=330,
-        orient="top",
-        symbolType="square",
-        symbolOpacity=1,
-        columns=9 if OTHERS not in named else 5,
-    )
-    scale = alt.Scale(domain=list(named), range=list(named.values()))
+    fill = theme.named(alt.Fill, "named", named, named.values(), **squares(title, named))
     rows = alt.Chart(alt.InlineData(values=[{"named": name} for name in named]))
     return rows.mark_rect(opacity=0, tooltip=None).encode(
-        fill=alt.Fill("named:N", scale=scale, legend=legend if named else None),
-        **{side: alt.value(0) for side in ("x", "x2", "y", "y2")},
+        fill=fill if named else fill.legend(None), **{side: alt.value(0) for side in ("x", "x2", "y", "y2")}
     )
 
 

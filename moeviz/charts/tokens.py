@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.token_layer_map import first_letters, token_layer_map
 from moeviz.metrics.tokens import token_choices, token_expert, token_routes, visible
@@ -34,7 +34,7 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
     names = dict(zip(start.tolist(), frame["text"], strict=True))
     if one_text and 0 < len(names) <= WITH_TEXTS:
         return cells, alt.X("start:Q", title="token of the text", scale=scale, axis=_texts_axis(names))
-    return cells, alt.X("start:Q", title=title, scale=scale, axis=alt.Axis(grid=False, tickMinStep=1, format="d"))
+    return cells, alt.X("start:Q", title=title, scale=scale, axis=theme.whole_axis())
 
 
 def _texts_axis(names: dict[int, str]) -> alt.Axis:
@@ -66,7 +66,7 @@ def _visible_categories(text: pd.Series) -> dict[str, str]:
 
 def token_tooltip() -> list[alt.Tooltip]:
     """Make a tooltip that names the token of a mark, as `shown`: Vega makes an image or a heading of some names."""
-    return [alt.Tooltip("shown:N", title="token"), _whole("position"), alt.Tooltip("phase:N")]
+    return theme.tooltip(shown=("token", ""), position=("position", "d"), phase="")
 
 
 def _whole(field: str) -> alt.Tooltip:
@@ -88,38 +88,33 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
     if missing.any():
         x = x.title([x["title"], f"pale: {theme.NOT_RECORDED}"])
     weighted = frame["weight"].notna().any()
-    legend = alt.Legend(title="weight", orient="top", gradientLength=160)
-    colour = (
-        alt.Color("weight:Q", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend)
-        if weighted
-        else alt.value(theme.MAIN)
-    )
-    chart = (
-        alt.Chart(cells[~missing])
-        .mark_rect(stroke=None)
-        .encode(
-            x=x,
-            x2="end:Q",
-            y=alt.Y(
-                "lower:Q",
-                title="expert",
-                scale=alt.Scale(domain=[num_experts - 0.5, -0.5], nice=False, zero=False),
-                axis=alt.Axis(grid=False, tickMinStep=1, format="d"),
-            ),
-            y2="upper:Q",
-            color=colour,
-            tooltip=[*token_tooltip(), _whole("expert"), *choice, *_weight_tooltip(frame)],
-        )
+    chart = marks.cells(
+        cells[~missing],
+        x=x,
+        x2="end:Q",
+        y=alt.Y(
+            "lower:Q",
+            title="expert",
+            scale=alt.Scale(domain=[num_experts - 0.5, -0.5], nice=False, zero=False),
+            axis=theme.whole_axis(),
+        ),
+        y2="upper:Q",
+        color=_weight_colour() if weighted else alt.value(theme.MAIN),
+        tooltip=[*token_tooltip(), _whole("expert"), *choice, *_weight_tooltip(frame)],
     )
     if missing.any():
         chart = alt.layer(_missing_columns(cells[missing], x), chart)
     return theme.framed(chart, theme.grid_height(num_experts), canvas=True)
 
 
+def _weight_colour() -> alt.Color:
+    return theme.gradient("weight", "weight", gradientLength=160)
+
+
 def _missing_columns(cells: pd.DataFrame, x: alt.X) -> alt.Chart:
     """A pale column for each token of which the trace does not say where it went."""
     columns = cells.drop_duplicates("token").assign(which=theme.NOT_RECORDED)
-    tooltip = [*token_tooltip(), alt.Tooltip("which:N", title="expert")]
+    tooltip = [*token_tooltip(), *theme.tooltip(which=("expert", ""))]
     return alt.Chart(columns).mark_rect(stroke=None, color=theme.PALE).encode(x=x, x2="end:Q", tooltip=tooltip)
 
 
@@ -142,10 +137,8 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     if not weighted:
         marks = base.mark_rect(color=theme.OTHER), base.mark_text(color="black").encode(text="expert:Q")
         return theme.framed(alt.layer(*marks, *without), theme.rows_height(frame["layer"].nunique()))
-    legend = alt.Legend(title="weight", orient="top", gradientLength=160)
-    tiles = base.mark_rect().encode(color=alt.Color("weight:Q", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend))
-    middle = float(frame["weight"].min() + frame["weight"].max()) / 2
-    on_tile = alt.condition(alt.datum.weight > middle, alt.value("black"), alt.value("white"))
+    tiles = base.mark_rect().encode(color=_weight_colour())
+    on_tile = theme.ink_on("weight", float(frame["weight"].min() + frame["weight"].max()) / 2)
     ids = base.mark_text().encode(text="expert:Q", color=on_tile)
     return theme.framed(alt.layer(tiles, ids, *without), theme.rows_height(frame["layer"].nunique()), canvas=True)
 

@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
 from moeviz.metrics.load import importance_caption
@@ -44,6 +44,8 @@ VIOLATION, EFFECTIVE_SHARE = "MaxVio (busiest / uniform share − 1)", "effectiv
 AXES = {"step": "steps", "tokens": "training tokens"}
 CHANGED = "choices that changed"
 OF_LAYERS, OF_MODEL = "measured: the worst layer (even: 1)", "as the model computed it"
+BAND, THIN = {"opacity": 0.13}, {"strokeWidth": 1, "opacity": 0.8}  # all layers, and the median one
+UNSEEN = {"size": 120, "opacity": 0, "aria": False}  # marks that are pointed at
 POINTS = alt.OverlayMarkDef(aria=False)  # without values they would be a picture without a name
 
 
@@ -73,21 +75,23 @@ def along(frame: pd.DataFrame, note: str = "", field: str = "") -> alt.X:
     return alt.X(f"{field or over}:Q", title=title, axis=axis, scale=alt.Scale(nice=False, zero=False))
 
 
-def when(frame: pd.DataFrame) -> alt.Tooltip:
+def when(frame: pd.DataFrame) -> list[alt.Tooltip]:
     """Make the line of a tooltip that says when: up to which step, or how many training tokens."""
     over = axis_of(frame)
-    return alt.Tooltip(f"{over}:Q", title="up to step" if over == "step" else "up to training tokens", format=",d")
+    return theme.tooltip(**{over: ("up to step" if over == "step" else "up to training tokens", ",d")})
+
+
+def run_tooltip(frame: pd.DataFrame, **lines: str | tuple[str, str]) -> list[alt.Tooltip]:
+    """Make a tooltip that says in which run, when, and then what `theme.tooltip` makes of `lines`."""
+    return [*theme.tooltip(run=""), *when(frame), *theme.tooltip(**lines)]
 
 
 def run_colour(frame: pd.DataFrame) -> alt.Color:
     """A colour for each run, whether it has a row or not, and a legend where there are two."""
     names = runs_of(frame)
-    legend = (
-        alt.Legend(title=None, orient="top", symbolType="stroke", symbolOpacity=1, labelLimit=300)
-        if len(names) > 1
-        else None
-    )
-    return alt.Color("run:N", scale=alt.Scale(domain=names, range=list(theme.PAIR)[: len(names)]), legend=legend)
+    look = {"symbolType": "stroke", "symbolOpacity": 1, "labelLimit": 300}
+    colour = theme.colour("run", names, theme.PAIR[: len(names)], **look)
+    return colour if len(names) > 1 else colour.legend(None)
 
 
 def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -101,7 +105,7 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
     base = alt.Chart(theme.compact(frame.dropna(subset=["times_even"]))).encode(
         y=alt.Y("place:O", title="expert (hatched: dead)", axis=axis),
         tooltip=[
-            when(frame),
+            *when(frame),
             *theme.tooltip(
                 expert="d",
                 assignments=",d",
@@ -156,24 +160,28 @@ def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
 
 def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """MaxVio of every layer over steps. Columns: those of `violation_over_steps`."""
-    over = axis_of(frame)
-    cells = alt.Chart(theme.compact(frame.dropna(subset=["max_violation"]))).mark_rect(**CELLS)
-    legend = alt.Legend(title="MaxVio", orient="top", gradientLength=160, gradientThickness=10)
+    colour = theme.gradient("max_violation", "MaxVio", {"zero": True}, gradientLength=160, gradientThickness=10)
+    tips = theme.tooltip(
+        layer="d",
+        assignments=",d",
+        max_violation=("MaxVio", ".2f"),
+        chance=("by luck alone", ".2f"),
+        effective=("effective experts", ".1f"),
+    )
+    return _layers_over_steps(frame.dropna(subset=["max_violation"]), frame, colour, tips)
+
+
+def _layers_over_steps(
+    rows: pd.DataFrame, frame: pd.DataFrame, colour: alt.Color, tips: list[alt.Tooltip]
+) -> alt.Chart:
+    """Draw a row of cells for each layer of `frame`, as long as their steps."""
+    cells = alt.Chart(theme.compact(rows)).mark_rect(**CELLS)
     cells = cells.encode(
         x=along(frame, field="after"),
-        x2=f"{over}:Q",
-        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-        color=alt.Color("max_violation:Q", scale=alt.Scale(scheme=theme.VIRIDIS, zero=True), legend=legend),
-        tooltip=[
-            when(frame),
-            *theme.tooltip(
-                layer="d",
-                assignments=",d",
-                max_violation=("MaxVio", ".2f"),
-                chance=("by luck alone", ".2f"),
-                effective=("effective experts", ".1f"),
-            ),
-        ],
+        x2=f"{axis_of(frame)}:Q",
+        y=theme.layer_rows(),
+        color=colour,
+        tooltip=[*when(frame), *tips],
     )
     return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
 
@@ -181,20 +189,21 @@ def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
 def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """MaxVio of the worst layer and the median one, with chance. Columns: those of `balance_over_steps`."""
     base = alt.Chart(frame).encode(x=along(frame, "dashed: luck alone"), color=run_colour(frame))
+    band = base.mark_area(**BAND).encode(y=alt.Y("best:Q", title=VIOLATION), y2="worst:Q")
+    tips = run_tooltip(
+        frame,
+        worst=("worst layer", ".2f"),
+        worst_layer=("which is layer", "d"),
+        median=("median layer", ".2f"),
+        chance=("by luck alone", ".2f"),
+    )
     y = alt.Y("worst:Q", title=VIOLATION)
-    band = base.mark_area(opacity=0.13).encode(y=alt.Y("best:Q", title=VIOLATION), y2="worst:Q")
-    tips = [alt.Tooltip("run:N"), when(frame), alt.Tooltip("worst:Q", title="worst layer", format=".2f")]
-    tips += [alt.Tooltip("worst_layer:Q", title="which is layer", format="d")]
-    tips += [alt.Tooltip("median:Q", title="median layer", format=".2f")]
-    tips += [alt.Tooltip("chance:Q", title="by luck alone", format=".2f")]
-    worst = base.mark_line(
-        strokeWidth=2.2, point=alt.OverlayMarkDef(aria=False) if len(frame) <= 2 * frame["run"].nunique() else False
-    ).encode(y=y, tooltip=tips)
-    median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median:Q", title=VIOLATION))
+    worst = _thick(base, len(frame) <= 2 * frame["run"].nunique()).encode(y=y, tooltip=tips)
+    dots = base.mark_point(**UNSEEN).encode(y=y, tooltip=tips)
+    median = base.mark_line(**THIN).encode(y=alt.Y("median:Q", title=VIOLATION))
     chance = base.mark_line(strokeDash=list(theme.DASH), color=theme.NOTE).encode(
         y=alt.Y("chance:Q", title=VIOLATION), color=alt.value(theme.NOTE), detail="run:N"
     )
-    dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
     return theme.framed(alt.layer(band, worst, median, chance, dots), theme.MEDIUM)
 
 
@@ -203,16 +212,21 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     known = frame.dropna(subset=["fewest"]).assign(even=1.0, collapsed=0.5)
     base = alt.Chart(known).encode(x=along(known, "dashed: collapse"), color=run_colour(frame))
     y = alt.Y("fewest:Q", title=EFFECTIVE_SHARE, axis=theme.share_axis(), scale=alt.Scale(domain=[0, 1]))
-    tips = [alt.Tooltip("run:N"), when(known), alt.Tooltip("fewest:Q", title="worst layer", format=".0%")]
-    tips += [alt.Tooltip("fewest_layer:Q", title="which is layer", format="d")]
-    tips += [alt.Tooltip("median_effective:Q", title="median layer", format=".0%")]
-    worst = base.mark_line(
-        strokeWidth=2.2, point=alt.OverlayMarkDef(aria=False) if len(known) <= 2 * frame["run"].nunique() else False
-    ).encode(y=y)
-    median = base.mark_line(strokeWidth=1, opacity=0.8).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
-    dots = base.mark_point(size=120, opacity=0, aria=False).encode(y=y, tooltip=tips)
-    half = theme.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
+    tips = run_tooltip(
+        known,
+        fewest=("worst layer", ".0%"),
+        fewest_layer=("which is layer", "d"),
+        median_effective=("median layer", ".0%"),
+    )
+    worst = _thick(base, len(known) <= 2 * frame["run"].nunique()).encode(y=y)
+    dots = base.mark_point(**UNSEEN).encode(y=y, tooltip=tips)
+    median = base.mark_line(**THIN).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
+    half = marks.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
     return theme.framed(alt.layer(worst, median, dots, half), LOW)
+
+
+def _thick(base: alt.Chart, few: bool) -> alt.Chart:
+    return base.mark_line(strokeWidth=2.2, point=POINTS if few else False)
 
 
 def trusted_and_used(frame: pd.DataFrame) -> alt.LayerChart:
@@ -271,12 +285,13 @@ IMPORTANCE = Chart(
 def loss_curve(frame: pd.DataFrame) -> alt.Chart:
     """The loss of each run. Columns: those of `loss_over_steps`."""
     known = frame.dropna(subset=["loss"])
-    lines = alt.Chart(known[["run", axis_of(frame), "loss", "aux_coefficient"]]).mark_line(point=_points(known))
-    lines = lines.encode(
+    lines = marks.lines(
+        known[["run", axis_of(frame), "loss", "aux_coefficient"]],
+        {"point": _points(known)},
         x=along(frame),
         y=alt.Y("loss:Q", title="loss, as logged", scale=alt.Scale(zero=False)),
         color=run_colour(frame),
-        tooltip=[alt.Tooltip("run:N"), when(frame), alt.Tooltip("loss:Q", format=".4f")],
+        tooltip=run_tooltip(frame, loss=".4f"),
     )
     return theme.framed(lines, LOW)
 
@@ -288,45 +303,29 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
         ["run", over, "aux_coefficient"], [OF_LAYERS, OF_MODEL], "which", "value"
     )
     long = long.dropna(subset=["value"]).assign(even=1.0)
-    lines = (
-        alt.Chart(long)
-        .mark_line(point=_points(long))
-        .encode(
-            x=along(frame),
-            y=alt.Y("value:Q", title="aux loss, without its coefficient", scale=alt.Scale(zero=False)),
-            color=run_colour(frame),
-            strokeDash=_dashes([OF_LAYERS, OF_MODEL]),
-            tooltip=[
-                alt.Tooltip("run:N"),
-                when(frame),
-                *theme.tooltip(which="", value=("aux loss", ".3f"), aux_coefficient=("coefficient", "~g")),
-            ],
-        )
+    lines = marks.lines(
+        long,
+        {"point": _points(long)},
+        x=along(frame),
+        y=alt.Y("value:Q", title="aux loss, without its coefficient", scale=alt.Scale(zero=False)),
+        color=run_colour(frame),
+        strokeDash=_dashes([OF_LAYERS, OF_MODEL]),
+        tooltip=run_tooltip(frame, which="", value=("aux loss", ".3f"), aux_coefficient=("coefficient", "~g")),
     )
-    return theme.framed(alt.layer(lines, theme.reference(long.head(1), "even", theme.NOTE)), LOW)
+    return theme.framed(alt.layer(lines, marks.reference(long.head(1), "even", theme.NOTE)), LOW)
 
 
 def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
     """z-loss and root mean square of logits. Columns: those of `logits_over_steps`."""
-    lines = (
-        alt.Chart(frame[frame["worst"] > 0])
-        .mark_line(point=_points(frame))
-        .encode(
-            x=along(frame),
-            y=alt.Y(
-                "worst:Q",
-                title="of the worst layer (log scale)",
-                scale=alt.Scale(type="log"),
-                axis=alt.Axis(grid=False),
-            ),
-            color=run_colour(frame),
-            strokeDash=_dashes(["z-loss", "logit RMS"], "figure"),
-            tooltip=[
-                alt.Tooltip("run:N"),
-                when(frame),
-                *theme.tooltip(figure="", worst=("worst layer", ".3~g"), mean=("mean of layers", ".3~g")),
-            ],
-        )
+    title, axis = "of the worst layer (log scale)", alt.Axis(grid=False)
+    lines = marks.lines(
+        frame[frame["worst"] > 0],
+        {"point": _points(frame)},
+        x=along(frame),
+        y=alt.Y("worst:Q", title=title, scale=alt.Scale(type="log"), axis=axis),
+        color=run_colour(frame),
+        strokeDash=_dashes(["z-loss", "logit RMS"], "figure"),
+        tooltip=run_tooltip(frame, figure="", worst=("worst layer", ".3~g"), mean=("mean of layers", ".3~g")),
     )
     return theme.framed(lines, LOW)
 
@@ -335,37 +334,28 @@ def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Routing that changed between snapshots. Columns: those of `change_over_steps`."""
     base = alt.Chart(frame).encode(x=along(frame), color=run_colour(frame))
     y = alt.Y("mean:Q", title=CHANGED, axis=theme.share_axis())
-    band = base.mark_area(opacity=0.13).encode(y=alt.Y("least:Q", title=CHANGED), y2="most:Q")
-    tips = [alt.Tooltip("run:N"), when(frame), alt.Tooltip("mean:Q", title="mean of layers", format=".1%")]
-    tips += [alt.Tooltip("most:Q", title="most in one layer", format=".1%")]
-    tips += [alt.Tooltip("most_layer:Q", title="which is layer", format="d")]
-    return theme.framed(alt.layer(band, base.mark_line(point=POINTS).encode(y=y, tooltip=tips)), LOW)
+    band = base.mark_area(**BAND).encode(y=alt.Y("least:Q", title=CHANGED), y2="most:Q")
+    tips = run_tooltip(
+        frame,
+        mean=("mean of layers", ".1%"),
+        most=("most in one layer", ".1%"),
+        most_layer=("which is layer", "d"),
+    )
+    line = base.mark_line(point=POINTS).encode(y=y, tooltip=tips)
+    return theme.framed(alt.layer(band, line), LOW)
 
 
 def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Norm of each router's gradient over steps. Columns: those of `gradients_over_steps`."""
-    over = axis_of(frame)
-    legend = alt.Legend(title="norm of the gradient", orient="top", gradientLength=160, format=".1~e")
     kind = "log" if (frame["router_grad_norm"] > 0).all() else "symlog"
-    cells = (
-        alt.Chart(theme.compact(frame))
-        .mark_rect(**CELLS)
-        .encode(
-            x=along(frame, field="after"),
-            x2=f"{over}:Q",
-            y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color("router_grad_norm:Q", scale=alt.Scale(type=kind, scheme=theme.VIRIDIS), legend=legend),
-            tooltip=[
-                when(frame),
-                *theme.tooltip(
-                    layer="d",
-                    router_grad_norm=("norm of the gradient", ".3~e"),
-                    experts_without_grad=("experts without a gradient", "d"),
-                ),
-            ],
-        )
+    look = {"gradientLength": 160, "format": ".1~e"}
+    tips = theme.tooltip(
+        layer="d",
+        router_grad_norm=("norm of the gradient", ".3~e"),
+        experts_without_grad=("experts without a gradient", "d"),
     )
-    return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
+    colour = theme.gradient("router_grad_norm", "norm of the gradient", {"type": kind}, **look)
+    return _layers_over_steps(frame, frame, colour, tips)
 
 
 def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
@@ -375,9 +365,8 @@ def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
 
 def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
     # Below, in a column: on a phone there is no room beside the legend of the runs.
-    legend = alt.Legend(title=None, orient="bottom", direction="vertical", symbolType="stroke", labelLimit=300)
-    scale = alt.Scale(domain=names, range=[[1, 0], list(theme.DASH)])
-    return alt.StrokeDash(f"{field}:N", scale=scale, legend=legend)
+    look = {"orient": "bottom", "direction": "vertical", "symbolType": "stroke", "labelLimit": 300}
+    return theme.named(alt.StrokeDash, field, names, theme.SOLID_AND_DASHED, **look)
 
 
 LOSS = RunChart(

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import (
@@ -36,13 +36,12 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("expert:O", title=f"expert{some}"),
         tooltip=_token_tooltip(),
     )
-    legend = alt.Legend(title=SHARE, format="%", orient="top", gradientLength=200, titleLimit=330)
-    tiles = base.mark_rect().encode(
-        color=alt.Color("specialization:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend)
-    )
-    on_tile = alt.condition(alt.datum.specialization > theme.BLACK_ABOVE, alt.value("black"), alt.value("white"))
+    colour = theme.gradient("specialization", SHARE, {"domain": [0, 1]}, format="%", titleLimit=330)
+    on_tile = theme.ink_on("specialization", theme.BLACK_ABOVE)
     texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
-    return theme.framed(alt.layer(tiles, texts), theme.rows_height(len(experts)), canvas=True)
+    return theme.framed(
+        alt.layer(base.mark_rect().encode(color=colour), texts), theme.rows_height(len(experts)), canvas=True
+    )
 
 
 def _token_tooltip() -> list[alt.Tooltip]:
@@ -62,14 +61,9 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     rows = [f"{kind}|{_tokens(tokens)}" for kind, tokens in zip(frame["kind"], frame["tokens"], strict=True)]
     named = frame.assign(row=pd.Series(rows, dtype="str")).drop(columns="layer")
     axis = alt.Axis(labelExpr="split(datum.label, '|')", labelOffset=-HALF_LINE, labelLimit=KIND_WIDTH)
-    base = alt.Chart(named).encode(
-        x=alt.X("expert:O", title="expert", axis=theme.ids_axis()),
-        y=alt.Y("row:N", title=None, sort=None, axis=axis),
-    )
-    legend = alt.Legend(title="lift (1 = no preference)", orient="top", gradientLength=200)
-    scale = alt.Scale(scheme=theme.VIRIDIS, domain=[0, MOST_LIFT], clamp=True)
+    base = alt.Chart(named).encode(x=theme.expert_axis(), y=alt.Y("row:N", title=None, sort=None, axis=axis))
     cells = base.mark_rect(stroke=None).encode(
-        color=alt.Color("lift:Q", scale=scale, legend=legend),
+        color=theme.gradient("lift", "lift (1 = no preference)", {"domain": [0, MOST_LIFT], "clamp": True}),
         tooltip=theme.tooltip(
             kind="",
             tokens=("tokens of this kind", ","),
@@ -83,7 +77,7 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
     if frame["expert"].nunique() > MOST_NUMBERS:
         return theme.framed(alt.layer(cells), height, canvas=True)
-    on_cell = alt.condition(alt.datum.lift > theme.BLACK_ABOVE * MOST_LIFT, alt.value("black"), alt.value("white"))
+    on_cell = theme.ink_on("lift", theme.BLACK_ABOVE * MOST_LIFT)
     known = base.transform_filter("isValid(datum.lift)")  # an expert without tokens has none
     numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
     return theme.framed(alt.layer(cells, numbers), height, canvas=True)
@@ -105,38 +99,28 @@ def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
             chance=("at random, k / E", ".1%"),
         ),
     )
-    scale = alt.Scale(domain=[0, 1])
-    bars = base.mark_bar(color=theme.MAIN).encode(
-        y=alt.Y("specialization:Q", title=SHARE, scale=scale, axis=theme.share_axis())
-    )
-    chance = _mark(base, theme.NOTE).encode(y="chance:Q")
-    shuffled = _mark(base, theme.CHANCE).encode(y="shuffled:Q")
+    y = alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis())
+    bars = base.mark_bar(color=theme.MAIN).encode(y=y)
+    chance, shuffled = marks.ticks(base, "chance", theme.NOTE), marks.ticks(base, "shuffled")
     return theme.framed(alt.layer(bars, chance, shuffled), theme.MEDIUM)
-
-
-def _mark(base: alt.Chart, color: str) -> alt.Chart:
-    return base.mark_tick(color=color, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
 
 
 def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
     """How strongly the tokens of each expert of one layer keep to it. Columns: those of `vocabulary_specialization`."""
     ids = alt.Scale(domain=[int(expert) for expert in frame["expert"]])
-    bars = (
-        alt.Chart(frame.drop(columns="layer"))
-        .mark_bar(color=theme.MAIN)
-        .encode(
-            x=alt.X("expert:O", title="expert (dashed: tokens shuffled)", scale=ids, axis=theme.ids_axis()),
-            y=alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
-            tooltip=theme.tooltip(
-                expert="d",
-                token_ids=("tokens whose main expert it is", ","),
-                specialization=("mean share at this expert", ".1%"),
-                shuffled=("with tokens shuffled, whole layer", ".1%"),
-                chance=("at random, k / E", ".1%"),
-            ),
-        )
+    bars = marks.bars(
+        frame.drop(columns="layer"),
+        x=theme.expert_axis("dashed: tokens shuffled").scale(ids),
+        y=alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
+        tooltip=theme.tooltip(
+            expert="d",
+            token_ids=("tokens whose main expert it is", ","),
+            specialization=("mean share at this expert", ".1%"),
+            shuffled=("with tokens shuffled, whole layer", ".1%"),
+            chance=("at random, k / E", ".1%"),
+        ),
     )
-    return theme.framed(bars + theme.reference(frame[["shuffled"]].head(1), "shuffled"), theme.MEDIUM)
+    return theme.framed(bars + marks.reference(frame[["shuffled"]].head(1), "shuffled"), theme.MEDIUM)
 
 
 CHARTS = (

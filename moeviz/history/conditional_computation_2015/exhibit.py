@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, trace_of, train
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
@@ -115,22 +115,18 @@ SHAPES = {LEARNT: "circle", STRAIGHT: "triangle-up", UNIFORM: "square"}
 
 def block_probability_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Kind of digit by block, coloured by the probability of being on. Columns: those of `blocks_by_digit`."""
-    legend = alt.Legend(title="probability of being on", format="%", orient="top", gradientLength=200)
-    chart = (
-        alt.Chart(frame)
-        .mark_rect(stroke=None)
-        .encode(
-            x=alt.X("block:O", title="block", axis=theme.ids_axis()),
-            y=alt.Y("digit:O", title="digit", axis=alt.Axis(labelOverlap=False)),
-            color=alt.Color("probability:Q", scale=alt.Scale(scheme=theme.VIRIDIS, domain=[0, 1]), legend=legend),
-            tooltip=[
-                alt.Tooltip("digit:Q", format="d"),
-                alt.Tooltip("block:Q", format="d"),
-                alt.Tooltip("probability:Q", title="probability of being on", format=".1%"),
-                alt.Tooltip("on:Q", title="share of these digits with the block on", format=".1%"),
-                alt.Tooltip("target:Q", title="target τ", format=".2%"),
-            ],
-        )
+    chart = marks.cells(
+        frame,
+        x=alt.X("block:O", title="block", axis=theme.ids_axis()),
+        y=alt.Y("digit:O", title="digit", axis=alt.Axis(labelOverlap=False)),
+        color=theme.gradient("probability", "probability of being on", {"domain": [0, 1]}, format="%"),
+        tooltip=theme.tooltip(
+            digit="d",
+            block="d",
+            probability=("probability of being on", ".1%"),
+            on=("share of these digits with the block on", ".1%"),
+            target=("target τ", ".2%"),
+        ),
     )
     return theme.framed(chart, theme.MEDIUM, canvas=True)
 
@@ -139,41 +135,36 @@ def blocks_on_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """How many digits have how many blocks on, and the same at random. Columns: those of `blocks_on`."""
     base = alt.Chart(frame).encode(
         x=alt.X("blocks_on:O", title="blocks on (orange: at random)", axis=theme.ids_axis()),
-        tooltip=[
-            alt.Tooltip("blocks_on:Q", title="blocks on", format="d"),
-            alt.Tooltip("digits:Q", format=","),
-            alt.Tooltip("share:Q", title="share of the digits", format=".1%"),
-            alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
-        ],
+        tooltip=theme.tooltip(
+            blocks_on=("blocks on", "d"), digits=",", share=("share of the digits", ".1%"), by_lot=("at random", ".1%")
+        ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("share:Q", title="share of the digits", axis=theme.share_axis())
     )
-    lot = base.mark_tick(color=theme.CHANCE, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9)).encode(
-        y="by_lot:Q"
-    )
-    return theme.framed(bars + lot, theme.SHORT + 60)
+    return theme.framed(bars + marks.ticks(base, "by_lot"), theme.SHORT + 60)
 
 
 def error_against_blocks_on(frame: pd.DataFrame) -> alt.LayerChart:
     """Error against the share of blocks on, one line per kind of gate. Columns: those of `error_by_blocks`."""
     gated = frame[frame["network"].isin(list(COLOURS))]
-    legend = alt.Legend(title=None, orient="top", columns=2, symbolStrokeWidth=2, symbolOpacity=1)
+    legend = {"columns": 2, "symbolStrokeWidth": 2, "symbolOpacity": 1}
     base = alt.Chart(gated).encode(
         x=_share_of_blocks(),
-        color=alt.Color(
-            "network:N", scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())), legend=legend
-        ),
+        color=theme.colour("network", COLOURS, COLOURS.values(), **legend),
         tooltip=_tooltip(),
     )
-    shape = alt.Shape("network:N", scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())), legend=legend)
+    shape = theme.named(alt.Shape, "network", SHAPES, SHAPES.values(), **legend)
     lines = base.mark_line(strokeWidth=2).encode(y=_error("mean"))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=_error("mean"), shape=shape)
     spread = base.mark_rule(strokeWidth=2).encode(y=_error("lowest"), y2="highest:Q")
-    shown = alt.Chart(frame[frame["network"] == DRAWN_BLOCKS]).encode(
-        x=_share_of_blocks(), y=_error("mean"), tooltip=_tooltip()
+    ring = marks.points(
+        frame[frame["network"] == DRAWN_BLOCKS],
+        {"filled": False, "size": 220, "strokeWidth": 2.5, "color": theme.ACCENT, "opacity": 1},
+        x=_share_of_blocks(),
+        y=_error("mean"),
+        tooltip=_tooltip(),
     )
-    ring = shown.mark_point(filled=False, size=220, strokeWidth=2.5, color=theme.ACCENT, opacity=1)
     return theme.framed(alt.layer(*_dense(frame), lines, spread, points, ring), theme.MEDIUM + 40)
 
 
@@ -181,7 +172,7 @@ def _dense(frame: pd.DataFrame) -> list[alt.LayerChart]:
     """A dashed line for each dense network, named: the better one below its line, so that the names do not meet."""
     dense = frame[frame["network"].str.startswith("dense")].sort_values("mean")
     rows = [dense.iloc[[i]][["network", "mean"]] for i in range(len(dense))]
-    return [theme.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]
+    return [marks.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]
 
 
 def _share_of_blocks() -> alt.X:
@@ -199,14 +190,14 @@ def _error(field: str) -> alt.Y:
 
 
 def _tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("network:N"),
-        alt.Tooltip("target:Q", title="target τ", format=".2%"),
-        alt.Tooltip("on_share:Q", title="share of blocks on", format=".1%"),
-        alt.Tooltip("mean:Q", title="wrong", format=".1%"),
-        alt.Tooltip("lowest:Q", title="best seed", format=".1%"),
-        alt.Tooltip("highest:Q", title="worst seed", format=".1%"),
-    ]
+    return theme.tooltip(
+        network="",
+        target=("target τ", ".2%"),
+        on_share=("share of blocks on", ".1%"),
+        mean=("wrong", ".1%"),
+        lowest=("best seed", ".1%"),
+        highest=("worst seed", ".1%"),
+    )
 
 
 BLOCKS_BY_DIGIT = Chart(

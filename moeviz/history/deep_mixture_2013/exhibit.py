@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED, marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.deep_mixture_2013.model import (
     EPOCHS,
@@ -179,18 +179,15 @@ def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
     width = (MOVES + BESIDE) * min(COLUMNS, panels["expert"].nunique()) - BESIDE
     across = {"scale": alt.Scale(domain=[0, width], nice=False), "axis": None}
     along = {"scale": alt.Scale(domain=[PANEL * rows - BELOW, 0], nice=False), "axis": None}
-    legend = alt.Legend(
-        title="of its layer's highest gate", titleLimit=300, orient="top", format="%", gradientLength=200
-    )
     where, what = (cells[cells["factor"] == factor] for factor in FACTORS)
-    scale = alt.Scale(scheme=theme.VIRIDIS, domainMin=0)
-    colour = alt.Color("of_layer:Q", scale=scale, legend=legend)
+    legend = {"titleLimit": 300, "format": "%"}
+    colour = theme.gradient("of_layer", "of its layer's highest gate", {"domainMin": 0}, **legend)
     place = {"x": alt.X("x:Q", **across), "x2": "x2:Q", "y": alt.Y("y:Q", **along), "y2": "y2:Q", "color": colour}
     in_middle = {"x": alt.X("middle:Q", **across), "y": alt.Y("centre:Q", **along)}
-    on_cell = alt.condition(alt.datum.of_layer > theme.BLACK_ABOVE, alt.value("black"), alt.value("white"))
+    on_cell = theme.ink_on("of_layer", theme.BLACK_ABOVE)
     picture = alt.layer(
-        alt.Chart(where).mark_rect(stroke=None).encode(**place, tooltip=_tooltip("right", "down")),
-        alt.Chart(what).mark_rect(stroke=None).encode(**place, tooltip=_tooltip("digit")),
+        marks.cells(where, **place, tooltip=_tooltip("right", "down")),
+        marks.cells(what, **place, tooltip=_tooltip("digit")),
         alt.Chart(what).mark_text(fontSize=11).encode(**in_middle, text="digit:Q", color=on_cell),
         _names(panels, "expert", "under_expert", across, along),
         _names(panels.drop_duplicates("layer"), "layer", "under_layer", across, along),
@@ -228,34 +225,20 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 def _tooltip(*fields: str) -> list[alt.Tooltip]:
     titles = {"right": "pixels to the right", "down": "pixels down", "digit": "digit"}
     return [
-        alt.Tooltip("layer:Q", format="d"),
-        alt.Tooltip("expert:Q", format="d"),
-        *(alt.Tooltip(f"{field}:Q", title=titles[field], format="d") for field in fields),
-        alt.Tooltip("gate:Q", title="mean gate", format=".3f"),
-        alt.Tooltip("uniform:Q", title="uniform share", format=".3f"),
+        *theme.tooltip(layer="d", expert="d", **{field: (titles[field], "d") for field in fields}),
+        *theme.figures(".3f", gate="mean gate", uniform="uniform share"),
     ]
 
 
 def information_bars(frame: pd.DataFrame) -> alt.Chart:
     """Bars of the gates' information about where and what, by layer. Columns: those of `factor_information`."""
-    bars = (
-        alt.Chart(frame)
-        .mark_bar()
-        .encode(
-            x=alt.X("layer:O", title="layer", axis=theme.ids_axis()),
-            xOffset=alt.XOffset("factor:N", sort=list(FACTORS)),
-            y=alt.Y("information:Q", title="information / ln E"),
-            color=alt.Color(
-                "factor:N",
-                scale=alt.Scale(domain=list(FACTORS), range=list(theme.PAIR)),
-                legend=alt.Legend(title=None, orient="top"),
-            ),
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("factor:N"),
-                alt.Tooltip("information:Q", title="information / ln E", format=".3f"),
-            ],
-        )
+    bars = marks.bars(
+        frame,
+        x=theme.layer_axis(),
+        xOffset=alt.XOffset("factor:N", sort=list(FACTORS)),
+        y=alt.Y("information:Q", title="information / ln E"),
+        color=theme.colour("factor", FACTORS, theme.PAIR),
+        tooltip=theme.tooltip(layer="d", factor="", information=("information / ln E", ".3f")),
     )
     return theme.framed(bars, theme.MEDIUM)
 
@@ -264,32 +247,19 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
     """Each expert's share, a line per expert, solid in layer 1 and dashed in 2. Columns: those of `share_by_epoch`."""
     experts = sorted(int(expert) for expert in frame["expert"].unique())
     layers = sorted(int(layer) for layer in frame["layer"].unique())
-    lines = (
-        alt.Chart(frame)
-        .mark_line(interpolate="linear")
-        .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False)),
-            y=alt.Y("share:Q", title="mean gate (orange: uniform share)", axis=theme.share_axis()),
-            color=alt.Color(
-                "expert:N",
-                scale=alt.Scale(domain=experts, range=theme.expert_colours(len(experts))),
-                legend=alt.Legend(title="expert", orient="top"),
-            ),
-            strokeDash=alt.StrokeDash(
-                "layer:N",
-                scale=alt.Scale(domain=layers, range=[[1, 0], list(theme.DASH)]),
-                legend=alt.Legend(title="layer", orient="top", symbolType="stroke", symbolStrokeColor=theme.NOTE),
-            ),
-            tooltip=[
-                alt.Tooltip("epoch:Q", format="d"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("share:Q", title="mean gate", format=".1%"),
-                alt.Tooltip("uniform:Q", title="uniform share", format=".1%"),
-            ],
-        )
+    stroke = {"title": "layer", "symbolType": "stroke", "symbolStrokeColor": theme.NOTE}
+    lines = marks.lines(
+        frame,
+        {"interpolate": "linear"},
+        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False)),
+        y=alt.Y("share:Q", title="mean gate (orange: uniform share)", axis=theme.share_axis()),
+        color=theme.colour("expert", experts, theme.expert_colours(len(experts)), title="expert"),
+        strokeDash=theme.named(alt.StrokeDash, "layer", layers, theme.SOLID_AND_DASHED, **stroke),
+        tooltip=theme.tooltip(
+            epoch="d", layer="d", expert="d", share=("mean gate", ".1%"), uniform=("uniform share", ".1%")
+        ),
     )
-    even = theme.reference(frame[["uniform"]].head(1), "uniform")
+    even = marks.reference(frame[["uniform"]].head(1), "uniform")
     return theme.framed(alt.layer(lines, even, *_lifted(frame)), theme.MEDIUM)
 
 

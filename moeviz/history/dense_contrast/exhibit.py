@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED, marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
@@ -163,6 +163,7 @@ def _curve(result: DecoderRun) -> pd.DataFrame:
     return pd.DataFrame({"kind": result.settings["kind"], "seed": result.settings["seed"]} | steps)
 
 
+MEMORY = "memory: all parameters, share of the mixture's"
 TICKS = [40, 50, 60, 70, 80, 100, 120, 150, 200, 300, 500, 1000]
 SHAPES = ("circle", "triangle-left", "triangle-up")
 BELOW = {"sparse": "right", "as fast": "center"}  # which kinds have their numbers under their mark, and how aligned
@@ -171,36 +172,27 @@ BELOW = {"sparse": "right", "as fast": "center"}  # which kinds have their numbe
 def memory_compute_triangle(frame: pd.DataFrame) -> alt.LayerChart:
     """Total against active parameters of a mixture and its twins, twice. Columns: those of `memory_against_compute`."""
     numbers = {f"{name}_text": frame[name].map(written) for name in ("total", "active", "multiply_adds")}
-    kinds = alt.Scale(domain=list(KINDS), range=list(SHAPES))
-    legend = alt.Legend(title=None, orient="bottom", symbolFillColor=theme.NOTE, symbolStrokeColor=theme.NOTE)
+    stroke = {"orient": "bottom", "symbolFillColor": theme.NOTE, "symbolStrokeColor": theme.NOTE}
     base = alt.Chart(frame.assign(**numbers)).encode(
-        x=alt.X(
-            "memory:Q", title="memory: all parameters, share of the mixture's", scale=_whole(), axis=theme.share_axis()
-        ),
-        y=alt.Y(
-            "compute:Q", title="compute: active parameters", scale=_whole(), axis=alt.Axis(format="%", tickCount=6)
-        ),
+        x=alt.X("memory:Q", title=MEMORY, scale=_whole(), axis=theme.share_axis()),
+        y=alt.Y("compute:Q", title="compute: active parameters", scale=_whole(), axis=theme.share_axis()),
         color=_colour("network", (HERE, REAL), theme.PAIR),
     )
-    marks = base.mark_point(filled=True, size=140, opacity=1).encode(
-        shape=alt.Shape("kind:N", scale=kinds, legend=legend),
-        tooltip=[
-            alt.Tooltip("network:N"),
-            alt.Tooltip("kind:N"),
-            alt.Tooltip("total_text:N", title="parameters"),
-            alt.Tooltip("active_text:N", title="active for one word"),
-            alt.Tooltip("multiply_adds_text:N", title="multiply-adds for one word"),
-            alt.Tooltip("memory:Q", title="memory, share of the mixture's", format=".1%"),
-            alt.Tooltip("compute:Q", title="active, share of the mixture's parameters", format=".1%"),
-        ],
+    dots = base.mark_point(filled=True, size=140, opacity=1).encode(
+        shape=theme.named(alt.Shape, "kind", KINDS, SHAPES, **stroke),
+        tooltip=theme.tooltip(
+            network="",
+            kind="",
+            total_text=("parameters", ""),
+            active_text=("active for one word", ""),
+            multiply_adds_text=("multiply-adds for one word", ""),
+            memory=("memory, share of the mixture's", ".1%"),
+            compute=("active, share of the mixture's parameters", ".1%"),
+        ),
     )
-    corners = pd.DataFrame({"memory": [0.0, 1.0], "compute": [0.0, 1.0]})
-    dense = (
-        alt.Chart(corners)
-        .mark_line(color=theme.NOTE, strokeDash=list(theme.DASH))
-        .encode(x="memory:Q", y="compute:Q", tooltip=alt.value("dense networks: all parameters are active"))
-    )
-    return theme.framed(alt.layer(dense, _twins(frame), marks, *_sizes(base)), theme.MEDIUM + 40)
+    says = "dense networks: all parameters are active"
+    dense = marks.diagonal(says, fields=("memory", "compute"), color=theme.NOTE)
+    return theme.framed(alt.layer(dense, _twins(frame), dots, *_sizes(base)), theme.MEDIUM + 40)
 
 
 def _twins(frame: pd.DataFrame) -> alt.Chart:
@@ -244,13 +236,7 @@ def perplexity_lines(frame: pd.DataFrame) -> alt.LayerChart:
         ),
         color=_colour("kind", tuple(KINDS), (*theme.PAIR, theme.OTHER)),
         detail="seed:N",
-        tooltip=[
-            alt.Tooltip("run:N"),
-            alt.Tooltip("kind:N"),
-            alt.Tooltip("seed:Q", format="d"),
-            alt.Tooltip("step:Q", format=",d"),
-            alt.Tooltip("perplexity:Q", format=".1f"),
-        ],
+        tooltip=theme.tooltip(run="", kind="", seed="d", step=",d", perplexity=".1f"),
     )
     others = base.transform_filter(f"datum.run == '{OTHERS}'").mark_line(strokeWidth=1.5, opacity=0.8)
     mine = base.transform_filter(f"datum.run == '{THIS_RUN}'").mark_line(
@@ -273,18 +259,18 @@ def payoff_curve(frame: pd.DataFrame) -> alt.LayerChart:
             scale=alt.Scale(type="log", nice=False, padding=40),
             axis=alt.Axis(values=sorted(set((frame["parameters"] / 1e6).round(2))), format=".1f"),
         ),
-        color=alt.Color("kind:N", scale=alt.Scale(domain=["mixture", "dense"], range=list(theme.PAIR)), legend=None),
+        color=theme.colour("kind", ["mixture", "dense"], theme.PAIR).legend(None),
     )
     runs = base.mark_point(filled=True, size=60, opacity=0.7).encode(
         y=alt.Y("nats:Q", title="held-out loss, nats a token", scale=alt.Scale(zero=False, nice=True, padding=24)),
-        tooltip=[
-            alt.Tooltip("model:N"),
-            alt.Tooltip("seed:Q", format="d"),
-            alt.Tooltip("parameters:Q", format=",d"),
-            alt.Tooltip("active:Q", title="at work for a token", format=",d"),
-            alt.Tooltip("nats:Q", title="nats a token", format=".3f"),
-            alt.Tooltip("bits_per_byte:Q", title="bits a byte", format=".3f"),
-        ],
+        tooltip=theme.tooltip(
+            model="",
+            seed="d",
+            parameters=",d",
+            active=("at work for a token", ",d"),
+            nats=("nats a token", ".3f"),
+            bits_per_byte=("bits a byte", ".3f"),
+        ),
     )
     once = base.transform_filter(f"datum.seed == {int(frame['seed'].min())}").encode(y="mean:Q")
     line = once.transform_filter("datum.experts > 1").mark_line(strokeWidth=2)
@@ -297,10 +283,8 @@ def _named_models(base: alt.Chart) -> list[alt.Chart]:
     """The name of each model: of a mixture under its best run, of the dense one over its worst."""
     best = base.transform_filter("datum.experts > 1").mark_text(baseline="top", dy=9, fontWeight="bold")
     worst = base.transform_filter("datum.experts == 1").mark_text(baseline="bottom", dy=-9, fontWeight="bold")
-    return [
-        best.encode(y="min(nats):Q", text="model:N", detail="model:N"),
-        worst.encode(y="max(nats):Q", text="model:N", detail="model:N"),
-    ]
+    name = {"text": "model:N", "detail": "model:N"}
+    return [best.encode(y="min(nats):Q", **name), worst.encode(y="max(nats):Q", **name)]
 
 
 def _whole() -> alt.Scale:
@@ -308,8 +292,7 @@ def _whole() -> alt.Scale:
 
 
 def _colour(field: str, values: tuple[str, ...], colours: tuple[str, ...]) -> alt.Color:
-    legend = alt.Legend(title=None, orient="top", symbolOpacity=1)
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(values), range=list(colours)), legend=legend)
+    return theme.colour(field, values, colours, symbolOpacity=1)
 
 
 MEMORY_COMPUTE = Chart(

@@ -128,9 +128,8 @@ def _square() -> Hierarchy:
 
 def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
     """A line per shape of gates and way of fitting it, with the quartiles. Columns: of `error_by_shape`."""
-    shapes = alt.Scale(domain=list(SHAPES), range=[*theme.PAIR, theme.OTHER])
-    above, below = ({"title": None, "orient": orient, "labelLimit": 280} for orient in ("top", "bottom"))
-    solid_and_dashed = alt.Scale(domain=list(ALL_PASSES), range=[[1, 0], list(theme.DASH)])
+    above, below = ({"orient": orient, "labelLimit": 280, "columns": 1} for orient in ("top", "bottom"))
+    stroke = {"symbolType": "stroke", "symbolStrokeColor": theme.NOTE, "symbolSize": 300}
     base = alt.Chart(frame).encode(
         x=alt.X(
             "passes:Q",
@@ -138,26 +137,22 @@ def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
             scale=alt.Scale(type="log", nice=False),
             axis=alt.Axis(values=[1, 10, 100, 1000], format="d"),
         ),
-        color=alt.Color("shape:N", scale=shapes, legend=alt.Legend(**above, columns=1, symbolOpacity=1)),
+        color=theme.colour("shape", SHAPES, [*theme.PAIR, theme.OTHER], **above, symbolOpacity=1),
         detail="way:N",
     )
     bands = base.mark_area(opacity=0.15).encode(y=_error("lower"), y2="upper:Q")
     lines = base.mark_line(strokeWidth=3).encode(
         y=_error("squared_error"),
-        strokeDash=alt.StrokeDash(
-            "way:N",
-            scale=solid_and_dashed,
-            legend=alt.Legend(**below, columns=1, symbolType="stroke", symbolStrokeColor=theme.NOTE, symbolSize=300),
+        strokeDash=theme.named(alt.StrokeDash, "way", ALL_PASSES, theme.SOLID_AND_DASHED, **below, **stroke),
+        tooltip=theme.tooltip(
+            shape=("gates", ""),
+            way=("fitted by", ""),
+            passes=",d",
+            squared_error=("average squared error, median", ".3f"),
+            lower=("lower quartile of the seeds", ".3f"),
+            upper=("upper quartile", ".3f"),
+            seeds=("seeds", "d"),
         ),
-        tooltip=[
-            alt.Tooltip("shape:N", title="gates"),
-            alt.Tooltip("way:N", title="fitted by"),
-            alt.Tooltip("passes:Q", format=",d"),
-            alt.Tooltip("squared_error:Q", title="average squared error, median", format=".3f"),
-            alt.Tooltip("lower:Q", title="lower quartile of the seeds", format=".3f"),
-            alt.Tooltip("upper:Q", title="upper quartile", format=".3f"),
-            alt.Tooltip("seeds:Q", title="seeds", format="d"),
-        ],
     )
     return theme.framed(bands + lines, theme.MEDIUM)
 

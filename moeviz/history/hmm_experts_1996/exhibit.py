@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.history.hmm_experts_1996.hidden_markov import log_gate, side_by_side
@@ -183,8 +183,7 @@ def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:
     )
     own = frame[frame["own"]]
     whose = f"orange: expert {own['expert'].iloc[0]}, the speaker's" if len(own) else "no expert is the speaker's"
-    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
-    x = alt.X("frame:Q", title=f"{FRAME} ({whose})", axis=axis, scale=alt.Scale(nice=False))
+    x = alt.X("frame:Q", title=f"{FRAME} ({whose})", axis=theme.whole_axis(), scale=alt.Scale(nice=False))
     areas = (
         alt.Chart(frame)
         .mark_area(opacity=0.85)
@@ -193,15 +192,12 @@ def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:
             y=alt.Y("share:Q", title="share of the gate", stack="zero", axis=theme.share_axis()),
             color=_expert_colour(frame),
             order=alt.Order("height:Q"),
-            tooltip=[
-                alt.Tooltip("frame:Q", title=FRAME, format="d"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("speaks:N", title="matched to"),
-                alt.Tooltip("share:Q", title="share of the gate", format=".1%"),
-            ],
+            tooltip=theme.tooltip(
+                frame=(FRAME, "d"), expert="d", speaks=("matched to", ""), share=("share of the gate", ".1%")
+            ),
         )
     )
-    edge = alt.Chart(own).mark_line(color=theme.ACCENT, strokeWidth=3).encode(x=x, y="share:Q")
+    edge = marks.lines(own, {"color": theme.ACCENT, "strokeWidth": 3}, x=x, y="share:Q")
     return theme.framed(areas + edge, theme.MEDIUM)
 
 
@@ -209,36 +205,27 @@ def _expert_colour(frame: pd.DataFrame) -> alt.Color:
     experts = sorted(int(expert) for expert in frame["expert"].unique())
     busiest = frame.groupby("expert")["share"].sum().sort_values(ascending=False, kind="stable").index
     colours = theme.expert_colours(len(experts), tuple(busiest[: theme.FOCUS]))
-    legend = alt.Legend(title="expert", orient="top", columns=6)
-    return alt.Color("expert:N", scale=alt.Scale(domain=experts, range=colours), legend=legend)
+    return theme.colour("expert", experts, colours, title="expert", columns=6)
 
 
 def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of utterances that are right, and that are settled, by frames heard. Columns: those of `settling`."""
     lines = frame.rename(columns=LINES).melt(["frame", "speaking", "chance"], list(LINES.values()), "what", "share")
-    colour = alt.Color(
-        "what:N",
-        scale=alt.Scale(domain=list(LINES.values()), range=list(theme.PAIR)),
-        legend=alt.Legend(title=None, orient="top", direction="vertical"),
+    drawn = marks.lines(
+        lines,
+        {"point": True},
+        x=alt.X("frame:Q", title=FRAME, axis=theme.whole_axis(), scale=alt.Scale(nice=False, zero=False)),
+        y=alt.Y("share:Q", title="share of utterances", axis=theme.share_axis(), scale=alt.Scale(domain=[0, 1])),
+        color=theme.colour("what", LINES.values(), theme.PAIR, direction="vertical"),
+        tooltip=theme.tooltip(
+            frame=(FRAME, "d"),
+            what=("utterance", ""),
+            share=("share of utterances", ".1%"),
+            chance=("right at random", ".1%"),
+            speaking=("utterances at least this long", "d"),
+        ),
     )
-    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
-    drawn = (
-        alt.Chart(lines)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("frame:Q", title=FRAME, axis=axis, scale=alt.Scale(nice=False, zero=False)),
-            y=alt.Y("share:Q", title="share of utterances", axis=theme.share_axis(), scale=alt.Scale(domain=[0, 1])),
-            color=colour,
-            tooltip=[
-                alt.Tooltip("frame:Q", title=FRAME, format="d"),
-                alt.Tooltip("what:N", title="utterance"),
-                alt.Tooltip("share:Q", title="share of utterances", format=".1%"),
-                alt.Tooltip("chance:Q", title="right at random", format=".1%"),
-                alt.Tooltip("speaking:Q", title="utterances at least this long", format="d"),
-            ],
-        )
-    )
-    return theme.framed(drawn + theme.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
+    return theme.framed(drawn + marks.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
 
 
 def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
@@ -253,26 +240,22 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
         .encode(
             x=alt.X("accuracy:Q", title=title, axis=theme.share_axis(), scale=alt.Scale(zero=False)),
             y=alt.Y("way:N", title=None, sort=ways),
-            color=alt.Color(
-                "assignment:N", scale=alt.Scale(domain=["soft", "hard"], range=list(theme.PAIR)), legend=None
-            ),
+            color=theme.colour("assignment", ["soft", "hard"], theme.PAIR).legend(None),
             size=alt.Size(
                 "size:Q",
                 scale=alt.Scale(domain=[0, int(many["size"].max())], range=[0, 500]),
                 legend=alt.Legend(title="data sets", orient="top", values=[1, 5, 10], symbolFillColor=theme.NOTE),
             ),
-            tooltip=[
-                alt.Tooltip("assignment:N"),
-                alt.Tooltip("start:N"),
-                alt.Tooltip("accuracy:Q", title="sequences grouped correctly", format=".1%"),
-                alt.Tooltip("size:Q", title="data sets", format="d"),
-            ],
+            tooltip=theme.tooltip(
+                assignment="",
+                start="",
+                accuracy=("sequences grouped correctly", ".1%"),
+                size=("data sets", "d"),
+            ),
         )
     )
-    lot = alt.Chart(pd.DataFrame({"accuracy": [0.5]})).mark_rule(
-        color=theme.CHANCE, strokeDash=list(theme.DASH), strokeWidth=2
-    )
-    return theme.framed(dots + lot.encode(x="accuracy:Q"), theme.rows_height(len(ways)))
+    lot = marks.reference(pd.DataFrame({"accuracy": [0.5]}), "accuracy", axis="x")
+    return theme.framed(dots + lot, theme.rows_height(len(ways)))
 
 
 GATE_OVER_TIME = Chart(

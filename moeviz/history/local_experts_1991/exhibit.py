@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.local_experts_1991.model import (
     ERRORS,
@@ -105,24 +105,13 @@ def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.nd
 
 def error_curves(frame: pd.DataFrame) -> alt.LayerChart:
     """Two falling curves, and the error at which both stop. Columns: those of `error_by_epoch`."""
-    colour = alt.Color(
-        "system:N",
-        scale=alt.Scale(domain=[MIXTURE, NETWORK], range=list(theme.PAIR)),
-        legend=alt.Legend(title=None, orient="top", columns=1, labelLimit=280),
-    )
-    curves = (
-        alt.Chart(frame)
-        .mark_line(strokeWidth=3)
-        .encode(
-            x=alt.X("epoch:Q", title="epoch"),
-            y=alt.Y("squared_error:Q", title="average squared error", scale=alt.Scale(domainMin=0)),
-            color=colour,
-            tooltip=[
-                alt.Tooltip("system:N"),
-                alt.Tooltip("epoch:Q", format=",d"),
-                alt.Tooltip("squared_error:Q", title="average squared error", format=".3f"),
-            ],
-        )
+    curves = marks.lines(
+        frame,
+        {"strokeWidth": 3},
+        x=alt.X("epoch:Q", title="epoch"),
+        y=alt.Y("squared_error:Q", title="average squared error", scale=alt.Scale(domainMin=0)),
+        color=theme.colour("system", [MIXTURE, NETWORK], theme.PAIR, columns=1, labelLimit=280),
+        tooltip=theme.tooltip(system="", epoch=",d", squared_error=("average squared error", ".3f")),
     )
     goal = alt.Chart(frame.head(1)).mark_rule(color=theme.NOTE, strokeDash=list(theme.DASH)).encode(y="goal:Q")
     return theme.framed(curves + goal, theme.MEDIUM)

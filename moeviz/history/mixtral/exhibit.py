@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.divergence import divergences
 from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
@@ -51,60 +51,39 @@ def published_repetition() -> pd.DataFrame:
 
 def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
     """Three bars an expert, a kind of text each, and the uniform share. Columns: those of `published_load`."""
-    colour = alt.Color(
-        "label:N",
-        scale=alt.Scale(domain=list(KINDS.values()), range=theme.EXPERT_COLOURS[: len(KINDS)]),
-        legend=alt.Legend(title=None, orient="top"),
+    kinds = list(KINDS.values())
+    bars = marks.bars(
+        frame,
+        x=theme.expert_axis("dashed: uniform share"),
+        xOffset=alt.XOffset("label:N", sort=kinds),
+        y=alt.Y("share:Q", title="share of assignments", axis=theme.share_axis()),
+        color=theme.colour("label", kinds, theme.EXPERT_COLOURS[: len(KINDS)]),
+        tooltip=theme.tooltip(
+            label=("kind of text", ""),
+            layer="d",
+            expert="d",
+            assignments=",",
+            share=("share of its assignments", ".1%"),
+        ),
     )
-    bars = (
-        alt.Chart(frame)
-        .mark_bar()
-        .encode(
-            x=alt.X("expert:O", title="expert (dashed: uniform share)", axis=theme.ids_axis()),
-            xOffset=alt.XOffset("label:N", sort=list(KINDS.values())),
-            y=alt.Y("share:Q", title="share of assignments", axis=theme.share_axis()),
-            color=colour,
-            tooltip=[
-                alt.Tooltip("label:N", title="kind of text"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("assignments:Q", format=","),
-                alt.Tooltip("share:Q", title="share of its assignments", format=".1%"),
-            ],
-        )
-    )
-    return theme.framed(bars + theme.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
+    return theme.framed(bars + marks.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
 
 
 def mixtral_repetition(frame: pd.DataFrame) -> alt.LayerChart:
     """A dot per data set and layer, with chance as a dashed line. Columns: those of `published_repetition`."""
-    colour = alt.Color(
-        "choice:N",
-        scale=alt.Scale(domain=list(CHOICES), range=list(theme.PAIR)),
-        legend=alt.Legend(title=None, orient="top", columns=1),
+    colour = theme.colour("choice", CHOICES, theme.PAIR, columns=1)
+    dots = marks.points(
+        frame,
+        {"filled": True, "size": 50, "opacity": 0.7},
+        x=theme.layer_axis("dashed: chance"),
+        y=alt.Y("share:Q", title="pairs of neighbouring tokens", axis=theme.share_axis()),
+        color=colour,
+        tooltip=theme.tooltip(
+            data_set=("data set", ""), layer="d", choice="", share=("share of pairs", ".1%"), chance=".1%"
+        ),
     )
-    dots = (
-        alt.Chart(frame)
-        .mark_point(filled=True, size=50, opacity=0.7)
-        .encode(
-            x=alt.X("layer:O", title="layer (dashed: chance)", axis=theme.ids_axis()),
-            y=alt.Y("share:Q", title="pairs of neighbouring tokens", axis=theme.share_axis()),
-            color=colour,
-            tooltip=[
-                alt.Tooltip("data_set:N", title="data set"),
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("choice:N"),
-                alt.Tooltip("share:Q", title="share of pairs", format=".1%"),
-                alt.Tooltip("chance:Q", format=".1%"),
-            ],
-        )
-    )
-    chance = (
-        alt.Chart(frame.drop_duplicates("choice"))
-        .mark_rule(strokeDash=list(theme.DASH), strokeWidth=2)
-        .encode(y="chance:Q", color=colour)
-    )
-    return theme.framed(dots + chance, theme.MEDIUM)
+    chance = alt.Chart(frame.drop_duplicates("choice")).mark_rule(strokeDash=list(theme.DASH), strokeWidth=2)
+    return theme.framed(dots + chance.encode(y="chance:Q", color=colour), theme.MEDIUM)
 
 
 MIXTRAL_LOAD = Chart(

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 
 MARGIN = 0.05  # of the plane, around the samples
 
@@ -38,34 +38,32 @@ def formant_plane(frame: pd.DataFrame, axes: tuple[str, str] = FORMANTS, kind: s
     """
     samples, lines, borders = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate"))
     experts = sorted(int(expert) for expert in frame["expert"].unique())
-    colour = alt.Color(
-        "expert:N",
-        scale=alt.Scale(domain=experts, range=[theme.EXPERT_COLOURS[e % len(theme.EXPERT_COLOURS)] for e in experts]),
-        legend=alt.Legend(title="expert", orient="top"),
-    )
+    colours = [theme.EXPERT_COLOURS[expert % len(theme.EXPERT_COLOURS)] for expert in experts]
+    colour = theme.colour("expert", experts, colours, title="expert")
     x = alt.X("f1:Q", title=axes[0], scale=alt.Scale(zero=False))
     y = alt.Y("f2:Q", title=axes[1], scale=alt.Scale(zero=False))
-    points = (
-        alt.Chart(samples)
-        .mark_point(size=36, opacity=0.8)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=alt.Shape("vowel:N", legend=alt.Legend(title=kind, orient="top")),
-            tooltip=[
-                alt.Tooltip("vowel:N", title=kind),
-                alt.Tooltip("f1:Q", title=axes[0], format=".2f"),
-                alt.Tooltip("f2:Q", title=axes[1], format=".2f"),
-                alt.Tooltip("expert:Q", title="goes to expert", format="d"),
-                alt.Tooltip("right:N", title="classified correctly"),
-            ],
-        )
+    points = marks.points(
+        samples,
+        {"size": 36, "opacity": 0.8},
+        x=x,
+        y=y,
+        color=colour,
+        shape=alt.Shape("vowel:N", legend=alt.Legend(title=kind, orient="top")),
+        tooltip=theme.tooltip(
+            vowel=(kind, ""),
+            f1=(axes[0], ".2f"),
+            f2=(axes[1], ".2f"),
+            expert=("goes to expert", "d"),
+            right=("classified correctly", ""),
+        ),
     )
-    strokes = alt.Chart(lines).mark_line(strokeWidth=3).encode(x=x, y=y, color=colour)
-    gate = (
-        alt.Chart(borders)
-        .mark_line(strokeWidth=3, color=theme.CHANCE, strokeDash=list(theme.DASH))
-        .encode(x=x, y=y, detail="line:N", tooltip=alt.Tooltip("line:N", title="the gate is undecided between"))
+    strokes = marks.lines(lines, {"strokeWidth": 3}, x=x, y=y, color=colour)
+    gate = marks.lines(
+        borders,
+        {"strokeWidth": 3, "color": theme.CHANCE, "strokeDash": list(theme.DASH)},
+        x=x,
+        y=y,
+        detail="line:N",
+        tooltip=alt.Tooltip("line:N", title="the gate is undecided between"),
     )
     return theme.framed(points + strokes + gate, theme.MEDIUM + 60)

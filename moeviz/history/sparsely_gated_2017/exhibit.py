@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED, marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
 from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
@@ -156,23 +156,21 @@ def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
     x = alt.X("uneven:Q", title="distance from uniform (uniform is 0, far left)", scale=scale, axis=axis)
     between = alt.Chart(placed.assign(theirs=theirs["uneven"])).mark_rule(color=theme.NOTE, opacity=0.5)
     ranges = alt.Chart(placed).mark_rule(color=theme.PAIR[0], strokeWidth=5, opacity=0.5)
-    marks = alt.Chart(pd.concat([placed, theirs])).mark_point(filled=True, size=70, opacity=1)
-    kinds = {"domain": [OURS, PAPER]}
-    legend = alt.Legend(title=None, orient="top", columns=1)
-    return theme.framed(
-        alt.layer(
-            between.encode(x=x, x2="theirs:Q", y=y),
-            ranges.encode(x=alt.X("lowest:Q", scale=scale), x2="highest:Q", y=y),
-            marks.encode(
-                x=x,
-                y=y,
-                color=alt.Color("whose:N", scale=alt.Scale(range=list(theme.PAIR), **kinds), legend=legend),
-                shape=alt.Shape("whose:N", scale=alt.Scale(range=["circle", "diamond"], **kinds), legend=legend),
-                tooltip=_tooltip(),
-            ),
-        ),
-        ROW * len(rows) + 110,
+    dots = marks.points(
+        pd.concat([placed, theirs]),
+        {"filled": True, "size": 70, "opacity": 1},
+        x=x,
+        y=y,
+        color=theme.colour("whose", [OURS, PAPER], theme.PAIR, columns=1),
+        shape=theme.named(alt.Shape, "whose", [OURS, PAPER], ["circle", "diamond"], columns=1),
+        tooltip=_tooltip(),
     )
+    layers = [
+        between.encode(x=x, x2="theirs:Q", y=y),
+        ranges.encode(x=alt.X("lowest:Q", scale=scale), x2="highest:Q", y=y),
+        dots,
+    ]
+    return theme.framed(alt.layer(*layers), ROW * len(rows) + 110)
 
 
 def _block(heading: str, part: pd.DataFrame) -> list[str]:
@@ -187,43 +185,26 @@ def _rows_axis() -> alt.Axis:
 
 
 def _tooltip() -> list[alt.Tooltip]:
-    numbers = {
-        "ours": OURS,
-        "lowest_seed": "lowest of the seeds",
-        "highest_seed": "highest",
-        "paper": PAPER,
-        "even": "even",
-    }
+    seeds = {"lowest_seed": "lowest of the seeds", "highest_seed": "highest"}
     return [
-        alt.Tooltip("measure:N"),
-        alt.Tooltip("setting:N", title="losses"),
-        *(alt.Tooltip(f"{field}:Q", title=title, format=".2f") for field, title in numbers.items()),
-        alt.Tooltip("seeds:Q", title="seeds", format="d"),
+        *theme.tooltip(measure="", setting=("losses", "")),
+        *theme.figures(".2f", ours=OURS, **seeds, paper=PAPER, even="even"),
+        *theme.tooltip(seeds=("seeds", "d")),
     ]
 
 
 def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
     """How busy the busiest expert is during training, by smooth load and by words. Columns: of `balance_by_step`."""
     measures = list(frame["measure"].unique())
-    lines = (
-        alt.Chart(frame)
-        .mark_line(strokeWidth=2)
-        .encode(
-            x=alt.X("step:Q", title="training step (dashed: uniform)", scale=alt.Scale(nice=False)),
-            y=alt.Y("value:Q", title="busiest expert / mean", scale=alt.Scale(domainMin=1)),
-            color=alt.Color(
-                "measure:N",
-                scale=alt.Scale(domain=measures, range=[*theme.PAIR, theme.OTHER][: len(measures)]),
-                legend=alt.Legend(title=None, orient="top", columns=2, labelLimit=280),
-            ),
-            tooltip=[
-                alt.Tooltip("measure:N"),
-                alt.Tooltip("step:Q", title="up to step", format="d"),
-                alt.Tooltip("value:Q", title="busiest / mean", format=".2f"),
-            ],
-        )
+    lines = marks.lines(
+        frame,
+        {"strokeWidth": 2},
+        x=alt.X("step:Q", title="training step (dashed: uniform)", scale=alt.Scale(nice=False)),
+        y=alt.Y("value:Q", title="busiest expert / mean", scale=alt.Scale(domainMin=1)),
+        color=theme.colour("measure", measures, [*theme.PAIR, theme.OTHER][: len(measures)], columns=2, labelLimit=280),
+        tooltip=theme.tooltip(measure="", step=("up to step", "d"), value=("busiest / mean", ".2f")),
     )
-    return theme.framed(lines + theme.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
+    return theme.framed(lines + marks.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
 
 
 BALANCE_TABLE = Chart(

@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
 from moeviz.history.shared.formant_plane import formant_plane
@@ -35,70 +35,58 @@ SYSTEMS = {
     "one machine": theme.NOTE,
     "gated, experts that know nothing": theme.EXPERT_COLOURS[2],
 }
+LINE = {"strokeWidth": 2, "point": True}
 LINES = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.CHANCE, theme.NOTE)
 WHAT = (theme.CHANCE, theme.MAIN, theme.EXPERT_COLOURS[2])
 
 
 def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """Bars of what each expert learns from and would have, and its capacity. Columns: those of `expert_room`."""
-    bars = (
-        alt.Chart(frame.assign(order=frame["part"].map(list(PARTS).index)))
-        .mark_bar()
-        .encode(
-            x=alt.X("expert:O", title="expert (dashed: capacity)", axis=theme.ids_axis()),
-            y=alt.Y("examples:Q", title="training examples"),
-            color=_colour("part", PARTS, columns=1),
-            order="order:Q",
-            tooltip=[
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("part:N"),
-                alt.Tooltip("examples:Q", format=","),
-                alt.Tooltip("turned_away:Q", title="share of its first choices turned away", format=".0%"),
-                alt.Tooltip("capacity:Q", title="capacity, examples", format=","),
-                alt.Tooltip("uniform:Q", title="uniform share, examples", format=",.0f"),
-            ],
-        )
+    bars = marks.bars(
+        frame.assign(order=frame["part"].map(list(PARTS).index)),
+        x=theme.expert_axis("dashed: capacity"),
+        y=alt.Y("examples:Q", title="training examples"),
+        color=_colour("part", PARTS, columns=1),
+        order="order:Q",
+        tooltip=theme.tooltip(
+            expert="d",
+            part="",
+            examples=",",
+            turned_away=("share of its first choices turned away", ".0%"),
+            capacity=("capacity, examples", ","),
+            uniform=("uniform share, examples", ",.0f"),
+        ),
     )
-    return theme.framed(bars + theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
+    return theme.framed(bars + marks.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
 
 
 def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of examples that do not get their first choice, with chance. Columns: those of `overflow_by_iteration`."""
-    bars = (
-        alt.Chart(frame)
-        .mark_bar(color=theme.MAIN)
-        .encode(
-            x=alt.X("iteration:O", title="iteration (dashed: at random)", axis=theme.ids_axis()),
-            y=alt.Y("overflow:Q", title="share of examples", axis=theme.share_axis()),
-            tooltip=[
-                alt.Tooltip("iteration:Q", format="d"),
-                alt.Tooltip("overflow:Q", title="not given to first choice", format=".1%"),
-                alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
-                alt.Tooltip("busiest:Q", title="most popular expert, × uniform share", format=".2f"),
-            ],
-        )
+    bars = marks.bars(
+        frame,
+        x=alt.X("iteration:O", title="iteration (dashed: at random)", axis=theme.ids_axis()),
+        y=alt.Y("overflow:Q", title="share of examples", axis=theme.share_axis()),
+        tooltip=theme.tooltip(
+            iteration="d",
+            overflow=("not given to first choice", ".1%"),
+            by_lot=("at random", ".1%"),
+            busiest=("most popular expert, × uniform share", ".2f"),
+        ),
     )
-    return theme.framed(bars + theme.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
+    return theme.framed(bars + marks.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
 
 
 def error_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by iteration, one line per system. Columns: those of `error_by_iteration`."""
     systems = dict(zip(frame["system"].unique(), [*LINES[: frame["system"].nunique() - 1], theme.NOTE], strict=True))
-    chart = (
-        alt.Chart(frame)
-        .mark_line(strokeWidth=2, point=True)
-        .encode(
-            x=alt.X(
-                "iteration:Q", title="iteration", scale=alt.Scale(zero=False), axis=alt.Axis(tickMinStep=1, format="d")
-            ),
-            y=alt.Y("error:Q", title="error", axis=theme.share_axis()),
-            color=_colour("system", systems),
-            tooltip=[
-                alt.Tooltip("system:N"),
-                alt.Tooltip("iteration:Q", format="d"),
-                alt.Tooltip("error:Q", format=".1%"),
-            ],
-        )
+    axis = alt.Axis(tickMinStep=1, format="d")
+    chart = marks.lines(
+        frame,
+        LINE,
+        x=alt.X("iteration:Q", title="iteration", scale=alt.Scale(zero=False), axis=axis),
+        y=alt.Y("error:Q", title="error", axis=theme.share_axis()),
+        color=_colour("system", systems),
+        tooltip=theme.tooltip(system="", iteration="d", error=".1%"),
     )
     return theme.framed(chart, theme.MEDIUM)
 
@@ -115,28 +103,22 @@ def svm_plane(frame: pd.DataFrame) -> alt.LayerChart:
 
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
-    dash = alt.StrokeDash(
-        "kernel:N",
-        scale=alt.Scale(domain=["linear", "rbf"], range=[[1, 0], list(theme.DASH)]),
-        legend=None,  # the reading says it: a phone is too narrow for two legends
-    )
-    chart = (
-        alt.Chart(frame)
-        .mark_line(strokeWidth=2, point=True)
-        .encode(
-            x=_doubling("experts", "experts", sorted(frame["experts"].unique().tolist())),
-            y=alt.Y("error:Q", title="test error", axis=theme.share_axis()),
-            color=_colour("system", SYSTEMS, columns=1),
-            strokeDash=dash,
-            tooltip=[
-                alt.Tooltip("system:N"),
-                alt.Tooltip("kernel:N"),
-                alt.Tooltip("experts:Q", format="d"),
-                alt.Tooltip("error:Q", title="error, mean of five seeds", format=".1%"),
-                alt.Tooltip("lowest:Q", title="lowest", format=".1%"),
-                alt.Tooltip("highest:Q", title="highest", format=".1%"),
-            ],
-        )
+    dash = theme.named(alt.StrokeDash, "kernel", ["linear", "rbf"], theme.SOLID_AND_DASHED)
+    chart = marks.lines(
+        frame,
+        LINE,
+        x=_doubling("experts", "experts", sorted(frame["experts"].unique().tolist())),
+        y=alt.Y("error:Q", title="test error", axis=theme.share_axis()),
+        color=_colour("system", SYSTEMS, columns=1),
+        strokeDash=dash.legend(None),  # the reading says it: a phone is too narrow for two legends
+        tooltip=theme.tooltip(
+            system="",
+            kernel="",
+            experts="d",
+            error=("error, mean of five seeds", ".1%"),
+            lowest=("lowest", ".1%"),
+            highest=("highest", ".1%"),
+        ),
     )
     return theme.framed(chart, theme.MEDIUM + 60)
 
@@ -144,29 +126,24 @@ def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
 def room_lines(frame: pd.DataFrame) -> alt.Chart:
     """Overflow, the largest expert and the error by capacity factor. Columns: those of `what_room_changes`."""
     colours = dict(zip(frame["what"].unique(), WHAT, strict=True))
-    chart = (
-        alt.Chart(frame)
-        .mark_line(strokeWidth=2, point=True)
-        .encode(
-            x=_doubling("capacity_factor", "capacity factor (capacity / uniform share)", [1, 2, 4, 8]),
-            y=alt.Y("share:Q", title="share", axis=theme.share_axis()),
-            color=_colour("what", colours, columns=1),
-            tooltip=[
-                alt.Tooltip("what:N"),
-                alt.Tooltip("room:Q", title="extra capacity c, examples", format=","),
-                alt.Tooltip("capacity_factor:Q", title="capacity factor", format=".2f"),
-                alt.Tooltip("share:Q", format=".1%"),
-            ],
-        )
+    chart = marks.lines(
+        frame,
+        LINE,
+        x=_doubling("capacity_factor", "capacity factor (capacity / uniform share)", [1, 2, 4, 8]),
+        y=alt.Y("share:Q", title="share", axis=theme.share_axis()),
+        color=_colour("what", colours, columns=1),
+        tooltip=theme.tooltip(
+            what="",
+            room=("extra capacity c, examples", ","),
+            capacity_factor=("capacity factor", ".2f"),
+            share=".1%",
+        ),
     )
     return theme.framed(chart, theme.MEDIUM)
 
 
 def _colour(field: str, colours: dict[str, str], columns: int = 2) -> alt.Color:
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    return alt.Color(
-        f"{field}:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=columns, labelLimit=260)
-    )
+    return theme.colour(field, colours, colours.values(), columns=columns, labelLimit=260)
 
 
 def _doubling(field: str, title: str, values: list[int]) -> alt.X:

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, theme
+from moeviz.charts import NAMED, marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
 from moeviz.history.shared.results import Watch, shipped, unwatched
@@ -161,26 +161,22 @@ FATES = ("served", "dropped")
 
 def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
     """Words routed to each expert, served and dropped, with its capacity. Columns: those of `expert_queues`."""
-    fate = alt.Scale(domain=list(FATES), range=list(theme.PAIR))
-    bars = (
-        alt.Chart(frame.assign(order=frame["fate"].map(FATES.index)))
-        .mark_bar()
-        .encode(
-            x=alt.X("expert:O", title="expert (dashed: its capacity)", axis=theme.ids_axis()),
-            y=alt.Y("words:Q", title="words routed to it"),
-            color=alt.Color("fate:N", scale=fate, legend=alt.Legend(title=None, orient="top")),
-            order="order:Q",
-            tooltip=[
-                alt.Tooltip("expert:Q", format="d"),
-                alt.Tooltip("fate:N"),
-                alt.Tooltip("words:Q", format=","),
-                alt.Tooltip("share:Q", title="share of all words", format=".1%"),
-                alt.Tooltip("capacity:Q", title="capacity, words", format=","),
-                alt.Tooltip("even:Q", title="uniform share, words", format=",.0f"),
-            ],
-        )
+    bars = marks.bars(
+        frame.assign(order=frame["fate"].map(FATES.index)),
+        x=theme.expert_axis("dashed: its capacity"),
+        y=alt.Y("words:Q", title="words routed to it"),
+        color=theme.colour("fate", FATES, theme.PAIR),
+        order="order:Q",
+        tooltip=theme.tooltip(
+            expert="d",
+            fate="",
+            words=",",
+            share=("share of all words", ".1%"),
+            capacity=("capacity, words", ","),
+            even=("uniform share, words", ",.0f"),
+        ),
     )
-    room = theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE)
+    room = marks.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE)
     return theme.framed(bars + room, theme.MEDIUM)
 
 
@@ -188,19 +184,12 @@ def drop_rate_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of dropped words over training, by capacity factor and aux weight. Columns: those of `drop_rates`."""
     others, mine = (frame[frame["run"] == run] for run in (OTHERS, THIS_RUN))
     factors, weights = sorted(others["capacity_factor"].unique()), sorted(others["aux_weight"].unique(), reverse=True)
-    colour = alt.Color(
-        "aux_weight:N",
-        scale=alt.Scale(domain=weights, range=list(theme.PAIR)),
-        legend=alt.Legend(title="aux weight", orient="top"),
-    )
-    dash = alt.StrokeDash(
-        "capacity_factor:N",
-        scale=alt.Scale(domain=factors, range=list(DASHES)),
-        legend=alt.Legend(title="capacity factor", orient="top", symbolStrokeColor=theme.NOTE),
-    )
+    colour = theme.colour("aux_weight", weights, theme.PAIR, title="aux weight")
+    legend = {"title": "capacity factor", "symbolStrokeColor": theme.NOTE}
+    dash = theme.named(alt.StrokeDash, "capacity_factor", factors, DASHES, **legend)
     lines = _over_steps(others).mark_line(strokeWidth=2).encode(color=colour, strokeDash=dash)
     wide = _over_steps(mine).mark_line(strokeWidth=7, color=theme.NOTE, opacity=0.6)
-    by_lot = theme.reference(mine[["by_lot"]].head(1), "by_lot", theme.NOTE)
+    by_lot = marks.reference(mine[["by_lot"]].head(1), "by_lot", theme.NOTE)
     return theme.framed(alt.layer(wide, lines, by_lot), theme.MEDIUM + 60)
 
 
@@ -212,27 +201,24 @@ def _over_steps(frame: pd.DataFrame) -> alt.Chart:
             alt.Tooltip("run:N"),
             alt.Tooltip("capacity_factor:Q", title="capacity factor"),
             alt.Tooltip("aux_weight:Q", title="aux weight"),
-            alt.Tooltip("step:Q", title="from step", format="d"),
-            alt.Tooltip("dropped:Q", title="words dropped", format=".1%"),
-            alt.Tooltip("by_lot:Q", title="at random", format=".1%"),
+            *theme.tooltip(step=("from step", "d"), dropped=("words dropped", ".1%"), by_lot=("at random", ".1%")),
         ],
     )
 
 
 def dropped_by_place_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of dropped words by place in the batch, early and late, with the means. Columns: of `dropped_by_place`."""
-    stages = alt.Scale(domain=list(frame["stage"].unique()), range=list(reversed(theme.PAIR)))
-    legend = alt.Legend(title=None, orient="top")
-    base = alt.Chart(frame).encode(color=alt.Color("stage:N", scale=stages, legend=legend))
+    stages = theme.colour("stage", frame["stage"].unique(), reversed(theme.PAIR))
+    base = alt.Chart(frame).encode(color=stages)
     lines = base.mark_line(strokeWidth=2, point=True).encode(
         x=alt.X("sequence:Q", title="place of the sequence in the batch (dashed: mean)", scale=alt.Scale(nice=False)),
         y=alt.Y("dropped:Q", title="share of its words dropped", axis=theme.share_axis()),
-        tooltip=[
-            alt.Tooltip("stage:N"),
-            alt.Tooltip("sequence:Q", title="place", format="d"),
-            alt.Tooltip("dropped:Q", title="words dropped", format=".1%"),
-            alt.Tooltip("mean:Q", title="mean over all places", format=".1%"),
-        ],
+        tooltip=theme.tooltip(
+            stage="",
+            sequence=("place", "d"),
+            dropped=("words dropped", ".1%"),
+            mean=("mean over all places", ".1%"),
+        ),
     )
     means = base.mark_rule(strokeDash=list(theme.DASH), strokeWidth=2).encode(y="mean:Q")
     return theme.framed(lines + means, theme.MEDIUM)

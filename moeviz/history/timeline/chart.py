@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import BILLIONS, written
 
@@ -72,6 +72,7 @@ PARAMETERS, UP = [10, 1e9, 1e13], [1, 0.82, 0]
 YEAR_TICKS = [1991, 2017, 2020, 2023, 2024, 2025, 2026]
 EXPERT_TICKS = [1, 4, 16, 64, 256, 1024, 8192, 131072]
 PARAMETER_TICKS = [100, 1e9, 1e10, 1e11, 1e12, 1e13]
+SOURCED = {"source": "", "status": "", "remark": ""}  # the last lines of a tooltip
 APART = 0.06  # years between systems of one month, which stand side by side
 HEIGHT = 520
 SQUEEZED = "parameters (logarithmic; squeezed below 1B)"
@@ -96,21 +97,18 @@ def parameters_over_time(frame: pd.DataFrame) -> alt.LayerChart:
 
 def _marks(sized: pd.DataFrame) -> alt.Chart:
     carried = [name for name in sized.columns if name not in KINDS]
-    marks = sized.rename(columns=KINDS).melt(carried, list(KINDS.values()), "kind", "parameters")
-    shapes = alt.Scale(domain=list(KINDS.values()), range=["circle", "diamond"])
-    legend = alt.Legend(title=None, orient="bottom", symbolFillColor=theme.NOTE, symbolStrokeColor=theme.NOTE)
-    return (
-        alt.Chart(marks[marks["parameters"].notna()])
-        .mark_point(filled=False, size=60, strokeWidth=1.5, opacity=1)
-        .encode(
-            x=_year_axis(),
-            y=alt.Y("parameters:Q", title=SQUEEZED, scale=_scale(), axis=_parameter_axis()),
-            color=_family_colour(sized),
-            fill=_family_colour(sized),
-            fillOpacity=_unless_from_memory(),
-            shape=alt.Shape("kind:N", scale=shapes, legend=legend),
-            tooltip=_tooltip(),
-        )
+    melted = sized.rename(columns=KINDS).melt(carried, list(KINDS.values()), "kind", "parameters")
+    legend = {"orient": "bottom", "symbolFillColor": theme.NOTE, "symbolStrokeColor": theme.NOTE}
+    return marks.points(
+        melted[melted["parameters"].notna()],
+        {"filled": False, "size": 60, "strokeWidth": 1.5, "opacity": 1},
+        x=_year_axis(),
+        y=alt.Y("parameters:Q", title=SQUEEZED, scale=_scale(), axis=_parameter_axis()),
+        color=_family_colour(sized),
+        fill=_family_colour(sized),
+        fillOpacity=_unless_from_memory(),
+        shape=theme.named(alt.Shape, "kind", KINDS.values(), ["circle", "diamond"], **legend),
+        tooltip=_tooltip(),
     )
 
 
@@ -152,22 +150,19 @@ def _parameter_axis() -> alt.Axis:
 def _family_colour(sized: pd.DataFrame) -> alt.Color:
     families = [*dict.fromkeys(sized["family"][sized["family"] != "others"]), "others"]
     colours = [*theme.EXPERT_COLOURS[: len(families) - 1], theme.OTHER]
-    legend = alt.Legend(title=None, orient="top", columns=3, symbolOpacity=1)
-    return alt.Color("family:N", scale=alt.Scale(domain=families, range=colours), legend=legend)
+    return theme.colour("family", families, colours, columns=3, symbolOpacity=1)
 
 
 def _tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("name:N"),
-        alt.Tooltip("date:N"),
-        alt.Tooltip("total_text:N", title="parameters"),
-        alt.Tooltip("active_text:N", title="active for one input"),
-        alt.Tooltip("experts_text:N", title="experts"),
-        alt.Tooltip("top_k_text:N", title="top-k"),
-        alt.Tooltip("source:N"),
-        alt.Tooltip("status:N"),
-        alt.Tooltip("remark:N"),
-    ]
+    return theme.tooltip(
+        name="",
+        date="",
+        total_text=("parameters", ""),
+        active_text=("active for one input", ""),
+        experts_text=("experts", ""),
+        top_k_text=("top-k", ""),
+        **SOURCED,
+    )
 
 
 def _or_unknown(write: Callable[[float], str]) -> Callable[[float], str]:
@@ -179,13 +174,13 @@ def experts_over_time(frame: pd.DataFrame) -> alt.LayerChart:
     frame = frame.assign(year=_side_by_side(frame), share=frame["at_work"] / frame["experts"])
     base = alt.Chart(frame).encode(x=_year_axis(), color=_family_colour(frame), tooltip=_expert_tooltip())
     rules = base.mark_rule(opacity=0.6).encode(y=_experts_axis("at_work"), y2="experts:Q")
-    marks = [
+    dots = [
         base.mark_point(filled=False, shape=shape, size=60, strokeWidth=1.5, opacity=1).encode(
             y=_experts_axis(field), fill=_family_colour(frame), fillOpacity=_unless_from_memory()
         )
         for field, shape in (("experts", "circle"), ("at_work", "diamond"))
     ]
-    return theme.framed(alt.layer(rules, *marks), HEIGHT - 140)
+    return theme.framed(alt.layer(rules, *dots), HEIGHT - 140)
 
 
 def _experts_axis(field: str) -> alt.Y:
@@ -195,16 +190,14 @@ def _experts_axis(field: str) -> alt.Y:
 
 
 def _expert_tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("name:N"),
-        alt.Tooltip("date:N"),
-        alt.Tooltip("experts:Q", format=",d"),
-        alt.Tooltip("at_work:Q", title="at work for one input", format=",d"),
-        alt.Tooltip("share:Q", title="share of them", format=".2%"),
-        alt.Tooltip("source:N"),
-        alt.Tooltip("status:N"),
-        alt.Tooltip("remark:N"),
-    ]
+    return theme.tooltip(
+        name="",
+        date="",
+        experts=",d",
+        at_work=("at work for one input", ",d"),
+        share=("share of them", ".2%"),
+        **SOURCED,
+    )
 
 
 EXPERTS_AT_WORK = Chart(
