@@ -10,10 +10,11 @@ from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
-from moeviz_app.views.topic import charts_of, dataset_facts, draw, question, whole
+from moeviz_app.views.topic import charts_of, draw, question
+from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import show_all
 from moeviz_app.widgets.downloads import downloads
-from moeviz_app.widgets.facts import trace_facts
+from moeviz_app.widgets.facts import dataset_facts, trace_facts
 from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.pickers import choose_layer
 from moeviz_app.widgets.run_panel import waiting_words
@@ -84,7 +85,7 @@ def _texts() -> Texts:
 
 
 def _pasted() -> Texts:
-    """A label and a text a row, in fields of their own.
+    """Draw a label and a text a row, in fields of their own.
 
     An editable table would take a forged message of thousands of new rows and apply them one by one, for minutes.
     """
@@ -117,7 +118,7 @@ def _change_rows(by: int) -> None:
 
 
 def _check_bytes(given: int) -> None:
-    """More bytes than texts of the longest length could have are not even decoded."""
+    """Refuse more bytes than texts of the longest length could have, before they are decoded."""
     if given > (most := BYTES_A_CHARACTER * settings.SETTINGS.max_corpus_chars):
         raise InvalidPrompt(
             f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
@@ -136,7 +137,7 @@ def _checked(texts: Texts) -> Texts:
 
 
 def _run(name: str, texts: Texts) -> RoutingTrace:
-    """A piece of work for each text, so that other visitors come in between."""
+    """Trace the texts, each a piece of work, so that other visitors come in between."""
     from moeviz.capture.corpus import joined, trace_corpus
 
     def work_on(text: tuple[str, str]) -> Callable[["LoadedModel", Callable[[Any], None]], RoutingTrace]:
@@ -179,7 +180,7 @@ def _show(trace: RoutingTrace) -> None:
 
 
 def choose_dataset() -> None:
-    """Which dataset is on screen, where there is one to choose; and a box for a folder, for the machine's own user."""
+    """Draw which dataset is on screen, if there is a choice; and a box for a folder, for the machine's own user."""
     offered = datasets.offered()
     if not offered and not datasets.may_type():
         return
@@ -208,7 +209,7 @@ def _type() -> None:
 
 
 def dataset_page(shown: ShownDataset) -> None:
-    """Load, balance beside chance, labels and coverage; the other questions are on the pages of topics."""
+    """Draw load, balance beside chance, labels and coverage; the other questions are on the pages of topics."""
     dataset_facts(shown)
     if not whole(shown):
         return

@@ -1,91 +1,151 @@
-"""The page of one expert: what it serves, with whom, from where to where, and what is lost without it."""
+"""The page of one expert: what it serves, with whom, from where to where, and what is lost without it.
+
+Of a dataset, in place of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
+"""
 
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.url.expert import asked_query
+from moeviz_app.url.expert import asked_query, expert_query
 from moeviz_app.url.fields import DATASET
-from moeviz_app.views.dataset_expert import dataset_expert_page
 from moeviz_app.views.expert_context import (
-    ExpertContext,
-    expert_in_address,
-    go,
-    map_of_experts,
+    FIRST,
+    LINES,
+    NUMBERS,
+    PARTNERS,
+    SHARES,
+    ExpertInDataset,
+    ExpertInTrace,
+    chosen_token,
+    expert_in_dataset,
+    expert_in_trace,
     numbers_line,
+    panel,
     picture,
     title,
 )
 from moeviz_app.views.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
+from moeviz_app.widgets.answers import Answers, damage, whole
 from moeviz_app.widgets.chart_panel import heading
 from moeviz_app.widgets.components.kwic import keyword_in_context
+from moeviz_app.widgets.expert_links import SeenExpert, go_to_expert
+from moeviz_app.widgets.facts import dataset_facts
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 from moeviz.charts import theme
-from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKEN, TOKENS, WEIGHTS
-from moeviz.embedded import EMBEDDED
+from moeviz.charts.chart import Chart
+from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
+from moeviz.errors import DamagedShard
 from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
-from moeviz.metrics.expert_tokens import contexts, expert_summary
+from moeviz.metrics.expert_tokens import contexts, expert_summary, expert_summary_of_counts
 from moeviz.metrics.words import in_words_of
+
+MOST_KINDS, MOST_MAPS = 40, 100  # labels of a dataset that are drawn; there may be thousands
+PLACES = "Where in the text does it have them?"
+NO_TOKEN = "No token occurs often enough here and keeps to it."
+NEEDS_TRACE = (
+    "A dataset keeps counts of first choices from one layer to the next, and is never read whole, so these take a "
+    "trace: how much weight it has, and which experts of other layers have the same tokens in any slot. “moeviz "
+    "convert FOLDER trace.npz” makes one of a small dataset."
+)
 
 
 def expert_page() -> None:
-    """One expert of one layer, named in the address."""
-    if DATASET in (query := asked_query()):
-        dataset_expert_page(query)
-        return
-    place = st.empty()
+    """Draw the page of one expert of one layer, named in the address; of a trace, or of a dataset if it names one."""
+    query, place = asked_query(), st.empty()
+    if DATASET in query:
+        place.title("Expert", anchor=False)
     with explained():
-        asked = expert_in_address()
+        seen = expert_in_dataset(query) if DATASET in query else expert_in_trace(query)
         with place.container():
-            _title(asked)
-        _draw(asked)
+            title(seen)
+        if isinstance(seen, ExpertInDataset):
+            _draw_of_dataset(seen)
+        else:
+            _draw_of_trace(seen)
 
 
-def _draw(asked: ExpertContext) -> None:
-    trace, where = asked.trace, (asked.layer, asked.expert)
+def _draw_of_trace(seen: ExpertInTrace) -> None:
+    trace, where = seen.trace, (seen.layer, seen.expert)
     tokens = TOKENS.measure(trace, *where)
-    kinds, lost = KINDS.measure(trace, *where) if "label" in trace.tokens else None, muted(asked)
+    kinds, lost = KINDS.measure(trace, *where) if "label" in trace.tokens else None, muted(seen)
     if kinds is not None and lost is not None:
         kinds = with_losses(kinds, lost, *where)
     head, beside = st.columns([5, 3], gap="large")
     with head:
-        if asked.trouble:
-            say(asked.trouble)
+        if seen.trouble:
+            say(seen.trouble)
         st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
-        _numbers(asked, kinds, lost)
-        _serves(asked, tokens)
+        numbers = expert_numbers(trace, *where)
+        numbers_line(numbers, *([] if lost is None else [_loss(loss_of_all(lost, *where), kinds)]))
+        if 0 < (has := numbers["tokens"].item()) < FEW:
+            note(f"It has only {has} of these tokens: shares and ratios of so few say little.")
+        _serves(seen, tokens)
     with beside:
-        map_of_experts(LOADS, LOADS.measure(trace, *where), asked)
+        picture(seen, LOADS, LOADS.measure(trace, *where))
     shared_tokens = COMPANY.measure(trace, *where)
     left, right = st.columns([2, 3], gap="large")
     with left:
-        _kinds(asked, kinds, lost)
+        _kinds(seen, kinds, lost)
     with right:
-        _flow(asked, shared_tokens)
-        _weights(asked)
-    heading(COMPANY, asked.trace.model)
-    map_of_experts(COMPANY, shared_tokens, asked)
+        nowhere = "None of its tokens was recorded a layer before or after."
+        if len(seen.model.layers) == 1:
+            nowhere = "This trace has one MoE layer, so its tokens come from no other and go to no other."
+        panel(seen, FLOW, FLOW.measure(trace, *where, shared_tokens), nowhere)
+        _weights(seen)
+    panel(seen, COMPANY, shared_tokens)
     if kinds is not None:
-        heading(ATLAS, asked.trace.model)
-        map_of_experts(ATLAS, ATLAS.measure(trace, *where), asked)
-    _rows(asked)
+        panel(seen, ATLAS, ATLAS.measure(trace, *where))
+    _rows(seen)
 
 
-def _title(asked: ExpertContext) -> None:
-    title(asked)
-    if asked.trace.model.name != EMBEDDED:
-        note(asked.trace.model.name)
+def _draw_of_dataset(seen: ExpertInDataset) -> None:
+    if seen.trouble:
+        say(seen.trouble)
+    dataset_facts(seen.shown)
+    if not whole(seen.shown):
+        return
+    token = chosen_token(seen)
+    asks = seen.questions(token)
+    answers = Answers(dict(asks.values()))
+    head, beside = st.columns([5, 3], gap="large")
+    with head:
+        sentence, numbers = st.empty(), st.empty()
+        left, right = st.columns([2, 3], gap="large")
 
+    def answer(what: Chart | str) -> pd.DataFrame | None:
+        return answers.drawn(asks[what][0], seen.model, what if isinstance(what, Chart) else None)
 
-def _numbers(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
-    """Say the expert's load and weight, and the loss without it: one line, since four boxes fill a phone."""
-    (facts,) = expert_numbers(asked.trace, asked.layer, asked.expert).itertuples(index=False)
-    more = [] if pd.isna(facts.mean_weight) else [f"mean weight {facts.mean_weight:.2f}"]
-    if lost is not None:
-        more.append(_loss(loss_of_all(lost, asked.layer, asked.expert), kinds))
-    numbers_line(facts, *more)
-    if 0 < facts.tokens < FEW:
-        note(f"It has only {facts.tokens} of these tokens: shares and ratios of so few say little.")
+    try:
+        with numbers.container():
+            if (known := answer(NUMBERS)) is not None:
+                numbers_line(known)
+        with beside:
+            if (loads := answer(LOADS)) is not None:
+                picture(seen, LOADS, loads)
+        with right:
+            _sample(seen, answer(LINES), known, token)
+        with left:
+            if (of_layer := answer(TOKENS)) is not None:
+                tokens = of_layer[of_layer["expert"] == seen.expert].drop(columns="expert").reset_index(drop=True)
+                if known is not None:
+                    has = int(known["tokens"].iloc[0]), int(known["recorded"].iloc[0])
+                    sentence.markdown(f"##### {escape_markdown(expert_summary_of_counts(*has, tokens))}")
+                panel(seen, TOKENS, tokens, NO_TOKEN)
+        nowhere = "It is the first choice of no token that has one in a layer before or after."
+        for chart, nothing, most in (
+            (SHARES, "", MOST_KINDS),
+            (FIRST, nowhere, None),
+            (PARTNERS, "", None),
+            (ATLAS, "", MOST_MAPS),
+        ):
+            if chart in asks and (frame := answer(chart)) is not None:
+                panel(seen, chart, frame, nothing, most)
+    except DamagedShard as error:
+        damage(seen.shown, error)
+        return
+    answers.watch()
+    say(NEEDS_TRACE)
 
 
 def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
@@ -97,23 +157,16 @@ def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
 
 
 @st.fragment
-def _serves(asked: ExpertContext, tokens: pd.DataFrame) -> None:
+def _serves(seen: ExpertInTrace, tokens: pd.DataFrame) -> None:
     """Draw the expert's tokens, and their places in the text. In a fragment, so that a click changes nothing else."""
-    code, (left, right) = None, st.columns([2, 3], gap="large")
+    left, right = st.columns([2, 3], gap="large")
     with left:
-        heading(TOKENS, asked.trace.model)
-        if len(tokens):
-            chosen = picture(TOKENS, tokens, asked, on_select="rerun", selection_mode=TOKEN)
-            code = next((int(point["code"]) for point in chosen.selection.get(TOKEN, [])), None)
-        else:
-            _tell(asked, "No token occurs often enough here and keeps to it.")
+        panel(seen, TOKENS, tokens, NO_TOKEN)
     with right:
-        st.subheader("Where in the text does it have them?", anchor=False)
-        lines = contexts(asked.trace, asked.layer, asked.expert, code)
-        count = asked.trace.model.num_experts[asked.trace.model.layers.index(asked.layer)]
-        colour = theme.expert_colours(count, (asked.expert,))[asked.expert]
-        keyword_in_context(lines, colour, key="contexts")
-        note(in_words_of(asked.trace.model, _of_lines(lines, tokens, code)))
+        st.subheader(PLACES, anchor=False)
+        code = chosen_token(seen)
+        lines = contexts(seen.trace, seen.layer, seen.expert, code)
+        _lines(seen, lines, in_words_of(seen.model, _of_lines(lines, tokens, code)))
 
 
 def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
@@ -126,59 +179,66 @@ def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> st
     return f"{len(lines)} of the {has} that it has of this token; {order}. Click the bar again for all tokens."
 
 
-def _kinds(asked: ExpertContext, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
-    heading(KINDS, asked.trace.model)
-    if kinds is None:
-        _tell(asked, "The tokens of this trace have no labels, so there are no kinds of text to compare.")
-        held_out = recorded.held_out(asked.trace.model.name)
+def _sample(seen: ExpertInDataset, lines: pd.DataFrame | None, known: pd.DataFrame | None, token: int | None) -> None:
+    """Draw places in the text that are drawn at random, with a button that draws others."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(PLACES, anchor=False, width="content")
+        if lines is not None and len(lines) and st.button("Draw others", help="Another sample of its tokens"):
+            seen.go(seen.layer, seen.expert, sample=seen.sample + 1)
+    if lines is None:
+        return
+    of, again = "its tokens" if known is None else f"its {known['tokens'].iloc[0]:,} tokens", ""
+    if token is not None:
+        of, again = "places where it has this token", " Click the bar again for all tokens."
+    words = f"{len(lines)} of {of}, drawn at random (sample {seen.sample}), in the order of the corpus.{again}"
+    _lines(seen, lines, words if len(lines) else "It has no token here.")
+
+
+def _lines(seen: SeenExpert, lines: pd.DataFrame, words: str) -> None:
+    """Draw places in the text, the token on the expert's colour, and say which they are."""
+    count = seen.model.num_experts[seen.model.layers.index(seen.layer)]
+    keyword_in_context(lines, theme.expert_colours(count, (seen.expert,))[seen.expert], key="contexts")
+    note(words)
+
+
+def _kinds(seen: ExpertInTrace, kinds: pd.DataFrame | None, lost: pd.DataFrame | None) -> None:
+    if kinds is not None:
+        panel(seen, KINDS, kinds)
+    else:
+        heading(KINDS, seen.model)
+        _tell(seen, "The tokens of this trace have no labels, so there are no kinds of text to compare.")
+        held_out = recorded.held_out(seen.model.name)
         if held_out is not None and st.button("See the held-out texts"):
-            go(asked.layer, asked.expert, held_out)
-    else:
-        picture(KINDS, kinds, asked)
-    if lost is None and model_catalog.why_only_read(asked.trace.model.name) is None:
-        _tell(asked, "What is lost without this expert has not been computed for these texts.")
-        offer_muting(asked)
+            go_to_expert(expert_query(held_out, seen.layer, seen.expert))
+    if lost is None and model_catalog.why_only_read(seen.model.name) is None:
+        _tell(seen, "What is lost without this expert has not been computed for these texts.")
+        offer_muting(seen)
 
 
-def _flow(asked: ExpertContext, shared_tokens: pd.DataFrame) -> None:
-    heading(FLOW, asked.trace.model)
-    frame = FLOW.measure(asked.trace, asked.layer, asked.expert, shared_tokens)
-    if len(frame):
-        picture(FLOW, frame, asked)
-    elif len(asked.trace.model.layers) == 1:
-        _tell(asked, "This trace has one MoE layer, so its tokens come from no other and go to no other.")
-    else:
-        _tell(asked, "None of its tokens was recorded a layer before or after.")
-
-
-def _weights(asked: ExpertContext) -> None:
-    heading(WEIGHTS, asked.trace.model)
-    if asked.trace.weights is None:
-        _tell(asked, "This trace has expert ids alone. How much weight each has was not recorded.")
-        offer_weights(asked)
+def _weights(seen: ExpertInTrace) -> None:
+    if seen.trace.weights is None:
+        heading(WEIGHTS, seen.model)
+        _tell(seen, "This trace has expert ids alone. How much weight each has was not recorded.")
+        offer_weights(seen)
         return
-    frame = WEIGHTS.measure(asked.trace, asked.layer, asked.expert)
-    if len(frame):
-        picture(WEIGHTS, frame, asked)
-    else:
-        _tell(asked, "It is chosen for no token here.")
+    panel(seen, WEIGHTS, WEIGHTS.measure(seen.trace, seen.layer, seen.expert), "It is chosen for no token here.")
 
 
-def _rows(asked: ExpertContext) -> None:
-    geometry = rows(asked)
-    if geometry is None and model_catalog.why_only_read(asked.trace.model.name) is not None:
+def _rows(seen: ExpertInTrace) -> None:
+    geometry = rows(seen)
+    if geometry is None and model_catalog.why_only_read(seen.model.name) is not None:
         return
-    heading(ROWS, asked.trace.model)
+    heading(ROWS, seen.model)
     if geometry is None:
         st.text("This is a fact about the model's weights, which a trace does not hold.")
-        offer_rows(asked)
+        offer_rows(seen)
         return
-    (norm,) = row_norms(geometry, asked.layer, asked.expert).itertuples(index=False)
+    (norm,) = row_norms(geometry, seen.layer, seen.expert).itertuples(index=False)
     others = f"those of its layer are {norm.lowest:.2f} to {norm.highest:.2f}, the median {norm.median:.2f}"
     st.text(f"The norm of its row is {norm.norm:.2f}; {others}.")
-    picture(ROWS, ROWS.measure(geometry, asked.layer, asked.expert), asked)
+    picture(seen, ROWS, ROWS.measure(geometry, seen.layer, seen.expert))
 
 
-def _tell(asked: ExpertContext, sentence: str) -> None:
-    """Why there is nothing to draw, in the words of the trace."""
-    st.text(in_words_of(asked.trace.model, sentence))
+def _tell(seen: ExpertInTrace, sentence: str) -> None:
+    """Say why there is nothing to draw, in the words of the trace."""
+    st.text(in_words_of(seen.model, sentence))

@@ -1,157 +1,133 @@
-"""The expert that the page is about, and the trace it is seen in: what the address says, checked."""
+"""The expert that the page is about, in a trace or a dataset: what the address says, and what is drawn of both."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import recorded
-from moeviz_app.session import recent, session
-from moeviz_app.url.expert import asked_query, expert_query, for_the_address
-from moeviz_app.widgets.chart_panel import altair_chart, alternative, menu_and_reading, on_dark
-from moeviz_app.widgets.expert_links import one_more_step, steps
-from moeviz_app.widgets.messages import escape_markdown
+from moeviz_app.jobs.run_request import number_in
+from moeviz_app.session import datasets, recent, session
+from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.url.expert import dataset_expert_query, expert_query
+from moeviz_app.widgets.answers import Make, OnProgress
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading, on_dark
+from moeviz_app.widgets.expert_links import SeenExpert, go_to_expert, steps
+from moeviz_app.widgets.messages import escape_markdown, note
 
 from moeviz.charts.chart import Chart
-from moeviz.charts.expert import CELL
+from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, TOKEN, TOKENS
+from moeviz.corpus import experts
+from moeviz.corpus.rows import contexts, in_lines
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
-from moeviz.metrics.words import layer_word
+from moeviz.metrics.words import in_words_of, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 HELD_OUT, TRACE = "held-out", "trace"  # `seen` in the address
+SELECTIONS = {LOADS.key: CELL, COMPANY.key: CELL, ATLAS.key: CELL, TOKENS.key: TOKEN}  # what a click in a chart chooses
+# What is asked of a dataset that is no chart, and charts that ask it something else than a trace.
+NUMBERS, LINES = "numbers", "contexts"
+SHARES = replace(
+    KINDS,
+    question="What does it take of each kind of text?",
+    reading="Bars: its share of the kind's tokens, times a uniform share. Luck is not judged here: that needs the "
+    "counts of each text.",
+)
+PARTNERS = replace(
+    COMPANY,
+    question="Who in its layer has the same tokens?",
+    reading="Of its tokens, how many every other expert of the layer has, times what chance gives a partner. Click an "
+    "expert to see it.",
+)
+FIRST = replace(
+    FLOW,
+    question="Where are the tokens whose first choice it is, a layer before and a layer after?",
+    reading="The experts that are the first choice of most of these tokens one layer before and one after; wider is "
+    "more tokens, orange is more than that expert has of all first choices.",
+    measure=experts.expert_flow,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertContext:
-    """One expert, in one trace."""
+class ExpertInTrace(SeenExpert):
+    """One expert in a trace, which answers at once."""
 
     trace: RoutingTrace
-    layer: int
-    expert: int
     held_out: bool  # whether the trace is that of the texts that ship
-    trouble: str = ""  # what of the address could not be had
-
-    @property
-    def key(self) -> str:
-        """For widgets and results: another expert or another trace has another."""
-        texts = f"held-out {self.trace.model.name}" if self.held_out else id(self.trace)
-        return f"{texts} {self.layer} {self.expert}"
-
-    @property
-    def model(self) -> ModelInfo:
-        """The model that the expert is of."""
-        return self.trace.model
-
-    def go(self, layer: int, expert: int) -> None:
-        """Go to another expert in the same trace."""
-        go(layer, expert, self.trace)
 
 
-class ExpertOnPage(Protocol):
-    """One expert, in a trace or in a dataset: what the parts of a page need that are the same for both."""
+@dataclass(frozen=True, slots=True)
+class ExpertInDataset(SeenExpert):
+    """One expert in a dataset, which answers later; `sample` says which of its contexts are drawn."""
 
-    @property
-    def model(self) -> ModelInfo:
-        """The model that the expert is of."""
+    shown: ShownDataset
+    sample: int
 
-    @property
-    def layer(self) -> int:
-        """Index of the expert's layer in the model."""
+    def questions(self, token: int | None) -> dict[Chart | str, tuple[Hashable, Make]]:
+        """Return the key that each answer is cached under, and a function that computes it, in the order of the work.
 
-    @property
-    def expert(self) -> int:
-        """Id of the expert in its layer."""
+        The contexts are those of one token of the vocabulary, or of all.
+        """
+        shown, where = self.shown, (self.layer, self.expert)
 
-    @property
-    def key(self) -> str:
-        """The part of widgets' keys that another expert, or another trace, has differently."""
+        def of_tables(analysis: Any) -> tuple[Hashable, Make]:
+            return (shown.key, analysis.__name__, *where), lambda _tell: analysis(shown.dataset, *where)
 
-    def go(self, layer: int, expert: int) -> None:
-        """Go to another expert: one step in the browser's history."""
+        def lines(progress: OnProgress) -> pd.DataFrame:
+            return in_lines(contexts(shown.dataset, *where, seed=self.sample, token_id=token, progress=progress))
 
+        def keeping(progress: OnProgress) -> pd.DataFrame:
+            return experts.expert_specific_tokens(shown.dataset, self.layer, progress=progress)
 
-def title(shown: ExpertOnPage) -> None:
-    """Draw the title, with buttons that lead to the experts beside it and in the layers next to it."""
-    model, here = shown.model, (shown.layer, shown.expert)
-    row, counts, word = model.layers.index(shown.layer), model.num_experts, layer_word(model)
-    before, after = (row - 1) % len(counts), (row + 1) % len(counts)
-    ways = {
-        "‹ expert": (shown.layer, (shown.expert - 1) % counts[row]),
-        "expert ›": (shown.layer, (shown.expert + 1) % counts[row]),
-        f"‹ {word}": (model.layers[before], min(shown.expert, counts[before] - 1)),
-        f"{word} ›": (model.layers[after], min(shown.expert, counts[after] - 1)),
-    }
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.title(f"{word.capitalize()} {shown.layer}, expert {shown.expert}", anchor=False, width="content")
-        for sign, to in ways.items():
-            if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == here):
-                shown.go(*to)
-
-
-def numbers_line(facts: Any, *more: str) -> None:
-    """Draw an expert's load and its share of first choices in one line, since four boxes fill a phone."""
-    said = [
-        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
-        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
-    ]
-    if pd.notna(facts.first_choice):
-        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
-    said += more
-    st.markdown("  ·  ".join(said if facts.recorded else said[1:2]))
+        asks: dict[Chart | str, tuple[Hashable, Make]] = {
+            NUMBERS: of_tables(experts.expert_numbers),
+            LOADS: of_tables(experts.expert_loads),
+            SHARES: of_tables(experts.expert_kinds),
+            LINES: ((shown.key, LINES, *where, self.sample, token), lines),
+            PARTNERS: of_tables(experts.partners),
+            FIRST: of_tables(experts.expert_flow),
+            ATLAS: of_tables(experts.expert_atlas),
+            TOKENS: ((shown.key, TOKENS.key, self.layer), keeping),  # which reads all rows of the layer: last
+        }
+        if not shown.dataset.kept.labels:
+            del asks[SHARES], asks[ATLAS]
+        if len(self.model.layers) == 1:
+            del asks[FIRST]
+        return asks
 
 
-def picture_key(chart: Chart, shown: ExpertOnPage) -> str:
-    """Return the key of a picture: a browser that goes back has another one's click still."""
-    return f"{chart.key} {shown.key} {steps()}"
+def expert_in_dataset(asked: dict[str, str]) -> ExpertInDataset:
+    """Return the expert that the address names, in the dataset that it names: one that is listed, whatever it says."""
+    shown = datasets.named(asked["dataset"])
+    session.set_value(session.DATASET, shown.name)
+    model, query = shown.dataset.model, partial(dataset_expert_query, shown.name)
+    where, sample = checked(asked, model), number_in(asked.get("sample")) or 0
+    return ExpertInDataset(model, *where, shown.key, query, shown, sample)
 
 
-def picture(chart: Chart, frame: pd.DataFrame, shown: ExpertOnPage, **options: Any) -> Any:
-    """Draw a picture, how to read it, and a menu of what belongs to it; return what is chosen in it."""
-    chart = chart.of(shown.model)
-    drawn = chart.draw(frame, dark=on_dark())
-    chosen = altair_chart(drawn, key=picture_key(chart, shown), alt=alternative(chart), **options)
-    menu_and_reading(chart, frame)
-    return chosen
-
-
-def map_of_experts(chart: Chart, frame: pd.DataFrame, shown: ExpertOnPage) -> None:
-    """Draw a picture of many experts, each a way to its page."""
-    chosen = picture(chart, frame, shown, on_select="rerun", selection_mode=CELL)
-    if points := chosen.selection.get(CELL):
-        (point,) = points
-        shown.go(int(point["layer"]), int(point["expert"]))
-
-
-def expert_in_address() -> ExpertContext:
+def expert_in_trace(asked: dict[str, str]) -> ExpertInTrace:
     """Return the expert of the address, and draw the choice of texts. Raises `MissingField` where no trace has it."""
-    asked = asked_query()
     texts = _texts(asked.get("model"))
     if not texts:
         raise MissingField(
             f"This link is about an expert of {asked['model']!r}, and there is no trace of that model here yet. Run a "
             "prompt with it, or open a trace file; then follow the link again."
         )
-    begin = _begin(asked.get("seen"), texts)
-    trace = texts[begin]
-    layer, expert, trouble = checked(asked.get("layer"), asked.get("expert"), trace.model)
-    found = ExpertContext(trace, layer, expert, begin == HELD_OUT, trouble)
+    begin = next(name for name in (asked.get("seen"), HELD_OUT, *texts) if name in texts)
+    trace, held_out = texts[begin], begin == HELD_OUT
+    model, key = trace.model, f"held-out {trace.model.name}" if held_out else f"{id(trace)}"
+    found = ExpertInTrace(model, *checked(asked, model), key, partial(expert_query, trace), trace, held_out)
     if len(texts) > 1:
         _choose(found, begin, texts)
     return found
 
 
-def go(layer: int, expert: int, trace: RoutingTrace) -> None:
-    """To an expert in the texts of a trace: one step in the browser's history."""
-    st.query_params.from_dict(for_the_address(expert_query(trace, layer, expert)))
-    one_more_step()
-    st.rerun(scope="app")
-
-
 def _texts(model: str | None) -> dict[str, RoutingTrace]:
-    """The traces that can show an expert of this model, by name; of the one on screen where the address names none."""
+    """Return the traces that can show an expert of this model, by name; none named: of that of the current trace."""
     current = session.current_trace()
     wanted = model or (EMBEDDED if current is None else current.model.name)
     held_out = recorded.held_out(wanted)
@@ -164,14 +140,9 @@ def _texts(model: str | None) -> dict[str, RoutingTrace]:
     return found
 
 
-def _begin(asked: str | None, texts: dict[str, RoutingTrace]) -> str:
-    """The texts to show: those asked for, else the held-out ones, else what there is."""
-    return next(name for name in (asked, HELD_OUT, *texts) if name in texts)
-
-
-def checked(layer: str | None, expert: str | None, model: ModelInfo) -> tuple[int, int, str]:
-    """Layer and expert of the address; the first ones, and a sentence, where the model has no such."""
-    first = model.layers[0]
+def checked(asked: dict[str, str], model: ModelInfo) -> tuple[int, int, str]:
+    """Return layer and expert of the address; the first ones, and a sentence, where the model has no such."""
+    layer, expert, first = asked.get("layer"), asked.get("expert"), model.layers[0]
     if layer is None and expert is None:
         return first, 0, ""
     rows = {str(of_model): of_model for of_model in model.layers}
@@ -185,25 +156,93 @@ def checked(layer: str | None, expert: str | None, model: ModelInfo) -> tuple[in
     return rows[layer], int(expert), ""
 
 
-def _choose(found: ExpertContext, begin: str, texts: dict[str, RoutingTrace]) -> None:
-    names = dict(_named(texts))
+def _choose(found: ExpertInTrace, begin: str, texts: dict[str, RoutingTrace]) -> None:
     chosen = st.segmented_control(
         "Seen in",
         list(texts),
         default=begin,
-        format_func=lambda name: names[name],
+        format_func=lambda name: _name(name, texts[name]),
         required=True,
         key=f"seen in {begin} {len(texts)} {steps()}",  # a choice holds until the address says otherwise
     )
     if chosen != begin:
         if chosen not in (HELD_OUT, TRACE):
             session.set_trace(texts[chosen], recent.run_of(texts[chosen]))
-        go(found.layer, found.expert, texts[chosen])
+        go_to_expert(expert_query(texts[chosen], found.layer, found.expert))
 
 
-def _named(texts: dict[str, RoutingTrace]) -> Iterator[tuple[str, Any]]:
-    for name, trace in texts.items():
-        if name == HELD_OUT:
-            yield name, f"{trace.tokens['sequence'].nunique()} held-out texts"
-        else:
-            yield name, escape_markdown(recent.title_of(trace) if name == TRACE else name)
+def _name(name: str, trace: RoutingTrace) -> str:
+    if name == HELD_OUT:
+        return f"{trace.tokens['sequence'].nunique()} held-out texts"
+    return escape_markdown(recent.title_of(trace) if name == TRACE else name)
+
+
+def title(seen: SeenExpert) -> None:
+    """Draw the title, with buttons that lead to the experts beside it and in the layers next to it."""
+    model, here = seen.model, (seen.layer, seen.expert)
+    row, counts, word = model.layers.index(seen.layer), model.num_experts, layer_word(model)
+    before, after = (row - 1) % len(counts), (row + 1) % len(counts)
+    ways = {
+        "‹ expert": (seen.layer, (seen.expert - 1) % counts[row]),
+        "expert ›": (seen.layer, (seen.expert + 1) % counts[row]),
+        f"‹ {word}": (model.layers[before], min(seen.expert, counts[before] - 1)),
+        f"{word} ›": (model.layers[after], min(seen.expert, counts[after] - 1)),
+    }
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(f"{word.capitalize()} {seen.layer}, expert {seen.expert}", anchor=False, width="content")
+        for sign, to in ways.items():
+            if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == here):
+                seen.go(*to)
+    if isinstance(seen, ExpertInTrace) and model.name != EMBEDDED:
+        note(model.name)
+
+
+def numbers_line(numbers: pd.DataFrame, *more: str) -> None:
+    """Draw an expert's load, first choices and weight in one line, since four boxes fill a phone."""
+    (facts,) = numbers.itertuples(index=False)
+    said = [
+        f"**{facts.times_uniform:.2f}×** a uniform load, rank {facts.rank} of {facts.num_experts}",
+        f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
+    ]
+    if pd.notna(facts.first_choice):
+        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
+    if pd.notna(facts.mean_weight):
+        said.append(f"mean weight {facts.mean_weight:.2f}")
+    st.markdown("  ·  ".join([*said, *more] if facts.recorded else said[1:2]))
+
+
+def picture(seen: SeenExpert, chart: Chart, frame: pd.DataFrame) -> None:
+    """Draw a picture, how to read it, and a menu of what belongs to it; an expert in a map is a way to its page."""
+    chart, selection = chart.of(seen.model), SELECTIONS.get(chart.key)
+    options = {} if selection is None else {"on_select": "rerun", "selection_mode": selection}
+    drawn = chart.draw(frame, dark=on_dark())
+    chosen = altair_chart(drawn, key=_picture_key(seen, chart), alt=alternative(chart), **options)
+    menu_and_reading(chart, frame)
+    if selection == CELL and (points := chosen.selection.get(CELL)):
+        (point,) = points
+        seen.go(int(point["layer"]), int(point["expert"]))
+
+
+def _picture_key(seen: SeenExpert, chart: Chart) -> str:
+    """Return the key of a picture: a browser that goes back has another one's click still."""
+    return f"{chart.key} {seen.key} {steps()}"
+
+
+def panel(seen: SeenExpert, chart: Chart, frame: pd.DataFrame, nothing: str = "", most: int | None = None) -> None:
+    """Draw a picture under its question, of so many kinds of text at most; or say why there is nothing to draw."""
+    heading(chart, seen.model)
+    if nothing and frame.empty:
+        st.text(in_words_of(seen.model, nothing))
+        return
+    if most is not None and frame["label"].nunique() > most:
+        labels = list(dict.fromkeys(frame["label"]))  # those first of which the expert has most
+        st.text(f"The {most} of {len(labels):,} kinds of text that it takes most of.")
+        frame = frame[frame["label"].isin(labels[:most])]
+    picture(seen, chart, frame)
+
+
+def chosen_token(seen: SeenExpert) -> int | None:
+    """Return the token whose bar is chosen."""
+    chosen = session.value(_picture_key(seen, TOKENS))
+    points = chosen.selection.get(TOKEN, []) if chosen is not None else []
+    return next((int(point["code"]) for point in points), None)

@@ -1,6 +1,7 @@
 """Jobs of the page of an expert, for what a trace lacks: weights, the loss without the expert, router rows."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from moeviz_app.jobs.background import Background, Piece
 from moeviz_app.jobs.fair_queue import wait_for
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD, LoadOptions
 from moeviz_app.session import recent, results, session
-from moeviz_app.views.expert_context import ExpertContext, go
-from moeviz_app.widgets.messages import explained
+from moeviz_app.url.expert import expert_query
+from moeviz_app.views.expert_context import ExpertInTrace
+from moeviz_app.widgets.expert_links import go_to_expert
+from moeviz_app.widgets.messages import escape_markdown, explained
 from moeviz_app.widgets.run_panel import waiting_words
 
 from moeviz.embedded import EMBEDDED
@@ -31,20 +34,20 @@ Pairs = Sequence[tuple[str, str]]
 Keep = Callable[[str, Any], None]
 
 
-def muted(seen: ExpertContext) -> pd.DataFrame | None:
+def muted(seen: ExpertInTrace) -> pd.DataFrame | None:
     """Return what each kind of text loses without the expert, where that is known; see `muted_by_label`."""
-    if seen.held_out and seen.trace.model.name == EMBEDDED:
+    if seen.held_out and seen.model.name == EMBEDDED:
         return recorded.reference_muted()
     return results.load_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
 
 
-def rows(seen: ExpertContext) -> pd.DataFrame | None:
-    """The geometry of the layer's router, where that is known; see `router_geometry`."""
+def rows(seen: ExpertInTrace) -> pd.DataFrame | None:
+    """Return the geometry of the layer's router, where that is known; see `router_geometry`."""
     return results.load(_rows_name(seen))
 
 
-def offer_muting(seen: ExpertContext) -> None:
-    """A button that has the loss without the expert computed in the background; then how far it is."""
+def offer_muting(seen: ExpertInTrace) -> None:
+    """Offer to compute the loss without the expert in the background; then say how far it is."""
     words = f"Read the texts without expert {seen.expert}"
     why = (
         "Every text is read twice: as the model is, and with this expert muted, so that its router takes the next best."
@@ -57,31 +60,26 @@ def offer_muting(seen: ExpertContext) -> None:
     _offer(_name("muted", seen), words, why, lambda: _muting(seen), finish, keep)
 
 
-def offer_weights(seen: ExpertContext) -> None:
-    """A button that has the texts traced again, with weights; the trace then takes the place of the one on screen."""
+def offer_weights(seen: ExpertInTrace) -> None:
+    """Offer to trace the texts again, with weights; the trace then takes the place of the one on screen."""
 
     def show(parts: list[RoutingTrace]) -> RoutingTrace:
         from moeviz.capture.corpus import joined
 
         trace = joined(parts)
-        return trace if "label" in seen.trace.tokens else _unlabelled(trace)
+        return trace if "label" in seen.trace.tokens else replace(trace, tokens=trace.tokens.drop(columns="label"))
 
-    name = _name("weights", seen)
-    _offer(
-        name,
-        "Read the texts again, with weights",
-        "The new trace joins your recent ones.",
-        lambda: _reading(seen),
-        show,
-    )
+    name, words = _name("weights", seen), "Read the texts again, with weights"
+    _offer(name, words, "The new trace joins your recent ones.", lambda: _reading(seen), show)
     if (trace := results.load(name)) is not None and trace is not session.current_trace():
         session.set_trace(trace)
-        go(seen.layer, seen.expert, trace)
+        go_to_expert(expert_query(trace, seen.layer, seen.expert))
 
 
-def offer_rows(seen: ExpertContext) -> None:
-    """A button that has the model loaded and its router looked at."""
-    if not st.button("Compare the router's rows", help=f"Loads {_quoted(seen)} if it is not in memory yet."):
+def offer_rows(seen: ExpertInTrace) -> None:
+    """Offer to load the model and look at its router."""
+    why = f"Loads {escape_markdown(seen.model.name)} if it is not in memory yet."
+    if not st.button("Compare the router's rows", help=why):
         return
     with explained():
         from moeviz.capture.routers.geometry import router_geometry
@@ -89,7 +87,7 @@ def offer_rows(seen: ExpertContext) -> None:
         def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
             return router_geometry(loaded.model, [seen.layer])
 
-        found = wait_for(model_service.run_on_model(seen.trace.model.name, _how(seen), work), lambda _told: None)
+        found = wait_for(model_service.run_on_model(seen.model.name, _how(seen), work), lambda _told: None)
         results.store(_rows_name(seen), found)
         st.rerun()
 
@@ -115,7 +113,7 @@ def _offer(
 
 
 def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep) -> None:
-    """How far it is, and Stop; the result once it is there."""
+    """Draw how far it is, and Stop; keep the result once it is there."""
     with explained():
         try:
             found = job.found
@@ -131,7 +129,7 @@ def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep
         st.progress(job.done / job.total, waiting_words(job.ahead, f"{job.done} of {job.total} parts read"))
 
 
-def _muting(seen: ExpertContext) -> Background:
+def _muting(seen: ExpertInTrace) -> Background:
     from moeviz.capture.muting import muted_by_label
 
     def piece(label: str, pairs: Pairs) -> Piece:
@@ -143,12 +141,12 @@ def _muting(seen: ExpertContext) -> Background:
     pairs = _pairs(seen)
     kinds = dict.fromkeys(label for label, _ in pairs)
     pieces = [piece(kind, [pair for pair in pairs if pair[0] == kind]) for kind in kinds]
-    return Background(model_service.runner_on_model(seen.trace.model.name, _how(seen)), pieces)
+    return _on_model(seen, pieces)
 
 
-def _muting_depends(seen: ExpertContext) -> str | None:
-    """All that the loss without an expert depends on: the weights, how they are opened, and the texts."""
-    model, tokens, how = seen.trace.model, seen.trace.tokens, _how(seen)
+def _muting_depends(seen: ExpertInTrace) -> str | None:
+    """Return all that the loss without an expert depends on: the weights, how they are opened, and the texts."""
+    model, tokens, how = seen.model, seen.trace.tokens, _how(seen)
     weights = model_service.weights(model.name, how, model.revision)
     if weights is None:
         return None
@@ -157,49 +155,39 @@ def _muting_depends(seen: ExpertContext) -> str | None:
     return repr((HOW_MUTED, model.name, weights, how, seen.layer, seen.expert, texts))
 
 
-def _reading(seen: ExpertContext) -> Background:
+def _reading(seen: ExpertInTrace) -> Background:
     from moeviz.capture.corpus import trace_corpus
 
     def piece(pair: tuple[str, str]) -> Piece:
         return lambda loaded, _tell: trace_corpus(loaded, [pair])
 
-    return Background(
-        model_service.runner_on_model(seen.trace.model.name, _how(seen)), [piece(pair) for pair in _pairs(seen)]
-    )
+    return _on_model(seen, [piece(pair) for pair in _pairs(seen)])
 
 
-def _pairs(seen: ExpertContext) -> Pairs:
-    """The texts of the trace. Raises `CaptureError` where the model reads them otherwise, `InvalidPrompt` if long."""
+def _on_model(seen: ExpertInTrace, pieces: list[Piece]) -> Background:
+    return Background(model_service.runner_on_model(seen.model.name, _how(seen)), pieces)
+
+
+def _pairs(seen: ExpertInTrace) -> Pairs:
+    """Return the trace's texts. Raises `CaptureError` if the model reads them otherwise, `InvalidPrompt` if long."""
     from moeviz.capture.muting import texts_of_trace
 
-    pairs = texts_of_trace(model_service.model(seen.trace.model.name, _how(seen)), seen.trace)
+    pairs = texts_of_trace(model_service.model(seen.model.name, _how(seen)), seen.trace)
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in pairs)
     if given > most:
         raise InvalidPrompt(f"The texts of this trace have {given:,} characters, and {most:,} are allowed here.")
     return pairs
 
 
-def _how(seen: ExpertContext) -> LoadOptions:
-    """How the model is opened: as for the run that made the trace, where one did."""
+def _how(seen: ExpertInTrace) -> LoadOptions:
+    """Say how the model is opened: as for the run that made the trace, where one did."""
     run = recent.run_of(seen.trace)
     return DEFAULT_LOAD if run is None else run.how
 
 
-def _unlabelled(trace: RoutingTrace) -> RoutingTrace:
-    from dataclasses import replace
-
-    return replace(trace, tokens=trace.tokens.drop(columns="label"))
-
-
-def _name(what: str, seen: ExpertContext) -> str:
+def _name(what: str, seen: ExpertInTrace) -> str:
     return f"{what} of {seen.key}"
 
 
-def _rows_name(seen: ExpertContext) -> str:
-    return f"router rows of {seen.trace.model.name} {_how(seen)} {seen.layer}"
-
-
-def _quoted(seen: ExpertContext) -> str:
-    from moeviz_app.widgets.messages import escape_markdown
-
-    return escape_markdown(seen.trace.model.name)
+def _rows_name(seen: ExpertInTrace) -> str:
+    return f"router rows of {seen.model.name} {_how(seen)} {seen.layer}"

@@ -13,10 +13,10 @@ from moeviz_app.jobs import recorded
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.url.expert import dataset_expert_query
-from moeviz_app.widgets.answers import Answers, Make, OnProgress
-from moeviz_app.widgets.chart_panel import Lacking, heading, picture_and_words, show_all, tell_once, trace_to_draw
+from moeviz_app.widgets.answers import Answers, Make, OnProgress, damage, whole
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, show_all, trace_to_draw
 from moeviz_app.widgets.expert_links import choose_expert, choose_expert_of, follow_click_to
-from moeviz_app.widgets.facts import trace_name
+from moeviz_app.widgets.facts import dataset_facts, trace_name
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.pickers import choose_layer, choose_token, choose_two_layers, choose_window
 
@@ -27,11 +27,9 @@ from moeviz.corpus.analyses import FROM_ROWS, answer_of
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import DamagedShard
 from moeviz.formats.dataset.layout import ROWS
-from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-READING = "Being read …"
 NEEDS_TRACE = (
     "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
     "FOLDER trace.npz” makes one of a small dataset."
@@ -62,7 +60,7 @@ def topic_page(topic: str) -> None:
 
 
 def _offer_labels(trace: RoutingTrace) -> None:
-    """One sentence in place of every chart that compares kinds of text, and the way to see them."""
+    """Say one sentence in place of every chart that compares kinds of text, and offer the way to see them."""
     whose = "the embedded model's" if trace.model.name == EMBEDDED else "the embedded model's, not those of this trace"
     say(
         "Which kinds of text an expert takes is seen in texts with labels, and this trace has none. The sixty "
@@ -93,50 +91,8 @@ class Part:
     model: ModelInfo
 
 
-def dataset_facts(shown: ShownDataset) -> None:
-    """Which dataset, of what, and what of it is left out; with the way back. Its facts are a stranger's: plain text."""
-    dataset, model = shown.dataset, shown.dataset.model
-    experts = "–".join(dict.fromkeys((f"{min(model.num_experts):,}", f"{max(model.num_experts):,}")))
-    layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(
-            f"Dataset {shown.name}: {dataset.tokens:,} tokens in {dataset.texts:,} texts through "
-            f"{visible(model.name)}, {layers}, top-{model.top_k} of {experts} experts",
-            width="content",
-        )
-        st.button("Show the trace instead", key="leave the dataset", on_click=_leave, type="tertiary")
-    if model.caution:
-        st.text(f"Caution: {visible(model.caution)}")
-    if dataset.left_out and not shown.why_not:
-        more = f" and {len(dataset.left_out) - 1:,} more" if len(dataset.left_out) > 1 else ""
-        st.text(f"Left out: {dataset.left_out[0]}{more}")
-
-
-def whole(shown: ShownDataset) -> bool:
-    """Return whether it can be read; else the page has said why, with a button that reads the rest."""
-    if shown.why_not:
-        _offer_the_rest(shown, shown.why_not, None)
-    elif not shown.dataset.tokens:
-        say("This dataset holds no tokens, so there is nothing to draw.")
-    return not shown.why_not and bool(shown.dataset.tokens)
-
-
-def damage(shown: ShownDataset, error: DamagedShard) -> None:
-    """A shard turned out to be damaged when it was read."""
-    _offer_the_rest(shown, f"{error} The rest is read if you ask for it.", error)
-
-
-def _offer_the_rest(shown: ShownDataset, sentence: str, error: DamagedShard | None) -> None:
-    say(sentence)
-    st.button("Read the rest", key="read the rest", on_click=datasets.read_the_rest, args=(shown, error))
-
-
-def _leave() -> None:
-    session.set_value(session.DATASET, None)
-
-
 def dataset_topic(topic: str, shown: ShownDataset) -> None:
-    """Every chart of the topic that this dataset can answer."""
+    """Draw every chart of the topic that this dataset can answer."""
     dataset_facts(shown)
     if not whole(shown):
         return
@@ -149,13 +105,13 @@ def dataset_topic(topic: str, shown: ShownDataset) -> None:
 
 
 def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
-    """Charts of a topic; with the load, also how it changes over a corpus of several parts."""
+    """Return the charts of a topic; with the load, also how it changes over a corpus of several parts."""
     several = topic == "Load" and (len(shown.dataset.shards) > 1 or shown.dataset.tokens > 2 * ROWS)
     return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
 
 
 def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
-    """These charts, one after the other, with the choices that they need; what is not there yet follows."""
+    """Draw these charts, one after the other, with the choices that they need; what is not there yet follows."""
     follow_click_to(partial(dataset_expert_query, shown.name))
     charts, model = list(charts), shown.dataset.model
     if any(chart.expert for chart in charts):
@@ -164,19 +120,22 @@ def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
         session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
     layers = {chart.layers: _layers(chart, shown) for chart in charts}
     asked = {chart: question(chart, shown, layers[chart.layers]) for chart in charts}
-    answers, told = Answers(dict(asked.values())), Lacking()
+    answers = Answers(dict(asked.values()))
     first = next((chart for chart in charts if chart.layers != "all"), None)
-    for chart, (key, _) in asked.items():
-        if chart is first:
-            _choose_layer(model, "two" in layers)
-        if not _show(chart, answers, key, shown, layers[chart.layers], told):
-            break
+    try:
+        for chart, (key, _) in asked.items():
+            if chart is first:
+                _choose_layer(model, "two" in layers)
+            if (frame := answers.drawn(key, model, chart)) is not None:
+                _show(chart, frame, model, layers[chart.layers])
+    except DamagedShard as error:
+        damage(shown, error)
     answers.watch()
     return answers
 
 
 def _choose_layer(model: ModelInfo, and_next: bool) -> None:
-    """For charts of one layer; and of two: the chosen one and the next."""
+    """Draw the choice of a layer: for charts of one, and of two, the chosen one and the next."""
     label = "Layer, and the next one" if and_next else "Layer"
     if len(model.layers) > 1:
         session.keep(session.CORPUS_LAYER)
@@ -184,7 +143,7 @@ def _choose_layer(model: ModelInfo, and_next: bool) -> None:
 
 
 def _layers(chart: Chart, shown: ShownDataset) -> list[int] | None:
-    """The layers that a chart is asked about: None for all; of two, the chosen one and the next."""
+    """Return the layers that a chart is asked about: None for all; of two, the chosen one and the next."""
     layers = shown.dataset.model.layers
     if chart.layers == "all":
         return None
@@ -209,27 +168,8 @@ def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tup
     return key, make
 
 
-def _show(
-    chart: Chart, answers: Answers, key: Hashable, shown: ShownDataset, layers: list[int] | None, told: Lacking
-) -> bool:
-    """Draw a chart, or say why there is none; whether others may follow: a damaged shard is said once."""
-    frame = None
-    try:
-        with explained(partial(tell_once, chart, shown.dataset.model, told), but=(DamagedShard,)):
-            frame = answers.get(key)
-            if frame is None:
-                heading(chart, shown.dataset.model)
-                st.text(READING)
-    except DamagedShard as error:
-        damage(shown, error)
-        return False
-    if frame is not None:
-        show_frame(chart, frame, shown.dataset.model, layers)
-    return True
-
-
-def show_frame(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list[int] | None = None) -> None:
-    """A chart of these numbers of a dataset; a click on an expert leads to its page."""
+def _show(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list[int] | None) -> None:
+    """Draw a chart of these numbers of a dataset; a click on an expert leads to its page."""
     heading(chart, model)
     with explained():
         if sentence := chart.caption(frame):

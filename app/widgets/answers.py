@@ -9,23 +9,29 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.render_lock import released
-from moeviz_app.session import session
+from moeviz_app.session import datasets, session
+from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.widgets.chart_panel import Lacking, heading, tell_once
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.run_panel import waiting_words
 
-from moeviz.errors import MoevizError
+from moeviz.charts.chart import Chart
+from moeviz.errors import DamagedShard, MoevizError
+from moeviz.model_info import ModelInfo
 
 OnProgress = Callable[[int, int], None]
 Make = Callable[[OnProgress], pd.DataFrame]
 MOST_BYTES = 256 * 2**20  # of what is kept
 AT_ONCE = 1.0  # seconds that a page waits for its answers before it says that they are on their way
 LOOK, BETWEEN_LOOKS = 0.01, 0.7  # seconds
+READING = "Being read …"
 JOB = "questions about a dataset"  # one at a time: a visitor's own
 _kept: OrderedDict[Hashable, tuple[pd.DataFrame, int]] = OrderedDict()  # with their bytes, the oldest first
 _guard = threading.Lock()
@@ -47,6 +53,7 @@ class Answers:
     def __init__(self, questions: Mapping[Hashable, Make]) -> None:
         self._until = time.monotonic() + AT_ONCE
         self._lacking: list[Hashable] = []  # what the page has said is on its way
+        self._told: Lacking = {}
         self._job: _Batch | None = session.result(JOB)
         missing = {key: make for key, make in questions.items() if _known(key) is None}
         if not missing:
@@ -67,10 +74,24 @@ class Answers:
             return True
 
     def get(self, key: Hashable) -> pd.DataFrame | None:
-        """The answer; None where it is not there yet. Raises what is wrong with the question."""
+        """Return the answer; None where it is not there yet. Raises what is wrong with the question."""
         if (found := self._within(key)) is None:
             self._lacking.append(key)
         return found
+
+    def drawn(self, key: Hashable, model: ModelInfo, chart: Chart | None = None) -> pd.DataFrame | None:
+        """Return the answer; None where the page has said, under the chart's question, why there is none.
+
+        Raises `DamagedShard` alone: see `damage`.
+        """
+        frame = None
+        with explained(partial(tell_once, chart, model, self._told) if chart else say, but=(DamagedShard,)):
+            frame = self.get(key)
+            if frame is None:
+                if chart:
+                    heading(chart, model)
+                st.text(READING)
+        return frame
 
     def _within(self, key: Hashable) -> pd.DataFrame | None:
         with released():
@@ -102,6 +123,25 @@ class Answers:
                     st.rerun()  # the last of them came while the page was drawn
                 else:
                     say("These answers are too large to be kept together. Ask for fewer layers.")
+
+
+def whole(shown: ShownDataset) -> bool:
+    """Return whether it can be read; else the page has said why, with a button that reads the rest."""
+    if shown.why_not:
+        _offer_the_rest(shown, shown.why_not, None)
+    elif not shown.dataset.tokens:
+        say("This dataset holds no tokens, so there is nothing to draw.")
+    return not shown.why_not and bool(shown.dataset.tokens)
+
+
+def damage(shown: ShownDataset, error: DamagedShard) -> None:
+    """Say that a shard turned out to be damaged when it was read, with a button that reads the rest."""
+    _offer_the_rest(shown, f"{error} The rest is read if you ask for it.", error)
+
+
+def _offer_the_rest(shown: ShownDataset, sentence: str, error: DamagedShard | None) -> None:
+    say(sentence)
+    st.button("Read the rest", key="read the rest", on_click=datasets.read_the_rest, args=(shown, error))
 
 
 def _begin(missing: Mapping[Hashable, Make]) -> _Batch:

@@ -1,11 +1,16 @@
-"""The way to the page of an expert: its address, a click on a mark of a chart, and two boxes for the keyboard."""
+"""The way to the page of an expert: its address, a click on a mark of a chart, and two boxes for the keyboard.
+
+On that page, the expert that is seen there knows the way to others.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import streamlit as st
 from moeviz_app.session import session
-from moeviz_app.url.expert import QUERY, expert_query
+from moeviz_app.url.expert import QUERY, expert_query, for_the_address
 
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
@@ -63,3 +68,31 @@ def choose_expert_of(model: ModelInfo, key: str, query: Callable[[int, int], dic
             expert = st.selectbox("Expert", ids, key=f"{NUMBER} {key} {layer}", width=120)
             if st.button("Go", key="go to the expert"):
                 open_expert(query(layer, expert))
+
+
+@dataclass(frozen=True, slots=True)
+class SeenExpert:
+    """One expert, as a trace or a dataset shows it."""
+
+    model: ModelInfo
+    layer: int
+    expert: int
+    trouble: str  # what of the address could not be had
+    texts: str  # the part of `key` that is of the texts in which it is seen
+    query: Callable[..., dict[str, str]]  # of the page of an expert in the same texts
+
+    @property
+    def key(self) -> str:
+        """The part of the keys of widgets and results that another expert, or other texts, has differently."""
+        return f"{self.texts} {self.layer} {self.expert}"
+
+    def go(self, layer: int, expert: int, **more: Any) -> None:
+        """Go to another expert in the same texts."""
+        go_to_expert(self.query(layer, expert, **more))
+
+
+def go_to_expert(query: dict[str, str]) -> None:
+    """Go to the page of an expert that this query asks for: one step in the browser's history."""
+    st.query_params.from_dict(for_the_address(query))
+    one_more_step()
+    st.rerun(scope="app")

@@ -1,12 +1,15 @@
-"""The facts about a model or a trace, as a row of numbers."""
+"""The facts about a model, a trace or a dataset, in a line or as a row of numbers."""
 
 import streamlit as st
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.session import session
+from moeviz_app.session.datasets import ShownDataset
 
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.label_similarity import clearly_like, label_similarity
 from moeviz.metrics.parameters import touched_growth
+from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
@@ -16,7 +19,7 @@ ACTIVE_HELP = f"its top-k experts in each MoE layer, and everything else (conven
 
 
 def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int | None = None) -> None:
-    """Layers, experts, parameters, memory (bytes that it needs, bytes that are free) and context of a model."""
+    """Draw a model's layers, experts, parameters, memory (bytes that it needs, bytes that are free) and context."""
     kind = layer_word(info)
     rows = {
         f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, out of all that the model has.")
@@ -48,6 +51,29 @@ def trace_name(trace: RoutingTrace) -> None:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
+
+
+def dataset_facts(shown: ShownDataset) -> None:
+    """Draw which dataset it is, of what, and what is left out; with the way back. A stranger's facts: plain text."""
+    dataset, model = shown.dataset, shown.dataset.model
+    experts = "–".join(dict.fromkeys((f"{min(model.num_experts):,}", f"{max(model.num_experts):,}")))
+    layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.text(
+            f"Dataset {shown.name}: {dataset.tokens:,} tokens in {dataset.texts:,} texts through "
+            f"{visible(model.name)}, {layers}, top-{model.top_k} of {experts} experts",
+            width="content",
+        )
+        st.button("Show the trace instead", key="leave the dataset", on_click=_leave, type="tertiary")
+    if model.caution:
+        st.text(f"Caution: {visible(model.caution)}")
+    if dataset.left_out and not shown.why_not:
+        more = f" and {len(dataset.left_out) - 1:,} more" if len(dataset.left_out) > 1 else ""
+        st.text(f"Left out: {dataset.left_out[0]}{more}")
+
+
+def _leave() -> None:
+    session.set_value(session.DATASET, None)
 
 
 def trace_facts(trace: RoutingTrace) -> None:
@@ -131,7 +157,7 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
 
 
 def figures(rows: dict[str, tuple[int | str, str]]) -> None:
-    """A row of numbers: under each name its value, and on hover what it means."""
+    """Draw a row of numbers: under each name its value, and on hover what it means."""
     with st.container(horizontal=True, gap="medium"):
         for label, (value, meaning) in rows.items():
             st.metric(label, value, help=meaning, format="compact" if isinstance(value, int) else None, width="content")
