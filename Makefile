@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
 export BASE SLICE
-# Two more than a small machine has cores, as tests in a browser wait half of the time; each takes up to 1.5 GB.
-WORKERS ?= 4
+# One more than a small machine has cores: tests in a browser wait half of the time.
+WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray)"
 
