@@ -1,4 +1,4 @@
-"""What is among moeviz's tests, and so in a checkout of the repository alone."""
+"""Import of the survey and the checks of the history, which a checkout has among its tests and a wheel lacks."""
 
 import sys
 from importlib import import_module
