@@ -58,6 +58,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session):
+    gc.freeze()  # what is collected stays to the end: Streamlit asks for a full collection after every script
     gc.enable()
     return (yield)
 

@@ -6,7 +6,7 @@ the same with the routers run by our kernels, where the check that precedes ever
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,7 +152,7 @@ def _gating(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
     }
 
 
-def table_of(architectures: list[str]) -> pd.DataFrame:
+def table_of(architectures: Sequence[str]) -> pd.DataFrame:
     """The table of these architectures, from a survey of each."""
     return pd.DataFrame([row for name in architectures for row in rows_of(survey(name))])
 

@@ -132,12 +132,13 @@ EXCEPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-def architectures() -> list[str]:
+@cache
+def architectures() -> tuple[str, ...]:
     """Every architecture of the installed transformers that has experts and routers, by name."""
     models = Path(transformers.__file__).parent / "models"
     files = {file.parent.name: file for file in sorted(models.glob("*/modeling_*.py"))}
     found = {name for name, file in files.items() if ROUTED.search(file.read_text(encoding="utf-8"))}
-    return sorted(found - set(NOT_ROUTED))
+    return tuple(sorted(found - set(NOT_ROUTED)))
 
 
 def text_model(architecture: str) -> type[PreTrainedModel]:
