@@ -2,7 +2,8 @@
 
 A long table is a set of cases that all ask one question (each architecture, each way of running, each page). Its tests
 have the marker `table`, with the folders whose change calls for the whole of it. The tier `change` runs one case in
-eight, and all cases of the tables whose folders changed since the base. The eighth is the number of commits modulo 8,
+eight, and all cases of the tables whose folders changed since the base. With `together=True` the cases of a file that
+share something dear are one case. The eighth is the number of commits modulo 8,
 so that eight commits in a row run the whole; `SLICE` names another.
 
 The tier `fast` runs tests alone that need no browser, no table, no site, no package and little time by `costs.csv`,
@@ -69,7 +70,9 @@ def sliced(items: list[pytest.Item]) -> list[pytest.Item]:
             continue
         file = item.path.relative_to(ROOT).as_posix()
         seen[file] += 1
-        number = seen[file] + crc32(file.encode())  # tables of few cases are spread over the slices
+        number = crc32(file.encode())  # tables of few cases are spread over the slices
+        if not table.kwargs.get("together"):  # for what is dear only once
+            number += seen[file]
         if number % SLICES == chosen_slice() or any(path.startswith((*table.args, file)) for path in changed):
             kept.append(item)
     return kept

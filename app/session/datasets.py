@@ -12,6 +12,7 @@ from moeviz_app import settings
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.library import free_name
+from moeviz_app.session.visit import visit
 
 from moeviz.errors import DamagedShard, MissingField, MoevizError
 from moeviz.formats.dataset.layout import MANIFEST, PLAN
@@ -23,7 +24,6 @@ from moeviz.text import quoted, why_no_file
 
 TITLE = 60  # characters
 MOST_OPEN = 8
-TYPED, REST = "datasets by path", "rest of a dataset"
 Signature = tuple[tuple[int, int], ...]
 _opened: dict[str, tuple[Signature, Dataset, str]] = {}
 
@@ -49,7 +49,7 @@ def listed() -> dict[str, str]:
 
 def offered() -> dict[str, str]:
     """Return the paths of datasets by name: the server's own, and those that this visitor has opened by a path."""
-    return (session.value(TYPED) or {}) | listed()
+    return visit().datasets | listed()
 
 
 def may_type() -> bool:
@@ -72,7 +72,7 @@ def open_path(typed: str) -> str:
     known = next((name for name, other in offered().items() if Path(other).resolve() == Path(where)), None)
     name = known or _free(where, offered())
     if known is None:
-        session.set_value(TYPED, {**dict(list((session.value(TYPED) or {}).items())[1 - MOST_OPEN :]), name: where})
+        visit().datasets = {**dict(list(visit().datasets.items())[1 - MOST_OPEN :]), name: where}
     _read(name, where)
     return name
 
@@ -97,7 +97,7 @@ def named(name: str) -> ShownDataset:
             "moeviz with it, or open it on the Corpus page; then follow the link again."
         )
     dataset, key = _read(name, path)
-    rest = (session.value(REST) or {}).get(key)
+    rest = visit().left_out.get(key)
     if rest is None:
         return ShownDataset(name, dataset, key, _what_is_wrong(dataset))
     return (
@@ -110,9 +110,8 @@ def named(name: str) -> ShownDataset:
 def read_the_rest(shown: ShownDataset, damaged: DamagedShard | None = None) -> None:
     """Callback: from now on, the shards that are not whole are left out."""
     key = shown.key.partition(" ")[0]
-    rests: Mapping[str, frozenset[int]] = session.value(REST) or {}
     more = frozenset() if damaged is None else frozenset((damaged.shard,))
-    session.set_value(REST, {**rests, key: rests.get(key, frozenset()) | more})
+    visit().left_out[key] = visit().left_out.get(key, frozenset()) | more
 
 
 def _what_is_wrong(dataset: Dataset) -> str:

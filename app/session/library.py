@@ -11,7 +11,6 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server import metrics
 
@@ -39,14 +38,6 @@ class SessionLibrary(dict[str, Counted]):
         self.dropped: list[str] = []
         with _guard:
             _libraries[:] = [other for other in _libraries if other() is not None] + [ref(self)]
-
-    @classmethod
-    def of_session(cls, key: str) -> "SessionLibrary":
-        """Return the library that this session has under a key; an empty one where it has none yet."""
-        found = st.session_state.get(key)
-        if not isinstance(found, cls):
-            found = st.session_state[key] = cls(found)
-        return found
 
     def newest_first(self) -> dict[str, Counted]:
         """Return all of it by name, the newest first."""

@@ -2,13 +2,13 @@
 
 import streamlit as st
 from moeviz_app.session import session
-from moeviz_app.session.library import SessionLibrary, free_name
+from moeviz_app.session.library import free_name
+from moeviz_app.session.visit import visit
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.tokens import visible
 from moeviz.published import MODELS, published_counts
 
-_OPEN = "counts"
 MOST = 4
 TITLE = 60  # characters
 
@@ -16,18 +16,18 @@ TITLE = 60  # characters
 def remember(counts: ExpertCounts) -> None:
     """Keep counts among the last ones, and choose them."""
     name = free_name(visible(counts.model.name)[:TITLE], offered())
-    _library().put(name, counts, MOST)
+    visit().counts.put(name, counts, MOST)
     session.set_value(session.COUNTS, name)
 
 
 def dropped() -> list[str]:
     """Names of counts that were taken away since this was asked last, because memory was needed."""
-    return _library().take_dropped()
+    return visit().counts.take_dropped()
 
 
 def offered() -> dict[str, ExpertCounts]:
     """Return counts by name: the visitor's own, the newest first, then published ones."""
-    return _library().newest_first() | _published()
+    return visit().counts.newest_first() | _published()
 
 
 @st.cache_resource(show_spinner=False)
@@ -38,7 +38,3 @@ def _published() -> dict[str, ExpertCounts]:
 def published(model: str) -> str:
     """Return the name of a model's published counts."""
     return f"{model} (published)"
-
-
-def _library() -> SessionLibrary:
-    return SessionLibrary.of_session(_OPEN)

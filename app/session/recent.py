@@ -3,30 +3,27 @@
 from collections.abc import Hashable
 from typing import Any
 
-import streamlit as st
 from moeviz_app.jobs.run_request import RunRequest, run_from_query
 from moeviz_app.session import durable, library
-from moeviz_app.session.library import SessionLibrary
+from moeviz_app.session.visit import visit
 
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
-_RECENT, _RUNS = "recent", "runs"
-_SEEN = "kept traces that were looked at"
 RECENT_TRACES = 8
 TITLE = 40  # characters
 
 
 def traces() -> dict[str, RoutingTrace]:
     """The visitor's last traces by name, the newest first."""
-    return _library().newest_first() if _RECENT in st.session_state else {}
+    return visit().recent.newest_first()
 
 
 def remember(trace: RoutingTrace, run: Any = None, title: str | None = None) -> None:
     """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, where it may."""
     name = next((name for name, other in traces().items() if other is trace), None)
     known, name = name is not None, name or free_name(_short(title) if title else title_of(trace))
-    _library().put(name, trace, RECENT_TRACES)
+    visit().recent.put(name, trace, RECENT_TRACES)
     if run is not None:
         _made_by(trace, run)
     if not known:
@@ -37,7 +34,7 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
     """Keep a trace of an earlier visit as the oldest, if there is a place for it and it is not there yet."""
     if any(trace.equals(other) for other in traces().values()):
         return False
-    brought = _library().put_last(free_name(title), trace, RECENT_TRACES)
+    brought = visit().recent.put_last(free_name(title), trace, RECENT_TRACES)
     if brought and run is not None:
         _made_by(trace, run)
     return brought
@@ -45,8 +42,7 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
 
 def restore() -> list[str]:
     """Let the recent traces go on with those of earlier visits; sentences on what cannot be kept, or was let go."""
-    seen: set[str] = st.session_state.setdefault(_SEEN, set())
-    for kept in durable.earlier(seen):
+    for kept in durable.earlier(visit().kept_seen):
         bring(kept.trace, kept.title, _run_of_kept(kept.run))
     sentences = durable.troubles()
     if gone := dropped():
@@ -66,7 +62,7 @@ def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
 
 def dropped() -> list[str]:
     """Names of traces that were taken away since this was asked last, because memory was needed."""
-    return _library().take_dropped() if _RECENT in st.session_state else []
+    return visit().recent.take_dropped()
 
 
 def free_name(title: str) -> str:
@@ -74,14 +70,10 @@ def free_name(title: str) -> str:
     return library.free_name(title, traces())
 
 
-def _library() -> SessionLibrary:
-    return SessionLibrary.of_session(_RECENT)
-
-
 def _made_by(trace: RoutingTrace, run: Any) -> None:
     kept = {id(other) for other in traces().values()} - {id(trace)}
-    runs = [pair for pair in st.session_state.get(_RUNS, []) if id(pair[0]) in kept]
-    st.session_state[_RUNS] = _library().runs = [*runs, (trace, run)]
+    runs = visit().recent.runs
+    runs[:] = [*(pair for pair in runs if id(pair[0]) in kept), (trace, run)]
 
 
 def title_of(trace: RoutingTrace) -> str:
@@ -99,15 +91,15 @@ def rename(old: str, new: str) -> None:
     """Give one of the recent traces another name; a name that another one has changes nothing."""
     named, new = traces(), new.strip()
     if new and new not in named and old in named:
-        _library().rename(old, new)
+        visit().recent.rename(old, new)
         durable.keep(named[old], new, run_of(named[old]))
 
 
 def run_of(trace: RoutingTrace | None) -> Any:
     """Return the run that made a trace; None for one that came in a file."""
-    return next((run for made, run in st.session_state.get(_RUNS, []) if made is trace), None)
+    return next((run for made, run in visit().recent.runs if made is trace), None)
 
 
 def trace_of(run: Hashable) -> RoutingTrace | None:
     """A recent trace that was made by such a run."""
-    return next((trace for trace, made_by in reversed(st.session_state.get(_RUNS, [])) if made_by == run), None)
+    return next((trace for trace, made_by in reversed(visit().recent.runs) if made_by == run), None)

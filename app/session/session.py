@@ -1,8 +1,7 @@
-"""All that a visitor keeps over reruns: this file, `recent.py` and the prompt box alone touch session_state.
+"""The choices of a visitor: one trace, one layer, one pair of layers and one token, which every page shows.
 
-One visitor has one trace, one chosen layer, one pair of layers and one chosen token; every page shows those. Widgets
-keep their values under the keys below, across pages too (`persist_state="session"`). What all visitors share is in
-`jobs/`.
+Widgets keep their values under the keys below, across pages too (`persist_state="session"`); the rest is typed:
+`visit.py`. What all visitors share is in `jobs/`.
 """
 
 from collections.abc import Hashable
@@ -12,6 +11,7 @@ import streamlit as st
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.model_catalog import LoadOptions
 from moeviz_app.session.recent import remember
+from moeviz_app.session.visit import visit
 
 from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
@@ -23,19 +23,12 @@ LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, UPLOAD = "window", "strip", "upload"
 RUN, OTHER_RUN, RUN_LAYER, RUN_AXIS, RUN_FILE = "training_run", "other_run", "run_layer", "run_axis", "run_file"
 RUN_PART, MOMENT, TRAINING_LAYER = "run_part", "moment", "training_layer"
-_TRACE, _TOKEN, _OPENED, _LIVE = "trace", "token", "opened", "live"
 DTYPE, DEVICE, SITE, KERNELS = "dtype", "device_map", "site", "kernels"
 DECODING = "decoding"
-FAMILIES, READING, _RESULTS = "families", "reading", "results"
+FAMILIES, READING = "families", "reading"
 TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
-CHANGE, CHANGED_LAYER, EXPERTS, TOP_K, PRECISION, EFFECT = (
-    "change",
-    "changed_layer",
-    "experts",
-    "changed_top_k",
-    "precision",
-    "effect",
-)
+CHANGE, CHANGED_LAYER, EXPERTS = "change", "changed_layer", "experts"
+TOP_K, PRECISION = "changed_top_k", "precision"
 EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "expert_mb",
     "gigabytes",
@@ -49,22 +42,11 @@ COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on t
 DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
 DEPTH = "depth"  # of the layers that are compared in three traces
-_BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
-    "brushed",
-    "overviews",
-    "pages",
-    "waiting",
-    "awaited",
-    "placed",
-    "refused",
-)
-FOUND = "found"  # a trace, and what is worth seeing in it
-GIVEN = "given"  # a trace, rows of it, where the explorer on the page is in them, and where it was told to be
 
 
 def current_trace() -> RoutingTrace | None:
     """The trace that every page shows; None before the first run."""
-    return st.session_state.get(_TRACE)
+    return visit().trace
 
 
 def shown_trace() -> RoutingTrace:
@@ -86,7 +68,9 @@ def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = Non
     A layer that it has too stays chosen, until a page points at another; the token does not, nor does a dataset.
     """
     _choose_layers(trace)
-    st.session_state.update({DATASET: None, _TRACE: trace, WINDOW: 1, _WAITING: None, _REFUSED: None, _PLACED: False})
+    st.session_state.update({DATASET: None, WINDOW: 1})
+    now = visit()
+    now.trace, now.is_placed, now.why_waiting, now.why_refused = trace, False, None, None
     remember(trace, run, title)
     turn_page()
 
@@ -102,61 +86,60 @@ def _choose_layers(trace: RoutingTrace) -> None:
 
 def is_placed() -> bool:
     """Return whether somebody has pointed at a place of this trace already."""
-    return st.session_state.get(_PLACED, False)
+    return visit().is_placed
 
 
 def point_at(layer: int | None, token: int | None) -> None:
     """Choose this layer and this token, as far as the trace has them."""
     trace = shown_trace()
-    st.session_state[_PLACED] = True
+    visit().is_placed = True
     if layer in trace.model.layers:
         st.session_state[LAYER] = layer
     if token is not None and token < len(trace.tokens):
         st.session_state[WINDOW] = token // MAX_TOKENS + 1
-        st.session_state[_TOKEN] = token
+        visit().token = token
 
 
 def set_pages(pages: dict[str, st.Page]) -> None:
     """Let every page lead to every other, by its title."""
-    st.session_state[_PAGES] = pages
+    visit().pages = pages
 
 
 def page(title: str) -> st.Page:
     """The page of that title."""
-    return st.session_state[_PAGES][title]
+    return visit().pages[title]
 
 
 def choose(layer: int, token: int) -> None:
     """Choose a layer and a token that are on screen, so that no page needs turning."""
-    st.session_state.update({LAYER: layer, _TOKEN: token})
+    st.session_state[LAYER], visit().token = layer, token
 
 
 def waiting() -> str | None:
     """Why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
-    return st.session_state.get(_WAITING)
+    return visit().why_waiting
 
 
 def wait(why: str, run: Hashable, layer: int | None, token: int | None) -> None:
     """Let the run that a link asks for wait, and with it the place in its trace."""
-    st.session_state.update({_WAITING: why, _AWAITED: (run, layer, token)})
+    visit().why_waiting, visit().awaited = why, (run, layer, token)
 
 
 def point_at_awaited(run: Hashable) -> None:
     """Choose the place that a link named, where this is the run that has waited for somebody to press Run."""
-    if _AWAITED in st.session_state:
-        awaited, layer, token = st.session_state.pop(_AWAITED)
-        if awaited == run:
-            point_at(layer, token)
+    awaited, visit().awaited = visit().awaited, None
+    if awaited is not None and awaited[0] == run:
+        point_at(*awaited[1:])
 
 
 def refused() -> str | None:
     """Why the run that was asked for last was not done; None where it was."""
-    return st.session_state.get(_REFUSED)
+    return visit().why_refused
 
 
 def keep_refused(why: str | None) -> None:
     """Let that be told until another run is asked for."""
-    st.session_state[_REFUSED] = why
+    visit().why_refused = why
 
 
 def how() -> LoadOptions:
@@ -171,50 +154,51 @@ def middle_layer(trace: RoutingTrace) -> int:
 
 def hold(trace: RoutingTrace) -> None:
     """Keep what a run has so far, in case it is stopped."""
-    st.session_state[_LIVE] = trace
+    visit().unfinished = trace
 
 
 def keep_held() -> None:
     """Callback of Stop, and first of all in every script: show what a run had that something else has ended."""
-    if (trace := st.session_state.pop(_LIVE, None)) is not None:
+    trace, visit().unfinished = visit().unfinished, None
+    if trace is not None:
         set_trace(trace)
 
 
 def forget_held() -> None:
     """A new run begins: what an earlier one had is no longer wanted."""
-    st.session_state.pop(_LIVE, None)
+    visit().unfinished = None
 
 
 def keep_result(name: str, found: Any) -> None:
     """Keep this visitor's last result of that name."""
-    st.session_state.setdefault(_RESULTS, {})[name] = found
+    visit().results[name] = found
 
 
 def result(name: str) -> Any:
     """Return this visitor's last result of that name; None where there is none."""
-    return st.session_state.get(_RESULTS, {}).get(name)
+    return visit().results.get(name)
 
 
 def forget_result(name: str) -> None:
     """Callback of Back to what ships."""
-    st.session_state.get(_RESULTS, {}).pop(name, None)
+    visit().results.pop(name, None)
 
 
 def selected_token() -> int | None:
     """Row of the chosen token in the trace's `tokens`."""
-    return st.session_state.get(_TOKEN)
+    return visit().token
 
 
 def pick_from_strip() -> None:
     """Callback of the token strip, which has no pick where it left the page at the same moment."""
     if (pick := getattr(st.session_state.get(STRIP), "pick", None)) is not None:
-        st.session_state.update({_TOKEN: int(pick), _PLACED: True})
+        visit().token, visit().is_placed = int(pick), True
 
 
 def turn_page() -> None:
     """Callback of the pages of a long trace: the chosen token is out of sight, and what was brushed does not hold."""
-    overviews = st.session_state.get(_OVERVIEWS, 0)
-    st.session_state.update({_TOKEN: None, _BRUSHED: None, _OVERVIEWS: overviews + 1})
+    visit().token = visit().brushed = None
+    visit().overviews += 1
 
 
 def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
@@ -225,17 +209,17 @@ def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
 
 def already_opened(file_id: str) -> bool:
     """Return whether this upload is the one that was opened last."""
-    return st.session_state.get(_OPENED) == file_id
+    return visit().upload == file_id
 
 
 def done_with(file_id: str) -> None:
     """Remember that what this upload holds is open."""
-    st.session_state[_OPENED] = file_id
+    visit().upload = file_id
 
 
 def link_to(title: str, label: str, icon: str = ":material/arrow_forward:") -> None:
     """A link to the page of that title; nothing where a page stands alone, without the others."""
-    if title in (pages := st.session_state.get(_PAGES, {})):
+    if title in (pages := visit().pages):
         st.page_link(pages[title], label=label, icon=icon, width="content")
 
 
@@ -246,7 +230,7 @@ def windows(trace: RoutingTrace) -> int:
 
 def window() -> range:
     """Rows of the tokens on screen: those brushed in the overview, or else those of the page."""
-    if (brushed := st.session_state.get(_BRUSHED)) is not None:
+    if (brushed := visit().brushed) is not None:
         return brushed
     start = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS
     return range(start, min(start + MAX_TOKENS, len(shown_trace().tokens)))
@@ -254,14 +238,14 @@ def window() -> range:
 
 def overview_key() -> str:
     """Widget key of the overview: a new one, without a brush, for each page that is turned to and each trace."""
-    return f"overview {st.session_state.get(_OVERVIEWS, 0)}"
+    return f"overview {visit().overviews}"
 
 
 def pick_from_overview() -> None:
     """Callback of the overview. Without a brush the page holds again; with one, it is the page where that begins."""
     brush = selected(overview_key(), BRUSH)
     rows = brushed_window(brush["start"], len(shown_trace().tokens)) if brush else None
-    st.session_state.update({_TOKEN: None, _BRUSHED: rows})
+    visit().token, visit().brushed = None, rows
     if rows is not None:
         st.session_state[WINDOW] = rows.start // MAX_TOKENS + 1
 

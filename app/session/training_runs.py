@@ -9,8 +9,8 @@ from pathlib import Path
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server import metrics
-from moeviz_app.session import session
-from moeviz_app.session.library import SessionLibrary, check_memory, free_name
+from moeviz_app.session.library import check_memory, free_name
+from moeviz_app.session.visit import visit
 
 from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
 from moeviz.errors import MoevizError
@@ -30,14 +30,12 @@ AUX_OFF, AUX_ON, SNAPSHOTS = "aux loss off", "aux loss on", "embedded model, sna
 SHIPPED = {AUX_OFF: "aux-off", AUX_ON: "aux-on", SNAPSHOTS: "embedded"}  # and in an address
 EXPERTS, BALANCE, LOSSES, PROBE = "Experts", "Balance", "Losses", "Probe set"
 PARTS = {EXPERTS: "experts", BALANCE: "balance", LOSSES: "losses", PROBE: "probe"}  # of the page; and in an address
-OPENED = "a run just opened"  # its name: the page Training shows it alone, when it is drawn next
-_OPEN = "training runs"  # not "runs", which are those that made traces: `recent.py`
 _place = threading.BoundedSemaphore(1)
 
 
 def offered() -> dict[str, Callable[[], TrainingRun]]:
     """Return runs by name, each a function that reads it: the server's own, the visitor's, then those that ship."""
-    own = {name: partial(_own, name) for name in _library().newest_first()}
+    own = {name: partial(_own, name) for name in visit().training_runs.newest_first()}
     return (
         {name: partial(_started, path) for name, path in started().items()}
         | own
@@ -59,18 +57,18 @@ def started() -> dict[str, str]:
 def remember(run: TrainingRun) -> str:
     """Keep a run among a visitor's own; what it is called now."""
     name = _free(run.name, offered())
-    _library().put(name, run, MOST)
+    visit().training_runs.put(name, run, MOST)
     return name
 
 
 def dropped() -> list[str]:
     """Names of runs that were taken away since this was asked last, because memory was needed."""
-    return _library().take_dropped()
+    return visit().training_runs.take_dropped()
 
 
 def open_upload(data: bytes, name: str) -> None:
     """Keep the run in a `routing.jsonl`, and let the page Training show it. Raises what `read_upload` raises."""
-    session.set_value(OPENED, remember(read_upload(data, name)))
+    visit().opened_run = remember(read_upload(data, name))
 
 
 def read_upload(data: bytes, name: str) -> TrainingRun:
@@ -115,16 +113,12 @@ def _started(path: str) -> TrainingRun:
 
 
 def _own(name: str) -> TrainingRun:
-    return _library()[name]
+    return visit().training_runs[name]
 
 
 @st.cache_resource(show_spinner=False)
 def _shipped(name: str) -> TrainingRun:
     return snapshots_run(EMBEDDED) if name == SNAPSHOTS else read_run(EXAMPLES / SHIPPED[name])
-
-
-def _library() -> SessionLibrary:
-    return SessionLibrary.of_session(_OPEN)
 
 
 def _free(name: str, taken: Container[str]) -> str:

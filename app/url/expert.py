@@ -3,15 +3,14 @@
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
-from moeviz_app.session import recent, session
+from moeviz_app.session import recent
+from moeviz_app.session.visit import visit
 from moeviz_app.url.fields import DATASET
 from moeviz_app.url.short_links import LINKS
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
-
-QUERY = "query of the expert"
 
 
 def expert_query(trace: RoutingTrace, layer: int, expert: int) -> dict[str, str]:
@@ -31,7 +30,7 @@ def asked_query() -> dict[str, str]:
         asked = LINKS.shown(st.query_params.to_dict())
     except MoevizError:  # which was told where the link was followed
         asked = {}
-    return asked or session.value(QUERY) or {}
+    return asked or visit().expert_asked
 
 
 def for_the_address(query: dict[str, str]) -> dict[str, str]:

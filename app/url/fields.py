@@ -15,6 +15,7 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.run_request import LONGEST, RunRequest, number_in, run_from_query
 from moeviz_app.session import datasets, opened_counts, recent, session, training_runs
+from moeviz_app.session.visit import visit
 from moeviz_app.url import serve_address
 
 from moeviz.charts import TOPICS
@@ -36,9 +37,6 @@ CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
 THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
 MOST_FIELDS = 30  # of a run in an address
-_CHANGE_ASKED = "change that a link asks for"
-PAIR_ASKED = "pair that a link asks for"
-AskedPair = dict[str, tuple[RunRequest, str | None]]  # by side: a run, and which part of its trace
 DATASET = "dataset"
 BESIDE = {  # charts that Compare draws of both traces
     chart.question: chart
@@ -102,14 +100,15 @@ def _ask_for_change(query: Mapping[str, str]) -> None:
     """Fill in the prompt at once, and the change when the page knows the model that it is made in."""
     if query.get(session.CHANGE) not in KINDS:
         return
-    session.set_value(_CHANGE_ASKED, dict(query))
+    visit().change_asked = dict(query)
     if prompt := query.get(CHANGED_PROMPT):
         session.set_value(session.PROMPT, prompt[: settings.SETTINGS.max_prompt_chars])
 
 
 def fill_in_change(info: ModelInfo) -> None:
     """Let the widgets of What if hold the change that a link asked for, as far as this model has it."""
-    if (query := session.take(_CHANGE_ASKED)) is None:
+    query, visit().change_asked = visit().change_asked, None
+    if query is None:
         return
     kind = query[session.CHANGE]
     session.set_value(session.CHANGE, KINDS[kind])
@@ -171,7 +170,7 @@ def _side(chosen: str | None) -> str | None:
 
 def _ask_for_pair(query: Mapping[str, str]) -> None:
     """Remember which runs are wanted; the page brings them up."""
-    pair: AskedPair = {}
+    pair: dict[str, tuple[RunRequest, str | None]] = {}  # by side: a run, and which part of its trace
     for side in SIDES | THIRD:
         try:
             asked = dict(parse_qsl(query.get(side, ""), max_num_fields=MOST_FIELDS))
@@ -180,7 +179,7 @@ def _ask_for_pair(query: Mapping[str, str]) -> None:
         if "prompt" in asked:
             pair[side] = run_from_query(asked), asked.get("part")
     if pair:
-        session.set_value(PAIR_ASKED, pair)
+        visit().pair_asked = pair
         session.set_value(session.THIRD_TRACE, None)  # until it is brought up, where there is one
         by_key = {chart.key: question for question, chart in BESIDE.items()}
         _set_if(session.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)

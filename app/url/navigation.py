@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import streamlit as st
 from moeviz_app.session import datasets, recent, session
+from moeviz_app.session.visit import visit
 from moeviz_app.url.expert import asked_query, for_the_address
 from moeviz_app.url.fields import DATASET_PAGES, PAGE_ADDRESSES
 
@@ -35,9 +36,6 @@ export default function ({ data }) {
   if (location.search !== wanted) history.replaceState(history.state, "", location.pathname + wanted + location.hash);
 }
 """
-_ADDRESS = "address"
-_HEARD = "address heard"
-_WRITTEN = "addresses written"
 MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat yet
 FIRST_PATH = ""  # of the first page
 
@@ -69,9 +67,10 @@ def stay(page: str) -> None:
 
 def set_address(page: str, query: dict[str, str]) -> None:
     """Remember what the address of the page says from now on."""
-    st.session_state[_ADDRESS] = query
-    written = [place for place in st.session_state.get(_WRITTEN, []) if place != (page, query)]
-    st.session_state[_WRITTEN] = [*written, (page, query)][-MOST_ON_THEIR_WAY:]
+    now = visit()
+    now.address = query
+    written = [place for place in now.written if place != (page, query)]
+    now.written = [*written, (page, query)][-MOST_ON_THEIR_WAY:]
 
 
 def asks(page: str, query: dict[str, str]) -> bool:
@@ -80,15 +79,14 @@ def asks(page: str, query: dict[str, str]) -> bool:
     It does not where it says the address that it said before, since a browser hears of a new one only after the page is
     drawn; nor where it says one that we wrote meanwhile, be that one or several ago.
     """
-    place, written = (page, query), st.session_state.get(_WRITTEN, [])
-    before = st.session_state.get(_HEARD)
-    st.session_state[_HEARD] = place
-    if place in written:
-        st.session_state[_WRITTEN] = written[written.index(place) + 1 :]
+    now, place = visit(), (page, query)
+    before, now.heard = now.heard, place
+    if place in now.written:
+        now.written = now.written[now.written.index(place) + 1 :]
         return False
     if place == before:
         return False
-    st.session_state[_WRITTEN] = []
+    now.written = []
     return True
 
 

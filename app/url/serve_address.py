@@ -6,6 +6,7 @@ What is as it is at first stays out. What a link brings is a stranger's: a contr
 from collections.abc import Container, Mapping
 
 from moeviz_app.session import session
+from moeviz_app.session.visit import visit
 
 MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE = (
     "memory",  # in GB
@@ -17,18 +18,18 @@ MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE = (
 )
 NAMES = (MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
 LONGEST, MOST = 20, 1e6
-_ASKED, _SHOWN = "serving that a link asks for", "serving on screen"
 
 
 def ask(query: Mapping[str, str]) -> None:
     """Remember what a link asks for, until the page draws its controls."""
     if asked := {name: query[name] for name in NAMES if name in query}:
-        session.set_value(_ASKED, asked)
+        visit().serve_asked = asked
 
 
 def asked() -> dict[str, str]:
     """Return and forget what a link asks for."""
-    return session.take(_ASKED) or {}
+    asked, visit().serve_asked = visit().serve_asked, {}
+    return asked
 
 
 def fill_in(key: str, text: str | None, offered: Container[str]) -> None:
@@ -47,12 +48,11 @@ def fill_in_number(key: str, text: str | None, unit: float = 1.0) -> None:
 
 def show(name: str, value: object, usual: object) -> None:
     """Note what a control holds, for the address; what it holds at first is not noted."""
-    shown = session.value(_SHOWN) or {}
     text = f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-    rest = {other: said for other, said in shown.items() if other != name}
-    session.set_value(_SHOWN, rest if value is None or value == usual else rest | {name: text})
+    rest = {other: said for other, said in visit().serve_shown.items() if other != name}
+    visit().serve_shown = rest if value is None or value == usual else rest | {name: text}
 
 
 def written() -> dict[str, str]:
     """Return what the page's controls hold, as the query of an address."""
-    return session.value(_SHOWN) or {}
+    return visit().serve_shown

@@ -6,6 +6,7 @@ from weakref import ref
 import pandas as pd
 import streamlit as st
 from moeviz_app.session import session
+from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.components.strip import colours_of, token_strip
 from moeviz_app.widgets.messages import explained, say
@@ -20,7 +21,6 @@ from moeviz.errors import MissingField
 from moeviz.metrics.multi_trace import Several, depths, figures_of_several, layer_at, multi_trace_summary, of_one_text
 from moeviz.routing_trace import RoutingTrace
 
-PICKED = "token of several"  # the row that somebody has clicked in one of the strips
 _KEPT = "figures of several"
 
 
@@ -53,14 +53,14 @@ def several_side_by_side(traces: Several) -> None:
 
 def _found(traces: Several) -> SeveralTables:
     """The tables, kept as long as they are on screen: of long texts they take seconds."""
-    known = session.value(_KEPT)
+    known = session.result(_KEPT)
     if known and [id(kept()) for kept in known[0]] == [id(trace) for trace in traces.values()]:
         return known[1]
     frames = [_measured(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
     repetition = None if isinstance(repetition, MissingField) else repetition
     found = SeveralTables(multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames)
-    session.set_value(_KEPT, (tuple(map(ref, traces.values())), found))
+    session.keep_result(_KEPT, (tuple(map(ref, traces.values())), found))
     return found
 
 
@@ -121,12 +121,12 @@ def _strip(letter: str, trace: RoutingTrace, layer: int) -> None:
     rows = range(min(len(trace.tokens), theme.MAX_TOKENS))
     st.text(f"Trace {letter}: {trace.model.name}, layer {layer}")
     key = f"strip of {letter}"
-    token_strip(trace, layer, rows, session.value(PICKED), colours_of(trace, layer, rows), lambda: _pick(key), key=key)
+    token_strip(trace, layer, rows, visit().row_of_several, colours_of(trace, layer, rows), lambda: _pick(key), key=key)
 
 
 def _pick(key: str) -> None:
     """Callback of a strip: the same row is marked in the others."""
-    session.set_value(PICKED, int(session.value(key).pick))
+    visit().row_of_several = int(session.value(key).pick)
 
 
 def _say_who_is_missing(traces: Several, frame: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.session.visit import visit
 from moeviz_app.views.topic import charts_of, draw, question
 from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import show_all
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 NONE = "no dataset: texts of your own"
 LOADS, BALANCE, NEEDED, BY_LABEL = load.CHARTS[0], load.CHARTS[3], coverage.CHARTS[0], specialization.CHARTS[0]
-_TRIED = "folder that was tried last"
 MORE = ("Load", "Specialization", "Co-activation", "Flow", "Coverage", "Locality")
 Texts = list[tuple[str, str]]
 BEGINNING = [
@@ -201,8 +201,8 @@ def _type() -> None:
         st.markdown("A folder that `moeviz corpus … -o FOLDER` has written. It is read where it lies, never whole.")
         typed = st.text_input("Folder", key="folder of a dataset")
         pressed = st.button("Open", key="open the dataset")
-        if typed and (pressed or typed != session.value(_TRIED)):  # Enter opens it too
-            session.set_value(_TRIED, typed)
+        if typed and (pressed or typed != visit().folder_tried):  # Enter opens it too
+            visit().folder_tried = typed
             with explained(refuse):
                 session.set_value(session.DATASET, datasets.open_path(typed))
                 st.rerun()

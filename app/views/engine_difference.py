@@ -111,7 +111,7 @@ def _in_precision(dtype: str) -> RoutingTrace:
 
 def _found(pair: Pair) -> PairTables:
     """The tables, kept as long as the pair is on screen: of a long text they take seconds. Raises what they raise."""
-    known = session.value(_KEPT)
+    known = session.result(_KEPT)
     if known and all(kept() is trace for kept, trace in zip(known[0], pair, strict=True)):
         return known[1]
     tables = shifts(pair), engine_difference(pair), first_partings(pair)
@@ -119,7 +119,7 @@ def _found(pair: Pair) -> PairTables:
         found = PairTables(*tables, margins_of_both(pair))
     except MissingField as why:
         found = PairTables(*tables, why)
-    session.set_value(_KEPT, (tuple(map(ref, pair)), found))
+    session.keep_result(_KEPT, (tuple(map(ref, pair)), found))
     return found
 
 

@@ -10,6 +10,7 @@ from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import recent, session
+from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.expert import expert_query, for_the_address
 from moeviz_app.views.examples import EXAMPLES, MIXED
@@ -172,10 +173,9 @@ def _given(trace: RoutingTrace, rows: range) -> Place:
     """Where the explorer is to be: what it was given before where it has told that it is there, or all is sent anew."""
     (layer,), token = session.chosen_layers("one"), session.selected_token()
     here = (layer, token - rows.start if token in rows else 0)
-    before = session.value(session.GIVEN)
+    before = visit().explorer
     if before is None or before[0] is not trace or before[1:3] != (rows, here):
-        before = (trace, rows, here, here)
-        session.set_value(session.GIVEN, before)
+        before = visit().explorer = (trace, rows, here, here)
     return before[3]
 
 
@@ -183,8 +183,8 @@ def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     """Callback of the explorer."""
     if (place := told(part, session.value(EXPLORER)).at) is not None:
         session.choose(place[0], place[1] + rows.start)
-        if (before := session.value(session.GIVEN)) is not None and before[0] is trace and before[1] == rows:
-            session.set_value(session.GIVEN, (trace, rows, place, before[3]))
+        if (before := visit().explorer) is not None and before[0] is trace and before[1] == rows:
+            visit().explorer = (trace, rows, place, before[3])
 
 
 def _rows(trace: RoutingTrace) -> range:
@@ -202,8 +202,8 @@ def _of_template(trace: RoutingTrace) -> list[int]:
 
 def _found(trace: RoutingTrace) -> list[Finding]:
     """Return findings of a trace, counted once; against other texts, for the model whose texts ship."""
-    before = session.value(session.FOUND)
+    before = visit().findings
     if before is None or before[0] is not trace:
-        before = (trace, cached_for_example(trace, session.FOUND, lambda: findings(trace, recorded.usual(trace.model))))
-        session.set_value(session.FOUND, before)
+        found = cached_for_example(trace, "findings", lambda: findings(trace, recorded.usual(trace.model)))
+        before = visit().findings = (trace, found)
     return before[1]

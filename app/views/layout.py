@@ -5,6 +5,7 @@ from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import datasets, opened_counts, opened_files, recent, session, training_runs
+from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.fields import PAGE_ADDRESSES
 from moeviz_app.url.short_links import LINKS
@@ -19,7 +20,6 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
 
-_BEGUN = "begun"
 STYLE = """<style>
 [data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
 [data-testid='stHeader'] button {pointer-events: auto}
@@ -67,7 +67,7 @@ def draw() -> None:
     if page.title == FIRST:
         draw_further(FIRST, FIRST)
     else:
-        session.set_value(session.GIVEN, None)  # the next explorer is a new one, which has been told nothing
+        visit().explorer = None  # the next explorer is a new one, which has been told nothing
     if page.url_path == EXPERT:
         navigation.stay(page.url_path)
     elif page.title != FIRST:  # which writes it at every choice
@@ -124,9 +124,9 @@ def open_startup_files() -> str | None:
 
     Raises what `recorded.opened_files` raises, once.
     """
-    if session.value(_BEGUN):
+    if visit().has_begun:
         return None
-    session.set_value(_BEGUN, True)  # also where it raises: it is told once
+    visit().has_begun = True  # also where it raises: it is told once
     files = [(name, opened_files.noted(file).counted) for name, file in recorded.opened_files()]
     traces = [file for _, file in files if isinstance(file, RoutingTrace)]
     for name, found in reversed(files):

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.session import session, training_runs
+from moeviz_app.session.visit import visit
 from moeviz_app.views.training_charts import show_charts
 from moeviz_app.widgets.messages import explained, refuse, say
 
@@ -38,7 +39,8 @@ def _chosen() -> dict[str, TrainingRun]:
         say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = training_runs.offered()
     names = list(offered)
-    if (opened := session.take(training_runs.OPENED)) in names:
+    opened, visit().opened_run = visit().opened_run, None
+    if opened in names:
         session.set_value(session.RUN, opened)
         session.set_value(session.OTHER_RUN, NONE)
         session.set_value(session.RUN_LAYER, None)

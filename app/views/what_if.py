@@ -9,6 +9,7 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import session
+from moeviz_app.session.visit import visit
 from moeviz_app.url import fields
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
@@ -52,8 +53,8 @@ def what_if_page() -> None:
         change = _change(info)
         if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
             model_service.begin_run()
-            session.set_value(session.EFFECT, _run(name, prompt, change))
-    if (found := session.value(session.EFFECT)) is not None:
+            visit().what_if = _run(name, prompt, change)
+    if (found := visit().what_if) is not None:
         _show(*found)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app.session import session
-from moeviz_app.url.expert import QUERY, expert_query, for_the_address
+from moeviz_app.session.visit import visit
+from moeviz_app.url.expert import expert_query, for_the_address
 
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-STEPS, ASKED = "steps between experts", "expert that was asked for"
+ASKED = "expert that was asked for"
 LAYER, NUMBER = "layer of the expert", "number of the expert"  # the two boxes
 
 
@@ -26,18 +27,18 @@ def open_expert(query: dict[str, str]) -> None:
     Given to `st.switch_page`, it would stand in the browser's history with the page that is left too, and Back would
     need a step more.
     """
-    session.set_value(QUERY, query)
+    visit().expert_asked = query
     st.switch_page(session.page("Expert"))
 
 
 def steps() -> int:
     """Return how often this visitor went on: part of widgets' keys, since a browser that goes back has the click."""
-    return session.value(STEPS) or 0
+    return visit().expert_steps
 
 
 def one_more_step() -> None:
     """The visitor goes on to another expert."""
-    session.set_value(STEPS, steps() + 1)
+    visit().expert_steps += 1
 
 
 def follow_click(trace: RoutingTrace) -> None:

@@ -1,8 +1,8 @@
 """The form that asks for what a file of another program does not say; and the doctor's findings about it."""
 
 import streamlit as st
-from moeviz_app.session import session
 from moeviz_app.session.opened_files import said_of
+from moeviz_app.session.visit import visit
 from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.errors import NotSaid
@@ -19,7 +19,6 @@ LABELS = {
     "expert_parallel": "Devices among which each layer's experts were divided",
 }
 OPTIONAL = "start"  # where it is left empty, other answers may be wrong: the reader says so
-_ASKED = "asked of a file"  # the upload, what it does not say, and what was told of it so far
 
 
 def ask_for(file_id: str, error: NotSaid) -> None:
@@ -28,7 +27,7 @@ def ask_for(file_id: str, error: NotSaid) -> None:
     if set(error.names) <= set(asked):
         raise error
     names = dict.fromkeys([*asked, *error.names])
-    session.set_value(_ASKED, (file_id, tuple(names), told))
+    visit().file_asked = (file_id, tuple(names), told)
 
 
 def import_options(file_id: str, filename: str) -> ImportOptions | None:
@@ -46,7 +45,7 @@ def import_options(file_id: str, filename: str) -> ImportOptions | None:
     if sent:
         with explained(refuse):
             told = ImportOptions(**{name: _value(name, value) for name, value in given.items()})
-            session.set_value(_ASKED, (file_id, asked, told))
+            visit().file_asked = (file_id, asked, told)
             missing = [LABELS[name] for name in asked if name != OPTIONAL and getattr(told, name) is None]
             if not missing:
                 return told
@@ -55,7 +54,7 @@ def import_options(file_id: str, filename: str) -> ImportOptions | None:
 
 
 def _of(file_id: str) -> tuple[tuple[str, ...], ImportOptions]:
-    known = session.value(_ASKED)
+    known = visit().file_asked
     return known[1:] if known and known[0] == file_id else ((), ImportOptions())
 
 

@@ -4,7 +4,8 @@ import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
-from moeviz_app.url.fields import PAIR_ASKED, SIDES, THIRD, AskedPair, part_name
+from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import SIDES, THIRD, part_name
 from moeviz_app.widgets.facts import trace_name
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.run_options import fill_in
@@ -84,21 +85,20 @@ def _choose_one(label: str, names: list[str], key: str) -> str | None:
 
 def forget_pair() -> None:
     """Callback of the choice of traces: somebody wants others than a link did."""
-    session.take(PAIR_ASKED)
+    visit().pair_asked = {}
 
 
 def bring_up_pair() -> bool:
     """Let Compare show the traces that a link asked for; whether one of them waits for somebody to press Run."""
-    pair: AskedPair = session.value(PAIR_ASKED) or {}  # until all is done: a run can be interrupted
-    waiting: AskedPair = {}
-    for side, (run, part) in pair.items():
+    waiting = {}
+    for side, (run, part) in visit().pair_asked.items():  # it is kept until all is done: a run can be interrupted
         with explained():
             if (trace := _brought_up(run, f"{side} going on")) is None:
                 waiting[side] = run, part
             else:
                 name = next(name for name, other in recent.traces().items() if other is trace)
                 session.set_value((SIDES | THIRD)[side], name if part is None else part_name(name, part))
-    session.set_value(PAIR_ASKED, waiting)
+    visit().pair_asked = waiting
     if waiting:
         _wait(next(iter(waiting.values()))[0])
     return bool(waiting)

@@ -4,7 +4,19 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, MAIN, SAFE_ELEMENTS, drawn, first_page, pictures, run, sentences, topic_page, traces_page
+from app_pages import (
+    HOSTILE,
+    MAIN,
+    SAFE_ELEMENTS,
+    drawn,
+    first_page,
+    pictures,
+    run,
+    sentences,
+    topic_page,
+    traces_page,
+    visit_of,
+)
 from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
@@ -79,10 +91,10 @@ def test_the_first_page_shows_the_example_and_what_the_model_is():
 def test_run_shows_the_trace_that_the_library_records():
     app = run(first_page(), "Il fait froid.")
     assert not app.exception
-    assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
+    assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
     assert pictures(app) > 0
     assert drawn(app, EXPLORER)["texts"][0] == "<s>"
-    touched = touched_growth(app.session_state["trace"])["touched"].iloc[-1]
+    touched = touched_growth(visit_of(app).trace)["touched"].iloc[-1]
     assert any(fact.label == "Touched" and f"{touched:,}" in fact.help for fact in app.metric)
 
 
@@ -90,15 +102,15 @@ def test_an_example_fills_the_prompt_and_runs():
     app = first_page()
     app.button(key=example("German")).click().run()
     assert "das Meer" in app.text_area(key=TEXT).value
-    assert "das Meer" in "".join(app.session_state["trace"].tokens["text"])
+    assert "das Meer" in "".join(visit_of(app).trace.tokens["text"])
 
 
 def test_generated_tokens_are_marked_and_the_seed_repeats_them():
     app = first_page()
     app.slider(key=session.NEW_TOKENS).set_value(5).run()
     app.slider(key=session.TEMPERATURE).set_value(1.0).run()
-    first = run(app, "One day").session_state["trace"]
-    assert run(app, "One day").session_state["trace"].equals(first)
+    first = visit_of(run(app, "One day")).trace
+    assert visit_of(run(app, "One day")).trace.equals(first)
     tokens = strip(first)["tokens"]
     phases = [token["phase"] for token in tokens]
     assert phases == list(first.tokens["phase"])
@@ -122,7 +134,7 @@ def test_the_chosen_token_shows_its_way_through_the_layers(trace):
     app = topic_page("Tokens", trace)
     before = pictures(app)
     assert "none is selected" in sentences(app)
-    app.session_state["token"] = 3
+    visit_of(app).token = 3
     app.run()
     assert "none is selected" not in sentences(app)
     assert pictures(app) == before + 1
@@ -133,8 +145,8 @@ def test_the_explorer_opens_at_the_first_finding_and_then_where_the_visitor_is(t
     app = first_page(example_trace())
     first = findings(example_trace(), recorded.held_out("embedded"))[0]
     assert drawn(app, EXPLORER)["at"] == [first.layer, first.token]
-    assert [app.session_state[session.LAYER], app.session_state["token"]] == [first.layer, first.token]
-    app.session_state[session.LAYER], app.session_state["token"] = 1, 7
+    assert [app.session_state[session.LAYER], visit_of(app).token] == [first.layer, first.token]
+    app.session_state[session.LAYER], visit_of(app).token = 1, 7
     app.run()
     assert drawn(app, EXPLORER)["at"] == [1, 7]
 
@@ -223,7 +235,7 @@ def test_a_trace_without_labels_is_one_sentence_and_a_button_that_brings_texts_w
     (button,) = (button for button in app.button if button.label == "Use the evaluation texts")
     button.click().run()
     assert not app.exception
-    assert app.session_state["trace"] is recorded.evaluation_routing()
+    assert visit_of(app).trace is recorded.evaluation_routing()
     assert pictures(app) == len(TOPICS["Specialization"])
     assert "Use the evaluation texts" not in [button.label for button in app.button]
 
@@ -261,7 +273,7 @@ def test_an_empty_prompt_runs_nothing_and_the_last_trace_stays(trace):
     """The box itself says so, in the browser."""
     app = run(first_page(trace), "")
     assert not app.exception
-    assert app.session_state["trace"] is trace
+    assert visit_of(app).trace is trace
 
 
 def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
@@ -270,7 +282,7 @@ def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
     limit = moeviz.load_model().max_tokens
     assert f"a prompt of {limit:,} tokens fits" in sentences(app)
     assert app.text_area(key=TEXT).value == prompt
-    assert app.session_state["trace"] is trace
+    assert visit_of(app).trace is trace
 
 
 def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, trace):
@@ -281,9 +293,9 @@ def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, t
         broken.setattr("moeviz.capture.trace.capture", breaks_off)
         app = run(first_page(trace), "One day")
         assert "The router went away." in sentences(app)
-        assert app.session_state["trace"] is trace
+        assert visit_of(app).trace is trace
     assert not run(app, "One day").exception
-    assert app.session_state["trace"] is not trace
+    assert visit_of(app).trace is not trace
 
 
 def test_a_model_that_fails_is_a_sentence_on_the_page_and_the_whole_story_in_the_log(monkeypatch, trace, caplog):
@@ -315,7 +327,7 @@ def test_a_model_that_does_not_exist_is_one_sentence(offered, tmp_path, trace):
     app = run(first_page(trace), "text")
     assert not app.exception
     assert sentences(app).count("There is no model at") == 1
-    assert app.session_state["trace"] is trace
+    assert visit_of(app).trace is trace
 
 
 def test_a_dense_model_is_one_sentence(offered, tmp_path):
@@ -323,7 +335,7 @@ def test_a_dense_model_is_one_sentence(offered, tmp_path):
     offered(str(tmp_path))
     app = run(first_page(), "text")
     assert not app.exception
-    assert sentences(app).count("declares no router") == 1 and "trace" not in app.session_state
+    assert sentences(app).count("declares no router") == 1 and visit_of(app).trace is None
 
 
 def test_a_model_that_is_not_on_offer_is_not_even_looked_at(offered, monkeypatch):
@@ -346,7 +358,7 @@ def test_an_opened_file_is_the_trace_on_screen(export, trace):
     app = traces_page()
     app.file_uploader(key=session.UPLOAD).upload(f"mine{export.suffix}", export.write(trace), export.mime).run()
     assert not app.exception
-    assert app.session_state["trace"].equals(export.read(export.write(trace)))
+    assert visit_of(app).trace.equals(export.read(export.write(trace)))
     assert "Opened." in app.success[0].value
 
 
@@ -366,7 +378,7 @@ def test_a_file_that_holds_no_trace_is_explained_and_the_last_trace_stays(name, 
     app.file_uploader(key=session.UPLOAD).upload(name, data, "application/octet-stream").run()
     assert not app.exception
     assert len(app.text) == before + 1
-    assert app.session_state["trace"] is trace
+    assert visit_of(app).trace is trace
 
 
 def unsafe_elements(app: AppTest) -> list[str]:
@@ -428,7 +440,7 @@ def test_a_setting_that_is_no_such_thing_is_named(name, value):
 def test_the_evaluation_set_opens_as_a_labelled_trace():
     app = traces_page()
     app.button[0].click().run()
-    trace = app.session_state["trace"]
+    trace = visit_of(app).trace
     assert trace.tokens["label"].nunique() == 15
     page = topic_page("Specialization", trace)
     assert pictures(page) == len(TOPICS["Specialization"]) and not page.exception

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from app_pages import SAFE_ELEMENTS, SECONDS, pictures, sentences, traces_page
+from app_pages import SAFE_ELEMENTS, SECONDS, opened, pictures, sentences, traces_page, visit_of
 from importer_files import FOLDER
 from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
 from streamlit.testing.v1 import AppTest
 
 from moeviz.expert_counts import ExpertCounts
@@ -18,16 +19,18 @@ from moeviz.testing import sample_trace
 HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 
-def counts_page(trace: RoutingTrace | None = None, **kept: object):
+def counts_page(trace: RoutingTrace | None = None, counts: SessionLibrary | None = None, **kept: object):
     def script() -> None:
         from moeviz_app.views.counts import counts_page
 
         counts_page()
 
     app = AppTest.from_function(script, default_timeout=SECONDS)
-    for key, value in (kept | ({} if trace is None else {"trace": trace})).items():
+    if counts is not None:
+        visit_of(app).counts = counts
+    for key, value in kept.items():
         app.session_state[key] = value
-    return app.run()
+    return opened(app, trace)
 
 
 def upload(name: str, data: bytes | None = None, **told: int):
@@ -88,7 +91,7 @@ def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():
     app = filled(app, top_k=2)
     assert not app.exception and "It holds counts" in app.success[0].value
     assert "Read as llama.cpp importance matrices. The doctor found nothing implausible." in sentences(app)
-    (counts,) = app.session_state["counts"].values()
+    (counts,) = visit_of(app).counts.values()
     assert counts.model.top_k == 2 and app.session_state[session.COUNTS].startswith("from imatrix.gguf")
 
 
@@ -102,14 +105,14 @@ def test_of_several_things_each_is_asked_for_and_what_is_missing_or_wrong_is_sai
     app = filled(app, hidden_layers=3)
     assert "Are --hidden-layers and --top-k right?" in sentences(app) and not app.success
     app = filled(app, hidden_layers=5)
-    assert "Opened." in app.success[0].value and app.session_state["trace"].experts.shape == (4, 13, 2)
+    assert "Opened." in app.success[0].value and visit_of(app).trace.experts.shape == (4, 13, 2)
 
 
 def test_layers_are_written_as_people_write_them():
     app = filled(upload("lmdeploy_generate.json"), moe_layers="1-")
     assert "The list of layers with experts is '1-'. Give numbers and ranges" in sentences(app)
     app = filled(app, moe_layers="1-4")
-    assert app.session_state["trace"].model.layers == (1, 2, 3, 4)
+    assert visit_of(app).trace.model.layers == (1, 2, 3, 4)
 
 
 def test_what_the_doctor_finds_is_shown_with_the_import_the_first_at_once():
@@ -125,7 +128,7 @@ def test_counts_beside_a_trace_of_the_same_shape_are_compared():
     trace = sample_trace(tokens=64)
     other = sample_trace(tokens=64, seed=5).counts()
     app = upload("mine.json", to_counts_json(other))
-    shelf, name = app.session_state["counts"], app.session_state[session.COUNTS]
+    shelf, name = visit_of(app).counts, app.session_state[session.COUNTS]
     app = counts_page(trace, counts=shelf, chosen_counts=name)
     assert not app.exception
     assert "Beside the trace on screen" in [heading.value for heading in app.subheader]
@@ -137,7 +140,7 @@ def test_hostile_names_and_labels_stay_text():
     info = ModelInfo(HOSTILE, HOSTILE, (0, 1), (4, 4), 1, caution=HOSTILE)
     counts = ExpertCounts(info, np.ones((2, 2, 4), int), np.full((2, 2), 4), (HOSTILE, "b"), "label")
     app = upload("hostile.json", to_counts_json(counts))
-    app = counts_page(None, counts=app.session_state["counts"], chosen_counts=app.session_state[session.COUNTS])
+    app = counts_page(None, counts=visit_of(app).counts, chosen_counts=app.session_state[session.COUNTS])
     assert not app.exception and f"Caution: {HOSTILE}" in sentences(app)
     unsafe = [node for node in app if hasattr(node, "proto") and node.type not in {*SAFE_ELEMENTS, "selectbox"}]
     assert not [node for node in unsafe if "example.com" in str(node.proto)]
@@ -148,7 +151,7 @@ def test_counts_of_an_enormous_number_of_groups_are_drawn():
     steps = tuple(range(1000))
     counts = ExpertCounts(info, np.ones((1000, 1, 4), int), np.full((1000, 1), 4), steps, "step")
     app = upload("steps.json", to_counts_json(counts))
-    app = counts_page(None, counts=app.session_state["counts"], chosen_counts=app.session_state[session.COUNTS])
+    app = counts_page(None, counts=visit_of(app).counts, chosen_counts=app.session_state[session.COUNTS])
     assert not app.exception
     (box,) = (box for box in app.selectbox if box.key == session.GROUP)
     assert len(box.options) == 201

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from app_pages import HOSTILE, MAIN, SAFE_ELEMENTS, SECONDS, drawn, pictures, sentences
+from app_pages import HOSTILE, MAIN, SAFE_ELEMENTS, SECONDS, drawn, pictures, sentences, visit_of
 from moeviz_app import settings
 from moeviz_app.server import identity
-from moeviz_app.session import datasets, session
+from moeviz_app.session import session
 from moeviz_app.widgets import answers
 from small_corpus import texts_of
 from streamlit.testing.v1 import AppTest
@@ -94,7 +94,7 @@ def test_it_opens_on_the_page_corpus_with_the_numbers_of_the_trace(serving, fold
     facts = "Dataset my corpus: 400 tokens in 10 texts through sample, 4 MoE layers, top-2 of 8 experts"
     assert facts in sentences(app)
     assert counts_summary(expert_load(texts_of())) in sentences(app)
-    assert app.session_state["address"] == {"dataset": NAME, "layer": "2"}
+    assert visit_of(app).address == {"dataset": NAME, "layer": "2"}
 
 
 @pytest.mark.parametrize("topic", list(TOPICS))
@@ -117,7 +117,7 @@ def test_a_layer_is_chosen_and_in_the_address(serving, folder):
     app = serving(folder, at="co-activation", dataset=NAME, layer="3")
     assert app.select_slider(key=session.CORPUS_LAYER).value == 3
     faultless(app.select_slider(key=session.CORPUS_LAYER).set_value(1).run())
-    assert app.session_state["address"] == {"dataset": NAME, "layer": "1"}
+    assert visit_of(app).address == {"dataset": NAME, "layer": "1"}
     assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=session.CORPUS_LAYER).value == 2
 
 
@@ -187,13 +187,9 @@ def test_a_link_never_opens_a_folder_that_is_not_listed(serving, folder, tmp_pat
     link = {"name": "secret", "path": str(tmp_path / "secret"), "climbing": f"{NAME}/../secret"}[asked]
     app = serving(folder, at=page, to=to, dataset=link, layer="1", expert="1")
     assert "which is not open here" in sentences(app) and "200 tokens" not in sentences(app)
-    assert not state_of(app, datasets.TYPED) and app.session_state[session.DATASET] in (None, NAME)
+    assert not visit_of(app).datasets and app.session_state[session.DATASET] in (None, NAME)
     go_to(app, page, dataset=NAME, layer="1", expert="1")
     assert app.session_state[session.DATASET] == NAME and "400 tokens" in sentences(app)
-
-
-def state_of(app: AppTest, key: str) -> object:
-    return app.session_state[key] if key in app.session_state else None  # noqa: SIM401  AppTest's has no `get`
 
 
 def test_the_machines_own_user_opens_a_folder_by_its_path(serving, folder):
@@ -201,7 +197,7 @@ def test_the_machines_own_user_opens_a_folder_by_its_path(serving, folder):
     app.text_input(key="folder of a dataset").set_value(str(folder)).run()
     faultless(app)
     assert f"Dataset {NAME}: 400 tokens" in sentences(app)
-    assert app.session_state["address"] == {"dataset": NAME, "layer": "2"}
+    assert visit_of(app).address == {"dataset": NAME, "layer": "2"}
 
 
 @pytest.mark.parametrize("typed", ["/nowhere", "a\0b", "a" * 5000, "~", "."])
@@ -211,7 +207,7 @@ def test_a_path_without_a_dataset_is_refused(serving, typed, monkeypatch, tmp_pa
     app.text_input(key="folder of a dataset").set_value(typed).run()
     assert sentences(app).count("is no folder") == 1
     press(app, "Open")
-    assert "is no folder" in sentences(app) and not state_of(app, datasets.TYPED)
+    assert "is no folder" in sentences(app) and not visit_of(app).datasets
 
 
 @pytest.mark.parametrize("to", [settings.TEAM, settings.PUBLIC])
@@ -227,10 +223,10 @@ def test_even_a_forged_message_opens_no_path_for_others(serving, folder, to):
 
     serving(to=to)
     app = AppTest.from_function(script, default_timeout=SECONDS, args=(str(folder),)).run()
-    assert "cannot be opened from here" in sentences(app) and not state_of(app, datasets.TYPED)
+    assert "cannot be opened from here" in sentences(app) and not visit_of(app).datasets
     serving(to=settings.PRIVATE)
     app = AppTest.from_function(script, default_timeout=SECONDS, args=(str(folder),)).run()
-    assert state_of(app, datasets.TYPED) == {NAME: str(folder)}
+    assert visit_of(app).datasets == {NAME: str(folder)}
 
 
 # What is damaged, changed or hostile

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from app_pages import SAFE_ELEMENTS, page, pictures, sentences
+from app_pages import SAFE_ELEMENTS, page, pictures, sentences, visit_of
 from engine_traces import late, noisy
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
@@ -21,7 +21,7 @@ def visit(*traces: RoutingTrace):
     app = page(VIEW, traces[-1] if traces else None)
     if not traces:
         return app
-    app.session_state["recent"] = SessionLibrary({f"trace {at}": trace for at, trace in enumerate(traces)})
+    visit_of(app).recent = SessionLibrary({f"trace {at}": trace for at, trace in enumerate(traces)})
     return app.run()
 
 
@@ -61,7 +61,7 @@ def test_who_has_nothing_to_compare_runs_the_example_in_two_precisions():
     button.click().run()
     assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
     first, second = (
-        app.session_state["recent"][app.session_state[key]] for key in (session.FIRST_TRACE, session.SECOND_TRACE)
+        visit_of(app).recent[app.session_state[key]] for key in (session.FIRST_TRACE, session.SECOND_TRACE)
     )
     assert (first.model.dtype, second.model.dtype) == ("float32", "bfloat16")
 

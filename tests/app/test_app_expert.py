@@ -9,7 +9,7 @@ from threading import Event
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, SECONDS, pictures, sentences
+from app_pages import HOSTILE, SECONDS, pictures, sentences, visit_of
 from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
@@ -51,7 +51,7 @@ def visit(trace: RoutingTrace | None = None, **query: str) -> AppTest:
     app = AppTest.from_function(script, default_timeout=SECONDS)
     app.query_params.update(query)
     if trace is not None:
-        app.session_state["trace"] = trace
+        visit_of(app).trace = trace
     app.run()
     assert not app.exception
     return app
@@ -194,11 +194,11 @@ def test_what_is_lost_in_ones_own_text_is_computed_in_the_background_and_kept(ti
     assert "of 64" in said(app)
     label = f"Read the texts without expert {expert}"
     press(app, label)
-    while JOB in app.session_state["results"]:
+    while JOB in visit_of(app).results:
         app.run()
         assert not app.exception
     assert "muted, the model loses **" in said(app)
-    found = next(found for name, found in app.session_state["results"].items() if name.startswith("muted"))
+    found = next(found for name, found in visit_of(app).results.items() if name.startswith("muted"))
     alone = moeviz.ablate(tiny, "Il fait froid à Paris. Il fait froid.", experts=[(0, expert)])
     assert found["loss_change"].item() == pytest.approx(alone["loss_change"].item(), abs=1e-9)
     assert label not in [button.label for button in app.button]
@@ -223,7 +223,7 @@ def muted(tiny: LoadedModel, text: str = "Il fait froid à Paris.") -> AppTest:
     app = visit(trace, layer="0", expert="3")
     if "Read the texts without expert 3" in [button.label for button in app.button]:
         press(app, "Read the texts without expert 3")
-        while JOB in app.session_state["results"]:
+        while JOB in visit_of(app).results:
             app.run()
             assert not app.exception
     return app
@@ -276,11 +276,11 @@ def test_the_background_waits_its_turn_and_can_be_stopped(tiny, on_offer):
     expert = int(trace.experts[0, 3, 0])
     before = on_offer.ask(lambda _tell: gate.wait())
     app = press(visit(trace, layer="0", expert=str(expert)), f"Read the texts without expert {expert}")
-    _, job = app.session_state["results"][JOB]
+    _, job = visit_of(app).results[JOB]
     while not job.ahead:
         pass
     press(app, "Stop")
-    assert JOB not in app.session_state["results"]
+    assert JOB not in visit_of(app).results
     assert f"Read the texts without expert {expert}" in [button.label for button in app.button]
     gate.set()
     assert next(told.value for told in before if isinstance(told, Done))
@@ -308,11 +308,11 @@ def test_weights_that_a_trace_lacks_are_recorded_anew(tiny, on_offer):
     whole = moeviz.trace(tiny, "Il fait froid à Paris.")
     app = visit(replace(whole, weights=None, logits=None), layer="0", expert="3")
     press(app, "Read the texts again, with weights")
-    while JOB in app.session_state["results"]:
+    while JOB in visit_of(app).results:
         app.run()
         assert not app.exception
     app.run()
-    trace = app.session_state["trace"]
+    trace = visit_of(app).trace
     assert trace.weights is not None and "label" not in trace.tokens
     assert (trace.experts == whole.experts).all()
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from app_pages import visit_of
 from moeviz_app import settings
 from moeviz_app.settings import read_settings
 from plain_box import RUN, TEXT
@@ -47,14 +48,14 @@ def test_every_visitor_begins_with_the_file_that_the_server_was_started_with(sta
     write_trace(trace, tmp_path / "mine.npz")
     started_with(tmp_path / "mine.npz")
     one, other = visit(), visit()
-    assert not one.exception and one.session_state["trace"].equals(trace)
-    assert other.session_state["trace"] is one.session_state["trace"]  # read once
+    assert not one.exception and visit_of(one).trace.equals(trace)
+    assert visit_of(other).trace is visit_of(one).trace  # read once
     assert not [text.value for text in one.markdown if "recorded beforehand" in text.value]
 
 
 def test_without_a_file_a_visit_begins_with_the_example():
     app = visit()
-    assert "trace" not in app.session_state
+    assert visit_of(app).trace is None
     assert [text.value for text in app.markdown if "recorded beforehand" in text.value]
 
 
@@ -65,21 +66,21 @@ def test_what_a_visitor_runs_takes_the_place_of_the_file_and_stays(started_with,
     app.text_area(key=TEXT).set_value("Il fait froid.")
     app.button(key=RUN).click().run()
     app.run()
-    assert not app.exception and app.session_state["trace"].model.name == "embedded"
+    assert not app.exception and visit_of(app).trace.model.name == "embedded"
 
 
 def test_a_link_wins_over_the_file(started_with, trace, tmp_path):
     write_trace(trace, tmp_path / "mine.npz")
     started_with(tmp_path / "mine.npz")
     app = visit(prompt="Il fait froid.", model="embedded")
-    assert not app.exception and app.session_state["trace"].model.name == "embedded"
-    assert any(other.equals(trace) for other in app.session_state["recent"].values())  # and is still there
+    assert not app.exception and visit_of(app).trace.model.name == "embedded"
+    assert any(other.equals(trace) for other in visit_of(app).recent.values())  # and is still there
 
 
 def test_a_file_that_has_gone_is_told_and_the_app_works(started_with, tmp_path):
     started_with(tmp_path / "gone.npz")
     app = visit()
-    assert not app.exception and "trace" not in app.session_state
+    assert not app.exception and visit_of(app).trace is None
     assert [text.value for text in app.text if "gone.npz' cannot be read: No such file or directory." in text.value]
     assert not [text.value for text in app.run().text if "gone.npz" in text.value]  # once
 
@@ -118,7 +119,7 @@ def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace)
     made = []
     monkeypatch.setattr("moeviz.report.all_charts.charts_zip", lambda trace: made.append(trace) or b"PK")
     app = AppTest.from_function(traces_page)
-    app.session_state["trace"] = trace
+    visit_of(app).trace = trace
     app.run()
     assert not app.exception and not made
     (button,) = (node for node in app.get("download_button") if node.proto.label == "All charts (zip)")

@@ -4,7 +4,7 @@ from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
-from app_pages import COMPARE, WHAT_IF, address, go_to, pair, run, sentences, visit
+from app_pages import COMPARE, WHAT_IF, address, go_to, pair, run, sentences, visit, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
@@ -60,7 +60,7 @@ def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, mo
     other = visit(WHAT_IF, **address(app))
     assert changed(other) == {"Change": fields.KINDS[kind]} | chosen != before
     assert other.text_area(key=session.PROMPT).value == "Another text"
-    assert session.EFFECT not in other.session_state and "trace" not in other.session_state
+    assert visit_of(other).what_if is None and visit_of(other).trace is None
     assert not other.warning
     assert address(other) == address(app)
 
@@ -71,7 +71,7 @@ def test_what_if_says_beside_its_change_which_run_is_on_screen():
     assert address(app).keys() >= {"change", "changed_layer", "experts"}
     assert fields.CHANGED_PROMPT not in address(app)
     other = visit(WHAT_IF, **address(app))
-    assert other.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), FRENCH.prompt))
+    assert visit_of(other).trace.equals(moeviz.trace(moeviz.load_model(), FRENCH.prompt))
     assert other.text_area(key=session.PROMPT).value == FRENCH.prompt and changed(other) == changed(app)
 
 
@@ -125,7 +125,7 @@ def test_a_link_to_compare_shows_the_two_traces():
     assert compared(other) == compared(app) == [FRENCH.prompt, ENGLISH.prompt]
     assert other.selectbox(key=session.BESIDE).value == chart
     assert address(other) == address(app)
-    assert visit(COMPARE).session_state["address"] == {}, "the control"
+    assert visit_of(visit(COMPARE)).address == {}, "the control"
 
 
 def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
@@ -142,10 +142,10 @@ def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
 
 def test_a_link_to_compare_takes_up_what_was_run_before(monkeypatch):
     app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
-    shown = app.session_state["trace"]
+    shown = visit_of(app).trace
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     go_to(app, COMPARE, **pair(FRENCH, ENGLISH))
-    assert compared(app) == [FRENCH.prompt, ENGLISH.prompt] and app.session_state["trace"] is shown
+    assert compared(app) == [FRENCH.prompt, ENGLISH.prompt] and visit_of(app).trace is shown
     go_to(app, "load")
     assert compared(go_to(app, COMPARE, **pair(ENGLISH, FRENCH))) == [ENGLISH.prompt, FRENCH.prompt]
 
@@ -157,9 +157,9 @@ def test_a_run_that_generates_waits_and_then_is_compared_part_by_part(monkeypatc
         watched.setattr(model_service, "_load", pytest.fail)
         app = visit(COMPARE, **pair(written, written))
         assert sentences(app).count("press Run on the Explore page") == 1 and "'One day'" in sentences(app)
-        assert "recent" not in app.session_state and "fewer than two" not in sentences(app)
+        assert not visit_of(app).recent and "fewer than two" not in sentences(app)
     app = visit(COMPARE, **query)
-    assert len(app.session_state["recent"]) == 1 and "press Run on the Explore page" in sentences(app)
+    assert len(visit_of(app).recent) == 1 and "press Run on the Explore page" in sentences(app)
     app = go_to(app, "")
     assert (app.text_area(key=TEXT).value, app.slider(key=session.NEW_TOKENS).value) == ("One day", 2)
     app = go_to(run(app, "One day"), COMPARE)
@@ -174,7 +174,7 @@ def test_a_link_to_compare_loads_no_model_that_is_not_on_offer(model, why, monke
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=False))
     app = visit(COMPARE, **pair(replace(FRENCH, model=model), ENGLISH))
     assert why in sentences(app) and ("not available" in sentences(app)) == (model != "embedded")
-    assert len(app.session_state["recent"]) == (1 if why else 2)
+    assert len(visit_of(app).recent) == (1 if why else 2)
 
 
 def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypatch):
@@ -191,7 +191,7 @@ def test_a_model_of_a_strangers_choice_waits_on_compare_and_on_explore(monkeypat
 def test_nonsense_in_a_link_to_compare_is_ignored(text, monkeypatch):
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     app = visit(COMPARE, first=text, second=text)
-    assert "recent" not in app.session_state and "fewer than two so far" in sentences(app)
+    assert not visit_of(app).recent and "fewer than two so far" in sentences(app)
 
 
 def test_a_part_that_a_trace_has_not_is_ignored():
@@ -202,16 +202,16 @@ def test_a_part_that_a_trace_has_not_is_ignored():
 def test_a_choice_by_hand_ends_what_a_link_still_wants():
     app = run(run(visit(""), FRENCH.prompt), ENGLISH.prompt)
     go_to(app, COMPARE, **pair(replace(ENGLISH, new_tokens=2), FRENCH))
-    assert fields.PAIR_ASKED in app.session_state
+    assert visit_of(app).pair_asked
     app.selectbox(key=session.FIRST_TRACE).set_value(ENGLISH.prompt).run()
-    assert not app.session_state[fields.PAIR_ASKED]
+    assert not visit_of(app).pair_asked
 
 
 def test_what_a_link_cannot_bring_stays_out_of_the_address():
     app = run(run(visit(""), FRENCH.prompt), "a " * (LONGEST // 2 + 1))
     assert not {"first", "second"} & address(go_to(app, COMPARE)).keys()
     app = run(visit(""), FRENCH.prompt)
-    app.session_state["recent"] = dict(app.session_state["recent"]) | {"from a file": sample_trace()}
+    visit_of(app).recent.put("from a file", sample_trace(), most=8)
     assert not {"first", "second"} & address(go_to(app, COMPARE)).keys()
     app = run(go_to(app, ""), ENGLISH.prompt)
     go_to(app, COMPARE).selectbox(key=session.FIRST_TRACE).set_value(FRENCH.prompt)

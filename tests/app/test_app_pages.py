@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import streamlit as st
-from app_pages import MAIN, SECONDS, drawn, page, pictures, run, sentences
+from app_pages import MAIN, SECONDS, drawn, page, pictures, run, sentences, visit_of
 from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
 from moeviz_app.views.corpus import MOST_PASTED
 from moeviz_app.views.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("box_of_widgets")
 def compare(*traces) -> AppTest:
     """The Compare page of a visitor who has had these traces, the last one on screen."""
     app = page("moeviz_app.views.compare.compare_page", traces[-1] if traces else None)
-    app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
+    visit_of(app).recent = SessionLibrary({f"trace {number}": trace for number, trace in enumerate(traces)})
     return app.run()
 
 
@@ -95,7 +96,7 @@ def test_who_has_nothing_to_compare_yet_compares_two_examples():
     (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
     button.click().run()
     assert not app.exception and pictures(app) > 2
-    first, second = app.session_state["recent"].values()
+    first, second = visit_of(app).recent.values()
     assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"]))
     assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"]))
 
@@ -115,27 +116,27 @@ def test_every_change_is_read_both_ways(change):
     (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
     assert not app.exception
-    found, _ = app.session_state[session.EFFECT]
+    found, _ = visit_of(app).what_if
     assert {metric.label for metric in app.metric} >= {"Loss, unchanged", "Loss, changed", "KL", "Next token changed"}
     assert pictures(app) == 3
     assert found.plain.equals(moeviz.trace(moeviz.load_model(), app.text_area(key=session.PROMPT).value))
     (keep,) = (button for button in app.button if button.label == "Keep both traces")
     keep.click().run()
-    assert app.session_state["trace"] is found.changed
-    assert len(app.session_state["recent"]) == 2
+    assert visit_of(app).trace is found.changed
+    assert len(visit_of(app).recent) == 2
 
 
 def test_what_a_change_did_stands_as_it_was_when_another_model_is_chosen(monkeypatch):
     app = what_if()
     (button,) = (button for button in app.button if "with and without" in button.label)
     button.click().run()
-    _, before = app.session_state[session.EFFECT]
+    _, before = visit_of(app).what_if
     assert before["next_token"].map(type).eq(str).all()
     monkeypatch.setattr("moeviz_app.jobs.model_service.model", pytest.fail)  # its tokenizer would read other ids
     app.session_state[session.DTYPE] = "bfloat16"
     app.run()
     assert not app.exception and pictures(app) == 3
-    _, after = app.session_state[session.EFFECT]
+    _, after = visit_of(app).what_if
     assert after is before
 
 
@@ -156,7 +157,7 @@ def corpus() -> AppTest:
 def test_pasted_texts_become_a_labelled_trace_with_its_pictures():
     app = corpus()
     press(app, "Trace the texts")
-    trace = app.session_state["trace"]
+    trace = visit_of(app).trace
     assert trace.tokens["label"].unique().tolist() == ["English", "French", "Python"]
     assert pictures(app) >= 3
 
@@ -174,10 +175,10 @@ def test_a_row_is_added_and_removed_and_a_row_that_lacks_its_label_or_text_is_le
     assert len(app.text_input) == len(app.text_area) == 4
     app.text_input[3].set_value("German").run()
     press(app, "Trace the texts")
-    assert app.session_state["trace"].tokens["label"].nunique() == 3  # it has no text yet
+    assert visit_of(app).trace.tokens["label"].nunique() == 3  # it has no text yet
     app.text_area[3].set_value("Es war kalt.").run()
     press(app, "Trace the texts")
-    assert app.session_state["trace"].tokens["label"].nunique() == 4
+    assert visit_of(app).trace.tokens["label"].nunique() == 4
     for _ in range(3):
         press(app, "Remove the last")
     assert not app.exception
@@ -204,7 +205,7 @@ def visit(**query: str) -> AppTest:
 
 def address(app: AppTest) -> dict[str, str]:
     """What the browser's address is to end in: written there, where the harness has none."""
-    return app.session_state["address"]
+    return visit_of(app).address
 
 
 def test_the_address_repeats_the_view():
@@ -213,9 +214,9 @@ def test_the_address_repeats_the_view():
     assert (address(app)["prompt"], address(app)["model"]) == ("Il fait froid.", "embedded")
     other = visit(**address(app) | {"layer": "2", "token": "4"})
     assert not other.exception
-    trace = other.session_state["trace"]
+    trace = visit_of(other).trace
     assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
-    assert (other.session_state[session.LAYER], other.session_state["token"]) == (2, 4)
+    assert (other.session_state[session.LAYER], visit_of(other).token) == (2, 4)
     assert other.text_area(key=TEXT).value == "Il fait froid."
     assert address(other)["token"] == "4"
 
@@ -236,7 +237,7 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
     with monkeypatch.context() as watched:
         watched.setattr(model_service, "run_on_model", pytest.fail)
         app = visit(prompt="One day", new_tokens="3", seed="5")
-        assert not app.exception and "trace" not in app.session_state
+        assert not app.exception and visit_of(app).trace is None
         assert "press Run on the Explore page" in sentences(app)
         app.run()
         assert "press Run on the Explore page" in sentences(app), "it says so as long as nothing is run"
@@ -251,31 +252,31 @@ def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch)
 def test_a_link_to_a_model_in_memory_runs():
     model_service.model("embedded", model_catalog.LoadOptions("bfloat16"))
     app = visit(prompt="One day", dtype="bfloat16")
-    assert not app.exception and app.session_state["trace"].model.dtype == "bfloat16"
+    assert not app.exception and visit_of(app).trace.model.dtype == "bfloat16"
 
 
 def test_going_back_shows_the_earlier_trace_without_running_it_again(monkeypatch):
     app = run(run(visit(), "Il fait froid."), "One day")
-    later = app.session_state["trace"]
+    later = visit_of(app).trace
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     app.query_params["prompt"] = "Il fait froid."
     app.run()
     assert not app.exception
-    assert app.session_state["trace"] is not later
-    assert "".join(app.session_state["trace"].tokens["text"]) == "<s>Il fait froid."
+    assert visit_of(app).trace is not later
+    assert "".join(visit_of(app).trace.tokens["text"]) == "<s>Il fait froid."
 
 
 def test_a_click_that_carries_the_address_of_before_does_not_go_back():
     """The browser had not heard of the new address when the visitor chose another layer."""
     before = address(app := run(visit(), "Il fait froid."))
     run(app, "One day")
-    later, now = app.session_state["trace"], address(app)
+    later, now = visit_of(app).trace, address(app)
     for name, value in before.items():
         app.query_params[name] = value
     app.session_state[session.LAYER] = 1
     app.run()
     assert not app.exception
-    assert app.session_state["trace"] is later and app.text_area(key=TEXT).value == "One day"
+    assert visit_of(app).trace is later and app.text_area(key=TEXT).value == "One day"
     assert address(app) == now | {"layer": "1"}
 
 
@@ -290,8 +291,8 @@ def test_a_click_that_carries_the_address_of_before_does_not_go_back():
 def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it(query):
     app = visit(prompt="One day", **query)
     assert not app.exception
-    assert app.session_state["trace"].equals(moeviz.trace(moeviz.load_model(), "One day"))
-    assert app.session_state["token"] is None
+    assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "One day"))
+    assert visit_of(app).token is None
 
 
 def test_an_address_cannot_load_what_a_visitor_may_not(monkeypatch):
@@ -299,12 +300,12 @@ def test_an_address_cannot_load_what_a_visitor_may_not(monkeypatch):
     app = visit(prompt="One day", model="some/model")
     assert not app.exception
     assert "not available here" in sentences(app)
-    assert "trace" not in app.session_state
+    assert visit_of(app).trace is None
 
 
 def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
     app = run(visit(), "Il fait froid.")
-    app.session_state["trace"] = trace
+    visit_of(app).trace = trace
     app.run()
     assert address(app) == {}
     assert RunRequest("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
@@ -345,7 +346,7 @@ def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path)
     app.slider(key=session.NEW_TOKENS).set_value(4).run()
     app = run(app, "One day")
     assert not app.exception
-    assert app.session_state["trace"].model.site == "decoder"
+    assert visit_of(app).trace.model.site == "decoder"
     assert address(app)["site"] == "decoder"
 
 
@@ -375,9 +376,9 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert "kind of text" not in questions or file == "mixtral", "its labels are vowels, or digits"
     press(app, "Take it to other pages")
     assert not app.exception and "Something is to be seen on" in sentences(app)
-    trace = app.session_state["trace"]
+    trace = visit_of(app).trace
     if trace.model.backend == "mixture":
-        assert [name[:20] for name in app.session_state["recent"]] == [trace.model.name[:20]]
+        assert [name[:20] for name in visit_of(app).recent] == [trace.model.name[:20]]
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
@@ -394,7 +395,7 @@ def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_
         assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
         assert "synthetic stand-in" in sentences(app) and f"error {error}" in sentences(app)
         press(app, "Take it to other pages")
-        traces.append(app.session_state["trace"])
+        traces.append(visit_of(app).trace)
     assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
     press(app, "Back to the one that ships")
     assert "This is the result that ships" in sentences(app)
@@ -455,7 +456,7 @@ def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
 def three(*traces) -> AppTest:
     """The Compare page with a third trace chosen beside the first two."""
     app = page("moeviz_app.views.compare.compare_page", traces[-1])
-    app.session_state["recent"] = {f"trace {number}": trace for number, trace in enumerate(traces)}
+    visit_of(app).recent = SessionLibrary({f"trace {number}": trace for number, trace in enumerate(traces)})
     for number, key in enumerate(trace_picker.KEYS):
         app.session_state[key] = f"trace {number}"
     app.run()
@@ -542,19 +543,19 @@ def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, word
     button.click().run()
     assert not app.exception
     chosen = [app.session_state[key] for key in trace_picker.KEYS]
-    assert [app.session_state["recent"][key].model.name for key in chosen if key] == [*names]
+    assert [visit_of(app).recent[key].model.name for key in chosen if key] == [*names]
 
 
 def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
     app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
-    first = app.session_state["figures of several"][1]
+    first = visit_of(app).results["figures of several"][1]
     monkeypatch.setattr("moeviz_app.views.compare_several.figures_of_several", pytest.fail)
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
-    assert not app.exception and app.session_state["figures of several"][1] is first
+    assert not app.exception and visit_of(app).results["figures of several"][1] is first
     monkeypatch.undo()
     app.selectbox(key=session.THIRD_TRACE).set_value("trace 0").run()
-    assert not app.exception and app.session_state["figures of several"][1] is not first
+    assert not app.exception and visit_of(app).results["figures of several"][1] is not first
 
 
 def test_two_models_are_compared_by_what_holds_for_each_and_expert_by_expert_with_a_warning():

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import pytest
-from app_pages import drawn, first_page, run
+from app_pages import drawn, first_page, run, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import READ, RunRequest, run_from_query, usual_temperature
@@ -38,7 +38,7 @@ def test_the_embedded_model_samples_unless_asked_otherwise():
     app = first_page()
     assert app.slider(key=session.TEMPERATURE).value == usual_temperature("embedded") == 0.8
     app.slider(key=session.NEW_TOKENS).set_value(5).run()
-    trace = run(app, "One day").session_state["trace"]
+    trace = visit_of(run(app, "One day")).trace
     assert trace.model.decoding == "sampled at temperature 0.8, seed 0"
     assert usual_temperature("some/other") == 0.0
 
@@ -47,7 +47,7 @@ def test_the_embedded_model_samples_unless_asked_otherwise():
 def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, made, ends, kept):
     """A click elsewhere ends the script with RerunException; then the next script begins."""
     app = first_page(moeviz.trace("embedded", "Before"))
-    before = app.session_state["trace"]
+    before = visit_of(app).trace
 
     def breaks_off(_heard, _listen):
         session.hold(made)
@@ -57,7 +57,7 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
     run(app, "Il fait")
     app.run()
     assert not app.exception
-    assert app.session_state["trace"] is (made if kept else before)
+    assert visit_of(app).trace is (made if kept else before)
 
 
 def test_each_field_of_a_run_is_in_an_address_and_comes_back():
@@ -119,7 +119,7 @@ def test_the_strip_tells_apart_what_a_chat_template_added(monkeypatch):
     )
     app = first_page(trace)
     assert drawn(app, EXPLORER)["template"] == []
-    app.session_state["runs"] = [(trace, RunRequest("One day", "embedded", chat=True, system="Be brief."))]
+    visit_of(app).recent.runs = [(trace, RunRequest("One day", "embedded", chat=True, system="Be brief."))]
     app.run()
     assert drawn(app, EXPLORER)["template"] == [0, 2]
 

@@ -4,7 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from app_pages import first_page, run
+from app_pages import first_page, run, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest
@@ -53,7 +53,7 @@ def test_a_prompt_is_run_on_the_server_that_was_chosen(listed):
     app = chosen(listed)
     app.slider(key=session.NEW_TOKENS).set_value(3).run()
     app = run(app, "Hello")
-    trace = app.session_state["trace"]
+    trace = visit_of(app).trace
     assert not app.exception and trace.model.name == listed and trace.weights is None
     assert trace.tokens["token_id"].tolist() == read("Hellobb")
     words = " ".join(text.value for text in app.text)
@@ -62,10 +62,10 @@ def test_a_prompt_is_run_on_the_server_that_was_chosen(listed):
 
 def test_a_server_that_is_gone_is_a_sentence_and_what_was_shown_stays(listed, stub):
     app = run(chosen(listed), "Hello")
-    before = app.session_state["trace"]
+    before = visit_of(app).trace
     stub.routes["/v1/completions"] = lambda body: (500, {}, b'{"error": {"message": "out of memory"}}')
     app = run(app, "Another")
-    assert not app.exception and app.session_state["trace"] is before
+    assert not app.exception and visit_of(app).trace is before
     assert "failed at /v1/completions (HTTP 500): “out of memory”" in told(app)
 
 
@@ -103,7 +103,7 @@ def test_a_link_to_a_listed_server_waits_for_run(listed, stub):
     assert "a model on a server" in told(app)
     assert stub.asked == []
     assert not model_service.at_hand(listed, model_catalog.DEFAULT_LOAD)
-    assert run(app, "Hello").session_state["trace"].tokens["token_id"].tolist() == read("Hello")
+    assert visit_of(run(app, "Hello")).trace.tokens["token_id"].tolist() == read("Hello")
 
 
 def test_who_stops_listening_hangs_up(listed, stub, monkeypatch):

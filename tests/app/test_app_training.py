@@ -153,12 +153,6 @@ def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_trainin
     assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
 
 
-def test_the_page_of_training_leaves_alone_which_run_made_which_trace(trace):
-    made = [(trace, "what was asked for")]
-    app = training_page(runs=made)
-    assert not app.exception and app.session_state["runs"] == made
-
-
 @pytest.mark.parametrize("data", [b"", b"{}\n", b'{"step": 1}\n', b"\x00" * 99, b"[" * 100_000])
 def test_an_upload_that_is_no_run_is_refused_and_what_was_there_stays(data):
     app = uploaded("x.jsonl", data)

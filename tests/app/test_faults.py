@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from app_pages import first_page, run, sentences
+from app_pages import first_page, run, sentences, visit_of
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import Busy
 from servers import ROOT, free_port, started
@@ -32,9 +32,9 @@ def test_an_allocator_that_fails_in_a_run_is_a_sentence_and_the_next_run_is_made
         broken.setattr("moeviz.capture.trace.capture", fails)
         app = run(first_page(trace), "One day")
         assert "There was not enough memory in this run" in sentences(app) and not app.exception
-        assert app.session_state["trace"] is trace
+        assert visit_of(app).trace is trace
     assert not run(app, "One day").exception
-    assert app.session_state["trace"] is not trace
+    assert visit_of(app).trace is not trace
 
 
 @pytest.mark.usefixtures("box_of_widgets")
@@ -48,7 +48,7 @@ def test_an_allocator_that_fails_at_load_is_a_sentence_and_the_next_load_is_made
         app = run(first_page(trace), "One day")
         assert "There was not enough memory while embedded was being loaded" in sentences(app) and not app.exception
     assert not run(app, "One day").exception
-    assert app.session_state["trace"] is not trace
+    assert visit_of(app).trace is not trace
 
 
 @pytest.mark.usefixtures("box_of_widgets")
@@ -66,7 +66,7 @@ def test_a_server_out_of_threads_is_a_sentence_and_the_next_run_is_made(monkeypa
         app = run(first_page(trace), "One day")
         assert "run out of threads" in sentences(app) and not app.exception
     assert not run(app, "One day").exception
-    assert app.session_state["trace"] is not trace
+    assert visit_of(app).trace is not trace
 
 
 def command(port):

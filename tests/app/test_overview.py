@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from app_pages import drawn, first_page, pictures, sentences, topic_page
+from app_pages import drawn, first_page, pictures, sentences, topic_page, visit_of
 from moeviz_app.session import session
 from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
 from PIL import Image
@@ -244,8 +244,8 @@ def test_a_trace_that_is_too_large_is_explored_a_stretch_at_a_time():
     trace = random_trace(60, 16384, 128)
     app = long_page(trace)
     assert "tokens 0 to 255 of 16,384" in sentences(app)
-    app.session_state["brushed"] = range(100, 130)
-    app.session_state["token"] = 107
+    visit_of(app).brushed = range(100, 130)
+    visit_of(app).token = 107
     app.run()
     assert not app.exception
     sent = drawn(app, EXPLORER)
@@ -261,11 +261,11 @@ def test_only_a_trace_of_several_windows_has_an_overview():
 
 def test_what_was_brushed_is_on_screen_until_a_page_is_turned():
     app = tokens_page(sample_trace(layers=2, tokens=600))
-    app.session_state["brushed"] = range(100, 130)
+    visit_of(app).brushed = range(100, 130)
     app.run()
     assert [token["position"] for token in drawn(app, session.STRIP)["tokens"]] == list(range(100, 130))
     assert "tokens 100 to 129 of 600" in sentences(app)
-    app.session_state["brushed"] = None
+    visit_of(app).brushed = None
     app.session_state[session.WINDOW] = 3
     app.run()
     assert "tokens 512 to 599 of 600" in sentences(app)

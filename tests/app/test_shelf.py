@@ -8,7 +8,7 @@ from pathlib import Path
 from weakref import ref
 
 import pytest
-from app_pages import sentences
+from app_pages import sentences, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity, metrics
@@ -123,9 +123,9 @@ def nothing():
 def test_a_visit_that_is_over_keeps_nothing():
     """The same of a whole session of Streamlit, after the state of its widgets is cleared as it is at the end."""
     app = AppTest.from_function(nothing)
-    app.session_state["recent"] = filled(3)
+    visit_of(app).recent = filled(3)
     app.run()
-    traces = [ref(trace) for trace in app.session_state["recent"].values()]
+    traces = [ref(trace) for trace in visit_of(app).recent.values()]
     del app
     gc.collect()
     assert [trace() for trace in traces] == [None] * 3
@@ -165,7 +165,7 @@ def remember_two():
 
 
 def names_of(app: AppTest) -> list[str]:
-    return [*app.session_state["recent"]]
+    return [*visit_of(app).recent]
 
 
 def test_recent_traces_are_there_again_after_a_restart(own):
@@ -176,8 +176,8 @@ def test_recent_traces_are_there_again_after_a_restart(own):
     for page in (traces_page, compare_page):
         after = AppTest.from_function(page).run()
         assert not after.exception
-        assert [len(trace.tokens) for trace in after.session_state["recent"].values()] == [5, 6]
-        ((first, run),) = after.session_state["runs"]
+        assert [len(trace.tokens) for trace in visit_of(after).recent.values()] == [5, 6]
+        ((first, run),) = visit_of(after).recent.runs
         assert run == RunRequest("five", "embedded") and len(first.tokens) == 5
         assert not after.run().exception and len(names_of(after)) == 2  # and not twice
     assert "current trace" in str(AppTest.from_function(traces_page).run().selectbox[0].label).lower()
@@ -186,8 +186,8 @@ def test_recent_traces_are_there_again_after_a_restart(own):
 def test_a_new_name_is_kept_too(own):
     app = AppTest.from_function(remember_two).run()
     page = AppTest.from_function(traces_page)
-    page.session_state["trace"] = app.session_state["trace"]
-    page.session_state["recent"] = app.session_state["recent"]
+    visit_of(page).trace = visit_of(app).trace
+    visit_of(page).recent = visit_of(app).recent
     page.run().text_input[0].set_value("mine").run()
     durable.settle()
     assert not page.exception and "mine" in [kept_trace(path).title for path in kept_traces(own)]
@@ -206,7 +206,7 @@ def test_of_a_stranger_nothing_is_written_and_nothing_is_shown(own, monkeypatch,
     durable.settle()
     assert [kept_trace(path).title for path in kept_traces(own)] == ["of the machine's user"]
     page = AppTest.from_function(traces_page).run()
-    assert "recent" not in page.session_state or not names_of(page)
+    assert not visit_of(page).recent or not names_of(page)
     assert "somebody" not in sentences(page)
 
 
@@ -237,7 +237,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_in_memory(own, monkeypa
     durable.settle()
     assert len(names_of(app)) == 2 and kept_traces(own) == []
     page = AppTest.from_function(traces_page)
-    page.session_state["recent"] = app.session_state["recent"]
+    visit_of(page).recent = visit_of(app).recent
     said = sentences(page.run())
     assert "cannot be kept for later visits: No space left on device. It is here until the server stops." in said
     assert "No space left" in caplog.text and "five" not in caplog.text
@@ -258,7 +258,7 @@ def test_traces_that_were_let_go_are_named_on_the_page(limits):
     tab = filled(2)
     limits(session_mb=1)
     tab.put("newest", sample_trace(tokens=4), 8)
-    app.session_state["recent"] = tab
+    visit_of(app).recent = tab
     assert "Memory was needed, so the oldest traces were let go: “0”, “1”." in sentences(app.run())
     assert "Memory was needed" not in sentences(app.run())
 
@@ -268,5 +268,5 @@ def test_a_file_is_opened_through_a_process_of_its_own(monkeypatch, trace):
     read = []
     monkeypatch.setattr(opened_files, "read_sandboxed", lambda *args: read.append(args) or Opened(trace))
     app.file_uploader[0].upload("mine.npz", EXPORTS[3].write(trace), "application/octet-stream").run()
-    assert not app.exception and app.session_state["trace"] is trace
+    assert not app.exception and visit_of(app).trace is trace
     assert [name for _, name, *_ in read] == ["mine.npz"]

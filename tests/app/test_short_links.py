@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from app_pages import COMPARE, WHAT_IF, address, pair, run, sentences, visit
+from app_pages import COMPARE, WHAT_IF, address, pair, run, sentences, visit, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.url import short_links
@@ -62,9 +62,9 @@ def test_the_oldest_go_where_there_is_too_much(monkeypatch):
 @pytest.mark.usefixtures("box_of_widgets")
 def test_the_address_of_a_run_holds_a_key_that_brings_another_visitor_the_same(links):
     app = run(visit(""), FRENCH.prompt)
-    assert app.session_state["address"].keys() == {"key"}
+    assert visit_of(app).address.keys() == {"key"}
     other = visit("load", **address(app))
-    assert other.session_state["trace"].tokens["text"].tolist() == app.session_state["trace"].tokens["text"].tolist()
+    assert visit_of(other).trace.tokens["text"].tolist() == visit_of(app).trace.tokens["text"].tolist()
     assert address(other).keys() == {"key"}
 
 
@@ -88,4 +88,4 @@ def test_no_page_writes_what_was_typed_into_its_address(links, page, query):
 def test_a_key_that_nobody_gave_is_told_and_brings_nothing(links):
     app = visit("", key="AAAAAAAAAAAAAAAAAAAAAA")
     assert "This address holds a key that this server does not know" in sentences(app)
-    assert "trace" not in app.session_state
+    assert visit_of(app).trace is None

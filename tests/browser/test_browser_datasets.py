@@ -38,6 +38,7 @@ def answered(page: Page) -> None:
     check(page)
 
 
+@pytest.mark.table("app", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
     page = visit("/corpus", at=serving, size=size)

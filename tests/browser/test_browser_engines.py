@@ -49,6 +49,7 @@ def opened(files):
         yield running
 
 
+@pytest.mark.table("app", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened, visit, size):
     page = visit("/engine-difference", at=opened, size=size)

@@ -115,7 +115,10 @@ class Walker:
         return name
 
 
-@pytest.fixture(params=["mouse", "keys", "touch"])
+OTHER_WAYS = pytest.mark.table("app", "moeviz/charts")
+
+
+@pytest.fixture(params=["mouse", pytest.param("keys", marks=OTHER_WAYS), pytest.param("touch", marks=OTHER_WAYS)])
 def walker(request, visit):
     return Walker(visit(size="phone" if request.param == "touch" else "desktop"), request.param)
 

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
+from moeviz_app.session.visit import KEY, Visit
 from moeviz_app.url import fields
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
@@ -53,7 +54,7 @@ def traces_page(trace: RoutingTrace | None = None) -> AppTest:
 def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
     if trace is not None:
         layers = trace.model.layers
-        app.session_state["trace"] = trace
+        visit_of(app).trace = trace
         for key, value in {
             session.LAYER: layers[0],
             session.FIRST_LAYER: layers[0],
@@ -61,6 +62,13 @@ def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
         }.items():
             app.session_state[key] = value
     return app.run()
+
+
+def visit_of(app: AppTest) -> Visit:
+    """Return the state of the visit that a page belongs to, also before the page is drawn."""
+    if KEY not in app.session_state:
+        app.session_state[KEY] = Visit()
+    return app.session_state[KEY]
 
 
 def run(app: AppTest, prompt: str) -> AppTest:
@@ -102,7 +110,7 @@ def go_to(app: AppTest, path: str, **query: str) -> AppTest:
 
 
 def address(app: AppTest) -> dict[str, str]:
-    return app.session_state["address"]
+    return visit_of(app).address
 
 
 def pair(first: RunRequest | dict[str, str], second: RunRequest | dict[str, str]) -> dict[str, str]:
