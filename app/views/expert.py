@@ -3,6 +3,8 @@
 Of a dataset, in place of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
 """
 
+from weakref import WeakKeyDictionary
+
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
@@ -35,10 +37,12 @@ from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
-from moeviz.errors import DamagedShard
+from moeviz.errors import DamagedShard, MissingField
 from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
+from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import contexts, expert_summary, expert_summary_of_counts
 from moeviz.metrics.words import in_words_of
+from moeviz.routing_trace import RoutingTrace
 
 MOST_KINDS, MOST_MAPS = 40, 100  # labels of a dataset that are drawn; there may be thousands
 PLACES = "Where in the text does it have them?"
@@ -48,6 +52,7 @@ NEEDS_TRACE = (
     "trace: how much weight it has, and which experts of other layers have the same tokens in any slot. “moeviz "
     "convert FOLDER trace.npz” makes one of a small dataset."
 )
+_names: WeakKeyDictionary[RoutingTrace, pd.DataFrame] = WeakKeyDictionary()
 
 
 def expert_page() -> None:
@@ -76,6 +81,8 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
         if seen.trouble:
             say(seen.trouble)
         st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
+        if name := _name(trace, *where):
+            st.text(name)
         numbers = expert_numbers(trace, *where)
         numbers_line(numbers, *([] if lost is None else [_loss(loss_of_all(lost, *where), kinds)]))
         if 0 < (has := numbers["tokens"].item()) < FEW:
@@ -97,6 +104,16 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
     if kinds is not None:
         panel(seen, ATLAS, ATLAS.measure(trace, *where))
     _rows(seen)
+
+
+def _name(trace: RoutingTrace, layer: int, expert: int) -> str:
+    """Say the expert's name; nothing where the trace is too short for one."""
+    if trace not in _names:
+        try:
+            _names[trace] = expert_names(trace)
+        except MissingField:
+            return ""
+    return expert_name_sentence(_names[trace], layer, expert)
 
 
 def _draw_of_dataset(seen: ExpertInDataset) -> None:

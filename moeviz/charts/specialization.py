@@ -7,6 +7,7 @@ import pandas as pd
 from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
+from moeviz.metrics.expert_names import expert_names, expert_names_caption
 from moeviz.metrics.specialization import (
     MAX_LABELS,
     label_divergence,
@@ -19,6 +20,27 @@ from moeviz.metrics.specialization import (
 from moeviz.metrics.tokens import visible
 
 LABEL_WIDTH = 105  # pixels of a label's name: two thirds of a phone are left for the picture
+
+
+def expert_names_grid(frame: pd.DataFrame) -> alt.Chart:
+    """Layer by expert, coloured by how far the expert's name holds. Columns: those of `expert_names`."""
+    chart = marks.cells(
+        frame.assign(name=frame["name"].map(visible)),
+        x=theme.expert_axis(),
+        y=theme.layer_rows(),
+        color=theme.gradient("phi", "correlation on other texts", {"domain": [0, 1], "clamp": True}, format=".1f"),
+        tooltip=theme.tooltip(
+            layer="d",
+            expert="d",
+            name="",
+            phi=("correlation on texts set aside", ".2f"),
+            precision=("its tokens that are of the name", ".0%"),
+            recall=("tokens of the name that it has", ".0%"),
+            share=("all tokens that are of the name", ".0%"),
+            tokens=("tokens that it has", ","),
+        ),
+    )
+    return theme.framed(chart, theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
@@ -98,6 +120,15 @@ def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 CHARTS = (
+    Chart(
+        "What does each expert take, and does that hold on other texts?",
+        "Each cell is an expert: point at it for its name, the kinds of text or the class of tokens that it takes. The "
+        "darker, the better the name fits texts that did not choose it; below 0.3 there is no clear pattern.",
+        measure=expert_names,
+        draw=expert_names_grid,
+        say=expert_names_caption,
+        expert="expert",
+    ),
     Chart(
         "Which experts does each kind of text use?",
         "Each row is a label, and its cells show how its assignments in this layer are divided among the experts; "

@@ -1,0 +1,215 @@
+"""Names of experts: the kinds of text, or the class of tokens, that an expert has, where that holds on other texts."""
+
+import re
+import unicodedata
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64
+
+from moeviz.errors import MissingField
+from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.tokens import PART_OF_CHARACTER, SPECIAL_TOKEN
+from moeviz.metrics.words import one_row, percent, short
+from moeviz.routing_trace import RoutingTrace
+
+HOLDS = 0.3  # correlation on the texts that did not choose the name
+SURE = 4.0  # times the standard error of the correlation of two unrelated facts, 1 / sqrt(tokens)
+GAIN = 0.03  # in correlation, that another kind in a name, or a class in place of kinds, must add
+MOST_KINDS = 4  # in a name
+FEWEST = 10  # tokens of the expert, on either half of the texts
+UNNAMED = "no clear pattern"
+CLASSES = {
+    "blanks and line ends": re.compile(r"\s*"),
+    "digits": re.compile(r"\d+"),
+    "punctuation": re.compile(r"[^\w\s]+\s*"),
+}
+SCRIPTS = {
+    "CYRILLIC": "Cyrillic",
+    "CJK": "Chinese characters",
+    "HIRAGANA": "Japanese kana",
+    "KATAKANA": "Japanese kana",
+}
+SCRIPTS |= {"GREEK": "Greek", "ARABIC": "Arabic", "HEBREW": "Hebrew", "DEVANAGARI": "Devanagari", "HANGUL": "Korean"}
+OTHER = "other"
+
+
+@needs_tokens
+def expert_names(trace: RoutingTrace) -> pd.DataFrame:
+    """Names of experts, chosen on one half of the texts and tested on the other.
+
+    A name is up to four kinds of text (labels), or one class of tokens: digits, punctuation, line ends, a script,
+    beginnings or ends of words. Of each kind every other text is set aside. On the first half, the name is what
+    correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in it,
+    or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set aside.
+    From 0.3 up the name holds, if that is also 4 standard errors of unrelated facts, 1 / sqrt(tokens set aside); else,
+    and with fewer than 10 tokens on either half, the expert has no clear pattern.
+    Without labels, or where a kind has one text, only classes of tokens, or the other kinds, make names.
+
+    One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
+    has) · name str · holds bool · by str ("kinds", "tokens", or "" without a candidate) · chosen_phi, phi float64 ·
+    precision float64 (of its tokens set aside, the share that is of the name) · recall float64 (of the tokens of the
+    name set aside, the share that it has) · share float64 (of all tokens set aside, those of the name). Figures are NaN
+    without a candidate. Raises `MissingField` where there is one text only.
+
+    Source: the correlation is Pearson's phi; Yule (1912), Journal of the Royal Statistical Society 75(6).
+    """
+    candidates = [_kinds_of(trace), _classes_of(trace)]
+    aside = _set_aside(trace)
+    frames = [_names_of_layer(trace, row, candidates, aside) for row in range(len(trace.model.layers))]
+    return pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
+
+
+def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> str:
+    """Say an expert's name and how far it holds, from the rows of `expert_names`; "" where it has too few tokens."""
+    row = names[(names["layer"] == layer) & (names["expert"] == expert)].iloc[0]
+    if not row["by"]:
+        return ""
+    if not row["holds"]:
+        return (
+            f"{UNNAMED.capitalize()}: what fits its tokens best on half of the texts does not hold on the other half "
+            f"(correlation {row['phi']:.2f})."
+        )
+    what = "these kinds" if row["by"] == "kinds" else "this class"
+    return (
+        f"{row['name']}: {percent(row['precision'])} of its tokens are of {what}, and {percent(row['share'])} of all "
+        "tokens are, on texts that did not choose the name."
+    )
+
+
+def expert_names_caption(frame: pd.DataFrame) -> str | None:
+    """Count the names that hold, and give the one that holds best; None where none does."""
+    held = frame[frame["holds"]]
+    if held.empty:
+        return None
+    best = one_row(held, held["phi"].idxmax())
+    clearest = f"the clearest is expert {best.expert} of layer {best.layer}: “{short(best.name)}”"
+    return f"{len(held):,} of {len(frame):,} experts have a name that holds; {clearest}."
+
+
+def token_class(text: str) -> str:
+    """Return the class of a token by its text alone; "" for a special token.
+
+    >>> [token_class(text) for text in (" the", "ing", "12", ");", "\\n", "<s>")]
+    ['beginnings of words', 'ends of words', 'digits', 'punctuation', 'blanks and line ends', '']
+    """
+    if SPECIAL_TOKEN.fullmatch(text):
+        return ""
+    if part := PART_OF_CHARACTER.fullmatch(text):
+        text = part[1]
+    inside = text.strip(" ")
+    for name, pattern in CLASSES.items():
+        if pattern.fullmatch(inside):
+            return name
+    scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in inside}
+    if known := [SCRIPTS[script] for script in SCRIPTS if script in scripts]:
+        return known[0]
+    if text.startswith(" "):
+        return "beginnings of words"
+    return "ends of words" if inside.isalpha() and inside.islower() else OTHER
+
+
+def _kinds_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
+    """Labels, and which of them each token has."""
+    return trace.labels("Names of experts") if "label" in trace.tokens else ([], np.zeros(len(trace.tokens), np.int64))
+
+
+def _classes_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
+    """Classes of tokens, and which of them each token has; -1 for tokens that a name is never made of."""
+    codes, texts = pd.factorize(trace.tokens["text"])
+    of_texts, names = pd.factorize(np.array([token_class(text) or OTHER for text in texts], object))
+    used = names != OTHER
+    number = np.where(used, np.cumsum(used) - 1, -1)
+    return [str(name) for name in names[used]], number[of_texts][codes]
+
+
+def _set_aside(trace: RoutingTrace) -> np.ndarray:
+    """Mark the tokens (T,) of every other text of each kind."""
+    what = trace.tokens[[name for name in ("label", "sequence") if name in trace.tokens]].astype({"sequence": str})
+    texts = what.drop_duplicates()
+    if len(texts) < 2:
+        raise MissingField(
+            f"Names of experts are chosen on some texts and tested on others, and this trace has {len(texts)} of them. "
+            "Trace several texts."
+        )
+    number = texts.groupby("label", sort=False).cumcount() if "label" in what else np.arange(len(texts))
+    return what.merge(texts.assign(aside=number % 2 == 1), how="left")["aside"].to_numpy(bool)
+
+
+def _names_of_layer(
+    trace: RoutingTrace, row: int, candidates: list[tuple[list[str], np.ndarray]], aside: np.ndarray
+) -> pd.DataFrame:
+    experts, E = trace.experts[row], trace.model.num_experts[row]
+    token, slot = np.nonzero(experts >= 0)
+    expert, recorded = experts[token, slot], (experts >= 0).any(axis=1)
+    has, size = _by_half(aside[token], expert, E), np.bincount(aside[recorded], minlength=2)
+    found = pd.DataFrame(
+        {
+            "layer": trace.model.layers[row],
+            "expert": np.arange(E),
+            "tokens": has.sum(axis=0),
+            "name": UNNAMED,
+            "holds": False,
+            "by": "",
+            **dict.fromkeys(("chosen_phi", "phi", "precision", "recall", "share"), np.nan),
+        }
+    )
+    for (names, code), by, most in zip(candidates, ("kinds", "tokens"), (MOST_KINDS, 1), strict=True):
+        C = len(names)
+        counts = _by_half(aside[token], np.where(code[token] < 0, C, code[token]) * E + expert, (C + 1) * E)
+        of = _by_half(aside[recorded], np.where(code < 0, C, code)[recorded], C + 1)[:, :C]
+        counts = counts.reshape(2, C + 1, E)[:, :C]
+        usable = np.logical_and(*(of > 0))
+        members, phi = _chosen(counts[0] * usable[:, None], of[0] * usable, has[0], int(size[0]), most)
+        better = members.any(axis=0) & (has >= FEWEST).all(axis=0)
+        better &= ~(phi <= found["chosen_phi"].to_numpy() + GAIN)  # NaN: there is no other
+        tested = np.where(members, counts[1], 0).sum(axis=0), (members * of[1][:, None]).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            figures = {
+                "chosen_phi": phi,
+                "phi": _phi(*tested, has[1], int(size[1])),
+                "precision": tested[0] / has[1],
+                "recall": tested[0] / tested[1],
+                "share": tested[1] / size[1],
+            }
+        for name, values in figures.items():
+            found.loc[better, name] = values[better]
+        found.loc[better, "by"] = by
+        order = np.argsort(-counts[0], axis=0, kind="stable")
+        for one in np.flatnonzero(better):
+            found.loc[one, "name"] = ", ".join(names[code] for code in order[:, one] if members[code, one])
+    found["holds"] = found["phi"] >= max(HOLDS, SURE / max(size[1], 1) ** 0.5)
+    found.loc[~found["holds"], "name"] = UNNAMED
+    return found
+
+
+def _by_half(aside: np.ndarray, code: np.ndarray, codes: int) -> Int64[np.ndarray, "2 codes"]:
+    """Count codes on either half of the texts."""
+    counts: np.ndarray = np.bincount(aside * codes + code, minlength=2 * codes).reshape(2, codes)
+    return counts
+
+
+def _chosen(
+    counts: Int64[np.ndarray, "C E"], of: Int64[np.ndarray, " C"], has: Int64[np.ndarray, " E"], size: int, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add candidate after candidate to each expert's name, as long as one adds enough; and the correlation (E,)."""
+    members, phi = np.zeros(counts.shape, bool), np.zeros(counts.shape[1])
+    if not len(of):
+        return members, phi
+    everyone = np.arange(counts.shape[1])
+    for number in range(most):
+        own = np.where(members, counts, 0).sum(axis=0), (members * of[:, None]).sum(axis=0)
+        longer: np.ndarray = np.where(members, -1, _phi(own[0] + counts, own[1] + of[:, None], has, size))
+        best = longer.argmax(axis=0)
+        adds = longer[best, everyone] > phi + (GAIN if number else 0)
+        members[best[adds], everyone[adds]] = True
+        phi = np.where(adds, longer[best, everyone], phi)
+    return members, phi
+
+
+def _phi(both: np.ndarray, of: np.ndarray, has: np.ndarray, size: int) -> Float64[np.ndarray, "..."]:
+    """Correlation of "the expert has the token" and "it is of the name"; 0 where one of them is always so, or never."""
+    both, of, has = (np.asarray(count, np.float64) for count in (both, of, has))
+    spread = of * has * (size - of) * (size - has)
+    phi: np.ndarray = (both * size - of * has) / np.sqrt(np.where(spread > 0, spread, np.inf))
+    return phi
