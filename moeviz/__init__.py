@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moeviz.capture.interventions.replay import Replay
     from moeviz.capture.interventions.top_k import TopK
     from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.occlusion import Occlusion, occlude
     from moeviz.capture.opening import load_model
     from moeviz.capture.run.decoding import Decoding
     from moeviz.capture.run.sampling import Sampling
@@ -53,6 +54,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.corpus": ("trace_corpus",),
     "moeviz.capture.engines.engine": ("EngineModel",),
     "moeviz.capture.models.load": ("LoadedModel",),
+    "moeviz.capture.occlusion": ("Occlusion", "occlude"),
     "moeviz.capture.opening": ("load_model",),
     "moeviz.capture.run.decoding": ("Decoding",),
     "moeviz.capture.run.sampling": ("Sampling",),
@@ -96,6 +98,7 @@ __all__ = [
     "ModelNotFound",
     "MoevizError",
     "Mute",
+    "Occlusion",
     "ParameterCounts",
     "Precision",
     "Replay",
@@ -107,6 +110,7 @@ __all__ = [
     "__version__",
     "ablate",
     "load_model",
+    "occlude",
     "open_in_app",
     "published_counts",
     "read_counts",

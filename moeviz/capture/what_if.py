@@ -61,13 +61,13 @@ def what_if(
     change = None if isinstance(intervention, Precision) else intervention
     run = prepare(model, CaptureRequest(prompts_of(prompts), intervention=change), tokenizer)
     routers = probe_routers(run)
-    plain, logits = _read(run, routers, None)
+    plain, logits = read_batch(run, routers, None)
     if isinstance(intervention, Precision):
         model = in_precision(run.model, intervention.name)
         other = replace(run, model=model, info=replace(run.info, dtype=intervention.name))
-        changed, logits_changed = _read(other, (), None)
+        changed, logits_changed = read_batch(other, (), None)
     else:
-        changed, logits_changed = _read(run, routers, intervention)
+        changed, logits_changed = read_batch(run, routers, intervention)
     return WhatIf(plain, changed, _effect(plain, logits, logits_changed))
 
 
@@ -96,12 +96,12 @@ def ablate(
     run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
     rows = []
     routers = probe_routers(run)
-    plain, logits = _read(run, routers, None)
+    plain, logits = read_batch(run, routers, None)
     shares = _shares(plain if layers is None else plain.select(layers=layers), experts)
     for done, (layer, expert, share) in enumerate(shares, start=1):
         kl = change = 0.0
         if share > 0:
-            _, changed = _read(run, routers, Mute({layer: (expert,)}))
+            _, changed = read_batch(run, routers, Mute({layer: (expert,)}))
             effect = _effect(plain, logits, changed)
             kl, change = effect["kl"].mean(), (effect["loss_changed"] - effect["loss"]).mean()
         rows.append((layer, expert, share, kl, change))
@@ -129,7 +129,7 @@ def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> li
 
 
 @torch.no_grad()
-def _read(
+def read_batch(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
 ) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""

@@ -31,6 +31,7 @@ COMMANDS = (
     "trace",
     "what-if",
     "ablate",
+    "occlude",
     "precision",
     "corpus",
     "params",
@@ -50,6 +51,7 @@ EXAMPLES = """examples:
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
   moeviz what-if "Il fait froid." --mute 3:1          the effect of leaving an expert out
   moeviz ablate "Il fait froid."                      which experts matter most
+  moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
   moeviz corpus --embedded                            which experts each kind of text uses
   moeviz metrics trace.csv --topic load               how the work is divided
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters

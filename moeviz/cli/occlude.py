@@ -1,0 +1,37 @@
+"""Find the earlier words that decide where later ones go: `moeviz occlude`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from functools import partial
+
+from moeviz.cli.inputs import load, read_prompt
+from moeviz.cli.options import PROMPT, add_json, add_model
+from moeviz.cli.output import frame_text, note, progress, records
+
+HELP = "Replace each word of a prompt in turn, and list the words that decide which expert a later one gets."
+EXAMPLES = """examples:
+  moeviz occlude "Ich komme mit."
+  moeviz occlude - --json < prompt.txt | jq .[0]"""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz occlude`."""
+    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    add_model(parser)
+    add_json(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz occlude`."""
+    prompt = read_prompt(args.prompt)
+    from moeviz.capture.occlusion import occlude
+
+    found = occlude(load(args), prompt, progress=partial(progress, says="{} of {} forwards"))
+    deciding = found.deciding()
+    if args.json:
+        print(json.dumps(records(deciding)))
+        return 0
+    note(found.sentence())
+    if len(deciding):
+        print(frame_text(deciding.round(3)))
+    return 0
