@@ -6,6 +6,7 @@ keep their values under the keys below, across pages too (`persist_state="sessio
 """
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any, Literal
 
 import streamlit as st
@@ -169,15 +170,21 @@ def middle_layer(trace: RoutingTrace) -> int:
     return trace.model.layers[len(trace.model.layers) // 2]
 
 
-def hold(trace: RoutingTrace) -> None:
-    """Keep what a run has so far, in case it is stopped."""
-    st.session_state[_LIVE] = trace
+def hold(trace: RoutingTrace, asked: int) -> None:
+    """Keep what a run has so far of so many tokens that were asked for, in case it is stopped."""
+    st.session_state[_LIVE] = trace, asked
 
 
 def keep_held() -> None:
-    """Callback of Stop, and first of all in every script: show what a run had that something else has ended."""
-    if (trace := st.session_state.pop(_LIVE, None)) is not None:
-        set_trace(trace)
+    """Callback of Stop, and first of all in every script: show what a run had that something else has ended.
+
+    The trace says that it was stopped.
+    """
+    if (held := st.session_state.pop(_LIVE, None)) is not None:
+        trace, asked = held
+        has = int((trace.tokens["phase"] == "generated").sum())
+        words = f"{trace.model.decoding}; stopped with {has:,} of {asked:,} tokens"
+        set_trace(replace(trace, model=replace(trace.model, decoding=words)))
 
 
 def forget_held() -> None:
