@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
@@ -150,9 +150,10 @@ def _read(
     return trace, logits.flatten(0, 1)[kept.to(logits.device)]
 
 
-def _next_token_logits(model: nn.Module, output: Any, ids: Tensor) -> Tensor:
+def _next_token_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
     """What the model says of each next token, (B, S, V). Raises `CaptureError` where it says something else."""
-    logits, vocabulary = getattr(output, "logits", None), model.config.get_text_config().vocab_size
+    logits: Tensor | None = getattr(output, "logits", None)
+    vocabulary = model.config.get_text_config().vocab_size
     if logits is not None and logits.shape[:-1] == ids.shape and logits.shape[-1] >= vocabulary:
         return logits
     has = (
