@@ -70,7 +70,8 @@ class ModelInfo:
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
     slot_order: SlotOrder = "weight"
     # How tokens were generated: "greedy", "sampled at temperature 0.8, seed 3", "beam search with 4 beams", "the
-    # checkpoint's own settings: …". "" where none were, or the source does not say.
+    # checkpoint's own settings: …"; and where there are fewer than were asked for, "; ended after 7 of 20 tokens: …".
+    # "" where none were, or the source does not say.
     decoding: str = ""
 
     def with_layers(self, layers: Collection[int]) -> tuple["ModelInfo", list[int]]:

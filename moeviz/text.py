@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 MOST_SHOWN, MOST_LISTED = 200, 100  # characters, numbers
+LONGEST_CAUTION = 3_000  # characters: trace files hold some more
 LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
 
 
@@ -63,3 +64,14 @@ def why_no_file(name: str | PurePath) -> str:
 def is_text(name: str | PurePath) -> bool:
     """False for a file name whose bytes are not UTF-8: Python has half characters (lone surrogates) in their place."""
     return not any("\ud800" <= character <= "\udfff" for character in str(name))
+
+
+def cautions_in_one(said: Sequence[str], most: int = 3) -> str:
+    """Cautions as one text, each once; of more than a few, the first ones and how many there are besides.
+
+    >>> cautions_in_one(["", "One.", "Two.", "One.", "Three."], most=2)
+    'One. Two. (1 more like these.)'
+    """
+    different = [*dict.fromkeys(filter(None, said))]
+    more = len(different) - most
+    return cut(" ".join([*different[:most], *[f"({more:,} more like these.)"] * (more > 0)]), LONGEST_CAUTION)

@@ -5,6 +5,7 @@ Widgets keep their values under the keys below, across pages too (`persist_state
 """
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any, Literal
 
 import streamlit as st
@@ -152,16 +153,22 @@ def middle_layer(trace: RoutingTrace) -> int:
     return trace.model.layers[len(trace.model.layers) // 2]
 
 
-def hold(trace: RoutingTrace) -> None:
-    """Keep what a run has so far, in case it is stopped."""
-    visit().unfinished = trace
+def hold(trace: RoutingTrace, asked: int) -> None:
+    """Keep what a run has so far of so many tokens that were asked for, in case it is stopped."""
+    visit().unfinished = trace, asked
 
 
 def keep_held() -> None:
-    """Callback of Stop, and first of all in every script: show what a run had that something else has ended."""
-    trace, visit().unfinished = visit().unfinished, None
-    if trace is not None:
-        set_trace(trace)
+    """Callback of Stop, and first of all in every script: show what a run had that something else has ended.
+
+    The trace says that it was stopped.
+    """
+    held, visit().unfinished = visit().unfinished, None
+    if held is not None:
+        trace, asked = held
+        has = int((trace.tokens["phase"] == "generated").sum())
+        words = f"{trace.model.decoding}; stopped with {has:,} of {asked:,} tokens"
+        set_trace(replace(trace, model=replace(trace.model, decoding=words)))
 
 
 def forget_held() -> None:

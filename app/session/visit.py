@@ -31,7 +31,7 @@ class Visit:
     explorer: tuple[RoutingTrace, range, Place, Place] | None = None  # trace, rows, its place, the place it was given
 
     # A run that goes on, that waits for somebody to press Run, or that was refused.
-    unfinished: RoutingTrace | None = None
+    unfinished: tuple[RoutingTrace, int] | None = None  # and the tokens that were asked for
     why_waiting: str | None = None
     awaited: tuple[Hashable, int | None, int | None] | None = None  # the run that waits; layer and token of its link
     why_refused: str | None = None

@@ -89,7 +89,7 @@ class Picture:
         if (trace := told.value) is None:
             self.bar.progress(0.0, "The server is at work. Its routing comes with its whole answer …")
             return
-        session.hold(trace)
+        session.hold(trace, self.total)
         generated = int((trace.tokens["phase"] == "generated").sum()) // trace.tokens["sequence"].nunique() + 1
         self.bar.progress(generated / max(self.total, 1), f"{generated} of {self.total} tokens generated")
         if self.total and trace is not self.shown and time.monotonic() > self.drawn + SECONDS_BETWEEN_PICTURES:

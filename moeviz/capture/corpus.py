@@ -15,6 +15,7 @@ from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import ARRAYS, RoutingTrace
+from moeviz.text import cautions_in_one
 
 
 def trace_corpus(
@@ -135,10 +136,14 @@ def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
 
 
 def _same_model(models: list[ModelInfo]) -> ModelInfo:
-    """The facts that all share. The score function is read off each trace; a short one may not tell."""
+    """The facts that all share. The score function is read off each trace, which a short one may not tell.
+
+    Cautions add up.
+    """
     known = {model.score_function for model in models} - {"unknown"}
     function = known.pop() if len(known) == 1 else "unknown"
-    first, *others = (replace(model, score_function=function) for model in models)
+    caution = cautions_in_one([model.caution for model in models])
+    first, *others = (replace(model, score_function=function, caution=caution) for model in models)
     for other in others:
         if other != first:
             raise CaptureError(

@@ -240,8 +240,7 @@ def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
     def watching(so_far: SoFar) -> Watch:
         def hand_over(generated: Tensor) -> None:
             def assembled() -> RoutingTrace:
-                drafts = job.plan.decoding.drafts
-                done = generated_tokens(job.run.model, generated, None, drafts) if generated.numel() else nothing
+                done = generated_tokens(job.run.model, generated, None, job.plan) if generated.numel() else nothing
                 return assemble(so_far(), job.run, done)
 
             grown = throttle.latest(assembled)

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
@@ -144,8 +145,26 @@ def read_batch(
         expected = stack.enter_context(intervening(run, routers, intervention))
         recording = stack.enter_context(recording_hooks(model, keep_logits=True, site=site))
         output = model(**given, use_cache=False)
+    logits = _next_token_logits(model, output, batch.input_ids)
     trace = assemble(replace(recording, expected=expected), run, no_generated_tokens(batch))
-    return trace, output.logits.flatten(0, 1)[kept.to(output.logits.device)]
+    return trace, logits.flatten(0, 1)[kept.to(logits.device)]
+
+
+def _next_token_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
+    """What the model says of each next token, (B, S, V). Raises `CaptureError` where it says something else."""
+    logits: Tensor | None = getattr(output, "logits", None)
+    vocabulary = model.config.get_text_config().vocab_size
+    if logits is not None and logits.shape[:-1] == ids.shape and logits.shape[-1] >= vocabulary:
+        return logits
+    has = (
+        "predicts no token: it has no language head"
+        if logits is None
+        else f"answers with {logits.shape[-1]:,} numbers, and its vocabulary has {vocabulary:,} tokens: it classifies"
+    )
+    raise CaptureError(
+        f"{type(model).__name__} {has}. What a change does is measured by the next token, so load the checkpoint with "
+        "a language head (…ForCausalLM), or trace it with intervention=…, which compares the routing alone."
+    )
 
 
 def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFrame:

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MoevizError as error:
         note(str(error))
     except OSError as error:
-        note(f"{error.strerror or error}: {cut(str(error.filename))}" if error.filename else str(error))
+        note(f"{error.strerror or error}" + (f": {cut(str(error.filename))}" if error.filename else ""))
     return 1
 
 

@@ -11,7 +11,7 @@ import torch
 from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.opening import load_model
-from moeviz.corpus.run import FirstLook, Wanted, first_look, write_shard
+from moeviz.corpus.run import IN_MEMORY, FirstLook, Wanted, first_look, how_to_go_on, write_shard
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.folder import DatasetFolder, digest_of, plan_in
 from moeviz.formats.dataset.s3 import Place
@@ -45,7 +45,7 @@ class Tracer:
         try:
             return first_look(self._opened(), self.job.wanted), ""
         except (MoevizError, OSError) as error:
-            return None, _sentence(error)
+            return None, self._sentence(error)
 
     def write(self, shard: int, digest: str) -> tuple[int, str]:
         """Write a shard of the plan with this digest; its number, and "" or why it could not be written."""
@@ -55,7 +55,7 @@ class Tracer:
                 write_shard(self._opened(), self.job.files, folder, shard, lambda texts: None)
             return shard, ""
         except (MoevizError, OSError) as error:
-            return shard, _sentence(error)
+            return shard, self._sentence(error)
 
     def _opened(self) -> LoadedModel | EngineModel:
         if self.model is None:
@@ -72,7 +72,9 @@ class Tracer:
             plan = plan_in(self.job.folder)
             if plan is None or digest_of(plan) != digest:
                 raise MoevizError(f"{quoted(self.job.folder)} is another folder there. Every machine needs the same.")
-            if first_look(self._opened(), self.job.wanted).identity != plan["weights_identity"]:
+            first = first_look(self._opened(), self.job.wanted)
+            planned = plan["weights_identity"], plan.get(IN_MEMORY, first.in_memory)
+            if (first.identity, first.in_memory) != planned:
                 raise MoevizError(
                     f"The files of {quoted(self.job.model)} are not those that the run was planned with, or have other "
                     "times. Copy them with their times (rsync -a), or give a folder that all machines share."
@@ -80,7 +82,6 @@ class Tracer:
             self.folder = DatasetFolder(self.job.folder, plan)
         return self.folder
 
-
-def _sentence(error: Exception) -> str:
-    said = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-    return f"on {socket.gethostname()}: {said}"
+    def _sentence(self, error: Exception) -> str:
+        said = how_to_go_on(error, self.job.folder) if isinstance(error, OSError) else str(error)
+        return f"on {socket.gethostname()}: {said}"

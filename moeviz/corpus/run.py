@@ -1,10 +1,13 @@
 """Texts -> a dataset, shard by shard: what is done stays done, and memory does not grow with the corpus."""
 
+import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.wrappers import eager_model, unwrap_peft
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.trace import trace
 from moeviz.corpus.texts import Text, files_of, planned, texts_of_shard
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -22,13 +27,16 @@ from moeviz.formats.dataset.layout import ROWS, Kept, Weights
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.s3 import Place, place_of
-from moeviz.formats.dataset.shard import Rows, rows_of
+from moeviz.formats.dataset.shard import Rows, ShardWriter, rows_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 SHARD_BYTES = 4_000_000  # of text: about a million tokens; what is lost by a kill is at most one of them
 BATCH_TOKENS = {"cuda": 16_384}  # of a batch, by device
 ON_A_CPU = 1_024  # short texts gain half by running together; long ones nothing, and more positions cost more
+IN_MEMORY = "weights_in_memory"  # in the plan
+SAMPLED = 1_024  # numbers of a tensor that is no router's
 Told = Callable[[int, int, float], None]
 
 
@@ -51,6 +59,7 @@ class FirstLook:
     model: ModelInfo
     weights: bool  # whether they are recorded
     identity: str | None
+    in_memory: str | None  # of the weights, which may have been changed since they were loaded
     batch_tokens: int
     threads: int
 
@@ -80,12 +89,25 @@ def write_corpus(
     plan = planned_run(first_look(model, wanted), files, wanted, plan_in(folder))
     if not isinstance(model, EngineModel):
         torch.set_num_threads(plan["threads"])  # another number of threads gives other last bits
-    with writing(folder, plan, resume) as open_folder:
-        tell = Clock(open_folder, progress)
-        for shard in open_folder.pending():
-            write_shard(model, files, open_folder, shard, tell)
-        open_folder.finish()
+    try:
+        with writing(folder, plan, resume) as open_folder:
+            tell = Clock(open_folder, progress)
+            for shard in open_folder.pending():
+                write_shard(model, files, open_folder, shard, tell)
+            open_folder.finish()
+    except OSError as error:
+        raise OSError(error.errno, how_to_go_on(error, folder)) from error
     return read_dataset(folder)
+
+
+def how_to_go_on(error: OSError, folder: Place) -> str:
+    """Say what could not be read or written, where, and what to do about it."""
+    place = error.filename or (folder if isinstance(folder, Path) else gettempdir())
+    first = "Make room there" if error.errno == errno.ENOSPC else "Put that right"
+    return (
+        f"{error.strerror or error}: {quoted(place)}. {first}, and go on with --resume (in Python, resume=True): the "
+        "shards that are whole are kept."
+    )
 
 
 def write_shard(
@@ -100,7 +122,7 @@ def write_shard(
     texts, number = texts_of_shard(files, facts, plan["lines"]), facts["first_text"]
     with folder.writer(shard) as writer:
         for window in _windows(model, texts, number):
-            traced = _traced(model, window, plan["batch_tokens"], folder, writer.functions)
+            traced = _traced(model, window, plan["batch_tokens"], folder, writer)
             for at, label, stretches in window:
                 writer.add(at, label, [next(traced) for _ in stretches])
             tell(len(window))
@@ -129,7 +151,7 @@ def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int
 
 
 def _traced(
-    model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, functions: set[str]
+    model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, writer: ShardWriter
 ) -> Iterator[Rows]:
     """Trace all stretches and yield what is kept, in their order; run in batches of like lengths, or one by one.
 
@@ -140,7 +162,9 @@ def _traced(
     found: dict[int, Rows] = {}
     for batch in batches(lengths, batch_tokens) if batch_tokens else ([at] for at in range(len(stretches))):
         made = _fitting(trace(model, [stretches[at] for at in batch], keep_logits=False, kernels=False), folder)
-        functions.add(made.model.score_function)
+        writer.functions.add(made.model.score_function)
+        if made.model.caution != folder.model.caution:
+            writer.cautions.add(made.model.caution.removeprefix(folder.model.caution).strip())
         rows = rows_of(made, folder.kept)
         ends = np.searchsorted(made.tokens["sequence"], np.arange(len(batch)), side="right").tolist()
         for at, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):  # a trace of each would cost more
@@ -165,8 +189,11 @@ def batches(lengths: np.ndarray, most: int) -> Iterator[list[int]]:
 
 
 def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
-    """Raise `CaptureError` for what is not of the model that was planned: facts cannot change on the way."""
-    told = replace(made.model, score_function=folder.model.score_function)
+    """Raise `CaptureError` for what is not of the model that was planned: facts cannot change on the way.
+
+    A caution may: a server may have another for each answer.
+    """
+    told = replace(made.model, score_function=folder.model.score_function, caution=folder.model.caution)
     if told != folder.model:
         raise CaptureError(
             f"A text was recorded with other facts about {made.model.name!r} than the first one was. Trace it alone, "
@@ -178,8 +205,9 @@ def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
 def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
     """Trace one token: what cannot be recorded is said before any text is read."""
     first = trace(model, "a", keep_logits=False, kernels=False)
-    identity = weights_identity(first.model.name, first.model.revision)
-    facts = _lasting(first.model), first.weights is not None, identity
+    caution = model.info.caution if isinstance(model, EngineModel) else first.model.caution  # not of this one answer
+    identities = weights_identity(first.model.name, first.model.revision), weights_in_memory(model)
+    facts = _lasting(first.model, caution), first.weights is not None, *identities
     return FirstLook(*facts, _batch_tokens(model, wanted), torch.get_num_threads())
 
 
@@ -195,12 +223,32 @@ def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict
         "batch_tokens": first.batch_tokens,
         "threads": wanted.threads or (begun or {}).get("threads", first.threads),
     }
+    if begun is None or IN_MEMORY in begun:  # an older run is gone on with as it was begun
+        how[IN_MEMORY] = first.in_memory
     return new_plan(first.model, kept, shards, **how)
 
 
-def _lasting(model: ModelInfo) -> ModelInfo:
+def weights_in_memory(model: LoadedModel | EngineModel) -> str | None:
+    """A short text that is another for other weights in memory; of another engine's model, for another file.
+
+    All numbers of the routers count, and some of each other tensor: a model may be larger than can be read in a moment.
+    """
+    if isinstance(model, EngineModel):
+        return model.identity
+    module, digest = unwrap_peft(eager_model(model.model)), sha256()
+    routers = tuple(f"{router.path}." for router in find_routers(module))
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if type(tensor) is not torch.Tensor or tensor.is_meta:  # packed in a way of its own, or not here
+            continue
+        step = 1 if name.startswith(routers) else max(tensor.numel() // SAMPLED, 1)
+        digest.update(tensor.reshape(-1)[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _lasting(model: ModelInfo, caution: str) -> ModelInfo:
     """The facts that every text has in common: the score function is read off each, and joined in the end."""
-    return replace(model, score_function="unknown")
+    return replace(model, score_function="unknown", caution=caution)
 
 
 def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:

@@ -14,7 +14,8 @@ import moeviz
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.sampling import Sampling
-from moeviz.capture.trace import trace
+from moeviz.capture.trace import stream, trace
+from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidPrompt
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
@@ -178,10 +179,34 @@ def test_a_sequence_ends_before_its_end_token(tokenizer):
     new = free.tokens.query("phase == 'generated'")
     first, second = (new[new["sequence"] == s]["token_id"].tolist() for s in (0, 1))
     model.generation_config.eos_token_id = first[2]
-    got = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=6).tokens.query("phase == 'generated'")
+    both = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=6)
+    got = both.tokens.query("phase == 'generated'")
     cut = second.index(first[2]) if first[2] in second else len(second)
     assert got[got["sequence"] == 0]["token_id"].tolist() == first[: first.index(first[2])]
     assert got[got["sequence"] == 1]["token_id"].tolist() == second[:cut]
+    lengths = sorted({first.index(first[2]), *([cut] if first[2] in second else [])})
+    ended = f"{1 + (first[2] in second)} of 2 sequences ended after {' to '.join(map(str, lengths))} of 6 tokens"
+    assert both.model.decoding == f"greedy; {ended}: the model wrote its end-of-text token"
+
+
+def test_a_run_that_ends_early_says_why_and_another_says_nothing(tokenizer, tmp_path, capsys):
+    model = tiny_model(CONFIGS["mixtral"])
+    model.generation_config.eos_token_id = None
+    asked = {"tokenizer": tokenizer, "max_new_tokens": 6}
+    free = trace(model, "To be", **asked)
+    new = free.tokens.loc[free.tokens["phase"] == "generated", "token_id"].tolist()
+    assert free.model.decoding == "greedy"
+    model.generation_config.eos_token_id = new[3]
+    early, says = (
+        trace(model, "To be", **asked),
+        f"greedy; ended after {new.index(new[3])} of 6 tokens: the model wrote",
+    )
+    assert early.model.decoding.startswith(says)
+    *_, last = grown = list(stream(model, "To be", **asked))
+    assert last.equals(early) and [one.model.decoding == "greedy" for one in grown].index(False) == len(grown) - 1
+    tokenizer.save_pretrained(tmp_path), model.save_pretrained(tmp_path)
+    assert main(["trace", "To be", "--model", str(tmp_path), "--max-new-tokens", "6"]) == 0
+    assert f"decoding   {says}" in capsys.readouterr().out
 
 
 def test_progress_counts_tokens_and_raising_in_it_stops_cleanly(tokenizer):

@@ -144,6 +144,8 @@ def test_recorded_answers_of_a_real_server(stub):
         body = json.loads(real["chat" if chat else "completion_from_5" if how else "completion"])
         choice = body["choices"][0]
         ids = (choice.get("prompt_token_ids") or body["prompt_token_ids"]) + choice["token_ids"]
+        prompt = ids[: -len(choice["token_ids"])]
+        stub.routes["/tokenize"] = lambda body, prompt=prompt: {"tokens": prompt}
         sent = from_npy(from_base64(choice["routed_experts"]))
         stub.routes["/v1/completions"], kept = lambda body: real["completion"], stub.routes["/v1/completions"]
         model = opened(stub, **how)
@@ -330,6 +332,133 @@ def test_rows_of_zeros_are_not_recorded(stub):
     stub.routes["/v1/completions"] = lambda body: in_place(slice(0, 2), 0)(stub.complete(body, read(body["prompt"])))
     trace = moeviz.trace(model, "Hello")
     assert (trace.experts[:, :2] == NOT_RECORDED).all() and trace.recorded[:, 2:].all()
+    assert trace.model.caution.startswith("2 of 5 tokens have zeros in place of experts")
+    assert "They count as not recorded." in trace.model.caution
+
+
+# What is asked, and what is answered.
+
+FOX = "The quick brown fox"  # 19 tokens
+
+
+def answering(stub, engine="vllm", chat=False, prompt=None, **more):
+    """The server reads another prompt than it is given, or says more than it was made to say."""
+    route = "/v1/chat/completions" if chat else "/v1/completions"
+    good = stub.chat if chat else lambda body: stub.complete(body, read(body["prompt"]))
+
+    def answer(body):
+        if prompt is not None:
+            body = body | ({"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt})
+        return good(body) | more
+
+    stub.routes[route] = answer
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"prompt": FOX[-5:]}, "only the last 5 of its 19 tokens were read"),
+        ({"prompt": FOX[:4]}, "only the first 4 of its 19 tokens were read"),
+        ({"prompt": "Another text"}, "it has 19 tokens, and the 12 that were read are others from token 0 on"),
+        ({"prompt": FOX.replace("fox", "cow")}, "it has 19 tokens, and the 19 that were read are others from token 16"),
+        ({"prompt": FOX + " jumps"}, "it has 19 tokens, and the 25 that were read are others from token 19 on"),
+        ({"model": "other"}, "answered as the model 'other', and 'tiny' was asked"),
+        ({"model": ["tiny"]}, "answered as the model ['tiny'], and 'tiny' was asked"),
+    ],
+)
+@pytest.mark.parametrize("start", [None, 2])
+def test_an_answer_for_another_text_or_of_another_model_is_refused(stub, given, says, start):
+    model = opened(stub, start=start)
+    answering(stub, **given)
+    with pytest.raises(CaptureError) as refused:
+        moeviz.trace(model, FOX, max_new_tokens=2)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "some/model", "also tiny"])
+def test_a_model_may_be_called_by_any_of_its_names(stub, name):
+    """As vLLM does, which gives the first of its --served-model-name, whichever was asked for."""
+    cards = [{"id": one, "root": "some/model"} for one in ("tiny", "also tiny")] + [{"id": "other", "root": "other"}]
+    stub.routes["/v1/models"] = lambda body: {"data": cards}
+    answering(stub, model=name)
+    assert moeviz.trace(moeviz.load_model(f"{name_of(stub)}#tiny"), FOX).model.caution == ""
+    answering(stub, model="other")
+    with pytest.raises(CaptureError, match="answered as the model 'other', and 'tiny' was asked"):
+        moeviz.load_model(f"{name_of(stub)}#tiny")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("prompt", "says"), [(None, ""), (FOX[-5:], "The 12 tokens that the server read do not contain")]
+)
+def test_a_chat_in_which_the_text_is_not_found_has_a_caution(stub, engine, prompt, says):
+    """Its tokens are those of the server's template, which nobody else knows."""
+    model = opened(stub, engine)
+    answering(stub, engine, chat=True, prompt=prompt)
+    caution = moeviz.trace(model, FOX, chat=True).model.caution
+    assert caution.startswith(says) and bool(caution) == bool(says)
+    assert not says or "the prompt's 19 characters" in caution
+
+
+@pytest.mark.parametrize(
+    ("routes", "prompt", "says"),
+    [
+        (["/tokenize"], None, ""),
+        (["/tokenize"], FOX[-5:], "The 5 tokens that the server read do not contain the prompt's 19 characters"),
+        (["/tokenize", "/detokenize"], None, "Whether the server read this prompt is not known"),
+    ],
+)
+def test_a_server_that_says_no_tokens_of_a_text_is_held_against_its_text(stub, routes, prompt, says, capsys, caplog):
+    for route in routes:
+        del stub.routes[route]
+    answering(stub, prompt=prompt)
+    assert main(["trace", FOX, "--model", name_of(stub), "--json"]) == 0
+    caution = json.loads(capsys.readouterr().out)["caution"]
+    assert caution.startswith(says) and bool(caution) == bool(says) and caution in caplog.text
+
+
+@pytest.mark.parametrize(("rows", "says"), [(0, ""), (3, "The first 3 of 19 tokens have expert 0 at all 4 layers")])
+def test_a_prefix_of_zeros_of_a_top_1_model_has_a_caution(stub, rows, says):
+    """Expert 0 may be what a router chose: but at every layer, from the first token on?"""
+    one = with_rows(lambda ids: ids[:, :, :1])
+    stub.routes["/v1/completions"] = lambda body: one(stub.complete(body, read(body["prompt"])))
+    model = moeviz.load_model(f"{name_of(stub)}&moe_layers=0-3")
+    stub.routes["/v1/completions"] = lambda body: in_place(slice(0, rows), 0)(one(stub.complete(body, read(FOX))))
+    trace = moeviz.trace(model, FOX)
+    assert trace.model.caution.startswith(says) and bool(trace.model.caution) == bool(says)
+    assert (trace.experts[:, :rows] == 0).all() and trace.recorded.all()
+
+
+def test_what_answers_are_cautioned_of_is_the_caution_of_a_corpus(stub, tmp_path):
+    model, texts = opened(stub), [("a", FOX), ("b", "Hello")]
+    says = ["2 of 19 tokens have zeros", "2 of 5 tokens have zeros"]
+    stub.routes["/v1/completions"] = lambda body: in_place(slice(0, 2 if len(body["prompt"]) > 2 else 0), 0)(
+        stub.complete(body, read(body["prompt"]))
+    )
+    whole = moeviz.trace_corpus(model, texts)
+    assert all(one in whole.model.caution for one in says)
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"label": a, "text": b}) for a, b in texts))
+    dataset = moeviz.write_corpus(model, [str(tmp_path / "texts.jsonl")], tmp_path / "out")
+    assert all(one in dataset.model.caution for one in says) and dataset.tokens == 24
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("stop", "the model wrote its end-of-text token"),
+        ("length", "the server's own limit of tokens was reached, as where its context is full"),
+        ("<b>tired</b>", "the server's reason is '<b>tired</b>'"),
+        (None, "the server gives no reason"),
+    ],
+)
+def test_fewer_tokens_than_asked_for_have_their_reason(stub, engine, reason, says):
+    model = opened(stub, engine)
+    stub.writes, stub.reason = 3, reason
+    assert moeviz.trace(model, "Hi", max_new_tokens=3).model.decoding == "greedy"
+    assert moeviz.trace(model, "Hi", max_new_tokens=8).model.decoding == f"greedy; ended after 3 of 8 tokens: {says}"
+    both = moeviz.trace(model, ["Hi", "Hello"], max_new_tokens=8, sampling=Sampling(0.5)).model.decoding
+    assert both == f"sampled at temperature 0.5, seed 0; 2 of 2 sequences ended after 3 of 8 tokens: {says}"
 
 
 def test_a_server_that_decodes_nothing_gives_tokens_without_texts(stub, caplog):

@@ -22,7 +22,7 @@ from forked import MODELS, python
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from refused_settings import SETTINGS_THAT_ARE_NONE
+from refused_settings import MODELS_THAT_ARE_NONE, SETTINGS_THAT_ARE_NONE
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
@@ -680,7 +680,7 @@ warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
 import json
 from dataclasses import fields
-from refused_settings import SETTINGS_THAT_ARE_NONE
+from refused_settings import MODELS_THAT_ARE_NONE, SETTINGS_THAT_ARE_NONE
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 import moeviz
 from moeviz import Decoding, Sampling
@@ -707,12 +707,15 @@ def says(run):
 for name, values in SETTINGS_THAT_ARE_NONE.items():
     for number, value in enumerate(values):
         given = options(name, value)
+        prompt = given.pop("prompts", "Il fait")
         ways = {
-            "trace": lambda: moeviz.trace(model, "Il fait", tokenizer=tokenizer, **given),
-            "stream": lambda: list(moeviz.stream(model, "Il fait", tokenizer=tokenizer, **given)),
-            "nowhere": lambda: moeviz.trace("/no/such/folder", "Il fait", **given),
+            "trace": lambda: moeviz.trace(model, prompt, tokenizer=tokenizer, **given),
+            "stream": lambda: list(moeviz.stream(model, prompt, tokenizer=tokenizer, **given)),
+            "nowhere": lambda: moeviz.trace("/no/such/folder", prompt, **given),
         }
         found += [[name, number, way, *says(run)] for way, run in ways.items()]
+for number, value in enumerate(MODELS_THAT_ARE_NONE):
+    found.append(["model", number, "trace", *says(lambda: moeviz.trace(value, "Il fait"))])
 print(json.dumps(found))
 """
 
@@ -722,7 +725,7 @@ def test_settings_that_are_none_are_refused_by_a_sentence_before_any_model_is_op
     found = json.loads(
         python("-c", TRY_THEM, str(Path(__file__).parents[1] / "support"), warm=MODELS, check=True).stdout
     )
-    assert len(found) == 3 * sum(map(len, SETTINGS_THAT_ARE_NONE.values()))
+    assert len(found) == 3 * sum(map(len, SETTINGS_THAT_ARE_NONE.values())) + len(MODELS_THAT_ARE_NONE)
     wrong = [
         row for row in found if row[3] not in ("CaptureError", "InvalidPrompt") or row[5] or " must be " not in row[4]
     ]

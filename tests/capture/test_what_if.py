@@ -259,6 +259,42 @@ def test_experts_that_compute_nothing_are_muted_and_forced_as_the_others(tokeniz
     assert (muted.experts[0] < 8).all()
 
 
+def test_experts_that_cannot_run_another_number_of_them_are_a_sentence(tokenizer):
+    """transformers' own code of LongCat takes one expert a token for no list of experts."""
+    model, says = (
+        random_model("longcat_flash"),
+        r"LongcatFlashExperts in layer 0 cannot run.*ValueError.*another change",
+    )
+    with pytest.raises(CaptureError, match=says):
+        what_if(model, TEXT, TopK(1), tokenizer=tokenizer)
+    with pytest.raises(CaptureError, match=says):
+        trace(model, TEXT, intervention=TopK(1), tokenizer=tokenizer)
+    assert what_if(model, TEXT, TopK(2), tokenizer=tokenizer).changed.model.top_k == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (lambda: tiny_model(CONFIGS["mixtral"]).model, "MixtralModel predicts no token: it has no language head"),
+        (
+            lambda: random_model("openai_privacy_filter"),
+            r"ForTokenClassification answers with \d+ numbers, and its vocabulary has [\d,]+ tokens: it classifies",
+        ),
+    ],
+)
+def test_a_model_that_predicts_no_token_has_no_what_if(model, says, tokenizer):
+    model = model()
+    for run in (
+        lambda: what_if(model, TEXT, Mute({}), tokenizer=tokenizer),
+        lambda: ablate(model, TEXT, tokenizer=tokenizer),
+    ):
+        with pytest.raises(CaptureError, match=says + ".*intervention="):
+            run()
+    layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
+    changed = trace(model, TEXT, tokenizer=tokenizer, intervention=Mute({layer: (0,)}))
+    assert not (changed.experts[0] == 0).any(), "what the sentence says can be done"
+
+
 def test_a_token_whose_groups_have_too_few_experts_left_is_refused(tokenizer):
     """A bias keeps groups 0 and 1 of four, and each has one expert left where a token takes four."""
     model = tiny_model(CONFIGS["deepseek_v3"])

@@ -1,7 +1,9 @@
 """Texts to a dataset: every text once, whatever stops the run, and the same bytes as a run that nothing stopped."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +21,14 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import load_model
 from moeviz.cli.main import main
 from moeviz.corpus import run
-from moeviz.corpus.run import Wanted, batches, write_corpus
+from moeviz.corpus.run import Wanted, batches, first_look, planned_run, write_corpus, write_shard
 from moeviz.corpus.texts import files_of, planned, texts_from, texts_of_shard
 from moeviz.errors import InvalidPrompt, MoevizError
 from moeviz.formats.dataset import storage
 from moeviz.formats.dataset.convert import trace_of
+from moeviz.formats.dataset.folder import writing
 from moeviz.formats.dataset.opening import check_dataset, read_dataset
+from moeviz.formats.dataset.shard import ShardWriter
 
 TEXTS = [(f"label {n % 3}", f"Text number {n}: " + "il fait froid. " * (n % 7)) for n in range(40)]
 SMALL = Wanted(weights="exact", shard_bytes=600)
@@ -127,13 +131,26 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_pat
         sync(path)
 
     monkeypatch.setattr(storage, "sync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{folder}.*Make room there.*--resume") as said:
         write_corpus(MadeUpEngine(), [str(texts)], folder, SMALL)
+    assert said.value.errno == errno.ENOSPC
     assert not list(folder.glob(".shard-*")) and len(list(folder.glob("shard-*"))) == 2
     engine = MadeUpEngine()
     write_corpus(engine, [str(texts)], folder, SMALL, resume=True)
     assert contents(folder) == contents(whole.path)
     assert len(engine.read) < sum(len(text) // 64 + 1 for _, text in TEXTS), "what was done is not run again"
+
+
+def test_what_cannot_be_written_is_said_without_a_file_s_name_too(texts, tmp_path, monkeypatch, capsys, engine):
+    """As pyarrow says it, whose errors name no file."""
+
+    def full(*_asked):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+    monkeypatch.setattr(ShardWriter, "_flush", full)
+    assert main(["corpus", str(texts), "-o", str(tmp_path / "out")]) == 1
+    says = f"moeviz: Error writing bytes to file: '{tmp_path / 'out'}'. Make room there, and go on with --resume"
+    assert says in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -153,7 +170,7 @@ def test_a_disk_that_is_really_full_leaves_whole_shards(texts, tmp_path, small_d
     size = sum(map(len, contents(whole.path).values()))
     room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     (small_disk / "filler").write_bytes(bytes(max(room - size // 2 - 30_000, 0)))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=rf"{small_disk}.*Make room there.*--resume"):
         write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL)
     assert not list((small_disk / "out").glob(".shard-*")) and not (small_disk / "out" / "manifest.json").exists()
     (small_disk / "filler").unlink()
@@ -172,8 +189,32 @@ def test_texts_that_changed_meanwhile_are_refused(texts, tmp_path):
     write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL)
     (tmp_path / "out" / "manifest.json").unlink()
     texts.write_text(texts.read_text().replace("number 39", "number 93"))
-    with pytest.raises(MoevizError, match="other texts or settings: its plan differs in shards"):
+    with pytest.raises(MoevizError, match="other texts, weights or settings: its plan differs in shards"):
         write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "out", SMALL, resume=True)
+
+
+@pytest.mark.parametrize("part", ["gate", "experts"])
+def test_a_model_that_was_changed_in_memory_is_not_gone_on_with(part, texts, tmp_path):
+    model, out, wanted = load_model(), tmp_path / "out", Wanted(shard_bytes=600)
+    write_corpus(model, [str(texts)], out, wanted)
+    (out / "manifest.json").unlink()
+    shutil.rmtree(out / "shard-000001")
+    name, weight = next((name, weight) for name, weight in model.model.named_parameters() if f"mlp.{part}" in name)
+    with torch.no_grad():
+        weight[0] += 1  # a row of a router, or an expert
+    with pytest.raises(MoevizError, match=r"other texts, weights or settings: its plan differs in weights_in_memory\."):
+        write_corpus(model, [str(texts)], out, wanted, resume=True)
+    assert len(write_corpus(load_model(), [str(texts)], out, wanted, resume=True).shards) == 4, name
+
+
+def test_a_run_of_before_weights_in_memory_counted_is_gone_on_with(texts, tmp_path):
+    model, out, wanted = load_model(), tmp_path / "out", Wanted(shard_bytes=600)
+    files = files_of([str(texts)])
+    plan = planned_run(first_look(model, wanted), files, wanted, None)
+    del plan["weights_in_memory"]
+    with writing(out, plan) as folder:
+        write_shard(model, files, folder, 0, lambda texts: None)
+    assert write_corpus(model, [str(texts)], out, wanted, resume=True).texts == len(TEXTS)
 
 
 def test_texts_that_change_while_they_are_traced_are_refused(texts):

@@ -17,4 +17,6 @@ SETTINGS_THAT_ARE_NONE = {
     "max_new_tokens": [-1, 10**12, 2.0, 1e12, NAN, "5", True, None],
     "sampling": ["hot", {"temperature": 1.0}],
     "decoding": ["greedy", {}, ["checkpoint"]],
+    "prompts": [None, 3, [1, 2], [[1, 2]], b"text", ["text", None]],
 }
+MODELS_THAT_ARE_NONE = [None, 3, ["embedded"], object]

@@ -57,6 +57,8 @@ class Stub:
     def __init__(self, dense: tuple[int, ...] = ()) -> None:
         self.dense = dense
         self.url = ""
+        self.writes = 2**15  # tokens, at most
+        self.reason: str | None = "length"  # why it ends
         self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []  # path, body and headers of each request
         self.left = threading.Event()  # somebody hung up before the answer was sent
         self.routes: dict[str, Route] = {
@@ -74,31 +76,36 @@ class Stub:
         """What the routers decided for all tokens but the last."""
         return routed(ids[:-1], self.dense)[start:]
 
+    def written(self, asked: int) -> list[int]:
+        """What it generates."""
+        return read("b") * min(asked, self.writes)
+
     def complete(self, body: dict[str, Any], prompt: list[int]) -> dict[str, Any]:
         """A completion of vLLM."""
-        new = read("b") * body["max_tokens"]
+        new = self.written(body["max_tokens"])
         rows = self.rows([*prompt, *new], body.get("routed_experts_prompt_start", 0))
-        return {"choices": [{"prompt_token_ids": prompt, "token_ids": new, "routed_experts": npy(rows)}]}
+        choice = {"prompt_token_ids": prompt, "token_ids": new, "routed_experts": npy(rows)}
+        return {"choices": [choice | {"finish_reason": self.reason}]}
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """A chat of vLLM: the ids of its prompt stand above the choices. Or one of SGLang."""
         prompt = read("".join(f"{turn['role']}: {turn['content']}\n" for turn in body["messages"]))
-        new = read("b") * body["max_tokens"]
         if not body.get("return_routed_experts"):
             answer = self.complete(body, prompt)
             return answer | {"prompt_token_ids": answer["choices"][0].pop("prompt_token_ids")}
+        new = self.written(body["max_tokens"])
         meta = {"output_token_logprobs": [[-0.1, one, None] for one in new]}
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
         rows = raw(self.rows([*prompt, *new]))
-        choice = {"prompt_token_ids": prompt, "meta_info": meta}
+        choice = {"prompt_token_ids": prompt, "meta_info": meta, "finish_reason": self.reason}
         return {"choices": [choice], "usage": usage, "sglext": {"routed_experts": rows}}
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         """What SGLang answers to /generate."""
-        prompt, new = body["input_ids"], read("b") * body["sampling_params"]["max_new_tokens"]
+        prompt, new = body["input_ids"], self.written(body["sampling_params"]["max_new_tokens"])
         rows = self.rows([*prompt, *new], body.get("routed_experts_start_len", 0))
         meta = {"prompt_tokens": len(prompt), "completion_tokens": len(new), "routed_experts": raw(rows)}
-        return {"output_ids": new, "meta_info": meta}
+        return {"output_ids": new, "meta_info": meta | {"finish_reason": {"type": self.reason}}}
 
     def detokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         """vLLM decodes one sequence, SGLang several."""

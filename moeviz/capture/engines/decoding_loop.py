@@ -13,6 +13,8 @@ from torch import FloatTensor, LongTensor, Tensor
 
 from moeviz.capture.engines.engine import SoFar
 from moeviz.capture.run.chat import turns
+from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.generation_plan import decoding_words, ended_words
 from moeviz.capture.run.prompts import check_context
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.sampling import sampling_processors
@@ -53,21 +55,25 @@ def draw_and_read(
     scores: list[Tensor],
     ends: Callable[[int], bool],
     read: Callable[[int, int], Tensor],
-    so_far: Callable[[], SoFar],
+    so_far: Callable[[str], SoFar],
 ) -> Generator[SoFar, None, None]:
     """Draw a token for each sequence from one stream of noise, as in a batch of transformers; read it; and so on.
 
     scores   (V,) float32 of what may follow each prompt, all of which are read.
     ends     tells whether a token ends a text.
     read     reads a token of a sequence (its number, the token); the scores (V,) of what may follow.
-    so_far   what makes the trace as it is now; yielded at first and after each draw, as `EngineModel.run` has it.
+    so_far   what makes the trace as it is now, given its `ModelInfo.decoding`; yielded at first and after each draw, as
+             `EngineModel.run` has it.
     """
-    yield so_far()
+    words = decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
+    yield so_far(words)
     draw, going = sampling_processors(request.sampling), set(range(len(scores)))
+    ended: list[int] = []
     for done in range(1, request.max_new_tokens + 1):
         drawn = draw(UNREAD, cast(FloatTensor, torch.stack(scores))).argmax(dim=-1).tolist()
-        going -= {sequence for sequence in going if ends(drawn[sequence])}
-        yield so_far()
+        over = {sequence for sequence in going if ends(drawn[sequence])}
+        going, ended = going - over, ended + [done - 1] * len(over)
+        yield so_far(ended_words(words, ended, len(scores), request.max_new_tokens))
         if not going or done == request.max_new_tokens:  # the last one drawn meets no router
             return
         for sequence in sorted(going):

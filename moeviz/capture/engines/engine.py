@@ -31,6 +31,7 @@ class EngineModel(ABC):
     """A model in another engine's hands, used wherever a `LoadedModel` is. It is read; nothing in it can be changed."""
 
     info: ModelInfo
+    identity: str | None = None  # as `BeforeOpening.identity`, of the files that were opened
 
     @property
     def name(self) -> str:

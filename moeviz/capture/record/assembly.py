@@ -12,6 +12,7 @@ import torch
 from moeviz.capture.record.hooks import Recording, RouterOutputs, pad
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.routers.weight_sharing import LAYER_KIND, is_unrolled, unrolled_layers
+from moeviz.capture.run.generation_plan import ended_words
 from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_start
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError
@@ -46,10 +47,18 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     if recording.keep_logits and all(heard.logits for heard in recording.outputs):
         logits = pad([part[where] for part in recording.rows("logits")], -np.inf)
     facts = _facts(recording, run.info, experts.shape[-1])
+    facts = replace(facts, decoding=ended_words(facts.decoding, _ended(written), len(written.tokens), written.asked))
     trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits)
     if (expected := recording.expected) is not None:
         expected.check_held(trace, *_decisions(replace(recording, outputs=expected.own), where))
     return trace
+
+
+def _ended(written: GeneratedTokens) -> list[int]:
+    """The tokens of each sequence that ended early."""
+    kept = (written.tokens >= 0).cpu().numpy()
+    lengths: list[int] = kept.sum(axis=1)[~kept.all(axis=1)].tolist()
+    return lengths
 
 
 def _decisions(recording: Recording, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

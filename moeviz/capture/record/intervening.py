@@ -138,7 +138,7 @@ def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
         return answer
 
     instead = with_method(router.block, method, decide) if method else with_forward(router.module, decide)
-    with instead, _checking_what_experts_are_given(router, written):
+    with instead, _checking_what_experts_are_given(router, written), _in_words_what_experts_cannot(router):
         yield
 
 
@@ -168,6 +168,25 @@ def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) ->
             )
 
     return _hook(experts, compare)
+
+
+def _in_words_what_experts_cannot(router: Router) -> AbstractContextManager[None]:
+    """What the experts' own code raises becomes a `CaptureError`: it may not be written for another number of them."""
+    if len(router.experts) != 1:
+        return nullcontext()
+    (experts,) = router.experts.values()
+    own = own_forward(experts)
+
+    def run(*args: object, **kwargs: object) -> object:
+        try:
+            return own(*args, **kwargs)
+        except (ValueError, IndexError, TypeError) as error:
+            raise CaptureError(
+                f"{type(experts).__name__} in layer {router.layer} cannot run what {router.kind} was made to decide: "
+                f"{type(error).__name__} in the model's own code ({error}). Ask for another change."
+            ) from error
+
+    return with_forward(experts, run)
 
 
 def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None:

@@ -42,9 +42,7 @@ def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Wa
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     watching = [] if watch is None else [_Watched(watch, start)]
     output = _generated(model, batch, plan, watching)
-    return generated_tokens(
-        model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan.decoding.drafts
-    )
+    return generated_tokens(model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan)
 
 
 def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
@@ -69,10 +67,12 @@ def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch
         raise CaptureError(f"transformers cannot generate {how}: {error}") from error
 
 
-def generated_tokens(model: PreTrainedModel, ids: Tensor, beams: Tensor | None, drafts: bool) -> GeneratedTokens:
+def generated_tokens(
+    model: PreTrainedModel, ids: Tensor, beams: Tensor | None, plan: GenerationPlan
+) -> GeneratedTokens:
     """Generated ids (R, N), with ENDED in place of what follows an end, and the rows that they were drawn in."""
     rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids) if beams is None else beams
-    return GeneratedTokens(_up_to_the_end(model, ids), rows, drafts)
+    return GeneratedTokens(_up_to_the_end(model, ids), rows, plan.decoding.drafts, plan.max_new_tokens)
 
 
 def _up_to_the_end(model: PreTrainedModel, generated: Tensor) -> Tensor:

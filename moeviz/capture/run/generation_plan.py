@@ -4,6 +4,7 @@
 exactly what `Sampling` and `Decoding` say, or, where that was asked for, all that the checkpoint says.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ ALWAYS: dict[str, Any] = {  # what decides nothing about the text
 }
 SAID = ("do_sample", "num_beams", "num_return_sequences", "temperature", "top_k", "top_p", "transformers_version")
 OF_SAMPLING = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+END_OF_TEXT = "the model wrote its end-of-text token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,23 @@ def decoding_words(sampling: Sampling, decoding: Decoding) -> str:
     """How tokens are generated, as `ModelInfo.decoding` has it."""
     drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
     return _words(decoding.num_beams, decoding.num_return_sequences, drawn if sampling.temperature else {})
+
+
+def ended_words(words: str, ended: Sequence[int], sequences: int, asked: int, why: str = END_OF_TEXT) -> str:
+    """Add to a decoding in words that sequences ended before they had all tokens, and why.
+
+    ended   the tokens of each sequence that ended early, of so many in all.
+
+    >>> ended_words("greedy", [7], 1, 20), ended_words("greedy", [], 1, 20)
+    ('greedy; ended after 7 of 20 tokens: the model wrote its end-of-text token', 'greedy')
+    >>> ended_words("greedy", [3, 7], 4, 20)
+    'greedy; 2 of 4 sequences ended after 3 to 7 of 20 tokens: the model wrote its end-of-text token'
+    """
+    if not ended:
+        return words
+    which = "ended" if sequences == 1 else f"{len(ended):,} of {sequences:,} sequences ended"
+    after = " to ".join(f"{length:,}" for length in sorted({min(ended), max(ended)}))
+    return f"{words}; {which} after {after} of {asked:,} tokens: {why}"
 
 
 def _words_of_checkpoint(config: GenerationConfig, seed: int) -> str:

@@ -13,6 +13,7 @@ from moeviz.capture.models.wrappers import eager_model, unwrap_peft
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.file_limits import shown
 from moeviz.model_info import ModelInfo
 
 
@@ -35,6 +36,7 @@ class GeneratedTokens:
     tokens: torch.Tensor  # (R, N), -1 = this sequence had ended
     rows: torch.Tensor  # (R, N): in which row of its batch the model drew each token
     drafts: bool = False  # whether the model also read tokens that were then rejected
+    asked: int = 0  # tokens of each sequence that were asked for
 
 
 def no_generated_tokens(batch: Batch) -> GeneratedTokens:
@@ -58,10 +60,14 @@ def prepare(
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
     if isinstance(model, str):
         model = load_model(model)
-    if not isinstance(model, LoadedModel | nn.Module):  # another engine's, which has no modules
+    if not isinstance(model, LoadedModel | nn.Module):
+        name = getattr(model, "name", None)  # of another engine's model, which has no modules
         raise CaptureError(
-            f"{getattr(model, 'name', type(model).__name__)} is not a transformers model, and this needs one: nothing "
-            "can be changed in another engine. Load the transformers checkpoint."
+            f"{name} is not a transformers model, and this needs one: nothing can be changed in another engine. Load "
+            "the transformers checkpoint."
+            if isinstance(name, str)
+            else f"The model is {shown(model)}; it must be what moeviz.load_model returns, a name that it takes, or a "
+            "transformers model with its tokenizer."
         )
     given = eager_model(model.model if isinstance(model, LoadedModel) else model)
     runs = cast(PreTrainedModel, unwrap_peft(given))

@@ -1,6 +1,6 @@
 """Everything that a capture is asked for, in one value: checked once, when it is made, and carried whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +10,7 @@ from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import Decoding, HowToDecode, check_can_grow, check_new_tokens, check_settings
 from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.file_limits import shown
 
 Kernels = bool | Literal["auto"]
 
@@ -60,6 +61,11 @@ class CaptureRequest:
             check_can_grow(self.decoding.num_beams)
 
 
-def prompts_of(prompts: str | Sequence[str]) -> tuple[str, ...]:
-    """One text or several, as a request holds them."""
-    return (prompts,) if isinstance(prompts, str) else tuple(prompts)
+def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
+    """One text or several, as a request holds them. Raises `InvalidPrompt` for anything else."""
+    found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
+    if not all(isinstance(one, str) for one in found):
+        raise InvalidPrompt(
+            f"The prompt is {shown(prompts)}; it must be a text, or a list of texts. Decode token ids first."
+        )
+    return found

@@ -13,7 +13,7 @@ from moeviz.formats.dataset.shard import ShardWriter
 from moeviz.formats.dataset.storage import storage_of
 from moeviz.formats.trace_facts import parse_json
 from moeviz.model_info import ModelInfo
-from moeviz.text import quoted
+from moeviz.text import cautions_in_one, quoted
 
 
 class DatasetFolder:
@@ -58,6 +58,7 @@ class DatasetFolder:
         known = functions.pop() if len(functions) == 1 else "unknown"
         facts = facts_json(self.model, self.kept)
         facts["model"]["score_function"] = known
+        facts["model"]["caution"] = cautions_in_one([self.model.caution, *(part.get("caution", "") for part in parts)])
         counts = {name: sum(part[name] for part in parts) for name in ("texts", "tokens")}
         shards = [{key: part[key] for key in ("shard", "texts", "tokens", "files")} for part in parts]
         self.storage.sweep()
@@ -81,7 +82,7 @@ def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator
     """Begin a dataset, or go on with the one that is there; in a folder as its only driver.
 
     Raises `MoevizError` where another driver is at it, where there is one already and `resume` is not set, and where
-    what is there is of other texts or settings.
+    what is there is of other texts, weights or settings.
     """
     check_begun(path, resume)
     storage = storage_of(path)
@@ -134,6 +135,6 @@ def _check_same(path: Place, plan: dict[str, Any]) -> None:
     if old != plan:
         names = ", ".join(sorted(key for key in old.keys() | plan.keys() if old.get(key) != plan.get(key)))
         raise MoevizError(
-            f"{quoted(path)} holds a dataset of other texts or settings: its plan differs in {names}. Give the same "
-            "command as before, or another folder."
+            f"{quoted(path)} holds a dataset of other texts, weights or settings: its plan differs in {names}. Give "
+            "the same command and the same model as before, or another folder."
         )

@@ -28,6 +28,7 @@ from moeviz.formats.dataset.shard_statistics import ShardStatistics
 from moeviz.formats.dataset.storage import LocalStorage, ObjectStorage
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import cautions_in_one
 
 Rows = dict[str, np.ndarray]  # columns of tokens; ids and weights are (T, L, K)
 
@@ -64,6 +65,7 @@ class ShardWriter:
         self.rows = self.tokens = 0
         self.texts: list[tuple[int, str, int, int]] = []
         self.functions: set[str] = set()
+        self.cautions: set[str] = set()  # of traces, beside the model's own
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -135,6 +137,8 @@ class ShardWriter:
             parquet.write_table(table, self.part / f"{name}.parquet", compression="zstd")
         facts: dict[str, Any] = {"shard": self.shard, "plan": plan, "texts": len(number), "tokens": self.tokens}
         facts |= {"score_functions": sorted(self.functions), "files": files_in(self.part)}
+        if self.cautions:
+            facts["caution"] = cautions_in_one(sorted(self.cautions))
         (self.part / SHARD).write_text(json.dumps(facts), encoding="utf-8")
         return self.storage.publish(self.part, self.shard)
 

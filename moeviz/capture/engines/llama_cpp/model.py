@@ -20,8 +20,6 @@ from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisi
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added
-from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation_plan import decoding_words
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -66,15 +64,11 @@ def _steps(
     recording, read = CallbackRecording(weights.library, request.keep_logits), _Read()
     tokens = max(map(len, prompts)) + request.max_new_tokens
     seats = len(prompts) if request.max_new_tokens else 1
-    info = replace(
-        info,
-        decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else "",
-        recorded_by=how.words,
-    )
+    info = replace(info, recorded_by=how.words)
 
-    def so_far() -> SoFar:
+    def so_far(decoding: str) -> SoFar:
         rows = len(read.token)
-        return lambda: _trace(recording, vocabulary, info, read, rows)
+        return lambda: _trace(recording, vocabulary, replace(info, decoding=decoding), read, rows)
 
     with closing(Context(weights, recording, how, seats, tokens)) as context:
         scores = []
@@ -178,7 +172,7 @@ class LlamaCppModel(EngineModel):
     """A GGUF model, opened. Its runs are independent of each other, and several may go on at once."""
 
     def __init__(self, files: GgufFiles, weights: Weights, how: ComputeOptions) -> None:
-        self.info = describe(files)
+        self.info, self.identity = describe(files), files.identity
         self.how, self._limit = how, files.number("context_length")
         self._opened: tuple[Weights, Vocabulary] | None = (weights, Vocabulary(weights, files.facts))
 

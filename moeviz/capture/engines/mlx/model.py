@@ -21,8 +21,6 @@ from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added_by_template
-from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation_plan import decoding_words
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
@@ -83,9 +81,6 @@ class MlxModel(EngineModel):
         """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
         prompts = prompts_of(opened.tokenizer, request, self.info.name, self.max_tokens)
-        info = replace(
-            self.info, decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
-        )
 
         def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
@@ -97,7 +92,7 @@ class MlxModel(EngineModel):
             request,
             prompts,
             opened.stops,
-            lambda sequences: trace_of(sequences, info, opened.tokenizer),
+            lambda sequences, decoding: trace_of(sequences, replace(self.info, decoding=decoding), opened.tokenizer),
         )
 
     def close(self) -> None:

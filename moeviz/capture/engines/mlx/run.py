@@ -76,7 +76,7 @@ def steps(
     request: CaptureRequest,
     prompts: list[list[int]],
     stops: frozenset[int],
-    trace_of: Callable[[list["_Sequence"]], RoutingTrace],
+    trace_of: Callable[[list["_Sequence"], str], RoutingTrace],
 ) -> Generator[SoFar, None, None]:
     """Read the prompts one after the other, then draw a token for each, and so on: see `EngineModel.run`."""
     sequences = [_Sequence(prompt, new_cache()) for prompt in prompts]
@@ -85,13 +85,12 @@ def steps(
     def read_one(sequence: int, token: int) -> torch.Tensor:
         return sequences[sequence].feed(forward, [token], request.keep_logits)
 
-    yield from draw_and_read(request, scores, stops.__contains__, read_one, lambda: _so_far(sequences, trace_of))
+    def so_far(decoding: str) -> SoFar:
+        """Freeze what was read up to now, so that a trace can be made of it later."""
+        now = [replace(each, read=[*each.read], rows=[*each.rows], cache=None) for each in sequences]
+        return lambda: trace_of(now, decoding)
 
-
-def _so_far(sequences: list[_Sequence], trace_of: Callable[[list[_Sequence]], RoutingTrace]) -> SoFar:
-    """Freeze what was read up to now, so that a trace can be made of it later."""
-    now = [replace(each, read=[*each.read], rows=[*each.rows], cache=None) for each in sequences]
-    return lambda: trace_of(now)
+    yield from draw_and_read(request, scores, stops.__contains__, read_one, so_far)
 
 
 def trace_of(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> RoutingTrace:

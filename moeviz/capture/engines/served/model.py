@@ -8,6 +8,7 @@ several threads may run at once, as servers like it.
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -15,22 +16,31 @@ from typing import Any, TypeVar
 import numpy as np
 
 from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.served.connection import ConnectionLimits, Server, connected, poll, run_blocking
+from moeviz.capture.engines.served.answer import (
+    NOT_CHECKED,
+    Answer,
+    check_model,
+    check_tokens,
+    said_of_text,
+    said_of_zeros,
+    why_ended,
+)
+from moeviz.capture.engines.served.connection import ConnectionLimits, NotThere, Server, connected, poll, run_blocking
 from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.capture.engines.served.token_texts import Ids, Texts
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation_plan import decoding_words
+from moeviz.capture.run.generation_plan import decoding_words, ended_words
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.build_trace import SourceInfo, build_trace
 from moeviz.formats.importers.importer import DAMAGED
 from moeviz.formats.importers.responses import choices
 from moeviz.metrics.doctor import examine
 from moeviz.routing_trace import RoutingTrace
-from moeviz.text import quoted
+from moeviz.text import cautions_in_one, quoted, with_and
 
 log = logging.getLogger("moeviz.capture")
 T = TypeVar("T")
@@ -65,10 +75,10 @@ class ModelOnServer(EngineModel):
 
     def run(self, request: CaptureRequest) -> Generator[SoFar | None, None, None]:
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
-        parts = []
+        answers = []
         for prompt in request.prompts:
-            parts.append((yield from poll(self._with(partial(self._answered, request=request, prompt=prompt)))))
-        trace = self._trace(parts, request)
+            answers.append((yield from poll(self._with(partial(self._answered, request=request, prompt=prompt)))))
+        trace = self._trace(answers, request)
         yield lambda: trace
 
     def close(self) -> None:
@@ -81,8 +91,8 @@ class ModelOnServer(EngineModel):
         """Ask which model the server runs, and how the server names itself."""
 
     @abstractmethod
-    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
-        """Ask for one prompt, and read what comes back. The part has token ids, but no texts."""
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+        """Ask for one prompt, and read what comes back. Its part has token ids, but no texts."""
 
     @abstractmethod
     async def tokenize(self, server: Server, text: str) -> list[int]:
@@ -110,7 +120,7 @@ class ModelOnServer(EngineModel):
         facts = config_facts(self.where, runs)
         if facts is not None:
             self.told = replace(self.told, hidden_layers=facts.num_layers, top_k=facts.top_k)
-        part = await self._read(server, FIRST_WORDS, FIRST)
+        part = (await self._read(server, FIRST_WORDS, FIRST)).part
         self.info = info_of(self.where, facts, part, runs, by)
         self._chats = await self._takes_chats(server)
         experts = max(self.info.num_experts)
@@ -130,6 +140,10 @@ class ModelOnServer(EngineModel):
             )
         self.card = cards[[card.get("id") for card in cards].index(wanted)]
         self.served = str(wanted)
+        root, named = self.card.get("root"), [self.served]
+        if isinstance(root, str):  # which the server may call by any of its names
+            named += [root, *(card["id"] for card in cards if card.get("root") == root and card.get("id") in ids)]
+        self.names = named
         length = self.card.get("max_model_len")
         self._max_tokens = length if isinstance(length, int) and 0 < length < LARGEST_ID else None
 
@@ -140,21 +154,39 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> SequenceRouting:
-        """The routing of one prompt and of what was generated after it, with texts."""
-        part = await self._read(server, prompt, request)
+    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> Answer:
+        """The answer to one prompt, held against the prompt, with the texts of its tokens."""
+        answer = await self._read(server, prompt, request)
+        part = answer.part
         check_part(self.info, part)
         new = 0 if part.generated is None else int(part.generated.sum())
         if new >= max(request.max_new_tokens, 1):
             raise CaptureError(f"{self.name} generated more than the {request.max_new_tokens:,} tokens asked for.")
+        said = "" if answer.prompt is None else await self._compared(server, ids_in(answer.prompt), prompt, request)
         assert part.token_id is not None  # `_read` sees to it
         texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
-        return replace(part, text=texts)
+        return replace(answer, part=replace(part, text=texts), caution=said)
 
-    async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
+    async def _compared(self, server: Server, read: list[int], prompt: str, request: CaptureRequest) -> str:
+        """The caution for tokens that may not be those of the prompt. Raises `CaptureError` where they are not.
+
+        What a server's template makes of a chat, nobody else can know: there the prompt's text is looked for.
+        """
+        if not request.chat:
+            with suppress(NotThere):
+                check_tokens(read, await self.tokenize(server, prompt), self.where.url)
+                return ""
+        try:
+            [text] = await self.detokenize(server, [tuple(read)])
+        except NotThere:
+            return NOT_CHECKED
+        return said_of_text(str(text), prompt, len(read))
+
+    async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
         """Read the answer to a prompt as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
-            part = await self.complete(server, prompt, request)
+            answer = await self.complete(server, prompt, request)
+            part = answer.part
             if part.token_id is None:
                 raise CaptureError(
                     f"{self.where.url} does not say which tokens its routing is of. moeviz needs vLLM 0.21 or newer, "
@@ -168,22 +200,35 @@ class ModelOnServer(EngineModel):
                 raise
             says = str(error) if isinstance(error, InvalidTrace) else f"{type(error).__name__}: {str(error)[:100]!r}."
             raise CaptureError(f"The answer of {self.where.url} is not the routing of this prompt: {says}") from error
-        return part
+        check_model(answer, self.names, self.where.url)
+        return answer
 
-    def _trace(self, parts: Sequence[SequenceRouting], request: CaptureRequest) -> RoutingTrace:
-        """The trace of all prompts. What the doctor finds in it is logged."""
-        about = SourceInfo(self.where.engine, hidden=True, what="answer")
+    def _trace(self, answers: Sequence[Answer], request: CaptureRequest) -> RoutingTrace:
+        """The trace of all prompts, with a caution for odd answers. That and what the doctor finds are logged."""
+        about, parts = SourceInfo(self.where.engine, hidden=True, what="answer"), [answer.part for answer in answers]
+        chosen = [part.ids[list(self.info.layers)] for part in parts]
+        odd = cautions_in_one([*(answer.caution for answer in answers), said_of_zeros(chosen)])
         try:
             made = build_trace(parts, about, self.name, self.told)
             info = replace(
-                self.info, decoding=decoding_words(request.sampling, Decoding()) if request.max_new_tokens else ""
+                self.info,
+                decoding=_decoding(answers, request) if request.max_new_tokens else "",
+                caution=cautions_in_one([self.info.caution, odd]),
             )
             trace = replace(made, model=info)
         except InvalidTrace as error:
             raise CaptureError(f"{self.where.url} answered with what is no routing: {error}") from error
-        for sentence in examine(trace)["says"]:
+        for sentence in filter(None, [odd, *examine(trace)["says"]]):
             log.warning("%s", sentence)
         return trace
+
+
+def _decoding(answers: Sequence[Answer], request: CaptureRequest) -> str:
+    """How tokens were generated, and which answers have fewer than were asked for."""
+    ended = [answer for answer in answers if answer.new < request.max_new_tokens]
+    why = with_and([*dict.fromkeys(why_ended(answer.reason) for answer in ended)])
+    words = decoding_words(request.sampling, Decoding())
+    return ended_words(words, [answer.new for answer in ended], len(answers), request.max_new_tokens, why)
 
 
 def known_of(model: ModelOnServer) -> BeforeOpening:

@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 
 from moeviz.capture.engines.engine import BeforeOpening
+from moeviz.capture.engines.served.answer import Answer
 from moeviz.capture.engines.served.connection import NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
@@ -13,7 +14,7 @@ from moeviz.capture.engines.served.token_texts import Ids
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
-from moeviz.formats.importers.build_trace import SequenceRouting
+from moeviz.formats.importers.responses import tokens_of
 from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
@@ -34,7 +35,7 @@ class VllmModel(ModelOnServer):
         by = f"its server ({version})" if known else "its server"
         return (root if isinstance(root, str) else None), by
 
-    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> SequenceRouting:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
         """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
         body: dict[str, Any] = {
             "model": self.served,
@@ -55,7 +56,9 @@ class VllmModel(ModelOnServer):
                 f"{self.where.url} answered without routed experts. Start the server with "
                 "--enable-return-routed-experts (vLLM 0.21 or newer, a Mixture-of-Experts model)."
             )
-        return vllm.read_choice(answer, choice, self.told)
+        prompt, new = tokens_of(answer, choice)
+        part = vllm.read_choice(answer, choice, self.told)
+        return Answer(part, len(new or ()), prompt, answer.get("model"), choice.get("finish_reason"))
 
     async def tokenize(self, server: Server, text: str) -> list[int]:
         """By /tokenize."""
