@@ -48,7 +48,7 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
     if expert_bytes is not None and not expert_bytes > 0:
         raise MoevizError(f"An expert has more than 0 bytes; got {expert_bytes:g}. Say how large it is.")
     ordered = isinstance(trace, RoutingTrace)
-    rates = expert_cache(trace, policies=SHOWN if ordered else ("static",))
+    rates = expert_cache(trace, policies=SHOWN) if ordered else _of_fixed_sets(trace)
     names = {name: f"{name}_warm" for name in SHOWN} if ordered else {"static": "static"}
     if isinstance(trace, ExpertCounts) and trace.group_kind == "label" and rates["static_warm"].notna().any():
         names["others"] = "static_warm"
@@ -111,7 +111,7 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
 
 def most_used_sentence(trace: Counted) -> str:
     """Say which share of the assignments the most used half of the experts has: if possible, of others than its own."""
-    rates = expert_cache(trace, policies=("static",))
+    rates = _of_fixed_sets(trace)
     size = (rates.groupby("layer")["capacity"].transform("max") + 1) // 2
     half = rates[(rates["capacity"] == size) & (rates["requests"] > 0)]
     names = ("chance", "static", "static_warm")
@@ -125,6 +125,13 @@ def most_used_sentence(trace: Counted) -> str:
         kind = label_word(trace.model)
         said = f" has {percent(same)} of the assignments, and of a {kind} that it was not chosen from {percent(other)}"
     return f"The most used half of each layer's experts{said} (chance: {percent(chance)})."
+
+
+def _of_fixed_sets(trace: Counted) -> pd.DataFrame:
+    """The `expert_cache` of sets that are there from the beginning: their first uses find them."""
+    rates = expert_cache(trace, policies=("static",))
+    first = rates[["capacity", "compulsory"]].min(axis=1) / rates["requests"].clip(lower=1)
+    return rates.assign(static=rates["static"] + first)
 
 
 def _said(gigabytes: float) -> str:

@@ -350,6 +350,7 @@ def test_counts_by_label_judge_each_label_by_what_the_others_use_most():
     assert found.loc[:, 0].tolist() == [0, 0, (0 + 3 + 6) / 20, 1], "of experts that nobody uses, the lower ids"
     assert found.loc[:, 1].tolist() == [11 / 20, 18 / 20, 1, 1]
     rates = hit_rates(counts).set_index(["policy", "capacity"])
+    assert rates.loc[("static", 2), "rate"] == pytest.approx((13 + 18) / 40), "they are there from the beginning"
     assert rates.loc[("others", 2), "rate"] == pytest.approx(18 / 40) and rates.loc[("chance", 2), "rate"] == 0.5
     assert set(rates.loc["others", "judged_on"]) == {"other labels"}
     assert set(rates.loc["static", "judged_on"]) == {"same tokens"}

@@ -241,7 +241,7 @@ def _at(revision: str | None) -> dict[str, str]:
     return {"revision": revision} if revision else {}
 
 
-SECONDS = 5  # that the hub has to answer
+SECONDS = 5.0  # that the hub has to answer
 
 
 def reach(source: str, revision: str | None = None) -> dict[str, bool]:
